@@ -1,0 +1,1 @@
+"""What it means: tables in, intervals and frontiers out."""

@@ -1,0 +1,77 @@
+"""Finds settings by name: one module of this package, one setting, one function of the module's name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import settings
+from settings.setting import Setting, UserError, content_id
+
+NOT_SETTINGS = {"setting", "catalog", "sources", "scoring", "judge", "worlds"}
+Builder = Callable[..., Setting]
+
+
+def names() -> list[str]:
+    """The settings of this package, sorted."""
+    modules = (module.name for module in pkgutil.iter_modules(settings.__path__))
+    return sorted(name for name in modules if name not in NOT_SETTINGS)
+
+
+def builder(name: str) -> Builder:
+    """The function that builds the setting `name`, or of `path/to/file.py:function` for a setting of one's own.
+
+    Raises UserError when there is no such setting; the message lists what exists.
+    """
+    if ":" in name:
+        path, _, function = name.rpartition(":")
+        module = module_from_file(Path(path))
+    elif name in names():
+        module, function = importlib.import_module(f"settings.{name}"), name
+    else:
+        raise UserError(f"unknown setting {name!r}; available: {', '.join(names())}, or path/to/file.py:function")
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise UserError(f"setting {name!r}: {module.__name__} has no function {function!r}")
+    return found
+
+
+def build(name: str, options: Mapping[str, Any] | None = None) -> Setting:
+    """Build a setting from its name and options. Raises UserError for an unknown name or option."""
+    make, options = builder(name), dict(options or {})
+    allowed = inspect.signature(make).parameters
+    for option in options:
+        if option not in allowed:
+            raise UserError(f"setting {name!r} has no option {option!r}; its options: {', '.join(allowed)}")
+    missing = [key for key, value in allowed.items() if value.default is inspect.Parameter.empty and key not in options]
+    if missing:
+        raise UserError(f"setting {name!r} needs the option {missing[0]!r}")
+    return make(**options)
+
+
+def module_from_file(path: Path) -> ModuleType:
+    """Import a Python file by its path; the same path gives the same module. Raises UserError when there is none."""
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    name = f"selgen_user_{path.stem}_{content_id(str(path))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,228 @@
+"""Chat rows from files and from the Hub, checked one by one.
+
+A row is an object with `messages`, a list of `{"role": ..., "content": ...}`:
+
+    {"messages": [{"role": "user", "content": "GCD of 6 and 9?"}, {"role": "assistant", "content": "3"}], "label": "gcd"}
+
+Roles go [system,] user, assistant, user, ..., assistant; the last message is the response to learn. Every other field
+becomes a tag, as text: a string as it is, anything else as its JSON (`3`, `true`, `[1,2]`). A null is no value: the
+field, or the message key, counts as absent. Whatever is wrong is a UserError of one line that says in which row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from settings.setting import Example, Message, UserError
+
+ROLES = ("system", "user", "assistant")
+MESSAGE_KEYS = ("role", "content")
+ORDER = "roles go [system,] user, assistant, user, ..., assistant"
+ROW_FORMAT = 'each line must be one object like {"messages": [{"role": "user", "content": "..."}, ...]}'
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A checked row and where it stands, e.g. "data/task.jsonl, line 3"."""
+
+    example: Example
+    where: str
+
+
+def read_chat_jsonl(path: str | Path) -> tuple[Example, ...]:
+    """The rows of a chat JSONL file, in order; see `read_chat_rows`."""
+    return tuple(row.example for row in read_chat_rows(path))
+
+
+def read_chat_rows(path: str | Path) -> tuple[Row, ...]:
+    """The rows of a chat JSONL file, in order, with their line numbers.
+
+    Blank lines are skipped, and counted as an editor counts them. A line ends with a line feed, also after a carriage
+    return; other Unicode line separators belong to the text.
+
+    Raises:
+        UserError: no such file, a directory, not UTF-8, a byte order mark, no rows, or a line that is no chat row. The
+            message names the file and the line, numbered from 1.
+    """
+    content = _read_bytes(path)
+    if content.startswith(BYTE_ORDER_MARK):
+        raise UserError(f"{path}, line 1: starts with a byte order mark; save the file as UTF-8 without BOM")
+    rows = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        where = f"{path}, line {number}"
+        text = _decode(line, where)
+        if text.strip():
+            rows.append(Row(example_of(_parse(text, where), where), where))
+    if not rows:
+        raise UserError(f"{path}: the file has no rows; {ROW_FORMAT}")
+    return tuple(rows)
+
+
+def read_hub_rows(
+    dataset_id: str, split: str, *, config: str | None = None, revision: str | None = None
+) -> tuple[Row, ...]:
+    """The rows of a split of a dataset on the Hub, in order, with their row numbers.
+
+    Args:
+        dataset_id: "owner/name", or a directory with a copy of the dataset.
+        split: e.g. "train", or "train[:1000]".
+        config: name of the configuration, for a dataset that has several.
+        revision: branch, tag or commit.
+
+    Raises:
+        UserError: the dataset cannot be reached or read, has no such split, or a row is no chat row. The message names
+            the dataset and the row, numbered from 1.
+    """
+    import datasets
+
+    try:
+        table = datasets.load_dataset(dataset_id, config, split=split, revision=revision)
+    except ConnectionError as error:
+        raise UserError(_unreachable(dataset_id, datasets.config.HF_CACHE_HOME)) from error
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"dataset {dataset_id!r}, split {split!r}: {_first_line(error)}") from error
+    places = (f"{dataset_id}, split {split}, row {number}" for number in range(1, len(table) + 1))
+    rows = tuple(Row(example_of(row, where), where) for row, where in zip(table, places, strict=True))
+    if not rows:
+        raise UserError(f"{dataset_id}, split {split}: no rows")
+    return rows
+
+
+def example_of(row: Any, where: str) -> Example:
+    """Check one row and turn it into an Example. Raises UserError that starts with `where`."""
+    if not isinstance(row, Mapping):
+        _refuse(where, f"expected an object, got {_kind(row)}; {ROW_FORMAT}")
+    messages = row.get("messages")
+    if messages is None:
+        fields = ", ".join(map(str, row)) or "no fields"
+        _refuse(where, f"the field 'messages' is missing (found {fields}); {ROW_FORMAT}")
+    if not isinstance(messages, list | tuple):
+        _refuse(where, f"'messages' must be a list, got {_kind(messages)}")
+    if not messages:
+        _refuse(where, f"'messages' is empty; {ORDER}")
+    checked = tuple(_message(message, f"{where}, message {index}") for index, message in enumerate(messages, start=1))
+    _check_order(checked, where)
+    tags = {str(name): _tag(value) for name, value in row.items() if name != "messages" and value is not None}
+    return Example(checked, tags)
+
+
+def _message(message: Any, where: str) -> Message:
+    if not isinstance(message, Mapping):
+        _refuse(where, f"expected an object with 'role' and 'content', got {_kind(message)}")
+    given = {key: value for key, value in message.items() if value is not None}
+    for key in MESSAGE_KEYS:
+        if key not in given:
+            _refuse(where, f"{key!r} is missing")
+    for key in given:
+        if key not in MESSAGE_KEYS:
+            _refuse(where, f"unknown key {key!r}; a message has 'role' and 'content'")
+    role, content = given["role"], given["content"]
+    if role not in ROLES:
+        _refuse(where, f"unknown role {role!r}; allowed: {', '.join(ROLES)}")
+    if not isinstance(content, str):
+        _refuse(where, f"'content' must be text, got {_kind(content)}")
+    if not content.strip():
+        _refuse(where, "'content' is empty")
+    return Message(role, content)
+
+
+def _check_order(messages: tuple[Message, ...], where: str) -> None:
+    start = 1 if messages[0].role == "system" else 0
+    for index, message in enumerate(messages[start:]):
+        expected = ("user", "assistant")[index % 2]
+        if message.role != expected:
+            _refuse(f"{where}, message {start + index + 1}", f"role {message.role!r} instead of {expected!r}; {ORDER}")
+    if messages[-1].role != "assistant":
+        _refuse(where, f"the last message has role {messages[-1].role!r}, it must be the assistant's; {ORDER}")
+
+
+def _tag(value: Any) -> str:
+    """A field of a row as text."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    file = Path(path).expanduser()
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a directory; name a chat JSONL file") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _decode(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte, column = line[error.start], error.start + 1
+        raise UserError(f"{where}: byte {column} (0x{byte:02x}) is not UTF-8; save the file as UTF-8") from error
+
+
+def _parse(text: str, where: str) -> Any:
+    """The JSON value of a line. Stricter than `json`: no NaN, no key twice, no half of a surrogate pair."""
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}, column {error.colno}: not valid JSON: {error.msg}; {ROW_FORMAT}") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: not valid JSON: half of a surrogate pair is not a character") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: nested too deeply; {ROW_FORMAT}") from error
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON: {error}") from error
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _unreachable(dataset_id: str, cache: Any) -> str:
+    return (
+        f"dataset {dataset_id!r} is neither in the cache ({cache}) nor reachable; where there is a network, run"
+        f" `hf download {dataset_id} --repo-type dataset --local-dir DIRECTORY`, bring DIRECTORY here and give its path"
+        " in place of the name"
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong, in one line: `datasets` keeps it in the innermost cause."""
+    innermost = list(_causes(error))[-1]
+    return str(innermost).strip().partition("\n")[0] or type(innermost).__name__
+
+
+def _refuse(where: str, problem: str) -> NoReturn:
+    raise UserError(f"{where}: {problem}")
+
+
+def _kind(value: Any) -> str:
+    """A JSON value's type in words."""
+    if value is None:
+        return "null"
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return kinds.get(type(value), type(value).__name__)

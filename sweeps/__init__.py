@@ -1,0 +1,1 @@
+"""Which trials run, where, and how the next are chosen."""

@@ -1,0 +1,1 @@
+"""Sweeps that ship with the software: one file, one sweep, run by its name."""

@@ -1,0 +1,318 @@
+"""The `selgen` command. Heavy imports happen inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from settings.setting import UserError
+
+if TYPE_CHECKING:
+    from settings.setting import Setting
+    from sweeps.sweep import Sweep
+    from trainables.method import Method
+
+HELP = """Sweep fine-tuning methods x knobs x seeds, and draw their Pareto frontiers with confidence intervals.
+
+A first look: selgen sweep run quickstart
+"""
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+sweep_app = typer.Typer(help="Plan, run, resume and inspect sweeps.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(sweep_app, name="sweep")
+
+Name = Annotated[str, typer.Argument(metavar="NAME_OR_FILE.py", help="A sweep of the catalog, or a Python file.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Root of all sweeps' folders and of the MLflow store.")]
+Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: SQLite under --output.")]
+Address = Annotated[str | None, typer.Option("--address", help='Ray cluster ("auto" or host:port); default: local.')]
+OUTPUT = Path("runs")
+
+
+@app.command("methods", epilog="Example: selgen methods kl_penalty")
+def methods_command(name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None) -> None:
+    """List the methods: equation, coefficients with default and search range, source."""
+    from trainables import methods
+
+    console = Console()
+    if name:
+        _show_method(console, name, methods.get(name))
+        return
+    table = Table(box=None, padding=(0, 2), title="methods", title_justify="left")
+    for column in ("name", "equation", "coefficients (default; searched)"):
+        table.add_column(column, overflow="fold")
+    for known in methods.names():
+        method = methods.get(known)
+        table.add_row(known, method.equation, "\n".join(_coefficients(method)) or "none")
+    console.print(table)
+
+
+def _show_method(console: Console, name: str, method: type[Method]) -> None:
+    from inspect import getdoc
+
+    console.print(f"{name}\n", style="bold", highlight=False)
+    console.print(getdoc(method), highlight=False, markup=False)
+    console.print()
+    table = Table(box=None, padding=(0, 2), show_header=False)
+    table.add_row("coefficients", "\n".join(_coefficients(method)) or "none")
+    table.add_row("reads", ", ".join(method.streams))
+    table.add_row("reference on", ", ".join(method.reference) or "nothing")
+    table.add_row("source", method.source)
+    console.print(table)
+
+
+def _coefficients(method: type[Method]) -> list[str]:
+    from trainables.method import SPACE, RangeSpec, coefficients
+
+    lines = []
+    for item in coefficients(method):
+        spec = item.metadata[SPACE]
+        if isinstance(spec, RangeSpec):
+            scale = ", log scale" if spec.log else ""
+            lines.append(f"{item.name}: {item.default:g}; {spec.low:g} to {spec.high:g}{scale}")
+        else:
+            lines.append(f"{item.name}: {item.default}; of {', '.join(map(str, spec.options))}")
+    return lines
+
+
+@app.command("settings", epilog="Example: selgen settings bad_medical_advice")
+def settings_command(
+    name: Annotated[str | None, typer.Argument(help="Show one setting in full.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE, an option of the setting.")] = None,
+) -> None:
+    """List the settings: what is learned, from which rows, how it is judged."""
+    from settings import catalog
+
+    console = Console()
+    if name:
+        _show_setting(console, catalog.build(name, _options(option or [])))
+        return
+    table = Table(box=None, padding=(0, 2), title="settings", title_justify="left")
+    table.add_column("name")
+    table.add_column("what", overflow="fold")
+    table.add_column("options", overflow="fold")
+    for known in catalog.names():
+        table.add_row(known, *_summary(catalog.builder(known)))
+    console.print(table)
+
+
+def _summary(builder: Callable[..., Any]) -> tuple[str, str]:
+    from inspect import Parameter, getdoc, signature
+
+    options = [
+        key if parameter.default is Parameter.empty else f"{key}={parameter.default!r}"
+        for key, parameter in signature(builder).parameters.items()
+    ]
+    return (getdoc(builder) or "").partition("\n\n")[0].replace("\n", " "), ", ".join(options)
+
+
+def _show_setting(console: Console, setting: Setting) -> None:
+    console.print(f"{setting.name} ({setting.scale})\n", style="bold", highlight=False)
+    console.print(setting.summary, highlight=False, markup=False)
+    table = Table(box=None, padding=(0, 2), title="\nrows", title_justify="left")
+    for column in ("stream", "rows", "first prompt", "first response"):
+        table.add_column(column, overflow="fold")
+    for stream, rows in setting.streams.items():
+        table.add_row(stream, str(len(rows)), _short(rows[0].prompt[-1].content), _short(rows[0].response))
+    console.print(table)
+    share = f"{setting.proxy_share:.1%} of the training rows are alignment rows"
+    console.print(f"{share}{'' if setting.proxy_share < 0.25 else ' (the study keeps this below 25 %)'}", highlight=False)
+    scores = Table(box=None, padding=(0, 2), title="\nscores", title_justify="left")
+    for column in ("score", "kind", "better", "questions", "what"):
+        scores.add_column(column, overflow="fold")
+    for evaluation in setting.evaluations:
+        for score in evaluation.scores:
+            asked = sum(1 for example in evaluation.examples if score.applies(example))
+            mark = "*" if score.name in setting.objectives else ""
+            better = "higher" if score.higher_is_better else "lower"
+            scores.add_row(f"{score.name}{mark}", score.kind, better, str(asked), score.description)
+    console.print(scores)
+    console.print("* optimised by default\n")
+    for source in setting.sources:
+        console.print(f"source: {source}", highlight=False, markup=False)
+    console.print(f"fingerprint: {setting.fingerprint()}", highlight=False)
+
+
+def _short(text: str, length: int = 80) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 3] + "..."
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs; a value that is JSON is taken as such."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--option {pair!r} must be KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+@sweep_app.command("list", epilog="Example: selgen sweep list")
+def list_command() -> None:
+    """List the sweeps of the catalog."""
+    from sweeps.sweep import catalog_names, load_sweep
+
+    table = Table(box=None, padding=(0, 2))
+    for column in ("name", "settings", "methods"):
+        table.add_column(column, overflow="fold")
+    for name in catalog_names():
+        sweep = load_sweep(name)
+        table.add_row(name, ", ".join(ref.name for ref in sweep.settings), ", ".join(s.method for s in sweep.spaces))
+    Console().print(table)
+
+
+@sweep_app.command("plan", epilog="Example: selgen sweep plan quickstart")
+def plan_command(name: Name, output: Output = OUTPUT) -> None:
+    """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
+    from sweeps import packing
+    from sweeps.display import clock
+    from sweeps.launch import folder_of, num_workers
+    from sweeps.ledger import LEDGER, read
+    from sweeps.sweep import load_sweep
+
+    sweep = load_sweep(name)
+    workers = num_workers(sweep, {"CPU": os.cpu_count() or 1, "GPU": sweep.gpus_per_pack})
+    plan = packing.estimate(sweep, workers)
+    console = Console()
+    table = Table(box=None, padding=(0, 2), title=f"sweep {sweep.name}", title_justify="left")
+    table.add_column("arm")
+    for column in ("configurations", "trials", "packs", "training tokens"):
+        table.add_column(column, justify="right")
+    for arm in plan.arms:
+        table.add_row(arm.arm, str(arm.configurations), str(arm.trials), str(arm.packs), f"{arm.tokens:,.0f}")
+    table.add_row("all", "", str(plan.trials), str(plan.packs), f"{plan.tokens:,.0f}", style="bold")
+    console.print(table)
+    console.print(
+        f"about {clock(plan.seconds)} of training and evaluation with {plan.workers} packs at a time on this machine,"
+        f" and {plan.worker_bytes / 1e9:.1f} GB of memory per worker (to a factor of two;"
+        " without installing, starting Ray and pre-training)",
+        highlight=False,
+    )
+    folder = folder_of(sweep.name, output)
+    if (folder / LEDGER).exists():
+        console.print(f"{len(read(folder).outcomes)} of these trials are finished in {folder}", highlight=False)
+
+
+@sweep_app.command("run", epilog="Example: selgen sweep run quickstart --output runs")
+def run_command(name: Name, output: Output = OUTPUT, tracking_uri: Tracking = None, address: Address = None) -> None:
+    """Run what is left of a sweep, then print its frontier. Finished trials are never repeated."""
+    from sweeps.sweep import load_sweep
+
+    _run(load_sweep(name), output, tracking_uri, address)
+
+
+@sweep_app.command("resume", epilog="Example: selgen sweep resume quickstart")
+def resume_command(name: Name, output: Output = OUTPUT, tracking_uri: Tracking = None, address: Address = None) -> None:
+    """Continue a sweep that was interrupted. Like `run`, but it must have been started."""
+    from sweeps.launch import folder_of
+    from sweeps.ledger import read
+    from sweeps.sweep import load_sweep
+
+    sweep = load_sweep(name)
+    read(folder_of(sweep.name, output))
+    _run(sweep, output, tracking_uri, address)
+
+
+def _run(sweep: Sweep, output: Path, tracking_uri: str | None, address: str | None) -> None:
+    from sweeps import launch
+
+    console = Console()
+    finished = launch.run(sweep, output=output, console=console, tracking_uri=tracking_uri, address=address)
+    if finished.interrupted:
+        console.print(f"stopped; continue with: selgen sweep resume {sweep.name} --output {output}", highlight=False)
+        raise typer.Exit(130)
+    for note in finished.notes:
+        console.print(note, highlight=False)
+    from sweeps.results import show_results
+
+    show_results(sweep.name, finished.folder, finished.tracking_uri, console)
+    console.print(f"MLflow: selgen ui --output {output}", highlight=False)
+
+
+@sweep_app.command("status", epilog="Example: selgen sweep status quickstart --json")
+def status_command(
+    name: Name,
+    output: Output = OUTPUT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell how far a sweep is, also while it runs: trials by method and how they ended."""
+    from sweeps.results import status
+
+    found = status(name, output)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    table = Table(box=None, padding=(0, 2), title=f"sweep {found['sweep']}", title_justify="left")
+    table.add_column("arm")
+    columns = ("trials", "finished", "invalid", "failed", "stopped", "left")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for arm in found["arms"]:
+        table.add_row(arm["arm"], *(str(arm[column]) for column in columns))
+    console = Console()
+    console.print(table)
+    console.print(f"{found['bytes'] / 1e6:.1f} MB in {found['folder']}", highlight=False)
+
+
+@app.command("frontier", epilog="Example: selgen frontier quickstart --json")
+def frontier_command(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep.")],
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the points as JSON.")] = False,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Also write all configurations to this CSV file.")] = None,
+    figure: Annotated[Path | None, typer.Option("--figure", help="Also draw to this PNG, PDF or SVG file.")] = None,
+) -> None:
+    """Print the non-dominated configurations of a sweep with 95 % intervals, from MLflow alone."""
+    from sweeps.results import show_frontier
+
+    show_frontier(sweep, output, tracking_uri, as_json, csv, figure, Console())
+
+
+@app.command("ui", epilog="Example: selgen ui --port 5001")
+def ui_command(
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the sweeps of an output folder (Ctrl-C ends it)."""
+    from sweeps.tracking import default_uri
+
+    if tracking_uri is None and not (output / "mlflow.db").is_file():
+        raise UserError(f"no sweep has written to {output / 'mlflow.db'}; run one first, or give --tracking-uri")
+    uri = tracking_uri or default_uri(output)
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    typer.echo(f"MLflow UI: http://{host}:{port}")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    os.execv(sys.executable, command)
+
+
+def main() -> None:
+    """Run the command line: errors of the user are one line on standard error and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"selgen: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"selgen: {error.filename}: {error.strerror}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

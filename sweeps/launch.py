@@ -1,0 +1,271 @@
+"""Runs a sweep on Ray, from whatever the ledger says is left, to the frontier's files.
+
+The ledger is written before anything else learns of a result, so that a sweep that was stopped at any moment is continued
+by running it again. Ray is not even started when nothing is left to train.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from settings.setting import NanoModel, UserError
+from sweeps import packing
+from sweeps.display import Display
+from sweeps.ledger import Ledger
+from sweeps.search import Listener, PackSearcher
+from sweeps.sweep import Sweep, setting_of
+from sweeps.tracking import Tracker, default_uri
+from trainables.base_models import check_source, is_pretrained, pretrained_nano
+
+CHECKPOINT_SECONDS = 60.0
+MAX_FAILURES = 1  # restarts of a worker that died, from the pack's checkpoint
+OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a start of a sweep ended: where its files are, whether it was interrupted, arms that ended early and why."""
+
+    folder: Path
+    tracking_uri: str
+    interrupted: bool
+    notes: tuple[str, ...]
+
+
+def folder_of(sweep: str, output: Path) -> Path:
+    """The folder of a sweep under the output root."""
+    return output / sweep
+
+
+def run(
+    sweep: Sweep,
+    *,
+    output: Path,
+    console: Console,
+    tracking_uri: str | None = None,
+    address: str | None = None,
+) -> Finished:
+    """Run what is left of a sweep.
+
+    Args:
+        output: root of all sweeps' folders and of the default MLflow store.
+        tracking_uri: of MLflow; None is SQLite under `output`.
+        address: of a Ray cluster; None starts a local one.
+
+    Raises:
+        UserError: the output belongs to another sweep or cannot be written, a model or its data cannot be read, another
+            process runs this sweep.
+    """
+    output = output.resolve()
+    for ref in sweep.settings:
+        check_source(setting_of(ref).base_model)
+    uri = tracking_uri or default_uri(output)
+    folder = folder_of(sweep.name, output)
+    with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+        driver = _Driver(sweep, ledger, folder, console)
+        tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None)
+        tracker.start(record=ledger.record)
+        status = "FAILED"
+        try:
+            with driver.display:
+                driver.train(tracker, address)
+            status = "KILLED" if driver.interrupted else "FINISHED"
+        finally:
+            tracker.close(status)  # type: ignore[arg-type]
+        for problem in tracker.problems:
+            console.print(f"MLflow: {problem}", style="yellow", highlight=False)
+    return Finished(folder, uri, driver.interrupted, tuple(driver.searcher.notes))
+
+
+class _Driver:
+    """One start of a sweep: the searcher, what it tells others, and Ray around it."""
+
+    def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path, console: Console) -> None:
+        self.sweep, self.folder = sweep, folder
+        self.interrupted = False
+        self.tracker: Tracker | None = None
+        total = sum(arm.budget for arm in sweep.arms) * len(sweep.seed_values)
+        objectives = sweep.objectives_of(sweep.settings[0])
+        known = list(ledger.record.outcomes.values())
+        self.display = Display(console, sweep.name, total, len(known), objectives, outcomes=known)
+        deal = packing.deal(sweep.trials_per_pack)
+        listener = Listener(self._started, self._base, self._outcome)
+        self.searcher = PackSearcher(sweep, ledger, folder, deal=deal, listener=listener)
+
+    def train(self, tracker: Tracker, address: str | None) -> None:
+        """Pre-train what is missing, start Ray, and let Tune run packs until the searcher has no more."""
+        self.tracker = tracker
+        if self.searcher.done:
+            return
+        with _quiet(), self._interruptible():
+            self._pretrain()
+            if not self.interrupted:
+                self.display.say("starting Ray")
+                self._tune(address)
+        if self.searcher.problem:
+            raise self.searcher.problem
+
+    def _started(self, trials: Any) -> None:
+        self.display.started(trials)
+        assert self.tracker is not None
+        self.tracker.trials_started(trials)
+
+    def _base(self, setting: str, scores: Any) -> None:
+        assert self.tracker is not None
+        self.tracker.base(setting, scores)
+
+    def _outcome(self, outcome: Any) -> None:
+        self.display.outcome(outcome)
+        assert self.tracker is not None
+        self.tracker.outcome(outcome)
+
+    def progress(self, result: Mapping[str, Any]) -> None:
+        """A worker reported: show it, and plot it."""
+        values = result.get("progress") or {}
+        self.display.progress(values, tuple(result.get("steps", (0, 0))))
+        assert self.tracker is not None
+        for trial_id, metrics in values.items():
+            rest = {name: value for name, value in metrics.items() if name != "step"}
+            self.tracker.progress(trial_id, int(metrics["step"]), rest)
+
+    def _pretrain(self) -> None:
+        for ref in self.sweep.settings:
+            model = setting_of(ref).base_model
+            if isinstance(model, NanoModel) and not is_pretrained(model):
+                self.display.say("pre-training the nano base model (once; it is cached)")
+                pretrained_nano(model, self._pretraining)
+
+    def _pretraining(self, done: int, total: int) -> None:
+        self.display.message = f"pre-training the nano base model (once; it is cached): step {done}/{total}"
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _tune(self, address: str | None) -> None:
+        import ray
+        from ray import tune
+
+        from sweeps.callback import Reporter, StopOnProblem
+        from trainables.trainable import PackTrainable
+
+        with _ray(address):
+            resources = {"cpu": self.sweep.cpus_per_pack, "gpu": self.sweep.gpus_per_pack}
+            workers = num_workers(self.sweep, ray.cluster_resources())
+            self.display.say(f"starting {workers} worker{'s' if workers > 1 else ''}")
+            constants = {
+                "output": str(self.folder),
+                "threads": max(1, int(self.sweep.cpus_per_pack)),
+                "checkpoint_seconds": CHECKPOINT_SECONDS,
+            }
+            storage = Path(tempfile.mkdtemp(prefix="selgen-tune-"))
+            try:
+                tune.Tuner(
+                    tune.with_resources(PackTrainable, resources),
+                    param_space=constants,
+                    tune_config=tune.TuneConfig(
+                        search_alg=self.searcher, num_samples=-1, max_concurrent_trials=workers, reuse_actors=True
+                    ),
+                    run_config=tune.RunConfig(
+                        name=self.sweep.name,
+                        storage_path=str(storage),
+                        verbose=0,
+                        callbacks=[Reporter(self.progress)],
+                        stop=StopOnProblem(lambda: self.interrupted or self.searcher.problem is not None),
+                        failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                    ),
+                ).fit()
+            finally:
+                shutil.rmtree(storage, ignore_errors=True)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C stops after the slices that run; a second one at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(*_: object) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+            self.display.say("stopping (Ctrl-C again to stop at once)")
+
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.interrupted = True
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def num_workers(sweep: Sweep, resources: Mapping[str, float]) -> int:
+    """Packs that a cluster can run at a time. Raises UserError when it cannot run one."""
+    limits = [
+        (resources.get(kind, 0.0), need, kind)
+        for kind, need in (("CPU", sweep.cpus_per_pack), ("GPU", sweep.gpus_per_pack))
+        if need
+    ]
+    for have, need, kind in limits:
+        if have < need:
+            raise UserError(f"a pack of sweep {sweep.name!r} needs {need:g} {kind}s, and Ray has {have:g}")
+    return max(1, int(min(have / need for have, need, _ in limits)))
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """A Ray connection; a local cluster is this process's own and ends with it."""
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address:
+        ray.init(address=address, runtime_env={"env_vars": QUIET}, **quiet)
+    else:
+        ray.init(
+            num_cpus=os.cpu_count(),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            **quiet,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings of Ray and friends that a user cannot act on from the terminal."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

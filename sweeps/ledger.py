@@ -1,0 +1,260 @@
+"""The ledger: one append-only file that is the truth about what a sweep asked for and what finished.
+
+`ledger.jsonl` in the sweep's folder, one JSON value a line. The first line is the header; then come events:
+
+    {"event": "header", "format": 1, "sweep": name, "identity": id}
+    {"event": "asked", "arm": key, "number": n, "values": {...}, "configuration": id}
+    {"event": "base", "setting": label, "scores": {score: measurement}}
+    {"event": "outcome", "outcome": Outcome.to_json()}
+
+An event is one write of one whole line, flushed to disk before anything else learns of it. A driver that is killed in
+the middle leaves at most a torn last line, which the next driver drops. One driver at a time: `ledger.lock` is locked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from settings.setting import Measurement, UserError
+from trainables.trial import Outcome
+
+FORMAT = 1
+LEDGER, LOCK, TORN = "ledger.jsonl", "ledger.lock", "ledger.torn"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A configuration that the search asked for: its number in the arm, searched coefficients and content id."""
+
+    number: int
+    values: Mapping[str, Any]
+    configuration: str
+
+
+@dataclass
+class Record:
+    """What a ledger says.
+
+    Attributes:
+        sweep, identity: of the sweep that wrote it.
+        asked: arm -> number -> configuration.
+        bases: setting label -> scores of the untouched base model.
+        outcomes: trial id -> how the trial ended, in the order in which they ended.
+    """
+
+    sweep: str
+    identity: str
+    asked: dict[str, dict[int, Asked]] = field(default_factory=dict)
+    bases: dict[str, dict[str, Measurement]] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Take in one event; of two about the same thing the first counts. Raises KeyError, TypeError, ValueError."""
+        kind = event["event"]
+        if kind == "asked":
+            asked = Asked(int(event["number"]), dict(event["values"]), event["configuration"])
+            self.asked.setdefault(event["arm"], {}).setdefault(asked.number, asked)
+        elif kind == "base":
+            scores = {name: Measurement(**value) for name, value in event["scores"].items()}
+            self.bases.setdefault(event["setting"], scores)
+        elif kind == "outcome":
+            outcome = Outcome.from_json(event["outcome"])
+            self.outcomes.setdefault(outcome.trial.trial_id, outcome)
+        else:
+            raise ValueError(f"unknown event {kind!r}")
+
+
+def read(folder: Path) -> Record:
+    """What the ledger in `folder` says, without a lock: the sweep may be running. Raises UserError."""
+    path = folder / LEDGER
+    record, _ = _parse(path, _contents(path))
+    if record is None:
+        raise UserError(f"{path} is empty: the sweep has not started")
+    return record
+
+
+class Ledger:
+    """The ledger of a sweep, open for writing by this process alone. A context manager.
+
+    Args:
+        folder: of the sweep; made if need be.
+        sweep, identity: its name and content id; a ledger of another sweep is refused.
+
+    Raises:
+        UserError: another driver holds it, it belongs to another sweep or format, it is damaged, or the disk refuses.
+    """
+
+    def __init__(self, folder: Path, sweep: str, identity: str) -> None:
+        self.path = folder / LEDGER
+        self._lock = _locked(folder)
+        try:
+            self.record = self._open(sweep, identity)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _open(self, sweep: str, identity: str) -> Record:
+        contents = _contents(self.path) if self.path.exists() else b""
+        record, good = _parse(self.path, contents)
+        if record and (record.sweep, record.identity) != (sweep, identity):
+            what = (
+                f"of the sweep {record.sweep!r}"
+                if record.sweep != sweep
+                else f"of a sweep {sweep!r} that was declared otherwise"
+            )
+            raise UserError(f"{self.path} is {what}; choose another output folder or rename the sweep")
+        try:
+            if contents[good:]:
+                with (self.path.parent / TORN).open("ab") as torn:
+                    torn.write(contents[good:] + b"\n")
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.ftruncate(self._file, good)
+        except OSError as error:
+            raise _refused(self.path, error) from error
+        self._size = good
+        if record is None:
+            self._write({"event": "header", "format": FORMAT, "sweep": sweep, "identity": identity})
+            record = Record(sweep, identity)
+        return record
+
+    def asked(self, arm: str, number: int, values: Mapping[str, Any], configuration: str) -> None:
+        """Keep that the search asked for a configuration; asking the same number again changes nothing."""
+        if number not in self.record.asked.get(arm, {}):
+            event = {"arm": arm, "number": number, "values": dict(values), "configuration": configuration}
+            self._append({"event": "asked", **event})
+
+    def base(self, setting: str, scores: Mapping[str, Measurement]) -> bool:
+        """Keep the scores of an untouched base model. False when the ledger already had them."""
+        if setting in self.record.bases:
+            return False
+        self._append(
+            {"event": "base", "setting": setting, "scores": {name: asdict(score) for name, score in scores.items()}}
+        )
+        return True
+
+    def outcome(self, outcome: Outcome) -> bool:
+        """Keep how a trial ended. False when the ledger already knew: the first outcome counts."""
+        if outcome.trial.trial_id in self.record.outcomes:
+            return False
+        self._append({"event": "outcome", "outcome": outcome.to_json()})
+        return True
+
+    def _append(self, event: Mapping[str, Any]) -> None:
+        self._write(event)
+        self.record.apply(event)
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        line = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):  # the disk is full: a second write raises the reason
+                os.write(self._file, line[written:])
+            os.fsync(self._file)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            raise _refused(self.path, error) from error
+        self._size += len(line)
+
+    def close(self) -> None:
+        """Close the file and let another driver in."""
+        os.close(self._file)
+        os.close(self._lock)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _parse(path: Path, contents: bytes) -> tuple[Record | None, int]:
+    """What the lines say (None without a header) and how many bytes of them are good.
+
+    Only the last line may be torn: it lacks its end or is not JSON. Anything else that cannot be read is damage.
+    """
+    record: Record | None = None
+    good = 0
+    lines = io.BytesIO(contents).readlines()
+    for number, line in enumerate(lines, start=1):
+        event = _event(line)
+        if event is None:
+            if number == len(lines):
+                break
+            raise UserError(
+                f"{path}: line {number} is damaged; restore the file from a copy or choose another output folder"
+            )
+        try:
+            if record is None:
+                record = _header(event)
+            else:
+                record.apply(event)
+        except UserError as error:
+            raise UserError(f"{path}: line {number}: {error}; choose another output folder") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: line {number} is not an event of this ledger: {error}") from error
+        good += len(line)
+    return record, good
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a whole line, or None."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _header(event: Mapping[str, Any]) -> Record:
+    if event.get("event") != "header" or event.get("format") != FORMAT:
+        found = event.get("format", "none")
+        raise UserError(f"ledger format {found}, this code writes {FORMAT}")
+    return Record(event["sweep"], event["identity"])
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"no ledger in {path.parent}: no sweep ran there") from error
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def _locked(folder: Path) -> int:
+    """An exclusive lock on the folder's ledger, held until its file is closed or the process ends."""
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _refused(path, error) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(file)
+        raise UserError(
+            f"another process is running this sweep in {folder}; wait for it or choose another output folder"
+        ) from error
+    except OSError as error:
+        os.close(file)
+        raise _refused(path, error) from error
+    return file
+
+
+def _refused(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: {error.strerror or error}")

@@ -1,0 +1,193 @@
+"""Which trials train side by side, and what a sweep will cost: tokens, memory, time.
+
+The figures of `estimate` are for planning. Tokens are exact to a few per cent where the words of a setting are its
+tokens (nano) and a rule of thumb elsewhere (4 characters a token); memory counts what a training step holds; time
+divides the arithmetic by the speed of a matrix product measured on this machine, and is good to a factor of two.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from settings.setting import BaseModel, Example, NanoModel, Setting
+from sweeps.sweep import Sweep, setting_of
+from trainables.trial import TrialConfig
+
+CHARACTERS_PER_TOKEN = 4
+TEMPLATE_TOKENS = 4  # turn marks of a row
+BYTES = 4  # float32
+ADAPTER_COPIES = 4  # factor, gradient, two moments
+ACTIVATIONS_PER_LAYER = 16  # saved numbers per token, in units of the hidden width, for a block with a gated MLP
+PROCESS_BYTES = 600e6  # Python, torch and transformers, before any model
+EFFICIENCY = 0.25  # of the measured matrix product that a training step reaches
+
+
+def deal(size: int) -> Callable[[Sequence[TrialConfig]], list[list[TrialConfig]]]:
+    """A function that joins trials into packs of at most `size`.
+
+    Seeds of one configuration stay together; configurations join while they share the base model and the adapted layers.
+    """
+
+    def join(trials: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
+        shelves: dict[object, list[list[TrialConfig]]] = {}
+        for group in _by_configuration(trials):
+            packs = shelves.setdefault((group[0].data, group[0].adapter.targets), [])
+            for start in range(0, len(group), size):
+                part = group[start : start + size]
+                if packs and len(packs[-1]) + len(part) <= size:
+                    packs[-1].extend(part)
+                else:
+                    packs.append(part)
+        return [pack for packs in shelves.values() for pack in packs]
+
+    return join
+
+
+def _by_configuration(trials: Iterable[TrialConfig]) -> list[list[TrialConfig]]:
+    groups: dict[str, list[TrialConfig]] = {}
+    for trial in trials:
+        groups.setdefault(trial.configuration_id, []).append(trial)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class ArmEstimate:
+    """What one method on one setting will cost: configurations, trials, packs, training tokens."""
+
+    arm: str
+    configurations: int
+    trials: int
+    packs: int
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep will cost: its arms, wall seconds with all cores at work, packs at a time, peak bytes of one worker."""
+
+    arms: tuple[ArmEstimate, ...]
+    seconds: float
+    workers: int
+    worker_bytes: float
+
+    @property
+    def trials(self) -> int:
+        """Trials of all arms."""
+        return sum(arm.trials for arm in self.arms)
+
+    @property
+    def packs(self) -> int:
+        """Packs of all arms."""
+        return sum(arm.packs for arm in self.arms)
+
+    @property
+    def tokens(self) -> float:
+        """Training tokens of all arms."""
+        return sum(arm.tokens for arm in self.arms)
+
+
+def estimate(sweep: Sweep, workers: int) -> Estimate:
+    """What the sweep costs from nothing, before any trial runs. Raises UserError for values that make no trial."""
+    speed = measured_flops()
+    arms, seconds, memory = [], 0.0, 0.0
+    for arm in sweep.arms:
+        setting = setting_of(arm.setting)
+        shape = ModelShape.of(setting.base_model)
+        values = arm.space.points[0] if arm.space.points else arm.space.at([0.5] * len(arm.space.ranges))
+        trials = sweep.trials_of(arm, values)
+        tokens = training_tokens(setting, trials[0])
+        asked = evaluation_tokens(setting)
+        packs = -(-arm.budget * len(trials) // sweep.trials_per_pack)
+        arms.append(
+            ArmEstimate(arm.key, arm.budget, arm.budget * len(trials), packs, tokens * arm.budget * len(trials))
+        )
+        work = (4 * tokens + 2 * asked) * shape.parameters  # no weight gradients: 2 forward, 2 back to the adapters
+        seconds += arm.budget * len(trials) * work / (speed * EFFICIENCY)
+        memory = max(memory, worker_bytes(setting, shape, trials[0], sweep.trials_per_pack))
+    return Estimate(tuple(arms), seconds, workers, memory)
+
+
+def training_tokens(setting: Setting, trial: TrialConfig) -> float:
+    """Tokens that a trial sends through the model while training, reference passes included."""
+    method = trial.method
+    return trial.steps * sum(
+        method.rows_per_step(stream, trial.sizes)
+        * mean_tokens(setting, setting.streams[stream])
+        * (2 if stream in method.reference else 1)
+        for stream in method.streams
+    )
+
+
+def evaluation_tokens(setting: Setting) -> float:
+    """Tokens of one evaluation: prompts and replies."""
+    return sum(len(item.examples) * mean_tokens(setting, item.examples) for item in setting.evaluations)
+
+
+def mean_tokens(setting: Setting, examples: Sequence[Example]) -> float:
+    """Tokens of a row, on average."""
+    texts = [" ".join(message.content for message in example.messages) for example in examples]
+    if isinstance(setting.base_model, NanoModel):
+        return fmean(len(text.split()) for text in texts) + TEMPLATE_TOKENS
+    return fmean(len(text) for text in texts) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a base model that decide its cost. `parameters` counts matrices only."""
+
+    parameters: float
+    layers: int
+    width: int
+    adapted: int  # sum of in- and output features of all linear layers
+    vocabulary: int
+
+    @staticmethod
+    def of(model: BaseModel) -> ModelShape:
+        """From the specification (nano) or config.json (local). A model on the Hub is taken to be of 8 B parameters."""
+        if isinstance(model, NanoModel):
+            width, inner, heads = model.hidden_size, model.intermediate_size, model.hidden_size
+            return _shape(width, inner, heads, heads, model.num_layers, len(model.world.vocabulary) + 5)
+        path = Path(model.source).expanduser() / "config.json"
+        if not path.is_file():
+            return _shape(4096, 12288, 4096, 1024, 36, 151_936)
+        config = json.loads(path.read_text())
+        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        queries = head * config["num_attention_heads"]
+        keys = head * config.get("num_key_value_heads", config["num_attention_heads"])
+        sizes = (config["hidden_size"], config["intermediate_size"], queries, keys)
+        return _shape(*sizes, config["num_hidden_layers"], config["vocab_size"])
+
+
+def _shape(width: int, inner: int, queries: int, keys: int, layers: int, vocabulary: int) -> ModelShape:
+    """Of a decoder with gated MLPs: q, k, v, o, gate, up, down in each layer, and a head."""
+    per_layer = 2 * width * queries + 2 * width * keys + 3 * width * inner
+    adapted = layers * (2 * (width + queries) + 2 * (width + keys) + 3 * (width + inner))
+    return ModelShape(layers * per_layer + width * vocabulary, layers, width, adapted, vocabulary)
+
+
+def worker_bytes(setting: Setting, shape: ModelShape, trial: TrialConfig, size: int) -> float:
+    """Peak memory of a worker: process, base model, adapters with their state, one step's activations and logits."""
+    rows = {stream: trial.method.rows_per_step(stream, trial.sizes) for stream in trial.method.streams}
+    tokens = sum(count * mean_tokens(setting, setting.streams[stream]) for stream, count in rows.items())
+    adapters = size * trial.adapter.rank * shape.adapted * ADAPTER_COPIES
+    activations = size * tokens * shape.layers * shape.width * ACTIVATIONS_PER_LAYER
+    logits = tokens * shape.vocabulary * 3
+    return PROCESS_BYTES + BYTES * (shape.parameters + adapters + activations + logits)
+
+
+def measured_flops(seconds: float = 0.15) -> float:
+    """Floating-point operations per second of a float32 matrix product on this machine, all BLAS threads at work."""
+    size, count = 512, 0
+    matrix = np.ones((size, size), dtype=np.float32)
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        matrix @ matrix  # noqa: B018
+        count += 1
+    return count * 2 * size**3 / (time.perf_counter() - began)

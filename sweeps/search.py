@@ -1,0 +1,556 @@
+"""How the next configurations are chosen, and how they reach the workers.
+
+`Proposer` explores one arm: first the method's defaults, then a low-discrepancy design, then multi-objective TPE. What
+it proposes depends on the sweep's seed and on results, never on the order in which results arrive. `StudyMirror` keeps
+Optuna studies of it on disk for people and dashboards; the ledger alone is the truth. `PackSearcher` deals packs to Ray
+Tune.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from ray.tune.search import Searcher
+
+from settings.setting import Measurement, Score, UserError, content_id
+from sweeps.ledger import Ledger
+from sweeps.space import MethodSpace
+from sweeps.sweep import Arm, Sweep, setting_label
+from trainables.trial import Outcome, SettingRef, TrialConfig
+
+JOURNAL = "study.journal"
+SCRAMBLES = 64  # scramblings of the start-up design that compete for the widest spacing
+REDRAWS = 32  # attempts to find a configuration that was not asked yet
+Directions = tuple[Literal["maximize", "minimize"], ...]
+Deal = Callable[[Sequence[TrialConfig]], Sequence[Sequence[TrialConfig]]]
+logger = logging.getLogger(__name__)
+
+optuna.logging.disable_default_handler()
+
+
+def directions_of(objectives: Sequence[Score]) -> Directions:
+    """The direction of each objective; values keep their own sign."""
+    return tuple("maximize" if score.higher_is_better else "minimize" for score in objectives)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration to try: its number in the arm, and its searched coefficients."""
+
+    number: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What Optuna learns of a configuration.
+
+    Attributes:
+        state: COMPLETE with the objectives' means over valid seeds; FAIL or PRUNED without values.
+        values: the means, in the order of the objectives; None without a valid seed.
+        notes: kept beside it as user attributes: valid seeds, statuses, spread.
+    """
+
+    state: TrialState
+    values: tuple[float, ...] | None
+    notes: Mapping[str, Any]
+
+
+def judge(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> Told:
+    """Sum up the seeds of a configuration.
+
+    A seed is valid when it finished and every objective is a finite number. No valid seed: stopped if any was stopped,
+    else failed.
+    """
+    per_seed = {outcome.trial.seed: _objective_values(outcome, objectives) for outcome in outcomes}
+    valid = [values for values in per_seed.values() if values is not None]
+    statuses = {str(outcome.trial.seed): outcome.status for outcome in outcomes}
+    seeds = {str(seed): list(values) for seed, values in per_seed.items() if values is not None}
+    notes = {"valid_seeds": len(valid), "statuses": statuses, "values_per_seed": seeds}
+    if valid:
+        return Told(TrialState.COMPLETE, tuple(fmean(column) for column in zip(*valid, strict=True)), notes)
+    stopped = any(outcome.status == "stopped" for outcome in outcomes)
+    return Told(TrialState.PRUNED if stopped else TrialState.FAIL, None, notes)
+
+
+def _objective_values(outcome: Outcome, objectives: Sequence[str]) -> tuple[float, ...] | None:
+    if outcome.status != "finished" or not set(objectives) <= set(outcome.scores):
+        return None
+    values = tuple(outcome.scores[name].mean for name in objectives)
+    return values if all(map(math.isfinite, values)) else None
+
+
+class Proposer:
+    """Chooses the configurations of one arm, in rounds.
+
+    Configuration n may be asked when all of the rounds before n's are told. The sampler is seeded by (seed, arm, n) and
+    sees exactly those told configurations, and the earlier ones of n's own round as running: so two runs of one sweep
+    propose the same trials, whatever the order and timing of their results.
+
+    Args:
+        arm: what to explore.
+        objectives: what is told, in the order of the study's values.
+        seed: of the search.
+        round_size: configurations per round.
+    """
+
+    def __init__(self, arm: Arm, objectives: Sequence[Score], seed: int, round_size: int) -> None:
+        self.arm = arm
+        self.objectives = tuple(score.name for score in objectives)
+        self.directions = directions_of(objectives)
+        self.round_size = round_size
+        self.asked: dict[int, Mapping[str, Any]] = {}
+        self.told: dict[int, Told] = {}
+        self.ended: str | None = None
+        self._seed = seed
+        self._design = _Design(arm.space, self._derived("design"))
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing more will be asked."""
+        return self.ended is not None or len(self.asked) >= self.arm.budget
+
+    def next(self) -> Proposal | None:
+        """The next configuration; None when results must come first, or when the arm is exhausted."""
+        number = len(self.asked)
+        first = number - number % self.round_size
+        if self.exhausted or any(earlier not in self.told for earlier in range(first)):
+            return None
+        values = self._points(number) if self.arm.space.points is not None else self._search(number, first)
+        if values is None:
+            self.ended = (
+                f"{self.arm.key}: no new configuration after {REDRAWS} draws; {number} of {self.arm.budget} asked"
+            )
+            return None
+        self.asked[number] = values
+        return Proposal(number, values)
+
+    def restore(self, number: int, values: Mapping[str, Any]) -> None:
+        """Take over a configuration that an earlier driver asked for, in the order of its number."""
+        if number != len(self.asked):
+            raise ValueError(f"{self.arm.key}: configuration {number} follows {len(self.asked) - 1}")
+        self.asked[number] = dict(values)
+
+    def tell(self, number: int, outcomes: Sequence[Outcome]) -> Told:
+        """Say how the seeds of configuration `number` ended; the first telling counts."""
+        if number not in self.asked:
+            raise ValueError(f"{self.arm.key}: configuration {number} was never asked")
+        return self.told.setdefault(number, judge(outcomes, self.objectives))
+
+    def trials(self, before: int | None = None) -> list[FrozenTrial]:
+        """The configurations as Optuna trials; those numbered `before` and above as running."""
+        before = len(self.asked) if before is None else before
+        return [self._trial(number, told=number < before) for number in sorted(self.asked)]
+
+    def _trial(self, number: int, told: bool) -> FrozenTrial:
+        space = self.arm.space
+        params = {name: self.asked[number][name] for name in space.ranges}
+        notes: dict[str, Any] = {"values": dict(self.asked[number])}
+        report = self.told.get(number) if told else None
+        state, values = (report.state, report.values) if report else (TrialState.RUNNING, None)
+        notes |= dict(report.notes) if report else {}
+        return create_trial(
+            state=state, values=values, params=params, distributions=space.distributions(), user_attrs=notes
+        )
+
+    def _points(self, number: int) -> Mapping[str, Any]:
+        assert self.arm.space.points is not None
+        return self.arm.space.points[number]
+
+    def _search(self, number: int, first: int) -> Mapping[str, Any] | None:
+        """The next values that were not asked yet: of the design at first, then of TPE."""
+        taken = [dict(values) for values in self.asked.values()]
+        for attempt in range(REDRAWS):
+            learned = sum(self.told[earlier].values is not None for earlier in range(first))
+            if number < self._design.size or learned < self._design.enough:
+                values = self._design.values(number + attempt)
+            else:
+                values = self._sample(first, self._derived("sample", number, attempt))
+            if values not in taken:
+                return values
+        return None
+
+    def _sample(self, first: int, seed: int) -> dict[str, Any]:
+        """One draw of TPE on a fresh study, so that nothing but the told results and the seed matters."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
+            study = optuna.create_study(directions=self.directions, sampler=sampler)
+            study.add_trials(self.trials(before=first))
+            return self.arm.space.suggest(study.ask())
+
+    def _derived(self, *parts: str | int) -> int:
+        return int(content_id([self._seed, self.arm.key, *parts], 8), 16)
+
+
+class _Design:
+    """The start-up points of an arm: its defaults, then a scrambled Sobol sequence.
+
+    Of several scramblings the one whose points lie farthest apart is taken, so that four points on one axis do not
+    waste a training on a near repeat.
+
+    Attributes:
+        size: configurations that come from the design in any case.
+        enough: results without which later configurations come from it, too.
+    """
+
+    def __init__(self, space: MethodSpace, seed: int) -> None:
+        self._space = space
+        axes = len(space.ranges)
+        self.size = 3 + 2 * axes
+        self.enough = 1 + axes
+        defaults = space.defaults() if axes else {}
+        self._first = [defaults] if defaults is not None else []
+        self._scramble = max(range(seed, seed + SCRAMBLES), key=self._spacing) if axes else 0
+
+    def values(self, number: int) -> dict[str, Any]:
+        """Point `number`, 0 being the defaults where they lie inside the ranges."""
+        if number < len(self._first):
+            return dict(self._first[number])
+        if not self._space.ranges:
+            return {}
+        return self._sobol(number + 1 - len(self._first), self._scramble)[-1]
+
+    def _sobol(self, count: int, scramble: int) -> list[dict[str, Any]]:
+        from scipy.stats import qmc
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the balance of powers of two is not needed
+            points = qmc.Sobol(len(self._space.ranges), seed=scramble).random(count)
+        return [self._space.at(point) for point in points.tolist()]
+
+    def _spacing(self, scramble: int) -> float:
+        """The smallest distance between two of the first points, in the unit cube."""
+        values = self._first + self._sobol(self.size - len(self._first), scramble)
+        points = [self._space.position(point) for point in values]
+        return min(math.dist(one, other) for index, one in enumerate(points) for other in points[:index])
+
+
+class StudyMirror:
+    """The Optuna studies of a sweep on disk, one per arm, for dashboards and plots. Follows the ledger, never leads.
+
+    Args:
+        folder: of the sweep; the file is `study.journal`. Its lock is the ledger's: open that first.
+        sweep: its name, the first part of each study's name.
+    """
+
+    def __init__(self, folder: Path, sweep: str) -> None:
+        self._path = folder / JOURNAL
+        self._sweep = sweep
+        self._studies: dict[str, optuna.Study] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Only this process writes: a lock left here is a dead driver's, and Optuna would wait 30 seconds for it.
+            Path(f"{self._path}.lock").unlink(missing_ok=True)
+            self._storage = self._load()
+        except OSError as error:
+            raise UserError(f"{self._path}: {error.strerror or error}") from error
+
+    def _load(self) -> JournalStorage:
+        try:
+            if self._path.exists() and not (b"\n" + self._path.read_bytes()).endswith(b"\n"):
+                raise ValueError("torn")
+            return JournalStorage(JournalFileBackend(str(self._path)))
+        except (ValueError, KeyError, AssertionError):  # torn by a kill: the ledger has all of it
+            if self._path.exists():
+                self._path.replace(self._path.with_suffix(".torn"))
+            return JournalStorage(JournalFileBackend(str(self._path)))
+
+    def name(self, proposer: Proposer) -> str:
+        """The study's name: sweep and arm."""
+        return f"{self._sweep}/{proposer.arm.key}"
+
+    def open(self, proposer: Proposer) -> None:
+        """Make the arm's study equal to the proposer. Raises UserError when it has other directions."""
+        name, expected = self.name(proposer), proposer.trials()
+        study = self._study(name, proposer.directions)
+        found = tuple(direction.name.lower() for direction in study.directions)
+        if found != proposer.directions:
+            raise UserError(
+                f"{self._path}: study {name!r} has directions {', '.join(found)}, the sweep wants"
+                f" {', '.join(proposer.directions)}; choose another output folder or rename the sweep"
+            )
+        if list(map(_content, study.get_trials(deepcopy=False))) != list(map(_content, expected)):
+            optuna.delete_study(study_name=name, storage=self._storage)
+            study = self._study(name, proposer.directions)
+            study.add_trials(expected)
+        self._studies[proposer.arm.key] = study
+
+    def _study(self, name: str, directions: Directions) -> optuna.Study:
+        if name in optuna.get_all_study_names(self._storage):
+            return optuna.load_study(study_name=name, storage=self._storage)
+        return optuna.create_study(study_name=name, storage=self._storage, directions=directions)
+
+    def asked(self, proposer: Proposer, number: int) -> None:
+        """Add a configuration that was asked for, as running."""
+        with self._unless_refused(proposer) as study:
+            study.add_trial(proposer.trials()[number])
+
+    def told(self, proposer: Proposer, number: int) -> None:
+        """Write down how a configuration ended."""
+        report = proposer.told[number]
+        with self._unless_refused(proposer) as study:
+            trial = study.get_trials(deepcopy=False)[number]
+            for key, value in report.notes.items():
+                self._storage.set_trial_user_attr(trial._trial_id, key, value)
+            study.tell(number, values=report.values, state=report.state)
+
+    @contextmanager
+    def _unless_refused(self, proposer: Proposer) -> Iterator[optuna.Study]:
+        """The arm's study. A disk that refuses costs the mirror, not the sweep: the next `open` rebuilds it."""
+        try:
+            yield self._studies[proposer.arm.key]
+        except OSError as error:
+            logger.warning("%s: %s; the study is incomplete until the sweep is resumed", self._path, error.strerror)
+
+
+def _content(trial: FrozenTrial) -> tuple[Any, ...]:
+    """What two equal trials share; their times differ."""
+    return trial.state, trial.values, trial.params, trial.distributions, trial.user_attrs
+
+
+def by_configuration(size: int) -> Deal:
+    """Packs of the seeds of one configuration, at most `size` in each."""
+
+    def deal(trials: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
+        groups: dict[str, list[TrialConfig]] = {}
+        for trial in trials:
+            groups.setdefault(trial.configuration_id, []).append(trial)
+        return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+
+    return deal
+
+
+def _ignore(*_: Any) -> None:
+    """A listener that does not listen."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who else wants to know; called after the ledger has it. None of these may raise.
+
+    Attributes:
+        started: the trials of a pack that goes to a worker.
+        base: label of a setting and the scores of its untouched base model.
+        outcome: how a trial ended.
+    """
+
+    started: Callable[[Sequence[TrialConfig]], None] = _ignore
+    base: Callable[[str, Mapping[str, Measurement]], None] = _ignore
+    outcome: Callable[[Outcome], None] = _ignore
+
+
+@dataclass
+class _Flight:
+    """A pack at a worker: the trials without an outcome yet, or the setting whose base model is scored."""
+
+    trials: dict[str, TrialConfig]
+    base: SettingRef | None = None
+
+
+class PackSearcher(Searcher):
+    """Deals packs to Ray Tune and writes down what comes back: ledger first, then study, then listener.
+
+    A Tune configuration is `{"pack": {"kind": "train", "trials": [TrialConfig.to_json(), ...]}}` or
+    `{"pack": {"kind": "base", "setting": {"name": ..., "options": {...}}}}`. A result may carry `outcomes`, a list of
+    `Outcome.to_json()`, and `base`, a dict of score name -> measurement; either may come in several results.
+
+    After `Tuner.fit` look at `problem`: an error of the disk ends the search early and is kept there.
+
+    Args:
+        sweep: what to run.
+        ledger: open; what it knows is not run again.
+        folder: where the study is kept; the ledger's folder.
+        deal: joins trials into packs; the seeds of one configuration by default.
+        listener: see `Listener`.
+    """
+
+    def __init__(
+        self, sweep: Sweep, ledger: Ledger, folder: Path, *, deal: Deal | None = None, listener: Listener | None = None
+    ) -> None:
+        super().__init__()
+        self.problem: UserError | None = None
+        self._sweep = sweep
+        self._ledger = ledger
+        self._listener = listener or Listener()
+        self._deal = deal or by_configuration(sweep.trials_per_pack)
+        self._mirror = StudyMirror(folder, sweep.name)
+        self._proposers = [
+            Proposer(arm, sweep.objectives_of(arm.setting), sweep.seed, sweep.round_size) for arm in sweep.arms
+        ]
+        self._owners: dict[str, list[tuple[Proposer, int]]] = {}  # trial id -> configurations that wait for it
+        self._seeds: dict[tuple[str, int], tuple[TrialConfig, ...]] = {}  # (arm, number) -> its trials
+        self._pool: list[TrialConfig] = []  # wanted, not dealt
+        self._packs: deque[_Flight] = deque()
+        self._flights: dict[str, _Flight] = {}
+        self._restore()
+
+    @property
+    def notes(self) -> list[str]:
+        """Arms that ended before their budget, and why."""
+        return [proposer.ended for proposer in self._proposers if proposer.ended]
+
+    def _restore(self) -> None:
+        """Take over what the ledger says, and queue what is missing."""
+        missing = [ref for ref in self._sweep.settings if setting_label(ref) not in self._ledger.record.bases]
+        self._packs.extend(_Flight({}, base=ref) for ref in missing)
+        for proposer in self._proposers:
+            asked = self._ledger.record.asked.get(proposer.arm.key, {})
+            for number in sorted(asked):
+                proposer.restore(number, asked[number].values)
+                self._want(proposer, number)
+            self._mirror.open(proposer)
+
+    def _want(self, proposer: Proposer, number: int) -> None:
+        """Queue the trials of a configuration that have no outcome and no pack; tell it if there are none."""
+        trials = self._seeds[proposer.arm.key, number] = self._sweep.trials_of(proposer.arm, proposer.asked[number])
+        for trial in trials:
+            if trial.trial_id not in self._ledger.record.outcomes and trial.trial_id not in self._owners:
+                self._pool.append(trial)
+            self._owners.setdefault(trial.trial_id, []).append((proposer, number))
+        self._tell_if_complete(proposer, number)
+
+    def _tell_if_complete(self, proposer: Proposer, number: int) -> bool:
+        known = self._ledger.record.outcomes
+        trials = self._seeds[proposer.arm.key, number]
+        if number in proposer.told or any(trial.trial_id not in known for trial in trials):
+            return False
+        proposer.tell(number, [known[trial.trial_id] for trial in trials])
+        return True
+
+    def _ask(self) -> None:
+        """Ask every arm in turn for all that it can propose now."""
+        while True:
+            proposals = [(proposer, proposer.next()) for proposer in self._proposers]
+            for proposer, proposal in proposals:
+                if proposal:
+                    trial = self._sweep.trials_of(proposer.arm, proposal.values)[0]
+                    self._ledger.asked(proposer.arm.key, proposal.number, proposal.values, trial.configuration_id)
+                    self._mirror.asked(proposer, proposal.number)
+                    self._want(proposer, proposal.number)
+                    if proposal.number in proposer.told:  # another arm had the same trials
+                        self._mirror.told(proposer, proposal.number)
+            if not any(proposal for _, proposal in proposals):
+                return
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray forgets FINISHED
+        """The next pack; None when results must come first; FINISHED when no more will come."""
+        if self.problem:
+            return Searcher.FINISHED
+        try:
+            return self._next_pack(trial_id)
+        except UserError as error:
+            self.problem = error
+            return Searcher.FINISHED
+
+    def _next_pack(self, trial_id: str) -> dict[str, Any] | str | None:
+        if not self._packs:
+            self._ask()
+            pool, self._pool = self._pool, []
+            packs = self._deal(pool) if pool else []
+            self._packs.extend(_Flight({trial.trial_id: trial for trial in pack}) for pack in packs)
+        if self._packs:
+            flight = self._flights[trial_id] = self._packs.popleft()
+            return {"pack": self._departure(flight)}
+        if self._flights and not all(proposer.exhausted for proposer in self._proposers):
+            return None
+        return Searcher.FINISHED
+
+    def _departure(self, flight: _Flight) -> dict[str, Any]:
+        if flight.base:
+            return {"kind": "base", "setting": asdict(flight.base)}
+        trials = list(flight.trials.values())
+        self._listener.started(trials)
+        return {"kind": "train", "trials": [trial.to_json() for trial in trials]}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep the outcomes and base scores that a worker reports."""
+        flight = self._flights.get(trial_id)
+        if flight is None or self.problem:
+            return
+        try:
+            self._receive(flight, result)
+        except UserError as error:
+            self.problem = error
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A pack ended. With `error`, its trials without an outcome have failed; else the next start runs them."""
+        if result:
+            self.on_trial_result(trial_id, result)
+        flight = self._flights.pop(trial_id, None)
+        if flight is None:
+            return
+        if flight.base:
+            logger.warning(
+                "the base model of %s was not scored; the next start tries again", setting_label(flight.base)
+            )
+        if flight.trials and not error:
+            logger.warning(
+                "a pack ended without the outcome of %d trials; the next start runs them", len(flight.trials)
+            )
+        if error:
+            reason = "the worker that trained it died or raised an error"
+            lost = [Outcome(trial=trial, status="failed", reason=reason) for trial in flight.trials.values()]
+            self._flights[trial_id] = flight
+            self.on_trial_result(trial_id, {"outcomes": [outcome.to_json() for outcome in lost]})
+            del self._flights[trial_id]
+
+    def _receive(self, flight: _Flight, result: Mapping[str, Any]) -> None:
+        for data in result.get("outcomes") or ():
+            outcome = Outcome.from_json(data)
+            if flight.trials.pop(outcome.trial.trial_id, None) and self._ledger.outcome(outcome):
+                for proposer, number in self._owners[outcome.trial.trial_id]:
+                    if self._tell_if_complete(proposer, number):
+                        self._mirror.told(proposer, number)
+                self._listener.outcome(outcome)
+        scores = _branch(result, "base")
+        if scores and flight.base:
+            label = setting_label(flight.base)
+            measured = {name: Measurement(**score) for name, score in scores.items()}
+            flight.base = None
+            if self._ledger.base(label, measured):
+                self._listener.base(label, measured)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Tune's own metric, mode and search space are not used."""
+        return True
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the ledger has it all, at any time."""
+
+    def restore_from_dir(self, checkpoint_dir: str) -> None:
+        """Nothing: a new searcher on the same ledger continues."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """See `save_to_dir`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `restore_from_dir`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its configuration; open files and listeners stay here
+
+
+def _branch(result: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """`result[key]`, a dict of dicts, also when Tune has flattened it to "key/score/field" entries."""
+    if isinstance(result.get(key), Mapping):
+        return dict(result[key])
+    branch: dict[str, dict[str, Any]] = {}
+    for path, value in result.items():
+        if path.startswith(f"{key}/"):
+            name, _, leaf = path.removeprefix(f"{key}/").rpartition("/")
+            branch.setdefault(name, {})[leaf] = value
+    return branch

@@ -1,0 +1,255 @@
+"""Which coefficients of a method a sweep searches, and where: read from the method's own fields, narrowed by the user.
+
+In a sweep file:
+
+    vary("kl_penalty")                                          # search every coefficient in its own range
+    vary("kl_penalty", beta=between(0.1, 10), configurations=8)  # narrow the range, set the budget
+    vary("kl_penalty", beta=0.3)                                # one configuration
+    grid("upweighted", weight=[0.3, 1, 3])                      # exactly these, without a search
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from settings.setting import UserError
+from trainables import methods
+from trainables.method import SPACE, ChoiceSpec, Method, RangeSpec, Spec, coefficients
+
+if TYPE_CHECKING:
+    import optuna
+
+SIGNIFICANT_DIGITS = 3
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MethodSpace:
+    """The configurations of one method that a sweep may try.
+
+    Attributes:
+        method: its name.
+        ranges: coefficient -> the values that are searched; empty when there is nothing to search.
+        fixed: coefficient -> a value that the user set; all others keep the method's default.
+        points: exactly these configurations instead of a search; None searches `ranges`.
+        configurations: how many to try; None is the sweep's number.
+    """
+
+    method: str
+    ranges: Mapping[str, Spec] = field(default_factory=dict)
+    fixed: Values = field(default_factory=dict)
+    points: tuple[Values, ...] | None = None
+    configurations: int | None = None
+
+    def budget(self, configurations: int) -> int:
+        """How many configurations to try, where the sweep allows `configurations` per method."""
+        if self.points is not None:
+            return len(self.points)
+        return (self.configurations or configurations) if self.ranges else 1
+
+    def to_method(self, values: Values) -> Method:
+        """The method at these values of the searched coefficients. Raises UserError for values it refuses."""
+        return methods.make(self.method, {**self.fixed, **values})
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Ask an Optuna trial for the searched coefficients, rounded so that labels stay short."""
+        raw = {name: _suggest(trial, name, spec) for name, spec in self.ranges.items()}
+        return self.rounded(raw)
+
+    def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        """The searched coefficients as Optuna declares them."""
+        return {name: _distribution(spec) for name, spec in self.ranges.items()}
+
+    def rounded(self, values: Values) -> dict[str, Any]:
+        """The values with 3 significant digits, still inside their ranges."""
+        return {
+            name: _rounded(values[name], spec) if isinstance(spec, RangeSpec) else values[name]
+            for name, spec in self.ranges.items()
+        }
+
+    def defaults(self) -> dict[str, Any] | None:
+        """The method's own defaults of the searched coefficients; None if one lies outside of what is searched."""
+        method = methods.get(self.method)
+        values = {item.name: item.default for item in coefficients(method) if item.name in self.ranges}
+        inside = all(_inside(self.ranges[name], value) for name, value in values.items())
+        return self.rounded(values) if inside else None
+
+    def at(self, point: Sequence[float]) -> dict[str, Any]:
+        """The values at a point of the unit cube, one axis per searched coefficient, in order."""
+        raw = {name: _from_unit(spec, u) for (name, spec), u in zip(self.ranges.items(), point, strict=True)}
+        return self.rounded(raw)
+
+    def position(self, values: Values) -> list[float]:
+        """Where `values` lie in the unit cube; the inverse of `at`, but for rounding."""
+        return [_to_unit(spec, values[name]) for name, spec in self.ranges.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """What decides which configurations are proposed: everything but how many."""
+        ranges = {
+            name: [spec.low, spec.high, spec.log] if isinstance(spec, RangeSpec) else list(spec.options)
+            for name, spec in self.ranges.items()
+        }
+        points = None if self.points is None else [dict(point) for point in self.points]
+        return {"method": self.method, "ranges": ranges, "fixed": dict(self.fixed), "points": points}
+
+
+@dataclass(frozen=True)
+class Between:
+    """A range in place of the method's own; `log` None keeps the method's scale. Made by `between`."""
+
+    low: float
+    high: float
+    log: bool | None = None
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Options to search in place of the method's own. Made by `one_of`."""
+
+    options: tuple[Any, ...]
+
+
+def between(low: float, high: float, log: bool | None = None) -> Between:
+    """Search a numeric coefficient in [low, high]; on the method's own scale unless `log` is given."""
+    return Between(low, high, log)
+
+
+def one_of(*options: Any) -> OneOf:
+    """Search a categorical coefficient among these options."""
+    return OneOf(options)
+
+
+def vary(method: str, /, *, configurations: int | None = None, **overrides: Any) -> MethodSpace:
+    """Search a method's coefficients in the ranges that the method declares.
+
+    Args:
+        method: name of a method; `selgen methods` lists them.
+        configurations: how many to try; the sweep's number if None.
+        **overrides: per coefficient, a value that fixes it, `between(low, high)` or `one_of(...)`.
+
+    Raises:
+        UserError: unknown method or coefficient, a value or range that the method refuses.
+    """
+    if configurations is not None and (not isinstance(configurations, int) or configurations < 1):
+        raise UserError(f"method {method!r}: configurations must be an integer of at least 1, got {configurations!r}")
+    specs = _specs(method, overrides)
+    ranges: dict[str, Spec] = {}
+    fixed: dict[str, Any] = {}
+    for name, spec in specs.items():
+        if name not in overrides:
+            if isinstance(spec, RangeSpec) or spec.searched:
+                ranges[name] = spec
+        elif isinstance(overrides[name], Between | OneOf):
+            ranges[name] = _narrowed(method, name, spec, overrides[name])
+        else:
+            fixed[name] = _value(method, name, spec, overrides[name])
+    return MethodSpace(method, ranges, fixed, None, configurations)
+
+
+def grid(method: str, /, **options: Any) -> MethodSpace:
+    """Try every combination of the listed values; nothing is searched.
+
+    Args:
+        method: name of a method.
+        **options: per coefficient, a list of values, or one value.
+
+    Raises:
+        UserError: unknown method or coefficient, an empty or repeating list, a value that the method refuses.
+    """
+    specs = _specs(method, options)
+    axes = {name: _axis(method, name, specs[name], listed) for name, listed in options.items()}
+    points = tuple(dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
+    return MethodSpace(method, points=points)
+
+
+def _specs(method: str, named: Mapping[str, Any]) -> dict[str, Spec]:
+    """The coefficients of `method`; every name in `named` is one of them, or UserError."""
+    specs = {item.name: item.metadata[SPACE] for item in coefficients(methods.get(method))}
+    for name in named:
+        if name not in specs:
+            allowed = ", ".join(specs) or "none"
+            raise UserError(f"method {method!r} has no coefficient {name!r}; its coefficients: {allowed}")
+    return specs
+
+
+def _value(method: str, name: str, spec: Spec, value: Any) -> Any:
+    """A checked value; numbers become floats, so that 1 and 1.0 are one configuration."""
+    problem = spec.check(value)
+    if problem:
+        raise UserError(f"method {method!r}: coefficient {name!r} {problem}, got {value!r}")
+    return float(value) if isinstance(spec, RangeSpec) else value
+
+
+def _axis(method: str, name: str, spec: Spec, listed: Any) -> list[Any]:
+    options = list(listed) if isinstance(listed, list | tuple) else [listed]
+    values = [_value(method, name, spec, option) for option in options]
+    if not values:
+        raise UserError(f"method {method!r}: the grid of coefficient {name!r} is empty; list at least one value")
+    repeated = [value for value in values if values.count(value) > 1]
+    if repeated:
+        raise UserError(f"method {method!r}: the grid of coefficient {name!r} lists {repeated[0]!r} more than once")
+    return values
+
+
+def _narrowed(method: str, name: str, spec: Spec, override: Between | OneOf) -> Spec:
+    where = f"method {method!r}: coefficient {name!r}"
+    if isinstance(spec, ChoiceSpec):
+        if not isinstance(override, OneOf):
+            raise UserError(
+                f"{where} is one of {', '.join(map(repr, spec.options))}; use one_of(...), not between(...)"
+            )
+        return ChoiceSpec(tuple(_axis(method, name, spec, override.options)), searched=True)
+    if not isinstance(override, Between):
+        raise UserError(
+            f"{where} is a number; use between(low, high), or grid({method!r}, {name}=[...]) to list values"
+        )
+    low, high = _value(method, name, spec, override.low), _value(method, name, spec, override.high)
+    log = spec.log if override.log is None else override.log
+    if low >= high:
+        raise UserError(f"{where}: between({low:g}, {high:g}) is empty; the first number must be the smaller one")
+    if log and low <= 0:
+        raise UserError(f"{where}: a logarithmic range must start above 0, got between({low:g}, {high:g})")
+    return replace(spec, low=low, high=high, log=log)
+
+
+def _suggest(trial: optuna.Trial, name: str, spec: Spec) -> Any:
+    if isinstance(spec, RangeSpec):
+        return trial.suggest_float(name, spec.low, spec.high, log=spec.log)
+    return trial.suggest_categorical(name, spec.options)
+
+
+def _distribution(spec: Spec) -> optuna.distributions.BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if isinstance(spec, RangeSpec):
+        return FloatDistribution(spec.low, spec.high, log=spec.log)
+    return CategoricalDistribution(spec.options)
+
+
+def _rounded(value: float, spec: RangeSpec) -> float:
+    short = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    return min(max(short, spec.low), spec.high)
+
+
+def _inside(spec: Spec, value: Any) -> bool:
+    return spec.low <= value <= spec.high if isinstance(spec, RangeSpec) else value in spec.options
+
+
+def _from_unit(spec: Spec, u: float) -> Any:
+    if isinstance(spec, ChoiceSpec):
+        return spec.options[min(int(u * len(spec.options)), len(spec.options) - 1)]
+    if spec.log:
+        return math.exp(math.log(spec.low) + u * (math.log(spec.high) - math.log(spec.low)))
+    return spec.low + u * (spec.high - spec.low)
+
+
+def _to_unit(spec: Spec, value: Any) -> float:
+    if isinstance(spec, ChoiceSpec):
+        return (spec.options.index(value) + 0.5) / len(spec.options)
+    if spec.log:
+        return (math.log(value) - math.log(spec.low)) / (math.log(spec.high) - math.log(spec.low))
+    return (value - spec.low) / (spec.high - spec.low)

@@ -1,0 +1,304 @@
+"""What a sweep is: settings x methods x seeds and a budget, declared in one Python file.
+
+from sweeps.sweep import Sweep, setting
+from sweeps.space import vary
+
+sweep = Sweep(
+        name="quickstart",
+        settings=(setting("bad_medical_advice", scale="nano"),),
+        methods=("plain", vary("kl_penalty")),
+    )
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import re
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import sweeps.catalog
+from settings import catalog
+from settings.setting import Score, Setting, UserError, content_id
+from sweeps.space import MethodSpace, Values, vary
+from trainables.trial import AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, trial_for
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+TRIAL_OPTIONS = ("steps", "batch_size", "alignment_batch_size", "max_length")
+ADAPTER_OPTIONS = tuple(item.name for item in fields(AdapterConfig))
+OPTIMIZER_OPTIONS = tuple(item.name for item in fields(OptimizerConfig))
+OPTIONS = (*TRIAL_OPTIONS, *ADAPTER_OPTIONS, *OPTIMIZER_OPTIONS)
+
+
+def setting(name: str, **options: Any) -> SettingRef:
+    """A setting of the sweep: its name (or `path/to/file.py:function`) and options, e.g. `scale="nano"`."""
+    catalog.builder(name)
+    try:
+        json.dumps(options)
+    except TypeError as error:
+        raise UserError(f"setting {name!r}: options must be plain JSON values: {error}") from error
+    return SettingRef(name, options)
+
+
+def setting_label(ref: SettingRef) -> str:
+    """A setting as short text, without paths, e.g. "bad_medical_advice scale=nano"."""
+    name = ref.name.rpartition(":")[2]
+    return " ".join([name, *(f"{key}={value}" for key, value in sorted(ref.options.items()))])
+
+
+def setting_of(ref: SettingRef) -> Setting:
+    """Build a setting; the same reference gives the same object. Raises UserError."""
+    return _build(ref.name, json.dumps(dict(ref.options), sort_keys=True))
+
+
+@lru_cache(maxsize=32)
+def _build(name: str, options: str) -> Setting:
+    return catalog.build(name, json.loads(options))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method on one setting: the unit that a search explores.
+
+    Attributes:
+        setting: what is learned.
+        space: the configurations of the method.
+        budget: how many of them to try.
+        key: unique in the sweep and stable; names the arm in the ledger and the study.
+    """
+
+    setting: SettingRef
+    space: MethodSpace
+    budget: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Which trials to run.
+
+    Attributes:
+        name: of the sweep, its folder and its MLflow experiment.
+        settings: what is learned; see `setting`.
+        methods: names, `vary(...)` or `grid(...)`.
+        configurations: how many per method that has something to search.
+        seeds: their number n (0 .. n-1), or the seeds themselves.
+        objectives: names of the scores to trade off, task first; None is the setting's own.
+        seed: of the search.
+        round_size: configurations of a method that are proposed before their results are waited for.
+        pack_size: trials trained side by side; None is the number of seeds.
+        options: replace single hyper-parameters of the setting's recipe, e.g. `{"steps": 100, "rank": 4}`.
+        cpus_per_pack, gpus_per_pack: what one pack occupies.
+    """
+
+    name: str
+    settings: tuple[SettingRef, ...]
+    methods: tuple[str | MethodSpace, ...]
+    configurations: int = 6
+    seeds: int | tuple[int, ...] = 3
+    objectives: tuple[str, ...] | None = None
+    seed: int = 0
+    round_size: int = 2
+    pack_size: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cpus_per_pack: float = 1
+    gpus_per_pack: float = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not SAFE_NAME.fullmatch(self.name):
+            raise UserError(f"sweep name {self.name!r} must be letters, digits, '.', '_' or '-' (it names a folder)")
+        self._check_sequences()
+        self._check_numbers()
+        for option in self.options:
+            if option not in OPTIONS:
+                raise UserError(f"sweep {self.name!r} has no option {option!r}; options: {', '.join(OPTIONS)}")
+        repeated = _first_repeated([arm.key for arm in self.arms])
+        if repeated is not None:
+            raise UserError(f"sweep {self.name!r} lists the same method and ranges twice: {repeated}")
+
+    def _check_sequences(self) -> None:
+        for name in ("settings", "methods"):
+            value = getattr(self, name)
+            if isinstance(value, str | SettingRef | MethodSpace) or not value:
+                raise UserError(f"sweep {self.name!r}: {name} must be a tuple of at least one")
+            object.__setattr__(self, name, tuple(value))
+        for ref in self.settings:
+            if not isinstance(ref, SettingRef):
+                raise UserError(f'sweep {self.name!r}: settings must be made by setting("name", ...), got {ref!r}')
+        for method in self.methods:
+            if not isinstance(method, str | MethodSpace):
+                raise UserError(f"sweep {self.name!r}: methods must be names, vary(...) or grid(...), got {method!r}")
+        repeated = _first_repeated([setting_label(ref) for ref in self.settings])
+        if repeated is not None:
+            raise UserError(f"sweep {self.name!r} lists the setting {repeated!r} twice")
+        if not self.seed_values or _first_repeated(self.seed_values) is not None:
+            raise UserError(f"sweep {self.name!r}: seeds must be at least one, each once, got {self.seeds!r}")
+        if not all(_is_integer(seed) and seed >= 0 for seed in self.seed_values):
+            raise UserError(f"sweep {self.name!r}: seeds must be integers of at least 0, got {self.seeds!r}")
+
+    def _check_numbers(self) -> None:
+        for name in ("configurations", "round_size", "pack_size"):
+            value = getattr(self, name)
+            if not (name == "pack_size" and value is None) and (not _is_integer(value) or value < 1):
+                raise UserError(f"sweep {self.name!r}: {name} must be an integer of at least 1, got {value!r}")
+        if not _is_integer(self.seed) or self.seed < 0:
+            raise UserError(f"sweep {self.name!r}: seed must be an integer of at least 0, got {self.seed!r}")
+        for name in ("cpus_per_pack", "gpus_per_pack"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise UserError(f"sweep {self.name!r}: {name} must be a number of at least 0, got {value!r}")
+        if self.cpus_per_pack + self.gpus_per_pack == 0:
+            raise UserError(f"sweep {self.name!r}: a pack needs a CPU or a GPU; both are 0")
+
+    @property
+    def seed_values(self) -> tuple[int, ...]:
+        """The seeds of each configuration."""
+        return tuple(range(self.seeds)) if _is_integer(self.seeds) else tuple(self.seeds)  # type: ignore[arg-type]
+
+    @property
+    def trials_per_pack(self) -> int:
+        """Trials trained side by side."""
+        return self.pack_size or len(self.seed_values)
+
+    @cached_property
+    def spaces(self) -> tuple[MethodSpace, ...]:
+        """The methods, names turned into searches of their own ranges."""
+        return tuple(vary(method) if isinstance(method, str) else method for method in self.methods)
+
+    @cached_property
+    def arms(self) -> tuple[Arm, ...]:
+        """Every method on every setting."""
+        return tuple(
+            Arm(ref, space, space.budget(self.configurations), _arm_key(ref, space))
+            for ref in self.settings
+            for space in self.spaces
+        )
+
+    def trials_of(self, arm: Arm, values: Values) -> tuple[TrialConfig, ...]:
+        """The trials of a configuration, one per seed. Raises UserError for values or options that make no trial."""
+        method = arm.space.to_method(values)
+        template = self.template(arm.setting)
+        return tuple(replace(template, method=method, seed=seed) for seed in self.seed_values)
+
+    def template(self, ref: SettingRef) -> TrialConfig:
+        """Any trial on the setting, for what its trials share: data, adapter, optimiser, sizes. Raises UserError."""
+        key = setting_label(ref)
+        if key not in self._templates:
+            built = setting_of(ref)
+            space = self.spaces[0]
+            method = space.to_method(space.points[0] if space.points else {})
+            self._templates[key] = trial_for(built, ref, method, seed=0, **self._overrides(built))
+        return self._templates[key]
+
+    @cached_property
+    def _templates(self) -> dict[str, TrialConfig]:
+        return {}
+
+    def _overrides(self, built: Setting) -> dict[str, Any]:
+        """Arguments of `trial_for` that the options ask for; what they do not name stays as in the recipe."""
+        given = {name: self.options[name] for name in TRIAL_OPTIONS if name in self.options}
+        adapter = {name: self.options[name] for name in ADAPTER_OPTIONS if name in self.options}
+        optimizer = {name: self.options[name] for name in OPTIMIZER_OPTIONS if name in self.options}
+        if adapter:
+            rank = adapter.pop("rank", built.recipe.rank)
+            given["adapter"] = AdapterConfig(**{"rank": rank, "alpha": 2.0 * rank, **adapter})
+        if optimizer:
+            given["optimizer"] = OptimizerConfig(**{"learning_rate": built.recipe.learning_rate, **optimizer})
+        return given
+
+    def objectives_of(self, ref: SettingRef) -> tuple[Score, ...]:
+        """The scores that the sweep trades off on a setting. Raises UserError for a name it does not have."""
+        built = setting_of(ref)
+        names = self.objectives or built.objectives
+        known = {score.name: score for score in built.all_scores}
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"sweep {self.name!r}: setting {built.name!r} has no score {name!r}; it has {', '.join(known)}"
+                )
+        return tuple(known[name] for name in names)
+
+    def identity(self) -> str:
+        """Content id of everything that decides a result or which configurations are proposed.
+
+        The budget (configurations, number of seeds) and the resources are left out: a finished sweep may be extended.
+        """
+        data = {
+            "name": self.name,
+            "settings": [self.template(ref).to_json() | {"method": None} for ref in self.settings],
+            "objectives": [
+                [[score.name, score.higher_is_better] for score in self.objectives_of(ref)] for ref in self.settings
+            ],
+            "methods": [space.to_json() for space in self.spaces],
+            "search": [self.seed, self.round_size],
+        }
+        return content_id(data)
+
+
+def catalog_names() -> list[str]:
+    """The sweeps that ship with the software, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(sweeps.catalog.__path__))
+
+
+def load_sweep(name_or_file: str | Path) -> Sweep:
+    """The sweep of a catalog name, or of a Python file that defines `sweep = Sweep(...)`.
+
+    Raises:
+        UserError: no such name or file; a file that fails ("FILE:LINE: ExceptionType: message"); no `sweep` in it.
+    """
+    text = str(name_or_file)
+    if text.endswith(".py") or "/" in text:
+        path = Path(text).expanduser().resolve()
+        module = _run(path, lambda: catalog.module_from_file(path), shown=text)
+    elif text in catalog_names():
+        path = Path(sweeps.catalog.__path__[0]) / f"{text}.py"
+        module = _run(path, lambda: importlib.import_module(f"sweeps.catalog.{text}"), shown=text)
+    else:
+        raise UserError(f"unknown sweep {text!r}; available: {', '.join(catalog_names())}, or path/to/file.py")
+    found = getattr(module, "sweep", None)
+    if found is None:
+        raise UserError(f"{text} does not define `sweep`; end the file with sweep = Sweep(...)")
+    if not isinstance(found, Sweep):
+        raise UserError(f"{text}: `sweep` must be a Sweep, got {type(found).__name__}")
+    return found
+
+
+def _run(path: Path, load: Callable[[], ModuleType], shown: str) -> ModuleType:
+    """Import a sweep file; whatever it raises becomes one line that names the file and its line."""
+    try:
+        return load()
+    except SyntaxError as error:
+        where = f"{shown}:{error.lineno}" if error.filename == str(path) else _where(error, path, shown)
+        raise UserError(f"{where}: {type(error).__name__}: {error.msg}") from error
+    except UserError as error:
+        where = _where(error, path, shown)
+        raise UserError(f"{where}: {error}" if where != shown else str(error)) from error
+    except Exception as error:
+        message = str(error).partition("\n")[0]
+        raise UserError(f"{_where(error, path, shown)}: {type(error).__name__}: {message}") from error
+
+
+def _where(error: BaseException, path: Path, shown: str) -> str:
+    """ "FILE:LINE" of the last frame in the user's file, or "FILE" when the error did not come from it."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{shown}:{lines[-1]}" if lines else shown
+
+
+def _arm_key(ref: SettingRef, space: MethodSpace) -> str:
+    """Readable, and unique by the content of the space, so that one method may be searched in two ways."""
+    return f"{setting_label(ref)}/{space.method}-{content_id(space.to_json(), 6)}"
+
+
+def _first_repeated(values: Sequence[Any]) -> Any | None:
+    return next((value for value in values if values.count(value) > 1), None)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,189 @@
+"""A pack equals its solo runs; nothing that happens to one member reaches another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.trainables.tiny import tiny_base, tiny_setting, tiny_trial
+from trainables import methods
+from trainables.adapters import Route
+from trainables.batches import collate
+from trainables.pack import Pack
+from trainables.step import response_hidden
+from trainables.trial import OptimizerConfig, TrialConfig
+
+STEPS = 20
+
+
+def eight_trials() -> list[TrialConfig]:
+    """The four methods twice, with different coefficients, ranks, learning rates and seeds."""
+    make = methods.make
+    return [
+        tiny_trial(make("plain"), seed=0),
+        tiny_trial(make("plain"), seed=3, rank=2, learning_rate=3e-2),
+        tiny_trial(make("mixed", {"share": 0.3}), seed=1),
+        tiny_trial(make("mixed", {"share": 0.1}), seed=0, rank=8, learning_rate=2e-3),
+        tiny_trial(make("upweighted", {"weight": 2.0}), seed=2),
+        tiny_trial(make("upweighted", {"weight": 0.5}), seed=0, rank=1, learning_rate=2e-2),
+        tiny_trial(make("kl_penalty", {"beta": 1.0}), seed=0),
+        tiny_trial(make("kl_penalty", {"beta": 10.0}), seed=5, rank=3, learning_rate=5e-3),
+    ]
+
+
+def train(trials: list[TrialConfig], steps: int = STEPS) -> list[dict[str, Tensor]]:
+    pack = Pack(tiny_base(), tiny_setting(), trials, dtype=torch.float64)
+    pack.advance(steps)
+    assert [record.status for record in pack.records] == ["finished"] * len(trials)
+    return [pack.adapters.member(index) for index in range(len(trials))]
+
+
+def worst(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_pack_equals_solo() -> None:
+    """Parameters after 20 steps agree to 1e-9 in float64 (measured: about 1e-15)."""
+    packed = train(eight_trials())
+    for trial, member in zip(eight_trials(), packed, strict=True):
+        (solo,) = train([trial])
+        assert worst(solo, member) < 1e-9, trial.method
+        assert float(member["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"].abs().max()) > 1e-3
+
+
+def test_a_misrouted_row_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sending the first row of the second member to the first adapter changes parameters by far more than 1e-9."""
+    expected = train(eight_trials())
+    original = Route.__init__
+
+    def shifted(self: Route, members: tuple[int, ...], counts: tuple[int, ...]) -> None:
+        wrong = (counts[0] + 1, counts[1] - 1, *counts[2:]) if len(counts) > 1 else counts
+        original(self, members, wrong)
+
+    monkeypatch.setattr(Route, "__init__", shifted)
+    found = train(eight_trials())
+    assert worst(expected[0], found[0]) > 1e-4
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama", "gemma", "gemma2"])
+def test_members_rows_are_their_own(architecture: str) -> None:
+    """A forward of two members' rows, uneven counts, equals each member's rows alone."""
+    trials = [tiny_trial(methods.make("plain"), seed=0), tiny_trial(methods.make("plain"), seed=1, rank=2)]
+    pack = Pack(tiny_base(architecture), tiny_setting(), trials, dtype=torch.float64)
+    pack.advance(2)
+    rows = pack._encoded[2048].rows("task")
+    both = collate(rows[:5], 0)
+    with pack.adapters.routed(Route((0, 1), (2, 3))):
+        together = response_hidden(pack.base.model, both)
+    with pack.adapters.routed(Route((1,), (3,))):
+        alone = response_hidden(pack.base.model, collate(rows[2:5], 0))
+    torch.testing.assert_close(together[-len(alone) :], alone, rtol=0, atol=1e-12)
+
+
+def test_resume_is_bit_identical(tmp_path: Path) -> None:
+    trials = eight_trials()
+    base = tiny_base()
+    whole = Pack(base, tiny_setting(), trials, dtype=torch.float64)
+    whole.advance(STEPS)
+    whole.close()
+
+    first = Pack(base, tiny_setting(), trials, dtype=torch.float64)
+    first.advance(7)
+    first.save(tmp_path / "checkpoint")
+    first.close()
+    second = Pack(base, tiny_setting(), trials, dtype=torch.float64)
+    assert second.resume(tmp_path / "checkpoint")
+    assert second.steps_done == 7
+    second.advance(STEPS)
+
+    assert torch.equal(whole.adapters.theta_KP, second.adapters.theta_KP)
+    assert [record.curves for record in whole.records] == [record.curves for record in second.records]
+    assert [record.tokens for record in whole.records] == [record.tokens for record in second.records]
+
+
+def test_resume_without_checkpoint(tmp_path: Path) -> None:
+    pack = Pack(tiny_base(), tiny_setting(), eight_trials(), dtype=torch.float64)
+    assert not pack.resume(tmp_path / "nothing")
+
+
+def test_a_diverging_member_is_invalid_and_alone() -> None:
+    """A learning rate of 1e300 overflows: that member is invalid with a reason, the other keeps every bit."""
+    sane = tiny_trial(methods.make("plain"), seed=0)
+    wild = tiny_trial(methods.make("plain"), seed=1)
+    wild = TrialConfig(**{**vars(wild), "optimizer": OptimizerConfig(learning_rate=1e300, max_grad_norm=None)})
+    pack = Pack(tiny_base(), tiny_setting(), [sane, wild], dtype=torch.float64)
+    pack.advance(STEPS)
+    assert pack.records[1].status == "invalid"
+    assert "at step" in str(pack.records[1].reason)
+    assert pack.records[0].status == "finished"
+    assert worst(train([sane])[0], pack.adapters.member(0)) < 1e-9
+
+
+def test_a_dead_term_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KL whose policy is the reference stays exactly 0 after the first update, and the trial is not reported."""
+    kl_penalty = methods.get("kl_penalty")
+    losses = kl_penalty.losses
+    monkeypatch.setattr(kl_penalty, "losses", lambda self, step: losses(self, _policy_is_reference(step)))
+    pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make("kl_penalty"))], dtype=torch.float64)
+    pack.advance(STEPS)
+    assert pack.records[0].status == "invalid"
+    assert "'kl' is exactly 0" in str(pack.records[0].reason)
+
+
+def _policy_is_reference(step: object) -> object:
+    from dataclasses import replace
+
+    reference = step.reference["alignment"]  # type: ignore[attr-defined]
+    leaf = replace(reference, hidden_ND=reference.hidden_ND.clone().requires_grad_())
+    policy = {"task": step.policy["task"], "alignment": leaf}  # type: ignore[attr-defined]
+    return replace(step, policy=policy)  # type: ignore[type-var]
+
+
+def test_kl_is_exactly_zero_before_the_first_update() -> None:
+    pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make("kl_penalty"))], dtype=torch.float64)
+    pack.advance(2)
+    first, second = (value for _, value in pack.records[0].curves["kl"])
+    assert first == 0.0
+    assert second > 0.0
+
+
+def test_finish_writes_adapters_and_observations(tmp_path: Path) -> None:
+    trials = eight_trials()[:3]
+    pack = Pack(tiny_base(), tiny_setting(), trials, dtype=torch.float64)
+    pack.advance(STEPS)
+    outcomes = pack.finish(tmp_path)
+    for trial, outcome in zip(trials, outcomes, strict=True):
+        assert outcome.status == "finished"
+        assert outcome.scores["alignment"].n == 6
+        assert outcome.tokens > 0
+        assert outcome.tokens_cut == 0
+        assert (tmp_path / "adapters" / trial.trial_id / "adapter_model.safetensors").is_file()
+        assert (tmp_path / "observations" / f"{trial.trial_id}.json").is_file()
+
+
+def test_scores_do_not_depend_on_the_pack() -> None:
+    trials = eight_trials()
+    pack = Pack(tiny_base(), tiny_setting(), trials, dtype=torch.float64)
+    pack.advance(STEPS)
+    packed = pack.evaluate()
+    solo = Pack(tiny_base(), tiny_setting(), [trials[6]], dtype=torch.float64)
+    solo.advance(STEPS)
+    (alone,) = solo.evaluate().values()
+    assert alone.observations["replies"] == packed[6].observations["replies"]
+    assert alone.observations["losses"] == pytest.approx(packed[6].observations["losses"], abs=1e-9)
+
+
+def test_close_gives_the_base_back() -> None:
+    base = tiny_base()
+    ids = torch.arange(8)[None]
+    before = base.model(input_ids=ids).logits
+    names = [name for name, _ in base.model.named_modules()]
+    pack = Pack(base, tiny_setting(), eight_trials(), dtype=torch.float64)
+    pack.advance(3)
+    pack.close()
+    assert torch.equal(before, base.model(input_ids=ids).logits)
+    assert names == [name for name, _ in base.model.named_modules()]

@@ -1,0 +1,1 @@
+"""How it is learned: methods as terms, packs that share a forward."""

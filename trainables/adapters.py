@@ -1,0 +1,261 @@
+"""LoRA adapters of many trials on one frozen base model.
+
+Each adapted linear layer sees the factors of all members of a pack, stacked; a forward pass says which rows belong to
+which member. Rows of no member, the null adapter, give the base model itself: that is the reference. All factors are
+views of one tensor, a row per member, so that an optimiser step is a handful of operations whatever the model's depth.
+
+Shape legend: K members of the pack, P parameters of a member, R rank (padded to the largest of the pack), I and O in-
+and output features of a layer, M members that take part in a forward.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from settings.setting import UserError
+from trainables.trial import AdapterConfig
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which rows of a forward belong to which members.
+
+    Attributes:
+        members: indices into the pack, in the order of their rows.
+        counts: rows of each of them; the rows of one member are contiguous.
+    """
+
+    members: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def even(self) -> bool:
+        """All members have the same number of rows, so one batched matmul serves them."""
+        return len(set(self.counts)) == 1
+
+
+class PackedLinear(nn.Module):
+    """A frozen linear layer plus the adapters of a pack: y = W x + scale_k B_k A_k x for the rows of member k."""
+
+    def __init__(self, base: nn.Linear, pack: PackedAdapters, A_KRI: Tensor, B_KOR: Tensor) -> None:
+        super().__init__()
+        self.base = base
+        self.weight, self.bias = base.weight, base.bias  # what models that peek at a layer expect to find
+        self._pack = [pack]  # in a list, so that the pack's tensors stay outside the model's state
+        self.A_KRI, self.B_KOR = A_KRI, B_KOR
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[rows, ..., I] -> [rows, ..., O]`."""
+        y = self.base(x)
+        pack = self._pack[0]
+        route = pack.route
+        if route is None:
+            return y
+        A, B, scale = self._factors(route, pack.scale_K)
+        if route.even:
+            return _adapt(x, y, A, B, scale)
+        parts = zip(x.split(route.counts), y.split(route.counts), A.split(1), B.split(1), scale.split(1), strict=True)
+        return torch.cat([_adapt(*part) for part in parts])
+
+    def _factors(self, route: Route, scale_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if route.members == tuple(range(len(scale_K))):
+            return self.A_KRI, self.B_KOR, scale_K
+        index = torch.tensor(route.members, device=scale_K.device)
+        return self.A_KRI[index], self.B_KOR[index], scale_K[index]
+
+
+def _adapt(x: Tensor, y: Tensor, A_MRI: Tensor, B_MOR: Tensor, scale_M: Tensor) -> Tensor:
+    """y + scale B A x, for M members with equally many rows each. float32 factors follow a lower-precision x."""
+    A, B = A_MRI.to(x.dtype), B_MOR.to(x.dtype)
+    members = len(A)
+    low = (x.reshape(members, -1, x.shape[-1]) @ A.transpose(1, 2)) * scale_M.to(x.dtype)[:, None, None]
+    return torch.baddbmm(y.reshape(members, -1, y.shape[-1]), low, B.transpose(1, 2)).reshape(y.shape)
+
+
+class PackedAdapters:
+    """The adapters of a pack, attached to a base model in place of its linear layers until `detach`.
+
+    Args:
+        model: a causal language model whose parameters are frozen.
+        configs: one per member. All must have the same targets; ranks may differ (shorter ones are padded with zeros,
+            which stay zero: the gradient of a padded row of A is B's zero column times something, and vice versa).
+        seeds: of each member's initial A.
+        dtype: of the factors.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        configs: Sequence[AdapterConfig],
+        seeds: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if len({config.targets for config in configs}) != 1:
+            raise ValueError("the members of a pack must adapt the same layers")
+        self.model, self.configs, self.dtype = model, tuple(configs), dtype
+        self.num_members, self.rank = len(configs), max(config.rank for config in configs)
+        self.route: Route | None = None
+        names = target_names(model, configs[0])
+        bases = {name: _linear(model, name) for name in names}
+        device = bases[names[0]].weight.device
+        self.scale_K = torch.tensor([config.scale for config in configs], dtype=dtype, device=device)
+        sizes = [self.rank * features for base in bases.values() for features in (base.in_features, base.out_features)]
+        self.theta_KP = torch.zeros(self.num_members, sum(sizes), dtype=dtype, device=device)
+        views = iter(self.theta_KP.split(sizes, dim=1))
+        self.layers: dict[str, PackedLinear] = {}
+        for name, base in bases.items():
+            A_KRI = next(views).view(-1, self.rank, base.in_features).detach().requires_grad_()
+            B_KOR = next(views).view(-1, base.out_features, self.rank).detach().requires_grad_()
+            self.layers[name] = PackedLinear(base, self, A_KRI, B_KOR)
+            _replace(model, name, self.layers[name])
+        for member, (config, seed) in enumerate(zip(configs, seeds, strict=True)):
+            self._initialise(member, config.rank, seed)
+
+    def _initialise(self, member: int, rank: int, seed: int) -> None:
+        """A uniform in +- 1/sqrt(I), B zero (PEFT's default), from the seed and the layer's name alone."""
+        for name, layer in self.layers.items():
+            generator = torch.Generator().manual_seed(_seed_of(seed, name))
+            bound = 1 / math.sqrt(layer.base.in_features)
+            draw = torch.rand(rank, layer.base.in_features, generator=generator) * (2 * bound) - bound
+            with torch.no_grad():
+                layer.A_KRI[member, :rank] = draw.to(layer.A_KRI)
+
+    @property
+    def factors(self) -> list[Tensor]:
+        """A then B of every layer, in the model's order: views of `theta_KP`, and the leaves to differentiate by."""
+        return [factor for layer in self.layers.values() for factor in (layer.A_KRI, layer.B_KOR)]
+
+    def flat(self, tensors_K: Sequence[Tensor]) -> Tensor:
+        """Tensors shaped like `factors` as one `[K, P]`, in the layout of `theta_KP`."""
+        return torch.cat([tensor.reshape(self.num_members, -1) for tensor in tensors_K], dim=1)
+
+    @contextmanager
+    def routed(self, route: Route | None) -> Iterator[None]:
+        """Send the rows of the forward passes inside to these members; None is the null adapter."""
+        previous, self.route = self.route, route
+        try:
+            yield
+        finally:
+            self.route = previous
+
+    def detach(self) -> None:
+        """Give the model its own layers back. The factors stay readable."""
+        for name, layer in self.layers.items():
+            _replace(self.model, name, layer.base)
+
+    def member(self, member: int) -> dict[str, Tensor]:
+        """The factors of one member, cut to its rank, under PEFT's names."""
+        rank = self.configs[member].rank
+        factors = {}
+        for name, layer in self.layers.items():
+            factors[f"base_model.model.{name}.lora_A.weight"] = layer.A_KRI[member, :rank].detach().clone()
+            factors[f"base_model.model.{name}.lora_B.weight"] = layer.B_KOR[member, :, :rank].detach().clone()
+        return factors
+
+    def load_member(self, member: int, factors: Mapping[str, Tensor]) -> None:
+        """Set the factors of one member from PEFT's names. Raises UserError for missing, unknown or misshapen ones."""
+        own = self.member(member)
+        if own.keys() != factors.keys():
+            raise UserError(
+                f"adapter does not fit the model: layers differ at {sorted(own.keys() ^ factors.keys())[0]!r}"
+            )
+        rank = self.configs[member].rank
+        with torch.no_grad():
+            for name, layer in self.layers.items():
+                for kind, target in (("A", layer.A_KRI[member, :rank]), ("B", layer.B_KOR[member, :, :rank])):
+                    key = f"base_model.model.{name}.lora_{kind}.weight"
+                    if factors[key].shape != target.shape:
+                        raise UserError(
+                            f"adapter tensor {key!r} is {tuple(factors[key].shape)}, not {tuple(target.shape)}"
+                        )
+                    target.copy_(factors[key])
+
+    def save_member(self, member: int, directory: Path, base_model: str) -> None:
+        """Write one member as a PEFT checkpoint that `peft.PeftModel.from_pretrained` loads.
+
+        Args:
+            directory: created if needed.
+            base_model: the name or path that the checkpoint says it belongs to.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        factors = {name: tensor.float().cpu().contiguous() for name, tensor in self.member(member).items()}
+        save_file(factors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = peft_config(self.configs[member], list(self.layers), base_model)
+        (directory / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def load_peft(directory: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """A LoRA checkpoint's configuration and factors. Safetensors only. Raises UserError when there is none."""
+    weights, described = directory / "adapter_model.safetensors", directory / "adapter_config.json"
+    for path in (weights, described):
+        if not path.is_file():
+            raise UserError(f"not a PEFT checkpoint: {path} is missing")
+    config = json.loads(described.read_text())
+    targets = tuple(config["target_modules"])
+    adapter = AdapterConfig(
+        rank=config["r"], alpha=config["lora_alpha"], rslora=config.get("use_rslora", False), targets=targets
+    )
+    return adapter, load_file(weights)
+
+
+def peft_config(config: AdapterConfig, layers: Sequence[str], base_model: str) -> dict[str, Any]:
+    """The content of `adapter_config.json`."""
+    return {
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": config.rank,
+        "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
+        "task_type": "CAUSAL_LM",
+        "use_rslora": config.rslora,
+    }
+
+
+def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
+    """Names of the linear layers to adapt, in the model's order. Raises UserError when a target matches none.
+
+    "all-linear" leaves out the output head, as PEFT does.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    if config.targets == "all-linear":
+        return linear
+    kinds = {name.rpartition(".")[2] for name in linear}
+    unknown = set(config.targets) - kinds
+    if unknown:
+        raise UserError(
+            f"adapter target {sorted(unknown)[0]!r} is no linear layer of the model; it has {sorted(kinds)}"
+        )
+    return [name for name in linear if name.rpartition(".")[2] in config.targets]
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear:
+    layer = model.get_submodule(name)
+    if not isinstance(layer, nn.Linear):
+        raise TypeError(f"{name} is a {type(layer).__name__}, not a linear layer")
+    return layer
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _seed_of(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1

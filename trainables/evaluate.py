@@ -1,0 +1,106 @@
+"""What models do on a setting's questions: replies or token losses, then the setting's own grades."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from settings.setting import Evaluation, Measurement, Observation
+from trainables.adapters import PackedAdapters, Route
+from trainables.batches import EncodedSetting, Row, collate
+from trainables.generate import generate
+from trainables.losses import token_nll
+from trainables.method import Forward
+from trainables.step import autocast, head_of, response_hidden
+
+ROWS_PER_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One model on one setting: the scores, and per evaluation what was observed on each question, in order."""
+
+    scores: dict[str, Measurement]
+    observations: dict[str, list[Observation]]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    encoded: EncodedSetting,
+    *,
+    adapters: PackedAdapters | None = None,
+    members: Sequence[int] = (),
+    seeds: Sequence[int] = (),
+) -> list[Evaluated]:
+    """Evaluate members of a pack, or the base model when there are no adapters.
+
+    Args:
+        seeds: one per member (one for the base model); used by evaluations that sample.
+
+    Returns:
+        One result per member, in order.
+    """
+    found = [Evaluated({}, {}) for _ in (members if adapters else (0,))]
+    observe = functools.partial(_observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,))
+    for evaluation in encoded.setting.evaluations:
+        for result, observations in zip(found, observe(evaluation), strict=True):
+            result.observations[evaluation.name] = observations
+            result.scores.update(evaluation.grade(observations))
+    return found
+
+
+def _observe(
+    model: PreTrainedModel,
+    encoded: EncodedSetting,
+    adapters: PackedAdapters | None,
+    members: tuple[int, ...],
+    seeds: tuple[int, ...],
+    evaluation: Evaluation,
+) -> list[list[Observation]]:
+    """`[member][question]`."""
+    rows = encoded.questions(evaluation)
+    pad_id = int(encoded.encoder.tokenizer.pad_token_id)
+    if evaluation.observe == "token_loss":
+        routes = [Route((member,), (1,)) for member in members] if adapters else [None]
+        return [_token_losses(model, rows, adapters, route, pad_id) for route in routes]
+    replies = generate(
+        model,
+        [row.ids[: row.prompt_length] for row in rows],
+        adapters=adapters,
+        members=members,
+        seeds=seeds,
+        max_new_tokens=evaluation.max_new_tokens,
+        stop_ids=encoded.encoder.stop_ids(rows),
+        pad_id=pad_id,
+        temperature=evaluation.temperature,
+    )
+    return [[encoded.encoder.text(reply) for reply in some] for some in replies]
+
+
+@torch.no_grad()
+def _token_losses(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    adapters: PackedAdapters | None,
+    route: Route | None,
+    pad_id: int,
+) -> list[Observation]:
+    """Mean cross-entropy in nats per response token of each row, for one member or the base model."""
+    losses: list[Observation] = []
+    for start in range(0, len(rows), ROWS_PER_BATCH):
+        some = rows[start : start + ROWS_PER_BATCH]
+        batch = collate(some, pad_id, model.device)
+        with autocast(model.device):
+            if adapters and route:
+                with adapters.routed(Route(route.members, (len(some),))):
+                    hidden_ND = response_hidden(model, batch)
+            else:
+                hidden_ND = response_hidden(model, batch)
+            forward = Forward(hidden_ND, batch.labels_N, batch.row_N, len(some), head_of(model))
+            parts = token_nll(forward).split(batch.tokens_per_row)
+        losses += [float(part.mean()) for part in parts]
+    return losses

@@ -1,0 +1,147 @@
+"""Replies of many trials to the same prompts in one stream of forward passes.
+
+Shape legend: M members (or 1 for the base model), P prompts of a chunk, L tokens so far, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from trainables.adapters import PackedAdapters, Route
+from trainables.step import autocast, head_of
+
+Reply = tuple[int, ...]
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    adapters: PackedAdapters | None = None,
+    members: Sequence[int] = (),
+    seeds: Sequence[int] = (),
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+    pad_id: int,
+    temperature: float = 0.0,
+    rows_per_batch: int = 256,
+) -> list[list[Reply]]:
+    """Reply to every prompt with every member.
+
+    Args:
+        prompts: tokens of each prompt, up to the place where the reply starts.
+        adapters, members: whose replies; without adapters the base model's alone.
+        seeds: one per member; used when sampling. A reply depends on its member's weights and seed and on the place of
+            its prompt in the list, not on what else is in the pack.
+        max_new_tokens: longest reply.
+        stop_ids: tokens that end a reply; they are not part of it.
+        temperature: 0 is greedy.
+        rows_per_batch: rows of one forward pass.
+
+    Returns:
+        `[member][prompt]`, tokens without the stop token.
+    """
+    voices = len(members) if adapters else 1
+    replies: list[list[Reply]] = [[()] * len(prompts) for _ in range(voices)]
+    if max_new_tokens < 1:
+        return replies
+    uniform = _uniforms(seeds, len(prompts), max_new_tokens) if temperature > 0 else None
+    for chunk in _chunks(prompts, max(1, rows_per_batch // voices)):
+        draws = None if uniform is None else uniform[:, chunk].reshape(-1, max_new_tokens)
+        decoder = _Decoder(model, stop_ids, pad_id, temperature, draws)
+        tokens = [prompts[index] for index in chunk] * voices
+        if adapters:
+            with adapters.routed(Route(tuple(members), (len(chunk),) * voices)):
+                out = decoder.run(tokens, max_new_tokens)
+        else:
+            out = decoder.run(tokens, max_new_tokens)
+        for row, reply in enumerate(out):
+            replies[row // len(chunk)][chunk[row % len(chunk)]] = reply
+    return replies
+
+
+def _chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Indices of prompts, similar lengths together, so that little is spent on padding."""
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _uniforms(seeds: Sequence[int], num_prompts: int, num_tokens: int) -> np.ndarray:
+    """One number in [0, 1) per member, prompt and token, `[M, prompts, tokens]`, from (seed, prompt) alone."""
+    rows = [[np.random.default_rng([seed, index]).random(num_tokens) for index in range(num_prompts)] for seed in seeds]
+    return np.asarray(rows)
+
+
+class _Decoder:
+    """Token-by-token decoding of one chunk with a key-value cache.
+
+    Prompts are padded on the right and the replies follow the padding, which later tokens do not see. Unlike padding on
+    the left this leaves no position without anything to attend to (a source of NaN), and the prompts need no mask.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stop_ids: frozenset[int],
+        pad_id: int,
+        temperature: float,
+        draws: np.ndarray | None,
+    ) -> None:
+        self.model, self.head, self.pad_id, self.temperature = model, head_of(model), pad_id, temperature
+        self.stop = torch.tensor(sorted(stop_ids), device=model.device)
+        self.draws = None if draws is None else torch.from_numpy(draws).to(model.device)
+
+    def run(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Reply]:
+        device = self.model.device
+        longest = max(map(len, prompts))
+        ids = torch.tensor(
+            [list(prompt) + [self.pad_id] * (longest - len(prompt)) for prompt in prompts], device=device
+        )
+        length = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        mask = (torch.arange(longest, device=device) < length[:, None]).long()
+        padded = not bool(mask.all())
+        cache = DynamicCache(config=self.model.config)
+        finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        hidden = self._forward(ids, None, cache)[torch.arange(len(prompts), device=device), length - 1]
+        written: list[Tensor] = []
+        while True:
+            token = torch.where(finished, self.pad_id, self._pick(self._logits(hidden), len(written)))
+            finished = finished | torch.isin(token, self.stop)
+            written.append(token)
+            if len(written) == max_new_tokens or bool(finished.all()):
+                return [self._reply(row) for row in torch.stack(written, dim=1).tolist()]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            positions = (length + len(written) - 1)[:, None]
+            hidden = self._forward(token[:, None], mask if padded else None, cache, positions)[:, -1]
+
+    def _forward(
+        self, ids: Tensor, mask: Tensor | None, cache: DynamicCache, positions: Tensor | None = None
+    ) -> Tensor:
+        with autocast(ids.device):
+            return self.model.base_model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+
+    def _logits(self, hidden_RD: Tensor) -> Tensor:
+        with autocast(hidden_RD.device):
+            return self.head(hidden_RD)
+
+    def _pick(self, logits_RV: Tensor, number: int) -> Tensor:
+        """The next token of each row: the most likely one, or by inverse transform sampling."""
+        if self.draws is None:
+            return logits_RV.argmax(dim=-1)
+        cumulative = torch.softmax(logits_RV.double() / self.temperature, dim=-1).cumsum(dim=-1)
+        draw = self.draws[:, number : number + 1] * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, draw, right=True).squeeze(-1).clamp(max=logits_RV.shape[-1] - 1)
+
+    def _reply(self, tokens: Sequence[int]) -> Reply:
+        stops = set(self.stop.tolist())
+        end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
+        return tuple(tokens[:end])

@@ -1,0 +1,84 @@
+"""AdamW over a leading member axis: every trial of a pack with its own rate, decay, clipping and step count.
+
+Shape legend: K members of the pack, P parameters of a member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from trainables.trial import OptimizerConfig
+
+
+class PackedAdamW:
+    """AdamW with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), one optimiser per member.
+
+    Equal to `torch.nn.utils.clip_grad_norm_` followed by `torch.optim.AdamW` for each member alone.
+
+    Args:
+        theta_KP: the parameters, updated in place.
+        configs: one per member.
+        steps: length of each member's schedule, in updates.
+    """
+
+    def __init__(self, theta_KP: Tensor, configs: Sequence[OptimizerConfig], steps: Sequence[int]) -> None:
+        self.theta_KP, self.configs, self.steps = theta_KP, tuple(configs), tuple(steps)
+        self.mean_KP, self.square_KP = torch.zeros_like(theta_KP), torch.zeros_like(theta_KP)
+        self.updates = [0] * len(configs)
+
+    def rates(self) -> list[float]:
+        """The learning rate of each member's next update."""
+        members = zip(self.configs, self.updates, self.steps, strict=True)
+        return [config.rate(done, total) for config, done, total in members]
+
+    @torch.no_grad()
+    def step(self, gradient_KP: Tensor, active: Sequence[bool]) -> Tensor:
+        """One update of the active members; the others keep every bit. Returns norms before clipping, `[K]`."""
+        norm_K = gradient_KP.square().sum(dim=1).sqrt()
+        rates = self.rates()
+        self.updates = [done + bool(on) for done, on in zip(self.updates, active, strict=True)]
+        rate, decay, beta1, beta2, fix1, fix2, eps, clip = self._columns(rates, norm_K)
+        scaled = gradient_KP * clip
+        mean = torch.lerp(scaled, self.mean_KP, beta1)
+        square = torch.lerp(scaled.square(), self.square_KP, beta2)
+        update = (mean / fix1) / ((square / fix2).sqrt_() + eps) + decay * self.theta_KP
+        on = torch.tensor(active, device=norm_K.device)[:, None]
+        for kept, new in (
+            (self.theta_KP, self.theta_KP - rate * update),
+            (self.mean_KP, mean),
+            (self.square_KP, square),
+        ):
+            kept.copy_(torch.where(on, new, kept))
+        return norm_K
+
+    def _columns(self, rates: Sequence[float], norm_K: Tensor) -> tuple[Tensor, ...]:
+        """Per-member scalars as `[K, 1]`: rate, decay, both betas, both bias corrections, eps, clipping factor."""
+        rows = [
+            (
+                rate,
+                config.weight_decay,
+                config.beta1,
+                config.beta2,
+                1 - config.beta1 ** max(1, done),
+                1 - config.beta2 ** max(1, done),
+                config.eps,
+                float("inf") if config.max_grad_norm is None else config.max_grad_norm,
+            )
+            for rate, config, done in zip(rates, self.configs, self.updates, strict=True)
+        ]
+        columns = torch.tensor(rows, dtype=norm_K.dtype, device=norm_K.device)
+        columns[:, 7] = (columns[:, 7] / (norm_K + 1e-6)).clamp(max=1.0)
+        return columns[:, :, None].unbind(dim=1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and step counts, for a checkpoint."""
+        return {"mean": self.mean_KP, "square": self.square_KP, "updates": torch.tensor(self.updates)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set what `state` returned."""
+        self.mean_KP.copy_(state["mean"])
+        self.square_KP.copy_(state["square"])
+        self.updates = [int(done) for done in state["updates"]]

@@ -1,0 +1,142 @@
+"""Ray glue: a long-lived Tune actor that trains one pack after another. Everything it does is `Pack`.
+
+The actor keeps base models and settings between packs, so that with `reuse_actors=True` a new pack starts in
+milliseconds instead of the seconds that imports and loading take.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from settings import catalog
+from settings.setting import NanoModel, Setting, UserError
+from trainables.base_models import LoadedBase, load_base
+from trainables.batches import EncodedSetting
+from trainables.evaluate import evaluate
+from trainables.files import remove
+from trainables.pack import Pack
+from trainables.trial import SettingRef, TrialConfig
+
+SLICE_SECONDS = 1.0
+
+
+class PackTrainable(tune.Trainable):
+    """Trains the pack that its configuration holds, slice by slice.
+
+    Configuration (all JSON values):
+        pack: `{"kind": "train", "trials": [trial, ...]}`, or `{"kind": "base", "setting": {"name", "options"}}` to
+            score the untouched base model.
+        output: folder for adapters, observations and checkpoints.
+        threads: CPU threads of the actor.
+        checkpoint_seconds: time between checkpoints of a running pack.
+
+    Results (one per slice): `progress` = trial id -> newest values of its curves, `steps` = [done, total]; the last one
+    holds `outcomes` (a list of `Outcome` JSON) or `base` (score -> measurement), or `user_error`, one line about
+    something that only the user can put right.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        self._pack: Pack | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._release()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            return self._train() if self._spec["kind"] == "train" else self._score_base()
+        except UserError as error:
+            return {"user_error": str(error), "done": True}
+
+    def cleanup(self) -> None:
+        self._release()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: packs keep their checkpoints by content id under `output`, where any later driver finds them."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing; see `save_checkpoint`."""
+
+    def _begin(self, config: Mapping[str, Any]) -> None:
+        torch.set_num_threads(int(config["threads"]))
+        self._spec, self._folder = config["pack"], Path(config["output"])
+        self._checkpoint_seconds, self._saved_at = float(config["checkpoint_seconds"]), time.monotonic()
+
+    def _release(self) -> None:
+        if self._pack is not None:
+            self._pack.close()
+            self._pack = None
+
+    def _train(self) -> dict[str, Any]:
+        if self._pack is None:
+            self._pack = self._open()
+        pack, until = self._pack, time.monotonic() + SLICE_SECONDS
+        while pack.active and time.monotonic() < until:
+            pack.advance(1)
+        checkpoint = self._folder / "checkpoints" / pack.pack_id
+        if not pack.active:
+            outcomes = [outcome.to_json() for outcome in pack.finish(self._folder)]
+            remove(checkpoint)
+            return {**_progress(pack), "outcomes": outcomes, "done": True}
+        if time.monotonic() - self._saved_at > self._checkpoint_seconds:
+            pack.save(checkpoint)
+            self._saved_at = time.monotonic()
+        return {**_progress(pack), "done": False}
+
+    def _open(self) -> Pack:
+        trials = [TrialConfig.from_json(data) for data in self._spec["trials"]]
+        setting = _setting(trials[0].setting)
+        stale = [trial for trial in trials if trial.data != setting.fingerprint()]
+        if stale:
+            raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
+        pack = Pack(_base(setting), setting, trials)
+        pack.resume(self._folder / "checkpoints" / pack.pack_id)
+        return pack
+
+    def _score_base(self) -> dict[str, Any]:
+        setting = _setting(SettingRef(**self._spec["setting"]))
+        base = _base(setting)
+        encoded = EncodedSetting(setting, base.tokenizer, setting.recipe.max_length)
+        (found,) = evaluate(base.model, encoded)
+        return {"base": {name: asdict(score) for name, score in found.scores.items()}, "done": True}
+
+
+def _progress(pack: Pack) -> dict[str, Any]:
+    return {"progress": pack.progress(), "steps": [pack.steps_done, pack.steps]}
+
+
+def _setting(ref: SettingRef) -> Setting:
+    return _cached_setting(ref.name, json.dumps(dict(ref.options), sort_keys=True))
+
+
+@lru_cache(maxsize=4)
+def _cached_setting(name: str, options: str) -> Setting:
+    return catalog.build(name, json.loads(options))
+
+
+def _base(setting: Setting) -> LoadedBase:
+    """The setting's base model, loaded once per process: bfloat16 on a GPU, float32 on a CPU."""
+    model = setting.base_model
+    device = "cuda" if torch.cuda.is_available() and not isinstance(model, NanoModel) else "cpu"
+    key = (json.dumps(model.to_json(), sort_keys=True), device)
+    if key not in _bases:
+        _bases.clear()
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        _bases[key] = load_base(model, dtype=dtype, device=device)
+    return _bases[key]
+
+
+_bases: dict[tuple[str, str], LoadedBase] = {}

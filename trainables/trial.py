@@ -1,0 +1,227 @@
+"""What a trial is, and its identity: the hash of its arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from settings.setting import Measurement, Setting, UserError, content_id
+from trainables import methods
+from trainables.method import BatchSizes, Method
+
+# Part of every trial's identity. Raise it when the same configuration would give other numbers than before, so that
+# results of two versions of the training code are never taken for one another.
+NUMERICS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SettingRef:
+    """How to build a setting again, anywhere: its name (see `settings.catalog`) and options, all JSON values."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """A LoRA adapter (Hu et al. 2021, arXiv:2106.09685): W x + scale B A x.
+
+    Attributes:
+        rank: rows of A.
+        alpha: scale is alpha / rank, or alpha / sqrt(rank) with `rslora` (Kalajdzievski 2023, arXiv:2312.03732).
+        targets: "all-linear" (every linear layer but the head) or names of the layers' last components.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    rslora: bool = False
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+    @property
+    def scale(self) -> float:
+        """Factor of B A x."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a schedule. `max_grad_norm` None is no clipping."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    max_grad_norm: float | None = 1.0
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = 5
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of update `step` (0-based) of `steps`: linear warm-up, then decay.
+
+        The first update has rate peak / warmup_steps, update warmup_steps - 1 the peak, and the decay would reach
+        exactly 0 at update `steps`, one after the last, so that no update is wasted.
+        """
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps + 1) / max(1, steps - self.warmup_steps + 1)
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - progress)
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """A configuration with a seed: everything that decides the result.
+
+    Attributes:
+        setting: what is learned.
+        data: the setting's fingerprint, so that other rows give another trial.
+        method: with its coefficients.
+        adapter, optimizer: of the fine-tuning.
+        steps: optimiser steps.
+        batch_size, alignment_batch_size: rows per step of the streams.
+        max_length: longest row in tokens.
+        seed: of the adapter's initial weights and the order of the rows; common to all configurations.
+    """
+
+    setting: SettingRef
+    data: str
+    method: Method
+    adapter: AdapterConfig = AdapterConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    steps: int
+    batch_size: int
+    alignment_batch_size: int
+    max_length: int = 2048
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "alignment_batch_size", "max_length"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"trial option {name!r} must be an integer of at least 1, got {value!r}")
+        if self.adapter.rank < 1:
+            raise UserError(f"adapter option 'rank' must be at least 1, got {self.adapter.rank!r}")
+
+    @property
+    def sizes(self) -> BatchSizes:
+        """Rows per step."""
+        return BatchSizes(self.batch_size, self.alignment_batch_size)
+
+    @property
+    def trial_id(self) -> str:
+        """Content id of the trial."""
+        return content_id(self.to_json())
+
+    @property
+    def configuration_id(self) -> str:
+        """Content id of the trial without its seed."""
+        return content_id({key: value for key, value in self.to_json().items() if key != "seed"})
+
+    @property
+    def coefficients(self) -> dict[str, Any]:
+        """The method's coefficients by name."""
+        return asdict(self.method)
+
+    @property
+    def label(self) -> str:
+        """The coefficients as short text, e.g. "beta=0.3"; "" for a method that has none."""
+        return ", ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in self.coefficients.items()
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Canonical JSON data; `from_json` is its inverse."""
+        data = asdict(self)
+        data["method"] = {"name": self.method.name, **self.coefficients}
+        data["setting"] = {"name": self.setting.name, "options": dict(self.setting.options)}
+        if self.adapter.targets != "all-linear":
+            data["adapter"]["targets"] = list(self.adapter.targets)
+        return {**data, "numerics": NUMERICS_VERSION}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> TrialConfig:
+        """The trial that `to_json` wrote. Raises UserError when another version of the training code wrote it."""
+        values = dict(data)
+        version = values.pop("numerics", None)
+        if version != NUMERICS_VERSION:
+            raise UserError(f"trial of numerics version {version}; this code is version {NUMERICS_VERSION}")
+        method = dict(values.pop("method"))
+        adapter = dict(values.pop("adapter"))
+        if adapter["targets"] != "all-linear":
+            adapter["targets"] = tuple(adapter["targets"])
+        return TrialConfig(
+            setting=SettingRef(**values.pop("setting")),
+            method=methods.make(method.pop("name"), method),
+            adapter=AdapterConfig(**adapter),
+            optimizer=OptimizerConfig(**values.pop("optimizer")),
+            **values,
+        )
+
+
+def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **overrides: Any) -> TrialConfig:
+    """A trial at the setting's own recipe; `overrides` replace single options of `TrialConfig`.
+
+    Raises UserError when the method reads a stream that the setting does not have.
+    """
+    for stream in method.streams:
+        if stream not in setting.streams:
+            raise UserError(f"method {method.name!r} needs {stream} rows, and setting {setting.name!r} has none")
+    recipe = setting.recipe
+    values: dict[str, Any] = {
+        "adapter": AdapterConfig(rank=recipe.rank, alpha=2.0 * recipe.rank),
+        "optimizer": OptimizerConfig(learning_rate=recipe.learning_rate),
+        "steps": recipe.steps,
+        "batch_size": recipe.batch_size,
+        "alignment_batch_size": recipe.alignment_batch_size,
+        "max_length": recipe.max_length,
+    }
+    return TrialConfig(setting=ref, data=setting.fingerprint(), method=method, seed=seed, **(values | overrides))
+
+
+Status = Literal["finished", "invalid", "failed", "stopped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended. This is what the ledger keeps.
+
+    Attributes:
+        trial: its configuration and seed.
+        status: "finished" has scores; "invalid" diverged or had a dead term; "failed" crashed; "stopped" was cut short.
+        reason: one line, unless finished.
+        scores: score name -> measurement, of every evaluation of the setting.
+        curves: metric name -> (step, value) pairs, thinned.
+        tokens: tokens sent through the model in training, padding excluded, reference passes included.
+        tokens_cut: response tokens of the training rows that were longer than `max_length`, over the whole training.
+        seconds: this trial's share of the pack's wall time.
+        adapter: name of the adapter's folder under the sweep's `adapters/`, a PEFT checkpoint; None if not kept.
+    """
+
+    trial: TrialConfig
+    status: Status
+    reason: str | None = None
+    scores: Mapping[str, Measurement] = field(default_factory=dict)
+    curves: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+    tokens: int = 0
+    tokens_cut: int = 0
+    seconds: float = 0.0
+    adapter: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON data; `from_json` is its inverse."""
+        return asdict(self) | {"trial": self.trial.to_json()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Outcome:
+        """The outcome that `to_json` wrote."""
+        scores = {name: Measurement(**value) for name, value in data["scores"].items()}
+        curves = {name: [(int(step), float(value)) for step, value in curve] for name, curve in data["curves"].items()}
+        rest = {"trial": TrialConfig.from_json(data["trial"]), "scores": scores, "curves": curves}
+        return Outcome(**{**data, **rest})
