@@ -113,6 +113,12 @@ def load_base(
     return _load_from_hub(spec, dtype, device)
 
 
+def check_source(spec: BaseModel) -> None:
+    """Refuse a local model directory that does not exist, before anything is started. Raises UserError."""
+    if isinstance(spec, PretrainedModel) and _names_directory(spec.source):
+        _model_directory(spec.source)
+
+
 # --- local and Hub -----------------------------------------------------------------------------------------------------
 
 
@@ -198,8 +204,8 @@ def pretrained_nano(spec: NanoModel, progress: Progress | None = None) -> Path:
     Of several processes that ask at once, one trains and the others wait. A killed one leaves nothing that could be
     taken for a model.
     """
-    directory = cache_root() / "base_models" / nano_content_id(spec)
-    if (directory / COMPLETE).is_file():
+    directory = _nano_directory(spec)
+    if is_pretrained(spec):
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(directory.with_name(f"{directory.name}.lock")):
@@ -211,6 +217,15 @@ def pretrained_nano(spec: NanoModel, progress: Progress | None = None) -> Path:
                 tokenizer.save_pretrained(temporary)
                 (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True))
     return directory
+
+
+def is_pretrained(spec: NanoModel) -> bool:
+    """Whether the cache has a nano model."""
+    return (_nano_directory(spec) / COMPLETE).is_file()
+
+
+def _nano_directory(spec: NanoModel) -> Path:
+    return cache_root() / "base_models" / nano_content_id(spec)
 
 
 def word_tokenizer(world: World) -> PreTrainedTokenizerFast:
