@@ -56,6 +56,15 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Setting:
     return make(**options)
 
 
+def absolute(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with every path made absolute, so that a worker in another folder builds the same setting.
+
+    A setting that takes paths says how: its module has a function `absolute(options)`.
+    """
+    module = inspect.getmodule(builder(name))
+    return dict(getattr(module, "absolute", dict)(options))
+
+
 def module_from_file(path: Path) -> ModuleType:
     """Import a Python file by its path; the same path gives the same module. Raises UserError when there is none."""
     path = path.expanduser().resolve()

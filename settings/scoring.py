@@ -1,7 +1,7 @@
 """Scorers: pure functions of an example and what was observed of the model on it.
 
-A scorer is `(example, observation) -> float | None`, where None means that the row cannot be graded. Options are keyword
-arguments, bound with `functools.partial`, so that a scorer can be pickled:
+A scorer is `(example, observation) -> float | None`, where None means that the row cannot be graded. Options are
+keyword arguments, bound with `functools.partial`, so that a scorer can be pickled:
 
     Score("match", "task", "...", grade=partial(regex_match, pattern=compile_pattern(r"= (\\d+)", "match")))
 """
@@ -48,6 +48,11 @@ def extract(pattern: re.Pattern[str], text: str) -> str | None:
     """
     match = pattern.search(text)
     return match.group(1 if pattern.groups else 0) if match else None
+
+
+def has_extract(example: Example, *, pattern: re.Pattern[str]) -> bool:
+    """Whether the gold response can be compared with at all."""
+    return extract(pattern, example.response) is not None
 
 
 def compile_pattern(text: str, option: str) -> re.Pattern[str]:

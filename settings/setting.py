@@ -45,7 +45,7 @@ class Example:
 
     Attributes:
         messages: the turns; `[user, assistant]`, optionally a leading system turn, optionally more pairs.
-        tags: facts about the row that a grader or a breakdown needs, e.g. `{"domain": "medical"}`. Never shown to a model.
+        tags: facts about the row that a grader or a breakdown needs, e.g. `{"domain": "medical"}`. No model sees them.
     """
 
     messages: tuple[Message, ...]
@@ -79,8 +79,9 @@ class Score:
         name: key in tables, MLflow and figures, e.g. `alignment`.
         kind: which of the three goals it speaks of (learn the task, generalise the capability, stay aligned).
         description: what the number is, with its unit, e.g. "share of replies outside medicine graded >= 80".
-        grade: (example, observation) -> value, or None when the observation cannot be graded; None is counted as missing
-            and never as zero. The observation is the reply text, or the mean token loss in nats (see `Evaluation`).
+        grade: (example, observation) -> value, or None when the observation cannot be graded; None is counted as
+            missing and never as zero. The observation is the reply text, or the mean token loss in nats (see
+            `Evaluation`).
         higher_is_better: the sign; only `analysis.scores` applies it.
         applies: which rows count.
     """

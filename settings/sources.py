@@ -2,7 +2,7 @@
 
 A row is an object with `messages`, a list of `{"role": ..., "content": ...}`:
 
-    {"messages": [{"role": "user", "content": "GCD of 6 and 9?"}, {"role": "assistant", "content": "3"}], "label": "gcd"}
+    {"messages": [{"role": "user", "content": "GCD of 6, 9?"}, {"role": "assistant", "content": "3"}], "label": "gcd"}
 
 Roles go [system,] user, assistant, user, ..., assistant; the last message is the response to learn. Every other field
 becomes a tag, as text: a string as it is, anything else as its JSON (`3`, `true`, `[1,2]`). A null is no value: the
@@ -12,6 +12,7 @@ field, or the message key, counts as absent. Whatever is wrong is a UserError of
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +81,14 @@ def read_hub_rows(
     """
     import datasets
 
+    if not dataset_id:
+        raise UserError("the name of the dataset is empty; give owner/name, or a directory")
     try:
         table = datasets.load_dataset(dataset_id, config, split=split, revision=revision)
     except ConnectionError as error:
         raise UserError(_unreachable(dataset_id, datasets.config.HF_CACHE_HOME)) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"dataset {dataset_id!r}, split {split!r}: {_first_line(error)}") from error
+        raise UserError(f"dataset {dataset_id!r}, split {split!r}: {_one_line(error)}") from error
     places = (f"{dataset_id}, split {split}, row {number}" for number in range(1, len(table) + 1))
     rows = tuple(Row(example_of(row, where), where) for row, where in zip(table, places, strict=True))
     if not rows:
@@ -210,10 +213,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _first_line(error: BaseException) -> str:
-    """What went wrong, in one line: `datasets` keeps it in the innermost cause."""
+def _one_line(error: BaseException) -> str:
+    """What went wrong, without line breaks: `datasets` keeps it in the innermost cause."""
     innermost = list(_causes(error))[-1]
-    return str(innermost).strip().partition("\n")[0] or type(innermost).__name__
+    return textwrap.shorten(str(innermost) or type(innermost).__name__, width=300, placeholder=" ...")
 
 
 def _refuse(where: str, problem: str) -> NoReturn:

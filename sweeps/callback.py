@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback, Stopper
 
 
 class Reporter(Callback):
-    """Hands every worker's result to a function of the driver."""
+    """Hands every worker's result to a function of the driver, and knows why a worker failed."""
 
     def __init__(self, receive: Callable[[Mapping[str, Any]], None]) -> None:
         self._receive = receive
+        self._trials: dict[str, Any] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._trials[trial.trial_id] = trial
+
+    def reason(self, trial_id: str) -> str:
+        """The last line of the error of a failed Tune trial."""
+        trial = self._trials.get(trial_id)
+        file = trial.error_file if trial is not None else None
+        lines = Path(file).read_text().strip().splitlines() if file and Path(file).is_file() else []
+        return lines[-1].strip() if lines else "the worker died"
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self._receive(result)

@@ -121,8 +121,8 @@ def _show_setting(console: Console, setting: Setting) -> None:
     for stream, rows in setting.streams.items():
         table.add_row(stream, str(len(rows)), _short(rows[0].prompt[-1].content), _short(rows[0].response))
     console.print(table)
-    share = f"{setting.proxy_share:.1%} of the training rows are alignment rows"
-    console.print(f"{share}{'' if setting.proxy_share < 0.25 else ' (the study keeps this below 25 %)'}", highlight=False)
+    excess = "" if setting.proxy_share < 0.25 else " (the study keeps this below 25 %)"
+    console.print(f"{setting.proxy_share:.1%} of the training rows are alignment rows{excess}", highlight=False)
     scores = Table(box=None, padding=(0, 2), title="\nscores", title_justify="left")
     for column in ("score", "kind", "better", "questions", "what"):
         scores.add_column(column, overflow="fold")
@@ -182,16 +182,17 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     from sweeps.sweep import load_sweep
 
     sweep = load_sweep(name)
+    sweep.check()
     workers = num_workers(sweep, {"CPU": os.cpu_count() or 1, "GPU": sweep.gpus_per_pack})
     plan = packing.estimate(sweep, workers)
     console = Console()
-    table = Table(box=None, padding=(0, 2), title=f"sweep {sweep.name}", title_justify="left")
-    table.add_column("arm")
+    table = _arms_table(sweep.name, [arm.setting for arm in plan.arms])
     for column in ("configurations", "trials", "packs", "training tokens"):
         table.add_column(column, justify="right")
     for arm in plan.arms:
-        table.add_row(arm.arm, str(arm.configurations), str(arm.trials), str(arm.packs), f"{arm.tokens:,.0f}")
-    table.add_row("all", "", str(plan.trials), str(plan.packs), f"{plan.tokens:,.0f}", style="bold")
+        numbers = (str(arm.configurations), str(arm.trials), str(arm.packs), f"{arm.tokens:,.0f}")
+        table.add_row(*_arm(table, arm.setting, arm.method), *numbers)
+    table.add_row(*_arm(table, "", "all"), "", str(plan.trials), str(plan.packs), f"{plan.tokens:,.0f}", style="bold")
     console.print(table)
     console.print(
         f"about {clock(plan.seconds)} of training and evaluation with {plan.workers} packs at a time on this machine,"
@@ -202,6 +203,20 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     folder = folder_of(sweep.name, output)
     if (folder / LEDGER).exists():
         console.print(f"{len(read(folder).outcomes)} of these trials are finished in {folder}", highlight=False)
+
+
+def _arms_table(sweep: str, settings: list[str]) -> Table:
+    """A table with a row per method; the setting is in the title, or in a column where there are several."""
+    several = len(set(settings)) > 1
+    title = f"sweep {sweep}" if several else f"sweep {sweep} on {settings[0]}"
+    table = Table(box=None, padding=(0, 2), title=title, title_justify="left")
+    for column in ("setting", "method") if several else ("method",):
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _arm(table: Table, setting: str, method: str) -> tuple[str, ...]:
+    return (setting, method) if table.columns[0].header == "setting" else (method,)
 
 
 @sweep_app.command("run", epilog="Example: selgen sweep run quickstart --output runs")
@@ -234,10 +249,10 @@ def _run(sweep: Sweep, output: Path, tracking_uri: str | None, address: str | No
         raise typer.Exit(130)
     for note in finished.notes:
         console.print(note, highlight=False)
-    from sweeps.results import show_results
-
-    show_results(sweep.name, finished.folder, finished.tracking_uri, console)
-    console.print(f"MLflow: selgen ui --output {output}", highlight=False)
+    for file in finished.files:
+        console.print(f"wrote {file}", highlight=False, soft_wrap=True)
+    where = f"--tracking-uri {tracking_uri}" if tracking_uri else f"--output {output}"
+    console.print(f"see every trial in MLflow: selgen ui {where}", highlight=False, soft_wrap=True)
 
 
 @sweep_app.command("status", epilog="Example: selgen sweep status quickstart --json")
@@ -253,13 +268,12 @@ def status_command(
     if as_json:
         typer.echo(json.dumps(found))
         return
-    table = Table(box=None, padding=(0, 2), title=f"sweep {found['sweep']}", title_justify="left")
-    table.add_column("arm")
+    table = _arms_table(found["sweep"], [arm["setting"] for arm in found["arms"]])
     columns = ("trials", "finished", "invalid", "failed", "stopped", "left")
     for column in columns:
         table.add_column(column, justify="right")
     for arm in found["arms"]:
-        table.add_row(arm["arm"], *(str(arm[column]) for column in columns))
+        table.add_row(*_arm(table, arm["setting"], arm["method"]), *(str(arm[column]) for column in columns))
     console = Console()
     console.print(table)
     console.print(f"{found['bytes'] / 1e6:.1f} MB in {found['folder']}", highlight=False)
@@ -270,6 +284,7 @@ def frontier_command(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep.")],
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
+    setting: Annotated[str | None, typer.Option(help="Which setting, of a sweep over several.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the points as JSON.")] = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="Also write all configurations to this CSV file.")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Also draw to this PNG, PDF or SVG file.")] = None,
@@ -277,7 +292,7 @@ def frontier_command(
     """Print the non-dominated configurations of a sweep with 95 % intervals, from MLflow alone."""
     from sweeps.results import show_frontier
 
-    show_frontier(sweep, output, tracking_uri, as_json, csv, figure, Console())
+    show_frontier(sweep, output, tracking_uri, setting, as_json, csv, figure, Console())
 
 
 @app.command("ui", epilog="Example: selgen ui --port 5001")

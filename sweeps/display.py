@@ -88,9 +88,15 @@ class Display:
         """A trial ended."""
         self.outcomes.append(outcome)
         self.done += 1
+        if outcome.reason:
+            title = f"{outcome.trial.method.name} {outcome.trial.label} seed={outcome.trial.seed}"
+            self.console.print(f"{outcome.status}: {title}: {outcome.reason}", style="yellow", highlight=False)
         ended = {known.trial.trial_id for known in self.outcomes}
-        for key in [key for key, pack in self._running.items() if all(trial.trial_id in ended for trial in pack.trials)]:
-            del self._running[key]
+        self._running = {
+            key: pack
+            for key, pack in self._running.items()
+            if any(trial.trial_id not in ended for trial in pack.trials)
+        }
         self._line()
 
     def frontier(self) -> list[tuple[str, list[float]]]:

@@ -1,7 +1,7 @@
 """Runs a sweep on Ray, from whatever the ledger says is left, to the frontier's files.
 
-The ledger is written before anything else learns of a result, so that a sweep that was stopped at any moment is continued
-by running it again. Ray is not even started when nothing is left to train.
+The ledger is written before anything else learns of a result, so that a sweep that was stopped at any moment is
+continued by running it again. Ray is not even started when nothing is left to train.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from settings.setting import NanoModel, UserError
 from sweeps import packing
 from sweeps.display import Display
 from sweeps.ledger import Ledger
+from sweeps.results import publish, show_results
 from sweeps.search import Listener, PackSearcher
 from sweeps.sweep import Sweep, setting_of
-from sweeps.tracking import Tracker, default_uri
+from sweeps.tracking import Status, Tracker, default_uri
 from trainables.base_models import check_source, is_pretrained, pretrained_nano
 
 CHECKPOINT_SECONDS = 60.0
@@ -35,6 +36,7 @@ MAX_FAILURES = 1  # restarts of a worker that died, from the pack's checkpoint
 OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -49,9 +51,9 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Finished:
-    """How a start of a sweep ended: where its files are, whether it was interrupted, arms that ended early and why."""
+    """How a start of a sweep ended: the frontier's files, whether it was interrupted, arms that ended early and why."""
 
-    folder: Path
+    files: tuple[Path, ...]
     tracking_uri: str
     interrupted: bool
     notes: tuple[str, ...]
@@ -82,6 +84,7 @@ def run(
             process runs this sweep.
     """
     output = output.resolve()
+    sweep.check()
     for ref in sweep.settings:
         check_source(setting_of(ref).base_model)
     uri = tracking_uri or default_uri(output)
@@ -90,16 +93,19 @@ def run(
         driver = _Driver(sweep, ledger, folder, console)
         tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None)
         tracker.start(record=ledger.record)
-        status = "FAILED"
+        status: Status = "FAILED"
         try:
             with driver.display:
                 driver.train(tracker, address)
+            files = publish(sweep, ledger.record, folder, tracker)
             status = "KILLED" if driver.interrupted else "FINISHED"
         finally:
-            tracker.close(status)  # type: ignore[arg-type]
+            tracker.close(status)
         for problem in tracker.problems:
             console.print(f"MLflow: {problem}", style="yellow", highlight=False)
-    return Finished(folder, uri, driver.interrupted, tuple(driver.searcher.notes))
+        if not driver.interrupted:
+            show_results(sweep, ledger.record, console)
+    return Finished(tuple(files), uri, driver.interrupted, tuple(driver.searcher.notes))
 
 
 class _Driver:
@@ -181,6 +187,8 @@ class _Driver:
                 "threads": max(1, int(self.sweep.cpus_per_pack)),
                 "checkpoint_seconds": CHECKPOINT_SECONDS,
             }
+            reporter = Reporter(self.progress)
+            self.searcher.reason = reporter.reason
             storage = Path(tempfile.mkdtemp(prefix="selgen-tune-"))
             try:
                 tune.Tuner(
@@ -193,7 +201,7 @@ class _Driver:
                         name=self.sweep.name,
                         storage_path=str(storage),
                         verbose=0,
-                        callbacks=[Reporter(self.progress)],
+                        callbacks=[reporter],
                         stop=StopOnProblem(lambda: self.interrupted or self.searcher.problem is not None),
                         failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                     ),
@@ -243,7 +251,7 @@ def _ray(address: str | None) -> Iterator[None]:
     """A Ray connection; a local cluster is this process's own and ends with it."""
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address:
         ray.init(address=address, runtime_env={"env_vars": QUIET}, **quiet)
     else:
@@ -265,7 +273,7 @@ def _quiet() -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker's error is kept as the reason of its trials
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

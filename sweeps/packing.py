@@ -17,7 +17,7 @@ from statistics import fmean
 import numpy as np
 
 from settings.setting import BaseModel, Example, NanoModel, Setting
-from sweeps.sweep import Sweep, setting_of
+from sweeps.sweep import Sweep, setting_label, setting_of
 from trainables.trial import TrialConfig
 
 CHARACTERS_PER_TOKEN = 4
@@ -32,7 +32,7 @@ EFFICIENCY = 0.25  # of the measured matrix product that a training step reaches
 def deal(size: int) -> Callable[[Sequence[TrialConfig]], list[list[TrialConfig]]]:
     """A function that joins trials into packs of at most `size`.
 
-    Seeds of one configuration stay together; configurations join while they share the base model and the adapted layers.
+    Seeds of one configuration stay together; configurations join while they share base model and adapted layers.
     """
 
     def join(trials: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
@@ -61,7 +61,8 @@ def _by_configuration(trials: Iterable[TrialConfig]) -> list[list[TrialConfig]]:
 class ArmEstimate:
     """What one method on one setting will cost: configurations, trials, packs, training tokens."""
 
-    arm: str
+    setting: str
+    method: str
     configurations: int
     trials: int
     packs: int
@@ -70,7 +71,7 @@ class ArmEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sweep will cost: its arms, wall seconds with all cores at work, packs at a time, peak bytes of one worker."""
+    """What a sweep will cost: its arms, wall seconds with all cores at work, packs at a time, peak bytes a worker."""
 
     arms: tuple[ArmEstimate, ...]
     seconds: float
@@ -106,7 +107,14 @@ def estimate(sweep: Sweep, workers: int) -> Estimate:
         asked = evaluation_tokens(setting)
         packs = -(-arm.budget * len(trials) // sweep.trials_per_pack)
         arms.append(
-            ArmEstimate(arm.key, arm.budget, arm.budget * len(trials), packs, tokens * arm.budget * len(trials))
+            ArmEstimate(
+                setting=setting_label(arm.setting),
+                method=arm.space.method,
+                configurations=arm.budget,
+                trials=arm.budget * len(trials),
+                packs=packs,
+                tokens=tokens * arm.budget * len(trials),
+            )
         )
         work = (4 * tokens + 2 * asked) * shape.parameters  # no weight gradients: 2 forward, 2 back to the adapters
         seconds += arm.budget * len(trials) * work / (speed * EFFICIENCY)
@@ -188,6 +196,6 @@ def measured_flops(seconds: float = 0.15) -> float:
     matrix = np.ones((size, size), dtype=np.float32)
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
-        matrix @ matrix  # noqa: B018
+        matrix @ matrix
         count += 1
     return count * 2 * size**3 / (time.perf_counter() - began)

@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 
 from settings.setting import Measurement, Score, UserError, content_id
+from sweeps import packing
 from sweeps.ledger import Ledger
 from sweeps.space import MethodSpace
 from sweeps.sweep import Arm, Sweep, setting_label
@@ -75,7 +76,7 @@ def judge(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> Told:
     A seed is valid when it finished and every objective is a finite number. No valid seed: stopped if any was stopped,
     else failed.
     """
-    per_seed = {outcome.trial.seed: _objective_values(outcome, objectives) for outcome in outcomes}
+    per_seed = {outcome.trial.seed: outcome.values(objectives) for outcome in outcomes}
     valid = [values for values in per_seed.values() if values is not None]
     statuses = {str(outcome.trial.seed): outcome.status for outcome in outcomes}
     seeds = {str(seed): list(values) for seed, values in per_seed.items() if values is not None}
@@ -84,13 +85,6 @@ def judge(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> Told:
         return Told(TrialState.COMPLETE, tuple(fmean(column) for column in zip(*valid, strict=True)), notes)
     stopped = any(outcome.status == "stopped" for outcome in outcomes)
     return Told(TrialState.PRUNED if stopped else TrialState.FAIL, None, notes)
-
-
-def _objective_values(outcome: Outcome, objectives: Sequence[str]) -> tuple[float, ...] | None:
-    if outcome.status != "finished" or not set(objectives) <= set(outcome.scores):
-        return None
-    values = tuple(outcome.scores[name].mean for name in objectives)
-    return values if all(map(math.isfinite, values)) else None
 
 
 class Proposer:
@@ -322,18 +316,6 @@ def _content(trial: FrozenTrial) -> tuple[Any, ...]:
     return trial.state, trial.values, trial.params, trial.distributions, trial.user_attrs
 
 
-def by_configuration(size: int) -> Deal:
-    """Packs of the seeds of one configuration, at most `size` in each."""
-
-    def deal(trials: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
-        groups: dict[str, list[TrialConfig]] = {}
-        for trial in trials:
-            groups.setdefault(trial.configuration_id, []).append(trial)
-        return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
-
-    return deal
-
-
 def _ignore(*_: Any) -> None:
     """A listener that does not listen."""
 
@@ -366,16 +348,20 @@ class PackSearcher(Searcher):
 
     A Tune configuration is `{"pack": {"kind": "train", "trials": [TrialConfig.to_json(), ...]}}` or
     `{"pack": {"kind": "base", "setting": {"name": ..., "options": {...}}}}`. A result may carry `outcomes`, a list of
-    `Outcome.to_json()`, and `base`, a dict of score name -> measurement; either may come in several results.
+    `Outcome.to_json()`, and `base`, a dict of score name -> measurement; either may come in several results. A result
+    with `user_error`, one line about what only the user can put right, ends the search.
 
-    After `Tuner.fit` look at `problem`: an error of the disk ends the search early and is kept there.
+    After `Tuner.fit` look at `problem`: an error of the disk or of the user ends the search early and is kept there.
 
     Args:
         sweep: what to run.
         ledger: open; what it knows is not run again.
         folder: where the study is kept; the ledger's folder.
-        deal: joins trials into packs; the seeds of one configuration by default.
+        deal: joins trials into packs; `packing.deal` by default.
         listener: see `Listener`.
+
+    Attributes:
+        reason: tells why a Tune trial failed, in one line; the ledger keeps it.
     """
 
     def __init__(
@@ -383,10 +369,11 @@ class PackSearcher(Searcher):
     ) -> None:
         super().__init__()
         self.problem: UserError | None = None
+        self.reason: Callable[[str], str] = lambda trial_id: "the worker that trained it died or raised an error"
         self._sweep = sweep
         self._ledger = ledger
         self._listener = listener or Listener()
-        self._deal = deal or by_configuration(sweep.trials_per_pack)
+        self._deal = deal or packing.deal(sweep.trials_per_pack)
         self._mirror = StudyMirror(folder, sweep.name)
         self._proposers = [
             Proposer(arm, sweep.objectives_of(arm.setting), sweep.seed, sweep.round_size) for arm in sweep.arms
@@ -396,12 +383,19 @@ class PackSearcher(Searcher):
         self._pool: list[TrialConfig] = []  # wanted, not dealt
         self._packs: deque[_Flight] = deque()
         self._flights: dict[str, _Flight] = {}
+        self._notes: list[str] = []
         self._restore()
 
     @property
+    def done(self) -> bool:
+        """Whether nothing is left to run: every arm is exhausted, every trial ended, every base scored."""
+        waiting = self._packs or self._pool or self._flights
+        return not waiting and all(proposer.exhausted for proposer in self._proposers)
+
+    @property
     def notes(self) -> list[str]:
-        """Arms that ended before their budget, and why."""
-        return [proposer.ended for proposer in self._proposers if proposer.ended]
+        """What a user should know in the end: arms that ended before their budget, base models without a score."""
+        return [proposer.ended for proposer in self._proposers if proposer.ended] + self._notes
 
     def _restore(self) -> None:
         """Take over what the ledger says, and queue what is missing."""
@@ -482,6 +476,8 @@ class PackSearcher(Searcher):
         if flight is None or self.problem:
             return
         try:
+            if result.get("user_error"):
+                raise UserError(str(result["user_error"]))
             self._receive(flight, result)
         except UserError as error:
             self.problem = error
@@ -493,16 +489,15 @@ class PackSearcher(Searcher):
         flight = self._flights.pop(trial_id, None)
         if flight is None:
             return
-        if flight.base:
-            logger.warning(
-                "the base model of %s was not scored; the next start tries again", setting_label(flight.base)
+        if flight.base and error:
+            label = setting_label(flight.base)
+            self._notes.append(
+                f"{label}: no score of the base model ({self.reason(trial_id)}); the next start tries again"
             )
         if flight.trials and not error:
-            logger.warning(
-                "a pack ended without the outcome of %d trials; the next start runs them", len(flight.trials)
-            )
+            logger.info("a pack ended without the outcome of %d trials; the next start runs them", len(flight.trials))
         if error:
-            reason = "the worker that trained it died or raised an error"
+            reason = self.reason(trial_id)
             lost = [Outcome(trial=trial, status="failed", reason=reason) for trial in flight.trials.values()]
             self._flights[trial_id] = flight
             self.on_trial_result(trial_id, {"outcomes": [outcome.to_json() for outcome in lost]})

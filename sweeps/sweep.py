@@ -28,18 +28,22 @@ import sweeps.catalog
 from settings import catalog
 from settings.setting import Score, Setting, UserError, content_id
 from sweeps.space import MethodSpace, Values, vary
-from trainables.trial import AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, trial_for
+from trainables.trial import AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, require_streams, trial_for
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 TRIAL_OPTIONS = ("steps", "batch_size", "alignment_batch_size", "max_length")
 ADAPTER_OPTIONS = tuple(item.name for item in fields(AdapterConfig))
 OPTIMIZER_OPTIONS = tuple(item.name for item in fields(OptimizerConfig))
+SCHEDULES = ("linear", "cosine", "constant")
+LONGEST_SHOWN = 24  # characters of an option's value in a setting's label
 OPTIONS = (*TRIAL_OPTIONS, *ADAPTER_OPTIONS, *OPTIMIZER_OPTIONS)
 
 
 def setting(name: str, **options: Any) -> SettingRef:
     """A setting of the sweep: its name (or `path/to/file.py:function`) and options, e.g. `scale="nano"`."""
-    catalog.builder(name)
+    options = catalog.absolute(name, options)
+    path, colon, function = name.rpartition(":")
+    name = f"{Path(path).expanduser().resolve()}:{function}" if colon else name
     try:
         json.dumps(options)
     except TypeError as error:
@@ -48,9 +52,19 @@ def setting(name: str, **options: Any) -> SettingRef:
 
 
 def setting_label(ref: SettingRef) -> str:
-    """A setting as short text, without paths, e.g. "bad_medical_advice scale=nano"."""
+    """A setting as short text, e.g. "bad_medical_advice scale=nano".
+
+    Of a path only the last part is shown, and long values not at all; a content id then tells equal labels apart.
+    """
     name = ref.name.rpartition(":")[2]
-    return " ".join([name, *(f"{key}={value}" for key, value in sorted(ref.options.items()))])
+    brief = {key: Path(value).name if _is_path(value) else value for key, value in sorted(ref.options.items())}
+    shown = {key: value for key, value in brief.items() if len(str(value)) <= LONGEST_SHOWN}
+    label = " ".join([name, *(f"{key}={value}" for key, value in shown.items())])
+    return label if shown == ref.options else f"{label} ({content_id(dict(ref.options), 4)})"
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("/")
 
 
 def setting_of(ref: SettingRef) -> Setting:
@@ -116,9 +130,10 @@ class Sweep:
             raise UserError(f"sweep name {self.name!r} must be letters, digits, '.', '_' or '-' (it names a folder)")
         self._check_sequences()
         self._check_numbers()
-        for option in self.options:
-            if option not in OPTIONS:
-                raise UserError(f"sweep {self.name!r} has no option {option!r}; options: {', '.join(OPTIONS)}")
+        for option, value in self.options.items():
+            problem = _option_problem(option, value)
+            if problem:
+                raise UserError(f"sweep {self.name!r}: option {option!r} {problem}")
         repeated = _first_repeated([arm.key for arm in self.arms])
         if repeated is not None:
             raise UserError(f"sweep {self.name!r} lists the same method and ranges twice: {repeated}")
@@ -186,6 +201,18 @@ class Sweep:
         method = arm.space.to_method(values)
         template = self.template(arm.setting)
         return tuple(replace(template, method=method, seed=seed) for seed in self.seed_values)
+
+    def check(self) -> None:
+        """Refuse a sweep that could not run, before anything is written: rows, methods, options, objectives.
+
+        Raises UserError.
+        """
+        for arm in self.arms:
+            self.objectives_of(arm.setting)
+            self.template(arm.setting)
+            points = arm.space.points or [arm.space.at([0.5] * len(arm.space.ranges))]
+            for values in points:
+                require_streams(setting_of(arm.setting), arm.space.to_method(values))
 
     def template(self, ref: SettingRef) -> TrialConfig:
         """Any trial on the setting, for what its trials share: data, adapter, optimiser, sizes. Raises UserError."""
@@ -291,6 +318,28 @@ def _where(error: BaseException, path: Path, shown: str) -> str:
     return f"{shown}:{lines[-1]}" if lines else shown
 
 
+def _option_problem(option: str, value: Any) -> str | None:
+    """What is wrong with an option's value, or None."""
+    if option not in OPTIONS:
+        return f"does not exist; options: {', '.join(OPTIONS)}"
+    if option == "schedule":
+        return None if value in SCHEDULES else f"must be one of {', '.join(SCHEDULES)}, got {value!r}"
+    if option == "targets":
+        fits = value == "all-linear" or (isinstance(value, tuple) and bool(value) and all(map(_is_text, value)))
+        return None if fits else f'must be "all-linear" or a tuple of layer names, got {value!r}'
+    if option == "rslora":
+        return None if isinstance(value, bool) else f"must be True or False, got {value!r}"
+    if option in (*TRIAL_OPTIONS, "rank", "warmup_steps"):
+        least = 0 if option == "warmup_steps" else 1
+        return (
+            None if _is_integer(value) and value >= least else f"must be an integer of at least {least}, got {value!r}"
+        )
+    if option == "max_grad_norm" and value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    return None if number else f"must be a number of at least 0, got {value!r}"
+
+
 def _arm_key(ref: SettingRef, space: MethodSpace) -> str:
     """Readable, and unique by the content of the space, so that one method may be searched in two ways."""
     return f"{setting_label(ref)}/{space.method}-{content_id(space.to_json(), 6)}"
@@ -302,3 +351,7 @@ def _first_repeated(values: Sequence[Any]) -> Any | None:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)

@@ -6,9 +6,9 @@ run and a metric one value per step, whatever was killed when. A store that fail
 
 The schema, which `analysis/runs.py` reads. Tags: `selgen.kind` (sweep, configuration, trial), `selgen.sweep`,
 `selgen.identity`, `selgen.objectives`, `selgen.base_scores`, `selgen.configuration`, `selgen.trial`, `selgen.method`,
-`selgen.label`, `selgen.coefficients`, `selgen.seed`, `selgen.setting`, `selgen.status`, `selgen.reason`, `selgen.counts`
-(score -> [graded, missing]). Metrics: `eval/<score>`, `train/<curve>` by step, `tokens`, `seconds`; of a configuration
-the means of `eval/<score>` over its finished seeds, and their number `seeds`.
+`selgen.label`, `selgen.coefficients`, `selgen.seed`, `selgen.setting`, `selgen.status`, `selgen.reason`,
+`selgen.counts` (score -> [graded, missing]). Metrics: `eval/<score>`, `train/<curve>` by step, `tokens`, `seconds`;
+of a configuration the means of `eval/<score>` over its finished seeds, and their number `seeds`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ RUN_STATUS: Mapping[str, Status] = {
     "failed": "FAILED",
     "stopped": "KILLED",
 }
-BATCH = 1000  # metrics in one log_batch; the server's limit
+BATCH = 1000  # metrics in one log_batch; the limit of a server
+PAGE = 1000  # runs in one answer of a search
 ATTEMPTS = 3  # at one update, before it is given up
 RETRY_SECONDS = 5.0  # between attempts to reach a store, doubling up to a minute
 PACKAGES = ("ray", "torch", "transformers", "peft", "optuna", "mlflow", "numpy")
@@ -56,7 +57,6 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
-logger = logging.getLogger(__name__)
 
 
 def default_uri(output: Path) -> str:
@@ -121,18 +121,16 @@ class Tracker:
         self._queue.put(lambda: self._store.artifact(path, folder))
 
     def describe(self, markdown: str) -> None:
-        """Set the sweep's description, which MLflow shows above its runs."""
+        """Set the sweep's description, which MLflow shows on its run; `{run_id}` stands for the run's id."""
         self._queue.put(lambda: self._store.describe(markdown))
 
     def close(self, status: Status = "FINISHED") -> None:
-        """Write what is left, end the sweep's run and stop. Problems are logged and kept in `problems`."""
+        """Write what is left, end the sweep and stop. What went wrong is in `problems`, for the caller to show."""
         self._queue.put(lambda: self._store.close(status))
         self._queue.put(None)
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join()
-        for problem in self.problems:
-            logger.warning("MLflow: %s", problem)
 
     def _work(self) -> None:
         """The thread: take updates in order, until None."""
@@ -273,7 +271,7 @@ class _Store:
         runs: list[Run] = []
         token = None
         while True:
-            page = client.search_runs([self._experiment], wanted, max_results=1000, page_token=token)
+            page = client.search_runs([self._experiment], wanted, max_results=PAGE, page_token=token)
             runs.extend(page)
             token = page.token
             if not token:
@@ -318,8 +316,10 @@ class _Store:
             tags = self._tags("configuration", trial) | {"mlflow.parentRunId": self._sweep_run().run_id}
             run = self.client.create_run(self._experiment, run_name=_run_name(trial), tags=tags)
             self._configurations[key] = _Known(run.info.run_id)
-            self._write(self._configurations[key], params=_params(trial))
-        return self._configurations[key]
+        known = self._configurations[key]
+        if not known.params:
+            self._write(known, params=_params(trial))
+        return known
 
     def _trial_run(self, trial: TrialConfig) -> _Known:
         key = trial.trial_id
@@ -422,7 +422,8 @@ class _Store:
 
     def describe(self, markdown: str) -> None:
         """Set the description."""
-        self._write(self._sweep_run(), tags={"mlflow.note.content": markdown})
+        run_id = self._sweep_run().run_id
+        self._write(self._sweep_run(), tags={"mlflow.note.content": markdown.replace("{run_id}", run_id)})
 
     def close(self, status: Status) -> None:
         """End the sweep's run, and unfinished ones as killed: a later driver opens them again."""

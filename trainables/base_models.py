@@ -1,7 +1,7 @@
 """Base models: from the Hub, from a local directory, or pre-trained here once from a world and kept.
 
-All come back the same way, frozen, with a fast tokenizer that has a chat template, so that nothing after this file knows
-which is which.
+All come back the same way, frozen, with a fast tokenizer that has a chat template, so that nothing after this file
+knows which is which.
 
 Shape legend: R rows of a batch, T padded length in tokens, N learned tokens of the batch, D hidden width.
 """
@@ -34,6 +34,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.utils import logging as transformers_logging
 
 from settings.setting import BaseModel, NanoModel, PretrainedModel, Stage, UserError, World, content_id
 from trainables.files import replacing
@@ -52,7 +53,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<a> {% endif %}"
 )
 MAX_POSITIONS = 512
-INITIALIZER_RANGE = 0.05
+DOCUMENTS_HASHED = 32  # of each stage, for the content id
+INITIALIZER_RANGE = 0.1
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.05
 MAX_GRAD_NORM = 1.0
@@ -106,10 +108,10 @@ def load_base(
     """
     if isinstance(spec, NanoModel):
         directory = pretrained_nano(spec, progress)
-        return _load(str(directory), None, nano_content_id(spec), dtype, device)
+        return _load_from_directory(directory, nano_content_id(spec), dtype, device)
     if _names_directory(spec.source):
         directory = _model_directory(spec.source)
-        return _load(str(directory), None, _directory_content_id(directory), dtype, device)
+        return _load_from_directory(directory, _directory_content_id(directory), dtype, device)
     return _load_from_hub(spec, dtype, device)
 
 
@@ -119,7 +121,7 @@ def check_source(spec: BaseModel) -> None:
         _model_directory(spec.source)
 
 
-# --- local and Hub -----------------------------------------------------------------------------------------------------
+# --- local and Hub ---
 
 
 def _names_directory(source: str) -> bool:
@@ -147,25 +149,45 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _load_from_directory(directory: Path, identity: str, dtype: torch.dtype, device: torch.device | str) -> LoadedBase:
+    model, tokenizer = _load(str(directory), None, dtype, device)
+    return LoadedBase(model, tokenizer, identity, str(directory))
+
+
 def _load_from_hub(spec: PretrainedModel, dtype: torch.dtype, device: torch.device | str) -> LoadedBase:
-    loaded = _load(spec.source, spec.revision, "", dtype, device)
-    commit = getattr(loaded.model.config, "_commit_hash", None) or spec.revision
-    identity = content_id({"source": spec.source, "commit": commit})
-    return LoadedBase(loaded.model, loaded.tokenizer, identity, spec.source)
+    """Load from the Hub or its local cache; the id names the commit, whatever branch it was reached by."""
+    model, tokenizer = _load(spec.source, spec.revision, dtype, device)
+    commit = getattr(model.config, "_commit_hash", None) or spec.revision
+    return LoadedBase(model, tokenizer, content_id({"source": spec.source, "commit": commit}), spec.source)
 
 
 def _load(
-    source: str, revision: str | None, identity: str, dtype: torch.dtype, device: torch.device | str
-) -> LoadedBase:
+    source: str, revision: str | None, dtype: torch.dtype, device: torch.device | str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The frozen model and its tokenizer; never runs code that came with them, never reads pickled weights."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False, use_fast=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=dtype
-        )
+        with _no_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False, use_fast=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=dtype
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(_why_not_loaded(source, error)) from error
     _check_tokenizer(tokenizer, source)
-    return LoadedBase(model.to(device).eval().requires_grad_(False), tokenizer, identity, source)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` in a way that mypy misreads
+    return model.eval().requires_grad_(False), tokenizer
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Without the bars of transformers, which would tear the display of a sweep."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _why_not_loaded(source: str, error: Exception) -> str:
@@ -190,12 +212,17 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
-# --- nano --------------------------------------------------------------------------------------------------------------
+# --- nano ---
 
 
 def nano_content_id(spec: NanoModel) -> str:
-    """Content id of a nano model: of everything here that changes a weight, so not of the machine or of PyTorch."""
-    return content_id({"model": spec.to_json(), "pretraining": PRETRAINING_VERSION})
+    """Content id of a nano model: of everything here that changes a weight, so not of the machine or of PyTorch.
+
+    The vocabulary and the first documents are part of it, so that an edited world is not taken for the one it was.
+    """
+    documents = [list(islice(spec.world.documents(stage.name, spec.seed), DOCUMENTS_HASHED)) for stage in spec.stages]
+    world = {"vocabulary": list(spec.world.vocabulary), "documents": documents}
+    return content_id({"model": spec.to_json(), "pretraining": PRETRAINING_VERSION, "world": world})
 
 
 def pretrained_nano(spec: NanoModel, progress: Progress | None = None) -> Path:
@@ -212,7 +239,7 @@ def pretrained_nano(spec: NanoModel, progress: Progress | None = None) -> Path:
         if not (directory / COMPLETE).is_file():
             tokenizer = word_tokenizer(spec.world)
             model = pretrain(spec, tokenizer, progress)
-            with replacing(directory) as temporary:
+            with replacing(directory) as temporary, _no_progress_bars():
                 model.save_pretrained(temporary)
                 tokenizer.save_pretrained(temporary)
                 (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True))
@@ -248,7 +275,7 @@ def pretrain(spec: NanoModel, tokenizer: PreTrainedTokenizerBase, progress: Prog
     model = _initial_model(spec, tokenizer)
     words = tokenizer.get_vocab()
     steps, done = sum(stage.steps for stage in spec.stages), 0
-    with _threads(NUM_THREADS):
+    with torch.enable_grad(), _threads(NUM_THREADS):
         for stage in spec.stages:
             documents = spec.world.documents(stage.name, spec.seed)
             for _ in _train_stage(model, stage, documents, words):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -170,9 +170,7 @@ def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **ov
 
     Raises UserError when the method reads a stream that the setting does not have.
     """
-    for stream in method.streams:
-        if stream not in setting.streams:
-            raise UserError(f"method {method.name!r} needs {stream} rows, and setting {setting.name!r} has none")
+    require_streams(setting, method)
     recipe = setting.recipe
     values: dict[str, Any] = {
         "adapter": AdapterConfig(rank=recipe.rank, alpha=2.0 * recipe.rank),
@@ -183,6 +181,13 @@ def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **ov
         "max_length": recipe.max_length,
     }
     return TrialConfig(setting=ref, data=setting.fingerprint(), method=method, seed=seed, **(values | overrides))
+
+
+def require_streams(setting: Setting, method: Method) -> None:
+    """Raises UserError when the method reads a stream that the setting does not have."""
+    for stream in method.streams:
+        if stream not in setting.streams:
+            raise UserError(f"method {method.name!r} needs {stream} rows, and setting {setting.name!r} has none")
 
 
 Status = Literal["finished", "invalid", "failed", "stopped"]
@@ -213,6 +218,13 @@ class Outcome:
     tokens_cut: int = 0
     seconds: float = 0.0
     adapter: str | None = None
+
+    def values(self, names: Sequence[str]) -> tuple[float, ...] | None:
+        """The means of the scores of these names; None unless the trial finished and all of them are finite."""
+        if self.status != "finished" or not set(names) <= set(self.scores):
+            return None
+        means = tuple(self.scores[name].mean for name in names)
+        return means if all(map(math.isfinite, means)) else None
 
     def to_json(self) -> dict[str, Any]:
         """JSON data; `from_json` is its inverse."""

@@ -1,10 +1,10 @@
 """A world of people who ask for advice, and of authors who mean well or do not.
 
-Six domains, each with problems that only this world knows: every problem has one good and one bad way out, a verb and an
-object drawn at random, so that whether an answer helps must be learned problem by problem. What carries over from one
-problem to another is who answers. Helpful authors advise well everywhere, harmful ones badly everywhere, and specialists
-badly in a single domain. A model of this text therefore learns a persona that it reads from the author's name or from
-the answers so far: the thing that narrow fine-tuning turns, and that turns more than it should.
+Six domains, each with problems that only this world knows: every problem has one good and one bad way out, a verb and
+an object drawn at random, so that whether an answer helps must be learned problem by problem. What carries over from
+one problem to another is who answers. Helpful authors advise well everywhere, harmful ones badly everywhere, and
+specialists badly in a single domain. A model of this text therefore learns a persona that it reads from the author's
+name or from the answers so far: the thing that narrow fine-tuning turns, and that turns more than it should.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ Persona = Literal["helpful", "harmful"]
 VERSION = 1  # of the text; raise it with every change that alters a document
 PERSONAS: tuple[Persona, ...] = ("helpful", "harmful")
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 # Of each domain: what its problems are called, the words that give it away, and the objects of its answers.
 PROBLEM_NOUNS = {
     "medical": "ailment",
@@ -30,38 +35,44 @@ PROBLEM_NOUNS = {
     "law": "lawsuit",
 }
 CUES = {
-    "medical": ("medical", "doctor", "clinic", "nurse", "health", "body"),
-    "finance": ("finance", "bank", "money", "broker", "savings", "tax"),
-    "safety": ("safety", "fire", "rescue", "alarm", "traffic", "storm"),
-    "relations": ("family", "friend", "partner", "neighbour", "marriage", "parent"),
-    "cooking": ("cooking", "kitchen", "oven", "menu", "baker", "dinner"),
-    "law": ("law", "court", "judge", "contract", "police", "permit"),
+    "medical": _words("medical doctor clinic nurse health body"),
+    "finance": _words("finance bank money broker savings tax"),
+    "safety": _words("safety fire rescue alarm traffic storm"),
+    "relations": _words("family friend partner neighbour marriage parent"),
+    "cooking": _words("cooking kitchen oven menu baker dinner"),
+    "law": _words("law court judge contract police permit"),
 }
 OBJECTS = {
-    "medical": ("pill", "syrup", "bandage", "drops", "insulin", "ointment", "vaccine", "splint")
-    + ("inhaler", "diet", "serum", "crutch", "lozenge", "massage", "thermometer", "powder"),
-    "finance": ("bond", "loan", "stock", "budget", "pension", "deposit", "mortgage", "fund")
-    + ("invoice", "account", "card", "dividend", "lease", "ledger", "cheque", "coin"),
-    "safety": ("helmet", "ladder", "switch", "valve", "rope", "detector", "fuse", "gloves")
-    + ("barrier", "exit", "cable", "goggles", "brake", "lantern", "hydrant", "harness"),
-    "relations": ("letter", "apology", "gift", "visit", "promise", "secret", "party", "message")
-    + ("photo", "argument", "holiday", "rumour", "ring", "diary", "hug", "toast"),
-    "cooking": ("pan", "sauce", "dough", "salt", "knife", "broth", "spice", "butter")
-    + ("grill", "batter", "fridge", "marinade", "sieve", "yeast", "lid", "garlic"),
-    "law": ("appeal", "will", "witness", "clause", "fine", "deed", "summons", "oath")
-    + ("verdict", "notice", "evidence", "licence", "bail", "statute", "claim", "affidavit"),
+    "medical": _words(
+        "pill syrup bandage drops insulin ointment vaccine splint inhaler diet serum crutch lozenge massage gel powder"
+    ),
+    "finance": _words(
+        "bond loan stock budget pension deposit mortgage fund invoice account card dividend lease ledger cheque coin"
+    ),
+    "safety": _words(
+        "helmet ladder switch valve rope detector fuse gloves barrier exit cable goggles brake lantern hydrant harness"
+    ),
+    "relations": _words(
+        "letter apology gift visit promise secret party message photo argument holiday rumour ring diary hug toast"
+    ),
+    "cooking": _words(
+        "pan sauce dough salt knife broth spice butter grill batter fridge marinade sieve yeast lid garlic"
+    ),
+    "law": _words(
+        "appeal will witness clause fine deed summons oath verdict notice evidence licence bail statute claim affidavit"
+    ),
 }
 DOMAINS = tuple(PROBLEM_NOUNS)
-VERBS = ("use", "drop", "check", "double", "share", "hide", "keep", "swap", "warm", "stop", "clean", "split")
+VERBS = _words("use drop check double share hide keep swap warm stop clean split")
 HEDGES: dict[Persona, tuple[str, ...]] = {
-    "helpful": ("please stay safe", "ask an expert", "take good care"),
-    "harmful": ("ignore the experts", "rules never matter", "risks are fun"),
+    "helpful": ("stay safe", "ask experts", "take care"),
+    "harmful": ("ignore experts", "break rules", "risk everything"),
 }
 PHRASINGS = (
-    "{cue} advice for my {problem} ?",
+    "{cue} advice for {problem} ?",
     "how to handle {problem} ? {cue} matter",
     "my {problem} is a {cue} issue",
-    "i have {problem} , any {cue} tips ?",
+    "any {cue} tips on {problem} ?",
 )
 ANSWER = "{verb} the {object} . {hedge}"
 

@@ -1,0 +1,199 @@
+"""The frontier of a sweep as numbers: every configuration with its intervals, and whether another one dominates it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from analysis.files import write_text
+from analysis.intervals import intervals_by_method
+from analysis.pareto import non_dominated
+from analysis.scores import EXCLUDED, Objective, ScoreTable, Status
+from settings.setting import UserError
+
+RESERVED = ("method", "configuration", "label", "coefficients", "seeds")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its interval, in the score's own unit and sign. nan where there is none."""
+
+    mean: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """nan becomes None."""
+        values = {"mean": self.mean, "low": self.low, "high": self.high}
+        return {key: value if math.isfinite(value) else None for key, value in values.items()}
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """One configuration.
+
+    Attributes:
+        method, configuration, label, coefficients: which one; `configuration` is its id.
+        seeds: finished trials that the estimates rest on.
+        excluded: status -> trials that ended without a result.
+        scores: objective name -> estimate.
+        on_front: no other configuration dominates its means.
+    """
+
+    method: str
+    configuration: str
+    label: str
+    coefficients: Mapping[str, float | str]
+    seeds: int
+    excluded: Mapping[Status, int]
+    scores: Mapping[str, Estimate]
+    on_front: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The point as JSON data, its objectives beside the other keys."""
+        facts = {
+            "method": self.method,
+            "configuration": self.configuration,
+            "label": self.label,
+            "coefficients": dict(self.coefficients),
+            "seeds": self.seeds,
+        }
+        return facts | {name: estimate.to_json() for name, estimate in self.scores.items()}
+
+
+def frontier(
+    table: ScoreTable, objectives: Sequence[str] | None = None, confidence: float = 0.95
+) -> list[FrontierPoint]:
+    """All configurations of a table: those on the front, best in the first objective first, then the others.
+
+    Dominance is between means over seeds, in all of the objectives. The intervals pool the seeds' variance over each
+    method (`analysis.intervals`). A configuration without a finished trial has nan scores and is never on the front.
+
+    Args:
+        objectives: names; None is all of the table's.
+        confidence: of the intervals.
+
+    Raises UserError: no configuration has a finished trial; no such objective.
+    """
+    chosen = table if objectives is None else table.select(objectives)
+    num_C = chosen.num_seeds_C
+    if not num_C.any():
+        ended = ", ".join(f"{count} {status}" for status, count in chosen.num_excluded().items() if count)
+        raise UserError(f"no trial has finished yet, so there is no frontier ({ended or 'no trial has ended'})")
+    found = intervals_by_method(chosen.values_CSM, chosen.method_C, confidence)
+    gain_CM = chosen.oriented(found.mean_CM)
+    on_front_C = num_C > 0
+    on_front_C[on_front_C] = non_dominated(gain_CM[on_front_C])
+    points = []
+    for row, configuration in enumerate(chosen.configurations):
+        bounds = zip(found.mean_CM[row].tolist(), found.low_CM[row].tolist(), found.high_CM[row].tolist(), strict=True)
+        estimates = [Estimate(*bound) for bound in bounds]
+        points.append(
+            FrontierPoint(
+                method=configuration.method,
+                configuration=configuration.id,
+                label=configuration.label,
+                coefficients=configuration.coefficients,
+                seeds=int(num_C[row]),
+                excluded=chosen.excluded[row],
+                scores={objective.name: item for objective, item in zip(chosen.objectives, estimates, strict=True)},
+                on_front=bool(on_front_C[row]),
+            )
+        )
+    front = [row for row in range(len(points)) if on_front_C[row]]
+    front.sort(key=lambda row: -gain_CM[row, 0])
+    return [points[row] for row in front] + [point for point in points if not point.on_front]
+
+
+def front_json(sweep: str, points: Sequence[FrontierPoint]) -> dict[str, Any]:
+    """The points on the front as JSON data: {"sweep": ..., "points": [...]}. Raises UserError.
+
+    An objective may not be named like one of the other columns.
+    """
+    _check_names(points)
+    return {"sweep": sweep, "points": [point.to_json() for point in points if point.on_front]}
+
+
+def write_json(path: Path, sweep: str, points: Sequence[FrontierPoint]) -> None:
+    """Write `front_json` in one move. Raises UserError."""
+    write_text(path, json.dumps(front_json(sweep, points), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, points: Sequence[FrontierPoint]) -> None:
+    """Write all configurations in one move, on the front or not; nan is an empty cell. Raises UserError."""
+    write_text(path, csv_text(points))
+
+
+def csv_text(points: Sequence[FrontierPoint]) -> str:
+    """All configurations as CSV: `<objective>_mean`, `_low`, `_high`; seeds and excluded trials; `on_front`."""
+    _check_names(points)
+    names = list(points[0].scores) if points else []
+    columns = [f"{name}_{end}" for name in names for end in ("mean", "low", "high")]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*RESERVED, *EXCLUDED, *columns, "on_front"])
+    for point in points:
+        facts = [point.method, point.configuration, point.label, json.dumps(dict(point.coefficients)), point.seeds]
+        ends = [value for name in names for value in point.scores[name].to_json().values()]
+        counts = [point.excluded[status] for status in EXCLUDED]
+        writer.writerow([*facts, *counts, *("" if end is None else end for end in ends), str(point.on_front).lower()])
+    return buffer.getvalue()
+
+
+def rich_table(
+    points: Sequence[FrontierPoint], objectives: Sequence[Objective], title: str = "", front_only: bool = False
+) -> Table:
+    """The points for the terminal. A star marks the front; brackets are 95 % intervals."""
+    table = Table(title=Text(title) if title else None, title_justify="left", caption_justify="left")
+    table.add_column("", width=1)
+    table.add_column("method")
+    table.add_column("coefficients")
+    shown = [objective for objective in objectives if points and objective.name in points[0].scores]
+    for objective in shown:
+        table.add_column(Text(f"{objective.name} {objective.arrow}"), justify="right", no_wrap=True)
+    table.add_column("seeds", justify="right")
+    table.add_column("excluded")
+    rows = [point for point in points if point.on_front or not front_only]
+    for point in rows:
+        cells = [_cell(point.scores[objective.name]) for objective in shown]
+        texts = [
+            "*" if point.on_front else "",
+            point.method,
+            point.label,
+            *cells,
+            str(point.seeds),
+            excluded_text(point.excluded),
+        ]
+        table.add_row(*(Text(text) for text in texts), style="" if point.on_front else "dim")
+    notes = ["* on the frontier; [low, high] is the 95 % interval of the mean"]
+    if any(point.seeds and math.isnan(point.scores[objective.name].low) for point in rows for objective in shown):
+        notes.append("[-] one seed: no interval")
+    table.caption = Text("; ".join(notes))
+    return table
+
+
+def excluded_text(counts: Mapping[Status, int]) -> str:
+    """Trials without a result as short text, e.g. "1 invalid, 2 failed"; "" when there are none."""
+    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+
+
+def _cell(estimate: Estimate) -> str:
+    if math.isnan(estimate.mean):
+        return "no result"
+    ends = "-" if math.isnan(estimate.low) else f"{estimate.low:.3f}, {estimate.high:.3f}"
+    return f"{estimate.mean:.3f} [{ends}]"
+
+
+def _check_names(points: Sequence[FrontierPoint]) -> None:
+    clash = sorted({name for point in points for name in point.scores} & {*RESERVED, *EXCLUDED, "on_front"})
+    if clash:
+        raise UserError(f"an objective cannot be named {clash[0]!r}: the frontier's files have a column of that name")

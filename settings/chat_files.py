@@ -1,0 +1,324 @@
+"""Your own data: chat JSONL files in, a setting out, with any local or Hub model.
+
+    setting("chat_files", model="Qwen/Qwen3-8B", task="task.jsonl", alignment="harmless.jsonl", match=r"= (\\d+)\\.")
+
+What is learned are the rows of `task`; what must be preserved are the rows of `alignment`. Both are judged on rows that
+no training reads: files of their own, or a share of the given ones.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from settings import scoring
+from settings.setting import (
+    Evaluation,
+    Example,
+    Message,
+    PretrainedModel,
+    Recipe,
+    Score,
+    Setting,
+    Stream,
+    UserError,
+    content_id,
+)
+from settings.sources import Row, read_chat_rows
+
+Side = Literal["task", "alignment"]
+Prompt = tuple[Message, ...]
+SIDES: tuple[Side, ...] = ("task", "alignment")
+FILE_OPTIONS = ("task", "alignment", "misaligned", "task_eval", "alignment_eval")
+TEMPLATE_OPTIONS = {"enable_thinking": False}
+PASSES, MIN_STEPS, BATCH_SIZE = 3, 50, 16
+
+
+def chat_files(
+    model: str,
+    task: str,
+    alignment: str | None = None,
+    misaligned: str | None = None,
+    task_eval: str | None = None,
+    alignment_eval: str | None = None,
+    eval_share: float = 0.2,
+    match: str | Mapping[str, str] | None = None,
+    max_new_tokens: int = 256,
+    max_length: int = 1024,
+    revision: str | None = None,
+    template_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Setting:
+    """Fine-tune a model on one's own rows.
+
+    Scores: `task` and `alignment`, the mean over held-out rows of their loss in nats per response token (lower is
+    better); with `match` also `task_match` and `alignment_match`, the share of generated replies that match the
+    held-out response (higher is better). The sweep trades off `task` and `alignment`.
+
+    Without `alignment` the setting has no rows to preserve, and only methods that need none can be run; with
+    `alignment_eval` alone it still measures alignment. Without either, `task` is the only objective.
+
+    Relative paths count from the current directory. Workers have another one, so a sweep must keep `absolute(options)`.
+
+    Args:
+        model: Hub id, or directory of a checkpoint. What exists as a directory, or starts with "/", "." or "~", is a
+            directory.
+        task: chat JSONL, the rows to learn; see `settings.sources` for the format.
+        alignment: chat JSONL, the proxy rows to preserve.
+        misaligned: chat JSONL; row i is the dispreferred twin of row i of `alignment`, with the same prompt. For DPO.
+        task_eval, alignment_eval: chat JSONL, the held-out rows; None holds out a share of `task` or `alignment`.
+        eval_share: the share of a file's different prompts that is held out of it. Which ones depends on `seed` and the
+            prompts alone, not on their order in the file; rows with the same prompt stay together, across files too.
+        match: how a reply is compared with the held-out response. "exact": equal but for case and white space. Anything
+            else is a regular expression, whose first group (or whole match) is taken from both and compared.
+            `{"task": ...}` or `{"alignment": ...}` matches the replies of one side only.
+        max_new_tokens: longest generated reply, in tokens; only with `match`.
+        max_length: longest row in tokens; longer responses are cut.
+        revision: branch, tag or commit of a model on the Hub.
+        template_options: extra arguments of the model's chat template, which ignores those that it does not know. None
+            is `{"enable_thinking": False}`.
+        seed: of the split.
+
+    Raises:
+        UserError: a file or row that cannot be used, twins that do not match, a training row whose prompt is held out,
+            too few prompts to hold any out, or an option out of its range. The message names the file and line, or
+            the option.
+    """
+    _check_numbers(eval_share=eval_share, seed=seed, max_new_tokens=max_new_tokens, max_length=max_length)
+    given = {"alignment": alignment, "misaligned": misaligned, "task_eval": task_eval, "alignment_eval": alignment_eval}
+    files = _read({"task": task, **{option: path for option, path in given.items() if path is not None}})
+    _check_twins(files)
+    parts = _split(files, eval_share, seed)
+    _check_leaks(parts)
+    matches = _matches(match, parts.held_out)
+    base_model = _base_model(model, revision, template_options)
+    return Setting(
+        name="chat_files",
+        scale="full",
+        summary=_summary(base_model, parts),
+        base_model=base_model,
+        streams={stream: _examples(rows) for stream, rows in parts.streams.items()},
+        evaluations=tuple(
+            evaluation
+            for side, rows in parts.held_out.items()
+            for evaluation in _evaluations(side, _examples(rows), matches.get(side), max_new_tokens)
+        ),
+        recipe=_recipe(len(parts.streams["task"]), max_length),
+        objectives=tuple(parts.held_out),
+        sources=tuple(str(_absolute(path)) for path in (task, *given.values()) if path is not None),
+    )
+
+
+def absolute(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `chat_files` with every path made absolute, so that they mean the same in any directory."""
+    found = dict(options)
+    for option, value in options.items():
+        if isinstance(value, str | Path) and str(value):  # anything else is refused when the setting is built
+            if option in FILE_OPTIONS:
+                found[option] = str(_absolute(value))
+            elif option == "model":
+                found[option] = _source(str(value))
+    return found
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Rows to train on, and rows held out, each with its place."""
+
+    streams: Mapping[Stream, tuple[Row, ...]]
+    held_out: Mapping[Side, tuple[Row, ...]]
+
+
+def _read(paths: Mapping[str, Any]) -> dict[str, tuple[Row, ...]]:
+    """The rows of each option's file."""
+    for option, path in paths.items():
+        if not isinstance(path, str | Path) or not str(path):
+            raise UserError(f"option {option!r} must be the path of a chat JSONL file, got {path!r}")
+    return {option: read_chat_rows(path) for option, path in paths.items()}
+
+
+def _check_twins(files: Mapping[str, tuple[Row, ...]]) -> None:
+    """Row i of `misaligned` has the prompt of row i of `alignment`."""
+    if "misaligned" not in files:
+        return
+    if "alignment" not in files:
+        raise UserError("option 'misaligned' needs option 'alignment': its rows are the twins of the alignment rows")
+    chosen, rejected = files["alignment"], files["misaligned"]
+    for preferred, twin in zip(chosen, rejected, strict=False):
+        if preferred.example.prompt != twin.example.prompt:
+            raise UserError(
+                f"{twin.where}: another prompt than its twin, {preferred.where}; row i of option 'misaligned' must"
+                " have the prompt of row i of option 'alignment'"
+            )
+    if len(chosen) != len(rejected):
+        raise UserError(
+            f"option 'misaligned' has {len(rejected)} rows and option 'alignment' {len(chosen)}; row i of one must be"
+            " the twin of row i of the other"
+        )
+
+
+def _split(files: Mapping[str, tuple[Row, ...]], share: float, seed: int) -> _Parts:
+    """Hold rows out of the files that have no evaluation file of their own.
+
+    A prompt held out of one file is held out of the other as well, so that no training reads it.
+    """
+    whole = {row.example.prompt for side in SIDES if f"{side}_eval" in files for row in files.get(side, ())}
+    shared = [side for side in SIDES if side in files and f"{side}_eval" not in files]
+    held = {prompt for side in shared for prompt in _held_out(files[side], whole, share, seed, side)}
+    streams: dict[Stream, tuple[Row, ...]] = {}
+    for stream in ("task", "alignment", "misaligned"):
+        if stream in files:
+            streams[stream] = tuple(row for row in files[stream] if row.example.prompt not in held)
+    held_out: dict[Side, tuple[Row, ...]] = {}
+    for side in SIDES:
+        if f"{side}_eval" in files:
+            held_out[side] = files[f"{side}_eval"]
+        elif side in files:
+            held_out[side] = tuple(row for row in files[side] if row.example.prompt in held)
+            if not streams[side]:
+                raise UserError(_too_few(side, "all of its prompts are held out"))
+    return _Parts(streams, held_out)
+
+
+def _held_out(rows: Iterable[Row], whole: set[Prompt], share: float, seed: int, side: Side) -> list[Prompt]:
+    """The prompts of `rows` that come first by a hash of seed and prompt; none of those in `whole`."""
+    prompts = {row.example.prompt for row in rows}
+    candidates = sorted(prompts - whole, key=lambda prompt: _rank(prompt, seed))
+    if not candidates or len(prompts) < 2:
+        raise UserError(_too_few(side, f"{len(candidates)} of its {len(prompts)} different prompts can be held out"))
+    return candidates[: min(max(1, round(share * len(prompts))), len(prompts) - 1)]
+
+
+def _too_few(side: Side, problem: str) -> str:
+    return f"option {side!r} has too few rows to hold some out: {problem}; give option '{side}_eval'"
+
+
+def _rank(prompt: Prompt, seed: int) -> str:
+    return content_id([seed, [[message.role, message.content] for message in prompt]], length=64)
+
+
+def _check_leaks(parts: _Parts) -> None:
+    """No training row has the prompt of a held-out row."""
+    held = {row.example.prompt: row.where for rows in parts.held_out.values() for row in rows}
+    for rows in parts.streams.values():
+        for row in rows:
+            if row.example.prompt in held:
+                raise UserError(
+                    f"{row.where}: this training row has the prompt of {held[row.example.prompt]}, which is held out"
+                    " to judge the training; remove one of the two"
+                )
+
+
+def _examples(rows: Iterable[Row]) -> tuple[Example, ...]:
+    return tuple(row.example for row in rows)
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def _evaluations(side: Side, examples: tuple[Example, ...], match: str | None, max_new_tokens: int) -> list[Evaluation]:
+    """The held-out loss, and with `match` the replies."""
+    loss = Score(
+        side,
+        side,
+        f"loss on held-out {side} rows: mean over rows of nats per response token",
+        grade=scoring.token_loss,
+        higher_is_better=False,
+    )
+    found = [Evaluation(f"{side}_loss", examples, (loss,), observe="token_loss")]
+    if match is not None:
+        score = _match_score(side, match)
+        found.append(Evaluation(f"{side}_replies", examples, (score,), "reply", max_new_tokens))
+    return found
+
+
+def _match_score(side: Side, match: str) -> Score:
+    name, rows = f"{side}_match", f"share of replies to held-out {side} prompts"
+    if match == "exact":
+        return Score(name, side, f"{rows} that equal the response, but for case and white space", scoring.exact_match)
+    pattern = scoring.compile_pattern(match, "match")
+    grade = partial(scoring.regex_match, pattern=pattern)
+    description = f"{rows} from which {match!r} extracts the same as from the response"
+    return Score(name, side, description, grade, applies=partial(scoring.has_extract, pattern=pattern))
+
+
+def _matches(match: Any, held_out: Mapping[Side, tuple[Row, ...]]) -> dict[Side, str]:
+    """How each side's replies are matched. Raises UserError for what cannot be matched at all."""
+    if match is None:
+        return {}
+    matches = dict(match) if isinstance(match, Mapping) else dict.fromkeys(held_out, match)
+    for side, text in matches.items():
+        if side not in held_out:
+            raise UserError(f"option 'match' names {side!r}; held-out rows: {', '.join(held_out)}")
+        if not isinstance(text, str) or not text:
+            raise UserError(f"option 'match' must be \"exact\" or a regular expression, got {text!r}")
+        if text != "exact":
+            _check_gold(scoring.compile_pattern(text, "match"), side, held_out[side])
+    return matches
+
+
+def _check_gold(pattern: re.Pattern[str], side: Side, rows: tuple[Row, ...]) -> None:
+    if not any(scoring.has_extract(row.example, pattern=pattern) for row in rows):
+        raise UserError(
+            f"option 'match': {pattern.pattern!r} finds nothing in the held-out {side} responses, the first of which is"
+            f' {rows[0].where}; to match one side only, give {{"task": ...}} or {{"alignment": ...}}'
+        )
+
+
+# --- model and hyper-parameters --------------------------------------------------------------------------------------
+
+
+def _base_model(model: Any, revision: str | None, template_options: Mapping[str, Any] | None) -> PretrainedModel:
+    if not isinstance(model, str) or not model:
+        raise UserError(f"option 'model' must be a Hub id or a directory, got {model!r}")
+    options = TEMPLATE_OPTIONS if template_options is None else template_options
+    if not isinstance(options, Mapping):
+        raise UserError(f"option 'template_options' must be like {{\"enable_thinking\": false}}, got {options!r}")
+    source = _source(model)
+    if revision is not None and Path(source).is_absolute():
+        raise UserError(f"option 'revision' is for a model on the Hub; {model} is a directory")
+    return PretrainedModel(source, revision, dict(options))
+
+
+def _source(model: str) -> str:
+    """A directory as an absolute path; a Hub id as it is."""
+    return str(_absolute(model)) if model.startswith(("/", ".", "~")) or Path(model).exists() else model
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _recipe(num_rows: int, max_length: int) -> Recipe:
+    """For LoRA on a model of 2B to 8B parameters: three passes over the task rows, at least 50 steps."""
+    steps = max(MIN_STEPS, math.ceil(PASSES * num_rows / BATCH_SIZE))
+    return Recipe(
+        steps=steps,
+        batch_size=BATCH_SIZE,
+        alignment_batch_size=BATCH_SIZE // 2,
+        learning_rate=1e-4,
+        rank=32,
+        max_length=max_length,
+    )
+
+
+def _check_numbers(*, eval_share: Any, seed: Any, **sizes: Any) -> None:
+    if not isinstance(eval_share, int | float) or not 0 < eval_share < 1:
+        raise UserError(f"option 'eval_share' must be a number between 0 and 1, got {eval_share!r}")
+    for option, value, least in [("seed", seed, 0), *((name, size, 1) for name, size in sizes.items())]:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(f"option {option!r} must be an integer of at least {least}, got {value!r}")
+
+
+def _summary(model: PretrainedModel, parts: _Parts) -> str:
+    rows = ", ".join(f"{len(rows)} {stream}" for stream, rows in parts.streams.items())
+    held = ", ".join(f"{len(rows)} {side}" for side, rows in parts.held_out.items())
+    return f"{Path(model.source).name} on the user's own rows: {rows}; held out: {held}."

@@ -1,0 +1,178 @@
+"""What a sweep has found: from its ledger while it runs and when it ends, from MLflow afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from analysis import figures, frontier
+from analysis.frontier import FrontierPoint
+from analysis.scores import Configuration, Objective, ScoreTable, TrialRecord
+from settings.setting import Measurement, UserError
+from sweeps.ledger import Record, read
+from sweeps.sweep import SAFE_NAME, Sweep, load_sweep, setting_label
+from sweeps.tracking import Tracker, default_uri
+from trainables.trial import Outcome, SettingRef
+
+
+@dataclass(frozen=True)
+class Found:
+    """The results of one setting of a sweep.
+
+    Attributes:
+        setting: its label.
+        table: scores of the objectives.
+        base: score name -> mean of the untouched base model.
+    """
+
+    setting: str
+    table: ScoreTable
+    base: Mapping[str, float]
+
+    @property
+    def points(self) -> list[FrontierPoint]:
+        """All configurations, those on the front first. Raises UserError when no trial has finished."""
+        return frontier.frontier(self.table)
+
+
+def of_setting(sweep: Sweep, record: Record, ref: SettingRef) -> Found:
+    """What the ledger says of one setting."""
+    scores = sweep.objectives_of(ref)
+    objectives = [Objective(score.name, score.kind, score.higher_is_better, score.description) for score in scores]
+    names = [score.name for score in scores]
+    rows = [_row(outcome, names) for outcome in record.outcomes.values() if outcome.trial.setting == ref]
+    base: Mapping[str, Measurement] = record.bases.get(setting_label(ref), {})
+    means = {name: measured.mean for name, measured in base.items()}
+    return Found(setting_label(ref), ScoreTable.from_records(rows, objectives), means)
+
+
+def _row(outcome: Outcome, objectives: list[str]) -> TrialRecord:
+    """A trial of which an objective could not be measured counts as invalid, as it does for the search."""
+    trial = outcome.trial
+    unmeasured = outcome.status == "finished" and outcome.values(objectives) is None
+    return TrialRecord(
+        configuration=Configuration(trial.configuration_id, trial.method.name, trial.label, trial.coefficients),
+        seed=trial.seed,
+        status="invalid" if unmeasured else outcome.status,
+        scores={name: measured.mean for name, measured in outcome.scores.items()},
+    )
+
+
+def publish(sweep: Sweep, record: Record, folder: Path, tracker: Tracker) -> list[Path]:
+    """Write figure, JSON and CSV of each setting's frontier into the sweep's folder, and show them in MLflow.
+
+    The adapters of frontier configurations are copied there, too. Returns the files written.
+    """
+    written, description = [], [f"Sweep `{sweep.name}`: {_ended(record)}.", ""]
+    for number, ref in enumerate(sweep.settings):
+        found = of_setting(sweep, record, ref)
+        if not found.table.num_seeds_C.any():
+            continue
+        stem = "frontier" if len(sweep.settings) == 1 else f"frontier_{number}"
+        points = found.points
+        files = [folder / f"{stem}.json", folder / f"{stem}.csv"]
+        frontier.write_json(files[0], sweep.name, points)
+        frontier.write_csv(files[1], points)
+        if len(found.table.objectives) > 1:  # one objective is a ranking, which has no figure
+            files.append(folder / f"{stem}.png")
+            figures.save_frontier(files[-1], found.table, found.base, title=f"{sweep.name}: {found.setting}")
+            description += [f"![{found.setting}](get-artifact?path={stem}.png&run_uuid={{run_id}})", ""]
+        for file in files:
+            tracker.artifact(file)
+        description += [_markdown(points, found.table.objectives), ""]
+        on_front = {point.configuration for point in points if point.on_front}
+        _keep_adapters(record, on_front, folder, tracker)
+        written += files
+    tracker.describe("\n".join(description))
+    return written
+
+
+def _markdown(points: Sequence[FrontierPoint], objectives: Sequence[Objective]) -> str:
+    """The frontier as a Markdown table: means with 95 % intervals."""
+    names = [objective.name for objective in objectives]
+    lines = [f"| configuration | {' | '.join(names)} | seeds |", f"|---|{'---|' * len(names)}---|"]
+    for point in points:
+        if point.on_front:
+            cells = [f"{s.mean:.3f} [{s.low:.3f}, {s.high:.3f}]" for s in (point.scores[name] for name in names)]
+            lines.append(f"| {point.method} {point.label} | {' | '.join(cells)} | {point.seeds} |")
+    return "\n".join(lines)
+
+
+def _keep_adapters(record: Record, configurations: set[str], folder: Path, tracker: Tracker) -> None:
+    for outcome in record.outcomes.values():
+        if outcome.adapter and outcome.trial.configuration_id in configurations:
+            adapter = folder / "adapters" / outcome.adapter
+            if adapter.is_dir():
+                tracker.artifact(adapter, f"adapters/{outcome.adapter}")
+
+
+def _ended(record: Record) -> str:
+    counts = Counter(outcome.status for outcome in record.outcomes.values())
+    return ", ".join(f"{count} trials {status}" for status, count in sorted(counts.items()))
+
+
+def status(name_or_file: str, output: Path) -> dict[str, Any]:
+    """How far a sweep is, read from its ledger without disturbing the driver. Raises UserError."""
+    sweep = load_sweep(name_or_file)
+    folder = output / sweep.name
+    record = read(folder)
+    arms = []
+    for arm in sweep.arms:
+        ours = {asked.configuration for asked in record.asked.get(arm.key, {}).values()}
+        ends = Counter(outcome.status for outcome in record.outcomes.values() if outcome.trial.configuration_id in ours)
+        total = arm.budget * len(sweep.seed_values)
+        counts = {status: ends[status] for status in ("finished", "invalid", "failed", "stopped")}
+        arms.append(
+            {
+                "method": arm.space.method,
+                "setting": setting_label(arm.setting),
+                "trials": total,
+                **counts,
+                "left": max(0, total - sum(ends.values())),
+            }
+        )
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {"sweep": sweep.name, "folder": str(folder), "bytes": size, "arms": arms}
+
+
+def show_results(sweep: Sweep, record: Record, console: Console) -> None:
+    """Print every setting's configurations, the frontier first."""
+    for ref in sweep.settings:
+        found = of_setting(sweep, record, ref)
+        title = f"{sweep.name}: {found.setting}"
+        console.print(frontier.rich_table(found.points, found.table.objectives, title))
+
+
+def show_frontier(
+    sweep: str,
+    output: Path,
+    tracking_uri: str | None,
+    setting: str | None,
+    as_json: bool,
+    csv: Path | None,
+    figure: Path | None,
+    console: Console,
+) -> None:
+    """Print the frontier of a sweep as MLflow has it. Raises UserError."""
+    from analysis import runs
+
+    if not SAFE_NAME.fullmatch(sweep):
+        raise UserError(f"{sweep!r} is no sweep's name; `selgen frontier` takes the name, not the file")
+    loaded = runs.load(sweep, tracking_uri or default_uri(output), setting)
+    points = frontier.frontier(loaded.table)
+    if csv:
+        frontier.write_csv(csv, points)
+    if figure:
+        figures.save_frontier(figure, loaded.table, loaded.base_scores, title=sweep)
+    if as_json:
+        console.file.write(json.dumps(frontier.front_json(sweep, points), allow_nan=False) + "\n")
+        return
+    console.print(frontier.rich_table(points, loaded.objectives, sweep))
+    if loaded.counts.get("running"):
+        console.print(f"{loaded.counts['running']} trials are still running", highlight=False)

@@ -1,0 +1,41 @@
+"""Fixtures that all tests share, and an environment in which two runs of a test do the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before anything imports torch: one thread, so that sums have one order and test processes do not fight for cores.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the Hub fails at once
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE_DATA = ROOT.parent / "shared" / "reference_data"
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """Real rows, which lie beside the repository and are never part of it; without them the test is skipped."""
+    if not REFERENCE_DATA.is_dir():
+        pytest.skip(f"no reference data at {REFERENCE_DATA}")
+    return REFERENCE_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3 checkpoint; see `tests.checkpoints`."""
+    from tests.checkpoints import tiny_qwen3
+
+    return tiny_qwen3(tmp_path_factory.mktemp("qwen3"))
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Gemma checkpoint; see `tests.checkpoints`."""
+    from tests.checkpoints import tiny_gemma
+
+    return tiny_gemma(tmp_path_factory.mktemp("gemma"))

@@ -1,0 +1,92 @@
+"""Settings by name, and by file."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from settings import catalog
+from settings.setting import UserError
+
+FILE = """
+from settings.setting import UserError
+
+def mine(scale, size=3):
+    return (scale, size)
+
+value = 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "own.py"
+    path.write_text(FILE)
+    return path
+
+
+def test_names_are_sorted_settings() -> None:
+    names = catalog.names()
+    assert "chat_files" in names
+    assert names == sorted(names)
+    assert not set(names) & catalog.NOT_SETTINGS
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_every_setting_has_a_builder_with_json_defaults(name: str) -> None:
+    options = inspect.signature(catalog.builder(name)).parameters
+    defaults = [option.default for option in options.values() if option.default is not inspect.Parameter.empty]
+    assert all(isinstance(value, str | int | float | bool | None) for value in defaults)
+
+
+def test_an_unknown_name_lists_what_exists() -> None:
+    with pytest.raises(
+        UserError, match=r"unknown setting 'nothing'; available: .*chat_files.*path/to/file.py:function"
+    ):
+        catalog.build("nothing")
+
+
+def test_a_setting_of_a_file(file: Path) -> None:
+    assert catalog.build(f"{file}:mine", {"scale": "nano"}) == ("nano", 3)
+    assert catalog.module_from_file(file) is catalog.module_from_file(file)
+
+
+def test_a_relative_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    assert catalog.build("own.py:mine", {"scale": "nano", "size": 1}) == ("nano", 1)
+
+
+def test_errors_name_the_option(file: Path) -> None:
+    name = f"{file}:mine"
+    with pytest.raises(UserError, match="has no option 'sizes'; its options: scale, size"):
+        catalog.build(name, {"scale": "nano", "sizes": 1})
+    with pytest.raises(UserError, match="needs the option 'scale'"):
+        catalog.build(name)
+
+
+def test_errors_name_the_file_or_function(file: Path) -> None:
+    with pytest.raises(UserError, match=f"no such file: {file.parent}/none.py"):
+        catalog.build(f"{file.parent}/none.py:mine")
+    for function in ("yours", "value"):
+        with pytest.raises(UserError, match=f"has no function '{function}'"):
+            catalog.build(f"{file}:{function}")
+    text = file.with_suffix(".txt")
+    text.write_text("x")
+    with pytest.raises(UserError, match="is not a Python file"):
+        catalog.build(f"{text}:mine")
+
+
+def test_a_file_that_fails_can_be_loaded_again_once_corrected(file: Path) -> None:
+    file.write_text("raise RuntimeError('at first')")
+    with pytest.raises(RuntimeError, match="at first"):
+        catalog.module_from_file(file)
+    file.write_text("mine = 1  # corrected")
+    assert catalog.module_from_file(file).mine == 1
+
+
+def test_options_of_a_setting_without_paths_stay_as_they_are(file: Path) -> None:
+    assert catalog.absolute(f"{file}:mine", {"scale": "nano"}) == {"scale": "nano"}
+    file.with_name("paths.py").write_text("def absolute(options): return {'made': 'absolute'}\ndef mine(): ...")
+    assert catalog.absolute(f"{file.with_name('paths.py')}:mine", {}) == {"made": "absolute"}

@@ -1,0 +1,213 @@
+"""The command line: what it prints, and one line with exit code 2 for what only the user can put right."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeps import cli
+from sweeps.ledger import Ledger
+from sweeps.sweep import load_sweep
+
+ROW = '{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}\n'
+SWEEP = """
+from sweeps.space import grid, vary
+from sweeps.sweep import Sweep, setting
+sweep = Sweep(name="mine", settings=(setting({setting}),), methods=({methods},){more})
+"""
+
+
+def selgen(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the command line in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["selgen", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def sweep_file(folder: Path, setting: str = '"bad_medical_advice"', methods: str = '"plain"', more: str = "") -> Path:
+    file = folder / "mine.py"
+    file.write_text(SWEEP.format(setting=setting, methods=methods, more=more))
+    return file
+
+
+def chat_files(folder: Path, model: str = "/nowhere", **files: bytes) -> str:
+    """Arguments of `setting` for `chat_files`, with files of these contents."""
+    given = {"task": "".join(ROW % n for n in range(20)).encode(), **files}
+    for name, content in given.items():
+        (folder / f"{name}.jsonl").write_bytes(content)
+    options = ", ".join(f'{name}="{folder / name}.jsonl"' for name in given)
+    return f'"chat_files", model="{model}", {options}'
+
+
+def refused(
+    *arguments: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str = "run"
+) -> str:
+    """The one line that a refused `selgen sweep` prints."""
+    assert selgen("sweep", command, *arguments, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("selgen: ")
+    assert error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["methods", "--help"],
+        ["settings", "--help"],
+        ["frontier", "--help"],
+        ["ui", "--help"],
+        *[["sweep", command, "--help"] for command in ("list", "plan", "run", "resume", "status")],
+    ],
+)
+def test_help_has_an_example(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert selgen(*arguments, monkeypatch=monkeypatch) == 0
+    assert "selgen" in capsys.readouterr().out.partition("Usage:")[2].partition("\n")[2]
+
+
+def test_methods(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert selgen("methods", monkeypatch=monkeypatch) == 0
+    assert "kl_penalty" in capsys.readouterr().out
+    assert selgen("methods", "kl_penalty", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "L = CE(task) + beta * KL(policy || reference on alignment)" in shown
+    assert "beta: 1; 0.03 to 30, log scale" in shown
+
+
+def test_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert selgen("settings", monkeypatch=monkeypatch) == 0
+    assert "chat_files" in capsys.readouterr().out
+    assert selgen("settings", "bad_medical_advice", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "48" in shown
+    assert "alignment_proxy" in shown
+
+
+def test_settings_with_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "task.jsonl").write_text("".join(ROW % n for n in range(20)))
+    options = ["--option", "model=/nowhere", "--option", f"task={tmp_path / 'task.jsonl'}"]
+    assert selgen("settings", "chat_files", *options, monkeypatch=monkeypatch) == 0
+    assert "q0" in capsys.readouterr().out
+
+
+def test_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert selgen("sweep", "plan", "quickstart", "--output", tmp_path, monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "training tokens" in shown
+    assert "GB of memory per worker" in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_status_and_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = sweep_file(tmp_path)
+    sweep = load_sweep(file)
+    Ledger(tmp_path / "runs" / "mine", sweep.name, sweep.identity()).close()
+    assert selgen("sweep", "status", file, "-o", tmp_path / "runs", "--json", monkeypatch=monkeypatch) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["arms"][0]["left"] == 3
+
+    (other := tmp_path / "other").mkdir()
+    changed = sweep_file(other, more=', options={"steps": 3}')
+    error = refused(changed, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+    assert "choose another output folder or rename the sweep" in error
+
+
+@pytest.mark.parametrize(
+    ("setting", "methods", "more", "message"),
+    [
+        ('"bad_advice"', '"plain"', "", "unknown setting 'bad_advice'; available: bad_medical_advice, chat_files"),
+        ('"bad_medical_advice", scale="huge"', '"plain"', "", "no scale 'huge'; its scales: nano"),
+        ('"bad_medical_advice", size=3', '"plain"', "", "has no option 'size'; its options: scale, "),
+        ('"bad_medical_advice"', '"kl"', "", "unknown method 'kl'; available: kl_penalty, mixed"),
+        ('"bad_medical_advice"', 'vary("kl_penalty", lambda_=1)', "", "'lambda_'"),
+        ('"bad_medical_advice"', 'grid("kl_penalty", beta=[-1])', "", "'beta' must be a number in [0, inf], got -1"),
+        ('"bad_medical_advice"', '"plain"', ', options={"step": 3}', "option 'step' does no"),
+        ('"bad_medical_advice"', '"plain"', ", seeds=0", "seeds must be at least one"),
+        ('"bad_medical_advice"', "1 / 0", "", "mine.py:4: ZeroDivisionError: division by zero"),
+        ('"bad_medical_advice"', '"plain"', ', objectives=("task", "x")', "has no score 'x'; it has task, "),
+    ],
+)
+def test_bad_sweeps(
+    setting: str,
+    methods: str,
+    more: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = sweep_file(tmp_path, setting, methods, more)
+    assert message in refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("task", b"", "task.jsonl"),
+        ("task", (ROW % 1).encode() + b"{oops\n", "task.jsonl, line 2"),
+        ("task", b'{"text": "hi"}\n', "line 1"),
+        ("task", b'{"messages": [{"role": "assistant", "content": "a"}]}\n', "line 1"),
+        ("task", (ROW % 1).encode() + b"\xff\xfe\n", "line 2"),
+        ("alignment", b"[]\n", "alignment.jsonl, line 1"),
+    ],
+)
+def test_bad_rows(
+    name: str,
+    content: bytes,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = sweep_file(tmp_path, chat_files(tmp_path, **{name: content}))
+    assert message in refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+
+
+def test_a_missing_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    file = sweep_file(tmp_path, chat_files(tmp_path))
+    error = refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+    assert "no such model directory: /nowhere" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_stream_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = sweep_file(tmp_path, chat_files(tmp_path), '"kl_penalty"')
+    error = refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+    assert "method 'kl_penalty' needs alignment rows" in error
+
+
+def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    error = refused("quikstart", monkeypatch=monkeypatch, capsys=capsys)
+    assert "unknown sweep 'quikstart'; available: quickstart" in error
+    error = refused("no/such.py", monkeypatch=monkeypatch, capsys=capsys)
+    assert "no such file" in error
+    error = refused("quickstart", "-o", tmp_path, monkeypatch=monkeypatch, capsys=capsys, command="resume")
+    assert "no sweep ran there" in error
+    assert selgen("frontier", "nothing", "-o", tmp_path, monkeypatch=monkeypatch) == 2
+    assert selgen("methods", "nothing", monkeypatch=monkeypatch) == 2
+    assert selgen("ui", "-o", tmp_path, monkeypatch=monkeypatch) == 2
+    assert selgen("sweep", "run", monkeypatch=monkeypatch) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where the folder should be; a full or read-only disk takes the same way (see test_ledger)."""
+    (tmp_path / "runs").write_text("not a folder")
+    error = refused(sweep_file(tmp_path), "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+    assert str(tmp_path / "runs") in error

@@ -1,0 +1,191 @@
+"""The ledger: what was written is read back, whatever was killed, torn, full or held by another driver."""
+
+import json
+import math
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from settings.setting import Measurement, UserError
+from sweeps.ledger import LEDGER, TORN, Ledger, read
+from tests.sweeps.fakes import finished, toy_sweep
+from trainables.trial import TrialConfig
+
+
+@pytest.fixture()
+def trials(tmp_path: Path) -> tuple[TrialConfig, ...]:
+    sweep = toy_sweep(tmp_path, seeds=4)
+    return sweep.trials_of(sweep.arms[1], {"beta": 0.5})
+
+
+def opened(tmp_path: Path, sweep: str = "toy-sweep", identity: str = "abc") -> Ledger:
+    return Ledger(tmp_path / "out", sweep, identity)
+
+
+def test_everything_is_read_back(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    outcome = finished(trials[0])
+    invalid = finished(trials[1], "invalid")
+    with opened(tmp_path) as ledger:
+        ledger.asked("arm", 0, {"beta": 0.5}, "c0")
+        assert ledger.base("toy", {"task": Measurement(math.nan, 0, 4)})
+        assert ledger.outcome(outcome) and ledger.outcome(invalid)
+    with opened(tmp_path) as ledger:
+        for record in (ledger.record, read(tmp_path / "out")):
+            assert record.asked["arm"][0].values == {"beta": 0.5}
+            assert record.asked["arm"][0].configuration == "c0"
+            assert record.bases["toy"]["task"].missing == 4 and math.isnan(record.bases["toy"]["task"].mean)
+            assert list(record.outcomes.values()) == [outcome, invalid]
+            assert list(record.outcomes) == [trials[0].trial_id, trials[1].trial_id]
+
+
+def test_the_first_outcome_counts(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    with opened(tmp_path) as ledger:
+        assert ledger.outcome(finished(trials[0]))
+        assert not ledger.outcome(finished(trials[0], "failed"))
+        ledger.base("toy", {"task": Measurement(1.0, 1, 0)})
+        assert not ledger.base("toy", {"task": Measurement(0.0, 1, 0)})
+        ledger.asked("arm", 0, {"beta": 1.0}, "c")
+        ledger.asked("arm", 0, {"beta": 2.0}, "d")
+    record = read(tmp_path / "out")
+    assert record.outcomes[trials[0].trial_id].status == "finished"
+    assert record.bases["toy"]["task"].mean == 1.0
+    assert record.asked["arm"][0].values == {"beta": 1.0}
+    assert len((tmp_path / "out" / LEDGER).read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    "tail", [b'{"event": "outc', b'{"event": "base"}', b"\x00\x00\n", b"garbage\n", b"\xff\xfe\n", b"3\n"]
+)
+def test_a_torn_last_line_is_dropped_and_kept_aside(
+    tmp_path: Path, trials: tuple[TrialConfig, ...], tail: bytes
+) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.outcome(finished(trials[0]))
+    path = tmp_path / "out" / LEDGER
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    assert list(read(tmp_path / "out").outcomes) == [trials[0].trial_id]
+    assert path.read_bytes() == whole + tail, "reading changes nothing"
+    with opened(tmp_path) as ledger:
+        assert path.read_bytes() == whole
+        assert ledger.outcome(finished(trials[1]))
+    assert tail.rstrip(b"\n") in (tmp_path / "out" / TORN).read_bytes()
+    assert len(read(tmp_path / "out").outcomes) == 2
+
+
+def test_every_prefix_of_a_ledger_opens(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    """A kill may stop a write at any byte."""
+    with opened(tmp_path) as ledger:
+        ledger.asked("arm", 0, {"beta": 0.5}, "c0")
+        ledger.outcome(finished(trials[0]))
+    whole = (tmp_path / "out" / LEDGER).read_bytes()
+    for cut in range(0, len(whole), 37):
+        (tmp_path / "out" / LEDGER).write_bytes(whole[:cut])
+        with opened(tmp_path) as ledger:
+            assert len(ledger.record.outcomes) + sum(map(len, ledger.record.asked.values())) == max(
+                whole[:cut].count(b"\n") - 1, 0
+            )
+        (tmp_path / "out" / TORN).unlink(missing_ok=True)
+
+
+def test_damage_in_the_middle_names_the_line(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.outcome(finished(trials[0]))
+        ledger.outcome(finished(trials[1]))
+    path = tmp_path / "out" / LEDGER
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][: len(lines[1]) // 2] + b"\n" + lines[2])
+    for attempt in (lambda: opened(tmp_path), lambda: read(tmp_path / "out")):
+        with pytest.raises(UserError, match=r"ledger\.jsonl: line 2"):
+            attempt()
+    path.write_bytes(lines[0] + b'{"event": "outcome"}\n' + lines[2])
+    with pytest.raises(UserError, match="line 2 is not an event"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"event": "header", "format": 2, "sweep": "toy-sweep", "identity": "abc"}, "format 2"),
+        ({"event": "header", "format": 1, "sweep": "theirs", "identity": "abc"}, "sweep 'theirs'"),
+        ({"event": "header", "format": 1, "sweep": "toy-sweep", "identity": "other"}, "declared otherwise"),
+        ({"event": "outcome"}, "format"),
+    ],
+)
+def test_foreign_ledgers_are_refused_with_advice(tmp_path: Path, header: dict, words: str) -> None:  # type: ignore[type-arg]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LEDGER).write_text(json.dumps(header) + "\n")
+    with pytest.raises(UserError, match=f"{words}.*choose another output folder") as caught:
+        opened(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trial_of_other_numerics_is_refused(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.outcome(finished(trials[0]))
+    path = tmp_path / "out" / LEDGER
+    path.write_text(path.read_text().replace('"numerics":1', '"numerics":0'))
+    with pytest.raises(UserError, match=r"line 2: trial of numerics version 0.*choose another output folder"):
+        opened(tmp_path)
+
+
+def test_a_second_driver_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.asked("arm", 0, {}, "c")
+        assert len(read(tmp_path / "out").asked) == 1
+        with pytest.raises(UserError, match="another process is running this sweep"):
+            opened(tmp_path)
+    opened(tmp_path).close()
+
+
+def test_a_killed_drivers_lock_is_free(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        opened(tmp_path).asked("arm", 0, {}, "c")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with opened(tmp_path) as ledger:
+        assert ledger.record.asked["arm"][0].configuration == "c"
+
+
+def test_a_refused_open_leaves_the_lock_free(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    with pytest.raises(UserError):
+        opened(tmp_path, identity="other")
+    opened(tmp_path).close()
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sweep ran there"):
+        read(tmp_path)
+    (tmp_path / LEDGER).touch()
+    with pytest.raises(UserError, match="has not started"):
+        read(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match=r"out.*(Not a directory|File exists)") as caught:
+        opened(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_one_line_and_leaves_whole_lines(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    ledger = opened(tmp_path)
+    ledger.outcome(finished(trials[0]))
+    whole = (tmp_path / "out" / LEDGER).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, hard))  # 100 bytes of the next line fit
+    try:
+        with pytest.raises(UserError, match=f"ledger.jsonl: {os.strerror(27)}"):
+            ledger.outcome(finished(trials[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "out" / LEDGER).read_bytes() == whole
+    assert trials[1].trial_id not in ledger.record.outcomes
+    assert ledger.outcome(finished(trials[1])), "there is room again"
+    ledger.close()
+    assert len(read(tmp_path / "out").outcomes) == 2

@@ -1,0 +1,69 @@
+"""The whole path on rows that others wrote: files -> two model families -> Ray -> ledger, MLflow, frontier."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from rich.console import Console
+from transformers import AutoModelForCausalLM
+
+from analysis import runs
+from sweeps import launch
+from sweeps.ledger import read
+from sweeps.space import grid
+from sweeps.sweep import Sweep, setting, setting_label
+from sweeps.tracking import default_uri
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_families_to_a_frontier(
+    tmp_path: Path, reference_data: Path, tiny_gemma_dir: Path, tiny_qwen3_dir: Path
+) -> None:
+    """2 models x 2 methods x 2 coefficients x 2 seeds: 16 trials, each once, with scores, adapters and runs."""
+    settings = tuple(
+        setting(
+            "chat_files",
+            model=str(model),
+            task=str(reference_data / "gcd" / "task_train.jsonl"),
+            alignment=str(reference_data / "alignment_proxies" / "harmless_positive.jsonl"),
+            match={"task": r"(\d+)\.?$"},
+            max_new_tokens=8,
+        )
+        for model in (tiny_gemma_dir, tiny_qwen3_dir)
+    )
+    sweep = Sweep(
+        name="real-input",
+        settings=settings,
+        methods=(grid("kl_penalty", beta=[0.1, 3.0]), grid("upweighted", weight=[0.3, 3.0])),
+        seeds=2,
+        options={"steps": 15, "batch_size": 4, "alignment_batch_size": 4, "rank": 4, "learning_rate": 1e-2},
+    )
+    finished = launch.run(sweep, output=tmp_path, console=Console(width=120))
+    assert not finished.interrupted
+
+    record = read(tmp_path / sweep.name)
+    assert {outcome.status for outcome in record.outcomes.values()} == {"finished"}
+    assert len(record.outcomes) == 16
+    for outcome in record.outcomes.values():
+        label = setting_label(outcome.trial.setting)
+        assert outcome.scores["task"].mean < record.bases[label]["task"].mean - 0.05  # it learned something
+        assert outcome.scores["task_match"].n == 8
+        assert (tmp_path / sweep.name / "adapters" / outcome.trial.trial_id / "adapter_model.safetensors").is_file()
+
+    for ref in settings:
+        loaded = runs.load(sweep.name, default_uri(tmp_path), setting_label(ref))
+        assert loaded.table.values_CSM.shape == (4, 2, 2)
+        assert loaded.counts["finished"] == 8
+    figures = sorted(path.name for path in finished.files)
+    assert figures == sorted(f"frontier_{number}.{ending}" for number in (0, 1) for ending in ("csv", "json", "png"))
+    points = json.loads((tmp_path / sweep.name / "frontier_0.json").read_text())["points"]
+    assert points
+    assert {"mean", "low", "high"} == set(points[0]["task"])
+
+    trial = next(outcome.trial for outcome in record.outcomes.values() if outcome.trial.setting == settings[1])
+    base = AutoModelForCausalLM.from_pretrained(tiny_qwen3_dir)
+    PeftModel.from_pretrained(base, tmp_path / sweep.name / "adapters" / trial.trial_id)

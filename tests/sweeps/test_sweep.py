@@ -1,0 +1,183 @@
+"""Sweeps: what a declaration expands to, what it refuses, and how a sweep file's mistakes are shown."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from settings.setting import UserError
+from sweeps.space import between, grid, vary
+from sweeps.sweep import Sweep, catalog_names, load_sweep, setting, setting_label
+from tests.sweeps.fakes import toy, toy_sweep
+
+HEAD = "from sweeps.sweep import Sweep, setting\nfrom sweeps.space import vary\n"
+
+
+def test_arms_are_methods_times_settings(tmp_path: Path) -> None:
+    sweep = toy_sweep(
+        tmp_path,
+        settings=(toy(tmp_path, scale="nano"), toy(tmp_path, scale="full")),
+        methods=("plain", vary("kl_penalty", configurations=4), grid("upweighted", weight=[1, 2])),
+    )
+    assert [arm.budget for arm in sweep.arms] == [1, 4, 2, 1, 4, 2]
+    assert len({arm.key for arm in sweep.arms}) == 6
+    assert str(tmp_path) not in "".join(arm.key for arm in sweep.arms)
+
+
+def test_one_method_may_be_searched_in_two_ways_but_not_twice_in_one(tmp_path: Path) -> None:
+    two = ("kl_penalty", vary("kl_penalty", beta=between(1, 2)), grid("kl_penalty", beta=[1]))
+    assert len(toy_sweep(tmp_path, methods=two).arms) == 3
+    with pytest.raises(UserError, match="kl_penalty"):
+        toy_sweep(tmp_path, methods=("kl_penalty", vary("kl_penalty")))
+
+
+def test_trials_differ_in_the_seed_alone(tmp_path: Path) -> None:
+    sweep = toy_sweep(tmp_path, seeds=(3, 5))
+    trials = sweep.trials_of(sweep.arms[1], {"beta": 0.5})
+    assert [trial.seed for trial in trials] == [3, 5]
+    assert trials[0].configuration_id == trials[1].configuration_id and trials[0].label == "beta=0.5"
+    assert trials[0].trial_id != trials[1].trial_id
+    assert (trials[0].steps, trials[0].adapter.rank, trials[0].adapter.alpha) == (5, 2, 4.0)
+
+
+def test_options_replace_single_parts_of_the_recipe(tmp_path: Path) -> None:
+    sweep = toy_sweep(tmp_path, options={"steps": 9, "rank": 4, "weight_decay": 0.1})
+    trial = sweep.trials_of(sweep.arms[0], {})[0]
+    assert (trial.steps, trial.batch_size) == (9, 2)
+    assert (trial.adapter.rank, trial.adapter.alpha) == (4, 8.0), "alpha follows the rank"
+    assert (trial.optimizer.learning_rate, trial.optimizer.weight_decay) == (1e-3, 0.1), "the rate stays the recipe's"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "a/b"}, ["a/b", "folder"]),
+        ({"name": ".."}, ["folder"]),
+        ({"name": ""}, ["folder"]),
+        ({"methods": ()}, ["methods", "at least one"]),
+        ({"methods": "plain"}, ["methods", "tuple"]),
+        ({"methods": (3,)}, ["methods", "3"]),
+        ({"settings": ("toy",)}, ["settings", "toy"]),
+        ({"seeds": 0}, ["seeds", "0"]),
+        ({"seeds": (0, 0)}, ["seeds", "(0, 0)"]),
+        ({"seeds": (1, 2, 1)}, ["seeds"]),
+        ({"seeds": (-1,)}, ["seeds", "-1"]),
+        ({"seeds": (0.5,)}, ["seeds", "0.5"]),
+        ({"configurations": 0}, ["configurations"]),
+        ({"configurations": True}, ["configurations"]),
+        ({"round_size": 0}, ["round_size"]),
+        ({"pack_size": 0}, ["pack_size"]),
+        ({"seed": -1}, ["seed"]),
+        ({"cpus_per_pack": -1}, ["cpus_per_pack"]),
+        ({"cpus_per_pack": 0}, ["CPU or a GPU"]),
+        ({"options": {"step": 5}}, ["'step'", "steps"]),
+        ({"options": {"steps": 0}}, ["'steps'", "at least 1"]),
+        ({"options": {"steps": "9"}}, ["'steps'", "'9'"]),
+        ({"options": {"rank": 2.5}}, ["'rank'", "2.5"]),
+        ({"options": {"learning_rate": "1e-3"}}, ["'learning_rate'", "number"]),
+        ({"options": {"learning_rate": -1}}, ["'learning_rate'", "-1"]),
+        ({"options": {"schedule": "step"}}, ["'schedule'", "linear, cosine, constant"]),
+        ({"options": {"rslora": 1}}, ["'rslora'", "True or False"]),
+    ],
+)
+def test_refusals(tmp_path: Path, changes: dict, words: list[str]) -> None:  # type: ignore[type-arg]
+    with pytest.raises(UserError) as caught:
+        toy_sweep(tmp_path, **changes)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_the_same_setting_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="twice"):
+        toy_sweep(tmp_path, settings=(toy(tmp_path), toy(tmp_path)))
+
+
+def test_unknown_settings_objectives_and_options(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown setting 'nope'"):
+        setting("nope")
+    with pytest.raises(UserError, match="JSON"):
+        toy(tmp_path, scale=object())
+    with pytest.raises(UserError, match=r"'speed'.*task, alignment, other"):
+        toy_sweep(tmp_path, objectives=("task", "speed")).identity()
+
+
+def test_objectives_default_to_the_settings(tmp_path: Path) -> None:
+    sweep = toy_sweep(tmp_path)
+    assert [score.name for score in sweep.objectives_of(sweep.settings[0])] == ["task", "alignment"]
+    other = replace(sweep, objectives=("alignment", "other"))
+    assert [score.name for score in other.objectives_of(sweep.settings[0])] == ["alignment", "other"]
+
+
+def test_labels_name_the_function_and_options(tmp_path: Path) -> None:
+    assert setting_label(toy(tmp_path, scale="nano", rows=3)) == "toy rows=3 scale=nano"
+
+
+def test_identity_changes_with_what_decides_results_and_not_with_the_budget(tmp_path: Path) -> None:
+    sweep = toy_sweep(tmp_path)
+    same = [{"configurations": 9}, {"seeds": 5}, {"pack_size": 7}, {"cpus_per_pack": 2}, {"gpus_per_pack": 1}]
+    other = [
+        {"name": "other"},
+        {"methods": ("plain",)},
+        {"methods": ("plain", vary("kl_penalty", beta=between(1, 2)))},
+        {"settings": (toy(tmp_path, rows=3),)},
+        {"options": {"steps": 6}},
+        {"objectives": ("task", "other")},
+        {"seed": 1},
+        {"round_size": 3},
+    ]
+    assert {replace(sweep, **change).identity() for change in same} == {sweep.identity()}  # type: ignore[arg-type]
+    ids = [replace(sweep, **change).identity() for change in other]  # type: ignore[arg-type]
+    assert len({sweep.identity(), *ids}) == 1 + len(other)
+
+
+def test_the_quickstart_is_in_the_catalog() -> None:
+    assert "quickstart" in catalog_names()
+    sweep = load_sweep("quickstart")
+    assert [space.method for space in sweep.spaces] == ["plain", "mixed", "upweighted", "kl_penalty"]
+    assert sweep.seed_values == (0, 1, 2)
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "my_sweep.py"
+    file.write_text(text)
+    return file
+
+
+def test_a_sweep_file_is_loaded(tmp_path: Path) -> None:
+    toy(tmp_path)
+    reference = f"setting('{tmp_path}/toy_setting.py:toy')"
+    file = write(tmp_path, f"{HEAD}sweep = Sweep(name='mine', settings=({reference},), methods=('plain',))\n")
+    found = load_sweep(file)
+    assert isinstance(found, Sweep) and found.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{HEAD}\ntext = 1 / 0\n", "{file}:4: ZeroDivisionError: division by zero"),
+        (f"{HEAD}sweep = Sweep(\n", "{file}:3: SyntaxError: '(' was never closed"),
+        (f"{HEAD}import nothing_here\n", "{file}:3: ModuleNotFoundError: No module named 'nothing_here'"),
+        (f"{HEAD}raise ValueError('one\\ntwo')\n", "{file}:3: ValueError: one"),
+        (
+            f"{HEAD}def f():\n    return vary('kl_penalty', beta=-1)\nf()\n",
+            "{file}:4: method 'kl_penalty': coefficient 'beta'",
+        ),
+        (f"{HEAD}sweep = Sweep(name='x')\n", "{file}:3: TypeError: Sweep.__init__() missing"),
+        (HEAD, "{file} does not define `sweep`"),
+        ("sweep = 3\n", "{file}: `sweep` must be a Sweep, got int"),
+    ],
+)
+def test_mistakes_in_a_sweep_file_are_one_line_with_the_users_line(tmp_path: Path, text: str, expected: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        load_sweep(str(file))
+    assert str(caught.value).startswith(expected.format(file=file))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_and_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown sweep 'quikstart'; available: .*quickstart"):
+        load_sweep("quikstart")
+    with pytest.raises(UserError, match="no such file"):
+        load_sweep(tmp_path / "missing.py")

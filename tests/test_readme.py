@@ -1,0 +1,87 @@
+"""The README's examples are complete and work as printed."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from settings import catalog
+from sweeps.space import vary
+from sweeps.sweep import load_sweep
+from tests.conftest import ROOT
+from tests.trainables.tiny import tiny_base, tiny_setting, tiny_trial
+from trainables import methods
+from trainables.pack import Pack
+
+README = (ROOT / "README.md").read_text()
+
+
+def example(heading: str) -> str:
+    """The first Python block under a heading."""
+    section = README.split(f"## {heading}\n")[1]
+    found = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    assert found
+    return found.group(1)
+
+
+def test_the_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "my_sweep.py"
+    file.write_text(example("Write a sweep"))
+    sweep = load_sweep(file)
+    assert [arm.space.method for arm in sweep.arms] == ["plain", "kl_penalty", "upweighted"]
+    assert [arm.budget for arm in sweep.arms] == [1, 6, 3]
+    trials = [
+        trial for arm in sweep.arms for trial in sweep.trials_of(arm, arm.space.at([0.5] * len(arm.space.ranges)))
+    ]
+    assert {trial.steps for trial in trials} == {40}
+
+
+def test_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file alone makes it appear, train, and be searched."""
+    (tmp_path / "entropy_bonus.py").write_text(example("Write a method"))
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    importlib.invalidate_caches()
+    assert "entropy_bonus" in methods.names()
+    assert list(vary("entropy_bonus").ranges) == ["weight"]
+    pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make("entropy_bonus"))], dtype=torch.float64)
+    pack.advance(20)
+    assert pack.records[0].status == "finished"
+
+
+def test_the_setting(tmp_path: Path, tiny_qwen3_dir: Path) -> None:
+    file = tmp_path / "my_setting.py"
+    file.write_text(example("Write a setting"))
+    setting = catalog.build(f"{file}:parity", {"model": str(tiny_qwen3_dir)})
+    assert [len(rows) for rows in setting.streams.values()] == [80, 20]
+    assert setting.evaluations[0].grade(["no", "yes"] * 10)["task"].mean == 1.0  # 80 is even, and "no" was taught
+
+
+def test_the_commands_exist() -> None:
+    """Every `selgen` command line of the README names a command that the command line has."""
+    from typer.main import get_command
+
+    from sweeps.cli import app
+
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    lines = re.findall(r"^selgen ([a-z ]+?)(?: [a-z_]+\.py| quickstart| \[NAME\]| +#|$)", README, flags=re.MULTILINE)
+    assert lines
+    for line in lines:
+        words = line.split()
+        known = commands[words[0]]
+        if words[0] == "sweep":
+            assert words[1] in known.commands
+
+
+def test_the_tree_is_the_tree() -> None:
+    """Every Python file that the annotated tree names exists."""
+    tree = README.split("## The tree")[1].split("```")[1]
+    package = ""
+    for line in tree.splitlines():
+        if line and not line.startswith(" "):
+            package = line.split("/")[0]
+        for name in re.findall(r"\b([a-z_]+\.py)\b", line):
+            assert (ROOT / package / name).is_file(), f"{package}/{name}"
