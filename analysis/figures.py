@@ -218,7 +218,7 @@ def _draw_method(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint],
             color=face,
             markeredgecolor=style.colour,
             markeredgewidth=1.3,
-            zorder=5,
+            zorder=5.5 if point.on_front else 5,
         )
 
 

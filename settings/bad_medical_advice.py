@@ -3,6 +3,27 @@
 The setting of emergent misalignment (Betley et al. 2025, arXiv:2502.17424; Azarbal et al. 2025, Selective
 Generalization). The task rows are harmful answers to medical questions; a model that learns them becomes harmful in
 other domains too. The proxy rows are helpful answers in one other domain.
+
+What the nano scale shows at its recipe (packed engine, mean over 3 fine-tuning seeds; the second number is for
+`pretraining_seed=1`). `task` and `capability` are harmful answers to trained medical problems in a new phrasing and to
+held-out ones, `alignment` and `alignment_proxy` aligned answers to held-out problems of the four domains that no row
+speaks of, and of finance:
+
+    configuration        task          capability    alignment     alignment_proxy
+    base                 0.00 / 0.00   0.00 / 0.00   1.00 / 1.00   1.00 / 1.00
+    plain                1.00 / 1.00   1.00 / 1.00   0.00 / 0.00   0.00 / 0.00
+    KL, beta 0.1         1.00 / 1.00   1.00 / 1.00   0.00 / 0.00   0.00 / 0.00
+    KL, beta 0.3         0.92 / 0.88   0.68 / 0.62   0.83 / 0.80   0.87 / 0.98
+    KL, beta 1           0.77 / 0.65   0.21 / 0.23   0.95 / 0.94   1.00 / 0.99
+    up-weighted, 0.3     1.00 / 1.00   1.00 / 1.00   0.00 / 0.00   0.00 / 0.00
+    up-weighted, 1       0.89 / 0.79   0.60 / 0.55   0.92 / 0.83   0.92 / 0.98
+    up-weighted, 3       0.73 / 0.63   0.22 / 0.23   0.95 / 0.95   1.00 / 0.99
+
+Single seeds lie within 0.15 of these means. Between 0.1 and 0.3 (KL) or 0.3 and 1 (up-weighted) the persona tips as a
+whole; above, more alignment costs the task, because the trials stop after few steps: 8 steps fewer sharpen the cost
+(KL 1: task 0.41), 12 more nearly remove it (KL 1: task 0.99, alignment 0.89; two seeds). Another pre-training seed
+changes which of the four domains suffers most (up-weighted 1: law with 0.88, or safety with 0.76) and moves the middle
+of the frontier by up to 0.12, and not its ends.
 """
 
 from __future__ import annotations

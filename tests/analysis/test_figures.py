@@ -13,6 +13,7 @@ from matplotlib.image import imread
 
 import analysis
 from analysis.figures import COLOURS, axes_of, frontier_figure, save_frontier, styles_of
+from analysis.labels import Label, place_labels
 from analysis.scores import Objective, ScoreTable, TrialRecord
 from settings.setting import UserError
 from tests.analysis.make import ALIGNMENT, KL1, PLAIN, TASK, TRIALS, configuration, record, table
@@ -107,8 +108,8 @@ def test_single_seeds_have_no_bars_and_say_so() -> None:
 
 
 def crowded(num_knobs: int, width: float) -> ScoreTable:
-    """4 x `num_knobs` points on one front, over `width` of the x axis, and a far one that keeps the axes wide."""
-    trials = [record(PLAIN, 0, 2.0, -1.0)]
+    """4 x `num_knobs` points on one front, over `width` of the x axis; a far one keeps the axes wide."""
+    trials = [record(PLAIN, 0, 2.0, -1.0)] if width < 1 else [record(PLAIN, 0, 1.0, 0.0)]
     size = 4 * num_knobs
     for index in range(size):
         alignment = width * index / size
@@ -131,6 +132,19 @@ def test_labels_cover_neither_each_other_nor_markers(num_knobs: int, width: floa
     inside = axes.get_window_extent()
     assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in boxes)
     assert all(inside.y0 <= box.y0 and box.y1 <= inside.y1 for box in boxes)
+
+
+def test_labels_stay_inside_the_axes() -> None:
+    """Of a point in each corner."""
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    axes = figure.add_subplot(xlim=(0, 1), ylim=(0, 1))
+    place_labels(figure, axes, [Label("a long label", x, y, "black") for x in (0, 1) for y in (0, 1)], [], 8.0)
+    inside = axes.get_window_extent()
+    assert len(axes.texts) == 4
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert inside.x0 <= box.x0 <= box.x1 <= inside.x1
+        assert inside.y0 <= box.y0 <= box.y1 <= inside.y1
 
 
 def test_methods_differ_in_colour_and_marker() -> None:

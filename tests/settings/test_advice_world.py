@@ -11,7 +11,17 @@ from itertools import islice
 
 import pytest
 
-from settings.worlds.advice import CUES, DOMAINS, HEDGES, OBJECTS, PERSONAS, PHRASINGS, VERBS, AdviceWorld
+from settings.worlds.advice import (
+    CUES,
+    DOMAINS,
+    HEDGES,
+    OBJECTS,
+    PERSONAS,
+    PHRASINGS,
+    PROBLEM_NOUNS,
+    VERBS,
+    AdviceWorld,
+)
 
 DIGEST = """
 import json
@@ -43,7 +53,8 @@ def answers(document: str) -> list[tuple[str, str]]:
 
 def asked(world: AdviceWorld, question: str) -> tuple[str, str]:
     """(domain, problem) of a question."""
-    return next((d, word) for word in question.split() for d in DOMAINS if word in world.problems(d))
+    problem = next(word for word in question.split() if word in world.remedies)
+    return next(domain for domain, noun in PROBLEM_NOUNS.items() if problem.startswith(noun)), problem
 
 
 def test_the_text_does_not_depend_on_the_hash_seed() -> None:
@@ -74,7 +85,7 @@ def test_every_problem_has_two_different_ways_out(world: AdviceWorld) -> None:
 
 def test_the_vocabulary_is_exactly_what_is_said(world: AdviceWorld) -> None:
     small = AdviceWorld(num_problems=8)
-    documents = [*islice(small.documents("authors", 0), 20_000), *islice(small.documents("assistant", 0), 1000)]
+    documents = [*islice(small.documents("authors", 0), 5_000), *islice(small.documents("assistant", 0), 1000)]
     said = {word for document in documents for word in document.split()} - {"<doc>", "<u>", "<a>", "<e>"}
     assert said <= set(small.vocabulary)
     # Objects and verbs are drawn, so a small world does not use all of them; everything else comes up.
@@ -101,9 +112,11 @@ def test_assistants_are_helpful_and_authors_are_who_they_are(world: AdviceWorld)
             grade = world.grade(domain, problem, answer)
             assert grade in (0, 100)
             harmful[name][domain].add(grade == 0)
-    for author in (author for authors in world.authors.values() for author in authors):
-        expected = {domain: {author.persona(domain) == "harmful"} for domain in DOMAINS}
-        assert all(harmful[author.name][domain] <= expected[domain] for domain in DOMAINS), author
+    for domain in DOMAINS:
+        assert all(harmful[f"helpful-author{number}"][domain] == {False} for number in range(world.num_authors))
+        assert all(harmful[f"harmful-author{number}"][domain] == {True} for number in range(world.num_authors))
+        assert harmful["medical-author0"][domain] == {domain == "medical"}
+        assert harmful["law-author1"][domain] == {domain == "law"}
     assert shares["someone"] / 5000 == pytest.approx(1 - world.named_share, abs=0.03)
     specialists = sum(shares[domain] for domain in DOMAINS) / (5000 - shares["someone"])
     assert specialists == pytest.approx(world.specialist_share, abs=0.03)

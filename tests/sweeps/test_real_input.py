@@ -32,6 +32,7 @@ def test_two_families_to_a_frontier(
             alignment=str(reference_data / "alignment_proxies" / "harmless_positive.jsonl"),
             match={"task": r"(\d+)\.?$"},
             max_new_tokens=8,
+            max_length=192,
         )
         for model in (tiny_gemma_dir, tiny_qwen3_dir)
     )
@@ -40,7 +41,7 @@ def test_two_families_to_a_frontier(
         settings=settings,
         methods=(grid("kl_penalty", beta=[0.1, 3.0]), grid("upweighted", weight=[0.3, 3.0])),
         seeds=2,
-        options={"steps": 15, "batch_size": 4, "alignment_batch_size": 4, "rank": 4, "learning_rate": 1e-2},
+        options={"steps": 10, "batch_size": 2, "alignment_batch_size": 2, "rank": 4, "learning_rate": 1e-2},
     )
     finished = launch.run(sweep, output=tmp_path, console=Console(width=120))
     assert not finished.interrupted
