@@ -54,11 +54,12 @@ def setting(name: str, **options: Any) -> SettingRef:
 def setting_label(ref: SettingRef) -> str:
     """A setting as short text, e.g. "bad_medical_advice scale=nano".
 
-    Of a path only the last part is shown, and long values not at all; a content id then tells equal labels apart.
+    Of a path only the last part is shown, and long or nested values not at all; a content id then tells equal labels apart.
     """
     name = ref.name.rpartition(":")[2]
     brief = {key: Path(value).name if _is_path(value) else value for key, value in sorted(ref.options.items())}
-    shown = {key: value for key, value in brief.items() if len(str(value)) <= LONGEST_SHOWN}
+    plain = {key: value for key, value in brief.items() if isinstance(value, str | int | float)}
+    shown = {key: value for key, value in plain.items() if len(str(value)) <= LONGEST_SHOWN}
     label = " ".join([name, *(f"{key}={value}" for key, value in shown.items())])
     return label if shown == ref.options else f"{label} ({content_id(dict(ref.options), 4)})"
 

@@ -1,15 +1,20 @@
 """Four methods on the nano bad-medical-advice setting: minutes on a laptop, and the shape of the full result.
 
-selgen run quickstart
+selgen sweep run quickstart
 """
 
-from sweeps.space import vary
+from sweeps.space import between, vary
 from sweeps.sweep import Sweep, setting
 
 sweep = Sweep(
     name="quickstart",
     settings=(setting("bad_medical_advice", scale="nano"),),
-    methods=("plain", vary("mixed", configurations=4), "upweighted", "kl_penalty"),
+    methods=(
+        "plain",
+        vary("mixed", share=between(0.1, 0.75)),
+        vary("upweighted", weight=between(0.2, 10)),
+        vary("kl_penalty", beta=between(0.1, 10)),
+    ),
     configurations=5,
     seeds=3,
 )
