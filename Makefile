@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
+# Packages are compiled when first imported (--no-compile halves the installation), so that must be kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test check lint clean
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -153,31 +154,32 @@ def rich_table(
     points: Sequence[FrontierPoint], objectives: Sequence[Objective], title: str = "", front_only: bool = False
 ) -> Table:
     """The points for the terminal. A star marks the front; brackets are 95 % intervals."""
-    table = Table(title=Text(title) if title else None, title_justify="left", caption_justify="left")
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
     table.add_column("", width=1)
-    table.add_column("method")
-    table.add_column("coefficients")
+    table.add_column("configuration")
     shown = [objective for objective in objectives if points and objective.name in points[0].scores]
     for objective in shown:
         table.add_column(Text(f"{objective.name} {objective.arrow}"), justify="right", no_wrap=True)
     table.add_column("seeds", justify="right")
-    table.add_column("excluded")
     rows = [point for point in points if point.on_front or not front_only]
+    some_excluded = any(excluded_text(point.excluded) for point in rows)
+    if some_excluded:
+        table.add_column("excluded")
     for point in rows:
         cells = [_cell(point.scores[objective.name]) for objective in shown]
-        texts = [
-            "*" if point.on_front else "",
-            point.method,
-            point.label,
-            *cells,
-            str(point.seeds),
-            excluded_text(point.excluded),
-        ]
+        texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip(), *cells, str(point.seeds)]
+        texts += [excluded_text(point.excluded)] if some_excluded else []
         table.add_row(*(Text(text) for text in texts), style="" if point.on_front else "dim")
     notes = ["* on the frontier; [low, high] is the 95 % interval of the mean"]
     if any(point.seeds and math.isnan(point.scores[objective.name].low) for point in rows for objective in shown):
         notes.append("[-] one seed: no interval")
-    table.caption = Text("; ".join(notes))
+    table.caption = Text("\n".join(notes))
     return table
 
 

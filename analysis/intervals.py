@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -80,7 +80,7 @@ def pooled_intervals(values_CSM: ArrayLike, confidence: float = 0.95) -> Interva
     if freedom == 0:
         none_CM = np.full_like(mean_CM, np.nan)
         return Intervals(mean_CM, none_CM, none_CM.copy(), num_C)
-    quantile = float(stats.t.ppf((1 + confidence) / 2, freedom))
+    quantile = float(stdtrit(freedom, (1 + confidence) / 2))
     half_CM = quantile * np.sqrt(variance_M / np.maximum(num_C, 1)[:, None])
     return Intervals(mean_CM, mean_CM - half_CM, mean_CM + half_CM, num_C)
 

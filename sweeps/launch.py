@@ -6,6 +6,7 @@ continued by running it again. Ray is not even started when nothing is left to t
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -13,7 +14,7 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,15 @@ from typing import Any
 
 from rich.console import Console
 
-from settings.setting import NanoModel, UserError
+from settings.setting import NanoModel, PretrainedModel, UserError
 from sweeps import packing
 from sweeps.display import Display
 from sweeps.ledger import Ledger
-from sweeps.results import publish, show_results
+from sweeps.results import complete, publish, show_results
 from sweeps.search import Listener, PackSearcher
 from sweeps.sweep import Sweep, setting_of
 from sweeps.tracking import Status, Tracker, default_uri
-from trainables.base_models import check_source, is_pretrained, pretrained_nano
+from trainables.files import write_json
 
 CHECKPOINT_SECONDS = 60.0
 MAX_FAILURES = 1  # restarts of a worker that died, from the pack's checkpoint
@@ -86,11 +87,14 @@ def run(
     """
     output = output.resolve()
     sweep.check()
-    for ref in sweep.settings:
-        check_source(setting_of(ref).base_model)
+    _check_models(sweep)
     uri = tracking_uri or default_uri(output)
     folder = folder_of(sweep.name, output)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+        marker = _Published(folder, uri, ledger)
+        if marker.files is not None and complete(sweep, ledger.record):
+            show_results(sweep, ledger.record, console)
+            return Finished(marker.files, uri, interrupted=False, notes=())
         driver = _Driver(sweep, ledger, folder, console)
         tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None)
         tracker.start(record=ledger.record)
@@ -106,7 +110,44 @@ def run(
             console.print(f"MLflow: {problem}", style="yellow", highlight=False)
         if not driver.interrupted:
             show_results(sweep, ledger.record, console)
+            if not tracker.problems:
+                marker.write(files)
     return Finished(tuple(files), uri, driver.interrupted, tuple(driver.searcher.notes))
+
+
+class _Published:
+    """Remembers that files and MLflow are up to date with a ledger of this length: a finished sweep then ends at once.
+
+    Attributes:
+        files: what was written; None when something has changed, or is gone.
+    """
+
+    def __init__(self, folder: Path, uri: str, ledger: Ledger) -> None:
+        self._path, self._uri, self._ledger = folder / "published.json", uri, ledger
+        self.files: tuple[Path, ...] | None = None
+        if self._path.is_file():
+            known = json.loads(self._path.read_text())
+            files = tuple(Path(file) for file in known["files"])
+            stores = [Path(uri.removeprefix("sqlite:///"))] if uri.startswith("sqlite:///") else []
+            if known["of"] == self._state() and all(path.is_file() for path in (*files, *stores)):
+                self.files = files
+
+    def _state(self) -> list[Any]:
+        return [self._uri, self._ledger.path.stat().st_size]
+
+    def write(self, files: Sequence[Path]) -> None:
+        """Everything is up to date now."""
+        write_json(self._path, {"of": self._state(), "files": [str(file) for file in files]})
+
+
+def _check_models(sweep: Sweep) -> None:
+    """Refuse a local model that is not there. Raises UserError."""
+    for ref in sweep.settings:
+        model = setting_of(ref).base_model
+        if isinstance(model, PretrainedModel):
+            from trainables.base_models import check_source
+
+            check_source(model)
 
 
 class _Driver:
@@ -161,6 +202,8 @@ class _Driver:
             self.tracker.progress(trial_id, int(metrics["step"]), rest)
 
     def _pretrain(self) -> None:
+        from trainables.base_models import is_pretrained, pretrained_nano  # transformers takes seconds to import
+
         for ref in self.sweep.settings:
             model = setting_of(ref).base_model
             if isinstance(model, NanoModel) and not is_pretrained(model):

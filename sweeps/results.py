@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from analysis import figures, frontier
+from analysis import frontier
 from analysis.frontier import FrontierPoint
 from analysis.scores import Configuration, Objective, ScoreTable, TrialRecord
 from settings.setting import Measurement, UserError
@@ -69,6 +69,8 @@ def publish(sweep: Sweep, record: Record, folder: Path, tracker: Tracker) -> lis
 
     The adapters of frontier configurations are copied there, too. Returns the files written.
     """
+    from analysis import figures  # matplotlib takes a second to import
+
     written, description = [], [f"Sweep `{sweep.name}`: {_ended(record)}.", ""]
     for number, ref in enumerate(sweep.settings):
         found = of_setting(sweep, record, ref)
@@ -117,6 +119,18 @@ def _ended(record: Record) -> str:
     return ", ".join(f"{count} trials {status}" for status, count in sorted(counts.items()))
 
 
+def complete(sweep: Sweep, record: Record) -> bool:
+    """Whether every arm has its budget of configurations, and every trial and base model its outcome."""
+    if any(setting_label(ref) not in record.bases for ref in sweep.settings):
+        return False
+    for arm in sweep.arms:
+        asked = record.asked.get(arm.key, {})
+        trials = (trial for item in asked.values() for trial in sweep.trials_of(arm, item.values))
+        if len(asked) < arm.budget or any(trial.trial_id not in record.outcomes for trial in trials):
+            return False
+    return True
+
+
 def status(name_or_file: str, output: Path) -> dict[str, Any]:
     """How far a sweep is, read from its ledger without disturbing the driver. Raises UserError."""
     sweep = load_sweep(name_or_file)
@@ -160,7 +174,7 @@ def show_frontier(
     console: Console,
 ) -> None:
     """Print the frontier of a sweep as MLflow has it. Raises UserError."""
-    from analysis import runs
+    from analysis import figures, runs
 
     if not SAFE_NAME.fullmatch(sweep):
         raise UserError(f"{sweep!r} is no sweep's name; `selgen frontier` takes the name, not the file")

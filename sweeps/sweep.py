@@ -54,7 +54,7 @@ def setting(name: str, **options: Any) -> SettingRef:
 def setting_label(ref: SettingRef) -> str:
     """A setting as short text, e.g. "bad_medical_advice scale=nano".
 
-    Of a path only the last part is shown, and long or nested values not at all; a content id then tells equal labels apart.
+    Of a path only the last part is shown, and long or nested values not at all; a content id tells equal labels apart.
     """
     name = ref.name.rpartition(":")[2]
     brief = {key: Path(value).name if _is_path(value) else value for key, value in sorted(ref.options.items())}

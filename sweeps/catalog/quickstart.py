@@ -15,6 +15,6 @@ sweep = Sweep(
         vary("upweighted", weight=between(0.2, 10)),
         vary("kl_penalty", beta=between(0.1, 10)),
     ),
-    configurations=5,
+    configurations=6,
     seeds=3,
 )

@@ -136,7 +136,7 @@ def test_hierarchy_tags_params_and_metrics(tmp_path: Path, out: Path) -> None:
     assert bad.data.tags["selgen.reason"] == "a test wants it" and "eval/task" not in bad.data.metrics
     pair = [runs[f"kl_penalty beta=0.5 seed={seed}"].data.metrics["eval/task"] for seed in (0, 1)]
     assert configuration.data.metrics["eval/task"] == pytest.approx(sum(pair) / 2)
-    assert configuration.data.metrics["seeds"] == 2
+    assert configuration.data.metrics["seeds"] == 2 and configuration.data.params["beta"] == "0.5"
     assert runs["kl_penalty beta=2"].data.metrics["seeds"] == 1, "only valid seeds are averaged"
 
 
@@ -213,6 +213,13 @@ def test_an_interrupted_trial_is_taken_up_again(tmp_path: Path, out: Path) -> No
     second = Tracker(default_uri(out), sweep)
     second.start("second", record)
     second.trials_started([trial])
+    awake = ["kl_penalty beta=0.5", "kl_penalty beta=0.5 seed=0", "toy-sweep"]
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        running = sorted(run.info.run_name for run in runs_of(out, sweep) if run.info.status == "RUNNING")
+        if running == awake:
+            break
+    assert running == awake
     second.progress(trial.trial_id, 2, {"loss": 1.5})
     second.progress(trial.trial_id, 3, {"loss": math.inf})
     second.outcome(outcome)
@@ -328,6 +335,28 @@ def test_a_store_that_comes_back_gets_everything(tmp_path: Path, out: Path, monk
     tracker.close()
     assert len(tracker.problems) == 1 and "unable to open database file" in tracker.problems[0]
     assert len(runs_of(out, sweep)) == 10
+
+
+@pytest.mark.parametrize("call", ["create_run", "log_batch", "set_terminated"])
+def test_an_answer_that_was_lost_repeats_nothing(
+    tmp_path: Path, out: Path, whole: Any, call: str, monkeypatch: Any
+) -> None:
+    """The store did what it was asked, but said otherwise: every third time."""
+    from mlflow import MlflowClient
+
+    sweep, expected = whole
+    count, original = [0], getattr(MlflowClient, call)
+
+    def lossy(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        count[0] += 1
+        if count[0] % 3 == 0:
+            raise OSError("connection reset")
+        return result
+
+    monkeypatch.setattr(MlflowClient, call, lossy)
+    assert project(record_of(sweep), sweep, default_uri(out)) == ["OSError: connection reset"]
+    assert dump(out, sweep) == expected
 
 
 def test_an_update_that_fails_is_given_up_alone(tmp_path: Path, out: Path, monkeypatch: Any) -> None:
