@@ -75,6 +75,7 @@ def save_frontier(
     title: str = "",
     x: str | None = None,
     y: str | None = None,
+    dpi: int = DPI,
 ) -> None:
     """Draw `frontier_figure` and write it in one move; the format is the file's ending. Raises UserError."""
     ending = path.suffix.removeprefix(".").lower()
@@ -83,7 +84,7 @@ def save_frontier(
     figure = frontier_figure(table, base_scores, title, x, y)
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[ending]
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=ending, metadata=metadata)
+        figure.savefig(temporary, format=ending, metadata=metadata, dpi=dpi)
 
 
 def frontier_figure(

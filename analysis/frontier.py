@@ -159,7 +159,8 @@ def rich_table(
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
+        show_edge=False,
     )
     table.add_column("", width=1)
     table.add_column("configuration")

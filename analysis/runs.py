@@ -102,6 +102,17 @@ def load(sweep: str, tracking_uri: str, setting: str | None = None) -> LoadedSwe
     )
 
 
+def experiment_id(sweep: str, tracking_uri: str) -> str:
+    """The id of a sweep's experiment in the store, as in the addresses of MLflow's UI. Raises UserError as `load`."""
+    with _reading(tracking_uri):
+        _check_exists(tracking_uri)
+        client = _client(tracking_uri)
+        experiment = client.get_experiment_by_name(sweep)
+        if experiment is None or experiment.lifecycle_stage == "deleted":
+            raise UserError(_unknown(client, sweep, tracking_uri))
+        return str(experiment.experiment_id)
+
+
 @contextmanager
 def _reading(tracking_uri: str) -> Iterator[None]:
     """Turn whatever a store raises into one line."""

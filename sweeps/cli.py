@@ -224,7 +224,7 @@ def run_command(name: Name, output: Output = OUTPUT, tracking_uri: Tracking = No
     """Run what is left of a sweep, then print its frontier. Finished trials are never repeated."""
     from sweeps.sweep import load_sweep
 
-    _run(load_sweep(name), output, tracking_uri, address)
+    _run(name, load_sweep(name), output, tracking_uri, address)
 
 
 @sweep_app.command("resume", epilog="Example: selgen sweep resume quickstart")
@@ -236,23 +236,24 @@ def resume_command(name: Name, output: Output = OUTPUT, tracking_uri: Tracking =
 
     sweep = load_sweep(name)
     read(folder_of(sweep.name, output))
-    _run(sweep, output, tracking_uri, address)
+    _run(name, sweep, output, tracking_uri, address)
 
 
-def _run(sweep: Sweep, output: Path, tracking_uri: str | None, address: str | None) -> None:
+def _run(name: str, sweep: Sweep, output: Path, tracking_uri: str | None, address: str | None) -> None:
     from sweeps import launch
 
     console = Console()
     finished = launch.run(sweep, output=output, console=console, tracking_uri=tracking_uri, address=address)
     if finished.interrupted:
-        console.print(f"stopped; continue with: selgen sweep resume {sweep.name} --output {output}", highlight=False)
+        line = f"stopped; continue with: selgen sweep resume {name} --output {output}"
+        console.print(line, highlight=False, soft_wrap=True)
         raise typer.Exit(130)
     for note in finished.notes:
         console.print(note, highlight=False)
     for file in finished.files:
         console.print(f"wrote {file}", highlight=False, soft_wrap=True)
     where = f"--tracking-uri {tracking_uri}" if tracking_uri else f"--output {output}"
-    console.print(f"see every trial in MLflow: selgen ui {where}", highlight=False, soft_wrap=True)
+    console.print(f"see every trial in MLflow: selgen ui {sweep.name} {where}", highlight=False, soft_wrap=True)
 
 
 @sweep_app.command("status", epilog="Example: selgen sweep status quickstart --json")
@@ -295,24 +296,30 @@ def frontier_command(
     show_frontier(sweep, output, tracking_uri, setting, as_json, csv, figure, Console())
 
 
-@app.command("ui", epilog="Example: selgen ui --port 5001")
+@app.command("ui", epilog="Example: selgen ui quickstart --port 5001")
 def ui_command(
+    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Name of a sweep to open at.")] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
-    """Open the MLflow UI on the sweeps of an output folder (Ctrl-C ends it)."""
+    """Serve the MLflow UI on the sweeps of an output folder, on this machine only (Ctrl-C ends it)."""
     from sweeps.tracking import default_uri
 
     if tracking_uri is None and not (output / "mlflow.db").is_file():
         raise UserError(f"no sweep has written to {output / 'mlflow.db'}; run one first, or give --tracking-uri")
     uri = tracking_uri or default_uri(output)
+    place = ""
+    if sweep:
+        from analysis.runs import experiment_id
+
+        place = f"/#/experiments/{experiment_id(sweep, uri)}/runs"
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    typer.echo(f"MLflow UI: http://{host}:{port}")
+    typer.echo(f"MLflow UI, in about 20 seconds: http://{host}:{port}{place}")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
-    os.execv(sys.executable, command)
+    os.execv(sys.executable, [*command, "--uvicorn-opts", "--log-level warning"])
 
 
 def main() -> None:

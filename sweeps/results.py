@@ -20,6 +20,8 @@ from sweeps.sweep import SAFE_NAME, Sweep, load_sweep, setting_label
 from sweeps.tracking import Tracker, default_uri
 from trainables.trial import Outcome, SettingRef
 
+PREVIEW_DPI = 90  # of the figure in MLflow's description, which shows it at its full size
+
 
 @dataclass(frozen=True)
 class Found:
@@ -77,17 +79,22 @@ def publish(sweep: Sweep, record: Record, folder: Path, tracker: Tracker) -> lis
         if not found.table.num_seeds_C.any():
             continue
         stem = "frontier" if len(sweep.settings) == 1 else f"frontier_{number}"
-        points = found.points
+        points, picture = found.points, []
         files = [folder / f"{stem}.json", folder / f"{stem}.csv"]
         frontier.write_json(files[0], sweep.name, points)
         frontier.write_csv(files[1], points)
         if len(found.table.objectives) > 1:  # one objective is a ranking, which has no figure
             files.append(folder / f"{stem}.png")
-            figures.save_frontier(files[-1], found.table, found.base, title=f"{sweep.name}: {found.setting}")
-            description += [f"![{found.setting}](get-artifact?path={stem}.png&run_uuid={{run_id}})", ""]
+            preview = folder / "description" / f"{stem}.png"
+            for file, dpi in ((files[-1], figures.DPI), (preview, PREVIEW_DPI)):
+                title = f"{sweep.name}: {found.setting}"
+                figures.save_frontier(file, found.table, found.base, title=title, dpi=dpi)
+            tracker.artifact(preview, "description")
+            address = f"get-artifact?path=description/{stem}.png&run_uuid={{run_id}}"
+            picture = [f"![{found.setting}]({address})", ""]
         for file in files:
             tracker.artifact(file)
-        description += [_markdown(points, found.table.objectives), ""]
+        description += [f"### {found.setting}", "", _markdown(points, found.table.objectives), "", *picture]
         on_front = {point.configuration for point in points if point.on_front}
         _keep_adapters(record, on_front, folder, tracker)
         written += files
