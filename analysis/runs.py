@@ -72,12 +72,8 @@ def load(sweep: str, tracking_uri: str, setting: str | None = None) -> LoadedSwe
     several settings and none chosen; runs that do not follow the schema.
     """
     with _reading(tracking_uri):
-        _check_exists(tracking_uri)
-        client = _client(tracking_uri)
-        experiment = client.get_experiment_by_name(sweep)
-        if experiment is None or experiment.lifecycle_stage == "deleted":
-            raise UserError(_unknown(client, sweep, tracking_uri))
-        runs = _runs(client, [experiment.experiment_id])
+        client, experiment = _experiment(sweep, tracking_uri)
+        runs = _runs(client, [experiment])
     parents = [run for run in runs if _kind(run) == "sweep"]
     if not parents:
         raise UserError(f"experiment {sweep!r} in {tracking_uri} holds no run of a sweep")
@@ -105,12 +101,17 @@ def load(sweep: str, tracking_uri: str, setting: str | None = None) -> LoadedSwe
 def experiment_id(sweep: str, tracking_uri: str) -> str:
     """The id of a sweep's experiment in the store, as in the addresses of MLflow's UI. Raises UserError as `load`."""
     with _reading(tracking_uri):
-        _check_exists(tracking_uri)
-        client = _client(tracking_uri)
-        experiment = client.get_experiment_by_name(sweep)
-        if experiment is None or experiment.lifecycle_stage == "deleted":
-            raise UserError(_unknown(client, sweep, tracking_uri))
-        return str(experiment.experiment_id)
+        return _experiment(sweep, tracking_uri)[1]
+
+
+def _experiment(sweep: str, tracking_uri: str) -> tuple[MlflowClient, str]:
+    """A client of the store, and the id of the sweep's experiment there."""
+    _check_exists(tracking_uri)
+    client = _client(tracking_uri)
+    experiment = client.get_experiment_by_name(sweep)
+    if experiment is None or experiment.lifecycle_stage == "deleted":
+        raise UserError(_unknown(client, sweep, tracking_uri))
+    return client, str(experiment.experiment_id)
 
 
 @contextmanager
