@@ -106,6 +106,8 @@ class PackedAdapters:
         self.model, self.configs, self.dtype = model, tuple(configs), dtype
         self.num_members, self.rank = len(configs), max(config.rank for config in configs)
         self.route: Route | None = None
+        if any(isinstance(module, PackedLinear) for module in model.modules()):
+            raise RuntimeError("another pack is attached to this model; detach it first")
         names = target_names(model, configs[0])
         bases = {name: _linear(model, name) for name in names}
         device = bases[names[0]].weight.device

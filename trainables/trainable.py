@@ -76,23 +76,29 @@ class PackTrainable(tune.Trainable):
         self._checkpoint_seconds, self._saved_at = float(config["checkpoint_seconds"]), time.monotonic()
 
     def _release(self) -> None:
+        """Let go of the pack; one that was stopped before its end keeps a checkpoint."""
         if self._pack is not None:
+            if self._pack.active and self._pack.steps_done:
+                self._pack.save(self._checkpoint(self._pack))
             self._pack.close()
             self._pack = None
+
+    def _checkpoint(self, pack: Pack) -> Path:
+        return self._folder / "checkpoints" / pack.pack_id
 
     def _train(self) -> dict[str, Any]:
         if self._pack is None:
             self._pack = self._open()
         pack, until = self._pack, time.monotonic() + SLICE_SECONDS
+        pack.advance(1)
         while pack.active and time.monotonic() < until:
             pack.advance(1)
-        checkpoint = self._folder / "checkpoints" / pack.pack_id
         if not pack.active:
             outcomes = [outcome.to_json() for outcome in pack.finish(self._folder)]
-            remove(checkpoint)
+            remove(self._checkpoint(pack))
             return {**_progress(pack), "outcomes": outcomes, "done": True}
         if time.monotonic() - self._saved_at > self._checkpoint_seconds:
-            pack.save(checkpoint)
+            pack.save(self._checkpoint(pack))
             self._saved_at = time.monotonic()
         return {**_progress(pack), "done": False}
 
@@ -103,7 +109,7 @@ class PackTrainable(tune.Trainable):
         if stale:
             raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
         pack = Pack(_base(setting), setting, trials)
-        pack.resume(self._folder / "checkpoints" / pack.pack_id)
+        pack.resume(self._checkpoint(pack))
         return pack
 
     def _score_base(self) -> dict[str, Any]:

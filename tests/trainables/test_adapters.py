@@ -91,3 +91,12 @@ def test_the_config_names_what_was_adapted(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["target_modules"] == ["q_proj", "v_proj"]
     assert config["base_model_name_or_path"] == "some/model"
+
+
+def test_two_packs_do_not_share_a_model() -> None:
+    model = tiny_model()
+    first = PackedAdapters(model, [AdapterConfig(rank=2)], [0])
+    with pytest.raises(RuntimeError, match="another pack is attached"):
+        PackedAdapters(model, [AdapterConfig(rank=2)], [0])
+    first.detach()
+    PackedAdapters(model, [AdapterConfig(rank=2)], [0])

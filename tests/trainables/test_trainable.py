@@ -1,0 +1,97 @@
+"""The Tune actor, driven by hand: slices, checkpoints, one pack after another, errors of the user as results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from settings import catalog
+from trainables import methods, trainable
+from trainables.trainable import PackTrainable
+from trainables.trial import AdapterConfig, OptimizerConfig, Outcome, SettingRef, TrialConfig, trial_for
+
+ROW = '{"messages": [{"role": "user", "content": "question %d"}, {"role": "assistant", "content": "answer %d"}]}\n'
+
+
+@pytest.fixture
+def ref(tmp_path: Path, tiny_qwen3_dir: Path) -> SettingRef:
+    for name in ("task", "alignment"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(ROW % (n, n + len(name)) for n in range(len(name), 30)))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("task", "alignment")}
+    return SettingRef("chat_files", {"model": str(tiny_qwen3_dir), **files})
+
+
+def trials(ref: SettingRef, steps: int = 6) -> list[TrialConfig]:
+    setting = catalog.build(ref.name, ref.options)
+    options = {
+        "steps": steps,
+        "batch_size": 2,
+        "alignment_batch_size": 2,
+        "adapter": AdapterConfig(rank=2, alpha=4.0),
+        "optimizer": OptimizerConfig(learning_rate=1e-2),
+    }
+    return [trial_for(setting, ref, methods.make("kl_penalty"), seed, **options) for seed in range(2)]
+
+
+def config(folder: Path, some: list[TrialConfig], **changes: Any) -> dict[str, Any]:
+    pack = {"kind": "train", "trials": [trial.to_json() for trial in some]}
+    return {"pack": pack, "output": str(folder), "threads": 1, "checkpoint_seconds": 1e9} | changes
+
+
+def run(actor: PackTrainable) -> list[dict[str, Any]]:
+    results = [actor.step()]
+    while not results[-1]["done"]:
+        results.append(actor.step())
+    return results
+
+
+def test_a_stopped_pack_continues_bit_for_bit(tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = PackTrainable(config(tmp_path / "whole", trials(ref)))
+    (expected,) = run(whole)[-1:]
+    whole.cleanup()
+
+    monkeypatch.setattr(trainable, "SLICE_SECONDS", 0.0)  # a slice is one step
+    first = PackTrainable(config(tmp_path / "parts", trials(ref)))
+    assert [first.step()["steps"] for _ in range(3)] == [[1, 6], [2, 6], [3, 6]]
+    first.cleanup()
+    checkpoints = list((tmp_path / "parts" / "checkpoints").iterdir())
+    assert len(checkpoints) == 1
+    monkeypatch.undo()
+
+    second = PackTrainable(config(tmp_path / "parts", trials(ref)))
+    found = run(second)[-1]
+    second.cleanup()
+    assert not checkpoints[0].exists()
+    for one, other in zip(expected["outcomes"], found["outcomes"], strict=True):
+        assert one["scores"] == other["scores"]
+        assert one["curves"] == other["curves"]
+        name = Outcome.from_json(one).trial.trial_id
+        files = [tmp_path / run / "adapters" / name / "adapter_model.safetensors" for run in ("whole", "parts")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_one_actor_runs_one_pack_after_another(tmp_path: Path, ref: SettingRef) -> None:
+    """A new pack in a used actor gives what a fresh actor gives."""
+    used = PackTrainable(config(tmp_path / "used", trials(ref, steps=4)))
+    run(used)
+    assert used.reset_config(config(tmp_path / "used", trials(ref)))
+    again = run(used)[-1]["outcomes"]
+    used.cleanup()
+    fresh = run(PackTrainable(config(tmp_path / "fresh", trials(ref))))[-1]["outcomes"]
+    assert [one["scores"] for one in again] == [one["scores"] for one in fresh]
+
+
+def test_the_base_model_is_scored(tmp_path: Path, ref: SettingRef) -> None:
+    spec = {"kind": "base", "setting": {"name": ref.name, "options": dict(ref.options)}}
+    result = PackTrainable(config(tmp_path, [], pack=spec)).step()
+    assert result["done"]
+    assert result["base"]["task"]["n"] == 5
+
+
+def test_changed_data_is_an_error_of_the_user(tmp_path: Path, ref: SettingRef) -> None:
+    stale = TrialConfig(**{**vars(trials(ref)[0]), "data": "something else"})
+    result = PackTrainable(config(tmp_path, [stale])).step()
+    assert result["done"]
+    assert "the data of setting 'chat_files' changed" in result["user_error"]
