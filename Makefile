@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 # Packages are compiled when first imported (--no-compile halves the installation), so that must be kept.
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,10 +16,10 @@ quickstart: $(VENV)/.installed
 	@$(BIN)/selgen sweep run quickstart
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 check: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -26,14 +27,18 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "installing into $(VENV) (about two minutes the first time)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(INSTALL) --editable .
+	@$(call install,.)
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	@$(INSTALL) --editable ".[dev]"
-	@touch $@
+$(VENV)/.installed-dev: pyproject.toml constraints.txt
+	@$(call install,".[dev]")
+	@touch $(VENV)/.installed $@
+
+define install
+echo "installing into $(VENV) (about two minutes the first time)"
+test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(INSTALL) --editable $(1)
+endef
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
