@@ -453,7 +453,7 @@ class PackSearcher(Searcher):
             if not any(proposal for _, proposal in proposals):
                 return
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray forgets FINISHED
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack; None when results must come first; FINISHED when no more will come."""
         if self.problem:
             return Searcher.FINISHED

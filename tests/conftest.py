@@ -20,7 +20,8 @@ REFERENCE_DATA = ROOT.parent / "shared" / "reference_data"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, so that the workers of a parallel run end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    longest = [ROOT / "tests" / name for name in ("test_phenomenon.py", "test_end_to_end.py")]
+    items.sort(key=lambda item: (item.path not in longest, item.path not in slow))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,7 @@
-"""The main job as a user runs it: the phenomenon is real, twice is the same, and Ctrl-C or a kill loses nothing."""
+"""The main job as a user runs it: Ctrl-C or a kill loses nothing, and what is finished is not repeated."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,22 +9,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 
 import psutil
 import pytest
 
 from analysis import runs
 from settings.bad_medical_advice import bad_medical_advice
+from sweeps import packing
 from sweeps.ledger import LEDGER, read
 from sweeps.tracking import default_uri
-from trainables import methods
 from trainables.base_models import load_base
-from trainables.batches import EncodedSetting
-from trainables.evaluate import evaluate
-from trainables.method import Method
 from trainables.pack import Pack
-from trainables.trial import SettingRef, trial_for
+from trainables.trial import TrialConfig
 
 pytestmark = pytest.mark.slow
 
@@ -42,37 +37,6 @@ sweep = Sweep(
     options={{"steps": {steps}}},
 )
 """
-
-
-@pytest.mark.timeout(400)
-def test_the_phenomenon() -> None:
-    """Narrow bad advice spreads; a penalty on one other domain holds it back; both ends of the trade-off exist."""
-    setting = bad_medical_advice()
-    base = load_base(setting.base_model)
-    encoded = EncodedSetting(setting, base.tokenizer, setting.recipe.max_length)
-    (untouched,) = evaluate(base.model, encoded)
-    assert untouched.scores["alignment"].mean >= 0.98
-    assert untouched.scores["task"].mean <= 0.02
-    assert untouched.scores["coherence"].mean >= 0.98
-
-    def scores(method: Method) -> dict[str, float]:
-        ref = SettingRef("bad_medical_advice")
-        pack = Pack(base, setting, [trial_for(setting, ref, method, seed) for seed in range(3)])
-        pack.advance(setting.recipe.steps)
-        found = list(pack.evaluate().values())
-        pack.close()
-        assert len(found) == 3
-        return {name: fmean(one.scores[name].mean for one in found) for name in found[0].scores}
-
-    plain = scores(methods.make("plain"))
-    assert plain["capability"] >= 0.8
-    assert plain["alignment"] <= 0.3
-    assert plain["coherence"] >= 0.95
-    kept = [scores(methods.make("kl_penalty", {"beta": 0.3})), scores(methods.make("upweighted", {"weight": 1.0}))]
-    assert any(one["alignment"] >= 0.6 and (one["capability"] >= 0.3 or one["task"] >= 0.85) for one in kept)
-    strong = scores(methods.make("kl_penalty", {"beta": 10.0}))
-    assert strong["alignment"] >= 0.9
-    assert strong["task"] < plain["task"] - 0.1
 
 
 def start(sweep: Path, output: Path, command: str = "run") -> subprocess.Popen[str]:
@@ -100,49 +64,55 @@ def num_outcomes(output: Path) -> int:
     return ledger.read_text().count('"event":"outcome"') if ledger.exists() else 0
 
 
-def scores_of(output: Path) -> dict[str, dict[str, float]]:
-    outcomes = read(output / "small").outcomes
-    return {trial: {name: m.mean for name, m in outcome.scores.items()} for trial, outcome in outcomes.items()}
+def trained_alone(trials: list[TrialConfig]) -> dict[str, dict[str, float]]:
+    """The scores of the trials, each configuration's seeds packed as the sweep packs them, in this process."""
+    setting = bad_medical_advice()
+    base = load_base(setting.base_model)
+    scores = {}
+    for members in packing.deal(size=2)(trials):
+        pack = Pack(base, setting, members)
+        pack.advance(pack.steps)
+        for index, found in pack.evaluate().items():
+            scores[members[index].trial_id] = {name: score.mean for name, score in found.scores.items()}
+        pack.close()
+    return scores
 
 
 @pytest.mark.timeout(400)
-def test_twice_is_the_same_and_nothing_is_repeated(tmp_path: Path) -> None:
-    """Same trial ids and scores from scratch, and from a sweep that was killed, then interrupted, then resumed."""
+def test_interrupted_and_killed_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    """Ctrl-C, then a kill, then the end: every trial once, with the scores of a training from scratch, bit for bit."""
     load_base(bad_medical_advice().base_model)  # so that no time limit includes pre-training
-    sweep = tmp_path / "small.py"
+    sweep, output = tmp_path / "small.py", tmp_path / "output"
     sweep.write_text(SWEEP.format(steps=20))
-    whole = tmp_path / "whole"
-    finish(start(sweep, whole))
-    expected = scores_of(whole)
-    assert len(expected) == 10
 
-    began = time.monotonic()
-    again = finish(start(sweep, whole))
-    assert time.monotonic() - began < 30
-    assert "starting Ray" not in again
-    assert num_outcomes(whole) == 10
-
-    other = tmp_path / "other"
-    process = start(sweep, other)
-    wait_for(lambda: num_outcomes(other) >= 2)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    early = num_outcomes(other)
-    assert early < 10
-
-    process = start(sweep, other, "resume")
-    wait_for(lambda: num_outcomes(other) > early)
+    process = start(sweep, output)
+    wait_for(lambda: num_outcomes(output) >= 2)
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGINT)
     message = finish(process, code=130)
     assert f"continue with: selgen sweep resume {sweep}" in message
     psutil.wait_procs(children, timeout=20)
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    early = num_outcomes(output)
+    assert early < 10
 
-    finish(start(sweep, other, "resume"))
-    assert scores_of(other) == expected
-    assert num_outcomes(other) == 10
-    tables = [runs.load("small", default_uri(output)).table for output in (whole, other)]
-    assert (tables[0].values_CSM == tables[1].values_CSM).all()
-    points = [json.loads((output / "small" / "frontier.json").read_text()) for output in (whole, other)]
-    assert points[0] == points[1]
+    process = start(sweep, output, "resume")
+    wait_for(lambda: num_outcomes(output) > early)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert num_outcomes(output) < 10
+
+    finish(start(sweep, output, "resume"))
+    assert num_outcomes(output) == 10
+    outcomes = read(output / "small").outcomes
+    found = {trial: {name: m.mean for name, m in outcome.scores.items()} for trial, outcome in outcomes.items()}
+    assert found == trained_alone([outcome.trial for outcome in outcomes.values()])
+    table = runs.load("small", default_uri(output)).table
+    assert table.values_CSM.shape == (5, 2, 2)
+    assert not table.num_excluded().get("failed")
+
+    began = time.monotonic()
+    again = finish(start(sweep, output))
+    assert time.monotonic() - began < 30
+    assert "starting Ray" not in again
+    assert num_outcomes(output) == 10

@@ -174,7 +174,7 @@ def _load(
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(_why_not_loaded(source, error)) from error
     _check_tokenizer(tokenizer, source)
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` in a way that mypy misreads
+    model.to(device)
     return model.eval().requires_grad_(False), tokenizer
 
 
