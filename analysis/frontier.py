@@ -21,7 +21,7 @@ from analysis.pareto import non_dominated
 from analysis.scores import EXCLUDED, Objective, ScoreTable, Status
 from settings.setting import UserError
 
-RESERVED = ("method", "configuration", "label", "coefficients", "seeds")
+RESERVED = ("method", "configuration", "label", "coefficients", "seeds", "tokens", "seconds")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class Estimate:
 
     def to_json(self) -> dict[str, float | None]:
         """nan becomes None."""
-        values = {"mean": self.mean, "low": self.low, "high": self.high}
-        return {key: value if math.isfinite(value) else None for key, value in values.items()}
+        return {"mean": _finite(self.mean), "low": _finite(self.low), "high": _finite(self.high)}
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class FrontierPoint:
         seeds: finished trials that the estimates rest on.
         excluded: status -> trials that ended without a result.
         scores: objective name -> estimate.
+        tokens, seconds: what a trial takes from nothing, means over seeds; nan where unknown.
         on_front: no other configuration dominates its means.
     """
 
@@ -57,6 +57,8 @@ class FrontierPoint:
     seeds: int
     excluded: Mapping[Status, int]
     scores: Mapping[str, Estimate]
+    tokens: float
+    seconds: float
     on_front: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -67,6 +69,8 @@ class FrontierPoint:
             "label": self.label,
             "coefficients": dict(self.coefficients),
             "seeds": self.seeds,
+            "tokens": _finite(self.tokens),
+            "seconds": _finite(self.seconds),
         }
         return facts | {name: estimate.to_json() for name, estimate in self.scores.items()}
 
@@ -107,6 +111,8 @@ def frontier(
                 seeds=int(num_C[row]),
                 excluded=chosen.excluded[row],
                 scores={objective.name: item for objective, item in zip(chosen.objectives, estimates, strict=True)},
+                tokens=float(chosen.cost_C2[row, 0]),
+                seconds=float(chosen.cost_C2[row, 1]),
                 on_front=bool(on_front_C[row]),
             )
         )
@@ -143,7 +149,8 @@ def csv_text(points: Sequence[FrontierPoint]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*RESERVED, *EXCLUDED, *columns, "on_front"])
     for point in points:
-        facts = [point.method, point.configuration, point.label, json.dumps(dict(point.coefficients)), point.seeds]
+        known = point.to_json() | {"coefficients": json.dumps(dict(point.coefficients))}
+        facts = ["" if known[name] is None else known[name] for name in RESERVED]
         ends = [value for name in names for value in point.scores[name].to_json().values()]
         counts = [point.excluded[status] for status in EXCLUDED]
         writer.writerow([*facts, *counts, *("" if end is None else end for end in ends), str(point.on_front).lower()])
@@ -167,7 +174,8 @@ def rich_table(
     shown = [objective for objective in objectives if points and objective.name in points[0].scores]
     for objective in shown:
         table.add_column(Text(f"{objective.name} {objective.arrow}"), justify="right", no_wrap=True)
-    table.add_column("seeds", justify="right")
+    for name in ("seeds", "tokens", "seconds"):
+        table.add_column(name, justify="right")
     rows = [point for point in points if point.on_front or not front_only]
     some_excluded = any(excluded_text(point.excluded) for point in rows)
     if some_excluded:
@@ -175,6 +183,7 @@ def rich_table(
     for point in rows:
         cells = [_cell(point.scores[objective.name]) for objective in shown]
         texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip(), *cells, str(point.seeds)]
+        texts += [_short(point.tokens), _short(point.seconds)]
         texts += [excluded_text(point.excluded)] if some_excluded else []
         table.add_row(*(Text(text) for text in texts), style="" if point.on_front else "dim")
     notes = ["* on the frontier; [low, high] is the 95 % interval of the mean"]
@@ -194,6 +203,20 @@ def _cell(estimate: Estimate) -> str:
         return "no result"
     ends = "-" if math.isnan(estimate.low) else f"{estimate.low:.3f}, {estimate.high:.3f}"
     return f"{estimate.mean:.3f} [{ends}]"
+
+
+def _short(number: float) -> str:
+    """Two or three significant digits, e.g. "3.1", "52", "410k", "1.2M"; "-" for nan."""
+    if math.isnan(number):
+        return "-"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.2g}" if number < 10 else f"{number:.0f}"
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _check_names(points: Sequence[FrontierPoint]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sqlite3
 import sys
@@ -190,13 +191,14 @@ def _kind(run: Run) -> str | None:
 
 
 def _trials_of(runs: Sequence[Run], parent: Run) -> list[Run]:
-    """The trial runs below a sweep's run."""
+    """The trial runs below a sweep's run that the search asked for."""
     children = {
         run.info.run_id
         for run in runs
         if _kind(run) == "configuration" and run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     }
-    return [run for run in runs if _kind(run) == "trial" and run.data.tags.get("mlflow.parentRunId") in children]
+    trials = [run for run in runs if _kind(run) == "trial" and run.data.tags.get("mlflow.parentRunId") in children]
+    return [run for run in trials if run.data.tags.get("selgen.auxiliary") != "true"]
 
 
 def _choose_setting(trials: Sequence[Run], sweep: str, setting: str | None) -> str | None:
@@ -264,7 +266,8 @@ def _record(run: Run, objectives: Sequence[Objective]) -> TrialRecord:
     seed = _tag(run, "selgen.seed")
     if not seed.lstrip("-").isdecimal():
         raise UserError(f"run {run.info.run_id}: tag selgen.seed is not an integer: {seed!r}")
-    return TrialRecord(configuration, int(seed), status, scores)
+    cost = {name: run.data.metrics.get(name, math.nan) for name in ("tokens", "seconds")}
+    return TrialRecord(configuration, int(seed), status, scores, **cost)
 
 
 def _scores(run: Run) -> dict[str, float]:

@@ -60,12 +60,18 @@ class Configuration:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """How one trial ended. Only the scores of a finished one are read."""
+    """How one trial ended. Only the scores and the cost of a finished one are read.
+
+    Attributes:
+        tokens, seconds: of training (and, seconds, evaluation), with all that the trial was built on; nan if unknown.
+    """
 
     configuration: Configuration
     seed: int
     status: Status
     scores: Mapping[str, float] = field(default_factory=dict)
+    tokens: float = math.nan
+    seconds: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +84,7 @@ class ScoreTable:
         objectives: [M], task first.
         values_CSM: scores as measured, not oriented; nan exactly where a configuration has no finished trial of a seed.
         excluded: [C], status -> number of trials that ended without a result.
+        cost_C2: tokens and seconds of a finished trial, means over seeds; nan where unknown.
     """
 
     configurations: tuple[Configuration, ...]
@@ -85,6 +92,7 @@ class ScoreTable:
     objectives: tuple[Objective, ...]
     values_CSM: Floats
     excluded: tuple[Mapping[Status, int], ...]
+    cost_C2: Floats
 
     @staticmethod
     def from_records(records: Iterable[TrialRecord], objectives: Sequence[Objective]) -> ScoreTable:
@@ -101,6 +109,7 @@ class ScoreTable:
         column_of = {seed: index for index, seed in enumerate(seeds)}
         values_CSM = np.full((len(configurations), len(seeds), len(objectives)), np.nan)
         excluded: list[Counter[Status]] = [Counter() for _ in configurations]
+        costs: list[list[tuple[float, float]]] = [[] for _ in configurations]
         seen: set[tuple[str, int]] = set()
         for row in rows:
             key = (row.configuration.id, row.seed)
@@ -110,13 +119,15 @@ class ScoreTable:
             index = row_of[row.configuration.id]
             if row.status == "finished":
                 values_CSM[index, column_of[row.seed]] = _objective_values(row, objectives)
+                costs[index].append((row.tokens, row.seconds))
             elif row.status in EXCLUDED:
                 excluded[index][row.status] += 1
             else:
                 raise UserError(f"{_name(row)}: unknown status {row.status!r}; known: {', '.join(get_args(Status))}")
-        values_CSM.flags.writeable = False
+        cost_C2 = np.array([np.mean(cost, axis=0) if cost else (np.nan, np.nan) for cost in costs]).reshape(-1, 2)
+        values_CSM.flags.writeable = cost_C2.flags.writeable = False
         counts = tuple({status: counter[status] for status in EXCLUDED} for counter in excluded)
-        return ScoreTable(tuple(configurations), tuple(seeds), tuple(objectives), values_CSM, counts)
+        return ScoreTable(tuple(configurations), tuple(seeds), tuple(objectives), values_CSM, counts, cost_C2)
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -147,15 +147,23 @@ class PretrainedModel:
         source: Hub id or directory.
         revision: branch, tag or commit on the Hub; None is the default branch.
         template_options: extra arguments of the chat template, e.g. `{"enable_thinking": False}` for Qwen3.
+        pretrained: Hub id or directory of the model that this one was tuned from; what tuning changed is the direction
+            of alignment for methods that project weights.
     """
 
     source: str
     revision: str | None = None
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the model."""
-        return {"source": self.source, "revision": self.revision, "template_options": dict(self.template_options)}
+        return {
+            "source": self.source,
+            "revision": self.revision,
+            "template_options": dict(self.template_options),
+            "pretrained": self.pretrained,
+        }
 
 
 class World(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -39,6 +39,7 @@ class Display:
         total: trials of the whole sweep.
         done: of them, finished before this start.
         objectives: of the frontier so far, task first.
+        title: of a trial's configuration.
     """
 
     console: Console
@@ -46,6 +47,7 @@ class Display:
     total: int
     done: int
     objectives: Sequence[Score]
+    title: Callable[[TrialConfig], str]
     message: str = "starting"
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -55,6 +57,7 @@ class Display:
         self._first: float | None = None
         self._spoke = -math.inf
         self._running: dict[str, _Running] = {}
+        self._ended: set[str] = set()
         self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Display:
@@ -84,18 +87,19 @@ class Display:
                 pack.loss = fmean(values[trial.trial_id]["loss"] for trial in pack.trials if trial.trial_id in values)
         self._line()
 
-    def outcome(self, outcome: Outcome) -> None:
-        """A trial ended."""
-        self.outcomes.append(outcome)
-        self.done += 1
+    def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
+        """A trial ended; an auxiliary one does not count, others build on it."""
+        self._ended.add(outcome.trial.trial_id)
+        if not auxiliary:
+            self.outcomes.append(outcome)
+            self.done += 1
         if outcome.reason:
-            title = f"{outcome.trial.method.name} {outcome.trial.label} seed={outcome.trial.seed}"
+            title = f"{self.title(outcome.trial)} seed={outcome.trial.seed}"
             self.console.print(f"{outcome.status}: {title}: {outcome.reason}", style="yellow", highlight=False)
-        ended = {known.trial.trial_id for known in self.outcomes}
         self._running = {
             key: pack
             for key, pack in self._running.items()
-            if any(trial.trial_id not in ended for trial in pack.trials)
+            if any(trial.trial_id not in self._ended for trial in pack.trials)
         }
         self._line()
 
@@ -110,7 +114,7 @@ class Display:
         for some in groups.values():
             means = [fmean(outcome.scores[name].mean for outcome in some) for name in names]
             if all(map(math.isfinite, means)):
-                points.append((f"{some[0].trial.method.name} {some[0].trial.label}".strip(), means))
+                points.append((self.title(some[0].trial), means))
         if not points:
             return []
         signs = np.array([1.0 if score.higher_is_better else -1.0 for score in self.objectives])
@@ -144,7 +148,9 @@ class Display:
         if self.message:
             parts.append(Text(f"  {self.message}", style="dim"))
         for pack in self._running.values():
-            parts.append(Text(f"  training  {describe(pack.trials)}  step {pack.steps[0]}/{pack.steps[1] or '?'}"))
+            parts.append(
+                Text(f"  training  {self._describe(pack.trials)}  step {pack.steps[0]}/{pack.steps[1] or '?'}")
+            )
         points = self.frontier()
         if points:
             parts.append(self._table(points))
@@ -161,13 +167,12 @@ class Display:
             table.add_row(f"... and {len(points) - MAX_POINTS} more", *("" for _ in self.objectives))
         return table
 
-
-def describe(trials: Sequence[TrialConfig]) -> str:
-    """A pack as short text, e.g. "kl_penalty beta=0.3, 3 seeds"."""
-    configurations = {trial.configuration_id: f"{trial.method.name} {trial.label}".strip() for trial in trials}
-    first = next(iter(configurations.values()))
-    others = f" and {len(configurations) - 1} more" if len(configurations) > 1 else ""
-    return f"{first}{others}, {len(trials)} trial{'s' if len(trials) > 1 else ''}"
+    def _describe(self, trials: Sequence[TrialConfig]) -> str:
+        """A pack as short text, e.g. "kl_penalty beta=0.3, 3 trials"."""
+        configurations = {trial.configuration_id: self.title(trial) for trial in trials}
+        first = next(iter(configurations.values()))
+        others = f" and {len(configurations) - 1} more" if len(configurations) > 1 else ""
+        return f"{first}{others}, {len(trials)} trial{'s' if len(trials) > 1 else ''}"
 
 
 def clock(seconds: float) -> str:

@@ -159,8 +159,9 @@ class _Driver:
         self.tracker: Tracker | None = None
         total = sum(arm.budget for arm in sweep.arms) * len(sweep.seed_values)
         objectives = sweep.objectives_of(sweep.settings[0])
-        known = list(ledger.record.outcomes.values())
-        self.display = Display(console, sweep.name, total, len(known), objectives, outcomes=known)
+        asked = ledger.record.configurations
+        known = [end for end in ledger.record.outcomes.values() if end.trial.configuration_id in asked]
+        self.display = Display(console, sweep.name, total, len(known), objectives, title=sweep.title_of, outcomes=known)
         deal = packing.deal(sweep.trials_per_pack)
         listener = Listener(self._started, self._base, self._outcome)
         self.searcher = PackSearcher(sweep, ledger, folder, deal=deal, listener=listener)
@@ -188,9 +189,10 @@ class _Driver:
         self.tracker.base(setting, scores)
 
     def _outcome(self, outcome: Any) -> None:
-        self.display.outcome(outcome)
+        auxiliary = self.searcher.auxiliary(outcome.trial)
+        self.display.outcome(outcome, auxiliary)
         assert self.tracker is not None
-        self.tracker.outcome(outcome)
+        self.tracker.outcome(outcome, auxiliary)
 
     def progress(self, result: Mapping[str, Any]) -> None:
         """A worker reported: show it, and plot it."""

@@ -57,6 +57,11 @@ class Record:
     bases: dict[str, dict[str, Measurement]] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
+    @property
+    def configurations(self) -> set[str]:
+        """Ids of the configurations that the search asked for; other trials are there for these to build on."""
+        return {asked.configuration for arm in self.asked.values() for asked in arm.values()}
+
     def apply(self, event: Mapping[str, Any]) -> None:
         """Take in one event; of two about the same thing the first counts. Raises KeyError, TypeError, ValueError."""
         kind = event["event"]

@@ -48,20 +48,29 @@ def of_setting(sweep: Sweep, record: Record, ref: SettingRef) -> Found:
     scores = sweep.objectives_of(ref)
     objectives = [Objective(score.name, score.kind, score.higher_is_better, score.description) for score in scores]
     names = [score.name for score in scores]
-    rows = [_row(outcome, names) for outcome in record.outcomes.values() if outcome.trial.setting == ref]
+    asked = record.configurations
+    rows = [
+        _row(sweep, outcome, names)
+        for outcome in record.outcomes.values()
+        if outcome.trial.setting == ref and outcome.trial.configuration_id in asked
+    ]
     base: Mapping[str, Measurement] = record.bases.get(setting_label(ref), {})
     means = {name: measured.mean for name, measured in base.items()}
     return Found(setting_label(ref), ScoreTable.from_records(rows, objectives), means)
 
 
-def _row(outcome: Outcome, objectives: list[str]) -> TrialRecord:
+def _row(sweep: Sweep, outcome: Outcome, objectives: list[str]) -> TrialRecord:
     """A trial of which an objective could not be measured counts as invalid, as it does for the search."""
     trial = outcome.trial
     unmeasured = outcome.status == "finished" and outcome.values(objectives) is None
     return TrialRecord(
-        configuration=Configuration(trial.configuration_id, trial.method.name, trial.label, trial.coefficients),
+        configuration=Configuration(
+            trial.configuration_id, trial.method.title, sweep.label_of(trial), sweep.coefficients_of(trial)
+        ),
         seed=trial.seed,
         status="invalid" if unmeasured else outcome.status,
+        tokens=outcome.total_tokens,
+        seconds=outcome.total_seconds,
         scores={name: measured.mean for name, measured in outcome.scores.items()},
     )
 

@@ -359,7 +359,10 @@ class _Flight:
 class PackSearcher(Searcher):
     """Deals packs to Ray Tune and writes down what comes back: ledger first, then study, then listener.
 
-    A Tune configuration is `{"pack": {"kind": "train", "trials": [TrialConfig.to_json(), ...]}}` or
+    Trials that others build on (priors, trainings that are only read out) are trained first, once, whether or not the
+    sweep asks for them itself.
+
+    A Tune configuration is `{"pack": {"kind": "train", "trials": [TrialConfig.to_json(), ...], "snapshots": [...]}}` or
     `{"pack": {"kind": "base", "setting": {"name": ..., "options": {...}}}}`. A result may carry `outcomes`, a list of
     `Outcome.to_json()`, and `base`, a dict of score name -> measurement; either may come in several results. A result
     with `user_error`, one line about what only the user can put right, ends the search.
@@ -394,6 +397,7 @@ class PackSearcher(Searcher):
         self._owners: dict[str, list[tuple[Proposer, int]]] = {}  # trial id -> configurations that wait for it
         self._seeds: dict[tuple[str, int], tuple[TrialConfig, ...]] = {}  # (arm, number) -> its trials
         self._pool: list[TrialConfig] = []  # wanted, not dealt
+        self._wanted: set[str] = set()  # ids of all trials that are or were in the pool
         self._packs: deque[_Flight] = deque()
         self._flights: dict[str, _Flight] = {}
         self._notes: list[str] = []
@@ -421,14 +425,42 @@ class PackSearcher(Searcher):
                 self._want(proposer, number)
             self._mirror.open(proposer)
 
+    def auxiliary(self, trial: TrialConfig) -> bool:
+        """Whether a trial is only there because others build on it."""
+        return trial.trial_id not in self._owners
+
     def _want(self, proposer: Proposer, number: int) -> None:
         """Queue the trials of a configuration that have no outcome and no pack; tell it if there are none."""
         trials = self._seeds[proposer.arm.key, number] = self._sweep.trials_of(proposer.arm, proposer.asked[number])
         for trial in trials:
-            if trial.trial_id not in self._ledger.record.outcomes and trial.trial_id not in self._owners:
-                self._pool.append(trial)
+            self._queue(trial)
             self._owners.setdefault(trial.trial_id, []).append((proposer, number))
         self._tell_if_complete(proposer, number)
+
+    def _queue(self, trial: TrialConfig) -> None:
+        """Put a trial into the pool, after all that it builds on; each once."""
+        if trial.trial_id in self._ledger.record.outcomes or trial.trial_id in self._wanted:
+            return
+        for needed in trial.requires:
+            self._queue(needed)
+        self._wanted.add(trial.trial_id)
+        self._pool.append(trial)
+
+    def _ready(self) -> list[TrialConfig]:
+        """Take the trials out of the pool whose requirements have finished; those that cannot run end here."""
+        outcomes = self._ledger.record.outcomes
+        ready: list[TrialConfig] = []
+        waiting: list[TrialConfig] = []
+        for trial in self._pool:
+            ends = [outcomes[needed.trial_id] for needed in trial.requires if needed.trial_id in outcomes]
+            bad = next((end for end in ends if end.status != "finished"), None)
+            if bad:
+                reason = f"the {bad.trial.method.name} training that it builds on is {bad.status}: {bad.reason}"
+                self._ended(Outcome(trial=trial, status=bad.status, reason=reason))
+            else:
+                (ready if len(ends) == len(trial.requires) else waiting).append(trial)
+        self._pool = waiting
+        return ready
 
     def _tell_if_complete(self, proposer: Proposer, number: int) -> bool:
         known = self._ledger.record.outcomes
@@ -464,15 +496,18 @@ class PackSearcher(Searcher):
             return Searcher.FINISHED
 
     def _next_pack(self, trial_id: str) -> dict[str, Any] | str | None:
-        if not self._packs:
+        while not self._packs:
             self._ask()
-            pool, self._pool = self._pool, []
-            packs = self._deal(pool) if pool else []
+            known = len(self._ledger.record.outcomes)
+            ready = self._ready()
+            packs = self._deal(ready) if ready else []
             self._packs.extend(_Flight({trial.trial_id: trial for trial in pack}) for pack in packs)
+            if len(self._ledger.record.outcomes) == known:  # else a trial has ended here, and more may be asked
+                break
         if self._packs:
             flight = self._flights[trial_id] = self._packs.popleft()
             return {"pack": self._departure(flight)}
-        if self._flights and not all(proposer.exhausted for proposer in self._proposers):
+        if self._flights and (self._pool or not all(proposer.exhausted for proposer in self._proposers)):
             return None
         return Searcher.FINISHED
 
@@ -481,7 +516,8 @@ class PackSearcher(Searcher):
             return {"kind": "base", "setting": asdict(flight.base)}
         trials = list(flight.trials.values())
         self._listener.started(trials)
-        return {"kind": "train", "trials": [trial.to_json() for trial in trials]}
+        packed = [trial.to_json() for trial in trials]
+        return {"kind": "train", "trials": packed, "snapshots": list(self._sweep.snapshots)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the outcomes and base scores that a worker reports."""
@@ -519,11 +555,8 @@ class PackSearcher(Searcher):
     def _receive(self, flight: _Flight, result: Mapping[str, Any]) -> None:
         for data in result.get("outcomes") or ():
             outcome = Outcome.from_json(data)
-            if flight.trials.pop(outcome.trial.trial_id, None) and self._ledger.outcome(outcome):
-                for proposer, number in self._owners[outcome.trial.trial_id]:
-                    if self._tell_if_complete(proposer, number):
-                        self._mirror.told(proposer, number)
-                self._listener.outcome(outcome)
+            if flight.trials.pop(outcome.trial.trial_id, None):
+                self._ended(outcome)
         scores = _branch(result, "base")
         if scores and flight.base:
             label = setting_label(flight.base)
@@ -531,6 +564,15 @@ class PackSearcher(Searcher):
             flight.base = None
             if self._ledger.base(label, measured):
                 self._listener.base(label, measured)
+
+    def _ended(self, outcome: Outcome) -> None:
+        """Write down how a trial ended, and tell the configurations that are complete with it."""
+        if not self._ledger.outcome(outcome):
+            return
+        for proposer, number in self._owners.get(outcome.trial.trial_id, ()):
+            if self._tell_if_complete(proposer, number):
+                self._mirror.told(proposer, number)
+        self._listener.outcome(outcome)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Tune's own metric, mode and search space are not used."""

@@ -6,6 +6,11 @@ In a sweep file:
     vary("kl_penalty", beta=between(0.1, 10), configurations=8)  # narrow the range, set the budget
     vary("kl_penalty", beta=0.3)                                # one configuration
     grid("upweighted", weight=[0.3, 1, 3])                      # exactly these, without a search
+
+Beside the coefficients of its method, a configuration may vary in its steps, learning_rate and alignment_batch_size,
+and in what is evaluated of one training: the checkpoint after checkpoint_step updates, the adapter times adapter_scale.
+
+    grid("plain", adapter_scale=[0, 0.25, 0.5, 0.75, 1])        # one training, five evaluations
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from settings.setting import UserError
 from trainables import methods
 from trainables.method import SPACE, ChoiceSpec, Method, RangeSpec, Spec, coefficients
+from trainables.trial import AXES
 
 if TYPE_CHECKING:
     import optuna
@@ -33,8 +39,8 @@ class MethodSpace:
 
     Attributes:
         method: its name.
-        ranges: coefficient -> the values that are searched; empty when there is nothing to search.
-        fixed: coefficient -> a value that the user set; all others keep the method's default.
+        ranges: coefficient (or axis) -> the values that are searched; empty when there is nothing to search.
+        fixed: coefficient (or axis) -> a value that the user set; all others keep the method's default.
         points: exactly these configurations instead of a search; None searches `ranges`.
         configurations: how many to try; None is the sweep's number.
     """
@@ -53,7 +59,18 @@ class MethodSpace:
 
     def to_method(self, values: Values) -> Method:
         """The method at these values of the searched coefficients. Raises UserError for values it refuses."""
-        return methods.make(self.method, {**self.fixed, **values})
+        given = {**self.fixed, **values}
+        return methods.make(self.method, {name: value for name, value in given.items() if name not in AXES})
+
+    def axes(self, values: Values) -> dict[str, Any]:
+        """What else of a trial these values set: see `trainables.trial.AXES`."""
+        return {name: value for name, value in {**self.fixed, **values}.items() if name in AXES}
+
+    @property
+    def axis_names(self) -> set[str]:
+        """The axes that the configurations may differ in or that the user set."""
+        named = {*self.ranges, *self.fixed, *(name for point in self.points or () for name in point)}
+        return named & AXES.keys()
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Ask an Optuna trial for the searched coefficients, rounded so that labels stay short."""
@@ -141,7 +158,7 @@ def vary(method: str, /, *, configurations: int | None = None, **overrides: Any)
     fixed: dict[str, Any] = {}
     for name, spec in specs.items():
         if name not in overrides:
-            if isinstance(spec, RangeSpec) or spec.searched:
+            if spec.searched:
                 ranges[name] = spec
         elif isinstance(overrides[name], Between | OneOf):
             ranges[name] = _narrowed(method, name, spec, overrides[name])
@@ -167,13 +184,15 @@ def grid(method: str, /, **options: Any) -> MethodSpace:
 
 
 def _specs(method: str, named: Mapping[str, Any]) -> dict[str, Spec]:
-    """The coefficients of `method`; every name in `named` is one of them, or UserError."""
-    specs = {item.name: item.metadata[SPACE] for item in coefficients(methods.get(method))}
+    """The coefficients of `method`, and the axes among `named`; every name in `named` is one of them, or UserError."""
+    specs: dict[str, Spec] = {item.name: item.metadata[SPACE] for item in coefficients(methods.get(method))}
     for name in named:
-        if name not in specs:
-            allowed = ", ".join(specs) or "none"
-            raise UserError(f"method {method!r} has no coefficient {name!r}; its coefficients: {allowed}")
-    return specs
+        if name not in specs and name not in AXES:
+            raise UserError(
+                f"method {method!r} has no coefficient {name!r}; its coefficients: {', '.join(specs)};"
+                f" what else may vary: {', '.join(AXES)}"
+            )
+    return {name: AXES[name] for name in AXES if name in named} | specs
 
 
 def _value(method: str, name: str, spec: Spec, value: Any) -> Any:
@@ -181,7 +200,7 @@ def _value(method: str, name: str, spec: Spec, value: Any) -> Any:
     problem = spec.check(value)
     if problem:
         raise UserError(f"method {method!r}: coefficient {name!r} {problem}, got {value!r}")
-    return float(value) if isinstance(spec, RangeSpec) else value
+    return float(value) if isinstance(spec, RangeSpec) and not spec.integer else value
 
 
 def _axis(method: str, name: str, spec: Spec, listed: Any) -> list[Any]:
@@ -217,20 +236,26 @@ def _narrowed(method: str, name: str, spec: Spec, override: Between | OneOf) -> 
 
 
 def _suggest(trial: optuna.Trial, name: str, spec: Spec) -> Any:
-    if isinstance(spec, RangeSpec):
-        return trial.suggest_float(name, spec.low, spec.high, log=spec.log)
-    return trial.suggest_categorical(name, spec.options)
+    if isinstance(spec, ChoiceSpec):
+        return trial.suggest_categorical(name, spec.options)
+    if spec.integer:
+        return trial.suggest_int(name, int(spec.low), int(spec.high), log=spec.log)
+    return trial.suggest_float(name, spec.low, spec.high, log=spec.log)
 
 
 def _distribution(spec: Spec) -> optuna.distributions.BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if isinstance(spec, RangeSpec):
-        return FloatDistribution(spec.low, spec.high, log=spec.log)
-    return CategoricalDistribution(spec.options)
+    if isinstance(spec, ChoiceSpec):
+        return CategoricalDistribution(spec.options)
+    if spec.integer:
+        return IntDistribution(int(spec.low), int(spec.high), log=spec.log)
+    return FloatDistribution(spec.low, spec.high, log=spec.log)
 
 
 def _rounded(value: float, spec: RangeSpec) -> float:
+    if spec.integer:
+        return int(min(max(round(value), spec.low), spec.high))
     short = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
     return min(max(short, spec.low), spec.high)
 

@@ -28,7 +28,8 @@ import sweeps.catalog
 from settings import catalog
 from settings.setting import Score, Setting, UserError, content_id
 from sweeps.space import MethodSpace, Values, vary
-from trainables.trial import AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, require_streams, trial_for
+from trainables.method import label_of
+from trainables.trial import AXES, AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, require, trial_for
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 TRIAL_OPTIONS = ("steps", "batch_size", "alignment_batch_size", "max_length")
@@ -199,9 +200,34 @@ class Sweep:
 
     def trials_of(self, arm: Arm, values: Values) -> tuple[TrialConfig, ...]:
         """The trials of a configuration, one per seed. Raises UserError for values or options that make no trial."""
-        method = arm.space.to_method(values)
-        template = self.template(arm.setting)
-        return tuple(replace(template, method=method, seed=seed) for seed in self.seed_values)
+        template, axes = self.template(arm.setting), arm.space.axes(values)
+        if "learning_rate" in axes:
+            axes["optimizer"] = replace(template.optimizer, learning_rate=axes.pop("learning_rate"))
+        trial = replace(template, method=arm.space.to_method(values), **axes)
+        return tuple(replace(trial, seed=seed) for seed in self.seed_values)
+
+    @cached_property
+    def snapshots(self) -> tuple[int, ...]:
+        """Updates after which adapters in training are kept, because some configuration stops there."""
+        listed = [point.get("checkpoint_step") for space in self.spaces for point in space.points or ()]
+        listed += [space.fixed.get("checkpoint_step") for space in self.spaces]
+        return tuple(sorted({step for step in listed if step is not None}))
+
+    def coefficients_of(self, trial: TrialConfig) -> dict[str, Any]:
+        """A trial's coefficients, and whatever else the sweep varies of its method, by name."""
+        varied = {name for space in self.spaces if space.method == trial.method.name for name in space.axis_names}
+        values = {**vars(trial), "learning_rate": trial.optimizer.learning_rate}
+        values["checkpoint_step"] = trial.updates  # the last step is a checkpoint, too
+        return trial.coefficients | {name: values[name] for name in sorted(varied)}
+
+    def label_of(self, trial: TrialConfig) -> str:
+        """What tells a trial's configuration from others of its method in this sweep, e.g. "beta=0.3, steps=24"."""
+        varied = {name: value for name, value in self.coefficients_of(trial).items() if name in AXES}
+        return ", ".join(filter(None, [trial.method.label, label_of(varied)]))
+
+    def title_of(self, trial: TrialConfig) -> str:
+        """Method and label, e.g. "kl_penalty beta=0.3"."""
+        return f"{trial.method.title} {self.label_of(trial)}".strip()
 
     def check(self) -> None:
         """Refuse a sweep that could not run, before anything is written: rows, methods, options, objectives.
@@ -211,9 +237,8 @@ class Sweep:
         for arm in self.arms:
             self.objectives_of(arm.setting)
             self.template(arm.setting)
-            points = arm.space.points or [arm.space.at([0.5] * len(arm.space.ranges))]
-            for values in points:
-                require_streams(setting_of(arm.setting), arm.space.to_method(values))
+            for values in arm.space.points or [arm.space.at([0.5] * len(arm.space.ranges))]:
+                require(setting_of(arm.setting), self.trials_of(arm, values)[0].method)
 
     def template(self, ref: SettingRef) -> TrialConfig:
         """Any trial on the setting, for what its trials share: data, adapter, optimiser, sizes. Raises UserError."""

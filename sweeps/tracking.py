@@ -7,8 +7,9 @@ run and a metric one value per step, whatever was killed when. A store that fail
 The schema, which `analysis/runs.py` reads. Tags: `selgen.kind` (sweep, configuration, trial), `selgen.sweep`,
 `selgen.identity`, `selgen.objectives`, `selgen.base_scores`, `selgen.configuration`, `selgen.trial`, `selgen.method`,
 `selgen.label`, `selgen.coefficients`, `selgen.seed`, `selgen.setting`, `selgen.status`, `selgen.reason`,
-`selgen.counts` (score -> [graded, missing]). Metrics: `eval/<score>`, `train/<curve>` by step, `tokens`, `seconds`;
-of a configuration the means of `eval/<score>` over its finished seeds, and their number `seeds`.
+`selgen.counts` (score -> [graded, missing]), `selgen.auxiliary` ("true" for trials that are only there for others to
+build on). Metrics: `eval/<score>`, `train/<curve>` by step, `tokens`, `seconds` (both with all that the trial was built
+on); of a configuration the means of `eval/<score>` over its finished seeds, and their number `seeds`.
 """
 
 from __future__ import annotations
@@ -94,8 +95,9 @@ class Tracker:
         """Write all that a ledger says. What the store has already stays as it is."""
         for label, scores in record.bases.items():
             self.base(label, scores)
+        asked = record.configurations
         for outcome in record.outcomes.values():
-            self.outcome(outcome)
+            self.outcome(outcome, auxiliary=outcome.trial.configuration_id not in asked)
 
     def base(self, setting: str, scores: Mapping[str, Measurement]) -> None:
         """The scores of the untouched base model of a setting (its label)."""
@@ -112,9 +114,9 @@ class Tracker:
         values = dict(metrics)
         self._queue.put(lambda: self._store.progress(trial_id, step, values, now))
 
-    def outcome(self, outcome: Outcome) -> None:
-        """How a trial ended."""
-        self._queue.put(lambda: self._store.outcome(outcome))
+    def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
+        """How a trial ended; an auxiliary one is only there for others to build on."""
+        self._queue.put(lambda: self._store.outcome(outcome, auxiliary))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file or a folder to the sweep's artifacts."""
@@ -209,12 +211,14 @@ class _Known:
         run_id: MLflow's.
         ended: its last word is said.
         asleep: a driver closed it before that.
+        auxiliary: it is a trial that others build on, and the search did not ask for it.
         params, points: its parameters and (metric, step) pairs.
     """
 
     run_id: str
     ended: bool = False
     asleep: bool = False
+    auxiliary: bool = False
     params: set[str] = field(default_factory=set)
     points: set[tuple[str, int]] = field(default_factory=set)
 
@@ -281,7 +285,8 @@ class _Store:
         tags, run_id = run.data.tags, run.info.run_id
         kind = tags.get("selgen.kind")
         ended = run.info.status != "RUNNING" and tags.get("selgen.status") not in (None, "running")
-        known = _Known(run_id, ended, run.info.status != "RUNNING" and not ended, set(run.data.params))
+        asleep = run.info.status != "RUNNING" and not ended
+        known = _Known(run_id, ended, asleep, params=set(run.data.params))
         if kind == "sweep":
             self._parent = known
             self._bases = {**_loads(tags.get("selgen.bases")), **self._bases}
@@ -289,6 +294,7 @@ class _Store:
             known.points = {(name, int(run.data.metrics.get("seeds", 0))) for name in run.data.metrics}
             self._configurations[tags["selgen.configuration"]] = known
         elif kind == "trial":
+            known.auxiliary = tags.get("selgen.auxiliary") == "true"
             if not ended:
                 histories = (client.get_metric_history(run_id, name) for name in run.data.metrics)
                 known.points = {(metric.key, metric.step) for history in histories for metric in history}
@@ -314,7 +320,7 @@ class _Store:
         key = trial.configuration_id
         if key not in self._configurations:
             tags = self._tags("configuration", trial) | {"mlflow.parentRunId": self._sweep_run().run_id}
-            run = self.client.create_run(self._experiment, run_name=_run_name(trial), tags=tags)
+            run = self.client.create_run(self._experiment, run_name=self._sweep.title_of(trial), tags=tags)
             self._configurations[key] = _Known(run.info.run_id)
         known = self._configurations[key]
         if not known.params:
@@ -331,7 +337,8 @@ class _Store:
                 "selgen.seed": str(trial.seed),
                 "selgen.status": "running",
             }
-            run = self.client.create_run(self._experiment, run_name=f"{_run_name(trial)} seed={trial.seed}", tags=tags)
+            name = f"{self._sweep.title_of(trial)} seed={trial.seed}"
+            run = self.client.create_run(self._experiment, run_name=name, tags=tags)
             self._trials[key] = _Known(run.info.run_id)
         return self._trials[key]
 
@@ -339,9 +346,9 @@ class _Store:
         return self._shared | {
             "selgen.kind": kind,
             "selgen.configuration": trial.configuration_id,
-            "selgen.method": trial.method.name,
-            "selgen.label": trial.label,
-            "selgen.coefficients": json.dumps(trial.coefficients),
+            "selgen.method": trial.method.title,
+            "selgen.label": self._sweep.label_of(trial),
+            "selgen.coefficients": json.dumps(self._sweep.coefficients_of(trial)),
             "selgen.setting": setting_label(trial.setting),
         }
 
@@ -369,10 +376,14 @@ class _Store:
                 self._write(run, metrics=self._buffer[trial_id])
             del self._buffer[trial_id]
 
-    def outcome(self, outcome: Outcome) -> None:
+    def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
         """Write how a trial ended, and its configuration's means once all seeds are in."""
         trial = outcome.trial
         run = self._trial_run(trial)
+        if run.auxiliary != auxiliary:  # the search may ask later for what others have built on already
+            for known in (run, self._configuration_run(trial)):
+                self._write(known, tags={"selgen.auxiliary": str(auxiliary).lower()})
+            run.auxiliary = auxiliary
         if not run.ended:
             metrics = self._buffer.get(trial.trial_id, []) + _metrics(outcome)
             tags = {"selgen.status": outcome.status, "selgen.counts": _counts(outcome)}
@@ -530,6 +541,8 @@ def _recipe(trial: TrialConfig) -> dict[str, str]:
         "learning_rate": f"{trial.optimizer.learning_rate:g}",
         "rank": str(trial.adapter.rank),
         "steps": str(trial.steps),
+        "checkpoint_step": str(trial.updates),
+        "adapter_scale": f"{trial.adapter_scale:g}",
         "batch_size": str(trial.batch_size),
         "alignment_batch_size": str(trial.alignment_batch_size),
         "max_length": str(trial.max_length),
@@ -538,20 +551,17 @@ def _recipe(trial: TrialConfig) -> dict[str, str]:
 
 def _metrics(outcome: Outcome) -> list[tuple[str, float, int, int]]:
     """The outcome's scores, curves and cost as (metric, value, time, step)."""
-    now, last = _milliseconds(), outcome.trial.steps
+    now, last = _milliseconds(), outcome.trial.updates
     curves = [(f"train/{name}", value, now, step) for name, curve in outcome.curves.items() for step, value in curve]
     scores = [
         (f"eval/{name}", score.mean, now, last) for name, score in outcome.scores.items() if math.isfinite(score.mean)
     ]
-    return [*curves, *scores, ("tokens", float(outcome.tokens), now, last), ("seconds", outcome.seconds, now, last)]
+    cost = [("tokens", float(outcome.total_tokens), now, last), ("seconds", outcome.total_seconds, now, last)]
+    return [*curves, *scores, *cost]
 
 
 def _counts(outcome: Outcome) -> str:
     return json.dumps({name: [score.n, score.missing] for name, score in outcome.scores.items()})
-
-
-def _run_name(trial: TrialConfig) -> str:
-    return f"{trial.method.name} {trial.label}".strip()
 
 
 def _version(package: str) -> str:

@@ -3,6 +3,7 @@
 Each adapted linear layer sees the factors of all members of a pack, stacked; a forward pass says which rows belong to
 which member. Rows of no member, the null adapter, give the base model itself: that is the reference. All factors are
 views of one tensor, a row per member, so that an optimiser step is a handful of operations whatever the model's depth.
+A member may have a second, frozen adapter underneath: its prior.
 
 Shape legend: K members of the pack, P parameters of a member, R rank (padded to the largest of the pack), I and O in-
 and output features of a layer, M members that take part in a forward.
@@ -13,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from settings.setting import UserError
+from trainables.projections import Factors
 from trainables.trial import AdapterConfig
 
 
@@ -46,7 +48,11 @@ class Route:
 
 
 class PackedLinear(nn.Module):
-    """A frozen linear layer plus the adapters of a pack: y = W x + scale_k B_k A_k x for the rows of member k."""
+    """A frozen linear layer plus the adapters of a pack: y = W x + scale_k B_k A_k x for the rows of member k.
+
+    Attributes:
+        prior: A, B and scale of frozen adapters underneath, stacked in the same way; None when no member has one.
+    """
 
     def __init__(self, base: nn.Linear, pack: PackedAdapters, A_KRI: Tensor, B_KOR: Tensor) -> None:
         super().__init__()
@@ -54,6 +60,7 @@ class PackedLinear(nn.Module):
         self.weight, self.bias = base.weight, base.bias  # what models that peek at a layer expect to find
         self._pack = [pack]  # in a list, so that the pack's tensors stay outside the model's state
         self.A_KRI, self.B_KOR = A_KRI, B_KOR
+        self.prior: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """`[rows, ..., I] -> [rows, ..., O]`."""
@@ -62,17 +69,24 @@ class PackedLinear(nn.Module):
         route = pack.route
         if route is None:
             return y
-        A, B, scale = self._factors(route, pack.scale_K)
+        for stacked in ((self.A_KRI, self.B_KOR, pack.scale_K), self.prior):
+            if stacked is not None:
+                y = self._added(x, y, route, *_of_members(route, *stacked))
+        return y
+
+    def _added(self, x: Tensor, y: Tensor, route: Route, A: Tensor, B: Tensor, scale: Tensor) -> Tensor:
         if route.even:
             return _adapt(x, y, A, B, scale)
         parts = zip(x.split(route.counts), y.split(route.counts), A.split(1), B.split(1), scale.split(1), strict=True)
         return torch.cat([_adapt(*part) for part in parts])
 
-    def _factors(self, route: Route, scale_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if route.members == tuple(range(len(scale_K))):
-            return self.A_KRI, self.B_KOR, scale_K
-        index = torch.tensor(route.members, device=scale_K.device)
-        return self.A_KRI[index], self.B_KOR[index], scale_K[index]
+
+def _of_members(route: Route, A_KRI: Tensor, B_KOR: Tensor, scale_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The factors of the members that take part."""
+    if route.members == tuple(range(len(scale_K))):
+        return A_KRI, B_KOR, scale_K
+    index = torch.tensor(route.members, device=scale_K.device)
+    return A_KRI[index], B_KOR[index], scale_K[index]
 
 
 def _adapt(x: Tensor, y: Tensor, A_MRI: Tensor, B_MOR: Tensor, scale_M: Tensor) -> Tensor:
@@ -123,6 +137,7 @@ class PackedAdapters:
             _replace(model, name, self.layers[name])
         for member, (config, seed) in enumerate(zip(configs, seeds, strict=True)):
             self._initialise(member, config.rank, seed)
+        self._priors: dict[int, list[Factors]] = {}
 
     def _initialise(self, member: int, rank: int, seed: int) -> None:
         """A uniform in +- 1/sqrt(I), B zero (PEFT's default), from the seed and the layer's name alone."""
@@ -132,6 +147,25 @@ class PackedAdapters:
             draw = torch.rand(rank, layer.base.in_features, generator=generator) * (2 * bound) - bound
             with torch.no_grad():
                 layer.A_KRI[member, :rank] = draw.to(layer.A_KRI)
+
+    def lay_underneath(self, priors: Mapping[int, Sequence[Factors]]) -> None:
+        """Put frozen adapters underneath members: member -> factors, layer after layer in the model's order.
+
+        They are stacked, padded to the largest rank, with zeros for members without one.
+        """
+        self._priors = {member: [own.to(self.theta_KP) for own in prior] for member, prior in priors.items()}
+        if not self._priors:
+            return
+        rank = max(own.A_RI.shape[0] for prior in self._priors.values() for own in prior)
+        for number, layer in enumerate(self.layers.values()):
+            A_KRI = layer.A_KRI.new_zeros(self.num_members, rank, layer.base.in_features)
+            B_KOR = layer.B_KOR.new_zeros(self.num_members, layer.base.out_features, rank)
+            scale_K = torch.zeros_like(self.scale_K)
+            for member, prior in self._priors.items():
+                own = prior[number]
+                A_KRI[member, : own.A_RI.shape[0]], B_KOR[member, :, : own.B_OR.shape[1]] = own.A_RI, own.B_OR
+                scale_K[member] = own.scale
+            layer.prior = (A_KRI, B_KOR, scale_K)
 
     @property
     def factors(self) -> list[Tensor]:
@@ -156,45 +190,106 @@ class PackedAdapters:
         for name, layer in self.layers.items():
             _replace(self.model, name, layer.base)
 
-    def member(self, member: int) -> dict[str, Tensor]:
-        """The factors of one member, cut to its rank, under PEFT's names."""
+    def leaves(self, member: int) -> list[Tensor]:
+        """Copies of one member's `factors` to differentiate by, padded like these."""
+        return [factor[member].detach().clone().requires_grad_() for factor in self.factors]
+
+    def member_factors(self, member: int, factors: Sequence[Tensor] | None = None) -> list[Factors]:
+        """One member's adapter, layer after layer, cut to its rank.
+
+        Args:
+            factors: A then B of every layer, as `leaves` gives them; None is the member's own, detached.
+        """
+        rank, scale = self.configs[member].rank, self.configs[member].scale
+        some = [factor[member].detach() for factor in self.factors] if factors is None else factors
+        return [Factors(A[:rank], B[:, :rank], scale) for A, B in zip(some[::2], some[1::2], strict=True)]
+
+    def set_member_factors(self, member: int, adapter: Sequence[Factors]) -> None:
+        """Overwrite one member's adapter; ranks and scale are its own."""
         rank = self.configs[member].rank
-        factors = {}
-        for name, layer in self.layers.items():
-            factors[f"base_model.model.{name}.lora_A.weight"] = layer.A_KRI[member, :rank].detach().clone()
-            factors[f"base_model.model.{name}.lora_B.weight"] = layer.B_KOR[member, :, :rank].detach().clone()
-        return factors
+        with torch.no_grad():
+            for layer, own in zip(self.layers.values(), adapter, strict=True):
+                layer.A_KRI[member, :rank] = own.A_RI.to(layer.A_KRI)
+                layer.B_KOR[member, :, :rank] = own.B_OR.to(layer.B_KOR)
+
+    def prior_factors(self, member: int) -> list[Factors]:
+        """The frozen adapter underneath a member; empty if it has none."""
+        return self._priors.get(member, [])
+
+    def shrink(self, member: int, share: float) -> None:
+        """Scale what a member adds to the base model, its prior included."""
+        with torch.no_grad():
+            for layer in self.layers.values():
+                layer.B_KOR[member] *= share
+        self.lay_underneath(
+            {
+                index: [replace(own, B_OR=own.B_OR * share) for own in prior] if index == member else prior
+                for index, prior in self._priors.items()
+            }
+        )
+
+    def member(self, member: int) -> dict[str, Tensor]:
+        """The factors of one member under PEFT's names, without its prior."""
+        return peft_tensors(self.layers, self.member_factors(member))
 
     def load_member(self, member: int, factors: Mapping[str, Tensor]) -> None:
         """Set the factors of one member from PEFT's names. Raises UserError for missing, unknown or misshapen ones."""
-        own = self.member(member)
-        if own.keys() != factors.keys():
-            raise UserError(
-                f"adapter does not fit the model: layers differ at {sorted(own.keys() ^ factors.keys())[0]!r}"
-            )
-        rank = self.configs[member].rank
-        with torch.no_grad():
-            for name, layer in self.layers.items():
-                for kind, target in (("A", layer.A_KRI[member, :rank]), ("B", layer.B_KOR[member, :, :rank])):
-                    key = f"base_model.model.{name}.lora_{kind}.weight"
-                    if factors[key].shape != target.shape:
-                        raise UserError(
-                            f"adapter tensor {key!r} is {tuple(factors[key].shape)}, not {tuple(target.shape)}"
-                        )
-                    target.copy_(factors[key])
+        config = self.configs[member]
+        self.set_member_factors(member, from_peft(self.layers, factors, config))
 
     def save_member(self, member: int, directory: Path, base_model: str) -> None:
         """Write one member as a PEFT checkpoint that `peft.PeftModel.from_pretrained` loads.
+
+        A prior underneath becomes a part of it: ranks add up, [A; A'] and [scale B, scale' B'] with a scale of one.
 
         Args:
             directory: created if needed.
             base_model: the name or path that the checkpoint says it belongs to.
         """
+        own, prior, config = self.member_factors(member), self.prior_factors(member), self.configs[member]
+        if prior:
+            own = [_joined(*pair) for pair in zip(own, prior, strict=True)]
+            rank = max(factors.A_RI.shape[0] for factors in own)
+            config = replace(config, rank=rank, alpha=float(rank), rslora=False)
         directory.mkdir(parents=True, exist_ok=True)
-        factors = {name: tensor.float().cpu().contiguous() for name, tensor in self.member(member).items()}
-        save_file(factors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = peft_config(self.configs[member], list(self.layers), base_model)
-        (directory / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in peft_tensors(self.layers, own).items()}
+        save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        described = peft_config(config, list(self.layers), base_model)
+        (directory / "adapter_config.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+
+
+def peft_tensors(layers: Iterable[str], adapter: Sequence[Factors]) -> dict[str, Tensor]:
+    """The factors under PEFT's names, as copies."""
+    tensors = {}
+    for name, own in zip(layers, adapter, strict=True):
+        tensors[f"base_model.model.{name}.lora_A.weight"] = own.A_RI.detach().clone()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = own.B_OR.detach().clone()
+    return tensors
+
+
+def from_peft(
+    layers: Mapping[str, PackedLinear], tensors: Mapping[str, Tensor], config: AdapterConfig
+) -> list[Factors]:
+    """An adapter from PEFT's names. Raises UserError for missing, unknown or misshapen tensors."""
+    names = {f"base_model.model.{name}.lora_{kind}.weight" for name in layers for kind in "AB"}
+    if names != tensors.keys():
+        raise UserError(f"adapter does not fit the model: layers differ at {sorted(names ^ tensors.keys())[0]!r}")
+    adapter = []
+    for name, layer in layers.items():
+        shapes = {"A": (config.rank, layer.base.in_features), "B": (layer.base.out_features, config.rank)}
+        for kind, shape in shapes.items():
+            key = f"base_model.model.{name}.lora_{kind}.weight"
+            if tuple(tensors[key].shape) != shape:
+                raise UserError(f"adapter tensor {key!r} is {tuple(tensors[key].shape)}, not {shape}")
+        A_RI, B_OR = (tensors[f"base_model.model.{name}.lora_{kind}.weight"] for kind in "AB")
+        adapter.append(Factors(A_RI, B_OR, config.scale))
+    return adapter
+
+
+def _joined(one: Factors, other: Factors) -> Factors:
+    """The sum of two adapters of a layer as one adapter."""
+    A_RI = torch.cat([one.A_RI, other.A_RI])
+    return Factors(A_RI, torch.cat([one.scale * one.B_OR, other.scale * other.B_OR], dim=1), 1.0)
 
 
 def load_peft(directory: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:

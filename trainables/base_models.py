@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -38,6 +38,7 @@ from transformers.utils import logging as transformers_logging
 
 from settings.setting import BaseModel, NanoModel, PretrainedModel, Stage, UserError, World, content_id
 from trainables.files import replacing
+from trainables.projections import WeightDirection
 
 Progress = Callable[[int, int], None]
 
@@ -121,6 +122,30 @@ def check_source(spec: BaseModel) -> None:
         _model_directory(spec.source)
 
 
+def tuning_directions(spec: BaseModel, layers: Mapping[str, Tensor]) -> list[WeightDirection]:
+    """What tuning changed in the base model's weights, layer by layer: `PretrainedModel.pretrained` is subtracted.
+
+    Args:
+        layers: name -> the base model's weights `[O, I]`.
+
+    Raises:
+        UserError: the setting names no pretrained model, it cannot be loaded, or its layers have other shapes.
+    """
+    source = getattr(spec, "pretrained", None)
+    if source is None:
+        raise UserError("the setting names no pretrained model that its base model was tuned from")
+    if _names_directory(source):
+        source = str(_model_directory(source))
+    weights = dict(_load_model(source, None, torch.float32).named_parameters())
+    directions = []
+    for name, tuned_OI in layers.items():
+        before = weights.get(f"{name}.weight")
+        if before is None or before.shape != tuned_OI.shape:
+            raise UserError(f"{source} is not what the base model was tuned from: its layer {name!r} does not fit")
+        directions.append(WeightDirection(tuned_OI.detach(), before.detach()))
+    return directions
+
+
 # --- local and Hub ---
 
 
@@ -168,14 +193,22 @@ def _load(
     try:
         with _no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False, use_fast=True)
-            model = AutoModelForCausalLM.from_pretrained(
+    except (OSError, ValueError) as error:
+        raise UserError(_why_not_loaded(source, error)) from error
+    model = _load_model(source, revision, dtype)
+    _check_tokenizer(tokenizer, source)
+    model.to(device)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def _load_model(source: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        with _no_progress_bars():
+            return AutoModelForCausalLM.from_pretrained(
                 source, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=dtype
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(_why_not_loaded(source, error)) from error
-    _check_tokenizer(tokenizer, source)
-    model.to(device)
-    return model.eval().requires_grad_(False), tokenizer
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from settings.setting import Evaluation, Measurement, Observation
 from trainables.adapters import PackedAdapters, Route
-from trainables.batches import EncodedSetting, Row, collate
+from trainables.batches import Counted, EncodedSetting, Row, collate
 from trainables.generate import generate
 from trainables.losses import token_nll
 from trainables.method import Forward
-from trainables.step import autocast, head_of, response_hidden
+from trainables.step import autocast, head_of, hidden_states
 
 ROWS_PER_BATCH = 32
 
@@ -93,14 +93,14 @@ def _token_losses(
     losses: list[Observation] = []
     for start in range(0, len(rows), ROWS_PER_BATCH):
         some = rows[start : start + ROWS_PER_BATCH]
-        batch = collate(some, pad_id, model.device)
+        batch = collate([Counted(row) for row in some], pad_id, model.device)
         with autocast(model.device):
             if adapters and route:
                 with adapters.routed(Route(route.members, (len(some),))):
-                    hidden_ND = response_hidden(model, batch)
+                    hidden_ND, _ = hidden_states(model, batch)
             else:
-                hidden_ND = response_hidden(model, batch)
+                hidden_ND, _ = hidden_states(model, batch)
             forward = Forward(hidden_ND, batch.labels_N, batch.row_N, len(some), head_of(model))
-            parts = token_nll(forward).split(batch.tokens_per_row)
+            parts = token_nll(forward).split(batch.positions_per_row)
         losses += [float(part.mean()) for part in parts]
     return losses

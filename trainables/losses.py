@@ -1,19 +1,24 @@
 """Losses as pure functions of a trial's outputs. No model, no device, no batch layout.
 
-Shape legend: N response tokens, V vocabulary. All are computed in float32 or wider. An empty or fully masked batch
-(N = 0) gives exactly 0 with a zero gradient.
+Shape legend: N positions of the rows of a stream (see `trainables.method.Positions`), V vocabulary, D hidden width, L
+layers, R rank, I input features. All are computed in float32 or wider. An empty or fully masked batch (N = 0) gives
+exactly 0 with a zero gradient.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from trainables.method import Forward
+from trainables.projections import Factors
 
 
 def cross_entropy(*forwards: Forward) -> Tensor:
-    """Mean negative log-likelihood per response token, in nats, over all tokens of the given batches.
+    """Mean negative log-likelihood per token, in nats, over all tokens of the given batches.
 
         CE = - (1/N) sum_n log p(y_n)
 
@@ -24,19 +29,88 @@ def cross_entropy(*forwards: Forward) -> Tensor:
 
 
 def token_nll(forward: Forward) -> Tensor:
-    """Negative log-likelihood of each response token, `[N]`, in nats."""
+    """Negative log-likelihood of each token, `[N]`, in nats."""
     return torch.nn.functional.cross_entropy(forward.logits_NV, forward.labels_N, reduction="none")
 
 
-def kl_to_reference(policy: Forward, reference: Forward) -> Tensor:
-    """KL(policy || reference) per response token, in nats: the expectation is under the trained model.
+def kl_to_reference(
+    policy: Forward, reference: Forward, direction: Literal["reverse", "forward"] = "reverse"
+) -> Tensor:
+    """Divergence between the trained model p and the reference r per position, in nats, over the full vocabulary.
 
-        KL = (1/N) sum_n sum_v p_nv (log p_nv - log r_nv)
+        reverse: KL(p || r) = (1/N) sum_n sum_v p_nv (log p_nv - log r_nv)
+        forward: KL(r || p) = (1/N) sum_n sum_v r_nv (log r_nv - log p_nv)
 
-    This is the direction of RLHF's penalty (Ziegler et al. 2019, arXiv:1909.08593, eq. 2), taken over the full
-    vocabulary at the positions of given responses. Exactly 0 when both distributions are the same numbers.
+    Reverse is the penalty of RLHF (Ziegler et al. 2019, arXiv:1909.08593, eq. 2), forward is distillation from the
+    reference. Exactly 0 when both distributions are the same numbers.
     """
     log_p_NV = torch.log_softmax(policy.logits_NV, dim=-1)
     log_r_NV = torch.log_softmax(reference.logits_NV, dim=-1)
-    kl_N = (log_p_NV.exp() * (log_p_NV - log_r_NV)).sum(dim=-1)
+    one_NV, other_NV = (log_p_NV, log_r_NV) if direction == "reverse" else (log_r_NV, log_p_NV)
+    kl_N = (one_NV.exp() * (one_NV - other_NV)).sum(dim=-1)
     return kl_N.sum() / max(1, len(kl_N))
+
+
+def hidden_mse(policy: Forward, reference: Forward, over_layers: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Squared distance of hidden states after each layer, averaged over positions and width.
+
+    MSE_l = (1/(N D)) sum_n ||h_ln - r_ln||^2, then the mean or the sum over layers l
+    """
+    if policy.layers_LND is None or reference.layers_LND is None:
+        raise ValueError("the hidden states of all layers were not asked for (Method.layers)")
+    wide = torch.promote_types(policy.layers_LND.dtype, torch.float32)
+    gap_LND = policy.layers_LND.to(wide) - reference.layers_LND.to(wide)
+    layers, positions, width = gap_LND.shape
+    total = gap_LND.square().sum() / max(1, positions * width)
+    return total if over_layers == "sum" else total / layers
+
+
+def sequence_log_prob(forward: Forward, over_tokens: Literal["sum", "mean"] = "sum") -> Tensor:
+    """Log-probability of each row's tokens, `[num_rows]`, in nats: their sum, or the mean per token."""
+    nll_N = token_nll(forward)
+    sums = nll_N.new_zeros(forward.num_rows).index_add(0, forward.row_N, nll_N)
+    if over_tokens == "sum":
+        return -sums
+    counts = torch.bincount(forward.row_N, minlength=forward.num_rows).clamp(min=1)
+    return -sums / counts
+
+
+def preference_margin(
+    chosen: Forward,
+    rejected: Forward,
+    chosen_reference: Forward,
+    rejected_reference: Forward,
+    over_tokens: Literal["sum", "mean"] = "sum",
+) -> Tensor:
+    """How much more than the reference the policy prefers each chosen row to its rejected twin, `[num_rows]`, in nats.
+
+        m_i = (c_i - c_i^ref) - (r_i - r_i^ref)
+
+    with c_i and r_i the log-probabilities of chosen and rejected row i (`sequence_log_prob`).
+    """
+    gain_R = sequence_log_prob(chosen, over_tokens) - sequence_log_prob(chosen_reference, over_tokens)
+    return gain_R - (sequence_log_prob(rejected, over_tokens) - sequence_log_prob(rejected_reference, over_tokens))
+
+
+def dpo(margin_R: Tensor, beta: float) -> Tensor:
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, eq. 7), mean over pairs.
+
+        DPO = mean_i - log sigmoid(beta m_i)
+
+    log 2 where policy and reference agree.
+    """
+    return -torch.nn.functional.logsigmoid(beta * margin_R).sum() / max(1, len(margin_R))
+
+
+def subspace_overlap(adapter: Sequence[Factors], prior: Sequence[Factors]) -> Tensor:
+    """How much the row spaces of two adapters' A share: sum over layers of sum_ij |(A_prior A^T)_ij|.
+
+    O-LoRA's orthogonality loss (Wang et al. 2023, arXiv:2310.14152, eq. 8). 0 exactly when they are orthogonal.
+    """
+    layers = zip(adapter, prior, strict=True)
+    return torch.stack([(before.A_RI @ own.A_RI.T).abs().sum() for own, before in layers]).sum()
+
+
+def factor_norms(adapter: Sequence[Factors]) -> Tensor:
+    """Sum of the Euclidean norms of all factors A and B of an adapter."""
+    return torch.stack([factor.norm() for own in adapter for factor in (own.A_RI, own.B_OR)]).sum()

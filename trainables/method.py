@@ -5,7 +5,8 @@ A method is a frozen dataclass. Its fields are its coefficients, declared with d
 outputs on the streams it asks for and returns scalars to differentiate. It never sees a model, a device, an optimiser
 or another trial, and that is what lets many trials share one forward pass.
 
-Shape legend: N response tokens of the rows of a stream, concatenated; D hidden width; V vocabulary.
+Shape legend: N positions of the rows of a stream, concatenated; D hidden width; V vocabulary; L layers; R rank of an
+adapter; I and O in- and output features of a linear layer.
 """
 
 from __future__ import annotations
@@ -14,13 +15,23 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from settings.setting import Stream, UserError
+from trainables.projections import Direction, Factors
 
 SPACE = "space"
+Definition = Literal["principled", "reference"]
+Positions = Literal["response", "text", "padded", "answer"]
+"""Which positions of a row count.
+
+    response  those that predict a response token
+    text      those that predict any token of the row, prompt included
+    padded    every position of the row padded to the trial's `max_length`, padding included
+    answer    from the last one of the prompt to the end of the padding
+"""
 
 
 @dataclass(frozen=True)
@@ -32,14 +43,17 @@ class RangeSpec:
     log: bool
     at_least: float
     at_most: float
-    neutral: float | None
+    neutral: float | None = None
+    searched: bool = True
+    integer: bool = False
 
     def check(self, value: Any) -> str | None:
         """What is wrong with `value`, or None."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        kind, what = (int, "an integer") if self.integer else (int | float, "a number")
+        number = isinstance(value, kind) and not isinstance(value, bool)
         if number and math.isfinite(value) and self.at_least <= value <= self.at_most:
             return None
-        return f"must be a number in [{self.at_least:g}, {self.at_most:g}]"
+        return f"must be {what} in [{self.at_least:g}, {self.at_most:g}]"
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,7 @@ def Range(
     at_least: float = 0.0,
     at_most: float = math.inf,
     neutral: float | None = None,
+    searched: bool = True,
 ) -> Any:
     """A numeric coefficient.
 
@@ -75,8 +90,9 @@ def Range(
         log: search it on a logarithmic scale.
         at_least, at_most: the values that make sense at all.
         neutral: the value at which the method equals plain fine-tuning, if there is one.
+        searched: whether a sweep varies it unless told otherwise.
     """
-    return field(default=default, metadata={SPACE: RangeSpec(low, high, log, at_least, at_most, neutral)})
+    return field(default=default, metadata={SPACE: RangeSpec(low, high, log, at_least, at_most, neutral, searched)})
 
 
 def Choice(default: Any, *options: Any, searched: bool = False) -> Any:
@@ -89,11 +105,13 @@ class Forward:
     """What the rows of one stream gave for one trial (or for the reference).
 
     Attributes:
-        hidden_ND: final hidden state at the position that predicts each response token.
-        labels_N: the response tokens.
-        row_N: which row of the batch each token belongs to, 0 .. num_rows - 1.
+        hidden_ND: final hidden state at each position that the method counts (`Method.positions`).
+        labels_N: the token that follows each position; the padding token where nothing does.
+        row_N: which row of the batch each position belongs to, 0 .. num_rows - 1.
         num_rows: rows in the batch.
         head: maps hidden states to logits in float32 (or wider), `[N, D] -> [N, V]`.
+        layers_LND: hidden states after each layer, the last one being `hidden_ND`; None unless the method asks for
+            them (`Method.layers`).
     """
 
     hidden_ND: Tensor
@@ -101,10 +119,11 @@ class Forward:
     row_N: Tensor
     num_rows: int
     head: Callable[[Tensor], Tensor]
+    layers_LND: Tensor | None = None
 
     @cached_property
     def logits_NV(self) -> Tensor:
-        """Logits of each response token; computed once, when first asked for."""
+        """Logits at each position; computed once, when first asked for."""
         return self.head(self.hidden_ND)
 
 
@@ -115,11 +134,16 @@ class Step:
     Attributes:
         policy: stream -> outputs of the adapted model.
         reference: stream -> outputs of the frozen base model on the same rows.
+        adapter: the trial's own LoRA factors, layer after layer, to be differentiated; empty unless the method asks
+            for them (`Method.weights`).
+        prior: the frozen factors of the prior adapter, in the same order; empty without a prior.
         recorded: values a method wants plotted; filled by `record`.
     """
 
     policy: Mapping[Stream, Forward]
     reference: Mapping[Stream, Forward]
+    adapter: Sequence[Factors] = ()
+    prior: Sequence[Factors] = ()
     recorded: dict[str, Tensor] = field(default_factory=dict)
 
     def record(self, **values: Tensor) -> None:
@@ -142,17 +166,36 @@ class Method:
     Class attributes:
         streams: rows sent through the adapted model at each step.
         reference: of these, the streams also wanted from the frozen base model.
+        layers: of these, the streams of which the hidden states of all layers are wanted.
+        weights: whether the loss speaks of the adapter's own factors.
+        underneath: whether the prior adapter lies frozen under the trained one. Else it is only seen by `finalize`.
+        num_losses: how many gradients `combine` sees.
         alive: recorded terms that must be above zero once the adapter has moved. A term that stays at zero is not
             connected, and the trial is marked invalid.
+        as_published: what the `reference` definition sets, as (coefficient, value) pairs.
         source: the citation.
         equation: the loss in one line.
+
+    Coefficients of every method:
+        definition: "principled" counts response tokens only, as the method's docstring says; "reference" computes what
+            the study's own code computes, so that its coefficients mean the same: the loss covers the whole rendered
+            text (prompt, special tokens added twice, a trailing empty assistant turn), and the method's coefficients
+            are set as in `as_published`. What was a defect and no definition is not reproduced: a KL that is silently
+            left out, non-finite losses that are trained on, ignored seeds and options, stale caches.
     """
 
     streams: ClassVar[tuple[Stream, ...]] = ("task",)
     reference: ClassVar[tuple[Stream, ...]] = ()
+    layers: ClassVar[tuple[Stream, ...]] = ()
+    weights: ClassVar[bool] = False
+    underneath: ClassVar[bool] = False
+    num_losses: ClassVar[int] = 1
     alive: ClassVar[tuple[str, ...]] = ()
+    as_published: ClassVar[tuple[tuple[str, Any], ...]] = ()
     source: ClassVar[str] = ""
     equation: ClassVar[str] = ""
+
+    definition: Literal["principled", "reference"] = Choice("principled", "principled", "reference")
 
     def __post_init__(self) -> None:
         for coefficient in coefficients(type(self)):
@@ -160,18 +203,72 @@ class Method:
             problem = coefficient.metadata[SPACE].check(value)
             if problem:
                 raise UserError(f"method {self.name!r}: coefficient {coefficient.name!r} {problem}, got {value!r}")
+        if self.definition == "reference":
+            self._set_as_published()
+
+    def _set_as_published(self) -> None:
+        defaults = {item.name: item.default for item in fields(self)}
+        for name, value in self.as_published:
+            given = getattr(self, name)
+            if given not in (defaults[name], value):
+                raise UserError(
+                    f"method {self.name!r}: the reference definition sets {name}={value!r}, got {given!r};"
+                    f" leave {name!r} out, or take the principled definition"
+                )
+            object.__setattr__(self, name, value)
 
     @property
     def name(self) -> str:
         """The name of the file that defines the method."""
         return type(self).__module__.rpartition(".")[2]
 
+    @property
+    def title(self) -> str:
+        """Name and definition, e.g. "kl_penalty" or "kl_penalty (reference)"."""
+        return self.name if self.definition == "principled" else f"{self.name} ({self.definition})"
+
+    @property
+    def label(self) -> str:
+        """The coefficients as short text, e.g. "beta=0.3": the searched ones, and others that are not as usual."""
+        usual: dict[str, Any] = {"definition": self.definition}
+        usual |= dict(self.as_published) if self.definition == "reference" else {}
+        shown = {}
+        for item in coefficients(type(self)):
+            value = getattr(self, item.name)
+            if item.metadata[SPACE].searched or value != usual.get(item.name, item.default):
+                shown[item.name] = value
+        return label_of(shown)
+
+    @property
+    def prior(self) -> Method | None:
+        """What trains the adapter that has to be there first; None without one. Trained once, with the same seed."""
+        return None
+
+    @property
+    def trained_as(self) -> Method:
+        """The method whose training this one takes over and only edits afterwards (`finalize`); itself, as a rule."""
+        return self
+
+    @property
+    def needs_pretrained(self) -> bool:
+        """Whether `finalize` wants the base model minus the one it was tuned from as directions, and no prior's."""
+        return False
+
+    @property
+    def synchronized(self) -> bool:
+        """Whether the rows of other streams are seen once in each pass over the task rows, not cycled through it."""
+        return False
+
     def rows_per_step(self, stream: Stream, sizes: BatchSizes) -> float:
         """How many rows of `stream` one step reads. A fraction alternates between the integers around it."""
         return sizes.task if stream == "task" else sizes.alignment
 
+    def positions(self, stream: Stream) -> Positions:
+        """Which positions of the rows of `stream` its `Forward` holds."""
+        return "text" if self.definition == "reference" else "response"
+
     def losses(self, step: Step) -> tuple[Tensor, ...]:
-        """One scalar for each gradient that `combine` wants to see; one is the rule."""
+        """One scalar for each gradient that `combine` wants to see (`num_losses`); one is the rule."""
         raise NotImplementedError(f"{type(self).__name__} must define losses(step)")
 
     def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
@@ -185,10 +282,50 @@ class Method:
         """
         return [sum(parts[1:], start=parts[0]) for parts in zip(*gradients, strict=True)]
 
+    def finalize(self, adapter: Sequence[Factors], directions: Sequence[Direction]) -> Sequence[Factors]:
+        """Edit the trained adapter, once, before it is evaluated.
+
+        Args:
+            adapter: factors of the trained adapter, layer after layer.
+            directions: of each of these layers, the weight change that `prior` or tuning the base model made; empty
+                without either.
+
+        Returns:
+            The factors to evaluate and keep; those given unless a method edits weights.
+        """
+        return adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyMethod(Method):
+    """A method that reads batches of alignment rows beside the task batches.
+
+    Coefficients:
+        cycling: "continuous" starts the alignment rows anew whenever they are used up, so that every step has some;
+            "synchronized" shows them once in each pass over the task rows, and the steps after that have none.
+    """
+
+    streams: ClassVar[tuple[Stream, ...]] = ("task", "alignment")
+
+    cycling: Literal["continuous", "synchronized"] = Choice("continuous", "continuous", "synchronized")
+
+    @property
+    def synchronized(self) -> bool:
+        return self.cycling == "synchronized"
+
+
+def label_of(values: Mapping[str, Any]) -> str:
+    """Names and values as short text, e.g. "beta=0.3, tokens=text"."""
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )
+
 
 def coefficients(method: type[Method]) -> list[Field[Any]]:
-    """The coefficient fields of a method, in order. Raises TypeError for a field without a range."""
+    """The coefficient fields of a method, its own before inherited ones. Raises TypeError for one without a range."""
     for item in fields(method):
         if SPACE not in item.metadata or item.default is MISSING:
             raise TypeError(f"{method.__name__}.{item.name} must be declared with Range(...) or Choice(...)")
-    return list(fields(method))
+    kinds = list(enumerate(method.__mro__))
+    depth = {name: number for number, kind in reversed(kinds) for name in vars(kind).get("__annotations__", ())}
+    return sorted(fields(method), key=lambda item: depth[item.name])

@@ -2,7 +2,7 @@
 
 A pack trains its trials side by side in one copy of the base model. Nothing that happens to one member reaches another:
 rows, learning rates, clipping and random numbers are its own, and a member that diverges is marked invalid and left out
-of the next steps.
+of the next steps. What a member is built on (a prior, or a training that it only edits) comes from a `Library`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from settings.setting import Measurement, Setting, UserError, content_id
-from trainables.adapters import PackedAdapters
-from trainables.base_models import LoadedBase
+from trainables.adapters import PackedAdapters, from_peft
+from trainables.base_models import LoadedBase, tuning_directions
 from trainables.batches import EncodedSetting
 from trainables.evaluate import Evaluated, evaluate
 from trainables.files import replacing, write_json
+from trainables.library import Library, Saved
+from trainables.method import Method
 from trainables.optimizer import PackedAdamW
+from trainables.projections import Direction, Factors, LowRankDirection
 from trainables.step import MemberStep, check_head, train_step
-from trainables.trial import Outcome, Status, TrialConfig
+from trainables.trial import AdapterConfig, Outcome, Status, TrialConfig
 
 CURVE_POINTS = 20
 STATE, RECORDS = "state.safetensors", "records.json"
@@ -42,12 +45,19 @@ class _Record:
     tokens: int = 0
     tokens_cut: int = 0
     seconds: float = 0.0
+    inherited_tokens: int = 0
+    inherited_seconds: float = 0.0
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
-    def extend(self, step: int, values: Mapping[str, Sequence[float]]) -> None:
-        """Add a point to each curve: the mean of `values`."""
+    def extend(self, step: int, values: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Add a point to each curve: the mean of `values`, which are (step, value) pairs."""
         for name, some in values.items():
-            self.curves.setdefault(name, []).append((step, sum(some) / len(some)))
+            self.curves.setdefault(name, []).append((step, sum(value for _, value in some) / len(some)))
+
+    def inherit(self, saved: Saved) -> None:
+        """Count what another adapter took."""
+        self.inherited_tokens += saved.tokens
+        self.inherited_seconds += saved.seconds
 
 
 class Pack:
@@ -58,9 +68,14 @@ class Pack:
         setting: the setting of all members.
         trials: the members. They share the base model, the adapter's targets and nothing else.
         dtype: of the adapters.
+        library: where priors and finished trainings are found, and where adapters are kept. Without one, a trial that
+            only edits another's training does that training itself, and a trial with a prior cannot run.
+        snapshots: updates after which the adapters in training are kept in the library, for trials that stop there.
+        rows_per_forward: see `train_step`.
 
     Raises:
-        UserError: a row does not fit, an adapter target does not exist, the architecture is not supported.
+        UserError: a row does not fit, an adapter target does not exist, the architecture is not supported, a prior is
+            not in the library.
     """
 
     def __init__(
@@ -69,20 +84,59 @@ class Pack:
         setting: Setting,
         trials: Sequence[TrialConfig],
         dtype: torch.dtype = torch.float32,
+        *,
+        library: Library | None = None,
+        snapshots: Sequence[int] = (),
+        rows_per_forward: int | None = None,
     ) -> None:
         self.base, self.setting, self.trials = base, setting, tuple(trials)
+        self._library, self._snapshots, self._rows_per_forward = library, frozenset(snapshots), rows_per_forward
         check_head(base.model)
         self._encoded = {
             length: EncodedSetting(setting, base.tokenizer, length) for length in {trial.max_length for trial in trials}
         }
-        self.adapters = PackedAdapters(
-            base.model, [trial.adapter for trial in trials], [trial.seed for trial in trials], dtype
+        self.records = [_Record() for _ in trials]
+        trained = {index: saved for index, trial in enumerate(trials) if (saved := self._trained(trial))}
+        priors = {index: saved for index, trial in enumerate(trials) if (saved := self._prior(trial))}
+        configs = [_merged(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
+        self.adapters = PackedAdapters(base.model, configs, [trial.seed for trial in trials], dtype)
+        for index, saved in trained.items():
+            self.adapters.load_member(index, saved.tensors)
+            self.records[index].inherit(saved)
+        self._prior_factors: dict[int, Sequence[Factors]] = {}
+        for index, saved in priors.items():
+            config = _merged(trials[index].adapter, saved)
+            prior = from_peft(self.adapters.layers, saved.tensors, config)
+            self._prior_factors[index] = [own.to(self.adapters.theta_KP) for own in prior]
+            self.records[index].inherit(saved)
+        self.adapters.lay_underneath(
+            {
+                index: prior
+                for index, prior in self._prior_factors.items()
+                if trials[index].method.underneath and index not in trained
+            }
         )
         self.optimizer = PackedAdamW(
             self.adapters.theta_KP, [trial.optimizer for trial in trials], [trial.steps for trial in trials]
         )
-        self.records = [_Record() for _ in trials]
-        self._pending: list[list[dict[str, Tensor]]] = [[] for _ in trials]
+        self._updates = [0 if index in trained else trial.updates for index, trial in enumerate(trials)]
+        self._pending: list[dict[str, list[tuple[int, Tensor]]]] = [{} for _ in trials]
+
+    def _trained(self, trial: TrialConfig) -> Saved | None:
+        """The adapter that a trial only reads out, if another trial has trained it."""
+        whole = trial.training == trial and trial.checkpoint_step is None
+        return self._library.find(trial.training) if self._library and not whole else None
+
+    def _prior(self, trial: TrialConfig) -> Saved | None:
+        if trial.prior is None:
+            return None
+        saved = self._library.find(trial.prior) if self._library else None
+        if saved is None:
+            raise UserError(
+                f"method {trial.method.name!r} needs the adapter of trial {trial.prior.trial_id}"
+                f" ({trial.prior.method.name}, seed {trial.seed}) first"
+            )
+        return saved
 
     @property
     def pack_id(self) -> str:
@@ -97,15 +151,15 @@ class Pack:
     @property
     def steps(self) -> int:
         """Updates of the longest member."""
-        return max(trial.steps for trial in self.trials)
+        return max(self._updates)
 
     @property
     def active(self) -> list[int]:
         """Members that still train."""
         return [
             index
-            for index, trial in enumerate(self.trials)
-            if self.records[index].status == "finished" and self.optimizer.updates[index] < trial.steps
+            for index in range(len(self.trials))
+            if self.records[index].status == "finished" and self.optimizer.updates[index] < self._updates[index]
         ]
 
     def advance(self, num_steps: int) -> None:
@@ -116,32 +170,48 @@ class Pack:
                 break
             began = time.perf_counter()
             pad_id = int(self.base.tokenizer.pad_token_id)
-            measured = train_step(self.base.model, self.adapters, self.optimizer, members, pad_id)
+            measured = train_step(
+                self.base.model, self.adapters, self.optimizer, members, pad_id, self._rows_per_forward
+            )
             self._count(members, time.perf_counter() - began)
             for index, terms in measured.items():
                 self._measured(index, terms)
+                self._snapshot(index)
 
     def _measured(self, index: int, terms: dict[str, Tensor]) -> None:
         """Keep a step's terms on the device; every few steps read them, and see whether the member is still sound."""
-        pending, trial, done = self._pending[index], self.trials[index], self.optimizer.updates[index]
-        pending.append(terms)
-        if done < trial.steps and len(pending) < max(1, trial.steps // CURVE_POINTS):
+        pending, done = self._pending[index], self.optimizer.updates[index]
+        for name, value in terms.items():
+            pending.setdefault(name, []).append((done, value))
+        if done < self._updates[index] and len(pending["loss"]) < max(1, self.trials[index].steps // CURVE_POINTS):
             return
-        values = {name: torch.stack([terms[name] for terms in pending]).tolist() for name in terms}
+        values = {
+            name: list(zip([step for step, _ in some], torch.stack([v for _, v in some]).tolist(), strict=True))
+            for name, some in pending.items()
+        }
         record = self.records[index]
         record.extend(done, values)
-        record.reason = self._problem(index, values, first_step=done - len(pending))
+        record.reason = self._problem(index, values)
         record.status = "invalid" if record.reason else "finished"
         pending.clear()
 
+    def _snapshot(self, index: int) -> None:
+        """Keep the adapter for trials that stop at this update of the same training."""
+        trial, done = self.trials[index], self.optimizer.updates[index]
+        if self._library is None or done not in self._snapshots or done >= trial.updates:
+            return
+        if trial.training == trial and self.records[index].status == "finished":
+            self._keep(self._library, index, replace(trial, checkpoint_step=done))
+
+    def _keep(self, library: Library, index: int, trial: TrialConfig) -> None:
+        record = self.records[index]
+        tokens, seconds = record.tokens + record.inherited_tokens, record.seconds + record.inherited_seconds
+        library.save(trial, self.adapters, index, self.base.source, tokens, seconds)
+
     def _member_step(self, index: int) -> MemberStep:
         trial, step = self.trials[index], self.optimizer.updates[index]
-        encoded = self._encoded[trial.max_length]
-        rows = {
-            stream: encoded.rows_at(stream, trial.method.rows_per_step(stream, trial.sizes), trial.seed, step)
-            for stream in trial.method.streams
-        }
-        return MemberStep(trial.method, rows)
+        rows = self._encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
+        return MemberStep(trial.method, rows, trial.max_length)
 
     def _count(self, members: Mapping[int, MemberStep], seconds: float) -> None:
         for index, member in members.items():
@@ -152,17 +222,40 @@ class Pack:
                 record.tokens += passes * sum(len(row.ids) for row in rows)
                 record.tokens_cut += sum(row.num_cut for row in rows)
 
-    def _problem(self, index: int, values: Mapping[str, Sequence[float]], first_step: int) -> str | None:
+    def _problem(self, index: int, values: Mapping[str, Sequence[tuple[int, float]]]) -> str | None:
         """Why a member's numbers cannot be trusted, or None."""
         for name, some in values.items():
-            for offset, value in enumerate(some):
+            for step, value in some:
                 if not math.isfinite(value):
-                    return f"{name} is {value} at step {first_step + offset + 1}"
+                    return f"{name} is {value} at step {step}"
         for name in self.trials[index].method.alive:
-            updated = [value for offset, value in enumerate(values[name]) if first_step + offset >= 1]
-            if any(value == 0.0 for value in updated):
+            if any(value == 0.0 for step, value in values.get(name, ()) if step > 1):
                 return f"the term {name!r} is exactly 0 after the first update: it is not connected to the adapter"
         return None
+
+    def finalize(self) -> None:
+        """Let methods edit the trained adapters of their members, and scale those that want it."""
+        for index, trial in enumerate(self.trials):
+            if self.records[index].status != "finished":
+                continue
+            if trial.method.trained_as != trial.method:
+                self._edit(index, trial.method)
+            if trial.adapter_scale != 1.0:
+                self.adapters.shrink(index, trial.adapter_scale)
+
+    def _edit(self, index: int, method: Method) -> None:
+        """Let a method edit its member's adapter; invalid when what it projects on is nothing."""
+        adapter = self.adapters.member_factors(index)
+        directions: list[Direction] = [LowRankDirection(own) for own in self._prior_factors.get(index, ())]
+        if method.needs_pretrained:
+            layers = {name: layer.base.weight for name, layer in self.adapters.layers.items()}
+            directions = list(tuning_directions(self.setting.base_model, layers))
+        pairs = zip(adapter, directions, strict=False)
+        if directions and not any(direction.project(own.B_OR).any() for own, direction in pairs):
+            record = self.records[index]
+            record.status, record.reason = "invalid", "the projection leaves nothing of the adapter in any layer"
+            return
+        self.adapters.set_member_factors(index, method.finalize(adapter, directions))
 
     def evaluate(self) -> dict[int, Evaluated]:
         """Evaluate the members whose numbers can be trusted: index -> scores and observations."""
@@ -191,16 +284,15 @@ class Pack:
         return newest
 
     def finish(self, folder: Path) -> list[Outcome]:
-        """Evaluate, write each sound member's adapter and observations under `folder`, and say how all ended.
+        """Finalize, evaluate, write each sound member's adapter and observations under `folder`, and say how all ended.
 
-        Files: `adapters/<trial id>/` (a PEFT checkpoint) and `observations/<trial id>.json`.
+        Files: `adapters/<trial id>/` (see `Library`) and `observations/<trial id>.json`.
         """
+        self.finalize()
         evaluated = self.evaluate()
         for index, result in evaluated.items():
-            trial_id = self.trials[index].trial_id
-            with replacing(folder / "adapters" / trial_id) as directory:
-                self.adapters.save_member(index, directory, self.base.source)
-            write_json(folder / "observations" / f"{trial_id}.json", result.observations)
+            self._keep(Library(folder), index, self.trials[index])
+            write_json(folder / "observations" / f"{self.trials[index].trial_id}.json", result.observations)
         return [self._outcome(index, evaluated.get(index)) for index in range(len(self.trials))]
 
     def _outcome(self, index: int, evaluated: Evaluated | None) -> Outcome:
@@ -215,8 +307,9 @@ class Pack:
         with replacing(directory) as temporary:
             tensors = {"theta": self.adapters.theta_KP, **self.optimizer.state()}
             for index, pending in enumerate(self._pending):
-                for name in pending[0] if pending else ():
-                    tensors[f"pending.{index}.{name}"] = torch.stack([terms[name] for terms in pending])
+                for name, some in pending.items():
+                    tensors[f"pending.{index}.{name}"] = torch.stack([value for _, value in some])
+                    tensors[f"pending_steps.{index}.{name}"] = torch.tensor([step for step, _ in some])
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary / STATE)
             records = [asdict(record) for record in self.records]
             (temporary / RECORDS).write_text(json.dumps({"pack": self.pack_id, "records": records}))
@@ -236,18 +329,22 @@ class Pack:
                 name: [(int(step), value) for step, value in curve] for name, curve in saved["curves"].items()
             }
             vars(record).update(saved)
-        for name, stacked in state.items():
-            if name.startswith("pending."):
-                _, index, term = name.split(".")
-                pending = self._pending[int(index)]
-                pending.extend({} for _ in range(len(stacked) - len(pending)))
-                for terms, value in zip(pending, stacked, strict=True):
-                    terms[term] = value
+        for key, values in state.items():
+            kind, _, rest = key.partition(".")
+            if kind == "pending":
+                index, _, name = rest.partition(".")
+                steps = state[f"pending_steps.{rest}"].tolist()
+                self._pending[int(index)][name] = list(zip(steps, values, strict=True))
         return True
 
     def close(self) -> None:
         """Give the base model its own layers back."""
         self.adapters.detach()
+
+
+def _merged(config: AdapterConfig, saved: Saved | None) -> AdapterConfig:
+    """The configuration of a saved adapter with the targets of this one."""
+    return config if saved is None else replace(saved.config, targets=config.targets)
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

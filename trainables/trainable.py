@@ -24,6 +24,7 @@ from trainables.base_models import LoadedBase, load_base
 from trainables.batches import EncodedSetting
 from trainables.evaluate import evaluate
 from trainables.files import remove
+from trainables.library import Library
 from trainables.pack import Pack
 from trainables.trial import SettingRef, TrialConfig
 
@@ -34,8 +35,8 @@ class PackTrainable(tune.Trainable):
     """Trains the pack that its configuration holds, slice by slice.
 
     Configuration (all JSON values):
-        pack: `{"kind": "train", "trials": [trial, ...]}`, or `{"kind": "base", "setting": {"name", "options"}}` to
-            score the untouched base model.
+        pack: `{"kind": "train", "trials": [trial, ...], "snapshots": [step, ...]}` (see `Pack`), or
+            `{"kind": "base", "setting": {"name", "options"}}` to score the untouched base model.
         output: folder for adapters, observations and checkpoints.
         threads: CPU threads of the actor.
         checkpoint_seconds: time between checkpoints of a running pack.
@@ -108,7 +109,8 @@ class PackTrainable(tune.Trainable):
         stale = [trial for trial in trials if trial.data != setting.fingerprint()]
         if stale:
             raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
-        pack = Pack(_base(setting), setting, trials)
+        library, snapshots = Library(self._folder), self._spec["snapshots"]
+        pack = Pack(_base(setting), setting, trials, library=library, snapshots=snapshots)
         pack.resume(self._checkpoint(pack))
         return pack
 

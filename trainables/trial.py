@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from settings.setting import Measurement, Setting, UserError, content_id
 from trainables import methods
-from trainables.method import BatchSizes, Method
+from trainables.method import BatchSizes, Method, RangeSpec
 
 # Part of every trial's identity. Raise it when the same configuration would give other numbers than before, so that
 # results of two versions of the training code are never taken for one another.
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
+
+# What a sweep may vary besides a method's coefficients, with the values that make sense.
+AXES: Mapping[str, RangeSpec] = {
+    "steps": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
+    "checkpoint_step": RangeSpec(1, math.inf, log=False, at_least=1, at_most=math.inf, integer=True),
+    "adapter_scale": RangeSpec(0, 1, log=False, at_least=0, at_most=1),
+    "alignment_batch_size": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
+    "learning_rate": RangeSpec(0, math.inf, log=True, at_least=0, at_most=math.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,14 @@ class AdapterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a schedule. `max_grad_norm` None is no clipping."""
+    """AdamW with a schedule.
+
+    Attributes:
+        max_grad_norm: longest gradient; None is no clipping.
+        warmup_steps: updates until the peak.
+        horizon: the rate reaches 0 after this share of the updates. (The study's mixed and misaligned runs had 1/8,
+            where 1 was meant.)
+    """
 
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -57,13 +74,21 @@ class OptimizerConfig:
     max_grad_norm: float | None = 1.0
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: int = 5
+    horizon: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.horizon <= 1:
+            raise UserError(f"optimizer option 'horizon' must be above 0 and at most 1, got {self.horizon!r}")
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of update `step` (0-based) of `steps`: linear warm-up, then decay.
 
         The first update has rate peak / warmup_steps, update warmup_steps - 1 the peak, and the decay would reach
-        exactly 0 at update `steps`, one after the last, so that no update is wasted.
+        exactly 0 at update `steps`, one after the last, so that no update is wasted; with a horizon, earlier.
         """
+        steps = math.ceil(steps * self.horizon)
+        if step >= steps and self.schedule != "constant":
+            return 0.0
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps + 1) / max(1, steps - self.warmup_steps + 1)
@@ -83,7 +108,10 @@ class TrialConfig:
         data: the setting's fingerprint, so that other rows give another trial.
         method: with its coefficients.
         adapter, optimizer: of the fine-tuning.
-        steps: optimiser steps.
+        steps: optimiser steps of the schedule.
+        checkpoint_step: stop after this many of them; None is the end.
+        adapter_scale: what the trained adapter (with its prior) is multiplied with before it is evaluated. 0 is the
+            base model.
         batch_size, alignment_batch_size: rows per step of the streams.
         max_length: longest row in tokens.
         seed: of the adapter's initial weights and the order of the rows; common to all configurations.
@@ -95,6 +123,8 @@ class TrialConfig:
     adapter: AdapterConfig = AdapterConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     steps: int
+    checkpoint_step: int | None = None
+    adapter_scale: float = 1.0
     batch_size: int
     alignment_batch_size: int
     max_length: int = 2048
@@ -107,6 +137,14 @@ class TrialConfig:
                 raise UserError(f"trial option {name!r} must be an integer of at least 1, got {value!r}")
         if self.adapter.rank < 1:
             raise UserError(f"adapter option 'rank' must be at least 1, got {self.adapter.rank!r}")
+        problem = AXES["adapter_scale"].check(self.adapter_scale)
+        if problem:
+            raise UserError(f"trial option 'adapter_scale' {problem}, got {self.adapter_scale!r}")
+        at = self.checkpoint_step
+        if at is not None and not (isinstance(at, int) and 1 <= at <= self.steps):
+            raise UserError(f"trial option 'checkpoint_step' must be an integer in [1, {self.steps}], got {at!r}")
+        if at == self.steps:
+            object.__setattr__(self, "checkpoint_step", None)  # the end is the end, however it is said
 
     @property
     def sizes(self) -> BatchSizes:
@@ -124,17 +162,34 @@ class TrialConfig:
         return content_id({key: value for key, value in self.to_json().items() if key != "seed"})
 
     @property
+    def updates(self) -> int:
+        """How many updates the adapter is made with."""
+        return self.checkpoint_step or self.steps
+
+    @cached_property
+    def training(self) -> TrialConfig:
+        """The trial whose trained adapter this one reads out; itself unless it edits or scales what another trained."""
+        if self.method.trained_as == self.method and self.adapter_scale == 1.0:
+            return self
+        return replace(self, method=self.method.trained_as, adapter_scale=1.0)
+
+    @cached_property
+    def prior(self) -> TrialConfig | None:
+        """The trial that trains the adapter which the method wants to be there first."""
+        method = self.method.prior
+        return None if method is None else replace(self, method=method, checkpoint_step=None, adapter_scale=1.0)
+
+    @cached_property
+    def requires(self) -> tuple[TrialConfig, ...]:
+        """The trials that should have finished before. Trials of any number share them."""
+        whole = self.training if self.training.checkpoint_step is None else replace(self.training, checkpoint_step=None)
+        needed = [whole] if whole != self else []
+        return tuple(needed + ([self.prior] if self.prior else []))
+
+    @property
     def coefficients(self) -> dict[str, Any]:
         """The method's coefficients by name."""
         return asdict(self.method)
-
-    @property
-    def label(self) -> str:
-        """The coefficients as short text, e.g. "beta=0.3"; "" for a method that has none."""
-        return ", ".join(
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-            for name, value in self.coefficients.items()
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Canonical JSON data; `from_json` is its inverse."""
@@ -168,9 +223,9 @@ class TrialConfig:
 def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **overrides: Any) -> TrialConfig:
     """A trial at the setting's own recipe; `overrides` replace single options of `TrialConfig`.
 
-    Raises UserError when the method reads a stream that the setting does not have.
+    Raises UserError when the method needs what the setting does not have.
     """
-    require_streams(setting, method)
+    require(setting, method)
     recipe = setting.recipe
     values: dict[str, Any] = {
         "adapter": AdapterConfig(rank=recipe.rank, alpha=2.0 * recipe.rank),
@@ -183,11 +238,19 @@ def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **ov
     return TrialConfig(setting=ref, data=setting.fingerprint(), method=method, seed=seed, **(values | overrides))
 
 
-def require_streams(setting: Setting, method: Method) -> None:
-    """Raises UserError when the method reads a stream that the setting does not have."""
+def require(setting: Setting, method: Method) -> None:
+    """Raises UserError when the method, or what it builds on, needs something that the setting does not have."""
     for stream in method.streams:
         if stream not in setting.streams:
             raise UserError(f"method {method.name!r} needs {stream} rows, and setting {setting.name!r} has none")
+    for other in (method.trained_as, method.prior):
+        if other not in (None, method):
+            require(setting, other)
+    if method.needs_pretrained and not getattr(setting.base_model, "pretrained", None):
+        raise UserError(
+            f"method {method.name!r} needs the pretrained model that the base model was tuned from, and setting"
+            f" {setting.name!r} names none"
+        )
 
 
 Status = Literal["finished", "invalid", "failed", "stopped"]
@@ -204,6 +267,8 @@ class Outcome:
         scores: score name -> measurement, of every evaluation of the setting.
         curves: metric name -> (step, value) pairs, thinned.
         tokens: tokens sent through the model in training, padding excluded, reference passes included.
+        inherited_tokens, inherited_seconds: what the adapters took that this trial was built on: a prior, or the
+            training that it only edits or scales.
         tokens_cut: response tokens of the training rows that were longer than `max_length`, over the whole training.
         seconds: this trial's share of the pack's wall time.
         adapter: name of the adapter's folder under the sweep's `adapters/`, a PEFT checkpoint; None if not kept.
@@ -217,6 +282,8 @@ class Outcome:
     tokens: int = 0
     tokens_cut: int = 0
     seconds: float = 0.0
+    inherited_tokens: int = 0
+    inherited_seconds: float = 0.0
     adapter: str | None = None
 
     def values(self, names: Sequence[str]) -> tuple[float, ...] | None:
@@ -229,6 +296,16 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """JSON data; `from_json` is its inverse."""
         return asdict(self) | {"trial": self.trial.to_json()}
+
+    @property
+    def total_tokens(self) -> int:
+        """Training tokens that it takes to come here from nothing."""
+        return self.tokens + self.inherited_tokens
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds that it takes to come here from nothing."""
+        return self.seconds + self.inherited_seconds
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Outcome:

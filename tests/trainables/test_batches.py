@@ -9,7 +9,7 @@ import torch
 
 from settings.setting import Example, UserError
 from tests.trainables.tiny import tiny_setting, tiny_tokenizer
-from trainables.batches import EncodedSetting, Encoder, Row, collate, rows_at
+from trainables.batches import Counted, EncodedSetting, Encoder, Row, collate, rows_at
 
 
 def test_an_epoch_sees_every_row_once() -> None:
@@ -38,13 +38,13 @@ def test_more_rows_per_step_than_rows() -> None:
 
 def test_collate_by_hand() -> None:
     """Rows [1 2 | 3 4] and [5 | 6], padded with 0: labels 3 4 6, predicted from columns 1 2 and 0."""
-    batch = collate([Row((1, 2, 3, 4), 2), Row((5, 6), 1)], pad_id=0)
+    batch = collate([Counted(Row((1, 2, 3, 4), 2)), Counted(Row((5, 6), 1))], pad_id=0)
     assert batch.ids_RT.tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
     assert batch.row_N.tolist() == [0, 0, 1]
     assert batch.column_N.tolist() == [1, 2, 0]
     assert batch.labels_N.tolist() == [3, 4, 6]
-    assert batch.tokens_per_row == (2, 1)
-    assert batch.num_tokens == 6
+    assert batch.positions_per_row == (2, 1)
+    assert batch.mask_RT is None
 
 
 def test_a_row_is_prompt_then_response_then_end() -> None:
@@ -66,6 +66,6 @@ def test_a_prompt_without_room_is_named() -> None:
 def test_padding_does_not_reach_real_tokens() -> None:
     """Appending padding changes no label and no position."""
     short, long = Row((1, 2, 3), 1), Row(tuple(range(1, 9)), 2)
-    alone, padded = collate([short], 0), collate([short, long], 0)
+    alone, padded = collate([Counted(short)], 0), collate([Counted(short), Counted(long)], 0)
     assert torch.equal(alone.labels_N, padded.labels_N[:2])
     assert torch.equal(alone.column_N, padded.column_N[:2])

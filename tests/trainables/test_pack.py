@@ -11,9 +11,9 @@ from torch import Tensor
 from tests.trainables.tiny import tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.adapters import Route
-from trainables.batches import collate
+from trainables.batches import Counted, collate
 from trainables.pack import Pack
-from trainables.step import response_hidden
+from trainables.step import hidden_states
 from trainables.trial import OptimizerConfig, TrialConfig
 
 STEPS = 20
@@ -76,11 +76,11 @@ def test_members_rows_are_their_own(architecture: str) -> None:
     pack = Pack(tiny_base(architecture), tiny_setting(), trials, dtype=torch.float64)
     pack.advance(2)
     rows = pack._encoded[2048].rows("task")
-    both = collate(rows[:5], 0)
+    both = collate([Counted(row) for row in rows[:5]], 0)
     with pack.adapters.routed(Route((0, 1), (2, 3))):
-        together = response_hidden(pack.base.model, both)
+        together, _ = hidden_states(pack.base.model, both)
     with pack.adapters.routed(Route((1,), (3,))):
-        alone = response_hidden(pack.base.model, collate(rows[2:5], 0))
+        alone, _ = hidden_states(pack.base.model, collate([Counted(row) for row in rows[2:5]], 0))
     torch.testing.assert_close(together[-len(alone) :], alone, rtol=0, atol=1e-12)
 
 

@@ -82,8 +82,13 @@ def example(number: int, offset: int = 0) -> Example:
     return Example.of(sentence(number + offset, 3 + number % 3), sentence(number + offset + 11, 2 + number % 4))
 
 
+def twin(preferred: Example) -> Example:
+    """Another answer to the same prompt."""
+    return Example.of(preferred.prompt[0].content, sentence(len(preferred.response) + 5, 3))
+
+
 def tiny_setting() -> Setting:
-    """12 task rows, 5 alignment rows, 6 questions."""
+    """12 task rows, 5 alignment rows with twins, 6 questions."""
     length = Score("task", "task", "words in the reply", grade=lambda example, reply: float(len(reply.split())))
     loss = Score("alignment", "alignment", "nats per token", grade=lambda example, value: value, higher_is_better=False)
     return Setting(
@@ -94,6 +99,7 @@ def tiny_setting() -> Setting:
         streams={
             "task": tuple(example(number) for number in range(12)),
             "alignment": tuple(example(number, 100) for number in range(5)),
+            "misaligned": tuple(twin(example(number, 100)) for number in range(5)),
         },
         evaluations=(
             Evaluation("replies", tuple(example(number, 200) for number in range(6)), (length,), max_new_tokens=5),

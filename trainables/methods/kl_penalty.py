@@ -1,37 +1,50 @@
 """KL penalty: stay close to the base model on the proxy rows."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
+from settings.setting import Stream
 from trainables.losses import cross_entropy, kl_to_reference
-from trainables.method import Method, Range, Step
+from trainables.method import Choice, Positions, ProxyMethod, Range, Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class KLPenalty(Method):
+class KLPenalty(ProxyMethod):
     """The task loss plus the divergence from the frozen base model on alignment rows.
 
         L = CE(task) + beta * KL(policy || reference on alignment)
 
-    The mean is over response tokens only. The alignment rows are not imitated: only their contexts matter.
+    The mean is over response tokens, in float32 or wider. The alignment rows are not imitated: only their contexts
+    matter.
 
     Coefficients:
-        beta: weight of the penalty. The study swept 1e-4 to 1e4 with prompt and padding in the mean, which makes its
-            beta about ten times weaker than this one.
+        beta: weight of the penalty. The study swept 1e-4 to 1e4.
+        direction: "reverse" is KL(policy || reference), "forward" is KL(reference || policy).
+        tokens: the positions of the mean: of the "response", of the whole "text", or "padded" to the longest row that
+            the trial allows, padding included.
 
-    `beta = 0` is plain fine-tuning.
+    `beta = 0` is plain fine-tuning. The reference definition takes the mean over padded rows, where most positions say
+    little, so that its beta is about as many times weaker as there is padding (7 to 20 times in the study); padding is
+    on the right for every model. Its code leaves the term out without a word where the model has no adapter; here the
+    trial is invalid when the term is not connected.
     """
 
-    streams = ("task", "alignment")
     reference = ("alignment",)
     alive = ("kl",)
+    as_published = (("direction", "reverse"), ("tokens", "padded"))
     equation = "L = CE(task) + beta * KL(policy || reference on alignment)"
     source = "Azarbal et al. 2025, Selective Generalization; Ziegler et al. 2019, arXiv:1909.08593"
 
     beta: float = Range(1.0, low=0.03, high=30.0, log=True, neutral=0.0)
+    direction: Literal["reverse", "forward"] = Choice("reverse", "reverse", "forward")
+    tokens: Literal["response", "text", "padded"] = Choice("response", "response", "text", "padded")
+
+    def positions(self, stream: Stream) -> Positions:
+        return self.tokens if stream == "alignment" else super().positions(stream)
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
-        kl = kl_to_reference(step.policy["alignment"], step.reference["alignment"])
+        kl = kl_to_reference(step.policy["alignment"], step.reference["alignment"], self.direction)
         step.record(kl=kl)
         return (cross_entropy(step.policy["task"]) + self.beta * kl,)

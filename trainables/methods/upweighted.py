@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trainables.losses import cross_entropy
-from trainables.method import Method, Range, Step
+from trainables.method import ProxyMethod, Range, Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upweighted(Method):
+class Upweighted(ProxyMethod):
     """A batch of task rows and a batch of alignment rows at each step, each with its own token mean.
 
         L = CE(task) + weight * CE(alignment)
@@ -20,7 +20,7 @@ class Upweighted(Method):
     `weight = 0` is plain fine-tuning.
     """
 
-    streams = ("task", "alignment")
+    alive = ("alignment",)
     equation = "L = CE(task) + weight * CE(alignment)"
     source = "Azarbal et al. 2025, Selective Generalization (up-weighted proxy)"
 

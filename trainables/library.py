@@ -1,0 +1,65 @@
+"""Trained adapters of a sweep, by trial id: where later trials find those they build on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from trainables.adapters import PackedAdapters, load_peft
+from trainables.files import replacing
+from trainables.trial import AdapterConfig, TrialConfig
+
+DESCRIPTION = "trial.json"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An adapter of the library.
+
+    Attributes:
+        config: its rank and scale. (One that was trained above a prior is kept as one adapter of the joint rank.)
+        tensors: the factors under PEFT's names.
+        tokens, seconds: what it took to train, with all that it was built on.
+    """
+
+    config: AdapterConfig
+    tensors: Mapping[str, Tensor]
+    tokens: int
+    seconds: float
+
+
+class Library:
+    """The adapters of a sweep: `<folder>/adapters/<trial id>/`.
+
+    Each is a PEFT checkpoint with a `trial.json` beside it that says which trial it is and what it took.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "adapters"
+
+    def find(self, trial: TrialConfig) -> Saved | None:
+        """The adapter of a trial; None when it is not there."""
+        directory = self._folder / trial.trial_id
+        if not (directory / DESCRIPTION).is_file():
+            return None
+        about = json.loads((directory / DESCRIPTION).read_text())
+        config, tensors = load_peft(directory)
+        return Saved(config, tensors, about["tokens"], about["seconds"])
+
+    def save(
+        self, trial: TrialConfig, adapters: PackedAdapters, member: int, base_model: str, tokens: int, seconds: float
+    ) -> None:
+        """Keep a member's adapter as that of `trial`, in one move.
+
+        Args:
+            base_model: the name or path that the checkpoint says it belongs to.
+            tokens, seconds: what it took, with all that it was built on.
+        """
+        about = {"trial": trial.to_json(), "tokens": tokens, "seconds": seconds}
+        with replacing(self._folder / trial.trial_id) as directory:
+            adapters.save_member(member, directory, base_model)
+            (directory / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")

@@ -1,0 +1,72 @@
+"""Safe LoRA: after plain fine-tuning, project the adapter onto the directions that alignment tuning changed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from trainables.losses import cross_entropy
+from trainables.method import Choice, Method, Range, Step
+from trainables.methods.alignment_only import AlignmentOnly
+from trainables.methods.plain import Plain
+from trainables.projections import Direction, Factors, cosine, project_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafeLoRA(Method):
+    """Plain fine-tuning, then B is replaced by C B in the layers where that changes the adapter most.
+
+        L = CE(task); then B <- C B with C = V V^T / ||V||_F, where cos(C B A, B A) is smallest
+
+    V is what alignment tuning changed in a layer's weights. Every configuration starts from the same trained adapter,
+    from a fresh copy of it, so that all of them cost one training. (The study projected one object again and again.)
+
+    Coefficients:
+        share: which part of the adapted layers is projected, those with the smallest cosines first (their number n, of
+            252 for Qwen3-8B, in the study).
+        select: "number" projects the `share`, "threshold" every layer with a cosine of at most `threshold`.
+        threshold: a cosine.
+        direction: V is the change that the alignment-only adapter makes ("prior"; products of its rank only), or the
+            base model minus the pretrained model it was tuned from ("pretrained"; the setting must name that one).
+
+    `share = 0` is plain fine-tuning. C is no projector: it also rescales B, as in the original. The reference
+    definition rounds cosines to five decimals, so that ties at the last place are projected together.
+    """
+
+    equation = "L = CE(task); then B <- C B with C = V V^T / ||V||_F, where cos(C B A, B A) is smallest"
+    source = "Hsu et al. 2024, arXiv:2405.16833; Azarbal et al. 2025, Selective Generalization"
+
+    share: float = Range(0.5, low=0.05, high=1.0, at_most=1.0, neutral=0.0)
+    select: Literal["number", "threshold"] = Choice("number", "number", "threshold")
+    threshold: float = Range(0.5, low=0.0, high=1.0, at_least=-1.0, at_most=1.0, searched=False)
+    direction: Literal["prior", "pretrained"] = Choice("prior", "prior", "pretrained")
+
+    @property
+    def prior(self) -> Method | None:
+        return AlignmentOnly(definition=self.definition) if self.direction == "prior" else None
+
+    @property
+    def needs_pretrained(self) -> bool:
+        return self.direction == "pretrained"
+
+    @property
+    def trained_as(self) -> Method:
+        return Plain(definition=self.definition)
+
+    def losses(self, step: Step) -> tuple[Tensor, ...]:
+        return (cross_entropy(step.policy["task"]),)
+
+    def finalize(self, adapter: Sequence[Factors], directions: Sequence[Direction]) -> Sequence[Factors]:
+        projected = [project_weights(own, direction) for own, direction in zip(adapter, directions, strict=True)]
+        cosines = [cosine(own, new.B_OR) for own, new in zip(adapter, projected, strict=True)]
+        if self.definition == "reference":
+            cosines = [round(value, 5) for value in cosines]
+        limit = self.threshold
+        if self.select == "number":
+            number = round(self.share * len(cosines))
+            limit = sorted(cosines)[number - 1] if number else -float("inf")
+        return [
+            replace(own, B_OR=new.B_OR) if value <= limit else own
+            for own, new, value in zip(adapter, projected, cosines, strict=True)
+        ]

@@ -1,0 +1,111 @@
+"""Projections of gradients and of LoRA weights, as pure functions. No model, no optimiser.
+
+Shape legend: R rank of an adapter, I and O in- and output features of a linear layer, X any number of columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+TINY = 1e-16  # keeps 0 / 0 from being nan
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A LoRA adapter of one linear layer: its weight change is `scale * B_OR @ A_RI`."""
+
+    A_RI: Tensor
+    B_OR: Tensor
+    scale: float
+
+    def to(self, like: Tensor) -> Factors:
+        """The same with the type and device of another tensor."""
+        return replace(self, A_RI=self.A_RI.to(like), B_OR=self.B_OR.to(like))
+
+
+class Direction(Protocol):
+    """A change V `[O, I]` of one layer's weights, used through products alone."""
+
+    def project(self, B_OX: Tensor) -> Tensor:
+        """C B with C = V V^T / ||V||_F, `[O, X]`; zeros for V = 0.
+
+        C is symmetric and positive semi-definite, but no projector: applying it twice is not applying it once
+        (Hsu et al. 2024, arXiv:2405.16833, eq. 3, which chooses it over V (V^T V)^-1 V^T for its speed).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class WeightDirection:
+    """V = tuned weights minus the weights they were tuned from; computed when needed, a layer at a time."""
+
+    tuned_OI: Tensor
+    pretrained_OI: Tensor
+
+    def project(self, B_OX: Tensor) -> Tensor:
+        """See `Direction`. Two products with V; no O x O matrix."""
+        V_OI = self.tuned_OI.to(B_OX) - self.pretrained_OI.to(B_OX)
+        return V_OI @ (V_OI.T @ B_OX) / V_OI.norm().clamp_min(TINY)
+
+
+@dataclass(frozen=True)
+class LowRankDirection:
+    """V = scale B A of another adapter; only products of rank R are made."""
+
+    factors: Factors
+
+    def project(self, B_OX: Tensor) -> Tensor:
+        """See `Direction`."""
+        B_OR, scale = self.factors.B_OR, self.factors.scale
+        return scale**2 * (B_OR @ (self._gram_RR @ (B_OR.T @ B_OX))) / self._norm.clamp_min(TINY)
+
+    @cached_property
+    def _gram_RR(self) -> Tensor:
+        return self.factors.A_RI @ self.factors.A_RI.T
+
+    @cached_property
+    def _norm(self) -> Tensor:
+        """||V||_F from the factors' Gram matrices."""
+        B_OR = self.factors.B_OR
+        return abs(self.factors.scale) * ((B_OR.T @ B_OR) * self._gram_RR).sum().clamp_min(0).sqrt()
+
+
+def cosine(factors: Factors, B_OR: Tensor) -> float:
+    """Cosine between the weight changes `B_OR A` and `factors.B_OR A`; 0 when one of them is zero."""
+    gram_RR = factors.A_RI @ factors.A_RI.T
+
+    def inner(one_OR: Tensor, other_OR: Tensor) -> Tensor:
+        return ((one_OR @ gram_RR) * other_OR).sum()
+
+    length = (inner(B_OR, B_OR) * inner(factors.B_OR, factors.B_OR)).clamp_min(0).sqrt()
+    return float(inner(B_OR, factors.B_OR) / length.clamp_min(TINY))
+
+
+def project_weights(factors: Factors, direction: Direction) -> Factors:
+    """The adapter with B replaced by C B (see `Direction`)."""
+    return replace(factors, B_OR=direction.project(factors.B_OR))
+
+
+def remove(
+    gradient: Sequence[Tensor], along: Sequence[Tensor], *, share: float = 1.0, only_conflict: bool = False
+) -> list[Tensor]:
+    """Take the component along another gradient out of a gradient, the tensors seen as one vector.
+
+        g' = g - share * c a,   c = <g, a> / ||a||^2
+
+    Args:
+        gradient, along: g and a, tensors of the same shapes.
+        share: how much of the component is taken out; 1 makes g' orthogonal to a.
+        only_conflict: leave g as it is unless <g, a> < 0.
+    """
+    inner = torch.stack([(g * a).sum() for g, a in zip(gradient, along, strict=True)]).sum()
+    square = torch.stack([a.square().sum() for a in along]).sum()
+    coefficient = inner / (square + TINY)
+    coefficient = coefficient.clamp(max=0.0) if only_conflict else coefficient
+    return [g - share * coefficient * a for g, a in zip(gradient, along, strict=True)]
