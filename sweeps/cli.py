@@ -37,7 +37,7 @@ OUTPUT = Path("runs")
 
 @app.command("methods", epilog="Example: selgen methods kl_penalty")
 def methods_command(name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None) -> None:
-    """List the methods: equation, coefficients with default and search range, source."""
+    """List the methods: equation and coefficients; with a name also variants, cost of a step, needs and source."""
     from trainables import methods
 
     console = Console()
@@ -45,34 +45,60 @@ def methods_command(name: Annotated[str | None, typer.Argument(help="Show one me
         _show_method(console, name, methods.get(name))
         return
     table = Table(box=None, padding=(0, 2), title="methods", title_justify="left")
-    for column in ("name", "equation", "coefficients (default; searched)"):
+    for column in ("name", "equation", "searched (default; from, to)"):
         table.add_column(column, overflow="fold")
     for known in methods.names():
         method = methods.get(known)
-        table.add_row(known, method.equation, "\n".join(_coefficients(method)) or "none")
+        table.add_row(known, method.equation, "\n".join(_coefficients(method, searched=True)) or "nothing")
     console.print(table)
+    console.print("variants, cost and source of one of them: selgen methods NAME", highlight=False)
 
 
 def _show_method(console: Console, name: str, method: type[Method]) -> None:
     from inspect import getdoc
 
+    from trainables.method import BatchSizes, cost_of
+
     console.print(f"{name}\n", style="bold", highlight=False)
     console.print(getdoc(method), highlight=False, markup=False)
-    console.print()
+    default = method()
     table = Table(box=None, padding=(0, 2), show_header=False)
-    table.add_row("coefficients", "\n".join(_coefficients(method)) or "none")
-    table.add_row("reads", ", ".join(method.streams))
-    table.add_row("reference on", ", ".join(method.reference) or "nothing")
+    table.add_row("coefficients", "\n".join(_coefficients(method)))
+    published = ", ".join(f"{key}={value}" for key, value in method.as_published)
+    table.add_row("reference", f"loss on the whole text{', ' if published else ''}{published}")
+    cost = cost_of(default, BatchSizes(2, 1))
+    table.add_row(
+        "cost of a step",
+        f"{cost.forwards:.3g} x the forwards, {cost.backwards:.3g} x the backwards and {cost.memory:.3g} x the"
+        " activations of plain, with half as many alignment rows as task rows",
+    )
+    table.add_row("needs", "\n".join(_needs(default)))
     table.add_row("source", method.source)
+    console.print()
     console.print(table)
 
 
-def _coefficients(method: type[Method]) -> list[str]:
+def _needs(method: Method) -> list[str]:
+    """What has to be there for a method to run."""
+    needs = [f"{stream} rows" for stream in method.streams]
+    needs += [f"the frozen base model's outputs on {stream} rows" for stream in method.reference]
+    needs += [f"hidden states of all layers on {stream} rows" for stream in method.layers]
+    if method.trained_as != method:
+        needs.append(f"a finished training of {method.trained_as.name}; the method itself trains nothing")
+    if method.prior:
+        where = "underneath the trained one" if method.underneath else "when the training has ended"
+        needs.append(f"an adapter trained by {method.prior.name}, {where}; trained once for all configurations")
+    return needs
+
+
+def _coefficients(method: type[Method], searched: bool = False) -> list[str]:
     from trainables.method import SPACE, RangeSpec, coefficients
 
     lines = []
     for item in coefficients(method):
         spec = item.metadata[SPACE]
+        if searched and not spec.searched:
+            continue
         if isinstance(spec, RangeSpec):
             scale = ", log scale" if spec.log else ""
             lines.append(f"{item.name}: {item.default:g}; {spec.low:g} to {spec.high:g}{scale}")

@@ -59,7 +59,10 @@ def _by_configuration(trials: Iterable[TrialConfig]) -> list[list[TrialConfig]]:
 
 @dataclass(frozen=True)
 class ArmEstimate:
-    """What one method on one setting will cost: configurations, trials, packs, training tokens."""
+    """What one method on one setting will cost: configurations, trials, packs, training tokens.
+
+    A method that only others build on has an entry of its own.
+    """
 
     setting: str
     method: str
@@ -98,34 +101,52 @@ def estimate(sweep: Sweep, workers: int) -> Estimate:
     """What the sweep costs from nothing, before any trial runs. Raises UserError for values that make no trial."""
     speed = measured_flops()
     arms, seconds, memory = [], 0.0, 0.0
-    for arm in sweep.arms:
-        setting = setting_of(arm.setting)
+    for label, method, groups in _planned(sweep):
+        trial = groups[len(groups) // 2][0]
+        setting = setting_of(trial.setting)
         shape = ModelShape.of(setting.base_model)
-        values = arm.space.points[0] if arm.space.points else arm.space.at([0.5] * len(arm.space.ranges))
-        trials = sweep.trials_of(arm, values)
-        tokens = training_tokens(setting, trials[0])
-        asked = evaluation_tokens(setting)
-        packs = -(-arm.budget * len(trials) // sweep.trials_per_pack)
-        arms.append(
-            ArmEstimate(
-                setting=setting_label(arm.setting),
-                method=arm.space.method,
-                configurations=arm.budget,
-                trials=arm.budget * len(trials),
-                packs=packs,
-                tokens=tokens * arm.budget * len(trials),
-            )
-        )
-        work = (4 * tokens + 2 * asked) * shape.parameters  # no weight gradients: 2 forward, 2 back to the adapters
-        seconds += arm.budget * len(trials) * work / (speed * EFFICIENCY)
-        memory = max(memory, worker_bytes(setting, shape, trials[0], sweep.trials_per_pack))
+        trials = [trial for group in groups for trial in group]
+        tokens = sum(training_tokens(setting, trial) for trial in trials)
+        packs = -(-len(trials) // sweep.trials_per_pack)
+        arms.append(ArmEstimate(label, method, len(groups), len(trials), packs, tokens))
+        # no weight gradients: 2 forward, 2 back to the adapters
+        work = (4 * tokens + 2 * evaluation_tokens(setting) * len(trials)) * shape.parameters
+        seconds += work / (speed * EFFICIENCY)
+        memory = max(memory, worker_bytes(setting, shape, trial, sweep.trials_per_pack))
     return Estimate(tuple(arms), seconds, workers, memory)
 
 
+def _planned(sweep: Sweep) -> list[tuple[str, str, list[tuple[TrialConfig, ...]]]]:
+    """(setting, method, trials of each configuration) of every arm, then of what they build on and nobody asks for.
+
+    Configurations that are not known yet are taken from the middle of their ranges.
+    """
+    planned: list[tuple[str, str, list[tuple[TrialConfig, ...]]]] = []
+    needed: dict[tuple[str, str], dict[str, list[TrialConfig]]] = {}
+    for arm in sweep.arms:
+        middle = arm.space.at([0.5] * len(arm.space.ranges))
+        points = arm.space.points or [middle] * arm.budget
+        groups = [sweep.trials_of(arm, point) for point in points]
+        planned.append((setting_label(arm.setting), groups[0][0].method.title, groups))
+    asked = {trial.trial_id for _, _, groups in planned for group in groups for trial in group}
+    waiting = [trial for _, _, groups in planned for group in groups for trial in group]
+    while waiting:
+        for trial in waiting.pop().requires:
+            if trial.trial_id not in asked:
+                asked.add(trial.trial_id)
+                key = (setting_label(trial.setting), f"{trial.method.title} (for others)")
+                needed.setdefault(key, {}).setdefault(trial.configuration_id, []).append(trial)
+                waiting.append(trial)
+    extra = [(label, name, [tuple(some) for some in groups.values()]) for (label, name), groups in needed.items()]
+    return planned + extra
+
+
 def training_tokens(setting: Setting, trial: TrialConfig) -> float:
-    """Tokens that a trial sends through the model while training, reference passes included."""
+    """Tokens that a trial sends through the model while training, reference passes included; none for a readout."""
     method = trial.method
-    return trial.steps * sum(
+    if trial.is_readout:
+        return 0.0
+    return trial.updates * sum(
         method.rows_per_step(stream, trial.sizes)
         * mean_tokens(setting, setting.streams[stream])
         * (2 if stream in method.reference else 1)

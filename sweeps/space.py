@@ -89,7 +89,12 @@ class MethodSpace:
         }
 
     def defaults(self) -> dict[str, Any] | None:
-        """The method's own defaults of the searched coefficients; None if one lies outside of what is searched."""
+        """The method's own defaults of the searched coefficients; None if one lies outside of what is searched.
+
+        Axes have no default here: what they are unless searched is the sweep's matter.
+        """
+        if self.ranges.keys() & AXES.keys():
+            return None
         method = methods.get(self.method)
         values = {item.name: item.default for item in coefficients(method) if item.name in self.ranges}
         inside = all(_inside(self.ranges[name], value) for name, value in values.items())

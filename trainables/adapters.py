@@ -176,6 +176,12 @@ class PackedAdapters:
         """Tensors shaped like `factors` as one `[K, P]`, in the layout of `theta_KP`."""
         return torch.cat([tensor.reshape(self.num_members, -1) for tensor in tensors_K], dim=1)
 
+    def unflat(self, theta_P: Tensor) -> list[Tensor]:
+        """One member's row of such a `[K, P]` as tensors shaped like its factors."""
+        shapes = [factor.shape[1:] for factor in self.factors]
+        pieces = theta_P.split([shape.numel() for shape in shapes])
+        return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
     @contextmanager
     def routed(self, route: Route | None) -> Iterator[None]:
         """Send the rows of the forward passes inside to these members; None is the null adapter."""

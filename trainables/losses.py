@@ -28,6 +28,13 @@ def cross_entropy(*forwards: Forward) -> Tensor:
     return total / max(1, sum(len(forward.labels_N) for forward in forwards))
 
 
+def cross_entropy_of_parts(forward: Forward, count: int) -> tuple[Tensor, ...]:
+    """The cross-entropy of each of `count` parts of a batch: row i is in part i mod `count`. 0 for an empty part."""
+    nll_N, part_N = token_nll(forward), forward.row_N % count
+    sums = nll_N.new_zeros(count).index_add(0, part_N, nll_N)
+    return tuple((sums / torch.bincount(part_N, minlength=count).clamp(min=1)).unbind())
+
+
 def token_nll(forward: Forward) -> Tensor:
     """Negative log-likelihood of each token, `[N]`, in nats."""
     return torch.nn.functional.cross_entropy(forward.logits_NV, forward.labels_N, reduction="none")

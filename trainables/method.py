@@ -81,6 +81,7 @@ def Range(
     at_most: float = math.inf,
     neutral: float | None = None,
     searched: bool = True,
+    integer: bool = False,
 ) -> Any:
     """A numeric coefficient.
 
@@ -91,8 +92,10 @@ def Range(
         at_least, at_most: the values that make sense at all.
         neutral: the value at which the method equals plain fine-tuning, if there is one.
         searched: whether a sweep varies it unless told otherwise.
+        integer: whether it counts something.
     """
-    return field(default=default, metadata={SPACE: RangeSpec(low, high, log, at_least, at_most, neutral, searched)})
+    spec = RangeSpec(low, high, log, at_least, at_most, neutral, searched, integer)
+    return field(default=default, metadata={SPACE: spec})
 
 
 def Choice(default: Any, *options: Any, searched: bool = False) -> Any:
@@ -169,7 +172,6 @@ class Method:
         layers: of these, the streams of which the hidden states of all layers are wanted.
         weights: whether the loss speaks of the adapter's own factors.
         underneath: whether the prior adapter lies frozen under the trained one. Else it is only seen by `finalize`.
-        num_losses: how many gradients `combine` sees.
         alive: recorded terms that must be above zero once the adapter has moved. A term that stays at zero is not
             connected, and the trial is marked invalid.
         as_published: what the `reference` definition sets, as (coefficient, value) pairs.
@@ -189,7 +191,6 @@ class Method:
     layers: ClassVar[tuple[Stream, ...]] = ()
     weights: ClassVar[bool] = False
     underneath: ClassVar[bool] = False
-    num_losses: ClassVar[int] = 1
     alive: ClassVar[tuple[str, ...]] = ()
     as_published: ClassVar[tuple[tuple[str, Any], ...]] = ()
     source: ClassVar[str] = ""
@@ -259,6 +260,15 @@ class Method:
         """Whether the rows of other streams are seen once in each pass over the task rows, not cycled through it."""
         return False
 
+    @property
+    def num_losses(self) -> int:
+        """How many gradients `combine` and `revise` see."""
+        return 1
+
+    def passes(self, stream: Stream) -> int:
+        """How often the rows of `stream` go back through the model: once for each of the losses that see them."""
+        return 1
+
     def rows_per_step(self, stream: Stream, sizes: BatchSizes) -> float:
         """How many rows of `stream` one step reads. A fraction alternates between the integers around it."""
         return sizes.task if stream == "task" else sizes.alignment
@@ -268,7 +278,10 @@ class Method:
         return "text" if self.definition == "reference" else "response"
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
-        """One scalar for each gradient that `combine` wants to see (`num_losses`); one is the rule."""
+        """One scalar for each gradient that `combine` wants to see (`num_losses`); one is the rule.
+
+        The first one is what is minimised, and what is plotted as the loss.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define losses(step)")
 
     def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
@@ -281,6 +294,18 @@ class Method:
             One gradient per tensor; their sum unless a method does surgery.
         """
         return [sum(parts[1:], start=parts[0]) for parts in zip(*gradients, strict=True)]
+
+    def revise(self, update: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Change the direction that the optimiser has made of `combine`'s gradient, before it is stepped along.
+
+        Args:
+            update: one tensor per adapter factor: Adam's direction, without learning rate and weight decay.
+            gradients: as `combine` sees them.
+
+        Returns:
+            The direction to step along; `update` unless a method needs the step itself to have a property.
+        """
+        return update
 
     def finalize(self, adapter: Sequence[Factors], directions: Sequence[Direction]) -> Sequence[Factors]:
         """Edit the trained adapter, once, before it is evaluated.
@@ -312,6 +337,30 @@ class ProxyMethod(Method):
     @property
     def synchronized(self) -> bool:
         return self.cycling == "synchronized"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step takes, in units of a step of plain fine-tuning on the task rows.
+
+    Attributes:
+        forwards: rows sent through the base model, with and without adapter.
+        backwards: rows sent back through it, once for each gradient.
+        memory: rows whose activations are kept until the backward pass.
+    """
+
+    forwards: float
+    backwards: float
+    memory: float
+
+
+def cost_of(method: Method, sizes: BatchSizes) -> Cost:
+    """The cost of a method's step, all rows taken to be equally long."""
+    rows = {stream: method.rows_per_step(stream, sizes) / sizes.task for stream in method.streams}
+    policy = sum(rows.values())
+    reference = sum(rows[stream] for stream in method.reference)
+    backwards = sum(share * method.passes(stream) for stream, share in rows.items())
+    return Cost(policy + reference, backwards, policy)
 
 
 def label_of(values: Mapping[str, Any]) -> str:

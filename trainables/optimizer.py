@@ -5,7 +5,7 @@ Shape legend: K members of the pack, P parameters of a member.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -35,8 +35,15 @@ class PackedAdamW:
         return [config.rate(done, total) for config, done, total in members]
 
     @torch.no_grad()
-    def step(self, gradient_KP: Tensor, active: Sequence[bool]) -> Tensor:
-        """One update of the active members; the others keep every bit. Returns norms before clipping, `[K]`."""
+    def step(
+        self, gradient_KP: Tensor, active: Sequence[bool], revise: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """One update of the active members; the others keep every bit. Returns norms before clipping, `[K]`.
+
+        Args:
+            revise: changes the directions `[K, P]` that moments and rescaling have made of the gradients; weight decay
+                and learning rate come after it.
+        """
         norm_K = gradient_KP.square().sum(dim=1).sqrt()
         rates = self.rates()
         self.updates = [done + bool(on) for done, on in zip(self.updates, active, strict=True)]
@@ -44,7 +51,8 @@ class PackedAdamW:
         scaled = gradient_KP * clip
         mean = torch.lerp(scaled, self.mean_KP, beta1)
         square = torch.lerp(scaled.square(), self.square_KP, beta2)
-        update = (mean / fix1) / ((square / fix2).sqrt_() + eps) + decay * self.theta_KP
+        update = (mean / fix1) / ((square / fix2).sqrt_() + eps)
+        update = (update if revise is None else revise(update)) + decay * self.theta_KP
         on = torch.tensor(active, device=norm_K.device)[:, None]
         for kept, new in (
             (self.theta_KP, self.theta_KP - rate * update),

@@ -124,8 +124,7 @@ class Pack:
 
     def _trained(self, trial: TrialConfig) -> Saved | None:
         """The adapter that a trial only reads out, if another trial has trained it."""
-        whole = trial.training == trial and trial.checkpoint_step is None
-        return self._library.find(trial.training) if self._library and not whole else None
+        return self._library.find(trial.training) if self._library and trial.is_readout else None
 
     def _prior(self, trial: TrialConfig) -> Saved | None:
         if trial.prior is None:

@@ -1,6 +1,7 @@
 """Projections of gradients and of LoRA weights, as pure functions. No model, no optimiser.
 
-Shape legend: R rank of an adapter, I and O in- and output features of a linear layer, X any number of columns.
+Shape legend: R rank of an adapter, I and O in- and output features of a linear layer, X any number of columns, M
+directions, P entries of a vector.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 TINY = 1e-16  # keeps 0 / 0 from being nan
+RANK_TOLERANCE = 1e-12  # squared directions that are shorter than this part of the longest are none
 
 
 @dataclass(frozen=True)
@@ -93,19 +95,29 @@ def project_weights(factors: Factors, direction: Direction) -> Factors:
 
 
 def remove(
-    gradient: Sequence[Tensor], along: Sequence[Tensor], *, share: float = 1.0, only_conflict: bool = False
+    vector: Sequence[Tensor], along: Sequence[Sequence[Tensor]], *, share: float = 1.0, only_conflict: bool = False
 ) -> list[Tensor]:
-    """Take the component along another gradient out of a gradient, the tensors seen as one vector.
+    """Take the part that lies in the span of other vectors out of a vector.
 
-        g' = g - share * c a,   c = <g, a> / ||a||^2
+        g' = g - share * A (A^T A)^+ A^T g
+
+    With one direction a this is g - share * <g, a> / ||a||^2 a. A vector is given as tensors that are seen as one.
 
     Args:
-        gradient, along: g and a, tensors of the same shapes.
-        share: how much of the component is taken out; 1 makes g' orthogonal to a.
-        only_conflict: leave g as it is unless <g, a> < 0.
+        vector: g.
+        along: the columns of A, each tensors of the shapes of g. Zero columns change nothing.
+        share: how much of the part is taken out; 1 makes g' orthogonal to all columns.
+        only_conflict: leave out the columns with <g, a> >= 0.
     """
-    inner = torch.stack([(g * a).sum() for g, a in zip(gradient, along, strict=True)]).sum()
-    square = torch.stack([a.square().sum() for a in along]).sum()
-    coefficient = inner / (square + TINY)
-    coefficient = coefficient.clamp(max=0.0) if only_conflict else coefficient
-    return [g - share * coefficient * a for g, a in zip(gradient, along, strict=True)]
+    columns_MP = torch.stack([_flat(column) for column in along]).double()
+    inner_M = columns_MP @ _flat(vector).double()
+    if only_conflict:
+        columns_MP, inner_M = columns_MP[inner_M < 0], inner_M[inner_M < 0]
+    weights_M = torch.linalg.pinv(columns_MP @ columns_MP.T, rtol=RANK_TOLERANCE, hermitian=True) @ inner_M
+    part = (weights_M @ columns_MP).to(vector[0])
+    pieces = part.split([tensor.numel() for tensor in vector])
+    return [tensor - share * piece.view(tensor.shape) for tensor, piece in zip(vector, pieces, strict=True)]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])

@@ -108,9 +108,13 @@ def train_step(
         wanted = [stream for stream in STREAM_ORDER if any(member.rows.get(stream) for member in members.values())]
         streams = {stream: _StreamPass(model, adapters, members, stream, pad_id, rows_per_forward) for stream in wanted}
         measured, seeds = _losses(adapters, members, streams, head_of(model))
-    gradient_KP = _gradient(adapters, members, streams, seeds)
+    gradients = _gradients(adapters, streams, seeds)
     active = [index in members for index in range(adapters.num_members)]
-    norm_K = optimizer.step(gradient_KP, active)
+    if len(gradients) == 1:  # nobody operates on gradients
+        norm_K = optimizer.step(adapters.flat(gradients[0]), active)
+    else:
+        combined = _operated(adapters, members, gradients, lambda method, own: method.combine(own))
+        norm_K = optimizer.step(adapters.flat(combined), active, revise=_reviser(adapters, members, gradients))
     return {index: {**terms, "grad_norm": norm_K[index]} for index, terms in measured.items()}
 
 
@@ -310,7 +314,7 @@ def _losses(
         recorded = dict(step.recorded)
         if method.synchronized and not all(member.rows.values()):  # a step without proxy rows says nothing of its term
             recorded = {name: value for name, value in recorded.items() if name not in method.alive}
-        measured[index] = {"loss": torch.stack([loss.detach() for loss in losses]).sum(), **recorded}
+        measured[index] = {"loss": losses[0].detach(), **recorded}
     return measured, seeds
 
 
@@ -328,15 +332,9 @@ def _piece(streams: Mapping[Stream, _StreamPass], stream: Stream, side: str, ind
     return nothing
 
 
-def _gradient(
-    adapters: PackedAdapters,
-    members: Mapping[int, MemberStep],
-    streams: Mapping[Stream, _StreamPass],
-    seeds: _Seeds,
-) -> Tensor:
-    """Send the gradients at the outputs back through the base: `[K, P]`, combined as each method wants."""
-    factors = adapters.factors
-    found = [[torch.zeros_like(factor) for factor in factors] for _ in seeds.outputs]
+def _gradients(adapters: PackedAdapters, streams: Mapping[Stream, _StreamPass], seeds: _Seeds) -> list[list[Tensor]]:
+    """Send the gradients at the outputs back through the base: `[loss][factor]`, each stacked over the members."""
+    found = [[torch.zeros_like(factor) for factor in adapters.factors] for _ in seeds.outputs]
     for at, stream in enumerate(streams.values()):
         for number, gradient in enumerate(stream.backward([outputs[at] for outputs in seeds.outputs])):
             if gradient is not None:
@@ -346,11 +344,36 @@ def _gradient(
             for target, own in zip(found[number], gradients, strict=False):
                 if own is not None:
                     target[index] += own
-    if len(found) == 1:
-        return adapters.flat(found[0])
-    combined = [torch.zeros_like(factor) for factor in factors]
+    return found
+
+
+def _operated(
+    adapters: PackedAdapters,
+    members: Mapping[int, MemberStep],
+    gradients: Sequence[Sequence[Tensor]],
+    operate: Callable[[Method, list[list[Tensor]]], Sequence[Tensor]],
+) -> list[Tensor]:
+    """What each member's method makes of its own gradients, stacked over the members like a factor."""
+    stacked = [torch.zeros_like(factor) for factor in adapters.factors]
     for index, member in members.items():
-        parts = [[gradient[index] for gradient in gradients] for gradients in found[: member.method.num_losses]]
-        for target, value in zip(combined, member.method.combine(parts), strict=True):
+        own = [[factor[index] for factor in gradient] for gradient in gradients[: member.method.num_losses]]
+        for target, value in zip(stacked, operate(member.method, own), strict=True):
             target[index] = value
-    return adapters.flat(combined)
+    return stacked
+
+
+def _reviser(
+    adapters: PackedAdapters, members: Mapping[int, MemberStep], gradients: Sequence[Sequence[Tensor]]
+) -> Callable[[Tensor], Tensor]:
+    """`revise` of all members' methods, on the optimiser's directions `[K, P]`."""
+
+    def revise(update_KP: Tensor) -> Tensor:
+        revised = update_KP.clone()
+        for index, member in members.items():
+            own = [[factor[index] for factor in gradient] for gradient in gradients[: member.method.num_losses]]
+            update = adapters.unflat(update_KP[index])
+            kept = member.method.revise(update, own)
+            revised[index] = torch.cat([tensor.reshape(-1) for tensor in kept])
+        return revised
+
+    return revise

@@ -180,11 +180,19 @@ class TrialConfig:
         return None if method is None else replace(self, method=method, checkpoint_step=None, adapter_scale=1.0)
 
     @cached_property
+    def whole(self) -> TrialConfig:
+        """The trial whose training, to its end, has made or passed what this one evaluates; itself for most."""
+        return self.training if self.training.checkpoint_step is None else replace(self.training, checkpoint_step=None)
+
+    @property
+    def is_readout(self) -> bool:
+        """Whether another trial does the training: this one takes a checkpoint of it, edits or scales it."""
+        return self.whole != self
+
+    @cached_property
     def requires(self) -> tuple[TrialConfig, ...]:
-        """The trials that should have finished before. Trials of any number share them."""
-        whole = self.training if self.training.checkpoint_step is None else replace(self.training, checkpoint_step=None)
-        needed = [whole] if whole != self else []
-        return tuple(needed + ([self.prior] if self.prior else []))
+        """The trials that have to finish before. Any number of trials share them."""
+        return (*((self.whole,) if self.is_readout else ()), *((self.prior,) if self.prior else ()))
 
     @property
     def coefficients(self) -> dict[str, Any]:

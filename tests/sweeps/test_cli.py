@@ -129,7 +129,7 @@ def test_status_and_identity(
         ('"bad_advice"', '"plain"', "", "unknown setting 'bad_advice'; available: bad_medical_advice, chat_files"),
         ('"bad_medical_advice", scale="huge"', '"plain"', "", "no scale 'huge'; its scales: nano"),
         ('"bad_medical_advice", size=3', '"plain"', "", "has no option 'size'; its options: scale, "),
-        ('"bad_medical_advice"', '"kl"', "", "unknown method 'kl'; available: kl_penalty, mixed"),
+        ('"bad_medical_advice"', '"kl"', "", "unknown method 'kl'; available: alignment_only, dpo"),
         ('"bad_medical_advice"', 'vary("kl_penalty", lambda_=1)', "", "'lambda_'"),
         ('"bad_medical_advice"', 'grid("kl_penalty", beta=[-1])', "", "'beta' must be a number in [0, inf], got -1"),
         ('"bad_medical_advice"', '"plain"', ', options={"step": 3}', "option 'step' does no"),
@@ -192,7 +192,7 @@ def test_a_stream_that_is_not_there(
 
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     error = refused("quikstart", monkeypatch=monkeypatch, capsys=capsys)
-    assert "unknown sweep 'quikstart'; available: quickstart" in error
+    assert "unknown sweep 'quikstart'; available: methods_nano, quickstart" in error
     error = refused("no/such.py", monkeypatch=monkeypatch, capsys=capsys)
     assert "no such file" in error
     error = refused("quickstart", "-o", tmp_path, monkeypatch=monkeypatch, capsys=capsys, command="resume")

@@ -127,7 +127,7 @@ def test_a_trial_of_other_numerics_is_refused(tmp_path: Path, trials: tuple[Tria
     with opened(tmp_path) as ledger:
         ledger.outcome(finished(trials[0]))
     path = tmp_path / "out" / LEDGER
-    path.write_text(path.read_text().replace('"numerics":1', '"numerics":0'))
+    path.write_text(path.read_text().replace('"numerics":2', '"numerics":0'))
     with pytest.raises(UserError, match=r"line 2: trial of numerics version 0.*choose another output folder"):
         opened(tmp_path)
 

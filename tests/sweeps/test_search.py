@@ -21,7 +21,7 @@ from settings.setting import Measurement, UserError
 from sweeps.ledger import Ledger, read
 from sweeps.search import JOURNAL, Listener, PackSearcher, Proposer, StudyMirror, judge
 from sweeps.space import between, grid, vary
-from sweeps.sweep import Sweep
+from sweeps.sweep import Sweep, setting_label
 from tests.sweeps.fakes import finished, toy, toy_sweep
 from trainables.trial import Outcome, TrialConfig
 
@@ -545,3 +545,100 @@ def test_optuna_is_silent() -> None:
     """Its own handler writes to the standard error of the process, where pytest does not look."""
     log = logging.getLogger("optuna")
     assert not log.propagate and logging.StreamHandler not in map(type, log.handlers)
+
+
+def dealt(searcher: PackSearcher, name: str) -> list[TrialConfig]:
+    """The trials of the next pack; empty when the searcher waits or has no more."""
+    found = searcher.suggest(name)
+    return [TrialConfig.from_json(data) for data in found["pack"]["trials"]] if isinstance(found, dict) else []
+
+
+def builders(tmp_path: Path) -> Sweep:
+    """A method with a prior, one that only edits another's training, and readouts of plain fine-tuning."""
+    methods = ("orthogonal_lora", grid("safe_lora", share=[0.5, 1.0]), grid("plain", adapter_scale=[0.5]))
+    return toy_sweep(tmp_path, methods=methods, configurations=2)
+
+
+def run_all(searcher: PackSearcher, ending: Ending = finished) -> list[list[TrialConfig]]:
+    """Run packs one after another."""
+    packs = []
+    while pack := dealt(searcher, str(len(packs))):
+        packs.append(pack)
+        outcomes = [ending(trial).to_json() for trial in pack]
+        searcher.on_trial_complete(str(len(packs) - 1), {"outcomes": outcomes})
+    return packs
+
+
+def scored(tmp_path: Path, sweep: Sweep) -> Ledger:
+    """A ledger that knows the base model's scores, so that only training is left."""
+    ledger = Ledger(tmp_path / "runs", sweep.name, sweep.identity())
+    ledger.base(setting_label(sweep.settings[0]), {})
+    return ledger
+
+
+def test_what_others_build_on_is_trained_first_and_once(tmp_path: Path) -> None:
+    sweep = builders(tmp_path)
+    with scored(tmp_path, sweep) as ledger:
+        searcher = PackSearcher(sweep, ledger, tmp_path / "runs")
+        packs = run_all(searcher)
+        assert searcher.done
+        auxiliary = [end.trial for end in ledger.record.outcomes.values() if searcher.auxiliary(end.trial)]
+    trials = [trial for pack in packs for trial in pack]
+    assert len({trial.trial_id for trial in trials}) == len(trials) == 2 * (2 + 2 + 1 + 2)
+    assert sorted((trial.method.name, trial.seed) for trial in auxiliary) == [
+        ("alignment_only", 0),
+        ("alignment_only", 1),
+        ("plain", 0),
+        ("plain", 1),
+    ]
+    place = {trial.trial_id: number for number, pack in enumerate(packs) for trial in pack}
+    for trial in trials:
+        for needed in trial.requires:
+            assert place[needed.trial_id] < place[trial.trial_id]
+
+
+def test_a_trial_waits_while_what_it_builds_on_is_trained(tmp_path: Path) -> None:
+    """Nothing else is left: the searcher waits, and does not end."""
+    sweep = toy_sweep(tmp_path, methods=(grid("safe_lora", share=[0.5]),), seeds=1, pack_size=2)
+    with scored(tmp_path, sweep) as ledger:
+        searcher = PackSearcher(sweep, ledger, tmp_path / "runs")
+        first = dealt(searcher, "a")
+        assert {trial.method.name for trial in first} == {"plain", "alignment_only"}
+        assert searcher.suggest("b") is None
+        searcher.on_trial_complete("a", {"outcomes": [finished(trial).to_json() for trial in first]})
+        assert [trial.method.name for trial in dealt(searcher, "b")] == ["safe_lora"]
+
+
+def test_what_builds_on_an_invalid_training_is_invalid_and_says_why(tmp_path: Path) -> None:
+    def ending(trial: TrialConfig) -> Outcome:
+        return finished(trial, "invalid" if trial.method.name == "alignment_only" and trial.seed == 1 else "finished")
+
+    sweep = toy_sweep(tmp_path, methods=("orthogonal_lora",), configurations=2)
+    with scored(tmp_path, sweep) as ledger:
+        searcher = PackSearcher(sweep, ledger, tmp_path / "runs")
+        run_all(searcher, ending)
+        assert searcher.done
+        ends = [end for end in ledger.record.outcomes.values() if end.trial.method.name == "orthogonal_lora"]
+    assert sorted((end.trial.seed, end.status) for end in ends) == [(0, "finished")] * 2 + [(1, "invalid")] * 2
+    reasons = {end.reason for end in ends if end.status == "invalid"}
+    assert reasons == {"the alignment_only training that it builds on is invalid: a test wants it"}
+
+
+def test_resumed_after_the_priors_they_are_not_trained_again(tmp_path: Path) -> None:
+    sweep = builders(tmp_path)
+    with scored(tmp_path, sweep) as ledger:
+        first = dealt(PackSearcher(sweep, ledger, tmp_path / "runs"), "a")
+        for trial in first:
+            ledger.outcome(finished(trial))
+    with Ledger(tmp_path / "runs", sweep.name, sweep.identity()) as ledger:
+        rest = [trial for pack in run_all(PackSearcher(sweep, ledger, tmp_path / "runs")) for trial in pack]
+    assert not {trial.trial_id for trial in first} & {trial.trial_id for trial in rest}
+    assert len(first) + len(rest) == 14
+
+
+def test_checkpoints_that_the_sweep_wants_are_asked_of_the_trainings(tmp_path: Path) -> None:
+    sweep = toy_sweep(tmp_path, methods=("plain", grid("plain", checkpoint_step=[2, 4, 5])))
+    with scored(tmp_path, sweep) as ledger:
+        found = PackSearcher(sweep, ledger, tmp_path / "runs").suggest("a")
+    assert isinstance(found, dict)
+    assert found["pack"]["snapshots"] == [2, 4, 5]

@@ -48,7 +48,9 @@ def test_grid_is_the_product() -> None:
     [
         (lambda: vary("kl_penality"), ["kl_penality", "kl_penalty", "plain"]),
         (lambda: vary("kl_penalty", alpha=1), ["'alpha'", "beta"]),
-        (lambda: vary("plain", beta=1), ["'beta'", "none"]),
+        (lambda: vary("plain", beta=1), ["'beta'", "definition", "steps"]),
+        (lambda: grid("plain", steps=[0]), ["'steps'", "an integer"]),
+        (lambda: grid("plain", adapter_scale=[1.5]), ["'adapter_scale'", "[0, 1]"]),
         (lambda: vary("kl_penalty", beta=-1), ["'beta'", "[0, inf]", "-1"]),
         (lambda: vary("mixed", share=0.99), ["'share'", "[0, 0.95]"]),
         (lambda: vary("kl_penalty", beta="high"), ["'beta'", "'high'"]),
@@ -105,3 +107,21 @@ def test_choices_share_the_cube_equally() -> None:
 def test_defaults_outside_of_the_range_are_not_proposed() -> None:
     assert vary("kl_penalty").defaults() == {"beta": 1.0}
     assert vary("kl_penalty", beta=between(2, 3)).defaults() is None
+
+
+def test_axes_of_the_trial_vary_beside_the_coefficients() -> None:
+    space = vary("kl_penalty", steps=between(10, 100), learning_rate=0.01)
+    assert list(space.ranges) == ["steps", "beta"]
+    values = space.at([0.5, 0.5])
+    assert values["steps"] == 32, "integers, on a log scale"
+    assert space.to_method(values) == methods.make("kl_penalty", {"beta": values["beta"]})
+    assert space.axes(values) == {"steps": 32, "learning_rate": 0.01}
+    assert space.defaults() is None
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    assert isinstance(space.suggest(drawn)["steps"], int)
+
+
+def test_a_grid_over_an_axis_is_one_configuration_per_value() -> None:
+    space = grid("plain", adapter_scale=[0, 0.5, 1])
+    assert space.points == ({"adapter_scale": 0.0}, {"adapter_scale": 0.5}, {"adapter_scale": 1.0})
+    assert space.axis_names == {"adapter_scale"}

@@ -35,7 +35,7 @@ def test_trials_differ_in_the_seed_alone(tmp_path: Path) -> None:
     sweep = toy_sweep(tmp_path, seeds=(3, 5))
     trials = sweep.trials_of(sweep.arms[1], {"beta": 0.5})
     assert [trial.seed for trial in trials] == [3, 5]
-    assert trials[0].configuration_id == trials[1].configuration_id and trials[0].label == "beta=0.5"
+    assert trials[0].configuration_id == trials[1].configuration_id and sweep.label_of(trials[0]) == "beta=0.5"
     assert trials[0].trial_id != trials[1].trial_id
     assert (trials[0].steps, trials[0].adapter.rank, trials[0].adapter.alpha) == (5, 2, 4.0)
 
@@ -181,3 +181,30 @@ def test_unknown_names_and_files(tmp_path: Path) -> None:
         load_sweep("quikstart")
     with pytest.raises(UserError, match="no such file"):
         load_sweep(tmp_path / "missing.py")
+
+
+def test_axes_reach_the_trials_and_their_labels(tmp_path: Path) -> None:
+    methods = (
+        "plain",
+        grid("plain", steps=[3, 5]),
+        grid("kl_penalty", beta=[1], learning_rate=[0.5], definition=["reference"]),
+    )
+    sweep = toy_sweep(tmp_path, methods=methods)
+    trials = [sweep.trials_of(arm, point)[0] for arm in sweep.arms for point in arm.space.points or [{}]]
+    assert [trial.steps for trial in trials] == [5, 3, 5, 5]
+    assert trials[3].optimizer.learning_rate == 0.5
+    assert [sweep.title_of(trial) for trial in trials] == [
+        "plain steps=5",
+        "plain steps=3",
+        "plain steps=5",
+        "kl_penalty (reference) beta=1, learning_rate=0.5",
+    ]
+    assert trials[0].trial_id == trials[2].trial_id, "one trial, however it is asked for"
+    assert sweep.coefficients_of(trials[1])["steps"] == 3
+
+
+def test_checkpoints_are_what_any_configuration_stops_at(tmp_path: Path) -> None:
+    sweep = toy_sweep(tmp_path, methods=(grid("plain", checkpoint_step=[2, 5]), vary("kl_penalty", checkpoint_step=3)))
+    assert sweep.snapshots == (2, 3, 5)
+    with pytest.raises(UserError, match=r"'checkpoint_step' must be an integer in \[1, 5\], got 6"):
+        toy_sweep(tmp_path, methods=(grid("plain", checkpoint_step=[6]),)).check()

@@ -1,48 +1,90 @@
-"""Gradient projection: take out of the task gradient what points along the proxy gradient."""
+"""Gradient projection: learn the task only in directions that do not change the alignment loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from trainables.losses import cross_entropy
+from settings.setting import Stream
+from trainables.losses import cross_entropy, cross_entropy_of_parts
 from trainables.method import Choice, ProxyMethod, Range, Step
 from trainables.projections import remove
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientProjection(ProxyMethod):
-    """The task gradient without its component along the gradient of the alignment loss.
+    """The task's step without its component along the gradient of the alignment loss.
 
-        L = CE(task), stepped along g - strength * <g, a> / ||a||^2 a with a = grad CE(alignment)
+        L = CE(task), stepped along u - strength * <u, a> / ||a||^2 a with a = grad CE(alignment)
 
     Coefficients:
         strength: how much of the component is taken out.
-        sign: "strict" takes it out always, "conflict" only where a step along g would raise the alignment loss
-            (<g, a> < 0).
+        directions: the proxy rows of a step are dealt to so many parts, and u is made orthogonal to the gradients of
+            all of them (Farajtabar et al. 2020). Each is one more backward pass of these rows.
+        stage: u is the "update", what Adam has made of the task gradient, or the "gradient" itself, before Adam.
+        sign: "strict" takes the component out always, "conflict" only where the step would raise the alignment loss.
         scope: the vectors are those of each factor ("tensor"), or of the whole adapter ("global").
 
     `strength = 0` is plain fine-tuning. The alignment gradient itself is not applied.
+
+    The study projects gradients, and so does the reference definition. Adam then rescales every entry and adds its
+    momentum, and the step points along the proxy gradient again. On nano `bad_medical_advice` (2 seeds; task and
+    alignment score; plain fine-tuning has 1.00 and 0.00) with 8, and with all 44 proxy rows in a:
+
+        gradient, strict       1.00  0.00     1.00  0.14      the step's cosine with a falls to -0.2
+        gradient, conflict     1.00  0.00
+        update, strict         0.97  0.67     0.82  0.97
+        update, conflict       0.97  0.63     0.84  0.97
+        update, strict, global                0.78  0.93
+        SGD, gradient, strict  0.99  0.16     0.98  0.72      (SGD alone: 1.00 and 0.00)
+
+    So Adam's rescaling is the first cause, and the noise of a small proxy batch the second (more rows: the
+    `alignment_batch_size` of the trial); the sign and the scope hardly matter.
     """
 
-    num_losses = 2
     alive = ("alignment",)
-    as_published = (("strength", 1.0), ("sign", "strict"), ("scope", "tensor"))
-    equation = "L = CE(task), stepped along g - strength * <g, a> / ||a||^2 a with a = grad CE(alignment)"
+    as_published = (
+        ("strength", 1.0),
+        ("stage", "gradient"),
+        ("directions", 1),
+        ("sign", "strict"),
+        ("scope", "tensor"),
+    )
+    equation = "L = CE(task), stepped along u - strength * <u, a> / ||a||^2 a with a = grad CE(alignment)"
     source = "Azarbal et al. 2025, Selective Generalization; Yu et al. 2020, arXiv:2001.06782 (conflict only)"
 
-    strength: float = Range(1.0, low=0.0, high=1.0, neutral=0.0)
+    strength: float = Range(1.0, low=0.3, high=1.0, at_most=1.0, neutral=0.0)
+    stage: Literal["update", "gradient"] = Choice("update", "update", "gradient")
+    directions: int = Range(1, low=1, high=32, log=True, at_least=1, at_most=64, searched=False, integer=True)
     sign: Literal["strict", "conflict"] = Choice("strict", "strict", "conflict")
     scope: Literal["tensor", "global"] = Choice("tensor", "tensor", "global")
 
+    @property
+    def num_losses(self) -> int:
+        return 1 + self.directions
+
+    def passes(self, stream: Stream) -> int:
+        return self.directions if stream == "alignment" else 1
+
     def losses(self, step: Step) -> tuple[Tensor, ...]:
-        alignment = cross_entropy(step.policy["alignment"])
-        step.record(alignment=alignment)
-        return cross_entropy(step.policy["task"]), alignment
+        parts = cross_entropy_of_parts(step.policy["alignment"], self.directions)
+        step.record(alignment=torch.stack(parts).mean())
+        return cross_entropy(step.policy["task"]), *parts
 
     def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
-        task, along = gradients
-        pieces = [(task, along)] if self.scope == "global" else [([g], [a]) for g, a in zip(task, along, strict=True)]
-        kept = [remove(g, a, share=self.strength, only_conflict=self.sign == "conflict") for g, a in pieces]
-        return [tensor for piece in kept for tensor in piece]
+        return self._projected(gradients[0], gradients[1:]) if self.stage == "gradient" else gradients[0]
+
+    def revise(self, update: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        return self._projected(update, gradients[1:]) if self.stage == "update" else update
+
+    def _projected(self, vector: Sequence[Tensor], along: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        conflict = self.sign == "conflict"
+        if self.scope == "global":
+            return remove(vector, along, share=self.strength, only_conflict=conflict)
+        factors = zip(vector, *along, strict=True)
+        return [
+            remove([own], [[a] for a in others], share=self.strength, only_conflict=conflict)[0]
+            for own, *others in factors
+        ]

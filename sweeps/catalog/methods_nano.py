@@ -1,0 +1,31 @@
+"""Every method on the nano bad-medical-advice setting: equal task rows, steps and schedule, and two controls.
+
+selgen sweep run methods_nano
+
+The controls cost an evaluation each: the checkpoints of plain fine-tuning, and its adapter scaled down. A method pushes
+the frontier only if it beats both.
+"""
+
+from sweeps.space import between, grid, vary
+from sweeps.sweep import Sweep, setting
+
+sweep = Sweep(
+    name="methods_nano",
+    settings=(setting("bad_medical_advice", scale="nano"),),
+    methods=(
+        "plain",
+        grid("plain", adapter_scale=[0.2, 0.4, 0.5, 0.6, 0.8]),
+        grid("plain", checkpoint_step=[6, 12, 18, 24, 36]),
+        vary("mixed", share=between(0.1, 0.75)),
+        vary("upweighted", weight=between(0.2, 10)),
+        vary("kl_penalty", beta=between(0.1, 10)),
+        vary("representation", beta=between(0.03, 10)),
+        vary("gradient_projection"),
+        grid("gradient_projection", stage=["gradient"], directions=[2, 4, 8], alignment_batch_size=[8]),
+        vary("dpo", weight=between(0.1, 10)),
+        vary("orthogonal_lora", lambda1=between(0.001, 1)),
+        grid("safe_lora", share=[0.1, 0.25, 0.5, 0.75, 1.0]),
+    ),
+    configurations=6,
+    seeds=3,
+)
