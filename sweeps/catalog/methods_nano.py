@@ -21,7 +21,7 @@ sweep = Sweep(
         vary("kl_penalty", beta=between(0.1, 10)),
         vary("representation", beta=between(0.03, 10)),
         vary("gradient_projection"),
-        grid("gradient_projection", stage=["gradient"], directions=[2, 4, 8], alignment_batch_size=[8]),
+        grid("gradient_projection", stage=["gradient"], directions=[4, 16, 32], alignment_batch_size=[32]),
         vary("dpo", weight=between(0.1, 10)),
         vary("orthogonal_lora", lambda1=between(0.001, 1)),
         grid("safe_lora", share=[0.1, 0.25, 0.5, 0.75, 1.0]),

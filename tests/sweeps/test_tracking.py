@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 import sweeps.tracking as tracking
+from analysis.runs import load
 from settings.setting import Measurement
-from sweeps.ledger import Record
+from sweeps.ledger import Asked, Record
 from sweeps.sweep import Sweep
 from sweeps.tracking import Tracker, default_uri, project
 from tests.sweeps.fakes import finished, toy, toy_sweep
@@ -64,6 +65,8 @@ def record_of(sweep: Sweep, betas: tuple[float, ...] = (0.5, 2.0)) -> Record:
     for trial in trials:
         bad = trial.coefficients.get("beta") == 2.0 and trial.seed == 1
         record.outcomes[trial.trial_id] = finished(trial, "invalid" if bad else "finished")
+    asked = dict.fromkeys(trial.configuration_id for trial in trials)
+    record.asked["arm"] = {number: Asked(number, {}, configuration) for number, configuration in enumerate(asked)}
     return record
 
 
@@ -123,7 +126,7 @@ def test_hierarchy_tags_params_and_metrics(tmp_path: Path, out: Path) -> None:
         == expected.trial.configuration_id
         == configuration.data.tags["selgen.configuration"]
     )
-    assert json.loads(tags["selgen.coefficients"]) == {"beta": 0.5}
+    assert json.loads(tags["selgen.coefficients"])["beta"] == 0.5
     names = ("kind", "method", "label", "seed", "setting", "status")
     assert [tags[f"selgen.{name}"] for name in names] == ["trial", "kl_penalty", "beta=0.5", "1", "toy", "finished"]
     assert json.loads(tags["selgen.counts"])["other"] == [3, 1]
@@ -138,6 +141,20 @@ def test_hierarchy_tags_params_and_metrics(tmp_path: Path, out: Path) -> None:
     assert configuration.data.metrics["eval/task"] == pytest.approx(sum(pair) / 2)
     assert configuration.data.metrics["seeds"] == 2 and configuration.data.params["beta"] == "0.5"
     assert runs["kl_penalty beta=2"].data.metrics["seeds"] == 1, "only valid seeds are averaged"
+
+
+def test_what_others_build_on_is_marked_until_the_search_asks_for_it(tmp_path: Path, out: Path) -> None:
+    sweep = toy_sweep(tmp_path)
+    record = record_of(sweep)
+    plain = sweep.trials_of(sweep.arms[0], {})[0].configuration_id
+    record.asked["arm"] = {item.number: item for item in record.asked["arm"].values() if item.configuration != plain}
+    for asked, expected in ((False, 2), (True, 3)):
+        if asked:
+            record.asked["arm"][99] = Asked(99, {}, plain)
+        assert project(record, sweep, default_uri(out)) == []
+        marks = {run.info.run_name: run.data.tags.get("selgen.auxiliary") for run in runs_of(out, sweep)}
+        assert (marks["plain seed=0"], marks["plain"]) == (("false",) * 2 if asked else ("true",) * 2)
+        assert len(load(sweep.name, default_uri(out)).table.configurations) == expected
 
 
 def test_projecting_again_changes_nothing(tmp_path: Path, out: Path, monkeypatch: Any) -> None:
