@@ -52,6 +52,7 @@ def chat_files(
     max_length: int = 1024,
     revision: str | None = None,
     template_options: Mapping[str, Any] | None = None,
+    pretrained: str | None = None,
     seed: int = 0,
 ) -> Setting:
     """Fine-tune a model on one's own rows.
@@ -82,6 +83,7 @@ def chat_files(
         revision: branch, tag or commit of a model on the Hub.
         template_options: extra arguments of the model's chat template, which ignores those that it does not know. None
             is `{"enable_thinking": False}`.
+        pretrained: Hub id, or directory, of the model that `model` was tuned from. For Safe LoRA's directions.
         seed: of the split.
 
     Raises:
@@ -96,7 +98,7 @@ def chat_files(
     parts = _split(files, eval_share, seed)
     _check_leaks(parts)
     matches = _matches(match, parts.held_out)
-    base_model = _base_model(model, revision, template_options)
+    base_model = _base_model(model, revision, template_options, pretrained)
     return Setting(
         name="chat_files",
         scale="full",
@@ -121,7 +123,7 @@ def absolute(options: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, str | Path) and str(value):  # anything else is refused when the setting is built
             if option in FILE_OPTIONS:
                 found[option] = str(_absolute(value))
-            elif option == "model":
+            elif option in ("model", "pretrained"):
                 found[option] = _source(str(value))
     return found
 
@@ -276,7 +278,9 @@ def _check_gold(pattern: re.Pattern[str], side: Side, rows: tuple[Row, ...]) -> 
 # --- model and hyper-parameters --------------------------------------------------------------------------------------
 
 
-def _base_model(model: Any, revision: str | None, template_options: Mapping[str, Any] | None) -> PretrainedModel:
+def _base_model(
+    model: Any, revision: str | None, template_options: Mapping[str, Any] | None, pretrained: Any
+) -> PretrainedModel:
     if not isinstance(model, str) or not model:
         raise UserError(f"option 'model' must be a Hub id or a directory, got {model!r}")
     options = TEMPLATE_OPTIONS if template_options is None else template_options
@@ -285,7 +289,9 @@ def _base_model(model: Any, revision: str | None, template_options: Mapping[str,
     source = _source(model)
     if revision is not None and Path(source).is_absolute():
         raise UserError(f"option 'revision' is for a model on the Hub; {model} is a directory")
-    return PretrainedModel(source, revision, dict(options))
+    if pretrained is not None and (not isinstance(pretrained, str) or not pretrained):
+        raise UserError(f"option 'pretrained' must be a Hub id or a directory, got {pretrained!r}")
+    return PretrainedModel(source, revision, dict(options), None if pretrained is None else _source(pretrained))
 
 
 def _source(model: str) -> str:

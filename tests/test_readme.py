@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,35 @@ def test_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make("entropy_bonus"))], dtype=torch.float64)
     pack.advance(20)
     assert pack.records[0].status == "finished"
+
+
+@pytest.mark.slow
+def test_the_methods_file_alone_makes_it_known_everywhere(tmp_path: Path) -> None:
+    """In a copy of the project, with nothing else changed: the command line, a sweep, and its battery of tests."""
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in files:
+        if (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / "trainables" / "methods" / "entropy_bonus.py").write_text(example("Write a method"))
+
+    def python(*arguments: str) -> str:
+        line = [sys.executable, "-m", *arguments]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "H(policy" in python("sweeps.cli", "methods", "entropy_bonus")
+    sweep = tmp_path / "mine.py"
+    sweep.write_text(
+        example("Write a sweep")
+        .replace("kl_penalty", "entropy_bonus")
+        .replace("beta=", "weight=")
+        .replace("0.1, 10", "0.1, 1")
+    )
+    assert "entropy_bonus" in python("sweeps.cli", "sweep", "plan", str(sweep))
+    battery = python("pytest", "tests/trainables/test_methods.py", "-k", "entropy_bonus", "-p", "no:cacheprovider")
+    assert int(battery.split(" passed")[0].split()[-1]) >= 10
 
 
 def test_the_setting(tmp_path: Path, tiny_qwen3_dir: Path) -> None:

@@ -118,8 +118,10 @@ def load_base(
 
 def check_source(spec: BaseModel) -> None:
     """Refuse a local model directory that does not exist, before anything is started. Raises UserError."""
-    if isinstance(spec, PretrainedModel) and _names_directory(spec.source):
-        _model_directory(spec.source)
+    if isinstance(spec, PretrainedModel):
+        for source in filter(None, (spec.source, spec.pretrained)):
+            if _names_directory(source):
+                _model_directory(source)
 
 
 def tuning_directions(spec: BaseModel, layers: Mapping[str, Tensor]) -> list[WeightDirection]:

@@ -8,7 +8,7 @@ exactly 0 with a zero gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,9 +28,14 @@ def cross_entropy(*forwards: Forward) -> Tensor:
     return total / max(1, sum(len(forward.labels_N) for forward in forwards))
 
 
+def part_of(row: Any, num_rows: int, count: int) -> Any:
+    """Which of `count` parts of a batch the row (a number, or a tensor of numbers) is in: parts are contiguous."""
+    return row * count // max(1, num_rows)
+
+
 def cross_entropy_of_parts(forward: Forward, count: int) -> tuple[Tensor, ...]:
-    """The cross-entropy of each of `count` parts of a batch: row i is in part i mod `count`. 0 for an empty part."""
-    nll_N, part_N = token_nll(forward), forward.row_N % count
+    """The cross-entropy of each of `count` parts of a batch of rows (`part_of`); 0 for an empty part."""
+    nll_N, part_N = token_nll(forward), part_of(forward.row_N, forward.num_rows, count)
     sums = nll_N.new_zeros(count).index_add(0, part_N, nll_N)
     return tuple((sums / torch.bincount(part_N, minlength=count).clamp(min=1)).unbind())
 

@@ -265,8 +265,8 @@ class Method:
         """How many gradients `combine` and `revise` see."""
         return 1
 
-    def passes(self, stream: Stream) -> int:
-        """How often the rows of `stream` go back through the model: once for each of the losses that see them."""
+    def parts(self, stream: Stream) -> int:
+        """Into how many parts the rows of `stream` are dealt, each of which has a loss of its own."""
         return 1
 
     def rows_per_step(self, stream: Stream, sizes: BatchSizes) -> float:
@@ -345,7 +345,7 @@ class Cost:
 
     Attributes:
         forwards: rows sent through the base model, with and without adapter.
-        backwards: rows sent back through it, once for each gradient.
+        backwards: rows sent back through it.
         memory: rows whose activations are kept until the backward pass.
     """
 
@@ -359,8 +359,7 @@ def cost_of(method: Method, sizes: BatchSizes) -> Cost:
     rows = {stream: method.rows_per_step(stream, sizes) / sizes.task for stream in method.streams}
     policy = sum(rows.values())
     reference = sum(rows[stream] for stream in method.reference)
-    backwards = sum(share * method.passes(stream) for stream, share in rows.items())
-    return Cost(policy + reference, backwards, policy)
+    return Cost(policy + reference, policy, policy)
 
 
 def label_of(values: Mapping[str, Any]) -> str:

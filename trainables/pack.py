@@ -33,6 +33,7 @@ from trainables.step import MemberStep, check_head, train_step
 from trainables.trial import AdapterConfig, Outcome, Status, TrialConfig
 
 CURVE_POINTS = 20
+EXPLODED = 3.0  # a task loss of so many times that of guessing among all tokens is no training any more
 STATE, RECORDS = "state.safetensors", "records.json"
 
 
@@ -96,6 +97,7 @@ class Pack:
             length: EncodedSetting(setting, base.tokenizer, length) for length in {trial.max_length for trial in trials}
         }
         self.records = [_Record() for _ in trials]
+        self._exploded = EXPLODED * math.log(base.model.config.get_text_config().vocab_size)
         trained = {index: saved for index, trial in enumerate(trials) if (saved := self._trained(trial))}
         priors = {index: saved for index, trial in enumerate(trials) if (saved := self._prior(trial))}
         configs = [_merged(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
@@ -227,6 +229,10 @@ class Pack:
             for step, value in some:
                 if not math.isfinite(value):
                     return f"{name} is {value} at step {step}"
+        for step, value in values.get("task", ()):
+            if value > self._exploded:
+                guessing = self._exploded / EXPLODED
+                return f"the task loss is {value:.3g} at step {step}; guessing tokens would give {guessing:.3g}"
         for name in self.trials[index].method.alive:
             if any(value == 0.0 for step, value in values.get(name, ()) if step > 1):
                 return f"the term {name!r} is exactly 0 after the first update: it is not connected to the adapter"

@@ -12,7 +12,7 @@ parameters of a member.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from settings.setting import Stream, UserError
 from trainables.adapters import PackedAdapters, Route
 from trainables.batches import STREAM_ORDER, Batch, Counted, Row, collate
+from trainables.losses import cross_entropy, part_of
 from trainables.method import Forward, Method, Step
 from trainables.optimizer import PackedAdamW
 
@@ -123,15 +124,24 @@ Outputs = tuple[Tensor, Tensor | None]  # hidden_ND and layers_LMD; their gradie
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Rows that go through the base together, whose they are, and which of their positions want all layers."""
+    """Rows that go through the base together, and whose they are.
+
+    Attributes:
+        deep_M: which of the batch's positions want the states of all layers; None if nobody does.
+        places: member -> where its positions lie in the chunk, among the chunk's deep ones, and in the member's piece.
+    """
 
     batch: Batch
     route: Route
     deep_M: Tensor | None
+    places: Mapping[int, tuple[slice, slice, slice]]
 
 
 class _StreamPass:
     """One stream of one step, for all members that read it.
+
+    Rows are cut into chunks of `rows_per_forward`, and where a method wants a gradient of its own from each part of its
+    rows, into one chunk for each part, so that no row goes back through the base more often than needed.
 
     Attributes:
         policy, reference: member -> its piece of the outputs; the policy's are leaves of a graph of their own.
@@ -148,61 +158,82 @@ class _StreamPass:
     ) -> None:
         self._model, self._adapters = model, adapters
         rows = {index: member.counted(stream) for index, member in members.items() if member.rows.get(stream)}
+        parts = {index: members[index].method.parts(stream) for index in rows}
         self._deep = {index for index in rows if stream in members[index].method.layers}
-        self._chunks = list(self._cut(rows, pad_id, rows_per_forward))
-        self._graph = self._forward(self._chunks[0], policy=True) if len(self._chunks) == 1 else None
-        self.policy = self._pieces(rows, self._all(policy=True), leaves=True)
+        self._split = max(parts.values()) > 1
+        self._chunks = self._cut(rows, parts, pad_id, rows_per_forward)
+        # Without micro-batches every graph is kept; with them, a chunk is forwarded again when its gradient is known.
+        keep = rows_per_forward is None or len(self._chunks) == 1
+        self._graphs = [self._forward(chunk, policy=True) for chunk in self._chunks] if keep else []
+        self.policy = self._pieces(rows, policy=True)
         referring = any(stream in members[index].method.reference for index in rows)
         # The reference sees the very batches that the policy saw, so that equal weights give equal bits.
-        self.reference = self._pieces(rows, self._all(policy=False), leaves=False) if referring else {}
+        self.reference = self._pieces(rows, policy=False) if referring else {}
 
     def _cut(
-        self, rows: Mapping[int, Sequence[Counted]], pad_id: int, rows_per_forward: int | None
-    ) -> Iterator[_Chunk]:
-        flat = [(index, item) for index, some in rows.items() for item in some]
-        size = rows_per_forward or len(flat)
-        for start in range(0, len(flat), size):
-            owners = [index for index, _ in flat[start : start + size]]
-            batch = collate([item for _, item in flat[start : start + size]], pad_id, self._model.device)
-            members = tuple(dict.fromkeys(owners))
-            deep = torch.tensor([index in self._deep for index in owners], device=self._model.device)
-            yield _Chunk(
-                batch,
-                Route(members, tuple(owners.count(index) for index in members)),
-                torch.nonzero(deep[batch.row_N])[:, 0] if self._deep else None,
-            )
+        self,
+        rows: Mapping[int, Sequence[Counted]],
+        parts: Mapping[int, int],
+        pad_id: int,
+        rows_per_forward: int | None,
+    ) -> list[_Chunk]:
+        """The chunks, in an order in which each member's rows keep theirs."""
+        groups: dict[int, list[tuple[int, Counted]]] = {}
+        for index, some in rows.items():
+            for number, item in enumerate(some):
+                groups.setdefault(part_of(number, len(some), parts[index]), []).append((index, item))
+        size = rows_per_forward or max(map(len, groups.values()))
+        ends: dict[int, int] = {}
+        chunks = []
+        for number in sorted(groups):
+            for start in range(0, len(groups[number]), size):
+                chunks.append(self._chunk(groups[number][start : start + size], ends, pad_id))
+        return chunks
+
+    def _chunk(self, rows: Sequence[tuple[int, Counted]], ends: dict[int, int], pad_id: int) -> _Chunk:
+        """A chunk of rows, member after member. `ends` tells how many positions of each member came before."""
+        owners = [index for index, _ in rows]
+        members = tuple(dict.fromkeys(owners))
+        batch = collate([item for _, item in rows], pad_id, self._model.device)
+        places, at, deep_at = {}, 0, 0
+        for index in members:
+            count = sum(len(item.columns) for owner, item in rows if owner == index)
+            deep = count if index in self._deep else 0
+            before = ends.get(index, 0)
+            places[index] = (slice(at, at + count), slice(deep_at, deep_at + deep), slice(before, before + count))
+            at, deep_at, ends[index] = at + count, deep_at + deep, before + count
+        wanted = torch.tensor([index in self._deep for index in owners], device=self._model.device)
+        deep_M = torch.nonzero(wanted[batch.row_N])[:, 0] if deep_at else None
+        return _Chunk(batch, Route(members, tuple(owners.count(index) for index in members)), deep_M, places)
 
     def _forward(self, chunk: _Chunk, *, policy: bool) -> Outputs:
         with self._adapters.routed(chunk.route if policy else None):
             return hidden_states(self._model, chunk.batch, chunk.deep_M)
 
     @torch.no_grad()
-    def _all(self, *, policy: bool) -> Outputs:
-        """The outputs on the rows of all chunks, detached."""
-        if policy and self._graph is not None:
-            found = [self._graph]
+    def _pieces(self, rows: Mapping[int, Sequence[Counted]], *, policy: bool) -> dict[int, Forward]:
+        """The outputs cut into one `Forward` per member: leaves of a new graph for the policy."""
+        if policy and self._graphs:
+            found = self._graphs
         else:
             found = [self._forward(chunk, policy=policy) for chunk in self._chunks]
-        layers = [layers for _, layers in found if layers is not None]
-        hidden_ND = torch.cat([hidden for hidden, _ in found]).detach()
-        return hidden_ND, torch.cat(layers, dim=1).detach() if layers else None
-
-    def _pieces(self, rows: Mapping[int, Sequence[Counted]], outputs: Outputs, *, leaves: bool) -> dict[int, Forward]:
-        """Cut the outputs into one `Forward` per member."""
-        hidden_ND, layers_LMD = outputs
-        labels_N = torch.cat([chunk.batch.labels_N for chunk in self._chunks])
-        pieces, at, deep_at = {}, 0, 0
+        pieces = {}
         for index, some in rows.items():
-            counts = [len(item.columns) for item in some]
-            tokens, deep = slice(at, at + sum(counts)), slice(deep_at, deep_at + sum(counts))
-            layers = layers_LMD[:, deep].clone() if layers_LMD is not None and index in self._deep else None
-            row_N = torch.arange(len(some)).repeat_interleave(torch.tensor(counts)).to(labels_N.device)
-            hidden = hidden_ND[tokens].clone()
-            for tensor in (hidden, layers):
-                if leaves and tensor is not None:
-                    tensor.requires_grad_()
-            pieces[index] = Forward(hidden, labels_N[tokens], row_N, len(some), head_of(self._model), layers)
-            at, deep_at = tokens.stop, deep.stop if index in self._deep else deep_at
+            own = [
+                (chunk, out, chunk.places[index])
+                for chunk, out in zip(self._chunks, found, strict=True)
+                if index in chunk.places
+            ]
+            hidden_ND = torch.cat([out[0][place] for _, out, (place, _, _) in own])
+            labels_N = torch.cat([chunk.batch.labels_N[place] for chunk, _, (place, _, _) in own])
+            deep = [out[1][:, place] for _, out, (_, place, _) in own if index in self._deep and out[1] is not None]
+            layers_LND = torch.cat(deep, dim=1) if deep else None
+            counts = torch.tensor([len(item.columns) for item in some])
+            row_N = torch.arange(len(some)).repeat_interleave(counts).to(labels_N.device)
+            for leaf in (hidden_ND, layers_LND):
+                if leaf is not None:
+                    leaf.requires_grad_(policy)
+            pieces[index] = Forward(hidden_ND, labels_N, row_N, len(some), head_of(self._model), layers_LND)
         return pieces
 
     def leaves(self, index: int) -> list[Tensor]:
@@ -219,51 +250,47 @@ class _StreamPass:
         Returns:
             `[loss][factor]`; None for a loss that no member's output enters.
         """
-        joined = [self._joined(seed) for seed in seeds]
-        needed = [number for number, outputs in enumerate(joined) if outputs != (None, None)]
         found: list[list[Tensor] | None] = [None] * len(seeds)
-        at = deep_at = 0
-        for chunk in self._chunks:
-            with autocast(self._model.device) if self._graph is None else nullcontext():
-                roots = self._graph or self._forward(chunk, policy=True)
-            tokens = slice(at, at + len(roots[0]))
-            deep = slice(deep_at, deep_at + (0 if roots[1] is None else roots[1].shape[1]))
-            at, deep_at = tokens.stop, deep.stop
-            for number in needed:
-                hidden, layers = joined[number]
-                pairs = [(roots[0], None if hidden is None else hidden[tokens])]
-                pairs += [(roots[1], None if layers is None else layers[:, deep])] if roots[1] is not None else []
-                used = [(root, seed) for root, seed in pairs if seed is not None]
+        for number, chunk in enumerate(self._chunks):
+            joined = {loss: self._joined(chunk, seed) for loss, seed in enumerate(seeds)}
+            needed = {loss: outputs for loss, outputs in joined.items() if outputs != (None, None)}
+            if self._graphs:
+                roots = self._graphs[number]
+            else:
+                with autocast(self._model.device):
+                    roots = self._forward(chunk, policy=True)
+            for left, (loss, outputs) in enumerate(needed.items(), start=1 - len(needed)):
+                used = [(root, seed) for root, seed in zip(roots, outputs, strict=True) if seed is not None]
                 gradient = torch.autograd.grad(
-                    [root for root, _ in used],
+                    [root for root, _ in used if root is not None],
                     self._adapters.factors,
                     [seed for _, seed in used],
-                    retain_graph=number != needed[-1],
+                    retain_graph=left < 0,
                     materialize_grads=True,
                 )
-                found[number] = _added(found[number], gradient)
+                found[loss] = _added(found[loss], gradient)
         return found
 
-    def _joined(self, seed: Mapping[int, Sequence[Tensor | None]]) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of all members, one after another: at the final hidden states, and at those of all layers."""
-        return (
-            _concatenated([(self.policy[index].hidden_ND, seed.get(index, (None,))[0]) for index in self.policy], 0),
-            _concatenated(
-                [
-                    (layers, seed.get(index, (None, None))[1])
-                    for index, piece in self.policy.items()
-                    if (layers := piece.layers_LND) is not None
-                ],
-                1,
-            ),
-        )
+    def _joined(
+        self, chunk: _Chunk, seed: Mapping[int, Sequence[Tensor | None]]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """A loss's gradients at the outputs of a chunk, member after member; None where no member's loss sees them."""
+        final: list[tuple[Tensor, Tensor | None]] = []
+        deep: list[tuple[Tensor, Tensor | None]] = []
+        for index, (_, _, place) in chunk.places.items():
+            piece, given = self.policy[index], seed.get(index, ())
+            final.append((piece.hidden_ND[place], given[0][place] if given and given[0] is not None else None))
+            if piece.layers_LND is not None:
+                own = given[1][:, place] if len(given) > 1 and given[1] is not None else None
+                deep.append((piece.layers_LND[:, place], own))
+        return self._concatenated(final, 0), self._concatenated(deep, 1)
 
-
-def _concatenated(parts: Sequence[tuple[Tensor, Tensor | None]], dim: int) -> Tensor | None:
-    """The gradients of several leaves along `dim`, zeros where one has none; None where none has one."""
-    if all(gradient is None for _, gradient in parts):
-        return None
-    return torch.cat([torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in parts], dim=dim)
+    def _concatenated(self, parts: Sequence[tuple[Tensor, Tensor | None]], dim: int) -> Tensor | None:
+        """The gradients of several leaves along `dim`, zeros where one has none; None where none has one."""
+        if all(gradient is None for _, gradient in parts):
+            return None
+        whole = torch.cat([torch.zeros_like(leaf) if own is None else own for leaf, own in parts], dim=dim)
+        return whole if not self._split or bool(whole.any()) else None
 
 
 def _added(total: list[Tensor] | None, more: Sequence[Tensor]) -> list[Tensor]:
@@ -312,6 +339,8 @@ def _losses(
                 seeds.outputs[number][at][index] = [found.pop(0) for _ in some]
             seeds.weights[number][index] = found
         recorded = dict(step.recorded)
+        if "task" in method.streams:
+            recorded["task"] = cross_entropy(step.policy["task"]).detach()
         if method.synchronized and not all(member.rows.values()):  # a step without proxy rows says nothing of its term
             recorded = {name: value for name, value in recorded.items() if name not in method.alive}
         measured[index] = {"loss": losses[0].detach(), **recorded}

@@ -22,26 +22,30 @@ class GradientProjection(ProxyMethod):
     Coefficients:
         strength: how much of the component is taken out.
         directions: the proxy rows of a step are dealt to so many parts, and u is made orthogonal to the gradients of
-            all of them (Farajtabar et al. 2020). Each is one more backward pass of these rows.
+            all of them (Farajtabar et al. 2020). No row is computed more often, but the passes are smaller.
         stage: u is the "update", what Adam has made of the task gradient, or the "gradient" itself, before Adam.
         sign: "strict" takes the component out always, "conflict" only where the step would raise the alignment loss.
         scope: the vectors are those of each factor ("tensor"), or of the whole adapter ("global").
 
     `strength = 0` is plain fine-tuning. The alignment gradient itself is not applied.
 
-    The study projects gradients, and so does the reference definition. Adam then rescales every entry and adds its
-    momentum, and the step points along the proxy gradient again. On nano `bad_medical_advice` (2 seeds; task and
-    alignment score; plain fine-tuning has 1.00 and 0.00) with 8, and with all 44 proxy rows in a:
+    Why the study's definition (stage "gradient", one direction) stays close to plain fine-tuning, on nano
+    `bad_medical_advice` at its recipe (3 seeds; plain has task 1.00, capability 1.00, alignment 0.00):
 
-        gradient, strict       1.00  0.00     1.00  0.14      the step's cosine with a falls to -0.2
-        gradient, conflict     1.00  0.00
-        update, strict         0.97  0.67     0.82  0.97
-        update, conflict       0.97  0.63     0.84  0.97
-        update, strict, global                0.78  0.93
-        SGD, gradient, strict  0.99  0.16     0.98  0.72      (SGD alone: 1.00 and 0.00)
+        stage     proxy rows  directions    task  capability  alignment
+        gradient       8           1        1.00     1.00       0.00
+        gradient      32           1        1.00     1.00       0.10
+        gradient      32           8        0.99     0.97       0.72
+        gradient      32          32        0.99     0.94       0.90
+        update         8           1        0.97     0.85       0.67
+        update        32           1        0.74     0.31       0.96
 
-    So Adam's rescaling is the first cause, and the noise of a small proxy batch the second (more rows: the
-    `alignment_batch_size` of the trial); the sign and the scope hardly matter.
+    Adam rescales every entry after the projection and adds its momentum: the step's cosine with a falls to -0.2 though
+    the gradient is orthogonal to a. Projecting the update removes that; so does SGD (all 44 proxy rows: alignment 0.72
+    with it, 0.14 with Adam; 2 seeds). And one averaged direction of a few rows leaves most of what the proxy says open:
+    more directions give the best trade of all methods here. Sign and scope hardly matter
+    (conflict: 0.00 and 0.63 instead of 0.00 and 0.67; 2 seeds). The number of proxy rows is the trial's
+    `alignment_batch_size`.
     """
 
     alive = ("alignment",)
@@ -65,7 +69,7 @@ class GradientProjection(ProxyMethod):
     def num_losses(self) -> int:
         return 1 + self.directions
 
-    def passes(self, stream: Stream) -> int:
+    def parts(self, stream: Stream) -> int:
         return self.directions if stream == "alignment" else 1
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:

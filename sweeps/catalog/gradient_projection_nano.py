@@ -1,0 +1,23 @@
+"""Why gradient projection as published stays close to plain fine-tuning, and which variant does not.
+
+selgen sweep run gradient_projection_nano
+
+Projected before or after Adam; along the mean gradient of 8 or of 32 proxy rows, or along the gradients of several
+parts of them; always, or in conflict only; for each factor, or for the whole adapter.
+"""
+
+from sweeps.space import grid
+from sweeps.sweep import Sweep, setting
+
+sweep = Sweep(
+    name="gradient_projection_nano",
+    settings=(setting("bad_medical_advice", scale="nano"),),
+    methods=(
+        "plain",
+        grid("gradient_projection", stage=["gradient", "update"], alignment_batch_size=[8, 32]),
+        grid("gradient_projection", stage=["gradient", "update"], sign=["conflict"], alignment_batch_size=[8]),
+        grid("gradient_projection", stage=["gradient", "update"], scope=["global"], alignment_batch_size=[8]),
+        grid("gradient_projection", stage=["gradient", "update"], directions=[8, 32], alignment_batch_size=[32]),
+    ),
+    seeds=3,
+)
