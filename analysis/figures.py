@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,16 @@ from analysis.labels import Label, place_labels
 from analysis.scores import Objective, ScoreTable
 from settings.setting import UserError
 
-# Okabe and Ito 2008, "Color Universal Design"; black is plain fine-tuning's, and pale yellow comes last.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
+# Okabe and Ito 2008, "Color Universal Design", with yellow darkened and three more; black is plain fine-tuning's.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800"),
+    *("#7B3FA0", "#8C564B", "#6E6E6E"),
+)
 MARKERS = ("o", "s", "D", "^", "v", "P", "<", ">", "h", "d", "p")
 BASELINE, BASE_COLOUR = "plain", "#000000"
 FORMATS = ("png", "pdf", "svg")
 SIZE, DPI = (7.5, 5.6), 240  # inches; 1800 pixels wide, twice what a README shows
+LEGEND_WIDTH = 30  # characters
 FONT = {"small": 8.0, "normal": 9.0, "title": 10.5}
 
 
@@ -263,9 +268,8 @@ def _legend(points: Sequence[FrontierPoint], styles: Mapping[str, Style], with_b
         if own:
             knobs, style = ", ".join(_knobs(own)), styles[method]
             name = "plain fine-tuning" if method == BASELINE else method
-            handles.append(
-                _handle(f"{name} ({knobs})" if knobs else name, style.marker, style.colour, style.colour, style.size)
-            )
+            text = "\n".join(textwrap.wrap(f"{name} ({knobs})" if knobs else name, LEGEND_WIDTH))
+            handles.append(_handle(text, style.marker, style.colour, style.colour, style.size))
     handles.append(Line2D([], [], color="#777777", linewidth=1.1, linestyle=(0, (4, 2)), label="frontier"))
     handles.append(_handle("not on the frontier", "o", "#FFFFFF", "#777777", 6.5))
     handles.append(_handle("one seed", "o", "#BBBBBB", "#BBBBBB", 3))
@@ -307,10 +311,26 @@ def _caption(table: ScoreTable, points: Sequence[FrontierPoint], cut: bool) -> s
 
 
 def _short_label(point: FrontierPoint, points: Sequence[FrontierPoint]) -> str:
-    """Values of the coefficients that vary, whose names are in the legend, e.g. "0.3" or "10, all"."""
-    knobs = _knobs([other for other in points if other.method == point.method])
-    values = (point.coefficients.get(name, "") for name in knobs)
-    return ", ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values)
+    """The value of the coefficient that varies, whose name is in the legend, e.g. "0.3".
+
+    Where several vary, those that are not what they are in most of the method's points, by name.
+    """
+    others = [other for other in points if other.method == point.method]
+    knobs = _knobs(others)
+    if len(knobs) == 1:
+        return _brief(point.coefficients.get(knobs[0], ""))
+    usual = {name: Counter(str(other.coefficients.get(name)) for other in others).most_common(1)[0] for name in knobs}
+    shown = {
+        name: point.coefficients[name]
+        for name in knobs
+        if name in point.coefficients
+        and not (str(point.coefficients[name]) == usual[name][0] and 2 * usual[name][1] > len(others))
+    }
+    return ", ".join(f"{name}={_brief(value)}" for name, value in shown.items())
+
+
+def _brief(value: float | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _darkened(colour: str) -> str:

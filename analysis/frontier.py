@@ -170,12 +170,12 @@ def rich_table(
         show_edge=False,
     )
     table.add_column("", width=1)
-    table.add_column("configuration")
+    table.add_column("configuration", min_width=20, overflow="fold")
     shown = [objective for objective in objectives if points and objective.name in points[0].scores]
     for objective in shown:
         table.add_column(Text(f"{objective.name} {objective.arrow}"), justify="right", no_wrap=True)
-    for name in ("seeds", "tokens", "seconds"):
-        table.add_column(name, justify="right")
+    for name in ("n", "tokens", "s"):
+        table.add_column(name, justify="right", no_wrap=True)
     rows = [point for point in points if point.on_front or not front_only]
     some_excluded = any(excluded_text(point.excluded) for point in rows)
     if some_excluded:
@@ -186,7 +186,10 @@ def rich_table(
         texts += [_short(point.tokens), _short(point.seconds)]
         texts += [excluded_text(point.excluded)] if some_excluded else []
         table.add_row(*(Text(text) for text in texts), style="" if point.on_front else "dim")
-    notes = ["* on the frontier; [low, high] is the 95 % interval of the mean"]
+    notes = [
+        "* on the frontier; [low, high] is the 95 % interval of the mean of n seeds",
+        "tokens of training and seconds (s) are those of one trial, with all that it is built on",
+    ]
     if any(point.seeds and math.isnan(point.scores[objective.name].low) for point in rows for objective in shown):
         notes.append("[-] one seed: no interval")
     table.caption = Text("\n".join(notes))
@@ -201,7 +204,7 @@ def excluded_text(counts: Mapping[Status, int]) -> str:
 def _cell(estimate: Estimate) -> str:
     if math.isnan(estimate.mean):
         return "no result"
-    ends = "-" if math.isnan(estimate.low) else f"{estimate.low:.3f}, {estimate.high:.3f}"
+    ends = "-" if math.isnan(estimate.low) else f"{estimate.low:.2f}, {estimate.high:.2f}"
     return f"{estimate.mean:.3f} [{ends}]"
 
 

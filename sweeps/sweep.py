@@ -222,7 +222,9 @@ class Sweep:
 
     def label_of(self, trial: TrialConfig) -> str:
         """What tells a trial's configuration from others of its method in this sweep, e.g. "beta=0.3, steps=24"."""
-        varied = {name: value for name, value in self.coefficients_of(trial).items() if name in AXES}
+        usual = replace(self.template(trial.setting), method=trial.method)
+        own, other = self.coefficients_of(trial), self.coefficients_of(usual)
+        varied = {name: value for name, value in own.items() if name in AXES and value != other[name]}
         return ", ".join(filter(None, [trial.method.label, label_of(varied)]))
 
     def title_of(self, trial: TrialConfig) -> str:

@@ -14,9 +14,10 @@ sweep = Sweep(
     settings=(setting("bad_medical_advice", scale="nano"),),
     methods=(
         "plain",
-        grid("gradient_projection", stage=["gradient", "update"], alignment_batch_size=[8, 32]),
-        grid("gradient_projection", stage=["gradient", "update"], sign=["conflict"], alignment_batch_size=[8]),
-        grid("gradient_projection", stage=["gradient", "update"], scope=["global"], alignment_batch_size=[8]),
+        grid("gradient_projection", stage=["gradient", "update"], directions=[1], alignment_batch_size=[8]),
+        grid("gradient_projection", stage=["gradient", "update"], directions=[1], sign=["conflict"]),
+        grid("gradient_projection", stage=["gradient", "update"], directions=[1], scope=["global"]),
+        grid("gradient_projection", stage=["gradient", "update"], directions=[1], alignment_batch_size=[32]),
         grid("gradient_projection", stage=["gradient", "update"], directions=[8, 32], alignment_batch_size=[32]),
     ),
     seeds=3,

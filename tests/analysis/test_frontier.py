@@ -165,7 +165,7 @@ def shown(**options: bool) -> str:
 def test_terminal_table() -> None:
     text = shown()
     assert "task ↑" in text
-    assert "0.800 [0.370, 1.230]" in text
+    assert "0.800 [0.37, 1.23]" in text
     assert "1 invalid" in text
     assert "0.300 [-]" in text
     assert "[-] one seed: no interval" in text

@@ -194,9 +194,9 @@ def test_axes_reach_the_trials_and_their_labels(tmp_path: Path) -> None:
     assert [trial.steps for trial in trials] == [5, 3, 5, 5]
     assert trials[3].optimizer.learning_rate == 0.5
     assert [sweep.title_of(trial) for trial in trials] == [
-        "plain steps=5",
+        "plain",
         "plain steps=3",
-        "plain steps=5",
+        "plain",
         "kl_penalty (reference) beta=1, learning_rate=0.5",
     ]
     assert trials[0].trial_id == trials[2].trial_id, "one trial, however it is asked for"

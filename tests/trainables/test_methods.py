@@ -121,7 +121,9 @@ def test_mixed_is_a_multiple_of_upweighted() -> None:
     def loss(method: Method) -> float:
         fresh = Pack(tiny_base(), tiny_setting(), [tiny_trial(method)], dtype=torch.float64)
         return float(
-            train_step(fresh.base.model, fresh.adapters, fresh.optimizer, {0: MemberStep(method, rows, 2048)}, 0)[0]["loss"]
+            train_step(fresh.base.model, fresh.adapters, fresh.optimizer, {0: MemberStep(method, rows, 2048)}, 0)[0][
+                "loss"
+            ]
         )
 
     factor = tokens["task"] / (tokens["task"] + tokens["alignment"])

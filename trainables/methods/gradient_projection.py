@@ -15,15 +15,16 @@ from trainables.projections import remove
 
 @dataclass(frozen=True, kw_only=True)
 class GradientProjection(ProxyMethod):
-    """The task's step without its component along the gradient of the alignment loss.
+    """The task's step without its components along gradients of the alignment loss.
 
         L = CE(task), stepped along u - strength * <u, a> / ||a||^2 a with a = grad CE(alignment)
 
     Coefficients:
-        strength: how much of the component is taken out.
         directions: the proxy rows of a step are dealt to so many parts, and u is made orthogonal to the gradients of
-            all of them (Farajtabar et al. 2020). No row is computed more often, but the passes are smaller.
-        stage: u is the "update", what Adam has made of the task gradient, or the "gradient" itself, before Adam.
+            all of them (Farajtabar et al. 2020). No row is computed more often, but the passes are smaller. More
+            directions than proxy rows are as many as these; see the trial's `alignment_batch_size`.
+        strength: how much of the component is taken out.
+        stage: u is the task's "gradient", or the "update" that Adam has made of it.
         sign: "strict" takes the component out always, "conflict" only where the step would raise the alignment loss.
         scope: the vectors are those of each factor ("tensor"), or of the whole adapter ("global").
 
@@ -44,8 +45,7 @@ class GradientProjection(ProxyMethod):
     the gradient is orthogonal to a. Projecting the update removes that; so does SGD (all 44 proxy rows: alignment 0.72
     with it, 0.14 with Adam; 2 seeds). And one averaged direction of a few rows leaves most of what the proxy says open:
     more directions give the best trade of all methods here. Sign and scope hardly matter
-    (conflict: 0.00 and 0.63 instead of 0.00 and 0.67; 2 seeds). The number of proxy rows is the trial's
-    `alignment_batch_size`.
+    (conflict: 0.00 and 0.63 instead of 0.00 and 0.67; 2 seeds). `selgen sweep run gradient_projection_nano` repeats it.
     """
 
     alive = ("alignment",)
@@ -57,11 +57,14 @@ class GradientProjection(ProxyMethod):
         ("scope", "tensor"),
     )
     equation = "L = CE(task), stepped along u - strength * <u, a> / ||a||^2 a with a = grad CE(alignment)"
-    source = "Azarbal et al. 2025, Selective Generalization; Yu et al. 2020, arXiv:2001.06782 (conflict only)"
+    source = (
+        "Azarbal et al. 2025, Selective Generalization; Farajtabar et al. 2020, arXiv:1910.07104 (several directions);"
+        " Yu et al. 2020, arXiv:2001.06782 (conflict only)"
+    )
 
-    strength: float = Range(1.0, low=0.3, high=1.0, at_most=1.0, neutral=0.0)
-    stage: Literal["update", "gradient"] = Choice("update", "update", "gradient")
-    directions: int = Range(1, low=1, high=32, log=True, at_least=1, at_most=64, searched=False, integer=True)
+    directions: int = Range(8, low=1, high=32, log=True, at_least=1, at_most=256, integer=True)
+    strength: float = Range(1.0, low=0.3, high=1.0, at_most=1.0, neutral=0.0, searched=False)
+    stage: Literal["gradient", "update"] = Choice("gradient", "gradient", "update")
     sign: Literal["strict", "conflict"] = Choice("strict", "strict", "conflict")
     scope: Literal["tensor", "global"] = Choice("tensor", "tensor", "global")
 
