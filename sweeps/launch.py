@@ -232,6 +232,7 @@ class _Driver:
                 "output": str(self.folder),
                 "threads": max(1, int(self.sweep.cpus_per_pack)),
                 "checkpoint_seconds": CHECKPOINT_SECONDS,
+                "rows_per_forward": self.sweep.rows_per_forward,
             }
             reporter = Reporter(self.progress)
             self.searcher.reason = reporter.reason

@@ -112,6 +112,8 @@ class Sweep:
         pack_size: trials trained side by side; None is the number of seeds.
         options: replace single hyper-parameters of the setting's recipe, e.g. `{"steps": 100, "rank": 4}`.
         cpus_per_pack, gpus_per_pack: what one pack occupies.
+        rows_per_forward: most rows of a pack that go through the model at a time (micro-batches, for memory); None is
+            all. Fewer cost one more forward pass and change no result.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Sweep:
     options: Mapping[str, Any] = field(default_factory=dict)
     cpus_per_pack: float = 1
     gpus_per_pack: float = 0
+    rows_per_forward: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not SAFE_NAME.fullmatch(self.name):
@@ -161,9 +164,11 @@ class Sweep:
             raise UserError(f"sweep {self.name!r}: seeds must be integers of at least 0, got {self.seeds!r}")
 
     def _check_numbers(self) -> None:
-        for name in ("configurations", "round_size", "pack_size"):
+        for name in ("configurations", "round_size", "pack_size", "rows_per_forward"):
             value = getattr(self, name)
-            if not (name == "pack_size" and value is None) and (not _is_integer(value) or value < 1):
+            if not (name in ("pack_size", "rows_per_forward") and value is None) and (
+                not _is_integer(value) or value < 1
+            ):
                 raise UserError(f"sweep {self.name!r}: {name} must be an integer of at least 1, got {value!r}")
         if not _is_integer(self.seed) or self.seed < 0:
             raise UserError(f"sweep {self.name!r}: seed must be an integer of at least 0, got {self.seed!r}")

@@ -40,6 +40,7 @@ class PackTrainable(tune.Trainable):
         output: folder for adapters, observations and checkpoints.
         threads: CPU threads of the actor.
         checkpoint_seconds: time between checkpoints of a running pack.
+        rows_per_forward: see `Pack`; None is all of them.
 
     Results (one per slice): `progress` = trial id -> newest values of its curves, `steps` = [done, total]; the last one
     holds `outcomes` (a list of `Outcome` JSON) or `base` (score -> measurement), or `user_error`, one line about
@@ -74,6 +75,7 @@ class PackTrainable(tune.Trainable):
     def _begin(self, config: Mapping[str, Any]) -> None:
         torch.set_num_threads(int(config["threads"]))
         self._spec, self._folder = config["pack"], Path(config["output"])
+        self._rows_per_forward: int | None = config["rows_per_forward"]
         self._checkpoint_seconds, self._saved_at = float(config["checkpoint_seconds"]), time.monotonic()
 
     def _release(self) -> None:
@@ -109,8 +111,14 @@ class PackTrainable(tune.Trainable):
         stale = [trial for trial in trials if trial.data != setting.fingerprint()]
         if stale:
             raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
-        library, snapshots = Library(self._folder), self._spec["snapshots"]
-        pack = Pack(_base(setting), setting, trials, library=library, snapshots=snapshots)
+        pack = Pack(
+            _base(setting),
+            setting,
+            trials,
+            library=Library(self._folder),
+            snapshots=self._spec["snapshots"],
+            rows_per_forward=self._rows_per_forward,
+        )
         pack.resume(self._checkpoint(pack))
         return pack
 

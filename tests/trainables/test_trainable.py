@@ -37,7 +37,8 @@ def trials(ref: SettingRef, steps: int = 6) -> list[TrialConfig]:
 
 def config(folder: Path, some: list[TrialConfig], **changes: Any) -> dict[str, Any]:
     pack = {"kind": "train", "trials": [trial.to_json() for trial in some], "snapshots": []}
-    return {"pack": pack, "output": str(folder), "threads": 1, "checkpoint_seconds": 1e9} | changes
+    rest = {"output": str(folder), "threads": 1, "checkpoint_seconds": 1e9, "rows_per_forward": None}
+    return {"pack": pack} | rest | changes
 
 
 def run(actor: PackTrainable) -> list[dict[str, Any]]:

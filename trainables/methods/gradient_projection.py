@@ -43,8 +43,8 @@ class GradientProjection(ProxyMethod):
 
     Adam rescales every entry after the projection and adds its momentum: the step's cosine with a falls to -0.2 though
     the gradient is orthogonal to a. Projecting the update removes that; so does SGD (alignment 0.72 instead of 0.14
-    with 44 proxy rows, in a separate run of 2 seeds). And one averaged direction of a few rows leaves most of what the proxy
-    says open: more directions give the best trade. The sign does not matter (conflict: 0.66 instead of 0.69); one
+    with 44 proxy rows, in a separate run of 2 seeds). And one averaged direction of a few rows leaves most of what the
+    proxy says open: more directions give the best trade. The sign does not matter (conflict: 0.66 instead of 0.69); one
     vector for the whole adapter is weaker than one for each factor (global, update, 8 rows: 0.10 instead of 0.69).
     `selgen sweep run gradient_projection_nano` repeats it.
     """
