@@ -170,12 +170,12 @@ def rich_table(
         show_edge=False,
     )
     table.add_column("", width=1)
-    table.add_column("configuration", min_width=20, overflow="fold")
+    table.add_column("configuration", overflow="fold")
     shown = [objective for objective in objectives if points and objective.name in points[0].scores]
     for objective in shown:
         table.add_column(Text(f"{objective.name} {objective.arrow}"), justify="right", no_wrap=True)
     for name in ("n", "tokens", "s"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 3))
     rows = [point for point in points if point.on_front or not front_only]
     some_excluded = any(excluded_text(point.excluded) for point in rows)
     if some_excluded:

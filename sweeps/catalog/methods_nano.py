@@ -1,4 +1,4 @@
-"""Every method on the nano bad-medical-advice setting: equal task rows, steps and schedule, and two controls.
+"""Every method on the nano bad-medical-advice setting: equal rows, steps and schedule, and two controls.
 
 selgen sweep run methods_nano
 
@@ -19,12 +19,13 @@ sweep = Sweep(
         vary("mixed", share=between(0.1, 0.75)),
         vary("upweighted", weight=between(0.2, 10)),
         vary("kl_penalty", beta=between(0.1, 10)),
-        vary("representation", beta=between(0.03, 10)),
-        vary("gradient_projection", alignment_batch_size=32),
+        vary("representation", beta=between(1, 100)),
+        "gradient_projection",
         vary("dpo", weight=between(0.1, 10)),
         vary("orthogonal_lora", lambda1=between(0.001, 1)),
         grid("safe_lora", share=[0.1, 0.25, 0.5, 0.75, 1.0]),
     ),
     configurations=6,
     seeds=3,
+    options={"alignment_batch_size": 32},  # gradient projection needs that many, and all methods get the same
 )
