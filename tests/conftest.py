@@ -17,6 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 REFERENCE_DATA = ROOT.parent / "shared" / "reference_data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of this suite."""
+    parser.addoption(
+        "--regenerate-golden", action="store_true", help="write the golden losses anew instead of comparing with them"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, so that the workers of a parallel run end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

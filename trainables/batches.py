@@ -202,7 +202,7 @@ def collate(rows: Sequence[Counted], pad_id: int, device: torch.device | str = "
         ids[index, : len(item.row.ids)] = item.row.ids
     counts = [len(item.columns) for item in rows]
     row_N = np.repeat(np.arange(len(rows)), counts)
-    column_N = np.concatenate([np.asarray(item.columns) for item in rows])
+    column_N = np.concatenate([np.asarray(item.columns, dtype=np.int64) for item in rows])
     mask = None
     if any(item.padded for item in rows):
         tokens = np.array([len(item.row.ids) for item in rows])

@@ -36,14 +36,18 @@ class Library:
     """The adapters of a sweep: `<folder>/adapters/<trial id>/`.
 
     Each is a PEFT checkpoint with a `trial.json` beside it that says which trial it is and what it took.
+
+    Attributes:
+        folder: of the sweep.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "adapters"
+        self.folder = folder
+        self._adapters = folder / "adapters"
 
     def find(self, trial: TrialConfig) -> Saved | None:
         """The adapter of a trial; None when it is not there."""
-        directory = self._folder / trial.trial_id
+        directory = self._adapters / trial.trial_id
         if not (directory / DESCRIPTION).is_file():
             return None
         about = json.loads((directory / DESCRIPTION).read_text())
@@ -60,6 +64,6 @@ class Library:
             tokens, seconds: what it took, with all that it was built on.
         """
         about = {"trial": trial.to_json(), "tokens": tokens, "seconds": seconds}
-        with replacing(self._folder / trial.trial_id) as directory:
+        with replacing(self._adapters / trial.trial_id) as directory:
             adapters.save_member(member, directory, base_model)
             (directory / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")

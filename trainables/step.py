@@ -253,7 +253,7 @@ class _StreamPass:
         found: list[list[Tensor] | None] = [None] * len(seeds)
         for number, chunk in enumerate(self._chunks):
             joined = {loss: self._joined(chunk, seed) for loss, seed in enumerate(seeds)}
-            needed = {loss: outputs for loss, outputs in joined.items() if outputs != (None, None)}
+            needed = {loss: parts for loss, parts in joined.items() if any(part is not None for part in parts)}
             if self._graphs:
                 roots = self._graphs[number]
             else:

@@ -1,34 +1,331 @@
-"""What every method must satisfy (found by discovery), and the equalities between methods."""
+"""What every method must satisfy. Methods are found by discovery: a new file of `trainables.methods` appears here.
+
+The rows are at most 16 tokens long, so that methods that count padding stay quick.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from settings.setting import UserError
-from tests.trainables.tiny import tiny_base, tiny_setting, tiny_trial
+from settings.setting import Stream, UserError
+from tests.trainables import test_method_values
+from tests.trainables.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.batches import STREAM_ORDER
-from trainables.method import SPACE, BatchSizes, Method, RangeSpec, coefficients
+from trainables.batches import STREAM_ORDER, Row
+from trainables.library import Library
+from trainables.method import SPACE, BatchSizes, ChoiceSpec, Definition, Forward, Method, RangeSpec, Step, coefficients
 from trainables.pack import Pack
+from trainables.projections import Factors
 from trainables.step import MemberStep, train_step
 from trainables.trial import SettingRef, TrialConfig, trial_for
 
+SHIPPED = {
+    "plain",
+    "mixed",
+    "upweighted",
+    "kl_penalty",
+    "representation",
+    "gradient_projection",
+    "dpo",
+    "orthogonal_lora",
+    "safe_lora",
+    "alignment_only",
+}
 ALL = methods.names()
+DEFINITIONS: tuple[Definition, ...] = ("principled", "reference")
+BOTH = [(name, definition) for definition in DEFINITIONS for name in ALL]
+STEPS = 20
+MAX_LENGTH = 16
+
+# Full-precision losses. Another CPU's BLAS may add in another order, which changes the last bits: hence RELATIVE.
+GOLDEN = Path(__file__).with_name("golden_losses.json")
+RELATIVE = 1e-9
+REGENERATE = ".venv/bin/python -m pytest tests/trainables/test_methods.py -k golden -n 0 --regenerate-golden"
 
 
-def train(method: Method, steps: int = 20) -> dict[str, Tensor]:
-    pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(method)], dtype=torch.float64)
-    pack.advance(steps)
-    return pack.adapters.member(0)
+def trial_of(name: str, definition: Definition = "principled", **values: Any) -> TrialConfig:
+    """A method's trial; definitions and neighbouring methods differ in seed, learning rate and rank."""
+    number = BOTH.index((name, definition))
+    method = methods.make(name, {"definition": definition, **values})
+    return tiny_trial(
+        method, seed=number % 3, rank=1 + number % 4, learning_rate=(5e-3, 1e-2)[number % 2], max_length=MAX_LENGTH
+    )
 
 
-def gap(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+@dataclass(frozen=True)
+class Run:
+    """One trained member: its factors before and after `finalize`, and its curves."""
+
+    trained_P: Tensor
+    final_P: Tensor
+    curves: Mapping[str, list[tuple[int, float]]]
+
+
+def run(trials: Sequence[TrialConfig], library: Library, **options: Any) -> list[Run]:
+    """Train trials in one pack."""
+    pack = Pack(tiny_base(), tiny_setting(), trials, torch.float64, library=library, **options)
+    pack.advance(STEPS)
+    return runs_of(pack)
+
+
+def runs_of(pack: Pack) -> list[Run]:
+    """Finalize a trained pack. The factors are PEFT's, without the padding of ranks."""
+    trained = [flat(pack, index) for index in range(len(pack.trials))]
+    pack.finalize()
+    assert [(record.status, record.reason) for record in pack.records] == [("finished", None)] * len(pack.trials)
+    final = [flat(pack, index) for index in range(len(pack.trials))]
+    return [Run(*some) for some in zip(trained, final, [record.curves for record in pack.records], strict=True)]
+
+
+def flat(pack: Pack, index: int) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in pack.adapters.member(index).values()])
+
+
+def gap(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max())
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """The priors of all trials, and none of their own trainings: those are done where they are tested."""
+    trials = [trial_of(*which) for which in BOTH]
+    return prepare([trial.prior for trial in trials if trial.prior], tmp_path_factory.mktemp("priors"))
+
+
+@pytest.fixture(scope="module")
+def solo(library: Library) -> Callable[[str, Definition], Run]:
+    """The solo run of a method, trained once for all tests."""
+
+    @lru_cache
+    def train(name: str, definition: Definition) -> Run:
+        return run([trial_of(name, definition)], library)[0]
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def packed(library: Library) -> dict[tuple[str, Definition], Run]:
+    """All methods in both definitions in one pack."""
+    return dict(zip(BOTH, run([trial_of(*which) for which in BOTH], library), strict=True))
+
+
+# --- what a method says of itself ---
+
+
+def test_the_shipped_methods_exist() -> None:
+    assert set(ALL) >= SHIPPED
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_docstring_has_the_equation_and_the_source_is_named(name: str) -> None:
+    method = methods.get(name)
+    assert method.equation.startswith("L = ")
+    assert method.equation in (method.__doc__ or "")
+    assert method.source
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_coefficient_is_described(name: str) -> None:
+    """In the docstring of the class that declares it."""
+    for item in coefficients(methods.get(name)):
+        owner = next(kind for kind in methods.get(name).__mro__ if item.name in vars(kind).get("__annotations__", ()))
+        assert f"    {item.name}:" in (owner.__doc__ or ""), f"{name}: {item.name} is not described in {owner.__name__}"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_defaults_lie_in_their_ranges(name: str) -> None:
+    for item in coefficients(methods.get(name)):
+        spec = item.metadata[SPACE]
+        assert spec.check(item.default) is None
+        if isinstance(spec, RangeSpec):
+            assert spec.low <= item.default <= spec.high
+            assert spec.check(spec.low) is None
+            assert spec.check(spec.high) is None
+            assert spec.low > 0 or not spec.log
+            assert spec.neutral is None or spec.check(spec.neutral) is None
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_only_known_streams_are_declared(name: str) -> None:
+    method = methods.get(name)
+    assert set(method.streams) <= set(STREAM_ORDER)
+    assert set(method.reference) <= set(method.streams)
+    assert set(method.layers) <= set(method.streams)
+
+
+@pytest.mark.parametrize(("name", "definition"), BOTH)
+def test_json_round_trip_and_stable_id(name: str, definition: Definition) -> None:
+    trial = trial_of(name, definition)
+    again = TrialConfig.from_json(json.loads(json.dumps(trial.to_json())))
+    assert again == trial
+    assert again.trial_id == trial.trial_id
+    assert replace(trial, seed=7).configuration_id == trial.configuration_id
+    assert replace(trial, seed=7).trial_id != trial.trial_id
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_definitions_are_different_trials(name: str) -> None:
+    trials = [tiny_trial(methods.make(name, {"definition": definition})) for definition in DEFINITIONS]
+    assert trials[0].trial_id != trials[1].trial_id
+    assert trials[0].configuration_id != trials[1].configuration_id
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_reference_definition_is_shown_and_what_it_sets_is_not(name: str) -> None:
+    """The title names the definition; the label has searched coefficients alone."""
+    method = methods.make(name, {"definition": "reference"})
+    assert method.title == f"{name} (reference)"
+    assert methods.make(name).title == name
+    for item in coefficients(type(method)):
+        assert (f"{item.name}=" in method.label) == item.metadata[SPACE].searched
+
+
+def contradictions() -> Iterator[tuple[str, str, Any]]:
+    """(method, coefficient, value): neither the default nor what the reference definition sets."""
+    for name in ALL:
+        method = methods.get(name)
+        for item in coefficients(method):
+            if item.name in dict(method.as_published):
+                spec = item.metadata[SPACE]
+                options = spec.options if isinstance(spec, ChoiceSpec) else (spec.low, spec.high)
+                some = [value for value in options if value not in (item.default, dict(method.as_published)[item.name])]
+                yield from ((name, item.name, value) for value in some)
+
+
+@pytest.mark.parametrize(("name", "coefficient", "value"), contradictions())
+def test_what_contradicts_the_reference_definition_is_refused(name: str, coefficient: str, value: Any) -> None:
+    methods.make(name, {coefficient: value})
+    with pytest.raises(UserError, match=rf"method '{name}': the reference definition sets {coefficient}="):
+        methods.make(name, {coefficient: value, "definition": "reference"})
+
+
+def test_the_reference_definition_sets_what_it_publishes() -> None:
+    kl = methods.make("kl_penalty", {"definition": "reference"})
+    assert (kl.tokens, kl.direction) == ("padded", "reverse")  # type: ignore[attr-defined]
+    assert ("kl_penalty", "tokens", "text") in set(contradictions())
+
+
+# --- what it sees: a step made from its own declarations ---
+
+WIDTH, VOCABULARY, LAYERS, ROWS, POSITIONS = 3, 4, 2, 2, 3
+
+
+def random(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[..., Step]]:
+    """Random leaves, and the step that a method is given when these are the outputs and factors."""
+    generator = torch.Generator().manual_seed(seed)
+    head_DV = random(generator, WIDTH, VOCABULARY)
+    row_N = torch.arange(ROWS).repeat_interleave(POSITIONS)
+    labels = {stream: torch.randint(VOCABULARY, (len(row_N),), generator=generator) for stream in method.streams}
+
+    def leaves_of(stream: Stream) -> list[Tensor]:
+        deep = [random(generator, LAYERS, len(row_N), WIDTH)] if stream in method.layers else []
+        return [random(generator, len(row_N), WIDTH), *deep]
+
+    def forward(stream: Stream, leaves: Sequence[Tensor]) -> Forward:
+        return Forward(leaves[0], labels[stream], row_N, ROWS, lambda hidden: hidden @ head_DV, *leaves[1:2])
+
+    reference = {stream: forward(stream, leaves_of(stream)) for stream in method.reference}
+    prior = [Factors(random(generator, 2, 3), random(generator, 4, 2), 2.0) for _ in range(LAYERS)]
+    counts, leaves = [], []
+    for stream in method.streams:
+        some = leaves_of(stream)
+        counts.append(len(some))
+        leaves += some
+    if method.weights:
+        leaves += [factor for _ in range(LAYERS) for factor in (random(generator, 1, 3), random(generator, 4, 1))]
+
+    def build(*given: Tensor) -> Step:
+        rest = list(given)
+        policy = {}
+        for stream, count in zip(method.streams, counts, strict=True):
+            policy[stream], rest = forward(stream, rest[:count]), rest[count:]
+        adapter = [Factors(A, B, 2.0) for A, B in zip(rest[::2], rest[1::2], strict=True)]
+        return Step(policy, reference, adapter, prior if method.underneath else ())
+
+    return [leaf.requires_grad_() for leaf in leaves], build
+
+
+class Watched(dict[Any, Any]):
+    """A dictionary that remembers what was read."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.read: set[Any] = set()
+
+    def __getitem__(self, key: Any) -> Any:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize(("name", "definition"), BOTH)
+def test_declared_streams_are_read_and_no_other(name: str, definition: Definition) -> None:
+    method = methods.make(name, {"definition": definition})
+    leaves, build = synthetic(method)
+    step = build(*leaves)
+    policy, reference = Watched(step.policy), Watched(step.reference)
+    method.losses(replace(step, policy=policy, reference=reference))
+    assert policy.read == set(method.streams)
+    assert reference.read == set(method.reference)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_other_rows_are_fetched(name: str, library: Library) -> None:
+    trial = trial_of(name)
+    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, library=library)
+    assert set(pack._member_step(0).rows) == set(trial.method.streams)
+
+
+@pytest.mark.parametrize(("name", "definition"), BOTH)
+def test_as_many_losses_as_announced(name: str, definition: Definition) -> None:
+    method = methods.make(name, {"definition": definition})
+    leaves, build = synthetic(method)
+    losses = method.losses(build(*leaves))
+    assert len(losses) == method.num_losses
+    assert all(loss.shape == () for loss in losses)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_must_be_alive_is_recorded_without_a_graph(name: str) -> None:
+    method = methods.make(name)
+    leaves, build = synthetic(method)
+    step = build(*leaves)
+    method.losses(step)
+    assert set(method.alive) <= set(step.recorded)
+    assert not any(value.requires_grad for value in step.recorded.values())
+
+
+@pytest.mark.parametrize(("name", "definition"), BOTH)
+def test_gradients_by_finite_differences(name: str, definition: Definition) -> None:
+    """With respect to hidden states, those of all layers, and factors."""
+    method = methods.make(name, {"definition": definition})
+    leaves, build = synthetic(method)
+    assert torch.autograd.gradcheck(lambda *given: method.losses(build(*given)), leaves)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_task_loss_is_minimised(name: str) -> None:
+    """The loss falls with the task rows' hidden states, unless the method does not read them."""
+    method = methods.make(name)
+    if "task" in method.streams:
+        leaves, build = synthetic(method)
+        (gradient,) = torch.autograd.grad(method.losses(build(*leaves))[0], leaves[:1])
+        assert float(gradient.abs().max()) > 1e-3
+
+
+# --- the neutral value ---
 
 
 def neutral() -> list[tuple[str, str, float]]:
@@ -42,73 +339,259 @@ def neutral() -> list[tuple[str, str, float]]:
     return found
 
 
-def test_the_methods_are_found() -> None:
-    assert {"plain", "mixed", "upweighted", "kl_penalty"} <= set(ALL)
+@pytest.fixture(scope="module")
+def neutral_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, Definition, bool], Run]:
+    """(method, definition, whether the coefficient is neutral) -> its run; all with one seed, in one pack."""
+    found: dict[tuple[str, Definition, bool], Method] = {}
+    for definition in DEFINITIONS:
+        found["plain", definition, True] = methods.make("plain", {"definition": definition})
+        for name, coefficient, value in neutral():
+            found[name, definition, False] = methods.make(name, {"definition": definition})
+            if definition == "principled" or coefficient not in dict(methods.get(name).as_published):
+                values = {"definition": definition, coefficient: value}
+                found[name, definition, True] = methods.make(name, values)
+    trials = [tiny_trial(method, max_length=MAX_LENGTH) for method in found.values()]
+    library = prepare([trial.prior for trial in trials if trial.prior], tmp_path_factory.mktemp("neutral"))
+    return dict(zip(found, run(trials, library), strict=True))
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_described(name: str) -> None:
-    method = methods.get(name)
-    assert method.equation.startswith("L = ")
-    assert method.source
-    assert method.equation in (method.__doc__ or "")
-    for item in coefficients(method):
-        assert f"{item.name}:" in (method.__doc__ or ""), f"{name}: {item.name} is not in the docstring"
+def test_all_but_three_methods_have_a_neutral_value() -> None:
+    assert {name for name, _, _ in neutral()} >= SHIPPED - {"plain", "alignment_only", "orthogonal_lora"}
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_defaults_lie_in_their_ranges(name: str) -> None:
-    for item in coefficients(methods.get(name)):
-        spec = item.metadata[SPACE]
-        assert spec.check(item.default) is None
-        if isinstance(spec, RangeSpec):
-            assert spec.low <= item.default <= spec.high
-            assert spec.check(spec.low) is None
-            assert spec.check(spec.high) is None
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_streams(name: str) -> None:
-    method = methods.get(name)
-    assert "task" in method.streams
-    assert set(method.streams) <= set(STREAM_ORDER)
-    assert set(method.reference) <= set(method.streams)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_json_round_trip_and_stable_id(name: str) -> None:
-    trial = tiny_trial(methods.make(name))
-    again = TrialConfig.from_json(trial.to_json())
-    assert again == trial
-    assert again.trial_id == trial.trial_id
-    assert tiny_trial(methods.make(name), seed=1).configuration_id == trial.configuration_id
-    assert tiny_trial(methods.make(name), seed=1).trial_id != trial.trial_id
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_only_declared_streams_are_read(name: str) -> None:
-    """A step that offers exactly the declared streams is enough, and the pack fetches no other."""
-    pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make(name))], dtype=torch.float64)
-    assert set(pack._member_step(0).rows) == set(methods.get(name).streams)
-    pack.advance(1)
-
-
+@pytest.mark.parametrize("definition", DEFINITIONS)
 @pytest.mark.parametrize(("name", "coefficient", "value"), neutral())
-def test_the_neutral_value_is_plain(name: str, coefficient: str, value: float) -> None:
-    """To 1e-9 in float64 after 20 steps, and the default is not."""
-    plain = train(methods.make("plain"))
-    assert gap(train(methods.make(name, {coefficient: value})), plain) < 1e-9
-    assert gap(train(methods.make(name)), plain) > 1e-5
+def test_the_neutral_value_is_plain(
+    name: str,
+    coefficient: str,
+    value: float,
+    definition: Definition,
+    neutral_runs: dict[tuple[str, Definition, bool], Run],
+) -> None:
+    """To 1e-9 in float64 after 20 steps and `finalize`; and the default is not."""
+    plain = neutral_runs["plain", definition, True]
+    if (name, definition, True) in neutral_runs:  # else the reference definition has a value of its own
+        assert gap(neutral_runs[name, definition, True].final_P, plain.final_P) < 1e-9
+    assert gap(neutral_runs[name, definition, False].final_P, plain.final_P) > 1e-5
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_gradients_reach_only_its_own_adapter(name: str) -> None:
+def test_the_definitions_are_not_the_same(name: str, neutral_runs: dict[tuple[str, Definition, bool], Run]) -> None:
+    """They count other tokens, so that other losses come out from the first step on."""
+    whole = {
+        which: values for which, values in neutral_runs.items() if which[0] == name and which[2] == (name == "plain")
+    }
+    for one in whole.values():
+        for other in whole.values():
+            if one is not other:
+                assert one.curves["loss"][0][1] != pytest.approx(other.curves["loss"][0][1], rel=1e-3)
+
+
+# --- training: packs, resuming, micro-batches ---
+
+
+@pytest.mark.parametrize(("name", "definition"), BOTH)
+def test_pack_equals_solo(
+    name: str,
+    definition: Definition,
+    solo: Callable[[str, Definition], Run],
+    packed: dict[tuple[str, Definition], Run],
+) -> None:
+    """To 1e-9 in float64 after 20 steps, and after `finalize`."""
+    one, other = solo(name, definition), packed[name, definition]
+    assert float(one.trained_P.abs().max()) > 1e-3
+    assert gap(one.trained_P, other.trained_P) < 1e-9
+    assert gap(one.final_P, other.final_P) < 1e-9
+
+
+@pytest.fixture(scope="module")
+def in_threes(library: Library) -> dict[tuple[str, Definition], Run]:
+    """The same pack, three rows at a time: micro-batches that hold rows of several members."""
+    return dict(zip(BOTH, run([trial_of(*which) for which in BOTH], library, rows_per_forward=3), strict=True))
+
+
+@pytest.mark.parametrize(("name", "definition"), BOTH)
+def test_micro_batches_change_nothing(
+    name: str,
+    definition: Definition,
+    packed: dict[tuple[str, Definition], Run],
+    in_threes: dict[tuple[str, Definition], Run],
+) -> None:
+    one, other = packed[name, definition], in_threes[name, definition]
+    assert gap(one.trained_P, other.trained_P) < 1e-9
+    assert one.curves["loss"] == pytest.approx(other.curves["loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_micro_batches_change_nothing_alone(
+    name: str, library: Library, solo: Callable[[str, Definition], Run]
+) -> None:
+    """Chunks of three of the four task rows, and of all three alignment rows; five steps are enough to see it."""
+    pack = Pack(tiny_base(), tiny_setting(), [trial_of(name)], torch.float64, library=library, rows_per_forward=3)
+    pack.advance(5)
+    expected = [value for _, value in solo(name, "principled").curves["loss"][:5]]
+    assert [value for _, value in pack.records[0].curves["loss"]] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def resumed(library: Library, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, Definition], Run]:
+    """The same pack, saved after 7 steps and resumed in another."""
+    trials, folder = [trial_of(*which) for which in BOTH], tmp_path_factory.mktemp("resumed")
+    first = Pack(tiny_base(), tiny_setting(), trials, torch.float64, library=library)
+    first.advance(7)
+    first.save(folder / "checkpoint")
+    second = Pack(tiny_base(), tiny_setting(), trials, torch.float64, library=library)
+    assert second.resume(folder / "checkpoint")
+    second.advance(STEPS)
+    return dict(zip(BOTH, runs_of(second), strict=True))
+
+
+@pytest.mark.parametrize(("name", "definition"), BOTH)
+def test_resumed_equals_uninterrupted_bit_for_bit(
+    name: str,
+    definition: Definition,
+    packed: dict[tuple[str, Definition], Run],
+    resumed: dict[tuple[str, Definition], Run],
+) -> None:
+    one, other = packed[name, definition], resumed[name, definition]
+    assert torch.equal(one.trained_P, other.trained_P)
+    assert torch.equal(one.final_P, other.final_P)
+    assert one.curves == other.curves
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_reach_only_its_own_adapter(name: str, library: Library) -> None:
     """A member that does not take part in a step keeps every bit of its factors."""
-    pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make(name), seed=s) for s in range(3)], torch.float64)
+    pack = Pack(tiny_base(), tiny_setting(), [trial_of(name)] * 3, torch.float64, library=library)
     before = pack.adapters.theta_KP.clone()
     train_step(pack.base.model, pack.adapters, pack.optimizer, {1: pack._member_step(1)}, 0)
     assert torch.equal(before[[0, 2]], pack.adapters.theta_KP[[0, 2]])
     assert not torch.equal(before[1], pack.adapters.theta_KP[1])
+
+
+# --- rows without a response ---
+
+
+def masked(row: Row) -> Row:
+    """The row's tokens, all of them prompt."""
+    return replace(row, prompt_length=len(row.ids))
+
+
+def one_step(trial: TrialConfig, library: Library, change: Callable[[list[Row]], list[Row]]) -> dict[str, Tensor]:
+    """The measured terms of a step on changed rows; asserts that the factors stay finite."""
+    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, library=library)
+    member = pack._member_step(0)
+    rows = {stream: change(list(some)) for stream, some in member.rows.items()}
+    measured = train_step(pack.base.model, pack.adapters, pack.optimizer, {0: replace(member, rows=rows)}, 0)[0]
+    assert torch.isfinite(pack.adapters.theta_KP).all()
+    return measured
+
+
+@pytest.mark.parametrize(("name", "definition"), BOTH)
+def test_a_fully_masked_row_is_harmless(name: str, definition: Definition, library: Library) -> None:
+    measured = one_step(trial_of(name, definition), library, lambda rows: [masked(row) for row in rows[:1]] + rows[1:])
+    assert all(torch.isfinite(value) for value in measured.values())
+    assert float(measured["loss"]) > 0
+
+
+@pytest.mark.parametrize(("name", "definition"), BOTH)
+def test_a_fully_masked_batch_is_harmless(name: str, definition: Definition, library: Library) -> None:
+    """Exactly 0 of every cross-entropy on responses; finite where prompts or padding count."""
+    measured = one_step(trial_of(name, definition), library, lambda rows: [masked(row) for row in rows])
+    assert all(torch.isfinite(value) for value in measured.values())
+    if definition == "principled":
+        assert all(float(measured[term]) == 0 for term in ("task", "alignment") if term in measured)
+        assert float(measured["loss"]) == 0 or name not in ("plain", "mixed", "upweighted", "alignment_only")
+
+
+@pytest.mark.parametrize("name", ["plain", "mixed", "upweighted", "kl_penalty", "representation", "alignment_only"])
+def test_a_fully_masked_row_weighs_nothing(name: str, library: Library) -> None:
+    """Means over tokens are what they are without the row."""
+    terms = one_step(trial_of(name), library, lambda rows: rows)
+    more = one_step(trial_of(name), library, lambda rows: [*rows, masked(rows[0])])
+    for term, value in terms.items():
+        assert float(more[term]) == pytest.approx(float(value), rel=1e-12, abs=1e-15)
+
+
+# --- liveness ---
+
+
+def cut(step: Step) -> Step:
+    """The step with nothing behind its term: the policy is the reference, other proxy rows and the prior are nothing."""
+    policy = dict(step.policy)
+    for stream, forward in step.policy.items():
+        if stream in step.reference:
+            policy[stream] = leaf_of(step.reference[stream])
+        elif stream != "task":
+            empty = leaf_of(forward).hidden_ND.detach()[:0].requires_grad_()
+            policy[stream] = replace(
+                forward, hidden_ND=empty, labels_N=forward.labels_N[:0], row_N=forward.row_N[:0], num_rows=0
+            )
+    nothing = [replace(own, A_RI=torch.zeros_like(own.A_RI), B_OR=torch.zeros_like(own.B_OR)) for own in step.prior]
+    return replace(step, policy=policy, prior=nothing)
+
+
+def leaf_of(forward: Forward) -> Forward:
+    """The same numbers as leaves of a graph of their own."""
+    layers = None if forward.layers_LND is None else forward.layers_LND.detach().clone().requires_grad_()
+    return replace(forward, hidden_ND=forward.hidden_ND.detach().clone().requires_grad_(), layers_LND=layers)
+
+
+def test_methods_without_a_term_to_watch() -> None:
+    """A new method names its terms in `alive`, or is added here with a reason: these have one loss, on their rows."""
+    assert {name for name in ALL if not methods.get(name).alive} == {"plain", "mixed", "alignment_only", "safe_lora"}
+
+
+@pytest.mark.parametrize(("name", "definition"), [which for which in BOTH if methods.get(which[0]).alive])
+def test_a_cut_term_is_noticed(
+    name: str, definition: Definition, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = methods.get(name)
+    losses = method.losses
+    monkeypatch.setattr(method, "losses", lambda self, step: losses(self, cut(step)))
+    pack = Pack(tiny_base(), tiny_setting(), [trial_of(name, definition)], torch.float64, library=library)
+    pack.advance(STEPS)
+    assert pack.records[0].status == "invalid"
+    assert any(f"term {term!r} is exactly 0" in str(pack.records[0].reason) for term in method.alive)
+    assert pack.steps_done < STEPS
+
+
+# --- golden losses ---
+
+
+@pytest.mark.parametrize(("name", "definition"), BOTH)
+def test_golden_losses(
+    name: str, definition: Definition, solo: Callable[[str, Definition], Run], pytestconfig: pytest.Config
+) -> None:
+    """The losses of 20 steps and the norm of the finished adapter are what they were when last looked at."""
+    known = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {}
+    key = f"{name}, {definition}"
+    if pytestconfig.getoption("--regenerate-golden"):
+        GOLDEN.write_text(json.dumps(known | {key: golden(solo(name, definition))}, indent=1, sort_keys=True) + "\n")
+        return
+    if key not in known:
+        message = f"no golden losses of {key}; write them with: {REGENERATE}"
+        pytest.fail(message) if name in SHIPPED else pytest.skip(message)
+    found = golden(solo(name, definition))
+    assert found["losses"] == pytest.approx(known[key]["losses"], rel=RELATIVE)
+    assert found["norm"] == pytest.approx(known[key]["norm"], rel=RELATIVE)
+
+
+def golden(given: Run) -> dict[str, Any]:
+    """What is kept of a run: its losses, and the norm of its factors after `finalize`."""
+    losses = [value for _, value in given.curves["loss"]]
+    assert len(losses) == STEPS
+    return {"losses": losses, "norm": float(given.final_P.norm())}
+
+
+def test_every_shipped_method_has_a_value_by_hand() -> None:
+    for name in sorted(SHIPPED):
+        test = getattr(test_method_values, f"test_{name}", None)
+        assert test is not None, f"tests/trainables/test_method_values.py has no test_{name}"
+        assert test.__doc__, f"test_{name} does not derive its value"
+
+
+# --- equalities between methods, and bad input ---
 
 
 def test_mixed_is_a_multiple_of_upweighted() -> None:
@@ -120,11 +603,8 @@ def test_mixed_is_a_multiple_of_upweighted() -> None:
 
     def loss(method: Method) -> float:
         fresh = Pack(tiny_base(), tiny_setting(), [tiny_trial(method)], dtype=torch.float64)
-        return float(
-            train_step(fresh.base.model, fresh.adapters, fresh.optimizer, {0: MemberStep(method, rows, 2048)}, 0)[0][
-                "loss"
-            ]
-        )
+        step = {0: MemberStep(method, rows, 2048)}
+        return float(train_step(fresh.base.model, fresh.adapters, fresh.optimizer, step, 0)[0]["loss"])
 
     factor = tokens["task"] / (tokens["task"] + tokens["alignment"])
     assert loss(methods.make("mixed")) == pytest.approx(factor * loss(upweighted), abs=1e-12)
@@ -142,11 +622,15 @@ def test_mixed_reads_its_share() -> None:
     [
         ("kl", {}, r"unknown method 'kl'; available: .*kl_penalty"),
         ("kl_penalty", {"lambda": 1.0}, r"method 'kl_penalty' has no coefficient 'lambda'; its coefficients: beta"),
-        ("plain", {"beta": 1.0}, r"method 'plain' has no coefficient 'beta'; its coefficients: none"),
+        ("plain", {"beta": 1.0}, r"method 'plain' has no coefficient 'beta'; its coefficients: definition"),
+        ("plain", {"definition": "published"}, r"'definition' must be one of 'principled', 'reference'"),
         ("kl_penalty", {"beta": -1.0}, r"coefficient 'beta' must be a number in \[0, inf\], got -1.0"),
         ("kl_penalty", {"beta": float("nan")}, r"coefficient 'beta' must be a number in \[0, inf\], got nan"),
         ("kl_penalty", {"beta": "1"}, r"coefficient 'beta' must be a number"),
+        ("kl_penalty", {"tokens": "prompt"}, r"'tokens' must be one of 'response', 'text', 'padded', got 'prompt'"),
         ("mixed", {"share": 1.0}, r"coefficient 'share' must be a number in \[0, 0.95\], got 1.0"),
+        ("gradient_projection", {"directions": 1.5}, r"coefficient 'directions' must be an integer in \[1, 256\]"),
+        ("upweighted", {"cycling": "never"}, r"'cycling' must be one of 'continuous', 'synchronized'"),
     ],
 )
 def test_bad_input(name: str, values: dict[str, Any], message: str) -> None:
@@ -159,3 +643,18 @@ def test_a_missing_stream_is_named() -> None:
     lonely = replace(setting, streams={"task": setting.streams["task"]})
     with pytest.raises(UserError, match="method 'kl_penalty' needs alignment rows, and setting 'tiny' has none"):
         trial_for(lonely, SettingRef("tiny"), methods.make("kl_penalty"), 0)
+
+
+def test_a_stream_that_a_prior_needs_is_named() -> None:
+    setting = tiny_setting()
+    lonely = replace(setting, streams={"task": setting.streams["task"]})
+    for name in ("safe_lora", "orthogonal_lora"):
+        with pytest.raises(UserError, match="method 'alignment_only' needs alignment rows"):
+            trial_for(lonely, SettingRef("tiny"), methods.make(name), 0)
+
+
+def test_a_missing_prior_is_named() -> None:
+    with pytest.raises(
+        UserError, match=r"method 'orthogonal_lora' needs the adapter of trial .* \(alignment_only, seed 3\)"
+    ):
+        Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make("orthogonal_lora"), seed=3)], torch.float64)

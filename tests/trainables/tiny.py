@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +22,9 @@ from transformers import (
 
 from settings.setting import Evaluation, Example, PretrainedModel, Recipe, Score, Setting
 from trainables.base_models import LoadedBase
+from trainables.library import Library
 from trainables.method import Method
+from trainables.pack import Pack
 from trainables.trial import AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, trial_for
 
 WORDS = tuple(f"w{index}" for index in range(40))
@@ -118,3 +122,23 @@ def tiny_trial(
         "optimizer": OptimizerConfig(learning_rate=learning_rate),
     }
     return trial_for(tiny_setting(), SettingRef("tiny"), method, seed, **(values | overrides))
+
+
+def prepare(
+    trials: Iterable[TrialConfig], folder: Path, base: LoadedBase | None = None, setting: Setting | None = None
+) -> Library:
+    """A library that holds the trials' adapters, and before them those they are built on; trains what is missing.
+
+    For a trial itself to find what it needs, prepare `trial.requires`. Everything in float64.
+    """
+    library = Library(folder)
+    base, setting = base or tiny_base(), setting or tiny_setting()
+    for trial in trials:
+        if library.find(trial) is None:
+            prepare(trial.requires, folder, base, setting)
+            pack = Pack(base, setting, [trial], torch.float64, library=library)
+            pack.advance(trial.updates)
+            (outcome,) = pack.finish(folder)
+            pack.close()
+            assert outcome.status == "finished", outcome.reason
+    return library
