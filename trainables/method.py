@@ -204,6 +204,8 @@ class Method:
             problem = coefficient.metadata[SPACE].check(value)
             if problem:
                 raise UserError(f"method {self.name!r}: coefficient {coefficient.name!r} {problem}, got {value!r}")
+            if isinstance(coefficient.metadata[SPACE], RangeSpec) and not coefficient.metadata[SPACE].integer:
+                object.__setattr__(self, coefficient.name, float(value))  # 1 and 1.0 are one trial
         if self.definition == "reference":
             self._set_as_published()
 

@@ -203,7 +203,7 @@ class _StreamPass:
             places[index] = (slice(at, at + count), slice(deep_at, deep_at + deep), slice(before, before + count))
             at, deep_at, ends[index] = at + count, deep_at + deep, before + count
         wanted = torch.tensor([index in self._deep for index in owners], device=self._model.device)
-        deep_M = torch.nonzero(wanted[batch.row_N])[:, 0] if deep_at else None
+        deep_M = torch.nonzero(wanted[batch.row_N])[:, 0] if self._deep.intersection(members) else None
         return _Chunk(batch, Route(members, tuple(owners.count(index) for index in members)), deep_M, places)
 
     def _forward(self, chunk: _Chunk, *, policy: bool) -> Outputs:

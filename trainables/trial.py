@@ -140,6 +140,7 @@ class TrialConfig:
         problem = AXES["adapter_scale"].check(self.adapter_scale)
         if problem:
             raise UserError(f"trial option 'adapter_scale' {problem}, got {self.adapter_scale!r}")
+        object.__setattr__(self, "adapter_scale", float(self.adapter_scale))  # 1 and 1.0 are one trial
         at = self.checkpoint_step
         if at is not None and not (isinstance(at, int) and 1 <= at <= self.steps):
             raise UserError(f"trial option 'checkpoint_step' must be an integer in [1, {self.steps}], got {at!r}")

@@ -147,8 +147,8 @@ def test_orthogonal_lora() -> None:
     """One layer. A_prior = [[1, 2]], A = [[3, -1], [0, 4]]: A_prior A^T = [1, 8], overlap 9.
 
     Norms: ||A||_F = sqrt(9 + 1 + 16) = sqrt 26, B = [[3, 4]]: 5. With lambda1 = 1/2 and lambda2 = 1/10: 4.5 + 0.1
-    (sqrt 26 + 5). A second layer whose row spaces are orthogonal adds norms alone: A = [[0, 2]], B = [[1, 0], [0, 1]]: 2
-    + sqrt 2. The prior's B does not matter.
+    (sqrt 26 + 5). A second layer whose row spaces are orthogonal adds norms alone: A = [[0, 2]], B = [[1, 0], [0, 1]]:
+    2 + sqrt 2. The prior's B does not matter.
     """
     adapter = [
         Factors(tensor([[3, -1], [0, 4]]), tensor([[3, 4]]), 2.0),
@@ -227,12 +227,13 @@ def test_safe_lora() -> None:
     """The training is plain: log(16/3) / 2. Then three layers with A = I, so that cosines are between C B and B:
 
     0. V = diag(3, 4), ||V|| = 5, C = V V^T / 5 = diag(9/5, 16/5). B = diag(1, 0): C B = diag(9/5, 0), cosine 1.
-    1. V = [1, 1]^T [1, 1], ||V|| = 2, V V^T = 2 V, C = V. B = diag(0, 1): C B = [[0, 1], [0, 1]], cosine 1/sqrt 2 = .707.
+    1. V = [1, 1]^T [1, 1], ||V|| = 2, V V^T = 2 V, C = V. B = diag(0, 1): C B = [[0, 1], [0, 1]], cosine 1/sqrt 2 =
+       .707.
     2. C = diag(9/5, 16/5), B = diag(3, 4): C B = diag(27/5, 64/5), cosine (81 + 256) / (5 sqrt(27^2 + 64^2)) = 337 /
        347.3 = .970.
 
-    A third (n = 1) is layer 1, two thirds are 1 and 2, a threshold of 0.8 is layer 1, of 1 all (cosine 1, or one
-    rounding above it: hence 0.98), of 0 none.
+    A third (n = 1) is layer 1, two thirds are 1 and 2; a threshold of 0.8 is layer 1, of 0.98 layers 1 and 2, of 0
+    none, whatever the share.
     """
     assert values("safe_lora", task=forward(*TASK)) == near(0.5 * math.log(16 / 3))
     before = [[[1, 0], [0, 0]], [[0, 0], [0, 1]], [[3, 0], [0, 4]]]
