@@ -26,6 +26,13 @@ AXES: Mapping[str, RangeSpec] = {
 }
 
 
+def _make_floats(config: Any, *names: str) -> None:
+    """Make fields of a frozen dataclass floats, so that 1 and 1.0 are one trial. None and what is no number stay."""
+    for name in names:
+        if isinstance(getattr(config, name), int):
+            object.__setattr__(config, name, float(getattr(config, name)))
+
+
 @dataclass(frozen=True)
 class SettingRef:
     """How to build a setting again, anywhere: its name (see `settings.catalog`) and options, all JSON values."""
@@ -48,6 +55,9 @@ class AdapterConfig:
     alpha: float = 16.0
     rslora: bool = False
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+    def __post_init__(self) -> None:
+        _make_floats(self, "alpha")
 
     @property
     def scale(self) -> float:
@@ -77,6 +87,7 @@ class OptimizerConfig:
     horizon: float = 1.0
 
     def __post_init__(self) -> None:
+        _make_floats(self, "learning_rate", "weight_decay", "beta1", "beta2", "eps", "max_grad_norm", "horizon")
         if not 0 < self.horizon <= 1:
             raise UserError(f"optimizer option 'horizon' must be above 0 and at most 1, got {self.horizon!r}")
 
@@ -140,7 +151,7 @@ class TrialConfig:
         problem = AXES["adapter_scale"].check(self.adapter_scale)
         if problem:
             raise UserError(f"trial option 'adapter_scale' {problem}, got {self.adapter_scale!r}")
-        object.__setattr__(self, "adapter_scale", float(self.adapter_scale))  # 1 and 1.0 are one trial
+        _make_floats(self, "adapter_scale")
         at = self.checkpoint_step
         if at is not None and not (isinstance(at, int) and 1 <= at <= self.steps):
             raise UserError(f"trial option 'checkpoint_step' must be an integer in [1, {self.steps}], got {at!r}")

@@ -22,7 +22,7 @@ from trainables.evaluate import evaluate
 from trainables.library import Library
 from trainables.pack import Pack
 from trainables.projections import WeightDirection
-from trainables.trial import SettingRef, TrialConfig, trial_for
+from trainables.trial import AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, trial_for
 
 IDS = torch.tensor([[2, 5, 6, 3, 9, 10, 1]])
 
@@ -121,10 +121,27 @@ def test_scale_1_is_no_scale(name: str) -> None:
 
 
 def test_equal_numbers_are_the_same_trial() -> None:
-    """1 and 1.0 are one scale, one coefficient, and one learning rate."""
+    """1 and 1.0 are one scale and one coefficient."""
     assert trial_of("plain", adapter_scale=1).trial_id == trial_of("plain").trial_id
     assert not trial_of("plain", adapter_scale=1).is_readout
     one, other = (tiny_trial(methods.make("kl_penalty", {"beta": beta})) for beta in (1, 1.0))
+    assert one.trial_id == other.trial_id
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (OptimizerConfig(learning_rate=1), OptimizerConfig(learning_rate=1.0)),
+        (OptimizerConfig(weight_decay=0), OptimizerConfig(weight_decay=0.0)),
+        (AdapterConfig(alpha=16), AdapterConfig(alpha=16.0)),
+    ],
+    ids=["learning_rate", "weight_decay", "alpha"],
+)
+def test_equal_options_are_the_same_trial(kinds: tuple[OptimizerConfig | AdapterConfig, ...]) -> None:
+    """1 and 1.0 are one learning rate."""
+    which = "adapter" if isinstance(kinds[0], AdapterConfig) else "optimizer"
+    one, other = (trial_of("plain", **{which: kind}) for kind in kinds)
+    assert one == other
     assert one.trial_id == other.trial_id
 
 
