@@ -2,7 +2,7 @@
 
 A pack trains its trials side by side in one copy of the base model. Nothing that happens to one member reaches another:
 rows, learning rates, clipping and random numbers are its own, and a member that diverges is marked invalid and left out
-of the next steps. What a member is built on (a prior, or a training that it only edits) comes from a `Library`.
+of the next steps. What a member is built on (a prior, or a training that it only edits) comes from a `AdapterStore`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from trainables.base_models import LoadedBase, tuning_directions
 from trainables.batches import EncodedSetting
 from trainables.evaluate import Evaluated, evaluate
 from trainables.files import replacing, write_json
-from trainables.library import Library, Saved
 from trainables.method import Method
 from trainables.optimizer import PackedAdamW
 from trainables.projections import Direction, Factors, LowRankDirection
 from trainables.step import MemberStep, check_head, train_step
+from trainables.store import AdapterStore, Saved
 from trainables.trial import AdapterConfig, Outcome, Status, TrialConfig
 
 CURVE_POINTS = 20
@@ -69,14 +69,14 @@ class Pack:
         setting: the setting of all members.
         trials: the members. They share the base model, the adapter's targets and nothing else.
         dtype: of the adapters.
-        library: where priors and finished trainings are found, and where adapters are kept. Without one, a trial that
+        store: where priors and finished trainings are found, and where adapters are kept. Without one, a trial that
             only edits another's training does that training itself, and a trial with a prior cannot run.
-        snapshots: updates after which the adapters in training are kept in the library, for trials that stop there.
+        snapshots: updates after which the adapters in training are kept in the store, for trials that stop there.
         rows_per_forward: see `train_step`.
 
     Raises:
         UserError: a row does not fit, an adapter target does not exist, the architecture is not supported, a prior is
-            not in the library.
+            not in the store.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class Pack:
         trials: Sequence[TrialConfig],
         dtype: torch.dtype = torch.float32,
         *,
-        library: Library | None = None,
+        store: AdapterStore | None = None,
         snapshots: Sequence[int] = (),
         rows_per_forward: int | None = None,
     ) -> None:
         self.base, self.setting, self.trials = base, setting, tuple(trials)
-        self._library, self._snapshots, self._rows_per_forward = library, frozenset(snapshots), rows_per_forward
+        self._store, self._snapshots, self._rows_per_forward = store, frozenset(snapshots), rows_per_forward
         check_head(base.model)
         self._encoded = {
             length: EncodedSetting(setting, base.tokenizer, length) for length in {trial.max_length for trial in trials}
@@ -126,12 +126,12 @@ class Pack:
 
     def _trained(self, trial: TrialConfig) -> Saved | None:
         """The adapter that a trial only reads out, if another trial has trained it."""
-        return self._library.find(trial.training) if self._library and trial.is_readout else None
+        return self._store.find(trial.training) if self._store and trial.is_readout else None
 
     def _prior(self, trial: TrialConfig) -> Saved | None:
         if trial.prior is None:
             return None
-        saved = self._library.find(trial.prior) if self._library else None
+        saved = self._store.find(trial.prior) if self._store else None
         if saved is None:
             raise UserError(
                 f"method {trial.method.name!r} needs the adapter of trial {trial.prior.trial_id}"
@@ -199,15 +199,15 @@ class Pack:
     def _snapshot(self, index: int) -> None:
         """Keep the adapter for trials that stop at this update of the same training."""
         trial, done = self.trials[index], self.optimizer.updates[index]
-        if self._library is None or done not in self._snapshots or done >= trial.updates:
+        if self._store is None or done not in self._snapshots or done >= trial.updates:
             return
         if trial.training == trial and self.records[index].status == "finished":
-            self._keep(self._library, index, replace(trial, checkpoint_step=done))
+            self._keep(self._store, index, replace(trial, checkpoint_step=done))
 
-    def _keep(self, library: Library, index: int, trial: TrialConfig) -> None:
+    def _keep(self, store: AdapterStore, index: int, trial: TrialConfig) -> None:
         record = self.records[index]
         tokens, seconds = record.tokens + record.inherited_tokens, record.seconds + record.inherited_seconds
-        library.save(trial, self.adapters, index, self.base.source, tokens, seconds)
+        store.save(trial, self.adapters, index, self.base.source, tokens, seconds)
 
     def _member_step(self, index: int) -> MemberStep:
         trial, step = self.trials[index], self.optimizer.updates[index]
@@ -291,12 +291,12 @@ class Pack:
     def finish(self, folder: Path) -> list[Outcome]:
         """Finalize, evaluate, write each sound member's adapter and observations under `folder`, and say how all ended.
 
-        Files: `adapters/<trial id>/` (see `Library`) and `observations/<trial id>.json`.
+        Files: `adapters/<trial id>/` (see `AdapterStore`) and `observations/<trial id>.json`.
         """
         self.finalize()
         evaluated = self.evaluate()
         for index, result in evaluated.items():
-            self._keep(Library(folder), index, self.trials[index])
+            self._keep(AdapterStore(folder), index, self.trials[index])
             write_json(folder / "observations" / f"{self.trials[index].trial_id}.json", result.observations)
         return [self._outcome(index, evaluated.get(index)) for index in range(len(self.trials))]
 

@@ -24,8 +24,8 @@ from trainables.base_models import LoadedBase, load_base
 from trainables.batches import EncodedSetting
 from trainables.evaluate import evaluate
 from trainables.files import remove
-from trainables.library import Library
 from trainables.pack import Pack
+from trainables.store import AdapterStore
 from trainables.trial import SettingRef, TrialConfig
 
 SLICE_SECONDS = 1.0
@@ -115,7 +115,7 @@ class PackTrainable(tune.Trainable):
             _base(setting),
             setting,
             trials,
-            library=Library(self._folder),
+            store=AdapterStore(self._folder),
             snapshots=self._spec["snapshots"],
             rows_per_forward=self._rows_per_forward,
         )

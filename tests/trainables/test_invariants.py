@@ -285,10 +285,10 @@ def test_i6_the_penalty_reaches_the_factors_alone(tmp_path: Path) -> None:
     trials = [
         tiny_trial(methods.make("orthogonal_lora", {"lambda1": lambda1}), max_length=LENGTH) for lambda1 in (1.0, 3.0)
     ]
-    library = prepare(trials[0].requires, tmp_path)
+    store = prepare(trials[0].requires, tmp_path)
     found, prior = [], []
     for trial in trials:
-        pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, library=library)
+        pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=store)
         found.append(gradient_in(pack, pack._member_step(0)))
         prior = pack.adapters.prior_factors(0)
         own = pack.adapters.member_factors(0)

@@ -21,11 +21,11 @@ from tests.trainables import test_method_values
 from tests.trainables.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.batches import STREAM_ORDER, Row
-from trainables.library import Library
 from trainables.method import SPACE, BatchSizes, ChoiceSpec, Definition, Forward, Method, RangeSpec, Step, coefficients
 from trainables.pack import Pack
 from trainables.projections import Factors
 from trainables.step import MemberStep, train_step
+from trainables.store import AdapterStore
 from trainables.trial import AdapterConfig, SettingRef, TrialConfig, trial_for
 
 SHIPPED = {
@@ -75,9 +75,9 @@ class Run:
     curves: Mapping[str, list[tuple[int, float]]]
 
 
-def run(trials: Sequence[TrialConfig], library: Library) -> list[Run]:
+def run(trials: Sequence[TrialConfig], store: AdapterStore) -> list[Run]:
     """Train trials in one pack."""
-    pack = Pack(tiny_base(), tiny_setting(), trials, torch.float64, library=library)
+    pack = Pack(tiny_base(), tiny_setting(), trials, torch.float64, store=store)
     pack.advance(STEPS)
     return runs_of(pack)
 
@@ -100,19 +100,19 @@ def gap(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+def store(tmp_path_factory: pytest.TempPathFactory) -> AdapterStore:
     """The priors of all trials, and none of their own trainings: those are done where they are tested."""
     trials = [trial_of(*which) for which in BOTH]
     return prepare([trial.prior for trial in trials if trial.prior], tmp_path_factory.mktemp("priors"))
 
 
 @pytest.fixture(scope="module")
-def solo(library: Library) -> Callable[[str, Definition], Run]:
+def solo(store: AdapterStore) -> Callable[[str, Definition], Run]:
     """The solo run of a method, trained once for all tests."""
 
     @lru_cache
     def train(name: str, definition: Definition) -> Run:
-        return run([trial_of(name, definition)], library)[0]
+        return run([trial_of(name, definition)], store)[0]
 
     return train
 
@@ -124,9 +124,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def packed(library: Library, checkpoint: Path) -> dict[tuple[str, Definition], Run]:
+def packed(store: AdapterStore, checkpoint: Path) -> dict[tuple[str, Definition], Run]:
     """All methods in both definitions in one pack."""
-    pack = Pack(tiny_base(), tiny_setting(), [trial_of(*which) for which in BOTH], torch.float64, library=library)
+    pack = Pack(tiny_base(), tiny_setting(), [trial_of(*which) for which in BOTH], torch.float64, store=store)
     pack.advance(7)
     pack.save(checkpoint)
     pack.advance(STEPS)
@@ -297,9 +297,9 @@ def test_declared_streams_are_read_and_no_other(name: str, definition: Definitio
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_no_other_rows_are_fetched(name: str, library: Library) -> None:
+def test_no_other_rows_are_fetched(name: str, store: AdapterStore) -> None:
     trial = trial_of(name)
-    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, library=library)
+    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=store)
     assert set(pack._member_step(0).rows) == set(trial.method.streams)
 
 
@@ -362,8 +362,8 @@ def neutral_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bo
         found[name, False] = methods.make(name)
         found[name, True] = methods.make(name, {coefficient: value})
     trials = [small(method) for method in found.values()]
-    library = prepare([trial.prior for trial in trials if trial.prior], tmp_path_factory.mktemp("neutral"))
-    return dict(zip(found, run(trials, library), strict=True))
+    store = prepare([trial.prior for trial in trials if trial.prior], tmp_path_factory.mktemp("neutral"))
+    return dict(zip(found, run(trials, store), strict=True))
 
 
 def test_all_but_three_methods_have_a_neutral_value() -> None:
@@ -386,8 +386,8 @@ def test_the_definitions_give_other_losses(name: str, tmp_path: Path) -> None:
     losses = []
     for definition in DEFINITIONS:
         trial = small(methods.make(name, {"definition": definition}), steps=1)
-        library = prepare([trial.prior] if trial.prior else [], tmp_path)
-        losses.append(float(one_step(trial, library, lambda rows: rows)["loss"]))
+        store = prepare([trial.prior] if trial.prior else [], tmp_path)
+        losses.append(float(one_step(trial, store, lambda rows: rows)["loss"]))
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
@@ -409,12 +409,12 @@ def test_pack_equals_solo(
 
 
 @pytest.fixture(scope="module")
-def in_threes(library: Library) -> list[list[Tensor]]:
+def in_threes(store: AdapterStore) -> list[list[Tensor]]:
     """All methods in one pack for three steps, and the same three rows at a time: each one's factors."""
     found = []
     for rows_per_forward in (None, 3):  # micro-batches of rows of several members
         trials = [trial_of(*which) for which in BOTH]
-        options: dict[str, Any] = {"library": library, "rows_per_forward": rows_per_forward}
+        options: dict[str, Any] = {"store": store, "rows_per_forward": rows_per_forward}
         pack = Pack(tiny_base(), tiny_setting(), trials, torch.float64, **options)
         pack.advance(3)
         found.append([flat(pack, index) for index in range(len(BOTH))])
@@ -429,11 +429,11 @@ def test_micro_batches_change_nothing(name: str, definition: Definition, in_thre
 
 @pytest.mark.parametrize(("name", "definition"), BOTH)
 def test_micro_batches_change_nothing_alone(
-    name: str, definition: Definition, library: Library, solo: Callable[[str, Definition], Run]
+    name: str, definition: Definition, store: AdapterStore, solo: Callable[[str, Definition], Run]
 ) -> None:
     """Three and one of four task rows, and all three alignment rows; losses of three steps are enough to see it."""
     pack = Pack(
-        tiny_base(), tiny_setting(), [trial_of(name, definition)], torch.float64, library=library, rows_per_forward=3
+        tiny_base(), tiny_setting(), [trial_of(name, definition)], torch.float64, store=store, rows_per_forward=3
     )
     pack.advance(3)
     expected = [value for _, value in solo(name, definition).curves["loss"][:3]]
@@ -442,11 +442,11 @@ def test_micro_batches_change_nothing_alone(
 
 @pytest.fixture(scope="module")
 def resumed(
-    library: Library, packed: dict[tuple[str, Definition], Run], checkpoint: Path
+    store: AdapterStore, packed: dict[tuple[str, Definition], Run], checkpoint: Path
 ) -> dict[tuple[str, Definition], Run]:
     """The same pack, resumed after 7 steps on another copy of the model."""
     trials = [trial_of(*which) for which in BOTH]
-    pack = Pack(tiny_base(), tiny_setting(), trials, torch.float64, library=library)
+    pack = Pack(tiny_base(), tiny_setting(), trials, torch.float64, store=store)
     assert pack.resume(checkpoint)
     assert pack.steps_done == 7
     pack.advance(STEPS)
@@ -480,9 +480,9 @@ def test_resuming_keeps_what_was_measured_between_two_points_of_a_curve(tmp_path
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_gradients_reach_only_its_own_adapter(name: str, library: Library) -> None:
+def test_gradients_reach_only_its_own_adapter(name: str, store: AdapterStore) -> None:
     """A member that does not take part in a step keeps every bit of its factors."""
-    pack = Pack(tiny_base(), tiny_setting(), [trial_of(name)] * 3, torch.float64, library=library)
+    pack = Pack(tiny_base(), tiny_setting(), [trial_of(name)] * 3, torch.float64, store=store)
     before = pack.adapters.theta_KP.clone()
     train_step(pack.base.model, pack.adapters, pack.optimizer, {1: pack._member_step(1)}, 0)
     assert torch.equal(before[[0, 2]], pack.adapters.theta_KP[[0, 2]])
@@ -497,9 +497,9 @@ def masked(row: Row) -> Row:
     return replace(row, prompt_length=len(row.ids))
 
 
-def one_step(trial: TrialConfig, library: Library, change: Callable[[list[Row]], list[Row]]) -> dict[str, Tensor]:
+def one_step(trial: TrialConfig, store: AdapterStore, change: Callable[[list[Row]], list[Row]]) -> dict[str, Tensor]:
     """The measured terms of a step on changed rows; asserts that the factors stay finite."""
-    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, library=library)
+    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=store)
     member = pack._member_step(0)
     rows = {stream: change(list(some)) for stream, some in member.rows.items()}
     measured = train_step(pack.base.model, pack.adapters, pack.optimizer, {0: replace(member, rows=rows)}, 0)[0]
@@ -508,16 +508,16 @@ def one_step(trial: TrialConfig, library: Library, change: Callable[[list[Row]],
 
 
 @pytest.mark.parametrize(("name", "definition"), BOTH)
-def test_a_fully_masked_row_is_harmless(name: str, definition: Definition, library: Library) -> None:
-    measured = one_step(trial_of(name, definition), library, lambda rows: [masked(row) for row in rows[:1]] + rows[1:])
+def test_a_fully_masked_row_is_harmless(name: str, definition: Definition, store: AdapterStore) -> None:
+    measured = one_step(trial_of(name, definition), store, lambda rows: [masked(row) for row in rows[:1]] + rows[1:])
     assert all(torch.isfinite(value) for value in measured.values())
     assert float(measured["loss"]) > 0
 
 
 @pytest.mark.parametrize(("name", "definition"), BOTH)
-def test_a_fully_masked_batch_is_harmless(name: str, definition: Definition, library: Library) -> None:
+def test_a_fully_masked_batch_is_harmless(name: str, definition: Definition, store: AdapterStore) -> None:
     """Exactly 0 of every cross-entropy on responses; finite where prompts or padding count."""
-    measured = one_step(trial_of(name, definition), library, lambda rows: [masked(row) for row in rows])
+    measured = one_step(trial_of(name, definition), store, lambda rows: [masked(row) for row in rows])
     assert all(torch.isfinite(value) for value in measured.values())
     if definition == "principled":
         assert all(float(measured[term]) == 0 for term in ("task", "alignment") if term in measured)
@@ -525,10 +525,10 @@ def test_a_fully_masked_batch_is_harmless(name: str, definition: Definition, lib
 
 
 @pytest.mark.parametrize("name", ["plain", "mixed", "upweighted", "kl_penalty", "representation", "alignment_only"])
-def test_a_fully_masked_row_weighs_nothing(name: str, library: Library) -> None:
+def test_a_fully_masked_row_weighs_nothing(name: str, store: AdapterStore) -> None:
     """Means over tokens are what they are without the row."""
-    terms = one_step(trial_of(name), library, lambda rows: rows)
-    more = one_step(trial_of(name), library, lambda rows: [*rows, *map(masked, rows[:1])])
+    terms = one_step(trial_of(name), store, lambda rows: rows)
+    more = one_step(trial_of(name), store, lambda rows: [*rows, *map(masked, rows[:1])])
     for term, value in terms.items():
         assert float(more[term]) == pytest.approx(float(value), rel=1e-12, abs=1e-15)
 
@@ -564,12 +564,12 @@ def test_methods_without_a_term_to_watch() -> None:
 
 @pytest.mark.parametrize(("name", "definition"), [which for which in BOTH if methods.get(which[0]).alive])
 def test_a_cut_term_is_noticed(
-    name: str, definition: Definition, library: Library, monkeypatch: pytest.MonkeyPatch
+    name: str, definition: Definition, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = methods.get(name)
     losses = method.losses
     monkeypatch.setattr(method, "losses", lambda self, step: losses(self, cut(step)))
-    pack = Pack(tiny_base(), tiny_setting(), [trial_of(name, definition)], torch.float64, library=library)
+    pack = Pack(tiny_base(), tiny_setting(), [trial_of(name, definition)], torch.float64, store=store)
     pack.advance(STEPS)
     assert pack.records[0].status == "invalid"
     assert any(f"term {term!r} is exactly 0" in str(pack.records[0].reason) for term in method.alive)

@@ -19,9 +19,9 @@ from trainables import methods
 from trainables.adapters import Route
 from trainables.base_models import load_base, tuning_directions
 from trainables.evaluate import evaluate
-from trainables.library import Library
 from trainables.pack import Pack
 from trainables.projections import WeightDirection
+from trainables.store import AdapterStore
 from trainables.trial import AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, trial_for
 
 IDS = torch.tensor([[2, 5, 6, 3, 9, 10, 1]])
@@ -32,8 +32,8 @@ def trial_of(name: str, **overrides: object) -> TrialConfig:
 
 
 @contextmanager
-def packed(trial: TrialConfig, library: Library | None, **options: object) -> Iterator[Pack]:
-    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, library=library, **options)  # type: ignore[arg-type]
+def packed(trial: TrialConfig, store: AdapterStore | None, **options: object) -> Iterator[Pack]:
+    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=store, **options)  # type: ignore[arg-type]
     yield pack
     pack.close()
 
@@ -55,8 +55,8 @@ def name(request: pytest.FixtureRequest) -> str:
 def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a whole training of 20 steps is kept, and its snapshot after 12 steps."""
     folder, trial = tmp_path_factory.mktemp(name), trial_of(name)
-    library = prepare(trial.requires, folder)
-    with packed(trial, library, snapshots=(12,)) as pack:
+    store = prepare(trial.requires, folder)
+    with packed(trial, store, snapshots=(12,)) as pack:
         pack.advance(trial.steps)
         pack.finish(folder)
     return folder
@@ -68,18 +68,18 @@ def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_is_the_training_up_to_there(name: str, folder: Path, tmp_path: Path) -> None:
     """Loaded from the snapshot, it takes no step, and equals 12 steps of the same schedule from scratch to 1e-9."""
     trial = trial_of(name, checkpoint_step=12)
-    with packed(trial, Library(folder)) as pack:
+    with packed(trial, AdapterStore(folder)) as pack:
         assert pack.steps == 0
         loaded = logits(pack)
         (outcome,) = pack.finish(tmp_path / "loaded")
-    library = prepare(whole.requires if (whole := trial_of(name)) else (), tmp_path / "priors")
-    with packed(trial, library) as pack:
+    store = prepare(whole.requires if (whole := trial_of(name)) else (), tmp_path / "priors")
+    with packed(trial, store) as pack:
         assert pack.steps == 12
         pack.advance(99)
         assert pack.steps_done == 12
         torch.testing.assert_close(loaded, logits(pack), rtol=0, atol=1e-9)
         (scratch,) = pack.finish(tmp_path / "scratch")
-    with packed(replace(trial, checkpoint_step=11), library) as pack:
+    with packed(replace(trial, checkpoint_step=11), store) as pack:
         pack.advance(99)
         assert float((loaded - logits(pack)).abs().max()) > 1e-5
     assert outcome.scores == scratch.scores
@@ -108,7 +108,7 @@ def test_a_checkpoint_outside_the_training_is_refused(step: float) -> None:
 
 def test_scale_0_is_the_base_model(name: str, folder: Path, tmp_path: Path) -> None:
     """Bit for bit in its scores, whatever lies underneath."""
-    with packed(trial_of(name, adapter_scale=0.0), Library(folder)) as pack:
+    with packed(trial_of(name, adapter_scale=0.0), AdapterStore(folder)) as pack:
         (outcome,) = pack.finish(tmp_path)
         (base,) = evaluate(pack.base.model, pack._encoded[16])
     assert outcome.scores["task"] == base.scores["task"]
@@ -149,10 +149,10 @@ def test_equal_options_are_the_same_trial(kinds: tuple[OptimizerConfig | Adapter
 def test_scale_half_halves_what_every_layer_adds(name: str, alone: bool, folder: Path, tmp_path: Path) -> None:
     """With what lies underneath, which is a layer of its own unless the training is read out; to 1e-12."""
     prior = trial_of(name).prior
-    library = prepare([prior] if prior else [], tmp_path) if alone else Library(folder)
+    store = prepare([prior] if prior else [], tmp_path) if alone else AdapterStore(folder)
     added: dict[float, list[Tensor]] = {}
     for scale in (1.0, 0.5):
-        with packed(trial_of(name, adapter_scale=scale), library) as pack:
+        with packed(trial_of(name, adapter_scale=scale), store) as pack:
             assert pack.steps == (20 if alone or scale == 1 else 0)
             pack.advance(99)
             pack.finalize()
@@ -168,7 +168,7 @@ def test_scale_half_halves_what_every_layer_adds(name: str, alone: bool, folder:
 
 
 def test_scaling_reads_the_training_out(folder: Path, name: str) -> None:
-    with packed(trial_of(name, adapter_scale=0.5), Library(folder)) as pack:
+    with packed(trial_of(name, adapter_scale=0.5), AdapterStore(folder)) as pack:
         assert pack.steps == 0
 
 
@@ -186,7 +186,7 @@ def test_the_checkpoint_reproduces_the_packed_logits_in_peft(
 ) -> None:
     """With what lies underneath, to 1e-5."""
     trial = trial_of(name, adapter_scale=scale)
-    with packed(trial, Library(folder)) as pack:
+    with packed(trial, AdapterStore(folder)) as pack:
         pack.advance(99)
         (outcome,) = pack.finish(tmp_path)
         expected, base = logits(pack), tiny_model()(input_ids=IDS).logits
@@ -200,13 +200,13 @@ def test_the_prior_underneath_is_part_of_the_checkpoint(tmp_path: Path) -> None:
     """The ranks add up; before any step the checkpoint is the prior."""
     trial = trial_of("orthogonal_lora")
     assert trial.prior is not None
-    library = prepare(trial.requires, tmp_path)
-    with packed(trial, library) as pack:
+    store = prepare(trial.requires, tmp_path)
+    with packed(trial, store) as pack:
         pack.adapters.save_member(0, tmp_path / "kept", "tiny")
         expected = logits(pack)
     loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "kept")
     assert loaded.peft_config["default"].r == 8
-    with packed(replace(trial.prior, adapter_scale=1.0), library) as pack:
+    with packed(replace(trial.prior, adapter_scale=1.0), store) as pack:
         pack.advance(99)
         prior = logits(pack)
     torch.testing.assert_close(loaded(input_ids=IDS).logits, expected, rtol=0, atol=1e-5)
@@ -227,14 +227,14 @@ def test_the_prior_is_frozen(tmp_path: Path) -> None:
 
 
 def test_safe_lora_reads_out_plain_training(tmp_path: Path) -> None:
-    """From the library as when it trains itself, to 1e-9, and the training stays as it was."""
+    """From the store as when it trains itself, to 1e-9, and the training stays as it was."""
     trial = trial_of("safe_lora")
     assert [needed.method.name for needed in trial.requires] == ["plain", "alignment_only"]
     whole, alone = prepare(trial.requires, tmp_path / "whole"), prepare(trial.requires[1:], tmp_path / "alone")
     before = whole.find(trial.requires[0])
     found = []
-    for library, steps in ((whole, 0), (alone, 20)):
-        with packed(trial, library) as pack:
+    for store, steps in ((whole, 0), (alone, 20)):
+        with packed(trial, store) as pack:
             assert pack.steps == steps
             pack.advance(99)
             pack.finalize()
@@ -334,8 +334,8 @@ def test_base_stays_as_it_was(tmp_path: Path) -> None:
     """Reading out leaves no trace in the base model."""
     base, trial = tiny_base(), trial_of("safe_lora")
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
-    library = prepare(trial.requires, tmp_path, base)
-    pack = Pack(base, tiny_setting(), [trial], torch.float64, library=library)
+    store = prepare(trial.requires, tmp_path, base)
+    pack = Pack(base, tiny_setting(), [trial], torch.float64, store=store)
     pack.finish(tmp_path)
     pack.close()
     assert before.keys() == base.model.state_dict().keys()

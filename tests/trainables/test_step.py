@@ -11,10 +11,10 @@ from torch import Tensor
 
 from tests.trainables.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.library import Library
 from trainables.method import BatchSizes, cost_of
 from trainables.pack import Pack
 from trainables.step import _StreamPass
+from trainables.store import AdapterStore
 from trainables.trial import TrialConfig
 
 STEPS = 20
@@ -36,7 +36,7 @@ def test_the_stated_cost_is_what_happens(name: str, tmp_path: Path, monkeypatch:
     """Rows that go forward and backward through the base in a step, counted."""
     trial = tiny_trial(methods.make(name)).training
     prepare(trial.requires, tmp_path)
-    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, library=Library(tmp_path))
+    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=AdapterStore(tmp_path))
     rows = {"forward": 0, "backward": 0}
     forward = _StreamPass._forward
 

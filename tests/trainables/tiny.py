@@ -22,9 +22,9 @@ from transformers import (
 
 from settings.setting import Evaluation, Example, PretrainedModel, Recipe, Score, Setting
 from trainables.base_models import LoadedBase
-from trainables.library import Library
 from trainables.method import Method
 from trainables.pack import Pack
+from trainables.store import AdapterStore
 from trainables.trial import AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, trial_for
 
 WORDS = tuple(f"w{index}" for index in range(40))
@@ -126,19 +126,19 @@ def tiny_trial(
 
 def prepare(
     trials: Iterable[TrialConfig], folder: Path, base: LoadedBase | None = None, setting: Setting | None = None
-) -> Library:
-    """A library that holds the trials' adapters, and before them those they are built on; trains what is missing.
+) -> AdapterStore:
+    """A store that holds the trials' adapters, and before them those they are built on; trains what is missing.
 
     For a trial itself to find what it needs, prepare `trial.requires`. Everything in float64.
     """
-    library = Library(folder)
+    store = AdapterStore(folder)
     base, setting = base or tiny_base(), setting or tiny_setting()
     for trial in trials:
-        if library.find(trial) is None:
+        if store.find(trial) is None:
             prepare(trial.requires, folder, base, setting)
-            pack = Pack(base, setting, [trial], torch.float64, library=library)
+            pack = Pack(base, setting, [trial], torch.float64, store=store)
             pack.advance(trial.updates)
             (outcome,) = pack.finish(folder)
             pack.close()
             assert outcome.status == "finished", outcome.reason
-    return library
+    return store

@@ -18,7 +18,7 @@ DESCRIPTION = "trial.json"
 
 @dataclass(frozen=True)
 class Saved:
-    """An adapter of the library.
+    """An adapter of the store.
 
     Attributes:
         config: its rank and scale. (One that was trained above a prior is kept as one adapter of the joint rank.)
@@ -32,7 +32,7 @@ class Saved:
     seconds: float
 
 
-class Library:
+class AdapterStore:
     """The adapters of a sweep: `<folder>/adapters/<trial id>/`.
 
     Each is a PEFT checkpoint with a `trial.json` beside it that says which trial it is and what it took.
