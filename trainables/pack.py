@@ -2,7 +2,7 @@
 
 A pack trains its trials side by side in one copy of the base model. Nothing that happens to one member reaches another:
 rows, learning rates, clipping and random numbers are its own, and a member that diverges is marked invalid and left out
-of the next steps. What a member is built on (a prior, or a training that it only edits) comes from a `AdapterStore`.
+of the next steps. What a member is built on (a prior, or a training that it only edits) comes from an `AdapterStore`.
 """
 
 from __future__ import annotations
