@@ -1,17 +1,19 @@
-"""Intervals for the mean of a configuration over seeds.
+"""Intervals for the mean of a configuration: over seeds, over seeds and questions, and of single proportions.
 
-Shape suffixes: C configurations, S seeds, M objectives. nan in the values means no trial.
+Shape suffixes: C configurations, S seeds, M objectives, Q questions. nan in the values means no trial.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import digamma, ndtri, polygamma, stdtrit
 
 Floats = NDArray[np.float64]
+SMALLEST = 1e-5  # of the median variance; smaller ones are raised to it before logarithms are taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,41 +32,122 @@ class Intervals:
     num_seeds_C: NDArray[np.int_]
 
 
-def pooled_variance(values_CSM: ArrayLike) -> tuple[Floats, int]:
-    """Variance between seeds, pooled over configurations.
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """What the seeds of ONE method's configurations say about the variance of a trial.
 
-        s^2 = sum_c sum_s (x_cs - mean_c)^2 / sum_c (n_c - 1)
+    Attributes:
+        variance_CM: of one trial, shrunk towards what the method's configurations have in common; nan without freedom.
+        freedom_CM: degrees of freedom that the variance is worth, for Student's t.
+        residual_CSM: scores minus the configuration's mean; nan where there is no trial.
+    """
+
+    variance_CM: Floats
+    freedom_CM: Floats
+    residual_CSM: Floats
+
+
+def shrunk_spread(values_CSM: ArrayLike) -> Spread:
+    """Variance between seeds, each configuration's own shrunk towards their pool as far as the data allow.
+
+        variance_c = (d_0 pool + d_c s_c^2) / (d_0 + d_c),    d_c = n_c - 1
+
+    s_c^2 is the configuration's own variance. d_0 and the pool are those of the scaled inverse chi-square distribution
+    that fits the method's own variances: where they differ by no more than chance, d_0 is infinite and the variance is
+    the same for all; where a method is much noisier at one end of its knob, d_0 is small and each keeps more of its
+    own. The freedom is d_0 + d_c, at most what the pool holds: sum d_c, divided by 1 + (C - 1) r^2 because seeds are
+    common random numbers, and a seed that is lucky for one configuration is for the others. r is the part of the
+    variance that they share.
+
+    Source: Smyth 2004, "Linear models and empirical Bayes methods for assessing differential expression", sections 3
+    and 6.2; the freedom of correlated variances after Satterthwaite 1946.
 
     Args:
-        values_CSM: a (configuration, seed) is a number in every objective or nan in every one.
-
-    Returns:
-        variance_M, nan when there are no degrees of freedom; the degrees of freedom, sum_c (n_c - 1).
+        values_CSM: the rows of one method; a (configuration, seed) is nan in every objective or in none.
     """
     values, num_C = _checked(values_CSM)
     residual_CSM = values - _mean(values, num_C)[:, None, :]
-    freedom = int(np.maximum(num_C - 1, 0).sum())
-    squares_M = np.nansum(residual_CSM**2, axis=(0, 1))
-    return (squares_M / freedom if freedom else np.full_like(squares_M, np.nan)), freedom
+    own_C = np.maximum(num_C - 1, 0)
+    freedom = int(own_C.sum())
+    shape = (values.shape[0], values.shape[2])
+    if freedom == 0:
+        return Spread(np.full(shape, np.nan), np.zeros(shape), residual_CSM)
+    squares_CM = np.nansum(residual_CSM**2, axis=1)
+    variance_CM, freedom_CM = np.empty(shape), np.empty(shape)
+    for column in range(shape[1]):
+        pool = squares_CM[:, column].sum() / freedom
+        seen = own_C > 0
+        prior = _prior_freedom(squares_CM[seen, column] / own_C[seen], own_C[seen])
+        if math.isinf(prior):
+            variance_CM[:, column], freedom_CM[:, column] = pool, freedom
+        else:
+            variance_CM[:, column] = (prior * pool + squares_CM[:, column]) / (prior + own_C)
+            freedom_CM[:, column] = np.minimum(prior + own_C, freedom)
+        limit = max(freedom / (1 + (int(seen.sum()) - 1) * _shared_share(residual_CSM[:, :, column]) ** 2), 1.0)
+        freedom_CM[:, column] = np.minimum(freedom_CM[:, column], limit)
+    return Spread(variance_CM, freedom_CM, residual_CSM)
+
+
+def _prior_freedom(variance_N: Floats, own_N: NDArray[np.int_]) -> float:
+    """d_0 by the moments of log variances (Smyth 2004, 6.2): infinite when they vary no more than chance would."""
+    if len(variance_N) < 3 or not np.median(variance_N) > 0:
+        return math.inf
+    raised_N = np.maximum(variance_N, SMALLEST * np.median(variance_N))
+    half_N = own_N / 2
+    excess_N = np.log(raised_N) - digamma(half_N) + np.log(half_N)
+    beyond = float(excess_N.var(ddof=1) - polygamma(1, half_N).mean())
+    return 2 * _inverse_trigamma(beyond) if beyond > 0 else math.inf
+
+
+def _inverse_trigamma(value: float) -> float:
+    """The x at which the trigamma function is `value` > 0, by Newton's method (Smyth 2004, appendix)."""
+    x = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(polygamma(1, x))
+        step = trigamma * (1 - trigamma / value) / float(polygamma(2, x))
+        x += step
+        if abs(step) < 1e-10 * x:
+            break
+    return x
+
+
+def _shared_share(residual_CS: Floats) -> float:
+    """r: the part of the variance between seeds that the configurations share, cut to [0, 1]."""
+    present_CS = ~np.isnan(residual_CS)
+    residual_CS = np.where(present_CS, residual_CS, 0.0)
+    num_C = present_CS.sum(axis=1)
+    weight_CC = pair_freedom(present_CS)
+    own, pairs = float(np.trace(weight_CC)), float(weight_CC.sum() - np.trace(weight_CC))
+    total = float((residual_CS**2).sum())
+    if total == 0 or (num_C > 1).sum() < 2 or pairs < 1e-9:
+        return 0.0
+    between = float((residual_CS.sum(axis=0) ** 2).sum()) - total
+    return min(max((between / pairs) / (total / own), 0.0), 1.0)
+
+
+def pair_freedom(present_CS: NDArray[np.bool_]) -> Floats:
+    """freedom_CC: what the products of two configurations' residuals add up to, for a shared seed effect of variance 1.
+
+        sum_s E[(a_s - mean_c a)(a_s - mean_c' a)] = k (1 - 1 / n_c - 1 / n_c' + k / (n_c n_c'))
+
+    over the k seeds that both have. n - 1 on the diagonal.
+    """
+    present = present_CS.astype(np.float64)
+    num_C = np.maximum(present.sum(axis=1), 1.0)
+    common_CC = present @ present.T
+    inverse_C = 1 / num_C
+    part_CC = 1 - inverse_C[:, None] - inverse_C[None, :] + common_CC * inverse_C[:, None] * inverse_C[None, :]
+    return np.asarray(common_CC * part_CC)
 
 
 def pooled_intervals(values_CSM: ArrayLike, confidence: float = 0.95) -> Intervals:
-    """t-intervals for the configurations of ONE method, which share the variance of their seeds.
+    """t-intervals for the configurations of ONE method, whose variance is that of `shrunk_spread`.
 
-        mean_c +- t_{df, (1 + confidence) / 2} sqrt(s^2 / n_c)
+        mean_c +- t_{freedom_c, (1 + confidence) / 2} sqrt(variance_c / n_c)
 
-    s^2 and df are those of `pooled_variance`, of each objective on its own. With 3 seeds a configuration alone has
-    2 degrees of freedom and t = 4.3; six together have 12 and t = 2.2, and intervals 0.56 times as wide on average at
-    the same coverage. A configuration with one seed borrows the others' variance. When no configuration has two seeds
-    there is no interval: low and high are nan.
-
-    The variance is assumed equal along a method's knob, and then the coverage is exact for normal scores. Where it is
-    not equal, the intervals cover too much at quiet knob values and too little at noisy ones: with standard deviations
-    from 0.5 to 1.5 over six configurations of 3 seeds, 99.9 % at the quietest, 84 % at the noisiest, 94 % on average
-    (simulation, 20000 repetitions). A knob value at which every seed is alike, such as a share at its ceiling of 1,
-    therefore gets the width of its neighbours, not zero.
-
-    Source: the within-cell variance of a one-way layout, e.g. Montgomery, Design and Analysis of Experiments, ch. 3.
+    With 3 seeds a configuration alone has 2 degrees of freedom and t = 4.3; six together have 12 and t = 2.2, and
+    intervals 0.56 times as wide on average at the same coverage. A configuration with one seed borrows the others'
+    variance. When no configuration has two seeds there is no interval: low and high are nan.
 
     Args:
         values_CSM: the rows of one method; a (configuration, seed) is nan in every objective or in none.
@@ -72,16 +155,12 @@ def pooled_intervals(values_CSM: ArrayLike, confidence: float = 0.95) -> Interva
 
     Raises ValueError: infinity, or nan in some objectives of a trial only.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    _check_confidence(confidence)
     values, num_C = _checked(values_CSM)
-    mean_CM = _mean(values, num_C)
-    variance_M, freedom = pooled_variance(values)
-    if freedom == 0:
-        none_CM = np.full_like(mean_CM, np.nan)
-        return Intervals(mean_CM, none_CM, none_CM.copy(), num_C)
-    quantile = float(stdtrit(freedom, (1 + confidence) / 2))
-    half_CM = quantile * np.sqrt(variance_M / np.maximum(num_C, 1)[:, None])
+    mean_CM, spread = _mean(values, num_C), shrunk_spread(values)
+    with np.errstate(invalid="ignore"):
+        quantile_CM = stdtrit(np.where(spread.freedom_CM > 0, spread.freedom_CM, np.nan), (1 + confidence) / 2)
+    half_CM = quantile_CM * np.sqrt(spread.variance_CM / np.maximum(num_C, 1)[:, None])
     return Intervals(mean_CM, mean_CM - half_CM, mean_CM + half_CM, num_C)
 
 
@@ -119,3 +198,134 @@ def _checked(values_CSM: ArrayLike) -> tuple[Floats, NDArray[np.int_]]:
             f"configuration {row}, seed {column}: {values[row, column].tolist()} is neither whole nor absent"
         )
     return values, (~missing_CSM.any(axis=2)).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class TwoWay:
+    """A mean over seeds and questions, of which both are samples.
+
+    Attributes:
+        mean: of what is there.
+        low, high: ends of its interval.
+        seed_share: part of the variance of the mean that comes from the seeds; the rest is the questions'.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seed_share: float
+
+
+def two_way_interval(
+    values_SQ: ArrayLike, variance: float | None = None, freedom: float | None = None, confidence: float = 0.95
+) -> TwoWay:
+    """Interval of a configuration's mean when the questions, too, stand for others that might have been asked.
+
+        V = V_seeds + V_questions - V_rest
+
+    V_seeds and V_questions are the variances of the means of the rows and of the columns over their number, and V_rest
+    that of what is left over S Q, which both of them contain. It is what resampling seeds and questions tends to (the
+    pigeonhole bootstrap), without its bias of (S - 1) / S. The interval is Student's with Satterthwaite's freedom.
+
+    Source: Owen 2007, "The pigeonhole bootstrap"; the moments are those of a crossed random-effects model.
+
+    Args:
+        values_SQ: one score of each seed on each question; nan where it could not be graded.
+        variance, freedom: of one trial's mean over the same questions, when neighbours lend theirs (`shrunk_spread`);
+            None is the seeds' own. With one seed and no neighbours the questions alone are left.
+
+    Raises ValueError: infinity, or no value at all.
+    """
+    _check_confidence(confidence)
+    values = np.asarray(values_SQ, dtype=np.float64)
+    if values.ndim != 2 or np.isinf(values).any() or np.isnan(values).all():
+        raise ValueError(f"a two-way interval needs finite values [S, Q], got the shape {values.shape}")
+    values = values[~np.isnan(values).all(axis=1)][:, ~np.isnan(values).all(axis=0)]
+    num_seeds, num_questions = values.shape
+    row_S, column_Q = np.nanmean(values, axis=1), np.nanmean(values, axis=0)
+    mean = float(row_S.mean())
+    own = float(row_S.var(ddof=1)) if num_seeds > 1 else 0.0
+    seeds = (own if variance is None else variance) / num_seeds
+    questions = float(column_Q.var(ddof=1)) / num_questions if num_questions > 1 else 0.0
+    rest = 0.0
+    if num_seeds > 1 and num_questions > 1:
+        left_SQ = values - row_S[:, None] - column_Q[None, :] + np.nanmean(values)
+        rest = float(np.nansum(left_SQ**2)) / ((num_seeds - 1) * (num_questions - 1)) / values.size
+    total = max(seeds + questions - rest, seeds, questions)
+    beyond = total - seeds
+    terms = [(seeds, (num_seeds - 1) if freedom is None else freedom), (beyond, num_questions - 1)]
+    spread = sum(part**2 / free for part, free in terms if part > 0 and free > 0)
+    half = float(stdtrit(total**2 / spread, (1 + confidence) / 2)) * math.sqrt(total) if spread else 0.0
+    return TwoWay(mean, mean - half, mean + half, seeds / total if total else 0.0)
+
+
+def wilson(successes: float, number: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a proportion, for a single seed (Wilson 1927). Within [0, 1], and never empty.
+
+    Only the noise of `number` independent questions is in it: another seed may differ by more.
+
+    Raises ValueError: no questions, or successes out of range.
+    """
+    _check_confidence(confidence)
+    if number < 1 or not 0 <= successes <= number:
+        raise ValueError(f"a proportion needs 0 <= successes <= number, got {successes} of {number}")
+    z = float(ndtri((1 + confidence) / 2))
+    share, weight = successes / number, z * z / number
+    centre = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * math.sqrt(share * (1 - share) / number + weight / (4 * number))
+    low, high = max(centre - half, 0.0), min(centre + half, 1.0)
+    return (0.0 if successes == 0 else low, 1.0 if successes == number else high)
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """A ratio of sums over clusters, e.g. a share of answers clustered by question.
+
+    Attributes:
+        mean: the ratio.
+        low, high: ends of the interval; nan for one cluster.
+        error: standard error that allows for clusters.
+        design: variance over that of independent answers; 1 when clustering does not matter, nan when unknown.
+        num_clusters: clusters with an answer.
+    """
+
+    mean: float
+    low: float
+    high: float
+    error: float
+    design: float
+    num_clusters: int
+
+
+def clustered_interval(hits_Q: ArrayLike, number_Q: ArrayLike, confidence: float = 0.95) -> Clustered:
+    """Interval of sum(hits) / sum(number) when answers to the same question go together.
+
+        V = Q / (Q - 1) sum_q (hits_q - mean number_q)^2 / (sum_q number_q)^2,    Student's t with Q - 1 degrees
+
+    Source: Cochran, Sampling Techniques, section 9A (ratio of cluster totals); for evaluations Miller 2024,
+    arXiv:2411.00640, section 2.2.
+
+    Args:
+        hits_Q, number_Q: of each question: answers that count, and valid answers. Questions without any are left out.
+    """
+    _check_confidence(confidence)
+    number = np.asarray(number_Q, dtype=np.float64)
+    asked_Q = number > 0
+    hits, number = np.asarray(hits_Q, dtype=np.float64)[asked_Q], number[asked_Q]
+    count = len(number)
+    if not count:
+        return Clustered(math.nan, math.nan, math.nan, math.nan, math.nan, 0)
+    total = float(number.sum())
+    mean = float(hits.sum()) / total
+    if count == 1:
+        return Clustered(mean, math.nan, math.nan, math.nan, math.nan, 1)
+    variance = count / (count - 1) * float(((hits - mean * number) ** 2).sum()) / total**2
+    independent = mean * (1 - mean) / total
+    half = float(stdtrit(count - 1, (1 + confidence) / 2)) * math.sqrt(variance)
+    design = variance / independent if independent > 0 else math.nan
+    return Clustered(mean, mean - half, mean + half, math.sqrt(variance), design, count)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")

@@ -1,9 +1,12 @@
-"""Dominance and hypervolume. Larger is better in every objective; see `analysis.scores` for the sign.
+"""Dominance, hypervolume and attainment. Larger is better in every objective; see `analysis.scores` for the sign.
 
-Shape suffixes: N points, M objectives.
+Shape suffixes: N points, M objectives, B sets of points, K points of another set or corners of a surface.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,17 +29,24 @@ def non_dominated(points_NM: ArrayLike) -> NDArray[np.bool_]:
     Raises ValueError: not two-dimensional; nan or infinity, naming the row (from 0).
     """
     points = _checked(points_NM)
-    other, point = points[:, None, :], points[None, :, :]
-    dominates_NN = (other >= point).all(axis=2) & (other > point).any(axis=2)
-    return np.logical_not(dominates_NN.any(axis=0))
+    return np.logical_not(dominated(points[None], points[None])[0])
+
+
+def dominated(points_BNM: Floats, others_BKM: Floats, strictly: bool = True) -> NDArray[np.bool_]:
+    """Which of many sets' points one of the others dominates; or, not strictly, at least equals in every objective.
+
+    Returns:
+        bool_BN.
+    """
+    point, other = points_BNM[:, :, None, :], others_BKM[:, None, :, :]
+    covers_BNK: NDArray[np.bool_] = np.all(other >= point, axis=3)
+    if strictly:
+        covers_BNK &= np.any(other > point, axis=3)
+    return np.asarray(np.any(covers_BNK, axis=2))
 
 
 def hypervolume(points_NM: ArrayLike, reference_M: ArrayLike) -> float:
     """Volume of the region that the points dominate and that is better than the reference; exact, M = 2 or 3.
-
-    By sweeping the last objective downwards: between two neighbouring values, the slice is the region dominated by
-    the points above, in one objective less (Fonseca, Paquete and Lopez-Ibanez 2006, "An improved dimension-sweep
-    algorithm for the hypervolume indicator", without its data structures: O(N log N) for M = 2, O(N^2 log N) for 3).
 
     Args:
         points_NM: dominated points and ties change nothing; a point that is not strictly better than the reference in
@@ -48,33 +58,88 @@ def hypervolume(points_NM: ArrayLike, reference_M: ArrayLike) -> float:
 
     Raises ValueError: M is not 2 or 3; nan or infinity.
     """
-    points, reference = _checked(points_NM), np.asarray(reference_M, dtype=np.float64)
-    if reference.shape not in ((2,), (3,)) or points.shape[1] != reference.size:
+    points = _checked(points_NM)
+    return float(hypervolumes(points[None], reference_M)[0])
+
+
+def hypervolumes(points_BNM: ArrayLike, reference_M: ArrayLike) -> Floats:
+    """`hypervolume` of many sets of equally many points at once.
+
+    By sweeping the last objective downwards: between two neighbouring values, the slice is the region dominated by
+    the points above, in one objective less (Fonseca, Paquete and Lopez-Ibanez 2006, "An improved dimension-sweep
+    algorithm for the hypervolume indicator", without its data structures: O(N log N) for M = 2, O(N^2 log N) for 3).
+
+    Returns:
+        volume_B.
+
+    Raises ValueError: M is not 2 or 3; nan or infinity.
+    """
+    points, reference = np.asarray(points_BNM, dtype=np.float64), np.asarray(reference_M, dtype=np.float64)
+    if reference.shape not in ((2,), (3,)) or points.ndim != 3 or points.shape[2] != reference.size:
         raise ValueError(
-            f"hypervolume needs points [N, M] and a reference [M], M = 2 or 3, got {points.shape} and {reference.shape}"
+            f"hypervolume needs points [..., N, M] and a reference [M], M = 2 or 3, got {points.shape} and"
+            f" {reference.shape}"
         )
-    if not np.isfinite(reference).all():
-        raise ValueError(f"the reference of a hypervolume must be finite, got {reference.tolist()}")
-    points = points[(points > reference).all(axis=1)]
-    if not len(points):
-        return 0.0
-    return _area(points, reference) if reference.size == 2 else _volume(points, reference)
+    if not np.isfinite(reference).all() or not np.isfinite(points).all():
+        raise ValueError(
+            f"the points and the reference of a hypervolume must be finite, got the reference {reference.tolist()}"
+        )
+    inside_BN1 = (points > reference).all(axis=2, keepdims=True)
+    lifted_BNM = np.where(inside_BN1, points - reference, 0.0)  # a point at the reference dominates nothing
+    return _areas(lifted_BNM) if reference.size == 2 else _volumes(lifted_BNM)
 
 
-def _area(points_N2: Floats, reference_2: Floats) -> float:
+def _areas(points_BN2: Floats) -> Floats:
     """From the largest x down, each strip is as wide as the gap to the next x and as high as the best y so far."""
-    sorted_N2 = points_N2[np.argsort(-points_N2[:, 0], kind="stable")]
-    width_N = sorted_N2[:, 0] - np.append(sorted_N2[1:, 0], reference_2[0])
-    height_N = np.maximum.accumulate(sorted_N2[:, 1]) - reference_2[1]
-    return float(width_N @ height_N)
+    order_BN = np.argsort(-points_BN2[:, :, 0], axis=1, kind="stable")
+    x_BN, y_BN = (np.take_along_axis(points_BN2[:, :, axis], order_BN, axis=1) for axis in (0, 1))
+    width_BN = x_BN - np.pad(x_BN[:, 1:], ((0, 0), (0, min(1, x_BN.shape[1]))))
+    return np.asarray((width_BN * np.maximum.accumulate(y_BN, axis=1)).sum(axis=1), dtype=np.float64)
 
 
-def _volume(points_N3: Floats, reference_3: Floats) -> float:
+def _volumes(points_BN3: Floats) -> Floats:
     """From the largest z down, each slab is as thick as the gap to the next z and has the area of the points so far."""
-    sorted_N3 = points_N3[np.argsort(-points_N3[:, 2], kind="stable")]
-    thickness_N = sorted_N3[:, 2] - np.append(sorted_N3[1:, 2], reference_3[2])
-    areas = (_area(sorted_N3[: count + 1, :2], reference_3[:2]) for count in range(len(sorted_N3)))
-    return float(sum(thickness * area for thickness, area in zip(thickness_N, areas, strict=True) if thickness))
+    order_BN = np.argsort(-points_BN3[:, :, 2], axis=1, kind="stable")
+    sorted_BN3 = np.take_along_axis(points_BN3, order_BN[:, :, None], axis=1)
+    number = points_BN3.shape[1]
+    thickness_BN = sorted_BN3[:, :, 2] - np.pad(sorted_BN3[:, 1:, 2], ((0, 0), (0, min(1, number))))
+    volume_B = np.zeros(len(points_BN3))
+    for count in range(number):
+        volume_B += thickness_BN[:, count] * _areas(sorted_BN3[:, : count + 1, :2])
+    return volume_B
+
+
+def attainment_surface(sets: Sequence[ArrayLike], share: float = 0.5) -> Floats:
+    """The front of what at least this share of the sets attain; two objectives.
+
+    A set attains a place when one of its points is at least as good in both objectives. With one set per seed and a
+    share of one half this is the median attainment surface (Fonseca and Fleming 1996, "On the performance assessment
+    and comparison of stochastic multiobjective optimizers").
+
+    Args:
+        sets: points_N2 each; one without points attains nothing.
+        share: in (0, 1]; the number of sets is rounded up.
+
+    Returns:
+        corners_K2 of the surface, none dominating another, the first objective ascending.
+
+    Raises ValueError: no set, a share out of range, not two objectives, nan or infinity.
+    """
+    checked = [_checked(np.asarray(points, dtype=np.float64).reshape(-1, 2)) for points in sets]
+    if not checked or not 0 < share <= 1:
+        raise ValueError(f"an attainment surface needs a set and a share in (0, 1], got {len(checked)} and {share}")
+    needed = math.ceil(share * len(checked) - 1e-9)
+    x_K = np.unique(np.concatenate([points[:, 0] for points in checked]))
+    height_SK = np.array([_heights(points, x_K) for points in checked])
+    height_K = np.sort(height_SK, axis=0)[len(checked) - needed]
+    corners_K2 = np.column_stack([x_K, height_K])[np.isfinite(height_K)]
+    return corners_K2[non_dominated(corners_K2)] if len(corners_K2) else corners_K2
+
+
+def _heights(points_N2: Floats, x_K: Floats) -> Floats:
+    """The best second objective among points whose first is at least x; -inf where there is none."""
+    reaches_KN = points_N2[None, :, 0] >= x_K[:, None]
+    return np.asarray(np.where(reaches_KN, points_N2[None, :, 1], -np.inf).max(axis=1, initial=-np.inf))
 
 
 def _checked(points_NM: ArrayLike) -> Floats:

@@ -328,7 +328,7 @@ def status_command(
     for column in columns:
         table.add_column(column, justify="right")
     for arm in found["arms"]:
-        table.add_row(*_arm(table, arm["setting"], arm["method"]), *(str(arm[column]) for column in columns))
+        table.add_row(*_arm(table, arm["setting"], arm["title"]), *(str(arm[column]) for column in columns))
     console = Console()
     console.print(table)
     console.print(f"{found['bytes'] / 1e6:.1f} MB in {found['folder']}", highlight=False)

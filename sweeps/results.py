@@ -161,6 +161,7 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
         arms.append(
             {
                 "method": arm.space.method,
+                "title": arm.space.title,
                 "setting": setting_label(arm.setting),
                 "trials": total,
                 **counts,

@@ -57,6 +57,11 @@ class MethodSpace:
             return len(self.points)
         return (self.configurations or configurations) if self.ranges else 1
 
+    @property
+    def title(self) -> str:
+        """The method, with what else its configurations differ in, e.g. "plain (adapter_scale)"."""
+        return f"{self.method} ({', '.join(sorted(self.axis_names))})" if self.axis_names else self.method
+
     def to_method(self, values: Values) -> Method:
         """The method at these values of the searched coefficients. Raises UserError for values it refuses."""
         given = {**self.fixed, **values}

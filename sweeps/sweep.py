@@ -28,6 +28,7 @@ import sweeps.catalog
 from settings import catalog
 from settings.judge import JudgeOptions
 from settings.setting import Score, Setting, UserError, content_id
+from sweeps.controls import control_spaces
 from sweeps.space import MethodSpace, Values, vary
 from trainables.method import label_of
 from trainables.trial import AXES, AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, require, trial_for
@@ -113,6 +114,8 @@ class Sweep:
         pack_size: trials trained side by side; None is the number of seeds.
         options: replace single hyper-parameters of the setting's recipe, e.g. `{"steps": 100, "rank": 4}`.
         cpus_per_pack, gpus_per_pack: what one pack occupies.
+        controls: also evaluate the checkpoints of plain fine-tuning and its adapter scaled down, unless `methods` have
+            them; a method pushes the frontier only if it beats both.
         judge: how a setting's judge is reached, and its budget.
         rows_per_forward: most rows of a pack that go through the model at a time (micro-batches, for memory); None is
             all. Fewer cost one more forward pass and change no result.
@@ -134,6 +137,7 @@ class Sweep:
     gpus_per_pack: float = 0
     rows_per_forward: int | None = None
     gradient_checkpointing: bool = False
+    controls: bool = True
     judge: JudgeOptions = field(default_factory=JudgeOptions)
 
     def __post_init__(self) -> None:
@@ -145,7 +149,9 @@ class Sweep:
             problem = _option_problem(option, value)
             if problem:
                 raise UserError(f"sweep {self.name!r}: option {option!r} {problem}")
-        repeated = _first_repeated([arm.key for arm in self.arms])
+        if not isinstance(self.controls, bool):
+            raise UserError(f"sweep {self.name!r}: controls must be True or False, got {self.controls!r}")
+        repeated = _first_repeated([_arm_key(ref, space) for ref in self.settings for space in self.spaces])
         if repeated is not None:
             raise UserError(f"sweep {self.name!r} lists the same method and ranges twice: {repeated}")
 
@@ -202,12 +208,15 @@ class Sweep:
 
     @cached_property
     def arms(self) -> tuple[Arm, ...]:
-        """Every method on every setting."""
+        """Every method, and the controls, on every setting."""
         return tuple(
             Arm(ref, space, space.budget(self.configurations), _arm_key(ref, space))
             for ref in self.settings
-            for space in self.spaces
+            for space in (*self.spaces, *self._control_spaces(ref))
         )
+
+    def _control_spaces(self, ref: SettingRef) -> tuple[MethodSpace, ...]:
+        return control_spaces(self.template(ref).steps, self.spaces) if self.controls else ()
 
     def trials_of(self, arm: Arm, values: Values) -> tuple[TrialConfig, ...]:
         """The trials of a configuration, one per seed. Raises UserError for values or options that make no trial."""
@@ -220,16 +229,25 @@ class Sweep:
     @cached_property
     def snapshots(self) -> tuple[int, ...]:
         """Updates after which adapters in training are kept, because some configuration stops there."""
-        listed = [point.get("checkpoint_step") for space in self.spaces for point in space.points or ()]
-        listed += [space.fixed.get("checkpoint_step") for space in self.spaces]
+        spaces = [arm.space for arm in self.arms]
+        listed = [point.get("checkpoint_step") for space in spaces for point in space.points or ()]
+        listed += [space.fixed.get("checkpoint_step") for space in spaces]
         return tuple(sorted({step for step in listed if step is not None}))
 
     def coefficients_of(self, trial: TrialConfig) -> dict[str, Any]:
         """A trial's coefficients, and whatever else the sweep varies of its method, by name."""
-        varied = {name for space in self.spaces if space.method == trial.method.name for name in space.axis_names}
+        varied = self._varied[trial.method.name]
         values = {**vars(trial), "learning_rate": trial.optimizer.learning_rate}
         values["checkpoint_step"] = trial.updates  # the last step is a checkpoint, too
         return trial.coefficients | {name: values[name] for name in sorted(varied)}
+
+    @cached_property
+    def _varied(self) -> Mapping[str, set[str]]:
+        """Method -> the axes that its configurations differ in."""
+        varied: dict[str, set[str]] = {}
+        for arm in self.arms:
+            varied.setdefault(arm.space.method, set()).update(arm.space.axis_names)
+        return varied
 
     def label_of(self, trial: TrialConfig) -> str:
         """What tells a trial's configuration from others of its method in this sweep, e.g. "beta=0.3, steps=24"."""
@@ -295,7 +313,8 @@ class Sweep:
     def identity(self) -> str:
         """Content id of everything that decides a result or which configurations are proposed.
 
-        The budget (configurations, number of seeds) and the resources are left out: a finished sweep may be extended.
+        The budget (configurations, number of seeds), the controls and the resources are left out: a finished sweep may
+        be extended.
         """
         data = {
             "name": self.name,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.pareto import hypervolume, non_dominated
+from analysis.pareto import attainment_surface, hypervolume, hypervolumes, non_dominated
 
 # Few distinct values, so that ties in one and in all objectives are common.
 POINTS = st.integers(1, 4).flatmap(
@@ -105,6 +105,42 @@ def test_hypervolume_is_moocores(num_objectives: int, decimals: int) -> None:
         reference = rng.normal(size=num_objectives).round(decimals) - 0.5
         expected = moocore.hypervolume(points, ref=reference, maximise=True)
         assert hypervolume(points, reference) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("num_objectives", [2, 3])
+def test_many_sets_at_once(num_objectives: int) -> None:
+    points = np.random.default_rng(1).normal(size=(7, 9, num_objectives)).round(1)
+    reference = [-0.4] * num_objectives
+    assert hypervolumes(points, reference).tolist() == [hypervolume(some, reference) for some in points]
+
+
+def test_attainment_surface_by_hand() -> None:
+    """Three sets: {(1,3),(3,1)}, {(2,2)}, {(0,4)}. Two of them attain up to (1,2), (0,3) and (2,1)."""
+    sets = [[[1, 3], [3, 1]], [[2, 2]], [[0, 4]]]
+    assert attainment_surface(sets, 0.5).tolist() == [[0, 3], [1, 2], [2, 1]]
+    assert attainment_surface(sets, 0.01).tolist() == [[0, 4], [1, 3], [2, 2], [3, 1]]
+    assert attainment_surface(sets, 1.0).tolist() == [[0, 2]]
+    assert attainment_surface([[[1, 1]], np.empty((0, 2))], 1.0).tolist() == []
+
+
+@pytest.mark.parametrize("decimals", [0, 12])
+@pytest.mark.parametrize("num_sets", [1, 2, 3, 7])
+def test_attainment_surface_is_moocores(num_sets: int, decimals: int) -> None:
+    rng = np.random.default_rng(num_sets)
+    sets = [rng.normal(size=(rng.integers(1, 12), 2)).round(decimals) * 1.0 for _ in range(num_sets)]
+    labels = np.repeat(np.arange(num_sets), [len(points) for points in sets])
+    for percent in (1, 50, 100):
+        expected = -moocore.eaf(np.column_stack([-np.concatenate(sets)]), labels, percentiles=[percent])[:, :2]
+        expected = expected[np.argsort(expected[:, 0])]
+        np.testing.assert_allclose(attainment_surface(sets, percent / 100), expected, rtol=0, atol=1e-12)
+
+
+def test_attainment_surface_refuses() -> None:
+    for sets, share in (([], 0.5), ([[[1, 1]]], 0.0), ([[[1, 1]]], 1.1)):
+        with pytest.raises(ValueError, match="a set and a share"):
+            attainment_surface(sets, share)
+    with pytest.raises(ValueError, match="row 0"):
+        attainment_surface([[[1, np.nan]]])
 
 
 @given(POINTS.filter(lambda points: len(points[0]) in (2, 3)))

@@ -64,6 +64,7 @@ def toy_sweep(folder: Path, **changes: Any) -> Sweep:
         "methods": ("plain", "kl_penalty"),
         "configurations": 6,
         "seeds": 2,
+        "controls": False,
     }
     return Sweep(**(values | changes))
 
