@@ -5,13 +5,15 @@ all configurations together, because 3 seeds of one say next to nothing, and dra
 the seeds themselves, the obvious percentile bootstrap, covers the hypervolume of a frontier a third of the time at 3
 seeds, and is not offered.
 
-Gains: larger is better. Shape suffixes: C configurations, S seeds, M objectives, B replicates.
+Gains: larger is better. Shape suffixes: C configurations, S seeds, M objectives, B replicates, R configurations that
+others do not dominate throughout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +26,8 @@ Floats = NDArray[np.float64]
 Value = Callable[[Floats], Floats]  # means_BCM -> value_B
 REPLICATES = 2000
 SLOPES = 8  # replicates over which a gradient is averaged
-CHUNK = 200  # replicates whose dominance is looked at together, for memory
+CHUNK = 2**22  # numbers in an array of comparisons
+SETS = 200  # sets of means whose statistic is taken together
 FEW = 3  # configurations that a variance of a method's own takes
 
 
@@ -161,6 +164,9 @@ class Statistic:
     freedom: float
     bias: float
 
+    def __neg__(self) -> Statistic:
+        return replace(self, estimate=-self.estimate, low=-self.high, high=-self.low, bias=-self.bias)
+
     @property
     def p_value(self) -> float:
         """Of the hypothesis that the true value is 0, two-sided. 1 for an estimate of 0 without error."""
@@ -211,7 +217,7 @@ class Bootstrap:
         gradient_CM = np.zeros_like(step_CM)
         places = np.argwhere(step_CM > 0)
         before_B = value(start_BCM)
-        for some in np.split(places, range(CHUNK // SLOPES, len(places), CHUNK // SLOPES)):
+        for some in np.split(places, range(SETS // SLOPES, len(places), SETS // SLOPES)):
             moved_PBCM = np.repeat(start_BCM[None], len(some), axis=0)
             size_P = step_CM[some[:, 0], some[:, 1]]
             moved_PBCM[np.arange(len(some)), :, some[:, 0], some[:, 1]] += size_P[:, None]
@@ -219,13 +225,25 @@ class Bootstrap:
             gradient_CM[some[:, 0], some[:, 1]] = (after_PB - before_B).mean(axis=1) / size_P
         return gradient_CM
 
+    @cached_property
+    def _rivals_C(self) -> NDArray[np.bool_]:
+        """Configurations that no other dominates in every replicate; the rest never matters to a front."""
+        worst_CM, best_CM = self.draws_BCM.min(axis=0), self.draws_BCM.max(axis=0)
+        return np.logical_not(dominated(best_CM[None], worst_CM[None])[0])
+
     def on_front(self) -> Floats:
         """probability_C: share of the replicates in which no other configuration dominates."""
-        share_C = np.zeros(self.draws_BCM.shape[1])
-        for start in range(0, len(self.draws_BCM), CHUNK):
-            some_BCM = self.draws_BCM[start : start + CHUNK]
-            share_C += np.logical_not(dominated(some_BCM, some_BCM, strictly=True)).sum(axis=0)
-        return share_C / len(self.draws_BCM)
+        draws_BRM = self.draws_BCM[:, self._rivals_C]
+        kept = [np.logical_not(dominated(some_BRM, some_BRM)) for some_BRM in np.array_split(draws_BRM, self._chunks)]
+        probability_C = np.zeros(self.draws_BCM.shape[1])
+        probability_C[self._rivals_C] = np.concatenate(kept).mean(axis=0)
+        return probability_C
+
+    @property
+    def _chunks(self) -> int:
+        """Pieces in which the replicates are looked at, for memory."""
+        rivals, objectives = int(self._rivals_C.sum()), self.draws_BCM.shape[2]
+        return 1 + len(self.draws_BCM) * rivals**2 * objectives // CHUNK
 
     def band(self, confidence: float = 0.95) -> Band:
         """Two fronts between which the front of the true means lies as a whole, with this confidence.
@@ -235,23 +253,24 @@ class Bootstrap:
         both turned from a normal's to Student's quantile with each configuration's freedom. A configuration that others
         dominate by far does not widen the band.
         """
-        mean_CM, error_CM = self.noise.mean_CM, self.draws_BCM.std(axis=0, ddof=1)
-        unit_CM = np.where(error_CM > 0, error_CM, np.inf)
+        rivals_C = self._rivals_C
+        mean_RM, draws_BRM = self.noise.mean_CM[rivals_C], self.draws_BCM[:, rivals_C]
+        error_RM = draws_BRM.std(axis=0, ddof=1)
+        unit_RM = np.where(error_RM > 0, error_RM, np.inf)
         multiples = []
-        for start in range(0, len(self.draws_BCM), CHUNK):
-            draw_BCM = self.draws_BCM[start : start + CHUNK]
-            gap_BCCM = (draw_BCM[:, :, None, :] - mean_CM[None, None, :, :]) / unit_CM[None, :, None, :]
-            beyond_BCC, behind_BCC = gap_BCCM.max(axis=3), (-gap_BCCM).max(axis=3)
-            multiples.append([beyond_BCC.min(axis=2).max(axis=1), behind_BCC.min(axis=1).max(axis=1)])
+        for some_BRM in np.array_split(draws_BRM, self._chunks):
+            gap_BRRM = (some_BRM[:, :, None, :] - mean_RM[None, None, :, :]) / unit_RM[None, :, None, :]
+            beyond_BRR, behind_BRR = gap_BRRM.max(axis=3), (-gap_BRRM).max(axis=3)
+            multiples.append([beyond_BRR.min(axis=2).max(axis=1), behind_BRR.min(axis=1).max(axis=1)])
         multiple_2B = np.concatenate(multiples, axis=1)
         below, above = np.maximum(np.quantile(multiple_2B, (1 + confidence) / 2, axis=1), 0.0)
-        low_CM, high_CM = (stdtrit(self.noise.freedom_CM, ndtr(multiple)) for multiple in (below, above))
-        return Band(mean_CM - low_CM * error_CM, mean_CM + high_CM * error_CM)
+        low_RM, high_RM = (stdtrit(self.noise.freedom_CM[rivals_C], ndtr(multiple)) for multiple in (below, above))
+        return Band(mean_RM - low_RM * error_RM, mean_RM + high_RM * error_RM)
 
 
 @dataclass(frozen=True, eq=False)
 class Band:
     """Points whose fronts bound the front of the true means, from below and from above."""
 
-    low_CM: Floats
-    high_CM: Floats
+    low_RM: Floats
+    high_RM: Floats

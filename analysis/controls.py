@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.bootstrap import Bootstrap
 from analysis.compare import Difference, Front, differences
-from analysis.scores import Configuration
 
 PLAIN = "plain"
 SCALE, CHECKPOINT = "adapter_scale", "checkpoint_step"
@@ -28,7 +27,18 @@ CONTROLS: Mapping[Control, str] = {
 Floats = NDArray[np.float64]
 
 
-def control_of(configuration: Configuration) -> Control | None:
+class Named(Protocol):
+    """A configuration, or a point of one."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def coefficients(self) -> Mapping[str, float | str]: ...
+
+
+def control_of(configuration: Named) -> Control | None:
     """Which control a configuration is a point of; None for methods, and for the whole of plain fine-tuning."""
     if configuration.method != PLAIN:
         return None
@@ -76,7 +86,7 @@ class Verdict:
 
 def verdicts(
     bootstrap: Bootstrap,
-    configurations: Sequence[Configuration],
+    configurations: Sequence[Named],
     base_M: ArrayLike | None,
     reference_M: ArrayLike,
 ) -> list[Verdict]:

@@ -18,10 +18,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
+from analysis.bootstrap import Bootstrap
 from analysis.files import replacing
 from analysis.frontier import FrontierPoint, excluded_text, frontier
 from analysis.labels import Label, place_labels
+from analysis.pareto import staircase
 from analysis.scores import Objective, ScoreTable
 from settings.setting import UserError
 
@@ -130,6 +133,7 @@ def frontier_figure(
     base = _base_position(shown, base_scores or {})
     cut = _limit(axes, shown, drawn, base)
     _draw_front(axes, shown, [point for point in drawn if point.on_front])
+    banded = _draw_band(axes, shown)
     for method, style in styles.items():
         _draw_method(axes, shown, [point for point in drawn if point.method == method], style)
     if base is not None:
@@ -138,13 +142,18 @@ def frontier_figure(
     if title:
         axes.set_title(title, fontsize=FONT["title"], loc="left")
     figure.legend(
-        handles=_legend(drawn, styles, base is not None),
+        handles=_legend(drawn, styles, base is not None, banded),
         loc="outside right upper",
         fontsize=FONT["small"],
         frameon=False,
     )
     figure.supxlabel(
-        _caption(shown, points, cut), x=0.01, ha="left", fontsize=FONT["small"], color="#333333", linespacing=1.35
+        _caption(shown, points, cut, banded),
+        x=0.01,
+        ha="left",
+        fontsize=FONT["small"],
+        color="#333333",
+        linespacing=1.35,
     )
     labels = [
         Label(_short_label(point, drawn), *_xy(point, shown.objectives), _darkened(styles[point.method].colour))
@@ -188,22 +197,34 @@ def _limit(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint], base:
 
 
 def _draw_front(axes: Axes, table: ScoreTable, front: Sequence[FrontierPoint]) -> None:
-    """The boundary of the region that the means dominate: a staircase, with the region tinted."""
+    """The boundary of the region that the means dominate: a staircase."""
     corners = sorted({_xy(point, table.objectives) for point in front}, key=lambda xy: axes.transData.transform(xy)[0])
     (left, _), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     xs = [left, *(x for x, _ in corners)]
     ys = [y for _, y in corners]
     steps_x = [value for x in xs for value in (x, x)][1:]
     steps_y = [value for y in ys for value in (y, y)] + [bottom]
-    axes.fill_between(steps_x, steps_y, bottom, color="#000000", alpha=0.045, linewidth=0, zorder=0)
     axes.plot(steps_x, steps_y, color="#777777", linewidth=1.1, linestyle=(0, (4, 2)), zorder=1)
+
+
+def _draw_band(axes: Axes, table: ScoreTable) -> bool:
+    """Shade where the frontier of the true means lies as a whole. Returns whether that is known."""
+    table = table.rows(table.num_seeds_C > 0)
+    if not (table.num_seeds_C > 1).any():
+        return False
+    band = Bootstrap(table.gains_CSM, table.method_C).band()
+    worst = table.oriented(np.array([axes.get_xlim()[0], axes.get_ylim()[0]]))
+    edges = [table.oriented(staircase(points, *worst.tolist())) for points in (band.high_RM, band.low_RM)]
+    outline = np.concatenate([edges[0], edges[1][::-1]])
+    axes.fill(outline[:, 0], outline[:, 1], color="#000000", alpha=0.07, linewidth=0, zorder=0)
+    return True
 
 
 def _draw_method(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint], style: Style) -> None:
     """One method: seeds, the line along its knob, intervals, means. A filled marker is on the front."""
     ids = {configuration.id: row for row, configuration in enumerate(table.configurations)}
     points = sorted(points, key=lambda point: ids[point.configuration])
-    if _is_line(points):
+    if knob_of(points):
         line = np.array([_xy(point, table.objectives) for point in points])
         axes.plot(line[:, 0], line[:, 1], color=style.colour, linewidth=1.1, alpha=0.55, zorder=2)
     for point in points:
@@ -245,10 +266,11 @@ def _knobs(points: Sequence[FrontierPoint]) -> list[str]:
     return [name for name in names if len({str(point.coefficients.get(name)) for point in points}) > 1]
 
 
-def _is_line(points: Sequence[FrontierPoint]) -> bool:
-    """Whether one coefficient alone varies, and is a number: then the points are a curve."""
+def knob_of(points: Sequence[FrontierPoint]) -> str | None:
+    """The one coefficient that varies, if it alone does and is a number: then the points are a curve."""
     knobs = _knobs(points)
-    return len(knobs) == 1 and all(isinstance(point.coefficients.get(knobs[0]), int | float) for point in points)
+    single = len(knobs) == 1 and all(isinstance(point.coefficients.get(knobs[0]), int | float) for point in points)
+    return knobs[0] if single else None
 
 
 def _describe_axes(axes: Axes, objectives: Sequence[Objective]) -> None:
@@ -270,8 +292,10 @@ def _axis_title(objective: Objective) -> str:
     return "\n".join(textwrap.wrap(f"{objective.name}{words}  (better\u00a0→)", 64))
 
 
-def _legend(points: Sequence[FrontierPoint], styles: Mapping[str, Style], with_base: bool) -> list[Line2D]:
-    handles = []
+def _legend(
+    points: Sequence[FrontierPoint], styles: Mapping[str, Style], with_base: bool, banded: bool
+) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = []
     if with_base:
         handles.append(_handle("base model", "*", "#FFFFFF", BASE_COLOUR, 12))
     for method in sorted(styles, key=lambda name: (name != BASELINE, name)):
@@ -282,6 +306,8 @@ def _legend(points: Sequence[FrontierPoint], styles: Mapping[str, Style], with_b
             text = "\n".join(textwrap.wrap(f"{name} ({knobs})" if knobs else name, LEGEND_WIDTH))
             handles.append(_handle(text, style.marker, style.colour, style.colour, style.size))
     handles.append(Line2D([], [], color="#777777", linewidth=1.1, linestyle=(0, (4, 2)), label="frontier"))
+    if banded:
+        handles.append(Patch(color="#000000", alpha=0.07, linewidth=0, label="its 95 % band"))
     handles.append(_handle("not on the frontier", "o", "#FFFFFF", "#777777", 6.5))
     handles.append(_handle("one seed", "o", "#BBBBBB", "#BBBBBB", 3))
     return handles
@@ -301,7 +327,7 @@ def _handle(label: str, marker: str, face: str, edge: str, size: float) -> Line2
     )
 
 
-def _caption(table: ScoreTable, points: Sequence[FrontierPoint], cut: bool) -> str:
+def _caption(table: ScoreTable, points: Sequence[FrontierPoint], cut: bool, banded: bool) -> str:
     seeds = sorted({point.seeds for point in points if point.seeds})
     number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     plural = "" if seeds == [1] else "s"
@@ -309,12 +335,13 @@ def _caption(table: ScoreTable, points: Sequence[FrontierPoint], cut: bool) -> s
     none = {point.method for point in points if point.seeds and math.isnan(next(iter(point.scores.values())).low)}
     if none != {point.method for point in points if point.seeds}:
         text.append(
-            "Bars: 95 % t-interval of the mean in each objective, the variance between seeds pooled over the"
+            "Bars: 95 % t-interval of the mean in each objective, the variance between seeds shrunk over the"
             f" configurations of a method{' (cut at the edge)' if cut else ''}."
         )
     if none:
         text.append(f"No interval for {', '.join(sorted(none))}: one seed.")
-    text.append("Dashed: the frontier of the means, without an interval of its own.")
+    whole = "; shaded: where that of the true means lies as a whole, with 95 % confidence" if banded else ""
+    text.append(f"Dashed: the frontier of the means{whole}.")
     ended = excluded_text(table.num_excluded())
     if ended:
         text.append(f"Left out: {ended} trial{'' if sum(table.num_excluded().values()) == 1 else 's'}.")

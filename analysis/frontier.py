@@ -9,28 +9,38 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from analysis.bootstrap import Bootstrap
 from analysis.files import write_text
-from analysis.intervals import intervals_by_method
+from analysis.intervals import Intervals, intervals_by_method, wilson
 from analysis.pareto import non_dominated
 from analysis.scores import EXCLUDED, Objective, ScoreTable, Status
 from settings.setting import UserError
 
-RESERVED = ("method", "configuration", "label", "coefficients", "seeds", "tokens", "seconds")
+RESERVED = ("method", "configuration", "label", "coefficients", "seeds", "tokens", "seconds", "p_front")
+Basis = Literal["seeds", "questions", "none"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its interval, in the score's own unit and sign. nan where there is none."""
+    """A mean over seeds with its interval, in the score's own unit and sign. nan where there is none.
+
+    Attributes:
+        basis: what the interval is about: other seeds (Student's t), or, of a share that one seed measured, other
+            questions (Wilson's), which says nothing of other seeds.
+    """
 
     mean: float
     low: float
     high: float
+    basis: Basis = "seeds"
 
     def to_json(self) -> dict[str, float | None]:
         """nan becomes None."""
@@ -48,6 +58,7 @@ class FrontierPoint:
         scores: objective name -> estimate.
         tokens, seconds: what a trial takes from nothing, means over seeds; nan where unknown.
         on_front: no other configuration dominates its means.
+        p_front: share of bootstrap replicates in which none does; nan when no configuration has two seeds.
     """
 
     method: str
@@ -60,6 +71,7 @@ class FrontierPoint:
     tokens: float
     seconds: float
     on_front: bool
+    p_front: float = math.nan
 
     def to_json(self) -> dict[str, Any]:
         """The point as JSON data, its objectives beside the other keys."""
@@ -71,6 +83,7 @@ class FrontierPoint:
             "seeds": self.seeds,
             "tokens": _finite(self.tokens),
             "seconds": _finite(self.seconds),
+            "p_front": _finite(self.p_front),
         }
         return facts | {name: estimate.to_json() for name, estimate in self.scores.items()}
 
@@ -81,7 +94,8 @@ def frontier(
     """All configurations of a table: those on the front, best in the first objective first, then the others.
 
     Dominance is between means over seeds, in all of the objectives. The intervals pool the seeds' variance over each
-    method (`analysis.intervals`). A configuration without a finished trial has nan scores and is never on the front.
+    method (`analysis.intervals`). A share that a single seed measured, in a method without a second seed anywhere, has
+    Wilson's interval. A configuration without a finished trial has nan scores and is never on the front.
 
     Args:
         objectives: names; None is all of the table's.
@@ -98,10 +112,10 @@ def frontier(
     gain_CM = chosen.oriented(found.mean_CM)
     on_front_C = num_C > 0
     on_front_C[on_front_C] = non_dominated(gain_CM[on_front_C])
+    p_front_C = _probabilities(chosen)
     points = []
     for row, configuration in enumerate(chosen.configurations):
-        bounds = zip(found.mean_CM[row].tolist(), found.low_CM[row].tolist(), found.high_CM[row].tolist(), strict=True)
-        estimates = [Estimate(*bound) for bound in bounds]
+        estimates = [_estimate(chosen, found, row, column) for column in range(len(chosen.objectives))]
         points.append(
             FrontierPoint(
                 method=configuration.method,
@@ -114,11 +128,30 @@ def frontier(
                 tokens=float(chosen.cost_C2[row, 0]),
                 seconds=float(chosen.cost_C2[row, 1]),
                 on_front=bool(on_front_C[row]),
+                p_front=float(p_front_C[row]),
             )
         )
     front = [row for row in range(len(points)) if on_front_C[row]]
     front.sort(key=lambda row: -gain_CM[row, 0])
     return [points[row] for row in front] + [point for point in points if not point.on_front]
+
+
+def _probabilities(table: ScoreTable) -> NDArray[np.float64]:
+    """probability_C of being on the front."""
+    finished_C, found_C = table.num_seeds_C > 0, np.full(len(table.configurations), np.nan)
+    if (table.num_seeds_C > 1).any():
+        found_C[finished_C] = Bootstrap(table.gains_CSM[finished_C], table.method_C[finished_C]).on_front()
+    return found_C
+
+
+def _estimate(table: ScoreTable, found: Intervals, row: int, column: int) -> Estimate:
+    mean, low, high = (float(end[row, column]) for end in (found.mean_CM, found.low_CM, found.high_CM))
+    if math.isnan(low) and found.num_seeds_C[row] == 1:
+        number = float(np.nanmax(np.append(table.count_CSM[row, :, column], 0)))
+        hits = mean * number
+        if number > 0 and 0 <= mean <= 1 and abs(hits - round(hits)) < 1e-6 * number:
+            return Estimate(mean, *wilson(round(hits), int(number)), basis="questions")
+    return Estimate(mean, low, high, basis="none" if math.isnan(low) else "seeds")
 
 
 def front_json(sweep: str, points: Sequence[FrontierPoint]) -> dict[str, Any]:
@@ -127,7 +160,10 @@ def front_json(sweep: str, points: Sequence[FrontierPoint]) -> dict[str, Any]:
     An objective may not be named like one of the other columns.
     """
     _check_names(points)
-    return {"sweep": sweep, "points": [point.to_json() for point in points if point.on_front]}
+    front = [point.to_json() for point in points if point.on_front]
+    for point in front:
+        del point["p_front"]  # readers of these files know their keys; the CSV and the report have it
+    return {"sweep": sweep, "points": front}
 
 
 def write_json(path: Path, sweep: str, points: Sequence[FrontierPoint]) -> None:
@@ -174,7 +210,7 @@ def rich_table(
     shown = [objective for objective in objectives if points and objective.name in points[0].scores]
     for objective in shown:
         table.add_column(Text(f"{objective.name} {objective.arrow}"), justify="right", no_wrap=True)
-    for name in ("n", "tokens", "s"):
+    for name in ("P", "n", "tokens", "s"):
         table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 3))
     rows = [point for point in points if point.on_front or not front_only]
     some_excluded = any(excluded_text(point.excluded) for point in rows)
@@ -182,16 +218,21 @@ def rich_table(
         table.add_column("excluded")
     for point in rows:
         cells = [_cell(point.scores[objective.name]) for objective in shown]
-        texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip(), *cells, str(point.seeds)]
+        texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip(), *cells]
+        texts += [_percent(point.p_front), str(point.seeds)]
         texts += [_short(point.tokens), _short(point.seconds)]
         texts += [excluded_text(point.excluded)] if some_excluded else []
         table.add_row(*(Text(text) for text in texts), style="" if point.on_front else "dim")
     notes = [
-        "* on the frontier; [low, high] is the 95 % interval of the mean of n seeds",
+        "* on the frontier of the means; [low, high] is the 95 % interval of the mean of n seeds",
+        "P: how probable it is that no other configuration is better in every objective",
         "tokens of training and seconds (s) are those of one trial, with all that it is built on",
     ]
-    if any(point.seeds and math.isnan(point.scores[objective.name].low) for point in rows for objective in shown):
+    bases = {point.scores[objective.name].basis for point in rows for objective in shown if point.seeds}
+    if "none" in bases:
         notes.append("[-] one seed: no interval")
+    if "questions" in bases:
+        notes.append("[low, high]q one seed: the interval is about other questions, not other seeds (Wilson)")
     table.caption = Text("\n".join(notes))
     return table
 
@@ -205,7 +246,14 @@ def _cell(estimate: Estimate) -> str:
     if math.isnan(estimate.mean):
         return "no result"
     ends = "-" if math.isnan(estimate.low) else f"{estimate.low:.2f}, {estimate.high:.2f}"
-    return f"{estimate.mean:.3f} [{ends}]"
+    return f"{estimate.mean:.3f} [{ends}]{'q' if estimate.basis == 'questions' else ''}"
+
+
+def _percent(share: float) -> str:
+    """A probability as whole percent; "-" for nan, and never 100 % but for certainty."""
+    if math.isnan(share):
+        return "-"
+    return ">99%" if 0.995 <= share < 1 else "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _short(number: float) -> str:

@@ -142,6 +142,18 @@ def _heights(points_N2: Floats, x_K: Floats) -> Floats:
     return np.asarray(np.where(reaches_KN, points_N2[None, :, 1], -np.inf).max(axis=1, initial=-np.inf))
 
 
+def staircase(points_N2: Floats, left: float, bottom: float) -> Floats:
+    """corners_K2 of the boundary of what points dominate, from the left edge to the bottom one; larger is better."""
+    front = points_N2[non_dominated(points_N2)]
+    front = np.unique(front, axis=0)
+    corners = []
+    before = left
+    for x, y in front.tolist():
+        corners += [(before, y), (x, y)]
+        before = x
+    return np.array([*corners, (before, bottom)])
+
+
 def _checked(points_NM: ArrayLike) -> Floats:
     points = np.asarray(points_NM, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] == 0:

@@ -9,16 +9,18 @@ import json
 import logging
 import math
 import os
+import re
 import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from analysis.questions import Grade, read_grades
 from analysis.scores import Configuration, Objective, ScoreTable, Status, TrialRecord
 from settings.setting import UserError
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 PAGE = 1000  # runs per request
 PREFIX = "eval/"
+QUESTIONS = "questions"  # folder of artifacts
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -47,6 +50,10 @@ class LoadedSweep:
         base_scores: score name -> mean of the untouched base model; empty when it was not scored.
         counts: status -> number of trials: finished, invalid, failed, stopped, running.
         setting: what was learned; None when the runs do not say.
+        records: the trials that ended, with all of their scores.
+        experiment: id of the experiment, as in the addresses of MLflow's UI.
+        run_ids: configuration id -> id of its run.
+        grades: of single questions, where the sweep has published them.
     """
 
     name: str
@@ -56,9 +63,15 @@ class LoadedSweep:
     base_scores: Mapping[str, float]
     counts: Mapping[str, int]
     setting: str | None = None
+    records: tuple[TrialRecord, ...] = ()
+    experiment: str = ""
+    run_ids: Mapping[str, str] = field(default_factory=dict)
+    grades: tuple[Grade, ...] = ()
 
 
-def load(sweep: str, tracking_uri: str, setting: str | None = None) -> LoadedSweep:
+def load(
+    sweep: str, tracking_uri: str, setting: str | None = None, objectives: Sequence[str] | None = None
+) -> LoadedSweep:
     """Read a sweep. Trials that still run are counted and left out.
 
     A finished trial in which an objective could not be measured counts as invalid, as it does for the search
@@ -68,26 +81,55 @@ def load(sweep: str, tracking_uri: str, setting: str | None = None) -> LoadedSwe
         sweep: its name, which is the experiment's.
         tracking_uri: of the store, `sqlite:///path` or a server's. It is only read, and never created.
         setting: which one, of a sweep over several.
+        objectives: names of its scores, instead of those that the sweep optimised.
 
-    Raises UserError: a store that is missing or cannot be read; an unknown sweep, with those that exist; a sweep of
-    several settings and none chosen; runs that do not follow the schema.
+    Raises UserError: a store that is missing or cannot be read; no such score; an unknown sweep, with those that exist;
+    a sweep of several settings and none chosen; runs that do not follow the schema.
     """
     parent, trials = _sweep(sweep, tracking_uri)
     setting = _choose_setting(trials, sweep, setting)
     trials = [run for run in trials if run.data.tags.get("selgen.setting") == setting]
-    objectives = tuple(_objective(item, parent) for item in _json(parent, "selgen.objectives", list))
-    records, num_running = _records(trials, objectives)
+    chosen = _objectives(parent, objectives)
+    records, num_running = _records(trials, chosen)
     counts = Counter({"finished": 0, "invalid": 0, "failed": 0, "stopped": 0, "running": num_running})
     counts.update(record.status for record in records)
     return LoadedSweep(
         name=sweep,
         run_id=parent.info.run_id,
-        table=ScoreTable.from_records(records, objectives),
-        objectives=objectives,
+        table=ScoreTable.from_records(records, chosen),
+        objectives=chosen,
         base_scores=_base_scores(parent, setting),
         counts=dict(counts),
         setting=setting,
+        records=tuple(records),
+        experiment=str(parent.info.experiment_id),
+        run_ids={_tag(run, "selgen.configuration"): run.data.tags.get("mlflow.parentRunId", "") for run in trials},
+        grades=tuple(_grades(parent, tracking_uri, setting)),
     )
+
+
+def settings_of(sweep: str, tracking_uri: str) -> list[str]:
+    """The labels of a sweep's settings, sorted. Raises UserError as `load`."""
+    _, trials = _sweep(sweep, tracking_uri)
+    return sorted({label for run in trials if (label := run.data.tags.get("selgen.setting")) is not None})
+
+
+def _grades(parent: Run, tracking_uri: str, setting: str | None) -> list[Grade]:
+    """Grades of single questions, which a sweep publishes as artifacts when it ends."""
+    import tempfile
+
+    with _reading(tracking_uri), tempfile.TemporaryDirectory() as folder:
+        client = _client(tracking_uri)
+        names = {Path(item.path).name: item.path for item in client.list_artifacts(parent.info.run_id, QUESTIONS)}
+        if setting is None or grades_file(setting) not in names:
+            return []
+        path = client.download_artifacts(parent.info.run_id, names[grades_file(setting)], folder)
+        return read_grades(Path(path))
+
+
+def grades_file(setting: str) -> str:
+    """Name of the artifact with a setting's grades of single questions."""
+    return f"{re.sub('[^A-Za-z0-9._-]+', '_', setting)}.csv.gz"
 
 
 def load_records(sweep: str, tracking_uri: str) -> dict[str, list[TrialRecord]]:
@@ -283,7 +325,16 @@ def _record(run: Run, objectives: Sequence[Objective]) -> TrialRecord:
     if not seed.lstrip("-").isdecimal():
         raise UserError(f"run {run.info.run_id}: tag selgen.seed is not an integer: {seed!r}")
     cost = {name: run.data.metrics.get(name, math.nan) for name in ("tokens", "seconds")}
-    return TrialRecord(configuration, int(seed), status, scores, **cost)
+    counts = _json(run, "selgen.counts", dict) if "selgen.counts" in run.data.tags else {}
+    return TrialRecord(
+        configuration,
+        int(seed),
+        status,
+        scores,
+        **cost,
+        reason=run.data.tags.get("selgen.reason", ""),
+        counts={name: int(graded[0]) for name, graded in counts.items()},
+    )
 
 
 def _scores(run: Run) -> dict[str, float]:
@@ -293,6 +344,20 @@ def _scores(run: Run) -> dict[str, float]:
         for name, value in run.data.metrics.items()
         if name.startswith(PREFIX) and abs(value) < sys.float_info.max
     }
+
+
+def _objectives(parent: Run, names: Sequence[str] | None) -> tuple[Objective, ...]:
+    """The sweep's own objectives, or its scores of these names. Raises UserError."""
+    own = tuple(_objective(item, parent) for item in _json(parent, "selgen.objectives", list))
+    if names is None:
+        return own
+    known = {objective.name: objective for objective in own}
+    scores: dict[str, Any] = _json(parent, "selgen.scores", dict) if "selgen.scores" in parent.data.tags else {}
+    known |= {name: Objective(name, *facts) for name, facts in scores.items() if name not in known}
+    for name in names:
+        if name not in known:
+            raise UserError(f"the sweep has no score {name!r}; it has {', '.join(sorted(known))}")
+    return tuple(known[name] for name in names)
 
 
 def _objective(item: Any, parent: Run) -> Objective:

@@ -64,6 +64,8 @@ class TrialRecord:
 
     Attributes:
         tokens, seconds: of training (and, seconds, evaluation), with all that the trial was built on; nan if unknown.
+        reason: why it did not finish, in a line.
+        counts: score name -> number of graded questions, where known.
     """
 
     configuration: Configuration
@@ -72,6 +74,8 @@ class TrialRecord:
     scores: Mapping[str, float] = field(default_factory=dict)
     tokens: float = math.nan
     seconds: float = math.nan
+    reason: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +89,7 @@ class ScoreTable:
         values_CSM: scores as measured, not oriented; nan exactly where a configuration has no finished trial of a seed.
         excluded: [C], status -> number of trials that ended without a result.
         cost_C2: tokens and seconds of a finished trial, means over seeds; nan where unknown.
+        count_CSM: graded questions behind each value; nan where unknown.
     """
 
     configurations: tuple[Configuration, ...]
@@ -93,6 +98,7 @@ class ScoreTable:
     values_CSM: Floats
     excluded: tuple[Mapping[Status, int], ...]
     cost_C2: Floats
+    count_CSM: Floats
 
     @staticmethod
     def from_records(records: Iterable[TrialRecord], objectives: Sequence[Objective]) -> ScoreTable:
@@ -108,6 +114,7 @@ class ScoreTable:
         row_of = {configuration.id: index for index, configuration in enumerate(configurations)}
         column_of = {seed: index for index, seed in enumerate(seeds)}
         values_CSM = np.full((len(configurations), len(seeds), len(objectives)), np.nan)
+        count_CSM = np.full_like(values_CSM, np.nan)
         excluded: list[Counter[Status]] = [Counter() for _ in configurations]
         costs: list[list[tuple[float, float]]] = [[] for _ in configurations]
         seen: set[tuple[str, int]] = set()
@@ -119,15 +126,18 @@ class ScoreTable:
             index = row_of[row.configuration.id]
             if row.status == "finished":
                 values_CSM[index, column_of[row.seed]] = _objective_values(row, objectives)
+                count_CSM[index, column_of[row.seed]] = [row.counts.get(one.name, math.nan) for one in objectives]
                 costs[index].append((row.tokens, row.seconds))
             elif row.status in EXCLUDED:
                 excluded[index][row.status] += 1
             else:
                 raise UserError(f"{_name(row)}: unknown status {row.status!r}; known: {', '.join(get_args(Status))}")
         cost_C2 = np.array([np.mean(cost, axis=0) if cost else (np.nan, np.nan) for cost in costs]).reshape(-1, 2)
-        values_CSM.flags.writeable = cost_C2.flags.writeable = False
+        values_CSM.flags.writeable = cost_C2.flags.writeable = count_CSM.flags.writeable = False
         counts = tuple({status: counter[status] for status in EXCLUDED} for counter in excluded)
-        return ScoreTable(tuple(configurations), tuple(seeds), tuple(objectives), values_CSM, counts, cost_C2)
+        return ScoreTable(
+            tuple(configurations), tuple(seeds), tuple(objectives), values_CSM, counts, cost_C2, count_CSM
+        )
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -167,7 +177,24 @@ class ScoreTable:
         """The same trials, with these objectives in this order. Raises UserError."""
         columns = [self.index(name) for name in names]
         objectives = tuple(self.objectives[column] for column in columns)
-        return replace(self, objectives=objectives, values_CSM=self.values_CSM[:, :, columns])
+        return replace(
+            self,
+            objectives=objectives,
+            values_CSM=self.values_CSM[:, :, columns],
+            count_CSM=self.count_CSM[:, :, columns],
+        )
+
+    def rows(self, keep_C: NDArray[np.bool_]) -> ScoreTable:
+        """The same objectives and seeds, with some of the configurations."""
+        kept = np.flatnonzero(keep_C).tolist()
+        return replace(
+            self,
+            configurations=tuple(self.configurations[row] for row in kept),
+            values_CSM=self.values_CSM[kept],
+            excluded=tuple(self.excluded[row] for row in kept),
+            cost_C2=self.cost_C2[kept],
+            count_CSM=self.count_CSM[kept],
+        )
 
     def num_excluded(self) -> dict[Status, int]:
         """Trials without a result, of the whole table, by status."""

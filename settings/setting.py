@@ -199,12 +199,29 @@ class Evaluation:
 
     def grade(self, observations: Sequence[Observation]) -> dict[str, Measurement]:
         """Grade one observation per example, in order. Raises ValueError if their numbers differ."""
+        rows = self._rows(observations)
+        return {score.name: _measure(score, rows) for score in self.scores}
+
+    def grades(self, observations: Sequence[Observation]) -> dict[str, list[float | None]]:
+        """Score name -> the grade of each example, None where it does not count or cannot be graded.
+
+        Raises ValueError if their numbers differ.
+        """
+        rows = self._rows(observations)
+        found: dict[str, list[float | None]] = {}
+        for score in self.scores:
+            counts = _counts(score, rows)
+            found[score.name] = [
+                score.grade(*row) if counted else None for row, counted in zip(rows, counts, strict=True)
+            ]
+        return found
+
+    def _rows(self, observations: Sequence[Observation]) -> list[tuple[Example, Observation]]:
         if len(observations) != len(self.examples):
             raise ValueError(
                 f"evaluation {self.name!r}: {len(observations)} observations, {len(self.examples)} examples"
             )
-        rows = list(zip(self.examples, observations, strict=True))
-        return {score.name: _measure(score, rows) for score in self.scores}
+        return list(zip(self.examples, observations, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the evaluation: everything that decides its scores but the graders' code."""
@@ -222,15 +239,21 @@ class Evaluation:
 
 
 def _measure(score: Score, rows: Sequence[tuple[Example, Observation]]) -> Measurement:
-    counted = [row for row in rows if score.applies(row[0])]
-    if score.given is not None:
-        met = _keys_that_meet(score.given, rows)
-        counted = [row for row in counted if score.given.key(row[0]) in met]
+    counted = [row for row, counts in zip(rows, _counts(score, rows), strict=True) if counts]
     grades = [(score.grade(example, observed), observed) for example, observed in counted]
     valid = [grade for grade, _ in grades if grade is not None]
     refused = sum(1 for grade, observed in grades if grade is None and _is_refusal(observed))
     mean = sum(valid) / len(valid) if valid else float("nan")
     return Measurement(mean=mean, n=len(valid), missing=len(grades) - len(valid), refused=refused)
+
+
+def _counts(score: Score, rows: Sequence[tuple[Example, Observation]]) -> list[bool]:
+    """Which rows a score is about."""
+    applies = [score.applies(example) for example, _ in rows]
+    if score.given is None:
+        return applies
+    met = _keys_that_meet(score.given, rows)
+    return [one and score.given.key(example) in met for one, (example, _) in zip(applies, rows, strict=True)]
 
 
 def _keys_that_meet(given: Given, rows: Sequence[tuple[Example, Observation]]) -> set[str]:

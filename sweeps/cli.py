@@ -29,6 +29,8 @@ sweep_app = typer.Typer(help="Plan, run, resume and inspect sweeps.", no_args_is
 app.add_typer(sweep_app, name="sweep")
 judge_app = typer.Typer(help="Try a language model as judge.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(judge_app, name="judge")
+import_app = typer.Typer(help="Analyse results that others made.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(import_app, name="import")
 
 Name = Annotated[str, typer.Argument(metavar="NAME_OR_FILE.py", help="A sweep of the catalog, or a Python file.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Root of all sweeps' folders and of the MLflow store.")]
@@ -348,6 +350,55 @@ def frontier_command(
     from sweeps.results import show_frontier
 
     show_frontier(sweep, output, tracking_uri, setting, as_json, csv, figure, Console())
+
+
+@app.command("report", epilog="Example: selgen report quickstart")
+def report_command(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep.")],
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    setting: Annotated[str | None, typer.Option(help="One setting, of a sweep over several.")] = None,
+    objectives: Annotated[
+        str | None, typer.Option(help="Two or three scores, e.g. task,capability,alignment; default: the sweep's own.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to write to; default: report in the sweep's folder.")] = None,
+) -> None:
+    """Write a page that works offline, figures for a paper and tables of a sweep, and log them to MLflow."""
+    from sweeps.reports import report
+
+    names = [name.strip() for name in objectives.split(",")] if objectives else None
+    for path in report(sweep, output, tracking_uri, setting, names, to):
+        Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command("compare", epilog="Example: selgen compare quickstart methods_nano")
+def compare_command(
+    sweep_a: Annotated[str, typer.Argument(metavar="SWEEP_A", help="Name of a sweep.")],
+    sweep_b: Annotated[str, typer.Argument(metavar="SWEEP_B", help="Name of another, with common seeds.")],
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    setting: Annotated[str | None, typer.Option(help="Which setting, of sweeps over several.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare the frontiers of two sweeps on the seeds that both have: differences with intervals."""
+    from sweeps.reports import compare
+
+    compare((sweep_a, sweep_b), output, tracking_uri, setting, as_json, Console())
+
+
+@import_app.command("judged", epilog="Example: selgen import judged answers/ --report answers_report")
+def import_judged_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with runs.csv and the files that it names.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Leave out files that cannot be read, and say so.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Also write a report, as selgen report does, here.")] = None,
+) -> None:
+    """Analyse judged answers: columns question_id, aligned, coherent; one file per run and questionnaire."""
+    from sweeps.reports import import_judged
+
+    import_judged(folder, as_json, keep_going, report, Console(), Console(stderr=True))
 
 
 @app.command("heatmap", epilog='Example: selgen heatmap trigger_colors --scores "(.*)_unseen" --figure heatmap.png')

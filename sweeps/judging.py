@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from settings.judge import Judge, JudgeOptions
 from settings.setting import Evaluation, Judged, Measurement, Rubric, Setting, Verdict
+from trainables.files import write_json
 
 MAX_MISSING = 0.2  # share of a score's replies without a usable verdict from which on the score is not to be trusted
 TRIALS_AT_A_TIME = 4  # whose replies are in the judge's queue; the judge itself limits its requests
@@ -77,11 +78,14 @@ class Judging:
     def _grade(self, setting: Setting, name: str) -> Grades:
         observations = json.loads((self._folder / "observations" / f"{name}.json").read_text())
         scores: dict[str, Measurement] = {}
+        grades: dict[str, list[float | None]] = {}
         problem = None
         for evaluation in setting.judged:
             judged = self._judged(evaluation, observations[evaluation.name])
             scores |= evaluation.grade(judged)
+            grades |= evaluation.grades(judged)
             problem = problem or missing_problem(evaluation, judged)
+        write_json(self._folder / "grades" / f"{name}.json", grades)
         return Grades(scores, problem)
 
     def _judged(self, evaluation: Evaluation, replies: Sequence[str]) -> list[Judged]:

@@ -13,9 +13,12 @@ from rich.console import Console
 
 from analysis import frontier
 from analysis.frontier import FrontierPoint
+from analysis.questions import write_grades
+from analysis.runs import QUESTIONS, grades_file
 from analysis.scores import Configuration, Objective, ScoreTable, TrialRecord
 from settings.setting import Measurement, UserError
 from sweeps.ledger import Record, read
+from sweeps.questions import grades_of
 from sweeps.sweep import SAFE_NAME, Sweep, load_sweep, setting_label
 from sweeps.tracking import Tracker, default_uri
 from trainables.trial import Outcome, SettingRef
@@ -72,6 +75,8 @@ def _row(sweep: Sweep, outcome: Outcome, objectives: list[str]) -> TrialRecord:
         tokens=outcome.total_tokens,
         seconds=outcome.total_seconds,
         scores={name: measured.mean for name, measured in outcome.scores.items()},
+        reason=outcome.reason or "",
+        counts={name: measured.n for name, measured in outcome.scores.items()},
     )
 
 
@@ -104,6 +109,9 @@ def publish(sweep: Sweep, record: Record, folder: Path, tracker: Tracker) -> lis
         for file in files:
             tracker.artifact(file)
         description += [f"### {found.setting}", "", _markdown(points, found.table.objectives), "", *picture]
+        grades = folder / QUESTIONS / grades_file(found.setting)
+        write_grades(grades, grades_of(sweep, record, ref, folder))
+        tracker.artifact(grades, QUESTIONS)
         on_front = {point.configuration for point in points if point.on_front}
         _keep_adapters(record, on_front, folder, tracker)
         written += files

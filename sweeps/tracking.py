@@ -5,7 +5,8 @@ batches, and repairs what an earlier driver left behind: every run is found agai
 run and a metric one value per step, whatever was killed when. A store that fails costs the display, not the sweep.
 
 The schema, which `analysis/runs.py` reads. Tags: `selgen.kind` (sweep, configuration, trial), `selgen.sweep`,
-`selgen.identity`, `selgen.objectives`, `selgen.base_scores`, `selgen.configuration`, `selgen.trial`, `selgen.method`,
+`selgen.identity`, `selgen.objectives`, `selgen.scores` (name -> [kind,
+higher is better]), `selgen.base_scores`, `selgen.configuration`, `selgen.trial`, `selgen.method`,
 `selgen.label`, `selgen.coefficients`, `selgen.seed`, `selgen.setting`, `selgen.status`, `selgen.reason`,
 `selgen.counts` (score -> [graded, missing, of these refused]), `selgen.auxiliary` ("true" for trials that are there for
 others to build on). Metrics: `eval/<score>`, `train/<curve>` by step, `tokens`, `seconds` (both with all that the
@@ -31,9 +32,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from settings.setting import Measurement
+from settings.setting import Measurement, UserError
 from sweeps.ledger import Record
-from sweeps.sweep import Sweep, setting_label
+from sweeps.sweep import Sweep, setting_label, setting_of
 from trainables.trial import Outcome, TrialConfig
 
 if TYPE_CHECKING:
@@ -201,6 +202,17 @@ def project(record: Record, sweep: Sweep, uri: str, artifact_root: Path | None =
     tracker.start(record=record)
     tracker.close()
     return tracker.problems
+
+
+def log_files(uri: str, run_id: str, files: Sequence[Path], folder: str) -> None:
+    """Copy files to a run's artifacts. Raises UserError."""
+    try:
+        client = _client(uri)
+        for file in files:
+            client.log_artifact(run_id, str(file), folder)
+    except _errors() as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{files[0].parent} is written, but cannot be logged to {uri}: {reason}") from error
 
 
 @dataclass
@@ -510,8 +522,14 @@ def _sweep_tags(sweep: Sweep) -> dict[str, str]:
         for score in sweep.objectives_of(sweep.settings[0])
     ]
     data = {setting_label(ref): sweep.template(ref).data for ref in sweep.settings}
+    scores = {
+        score.name: [score.kind, score.higher_is_better]
+        for ref in sweep.settings
+        for score in setting_of(ref).all_scores
+    }
     return {
         "selgen.objectives": json.dumps(objectives),
+        "selgen.scores": json.dumps(scores),
         "selgen.data": json.dumps(data),
         "selgen.version": _version("selgen"),
         "selgen.commit": _commit(),

@@ -106,7 +106,7 @@ def coverage(cell: Cell, repetitions: int, seed: int = 0) -> Coverage:
         statistic = hypervolume_of(bootstrap, everything, REFERENCE)
         volumes.append(statistic.low <= true_volume <= statistic.high)
         band = bootstrap.band()
-        bands.append(_below(band.low_CM, mean_C2) and _below(mean_C2, band.high_CM))
+        bands.append(_below(band.low_RM, mean_C2) and _below(mean_C2, band.high_RM))
         alarms.append(_alarm(drawn(cell, twins_C2, random), twin_C, repetition))
     return Coverage(*(float(np.mean(column)) for column in (points, volumes, bands, alarms)))
 
@@ -123,7 +123,8 @@ def _alarm(values_CS2: Floats, method_C: NDArray[np.int_], seed: int) -> bool:
     return found.clear
 
 
-HEADER = "| configurations | seeds | sd | uneven | items | shared | correlation | points | hypervolume | band | false alarms |"
+COLUMNS = ("configurations", "seeds", "sd", "uneven", "items", "shared", "correlation")
+HEADER = f"| {' | '.join([*COLUMNS, 'points', 'hypervolume', 'band', 'false alarms'])} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

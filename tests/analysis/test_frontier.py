@@ -8,6 +8,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -32,13 +33,13 @@ def test_points_by_hand() -> None:
 
 
 def test_intervals_pool_the_methods_own_variance() -> None:
-    """KL: task squares 4 x .01 over df 2, t = 4.30265: half width t sqrt(.02 / 2) = .430265.
+    """KL: task squares 4 x .01 over df 2, s^2 = .02; both configurations move alike, so that is worth 2 / (1 + 1) = 1.
 
-    Plain: s^2 = .02, df 1, t = 12.7062: half width 1.27062; its alignment does not vary.
+    t = 12.7062: half width t sqrt(.02 / 2) = 1.27062. Plain: the same from its own df 1; its alignment does not vary.
     """
     plain, kl, _ = frontier(table(TRIALS))
-    assert kl.scores["task"].high - kl.scores["task"].mean == pytest.approx(0.430265, abs=1e-6)
-    assert kl.scores["task"].mean - kl.scores["task"].low == pytest.approx(0.430265, abs=1e-6)
+    assert kl.scores["task"].high - kl.scores["task"].mean == pytest.approx(1.270620, abs=1e-6)
+    assert kl.scores["task"].mean - kl.scores["task"].low == pytest.approx(1.270620, abs=1e-6)
     assert plain.scores["task"].high - plain.scores["task"].mean == pytest.approx(1.27062, abs=1e-5)
     assert plain.scores["alignment"].low == plain.scores["alignment"].high == pytest.approx(0.1)
 
@@ -112,7 +113,7 @@ def test_csv_has_every_configuration(tmp_path: Path) -> None:
     assert [row["on_front"] for row in rows] == ["true", "true", "false", "false"]
     by_id = {row["configuration"]: row for row in rows}
     assert float(by_id[KL1.id]["task_mean"]) == pytest.approx(0.8)
-    assert float(by_id[KL1.id]["task_high"]) == pytest.approx(1.230265, abs=1e-6)
+    assert float(by_id[KL1.id]["task_high"]) == pytest.approx(2.070620, abs=1e-6)
     assert (by_id[dead.id]["task_mean"], by_id[dead.id]["stopped"]) == ("", "1")
     assert json.loads(by_id[dead.id]["coefficients"]) == {"k": "a,b"}
 
@@ -165,7 +166,7 @@ def shown(**options: bool) -> str:
 def test_terminal_table() -> None:
     text = shown()
     assert "task ↑" in text
-    assert "0.800 [0.37, 1.23]" in text
+    assert "0.800 [-0.47, 2.07]" in text
     assert "1 invalid" in text
     assert "0.300 [-]" in text
     assert "[-] one seed: no interval" in text
@@ -177,3 +178,34 @@ def test_terminal_table_of_the_front() -> None:
     assert "beta=1.0" in text
     assert "beta=10.0" not in text
     assert "one seed" not in text
+
+
+def test_a_share_of_one_seed_has_wilsons_interval() -> None:
+    """3 of 10: [.1078, .6032]. A loss has no such interval, nor a share of unknown number."""
+    alone = [
+        TrialRecord(PLAIN, 0, "finished", {"task": 0.3, "alignment": 1.7}, counts={"task": 10, "alignment": 10}),
+        TrialRecord(KL1, 0, "finished", {"task": 0.5, "alignment": 0.5}),
+    ]
+    points = {point.configuration: point for point in frontier(table(alone))}
+    task, loss = points[PLAIN.id].scores["task"], points[PLAIN.id].scores["alignment"]
+    assert (task.low, task.high) == pytest.approx((0.107791, 0.603219), abs=1e-6)
+    assert task.basis == "questions"
+    assert (loss.basis, points[KL1.id].scores["task"].basis) == ("none", "none")
+    assert math.isnan(loss.low)
+    assert math.isnan(points[KL1.id].p_front)
+
+
+def test_probability_of_the_front() -> None:
+    """Far behind: 0. Two equal means: the luckier one varies. The best in one objective without noise: certain."""
+    random = np.random.default_rng(0)
+    ahead, twin, behind, best = (configuration("kl", beta=float(beta)) for beta in range(4))
+    rows = []
+    for seed in range(5):
+        for which, task, alignment in ((ahead, 0.6, 0.6), (twin, 0.6, 0.6), (behind, 0.1, 0.1), (best, 0.2, 0.95)):
+            noise = 0.02 * random.normal(size=2)
+            rows.append(record(which, seed, task + noise[0], alignment + noise[1]))
+    found = {point.configuration: point.p_front for point in frontier(table(rows))}
+    assert found[behind.id] == 0
+    assert found[best.id] == 1
+    assert 0.2 < found[ahead.id] < 0.95
+    assert 0.2 < found[twin.id] < 0.95
