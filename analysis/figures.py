@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.bootstrap import Bootstrap
+from analysis.controls import control_of
 from analysis.files import replacing
 from analysis.frontier import FrontierPoint, excluded_text, frontier
 from analysis.labels import Label, place_labels
@@ -37,6 +39,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "<", ">", "h", "d", "p")
 BASELINE, BASE_COLOUR = "plain", "#000000"
 FORMATS = ("png", "pdf", "svg")
 SIZE, DPI = (7.5, 5.6), 240  # inches; 1800 pixels wide, twice what a README shows
+CONTROL_LINES = (("checkpoint", (0, (1, 1.5))), ("scale", (0, (5, 1.5, 1, 1.5))))
 LEGEND_WIDTH = 30  # characters
 FONT = {"small": 8.0, "normal": 9.0, "title": 10.5}
 
@@ -224,9 +227,9 @@ def _draw_method(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint],
     """One method: seeds, the line along its knob, intervals, means. A filled marker is on the front."""
     ids = {configuration.id: row for row, configuration in enumerate(table.configurations)}
     points = sorted(points, key=lambda point: ids[point.configuration])
-    if knob_of(points):
-        line = np.array([_xy(point, table.objectives) for point in points])
-        axes.plot(line[:, 0], line[:, 1], color=style.colour, linewidth=1.1, alpha=0.55, zorder=2)
+    for curve, dashes in _curves(points):
+        line = np.array([_xy(point, table.objectives) for point in curve])
+        axes.plot(line[:, 0], line[:, 1], color=style.colour, linestyle=dashes, linewidth=1.1, alpha=0.55, zorder=2)
     for point in points:
         seeds = table.values_CSM[ids[point.configuration]]
         axes.plot(
@@ -258,6 +261,16 @@ def _draw_method(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint],
             markeredgewidth=1.3,
             zorder=5.5 if point.on_front else 5,
         )
+
+
+def _curves(points: Sequence[FrontierPoint]) -> list[tuple[list[FrontierPoint], Any]]:
+    """Lines through a method's points: along its knob; of plain fine-tuning, one for each control, to its whole."""
+    if points and points[0].method == BASELINE:
+        whole = [point for point in points if not point.label]
+        kinds = [(control_of(point), point) for point in points]
+        sides = [([one for kind, one in kinds if kind == name] + whole, dashes) for name, dashes in CONTROL_LINES]
+        return [(side, dashes) for side, dashes in sides if len(side) > 1]
+    return [(list(points), "-")] if knob_of(points) else []
 
 
 def _knobs(points: Sequence[FrontierPoint]) -> list[str]:
@@ -301,10 +314,15 @@ def _legend(
     for method in sorted(styles, key=lambda name: (name != BASELINE, name)):
         own = [point for point in points if point.method == method]
         if own:
-            knobs, style = ", ".join(_knobs(own)), styles[method]
+            knobs, style = "" if method == BASELINE else ", ".join(_knobs(own)), styles[method]
             name = "plain fine-tuning" if method == BASELINE else method
             text = "\n".join(textwrap.wrap(f"{name} ({knobs})" if knobs else name, LEGEND_WIDTH))
             handles.append(_handle(text, style.marker, style.colour, style.colour, style.size))
+    kinds = {control_of(point) for point in points}
+    for kind, dashes in CONTROL_LINES:
+        if kind in kinds:
+            label = "control: checkpoints" if kind == "checkpoint" else "control: adapter scaled"
+            handles.append(Line2D([], [], color=BASE_COLOUR, linewidth=1.1, alpha=0.55, linestyle=dashes, label=label))
     handles.append(Line2D([], [], color="#777777", linewidth=1.1, linestyle=(0, (4, 2)), label="frontier"))
     if banded:
         handles.append(Patch(color="#000000", alpha=0.07, linewidth=0, label="its 95 % band"))

@@ -25,6 +25,7 @@ from analysis.scores import EXCLUDED, Objective, ScoreTable, Status
 from settings.setting import UserError
 
 RESERVED = ("method", "configuration", "label", "coefficients", "seeds", "tokens", "seconds", "p_front")
+WIDE = 100  # characters
 Basis = Literal["seeds", "questions", "none"]
 
 
@@ -194,9 +195,19 @@ def csv_text(points: Sequence[FrontierPoint]) -> str:
 
 
 def rich_table(
-    points: Sequence[FrontierPoint], objectives: Sequence[Objective], title: str = "", front_only: bool = False
+    points: Sequence[FrontierPoint],
+    objectives: Sequence[Objective],
+    title: str = "",
+    front_only: bool = False,
+    width: int = WIDE,
 ) -> Table:
-    """The points for the terminal. A star marks the front; brackets are 95 % intervals."""
+    """The points for the terminal. A star marks the front; brackets are 95 % intervals.
+
+    Args:
+        front_only: leave out the others.
+        width: of the terminal in characters; what trials cost is left out of a narrow one.
+    """
+    names = ("P", "n", "tokens", "s") if width >= WIDE else ("P", "n")
     table = Table(
         title=Text(title) if title else None,
         title_justify="left",
@@ -210,7 +221,7 @@ def rich_table(
     shown = [objective for objective in objectives if points and objective.name in points[0].scores]
     for objective in shown:
         table.add_column(Text(f"{objective.name} {objective.arrow}"), justify="right", no_wrap=True)
-    for name in ("P", "n", "tokens", "s"):
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 3))
     rows = [point for point in points if point.on_front or not front_only]
     some_excluded = any(excluded_text(point.excluded) for point in rows)
@@ -219,15 +230,16 @@ def rich_table(
     for point in rows:
         cells = [_cell(point.scores[objective.name]) for objective in shown]
         texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip(), *cells]
-        texts += [_percent(point.p_front), str(point.seeds)]
-        texts += [_short(point.tokens), _short(point.seconds)]
+        texts += [_percent(point.p_front), str(point.seeds), _short(point.tokens), _short(point.seconds)]
+        texts = texts[: 2 + len(shown) + len(names)]
         texts += [excluded_text(point.excluded)] if some_excluded else []
         table.add_row(*(Text(text) for text in texts), style="" if point.on_front else "dim")
     notes = [
         "* on the frontier of the means; [low, high] is the 95 % interval of the mean of n seeds",
         "P: how probable it is that no other configuration is better in every objective",
-        "tokens of training and seconds (s) are those of one trial, with all that it is built on",
     ]
+    if "tokens" in names:
+        notes.append("tokens of training and seconds (s) are those of one trial, with all that it is built on")
     bases = {point.scores[objective.name].basis for point in rows for objective in shown if point.seeds}
     if "none" in bases:
         notes.append("[-] one seed: no interval")

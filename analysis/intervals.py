@@ -6,6 +6,7 @@ Shape suffixes: C configurations, S seeds, M objectives, Q questions. nan in the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,9 @@ def shrunk_spread(values_CSM: ArrayLike) -> Spread:
     the same for all; where a method is much noisier at one end of its knob, d_0 is small and each keeps more of its
     own. The freedom is d_0 + d_c, at most what the pool holds: sum d_c, divided by 1 + (C - 1) r^2 because seeds are
     common random numbers, and a seed that is lucky for one configuration is for the others. r is the part of the
-    variance that they share.
+    variance that they share. Configurations whose seeds are all alike, such as a share at its ceiling, say nothing of
+    how much the others vary: they are left out of the pool. They get the variance of all together, themselves included:
+    less than the others', and not zero.
 
     Source: Smyth 2004, "Linear models and empirical Bayes methods for assessing differential expression", sections 3
     and 6.2; the freedom of correlated variances after Satterthwaite 1946.
@@ -68,29 +71,38 @@ def shrunk_spread(values_CSM: ArrayLike) -> Spread:
     values, num_C = _checked(values_CSM)
     residual_CSM = values - _mean(values, num_C)[:, None, :]
     own_C = np.maximum(num_C - 1, 0)
-    freedom = int(own_C.sum())
-    shape = (values.shape[0], values.shape[2])
-    if freedom == 0:
-        return Spread(np.full(shape, np.nan), np.zeros(shape), residual_CSM)
     squares_CM = np.nansum(residual_CSM**2, axis=1)
-    variance_CM, freedom_CM = np.empty(shape), np.empty(shape)
-    for column in range(shape[1]):
-        pool = squares_CM[:, column].sum() / freedom
-        seen = own_C > 0
-        prior = _prior_freedom(squares_CM[seen, column] / own_C[seen], own_C[seen])
-        if math.isinf(prior):
-            variance_CM[:, column], freedom_CM[:, column] = pool, freedom
-        else:
-            variance_CM[:, column] = (prior * pool + squares_CM[:, column]) / (prior + own_C)
-            freedom_CM[:, column] = np.minimum(prior + own_C, freedom)
-        limit = max(freedom / (1 + (int(seen.sum()) - 1) * _shared_share(residual_CSM[:, :, column]) ** 2), 1.0)
-        freedom_CM[:, column] = np.minimum(freedom_CM[:, column], limit)
+    columns = [_shrunk(squares_C, own_C, residual_CS) for squares_C, residual_CS in _columns(squares_CM, residual_CSM)]
+    variance_CM, freedom_CM = (np.stack(each, axis=1) for each in zip(*columns, strict=True))
     return Spread(variance_CM, freedom_CM, residual_CSM)
+
+
+def _columns(squares_CM: Floats, residual_CSM: Floats) -> Iterator[tuple[Floats, Floats]]:
+    for column in range(squares_CM.shape[1]):
+        yield squares_CM[:, column], residual_CSM[:, :, column]
+
+
+def _shrunk(squares_C: Floats, own_C: NDArray[np.int_], residual_CS: Floats) -> tuple[Floats, Floats]:
+    """variance_C and freedom_C of one objective."""
+    freedom = int(own_C.sum())
+    if freedom == 0:
+        return np.full(len(own_C), np.nan), np.zeros(len(own_C))
+    varies_C = squares_C > 0
+    if not varies_C.any():
+        return np.zeros(len(own_C)), np.full(len(own_C), float(freedom))
+    quiet = float(squares_C.sum()) / freedom
+    freedom = int(own_C[varies_C].sum())
+    pool = float(squares_C.sum()) / freedom
+    limit = max(freedom / (1 + (int(varies_C.sum()) - 1) * _shared_share(residual_CS[varies_C]) ** 2), 1.0)
+    prior = _prior_freedom(squares_C[varies_C] / own_C[varies_C], own_C[varies_C])
+    own_variance_C = (prior * pool + squares_C) / (prior + own_C) if math.isfinite(prior) else pool
+    lends_C = varies_C | (own_C == 0)
+    return np.where(lends_C, own_variance_C, quiet), np.minimum(prior + own_C, limit)
 
 
 def _prior_freedom(variance_N: Floats, own_N: NDArray[np.int_]) -> float:
     """d_0 by the moments of log variances (Smyth 2004, 6.2): infinite when they vary no more than chance would."""
-    if len(variance_N) < 3 or not np.median(variance_N) > 0:
+    if len(variance_N) < 3:
         return math.inf
     raised_N = np.maximum(variance_N, SMALLEST * np.median(variance_N))
     half_N = own_N / 2

@@ -200,10 +200,18 @@ def _width(length: float) -> float:
 
 
 def _axes(figure: go.Figure, found: Findings, x: int, y: int) -> None:
+    """Titles and ranges: worse to better, with little room around shares."""
     for axis, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
         objective = found.table.objectives[axis]
-        turned = {} if objective.higher_is_better else {"autorange": "reversed"}
-        update(title=f"{objective.name} (better →)", **turned)
+        estimates = [point.scores[objective.name] for point in found.points if point.seeds]
+        ends = [end for one in estimates for end in (one.mean, one.low, one.high) if not math.isnan(end)]
+        ends += [] if found.base_M is None else [float(found.base_M[axis])]
+        low, high = min(ends), max(ends)
+        if all(0 <= one.mean <= 1 for one in estimates):
+            low, high = max(low, -0.04), min(high, 1.06)
+        room = 0.03 * (high - low) or 0.05
+        low, high = low - room, high + room
+        update(title=f"{objective.name} (better →)", range=[low, high] if objective.higher_is_better else [high, low])
 
 
 def curves_plot(found: Findings) -> go.Figure | None:

@@ -133,7 +133,8 @@ def import_judged(
     records, _, _ = judged.records_of(found)
     table = ScoreTable.from_records(records, judged.OBJECTIVES)
     if table.num_seeds_C.any():
-        console.print(frontier.rich_table(frontier.frontier(table), judged.OBJECTIVES, "frontier", front_only=True))
+        points = frontier.frontier(table)
+        console.print(frontier.rich_table(points, judged.OBJECTIVES, "frontier", front_only=True, width=console.width))
 
 
 def _judged_table(found: judged.Judged) -> Table:

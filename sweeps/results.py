@@ -185,7 +185,7 @@ def show_results(sweep: Sweep, record: Record, console: Console) -> None:
     for ref in sweep.settings:
         found = of_setting(sweep, record, ref)
         title = f"{sweep.name}: {found.setting}"
-        console.print(frontier.rich_table(found.points, found.table.objectives, title))
+        console.print(frontier.rich_table(found.points, found.table.objectives, title, width=console.width))
 
 
 def show_frontier(
@@ -212,6 +212,6 @@ def show_frontier(
     if as_json:
         console.file.write(json.dumps(frontier.front_json(sweep, points), allow_nan=False) + "\n")
         return
-    console.print(frontier.rich_table(points, loaded.objectives, sweep))
+    console.print(frontier.rich_table(points, loaded.objectives, sweep, width=console.width))
     if loaded.counts.get("running"):
         console.print(f"{loaded.counts['running']} trials are still running", highlight=False)

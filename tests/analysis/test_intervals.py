@@ -69,6 +69,14 @@ def test_variances_shrink_as_far_as_they_agree() -> None:
     assert spread.freedom_CM.max() < 10
 
 
+def test_seeds_that_are_all_alike_do_not_make_the_others_quiet() -> None:
+    """(0, 1, 2) has variance 1 with 2 degrees of freedom; the configuration at its ceiling gets half of it."""
+    spread = shrunk_spread(column([0, 1, 2], [5, 5, 5]))
+    assert spread.variance_CM.ravel().tolist() == [1.0, 0.5]
+    assert spread.freedom_CM.ravel().tolist() == [2.0, 2.0]
+    assert shrunk_spread(column([5, 5], [5, 5])).variance_CM.ravel().tolist() == [0.0, 0.0]
+
+
 def test_equal_variances_are_pooled() -> None:
     """Variances that differ less than chance would make them: the pool, and its whole freedom."""
     spread = shrunk_spread(column([0, 1, 2], [6, 5, 4], [1, 3, 2], [3, 1, 2]))
