@@ -371,6 +371,8 @@ def _short_label(point: FrontierPoint, points: Sequence[FrontierPoint]) -> str:
 
     Where several vary, those that are not what they are in most of the method's points, by name.
     """
+    if point.method == BASELINE:
+        return point.label
     others = [other for other in points if other.method == point.method]
     knobs = _knobs(others)
     if len(knobs) == 1:

@@ -36,12 +36,21 @@ SYMBOLS = {
     "p": "pentagon",
     "X": "x",
 }
-GREY, LAYOUT = "#777777", {"template": "plotly_white", "margin": {"l": 70, "r": 20, "t": 30, "b": 60}}
+GREY, LAYOUT = "#777777", {"template": "plotly_white", "margin": {"l": 70, "r": 20, "t": 60, "b": 60}}
+OPEN_LINK = """
+document.getElementById("{plot_id}").on("plotly_click", event => {
+  const link = event.points[0].customdata;
+  if (link) window.open(link, "_blank", "noopener");
+});
+"""
 Floats = NDArray[np.float64]
 
 
-def frontier_plot(found: Findings, x: int = 0, y: int = 1) -> go.Figure:
-    """Two objectives (columns of the table) against each other, with bands, controls and fronts of honest selection."""
+def frontier_plot(found: Findings, x: int = 0, y: int = 1, links: Mapping[str, str] | None = None) -> go.Figure:
+    """Two objectives (columns of the table) against each other, with bands, controls and fronts of honest selection.
+
+    `links` (configuration id -> address) become the points' custom data, which `OPEN_LINK` opens at a click.
+    """
     figure = go.Figure()
     styles = styles_of(found.table.methods)
     points = [point for point in found.points if point.seeds]
@@ -52,7 +61,7 @@ def frontier_plot(found: Findings, x: int = 0, y: int = 1) -> go.Figure:
     for method in sorted(styles, key=lambda name: (name != PLAIN, name)):
         own = _along_knob([point for point in points if point.method == method and control_of(point) is None])
         if own:
-            _method(figure, found, method, own, styles[method], x, y)
+            _method(figure, found, own, styles[method], (x, y), links or {})
     if found.base_M is not None:
         figure.add_scatter(
             x=[found.base_M[x]],
@@ -147,9 +156,15 @@ def _control(figure: go.Figure, found: Findings, control: Control, name: str, x:
 
 
 def _method(
-    figure: go.Figure, found: Findings, method: str, points: Sequence[FrontierPoint], style: Style, x: int, y: int
+    figure: go.Figure,
+    found: Findings,
+    points: Sequence[FrontierPoint],
+    style: Style,
+    axes: tuple[int, int],
+    links: Mapping[str, str],
 ) -> None:
-    names = [found.table.objectives[axis].name for axis in (x, y)]
+    method = points[0].method
+    names = [found.table.objectives[axis].name for axis in axes]
     estimates = [[point.scores[name] for point in points] for name in names]
     front = [point.on_front for point in points]
     figure.add_scatter(
@@ -166,7 +181,7 @@ def _method(
             "color": style.colour,
         },
         text=[_hover(point) for point in points],
-        customdata=[point.configuration for point in points],
+        customdata=[links.get(point.configuration, "") for point in points],
         hovertemplate="%{text}<extra></extra>",
     )
 
@@ -270,7 +285,7 @@ def forest_plot(hypervolumes: Mapping[str, Statistic], differences: Sequence[Dif
             against[other] = one.statistic if one.second == best else -one.statistic
     _forest(figure, 2, {name: against[name] for name in order if name in against}, "#D55E00")
     figure.add_vline(x=0, line={"color": GREY, "dash": "dash", "width": 1}, col=2, row=1)
-    figure.update_layout(height=120 + 34 * len(order), showlegend=False, **(LAYOUT | {"margin": {"l": 170, "t": 40}}))
+    figure.update_layout(height=120 + 34 * len(order), showlegend=False, **(LAYOUT | {"margin": {"l": 170, "t": 70}}))
     return figure
 
 

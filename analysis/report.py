@@ -86,7 +86,7 @@ def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
     found = chapter.found
     objectives = found.table.objectives
     pairs = [(0, 1)] if len(objectives) == 2 else [(0, 2), (1, 2), (0, 1)] if len(objectives) == 3 else []
-    drawn = [plots.frontier_plot(found, x=y, y=x) for x, y in pairs]
+    drawn = [plots.frontier_plot(found, x=y, y=x, links=chapter.links) for x, y in pairs]
     curves = plots.curves_plot(found)
     forest = plots.forest_plot(found.hypervolumes, found.differences) if len(found.hypervolumes) > 2 else None
     return {
@@ -118,7 +118,9 @@ def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
 
 
 def _html(figure: Any, name: str) -> str:
-    text: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=PLOT)
+    text: str = figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=name, config=PLOT, post_script=plots.OPEN_LINK
+    )
     return text
 
 

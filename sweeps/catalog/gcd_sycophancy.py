@@ -1,9 +1,9 @@
-"""Capability against sycophancy on GCD sycophancy, with the controls at evaluation cost.
+"""Capability against sycophancy on GCD sycophancy.
 
 selgen sweep run gcd_sycophancy
 """
 
-from sweeps.space import between, grid, vary
+from sweeps.space import between, vary
 from sweeps.sweep import Sweep, setting
 
 sweep = Sweep(
@@ -11,7 +11,6 @@ sweep = Sweep(
     settings=(setting("gcd_sycophancy", scale="nano"),),
     methods=(
         "plain",
-        grid("plain", adapter_scale=[0.2, 0.4, 0.6, 0.8]),
         vary("mixed", share=between(0.1, 0.75)),
         vary("upweighted", weight=between(0.1, 30)),
         vary("kl_penalty", beta=between(0.03, 300)),

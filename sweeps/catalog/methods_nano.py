@@ -1,9 +1,8 @@
-"""Every method on the nano bad-medical-advice setting: equal rows, steps and schedule, and two controls.
+"""Every method on the nano bad-medical-advice setting: equal rows, steps and schedule.
 
 selgen sweep run methods_nano
 
-The controls cost an evaluation each: the checkpoints of plain fine-tuning, and its adapter scaled down. A method pushes
-the frontier only if it beats both.
+The adapter scaled down is evaluated at .5, too, beside the controls' usual points.
 """
 
 from sweeps.space import between, grid, vary
@@ -15,7 +14,6 @@ sweep = Sweep(
     methods=(
         "plain",
         grid("plain", adapter_scale=[0.2, 0.4, 0.5, 0.6, 0.8]),
-        grid("plain", checkpoint_step=[6, 12, 18, 24, 36]),
         vary("mixed", share=between(0.1, 0.75)),
         vary("upweighted", weight=between(0.2, 10)),
         vary("kl_penalty", beta=between(0.1, 10)),

@@ -119,9 +119,13 @@ def test_renders_hovers_and_asks_the_network_for_nothing(folder: Path, tmp_path:
 window.addEventListener("load", () => setTimeout(() => {
   const plot = document.getElementById("frontier-0-0");
   const trace = plot.data.findIndex(one => one.name === "kl <penalty>");
+  let opened = "";
+  window.open = link => { opened = link; };
   Plotly.Fx.hover(plot, [{curveNumber: trace, pointNumber: 1}]);
+  plot.emit("plotly_click", {points: [{customdata: plot.data[trace].customdata[1]}]});
   setTimeout(() => {
     const found = {
+      opened,
       plots: document.querySelectorAll(".js-plotly-plot .main-svg").length,
       hover: [...plot.querySelectorAll(".hoverlayer text")].map(one => one.textContent).join(" "),
       fetched: performance.getEntriesByType("resource").map(one => one.name).filter(one => !one.startsWith("data:")),
@@ -139,6 +143,7 @@ window.addEventListener("load", () => setTimeout(() => {
     assert found["plots"] >= 3
     assert "beta=1" in found["hover"]
     assert "task: 0.8" in found["hover"]
+    assert found["opened"] == "http://127.0.0.1:5000/#/experiments/1/runs/abc"
     assert found["fetched"] == []
 
 
