@@ -7,6 +7,7 @@ milliseconds instead of the seconds that imports and loading take.
 from __future__ import annotations
 
 import json
+import platform
 import time
 import warnings
 from collections.abc import Mapping
@@ -59,6 +60,7 @@ class PackTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         try:
+            self._check_folder()
             return self._train() if self._spec["kind"] == "train" else self._score_base()
         except UserError as error:
             return {"user_error": str(error), "done": True}
@@ -78,6 +80,13 @@ class PackTrainable(tune.Trainable):
         self._rows_per_forward: int | None = config["rows_per_forward"]
         self._gradient_checkpointing = bool(config["gradient_checkpointing"])
         self._checkpoint_seconds, self._saved_at = float(config["checkpoint_seconds"]), time.monotonic()
+
+    def _check_folder(self) -> None:
+        """Refuse to write where nobody reads. Raises UserError."""
+        if not self._folder.is_dir():
+            raise UserError(
+                f"node {platform.node()} does not see {self._folder}; --output must lie on storage that all nodes share"
+            )
 
     def _release(self) -> None:
         """Let go of the pack; one that was stopped before its end keeps a checkpoint."""
