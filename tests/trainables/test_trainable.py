@@ -36,6 +36,7 @@ def trials(ref: SettingRef, steps: int = 6) -> list[TrialConfig]:
 
 
 def config(folder: Path, some: list[TrialConfig], **changes: Any) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
     pack = {"kind": "train", "trials": [trial.to_json() for trial in some], "snapshots": []}
     rest = {"output": str(folder), "threads": 1, "checkpoint_seconds": 1e9, "rows_per_forward": None}
     rest["gradient_checkpointing"] = False
@@ -97,3 +98,11 @@ def test_changed_data_is_an_error_of_the_user(tmp_path: Path, ref: SettingRef) -
     result = PackTrainable(config(tmp_path, [stale])).step()
     assert result["done"]
     assert "the data of setting 'chat_files' changed" in result["user_error"]
+
+
+def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path, ref: SettingRef) -> None:
+    actor = PackTrainable(config(tmp_path / "there", trials(ref)) | {"output": str(tmp_path / "elsewhere")})
+    result = actor.step()
+    assert "elsewhere; --output must lie on storage that all nodes share" in result["user_error"]
+    assert result["done"]
+    assert not (tmp_path / "elsewhere").exists()
