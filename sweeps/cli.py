@@ -309,6 +309,7 @@ def _run(name: str, sweep: Sweep, output: Path, tracking_uri: str | None, addres
     for file in finished.files:
         console.print(f"wrote {file}", highlight=False, soft_wrap=True)
     where = f"--tracking-uri {tracking_uri}" if tracking_uri else f"--output {output}"
+    console.print(f"what it says, as a page: selgen report {sweep.name} {where}", highlight=False, soft_wrap=True)
     console.print(f"see every trial in MLflow: selgen ui {sweep.name} {where}", highlight=False, soft_wrap=True)
 
 

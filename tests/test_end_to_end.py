@@ -35,6 +35,7 @@ sweep = Sweep(
     configurations=4,
     seeds=2,
     options={{"steps": {steps}}},
+    controls=False,
 )
 """
 

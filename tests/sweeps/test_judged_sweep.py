@@ -60,6 +60,7 @@ def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> 
         settings=(setting(f"{file}:asked", model=str(model)),),
         methods=("plain", grid("kl_penalty", beta=[1.0])),
         seeds=2,
+        controls=False,
         judge=options,
     )
 

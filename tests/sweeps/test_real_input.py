@@ -41,6 +41,7 @@ def test_two_families_to_a_frontier(
         methods=(grid("kl_penalty", beta=[0.1, 3.0]), grid("upweighted", weight=[0.3, 3.0])),
         seeds=2,
         options={"steps": 10, "batch_size": 2, "alignment_batch_size": 2, "rank": 4, "learning_rate": 0.1},
+        controls=False,
     )
     finished = launch.run(sweep, output=tmp_path, console=Console(width=120))
     assert not finished.interrupted
