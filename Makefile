@@ -1,7 +1,7 @@
 # make quickstart   set up and run the main job: a small sweep, from pre-training to the frontier
 # make test         set up and run lint, types and the whole suite
 # make check        the fast part of it, for everyday work
-# make study        phenomena whose base models take minutes to pre-train
+# make study        what takes minutes: phenomena with costly base models, a cluster that loses a node
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -1,0 +1,134 @@
+"""A sweep as a job on two Ray nodes, one of which is killed and another one added: nothing is lost, nothing changes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sweeps.ledger import LEDGER, read
+from tests.test_end_to_end import trained_alone
+
+pytestmark = pytest.mark.study  # minutes, and Ray nodes beside whatever else runs here
+
+SWEEP = """
+from sweeps.space import between, vary
+from sweeps.sweep import Sweep, setting
+
+sweep = Sweep(
+    name="small",
+    settings=(setting("bad_medical_advice", scale="nano"),),
+    methods=("plain", vary("kl_penalty", beta=between(0.1, 10))),
+    configurations=6,
+    seeds=2,
+    controls=False,
+)
+"""
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Nodes:
+    """Ray nodes of one CPU each on this machine, told apart by their temporary folders."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, self.dashboard, self._client = free_ports(3)
+        self._workers = 20_000
+        head = ["--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}", "--dashboard-host=127.0.0.1"]
+        self.add("head", *head, f"--ray-client-server-port={self._client}")
+
+    def add(self, name: str, *options: str) -> None:
+        """Start a node; without options one that joins the head."""
+        first, self._workers = self._workers, self._workers + 200
+        options = options or (f"--address=127.0.0.1:{self.port}",)
+        ports = [f"--min-worker-port={first}", f"--max-worker-port={first + 100}"]
+        command = [str(BIN / "ray"), "start", *options, "--num-cpus=1", f"--temp-dir={self.folder / name}", *ports]
+        subprocess.run(command, check=True, capture_output=True, timeout=90, env=os.environ | ENVIRONMENT)
+
+    def kill(self, name: str) -> int:
+        """SIGKILL for every process of a node (all nodes for ""); how many there were."""
+        place = str(self.folder / name)
+        ours = [one for one in psutil.process_iter(["cmdline"]) if place in " ".join(one.info["cmdline"] or [])]
+        for process in ours:
+            os.kill(process.pid, signal.SIGKILL)
+        return len(ours)
+
+
+@pytest.fixture
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    folder = Path("/tmp") / f"selgen-nodes-{os.getpid()}"  # sockets have short names
+    made = Nodes(folder)
+    try:
+        yield made
+    finally:
+        made.kill("")
+
+
+def num_outcomes(folder: Path) -> int:
+    ledger = folder / LEDGER
+    return ledger.read_text().count('"event":"outcome"') if ledger.is_file() else 0
+
+
+def wait_for_job_server(nodes: Nodes) -> None:
+    """The head's agent takes jobs a few seconds after the head has started."""
+    command = [str(BIN / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{nodes.dashboard}", "--", "true"]
+    until = time.monotonic() + 90
+    while subprocess.run(command, capture_output=True, timeout=90, env=os.environ | ENVIRONMENT).returncode != 0:
+        assert time.monotonic() < until, "Ray's job server does not answer"
+        time.sleep(2)
+
+
+@pytest.mark.timeout(600)
+def test_a_node_is_lost_and_another_joins(tmp_path: Path, nodes: Nodes) -> None:
+    nodes.add("first")
+    wait_for_job_server(nodes)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "small.py").write_text(SWEEP)
+    output = tmp_path / "output"
+    sweep = [
+        sys.executable,
+        "-m",
+        "sweeps.cli",
+        "sweep",
+        "run",
+        "small.py",
+        "--address",
+        "auto",
+        "--output",
+        str(output),
+    ]
+    submit = [str(BIN / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{nodes.dashboard}"]
+    command = [*submit, "--working-dir", str(tmp_path / "work"), "--", *sweep]
+    with (tmp_path / "job.log").open("w") as log:
+        job = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
+        until = time.monotonic() + 240
+        while num_outcomes(output / "small") < 2:
+            assert time.monotonic() < until and job.poll() is None, (tmp_path / "job.log").read_text()
+            time.sleep(0.2)
+        assert nodes.kill("first") > 0
+        nodes.add("second")
+        assert job.wait(timeout=300) == 0, (tmp_path / "job.log").read_text()
+    outcomes = read(output / "small").outcomes
+    assert len(outcomes) == 14
+    assert {outcome.status for outcome in outcomes.values()} == {"finished"}
+    found = {trial: {name: m.mean for name, m in outcome.scores.items()} for trial, outcome in outcomes.items()}
+    assert found == trained_alone([outcome.trial for outcome in outcomes.values()])
