@@ -138,6 +138,12 @@ def _seeds_for(target: float, statistic: Statistic, num_seeds: int) -> int | Non
     return None
 
 
+def minus(differences: Sequence[Difference], best: str) -> dict[str, Statistic]:
+    """Of the pairs that `best` is in: the other's name -> its hypervolume minus that of `best`."""
+    found = {one.first: one.statistic for one in differences if one.second == best}
+    return found | {one.second: -one.statistic for one in differences if one.first == best}
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values that hold for all hypotheses together, whatever their dependence (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])

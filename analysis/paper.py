@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.bootstrap import Statistic
+from analysis.compare import minus
 from analysis.controls import control_of
 from analysis.figures import DPI, FONT, frontier_figure, knob_of, styles_of
 from analysis.findings import Findings
@@ -38,11 +39,7 @@ def hypervolume_figure(found: Findings, title: str = "") -> Figure:
     methods = {name: one for name, one in found.hypervolumes.items() if name != "all methods"}
     order = sorted(methods, key=lambda name: methods[name].estimate)
     best, styles = order[-1], styles_of(order)
-    against = {}
-    for one in found.differences:
-        if best in (one.first, one.second):
-            other = one.second if one.first == best else one.first
-            against[other] = one.statistic if one.second == best else -one.statistic
+    against = minus(found.differences, best)
     figure = _figure((7.5, 1.6 + 0.3 * len(order)))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, rows, label in (

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from analysis.bootstrap import Statistic
-from analysis.compare import Difference
+from analysis.compare import Difference, minus
 from analysis.controls import CONTROLS, PLAIN, Control, control_of
 from analysis.figures import Style, knob_of, styles_of
 from analysis.findings import Findings
@@ -278,11 +278,7 @@ def forest_plot(hypervolumes: Mapping[str, Statistic], differences: Sequence[Dif
         rows=1, cols=2, shared_yaxes=True, subplot_titles=("hypervolume (better →)", f"minus that of {best}, paired")
     )
     _forest(figure, 1, {name: methods[name] for name in order}, "#0072B2")
-    against = {}
-    for one in differences:
-        if best in (one.first, one.second):
-            other = one.second if one.first == best else one.first
-            against[other] = one.statistic if one.second == best else -one.statistic
+    against = minus(differences, best)
     _forest(figure, 2, {name: against[name] for name in order if name in against}, "#D55E00")
     figure.add_vline(x=0, line={"color": GREY, "dash": "dash", "width": 1}, col=2, row=1)
     figure.update_layout(height=120 + 34 * len(order), showlegend=False, **(LAYOUT | {"margin": {"l": 170, "t": 70}}))

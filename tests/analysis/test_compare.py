@@ -10,7 +10,7 @@ import pytest
 
 from analysis import selection
 from analysis.bootstrap import Bootstrap
-from analysis.compare import Front, advice, differences, holm, hypervolume_of
+from analysis.compare import Front, advice, differences, holm, hypervolume_of, minus
 from analysis.controls import control_of, verdicts
 from analysis.pareto import hypervolume, non_dominated
 from analysis.scores import Configuration
@@ -44,6 +44,16 @@ def test_a_clear_difference() -> None:
     assert found.statistic.low < 0.39 < found.statistic.high
     assert (found.dominates, found.dominated, found.clear) == (1.0, 0.0, True)
     assert found.seeds == 2
+
+
+def test_all_differences_seen_from_one() -> None:
+    """a - b = .39, so b minus a is -.39; of the pair without a nothing is said."""
+    bootstrap = Bootstrap(noisy([[0.8, 0.8], [0.5, 0.5], [0.3, 0.3]]), ["0", "1", "2"])
+    found = differences(bootstrap, fronts(*np.eye(3, dtype=bool).tolist()), [0, 0])
+    seen = minus(found, "0")
+    assert set(seen) == {"1", "2"}
+    assert (seen["1"].estimate, seen["1"].low) == (-found[0].statistic.estimate, -found[0].statistic.high)
+    assert minus(found, "2")["1"] == found[2].statistic
 
 
 def test_common_seeds_are_paired() -> None:
