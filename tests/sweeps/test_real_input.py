@@ -23,7 +23,7 @@ from sweeps.tracking import default_uri
 def test_two_families_to_a_frontier(
     tmp_path: Path, reference_data: Path, tiny_gemma_dir: Path, tiny_qwen3_dir: Path
 ) -> None:
-    """2 models x 2 methods x 2 coefficients x 2 seeds: 16 trials, each once, with scores, adapters and runs."""
+    """2 models x 2 methods x 2 seeds: 8 trials, each once, with scores, adapters and runs."""
     settings = tuple(
         setting(
             "chat_files",
@@ -38,7 +38,7 @@ def test_two_families_to_a_frontier(
     sweep = Sweep(
         name="real-input",
         settings=settings,
-        methods=(grid("kl_penalty", beta=[0.1, 3.0]), grid("upweighted", weight=[0.3, 3.0])),
+        methods=(grid("kl_penalty", beta=[0.1]), grid("upweighted", weight=[0.3])),
         seeds=2,
         options={"steps": 10, "batch_size": 2, "alignment_batch_size": 2, "rank": 4, "learning_rate": 0.1},
         controls=False,
@@ -48,7 +48,7 @@ def test_two_families_to_a_frontier(
 
     record = read(tmp_path / sweep.name)
     assert {outcome.status for outcome in record.outcomes.values()} == {"finished"}
-    assert len(record.outcomes) == 16
+    assert len(record.outcomes) == 8
     for outcome in record.outcomes.values():
         label = setting_label(outcome.trial.setting)
         assert outcome.scores["task"].mean < record.bases[label]["task"].mean - 0.05  # it learned something
@@ -57,8 +57,8 @@ def test_two_families_to_a_frontier(
 
     for ref in settings:
         loaded = runs.load(sweep.name, default_uri(tmp_path), setting_label(ref))
-        assert loaded.table.values_CSM.shape == (4, 2, 2)
-        assert loaded.counts["finished"] == 8
+        assert loaded.table.values_CSM.shape == (2, 2, 2)
+        assert loaded.counts["finished"] == 4
     figures = sorted(path.name for path in finished.files)
     assert figures == sorted(f"frontier_{number}.{ending}" for number in (0, 1) for ending in ("csv", "json", "png"))
     points = json.loads((tmp_path / sweep.name / "frontier_0.json").read_text())["points"]
