@@ -11,6 +11,7 @@ others do not dominate throughout.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -163,6 +164,12 @@ class Statistic:
     error: float
     freedom: float
     bias: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """nan and infinity become None."""
+        names = ("estimate", "low", "high", "error", "freedom")
+        values = {name: float(getattr(self, name)) for name in names}
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
     def __neg__(self) -> Statistic:
         return replace(self, estimate=-self.estimate, low=-self.high, high=-self.low, bias=-self.bias)

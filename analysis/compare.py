@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -74,6 +75,19 @@ class Difference:
     def clear(self) -> bool:
         """Whether the difference is significant at 5 % after adjustment."""
         return self.adjusted <= 0.05
+
+    def to_json(self) -> dict[str, Any]:
+        """The difference as JSON data."""
+        return self.statistic.to_json() | {
+            "first": self.first,
+            "second": self.second,
+            "p_value": self.p_value,
+            "p_adjusted": self.adjusted,
+            "p_first_dominates": self.dominates,
+            "p_second_dominates": self.dominated,
+            "detectable": self.detectable,
+            "seeds_for_80_percent_power": self.seeds,
+        }
 
 
 def hypervolume_of(bootstrap: Bootstrap, front: Front, reference_M: ArrayLike, confidence: float = 0.95) -> Statistic:

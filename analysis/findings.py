@@ -72,15 +72,15 @@ class Findings:
             "hypervolume_reference": self.reference_M.tolist(),
             "base": None if self.base_M is None else self.base_M.tolist(),
             "points": [self._point(point) for point in self.points],
-            "hypervolumes": {name: _statistic(one) for name, one in self.hypervolumes.items()},
-            "differences": [_difference(one) for one in self.differences],
+            "hypervolumes": {name: one.to_json() for name, one in self.hypervolumes.items()},
+            "differences": [one.to_json() for one in self.differences],
             "verdicts": [
                 {
                     "method": one.method,
                     "beats": list(one.beats),
                     "loses_to": list(one.loses),
                     "text": one.text,
-                    "against": {name: _difference(difference) for name, difference in one.against.items()},
+                    "against": {name: difference.to_json() for name, difference in one.against.items()},
                 }
                 for one in self.verdicts
             ],
@@ -134,6 +134,9 @@ def findings(
     reference_M = reference_of(chosen, [base_scores or {}], reference or {})
     questions = question_table(chosen, grades)
     gaps = []
+    left_out = [objective.name for objective in table.objectives if objective.name not in names]
+    if objectives is None and left_out:
+        gaps.append(f"three objectives are looked at together; choose others to see {', '.join(left_out)}")
     bootstrap = None
     if len(names) not in (2, 3):
         gaps.append(f"no hypervolume, and nothing that rests on it: it needs two or three objectives, not {len(names)}")
@@ -146,6 +149,8 @@ def findings(
     gain_base_M = None if base_M is None else chosen.oriented(base_M)
     gain_reference_M = chosen.oriented(reference_M)
     fronts = _fronts(chosen)
+    p_front = {point.configuration: point.p_front for point in points}
+    p_front_C = np.array([p_front[configuration.id] for configuration in chosen.configurations])
     return Findings(
         table=chosen,
         points=points,
@@ -159,7 +164,7 @@ def findings(
         differences=differences(bootstrap, _methods(fronts), gain_reference_M) if bootstrap else [],
         verdicts=verdicts(bootstrap, chosen.configurations, gain_base_M, gain_reference_M) if bootstrap else [],
         selections=_selections(chosen, questions, gain_reference_M) if bootstrap else {},
-        advice=advice(bootstrap, bootstrap.on_front()) if bootstrap else [],
+        advice=advice(bootstrap, p_front_C) if bootstrap else [],
         questions=_two_way(chosen, questions),
         gaps=gaps,
     )
@@ -208,7 +213,7 @@ def _methods(fronts: Mapping[str, Front]) -> dict[str, Front]:
 
 
 def _surface(table: ScoreTable) -> Floats:
-    """The median attainment surface over the seeds that every configuration has, else over all."""
+    """The median attainment surface, each seed with the configurations that have finished it."""
     gains_CSM = table.gains_CSM
     sets = [gains_CSM[~np.isnan(gains_CSM[:, seed]).any(axis=1), seed] for seed in range(len(table.seeds))]
     return attainment_surface([points for points in sets if len(points)])
@@ -242,21 +247,3 @@ def _two_way(table: ScoreTable, questions: QuestionTable | None) -> dict[str, di
                 )
                 found.setdefault(table.configurations[row].id, {})[objective.name] = interval
     return found
-
-
-def _statistic(one: Statistic) -> dict[str, float | None]:
-    values = {"estimate": one.estimate, "low": one.low, "high": one.high, "error": one.error, "freedom": one.freedom}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def _difference(one: Difference) -> dict[str, Any]:
-    return _statistic(one.statistic) | {
-        "first": one.first,
-        "second": one.second,
-        "p_value": one.p_value,
-        "p_adjusted": one.adjusted,
-        "p_first_dominates": one.dominates,
-        "p_second_dominates": one.dominated,
-        "detectable": one.detectable,
-        "seeds_for_80_percent_power": one.seeds,
-    }

@@ -158,7 +158,7 @@ def pooled_intervals(values_CSM: ArrayLike, confidence: float = 0.95) -> Interva
         mean_c +- t_{freedom_c, (1 + confidence) / 2} sqrt(variance_c / n_c)
 
     With 3 seeds a configuration alone has 2 degrees of freedom and t = 4.3; six together have 12 and t = 2.2, and
-    intervals 0.56 times as wide on average at the same coverage. A configuration with one seed borrows the others'
+    intervals 0.6 times as wide on average at the same coverage. A configuration with one seed borrows the others'
     variance. When no configuration has two seeds there is no interval: low and high are nan.
 
     Args:

@@ -319,8 +319,10 @@ def records_of(judged: Judged) -> tuple[list[TrialRecord], list[Grade], dict[str
     """The runs as trials, the mean verdict of each question, and the scores of the run called "base".
 
     A run of which a questionnaire is missing, or whose text is degenerate, is an invalid trial and says why.
-    Checkpoints of one training (`epoch` of `epochs`) are configurations of their own.
+    Checkpoints of one training (`epoch` of `epochs`) are configurations of their own. Runs that runs.csv does not tell
+    apart, with the same configuration and seed, are configurations of their own, too, by their names.
     """
+    alike = Counter((_configuration(run).id, _seed(run)) for run in judged.runs)
     records: list[TrialRecord] = []
     grades: list[Grade] = []
     base: dict[str, float] = {}
@@ -331,16 +333,23 @@ def records_of(judged: Judged) -> tuple[list[TrialRecord], list[Grade], dict[str
             base = scores
             continue
         configuration = _configuration(run)
+        if alike[configuration.id, _seed(run)] > 1:
+            configuration = _configuration(run, name=run.name)
         lacking = [name for name in rates if name not in scores]
         reason = run.degenerate or (f"no {' and no '.join(lacking)}" if lacking else "")
-        seed = _whole(run.facts.get("seed", "")) or 0
+        seed = _seed(run)
         records.append(TrialRecord(configuration, seed, "invalid" if reason else "finished", scores, reason=reason))
         if not reason:
             grades += _grades(run, configuration, seed)
     return records, grades, base
 
 
-def _configuration(run: JudgedRun) -> Configuration:
+def _seed(run: JudgedRun) -> int:
+    return _whole(run.facts.get("seed", "")) or 0
+
+
+def _configuration(run: JudgedRun, name: str = "") -> Configuration:
+    """What runs.csv says of a run; `name`, if any, tells it from others of which it says the same."""
     facts = run.facts
     coefficients: dict[str, float | str] = {}
     if facts.get("knob") and facts.get("knob_value"):
@@ -348,9 +357,11 @@ def _configuration(run: JudgedRun) -> Configuration:
     if facts.get("alignment_data"):
         coefficients["proxy"] = facts["alignment_data"]
     if (_whole(facts.get("epochs", "")) or 1) > 1:
-        coefficients |= {name: _number(facts[name]) for name in ("epoch", "epochs") if facts.get(name)}
+        coefficients |= {key: _number(facts[key]) for key in ("epoch", "epochs") if facts.get(key)}
+    if name:
+        coefficients["run"] = name
     label = ", ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in coefficients.items()
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in coefficients.items()
     )
     method = facts.get("method") or run.name
     return Configuration(f"{method} {label}".strip(), method, label, coefficients)

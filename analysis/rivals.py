@@ -46,16 +46,18 @@ def compare_sweeps(
         tables: of the same setting and objectives.
         bases: scores of the base models, for the reference of an unbounded objective.
 
-    Raises UserError: different objectives, not two or three; no two seeds in common; a sweep without a finished trial
-    of them.
+    Raises UserError: different objectives, not two or three; a sweep in which no configuration has finished two of the
+    common seeds.
     """
     _check_alike(names, tables)
     seeds = tuple(sorted(set(tables[0].seeds) & set(tables[1].seeds)))
     parts = [_over_seeds(table, seeds) for table in tables]
     for name, part in zip(names, parts, strict=True):
-        if len(seeds) < 2 or not part.configurations:
+        if not (part.num_seeds_C > 1).any():
             have = "; ".join(f"{one}: {', '.join(map(str, t.seeds))}" for one, t in zip(names, tables, strict=True))
-            raise UserError(f"{name!r} has no finished trials of two seeds that both sweeps have ({have})")
+            raise UserError(
+                f"{name!r} has no configuration with finished trials of two seeds that both sweeps have ({have})"
+            )
     gains_CSM = np.concatenate([part.gains_CSM for part in parts])
     sweep_C = np.repeat([0, 1], [len(part.configurations) for part in parts])
     method_C = np.concatenate([part.method_C for part in parts])
@@ -87,19 +89,7 @@ def to_json(names: tuple[str, str], found: Rivals) -> dict[str, Any]:
         "seeds": list(found.seeds),
         "objectives": list(found.objectives),
         "hypervolume_reference": list(found.reference),
-        "differences": {
-            label: {
-                "estimate": one.statistic.estimate,
-                "low": one.statistic.low,
-                "high": one.statistic.high,
-                "p_value": one.p_value,
-                "p_adjusted": one.adjusted,
-                "p_first_dominates": one.dominates,
-                "p_second_dominates": one.dominated,
-                "detectable": one.detectable,
-            }
-            for label, one in found.rows.items()
-        },
+        "differences": {label: one.to_json() for label, one in found.rows.items()},
         "only_in_one": list(found.alone),
     }
 

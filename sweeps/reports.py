@@ -120,9 +120,9 @@ def import_judged(
     found = judged.read_judged_folder(folder, keep_going)
     for note in found.notes:
         errors.print(Text(f"note: {note}"), soft_wrap=True)
+    records, grades, base = judged.records_of(found)
+    table = ScoreTable.from_records(records, judged.OBJECTIVES)
     if report_folder:
-        records, grades, base = judged.records_of(found)
-        table = ScoreTable.from_records(records, judged.OBJECTIVES)
         chapter = Chapter("judged answers", findings(table, base, grades), records, base, {})
         for path in write_report(report_folder, folder.resolve().name, [chapter]):
             errors.print(f"wrote {path}", highlight=False, soft_wrap=True)
@@ -130,8 +130,6 @@ def import_judged(
         console.file.write(json.dumps(judged.to_json(found), allow_nan=False) + "\n")
         return
     console.print(_judged_table(found))
-    records, _, _ = judged.records_of(found)
-    table = ScoreTable.from_records(records, judged.OBJECTIVES)
     if table.num_seeds_C.any():
         points = frontier.frontier(table)
         console.print(frontier.rich_table(points, judged.OBJECTIVES, "frontier", front_only=True, width=console.width))

@@ -93,6 +93,18 @@ def test_checkpoints_are_configurations(tmp_path: Path) -> None:
     assert {grade.score for grade in grades} == {"medical_misaligned", "general_aligned"}
 
 
+def test_runs_that_the_list_does_not_tell_apart_are_all_kept(tmp_path: Path) -> None:
+    """The same method, knob and seed, for instance with proxies of different size: two configurations, by name."""
+    folder = write(tmp_path / "a", runs=HEAD + LINE + LINE.replace("one,", "small proxy,", 1))
+    records, _, _ = records_of(read_judged_folder(folder))
+    assert [record.configuration.label for record in records] == [
+        "beta=5, proxy=hhh, run=one",
+        "beta=5, proxy=hhh, run=small proxy",
+    ]
+    result = CliRunner().invoke(app, ["import", "judged", str(folder)])
+    assert result.exit_code == 0, result.exception
+
+
 @pytest.mark.parametrize(
     ("files", "runs", "says"),
     [

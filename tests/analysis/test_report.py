@@ -166,6 +166,14 @@ def test_one_seed_and_one_objective_say_what_is_missing() -> None:
     assert page("demo", [alone])
 
 
+def test_a_fourth_objective_is_not_dropped_in_silence() -> None:
+    rows = records()
+    names = (TASK, HARM, SKILL, Objective("harm_cooking", "alignment", False))
+    assert any(
+        "choose others to see harm_cooking" in gap for gap in findings(ScoreTable.from_records(rows, names)).gaps
+    )
+
+
 def test_a_reference_may_be_given() -> None:
     table = ScoreTable.from_records(records(), (TASK, HARM))
     found: Findings = findings(table, reference={"task": -1.0})

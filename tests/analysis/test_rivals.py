@@ -55,6 +55,9 @@ def test_refusals() -> None:
     one = sweep(0.8, range(3))
     with pytest.raises(UserError, match="two seeds that both sweeps have"):
         compare_sweeps(("a", "b"), (one, sweep(0.8, range(2, 5))))
+    scattered = table([record(configuration("kl", beta=float(seed)), seed, 0.5, 0.5) for seed in range(3)])
+    with pytest.raises(UserError, match="'b' has no configuration with finished trials of two seeds"):
+        compare_sweeps(("a", "b"), (one, scattered))
     other = ScoreTable.from_records(
         [TrialRecord(configuration("kl"), 0, "finished", {"loss": 1.0})], [Objective("loss", "task", False)]
     )

@@ -14,24 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeps.ledger import LEDGER, read
-from tests.test_end_to_end import trained_alone
+from sweeps.ledger import read
+from tests.test_end_to_end import SWEEP, num_outcomes, trained_alone
 
 pytestmark = pytest.mark.study  # minutes, and Ray nodes beside whatever else runs here
 
-SWEEP = """
-from sweeps.space import between, vary
-from sweeps.sweep import Sweep, setting
-
-sweep = Sweep(
-    name="small",
-    settings=(setting("bad_medical_advice", scale="nano"),),
-    methods=("plain", vary("kl_penalty", beta=between(0.1, 10))),
-    configurations=6,
-    seeds=2,
-    controls=False,
-)
-"""
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 
@@ -83,11 +70,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         made.kill("")
 
 
-def num_outcomes(folder: Path) -> int:
-    ledger = folder / LEDGER
-    return ledger.read_text().count('"event":"outcome"') if ledger.is_file() else 0
-
-
 def wait_for_job_server(nodes: Nodes) -> None:
     """The head's agent takes jobs a few seconds after the head has started."""
     command = [str(BIN / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{nodes.dashboard}", "--", "true"]
@@ -102,7 +84,7 @@ def test_a_node_is_lost_and_another_joins(tmp_path: Path, nodes: Nodes) -> None:
     nodes.add("first")
     wait_for_job_server(nodes)
     (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "small.py").write_text(SWEEP)
+    (tmp_path / "work" / "small.py").write_text(SWEEP.format(steps=48))
     output = tmp_path / "output"
     sweep = [
         sys.executable,
@@ -121,14 +103,14 @@ def test_a_node_is_lost_and_another_joins(tmp_path: Path, nodes: Nodes) -> None:
     with (tmp_path / "job.log").open("w") as log:
         job = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
         until = time.monotonic() + 240
-        while num_outcomes(output / "small") < 2:
+        while num_outcomes(output) < 2:
             assert time.monotonic() < until and job.poll() is None, (tmp_path / "job.log").read_text()
             time.sleep(0.2)
         assert nodes.kill("first") > 0
         nodes.add("second")
         assert job.wait(timeout=300) == 0, (tmp_path / "job.log").read_text()
     outcomes = read(output / "small").outcomes
-    assert len(outcomes) == 14
+    assert len(outcomes) == 10
     assert {outcome.status for outcome in outcomes.values()} == {"finished"}
     found = {trial: {name: m.mean for name, m in outcome.scores.items()} for trial, outcome in outcomes.items()}
     assert found == trained_alone([outcome.trial for outcome in outcomes.values()])
