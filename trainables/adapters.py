@@ -57,10 +57,19 @@ class PackedLinear(nn.Module):
     def __init__(self, base: nn.Linear, pack: PackedAdapters, A_KRI: Tensor, B_KOR: Tensor) -> None:
         super().__init__()
         self.base = base
-        self.weight, self.bias = base.weight, base.bias  # what models that peek at a layer expect to find
         self._pack = [pack]  # in a list, so that the pack's tensors stay outside the model's state
         self.A_KRI, self.B_KOR = A_KRI, B_KOR
         self.prior: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen layer's, for models that look into their layers; sharding exchanges it all the time."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen layer's."""
+        return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """`[rows, ..., I] -> [rows, ..., O]`."""
@@ -176,11 +185,11 @@ class PackedAdapters:
         """Tensors shaped like `factors` as one `[K, P]`, in the layout of `theta_KP`."""
         return torch.cat([tensor.reshape(self.num_members, -1) for tensor in tensors_K], dim=1)
 
-    def unflat(self, theta_P: Tensor) -> list[Tensor]:
-        """One member's row of such a `[K, P]` as tensors shaped like its factors."""
+    def unflat(self, theta: Tensor) -> list[Tensor]:
+        """Such a `[K, P]`, or one member's row of it `[P]`, as tensors shaped like the factors."""
         shapes = [factor.shape[1:] for factor in self.factors]
-        pieces = theta_P.split([shape.numel() for shape in shapes])
-        return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        pieces = theta.split([shape.numel() for shape in shapes], dim=-1)
+        return [piece.view(*theta.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     @contextmanager
     def routed(self, route: Route | None) -> Iterator[None]:

@@ -39,6 +39,7 @@ from transformers.utils import logging as transformers_logging
 from settings.setting import BaseModel, NanoModel, PretrainedModel, Stage, TunedModel, UserError, World, content_id
 from trainables.files import cache_root, replacing
 from trainables.projections import WeightDirection
+from trainables.workers import shard
 
 Progress = Callable[[int, int], None]
 
@@ -89,15 +90,21 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    sharded: bool = False,
 ) -> LoadedBase:
     """Load a base model; a nano model is pre-trained first unless the cache has it.
 
     Args:
+        sharded: share its layers out over the workers of the process group, all of which load it at the same time.
         progress: called with (steps done, all steps) while pre-training.
 
     Raises:
         UserError: there is no such model, it cannot be reached, or it lacks what fine-tuning needs.
     """
+    if sharded:
+        base = load_base(spec, dtype=dtype, progress=progress)
+        shard(base.model, torch.device(device))
+        return base
     if isinstance(spec, NanoModel):
         directory = pretrained_nano(spec, progress)
         return _load_from_directory(directory, nano_content_id(spec), dtype, device)

@@ -16,6 +16,7 @@ from trainables.generate import generate
 from trainables.losses import token_nll
 from trainables.method import Forward
 from trainables.step import autocast, head_of, hidden_states
+from trainables.workers import ALONE, Workers
 
 ROWS_PER_BATCH = 32
 
@@ -35,17 +36,19 @@ def evaluate(
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
     seeds: Sequence[int] = (),
+    workers: Workers = ALONE,
 ) -> list[Evaluated]:
     """Evaluate members of a pack, or the base model when there are no adapters.
 
     Args:
         seeds: one per member (one for the base model); used by evaluations that sample.
+        workers: who evaluates together; each comes to all results.
 
     Returns:
         One result per member, in order.
     """
     found = [Evaluated({}, {}) for _ in (members if adapters else (0,))]
-    observe = functools.partial(_observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,))
+    observe = functools.partial(_observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,), workers)
     for evaluation in encoded.setting.evaluations:
         for result, observations in zip(found, observe(evaluation), strict=True):
             result.observations[evaluation.name] = observations
@@ -60,6 +63,7 @@ def _observe(
     adapters: PackedAdapters | None,
     members: tuple[int, ...],
     seeds: tuple[int, ...],
+    workers: Workers,
     evaluation: Evaluation,
 ) -> list[list[Observation]]:
     """`[member][question]`."""
@@ -67,7 +71,7 @@ def _observe(
     pad_id = int(encoded.encoder.tokenizer.pad_token_id)
     if evaluation.observe == "token_loss":
         routes = [Route((member,), (1,)) for member in members] if adapters else [None]
-        return [_token_losses(model, rows, adapters, route, pad_id) for route in routes]
+        return [_token_losses(model, rows, adapters, route, pad_id, workers) for route in routes]
     replies = generate(
         model,
         [row.ids[: row.prompt_length] for row in rows],
@@ -79,6 +83,7 @@ def _observe(
         pad_id=pad_id,
         temperature=evaluation.temperature,
         top_p=evaluation.top_p,
+        workers=workers,
     )
     return [[encoded.encoder.text(reply) for reply in some] for some in replies]
 
@@ -90,11 +95,12 @@ def _token_losses(
     adapters: PackedAdapters | None,
     route: Route | None,
     pad_id: int,
+    workers: Workers,
 ) -> list[Observation]:
     """Mean cross-entropy in nats per response token of each row, for one member or the base model."""
-    losses: list[Observation] = []
-    for start in range(0, len(rows), ROWS_PER_BATCH):
-        some = rows[start : start + ROWS_PER_BATCH]
+    found: dict[int, float] = {}
+    for start in range(0, len(rows), ROWS_PER_BATCH * workers.count):
+        own, some = workers.deal(rows[start : start + ROWS_PER_BATCH * workers.count])
         batch = collate([Counted(row) for row in some], pad_id, model.device)
         with autocast(model.device):
             if adapters and route:
@@ -104,5 +110,6 @@ def _token_losses(
                 hidden_ND, _ = hidden_states(model, batch)
             forward = Forward(hidden_ND, batch.labels_N, batch.row_N, len(some), head_of(model))
             parts = token_nll(forward).split(batch.positions_per_row)
-        losses += [float(part.mean()) for part in parts]
-    return losses
+        found.update((start + row, float(part.mean())) for row, part in zip(own, parts, strict=False))
+    together = {row: loss for some in workers.gather(found) for row, loss in some.items()}
+    return [together[row] for row in range(len(rows))]

@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from trainables.adapters import PackedAdapters, Route
 from trainables.step import autocast, head_of
+from trainables.workers import ALONE, Workers
 
 Reply = tuple[int, ...]
 
@@ -32,6 +33,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     rows_per_batch: int = 256,
+    workers: Workers = ALONE,
 ) -> list[list[Reply]]:
     """Reply to every prompt with every member.
 
@@ -46,27 +48,29 @@ def generate(
         top_p: sample from the smallest set of likeliest tokens that has this probability (Holtzman et al. 2020,
             arXiv:1904.09751).
         rows_per_batch: rows of one forward pass.
+        workers: who generates together, each for some of the prompts; each comes to all replies.
 
     Returns:
         `[member][prompt]`, tokens without the stop token.
     """
     voices = len(members) if adapters else 1
-    replies: list[list[Reply]] = [[()] * len(prompts) for _ in range(voices)]
     if max_new_tokens < 1:
-        return replies
+        return [[()] * len(prompts) for _ in range(voices)]
+    found: dict[int, list[Reply]] = {}  # prompt -> replies of all members
     uniform = _uniforms(seeds, len(prompts), max_new_tokens) if temperature > 0 else None
-    for chunk in _chunks(prompts, max(1, rows_per_batch // voices)):
+    for some in _chunks(prompts, max(1, rows_per_batch // voices) * workers.count):
+        own, chunk = workers.deal(some)
         draws = None if uniform is None else uniform[:, chunk].reshape(-1, max_new_tokens)
-        decoder = _Decoder(model, stop_ids, pad_id, temperature, top_p, draws)
+        decoder = _Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers)
         tokens = [prompts[index] for index in chunk] * voices
         if adapters:
             with adapters.routed(Route(tuple(members), (len(chunk),) * voices)):
                 out = decoder.run(tokens, max_new_tokens)
         else:
             out = decoder.run(tokens, max_new_tokens)
-        for row, reply in enumerate(out):
-            replies[row // len(chunk)][chunk[row % len(chunk)]] = reply
-    return replies
+        found.update((some[place], out[row :: len(chunk)]) for row, place in enumerate(own))
+    together = {prompt: replies for part in workers.gather(found) for prompt, replies in part.items()}
+    return [[together[prompt][voice] for prompt in range(len(prompts))] for voice in range(voices)]
 
 
 def _chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
@@ -110,8 +114,9 @@ class _Decoder:
         temperature: float,
         top_p: float,
         draws: np.ndarray | None,
+        workers: Workers,
     ) -> None:
-        self.model, self.head, self.pad_id = model, head_of(model), pad_id
+        self.model, self.head, self.pad_id, self.workers = model, head_of(model), pad_id, workers
         self.temperature, self.top_p = temperature, top_p
         self.stop = torch.tensor(sorted(stop_ids), device=model.device)
         self.draws = None if draws is None else torch.from_numpy(draws).to(model.device)
@@ -133,7 +138,7 @@ class _Decoder:
             token = torch.where(finished, self.pad_id, self._pick(self._logits(hidden), len(written)))
             finished = finished | torch.isin(token, self.stop)
             written.append(token)
-            if len(written) == max_new_tokens or bool(finished.all()):
+            if len(written) == max_new_tokens or all(self.workers.gather(bool(finished.all()))):
                 return [self._reply(row) for row in torch.stack(written, dim=1).tolist()]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             positions = (length + len(written) - 1)[:, None]

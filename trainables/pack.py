@@ -31,6 +31,7 @@ from trainables.projections import Direction, Factors, LowRankDirection
 from trainables.step import MemberStep, check_head, train_step
 from trainables.store import AdapterStore, Saved
 from trainables.trial import AdapterConfig, Outcome, Status, TrialConfig
+from trainables.workers import ALONE, Workers, whole
 
 CURVE_POINTS = 20
 EXPLODED = 3.0  # a task loss of so many times that of guessing among all tokens is no training any more
@@ -73,6 +74,7 @@ class Pack:
             only edits another's training does that training itself, and a trial with a prior cannot run.
         snapshots: updates after which the adapters in training are kept in the store, for trials that stop there.
         rows_per_forward, gradient_checkpointing: see `train_step`.
+        workers: who trains the pack together. Each builds the same pack; the first one writes its files.
 
     Raises:
         UserError: a row does not fit, an adapter target does not exist, the architecture is not supported, a prior is
@@ -90,8 +92,9 @@ class Pack:
         snapshots: Sequence[int] = (),
         rows_per_forward: int | None = None,
         gradient_checkpointing: bool = False,
+        workers: Workers = ALONE,
     ) -> None:
-        self.base, self.setting, self.trials = base, setting, tuple(trials)
+        self.base, self.setting, self.trials, self._workers = base, setting, tuple(trials), workers
         self._store, self._snapshots = store, frozenset(snapshots)
         self._rows_per_forward, self._gradient_checkpointing = rows_per_forward, gradient_checkpointing
         check_head(base.model)
@@ -181,6 +184,7 @@ class Pack:
                 pad_id,
                 self._rows_per_forward,
                 self._gradient_checkpointing,
+                self._workers,
             )
             self._count(members, time.perf_counter() - began)
             for index, terms in measured.items():
@@ -198,6 +202,7 @@ class Pack:
             name: list(zip([step for step, _ in some], torch.stack([v for _, v in some]).tolist(), strict=True))
             for name, some in pending.items()
         }
+        values = self._workers.agree(values)  # a last bit that differs must not let them differ on who is sound
         record = self.records[index]
         record.extend(done, values)
         record.reason = self._problem(index, values)
@@ -213,6 +218,8 @@ class Pack:
             self._keep(self._store, index, replace(trial, checkpoint_step=done))
 
     def _keep(self, store: AdapterStore, index: int, trial: TrialConfig) -> None:
+        if not self._workers.first:
+            return
         record = self.records[index]
         tokens, seconds = record.tokens + record.inherited_tokens, record.seconds + record.inherited_seconds
         store.save(trial, self.adapters, index, self.base.source, tokens, seconds)
@@ -261,7 +268,7 @@ class Pack:
         adapter = self.adapters.member_factors(index)
         directions: list[Direction] = [LowRankDirection(own) for own in self._prior_factors.get(index, ())]
         if method.needs_pretrained:
-            layers = {name: layer.base.weight for name, layer in self.adapters.layers.items()}
+            layers = {name: whole(layer.base.weight) for name, layer in self.adapters.layers.items()}
             directions = list(tuning_directions(self.setting.base_model, layers))
         pairs = zip(adapter, directions, strict=False)
         if directions and not any(direction.project(own.B_OR).any() for own, direction in pairs):
@@ -279,7 +286,14 @@ class Pack:
             some = [index for index in sound if self.trials[index].max_length == length]
             seeds = [self.trials[index].seed for index in some]
             if some:
-                results = evaluate(self.base.model, encoded, adapters=self.adapters, members=some, seeds=seeds)
+                results = evaluate(
+                    self.base.model,
+                    encoded,
+                    adapters=self.adapters,
+                    members=some,
+                    seeds=seeds,
+                    workers=self._workers,
+                )
                 found.update(zip(some, results, strict=True))
         for index in sound:
             self.records[index].seconds += (time.perf_counter() - began) / len(sound)
@@ -305,7 +319,8 @@ class Pack:
         evaluated = self.evaluate()
         for index, result in evaluated.items():
             self._keep(AdapterStore(folder), index, self.trials[index])
-            write_json(folder / "observations" / f"{self.trials[index].trial_id}.json", result.observations)
+            if self._workers.first:
+                write_json(folder / "observations" / f"{self.trials[index].trial_id}.json", result.observations)
         return [self._outcome(index, evaluated.get(index)) for index in range(len(self.trials))]
 
     def _outcome(self, index: int, evaluated: Evaluated | None) -> Outcome:
@@ -317,6 +332,8 @@ class Pack:
 
     def save(self, directory: Path) -> None:
         """Write everything that `resume` needs; what was in `directory` is replaced in one move."""
+        if not self._workers.first:
+            return
         with replacing(directory) as temporary:
             tensors = {"theta": self.adapters.theta_KP, **self.optimizer.state()}
             for index, pending in enumerate(self._pending):

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from settings.setting import Stream, UserError
 from trainables.adapters import PackedAdapters, Route
@@ -30,6 +29,7 @@ from trainables.batches import STREAM_ORDER, Batch, Counted, Row, collate
 from trainables.losses import cross_entropy, part_of
 from trainables.method import Forward, Method, Step
 from trainables.optimizer import PackedAdamW
+from trainables.workers import ALONE, Workers, layers_of
 
 Head = Callable[[Tensor], Tensor]
 
@@ -120,7 +120,7 @@ def recomputing(model: PreTrainedModel, adapters: PackedAdapters) -> Iterator[No
         return nullcontext(), _SameRoute(adapters, adapters.route)
 
     again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = layers_of(model)
     for layer in layers:
         layer._gradient_checkpointing_func = again
         layer.gradient_checkpointing = layer.training = True  # of the layer, not of what it consists of
@@ -139,6 +139,7 @@ def train_step(
     pad_id: int,
     rows_per_forward: int | None = None,
     gradient_checkpointing: bool = False,
+    workers: Workers = ALONE,
 ) -> dict[int, dict[str, Tensor]]:
     """Train the given members for one step and return each one's loss, gradient norm and recorded terms, detached.
 
@@ -147,16 +148,18 @@ def train_step(
         rows_per_forward: most rows that go through the base at a time (a micro-batch); None is all of a stream's. More
             than one micro-batch costs one more forward pass and changes no result.
         gradient_checkpointing: see `recomputing`; it changes no result either.
+        workers: who takes the step together; each ends with the same adapters.
     """
     keep = recomputing(model, adapters) if gradient_checkpointing else nullcontext()
     wanted = [stream for stream in STREAM_ORDER if any(member.rows.get(stream) for member in members.values())]
     with keep:
         with autocast(model.device):
             streams = {
-                stream: _StreamPass(model, adapters, members, stream, pad_id, rows_per_forward) for stream in wanted
+                stream: _StreamPass(model, adapters, members, stream, pad_id, rows_per_forward, workers)
+                for stream in wanted
             }
             measured, seeds = _losses(adapters, members, streams, head_of(model))
-        gradients = _gradients(adapters, streams, seeds)
+        gradients = _gradients(adapters, streams, seeds, workers)
     active = [index in members for index in range(adapters.num_members)]
     if len(gradients) == 1:  # nobody operates on gradients
         norm_K = optimizer.step(adapters.flat(gradients[0]), active)
@@ -174,14 +177,21 @@ class _Chunk:
     """Rows that go through the base together, and whose they are.
 
     Attributes:
-        deep_M: which of the batch's positions want the states of all layers; None if nobody does.
+        labels_N: of all positions that count.
         places: member -> where its positions lie in the chunk, among the chunk's deep ones, and in the member's piece.
+        batch, route: the rows that this worker sends, all of them when it is alone.
+        deep_M: which of the batch's positions want the states of all layers; None if no row of the chunk does.
+        own_N, own_M: where the batch's positions lie in the chunk, and its deep ones among the chunk's deep ones; None
+            when this worker sends all.
     """
 
+    labels_N: Tensor
+    places: Mapping[int, tuple[slice, slice, slice]]
     batch: Batch
     route: Route
     deep_M: Tensor | None
-    places: Mapping[int, tuple[slice, slice, slice]]
+    own_N: Tensor | None
+    own_M: Tensor | None
 
 
 class _StreamPass:
@@ -202,8 +212,9 @@ class _StreamPass:
         stream: Stream,
         pad_id: int,
         rows_per_forward: int | None,
+        workers: Workers,
     ) -> None:
-        self._model, self._adapters = model, adapters
+        self._model, self._adapters, self._workers = model, adapters, workers
         rows = {index: member.counted(stream) for index, member in members.items() if member.rows.get(stream)}
         parts = {index: members[index].method.parts(stream) for index in rows}
         self._deep = {index for index in rows if stream in members[index].method.layers}
@@ -239,23 +250,48 @@ class _StreamPass:
 
     def _chunk(self, rows: Sequence[tuple[int, Counted]], ends: dict[int, int], pad_id: int) -> _Chunk:
         """A chunk of rows, member after member. `ends` tells how many positions of each member came before."""
-        owners = [index for index, _ in rows]
-        members = tuple(dict.fromkeys(owners))
-        batch = collate([item for _, item in rows], pad_id, self._model.device)
         places, at, deep_at = {}, 0, 0
-        for index in members:
+        for index in dict.fromkeys(index for index, _ in rows):
             count = sum(len(item.columns) for owner, item in rows if owner == index)
             deep = count if index in self._deep else 0
             before = ends.get(index, 0)
             places[index] = (slice(at, at + count), slice(deep_at, deep_at + deep), slice(before, before + count))
             at, deep_at, ends[index] = at + count, deep_at + deep, before + count
-        wanted = torch.tensor([index in self._deep for index in owners], device=self._model.device)
-        deep_M = torch.nonzero(wanted[batch.row_N])[:, 0] if self._deep.intersection(members) else None
-        return _Chunk(batch, Route(members, tuple(owners.count(index) for index in members)), deep_M, places)
+        device = self._model.device
+        own, sent = self._workers.deal(rows)
+        batch = collate([item for _, item in sent], pad_id, device)
+        owners = [index for index, _ in sent]
+        route = Route(tuple(dict.fromkeys(owners)), tuple(owners.count(index) for index in dict.fromkeys(owners)))
+        wanted = torch.tensor([index in self._deep for index in owners], device=device)
+        deep_M = torch.nonzero(wanted[batch.row_N])[:, 0] if self._deep.intersection(places) else None
+        if self._workers.count == 1:
+            return _Chunk(batch.labels_N, places, batch, route, deep_M, None, None)
+        labels_N = collate([item for _, item in rows], pad_id, device).labels_N
+        own_N = _positions([len(item.columns) for _, item in rows], own)
+        own_M = _positions([len(item.columns) if index in self._deep else 0 for index, item in rows], own)
+        return _Chunk(labels_N, places, batch, route, deep_M, own_N.to(device), own_M.to(device))
 
     def _forward(self, chunk: _Chunk, *, policy: bool) -> Outputs:
+        """What the rows that this worker sends give; nothing of a stand-in."""
         with self._adapters.routed(chunk.route if policy else None):
-            return hidden_states(self._model, chunk.batch, chunk.deep_M)
+            hidden_ND, layers_LMD = hidden_states(self._model, chunk.batch, chunk.deep_M)
+        if chunk.own_N is None or chunk.own_M is None:
+            return hidden_ND, layers_LMD
+        return hidden_ND[: len(chunk.own_N)], None if layers_LMD is None else layers_LMD[:, : len(chunk.own_M)]
+
+    def _whole(self, chunk: _Chunk, outputs: Outputs) -> Outputs:
+        """The outputs on all rows of a chunk, put together from all workers."""
+        hidden_ND, layers_LMD = outputs
+        if chunk.own_N is None or chunk.own_M is None:
+            return outputs
+        all_ND = hidden_ND.new_zeros(len(chunk.labels_N), hidden_ND.shape[1])
+        all_ND[chunk.own_N] = hidden_ND
+        if layers_LMD is None:
+            return self._workers.sum(all_ND), None
+        number = sum(place.stop - place.start for _, place, _ in chunk.places.values())
+        all_LMD = layers_LMD.new_zeros(len(layers_LMD), number, layers_LMD.shape[2])
+        all_LMD[:, chunk.own_M] = layers_LMD
+        return self._workers.sum(all_ND), self._workers.sum(all_LMD)
 
     @torch.no_grad()
     def _pieces(self, rows: Mapping[int, Sequence[Counted]], *, policy: bool) -> dict[int, Forward]:
@@ -264,6 +300,7 @@ class _StreamPass:
             found = self._graphs
         else:
             found = [self._forward(chunk, policy=policy) for chunk in self._chunks]
+        found = [self._whole(chunk, outputs) for chunk, outputs in zip(self._chunks, found, strict=True)]
         pieces = {}
         for index, some in rows.items():
             own = [
@@ -272,7 +309,7 @@ class _StreamPass:
                 if index in chunk.places
             ]
             hidden_ND = torch.cat([out[0][place] for _, out, (place, _, _) in own])
-            labels_N = torch.cat([chunk.batch.labels_N[place] for chunk, _, (place, _, _) in own])
+            labels_N = torch.cat([chunk.labels_N[place] for chunk, _, (place, _, _) in own])
             deep = [out[1][:, place] for _, out, (_, place, _) in own if index in self._deep and out[1] is not None]
             layers_LND = torch.cat(deep, dim=1) if deep else None
             counts = torch.tensor([len(item.columns) for item in some])
@@ -300,7 +337,9 @@ class _StreamPass:
         found: list[list[Tensor] | None] = [None] * len(seeds)
         for number, chunk in enumerate(self._chunks):
             joined = {loss: self._joined(chunk, seed) for loss, seed in enumerate(seeds)}
-            needed = {loss: parts for loss, parts in joined.items() if any(part is not None for part in parts)}
+            needed = {
+                loss: _own(chunk, parts) for loss, parts in joined.items() if any(part is not None for part in parts)
+            }
             if self._graphs:
                 roots = self._graphs[number]
             else:
@@ -338,6 +377,21 @@ class _StreamPass:
             return None
         whole = torch.cat([torch.zeros_like(leaf) if own is None else own for leaf, own in parts], dim=dim)
         return whole if not self._split or bool(whole.any()) else None
+
+
+def _positions(counts: Sequence[int], rows: range) -> Tensor:
+    """Where the positions of some rows lie among those of all rows; `counts` tells how many each row has."""
+    ends = torch.tensor(list(counts)).cumsum(0).tolist()
+    own = [torch.arange(ends[row] - counts[row], ends[row]) for row in rows]
+    return torch.cat(own) if own else torch.zeros(0, dtype=torch.long)
+
+
+def _own(chunk: _Chunk, gradients: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    """Of gradients at the outputs of all rows of a chunk, those of the rows that this worker has sent."""
+    final, deep = gradients
+    if chunk.own_N is None or chunk.own_M is None:
+        return gradients
+    return None if final is None else final[chunk.own_N], None if deep is None else deep[:, chunk.own_M]
 
 
 def _added(total: list[Tensor] | None, more: Sequence[Tensor]) -> list[Tensor]:
@@ -408,13 +462,17 @@ def _piece(streams: Mapping[Stream, _StreamPass], stream: Stream, side: str, ind
     return nothing
 
 
-def _gradients(adapters: PackedAdapters, streams: Mapping[Stream, _StreamPass], seeds: _Seeds) -> list[list[Tensor]]:
+def _gradients(
+    adapters: PackedAdapters, streams: Mapping[Stream, _StreamPass], seeds: _Seeds, workers: Workers
+) -> list[list[Tensor]]:
     """Send the gradients at the outputs back through the base: `[loss][factor]`, each stacked over the members."""
     found = [[torch.zeros_like(factor) for factor in adapters.factors] for _ in seeds.outputs]
     for at, stream in enumerate(streams.values()):
         for number, gradient in enumerate(stream.backward([outputs[at] for outputs in seeds.outputs])):
             if gradient is not None:
                 found[number] = _added(found[number], gradient)
+    if workers.count > 1:  # each has sent its own rows back; what the factors themselves add, all of them know
+        found = [adapters.unflat(workers.sum(adapters.flat(gradient))) for gradient in found]
     for number, weights in enumerate(seeds.weights):
         for index, gradients in weights.items():
             for target, own in zip(found[number], gradients, strict=False):

@@ -1,72 +1,46 @@
-"""Ray glue: a long-lived Tune actor that trains one pack after another. Everything it does is `Pack`.
+"""Ray glue: how a pack runs in a Ray process. Everything that it does is `PackRun`.
 
-The actor keeps base models and settings between packs, so that with `reuse_actors=True` a new pack starts in
-milliseconds instead of the seconds that imports and loading take.
+`PackTrainable` is a long-lived Tune actor that trains one pack after another. `train_together` trains one pack on
+several workers through Ray Train.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from ray import tune
+from ray import train, tune
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.tune.integration.ray_train import TuneReportCallback
 
-from settings import catalog
-from settings.setting import NanoModel, Setting, UserError
-from trainables.base_models import LoadedBase, load_base
-from trainables.batches import EncodedSetting
-from trainables.evaluate import evaluate
-from trainables.files import remove, write_json
-from trainables.pack import Pack
-from trainables.store import AdapterStore
-from trainables.trial import SettingRef, TrialConfig, base_id
+from trainables.run import PackRun
+from trainables.workers import Group
 
-SLICE_SECONDS = 1.0
+TRAIN_RESTARTS = 1  # of the workers of a pack, from its checkpoint
+PLACEMENT_FAILURES = 3  # of Ray Train's controller, before the pack is given up: it would wait for workers for ever
 
 
 class PackTrainable(tune.Trainable):
-    """Trains the pack that its configuration holds, slice by slice.
+    """Trains the pack that its configuration holds, slice by slice: see `PackRun` for configuration and results.
 
-    Configuration (all JSON values):
-        pack: `{"kind": "train", "trials": [trial, ...], "snapshots": [step, ...]}` (see `Pack`), or
-            `{"kind": "base", "setting": {"name", "options"}}` to score the untouched base model.
-        output: folder for adapters, observations and checkpoints.
-        threads: CPU threads of the actor.
-        checkpoint_seconds: time between checkpoints of a running pack.
-        rows_per_forward, gradient_checkpointing: see `Pack`; None is all rows.
-
-    Results (one per slice): `progress` = trial id -> newest values of its curves, `steps` = [done, total]; the last one
-    holds `outcomes` (a list of `Outcome` JSON) or `base` (score -> measurement), or `user_error`, one line about
-    something that only the user can put right.
+    With `reuse_actors=True` the process stays, and with it the base model.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning)
-        self._pack: Pack | None = None
-        self._begin(config)
+        self._run = PackRun(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._release()
-        self._begin(new_config)
+        self._run.stop()
+        self._run = PackRun(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        try:
-            self._check_folder()
-            return self._train() if self._spec["kind"] == "train" else self._score_base()
-        except UserError as error:
-            return {"user_error": str(error), "done": True}
+        return self._run.slice()
 
     def cleanup(self) -> None:
-        self._release()
+        self._run.stop()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: packs keep their checkpoints by content id under `output`, where any later driver finds them."""
@@ -74,98 +48,46 @@ class PackTrainable(tune.Trainable):
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing; see `save_checkpoint`."""
 
-    def _begin(self, config: Mapping[str, Any]) -> None:
-        torch.set_num_threads(int(config["threads"]))
-        self._spec, self._folder = config["pack"], Path(config["output"])
-        self._rows_per_forward: int | None = config["rows_per_forward"]
-        self._gradient_checkpointing = bool(config["gradient_checkpointing"])
-        self._checkpoint_seconds, self._saved_at = float(config["checkpoint_seconds"]), time.monotonic()
 
-    def _check_folder(self) -> None:
-        """Refuse to write where nobody reads. Raises UserError."""
-        if not self._folder.is_dir():
-            raise UserError(
-                f"node {platform.node()} does not see {self._folder}; --output must lie on storage that all nodes share"
-            )
+def train_together(config: dict[str, Any]) -> None:
+    """A Tune function that trains the pack of its configuration on several workers, with the results of `PackRun`.
 
-    def _release(self) -> None:
-        """Let go of the pack; one that was stopped before its end keeps a checkpoint."""
-        if self._pack is not None:
-            if self._pack.active and self._pack.steps_done:
-                self._pack.save(self._checkpoint(self._pack))
-            self._pack.close()
-            self._pack = None
+    The workers' resources are Ray Train's; the Tune trial itself must ask for none.
 
-    def _checkpoint(self, pack: Pack) -> Path:
-        return self._folder / "checkpoints" / pack.pack_id
-
-    def _train(self) -> dict[str, Any]:
-        if self._pack is None:
-            self._pack = self._open()
-        pack, until = self._pack, time.monotonic() + SLICE_SECONDS
-        pack.advance(1)
-        while pack.active and time.monotonic() < until:
-            pack.advance(1)
-        if not pack.active:
-            outcomes = [outcome.to_json() for outcome in pack.finish(self._folder)]
-            remove(self._checkpoint(pack))
-            return {**_progress(pack), "outcomes": outcomes, "done": True}
-        if time.monotonic() - self._saved_at > self._checkpoint_seconds:
-            pack.save(self._checkpoint(pack))
-            self._saved_at = time.monotonic()
-        return {**_progress(pack), "done": False}
-
-    def _open(self) -> Pack:
-        trials = [TrialConfig.from_json(data) for data in self._spec["trials"]]
-        setting = _setting(trials[0].setting)
-        stale = [trial for trial in trials if trial.data != setting.fingerprint()]
-        if stale:
-            raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
-        pack = Pack(
-            _base(setting),
-            setting,
-            trials,
-            store=AdapterStore(self._folder),
-            snapshots=self._spec["snapshots"],
-            rows_per_forward=self._rows_per_forward,
-            gradient_checkpointing=self._gradient_checkpointing,
-        )
-        pack.resume(self._checkpoint(pack))
-        return pack
-
-    def _score_base(self) -> dict[str, Any]:
-        setting = _setting(SettingRef(**self._spec["setting"]))
-        base = _base(setting)
-        encoded = EncodedSetting(setting, base.tokenizer, setting.recipe.max_length)
-        (found,) = evaluate(base.model, encoded)
-        if setting.judged:
-            write_json(self._folder / "observations" / f"{base_id(setting)}.json", found.observations)
-        return {"base": {name: asdict(score) for name, score in found.scores.items()}, "done": True}
+    Args:
+        config: as for `PackRun`, and
+            num_workers, cpus, gpus: of the pack, and of each worker.
+            sharded: share the base model's layers out over the workers.
+    """
+    resources = {"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config=config,
+        scaling_config=train.ScalingConfig(
+            num_workers=config["num_workers"], use_gpu=config["gpus"] > 0, resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(backend="nccl" if config["gpus"] else "gloo"),
+        run_config=train.RunConfig(
+            name=tune.get_context().get_trial_id(),
+            storage_path=str(Path(tune.get_context().get_trial_dir()).parent),
+            callbacks=[TuneReportCallback()],
+            failure_config=train.FailureConfig(
+                max_failures=TRAIN_RESTARTS, controller_failure_limit=PLACEMENT_FAILURES
+            ),
+        ),
+    )
+    trainer.fit()
 
 
-def _progress(pack: Pack) -> dict[str, Any]:
-    return {"progress": pack.progress(), "steps": [pack.steps_done, pack.steps]}
-
-
-def _setting(ref: SettingRef) -> Setting:
-    return _cached_setting(ref.name, json.dumps(dict(ref.options), sort_keys=True))
-
-
-@lru_cache(maxsize=4)
-def _cached_setting(name: str, options: str) -> Setting:
-    return catalog.build(name, json.loads(options))
-
-
-def _base(setting: Setting) -> LoadedBase:
-    """The setting's base model, loaded once per process: bfloat16 on a GPU, float32 on a CPU."""
-    model = setting.base_model
-    device = "cuda" if torch.cuda.is_available() and not isinstance(model, NanoModel) else "cpu"
-    key = (json.dumps(model.to_json(), sort_keys=True), device)
-    if key not in _bases:
-        _bases.clear()
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        _bases[key] = load_base(model, dtype=dtype, device=device)
-    return _bases[key]
-
-
-_bases: dict[tuple[str, str], LoadedBase] = {}
+def _work(config: dict[str, Any]) -> None:
+    """One of the workers. What the first one reports is what Tune sees."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    run = PackRun(config, Group(sharded=config["sharded"], cpu=config["gpus"] == 0))
+    done = False
+    while not done:
+        result = run.slice()
+        if "out_of_memory" in result:  # the other workers are in the middle of a step, which only an error ends
+            raise MemoryError(result["out_of_memory"])
+        done = result.pop("done")  # Tune would take the trial down in the middle of Ray Train's end
+        train.report(result)
+    run.stop()

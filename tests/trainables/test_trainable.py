@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+import trainables.run
 from settings import catalog
-from trainables import methods, trainable
+from trainables import methods
 from trainables.trainable import PackTrainable
 from trainables.trial import AdapterConfig, OptimizerConfig, Outcome, SettingRef, TrialConfig, trial_for
 
@@ -39,7 +40,7 @@ def config(folder: Path, some: list[TrialConfig], **changes: Any) -> dict[str, A
     folder.mkdir(exist_ok=True)
     pack = {"kind": "train", "trials": [trial.to_json() for trial in some], "snapshots": []}
     rest = {"output": str(folder), "threads": 1, "checkpoint_seconds": 1e9, "rows_per_forward": None}
-    rest["gradient_checkpointing"] = False
+    rest |= {"gradient_checkpointing": False, "gpus": 0}
     return {"pack": pack} | rest | changes
 
 
@@ -55,7 +56,7 @@ def test_a_stopped_pack_continues_bit_for_bit(tmp_path: Path, ref: SettingRef, m
     (expected,) = run(whole)[-1:]
     whole.cleanup()
 
-    monkeypatch.setattr(trainable, "SLICE_SECONDS", 0.0)  # a slice is one step
+    monkeypatch.setattr(trainables.run, "SLICE_SECONDS", 0.0)  # a slice is one step
     first = PackTrainable(config(tmp_path / "parts", trials(ref)))
     assert [first.step()["steps"] for _ in range(3)] == [[1, 6], [2, 6], [3, 6]]
     first.cleanup()

@@ -1,0 +1,170 @@
+"""A pack from its description to its outcomes, in slices of a second. No Ray here.
+
+Base models and settings are kept between packs, so that the next pack in the same process starts in milliseconds
+instead of the seconds that loading takes.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from settings import catalog
+from settings.setting import NanoModel, Setting, UserError
+from trainables.base_models import LoadedBase, load_base
+from trainables.batches import EncodedSetting
+from trainables.evaluate import evaluate
+from trainables.files import remove, write_json
+from trainables.pack import Pack
+from trainables.store import AdapterStore
+from trainables.trial import SettingRef, TrialConfig, base_id
+from trainables.workers import ALONE, Group, Workers
+
+SLICE_SECONDS = 1.0
+
+
+class PackRun:
+    """One pack on its way, alone or as one of several workers.
+
+    Args:
+        config: JSON values:
+            pack: `{"kind": "train", "trials": [trial, ...], "snapshots": [step, ...]}` (see `Pack`), or
+                `{"kind": "base", "setting": {"name", "options"}}` to score the untouched base model.
+            output: folder for adapters, observations and checkpoints.
+            threads: CPU threads of this process.
+            gpus: GPUs of this process; a share of one limits its memory to that share, and 0 hides them all.
+            checkpoint_seconds: time between checkpoints of a running pack.
+            rows_per_forward, gradient_checkpointing: see `Pack`; None is all rows.
+        workers: who runs the pack together; each calls `slice` until it is done.
+    """
+
+    def __init__(self, config: Mapping[str, Any], workers: Workers = ALONE) -> None:
+        torch.set_num_threads(int(config["threads"]))
+        self._spec, self._folder = config["pack"], Path(config["output"])
+        self._rows_per_forward: int | None = config["rows_per_forward"]
+        self._gradient_checkpointing = bool(config["gradient_checkpointing"])
+        self._checkpoint_seconds, self._saved_at = float(config["checkpoint_seconds"]), time.monotonic()
+        self._gpus, self._workers = float(config["gpus"]), workers
+        self._pack: Pack | None = None
+
+    def slice(self) -> dict[str, Any]:
+        """Work for about a second.
+
+        Returns:
+            `progress` = trial id -> newest values of its curves, `steps` = [done, total], `done`; the last one holds
+            `outcomes` (a list of `Outcome` JSON) or `base` (score -> measurement). Or `user_error`, one line about
+            something that only the user can put right; or `out_of_memory`, one line, and the pack has to be smaller.
+        """
+        try:
+            self._check_folder()
+            return self._train() if self._spec["kind"] == "train" else self._score_base()
+        except UserError as error:
+            return {"user_error": str(error), "done": True}
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._drop()
+            return {"out_of_memory": " ".join(str(error).split())[:300] or "no memory left", "done": True}
+
+    def stop(self) -> None:
+        """Let go of the pack; one that has not ended keeps a checkpoint."""
+        if self._pack is not None and self._pack.active and self._pack.steps_done:
+            self._pack.save(self._checkpoint(self._pack))
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._pack is not None:
+            self._pack.close()
+            self._pack = None
+
+    def _check_folder(self) -> None:
+        """Refuse to write where nobody reads. Raises UserError, on all workers or on none."""
+        blind = [node for node in self._workers.gather("" if self._folder.is_dir() else platform.node()) if node]
+        if blind:
+            raise UserError(
+                f"node {blind[0]} does not see {self._folder}; --output must lie on storage that all nodes share"
+            )
+
+    def _checkpoint(self, pack: Pack) -> Path:
+        return self._folder / "checkpoints" / pack.pack_id
+
+    def _train(self) -> dict[str, Any]:
+        if self._pack is None:
+            self._pack = self._open()
+        pack, until = self._pack, time.monotonic() + SLICE_SECONDS
+        pack.advance(1)
+        while bool(pack.active) and self._workers.agree(time.monotonic() < until):
+            pack.advance(1)
+        if not pack.active:
+            outcomes = [outcome.to_json() for outcome in pack.finish(self._folder)]
+            remove(self._checkpoint(pack))
+            return {**_progress(pack), "outcomes": outcomes, "done": True}
+        if time.monotonic() - self._saved_at > self._checkpoint_seconds:
+            pack.save(self._checkpoint(pack))
+            self._saved_at = time.monotonic()
+        return {**_progress(pack), "done": False}
+
+    def _open(self) -> Pack:
+        trials = [TrialConfig.from_json(data) for data in self._spec["trials"]]
+        setting = _setting(trials[0].setting)
+        stale = [trial for trial in trials if trial.data != setting.fingerprint()]
+        if stale:
+            raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
+        pack = Pack(
+            _base(setting, self._gpus, self._workers),
+            setting,
+            trials,
+            store=AdapterStore(self._folder),
+            snapshots=self._spec["snapshots"],
+            rows_per_forward=self._rows_per_forward,
+            gradient_checkpointing=self._gradient_checkpointing,
+            workers=self._workers,
+        )
+        pack.resume(self._checkpoint(pack))
+        return pack
+
+    def _score_base(self) -> dict[str, Any]:
+        setting = _setting(SettingRef(**self._spec["setting"]))
+        base = _base(setting, self._gpus, self._workers)
+        encoded = EncodedSetting(setting, base.tokenizer, setting.recipe.max_length)
+        (found,) = evaluate(base.model, encoded, workers=self._workers)
+        if setting.judged and self._workers.first:
+            write_json(self._folder / "observations" / f"{base_id(setting)}.json", found.observations)
+        return {"base": {name: asdict(score) for name, score in found.scores.items()}, "done": True}
+
+
+def _progress(pack: Pack) -> dict[str, Any]:
+    return {"progress": pack.progress(), "steps": [pack.steps_done, pack.steps]}
+
+
+def _setting(ref: SettingRef) -> Setting:
+    return _cached_setting(ref.name, json.dumps(dict(ref.options), sort_keys=True))
+
+
+@lru_cache(maxsize=4)
+def _cached_setting(name: str, options: str) -> Setting:
+    return catalog.build(name, json.loads(options))
+
+
+def _base(setting: Setting, gpus: float, workers: Workers) -> LoadedBase:
+    """The setting's base model, loaded once per process: bfloat16 on a GPU, float32 on a CPU."""
+    model = setting.base_model
+    on_gpu = gpus > 0 and not isinstance(model, NanoModel)
+    device = workers.device if isinstance(workers, Group) and on_gpu else torch.device("cuda" if on_gpu else "cpu")
+    key = (json.dumps(model.to_json(), sort_keys=True), str(device), workers.sharded)
+    if key not in _bases:
+        _bases.clear()
+        if 0 < gpus < 1 and on_gpu:
+            torch.cuda.set_per_process_memory_fraction(gpus)
+        dtype = torch.bfloat16 if on_gpu else torch.float32
+        _bases[key] = load_base(model, dtype=dtype, device=device, sharded=workers.sharded)
+    return _bases[key]
+
+
+_bases: dict[tuple[str, str, bool], LoadedBase] = {}
