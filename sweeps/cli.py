@@ -231,8 +231,9 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
     from sweeps import packing
     from sweeps.display import clock
-    from sweeps.launch import folder_of, num_workers
+    from sweeps.launch import folder_of
     from sweeps.ledger import LEDGER, read
+    from sweeps.resources import packs_at_a_time
     from sweeps.sweep import load_sweep, setting_of
 
     sweep = load_sweep(name)
@@ -240,8 +241,8 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     console = Console()
     for ref in sweep.settings:
         _caution(setting_of(ref), console)
-    workers = num_workers(sweep, {"CPU": os.cpu_count() or 1, "GPU": sweep.gpus_per_pack})
-    plan = packing.estimate(sweep, workers)
+    here = {"CPU": os.cpu_count() or 1, "GPU": sweep.gpus_per_pack, "memory": float("inf")}
+    plan = packing.estimate(sweep, packs_at_a_time(sweep, [here]))
     table = _arms_table(sweep.name, [arm.setting for arm in plan.arms])
     for column in ("configurations", "trials", "packs", "training tokens"):
         table.add_column(column, justify="right")

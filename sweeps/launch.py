@@ -22,11 +22,12 @@ from typing import Any
 
 from rich.console import Console
 
-from settings.setting import NanoModel, UserError
+from settings.setting import NanoModel
 from sweeps import packing
 from sweeps.display import Display
 from sweeps.judging import Judges, Judging
 from sweeps.ledger import Ledger
+from sweeps.resources import of_worker, packs_at_a_time, threads_of_worker
 from sweeps.results import complete, publish, show_results
 from sweeps.search import Listener, PackSearcher
 from sweeps.sweep import Sweep, setting_of
@@ -36,12 +37,17 @@ from trainables.files import cache_root, write_json
 CHECKPOINT_SECONDS = 60.0
 MAX_FAILURES = 1  # restarts of a worker that died, from the pack's checkpoint
 OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
+CONTROLLER_BYTES = 200e6  # of the process that waits for the workers of a pack; Ray wants it to reserve something
+TRAIN_STORAGE = ".train"  # in the sweep's folder, which all nodes see; Ray Train's, empty but for its state
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_worker_niceness": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # else every report of a worker waits two seconds
+    "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -257,28 +263,21 @@ class _Driver:
         from ray import tune
 
         from sweeps.callback import Reporter, StopOnProblem
-        from trainables.trainable import PackTrainable
 
-        with _ray(address):
-            resources = {"cpu": self.sweep.cpus_per_pack, "gpu": self.sweep.gpus_per_pack}
-            workers = num_workers(self.sweep, ray.cluster_resources())
+        with _ray(address, together=self.sweep.num_workers > 1):
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            packs = packs_at_a_time(self.sweep, nodes)
+            workers = packs * self.sweep.num_workers
             self.display.say(f"starting {workers} worker{'s' if workers > 1 else ''}")
-            constants = {
-                "output": str(self.folder),
-                "threads": max(1, int(self.sweep.cpus_per_pack)),
-                "checkpoint_seconds": CHECKPOINT_SECONDS,
-                "rows_per_forward": self.sweep.rows_per_forward,
-                "gradient_checkpointing": self.sweep.gradient_checkpointing,
-            }
             reporter = Reporter(self.progress)
             self.searcher.reason = reporter.reason
             storage = Path(tempfile.mkdtemp(prefix="selgen-tune-"))
             try:
                 tune.Tuner(
-                    tune.with_resources(PackTrainable, resources),
-                    param_space=constants,
+                    self._trainable(),
+                    param_space=self._constants(),
                     tune_config=tune.TuneConfig(
-                        search_alg=self.searcher, num_samples=-1, max_concurrent_trials=workers, reuse_actors=True
+                        search_alg=self.searcher, num_samples=-1, max_concurrent_trials=packs, reuse_actors=True
                     ),
                     run_config=tune.RunConfig(
                         name=self.sweep.name,
@@ -291,6 +290,34 @@ class _Driver:
                 ).fit()
             finally:
                 shutil.rmtree(storage, ignore_errors=True)
+                shutil.rmtree(self.folder / TRAIN_STORAGE, ignore_errors=True)
+
+    def _trainable(self) -> Any:
+        """What runs a pack, with the resources that Tune reserves for it."""
+        from ray import tune
+
+        from trainables.trainable import PackTrainable, train_together
+
+        if self.sweep.num_workers > 1:  # Ray Train reserves for its workers; what starts them only waits
+            return tune.with_resources(train_together, {"cpu": 0, "memory": CONTROLLER_BYTES})
+        need = {kind.lower(): amount for kind, amount in of_worker(self.sweep).items()}
+        return tune.with_resources(PackTrainable, need)
+
+    def _constants(self) -> dict[str, Any]:
+        """What `PackRun` and `train_together` have to know besides the pack."""
+        need = of_worker(self.sweep)
+        return {
+            "output": str(self.folder),
+            "storage": str(self.folder / TRAIN_STORAGE),
+            "num_workers": self.sweep.num_workers,
+            "sharded": self.sweep.shard_base,
+            "resources": need,
+            "threads": threads_of_worker(self.sweep),
+            "gpus": need.get("GPU", 0),
+            "checkpoint_seconds": CHECKPOINT_SECONDS,
+            "rows_per_forward": self.sweep.rows_per_forward,
+            "gradient_checkpointing": self.sweep.gradient_checkpointing,
+        }
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -316,22 +343,12 @@ class _Driver:
                 signal.signal(number, handler)
 
 
-def num_workers(sweep: Sweep, resources: Mapping[str, float]) -> int:
-    """Packs that a cluster can run at a time. Raises UserError when it cannot run one."""
-    limits = [
-        (resources.get(kind, 0.0), need, kind)
-        for kind, need in (("CPU", sweep.cpus_per_pack), ("GPU", sweep.gpus_per_pack))
-        if need
-    ]
-    for have, need, kind in limits:
-        if have < need:
-            raise UserError(f"a pack of sweep {sweep.name!r} needs {need:g} {kind}s, and Ray has {have:g}")
-    return max(1, int(min(have / need for have, need, _ in limits)))
-
-
 @contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    """A Ray connection; a local cluster is this process's own and ends with it."""
+def _ray(address: str | None, together: bool) -> Iterator[None]:
+    """A Ray connection; a local cluster is this process's own and ends with it.
+
+    Packs that several workers train together need the dashboard's process: what cleans up after a killed one asks it.
+    """
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
@@ -340,7 +357,8 @@ def _ray(address: str | None) -> Iterator[None]:
     else:
         ray.init(
             num_cpus=os.cpu_count(),
-            include_dashboard=False,
+            include_dashboard=together,
+            dashboard_host="127.0.0.1",
             object_store_memory=OBJECT_STORE_BYTES,
             **quiet,
         )

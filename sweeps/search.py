@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from trainables.trial import Outcome, SettingRef, TrialConfig, base_id
 
 JOURNAL = "study.journal"
 SCRAMBLES = 64  # scramblings of the start-up design that compete for the widest spacing
+OUT_OF_MEMORY = re.compile(r"out of memory|low on memory|OutOfMemory|MemoryError", re.IGNORECASE)
 REDRAWS = 32  # attempts to find a configuration that was not asked yet
 Directions = tuple[Literal["maximize", "minimize"], ...]
 Deal = Callable[[Sequence[TrialConfig]], Sequence[Sequence[TrialConfig]]]
@@ -357,6 +359,10 @@ class _Flight:
     base: SettingRef | None = None
 
 
+def _flight(trials: Sequence[TrialConfig]) -> _Flight:
+    return _Flight({trial.trial_id: trial for trial in trials})
+
+
 class PackSearcher(Searcher):
     """Deals packs to Ray Tune and writes down what comes back: ledger first, then study, then listener.
 
@@ -366,7 +372,8 @@ class PackSearcher(Searcher):
     A Tune configuration is `{"pack": {"kind": "train", "trials": [TrialConfig.to_json(), ...], "snapshots": [...]}}` or
     `{"pack": {"kind": "base", "setting": {"name": ..., "options": {...}}}}`. A result may carry `outcomes`, a list of
     `Outcome.to_json()`, and `base`, a dict of score name -> measurement; either may come in several results. A result
-    with `user_error`, one line about what only the user can put right, ends the search.
+    with `user_error`, one line about what only the user can put right, ends the search. A pack with `out_of_memory`, or
+    that failed of it, is dealt again as two of half its size, and later ones of the setting are as small.
 
     After `Tuner.fit` look at `problem`: an error of the disk or of the user ends the search early and is kept there.
 
@@ -413,6 +420,7 @@ class PackSearcher(Searcher):
         self._wanted: set[str] = set()  # ids of all trials that are or were in the pool
         self._packs: deque[_Flight] = deque()
         self._flights: dict[str, _Flight] = {}
+        self._most: dict[str, int] = {}  # fingerprint of a setting -> trials that its memory holds, where known
         self._notes: list[str] = []
         self._restore()
 
@@ -524,17 +532,23 @@ class PackSearcher(Searcher):
             known = len(self._ledger.record.outcomes)
             ready = self._ready()
             packs = self._deal(ready) if ready else []
-            self._packs.extend(_Flight({trial.trial_id: trial for trial in pack}) for pack in packs)
+            self._packs.extend(_flight(part) for pack in packs for part in self._that_fit(pack))
             if len(self._ledger.record.outcomes) == known:  # else a trial has ended here, and more may be asked
                 break
         if self._packs:
             flight = self._flights[trial_id] = self._packs.popleft()
             return {"pack": self._departure(flight)}
-        if self._flights and (self._pool or not all(proposer.exhausted for proposer in self._proposers)):
-            return None
+        may_split = any(len(flight.trials) > 1 for flight in self._flights.values())
+        if may_split or (self._flights and (self._pool or not all(proposer.exhausted for proposer in self._proposers))):
+            return None  # after FINISHED nobody asks again
         if self._judging and (self._flights or self._num_judged) and not self.interrupted():
-            return None  # what is in flight has yet to be judged; after FINISHED nobody asks again
+            return None  # what is in flight has yet to be judged
         return Searcher.FINISHED
+
+    def _that_fit(self, pack: Sequence[TrialConfig]) -> list[Sequence[TrialConfig]]:
+        """A pack cut to the size that is known to fit the memory."""
+        most = self._most.get(pack[0].data, len(pack))
+        return [pack[start : start + most] for start in range(0, len(pack), most)]
 
     def _departure(self, flight: _Flight) -> dict[str, Any]:
         if flight.base:
@@ -552,6 +566,8 @@ class PackSearcher(Searcher):
         try:
             if result.get("user_error"):
                 raise UserError(str(result["user_error"]))
+            if result.get("out_of_memory"):
+                self._split(flight, str(result["out_of_memory"]))
             self._receive(flight, result)
         except UserError as error:
             self.problem = error
@@ -570,12 +586,27 @@ class PackSearcher(Searcher):
             )
         if flight.trials and not error:
             logger.info("a pack ended without the outcome of %d trials; the next start runs them", len(flight.trials))
-        if error:
+        if error and OUT_OF_MEMORY.search(self.reason(trial_id)):
+            self._split(flight, self.reason(trial_id))
+        elif error:
             reason = self.reason(trial_id)
             lost = [Outcome(trial=trial, status="failed", reason=reason) for trial in flight.trials.values()]
             self._flights[trial_id] = flight
             self.on_trial_result(trial_id, {"outcomes": [outcome.to_json() for outcome in lost]})
             del self._flights[trial_id]
+
+    def _split(self, flight: _Flight, reason: str) -> None:
+        """Deal the trials of a pack again in halves; one that does not even fit alone has failed."""
+        trials = list(flight.trials.values())
+        flight.trials.clear()
+        if len(trials) == 1:
+            advice = "try rows_per_forward=1 and gradient_checkpointing=True"
+            self._ended(Outcome(trial=trials[0], status="failed", reason=f"out of memory alone; {advice} ({reason})"))
+        elif trials:
+            half = len(trials) // 2
+            self._most[trials[0].data] = min(half, self._most.get(trials[0].data, half))
+            self._packs.extendleft(reversed([_flight(part) for part in self._that_fit(trials)]))
+            self._notes.append(f"a pack of {len(trials)} trials was out of memory and is dealt in halves ({reason})")
 
     def _receive(self, flight: _Flight, result: Mapping[str, Any]) -> None:
         for data in result.get("outcomes") or ():

@@ -113,7 +113,13 @@ class Sweep:
         round_size: configurations of a method that are proposed before their results are waited for.
         pack_size: trials trained side by side; None is the number of seeds.
         options: replace single hyper-parameters of the setting's recipe, e.g. `{"steps": 100, "rank": 4}`.
-        cpus_per_pack, gpus_per_pack: what one pack occupies.
+        cpus_per_pack, gpus_per_pack, memory_per_pack: what one pack occupies: cores (as many threads work on it), GPUs
+            (a share lets several packs use one, each within its share of the memory), and gigabytes of main memory
+            (None reserves none).
+        num_workers: processes that train one pack together through Ray Train, each on its share of the rows, with an
+            equal part of what the pack occupies. One takes no detour.
+        shard_base: of several workers, each holds only a part of the base model's layers (FSDP), for models that do
+            not fit one GPU.
         controls: also evaluate the checkpoints of plain fine-tuning and its adapter scaled down, unless `methods` have
             them; a method pushes the frontier only if it beats both.
         judge: how a setting's judge is reached, and its budget.
@@ -135,6 +141,9 @@ class Sweep:
     options: Mapping[str, Any] = field(default_factory=dict)
     cpus_per_pack: float = 1
     gpus_per_pack: float = 0
+    memory_per_pack: float | None = None
+    num_workers: int = 1
+    shard_base: bool = False
     rows_per_forward: int | None = None
     gradient_checkpointing: bool = False
     controls: bool = True
@@ -149,8 +158,9 @@ class Sweep:
             problem = _option_problem(option, value)
             if problem:
                 raise UserError(f"sweep {self.name!r}: option {option!r} {problem}")
-        if not isinstance(self.controls, bool):
-            raise UserError(f"sweep {self.name!r}: controls must be True or False, got {self.controls!r}")
+        for switch in ("controls", "gradient_checkpointing", "shard_base"):
+            if not isinstance(getattr(self, switch), bool):
+                raise UserError(f"sweep {self.name!r}: {switch} must be True or False, got {getattr(self, switch)!r}")
         repeated = _first_repeated([_arm_key(ref, space) for ref in self.settings for space in self.spaces])
         if repeated is not None:
             raise UserError(f"sweep {self.name!r} lists the same method and ranges twice: {repeated}")
@@ -176,7 +186,7 @@ class Sweep:
             raise UserError(f"sweep {self.name!r}: seeds must be integers of at least 0, got {self.seeds!r}")
 
     def _check_numbers(self) -> None:
-        for name in ("configurations", "round_size", "pack_size", "rows_per_forward"):
+        for name in ("configurations", "round_size", "pack_size", "num_workers", "rows_per_forward"):
             value = getattr(self, name)
             if not (name in ("pack_size", "rows_per_forward") and value is None) and (
                 not _is_integer(value) or value < 1
@@ -184,12 +194,21 @@ class Sweep:
                 raise UserError(f"sweep {self.name!r}: {name} must be an integer of at least 1, got {value!r}")
         if not _is_integer(self.seed) or self.seed < 0:
             raise UserError(f"sweep {self.name!r}: seed must be an integer of at least 0, got {self.seed!r}")
-        for name in ("cpus_per_pack", "gpus_per_pack"):
+        for name in ("cpus_per_pack", "gpus_per_pack", "memory_per_pack"):
             value = getattr(self, name)
+            if name == "memory_per_pack" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise UserError(f"sweep {self.name!r}: {name} must be a number of at least 0, got {value!r}")
         if self.cpus_per_pack + self.gpus_per_pack == 0:
             raise UserError(f"sweep {self.name!r}: a pack needs a CPU or a GPU; both are 0")
+        if self.num_workers > 1 and self.gpus_per_pack % self.num_workers:
+            raise UserError(
+                f"sweep {self.name!r}: gpus_per_pack must be a multiple of num_workers={self.num_workers}, a GPU or"
+                f" more for each or none at all, got {self.gpus_per_pack!r}"
+            )
+        if self.shard_base and self.num_workers == 1:
+            raise UserError(f"sweep {self.name!r}: shard_base shares the base model out over workers; num_workers is 1")
 
     @property
     def seed_values(self) -> tuple[int, ...]:

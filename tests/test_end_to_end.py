@@ -46,8 +46,8 @@ def start(sweep: Path, output: Path, command: str = "run") -> subprocess.Popen[s
     return subprocess.Popen(line, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    out, err = process.communicate(timeout=200)
+def finish(process: subprocess.Popen[str], code: int = 0, seconds: float = 200) -> str:
+    out, err = process.communicate(timeout=seconds)
     assert process.returncode == code, out + err
     assert "Traceback" not in out + err
     return out

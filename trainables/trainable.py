@@ -7,12 +7,9 @@ several workers through Ray Train.
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
-from ray import train, tune
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray import tune
 
 from trainables.run import PackRun
 from trainables.workers import Group
@@ -56,20 +53,27 @@ def train_together(config: dict[str, Any]) -> None:
 
     Args:
         config: as for `PackRun`, and
-            num_workers, cpus, gpus: of the pack, and of each worker.
+            num_workers: how many.
+            resources: of each, by Ray's names.
+            storage: folder for Ray Train's own state, on all nodes.
             sharded: share the base model's layers out over the workers.
     """
-    resources = {"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})
+    from ray import train  # takes seconds to import, which a pack on one worker need not pay
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
     trainer = TorchTrainer(
         _work,
         train_loop_config=config,
         scaling_config=train.ScalingConfig(
-            num_workers=config["num_workers"], use_gpu=config["gpus"] > 0, resources_per_worker=resources
+            num_workers=config["num_workers"],
+            use_gpu=config["gpus"] > 0,
+            resources_per_worker=config["resources"],
         ),
         torch_config=TorchConfig(backend="nccl" if config["gpus"] else "gloo"),
         run_config=train.RunConfig(
             name=tune.get_context().get_trial_id(),
-            storage_path=str(Path(tune.get_context().get_trial_dir()).parent),
+            storage_path=config["storage"],
             callbacks=[TuneReportCallback()],
             failure_config=train.FailureConfig(
                 max_failures=TRAIN_RESTARTS, controller_failure_limit=PLACEMENT_FAILURES
@@ -81,6 +85,8 @@ def train_together(config: dict[str, Any]) -> None:
 
 def _work(config: dict[str, Any]) -> None:
     """One of the workers. What the first one reports is what Tune sees."""
+    from ray import train
+
     warnings.filterwarnings("ignore", category=FutureWarning)
     run = PackRun(config, Group(sharded=config["sharded"], cpu=config["gpus"] == 0))
     done = False

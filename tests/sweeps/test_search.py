@@ -268,14 +268,61 @@ def test_a_dead_worker_fails_its_unfinished_trials(tmp_path: Path) -> None:
     assert_mirrored(rig)
 
 
+@pytest.mark.parametrize("how", ["reported", "killed"])
+def test_a_pack_that_is_out_of_memory_is_dealt_in_halves(tmp_path: Path, how: str) -> None:
+    """Four trials at a time do not fit, two do: later packs are as small from the start, and every trial ends once."""
+    rig = Rig(toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=[0.1, 1.0, 10.0, 0.3]),), pack_size=4), tmp_path)
+    rig.suggest()
+    rig.searcher.on_trial_complete("t1", result={"base/task/mean": 0.5, "base/task/n": 4, "base/task/missing": 0})
+    rig.suggest()
+    (first,) = rig.dealt
+    assert len(first) == 4
+    if how == "reported":
+        rig.searcher.on_trial_complete("t2", result={"out_of_memory": "CUDA out of memory", "done": True})
+    else:
+        rig.searcher.reason = lambda trial_id: "ray.exceptions.OutOfMemoryError: Task was killed"
+        rig.searcher.on_trial_complete("t2", error=True)
+    rig._flying.clear()
+    assert rig.run(random.Random(0))
+    assert [len(pack) for pack in rig.dealt] == [4, 2, 2, 2, 2]
+    assert [trial.trial_id for pack in rig.dealt[1:3] for trial in pack] == [trial.trial_id for trial in first]
+    assert {outcome.status for outcome in rig.ledger.record.outcomes.values()} == {"finished"}
+    assert len(rig.ledger.record.outcomes) == 8
+    assert any("a pack of 4 trials was out of memory" in note for note in rig.searcher.notes)
+
+
+def test_a_trial_that_does_not_fit_alone_has_failed(tmp_path: Path) -> None:
+    rig = Rig(toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=[1.0]),), seeds=1), tmp_path)
+    rig.suggest()
+    rig.searcher.on_trial_complete("t1", result={"base/task/mean": 0.5, "base/task/n": 4, "base/task/missing": 0})
+    rig.suggest()
+    rig.searcher.on_trial_complete("t2", result={"out_of_memory": "CUDA out of memory", "done": True})
+    (outcome,) = rig.ledger.record.outcomes.values()
+    assert outcome.status == "failed"
+    assert "out of memory alone; try rows_per_forward=1" in str(outcome.reason)
+
+
+def test_halves_are_dealt_although_nothing_else_is_left(tmp_path: Path) -> None:
+    """The last pack is in the air, and Tune asks for more: after FINISHED it would not ask again."""
+    rig = Rig(toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=[1.0]),)), tmp_path)
+    rig.suggest()
+    rig.searcher.on_trial_complete("t1", result={"base/task/mean": 0.5, "base/task/n": 4, "base/task/missing": 0})
+    rig.suggest()
+    assert rig.suggest() is None
+    rig.searcher.on_trial_complete("t2", result={"out_of_memory": "no memory left", "done": True})
+    rig._flying.clear()
+    assert rig.run(random.Random(0))
+    assert [len(pack) for pack in rig.dealt] == [2, 1, 1]
+
+
 def test_a_base_that_cannot_be_scored_is_noted_and_tried_again(tmp_path: Path) -> None:
     rig = Rig(toy_sweep(tmp_path, methods=("plain",)), tmp_path / "out")
-    rig.searcher.reason = lambda trial_id: f"{trial_id} ran out of memory"
+    rig.searcher.reason = lambda trial_id: f"{trial_id} had a bad day"
     rig.suggest(), rig.suggest()
     rig.searcher.on_trial_complete("t1", error=True)
-    assert rig.searcher.notes == ["toy: no score of the base model (t1 ran out of memory); the next start tries again"]
+    assert rig.searcher.notes == ["toy: no score of the base model (t1 had a bad day); the next start tries again"]
     rig.searcher.on_trial_complete("t2", error=True)
-    assert {outcome.reason for outcome in rig.ledger.record.outcomes.values()} == {"t2 ran out of memory"}
+    assert {outcome.reason for outcome in rig.ledger.record.outcomes.values()} == {"t2 had a bad day"}
     rig.kill()
     assert Rig(rig.sweep, tmp_path / "out").suggest()["pack"]["kind"] == "base"
 
