@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
-import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,10 +30,11 @@ from sweeps.results import complete, publish, show_results
 from sweeps.search import Listener, PackSearcher
 from sweeps.sweep import Sweep, setting_of
 from sweeps.tracking import Status, Tracker, default_uri
-from trainables.files import cache_root, write_json
+from trainables.files import PARTIAL, cache_root, remove, remove_partial, write_json
+from trainables.trial import CHECKPOINTS
 
-CHECKPOINT_SECONDS = 60.0
-MAX_FAILURES = 1  # restarts of a worker that died, from the pack's checkpoint
+MAX_FAILURES = 3  # restarts of a pack whose worker died, from its checkpoint: killed now and then, not broken
+NODES_SECONDS = 5.0  # between two looks at whether Ray has any node left
 OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -99,6 +99,7 @@ def run(
         if marker.files is not None and complete(sweep, ledger.record):
             show_results(sweep, ledger.record, console)
             return Finished(marker.files, uri, interrupted=False, notes=())
+        remove_partial(folder)
         driver = _Driver(sweep, ledger, folder, console)
         tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None)
         tracker.start(record=ledger.record)
@@ -106,6 +107,7 @@ def run(
         try:
             with driver.display:
                 driver.train(tracker, address)
+            driver.tidy()
             files = publish(sweep, ledger.record, folder, tracker)
             status = "KILLED" if driver.interrupted else "FINISHED"
         finally:
@@ -172,6 +174,7 @@ class _Driver:
     def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path, console: Console) -> None:
         self.sweep, self.folder = sweep, folder
         self.interrupted = False
+        self._looked = time.monotonic()
         self.tracker: Tracker | None = None
         total = sum(arm.budget for arm in sweep.arms) * len(sweep.seed_values)
         objectives = sweep.objectives_of(sweep.settings[0])
@@ -203,6 +206,12 @@ class _Driver:
         if self.searcher.problem:
             raise self.searcher.problem
 
+    def tidy(self) -> None:
+        """Delete what killed workers left, and checkpoints that nobody will continue from."""
+        remove_partial(self.folder)
+        if self.searcher.done:
+            remove(self.folder / CHECKPOINTS)
+
     def _judging_now(self) -> str:
         """How much waits for the judge, e.g. "2 with the judge (310 calls)"."""
         waiting = self._judging.pending if self._judging else 0
@@ -231,6 +240,8 @@ class _Driver:
 
     def progress(self, result: Mapping[str, Any]) -> None:
         """A worker reported: show it, and plot it."""
+        if result.get("note"):
+            self.display.note(str(result["note"]))
         values = result.get("progress") or {}
         self.display.progress(values, tuple(result.get("steps", (0, 0))))
         assert self.tracker is not None
@@ -266,13 +277,13 @@ class _Driver:
             constants = {
                 "output": str(self.folder),
                 "threads": max(1, int(self.sweep.cpus_per_pack)),
-                "checkpoint_seconds": CHECKPOINT_SECONDS,
+                "checkpoint_seconds": self.sweep.checkpoint_seconds,
                 "rows_per_forward": self.sweep.rows_per_forward,
                 "gradient_checkpointing": self.sweep.gradient_checkpointing,
             }
             reporter = Reporter(self.progress)
             self.searcher.reason = reporter.reason
-            storage = Path(tempfile.mkdtemp(prefix="selgen-tune-"))
+            storage = self.folder / f".tune{PARTIAL}"  # of no use to the next driver, which deletes it
             try:
                 tune.Tuner(
                     tune.with_resources(PackTrainable, resources),
@@ -285,12 +296,25 @@ class _Driver:
                         storage_path=str(storage),
                         verbose=0,
                         callbacks=[reporter],
-                        stop=StopOnProblem(lambda: self.interrupted or self.searcher.problem is not None),
+                        stop=StopOnProblem(self._must_stop),
                         failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                     ),
                 ).fit()
             finally:
-                shutil.rmtree(storage, ignore_errors=True)
+                remove(storage)
+
+    def _must_stop(self) -> bool:
+        """Whether the user or a problem ends this start. Tune asks all the time, also while nothing runs.
+
+        Tune itself would wait for ever for a cluster that is gone.
+        """
+        import ray
+
+        if time.monotonic() - self._looked > NODES_SECONDS:
+            self._looked = time.monotonic()
+            if not any(node["Alive"] for node in ray.nodes()):
+                self.searcher.problem = UserError("Ray has lost all of its nodes; `selgen sweep resume` continues")
+        return self.interrupted or self.searcher.problem is not None
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -339,6 +363,7 @@ def _ray(address: str | None) -> Iterator[None]:
         ray.init(address=address, runtime_env={"env_vars": QUIET}, **quiet)
     else:
         ray.init(
+            address="local",  # without it Ray looks for a cluster of others, or a dead one's address, and joins that
             num_cpus=os.cpu_count(),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,

@@ -25,9 +25,9 @@ from trainables.base_models import LoadedBase, load_base
 from trainables.batches import EncodedSetting
 from trainables.evaluate import evaluate
 from trainables.files import remove, write_json
-from trainables.pack import Pack
+from trainables.pack import CheckpointError, Pack
 from trainables.store import AdapterStore
-from trainables.trial import SettingRef, TrialConfig, base_id
+from trainables.trial import SettingRef, TrialConfig, base_id, checkpoint_of
 
 SLICE_SECONDS = 1.0
 
@@ -45,12 +45,13 @@ class PackTrainable(tune.Trainable):
 
     Results (one per slice): `progress` = trial id -> newest values of its curves, `steps` = [done, total]; the last one
     holds `outcomes` (a list of `Outcome` JSON) or `base` (score -> measurement), or `user_error`, one line about
-    something that only the user can put right.
+    something that only the user can put right. `note` is a line for the user to see: how a pack was taken up again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning)
         self._pack: Pack | None = None
+        self._note = ""
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -97,7 +98,7 @@ class PackTrainable(tune.Trainable):
             self._pack = None
 
     def _checkpoint(self, pack: Pack) -> Path:
-        return self._folder / "checkpoints" / pack.pack_id
+        return checkpoint_of(self._folder, pack.trials)
 
     def _train(self) -> dict[str, Any]:
         if self._pack is None:
@@ -108,12 +109,16 @@ class PackTrainable(tune.Trainable):
             pack.advance(1)
         if not pack.active:
             outcomes = [outcome.to_json() for outcome in pack.finish(self._folder)]
-            remove(self._checkpoint(pack))
-            return {**_progress(pack), "outcomes": outcomes, "done": True}
+            return {**self._report(pack), "outcomes": outcomes, "done": True}
         if time.monotonic() - self._saved_at > self._checkpoint_seconds:
             pack.save(self._checkpoint(pack))
             self._saved_at = time.monotonic()
-        return {**_progress(pack), "done": False}
+        return {**self._report(pack), "done": False}
+
+    def _report(self, pack: Pack) -> dict[str, Any]:
+        note, self._note = self._note, ""
+        report = {"progress": pack.progress(), "steps": [pack.steps_done, pack.steps]}
+        return report | ({"note": note} if note else {})
 
     def _open(self) -> Pack:
         trials = [TrialConfig.from_json(data) for data in self._spec["trials"]]
@@ -130,8 +135,17 @@ class PackTrainable(tune.Trainable):
             rows_per_forward=self._rows_per_forward,
             gradient_checkpointing=self._gradient_checkpointing,
         )
-        pack.resume(self._checkpoint(pack))
+        self._resume(pack)
         return pack
+
+    def _resume(self, pack: Pack) -> None:
+        """Continue from the pack's checkpoint; one that cannot be read is discarded, and the pack starts anew."""
+        try:
+            if pack.resume(self._checkpoint(pack)):
+                self._note = f"continued after {pack.steps_done} of {pack.steps} steps"
+        except CheckpointError as error:
+            remove(self._checkpoint(pack))
+            self._note = f"{error}; its trials start anew"
 
     def _score_base(self) -> dict[str, Any]:
         setting = _setting(SettingRef(**self._spec["setting"]))
@@ -141,10 +155,6 @@ class PackTrainable(tune.Trainable):
         if setting.judged:
             write_json(self._folder / "observations" / f"{base_id(setting)}.json", found.observations)
         return {"base": {name: asdict(score) for name, score in found.scores.items()}, "done": True}
-
-
-def _progress(pack: Pack) -> dict[str, Any]:
-    return {"progress": pack.progress(), "steps": [pack.steps_done, pack.steps]}
 
 
 def _setting(ref: SettingRef) -> Setting:
