@@ -101,7 +101,7 @@ def run(
             return Finished(marker.files, uri, interrupted=False, notes=())
         remove_partial(folder)
         driver = _Driver(sweep, ledger, folder, console)
-        tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None)
+        tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None, ledger=folder)
         tracker.start(record=ledger.record)
         status: Status = "FAILED"
         try:
