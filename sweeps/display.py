@@ -75,6 +75,10 @@ class Display:
         self.message = message
         self._line(force=True)
 
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, style="yellow", highlight=False, soft_wrap=True)
+
     def started(self, trials: Sequence[TrialConfig]) -> None:
         """A pack goes to a worker."""
         self._first = self._first or time.monotonic()

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
-import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from settings.setting import NanoModel
+from settings.setting import NanoModel, UserError
 from sweeps import packing
 from sweeps.display import Display
 from sweeps.judging import Judges, Judging
@@ -32,13 +31,14 @@ from sweeps.results import complete, publish, show_results
 from sweeps.search import Listener, PackSearcher
 from sweeps.sweep import Sweep, setting_of
 from sweeps.tracking import Status, Tracker, default_uri
-from trainables.files import cache_root, write_json
+from trainables.files import PARTIAL, cache_root, remove, remove_partial, write_json
+from trainables.trial import CHECKPOINTS
 
-CHECKPOINT_SECONDS = 60.0
-MAX_FAILURES = 1  # restarts of a worker that died, from the pack's checkpoint
+MAX_FAILURES = 3  # restarts of a pack whose worker died, from its checkpoint: killed now and then, not broken
+NODES_SECONDS = 5.0  # between two looks at whether Ray has any node left
 OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
 CONTROLLER_BYTES = 200e6  # of the process that waits for the workers of a pack; Ray wants it to reserve something
-TRAIN_STORAGE = ".train"  # in the sweep's folder, which all nodes see; Ray Train's, empty but for its state
+TRAIN_STORAGE = f".train{PARTIAL}"  # in the sweep's folder, which all nodes see; Ray Train's own state
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -105,13 +105,15 @@ def run(
         if marker.files is not None and complete(sweep, ledger.record):
             show_results(sweep, ledger.record, console)
             return Finished(marker.files, uri, interrupted=False, notes=())
+        remove_partial(folder)
         driver = _Driver(sweep, ledger, folder, console)
-        tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None)
+        tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None, ledger=folder)
         tracker.start(record=ledger.record)
         status: Status = "FAILED"
         try:
             with driver.display:
                 driver.train(tracker, address)
+            driver.tidy()
             files = publish(sweep, ledger.record, folder, tracker)
             status = "KILLED" if driver.interrupted else "FINISHED"
         finally:
@@ -178,6 +180,7 @@ class _Driver:
     def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path, console: Console) -> None:
         self.sweep, self.folder = sweep, folder
         self.interrupted = False
+        self._looked = time.monotonic()
         self.tracker: Tracker | None = None
         total = sum(arm.budget for arm in sweep.arms) * len(sweep.seed_values)
         objectives = sweep.objectives_of(sweep.settings[0])
@@ -209,6 +212,12 @@ class _Driver:
         if self.searcher.problem:
             raise self.searcher.problem
 
+    def tidy(self) -> None:
+        """Delete what killed workers left, and checkpoints that nobody will continue from."""
+        remove_partial(self.folder)
+        if self.searcher.done:
+            remove(self.folder / CHECKPOINTS)
+
     def _judging_now(self) -> str:
         """How much waits for the judge, e.g. "2 with the judge (310 calls)"."""
         waiting = self._judging.pending if self._judging else 0
@@ -237,6 +246,8 @@ class _Driver:
 
     def progress(self, result: Mapping[str, Any]) -> None:
         """A worker reported: show it, and plot it."""
+        if result.get("note"):
+            self.display.note(str(result["note"]))
         values = result.get("progress") or {}
         self.display.progress(values, tuple(result.get("steps", (0, 0))))
         assert self.tracker is not None
@@ -271,7 +282,7 @@ class _Driver:
             self.display.say(f"starting {workers} worker{'s' if workers > 1 else ''}")
             reporter = Reporter(self.progress)
             self.searcher.reason = reporter.reason
-            storage = Path(tempfile.mkdtemp(prefix="selgen-tune-"))
+            storage = self.folder / f".tune{PARTIAL}"  # of no use to the next driver, which deletes it
             try:
                 tune.Tuner(
                     self._trainable(),
@@ -284,13 +295,13 @@ class _Driver:
                         storage_path=str(storage),
                         verbose=0,
                         callbacks=[reporter],
-                        stop=StopOnProblem(lambda: self.interrupted or self.searcher.problem is not None),
+                        stop=StopOnProblem(self._must_stop),
                         failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                     ),
                 ).fit()
             finally:
-                shutil.rmtree(storage, ignore_errors=True)
-                shutil.rmtree(self.folder / TRAIN_STORAGE, ignore_errors=True)
+                remove(storage)
+                remove(self.folder / TRAIN_STORAGE)
 
     def _trainable(self) -> Any:
         """What runs a pack, with the resources that Tune reserves for it."""
@@ -314,10 +325,23 @@ class _Driver:
             "resources": need,
             "threads": threads_of_worker(self.sweep),
             "gpus": need.get("GPU", 0),
-            "checkpoint_seconds": CHECKPOINT_SECONDS,
+            "checkpoint_seconds": self.sweep.checkpoint_seconds,
             "rows_per_forward": self.sweep.rows_per_forward,
             "gradient_checkpointing": self.sweep.gradient_checkpointing,
         }
+
+    def _must_stop(self) -> bool:
+        """Whether the user or a problem ends this start. Tune asks all the time, also while nothing runs.
+
+        Tune itself would wait for ever for a cluster that is gone.
+        """
+        import ray
+
+        if time.monotonic() - self._looked > NODES_SECONDS:
+            self._looked = time.monotonic()
+            if not any(node["Alive"] for node in ray.nodes()):
+                self.searcher.problem = UserError("Ray has lost all of its nodes; `selgen sweep resume` continues")
+        return self.interrupted or self.searcher.problem is not None
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -356,6 +380,7 @@ def _ray(address: str | None, together: bool) -> Iterator[None]:
         ray.init(address=address, runtime_env={"env_vars": QUIET}, **quiet)
     else:
         ray.init(
+            address="local",  # without it Ray looks for a cluster of others, or a dead one's address, and joins that
             num_cpus=os.cpu_count(),
             include_dashboard=together,
             dashboard_host="127.0.0.1",

@@ -4,6 +4,7 @@
 
     {"event": "header", "format": 1, "sweep": name, "identity": id}
     {"event": "asked", "arm": key, "number": n, "values": {...}, "configuration": id}
+    {"event": "dealt", "trials": [id, ...]}                 a pack that went to a worker
     {"event": "base", "setting": label, "scores": {score: measurement}}
     {"event": "generated", "outcome": Outcome.to_json()}    its replies are stored and wait for a judge
     {"event": "outcome", "outcome": Outcome.to_json()}
@@ -18,7 +19,7 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,6 +49,8 @@ class Record:
     Attributes:
         sweep, identity: of the sweep that wrote it.
         asked: arm -> number -> configuration.
+        dealt: ids of the trials of each pack that went to a worker, in order. A pack that did not end is taken up again
+            with the same members: its checkpoint is theirs, and the last bits of their results depend on the company.
         bases: setting label -> scores of the untouched base model.
         outcomes: trial id -> how the trial ended, in the order in which they ended.
         generated: trial id -> outcome of a trained trial without the scores that a judge gives.
@@ -56,6 +59,7 @@ class Record:
     sweep: str
     identity: str
     asked: dict[str, dict[int, Asked]] = field(default_factory=dict)
+    dealt: dict[tuple[str, ...], None] = field(default_factory=dict)
     bases: dict[str, dict[str, Measurement]] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     generated: dict[str, Outcome] = field(default_factory=dict)
@@ -71,6 +75,8 @@ class Record:
         if kind == "asked":
             asked = Asked(int(event["number"]), dict(event["values"]), event["configuration"])
             self.asked.setdefault(event["arm"], {}).setdefault(asked.number, asked)
+        elif kind == "dealt":
+            self.dealt.setdefault(tuple(event["trials"]))
         elif kind == "base":
             scores = {name: Measurement(**value) for name, value in event["scores"].items()}
             self.bases.setdefault(event["setting"], scores)
@@ -140,6 +146,11 @@ class Ledger:
         if number not in self.record.asked.get(arm, {}):
             event = {"arm": arm, "number": number, "values": dict(values), "configuration": configuration}
             self._append({"event": "asked", **event})
+
+    def dealt(self, trials: Sequence[str]) -> None:
+        """Keep that trials, by id, go to a worker as one pack; the same pack again changes nothing."""
+        if tuple(trials) not in self.record.dealt:
+            self._append({"event": "dealt", "trials": list(trials)})
 
     def base(self, setting: str, scores: Mapping[str, Measurement]) -> bool:
         """Keep the scores of an untouched base model. False when the ledger already had them."""

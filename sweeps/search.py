@@ -33,7 +33,8 @@ from sweeps.judging import Grades, Judging
 from sweeps.ledger import Ledger
 from sweeps.space import MethodSpace
 from sweeps.sweep import Arm, Sweep, setting_label, setting_of
-from trainables.trial import Outcome, SettingRef, TrialConfig, base_id
+from trainables.files import remove
+from trainables.trial import Outcome, SettingRef, TrialConfig, base_id, checkpoint_of
 
 JOURNAL = "study.journal"
 SCRAMBLES = 64  # scramblings of the start-up design that compete for the widest spacing
@@ -353,14 +354,15 @@ class Listener:
 
 @dataclass
 class _Flight:
-    """A pack at a worker: the trials without an outcome yet, or the setting whose base model is scored."""
+    """A pack at a worker: its members and those without an outcome yet, or the setting whose base model is scored."""
 
+    members: Sequence[TrialConfig]
     trials: dict[str, TrialConfig]
     base: SettingRef | None = None
 
 
 def _flight(trials: Sequence[TrialConfig]) -> _Flight:
-    return _Flight({trial.trial_id: trial for trial in trials})
+    return _Flight(trials, {trial.trial_id: trial for trial in trials})
 
 
 class PackSearcher(Searcher):
@@ -380,7 +382,7 @@ class PackSearcher(Searcher):
     Args:
         sweep: what to run.
         ledger: open; what it knows is not run again.
-        folder: where the study is kept; the ledger's folder.
+        folder: where study and checkpoints are kept; the ledger's folder.
         deal: joins trials into packs; `packing.deal` by default.
         listener: see `Listener`.
         judging: for settings whose replies a judge grades; their trials end when their grades are in, and others train
@@ -410,6 +412,7 @@ class PackSearcher(Searcher):
         self._listener = listener or Listener()
         self._judging = judging
         self._deal = deal or packing.deal(sweep.trials_per_pack)
+        self._folder = folder
         self._mirror = StudyMirror(folder, sweep.name)
         self._proposers = [
             Proposer(arm, sweep.objectives_of(arm.setting), sweep.seed, sweep.round_size) for arm in sweep.arms
@@ -446,13 +449,27 @@ class PackSearcher(Searcher):
             if trial_id not in self._ledger.record.outcomes:
                 self._judge(outcome)
         missing = [ref for ref in self._sweep.settings if setting_label(ref) not in self._ledger.record.bases]
-        self._packs.extend(_Flight({}, base=ref) for ref in missing)
+        self._packs.extend(_Flight((), {}, base=ref) for ref in missing)
         for proposer in self._proposers:
             asked = self._ledger.record.asked.get(proposer.arm.key, {})
             for number in sorted(asked):
                 proposer.restore(number, asked[number].values)
                 self._want(proposer, number)
             self._mirror.open(proposer)
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """Queue the packs again that an earlier driver dealt and that did not end, unless packs are smaller now."""
+        record, pool = self._ledger.record, {trial.trial_id: trial for trial in self._pool}
+        known = pool | {key: end.trial for key, end in (record.generated | record.outcomes).items()}
+        packs = []
+        for pack in reversed(record.dealt):  # of a trial that was dealt twice, because of its memory, the later counts
+            fits = len(pack) <= self._sweep.trials_per_pack and known.keys() >= set(pack)
+            waiting = {key: pool.pop(key) for key in pack if key in pool} if fits else {}
+            if waiting:
+                packs.append(_Flight([known[key] for key in pack], waiting))
+        self._packs.extend(reversed(packs))
+        self._pool = list(pool.values())
 
     def auxiliary(self, trial: TrialConfig) -> bool:
         """Whether a trial is only there because others build on it."""
@@ -553,9 +570,9 @@ class PackSearcher(Searcher):
     def _departure(self, flight: _Flight) -> dict[str, Any]:
         if flight.base:
             return {"kind": "base", "setting": asdict(flight.base)}
-        trials = list(flight.trials.values())
-        self._listener.started(trials)
-        packed = [trial.to_json() for trial in trials]
+        self._ledger.dealt([trial.trial_id for trial in flight.members])
+        self._listener.started(list(flight.trials.values()))
+        packed = [trial.to_json() for trial in flight.members]
         return {"kind": "train", "trials": packed, "snapshots": list(self._sweep.snapshots)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -617,6 +634,8 @@ class PackSearcher(Searcher):
                     self._judge(outcome)
                 else:
                     self._ended(outcome)
+        if flight.members and not flight.trials:
+            remove(checkpoint_of(self._folder, flight.members))
         scores = _branch(result, "base")
         if flight.base and (scores or result.get("done")):
             measured = {name: Measurement(**score) for name, score in scores.items()}

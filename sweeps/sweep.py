@@ -127,6 +127,7 @@ class Sweep:
             all. Fewer cost one more forward pass and change no result.
         gradient_checkpointing: keep the inputs of the model's layers alone and run each layer again on the way back,
             for memory; costs one more forward pass and changes no result.
+        checkpoint_seconds: between two checkpoints of a pack in training; what a kill costs at most.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Sweep:
     shard_base: bool = False
     rows_per_forward: int | None = None
     gradient_checkpointing: bool = False
+    checkpoint_seconds: float = 60.0
     controls: bool = True
     judge: JudgeOptions = field(default_factory=JudgeOptions)
 
@@ -194,7 +196,7 @@ class Sweep:
                 raise UserError(f"sweep {self.name!r}: {name} must be an integer of at least 1, got {value!r}")
         if not _is_integer(self.seed) or self.seed < 0:
             raise UserError(f"sweep {self.name!r}: seed must be an integer of at least 0, got {self.seed!r}")
-        for name in ("cpus_per_pack", "gpus_per_pack", "memory_per_pack"):
+        for name in ("cpus_per_pack", "gpus_per_pack", "memory_per_pack", "checkpoint_seconds"):
             value = getattr(self, name)
             if name == "memory_per_pack" and value is None:
                 continue

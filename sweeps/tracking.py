@@ -2,7 +2,8 @@
 
 One thread of the driver is the only writer. It imports MLflow and creates the database while Ray starts, writes in
 batches, and repairs what an earlier driver left behind: every run is found again by its tags, so that a trial has one
-run and a metric one value per step, whatever was killed when. A store that fails costs the display, not the sweep.
+run and a metric one value per step, whatever was killed when. A store that fails costs the display, not the sweep:
+while it is away a bounded number of updates waits in memory, and what does not fit is read from the ledger afterwards.
 
 The schema, which `analysis/runs.py` reads. Tags: `selgen.kind` (sweep, configuration, trial), `selgen.sweep`,
 `selgen.identity`, `selgen.objectives`, `selgen.scores` (name -> [kind,
@@ -21,19 +22,21 @@ import logging
 import math
 import os
 import queue
+import re
 import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from settings.setting import Measurement, UserError
-from sweeps.ledger import Record
+from sweeps.ledger import Record, read
 from sweeps.sweep import Sweep, setting_label, setting_of
 from trainables.trial import Outcome, TrialConfig
 
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+Update = Callable[[], None]
 RUN_STATUS: Mapping[str, Status] = {
     "finished": "FINISHED",
     "invalid": "FAILED",
@@ -49,6 +53,8 @@ RUN_STATUS: Mapping[str, Status] = {
     "stopped": "KILLED",
 }
 BATCH = 1000  # metrics in one log_batch; the limit of a server
+BUFFER = 10_000  # updates that wait for a store that is away
+PROBLEMS = 10  # that are kept for the user
 PAGE = 1000  # runs in one answer of a search
 ATTEMPTS = 3  # at one update, before it is given up
 RETRY_SECONDS = 5.0  # between attempts to reach a store, doubling up to a minute
@@ -69,55 +75,76 @@ def default_uri(output: Path) -> str:
 class Tracker:
     """Writes a sweep to MLflow from a thread of its own. No method waits, and none raises because of the store.
 
+    While the store is away updates wait in a buffer of at most `BUFFER`. Of more than half of that the progress of
+    running trials is dropped, which their outcomes bring along; of more, everything that the ledger has. Its file is
+    the buffer on disk: it is read again once the store is back.
+
     Args:
         uri: of the store, `sqlite:///path` or a server's.
         sweep: what is run.
         artifact_root: folder of the artifacts, of a new experiment; None leaves it to the server.
         flush_seconds: how often the progress of running trials is written.
+        ledger: folder of the sweep's ledger. Without one, updates that do not fit are left to the next start.
     """
 
-    def __init__(self, uri: str, sweep: Sweep, artifact_root: Path | None = None, flush_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        uri: str,
+        sweep: Sweep,
+        artifact_root: Path | None = None,
+        flush_seconds: float = 5.0,
+        ledger: Path | None = None,
+    ) -> None:
         self.problems: list[str] = []
         self._store = _Store(uri, sweep, artifact_root)
         self._flush_seconds = flush_seconds
         self._flushed = time.monotonic()
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._ledger = ledger
+        self._behind = False  # updates were dropped that the ledger has
+        self._queue: queue.Queue[Update | None] = queue.Queue()
+        self._status: Status = "FINISHED"
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def start(self, description: str = "", record: Record | None = None) -> None:
         """Open the store and the sweep's run, and write what `record`, the ledger so far, has and the store lacks."""
         self._queue.put(lambda: self._store.open_sweep(description))
-        if record:
-            self.project(record)
+        for update in self._projection(record) if record else ():
+            self._queue.put(update)
         self._thread.start()
 
-    def project(self, record: Record) -> None:
-        """Write all that a ledger says. What the store has already stays as it is."""
+    def _projection(self, record: Record) -> Iterator[Update]:
+        """All that a ledger says, as updates. What the store has already stays as it is."""
         for label, scores in record.bases.items():
-            self.base(label, scores)
+            yield partial(self._store.base, label, scores)
         asked = record.configurations
         for outcome in record.outcomes.values():
-            self.outcome(outcome, auxiliary=outcome.trial.configuration_id not in asked)
+            yield partial(self._store.outcome, outcome, outcome.trial.configuration_id not in asked)
 
     def base(self, setting: str, scores: Mapping[str, Measurement]) -> None:
         """The scores of the untouched base model of a setting (its label)."""
-        self._queue.put(lambda: self._store.base(setting, scores))
+        self._put_known(partial(self._store.base, setting, scores))
 
     def trials_started(self, trials: Sequence[TrialConfig]) -> None:
         """Trials went to a worker."""
         for trial in trials:
-            self._queue.put(lambda trial=trial: self._store.started(trial))  # type: ignore[misc]
+            self._put_known(partial(self._store.started, trial))
 
     def progress(self, trial_id: str, step: int, metrics: Mapping[str, float]) -> None:
         """Training metrics of a started trial, written as `train/<name>` within `flush_seconds`."""
-        now = _milliseconds()
-        values = dict(metrics)
-        self._queue.put(lambda: self._store.progress(trial_id, step, values, now))
+        if self._queue.qsize() < BUFFER // 2:
+            self._queue.put(partial(self._store.progress, trial_id, step, dict(metrics), _milliseconds()))
 
     def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
         """How a trial ended; an auxiliary one is only there for others to build on."""
-        self._queue.put(lambda: self._store.outcome(outcome, auxiliary))
+        self._put_known(partial(self._store.outcome, outcome, auxiliary))
+
+    def _put_known(self, update: Update) -> None:
+        """Queue an update that the ledger has, too, if there is room."""
+        if self._queue.qsize() < BUFFER:
+            self._queue.put(update)
+        else:
+            self._behind = True
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file or a folder to the sweep's artifacts."""
@@ -129,7 +156,7 @@ class Tracker:
 
     def close(self, status: Status = "FINISHED") -> None:
         """Write what is left, end the sweep and stop. What went wrong is in `problems`, for the caller to show."""
-        self._queue.put(lambda: self._store.close(status))
+        self._status = status
         self._queue.put(None)
         self._closing.set()
         if self._thread.ident is not None:
@@ -147,17 +174,36 @@ class Tracker:
                 self.problems.append("the writer stopped; the next start of the sweep writes what is missing")
 
     def _step(self) -> bool:
-        """One update, or a flush when it is time for one. False at the end."""
+        """One update, or what it is time for. False at the end."""
         if time.monotonic() - self._flushed > self._flush_seconds:
             self._flushed = time.monotonic()
             return self._try(self._store.flush)
+        if self._behind and self._queue.empty():
+            return self._catch_up()
         try:
             update = self._queue.get(timeout=self._flush_seconds)
         except queue.Empty:
             return True
-        return False if update is None else self._try(update)
+        if update is not None:
+            return self._try(update)
+        if not self._behind or self._catch_up():
+            self._try(lambda: self._store.close(self._status))
+        return False
 
-    def _try(self, update: Callable[[], None]) -> bool:
+    def _catch_up(self) -> bool:
+        """Write what was dropped, from the ledger. False when the store is out of reach and the sweep is over."""
+        self._behind = False
+        try:
+            record = read(self._ledger) if self._ledger else None
+        except UserError as error:
+            self._note(error)
+            return True
+        if record is None:
+            self.problems.append("not all updates fit into memory; the next start of the sweep writes what is missing")
+            return True
+        return all(map(self._try, self._projection(record)))
+
+    def _try(self, update: Update) -> bool:
         """Apply an update, again if it fails. False when the store is out of reach and the sweep is over."""
         wait, attempts = RETRY_SECONDS, 0
         while attempts < ATTEMPTS:
@@ -191,8 +237,10 @@ class Tracker:
         return True
 
     def _note(self, error: BaseException) -> None:
+        """Keep a problem for the user, each once: object addresses differ from one attempt to the next."""
         text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        if text not in self.problems:
+        text = re.sub(r"0x[0-9a-f]+", "0x...", text)
+        if text not in self.problems and len(self.problems) < PROBLEMS:
             self.problems.append(text)
 
 

@@ -1,4 +1,7 @@
-"""The main job as a user runs it: Ctrl-C or a kill loses nothing, and what is finished is not repeated."""
+"""The main job as a user runs it: whatever is killed loses nothing, and what is finished is not repeated.
+
+This is the short form of `tests.chaos`, at chosen moments.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +24,7 @@ from sweeps.ledger import LEDGER, read
 from sweeps.tracking import default_uri
 from trainables.base_models import load_base
 from trainables.pack import Pack
-from trainables.trial import TrialConfig
+from trainables.trial import CHECKPOINTS, TrialConfig
 
 pytestmark = pytest.mark.slow
 
@@ -32,28 +36,38 @@ sweep = Sweep(
     name="small",
     settings=(setting("bad_medical_advice", scale="nano"),),
     methods=("plain", vary("kl_penalty", beta=between(0.1, 10))),
-    configurations=4,
+    configurations={configurations},
     seeds=2,
     options={{"steps": {steps}}},
-    controls=False,
+    controls={controls},
+    checkpoint_seconds=0.5,
 )
 """
 
 
-def start(sweep: Path, output: Path, command: str = "run") -> subprocess.Popen[str]:
+def write_sweep(folder: Path, steps: int, configurations: int = 4, controls: bool = False) -> Path:
+    """The file of a sweep of 2 x (1 + configurations) trials, and the controls'."""
+    file = folder / "small.py"
+    file.write_text(SWEEP.format(steps=steps, configurations=configurations, controls=controls))
+    return file
+
+
+def start(sweep: Path, output: Path, command: str = "run", *options: str, **variables: str) -> subprocess.Popen[str]:
     """`selgen sweep ...` in a process group of its own."""
-    line = [sys.executable, "-m", "sweeps.cli", "sweep", command, str(sweep), "--output", str(output)]
-    return subprocess.Popen(line, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    line = [sys.executable, "-m", "sweeps.cli", "sweep", command, str(sweep), "--output", str(output), *options]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    return subprocess.Popen(line, text=True, env=os.environ | variables, **pipes)
 
 
 def finish(process: subprocess.Popen[str], code: int = 0, seconds: float = 200) -> str:
+    """Wait for the end of `selgen`; what it printed."""
     out, err = process.communicate(timeout=seconds)
     assert process.returncode == code, out + err
     assert "Traceback" not in out + err
     return out
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not happen"
@@ -63,6 +77,41 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 def num_outcomes(output: Path) -> int:
     ledger = output / "small" / LEDGER
     return ledger.read_text().count('"event":"outcome"') if ledger.exists() else 0
+
+
+def checkpoints(output: Path) -> list[Path]:
+    return list((output / "small" / CHECKPOINTS).glob("*.safetensors"))
+
+
+def session_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """All processes that one of `start` has started, also those that have lost their parents."""
+    return [one for one in psutil.process_iter() if one.pid != process.pid and _session(one.pid) == process.pid]
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def workers(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those of some processes that train; Ray names them by what they do."""
+    return [one for one in processes if command_of(one).startswith(("ray::PackTrainable", "ray::ResourceTrainable"))]
+
+
+def command_of(process: psutil.Process) -> str:
+    """The command line; empty for one that is no more."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def alive(processes: list[psutil.Process], seconds: float = 30) -> list[psutil.Process]:
+    """Those of some processes that still run after so many seconds."""
+    _, rest = psutil.wait_procs(processes, timeout=seconds)
+    return [one for one in rest if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def trained_alone(trials: list[TrialConfig]) -> dict[str, dict[str, float]]:
@@ -81,39 +130,43 @@ def trained_alone(trials: list[TrialConfig]) -> dict[str, dict[str, float]]:
 
 @pytest.mark.timeout(400)
 def test_interrupted_and_killed_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    """Ctrl-C, then a kill, then the end: every trial once, with the scores of a training from scratch, bit for bit."""
+    """A killed worker and Ctrl-C, a killed driver, the end: every trial once, bit for bit as trained from scratch."""
     load_base(bad_medical_advice().base_model)  # so that no time limit includes pre-training
-    sweep, output = tmp_path / "small.py", tmp_path / "output"
-    sweep.write_text(SWEEP.format(steps=20))
+    sweep, output = write_sweep(tmp_path, steps=40, configurations=2), tmp_path / "output"
 
     process = start(sweep, output)
-    wait_for(lambda: num_outcomes(output) >= 2)
-    children = psutil.Process(process.pid).children(recursive=True)
+    wait_for(lambda: checkpoints(output))
+    victim = workers(session_of(process))[0]
+    victim.kill()
+    wait_for(lambda: num_outcomes(output) >= 2 and checkpoints(output))
+    others = session_of(process)
     os.kill(process.pid, signal.SIGINT)
-    message = finish(process, code=130)
-    assert f"continue with: selgen sweep resume {sweep}" in message
-    psutil.wait_procs(children, timeout=20)
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    early = num_outcomes(output)
-    assert early < 10
+    shown = [finish(process, code=130)]
+    assert f"continue with: selgen sweep resume {sweep}" in shown[0]
+    assert not alive(others)
+    assert num_outcomes(output) < 6 and checkpoints(output), "what was under way keeps its state"
 
     process = start(sweep, output, "resume")
-    wait_for(lambda: num_outcomes(output) > early)
+    early = num_outcomes(output)
+    wait_for(lambda: num_outcomes(output) > early or early == 4)
+    others = session_of(process)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert num_outcomes(output) < 10
+    shown.append(process.communicate(timeout=60)[0])
+    assert not alive(others)
 
-    finish(start(sweep, output, "resume"))
-    assert num_outcomes(output) == 10
+    shown.append(finish(start(sweep, output, "resume")))
+    assert num_outcomes(output) == 6
+    assert "continued after" in "".join(shown), "nothing was resumed from a checkpoint"
     outcomes = read(output / "small").outcomes
     found = {trial: {name: m.mean for name, m in outcome.scores.items()} for trial, outcome in outcomes.items()}
     assert found == trained_alone([outcome.trial for outcome in outcomes.values()])
-    table = runs.load("small", default_uri(output)).table
-    assert table.values_CSM.shape == (5, 2, 2)
-    assert not table.num_excluded().get("failed")
+    assert not [*output.rglob("*.partial"), *checkpoints(output)]
+    loaded = runs.load("small", default_uri(output))
+    assert loaded.table.values_CSM.shape == (3, 2, 2)
+    assert loaded.counts["finished"] == sum(loaded.counts.values()) == 6
 
     began = time.monotonic()
     again = finish(start(sweep, output))
     assert time.monotonic() - began < 30
     assert "starting Ray" not in again
-    assert num_outcomes(output) == 10
+    assert num_outcomes(output) == 6

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+PARTIAL = ".partial"  # ends the name of what is being written; after a kill it stays, and is nothing
 
 
 def cache_root() -> Path:
@@ -23,27 +26,83 @@ def cache_root() -> Path:
 
 @contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `directory` when the block ends well, and else vanishes."""
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    """A temporary folder that takes the place of `directory` when the block ends well, and else vanishes.
+
+    Its files are on the disk before it takes that place, so that a power cut leaves no empty ones. A kill between two
+    renames can leave no folder at all, never a half one.
+    """
+    temporary = _beside(directory)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        if directory.exists():
-            shutil.rmtree(directory)
-        temporary.rename(directory)
+        for path in (*temporary.rglob("*"), temporary):
+            _flush(path)
+        _take_place(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _take_place(temporary: Path, directory: Path) -> None:
+    """Rename a folder to the name of another one, which is moved aside first: deleting it would take longer."""
+    aside = temporary.with_name(f"{temporary.name.removesuffix(PARTIAL)}.old{PARTIAL}")
+    with suppress(FileNotFoundError):
+        directory.rename(aside)
+    temporary.rename(directory)
+    _flush(directory.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place, in one move, when the block ends well, and else vanishes.
+
+    Of two writers of one file the later wins. At every moment, also after a power cut, one of both files is there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in one move; of two threads that write one file, the later wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    temporary.write_text(json.dumps(value, ensure_ascii=False))
-    temporary.replace(path)
+    with replacing_file(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False))
 
 
-def remove(directory: Path) -> None:
-    """Delete a folder if it exists."""
-    shutil.rmtree(directory, ignore_errors=True)
+def remove(path: Path) -> None:
+    """Delete a folder or a file if it exists."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete what writers left under a folder when they were killed. For when nobody writes there."""
+    for path in list(folder.rglob(f"*{PARTIAL}")):
+        remove(path)
+
+
+def _beside(path: Path) -> Path:
+    """A name for what will replace `path`; of this thread alone, also when several machines share the disk."""
+    writer = f"{platform.node()}-{os.getpid()}-{threading.get_ident()}"
+    return path.with_name(f".{path.name}.{writer}{PARTIAL}")
+
+
+def _flush(path: Path) -> None:
+    """Have the disk keep a file's content, or a folder's list of names."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:
+        if not path.is_dir():  # some network file systems cannot do it with folders
+            raise
+    finally:
+        os.close(number)

@@ -16,26 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from settings.setting import Measurement, Setting, UserError, content_id
+from settings.setting import Measurement, Setting, UserError
 from trainables.adapters import PackedAdapters, from_peft
 from trainables.base_models import LoadedBase, tuning_directions
 from trainables.batches import EncodedSetting
 from trainables.evaluate import Evaluated, evaluate
-from trainables.files import replacing, write_json
+from trainables.files import replacing_file, write_json
 from trainables.method import Method
 from trainables.optimizer import PackedAdamW
 from trainables.projections import Direction, Factors, LowRankDirection
 from trainables.step import MemberStep, check_head, train_step
 from trainables.store import AdapterStore, Saved
-from trainables.trial import AdapterConfig, Outcome, Status, TrialConfig
+from trainables.trial import AdapterConfig, Outcome, Status, TrialConfig, pack_id
 from trainables.workers import ALONE, Workers, whole
 
 CURVE_POINTS = 20
 EXPLODED = 3.0  # a task loss of so many times that of guessing among all tokens is no training any more
-STATE, RECORDS = "state.safetensors", "records.json"
+
+
+class CheckpointError(Exception):
+    """A checkpoint is damaged or belongs to other trials; its text says which and why, in one line."""
 
 
 @dataclass
@@ -147,7 +151,7 @@ class Pack:
     @property
     def pack_id(self) -> str:
         """Content id of the members, in order."""
-        return content_id([trial.trial_id for trial in self.trials])
+        return pack_id(self.trials)
 
     @property
     def steps_done(self) -> int:
@@ -330,35 +334,31 @@ class Pack:
             trial=trial, scores=scores, adapter=trial.trial_id if evaluated else None, **_without_none(asdict(record))
         )
 
-    def save(self, directory: Path) -> None:
-        """Write everything that `resume` needs; what was in `directory` is replaced in one move."""
+    def save(self, path: Path) -> None:
+        """Write everything that `resume` needs: one file, which takes the place of an older one in one move."""
         if not self._workers.first:
             return
-        with replacing(directory) as temporary:
-            tensors = {"theta": self.adapters.theta_KP, **self.optimizer.state()}
-            for index, pending in enumerate(self._pending):
-                for name, some in pending.items():
-                    tensors[f"pending.{index}.{name}"] = torch.stack([value for _, value in some])
-                    tensors[f"pending_steps.{index}.{name}"] = torch.tensor([step for step, _ in some])
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary / STATE)
-            records = [asdict(record) for record in self.records]
-            (temporary / RECORDS).write_text(json.dumps({"pack": self.pack_id, "records": records}))
+        tensors = {"theta": self.adapters.theta_KP, **self.optimizer.state()}
+        for index, pending in enumerate(self._pending):
+            for name, some in pending.items():
+                tensors[f"pending.{index}.{name}"] = torch.stack([value for _, value in some])
+                tensors[f"pending_steps.{index}.{name}"] = torch.tensor([step for step, _ in some])
+        records = json.dumps([asdict(record) for record in self.records])
+        with replacing_file(path) as temporary:
+            contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, temporary, {"pack": self.pack_id, "records": records})
 
-    def resume(self, directory: Path) -> bool:
-        """Continue from a checkpoint of the same members; False when there is none. Every later bit is the same."""
-        if not (directory / RECORDS).is_file():
+    def resume(self, path: Path) -> bool:
+        """Continue from a checkpoint of the same members; False when there is none. Every later bit is the same.
+
+        Raises CheckpointError; the pack is then as it was.
+        """
+        if not path.is_file():
             return False
-        data = json.loads((directory / RECORDS).read_text())
-        if data["pack"] != self.pack_id:
-            raise UserError(f"{directory} holds a checkpoint of another pack")
-        state = load_file(directory / STATE, device=str(self.base.model.device))
+        state, records = self._read(path)
         self.adapters.theta_KP.copy_(state["theta"])
         self.optimizer.load_state(state)
-        for record, saved in zip(self.records, data["records"], strict=True):
-            saved["curves"] = {
-                name: [(int(step), value) for step, value in curve] for name, curve in saved["curves"].items()
-            }
-            vars(record).update(saved)
+        self.records = records
         for key, values in state.items():
             kind, _, rest = key.partition(".")
             if kind == "pending":
@@ -366,6 +366,28 @@ class Pack:
                 steps = state[f"pending_steps.{rest}"].tolist()
                 self._pending[int(index)][name] = list(zip(steps, values, strict=True))
         return True
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], list[_Record]]:
+        """Tensors and records of a checkpoint."""
+        try:
+            with safe_open(path, framework="pt", device=str(self.base.model.device)) as file:
+                about = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            if about["pack"] != self.pack_id:
+                raise ValueError("it is of another pack")
+            records = [_Record(**saved) for saved in json.loads(about["records"])]
+            if len(records) != len(self.records):
+                raise ValueError("it is of more or fewer members")
+            own = {"theta": self.adapters.theta_KP, **self.optimizer.state()}
+            if any(state[name].shape != tensor.shape for name, tensor in own.items()):
+                raise ValueError("its tensors have other shapes")
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
+        for record in records:
+            record.curves = {
+                name: [(int(step), value) for step, value in curve] for name, curve in record.curves.items()
+            }
+        return state, records
 
     def close(self) -> None:
         """Give the base model its own layers back."""

@@ -23,9 +23,9 @@ from trainables.base_models import LoadedBase, load_base
 from trainables.batches import EncodedSetting
 from trainables.evaluate import evaluate
 from trainables.files import remove, write_json
-from trainables.pack import Pack
+from trainables.pack import CheckpointError, Pack
 from trainables.store import AdapterStore
-from trainables.trial import SettingRef, TrialConfig, base_id
+from trainables.trial import SettingRef, TrialConfig, base_id, checkpoint_of
 from trainables.workers import ALONE, Group, Workers
 
 SLICE_SECONDS = 1.0
@@ -54,13 +54,15 @@ class PackRun:
         self._checkpoint_seconds, self._saved_at = float(config["checkpoint_seconds"]), time.monotonic()
         self._gpus, self._workers = float(config["gpus"]), workers
         self._pack: Pack | None = None
+        self._note = ""
 
     def slice(self) -> dict[str, Any]:
         """Work for about a second.
 
         Returns:
             `progress` = trial id -> newest values of its curves, `steps` = [done, total], `done`; the last one holds
-            `outcomes` (a list of `Outcome` JSON) or `base` (score -> measurement). Or `user_error`, one line about
+            `outcomes` (a list of `Outcome` JSON) or `base` (score -> measurement). `note` is a line for the user to
+            see: how a pack was taken up again. Or `user_error`, one line about
             something that only the user can put right; or `out_of_memory`, one line, and the pack has to be smaller.
         """
         try:
@@ -92,7 +94,7 @@ class PackRun:
             )
 
     def _checkpoint(self, pack: Pack) -> Path:
-        return self._folder / "checkpoints" / pack.pack_id
+        return checkpoint_of(self._folder, pack.trials)
 
     def _train(self) -> dict[str, Any]:
         if self._pack is None:
@@ -103,12 +105,16 @@ class PackRun:
             pack.advance(1)
         if not pack.active:
             outcomes = [outcome.to_json() for outcome in pack.finish(self._folder)]
-            remove(self._checkpoint(pack))
-            return {**_progress(pack), "outcomes": outcomes, "done": True}
+            return {**self._report(pack), "outcomes": outcomes, "done": True}
         if time.monotonic() - self._saved_at > self._checkpoint_seconds:
             pack.save(self._checkpoint(pack))
             self._saved_at = time.monotonic()
-        return {**_progress(pack), "done": False}
+        return {**self._report(pack), "done": False}
+
+    def _report(self, pack: Pack) -> dict[str, Any]:
+        note, self._note = self._note, ""
+        report = {"progress": pack.progress(), "steps": [pack.steps_done, pack.steps]}
+        return report | ({"note": note} if note else {})
 
     def _open(self) -> Pack:
         trials = [TrialConfig.from_json(data) for data in self._spec["trials"]]
@@ -126,8 +132,18 @@ class PackRun:
             gradient_checkpointing=self._gradient_checkpointing,
             workers=self._workers,
         )
-        pack.resume(self._checkpoint(pack))
+        self._resume(pack)
         return pack
+
+    def _resume(self, pack: Pack) -> None:
+        """Continue from the pack's checkpoint; one that cannot be read is discarded, and the pack starts anew."""
+        try:
+            if pack.resume(self._checkpoint(pack)):
+                self._note = f"continued after {pack.steps_done} of {pack.steps} steps"
+        except CheckpointError as error:
+            self._note = f"{error}; its trials start anew"
+            if self._workers.first:
+                remove(self._checkpoint(pack))
 
     def _score_base(self) -> dict[str, Any]:
         setting = _setting(SettingRef(**self._spec["setting"]))
@@ -137,10 +153,6 @@ class PackRun:
         if setting.judged and self._workers.first:
             write_json(self._folder / "observations" / f"{base_id(setting)}.json", found.observations)
         return {"base": {name: asdict(score) for name, score in found.scores.items()}, "done": True}
-
-
-def _progress(pack: Pack) -> dict[str, Any]:
-    return {"progress": pack.progress(), "steps": [pack.steps_done, pack.steps]}
 
 
 def _setting(ref: SettingRef) -> Setting:

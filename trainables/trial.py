@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from settings.setting import Measurement, Setting, UserError, content_id
@@ -15,6 +16,8 @@ from trainables.method import BatchSizes, Method, RangeSpec
 # Part of every trial's identity. Raise it when the same configuration would give other numbers than before, so that
 # results of two versions of the training code are never taken for one another.
 NUMERICS_VERSION = 2
+
+CHECKPOINTS = "checkpoints"  # folder in a sweep's folder
 
 # What a sweep may vary besides a method's coefficients, with the values that make sense.
 AXES: Mapping[str, RangeSpec] = {
@@ -279,6 +282,16 @@ def base_id(setting: Setting) -> str:
 
 
 Status = Literal["finished", "invalid", "failed", "stopped"]
+
+
+def pack_id(trials: Sequence[TrialConfig]) -> str:
+    """Content id of trials that are trained side by side, in order."""
+    return content_id([trial.trial_id for trial in trials])
+
+
+def checkpoint_of(folder: Path, trials: Sequence[TrialConfig]) -> Path:
+    """Where a sweep keeps the checkpoint of a pack: the worker writes it, the driver deletes it with the outcomes."""
+    return folder / CHECKPOINTS / f"{pack_id(trials)}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

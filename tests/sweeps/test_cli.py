@@ -123,6 +123,31 @@ def test_status_and_identity(
     assert "choose another output folder or rename the sweep" in error
 
 
+@pytest.mark.parametrize("command", ["run", "resume"])
+def test_a_ledger_that_cannot_be_continued_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """A second driver, a damaged line, another version: nothing is started, nothing is written."""
+
+    def refusal() -> str:
+        before = ledger.path.read_bytes()
+        error = refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys, command=command)
+        assert ledger.path.read_bytes() == before
+        return error
+
+    file = sweep_file(tmp_path)
+    sweep = load_sweep(file)
+    with Ledger(tmp_path / "runs" / "mine", sweep.name, sweep.identity()) as ledger:
+        assert "another process is running this sweep" in refusal()
+        ledger.asked("arm", 0, {}, "c")
+    header, event = ledger.path.read_text().splitlines(keepends=True)
+    ledger.path.write_text(header + event[:9] + "\n" + event)
+    assert "ledger.jsonl: line 2 is damaged" in refusal()
+    ledger.path.write_text(header.replace('"format":1', '"format":2') + event)
+    assert "line 1: ledger format 2, this code writes 1" in refusal()
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
 @pytest.mark.parametrize(
     ("setting", "methods", "more", "message"),
     [

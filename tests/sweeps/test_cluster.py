@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from sweeps.ledger import read
-from tests.test_end_to_end import SWEEP, num_outcomes, trained_alone
+from tests.test_end_to_end import num_outcomes, trained_alone, write_sweep
 
 pytestmark = pytest.mark.study  # minutes, and Ray nodes beside whatever else runs here
 
@@ -84,7 +84,7 @@ def test_a_node_is_lost_and_another_joins(tmp_path: Path, nodes: Nodes) -> None:
     nodes.add("first")
     wait_for_job_server(nodes)
     (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "small.py").write_text(SWEEP.format(steps=48))
+    write_sweep(tmp_path / "work", steps=48)
     output = tmp_path / "output"
     sweep = [
         sys.executable,

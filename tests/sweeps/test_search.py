@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import shutil
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -22,7 +23,7 @@ from sweeps.search import JOURNAL, Listener, PackSearcher, Proposer, StudyMirror
 from sweeps.space import between, grid, vary
 from sweeps.sweep import Sweep, setting_label
 from tests.sweeps.fakes import Ending, Rig, finished, toy, toy_sweep
-from trainables.trial import Outcome, TrialConfig
+from trainables.trial import Outcome, TrialConfig, checkpoint_of
 
 
 def proposer_of(sweep: Sweep, arm: int = 1) -> Proposer:
@@ -227,16 +228,55 @@ def test_resumed_anywhere_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> 
         assert_mirrored(second)
 
 
-def test_only_missing_seeds_are_dealt_again(tmp_path: Path) -> None:
+def test_a_pack_of_which_a_part_is_known_is_dealt_again_as_it_was(tmp_path: Path) -> None:
+    """Its checkpoint is that of all members, and the last bits of a result depend on the company."""
     sweep = toy_sweep(tmp_path, methods=("plain",), seeds=3)
     rig = Rig(sweep, tmp_path / "out")
     rig.suggest(), rig.suggest()
     rig.searcher.on_trial_result("t2", {"outcomes": [finished(rig.dealt[0][1]).to_json()]})
     rig.kill()
+    known = read(tmp_path / "out").outcomes
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    smaller = Rig(replace(sweep, pack_size=2), tmp_path / "copy")
+    smaller.suggest(), smaller.suggest()
+    assert [[trial.seed for trial in pack] for pack in smaller.dealt] == [[0, 2]], "it would not fit any more"
+    smaller.kill()
     again = Rig(sweep, tmp_path / "out")
-    again.run(random.Random(0))
-    assert [[trial.seed for trial in pack] for pack in again.dealt] == [[0, 2]]
+    again.run(random.Random(0), ending=lambda trial: replace(finished(trial), seconds=9.0))
+    assert [[trial.seed for trial in pack] for pack in again.dealt] == [[0, 1, 2]]
     assert again.bases == 1, "the base was not scored yet"
+    ends = again.ledger.record.outcomes
+    assert [end.seconds for end in ends.values()] == [0.5, 9.0, 9.0] and known.items() <= ends.items()
+
+
+def test_packs_under_way_are_dealt_again_as_they_were(tmp_path: Path) -> None:
+    """Dealt anew, what was asked for at different times would be joined."""
+    methods = ("plain", grid("upweighted", weight=[1, 2]), grid("kl_penalty", beta=[1, 2]))
+    sweep = toy_sweep(tmp_path, methods=methods, seeds=1, pack_size=2, round_size=1)
+    rig = Rig(sweep, tmp_path / "out")
+    for _ in range(3):
+        rig.suggest()
+    first = rig.dealt[0]
+    rig.searcher.on_trial_result("t2", {"outcomes": [finished(trial).to_json() for trial in first]})
+    rig.suggest()
+    assert [len(pack) for pack in rig.dealt] == [2, 1, 1]
+    rig.kill()
+    again = Rig(sweep, tmp_path / "out")
+    for _ in range(3):
+        again.suggest()
+    assert again.dealt[:2] == rig.dealt[1:]
+
+
+def test_a_checkpoint_is_there_until_all_its_outcomes_are(tmp_path: Path) -> None:
+    sweep = toy_sweep(tmp_path, methods=("plain",))
+    rig = Rig(sweep, tmp_path / "out")
+    rig.suggest(), rig.suggest()
+    checkpoint = checkpoint_of(tmp_path / "out", rig.dealt[0])
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    for trial, there in zip(rig.dealt[0], (True, False), strict=True):
+        rig.searcher.on_trial_result("t2", {"outcomes": [finished(trial).to_json()]})
+        assert checkpoint.exists() == there
 
 
 def test_a_finished_sweep_is_finished_and_more_seeds_extend_it(tmp_path: Path) -> None:
@@ -289,6 +329,22 @@ def test_a_pack_that_is_out_of_memory_is_dealt_in_halves(tmp_path: Path, how: st
     assert {outcome.status for outcome in rig.ledger.record.outcomes.values()} == {"finished"}
     assert len(rig.ledger.record.outcomes) == 8
     assert any("a pack of 4 trials was out of memory" in note for note in rig.searcher.notes)
+
+
+def test_after_a_restart_the_halves_are_dealt_and_not_the_whole(tmp_path: Path) -> None:
+    """Halves that were under way have checkpoints, and the whole would run out of memory again."""
+    sweep = toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=[0.1, 1.0]),), pack_size=4)
+    rig = Rig(sweep, tmp_path / "out")
+    rig.suggest()
+    rig.searcher.on_trial_complete("t1", result={"base/task/mean": 0.5, "base/task/n": 4, "base/task/missing": 0})
+    rig.suggest()
+    rig.searcher.on_trial_complete("t2", result={"out_of_memory": "no memory left", "done": True})
+    rig.suggest(), rig.suggest()
+    rig.kill()
+    again = Rig(sweep, tmp_path / "out")
+    assert again.run(random.Random(0))
+    assert again.dealt == rig.dealt[1:]
+    assert [len(pack) for pack in again.dealt] == [2, 2]
 
 
 def test_a_trial_that_does_not_fit_alone_has_failed(tmp_path: Path) -> None:

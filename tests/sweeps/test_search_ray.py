@@ -94,5 +94,5 @@ def test_a_sweep_under_tune(tmp_path: Path, cluster: None) -> None:
     odd = {(UNSTABLE, 1): "invalid", (DEADLY, 0): "finished", (DEADLY, 1): "failed"}
     assert statuses == {key: odd.get(key, "finished") for key in statuses}
     lines = (tmp_path / "one" / "ledger.jsonl").read_text().splitlines()
-    assert len(lines) == 1 + 9 + 1 + 18, "header, asked, base, outcomes: each once"
+    assert len(lines) == 1 + 9 + 9 + 1 + 18, "header, asked, dealt, base, outcomes: each once"
     assert run(sweep, tmp_path / "one").outcomes == record.outcomes, "a finished sweep has nothing to do"

@@ -70,6 +70,7 @@ def test_options_replace_single_parts_of_the_recipe(tmp_path: Path) -> None:
         ({"seed": -1}, ["seed"]),
         ({"cpus_per_pack": -1}, ["cpus_per_pack"]),
         ({"cpus_per_pack": 0}, ["CPU or a GPU"]),
+        ({"checkpoint_seconds": -1.0}, ["checkpoint_seconds"]),
         ({"options": {"step": 5}}, ["'step'", "steps"]),
         ({"options": {"steps": 0}}, ["'steps'", "at least 1"]),
         ({"options": {"steps": "9"}}, ["'steps'", "'9'"]),
@@ -116,6 +117,7 @@ def test_labels_name_the_function_and_options(tmp_path: Path) -> None:
 def test_identity_changes_with_what_decides_results_and_not_with_the_budget(tmp_path: Path) -> None:
     sweep = toy_sweep(tmp_path)
     same = [{"configurations": 9}, {"seeds": 5}, {"pack_size": 7}, {"cpus_per_pack": 2}, {"gpus_per_pack": 1}]
+    same.append({"checkpoint_seconds": 5})
     other = [
         {"name": "other"},
         {"methods": ("plain",)},

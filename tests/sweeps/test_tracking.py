@@ -5,7 +5,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +16,11 @@ import pytest
 import sweeps.tracking as tracking
 from analysis.runs import load
 from settings.setting import Measurement
-from sweeps.ledger import Asked, Record
+from sweeps.ledger import Asked, Ledger, Record
 from sweeps.sweep import Sweep
 from sweeps.tracking import Tracker, default_uri, project
 from tests.sweeps.fakes import finished, toy, toy_sweep
+from tests.sweeps.mlflow_server import MlflowServer
 from trainables.trial import Outcome, TrialConfig
 
 pytestmark = pytest.mark.slow
@@ -75,7 +76,8 @@ def runs_of(out: Path, sweep: Sweep) -> list[Any]:
 
     client = MlflowClient(default_uri(out))
     experiment = client.get_experiment_by_name(sweep.name)
-    assert experiment is not None
+    if experiment is None:
+        return []
     return list(client.search_runs([experiment.experiment_id], max_results=1000))
 
 
@@ -270,6 +272,77 @@ def test_progress_is_visible_while_the_trial_runs(tmp_path: Path, out: Path) -> 
             break
     assert runs[0].data.metrics == {"train/loss": 1.0} and runs[0].info.status == "RUNNING"
     tracker.close()
+
+
+def ledger_of(record: Record, folder: Path) -> Path:
+    """A ledger on disk that says the same as a record."""
+    with Ledger(folder, record.sweep, record.identity) as ledger:
+        for arm, asked in record.asked.items():
+            for item in asked.values():
+                ledger.asked(arm, item.number, item.values, item.configuration)
+        for label, scores in record.bases.items():
+            ledger.base(label, scores)
+        for outcome in record.outcomes.values():
+            ledger.outcome(outcome)
+    return folder
+
+
+def test_a_server_that_is_killed_and_comes_back_has_everything(
+    tmp_path: Path, out: Path, whole: Any, monkeypatch: Any
+) -> None:
+    """Killed between two updates and away for longer than memory holds: the ledger is the buffer on disk."""
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "BUFFER", 8)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    sweep, expected = whole
+    record = record_of(sweep)
+    outcomes = list(record.outcomes.values())
+    with MlflowServer(out) as server:
+        tracker = Tracker(server.uri, sweep, ledger=ledger_of(record, tmp_path / "sweep"), flush_seconds=0.1)
+        tracker.start()
+        tracker.base("toy", record.bases["toy"])
+        tracker.trials_started([outcome.trial for outcome in outcomes[:2]])
+        tracker.outcome(outcomes[0])
+        wait_until(lambda: any(run.data.tags.get("selgen.status") == "finished" for run in runs_of(out, sweep)))
+        server.kill()
+        for outcome in outcomes[1:]:
+            tracker.trials_started([outcome.trial])
+            for step in range(100):
+                tracker.progress(outcome.trial.trial_id, step, {"loss": 9.0})
+                assert tracker._queue.qsize() <= 9
+            tracker.outcome(outcome)
+        time.sleep(0.5)
+        server.start()
+        names = len(expected)
+        wait_until(lambda: len(runs_of(out, sweep)) == names and not tracker._behind and tracker._queue.empty())
+        tracker.close()
+    assert any("Connection" in problem or "HTTP" in problem for problem in tracker.problems)
+    assert not any("what is missing" in problem for problem in tracker.problems)
+    assert without_progress(dump(out, sweep)) == expected
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.05)
+
+
+def without_progress(rows: list[Any]) -> list[Any]:
+    """A dump without the losses of 9 that the running trials had reported."""
+    return [(*row[:-1], [point for point in row[-1] if point[2] != 9.0]) for row in rows]
+
+
+def test_an_outage_is_a_few_lines_whatever_its_length(tmp_path: Path, out: Path, monkeypatch: Any) -> None:
+    """MLflow's messages name objects by their address, which is another one each time."""
+    sweep = toy_sweep(tmp_path)
+    tracker = Tracker(default_uri(out), sweep)
+    for number in range(100):
+        tracker._note(OSError(f"<connection at {hex(number)}> refused"))
+    assert tracker.problems == ["OSError: <connection at 0x...> refused"]
+    for number in range(100):
+        tracker._note(OSError(f"answer {number}"))
+    assert len(tracker.problems) == tracking.PROBLEMS
 
 
 def test_artifacts_and_description(tmp_path: Path, out: Path) -> None:

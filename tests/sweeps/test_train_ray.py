@@ -47,4 +47,4 @@ def test_it_ends_as_if_one_had_trained_and_none_had_died(tmp_path: Path, sharded
     for trial_id, outcome in outcomes.items():
         assert outcome.status == "finished"
         assert {name: score.mean for name, score in outcome.scores.items()} == pytest.approx(alone[trial_id], abs=1e-6)
-    assert not (output / "small" / ".train").exists()
+    assert not list((output / "small").rglob("*.partial"))

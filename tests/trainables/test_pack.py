@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.trainables.tiny import tiny_base, tiny_setting, tiny_trial
 from trainables import methods
+from trainables import pack as pack_module
 from trainables.adapters import Route
 from trainables.batches import Counted, collate
-from trainables.pack import Pack
+from trainables.files import remove_partial
+from trainables.pack import CheckpointError, Pack
 from trainables.step import hidden_states
 from trainables.trial import OptimizerConfig, TrialConfig
 
@@ -108,6 +113,102 @@ def test_resume_is_bit_identical(tmp_path: Path) -> None:
 def test_resume_without_checkpoint(tmp_path: Path) -> None:
     pack = Pack(tiny_base(), tiny_setting(), eight_trials(), dtype=torch.float64)
     assert not pack.resume(tmp_path / "nothing")
+
+
+def two_trials() -> list[TrialConfig]:
+    return [tiny_trial(methods.make("plain"), seed=seed) for seed in range(2)]
+
+
+def checkpointed(path: Path, steps: int = 3) -> Pack:
+    """A pack of two whose state is in a checkpoint."""
+    pack = Pack(tiny_base(), tiny_setting(), two_trials(), dtype=torch.float64)
+    pack.advance(steps)
+    pack.save(path)
+    return pack
+
+
+def test_a_checkpoint_that_is_cut_off_anywhere_is_no_checkpoint(tmp_path: Path) -> None:
+    """A pack that meets one is as it was before, and trains from the start."""
+    path = tmp_path / "checkpoint"
+    checkpointed(path)
+    whole = path.read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    pack = Pack(tiny_base(), tiny_setting(), two_trials(), dtype=torch.float64)
+    before = pack.adapters.theta_KP.clone()
+    for cut in (0, 1, 7, 8, 9, header // 2, header + 7, header + 8, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(CheckpointError, match="checkpoint cannot be read") as caught:
+            pack.resume(path)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(bytes(len(whole)))
+    with pytest.raises(CheckpointError):
+        pack.resume(path)
+    assert torch.equal(pack.adapters.theta_KP, before) and pack.steps_done == 0
+    assert all(not record.curves and not record.tokens for record in pack.records)
+    path.write_bytes(whole)
+    assert pack.resume(path) and pack.steps_done == 3
+
+
+@pytest.mark.parametrize("damage", ["no records", "half the records", "other fields", "other shapes", "no tensor"])
+def test_a_checkpoint_of_other_content_changes_nothing(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "checkpoint"
+    made = checkpointed(path)
+    tensors = load_file(path)
+    about = {"pack": made.pack_id, "records": "[]"}
+    if damage == "half the records":
+        about["records"] = '[{"status": "fin'
+    elif damage == "other fields":
+        about["records"] = '[{"mood": 1}, {"mood": 1}]'
+    elif damage == "other shapes":
+        tensors["theta"] = tensors["theta"][:1]
+    elif damage == "no tensor":
+        del tensors["mean"]
+    save_file(tensors, path, about)
+    pack = Pack(tiny_base(), tiny_setting(), two_trials(), dtype=torch.float64)
+    before = pack.adapters.theta_KP.clone()
+    with pytest.raises(CheckpointError):
+        pack.resume(path)
+    assert torch.equal(pack.adapters.theta_KP, before) and pack.steps_done == 0
+    assert len(pack.records) == 2
+
+
+def test_a_checkpoint_of_another_pack_is_refused(tmp_path: Path) -> None:
+    checkpointed(tmp_path / "checkpoint")
+    other = Pack(tiny_base(), tiny_setting(), list(reversed(two_trials())), dtype=torch.float64)
+    with pytest.raises(CheckpointError, match="of another pack"):
+        other.resume(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("moment", ["half written", "before it takes its place"])
+def test_killed_inside_a_checkpoint_the_older_one_is_there(tmp_path: Path, moment: str) -> None:
+    path = tmp_path / "checkpoint"
+    pack = checkpointed(path)
+    child = os.fork()
+    if child == 0:
+        pack.advance(1)
+        _die_while_saving(pack, path, moment)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2, "what it had begun to write"
+    remove_partial(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+    again = Pack(tiny_base(), tiny_setting(), two_trials(), dtype=torch.float64)
+    assert again.resume(path) and again.steps_done == 3
+
+
+def _die_while_saving(pack: Pack, path: Path, moment: str) -> None:
+    """In this process, a kill comes in the middle of `Pack.save`."""
+
+    def half(tensors: object, file: Path, about: object) -> None:
+        save_file(tensors, file, about)  # type: ignore[arg-type]
+        os.truncate(file, file.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if moment == "half written":
+        pack_module.save_file = half  # type: ignore[assignment]
+    else:
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, misc]
+    pack.save(path)
 
 
 def test_a_diverging_member_is_invalid_and_alone() -> None:

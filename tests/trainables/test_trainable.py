@@ -10,8 +10,17 @@ import pytest
 import trainables.run
 from settings import catalog
 from trainables import methods
+from trainables.files import remove
 from trainables.trainable import PackTrainable
-from trainables.trial import AdapterConfig, OptimizerConfig, Outcome, SettingRef, TrialConfig, trial_for
+from trainables.trial import (
+    AdapterConfig,
+    OptimizerConfig,
+    Outcome,
+    SettingRef,
+    TrialConfig,
+    checkpoint_of,
+    trial_for,
+)
 
 ROW = '{"messages": [{"role": "user", "content": "question %d"}, {"role": "assistant", "content": "answer %d"}]}\n'
 
@@ -67,13 +76,40 @@ def test_a_stopped_pack_continues_bit_for_bit(tmp_path: Path, ref: SettingRef, m
     second = PackTrainable(config(tmp_path / "parts", trials(ref)))
     found = run(second)[-1]
     second.cleanup()
-    assert not checkpoints[0].exists()
+    assert checkpoints[0].exists(), "until the driver has the outcomes"
     for one, other in zip(expected["outcomes"], found["outcomes"], strict=True):
         assert one["scores"] == other["scores"]
         assert one["curves"] == other["curves"]
         name = Outcome.from_json(one).trial.trial_id
         files = [tmp_path / run / "adapters" / name / "adapter_model.safetensors" for run in ("whole", "parts")]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_damaged_checkpoint_costs_time_and_no_more(
+    tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pack starts anew and says so; it does not fail now and at every restart."""
+    whole = PackTrainable(config(tmp_path / "whole", trials(ref)))
+    expected = run(whole)[-1]
+    whole.cleanup()
+    checkpoint = checkpoint_of(tmp_path / "parts", trials(ref))
+    for damage in (False, True):
+        monkeypatch.setattr(trainables.run, "SLICE_SECONDS", 0.0)
+        first = PackTrainable(config(tmp_path / "parts", trials(ref)))
+        first.step(), first.cleanup()
+        monkeypatch.undo()
+        if damage:
+            checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+        second = PackTrainable(config(tmp_path / "parts", trials(ref)))
+        results = run(second)
+        second.cleanup()
+        notes = [result["note"] for result in results if "note" in result]
+        assert len(notes) == 1 and ("cannot be read" in notes[0]) == damage
+        assert notes[0].endswith("its trials start anew" if damage else "after 1 of 6 steps")
+        assert checkpoint.exists() != damage, "what cannot be read is deleted"
+        for one, other in zip(expected["outcomes"], results[-1]["outcomes"], strict=True):
+            assert one["scores"] == other["scores"] and one["curves"] == other["curves"]
+        remove(checkpoint)
 
 
 def test_one_actor_runs_one_pack_after_another(tmp_path: Path, ref: SettingRef) -> None:
