@@ -4,7 +4,9 @@
 
     {"event": "header", "format": 1, "sweep": name, "identity": id}
     {"event": "asked", "arm": key, "number": n, "values": {...}, "configuration": id}
-    {"event": "dealt", "trials": [id, ...]}                 a pack that went to a worker
+    {"event": "dealt", "trials": [id, ...], "pauses": [updates or null, ...]}   a pack that went to a worker
+    {"event": "rung", "outcome": Outcome.to_json()}         a trial so far, as one of fewer updates
+    {"event": "rung", "outcome": Outcome.to_json()}         a trial so far, as one of fewer updates; it may be stopped
     {"event": "base", "setting": label, "scores": {score: measurement}}
     {"event": "generated", "outcome": Outcome.to_json()}    its replies are stored and wait for a judge
     {"event": "outcome", "outcome": Outcome.to_json()}
@@ -33,6 +35,9 @@ FORMAT = 1
 LEDGER, LOCK, TORN = "ledger.jsonl", "ledger.lock", "ledger.torn"
 
 
+Dealt = tuple[tuple[str, ...], tuple[int | None, ...]]
+
+
 @dataclass(frozen=True)
 class Asked:
     """A configuration that the search asked for: its number in the arm, searched coefficients and content id."""
@@ -49,20 +54,23 @@ class Record:
     Attributes:
         sweep, identity: of the sweep that wrote it.
         asked: arm -> number -> configuration.
-        dealt: ids of the trials of each pack that went to a worker, in order. A pack that did not end is taken up again
-            with the same members: its checkpoint is theirs, and the last bits of their results depend on the company.
+        dealt: ids of the trials of each pack that went to a worker, and where each was to pause. A pack that did not
+            end is taken up again with the same members: its checkpoint is theirs, and the last bits of their results
+            depend on the company.
         bases: setting label -> scores of the untouched base model.
         outcomes: trial id -> how the trial ended, in the order in which they ended.
+        rungs: trial id -> updates -> outcome of the training so far, for early stopping.
         generated: trial id -> outcome of a trained trial without the scores that a judge gives.
     """
 
     sweep: str
     identity: str
     asked: dict[str, dict[int, Asked]] = field(default_factory=dict)
-    dealt: dict[tuple[str, ...], None] = field(default_factory=dict)
+    dealt: dict[Dealt, None] = field(default_factory=dict)
     bases: dict[str, dict[str, Measurement]] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     generated: dict[str, Outcome] = field(default_factory=dict)
+    rungs: dict[str, dict[int, Outcome]] = field(default_factory=dict)
 
     @property
     def configurations(self) -> set[str]:
@@ -76,10 +84,13 @@ class Record:
             asked = Asked(int(event["number"]), dict(event["values"]), event["configuration"])
             self.asked.setdefault(event["arm"], {}).setdefault(asked.number, asked)
         elif kind == "dealt":
-            self.dealt.setdefault(tuple(event["trials"]))
+            self.dealt.setdefault((tuple(event["trials"]), tuple(event["pauses"])))
         elif kind == "base":
             scores = {name: Measurement(**value) for name, value in event["scores"].items()}
             self.bases.setdefault(event["setting"], scores)
+        elif kind == "rung":
+            outcome = Outcome.from_json(event["outcome"])
+            self.rungs.setdefault(outcome.trial.whole.trial_id, {}).setdefault(outcome.trial.updates, outcome)
         elif kind in ("outcome", "generated"):
             outcome = Outcome.from_json(event["outcome"])
             known = self.outcomes if kind == "outcome" else self.generated
@@ -147,10 +158,10 @@ class Ledger:
             event = {"arm": arm, "number": number, "values": dict(values), "configuration": configuration}
             self._append({"event": "asked", **event})
 
-    def dealt(self, trials: Sequence[str]) -> None:
+    def dealt(self, trials: Sequence[str], pauses: Sequence[int | None]) -> None:
         """Keep that trials, by id, go to a worker as one pack; the same pack again changes nothing."""
-        if tuple(trials) not in self.record.dealt:
-            self._append({"event": "dealt", "trials": list(trials)})
+        if (tuple(trials), tuple(pauses)) not in self.record.dealt:
+            self._append({"event": "dealt", "trials": list(trials), "pauses": list(pauses)})
 
     def base(self, setting: str, scores: Mapping[str, Measurement]) -> bool:
         """Keep the scores of an untouched base model. False when the ledger already had them."""
@@ -160,6 +171,11 @@ class Ledger:
             {"event": "base", "setting": setting, "scores": {name: asdict(score) for name, score in scores.items()}}
         )
         return True
+
+    def rung(self, outcome: Outcome) -> None:
+        """Keep what a trial has come to after so many updates; of two the first counts."""
+        if outcome.trial.updates not in self.record.rungs.get(outcome.trial.whole.trial_id, {}):
+            self._append({"event": "rung", "outcome": outcome.to_json()})
 
     def generated(self, outcome: Outcome) -> bool:
         """Keep that a trial is trained and its replies are stored. False when the ledger already knew."""

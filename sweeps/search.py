@@ -31,10 +31,11 @@ from settings.setting import Measurement, Score, UserError, content_id
 from sweeps import packing
 from sweeps.judging import Grades, Judging
 from sweeps.ledger import Ledger
+from sweeps.rungs import that_go_on
 from sweeps.space import MethodSpace
 from sweeps.sweep import Arm, Sweep, setting_label, setting_of
 from trainables.files import remove
-from trainables.trial import Outcome, SettingRef, TrialConfig, base_id, checkpoint_of
+from trainables.trial import Outcome, SettingRef, TrialConfig, base_id, checkpoint_of, paused_of
 
 JOURNAL = "study.journal"
 SCRAMBLES = 64  # scramblings of the start-up design that compete for the widest spacing
@@ -463,9 +464,12 @@ class PackSearcher(Searcher):
         record, pool = self._ledger.record, {trial.trial_id: trial for trial in self._pool}
         known = pool | {key: end.trial for key, end in (record.generated | record.outcomes).items()}
         packs = []
-        for pack in reversed(record.dealt):  # of a trial that was dealt twice, because of its memory, the later counts
+        for pack, pauses in reversed(record.dealt):  # of a trial that was dealt twice the later counts
             fits = len(pack) <= self._sweep.trials_per_pack and known.keys() >= set(pack)
-            waiting = {key: pool.pop(key) for key in pack if key in pool} if fits else {}
+            under_way = {
+                key for key, at in zip(pack, pauses, strict=True) if key in pool and at == self._pause(pool[key])
+            }
+            waiting = {key: pool.pop(key) for key in pack if key in under_way} if fits else {}
             if waiting:
                 packs.append(_Flight([known[key] for key in pack], waiting))
         self._packs.extend(reversed(packs))
@@ -501,13 +505,69 @@ class PackSearcher(Searcher):
         for trial in self._pool:
             ends = [outcomes[needed.trial_id] for needed in trial.requires if needed.trial_id in outcomes]
             bad = next((end for end in ends if end.status != "finished"), None)
-            if bad:
+            left_behind = self._left_behind(trial)
+            if left_behind is None:
+                waiting.append(trial)
+            elif left_behind:
+                self._stop(trial, left_behind)
+            elif bad:
                 reason = f"the {bad.trial.method.name} training that it builds on is {bad.status}: {bad.reason}"
                 self._ended(Outcome(trial=trial, status=bad.status, reason=reason))
             else:
                 (ready if len(ends) == len(trial.requires) else waiting).append(trial)
         self._pool = waiting
         return ready
+
+    def _rungs(self, trial: TrialConfig) -> tuple[int, ...]:
+        """Updates after which a trial is compared; none for those that only others build on."""
+        found = [self._sweep.rungs_of(proposer.arm, trial) for proposer, _ in self._owners.get(trial.trial_id, ())]
+        return min(found, key=len, default=())  # whoever wants it to its end has it
+
+    def _left_behind(self, trial: TrialConfig) -> str | None:
+        """Why a trial is to be stopped at the rung that it has reached; empty if it goes on; None if that is open."""
+        done = max(self._ledger.record.rungs.get(trial.trial_id, {}), default=0)
+        if done not in self._rungs(trial):
+            return ""
+        found = [
+            self._verdict(proposer, number, self._rungs(trial).index(done))
+            for proposer, number in self._owners[trial.trial_id]
+        ]
+        return "" if "" in found else None if None in found else found[0]
+
+    def _verdict(self, proposer: Proposer, number: int, rung: int) -> str | None:
+        """The same for a configuration of an arm. Its round and those before it have to be there, or out, first."""
+        until = (number // proposer.round_size + 1) * proposer.round_size
+        known = {other: self._at_rung(proposer, other, rung) for other in proposer.asked if other < until}
+        if None in known.values():
+            return None
+        there = {other: gains for other, gains in known.items() if gains}
+        assert self._sweep.early_stopping is not None
+        going = that_go_on(list(there.values()), self._sweep.early_stopping.keep)
+        if number not in there or list(there).index(number) in going:
+            return ""
+        return f"left behind by {len(going)} of {len(there)} configurations"
+
+    def _at_rung(self, proposer: Proposer, number: int, rung: int) -> tuple[float, ...] | None:
+        """Mean gains of a configuration at a rung; empty if it is out before; None if it is not there yet."""
+        record, per_seed = self._ledger.record, []
+        for trial in self._seeds[proposer.arm.key, number]:
+            steps = self._sweep.rungs_of(proposer.arm, trial)
+            outcome = record.rungs.get(trial.trial_id, {}).get(steps[rung]) if steps else None
+            if outcome is None and trial.trial_id not in record.outcomes:
+                return None
+            values = outcome.values(proposer.objectives) if outcome else None
+            if values is not None:
+                per_seed.append(values)
+        signs = [1 if direction == "maximize" else -1 for direction in proposer.directions]
+        means = [fmean(column) for column in zip(*per_seed, strict=True)]
+        return tuple(sign * mean for sign, mean in zip(signs, means, strict=False))
+
+    def _stop(self, trial: TrialConfig, reason: str) -> None:
+        """End a trial at the rung that it waits at."""
+        rungs = self._ledger.record.rungs[trial.trial_id]
+        last = rungs[max(rungs)]
+        text = f"{reason} after {last.trial.updates} of {trial.updates} updates"
+        self._ended(replace(last, trial=trial, status="stopped", reason=text, scores={}))
 
     def _tell_if_complete(self, proposer: Proposer, number: int) -> bool:
         known = self._ledger.record.outcomes
@@ -555,8 +615,11 @@ class PackSearcher(Searcher):
         if self._packs:
             flight = self._flights[trial_id] = self._packs.popleft()
             return {"pack": self._departure(flight)}
-        may_split = any(len(flight.trials) > 1 for flight in self._flights.values())
-        if may_split or (self._flights and (self._pool or not all(proposer.exhausted for proposer in self._proposers))):
+        least = 0 if self._sweep.early_stopping else 1
+        may_return = any(len(flight.trials) > least for flight in self._flights.values())  # from a rung, or in halves
+        if may_return or (
+            self._flights and (self._pool or not all(proposer.exhausted for proposer in self._proposers))
+        ):
             return None  # after FINISHED nobody asks again
         if self._judging and (self._flights or self._num_judged) and not self.interrupted():
             return None  # what is in flight has yet to be judged
@@ -570,10 +633,16 @@ class PackSearcher(Searcher):
     def _departure(self, flight: _Flight) -> dict[str, Any]:
         if flight.base:
             return {"kind": "base", "setting": asdict(flight.base)}
-        self._ledger.dealt([trial.trial_id for trial in flight.members])
+        pauses = [self._pause(trial) for trial in flight.members]
+        self._ledger.dealt([trial.trial_id for trial in flight.members], pauses)
         self._listener.started(list(flight.trials.values()))
         packed = [trial.to_json() for trial in flight.members]
-        return {"kind": "train", "trials": packed, "snapshots": list(self._sweep.snapshots)}
+        return {"kind": "train", "trials": packed, "snapshots": list(self._sweep.snapshots), "pauses": pauses}
+
+    def _pause(self, trial: TrialConfig) -> int | None:
+        """The next rung of a trial."""
+        known = self._ledger.record.rungs.get(trial.trial_id, {})
+        return next((step for step in self._rungs(trial) if step not in known and step < trial.updates), None)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the outcomes and base scores that a worker reports."""
@@ -634,6 +703,12 @@ class PackSearcher(Searcher):
                     self._judge(outcome)
                 else:
                     self._ended(outcome)
+        for data in result.get("rungs") or ():
+            outcome = Outcome.from_json(data)
+            trial = flight.trials.pop(outcome.trial.whole.trial_id, None)
+            if trial:
+                self._ledger.rung(outcome)
+                self._pool.append(trial)
         if flight.members and not flight.trials:
             remove(checkpoint_of(self._folder, flight.members))
         scores = _branch(result, "base")
@@ -667,6 +742,8 @@ class PackSearcher(Searcher):
         """Write down how a trial ended, and tell the configurations that are complete with it."""
         if not self._ledger.outcome(outcome):
             return
+        if self._sweep.early_stopping:
+            remove(paused_of(self._folder, outcome.trial))
         for proposer, number in self._owners.get(outcome.trial.trial_id, ()):
             if self._tell_if_complete(proposer, number):
                 self._mirror.told(proposer, number)

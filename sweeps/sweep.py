@@ -29,6 +29,7 @@ from settings import catalog
 from settings.judge import JudgeOptions
 from settings.setting import Score, Setting, UserError, content_id
 from sweeps.controls import control_spaces
+from sweeps.rungs import EarlyStopping
 from sweeps.space import MethodSpace, Values, vary
 from trainables.method import label_of
 from trainables.trial import AXES, AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, require, trial_for
@@ -120,6 +121,9 @@ class Sweep:
             equal part of what the pack occupies. One takes no detour.
         shard_base: of several workers, each holds only a part of the base model's layers (FSDP), for models that do
             not fit one GPU.
+        early_stopping: stop configurations of searched methods that others leave behind (see `sweeps.rungs`). None
+            trains all to their end, as a comparison of methods should: a method's stopped configurations are missing
+            from its frontier.
         controls: also evaluate the checkpoints of plain fine-tuning and its adapter scaled down, unless `methods` have
             them; a method pushes the frontier only if it beats both.
         judge: how a setting's judge is reached, and its budget.
@@ -148,6 +152,7 @@ class Sweep:
     rows_per_forward: int | None = None
     gradient_checkpointing: bool = False
     checkpoint_seconds: float = 60.0
+    early_stopping: EarlyStopping | None = None
     controls: bool = True
     judge: JudgeOptions = field(default_factory=JudgeOptions)
 
@@ -163,6 +168,10 @@ class Sweep:
         for switch in ("controls", "gradient_checkpointing", "shard_base"):
             if not isinstance(getattr(self, switch), bool):
                 raise UserError(f"sweep {self.name!r}: {switch} must be True or False, got {getattr(self, switch)!r}")
+        if not isinstance(self.early_stopping, EarlyStopping | None):
+            raise UserError(
+                f"sweep {self.name!r}: early_stopping must be EarlyStopping(...), got {self.early_stopping!r}"
+            )
         repeated = _first_repeated([_arm_key(ref, space) for ref in self.settings for space in self.spaces])
         if repeated is not None:
             raise UserError(f"sweep {self.name!r} lists the same method and ranges twice: {repeated}")
@@ -287,7 +296,13 @@ class Sweep:
         Raises UserError.
         """
         for arm in self.arms:
-            self.objectives_of(arm.setting)
+            objectives = self.objectives_of(arm.setting)
+            judged = {score for evaluation in setting_of(arm.setting).judged for score in evaluation.scores}
+            if self.early_stopping and judged.intersection(objectives):
+                raise UserError(
+                    f"sweep {self.name!r}: early_stopping compares what workers grade themselves, and a judge grades"
+                    f" {', '.join(score.name for score in objectives if score in judged)}"
+                )
             self.template(arm.setting)
             for values in arm.space.points or [arm.space.at([0.5] * len(arm.space.ranges))]:
                 require(setting_of(arm.setting), self.trials_of(arm, values)[0].method)
@@ -331,6 +346,11 @@ class Sweep:
                 )
         return tuple(known[name] for name in names)
 
+    def rungs_of(self, arm: Arm, trial: TrialConfig) -> tuple[int, ...]:
+        """Updates after which a trial of an arm is compared with others; none unless the sweep stops early."""
+        searched = self.early_stopping and arm.space.points is None and not trial.is_readout
+        return self.early_stopping.steps(trial) if self.early_stopping and searched else ()
+
     def identity(self) -> str:
         """Content id of everything that decides a result or which configurations are proposed.
 
@@ -346,6 +366,8 @@ class Sweep:
             "methods": [space.to_json() for space in self.spaces],
             "search": [self.seed, self.round_size],
         }
+        if self.early_stopping:
+            data["early_stopping"] = [list(self.early_stopping.rungs), self.early_stopping.keep]
         return content_id(data)
 
 

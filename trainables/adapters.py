@@ -191,6 +191,27 @@ class PackedAdapters:
         pieces = theta.split([shape.numel() for shape in shapes], dim=-1)
         return [piece.view(*theta.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
+    def cut(self, member: int, theta_P: Tensor) -> Tensor:
+        """A row of such a `[K, P]` without what pads the member's rank, `[P']`; `pad` is the inverse."""
+        return torch.cat([view.reshape(-1) for view in self._own(member, theta_P)])
+
+    def pad(self, member: int, own_P: Tensor) -> Tensor:
+        """What `cut` gave as a row of a `[K, P]`, zeros where the rank is padded. Raises ValueError for other sizes."""
+        theta_P = torch.zeros_like(self.theta_KP[member])
+        views = self._own(member, theta_P)
+        sizes = [view.numel() for view in views]
+        if own_P.numel() != sum(sizes):
+            raise ValueError(f"{own_P.numel()} numbers do not fit an adapter of {sum(sizes)}")
+        for view, part in zip(views, own_P.split(sizes), strict=True):
+            view.copy_(part.view(view.shape))
+        return theta_P
+
+    def _own(self, member: int, theta_P: Tensor) -> list[Tensor]:
+        """Views of a row of such a `[K, P]` that leave out what pads the member's rank."""
+        rank, factors = self.configs[member].rank, self.unflat(theta_P)
+        pairs = zip(factors[::2], factors[1::2], strict=True)
+        return [view for A_RI, B_OR in pairs for view in (A_RI[:rank], B_OR[:, :rank])]
+
     @contextmanager
     def routed(self, route: Route | None) -> Iterator[None]:
         """Send the rows of the forward passes inside to these members; None is the null adapter."""

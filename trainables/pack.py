@@ -77,6 +77,8 @@ class Pack:
         store: where priors and finished trainings are found, and where adapters are kept. Without one, a trial that
             only edits another's training does that training itself, and a trial with a prior cannot run.
         snapshots: updates after which the adapters in training are kept in the store, for trials that stop there.
+        pauses: updates after which members stop for the time being, one per member; None is never. `finish` then says
+            what they have come to, and `keep_member` and `take_up_member` bring them into a later pack.
         rows_per_forward, gradient_checkpointing: see `train_step`.
         workers: who trains the pack together. Each builds the same pack; the first one writes its files.
 
@@ -94,6 +96,7 @@ class Pack:
         *,
         store: AdapterStore | None = None,
         snapshots: Sequence[int] = (),
+        pauses: Sequence[int | None] = (),
         rows_per_forward: int | None = None,
         gradient_checkpointing: bool = False,
         workers: Workers = ALONE,
@@ -131,6 +134,11 @@ class Pack:
             self.adapters.theta_KP, [trial.optimizer for trial in trials], [trial.steps for trial in trials]
         )
         self._updates = [0 if index in trained else trial.updates for index, trial in enumerate(trials)]
+        pauses = pauses or [None] * len(trials)
+        self._ends = [
+            min(updates, updates if at is None else at) for updates, at in zip(self._updates, pauses, strict=True)
+        ]
+        self.rungs: list[Outcome] = []
         self._pending: list[dict[str, list[tuple[int, Tensor]]]] = [{} for _ in trials]
 
     def _trained(self, trial: TrialConfig) -> Saved | None:
@@ -160,8 +168,8 @@ class Pack:
 
     @property
     def steps(self) -> int:
-        """Updates of the longest member."""
-        return max(self._updates)
+        """Updates of the longest member, up to its end or pause."""
+        return max(self._ends)
 
     @property
     def active(self) -> list[int]:
@@ -169,7 +177,16 @@ class Pack:
         return [
             index
             for index in range(len(self.trials))
-            if self.records[index].status == "finished" and self.optimizer.updates[index] < self._updates[index]
+            if self.records[index].status == "finished" and self.optimizer.updates[index] < self._ends[index]
+        ]
+
+    @property
+    def paused(self) -> list[int]:
+        """Members that have come to their pause and not to their end."""
+        return [
+            index
+            for index, record in enumerate(self.records)
+            if record.status == "finished" and self._ends[index] <= self.optimizer.updates[index] < self._updates[index]
         ]
 
     def advance(self, num_steps: int) -> None:
@@ -260,7 +277,7 @@ class Pack:
     def finalize(self) -> None:
         """Let methods edit the trained adapters of their members, and scale those that want it."""
         for index, trial in enumerate(self.trials):
-            if self.records[index].status != "finished":
+            if self.records[index].status != "finished" or index in self.paused:
                 continue
             if trial.method.trained_as != trial.method:
                 self._edit(index, trial.method)
@@ -317,15 +334,21 @@ class Pack:
     def finish(self, folder: Path) -> list[Outcome]:
         """Finalize, evaluate, write each sound member's adapter and observations under `folder`, and say how all ended.
 
-        Files: `adapters/<trial id>/` (see `AdapterStore`) and `observations/<trial id>.json`.
+        Files: `adapters/<trial id>/` (see `AdapterStore`) and `observations/<trial id>.json`. Of members that pause,
+        `rungs` then has the outcomes so far, as those of trials of fewer updates, and nothing is written.
         """
         self.finalize()
-        evaluated = self.evaluate()
+        evaluated, paused = self.evaluate(), self.paused
         for index, result in evaluated.items():
-            self._keep(AdapterStore(folder), index, self.trials[index])
-            if self._workers.first:
-                write_json(folder / "observations" / f"{self.trials[index].trial_id}.json", result.observations)
-        return [self._outcome(index, evaluated.get(index)) for index in range(len(self.trials))]
+            if index not in paused:
+                self._keep(AdapterStore(folder), index, self.trials[index])
+                if self._workers.first:
+                    write_json(folder / "observations" / f"{self.trials[index].trial_id}.json", result.observations)
+        for index in paused:
+            trial = replace(self.trials[index], checkpoint_step=self.optimizer.updates[index])
+            self.rungs.append(replace(self._outcome(index, evaluated[index]), trial=trial, adapter=None))
+        ended = (index for index in range(len(self.trials)) if index not in paused)
+        return [self._outcome(index, evaluated.get(index)) for index in ended]
 
     def _outcome(self, index: int, evaluated: Evaluated | None) -> Outcome:
         trial, record = self.trials[index], self.records[index]
@@ -339,14 +362,30 @@ class Pack:
         if not self._workers.first:
             return
         tensors = {"theta": self.adapters.theta_KP, **self.optimizer.state()}
-        for index, pending in enumerate(self._pending):
-            for name, some in pending.items():
-                tensors[f"pending.{index}.{name}"] = torch.stack([value for _, value in some])
-                tensors[f"pending_steps.{index}.{name}"] = torch.tensor([step for step, _ in some])
-        records = json.dumps([asdict(record) for record in self.records])
+        self._write(path, self.pack_id, tensors, range(len(self.trials)))
+
+    def keep_member(self, index: int, path: Path) -> None:
+        """Write what a later pack needs to go on with one member, whatever its other members."""
+        if not self._workers.first:
+            return
+        state = {"theta": self.adapters.theta_KP, **self.optimizer.state()}
+        tensors = {
+            name: value[index : index + 1] if name == "updates" else self.adapters.cut(index, value[index])
+            for name, value in state.items()
+        }
+        self._write(path, self.trials[index].trial_id, tensors, [index])
+
+    def _write(self, path: Path, name: str, tensors: Mapping[str, Tensor], members: Sequence[int]) -> None:
+        """A checkpoint of members: tensors, terms that wait to be recorded, and records."""
+        tensors = dict(tensors)
+        for number, index in enumerate(members):
+            for term, some in self._pending[index].items():
+                tensors[f"pending.{number}.{term}"] = torch.stack([value for _, value in some])
+                tensors[f"pending_steps.{number}.{term}"] = torch.tensor([step for step, _ in some])
+        records = json.dumps([asdict(self.records[index]) for index in members])
         with replacing_file(path) as temporary:
             contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(contiguous, temporary, {"pack": self.pack_id, "records": records})
+            save_file(contiguous, temporary, {"pack": name, "records": records})
 
     def resume(self, path: Path) -> bool:
         """Continue from a checkpoint of the same members; False when there is none. Every later bit is the same.
@@ -355,32 +394,55 @@ class Pack:
         """
         if not path.is_file():
             return False
-        state, records = self._read(path)
+        state, records = self._read(path, self.pack_id, len(self.trials))
+        own = {"theta": self.adapters.theta_KP, **self.optimizer.state()}
+        if any(name not in state or state[name].shape != tensor.shape for name, tensor in own.items()):
+            raise CheckpointError(f"checkpoint {path.name} cannot be read: its tensors have other shapes")
         self.adapters.theta_KP.copy_(state["theta"])
         self.optimizer.load_state(state)
         self.records = records
+        self._take_pending(state, range(len(self.trials)))
+        return True
+
+    def take_up_member(self, index: int, path: Path) -> bool:
+        """Go on with a member that paused in another pack (`keep_member`); False when nothing is there.
+
+        Raises CheckpointError; the pack is then as it was.
+        """
+        if not path.is_file():
+            return False
+        state, records = self._read(path, self.trials[index].trial_id, 1)
+        try:
+            rows = {name: self.adapters.pad(index, state[name]) for name in ("theta", "mean", "square")}
+            done = int(state["updates"])
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
+        self.adapters.theta_KP[index] = rows["theta"]
+        self.optimizer.mean_KP[index], self.optimizer.square_KP[index] = rows["mean"], rows["square"]
+        self.optimizer.updates[index] = done
+        self.records[index] = records[0]
+        self._take_pending(state, [index])
+        return True
+
+    def _take_pending(self, state: Mapping[str, Tensor], members: Sequence[int]) -> None:
         for key, values in state.items():
             kind, _, rest = key.partition(".")
             if kind == "pending":
-                index, _, name = rest.partition(".")
+                number, _, name = rest.partition(".")
                 steps = state[f"pending_steps.{rest}"].tolist()
-                self._pending[int(index)][name] = list(zip(steps, values, strict=True))
-        return True
+                self._pending[members[int(number)]][name] = list(zip(steps, values, strict=True))
 
-    def _read(self, path: Path) -> tuple[dict[str, Tensor], list[_Record]]:
+    def _read(self, path: Path, name: str, num_members: int) -> tuple[dict[str, Tensor], list[_Record]]:
         """Tensors and records of a checkpoint."""
         try:
             with safe_open(path, framework="pt", device=str(self.base.model.device)) as file:
                 about = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-            if about["pack"] != self.pack_id:
+            if about["pack"] != name:
                 raise ValueError("it is of another pack")
             records = [_Record(**saved) for saved in json.loads(about["records"])]
-            if len(records) != len(self.records):
+            if len(records) != num_members:
                 raise ValueError("it is of more or fewer members")
-            own = {"theta": self.adapters.theta_KP, **self.optimizer.state()}
-            if any(state[name].shape != tensor.shape for name, tensor in own.items()):
-                raise ValueError("its tensors have other shapes")
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
         for record in records:

@@ -25,7 +25,7 @@ from trainables.evaluate import evaluate
 from trainables.files import remove, write_json
 from trainables.pack import CheckpointError, Pack
 from trainables.store import AdapterStore
-from trainables.trial import SettingRef, TrialConfig, base_id, checkpoint_of
+from trainables.trial import SettingRef, TrialConfig, base_id, checkpoint_of, paused_of
 from trainables.workers import ALONE, Group, Workers
 
 SLICE_SECONDS = 1.0
@@ -36,8 +36,8 @@ class PackRun:
 
     Args:
         config: JSON values:
-            pack: `{"kind": "train", "trials": [trial, ...], "snapshots": [step, ...]}` (see `Pack`), or
-                `{"kind": "base", "setting": {"name", "options"}}` to score the untouched base model.
+            pack: `{"kind": "train", "trials": [trial, ...], "snapshots": [step, ...], "pauses": [step or None, ...]}`
+                (see `Pack`), or `{"kind": "base", "setting": {"name", "options"}}` to score the untouched base model.
             output: folder for adapters, observations and checkpoints.
             threads: CPU threads of this process.
             gpus: GPUs of this process; a share of one limits its memory to that share, and 0 hides them all.
@@ -61,7 +61,8 @@ class PackRun:
 
         Returns:
             `progress` = trial id -> newest values of its curves, `steps` = [done, total], `done`; the last one holds
-            `outcomes` (a list of `Outcome` JSON) or `base` (score -> measurement). `note` is a line for the user to
+            `outcomes` (a list of `Outcome` JSON) and `rungs` (the same of trials that pause), or `base` (score ->
+            measurement). `note` is a line for the user to
             see: how a pack was taken up again. Or `user_error`, one line about
             something that only the user can put right; or `out_of_memory`, one line, and the pack has to be smaller.
         """
@@ -105,7 +106,10 @@ class PackRun:
             pack.advance(1)
         if not pack.active:
             outcomes = [outcome.to_json() for outcome in pack.finish(self._folder)]
-            return {**self._report(pack), "outcomes": outcomes, "done": True}
+            for index in pack.paused:
+                pack.keep_member(index, paused_of(self._folder, pack.trials[index]))
+            rungs = [outcome.to_json() for outcome in pack.rungs]
+            return {**self._report(pack), "outcomes": outcomes, "rungs": rungs, "done": True}
         if time.monotonic() - self._saved_at > self._checkpoint_seconds:
             pack.save(self._checkpoint(pack))
             self._saved_at = time.monotonic()
@@ -128,6 +132,7 @@ class PackRun:
             trials,
             store=AdapterStore(self._folder),
             snapshots=self._spec["snapshots"],
+            pauses=self._spec.get("pauses", ()),
             rows_per_forward=self._rows_per_forward,
             gradient_checkpointing=self._gradient_checkpointing,
             workers=self._workers,
@@ -136,14 +141,22 @@ class PackRun:
         return pack
 
     def _resume(self, pack: Pack) -> None:
-        """Continue from the pack's checkpoint; one that cannot be read is discarded, and the pack starts anew."""
+        """Continue from the pack's checkpoint, else with what its members were elsewhere.
+
+        One that cannot be read is discarded, and its trials start anew.
+        """
+        paths = {paused_of(self._folder, trial): index for index, trial in enumerate(pack.trials)}
         try:
-            if pack.resume(self._checkpoint(pack)):
+            path = self._checkpoint(pack)
+            if pack.resume(path):
                 self._note = f"continued after {pack.steps_done} of {pack.steps} steps"
+                return
+            for path, index in paths.items():
+                pack.take_up_member(index, path)
         except CheckpointError as error:
             self._note = f"{error}; its trials start anew"
             if self._workers.first:
-                remove(self._checkpoint(pack))
+                remove(path)
 
     def _score_base(self) -> dict[str, Any]:
         setting = _setting(SettingRef(**self._spec["setting"]))

@@ -294,6 +294,11 @@ def checkpoint_of(folder: Path, trials: Sequence[TrialConfig]) -> Path:
     return folder / CHECKPOINTS / f"{pack_id(trials)}.safetensors"
 
 
+def paused_of(folder: Path, trial: TrialConfig) -> Path:
+    """Where a sweep keeps the state of a trial that waits at a rung."""
+    return folder / CHECKPOINTS / f"{trial.trial_id}.safetensors"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a trial ended. This is what the ledger keeps.

@@ -30,16 +30,16 @@ def test_everything_is_read_back(tmp_path: Path, trials: tuple[TrialConfig, ...]
     invalid = finished(trials[1], "invalid")
     with opened(tmp_path) as ledger:
         ledger.asked("arm", 0, {"beta": 0.5}, "c0")
-        ledger.dealt(["t1", "t0"])
-        ledger.dealt(["t0"])
-        ledger.dealt(["t1", "t0"])
+        ledger.dealt(["t1", "t0"], [None, None])
+        ledger.dealt(["t0"], [3])
+        ledger.dealt(["t1", "t0"], [None, None])
         assert ledger.base("toy", {"task": Measurement(math.nan, 0, 4)})
         assert ledger.outcome(outcome) and ledger.outcome(invalid)
     with opened(tmp_path) as ledger:
         for record in (ledger.record, read(tmp_path / "out")):
             assert record.asked["arm"][0].values == {"beta": 0.5}
             assert record.asked["arm"][0].configuration == "c0"
-            assert list(record.dealt) == [("t1", "t0"), ("t0",)]
+            assert list(record.dealt) == [(("t1", "t0"), (None, None)), (("t0",), (3,))]
             assert record.bases["toy"]["task"].missing == 4 and math.isnan(record.bases["toy"]["task"].mean)
             assert list(record.outcomes.values()) == [outcome, invalid]
             assert list(record.outcomes) == [trials[0].trial_id, trials[1].trial_id]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,62 @@ def _die_while_saving(pack: Pack, path: Path, moment: str) -> None:
     else:
         os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, misc]
     pack.save(path)
+
+
+def test_members_that_pause_go_on_in_another_pack(tmp_path: Path) -> None:
+    """Three of different ranks pause at different steps, go on in other company, and end as trained in one go."""
+    trials = eight_trials()[:3]
+    pauses = (2, 5, None)
+    first = Pack(tiny_base(), tiny_setting(), trials, torch.float64, pauses=pauses)
+    first.advance(first.steps)
+    assert first.optimizer.updates == [2, 5, trials[2].updates]
+    outcomes = first.finish(tmp_path)
+    assert first.paused == [0, 1]
+    assert [outcome.trial for outcome in outcomes] == [trials[2]]
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == [trials[2].trial_id]
+    stopped_there = [replace(trial, checkpoint_step=step) for trial, step in zip(trials, pauses[:2], strict=False)]
+    assert [outcome.trial for outcome in first.rungs] == stopped_there
+    shorter = Pack(tiny_base(), tiny_setting(), stopped_there, torch.float64)
+    shorter.advance(shorter.steps)
+    for found, expected in zip(first.rungs, shorter.finish(tmp_path / "shorter"), strict=True):
+        assert found.adapter is None and found.tokens == expected.tokens > 0
+        assert found.scores.keys() == expected.scores.keys()
+        for name, score in found.scores.items():
+            assert score.mean == pytest.approx(expected.scores[name].mean, abs=1e-9)
+
+    for index in first.paused:
+        first.keep_member(index, tmp_path / f"{index}.safetensors")
+    company = [eight_trials()[4], trials[1], trials[0]]
+    second = Pack(tiny_base(), tiny_setting(), company, torch.float64)
+    assert second.take_up_member(1, tmp_path / "1.safetensors") and second.take_up_member(2, tmp_path / "0.safetensors")
+    assert not second.take_up_member(0, tmp_path / "none.safetensors")
+    assert second.optimizer.updates == [0, 5, 2]
+    second.advance(second.steps)
+    for member, trial in ((2, trials[0]), (1, trials[1])):
+        alone = Pack(tiny_base(), tiny_setting(), [trial], torch.float64)
+        alone.advance(alone.steps)
+        assert worst(second.adapters.member(member), alone.adapters.member(0)) < 1e-9
+        curve = alone.records[0].curves["loss"]
+        assert second.records[member].curves["loss"][-1] == pytest.approx(curve[-1], abs=1e-9)
+        assert second.records[member].tokens == alone.records[0].tokens
+
+
+@pytest.mark.parametrize("other", ["another trial", "another rank"])
+def test_the_state_of_another_member_is_refused(tmp_path: Path, other: str) -> None:
+    one, two = eight_trials()[:2]
+    pack = Pack(tiny_base(), tiny_setting(), [one], torch.float64)
+    pack.advance(1)
+    path = tmp_path / "member.safetensors"
+    pack.keep_member(0, path)
+    if other == "another rank":
+        tensors = load_file(path)
+        tensors["mean"] = tensors["mean"][:-1]
+        save_file(tensors, path, {"pack": two.trial_id, "records": '[{"status": "finished"}]'})
+    later = Pack(tiny_base(), tiny_setting(), [two], torch.float64)
+    before = later.adapters.theta_KP.clone()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        later.take_up_member(0, path)
+    assert torch.equal(later.adapters.theta_KP, before) and later.optimizer.updates == [0]
 
 
 def test_a_diverging_member_is_invalid_and_alone() -> None:
