@@ -451,14 +451,19 @@ class PackSearcher(Searcher):
         self._take_up()
 
     def _take_up(self) -> None:
-        """Queue the packs again that an earlier driver dealt and that did not end, unless packs are smaller now."""
+        """Queue the packs again that an earlier driver dealt and that did not end, unless packs are smaller now.
+
+        Of two packs with one trial the later one counts: the earlier was too large.
+        """
         record, pool = self._ledger.record, {trial.trial_id: trial for trial in self._pool}
+        packs: list[_Flight] = []
         known = pool | {key: end.trial for key, end in (record.generated | record.outcomes).items()}
-        for pack in record.dealt:
+        for pack in reversed(record.dealt):
             fits = len(pack) <= self._sweep.trials_per_pack and known.keys() >= set(pack)
             waiting = {key: pool.pop(key) for key in pack if key in pool} if fits else {}
             if waiting:
-                self._packs.append(_Flight([known[key] for key in pack], waiting))
+                packs.append(_Flight([known[key] for key in pack], waiting))
+        self._packs.extend(reversed(packs))
         self._pool = list(pool.values())
 
     def auxiliary(self, trial: TrialConfig) -> bool:

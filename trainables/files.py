@@ -84,9 +84,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_partial(folder: Path) -> None:
-    """Delete what writers left under a folder when they were killed. For when nobody writes there."""
-    for path in list(folder.rglob(f"*{PARTIAL}")):
+def remove_partial(folder: Path, of: str = "") -> None:
+    """Delete what writers left under a folder when they were killed. For when nobody writes there.
+
+    Args:
+        of: only what was to become the file or folder of this name.
+    """
+    for path in list(folder.rglob(f".{of}.*{PARTIAL}" if of else f"*{PARTIAL}")):
         remove(path)
 
 
