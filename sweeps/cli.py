@@ -321,9 +321,12 @@ def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell how far a sweep is, also while it runs: trials by method and how they ended."""
+    from sweeps.disk import usage
     from sweeps.results import status
 
     found = status(name, output)
+    found["disk"] = usage(Path(found["folder"]))
+    found["bytes"] = sum(found["disk"].values())
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -335,7 +338,34 @@ def status_command(
         table.add_row(*_arm(table, arm["setting"], arm["title"]), *(str(arm[column]) for column in columns))
     console = Console()
     console.print(table)
-    console.print(f"{found['bytes'] / 1e6:.1f} MB in {found['folder']}", highlight=False)
+    kinds = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in sorted(found["disk"].items()))
+    console.print(f"{found['bytes'] / 1e6:.1f} MB in {found['folder']}: {kinds}", highlight=False, soft_wrap=True)
+
+
+@sweep_app.command("clean", epilog="Example: selgen sweep clean quickstart --dry-run")
+def clean_command(
+    name: Name,
+    output: Output = OUTPUT,
+    keep: Annotated[int, typer.Option(min=0, help="Newest trials whose adapters stay, beside the frontier's.")] = 10,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; delete nothing.")] = False,
+) -> None:
+    """Delete adapters that are neither on the frontier nor new nor built on, and what killed processes left.
+
+    Scores, curves, replies, grades and the MLflow store stay. Refuses while the sweep runs.
+    """
+    from sweeps.disk import clean
+
+    items = clean(name, output, keep, dry_run)
+    console = Console()
+    reasons: dict[str, list[int]] = {}
+    for item in items:
+        reasons.setdefault(f"{item.path.parent.name}: {item.reason}", []).append(item.size)
+    table = Table(box=None, padding=(0, 2), title="would go" if dry_run else "gone", title_justify="left")
+    for column in ("what", "number", "MB"):
+        table.add_column(column, justify="left" if column == "what" else "right", overflow="fold")
+    for reason, sizes in reasons.items():
+        table.add_row(reason, str(len(sizes)), f"{sum(sizes) / 1e6:.1f}")
+    console.print(table if items else "nothing to delete")
 
 
 @app.command("frontier", epilog="Example: selgen frontier quickstart --json")

@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from settings.setting import NanoModel, UserError
-from sweeps import packing
+from sweeps import disk, packing
 from sweeps.display import Display
 from sweeps.judging import Judges, Judging
 from sweeps.ledger import Ledger
@@ -35,6 +35,7 @@ from trainables.files import PARTIAL, cache_root, remove, remove_partial, write_
 from trainables.trial import CHECKPOINTS
 
 MAX_FAILURES = 3  # restarts of a pack whose worker died, from its checkpoint: killed now and then, not broken
+PRUNE_EVERY = 50  # outcomes, at least
 NODES_SECONDS = 5.0  # between two looks at whether Ray has any node left
 OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
 CONTROLLER_BYTES = 200e6  # of the process that waits for the workers of a pack; Ray wants it to reserve something
@@ -101,6 +102,7 @@ def run(
     uri = tracking_uri or default_uri(output)
     folder = folder_of(sweep.name, output)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+        sweep.check_settings(ledger.record.trials)
         marker = _Published(folder, uri, ledger)
         if marker.files is not None and complete(sweep, ledger.record):
             show_results(sweep, ledger.record, console)
@@ -181,6 +183,7 @@ class _Driver:
         self.sweep, self.folder = sweep, folder
         self.interrupted = False
         self._looked = time.monotonic()
+        self._ledger, self._prune_at = ledger, sweep.keep_adapters or 0
         self.tracker: Tracker | None = None
         total = sum(arm.budget for arm in sweep.arms) * len(sweep.seed_values)
         objectives = sweep.objectives_of(sweep.settings[0])
@@ -238,7 +241,15 @@ class _Driver:
         assert self.tracker is not None
         self.tracker.base(setting, scores)
 
+    def _prune(self) -> None:
+        """Now and then, ever more rarely: looking for what may go takes as long as there are outcomes."""
+        ended = len(self._ledger.record.outcomes)
+        if self.sweep.keep_adapters is not None and ended >= self._prune_at:
+            self._prune_at = ended + max(PRUNE_EVERY, ended // 4)
+            disk.prune(disk.prunable(self.sweep, self._ledger.record, self.folder, self.sweep.keep_adapters))
+
     def _outcome(self, outcome: Any) -> None:
+        self._prune()
         auxiliary = self.searcher.auxiliary(outcome.trial)
         self.display.outcome(outcome, auxiliary)
         assert self.tracker is not None

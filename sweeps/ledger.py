@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Any
 
 from settings.setting import Measurement, UserError
-from trainables.trial import Outcome
+from trainables.trial import Outcome, TrialConfig
 
 FORMAT = 1
 LEDGER, LOCK, TORN = "ledger.jsonl", "ledger.lock", "ledger.torn"
@@ -71,6 +71,12 @@ class Record:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     generated: dict[str, Outcome] = field(default_factory=dict)
     rungs: dict[str, dict[int, Outcome]] = field(default_factory=dict)
+
+    @property
+    def trials(self) -> list[TrialConfig]:
+        """All trials that something is known of."""
+        rungs = [outcome for some in self.rungs.values() for outcome in some.values()]
+        return [outcome.trial for outcome in (*self.outcomes.values(), *self.generated.values(), *rungs)]
 
     @property
     def configurations(self) -> set[str]:

@@ -176,8 +176,7 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
                 "left": max(0, total - sum(ends.values())),
             }
         )
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return {"sweep": sweep.name, "folder": str(folder), "bytes": size, "arms": arms}
+    return {"sweep": sweep.name, "folder": str(folder), "arms": arms}
 
 
 def show_results(sweep: Sweep, record: Record, console: Console) -> None:

@@ -460,16 +460,18 @@ class PackSearcher(Searcher):
         self._take_up()
 
     def _take_up(self) -> None:
-        """Queue the packs again that an earlier driver dealt and that did not end, unless packs are smaller now."""
+        """Queue the packs again that an earlier driver dealt and that did not end, unless packs are smaller now.
+
+        Of two packs with one trial the later one counts: the earlier was too large.
+        """
         record, pool = self._ledger.record, {trial.trial_id: trial for trial in self._pool}
+        packs: list[_Flight] = []
         known = pool | {key: end.trial for key, end in (record.generated | record.outcomes).items()}
         packs = []
         for pack, pauses in reversed(record.dealt):  # of a trial that was dealt twice the later counts
             fits = len(pack) <= self._sweep.trials_per_pack and known.keys() >= set(pack)
-            under_way = {
-                key for key, at in zip(pack, pauses, strict=True) if key in pool and at == self._pause(pool[key])
-            }
-            waiting = {key: pool.pop(key) for key in pack if key in under_way} if fits else {}
+            pairs = [(key, at) for key, at in zip(pack, pauses, strict=True) if fits and key in pool]
+            waiting = {key: pool.pop(key) for key, at in pairs if at == self._pause(pool[key])}
             if waiting:
                 packs.append(_Flight([known[key] for key in pack], waiting))
         self._packs.extend(reversed(packs))

@@ -17,7 +17,7 @@ import json
 import pkgutil
 import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -121,6 +121,8 @@ class Sweep:
             equal part of what the pack occupies. One takes no detour.
         shard_base: of several workers, each holds only a part of the base model's layers (FSDP), for models that do
             not fit one GPU.
+        keep_adapters: of so many trials that ended last the adapters are kept, beside those on the frontier and those
+            that others build on; others are deleted (see `sweeps.disk`). None keeps all.
         early_stopping: stop configurations of searched methods that others leave behind (see `sweeps.rungs`). None
             trains all to their end, as a comparison of methods should: a method's stopped configurations are missing
             from its frontier.
@@ -152,6 +154,7 @@ class Sweep:
     rows_per_forward: int | None = None
     gradient_checkpointing: bool = False
     checkpoint_seconds: float = 60.0
+    keep_adapters: int | None = 100
     early_stopping: EarlyStopping | None = None
     controls: bool = True
     judge: JudgeOptions = field(default_factory=JudgeOptions)
@@ -197,6 +200,9 @@ class Sweep:
             raise UserError(f"sweep {self.name!r}: seeds must be integers of at least 0, got {self.seeds!r}")
 
     def _check_numbers(self) -> None:
+        if self.keep_adapters is not None and (not _is_integer(self.keep_adapters) or self.keep_adapters < 0):
+            given = repr(self.keep_adapters)
+            raise UserError(f"sweep {self.name!r}: keep_adapters must be an integer of at least 0 or None, got {given}")
         for name in ("configurations", "round_size", "pack_size", "num_workers", "rows_per_forward"):
             value = getattr(self, name)
             if not (name in ("pack_size", "rows_per_forward") and value is None) and (
@@ -289,6 +295,17 @@ class Sweep:
     def title_of(self, trial: TrialConfig) -> str:
         """Method and label, e.g. "kl_penalty beta=0.3"."""
         return f"{trial.method.title} {self.label_of(trial)}".strip()
+
+    def check_settings(self, trials: Iterable[TrialConfig]) -> None:
+        """Refuse trials of other settings than the sweep's: the name of a setting may be a file, which would be run.
+
+        Raises UserError.
+        """
+        for trial in trials:
+            if trial.setting not in self.settings:
+                raise UserError(
+                    f"the ledger has a trial of setting {trial.setting.name!r}, and the sweep has none such"
+                )
 
     def check(self) -> None:
         """Refuse a sweep that could not run, before anything is written: rows, methods, options, objectives.

@@ -136,6 +136,9 @@ class Chaos:
     resumed: int = 0
     problems: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._seen: list[psutil.Process] = []
+
     def run(self, kills: int) -> int:
         """Run the sweep to its end, with at most so many kills on the way; how many there were."""
         done = 0
@@ -145,11 +148,10 @@ class Chaos:
                 hits = self._disturb(driver, kills - done)
                 code = self._end(driver)
                 done += len(hits)
-                if code == 0:
-                    return done
-                if not hits:
-                    self.problems.append(f"exit code {code} without a kill")
-                    return kills
+                if code == 0 or not hits:
+                    self.problems += [f"exit code {code} without a kill"] if code else []
+                    self._check_gone()
+                    return kills if code else done
 
     def _disturb(self, driver: subprocess.Popen[str], kills: int) -> list[str]:
         """Kill until the driver ends, or so many times; what was killed."""
@@ -233,8 +235,8 @@ class Chaos:
         return (one for one in psutil.process_iter(["ppid"]) if one.info["ppid"] in raylets)
 
     def _end(self, driver: subprocess.Popen[str]) -> int:
-        """Wait for the driver's end and that of all its processes; its exit code."""
-        others = session_of(driver)
+        """Wait for the driver's end; its exit code. The next one may meet processes that are still dying."""
+        self._seen += session_of(driver)
         try:
             shown = "".join(driver.communicate(timeout=TO_END))
             self.resumed += shown.count("continued after")
@@ -244,11 +246,15 @@ class Chaos:
             self.problems.append(f"the driver was still there after {TO_END:.0f} seconds")
             driver.kill()
             driver.communicate()
-        left = alive([*others, *session_of(driver)], seconds=60)
+        self._seen += session_of(driver)
+        return driver.returncode
+
+    def _check_gone(self) -> None:
+        """No process of any driver is left; Ray's agents talk to a dead head for a minute."""
+        left = alive(self._seen, seconds=90)
         self.problems += [f"still runs: {command_of(one)}" for one in left]
         for one in left:
             one.kill()
-        return driver.returncode
 
 
 def say(line: str) -> None:

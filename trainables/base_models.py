@@ -37,7 +37,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from settings.setting import BaseModel, NanoModel, PretrainedModel, Stage, TunedModel, UserError, World, content_id
-from trainables.files import cache_root, replacing
+from trainables.files import cache_root, remove_partial, replacing
 from trainables.projections import WeightDirection
 from trainables.workers import shard
 
@@ -276,6 +276,7 @@ def pretrained_nano(spec: NanoModel, progress: Progress | None = None) -> Path:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(directory.with_name(f"{directory.name}.lock")):
         if not (directory / COMPLETE).is_file():
+            remove_partial(directory.parent, of=directory.name)
             tokenizer = word_tokenizer(spec.world)
             model = pretrain(spec, tokenizer, progress)
             with replacing(directory) as temporary, _no_progress_bars():

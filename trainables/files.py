@@ -84,9 +84,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_partial(folder: Path) -> None:
-    """Delete what writers left under a folder when they were killed. For when nobody writes there."""
-    for path in list(folder.rglob(f"*{PARTIAL}")):
+def remove_partial(folder: Path, of: str = "") -> None:
+    """Delete what writers left in a folder and its subfolders when they were killed. For when nobody writes there.
+
+    Not deeper: a sweep's folder has a subfolder for each of its many adapters.
+
+    Args:
+        of: only what was to become the file or folder of this name.
+    """
+    name = f".{of}.*{PARTIAL}" if of else f"*{PARTIAL}"
+    for path in [*folder.glob(name), *folder.glob(f"*/{name}")]:
         remove(path)
 
 

@@ -14,6 +14,7 @@ from trainables.files import replacing
 from trainables.trial import AdapterConfig, TrialConfig
 
 DESCRIPTION = "trial.json"
+ADAPTERS = "adapters"  # folder in a sweep's folder
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class AdapterStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._adapters = folder / "adapters"
+        self._adapters = folder / ADAPTERS
 
     def find(self, trial: TrialConfig) -> Saved | None:
         """The adapter of a trial; None when it is not there."""

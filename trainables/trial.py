@@ -286,7 +286,12 @@ Status = Literal["finished", "invalid", "failed", "stopped"]
 
 def pack_id(trials: Sequence[TrialConfig]) -> str:
     """Content id of trials that are trained side by side, in order."""
-    return content_id([trial.trial_id for trial in trials])
+    return pack_name([trial.trial_id for trial in trials])
+
+
+def pack_name(trial_ids: Sequence[str]) -> str:
+    """The same from the trials' ids."""
+    return content_id(list(trial_ids))
 
 
 def checkpoint_of(folder: Path, trials: Sequence[TrialConfig]) -> Path:
@@ -352,8 +357,11 @@ class Outcome:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Outcome:
-        """The outcome that `to_json` wrote."""
+        """The outcome that `to_json` wrote. Raises ValueError for an adapter that is not named by its trial."""
         scores = {name: Measurement(**value) for name, value in data["scores"].items()}
         curves = {name: [(int(step), float(value)) for step, value in curve] for name, curve in data["curves"].items()}
-        rest = {"trial": TrialConfig.from_json(data["trial"]), "scores": scores, "curves": curves}
+        trial = TrialConfig.from_json(data["trial"])
+        if data["adapter"] not in (None, trial.trial_id):  # it names a folder, and must not lead elsewhere
+            raise ValueError(f"adapter {data['adapter']!r} is not that of trial {trial.trial_id}")
+        rest = {"trial": trial, "scores": scores, "curves": curves}
         return Outcome(**{**data, **rest})

@@ -17,7 +17,7 @@ from peft import PeftModel
 from settings.setting import Setting, TunedModel, UserError, content_id
 from trainables import methods
 from trainables.base_models import Progress, load_base
-from trainables.files import cache_root, replacing
+from trainables.files import cache_root, remove_partial, replacing
 from trainables.pack import Pack
 from trainables.trial import SettingRef, trial_for
 
@@ -37,6 +37,7 @@ def tuned(spec: TunedModel, dtype: torch.dtype, device: torch.device | str, prog
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(directory.with_name(f"{directory.name}.lock")):
         if not (directory / COMPLETE).is_file():
+            remove_partial(directory.parent, of=directory.name)
             with replacing(directory) as temporary:
                 _tune(spec, dtype, device, temporary, progress)
                 (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True))

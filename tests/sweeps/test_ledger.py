@@ -40,6 +40,7 @@ def test_everything_is_read_back(tmp_path: Path, trials: tuple[TrialConfig, ...]
             assert record.asked["arm"][0].values == {"beta": 0.5}
             assert record.asked["arm"][0].configuration == "c0"
             assert list(record.dealt) == [(("t1", "t0"), (None, None)), (("t0",), (3,))]
+            assert (tmp_path / "out" / LEDGER).read_text().count('"dealt"') == 2
             assert record.bases["toy"]["task"].missing == 4 and math.isnan(record.bases["toy"]["task"].mean)
             assert list(record.outcomes.values()) == [outcome, invalid]
             assert list(record.outcomes) == [trials[0].trial_id, trials[1].trial_id]

@@ -3,7 +3,6 @@
 import logging
 import os
 import random
-import shutil
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -236,17 +235,23 @@ def test_a_pack_of_which_a_part_is_known_is_dealt_again_as_it_was(tmp_path: Path
     rig.searcher.on_trial_result("t2", {"outcomes": [finished(rig.dealt[0][1]).to_json()]})
     rig.kill()
     known = read(tmp_path / "out").outcomes
-    shutil.copytree(tmp_path / "out", tmp_path / "copy")
-    smaller = Rig(replace(sweep, pack_size=2), tmp_path / "copy")
-    smaller.suggest(), smaller.suggest()
-    assert [[trial.seed for trial in pack] for pack in smaller.dealt] == [[0, 2]], "it would not fit any more"
-    smaller.kill()
     again = Rig(sweep, tmp_path / "out")
     again.run(random.Random(0), ending=lambda trial: replace(finished(trial), seconds=9.0))
     assert [[trial.seed for trial in pack] for pack in again.dealt] == [[0, 1, 2]]
     assert again.bases == 1, "the base was not scored yet"
     ends = again.ledger.record.outcomes
     assert [end.seconds for end in ends.values()] == [0.5, 9.0, 9.0] and known.items() <= ends.items()
+
+
+def test_a_pack_that_is_too_large_now_is_dealt_anew(tmp_path: Path) -> None:
+    """And stays small, also when packs may be large again: its checkpoint is the newest."""
+    sweep = toy_sweep(tmp_path, methods=("plain",), seeds=4)
+    for pack_size, expected in ((None, [[0, 1, 2, 3]]), (2, [[0, 1], [2, 3]]), (None, [[0, 1], [2, 3]])):
+        rig = Rig(replace(sweep, pack_size=pack_size), tmp_path / "out")
+        for _ in range(3):
+            rig.suggest()
+        assert [[trial.seed for trial in pack] for pack in rig.dealt] == expected
+        rig.kill()
 
 
 def test_packs_under_way_are_dealt_again_as_they_were(tmp_path: Path) -> None:

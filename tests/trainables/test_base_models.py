@@ -167,6 +167,7 @@ def test_a_half_written_model_is_ignored(cache: Path, name: str) -> None:
     half.mkdir(parents=True)
     (half / "config.json").write_text("{")
     assert same(dict(load_base(NANO).model.state_dict()), trained(NANO))
+    assert [path.name for path in half.parent.iterdir() if path.is_dir()] == [nano_content_id(NANO)]
 
 
 def test_of_several_at_once_one_trains(monkeypatch: pytest.MonkeyPatch) -> None:
