@@ -272,7 +272,7 @@ class Sweep:
 
     def coefficients_of(self, trial: TrialConfig) -> dict[str, Any]:
         """A trial's coefficients, and whatever else the sweep varies of its method, by name."""
-        varied = self._varied[trial.method.name]
+        varied = self._varied.get(trial.method.name, set())  # none of a method that only others build on
         values = {**vars(trial), "learning_rate": trial.optimizer.learning_rate}
         values["checkpoint_step"] = trial.updates  # the last step is a checkpoint, too
         return trial.coefficients | {name: values[name] for name in sorted(varied)}

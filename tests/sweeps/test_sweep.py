@@ -210,3 +210,11 @@ def test_checkpoints_are_what_any_configuration_stops_at(tmp_path: Path) -> None
     assert sweep.snapshots == (2, 3, 5)
     with pytest.raises(UserError, match=r"'checkpoint_step' must be an integer in \[1, 5\], got 6"):
         toy_sweep(tmp_path, methods=(grid("plain", checkpoint_step=[6]),)).check()
+
+
+def test_a_method_that_only_others_build_on_has_a_title(tmp_path: Path) -> None:
+    """The display and MLflow name every trial, also those that no arm asked for."""
+    sweep = toy_sweep(tmp_path, methods=("orthogonal_lora",))
+    (arm,) = sweep.arms
+    trial = sweep.trials_of(arm, {"lambda1": 0.5})[0]
+    assert trial.prior is not None and sweep.title_of(trial.prior).startswith("alignment_only")
