@@ -124,7 +124,7 @@ def test_checkpoints_of_ended_packs_and_leftovers_go(tmp_path: Path) -> None:
 
 
 def test_use_by_kind(tmp_path: Path) -> None:
-    sweep, folder = done(tmp_path)
+    _, folder = done(tmp_path)
     (folder / "observations").mkdir()
     (folder / "observations" / "a.json").write_bytes(bytes(50))
     (folder / "grades").mkdir()
