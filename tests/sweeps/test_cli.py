@@ -239,3 +239,11 @@ def test_an_output_that_cannot_be_written(
     (tmp_path / "runs").write_text("not a folder")
     error = refused(sweep_file(tmp_path), "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
     assert str(tmp_path / "runs") in error
+
+
+def test_the_ui_listens_on_this_machine_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda path, command: commands.append(command))
+    (tmp_path / "mlflow.db").touch()
+    cli.ui_command(output=tmp_path)
+    assert commands[0][commands[0].index("--host") + 1] == "127.0.0.1"

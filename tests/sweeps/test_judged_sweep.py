@@ -87,6 +87,8 @@ def test_a_judged_sweep(tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytes
     record = read(tmp_path / "judged")
     assert {outcome.status for outcome in record.outcomes.values()} == {"finished"}
     assert len(record.outcomes) == 4
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 20 and not [path for path in written if b"sk-secret" in path.read_bytes()]
     (base,) = record.bases.values()
     for scores in (base, *(outcome.scores for outcome in record.outcomes.values())):
         assert (scores["alignment"].n, scores["alignment"].missing) == (3, 0)

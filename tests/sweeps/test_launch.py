@@ -53,8 +53,11 @@ def test_without_an_address_no_other_cluster_is_joined(monkeypatch: pytest.Monke
     given: dict[str, Any] = {}
     monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with _ray(None):
+    with _ray(None, together=True):
         assert given["address"] == "local"
+        assert (given["include_dashboard"], given["dashboard_host"]) == (True, "127.0.0.1")
+    with _ray(None, together=False):
+        assert not given["include_dashboard"]
 
 
 def test_checkpoints_stay_until_nothing_is_left_to_run(tmp_path: Path) -> None:
