@@ -28,12 +28,17 @@ Floats = NDArray[np.float64]
 class EarlyStopping:
     """Which configurations of a searched method are stopped before their end.
 
+    What it gains depends on how much half a training tells of a whole one; `python -m tests.stopping` measures that. On
+    the nano world of `bad_medical_advice`, at the cost of 6, 8 and 12 full trainings, the hypervolume of a method's
+    frontier changes by +0.02, -0.01, -0.01 (KL penalty), +0.02, -0.03, -0.03 (up-weighted), +0.17, +0.04, +0.04 (mixed):
+    it helps where trainings are few and most of them end at the same point. One more rung at a quarter costs up to 0.09.
+
     Attributes:
         rungs: shares of a trial's updates after which it is evaluated and compared.
         keep: share of the configurations at a rung that goes on, rounded up; the front's extremes do in any case.
     """
 
-    rungs: tuple[float, ...] = (0.25, 0.5)
+    rungs: tuple[float, ...] = (0.5,)
     keep: float = 0.5
 
     def __post_init__(self) -> None:

@@ -7,8 +7,8 @@
 Workers answer at once with made-up scores; searcher, scheduler, ledger, study, MLflow and display are the real ones.
 The sweep halts at its start, after an eighth, a quarter, half and all of its trials, waits until MLflow has all of
 them, and is looked at: CPU seconds of the driver by part, its memory, the size of its files, and what `selgen sweep
-status` and the frontier cost another process. The last columns are what each trial of the second half added, and the exponent of
-growth over the last doubling, of what came after the start: 1 is linear.
+status` and the frontier cost another process. The last columns are what each trial of the second half added, and the
+exponent of growth over the last doubling, of what came after the start: 1 is linear.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def early(folder: Path, **changes: Any) -> Sweep:
         "methods": ("plain", vary("kl_penalty")),
         "configurations": 8,
         "round_size": 4,
-        "early_stopping": EarlyStopping(),
+        "early_stopping": EarlyStopping(rungs=(0.25, 0.5)),
     }
     return toy_sweep(folder, **(values | changes))
 
