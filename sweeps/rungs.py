@@ -28,10 +28,11 @@ Floats = NDArray[np.float64]
 class EarlyStopping:
     """Which configurations of a searched method are stopped before their end.
 
-    What it gains depends on how much half a training tells of a whole one; `python -m tests.stopping` measures that. On
-    the nano world of `bad_medical_advice`, at the cost of 6, 8 and 12 full trainings, the hypervolume of a method's
-    frontier changes by +0.02, -0.01, -0.01 (KL penalty), +0.02, -0.03, -0.03 (up-weighted), +0.17, +0.04, +0.04 (mixed):
-    it helps where trainings are few and most of them end at the same point. One more rung at a quarter costs up to 0.09.
+    What it gains depends on how much half a training tells of a whole one; `python -m tests.stopping` measures that.
+    On the nano world of `bad_medical_advice`, at the cost of 6, 8 and 12 full trainings, the hypervolume of a method's
+    frontier changes by +0.02, -0.01, -0.01 (KL penalty), by +0.02, -0.03, -0.03 (up-weighted) and by +0.17, +0.04,
+    +0.04 (mixed): it helps where trainings are few and most of them end at the same point. One more rung at a quarter
+    costs up to 0.09.
 
     Attributes:
         rungs: shares of a trial's updates after which it is evaluated and compared.

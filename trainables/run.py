@@ -62,8 +62,7 @@ class PackRun:
         Returns:
             `progress` = trial id -> newest values of its curves, `steps` = [done, total], `done`; the last one holds
             `outcomes` (a list of `Outcome` JSON) and `rungs` (the same of trials that pause), or `base` (score ->
-            measurement). `note` is a line for the user to
-            see: how a pack was taken up again. Or `user_error`, one line about
+            measurement). `note` is a line for the user: how a pack was taken up again. Or `user_error`, one line about
             something that only the user can put right; or `out_of_memory`, one line, and the pack has to be smaller.
         """
         try:
