@@ -130,6 +130,27 @@ def run(
     return Finished(tuple(files), uri, driver.interrupted, tuple(notes))
 
 
+def constants(sweep: Sweep, folder: Path) -> dict[str, Any]:
+    """What `PackRun` and `train_together` have to know besides the pack.
+
+    Args:
+        folder: of the sweep.
+    """
+    need = of_worker(sweep)
+    return {
+        "output": str(folder),
+        "storage": str(folder / TRAIN_STORAGE),
+        "num_workers": sweep.num_workers,
+        "sharded": sweep.shard_base,
+        "resources": need,
+        "threads": threads_of_worker(sweep),
+        "gpus": need.get("GPU", 0),
+        "checkpoint_seconds": sweep.checkpoint_seconds,
+        "rows_per_forward": sweep.rows_per_forward,
+        "gradient_checkpointing": sweep.gradient_checkpointing,
+    }
+
+
 class _Published:
     """Remembers that files and MLflow are up to date with a ledger of this length: a finished sweep then ends at once.
 
@@ -297,7 +318,7 @@ class _Driver:
             try:
                 tune.Tuner(
                     self._trainable(),
-                    param_space=self._constants(),
+                    param_space=constants(self.sweep, self.folder),
                     tune_config=tune.TuneConfig(
                         search_alg=self.searcher, num_samples=-1, max_concurrent_trials=packs, reuse_actors=True
                     ),
@@ -324,22 +345,6 @@ class _Driver:
             return tune.with_resources(train_together, {"cpu": 0, "memory": CONTROLLER_BYTES})
         need = {kind.lower(): amount for kind, amount in of_worker(self.sweep).items()}
         return tune.with_resources(PackTrainable, need)
-
-    def _constants(self) -> dict[str, Any]:
-        """What `PackRun` and `train_together` have to know besides the pack."""
-        need = of_worker(self.sweep)
-        return {
-            "output": str(self.folder),
-            "storage": str(self.folder / TRAIN_STORAGE),
-            "num_workers": self.sweep.num_workers,
-            "sharded": self.sweep.shard_base,
-            "resources": need,
-            "threads": threads_of_worker(self.sweep),
-            "gpus": need.get("GPU", 0),
-            "checkpoint_seconds": self.sweep.checkpoint_seconds,
-            "rows_per_forward": self.sweep.rows_per_forward,
-            "gradient_checkpointing": self.sweep.gradient_checkpointing,
-        }
 
     def _must_stop(self) -> bool:
         """Whether the user or a problem ends this start. Tune asks all the time, also while nothing runs.

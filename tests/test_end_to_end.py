@@ -20,6 +20,7 @@ import pytest
 from analysis import runs
 from settings.bad_medical_advice import bad_medical_advice
 from sweeps import packing
+from sweeps.launch import constants
 from sweeps.ledger import LEDGER, Ledger, read
 from sweeps.search import PackSearcher
 from sweeps.sweep import Sweep, load_sweep
@@ -136,8 +137,7 @@ def finish_here(sweep: Sweep, folder: Path) -> list[str]:
     notes = []
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
         searcher = PackSearcher(sweep, ledger, folder)
-        fixed = {"output": str(folder), "threads": 1, "checkpoint_seconds": 0.5, "rows_per_forward": None}
-        fixed["gradient_checkpointing"] = False
+        fixed = constants(sweep, folder)
         while isinstance(config := searcher.suggest("here"), dict):
             actor, done = PackTrainable(fixed | config), False
             while not done:
