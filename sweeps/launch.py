@@ -148,6 +148,7 @@ def constants(sweep: Sweep, folder: Path) -> dict[str, Any]:
         "checkpoint_seconds": sweep.checkpoint_seconds,
         "rows_per_forward": sweep.rows_per_forward,
         "gradient_checkpointing": sweep.gradient_checkpointing,
+        "cache_references": sweep.cache_references,
     }
 
 

@@ -133,6 +133,8 @@ class Sweep:
             all. Fewer cost one more forward pass and change no result.
         gradient_checkpointing: keep the inputs of the model's layers alone and run each layer again on the way back,
             for memory; costs one more forward pass and changes no result.
+        cache_references: compute what the base model gives on the rows that methods refer to once, and keep it for all
+            trials, instead of in every step; changes results by rounding alone.
         checkpoint_seconds: between two checkpoints of a pack in training; what a kill costs at most.
     """
 
@@ -153,6 +155,7 @@ class Sweep:
     shard_base: bool = False
     rows_per_forward: int | None = None
     gradient_checkpointing: bool = False
+    cache_references: bool = True
     checkpoint_seconds: float = 60.0
     keep_adapters: int | None = 100
     early_stopping: EarlyStopping | None = None
@@ -168,7 +171,7 @@ class Sweep:
             problem = _option_problem(option, value)
             if problem:
                 raise UserError(f"sweep {self.name!r}: option {option!r} {problem}")
-        for switch in ("controls", "gradient_checkpointing", "shard_base"):
+        for switch in ("controls", "gradient_checkpointing", "cache_references", "shard_base"):
             if not isinstance(getattr(self, switch), bool):
                 raise UserError(f"sweep {self.name!r}: {switch} must be True or False, got {getattr(self, switch)!r}")
         if not isinstance(self.early_stopping, EarlyStopping | None):

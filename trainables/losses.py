@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from trainables.chunks import per_position
 from trainables.method import Forward
 from trainables.projections import Factors
 
@@ -42,7 +43,7 @@ def cross_entropy_of_parts(forward: Forward, count: int) -> tuple[Tensor, ...]:
 
 def token_nll(forward: Forward) -> Tensor:
     """Negative log-likelihood of each token, `[N]`, in nats."""
-    return torch.nn.functional.cross_entropy(forward.logits_NV, forward.labels_N, reduction="none")
+    return forward.nll_N
 
 
 def kl_to_reference(
@@ -56,10 +57,14 @@ def kl_to_reference(
     Reverse is the penalty of RLHF (Ziegler et al. 2019, arXiv:1909.08593, eq. 2), forward is distillation from the
     reference. Exactly 0 when both distributions are the same numbers.
     """
-    log_p_NV = torch.log_softmax(policy.logits_NV, dim=-1)
-    log_r_NV = torch.log_softmax(reference.logits_NV, dim=-1)
-    one_NV, other_NV = (log_p_NV, log_r_NV) if direction == "reverse" else (log_r_NV, log_p_NV)
-    kl_N = (one_NV.exp() * (one_NV - other_NV)).sum(dim=-1)
+
+    def divergence(hidden_ND: Tensor, at: slice) -> Tensor:
+        log_p_NV = torch.log_softmax(policy.head(hidden_ND), dim=-1)
+        log_r_NV = torch.log_softmax(reference.head(reference.hidden_ND[at]), dim=-1)
+        one_NV, other_NV = (log_p_NV, log_r_NV) if direction == "reverse" else (log_r_NV, log_p_NV)
+        return (one_NV.exp() * (one_NV - other_NV)).sum(dim=-1)
+
+    kl_N = per_position(divergence, policy.hidden_ND, policy.chunk)
     return kl_N.sum() / max(1, len(kl_N))
 
 

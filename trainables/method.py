@@ -17,9 +17,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from settings.setting import Stream, UserError
+from trainables.chunks import per_position
 from trainables.projections import Direction, Factors
 
 SPACE = "space"
@@ -115,6 +117,8 @@ class Forward:
         head: maps hidden states to logits in float32 (or wider), `[N, D] -> [N, V]`.
         layers_LND: hidden states after each layer, the last one being `hidden_ND`; None unless the method asks for
             them (`Method.layers`).
+        chunk: positions whose logits are held at a time by losses that need them for one position after the other;
+            None is all.
     """
 
     hidden_ND: Tensor
@@ -123,11 +127,21 @@ class Forward:
     num_rows: int
     head: Callable[[Tensor], Tensor]
     layers_LND: Tensor | None = None
+    chunk: int | None = None
 
     @cached_property
     def logits_NV(self) -> Tensor:
-        """Logits at each position; computed once, when first asked for."""
+        """Logits at each position, all at a time; computed once, when first asked for."""
         return self.head(self.hidden_ND)
+
+    @cached_property
+    def nll_N(self) -> Tensor:
+        """Negative log-likelihood of the token that follows each position, in nats; computed once, in chunks."""
+
+        def nll(hidden_ND: Tensor, at: slice) -> Tensor:
+            return torch.nn.functional.cross_entropy(self.head(hidden_ND), self.labels_N[at], reduction="none")
+
+        return per_position(nll, self.hidden_ND, self.chunk)
 
 
 @dataclass(frozen=True)

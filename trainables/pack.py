@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from settings.setting import Measurement, Setting, UserError
+from settings.setting import Measurement, Setting, Stream, UserError
 from trainables.adapters import PackedAdapters, from_peft
 from trainables.base_models import LoadedBase, tuning_directions
 from trainables.batches import EncodedSetting
@@ -29,12 +29,14 @@ from trainables.files import replacing_file, write_json
 from trainables.method import Method
 from trainables.optimizer import PackedAdamW
 from trainables.projections import Direction, Factors, LowRankDirection
+from trainables.references import Known, References
 from trainables.step import MemberStep, check_head, train_step
 from trainables.store import AdapterStore, Saved
 from trainables.trial import AdapterConfig, Outcome, Status, TrialConfig, pack_id
 from trainables.workers import ALONE, Workers, whole
 
 CURVE_POINTS = 20
+ASKED_STEPS = 2  # in which the base model itself is the reference: a term that is not connected is then exactly 0
 EXPLODED = 3.0  # a task loss of so many times that of guessing among all tokens is no training any more
 
 
@@ -80,6 +82,7 @@ class Pack:
         pauses: updates after which members stop for the time being, one per member; None is never. `finish` then says
             what they have come to, and `keep_member` and `take_up_member` bring them into a later pack.
         rows_per_forward, gradient_checkpointing: see `train_step`.
+        references: where the base model's outputs on rows are kept; None asks the base model at every step.
         workers: who trains the pack together. Each builds the same pack; the first one writes its files.
 
     Raises:
@@ -99,11 +102,13 @@ class Pack:
         pauses: Sequence[int | None] = (),
         rows_per_forward: int | None = None,
         gradient_checkpointing: bool = False,
+        references: References | None = None,
         workers: Workers = ALONE,
     ) -> None:
         self.base, self.setting, self.trials, self._workers = base, setting, tuple(trials), workers
-        self._store, self._snapshots = store, frozenset(snapshots)
+        self._store, self._snapshots, self._references = store, frozenset(snapshots), references
         self._rows_per_forward, self._gradient_checkpointing = rows_per_forward, gradient_checkpointing
+        self._known_outputs: dict[tuple[object, ...], Known | None] = {}
         check_head(base.model)
         self._encoded = {
             length: EncodedSetting(setting, base.tokenizer, length) for length in {trial.max_length for trial in trials}
@@ -248,7 +253,21 @@ class Pack:
     def _member_step(self, index: int) -> MemberStep:
         trial, step = self.trials[index], self.optimizer.updates[index]
         rows = self._encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
-        return MemberStep(trial.method, rows, trial.max_length)
+        return MemberStep(trial.method, rows, trial.max_length, self._known(trial) if step >= ASKED_STEPS else {})
+
+    def _known(self, trial: TrialConfig) -> dict[Stream, Known]:
+        """What the base model is known to give on the rows that a trial's method refers to."""
+        found = {stream: self._outputs(trial, stream) for stream in trial.method.reference}
+        return {stream: outputs for stream, outputs in found.items() if outputs is not None}
+
+    def _outputs(self, trial: TrialConfig, stream: Stream) -> Known | None:
+        method, encoded = trial.method, self._encoded[trial.max_length]
+        positions, deep = method.positions(stream), stream in method.layers
+        key = (trial.max_length, stream, method.definition, positions, deep)
+        if self._references is not None and key not in self._known_outputs:
+            rows = encoded.rows(stream, method.definition)
+            self._known_outputs[key] = self._references.on(self.base, rows, positions, deep=deep)
+        return self._known_outputs.get(key)
 
     def _count(self, members: Mapping[int, MemberStep], seconds: float) -> None:
         for index, member in members.items():

@@ -22,8 +22,9 @@ from settings.setting import NanoModel, Setting, UserError
 from trainables.base_models import LoadedBase, load_base
 from trainables.batches import EncodedSetting
 from trainables.evaluate import evaluate
-from trainables.files import remove, write_json
+from trainables.files import cache_root, remove, write_json
 from trainables.pack import CheckpointError, Pack
+from trainables.references import References
 from trainables.store import AdapterStore
 from trainables.trial import SettingRef, TrialConfig, base_id, checkpoint_of, paused_of
 from trainables.workers import ALONE, Group, Workers
@@ -43,6 +44,7 @@ class PackRun:
             gpus: GPUs of this process; a share of one limits its memory to that share, and 0 hides them all.
             checkpoint_seconds: time between checkpoints of a running pack.
             rows_per_forward, gradient_checkpointing: see `Pack`; None is all rows.
+            cache_references: keep what the base model gives on rows that methods refer to (see `References`).
         workers: who runs the pack together; each calls `slice` until it is done.
     """
 
@@ -51,6 +53,8 @@ class PackRun:
         self._spec, self._folder = config["pack"], Path(config["output"])
         self._rows_per_forward: int | None = config["rows_per_forward"]
         self._gradient_checkpointing = bool(config["gradient_checkpointing"])
+        kept = References(cache_root() / "references", workers=workers)
+        self._references = kept if config["cache_references"] else None
         self._checkpoint_seconds, self._saved_at = float(config["checkpoint_seconds"]), time.monotonic()
         self._gpus, self._workers = float(config["gpus"]), workers
         self._pack: Pack | None = None
@@ -134,6 +138,7 @@ class PackRun:
             pauses=self._spec.get("pauses", ()),
             rows_per_forward=self._rows_per_forward,
             gradient_checkpointing=self._gradient_checkpointing,
+            references=self._references,
             workers=self._workers,
         )
         self._resume(pack)

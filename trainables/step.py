@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,16 +31,28 @@ from trainables.method import Forward, Method, Step
 from trainables.optimizer import PackedAdamW
 from trainables.workers import ALONE, Workers, layers_of
 
+if TYPE_CHECKING:
+    from trainables.references import Known
+
 Head = Callable[[Tensor], Tensor]
+LOGITS = 1 << 25  # held at a time for one member: 128 MiB in float32
 
 
 @dataclass(frozen=True)
 class MemberStep:
-    """What one member does at a step: its method, its rows of each stream that the method reads, its longest row."""
+    """What one member does at a step.
+
+    Attributes:
+        method: its method.
+        rows: of each stream that the method reads.
+        max_length: of a row, in tokens.
+        known: what the base model gives on the rows of some streams; on those of others it is asked.
+    """
 
     method: Method
     rows: Mapping[Stream, Sequence[Row]]
     max_length: int
+    known: Mapping[Stream, Known] = field(default_factory=dict)
 
     def counted(self, stream: Stream) -> list[Counted]:
         """The rows of a stream with the positions that the method counts."""
@@ -224,9 +236,11 @@ class _StreamPass:
         keep = rows_per_forward is None or len(self._chunks) == 1
         self._graphs = [self._forward(chunk, policy=True) for chunk in self._chunks] if keep else []
         self.policy = self._pieces(rows, policy=True)
-        referring = any(stream in members[index].method.reference for index in rows)
-        # The reference sees the very batches that the policy saw, so that equal weights give equal bits.
-        self.reference = self._pieces(rows, policy=False) if referring else {}
+        known = {index: members[index].known[stream] for index in rows if stream in members[index].known}
+        asked = {index for index in rows if stream in members[index].method.reference}
+        # A reference that is asked sees the very batches that the policy saw, so that equal weights give equal bits.
+        self.reference = self._pieces(rows, policy=False) if asked - known.keys() else {}
+        self.reference |= {index: self._recalled(index, rows[index], own) for index, own in known.items()}
 
     def _cut(
         self,
@@ -301,15 +315,15 @@ class _StreamPass:
         else:
             found = [self._forward(chunk, policy=policy) for chunk in self._chunks]
         found = [self._whole(chunk, outputs) for chunk, outputs in zip(self._chunks, found, strict=True)]
-        pieces = {}
+        pieces, chunk = {}, max(1, LOGITS // self._model.config.get_text_config().vocab_size)
         for index, some in rows.items():
             own = [
-                (chunk, out, chunk.places[index])
-                for chunk, out in zip(self._chunks, found, strict=True)
-                if index in chunk.places
+                (part, out, part.places[index])
+                for part, out in zip(self._chunks, found, strict=True)
+                if index in part.places
             ]
             hidden_ND = torch.cat([out[0][place] for _, out, (place, _, _) in own])
-            labels_N = torch.cat([chunk.labels_N[place] for chunk, _, (place, _, _) in own])
+            labels_N = torch.cat([part.labels_N[place] for part, _, (place, _, _) in own])
             deep = [out[1][:, place] for _, out, (_, place, _) in own if index in self._deep and out[1] is not None]
             layers_LND = torch.cat(deep, dim=1) if deep else None
             counts = torch.tensor([len(item.columns) for item in some])
@@ -317,8 +331,13 @@ class _StreamPass:
             for leaf in (hidden_ND, layers_LND):
                 if leaf is not None:
                     leaf.requires_grad_(policy)
-            pieces[index] = Forward(hidden_ND, labels_N, row_N, len(some), head_of(self._model), layers_LND)
+            pieces[index] = Forward(hidden_ND, labels_N, row_N, len(some), head_of(self._model), layers_LND, chunk)
         return pieces
+
+    def _recalled(self, index: int, rows: Sequence[Counted], known: Known) -> Forward:
+        """What the base model is known to give on a member's rows."""
+        hidden_ND, layers_LND = known.of([item.row for item in rows], self._model.device)
+        return replace(self.policy[index], hidden_ND=hidden_ND, layers_LND=layers_LND)
 
     def leaves(self, index: int) -> list[Tensor]:
         """What a member's losses are differentiated by: its final hidden states, and those of all layers if any."""

@@ -49,7 +49,7 @@ def config(folder: Path, some: list[TrialConfig], **changes: Any) -> dict[str, A
     folder.mkdir(exist_ok=True)
     pack = {"kind": "train", "trials": [trial.to_json() for trial in some], "snapshots": []}
     rest = {"output": str(folder), "threads": 1, "checkpoint_seconds": 1e9, "rows_per_forward": None}
-    rest |= {"gradient_checkpointing": False, "gpus": 0}
+    rest |= {"gradient_checkpointing": False, "cache_references": True, "gpus": 0}
     return {"pack": pack} | rest | changes
 
 
