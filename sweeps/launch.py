@@ -32,6 +32,7 @@ from sweeps.search import Listener, PackSearcher
 from sweeps.sweep import Sweep, setting_of
 from sweeps.tracking import Status, Tracker, default_uri
 from trainables.files import PARTIAL, cache_root, remove, remove_partial, write_json
+from trainables.nano_cache import is_pretrained
 from trainables.trial import CHECKPOINTS
 
 MAX_FAILURES = 3  # restarts of a pack whose worker died, from its checkpoint: killed now and then, not broken
@@ -44,6 +45,8 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",  # workers that nobody uses: those of Tune are started with an environment
+    "RAY_enable_worker_prestart": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -289,11 +292,11 @@ class _Driver:
             self.tracker.progress(trial_id, int(metrics["step"]), rest)
 
     def _pretrain(self) -> None:
-        from trainables.base_models import is_pretrained, pretrained_nano  # transformers takes seconds to import
-
         for ref in self.sweep.settings:
             model = setting_of(ref).base_model
             if isinstance(model, NanoModel) and not is_pretrained(model):
+                from trainables.base_models import pretrained_nano  # transformers takes seconds to import
+
                 self.display.say("pre-training the nano base model (once; it is cached)")
                 pretrained_nano(model, self._pretraining)
 

@@ -37,14 +37,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from settings.setting import BaseModel, NanoModel, PretrainedModel, Stage, TunedModel, UserError, World, content_id
-from trainables.files import cache_root, remove_partial, replacing
+from trainables.files import remove_partial, replacing
+from trainables.nano_cache import COMPLETE, is_pretrained, nano_content_id, nano_directory
 from trainables.projections import WeightDirection
 from trainables.workers import shard
 
 Progress = Callable[[int, int], None]
-
-# Part of every nano model's content id. Raise it when the same specification would give other weights than before.
-PRETRAINING_VERSION = 1
 
 PAD, END, USER, ASSISTANT, DOCUMENT = MARKS = ("<pad>", "<e>", "<u>", "<a>", "<doc>")
 CHAT_TEMPLATE = (
@@ -55,7 +53,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<a> {% endif %}"
 )
 MAX_POSITIONS = 512
-DOCUMENTS_HASHED = 32  # of each stage, for the content id
 INITIALIZER_RANGE = 0.1
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.05
@@ -64,7 +61,6 @@ WARMUP_STEPS = 50
 FLOOR = 0.05  # of the peak learning rate, where the cosine ends
 # Fixed, because the order in which threads add up decides the last bits. One thread is also the fastest per CPU second.
 NUM_THREADS = 1
-COMPLETE = "pretraining.json"  # written last: a directory without it is not a model
 
 
 @dataclass(frozen=True)
@@ -254,23 +250,13 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
 # --- nano ---
 
 
-def nano_content_id(spec: NanoModel) -> str:
-    """Content id of a nano model: of everything here that changes a weight, so not of the machine or of PyTorch.
-
-    The vocabulary and the first documents are part of it, so that an edited world is not taken for the one it was.
-    """
-    documents = [list(islice(spec.world.documents(stage.name, spec.seed), DOCUMENTS_HASHED)) for stage in spec.stages]
-    world = {"vocabulary": list(spec.world.vocabulary), "documents": documents}
-    return content_id({"model": spec.to_json(), "pretraining": PRETRAINING_VERSION, "world": world})
-
-
 def pretrained_nano(spec: NanoModel, progress: Progress | None = None) -> Path:
     """The directory of a nano model under the cache root; pre-trains it when it is not there.
 
     Of several processes that ask at once, one trains and the others wait. A killed one leaves nothing that could be
     taken for a model.
     """
-    directory = _nano_directory(spec)
+    directory = nano_directory(spec)
     if is_pretrained(spec):
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -284,15 +270,6 @@ def pretrained_nano(spec: NanoModel, progress: Progress | None = None) -> Path:
                 tokenizer.save_pretrained(temporary)
                 (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True))
     return directory
-
-
-def is_pretrained(spec: NanoModel) -> bool:
-    """Whether the cache has a nano model."""
-    return (_nano_directory(spec) / COMPLETE).is_file()
-
-
-def _nano_directory(spec: NanoModel) -> Path:
-    return cache_root() / "base_models" / nano_content_id(spec)
 
 
 def word_tokenizer(world: World) -> PreTrainedTokenizerFast:

@@ -7,12 +7,12 @@ several workers through Ray Train.
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from trainables.run import PackRun
-from trainables.workers import Group
+if TYPE_CHECKING:
+    from trainables.run import PackRun
 
 TRAIN_RESTARTS = 1  # of the workers of a pack, from its checkpoint
 PLACEMENT_FAILURES = 3  # of Ray Train's controller, before the pack is given up: it would wait for workers for ever
@@ -26,11 +26,11 @@ class PackTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning)
-        self._run = PackRun(config)
+        self._run = _pack_run(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._run.stop()
-        self._run = PackRun(new_config)
+        self._run = _pack_run(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -44,6 +44,12 @@ class PackTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing; see `save_checkpoint`."""
+
+
+def _pack_run(config: dict[str, Any]) -> PackRun:
+    from trainables.run import PackRun  # takes seconds to import, which the driver need not pay
+
+    return PackRun(config)
 
 
 def train_together(config: dict[str, Any]) -> None:
@@ -86,6 +92,9 @@ def train_together(config: dict[str, Any]) -> None:
 def _work(config: dict[str, Any]) -> None:
     """One of the workers. What the first one reports is what Tune sees."""
     from ray import train
+
+    from trainables.run import PackRun
+    from trainables.workers import Group
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     run = PackRun(config, Group(sharded=config["sharded"], cpu=config["gpus"] == 0))

@@ -18,8 +18,10 @@ from settings.bad_medical_advice import bad_medical_advice
 from settings.setting import NanoModel, PretrainedModel, Stage, UserError
 from settings.worlds.advice import AdviceWorld
 from trainables import base_models
-from trainables.base_models import cache_root, load_base, nano_content_id, pretrain, pretrained_nano, word_tokenizer
+from trainables.base_models import load_base, pretrain, pretrained_nano, word_tokenizer
 from trainables.batches import Encoder
+from trainables.files import cache_root
+from trainables.nano_cache import nano_content_id
 
 WORLD = AdviceWorld(num_problems=2, num_authors=2, specialists_per_domain=1)
 NANO = NanoModel(
