@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"  # ends the name of what is being written; after a kill it stays, and is nothing
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_root() -> Path:
@@ -74,6 +77,13 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON in one move; of two threads that write one file, the later wins."""
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(value, ensure_ascii=False))
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error of writing says that the disk, or one's share of it, is full; safetensors says so in words."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(int(number) in FULL for number in re.findall(r"\(os error (\d+)\)", str(error)))
 
 
 def remove(path: Path) -> None:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from settings import catalog
 from settings.setting import NanoModel, Setting, UserError
 from trainables.base_models import LoadedBase, load_base
 from trainables.batches import EncodedSetting
 from trainables.evaluate import evaluate
-from trainables.files import cache_root, remove, write_json
+from trainables.files import cache_root, is_full, remove, write_json
 from trainables.pack import CheckpointError, Pack
 from trainables.references import References
 from trainables.store import AdapterStore
@@ -74,14 +75,24 @@ class PackRun:
             return self._train() if self._spec["kind"] == "train" else self._score_base()
         except UserError as error:
             return {"user_error": str(error), "done": True}
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
             self._drop()
             return {"out_of_memory": " ".join(str(error).split())[:300] or "no memory left", "done": True}
+        except (OSError, SafetensorError) as error:
+            if not is_full(error):
+                raise
+            return {"user_error": f"{self._folder}: no space left on node {platform.node()}", "done": True}
 
     def stop(self) -> None:
-        """Let go of the pack; one that has not ended keeps a checkpoint."""
-        if self._pack is not None and self._pack.active and self._pack.steps_done:
-            self._pack.save(self._checkpoint(self._pack))
+        """Let go of the pack; one that has not ended keeps a checkpoint, an older one where the disk is full."""
+        try:
+            if self._pack is not None and self._pack.active and self._pack.steps_done:
+                self._pack.save(self._checkpoint(self._pack))
+        except (OSError, SafetensorError) as error:
+            if not is_full(error):
+                raise
         self._drop()
 
     def _drop(self) -> None:
@@ -170,6 +181,11 @@ class PackRun:
         if setting.judged and self._workers.first:
             write_json(self._folder / "observations" / f"{base_id(setting)}.json", found.observations)
         return {"base": {name: asdict(score) for name, score in found.scores.items()}, "done": True}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was too small; torch has a class for that of a GPU only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _setting(ref: SettingRef) -> Setting:

@@ -12,6 +12,7 @@ import ray
 from ray import tune
 
 from settings.setting import Measurement
+from sweeps.launch import QUIET
 from sweeps.ledger import Ledger, Record, read
 from sweeps.search import PackSearcher
 from sweeps.space import grid, vary
@@ -55,7 +56,8 @@ class Worker(tune.Trainable):
 def cluster() -> Iterator[None]:
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     root = str(Path(__file__).parents[2])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
+    environment = {"env_vars": QUIET | {"PYTHONPATH": root}}
+    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
     yield
     ray.shutdown()
 
@@ -96,3 +98,17 @@ def test_a_sweep_under_tune(tmp_path: Path, cluster: None) -> None:
     lines = (tmp_path / "one" / "ledger.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 9 + 9 + 1 + 18, "header, asked, dealt, base, outcomes: each once"
     assert run(sweep, tmp_path / "one").outcomes == record.outcomes, "a finished sweep has nothing to do"
+
+
+@ray.remote
+def visible_gpus() -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_a_worker_sees_the_gpus_that_it_has_asked_for(cluster: None) -> None:
+    """None if it has asked for none: CUDA alone would take half a gigabyte of a GPU that others fill."""
+    shares = (0, 0.5, 1, 2)
+    found = [ray.get(visible_gpus.options(num_cpus=0, num_gpus=share).remote()) for share in shares]
+    assert found[0] == ""
+    assert found[1] in ("0", "1") and found[2] in ("0", "1")
+    assert found[3] in ("0,1", "1,0")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
+import trainables.pack
 import trainables.run
 from settings import catalog
 from trainables import methods
@@ -58,6 +62,15 @@ def run(actor: PackTrainable) -> list[dict[str, Any]]:
     while not results[-1]["done"]:
         results.append(actor.step())
     return results
+
+
+def ended(given: dict[str, Any]) -> dict[str, Any]:
+    """The last result of a pack that runs in an actor of its own, which lets go of the base model in any case."""
+    actor = PackTrainable(given)
+    try:
+        return run(actor)[-1]
+    finally:
+        actor.cleanup()
 
 
 def test_a_stopped_pack_continues_bit_for_bit(tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +132,7 @@ def test_one_actor_runs_one_pack_after_another(tmp_path: Path, ref: SettingRef) 
     assert used.reset_config(config(tmp_path / "used", trials(ref)))
     again = run(used)[-1]["outcomes"]
     used.cleanup()
-    fresh = run(PackTrainable(config(tmp_path / "fresh", trials(ref))))[-1]["outcomes"]
+    fresh = ended(config(tmp_path / "fresh", trials(ref)))["outcomes"]
     assert [one["scores"] for one in again] == [one["scores"] for one in fresh]
 
 
@@ -143,3 +156,63 @@ def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path, ref: Settin
     assert "elsewhere; --output must lie on storage that all nodes share" in result["user_error"]
     assert result["done"]
     assert not (tmp_path / "elsewhere").exists()
+
+
+FULL_DISK: dict[str, tuple[str, Exception]] = {
+    "checkpoint": (
+        "save_file",
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ),
+    "replies": ("write_json", OSError(errno.ENOSPC, "No space left on device")),
+    "quota": ("write_json", OSError(errno.EDQUOT, "Disk quota exceeded")),
+}
+
+
+@pytest.mark.parametrize("what", FULL_DISK)
+def test_a_full_disk_ends_the_start_and_no_trial(
+    tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Else its trials would have failed for good. With room again they continue from the newest checkpoint."""
+    expected = ended(config(tmp_path / "whole", trials(ref)))
+    monkeypatch.setattr(trainables.run, "SLICE_SECONDS", 0.0)
+    first = PackTrainable(config(tmp_path / "parts", trials(ref)))
+    first.step(), first.cleanup()
+    (checkpoint,) = (tmp_path / "parts" / "checkpoints").iterdir()
+    before = checkpoint.read_bytes()
+
+    function, error = FULL_DISK[what]
+
+    def refuse(*_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as full:
+        full.setattr(trainables.pack, function, refuse)
+        result = ended(config(tmp_path / "parts", trials(ref), checkpoint_seconds=0.0))
+        assert result["done"] and "no space left on node" in result["user_error"]
+        assert "outcomes" not in result
+    assert function == "write_json" or checkpoint.read_bytes() == before, "the older one is still there"
+    found = ended(config(tmp_path / "parts", trials(ref)))
+    for one, other in zip(expected["outcomes"], found["outcomes"], strict=True):
+        assert one["scores"] == other["scores"] and one["curves"] == other["curves"]
+
+
+def test_another_error_of_the_disk_is_an_error(
+    tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(trainables.pack, "write_json", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        ended(config(tmp_path, trials(ref)))
+
+
+def test_too_little_memory_is_a_result(tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a CPU, which torch reports by its most general error, and that of Python."""
+    for ask in (lambda *_: torch.empty(10**15), lambda *_: bytearray(10**17)):
+        monkeypatch.setattr(trainables.pack.Pack, "advance", ask)
+        result = ended(config(tmp_path, trials(ref)))
+        assert result["done"] and result["out_of_memory"]
+    monkeypatch.setattr(trainables.pack.Pack, "advance", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        ended(config(tmp_path, trials(ref)))
