@@ -26,7 +26,7 @@ from sweeps import disk, packing
 from sweeps.display import Display
 from sweeps.judging import Judges, Judging
 from sweeps.ledger import Ledger
-from sweeps.resources import of_worker, packs_at_a_time, threads_of_worker
+from sweeps.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
 from sweeps.results import complete, publish, show_results
 from sweeps.search import Listener, PackSearcher
 from sweeps.sweep import Sweep, setting_of
@@ -133,11 +133,12 @@ def run(
     return Finished(tuple(files), uri, driver.interrupted, tuple(notes))
 
 
-def constants(sweep: Sweep, folder: Path) -> dict[str, Any]:
+def constants(sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
     """What `PackRun` and `train_together` have to know besides the pack.
 
     Args:
         folder: of the sweep.
+        nodes: resources of Ray's nodes, by its names.
     """
     need = of_worker(sweep)
     return {
@@ -147,6 +148,7 @@ def constants(sweep: Sweep, folder: Path) -> dict[str, Any]:
         "sharded": sweep.shard_base,
         "resources": need,
         "threads": threads_of_worker(sweep),
+        "memory": memory_of_worker(sweep, nodes),
         "gpus": need.get("GPU", 0),
         "checkpoint_seconds": sweep.checkpoint_seconds,
         "rows_per_forward": sweep.rows_per_forward,
@@ -322,7 +324,7 @@ class _Driver:
             try:
                 tune.Tuner(
                     self._trainable(),
-                    param_space=constants(self.sweep, self.folder),
+                    param_space=constants(self.sweep, self.folder, nodes),
                     tune_config=tune.TuneConfig(
                         search_alg=self.searcher, num_samples=-1, max_concurrent_trials=packs, reuse_actors=True
                     ),

@@ -7,26 +7,20 @@ divides the arithmetic by the speed of a matrix product measured on this machine
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
-from settings.setting import BaseModel, Example, NanoModel, Setting, TunedModel
+from settings.setting import Example, NanoModel, Setting
 from sweeps.sweep import Sweep, setting_label, setting_of
+from trainables.memory import FLOAT, PROCESS_BYTES, ModelShape, training_bytes
 from trainables.trial import TrialConfig
 
 CHARACTERS_PER_TOKEN = 4
 TEMPLATE_TOKENS = 4  # turn marks of a row
-BYTES = 4  # float32
-ADAPTER_COPIES = 4  # factor, gradient, two moments
-ACTIVATIONS_PER_LAYER = 16  # saved numbers per token, in units of the hidden width, for a block with a gated MLP
-KEPT_BY_CHECKPOINTING = 1  # of these: a layer keeps its input alone
-PROCESS_BYTES = 600e6  # Python, torch and transformers, before any model
 EFFICIENCY = 0.25  # of the measured matrix product that a training step reaches
 
 
@@ -113,8 +107,7 @@ def estimate(sweep: Sweep, workers: int) -> Estimate:
         # no weight gradients: 2 forward, 2 back to the adapters
         work = (4 * tokens + 2 * evaluation_tokens(setting) * len(trials)) * shape.parameters
         seconds += work / (speed * EFFICIENCY)
-        kept = KEPT_BY_CHECKPOINTING if sweep.gradient_checkpointing else ACTIVATIONS_PER_LAYER
-        memory = max(memory, worker_bytes(setting, shape, trial, sweep.trials_per_pack, kept))
+        memory = max(memory, worker_bytes(sweep, setting, shape, trial))
     return Estimate(tuple(arms), seconds, workers, memory)
 
 
@@ -169,51 +162,12 @@ def mean_tokens(setting: Setting, examples: Sequence[Example]) -> float:
     return fmean(len(text) for text in texts) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
 
 
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes of a base model that decide its cost. `parameters` counts matrices only."""
-
-    parameters: float
-    layers: int
-    width: int
-    adapted: int  # sum of in- and output features of all linear layers
-    vocabulary: int
-
-    @staticmethod
-    def of(model: BaseModel) -> ModelShape:
-        """From the specification (nano) or config.json (local). A model on the Hub is taken to be of 8 B parameters."""
-        if isinstance(model, NanoModel):
-            width, inner, heads = model.hidden_size, model.intermediate_size, model.hidden_size
-            return _shape(width, inner, heads, heads, model.num_layers, len(model.world.vocabulary) + 5)
-        source = model.start.source if isinstance(model, TunedModel) else model.source
-        path = Path(source).expanduser() / "config.json"
-        if not path.is_file():
-            return _shape(4096, 12288, 4096, 1024, 36, 151_936)
-        config = json.loads(path.read_text())
-        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        queries = head * config["num_attention_heads"]
-        keys = head * config.get("num_key_value_heads", config["num_attention_heads"])
-        sizes = (config["hidden_size"], config["intermediate_size"], queries, keys)
-        return _shape(*sizes, config["num_hidden_layers"], config["vocab_size"])
-
-
-def _shape(width: int, inner: int, queries: int, keys: int, layers: int, vocabulary: int) -> ModelShape:
-    """Of a decoder with gated MLPs: q, k, v, o, gate, up, down in each layer, and a head."""
-    per_layer = 2 * width * queries + 2 * width * keys + 3 * width * inner
-    adapted = layers * (2 * (width + queries) + 2 * (width + keys) + 3 * (width + inner))
-    return ModelShape(layers * per_layer + width * vocabulary, layers, width, adapted, vocabulary)
-
-
-def worker_bytes(
-    setting: Setting, shape: ModelShape, trial: TrialConfig, size: int, kept: float = ACTIVATIONS_PER_LAYER
-) -> float:
-    """Peak memory of a worker: process, base model, adapters with their state, one step's activations and logits."""
-    rows = {stream: trial.method.rows_per_step(stream, trial.sizes) for stream in trial.method.streams}
-    tokens = sum(count * mean_tokens(setting, setting.streams[stream]) for stream, count in rows.items())
-    adapters = size * trial.adapter.rank * shape.adapted * ADAPTER_COPIES
-    activations = size * tokens * shape.layers * shape.width * kept
-    logits = tokens * shape.vocabulary * 3
-    return PROCESS_BYTES + BYTES * (shape.parameters + adapters + activations + logits)
+def worker_bytes(sweep: Sweep, setting: Setting, shape: ModelShape, trial: TrialConfig) -> float:
+    """Peak memory of a worker with a full pack of such trials: its process, the base model, and what training adds."""
+    lengths = {stream: mean_tokens(setting, setting.streams[stream]) for stream in trial.method.streams}
+    members = [trial] * sweep.trials_per_pack
+    added = training_bytes(shape, members, lengths, sweep.rows_per_forward, sweep.gradient_checkpointing)
+    return PROCESS_BYTES + FLOAT * shape.parameters + added
 
 
 def measured_flops(seconds: float = 0.15) -> float:

@@ -27,16 +27,33 @@ def threads_of_worker(sweep: Sweep) -> int:
     return max(1, int(sweep.cpus_per_pack / sweep.num_workers))
 
 
+def memory_of_worker(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> float | None:
+    """Bytes of main memory that each worker of a pack may use: what it reserves, or an equal part of the tightest node.
+
+    None where Ray says nothing of its nodes' memory.
+    """
+    need = of_worker(sweep)
+    if "memory" in need:
+        return need["memory"]
+    shares = [node["memory"] / places for node in nodes if "memory" in node and (places := _places(need, node))]
+    return min(shares, default=None)
+
+
 def packs_at_a_time(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> int:
     """Packs that run at a time on nodes with these resources. Raises UserError when not even one does."""
     need = of_worker(sweep)
-    places = sum(min(int(node.get(kind, 0.0) / amount + ROUNDING) for kind, amount in need.items()) for node in nodes)
+    places = sum(_places(need, node) for node in nodes)
     if places >= sweep.num_workers:
         return places // sweep.num_workers
     who = "a pack" if sweep.num_workers == 1 else f"each of {sweep.num_workers} workers of a pack"
     wants = _listed(need)
     have = " and ".join(_listed({kind: node.get(kind, 0.0) for kind in need}) for node in nodes) or "no node"
     raise UserError(f"{who} of sweep {sweep.name!r} needs {wants} on one node, and Ray has {have}")
+
+
+def _places(need: Mapping[str, float], node: Mapping[str, float]) -> int:
+    """How many workers a node has room for."""
+    return min(int(node.get(kind, 0.0) / amount + ROUNDING) for kind, amount in need.items())
 
 
 def _listed(resources: Mapping[str, float]) -> str:

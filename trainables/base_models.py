@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -36,7 +36,18 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from settings.setting import BaseModel, NanoModel, PretrainedModel, Stage, TunedModel, UserError, World, content_id
+from settings.setting import (
+    BaseModel,
+    NanoModel,
+    PretrainedModel,
+    Setting,
+    Stage,
+    TunedModel,
+    UserError,
+    World,
+    content_id,
+)
+from trainables.batches import EncodedSetting
 from trainables.files import remove_partial, replacing
 from trainables.nano_cache import COMPLETE, is_pretrained, nano_content_id, nano_directory
 from trainables.projections import WeightDirection
@@ -78,6 +89,14 @@ class LoadedBase:
     tokenizer: PreTrainedTokenizerBase
     content_id: str
     source: str
+    _encoded: dict[tuple[int, int], EncodedSetting] = field(default_factory=dict, repr=False, compare=False)
+
+    def encoded(self, setting: Setting, max_length: int) -> EncodedSetting:
+        """A setting as tokens of this model. The same setting object is encoded once, for all packs."""
+        key = (id(setting), max_length)  # what is kept keeps the object, so that no other has its id
+        if key not in self._encoded:
+            self._encoded[key] = EncodedSetting(setting, self.tokenizer, max_length)
+        return self._encoded[key]
 
 
 def load_base(

@@ -218,12 +218,13 @@ def collate(rows: Sequence[Counted], pad_id: int, device: torch.device | str = "
 
 
 class EncodedSetting:
-    """A setting's rows and questions as tokens of one tokenizer; streams are encoded when first asked for."""
+    """A setting's rows and questions as tokens of one tokenizer; what is asked for is encoded once."""
 
     def __init__(self, setting: Setting, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         options = getattr(setting.base_model, "template_options", {})
         self.setting, self.encoder = setting, Encoder(tokenizer, options, max_length)
         self._streams: dict[tuple[Stream, Definition], tuple[Row, ...]] = {}
+        self._questions: dict[str, tuple[Row, ...]] = {}
 
     def rows(self, stream: Stream, definition: Definition = "principled") -> tuple[Row, ...]:
         """The training rows of a stream, in the setting's order; rendered as the definition of a method wants."""
@@ -248,8 +249,10 @@ class EncodedSetting:
 
     def questions(self, evaluation: Evaluation) -> tuple[Row, ...]:
         """The rows of an evaluation: the prompt, and the gold answer as response."""
-        what = f"question of evaluation {evaluation.name!r}"
-        return self._encode(evaluation.examples, what, self.encoder.row)
+        if evaluation.name not in self._questions:
+            what = f"question of evaluation {evaluation.name!r}"
+            self._questions[evaluation.name] = self._encode(evaluation.examples, what, self.encoder.row)
+        return self._questions[evaluation.name]
 
     def _encode(self, examples: Sequence[Example], what: str, encode: Callable[[Example], Row]) -> tuple[Row, ...]:
         rows = []

@@ -23,7 +23,6 @@ from torch import Tensor
 from settings.setting import Measurement, Setting, Stream, UserError
 from trainables.adapters import PackedAdapters, from_peft
 from trainables.base_models import LoadedBase, tuning_directions
-from trainables.batches import EncodedSetting
 from trainables.evaluate import Evaluated, evaluate
 from trainables.files import replacing_file, write_json
 from trainables.method import Method
@@ -110,9 +109,7 @@ class Pack:
         self._rows_per_forward, self._gradient_checkpointing = rows_per_forward, gradient_checkpointing
         self._known_outputs: dict[tuple[object, ...], Known | None] = {}
         check_head(base.model)
-        self._encoded = {
-            length: EncodedSetting(setting, base.tokenizer, length) for length in {trial.max_length for trial in trials}
-        }
+        self._encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
         self.records = [_Record() for _ in trials]
         self._exploded = EXPLODED * math.log(base.model.config.get_text_config().vocab_size)
         trained = {index: saved for index, trial in enumerate(trials) if (saved := self._trained(trial))}

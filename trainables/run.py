@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from settings import catalog
 from settings.setting import NanoModel, Setting, UserError
 from trainables.base_models import LoadedBase, load_base
-from trainables.batches import EncodedSetting
 from trainables.evaluate import evaluate
 from trainables.files import cache_root, is_full, remove, write_json
+from trainables.memory import ModelShape, memory_left, training_bytes
 from trainables.pack import CheckpointError, Pack
 from trainables.references import References
 from trainables.store import AdapterStore
@@ -42,6 +42,7 @@ class PackRun:
                 (see `Pack`), or `{"kind": "base", "setting": {"name", "options"}}` to score the untouched base model.
             output: folder for adapters, observations and checkpoints.
             threads: CPU threads of this process.
+            memory: main memory that this process may use, in bytes; None if that is not known.
             gpus: GPUs of this process; a share of one limits its memory to that share, and 0 hides them all.
             checkpoint_seconds: time between checkpoints of a running pack.
             rows_per_forward, gradient_checkpointing: see `Pack`; None is all rows.
@@ -58,6 +59,7 @@ class PackRun:
         self._references = kept if config["cache_references"] else None
         self._checkpoint_seconds, self._saved_at = float(config["checkpoint_seconds"]), time.monotonic()
         self._gpus, self._workers = float(config["gpus"]), workers
+        self._memory: float | None = config["memory"]
         self._pack: Pack | None = None
         self._note = ""
 
@@ -140,8 +142,10 @@ class PackRun:
         stale = [trial for trial in trials if trial.data != setting.fingerprint()]
         if stale:
             raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
+        base = _base(setting, self._gpus, self._workers)
+        self._check_memory(base, setting, trials)
         pack = Pack(
-            _base(setting, self._gpus, self._workers),
+            base,
             setting,
             trials,
             store=AdapterStore(self._folder),
@@ -154,6 +158,30 @@ class PackRun:
         )
         self._resume(pack)
         return pack
+
+    def _check_memory(self, base: LoadedBase, setting: Setting, trials: Sequence[TrialConfig]) -> None:
+        """Refuse several members that would not fit, before they are trained. Raises MemoryError.
+
+        One member is tried in any case: the need is an estimate, and it cannot be dealt any smaller.
+        """
+        left = memory_left(base.model.device, self._gpus, self._memory)
+        if left is None or len(trials) == 1:
+            return
+        encoded = base.encoded(setting, max(trial.max_length for trial in trials))
+        streams = {stream for trial in trials for stream in trial.method.streams}
+        lengths = {stream: max(len(row.ids) for row in encoded.rows(stream)) for stream in streams}
+        need = training_bytes(
+            ModelShape.of_config(base.model.config.get_text_config().to_dict()),
+            trials,
+            lengths,
+            self._rows_per_forward,
+            self._gradient_checkpointing,
+            base.model.dtype.itemsize,
+            self._workers.count,
+        )
+        if need > left:
+            gigabytes = f"{need / 1e9:.1f} GB, and {left / 1e9:.1f} GB are left"
+            raise MemoryError(f"a pack of {len(trials)} would take {gigabytes}")
 
     def _resume(self, pack: Pack) -> None:
         """Continue from the pack's checkpoint, else with what its members were elsewhere.
@@ -176,7 +204,7 @@ class PackRun:
     def _score_base(self) -> dict[str, Any]:
         setting = _setting(SettingRef(**self._spec["setting"]))
         base = _base(setting, self._gpus, self._workers)
-        encoded = EncodedSetting(setting, base.tokenizer, setting.recipe.max_length)
+        encoded = base.encoded(setting, setting.recipe.max_length)
         (found,) = evaluate(base.model, encoded, workers=self._workers)
         if setting.judged and self._workers.first:
             write_json(self._folder / "observations" / f"{base_id(setting)}.json", found.observations)

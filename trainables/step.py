@@ -27,6 +27,7 @@ from settings.setting import Stream, UserError
 from trainables.adapters import PackedAdapters, Route
 from trainables.batches import STREAM_ORDER, Batch, Counted, Row, collate
 from trainables.losses import cross_entropy, part_of
+from trainables.memory import LOGITS
 from trainables.method import Forward, Method, Step
 from trainables.optimizer import PackedAdamW
 from trainables.workers import ALONE, Workers, layers_of
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from trainables.references import Known
 
 Head = Callable[[Tensor], Tensor]
-LOGITS = 1 << 25  # held at a time for one member: 128 MiB in float32
 
 
 @dataclass(frozen=True)

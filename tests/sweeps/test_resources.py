@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from settings.setting import UserError
-from sweeps.resources import of_worker, packs_at_a_time, threads_of_worker
+from sweeps.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
 from tests.sweeps.fakes import toy_sweep
 
 GPUS = {"CPU": 32.0, "GPU": 8.0, "memory": 256e9}
@@ -46,6 +46,24 @@ def test_packs_at_a_time(tmp_path: Path, options: dict[str, Any], nodes: list[di
 def test_what_does_not_fit(tmp_path: Path, options: dict[str, Any], nodes: list[dict[str, float]], says: str) -> None:
     with pytest.raises(UserError, match=says):
         packs_at_a_time(toy_sweep(tmp_path, **options), nodes)
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes", "memory"),
+    [
+        ({}, [CPUS], 12e9),  # two packs share a node
+        ({}, [GPUS, CPUS], 8e9),  # 32 packs on the other
+        ({"memory_per_pack": 6}, [CPUS], 6e9),
+        ({"memory_per_pack": 6, "num_workers": 2}, [CPUS], 3e9),
+        ({"gpus_per_pack": 1}, [GPUS, CPUS], 32e9),  # the node without a GPU has no room for any
+        ({}, [{"CPU": 2.0}], None),
+        ({}, [], None),
+    ],
+)
+def test_memory_of_a_worker(
+    tmp_path: Path, options: dict[str, Any], nodes: list[dict[str, float]], memory: float | None
+) -> None:
+    assert memory_of_worker(toy_sweep(tmp_path, **options), nodes) == memory
 
 
 def test_threads_fit_the_cores(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -53,7 +54,7 @@ def config(folder: Path, some: list[TrialConfig], **changes: Any) -> dict[str, A
     folder.mkdir(exist_ok=True)
     pack = {"kind": "train", "trials": [trial.to_json() for trial in some], "snapshots": []}
     rest = {"output": str(folder), "threads": 1, "checkpoint_seconds": 1e9, "rows_per_forward": None}
-    rest |= {"gradient_checkpointing": False, "cache_references": True, "gpus": 0}
+    rest |= {"gradient_checkpointing": False, "cache_references": True, "gpus": 0, "memory": None}
     return {"pack": pack} | rest | changes
 
 
@@ -96,6 +97,18 @@ def test_a_stopped_pack_continues_bit_for_bit(tmp_path: Path, ref: SettingRef, m
         name = Outcome.from_json(one).trial.trial_id
         files = [tmp_path / run / "adapters" / name / "adapter_model.safetensors" for run in ("whole", "parts")]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_pack_that_would_not_fit_is_given_back_before_it_runs(tmp_path: Path, ref: SettingRef) -> None:
+    """The driver deals it again in halves; one trial alone is tried in any case."""
+    rss = psutil.Process().memory_info().rss
+    for memory, members, fits in ((rss, 2, False), (rss, 1, True), (rss + 10e9, 2, True), (None, 2, True)):
+        actor = PackTrainable(config(tmp_path / "pack", trials(ref)[:members], memory=memory))
+        result = run(actor)[-1]
+        actor.cleanup()
+        assert ("outcomes" in result) == fits
+        if not fits:
+            assert "a pack of 2 would take" in result["out_of_memory"] and "GB are left" in result["out_of_memory"]
 
 
 def test_a_damaged_checkpoint_costs_time_and_no_more(
