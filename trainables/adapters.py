@@ -94,7 +94,7 @@ def _of_members(route: Route, A_KRI: Tensor, B_KOR: Tensor, scale_K: Tensor) -> 
     """The factors of the members that take part."""
     if route.members == tuple(range(len(scale_K))):
         return A_KRI, B_KOR, scale_K
-    index = torch.tensor(route.members, device=scale_K.device)
+    index = torch.tensor(route.members).to(scale_K.device, non_blocking=True)
     return A_KRI[index], B_KOR[index], scale_K[index]
 
 

@@ -194,6 +194,11 @@ class Counted:
         return range(end) if self.positions == "padded" else range(prompt - 1, end - 1)
 
 
+def to_device(values: np.ndarray | Sequence[Any], device: torch.device | str) -> Tensor:
+    """Numbers of the host on a device, without waiting for what the device has to do before."""
+    return torch.as_tensor(values).to(device, non_blocking=True)
+
+
 def collate(rows: Sequence[Counted], pad_id: int, device: torch.device | str = "cpu") -> Batch:
     """Pad rows to the longest of them and list the positions that count."""
     longest = max(max(len(item.row.ids), item.length if item.padded else 0) for item in rows)
@@ -206,13 +211,13 @@ def collate(rows: Sequence[Counted], pad_id: int, device: torch.device | str = "
     mask = None
     if any(item.padded for item in rows):
         tokens = np.array([len(item.row.ids) for item in rows])
-        mask = torch.from_numpy((np.arange(longest) < tokens[:, None]).astype(np.int64)).to(device)
+        mask = to_device((np.arange(longest) < tokens[:, None]).astype(np.int64), device)
     return Batch(
-        ids_RT=torch.from_numpy(ids[:, :longest]).to(device),
+        ids_RT=to_device(ids[:, :longest], device),
         mask_RT=mask,
-        row_N=torch.from_numpy(row_N).to(device),
-        column_N=torch.from_numpy(column_N).to(device),
-        labels_N=torch.from_numpy(ids[row_N, column_N + 1]).to(device),
+        row_N=to_device(row_N, device),
+        column_N=to_device(column_N, device),
+        labels_N=to_device(ids[row_N, column_N + 1], device),
         positions_per_row=tuple(counts),
     )
 

@@ -38,7 +38,7 @@ def cross_entropy_of_parts(forward: Forward, count: int) -> tuple[Tensor, ...]:
     """The cross-entropy of each of `count` parts of a batch of rows (`part_of`); 0 for an empty part."""
     nll_N, part_N = token_nll(forward), part_of(forward.row_N, forward.num_rows, count)
     sums = nll_N.new_zeros(count).index_add(0, part_N, nll_N)
-    return tuple((sums / torch.bincount(part_N, minlength=count).clamp(min=1)).unbind())
+    return tuple((sums / _counts(part_N, count, nll_N)).unbind())
 
 
 def token_nll(forward: Forward) -> Tensor:
@@ -88,8 +88,13 @@ def sequence_log_prob(forward: Forward, over_tokens: Literal["sum", "mean"] = "s
     sums = nll_N.new_zeros(forward.num_rows).index_add(0, forward.row_N, nll_N)
     if over_tokens == "sum":
         return -sums
-    counts = torch.bincount(forward.row_N, minlength=forward.num_rows).clamp(min=1)
-    return -sums / counts
+    return -sums / _counts(forward.row_N, forward.num_rows, nll_N)
+
+
+def _counts(group_N: Tensor, count: int, like: Tensor) -> Tensor:
+    """How many positions each of `count` groups has, at least 1; `torch.bincount` would wait for the device."""
+    ones = torch.ones(len(group_N), dtype=like.dtype, device=like.device)
+    return ones.new_zeros(count).index_add(0, group_N, ones).clamp(min=1)
 
 
 def preference_margin(

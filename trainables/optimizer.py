@@ -53,7 +53,7 @@ class PackedAdamW:
         square = torch.lerp(scaled.square(), self.square_KP, beta2)
         update = (mean / fix1) / ((square / fix2).sqrt_() + eps)
         update = (update if revise is None else revise(update)) + decay * self.theta_KP
-        on = torch.tensor(active, device=norm_K.device)[:, None]
+        on = torch.tensor(active).to(norm_K.device, non_blocking=True)[:, None]
         for kept, new in (
             (self.theta_KP, self.theta_KP - rate * update),
             (self.mean_KP, mean),
@@ -77,7 +77,7 @@ class PackedAdamW:
             )
             for rate, config, done in zip(rates, self.configs, self.updates, strict=True)
         ]
-        columns = torch.tensor(rows, dtype=norm_K.dtype, device=norm_K.device)
+        columns = torch.tensor(rows, dtype=norm_K.dtype).to(norm_K.device, non_blocking=True)
         columns[:, 7] = (columns[:, 7] / (norm_K + 1e-6)).clamp(max=1.0)
         return columns[:, :, None].unbind(dim=1)
 

@@ -12,20 +12,22 @@ parameters of a member.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from settings.setting import Stream, UserError
 from trainables.adapters import PackedAdapters, Route
-from trainables.batches import STREAM_ORDER, Batch, Counted, Row, collate
+from trainables.batches import STREAM_ORDER, Batch, Counted, Row, collate, to_device
 from trainables.losses import cross_entropy, part_of
 from trainables.memory import LOGITS
 from trainables.method import Forward, Method, Step
@@ -181,7 +183,8 @@ def train_step(
     return {index: {**terms, "grad_norm": norm_K[index]} for index, terms in measured.items()}
 
 
-Outputs = tuple[Tensor, Tensor | None]  # hidden_ND and layers_LMD; their gradients, too
+Outputs = tuple[Tensor, Tensor | None]  # hidden_ND and layers_LMD
+Joined = tuple[Tensor | None, Tensor | None]  # gradients at these; None where a loss does not see them
 
 
 @dataclass(frozen=True)
@@ -276,14 +279,14 @@ class _StreamPass:
         batch = collate([item for _, item in sent], pad_id, device)
         owners = [index for index, _ in sent]
         route = Route(tuple(dict.fromkeys(owners)), tuple(owners.count(index) for index in dict.fromkeys(owners)))
-        wanted = torch.tensor([index in self._deep for index in owners], device=device)
-        deep_M = torch.nonzero(wanted[batch.row_N])[:, 0] if self._deep.intersection(places) else None
+        wanted = np.repeat([index in self._deep for index in owners], batch.positions_per_row)
+        deep_M = to_device(np.flatnonzero(wanted), device) if self._deep.intersection(places) else None
         if self._workers.count == 1:
             return _Chunk(batch.labels_N, places, batch, route, deep_M, None, None)
         labels_N = collate([item for _, item in rows], pad_id, device).labels_N
         own_N = _positions([len(item.columns) for _, item in rows], own)
         own_M = _positions([len(item.columns) if index in self._deep else 0 for index, item in rows], own)
-        return _Chunk(labels_N, places, batch, route, deep_M, own_N.to(device), own_M.to(device))
+        return _Chunk(labels_N, places, batch, route, deep_M, to_device(own_N, device), to_device(own_M, device))
 
     def _forward(self, chunk: _Chunk, *, policy: bool) -> Outputs:
         """What the rows that this worker sends give; nothing of a stand-in."""
@@ -326,8 +329,7 @@ class _StreamPass:
             labels_N = torch.cat([part.labels_N[place] for part, _, (place, _, _) in own])
             deep = [out[1][:, place] for _, out, (_, place, _) in own if index in self._deep and out[1] is not None]
             layers_LND = torch.cat(deep, dim=1) if deep else None
-            counts = torch.tensor([len(item.columns) for item in some])
-            row_N = torch.arange(len(some)).repeat_interleave(counts).to(labels_N.device)
+            row_N = to_device(np.repeat(np.arange(len(some)), [len(item.columns) for item in some]), labels_N.device)
             for leaf in (hidden_ND, layers_LND):
                 if leaf is not None:
                     leaf.requires_grad_(policy)
@@ -354,10 +356,14 @@ class _StreamPass:
             `[loss][factor]`; None for a loss that no member's output enters.
         """
         found: list[list[Tensor] | None] = [None] * len(seeds)
-        for number, chunk in enumerate(self._chunks):
-            joined = {loss: self._joined(chunk, seed) for loss, seed in enumerate(seeds)}
+        joined: Iterable[list[Joined]] = ([self._joined(chunk, seed) for seed in seeds] for chunk in self._chunks)
+        for number, (chunk, of_losses) in enumerate(
+            zip(self._chunks, _without_zeros(joined) if self._split else joined, strict=True)
+        ):
             needed = {
-                loss: _own(chunk, parts) for loss, parts in joined.items() if any(part is not None for part in parts)
+                loss: _own(chunk, parts)
+                for loss, parts in enumerate(of_losses)
+                if any(part is not None for part in parts)
             }
             if self._graphs:
                 roots = self._graphs[number]
@@ -376,9 +382,7 @@ class _StreamPass:
                 found[loss] = _added(found[loss], gradient)
         return found
 
-    def _joined(
-        self, chunk: _Chunk, seed: Mapping[int, Sequence[Tensor | None]]
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def _joined(self, chunk: _Chunk, seed: Mapping[int, Sequence[Tensor | None]]) -> Joined:
         """A loss's gradients at the outputs of a chunk, member after member; None where no member's loss sees them."""
         final: list[tuple[Tensor, Tensor | None]] = []
         deep: list[tuple[Tensor, Tensor | None]] = []
@@ -388,24 +392,39 @@ class _StreamPass:
             if piece.layers_LND is not None:
                 own = given[1][:, place] if len(given) > 1 and given[1] is not None else None
                 deep.append((piece.layers_LND[:, place], own))
-        return self._concatenated(final, 0), self._concatenated(deep, 1)
-
-    def _concatenated(self, parts: Sequence[tuple[Tensor, Tensor | None]], dim: int) -> Tensor | None:
-        """The gradients of several leaves along `dim`, zeros where one has none; None where none has one."""
-        if all(gradient is None for _, gradient in parts):
-            return None
-        whole = torch.cat([torch.zeros_like(leaf) if own is None else own for leaf, own in parts], dim=dim)
-        return whole if not self._split or bool(whole.any()) else None
+        return _concatenated(final, 0), _concatenated(deep, 1)
 
 
-def _positions(counts: Sequence[int], rows: range) -> Tensor:
+def _concatenated(parts: Sequence[tuple[Tensor, Tensor | None]], dim: int) -> Tensor | None:
+    """The gradients of several leaves along `dim`, zeros where one has none; None where none has one."""
+    if all(gradient is None for _, gradient in parts):
+        return None
+    return torch.cat([torch.zeros_like(leaf) if own is None else own for leaf, own in parts], dim=dim)
+
+
+def _without_zeros(joined: Iterable[list[Joined]]) -> list[list[Joined]]:
+    """`[chunk][loss]` with None for gradients that are 0: of losses over other parts of the rows than the chunk's.
+
+    The device is asked once for all of them.
+    """
+    kept = list(joined)
+    asked = [gradient.any() for chunk in kept for parts in chunk for gradient in parts if gradient is not None]
+    found = iter(torch.stack(asked).tolist() if asked else [])
+
+    def seen(gradient: Tensor | None) -> Tensor | None:
+        return gradient if gradient is not None and next(found) else None
+
+    return [[(seen(final), seen(deep)) for final, deep in chunk] for chunk in kept]
+
+
+def _positions(counts: Sequence[int], rows: range) -> NDArray[np.int64]:
     """Where the positions of some rows lie among those of all rows; `counts` tells how many each row has."""
-    ends = torch.tensor(list(counts)).cumsum(0).tolist()
-    own = [torch.arange(ends[row] - counts[row], ends[row]) for row in rows]
-    return torch.cat(own) if own else torch.zeros(0, dtype=torch.long)
+    ends = np.cumsum(counts)
+    own = [np.arange(ends[row] - counts[row], ends[row]) for row in rows]
+    return np.concatenate(own) if own else np.zeros(0, dtype=np.int64)
 
 
-def _own(chunk: _Chunk, gradients: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+def _own(chunk: _Chunk, gradients: Joined) -> Joined:
     """Of gradients at the outputs of all rows of a chunk, those of the rows that this worker has sent."""
     final, deep = gradients
     if chunk.own_N is None or chunk.own_M is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainables.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
@@ -54,6 +56,57 @@ def test_the_stated_cost_is_what_happens(name: str, tmp_path: Path, monkeypatch:
     cost = cost_of(trial.method, trial.sizes)
     assert rows["forward"] == pytest.approx(cost.forwards * trial.batch_size, abs=1)  # a share of a row is rounded
     assert rows["backward"] == pytest.approx(cost.backwards * trial.batch_size, abs=1)
+
+
+class _Waits(TorchDispatchMode):
+    """Lists what would wait for a GPU: numbers that go to the host, and shapes that depend on numbers.
+
+    Transformers' own look at masks and positions, once a forward pass, is left out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masks = name in ("index", "index_put_") and any(one is not None and one.dtype == torch.bool for one in args[1])
+        waits = masks or name in ("_local_scalar_dense", "nonzero", "bincount", "masked_select", "is_nonzero", "equal")
+        if waits and not any(frame.filename.endswith("masking_utils.py") for frame in traceback.extract_stack()):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rows_per_forward", [None, 3])
+@pytest.mark.parametrize("definition", ["principled", "reference"])
+@pytest.mark.parametrize("name", methods.names())
+def test_a_step_waits_for_nothing(
+    name: str, definition: str, rows_per_forward: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No number leaves the device between a step's rows and its update, so that a GPU always has the next work.
+
+    But once per stream for methods with a gradient of each part of their rows: which of them a chunk is in.
+    """
+    trial = tiny_trial(methods.make(name, {"definition": definition}), max_length=20).training
+    prepare(trial.requires, tmp_path)
+    pack = Pack(
+        tiny_base(),
+        tiny_setting(),
+        [trial, tiny_trial(methods.make("plain"))],
+        torch.float64,
+        store=AdapterStore(tmp_path),
+        rows_per_forward=rows_per_forward,
+    )
+    pack.advance(2)
+    monkeypatch.setattr(Pack, "_measured", lambda self, index, terms: None)  # which reads a few steps at a time
+    lists: list[int] = []
+    tolist = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda self: (lists.append(1), tolist(self))[1])
+    with _Waits() as waits:
+        pack.advance(1)
+    assert len(lists) == sum(trial.method.parts(stream) > 1 for stream in trial.method.streams)
+    assert lists or not waits.found
+    assert set(waits.found) <= {"_local_scalar_dense"}
 
 
 def test_costs_relative_to_plain() -> None:
