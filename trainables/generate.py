@@ -6,6 +6,7 @@ Shape legend: M members (or 1 for the base model), P prompts of a chunk, L token
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -61,21 +62,16 @@ def generate(
     for some in _chunks(prompts, max(1, rows_per_batch // voices) * workers.count):
         own, chunk = workers.deal(some)
         draws = None if uniform is None else uniform[:, chunk].reshape(-1, max_new_tokens)
-        decoder = _Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers)
-        tokens = [prompts[index] for index in chunk] * voices
-        if adapters:
-            with adapters.routed(Route(tuple(members), (len(chunk),) * voices)):
-                out = decoder.run(tokens, max_new_tokens)
-        else:
-            out = decoder.run(tokens, max_new_tokens)
+        decoder = _Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers, adapters, members)
+        out = decoder.run([tuple(prompts[index]) for index in chunk], max_new_tokens)
         found.update((some[place], out[row :: len(chunk)]) for row, place in enumerate(own))
     together = {prompt: replies for part in workers.gather(found) for prompt, replies in part.items()}
     return [[together[prompt][voice] for prompt in range(len(prompts))] for voice in range(voices)]
 
 
 def _chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Indices of prompts, similar lengths together, so that little is spent on padding."""
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    """Indices of prompts, similar lengths together, so that little is spent on padding, and equal ones side by side."""
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), tuple(prompts[index]), index))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
@@ -100,7 +96,7 @@ def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
 
 
 class _Decoder:
-    """Token-by-token decoding of one chunk with a key-value cache.
+    """Token-by-token decoding of one chunk with a key-value cache. A prompt that is asked several times is read once.
 
     Prompts are padded on the right and the replies follow the padding, which later tokens do not see. Unlike padding on
     the left this leaves no position without anything to attend to (a source of NaN), and the prompts need no mask.
@@ -115,24 +111,52 @@ class _Decoder:
         top_p: float,
         draws: np.ndarray | None,
         workers: Workers,
+        adapters: PackedAdapters | None,
+        members: Sequence[int],
     ) -> None:
+        self.adapters, self.members = adapters, tuple(members)
         self.model, self.head, self.pad_id, self.workers = model, head_of(model), pad_id, workers
         self.temperature, self.top_p = temperature, top_p
         self.stop = torch.tensor(sorted(stop_ids), device=model.device)
         self.draws = None if draws is None else torch.from_numpy(draws).to(model.device)
 
-    def run(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Reply]:
-        device = self.model.device
-        longest = max(map(len, prompts))
-        ids = torch.tensor(
-            [list(prompt) + [self.pad_id] * (longest - len(prompt)) for prompt in prompts], device=device
-        )
-        length = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        mask = (torch.arange(longest, device=device) < length[:, None]).long()
-        padded = not bool(mask.all())
+    def run(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> list[Reply]:
+        """The replies of all members to the prompts, member after member."""
+        device, longest = self.model.device, max(map(len, prompts))
+        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
         cache = DynamicCache(config=self.model.config)
-        finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-        hidden = self._forward(ids, None, cache)[torch.arange(len(prompts), device=device), length - 1]
+        hidden = self._read(list(places), cache)
+        voices = len(hidden) // len(places)
+        rows = torch.tensor([voice * len(places) + places[prompt] for voice in range(voices) for prompt in prompts])
+        if len(places) < len(prompts):
+            rows = rows.to(device)
+            hidden = hidden[rows]
+            cache.batch_select_indices(rows)
+        length = torch.tensor([len(prompt) for prompt in prompts] * voices, device=device)
+        mask = (torch.arange(longest, device=device) < length[:, None]).long()
+        with self._routed(len(prompts)):
+            return self._write(hidden, cache, mask, max_new_tokens)
+
+    def _read(self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> Tensor:
+        """The hidden state of each member at the end of each prompt; fills the cache."""
+        longest = max(map(len, prompts))
+        voices = len(self.members) if self.adapters else 1
+        padded = [list(prompt) + [self.pad_id] * (longest - len(prompt)) for prompt in prompts] * voices
+        ends = torch.tensor([len(prompt) - 1 for prompt in prompts] * voices, device=self.model.device)
+        with self._routed(len(prompts)):
+            hidden = self._forward(torch.tensor(padded, device=self.model.device), None, cache)
+        return hidden[torch.arange(len(ends), device=self.model.device), ends]
+
+    def _routed(self, rows: int) -> AbstractContextManager[None]:
+        """Sends so many rows to each member, one member after the other."""
+        if self.adapters is None:
+            return nullcontext()
+        return self.adapters.routed(Route(self.members, (rows,) * len(self.members)))
+
+    def _write(self, hidden: Tensor, cache: DynamicCache, mask: Tensor, max_new_tokens: int) -> list[Reply]:
+        """Token after token, from the hidden states at the ends of the prompts, where `mask` has its last ones."""
+        length, padded = mask.sum(dim=1), not bool(mask.all())
+        finished = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
         written: list[Tensor] = []
         while True:
             token = torch.where(finished, self.pad_id, self._pick(self._logits(hidden), len(written)))

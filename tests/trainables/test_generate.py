@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
 from scipy.stats import chi2
+from transformers import DynamicCache
 
 from tests.trainables.tiny import tiny_base, tiny_model, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.generate import generate, nucleus
+from trainables.generate import _Decoder, generate, nucleus
 from trainables.pack import Pack
 
 PROMPTS = [(2, 5, 6, 3), (2, 9, 3), (2, 7, 8, 9, 10, 3), (2, 30, 3), (2, 11, 12, 13, 3)]
@@ -116,6 +118,36 @@ def test_sampling_follows_the_distribution(top_p: float) -> None:
     common = expected > 5
     chi = ((counts - expected)[common] ** 2 / expected[common]).sum()
     assert float(chi) < chi2.ppf(0.999, df=int(common.sum()))
+
+
+@pytest.mark.parametrize("rows_per_batch", [1, 5, 256])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_repeated_prompt_is_read_once(
+    temperature: float, rows_per_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each place in the list has the reply that it would have alone; equal prompts share one pass over their tokens."""
+    trials = [tiny_trial(methods.make("plain"), seed=seed) for seed in range(2)]
+    pack = Pack(tiny_base(), tiny_setting(), trials, dtype=torch.float64)
+    pack.advance(20)
+    asked = [PROMPTS[index] for index in (0, 2, 0, 1, 0, 2, 0)]
+    read: list[int] = []
+    reading = _Decoder._read
+
+    def counted(self: _Decoder, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> torch.Tensor:
+        read.append(len(prompts))
+        return reading(self, prompts, cache)
+
+    monkeypatch.setattr(_Decoder, "_read", counted)
+    options = {"max_new_tokens": 6, "stop_ids": frozenset({1}), "pad_id": 0, "temperature": temperature}
+    both = {"adapters": pack.adapters, "members": [0, 1], "seeds": [0, 1]}
+    found = generate(pack.base.model, asked, rows_per_batch=rows_per_batch, **options, **both)  # type: ignore[arg-type]
+    if rows_per_batch == 256:
+        assert read == [3]
+    for member in (0, 1):
+        alone = {"adapters": pack.adapters, "members": [member], "seeds": [member], "rows_per_batch": 1}
+        (expected,) = generate(pack.base.model, asked, **options, **alone)  # type: ignore[arg-type]
+        assert found[member] == expected
+    assert temperature == 0.0 or len(set(found[0])) > 3, "samples of one prompt differ"
 
 
 def test_no_new_tokens() -> None:
