@@ -122,7 +122,7 @@ def _end(process: subprocess.Popen[Any]) -> None:
     """Interrupt a command that still runs, as Ctrl-C does, and wait for it; kill it if it takes too long."""
     if process.poll() is not None:
         return
-    session = [one for one in psutil.Process(process.pid).children(recursive=True)]
+    session = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     try:
         process.wait(TO_END)

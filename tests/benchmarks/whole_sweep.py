@@ -53,7 +53,7 @@ class Plan:
     """What is run, and how often.
 
     Attributes:
-        share: of the configurations of each method, at least one.
+        share: of the configurations of each method, at least one; 0 is plain fine-tuning alone.
         seeds: of each configuration.
         options: of the recipe, e.g. steps.
         ours: repetitions of our side.
@@ -75,8 +75,8 @@ def sweep_text(plan: Plan) -> str:
     """The sweep file: a fixed list of configurations, so that both sides have the same."""
     methods = ['"plain"']
     for method, (coefficient, values) in GRIDS.items():
-        kept = values[:: max(1, round(1 / plan.share))]
-        methods.append(f'grid("{method}", {coefficient}={list(kept)})')
+        kept = list(values[:: max(1, round(1 / plan.share))]) if plan.share else []
+        methods += [f'grid("{method}", {coefficient}={kept})'] if kept else []
     return SWEEP.format(methods="".join(f"{each}, " for each in methods), seeds=plan.seeds, options=dict(plan.options))
 
 
