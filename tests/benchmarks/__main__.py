@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
 
 from tests.benchmarks import growth, page, profiles, steps, whole_sweep
 from tests.benchmarks.measure import Result, Sheet, goals, machine
@@ -25,6 +27,7 @@ STEP_GOALS: dict[str, Callable[[steps.Plan], list[Result]]] = {
 NAMES = (*SWEEP_GOALS, *STEP_GOALS)
 SHORT_SWEEP = whole_sweep.Plan(share=0.0, seeds=2, options={"steps": 4}, ours=1, theirs=1, reusing=False, starts=0)
 SHORT_ROUNDS = 2
+WIDTH = 160  # of what is printed into a file
 
 
 def sweep_plan(only: Sequence[str], share: float, repeats: int, baseline_repeats: int, short: bool) -> whole_sweep.Plan:
@@ -69,7 +72,8 @@ def main(
     if device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("torch sees no GPU")
     torch.set_num_threads(threads)
-    console, where = Console(width=None), torch.device(device)
+    disable_progress_bar()
+    console, where = Console(width=None if sys.stdout.isatty() else WIDTH), torch.device(device)
     about = machine(where)
     console.print(page.described(about), highlight=False)
     rounds = SHORT_ROUNDS if short else rounds

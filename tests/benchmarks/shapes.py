@@ -177,7 +177,7 @@ def made_up(nano: Setting, length: int, rank: int) -> Setting:
         lengths = [length + dice.randint(-length // 8, length // 8) - MARKS_PER_ROW for _ in range(count)]
         return tuple(Example.of(text(each // 2), text(each - each // 2)) for each in lengths)
 
-    scores = tuple(Score(name, name, "nothing", _nothing) for name in ("task", "alignment"))  # type: ignore[arg-type]
+    scores = tuple(Score(name, name, "nothing", _nothing) for name in ("task", "alignment"))
     return replace(
         nano,
         name="made_up",

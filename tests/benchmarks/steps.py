@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean, median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from trainables.pack import Pack
 from trainables.step import autocast, head_of
 from trainables.trial import TrialConfig
 
+Found = TypeVar("Found")
 ROUNDS = 40
 SEEDS = 3  # of a sweep's pack, unless told otherwise
 TRAINED = 6  # steps before members generate, so that their replies differ
@@ -53,6 +56,14 @@ class Plan:
     def rounds_of(self, where: World) -> int:
         """Fewer rounds where a step takes long."""
         return self.rounds if where.shape is NANO else max(2, self.rounds // 5)
+
+
+def if_it_fits(name: str, measure: Callable[..., Found], *arguments: Any, **options: Any) -> dict[str, Found]:
+    """What was measured under its name; nothing when the GPU's memory is too small for it."""
+    try:
+        return {name: measure(*arguments, **options)}
+    except torch.OutOfMemoryError:
+        return {}
 
 
 # --- a packed step, and the base model on the same tokens ---
@@ -111,11 +122,11 @@ def efficiency(where: World, members: int, rounds: int, **options: Any) -> dict[
 
 def step_efficiency(plan: Plan) -> list[Result]:
     """The goal speaks of the pack that a sweep makes by itself: the seeds of a configuration."""
-    cases = {}
+    cases: dict[str, dict[str, Spread]] = {}
     for where in plan.worlds():
         for members in (SEEDS, 8) if where.shape in (NANO, SMALL) else (SEEDS,):
-            found = efficiency(where, members, plan.rounds_of(where))
-            cases[f"{where.shape.name}, pack of {members}"] = found
+            name, rounds = f"{where.shape.name}, pack of {members}", plan.rounds_of(where)
+            cases |= if_it_fits(name, efficiency, where, members, rounds)
     headline = cases[f"{NANO.name}, pack of {SEEDS}"]["efficiency"]
     what = "forward and backward of the frozen base over a packed step, same tokens, nano, pack of 3"
     return [Result("step_efficiency", what, headline, 0.85, True, _details(cases))]
@@ -130,18 +141,15 @@ def marginal(where: World, method: str, sizes: Sequence[int], rounds: int, **opt
     `peft` is a step of the baseline in the same unit.
     """
     steps = rounds + 1
-    packs = {}
-    for size in (1, *sizes):
-        trials = where.trials(method, size, steps, **options)
-        packs[size] = where.pack(trials, copied=size > 1)
-    peft = PeftTrial(where.copy(), where.base.tokenizer, where.setting, where.trials(method, 1, steps, **options)[0])
-    actions: dict[str, Callable[[], object]] = {
-        str(size): (lambda pack=pack: pack.advance(1))
-        for size, pack in packs.items()  # type: ignore[misc]
-    }
-    found = interleaved(actions | {"peft": peft.step}, rounds, where.device)
-    for pack in packs.values():
-        pack.close()
+    alone_trial, tokenizer = where.trials(method, 1, steps, **options)[0], where.base.tokenizer
+    actions: dict[str, Callable[[], object]] = {}
+    with ExitStack() as packs:
+        for size in (1, *sizes):
+            pack = where.pack(where.trials(method, size, steps, **options), copied=size > 1)
+            packs.enter_context(closing(pack))
+            actions[str(size)] = partial(pack.advance, 1)
+        actions["peft"] = PeftTrial(where.copy(), tokenizer, where.setting, alone_trial).step
+        found = interleaved(actions, rounds, where.device)
     alone = found["1"]
     added = {
         f"pack of {size}": Spread.of(
@@ -154,12 +162,13 @@ def marginal(where: World, method: str, sizes: Sequence[int], rounds: int, **opt
 
 def seed_marginal_cost(plan: Plan) -> list[Result]:
     """At batch 4, for the methods with the cheapest and the dearest steps of the sweep."""
-    cases = {}
+    cases: dict[str, dict[str, Spread]] = {}
     for where in plan.worlds(copies=3):
         for method in ("plain", "kl_penalty"):
             sizes = (SEEDS, 8) if where.shape in (NANO, SMALL) else (SEEDS,)
             options = {"batch_size": 4, "alignment_batch_size": 4}
-            cases[f"{where.shape.name}, {method}"] = marginal(where, method, sizes, plan.rounds_of(where), **options)
+            name, rounds = f"{where.shape.name}, {method}", plan.rounds_of(where)
+            cases |= if_it_fits(name, marginal, where, method, sizes, rounds, **options)
     headline = cases[f"{NANO.name}, plain"][f"pack of {SEEDS}"]
     what = "cost of a seed more over that of a trial alone, nano, plain, batch 4, pack of 3"
     return [Result("seed_marginal_cost", what, headline, 0.6, False, _details(cases))]
@@ -248,9 +257,11 @@ def generation_speedup(plan: Plan) -> list[Result]:
     for where in plan.worlds():
         for members in (SEEDS, 8) if where.shape is NANO else (SEEDS,):
             name = f"{where.shape.name}, pack of {members}"
-            cases[name], equal[name] = generation(where, members, max(1, plan.rounds_of(where) // 4))
-    found = cases[f"{NANO.name}, pack of {SEEDS}"]
-    headline = min(found["by_length"], found["left_padded"], key=lambda spread: spread.value)
+            rounds = max(1, plan.rounds_of(where) // 4)
+            for case, (found, same) in if_it_fits(name, generation, where, members, rounds).items():
+                cases[case], equal[case] = found, same
+    nano = cases[f"{NANO.name}, pack of {SEEDS}"]
+    headline = min(nano["by_length"], nano["left_padded"], key=lambda spread: spread.value)
     what = "one `model.generate` per trial over packed generation, all questions in a batch, nano, pack of 3"
     details = _details(cases) | {"equal_replies": equal}
     return [Result("generation_speedup", what, headline, 5.0, True, details)]

@@ -45,7 +45,7 @@ sweep = Sweep(
 
 REPLIES_EQUAL = 0.99  # of all replies; float32 rounds differently in a pack, and greedy decoding passes that on
 SCORES_WITHIN = 0.01  # mean over all trials and scores
-LOSSES_WITHIN = 1e-2  # of the largest gap between loss curves, relative
+LOSSES_WITHIN = 1e-3  # of the largest gap between loss curves, relative
 
 
 @dataclass(frozen=True)

@@ -55,4 +55,4 @@ class Finder:
 
 
 if "SELGEN_BENCHMARK_STEPS" in os.environ:
-    sys.meta_path.insert(0, Finder())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Finder())
