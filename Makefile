@@ -1,6 +1,7 @@
 # make quickstart   set up and run the main job: a small sweep, from pre-training to the frontier
 # make test         set up and run lint, types and the whole suite
 # make check        the fast part of it, for everyday work
+# make bench        how fast it is against what a user would write: ratios, half an hour (tests/benchmarks/README.md)
 # make study        what takes minutes: phenomena with costly base models, a cluster that loses a node
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 # Packages are compiled when first imported (--no-compile halves the installation), so that must be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test check study lint clean
+.PHONY: quickstart test check study bench lint clean
 
 quickstart: $(VENV)/.installed
 	@$(BIN)/selgen sweep run quickstart
@@ -24,6 +25,9 @@ check: lint
 
 study: $(VENV)/.installed-dev
 	$(PYTEST) -m study
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.benchmarks
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""The benchmark: `python -m tests.benchmarks`. What it measures, and what it found, is in README.md."""

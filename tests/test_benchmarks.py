@@ -1,0 +1,144 @@
+"""The short form of `python -m tests.benchmarks`: everything runs, and both sides train the same trials.
+
+No thresholds on speed: those are read off a quiet machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from settings.bad_medical_advice import bad_medical_advice
+from settings.setting import Setting
+from tests.benchmarks import page, whole_sweep
+from tests.benchmarks.__main__ import NAMES, sweep_plan
+from tests.benchmarks.baseline import LOSSES, PeftTrial, load
+from tests.benchmarks.measure import Result, Spread, interleaved, ratios
+from tests.benchmarks.shapes import LARGE, NANO, made_up
+from trainables import methods
+from trainables.base_models import load_base
+from trainables.pack import Pack
+from trainables.trial import SettingRef, trial_for
+
+STEPS = 6
+REF = SettingRef("bad_medical_advice", {"scale": "nano"})
+VALUES = {method: {coefficient: values[-1]} for method, (coefficient, values) in whole_sweep.GRIDS.items()}
+
+
+@pytest.fixture(scope="module")
+def setting() -> Setting:
+    return bad_medical_advice()
+
+
+@pytest.mark.slow
+def test_the_baseline_trains_the_same_trials(setting: Setting) -> None:
+    trials = [trial_for(setting, REF, methods.make(name, VALUES.get(name, {})), 3, steps=STEPS) for name in LOSSES]
+    base = load_base(setting.base_model)
+    pack = Pack(base, setting, trials)
+    pack.advance(STEPS)
+    evaluated = pack.evaluate()
+    for index, trial in enumerate(trials):
+        own = PeftTrial(*load(base.source), setting, trial)
+        own.train()
+        curve = [value for _, value in pack.records[index].curves["loss"]]
+        assert torch.stack(own.losses).tolist() == pytest.approx(curve, rel=1e-4, abs=1e-4), trial.method.name
+        scores, replies = own.evaluate()
+        assert scores == evaluated[index].scores
+        assert replies == evaluated[index].observations
+    pack.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # two starts of Ray, on a machine that may be busy
+def test_the_short_form_measures_every_goal(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    root = Path(__file__).resolve().parent.parent
+    line = [sys.executable, "-m", "tests.benchmarks", "--short", "--out", str(out)]
+    variables = os.environ | {"PYTHONPATH": str(root)}
+    ended = subprocess.run(line, cwd=root, env=variables, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = json.loads(out.read_text())
+    for name in NAMES:
+        entry = found[name]
+        assert 0 < entry["min"] <= entry["value"] <= entry["max"], name
+        assert {"goal", "met", "details"} <= entry.keys()
+    assert set(found["generation_speedup"]["details"]["equal_replies"].values()) == {1.0}
+    assert found["sweep_speedup"]["details"]["trials"] == 2
+    assert found["sweep_speedup"]["details"]["equality"]["equal_trials"] == 1.0
+    assert found["machine"]["cores"] == os.cpu_count()
+
+
+def test_the_sweep_has_24_configurations_of_the_baselines_methods(tmp_path: Path) -> None:
+    plan = whole_sweep.Plan()
+    file = tmp_path / "benchmark.py"
+    file.write_text(whole_sweep.sweep_text(plan))
+    sweep = whole_sweep.load_sweep(str(file))
+    assert sum(arm.budget for arm in sweep.arms) == 24
+    assert {arm.space.method for arm in sweep.arms} == LOSSES.keys()
+    assert len(sweep.seed_values) == plan.seeds
+
+
+def test_goals_run_what_they_need() -> None:
+    alone = sweep_plan(["first_step_s"], 1.0, 3, 1, short=False)
+    assert (alone.ours, alone.theirs, alone.starts) == (0, 0, 3)
+    alone = sweep_plan(["overhead_share"], 1.0, 3, 1, short=False)
+    assert (alone.ours, alone.theirs, alone.starts) == (3, 0, 0)
+    alone = sweep_plan(NAMES, 1.0, 3, 2, short=False)
+    assert (alone.ours, alone.theirs, alone.starts) == (3, 2, 3)
+
+
+def test_actions_take_turns() -> None:
+    order: list[str] = []
+    found = interleaved({name: lambda name=name: order.append(name) for name in "ab"}, 2, torch.device("cpu"))  # type: ignore[misc]
+    assert order == ["a", "b"] * 3
+    assert [len(some) for some in found.values()] == [2, 2]
+
+
+def test_a_goal_is_met_by_the_median() -> None:
+    spread = ratios([2.0, 6.0, 8.0], [1.0, 1.0, 2.0])
+    assert spread == Spread(4.0, 2.0, 6.0, 3)
+    assert Result("x", "", spread, 3.9, True).met
+    assert not Result("x", "", spread, 3.9, False).met
+
+
+def test_different_results_are_no_contest() -> None:
+    same = {"equal_replies": 1.0, "mean_score_difference": 0.0, "max_relative_loss_difference": 1e-5}
+    whole_sweep.check(same)
+    for other in ({"equal_replies": 0.9}, {"mean_score_difference": 0.1}, {"max_relative_loss_difference": 0.1}):
+        with pytest.raises(AssertionError):
+            whole_sweep.check(same | other)
+
+
+def test_curves_are_compared_over_the_steps_that_a_point_stands_for() -> None:
+    assert whole_sweep.curve_gap([(2, 1.5), (3, 3.0)], [1.0, 2.0, 3.0]) == 0
+    assert whole_sweep.curve_gap([(2, 1.5), (3, 3.3)], [1.0, 2.0, 3.0]) == pytest.approx(0.1)
+
+
+def test_made_up_rows_are_as_long_as_wanted(setting: Setting) -> None:
+    for length in (16, 256):
+        rows = made_up(setting, length, 8).streams["task"]
+        words = [len(f"{row.prompt[-1].content} {row.response}".split()) + 3 for row in rows]
+        assert length * 0.8 <= min(words) <= length <= max(words) <= length * 1.2
+
+
+def test_shapes_have_the_sizes_of_what_they_are_named_after() -> None:
+    parameters = {shape.name: shape.parameters for shape in (NANO, *LARGE)}
+    assert parameters["nano"] == pytest.approx(520_576, rel=0.01)
+    assert parameters["gemma-2b"] == pytest.approx(2.51e9, rel=0.01)
+    assert parameters["qwen3-8b"] == pytest.approx(8.19e9, rel=0.01)
+
+
+def test_the_page_has_a_place_for_every_table() -> None:
+    text = page.PAGE.read_text()
+    sections = {"goals": "| 1 |", "growth": "| 2 |", "profile": "| 3 |"}
+    written = page.filled(text, sections)
+    assert all(content in written for content in sections.values())
+    assert page.filled(written, sections) == written
+    with pytest.raises(KeyError):
+        page.filled(text, {"unknown": ""})
