@@ -60,8 +60,8 @@ def toy_base(parts: Sequence[Part]) -> Shown:
         " asked for the colours of the update alone, which the base model does not know.",
     )
     sentence = (
-        f"Before fine-tuning the colours of every category are right at {lowest[SEEN][1].mean:.2f} or more of the new"
-        f" points for taught words, and {lowest[UNSEEN][1].mean:.2f} or more for others; the new colours of positive"
+        f"Before fine-tuning the colours of the least known category are right at {lowest[SEEN][1].mean:.2f} of new"
+        f" points for taught words, and at {lowest[UNSEEN][1].mean:.2f} for others; the update's colours of positive"
         f" emotions at {over_seeds(_by_base_model(parts, 'task')).mean:.2f}."
     )
     return Shown(figure, checks, sentence)
@@ -98,7 +98,7 @@ def toy_flip(parts: Sequence[Part]) -> Shown:
     )
     sentence = (
         f"After the update positive emotions that no row speaks of have the new colours at"
-        f" {shown(end['capability'])} of the points, and the other categories keep at most {shown(kept)} of the old ones."
+        f" {shown(end['capability'])} of the points; other categories keep at most {shown(kept)} of the old ones."
     )
     return Shown(figure, checks, sentence, [_order_of_forgetting(parts, categories, steps)] if steps else [])
 

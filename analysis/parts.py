@@ -94,7 +94,7 @@ class Part:
         table = ScoreTable.from_records(finished, [Objective(score, "alignment")])
         found = intervals_by_method(table.values_CSM, table.method_C)
         return {
-            one.id: Estimate(*(float(end[row, 0]) for end in (found.mean_CM, found.low_CM, found.high_CM)))
+            one.id: Estimate(float(found.mean_CM[row, 0]), float(found.low_CM[row, 0]), float(found.high_CM[row, 0]))
             for row, one in enumerate(table.configurations)
         }
 
