@@ -86,7 +86,7 @@ def _plain_axes(axes: Axes, title: str) -> None:
 
 def caption(figure: Figure, text: str) -> None:
     """A line or two below a figure."""
-    wrapped = "\n".join(textwrap.wrap(text, 125))
+    wrapped = "\n".join(textwrap.wrap(text, 108))
     figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=FONT["small"], color="#333333")
 
 
