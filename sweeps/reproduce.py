@@ -178,7 +178,10 @@ FIGURES: Mapping[str, FigureOf] = {
 
 
 def lacking(name: str, scale: str, files: Files) -> str | None:
-    """Which files a figure needs and has not been given; None when nothing is missing."""
+    """Which files a figure needs and has not been given; None when nothing is missing. Raises UserError."""
+    if scale not in SCALES:
+        raise UserError(f"there is no scale {scale!r}; the scales: {', '.join(SCALES)}")
+    figure_named(name)
     if name == JUDGED:
         found = files.folder("em_judged", "runs.csv")
         return None if found else "it needs --data DIR, a folder of judged answers with runs.csv (selgen import judged)"
@@ -205,9 +208,6 @@ def _catalog(name: str) -> list[Sweep]:
 
 def sweeps_of(name: str, scale: str, files: Files) -> list[Sweep]:
     """The sweeps of a figure at a scale. Raises UserError for unknown names and missing files."""
-    if scale not in SCALES:
-        raise UserError(f"there is no scale {scale!r}; the scales: {', '.join(SCALES)}")
-    figure_named(name)
     reason = lacking(name, scale, files)
     if reason:
         raise UserError(f"figure {name}: {reason}")
