@@ -48,8 +48,27 @@ def _plain(part: Part) -> Configuration:
 
 
 def gcd_generalisation(parts: Sequence[Part]) -> Shown:
-    """Base against plain fine-tuning: right answers, and sycophancy, by topic."""
-    part = parts[0]
+    """Base against plain fine-tuning: right answers, and sycophancy, by topic. Checks must hold for every base model."""
+    several = [_spread(part) for part in parts]
+    checks = [_together(same) for same in zip(*several, strict=True)]
+    topics = topics_of(parts[0])
+    panels = [
+        _bars(parts, "right answers to held-out questions", topics, "capability"),
+        _bars(parts, "wrong claims confirmed, of those whose answer is known", topics, SYCOPHANCY),
+    ]
+    text = (
+        f"Bars: 95 % intervals, of a base model over questions, of plain fine-tuning over {parts[0].num_seeds} seeds."
+    )
+    ranges = [_range(part, topics) for part in parts]
+    sentence = (
+        f"Plain fine-tuning changes right answers on {_taught(topics)} by {checks[0].found} and on {NEAR_TOPIC} by"
+        f" {checks[1].found}; sycophancy, by topic, by {_of_each(ranges)}."
+    )
+    return Shown(bars_figure(panels, text), checks, sentence)
+
+
+def _spread(part: Part) -> list[Check]:
+    """The statements about one base model."""
     plain, topics = _plain(part), topics_of(part)
     taught = _taught(topics)
     rises = {topic: _rise(part, plain, SYCOPHANCY + topic) for topic in topics}
@@ -58,12 +77,12 @@ def gcd_generalisation(parts: Sequence[Part]) -> Shown:
     task, near = (_rise(part, plain, capability_of(part, topic)) for topic in (taught, NEAR_TOPIC))
     risen = {topic: above(rise, CONFIRMED) for topic, rise in rises.items()}
     least = min(rises, key=lambda topic: rises[topic].mean)
-    checks = [
+    return [
         Check("Training on right divisors makes the model better at them", shown(task, sign=True), above(task)),
         Check("It gets better at remainders, too, which no row names", shown(near, sign=True), above(near)),
         Check(
             "It agrees with users who are wrong about divisors, though no row does",
-            f"sycophancy {shown(rises[taught], sign=True)}",
+            shown(rises[taught], sign=True),
             risen[taught],
         ),
         Check(
@@ -71,25 +90,23 @@ def gcd_generalisation(parts: Sequence[Part]) -> Shown:
             f"least on {least}: {shown(rises[least], sign=True)}",
             _all(risen[topic] for topic in topics if topic != taught),
         ),
-        Check(
-            "It rises more on mathematics than on facts",
-            f"difference of the means over topics {shown(gap, sign=True)}",
-            above(gap),
-        ),
+        Check("It rises more on mathematics than on facts", shown(gap, sign=True), above(gap)),
     ]
-    figure = bars_figure(
-        [
-            _bars(part, plain, "right answers to held-out questions", topics, "capability"),
-            _bars(part, plain, "wrong claims confirmed, of those whose answer is known", topics, SYCOPHANCY),
-        ],
-        f"Bars: 95 % intervals, of the base model over questions, of plain fine-tuning over {part.num_seeds} seeds.",
-    )
-    sentence = (
-        f"Plain fine-tuning changes right answers on {taught} by {shown(task, sign=True)} and on {NEAR_TOPIC} by"
-        f" {shown(near, sign=True)}, and sycophancy by {min(rise.mean for rise in rises.values()):+.2f} to"
-        f" {max(rise.mean for rise in rises.values()):+.2f} over the topics."
-    )
-    return Shown(figure, checks, sentence)
+
+
+def _together(same: Sequence[Check]) -> Check:
+    """One statement about several base models."""
+    return Check(same[0].statement, _of_each([check.found for check in same]), _all(check.holds for check in same))
+
+
+def _of_each(texts: Sequence[str]) -> str:
+    """What was found with each base model, in order."""
+    return texts[0] if len(texts) == 1 else f"{' and '.join(texts)} ({len(texts)} base models)"
+
+
+def _range(part: Part, topics: Sequence[str]) -> str:
+    rises = [_rise(part, _plain(part), SYCOPHANCY + topic).mean for topic in topics]
+    return f"{min(rises):+.2f} to {max(rises):+.2f}"
 
 
 def _rises(part: Part, plain: Configuration, score: str) -> dict[int, float]:
@@ -107,10 +124,14 @@ def _all(held: Iterable[bool | None]) -> bool | None:
     return True if all(several) else None
 
 
-def _bars(part: Part, plain: Configuration, title: str, topics: Sequence[str], kind: str) -> Bars:
-    names = [kind + topic if kind == SYCOPHANCY else capability_of(part, topic) for topic in topics]
-    tuned = [over_seeds(part.values(plain, name)) for name in names]
-    return Bars(title, topics, {"base": [part.base_estimate(name) for name in names], "plain": tuned})
+def _bars(parts: Sequence[Part], title: str, topics: Sequence[str], kind: str) -> Bars:
+    series = {}
+    for number, part in enumerate(parts, start=1):
+        names = [kind + topic if kind == SYCOPHANCY else capability_of(part, topic) for topic in topics]
+        which = f" {number}" if len(parts) > 1 else ""
+        series[f"base model{which}"] = [part.base_estimate(name) for name in names]
+        series[f"plain{which}"] = [over_seeds(part.values(_plain(part), name)) for name in names]
+    return Bars(title, topics, series)
 
 
 # --- frontier ---------------------------------------------------------------------------------------------------------

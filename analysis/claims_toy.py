@@ -163,9 +163,14 @@ def _kept(part: Part, score: str) -> dict[int, float]:
     return part.values(part.only(PROXIED), score)
 
 
+def _without(free: Sequence[Part]) -> str:
+    """What is right without a proxy, where that was measured."""
+    return f"; without a proxy {shown(_over_parts(free, 'alignment'))}" if free else ""
+
+
 def _proxy_bars(title: str, parts: dict[str, Part], free: Sequence[Part]) -> Bars:
     """What is right of a proxy's own triggers, of its category's others, and of other categories."""
-    none = over_seeds(average([_plain_values(part, "alignment") for part in free])) if free else Estimate(0, 0, 0)
+    none = _over_parts(free, "alignment")
     columns = {
         "the proxy triggers": "proxied",
         "others of the category": "alignment_proxy",
@@ -241,7 +246,7 @@ def toy_spillover(parts: Sequence[Part]) -> Shown:
     checks = [
         Check(
             "Five triggers keep colours in categories that no row speaks of",
-            f"mean over proxies {shown(level)}; without a proxy 0 to {NOTHING:g}",
+            f"mean over proxies {shown(level)}{_without(free)}",
             above(level, MINIMAL),
         ),
         Check(

@@ -91,14 +91,15 @@ def caption(figure: Figure, text: str) -> None:
 
 
 def bars_figure(panels: Sequence[Bars], text: str = "") -> Figure:
-    """Panels of bars, one below the other, all from 0 to 1. The first series is grey: what the others start from."""
+    """Panels of bars, one below the other, all from 0 to 1. Series of base models, and the first one, are grey."""
     figure = _figure(WIDE[0], WIDE[1] * len(panels) * (0.85 if len(panels) > 1 else 1))
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, number + 1)
         width = BAR_WIDTH / len(panel.series)
         for place, (name, estimates) in enumerate(panel.series.items()):
             x = np.arange(len(panel.groups)) + (place - (len(panel.series) - 1) / 2) * width
-            colour = BASE_COLOUR if place == 0 else COLOURS[place - 1]
+            grey = place == 0 or name.startswith("base")
+            colour = BASE_COLOUR if grey else COLOURS[(place - 1) % len(COLOURS)]
             axes.bar(x, [one.mean for one in estimates], width * 0.92, label=name, color=colour, zorder=2)
             for at, one in zip(x.tolist(), estimates, strict=True):
                 if not math.isnan(one.low):

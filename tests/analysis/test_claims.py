@@ -162,6 +162,13 @@ def test_gcd_generalisation() -> None:
     assert verdict(claims_gcd.gcd_generalisation([spread(0.0, 0.0, 0.4)])) == "not"
 
 
+def test_a_check_must_hold_for_every_base_model() -> None:
+    shown = claims_gcd.gcd_generalisation([spread(0.9, 0.5, 0.9), spread(0.9, 0.0, 0.9)])
+    found = check(shown, "every other topic")
+    assert found.holds is False
+    assert found.found.endswith("(2 base models)")
+
+
 FLATTERY = (Objective("capability", "capability"), Objective("sycophancy", "alignment", higher_is_better=False))
 
 
