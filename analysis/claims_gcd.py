@@ -48,7 +48,7 @@ def _plain(part: Part) -> Configuration:
 
 
 def gcd_generalisation(parts: Sequence[Part]) -> Shown:
-    """Base against plain fine-tuning: right answers, and sycophancy, by topic. Checks must hold for every base model."""
+    """Base against plain fine-tuning, by topic. A check holds if it does for every base model."""
     several = [_spread(part) for part in parts]
     checks = [_together(same) for same in zip(*several, strict=True)]
     topics = topics_of(parts[0])
