@@ -28,7 +28,7 @@ from settings.setting import UserError
 Verdict = Literal["reproduced", "partly", "not"]
 WORDS: Mapping[Verdict, str] = {"reproduced": "reproduced", "partly": "partly reproduced", "not": "not reproduced"}
 PAGE, ENTRIES = "README.md", "gallery.json"
-PNG_COLOURS, PNG_DPI = 96, 120
+PNG_COLOURS, PNG_ROUNDS, PNG_DPI = 256, 3, 120  # rounds: of fitting the palette, or rare colours are mixed up
 HEAD = """# Every result, one command each
 
 What the study of selective generalization reports (Azarbal et al. 2025), beside what this software measures in its nano
@@ -197,5 +197,7 @@ def save_png(path: Path, figure: Figure) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=PNG_DPI, metadata={"Software": None})
     with Image.open(drawn) as image, replacing(path) as temporary:
-        small = image.convert("RGB").quantize(PNG_COLOURS, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(
+            PNG_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=PNG_ROUNDS, dither=Image.Dither.NONE
+        )
         small.save(temporary, format="PNG", optimize=True)

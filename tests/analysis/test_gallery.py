@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from analysis.figures import COLOURS
 from analysis.frontier import Estimate
-from analysis.gallery import Check, Entry, page, read_entries, verdict_of, write
+from analysis.gallery import Check, Entry, page, read_entries, save_png, verdict_of, write
 from analysis.panels import Bars, bars_figure
 from settings.setting import UserError
 
@@ -75,6 +77,17 @@ def test_entries_are_kept_replaced_and_ordered(tmp_path: Path) -> None:
     assert (tmp_path / "README.md").read_text() == page(list(entries.values()))
     assert imread(tmp_path / "toy_base.png").shape[1] > 600
     assert (tmp_path / "toy_base.png").stat().st_size < 120_000
+
+
+def test_every_colour_of_a_small_file_is_still_itself(tmp_path: Path) -> None:
+    """Ten series as bars: the legend's colours, which few pixels have, are off by at most a few of 255."""
+    series = {f"series {number}": [Estimate(0.1 * number, 0.1, 0.9)] * 3 for number in range(10)}
+    figure = bars_figure([Bars("bars", ["a", "b", "c"], series)])
+    save_png(tmp_path / "small.png", figure)
+    drawn = (imread(tmp_path / "small.png")[:, :, :3] * 255).reshape(-1, 3)
+    for colour in COLOURS[:9]:
+        wanted = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
+        assert np.abs(drawn - wanted).max(axis=1).min() <= 6, colour
 
 
 def test_the_same_figure_is_the_same_file(tmp_path: Path) -> None:
