@@ -19,6 +19,7 @@ from settings.setting import UserError
 PLAIN = "plain"
 STUDY_SHARE = 0.1  # of proxy rows in the study's mixes
 GOOD = 0.8  # of a score from 0 to 1
+MORE = 0.05  # alignment, averaged over a knob whose ends are the same for all proxies
 LARGE = 0.3  # a change of a score that nobody calls slow
 
 
@@ -189,9 +190,12 @@ def em_proxy(parts: Sequence[Part]) -> Shown:
     gains: dict[str, Estimate] = {}
     for method, how in names.items():
         gains[method] = minus(_over_knob(diverse, method), average([_over_knob(part, method) for part in narrow]))
-        statement = f"{how.capitalize()}, one kind of proxy keeps more alignment than another with as many rows"
+        statement = (
+            f"{how.capitalize()}, one kind of proxy keeps more alignment than another (0.3 in the study; here more than"
+            f" {MORE:g}, mean over the knob)"
+        )
         found = f"{proxy_of(diverse)} against {_list(narrow)}: {shown(gains[method], sign=True)}"
-        checks.append(Check(statement, found, above(gains[method])))
+        checks.append(Check(statement, found, above(gains[method], MORE)))
     ceiling = max((_best(part, "upweighted", "unproxied") for part in narrow), key=lambda one: one.mean)
     checks.append(
         Check(
