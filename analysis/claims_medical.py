@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from analysis.figures import frontier_figure
 from analysis.findings import findings
@@ -18,7 +18,7 @@ from settings.setting import UserError
 
 PLAIN = "plain"
 STUDY_SHARE = 0.1  # of proxy rows in the study's mixes
-GOOD = 0.8  # of a score from 0 to 1
+GOOD, BROKEN = 0.8, 0.2  # of a score from 0 to 1
 MORE = 0.05  # alignment, averaged over a knob whose ends are the same for all proxies
 LARGE = 0.3  # a change of a score that nobody calls slow
 
@@ -97,10 +97,10 @@ def em_epochs(parts: Sequence[Part]) -> Shown:
     betas, steps = sorted({beta for beta, _ in grid}), sorted({step for _, step in grid})
     plain = {_number(one, "steps"): one for one in _with_steps(part)}
     align = part.estimates("alignment")
-    protected = [beta for beta in betas if align[grid[beta, steps[0]].id].mean >= GOOD]
+    short, long = next((step for step in steps if align[plain[step].id].mean < BROKEN), steps[0]), steps[-1]
+    protected = [beta for beta in betas if align[grid[beta, short].id].mean >= GOOD]
     if not protected:
-        raise UserError(f"sweep {part.sweep!r}: no beta keeps alignment at {GOOD:g} in its shortest training")
-    short, long = steps[0], steps[-1]
+        raise UserError(f"sweep {part.sweep!r}: no beta keeps alignment at {GOOD:g} for {short:g} steps")
 
     def change(score: str, first: float, last: float) -> Estimate:
         return minus(*(average([part.values(grid[b, s], score) for b in protected]) for s in (last, first)))
@@ -108,7 +108,7 @@ def em_epochs(parts: Sequence[Part]) -> Shown:
     names = ", ".join(f"{beta:g}" for beta in protected)
     task, kept = change("task", short, long), change("alignment", short, long)
     closer = minus(*(average([_distance(part, grid[b, s]) for b in protected]) for s in (long, short)))
-    jump, pair = _largest_jump(part, grid, betas, steps[min(1, len(steps) - 1)])
+    jump, pair = _largest_jump(part, grid, betas, short)
     unprotected = minus(part.values(plain[long], "alignment"), 0.0)
     checks = [
         Check(
@@ -145,7 +145,32 @@ def em_epochs(parts: Sequence[Part]) -> Shown:
         f"From {short:g} to {long:g} steps the task score of the betas that protect ({names}) changes by"
         f" {shown(task, sign=True)} and their alignment by {shown(kept, sign=True)}."
     )
-    return Shown(figure, checks, sentence)
+    return Shown(figure, checks, sentence, [_from(short), *_returns(align, grid, betas, steps)])
+
+
+def _from(steps: float) -> str:
+    return (
+        f"Changes are counted from {steps:g} steps on, the shortest training after which plain fine-tuning is below"
+        f" {BROKEN:g} in alignment: before that the penalty has nothing to hold."
+    )
+
+
+def _returns(
+    align: Mapping[str, Estimate],
+    grid: Mapping[tuple[float, float], Configuration],
+    betas: Sequence[float],
+    steps: Sequence[float],
+) -> Iterator[str]:
+    """Betas under which alignment comes back with longer training."""
+    for beta in betas:
+        means = {step: align[grid[beta, step].id].mean for step in steps}
+        lowest = min(steps, key=lambda step: means[step])
+        later = max((step for step in steps if step >= lowest), key=lambda step: means[step])
+        if means[later] - means[lowest] > LARGE:
+            yield (
+                f"With beta {beta:g} alignment is {means[lowest]:.2f} after {lowest:g} steps and {means[later]:.2f}"
+                f" after {later:g}: longer training under a weak penalty brings it back."
+            )
 
 
 def _number(configuration: Configuration, name: str) -> float:

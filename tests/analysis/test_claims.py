@@ -112,6 +112,21 @@ def test_em_epochs() -> None:
     assert verdict(claims_medical.em_epochs([epochs(still, 0.9)])) == "not"
 
 
+def test_changes_are_counted_from_where_plain_fine_tuning_breaks() -> None:
+    """After 10 steps plain is still aligned; beta 0.5 breaks with it, and is aligned again at last."""
+    points = {(0.5, 10.0): (0.3, 0.95), (0.5, 20.0): (1.0, 0.0), (0.5, 40.0): (1.0, 0.7)}
+    points |= {(1.0, 10.0): (0.2, 1.0), (1.0, 20.0): (0.6, 0.9), (1.0, 40.0): (0.9, 0.85)}
+    made = epochs(points, 0.0)
+    early = {"task": 0.4, "alignment": 0.9}
+    records = tuple(
+        replace(record, scores=early) if record.configuration.coefficients == {"steps": 10.0} else record
+        for record in made.records
+    )
+    shown = claims_medical.em_epochs([replace(made, records=records)])
+    assert "from 20 to 40 steps (beta 1)" in check(shown, "learns more of the task").found
+    assert any("With beta 0.5 alignment is 0.00 after 20 steps and 0.70 after 40" in note for note in shown.notes)
+
+
 def test_em_epochs_needs_a_beta_that_protects() -> None:
     weak = {(0.5, steps): (1.0, 0.1) for steps in (10.0, 20.0, 40.0)}
     with pytest.raises(UserError, match="no beta keeps alignment"):
