@@ -37,8 +37,9 @@ there of them, and writes its part of this page. A small world can show that an 
 shows another one, that is a fact about the small world first.
 
 Bars and brackets are 95 % intervals over fine-tuning seeds (of a base model, which has none, over its questions). A
-check *holds* or *fails* when the interval says so, and is *undecided* when it leaves both open. All of them hold:
-reproduced; some: partly; none: not. No verdict is written by hand.
+check *holds* or *fails* when the interval says so, and is *undecided* when it leaves both open; of what should be all
+or nothing, and of the best of several, the mean decides. All checks hold: reproduced; some: partly; none: not. No
+verdict is written by hand.
 """
 
 

@@ -14,6 +14,7 @@ from analysis.frontier import Estimate
 from analysis.gallery import Check, Entry, page, read_entries, save_png, verdict_of, write
 from analysis.panels import Bars, bars_figure
 from settings.setting import UserError
+from tests.conftest import ROOT
 
 HOLDS, FAILS, OPEN = (
     Check(f"It {word}", "0.50", held) for word, held in (("rises", True), ("falls", False), ("stays", None))
@@ -105,3 +106,11 @@ def test_a_broken_list_of_entries_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "gallery.json").write_text(text)
     with pytest.raises(UserError, match=r"gallery.json is no list of a gallery's entries"):
         read_entries(tmp_path)
+
+
+def test_the_committed_gallery_is_what_its_entries_say() -> None:
+    folder = ROOT / "analysis" / "gallery"
+    entries = read_entries(folder)
+    assert (folder / "README.md").read_text() == page(list(entries.values()))
+    for entry in entries.values():
+        assert (folder / entry.image).stat().st_size < 120_000
