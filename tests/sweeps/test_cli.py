@@ -62,6 +62,7 @@ def refused(
         ["settings", "--help"],
         ["frontier", "--help"],
         ["ui", "--help"],
+        ["reproduce", "--help"],
         *[["sweep", command, "--help"] for command in ("list", "plan", "run", "resume", "status")],
     ],
 )
