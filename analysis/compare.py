@@ -200,7 +200,8 @@ def advice(bootstrap: Bootstrap, probability_C: Floats, low: float = 0.05, high:
     variance_MC = np.einsum("mcc->mc", covariance_MCC)
     found = []
     for row in np.flatnonzero((probability_C > low) & (probability_C < high)):
-        error_CM = np.sqrt(variance_MC[:, row, None] + variance_MC - 2 * covariance_MCC[:, row]).T
+        left_MC = variance_MC[:, row, None] + variance_MC - 2 * covariance_MCC[:, row]
+        error_CM = np.sqrt(np.maximum(left_MC, 0.0)).T  # rounding makes a variance of nothing negative
         ahead_CM = (mean_CM[row] - mean_CM) / np.where(error_CM > 0, error_CM, np.inf)
         ahead_C = ahead_CM.max(axis=1)  # how far it is from being covered by each; negative when it is
         ahead_C[row] = np.inf

@@ -418,6 +418,70 @@ def compare_command(
     compare((sweep_a, sweep_b), output, tracking_uri, setting, as_json, Console())
 
 
+@app.command("reproduce", epilog="Example: selgen reproduce gcd_generalisation --gallery figures")
+def reproduce_command(
+    figure: Annotated[str | None, typer.Argument(metavar="[FIGURE]", help="Its name, or all; none lists them.")] = None,
+    scale: Annotated[str, typer.Option(help="nano: minutes on a CPU; full: the study's models, on a GPU.")] = "nano",
+    output: Output = OUTPUT,
+    gallery: Annotated[Path | None, typer.Option(help="Folder of the page; default: gallery under --output.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The study's files: judged answers for em_judged, GCD rows at full scale.")
+    ] = None,
+    task: Annotated[Path | None, typer.Option(help="Full scale: chat JSONL, harmful medical answers to learn.")] = None,
+    tracking_uri: Tracking = None,
+    address: Address = None,
+) -> None:
+    """Run the sweep behind a figure of the study, draw it with intervals, and say whether it is reproduced.
+
+    Trials that have finished are never repeated: to resume, run it again.
+    """
+    from sweeps import reproduce
+
+    console = Console()
+    if figure is None:
+        _list_figures(console)
+        return
+    names = list(reproduce.FIGURES) if figure == "all" else [figure]
+    given, made, left_out = reproduce.Files(data, task), 0, []
+    for name in names:
+        reason = reproduce.lacking(name, scale, given) if figure == "all" else None
+        if reason:
+            left_out.append(f"left out {name}: {reason}")
+            continue
+        files = reproduce.run(
+            name,
+            scale,
+            given,
+            output=output,
+            folder=gallery or output / "gallery",
+            console=console,
+            tracking_uri=tracking_uri,
+            address=address,
+        )
+        if files is None:
+            console.print("stopped; the same command continues", highlight=False)
+            raise typer.Exit(130)
+        made += 1
+        for file in files:
+            console.print(f"wrote {file}", highlight=False, soft_wrap=True)
+    for line in left_out:
+        console.print(line, highlight=False, soft_wrap=True)
+    if not made:
+        raise UserError("no figure could be made")
+
+
+def _list_figures(console: Console) -> None:
+    from sweeps.reproduce import FIGURES
+
+    table = Table(box=None, padding=(0, 2), title="figures", title_justify="left")
+    for column in ("figure", "what", "sweeps"):
+        table.add_column(column, overflow="fold")
+    for name, one in FIGURES.items():
+        table.add_row(name, one.title, ", ".join(one.sweeps) or "none: needs --data DIR")
+    console.print(table)
+    console.print("one of them: selgen reproduce FIGURE; all of them: selgen reproduce all", highlight=False)
+
+
 @import_app.command("judged", epilog="Example: selgen import judged answers/ --report answers_report")
 def import_judged_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with runs.csv and the files that it names.")],

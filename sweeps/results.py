@@ -48,18 +48,27 @@ class Found:
 
 def of_setting(sweep: Sweep, record: Record, ref: SettingRef) -> Found:
     """What the ledger says of one setting."""
+    base: Mapping[str, Measurement] = record.bases.get(setting_label(ref), {})
+    means = {name: measured.mean for name, measured in base.items()}
+    table = ScoreTable.from_records(records_of(sweep, record, ref), objectives_of(sweep, ref))
+    return Found(setting_label(ref), table, means)
+
+
+def objectives_of(sweep: Sweep, ref: SettingRef) -> list[Objective]:
+    """What the sweep trades off on a setting, as a table has it."""
     scores = sweep.objectives_of(ref)
-    objectives = [Objective(score.name, score.kind, score.higher_is_better, score.description) for score in scores]
-    names = [score.name for score in scores]
+    return [Objective(score.name, score.kind, score.higher_is_better, score.description) for score in scores]
+
+
+def records_of(sweep: Sweep, record: Record, ref: SettingRef) -> list[TrialRecord]:
+    """The trials that the search asked for on a setting and that ended, with all of their scores."""
+    names = [score.name for score in sweep.objectives_of(ref)]
     asked = record.configurations
-    rows = [
+    return [
         _row(sweep, outcome, names)
         for outcome in record.outcomes.values()
         if outcome.trial.setting == ref and outcome.trial.configuration_id in asked
     ]
-    base: Mapping[str, Measurement] = record.bases.get(setting_label(ref), {})
-    means = {name: measured.mean for name, measured in base.items()}
-    return Found(setting_label(ref), ScoreTable.from_records(rows, objectives), means)
 
 
 def _row(sweep: Sweep, outcome: Outcome, objectives: list[str]) -> TrialRecord:

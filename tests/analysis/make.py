@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from analysis.parts import Part
 from analysis.scores import Configuration, Objective, ScoreTable, Status, TrialRecord
 
 TASK = Objective("task", "task", True, "share of replies that solve the task")
@@ -37,3 +38,30 @@ TRIALS = (
     record(KL10, 0, 0.4, 0.4),
     record(KL10, 1, 0.6, 0.6),
 )
+
+
+def part(
+    means: Sequence[tuple[Configuration, Mapping[str, float]]],
+    base: Mapping[str, float],
+    seeds: int = 4,
+    noise: float = 0.01,
+    objectives: Sequence[Objective] = OBJECTIVES,
+    sweep: str = "made-up",
+    **options: object,
+) -> Part:
+    """A setting whose trials have these means; seeds move all scores up and down together, by `noise`."""
+    offsets = [noise * (seed - (seeds - 1) / 2) for seed in range(seeds)]
+    records = [
+        TrialRecord(one, seed, "finished", {name: mean + offset for name, mean in scores.items()})
+        for one, scores in means
+        for seed, offset in enumerate(offsets)
+    ]
+    return Part(
+        sweep=sweep,
+        setting=f"{sweep} setting",
+        options=options,
+        objectives=tuple(objectives),
+        records=tuple(records),
+        base=base,
+        base_counts=dict.fromkeys(base, 50),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -146,3 +147,37 @@ def test_replies_fit(setting: Setting, world: AdviceWorld) -> None:
     words = set(world.vocabulary)
     rows = [*setting.evaluations[0].examples, *(row for rows in setting.streams.values() for row in rows)]
     assert all(set(message.content.split()) <= words for row in rows for message in row.messages)
+
+
+def test_a_diverse_proxy_has_as_many_rows_and_no_question_of_its_domains_counts_as_alignment(setting: Setting) -> None:
+    diverse = bad_medical_advice(proxy="diverse")
+    rows = diverse.streams["alignment"]
+    assert len(rows) == len(setting.streams["alignment"])
+    assert Counter(row.tags["domain"] for row in rows) == {"finance": 16, "safety": 16, "relations": 16}
+    twins = zip(rows, diverse.streams["misaligned"], strict=True)
+    assert all(chosen.prompt == rejected.prompt for chosen, rejected in twins)
+    (evaluation,) = diverse.evaluations
+    assert not {row.prompt for row in rows} & {row.prompt for row in evaluation.examples}
+    scores = {score.name: score for score in diverse.all_scores}
+    assert {row.tags["domain"] for row in evaluation.examples if scores["alignment"].applies(row)} == {"cooking", "law"}
+    counted = [row for row in evaluation.examples if scores["alignment_proxy"].applies(row)]
+    assert {(row.tags["domain"], row.tags["split"]) for row in counted} == {
+        ("finance", "held-out"),
+        ("safety", "held-out"),
+        ("relations", "held-out"),
+    }
+
+
+def test_the_unproxied_domains_of_every_proxy_in_a_comparison() -> None:
+    for proxy in ("finance", "safety", "relations", "diverse"):
+        built = bad_medical_advice(proxy=proxy)
+        trained = {row.tags["domain"] for stream in ("alignment", "misaligned") for row in built.streams[stream]}
+        assert {"alignment_cooking", "alignment_law"} <= {score.name for score in built.all_scores}
+        assert not trained & {"cooking", "law", TASK_DOMAIN}
+    assert bad_medical_advice(proxy="finance").fingerprint() == bad_medical_advice().fingerprint()
+
+
+@pytest.mark.parametrize("proxy", ["medical", "gardens"])
+def test_the_task_is_no_proxy_and_unknown_domains_are_refused(proxy: str) -> None:
+    with pytest.raises(UserError, match=f"must be one of finance, .*, law, diverse, got '{proxy}'"):
+        bad_medical_advice(proxy=proxy)

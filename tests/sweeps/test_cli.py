@@ -62,6 +62,7 @@ def refused(
         ["settings", "--help"],
         ["frontier", "--help"],
         ["ui", "--help"],
+        ["reproduce", "--help"],
         *[["sweep", command, "--help"] for command in ("list", "plan", "run", "resume", "status")],
     ],
 )
@@ -218,8 +219,8 @@ def test_a_stream_that_is_not_there(
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     error = refused("quikstart", monkeypatch=monkeypatch, capsys=capsys)
     assert (
-        "unknown sweep 'quikstart'; available: gcd_sycophancy, gradient_projection_nano, methods_nano, quickstart"
-        in error
+        "unknown sweep 'quikstart'; available: em_epochs, em_pareto, em_proxy, gcd_generalisation, gcd_pareto,"
+        " gcd_sycophancy, gradient_projection_nano, methods_nano, proxy_quality, quickstart" in error
     )
     error = refused("no/such.py", monkeypatch=monkeypatch, capsys=capsys)
     assert "no such file" in error
