@@ -46,6 +46,12 @@ class Route:
         """All members have the same number of rows, so one batched matmul serves them."""
         return len(set(self.counts)) == 1
 
+    def blocks(self, rows: Tensor) -> list[Tensor]:
+        """`[rows, ..., F]` cut into views `[m, n, F]` of m members with n positions each: one, or one per member."""
+        if self.even:
+            return [rows.reshape(len(self.members), -1, rows.shape[-1])]
+        return [part.reshape(1, -1, rows.shape[-1]) for part in rows.split(self.counts)]
+
 
 class PackedLinear(nn.Module):
     """A frozen linear layer plus the adapters of a pack: y = W x + scale_k B_k A_k x for the rows of member k.
@@ -73,21 +79,17 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[rows, ..., I] -> [rows, ..., O]`."""
-        y = self.base(x)
         pack = self._pack[0]
         route = pack.route
         if route is None:
+            y: Tensor = self.base(x)
             return y
-        for stacked in ((self.A_KRI, self.B_KOR, pack.scale_K), self.prior):
-            if stacked is not None:
-                y = self._added(x, y, route, *_of_members(route, *stacked))
+        x = x.to(self.weight.dtype)
+        own = [factor.to(x.dtype) for factor in _of_members(route, self.A_KRI, self.B_KOR, pack.scale_K)]
+        y = _Adapted.apply(x, self.weight, self.bias, *own, route)
+        if self.prior is not None:
+            y = y + _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.prior)))
         return y
-
-    def _added(self, x: Tensor, y: Tensor, route: Route, A: Tensor, B: Tensor, scale: Tensor) -> Tensor:
-        if route.even:
-            return _adapt(x, y, A, B, scale)
-        parts = zip(x.split(route.counts), y.split(route.counts), A.split(1), B.split(1), scale.split(1), strict=True)
-        return torch.cat([_adapt(*part) for part in parts])
 
 
 def _of_members(route: Route, A_KRI: Tensor, B_KOR: Tensor, scale_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,12 +100,69 @@ def _of_members(route: Route, A_KRI: Tensor, B_KOR: Tensor, scale_K: Tensor) -> 
     return A_KRI[index], B_KOR[index], scale_K[index]
 
 
-def _adapt(x: Tensor, y: Tensor, A_MRI: Tensor, B_MOR: Tensor, scale_M: Tensor) -> Tensor:
-    """y + scale B A x, for M members with equally many rows each. float32 factors follow a lower-precision x."""
-    A, B = A_MRI.to(x.dtype), B_MOR.to(x.dtype)
-    members = len(A)
-    low = (x.reshape(members, -1, x.shape[-1]) @ A.transpose(1, 2)) * scale_M.to(x.dtype)[:, None, None]
-    return torch.baddbmm(y.reshape(members, -1, y.shape[-1]), low, B.transpose(1, 2)).reshape(y.shape)
+class _Adapted(torch.autograd.Function):
+    """A frozen linear layer and the adapters on it: W x + b + B (s A x), with A, B and s of each row's member.
+
+    Autograd would build the same result from a dozen operations; here what the adapters add goes into the outputs of
+    the frozen matrix products in place, forth and back. All is computed in the weights' precision.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        A_MRI: Tensor,
+        B_MOR: Tensor,
+        scale_M: Tensor,
+        route: Route,
+    ) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            y = torch.nn.functional.linear(x, weight_OI, bias_O)
+            lows = []
+            for x_mnI, y_mnO, (A, B, scale) in zip(
+                route.blocks(x), route.blocks(y), _blocks(route, A_MRI, B_MOR, scale_M), strict=True
+            ):
+                lows.append(torch.bmm(x_mnI, A.transpose(1, 2)).mul_(scale[:, None, None]))
+                y_mnO.baddbmm_(lows[-1], B.transpose(1, 2))
+        ctx.save_for_backward(x, weight_OI, A_MRI, B_MOR, scale_M, *lows)
+        ctx.route = route
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
+        x, weight_OI, A_MRI, B_MOR, scale_M, *lows = ctx.saved_tensors
+        route: Route = ctx.route
+        dx = dy @ weight_OI if ctx.needs_input_grad[0] else None
+        dxs = [None] * len(lows) if dx is None else route.blocks(dx)
+        dA, dB = [], []
+        for x_mnI, dy_mnO, dx_mnI, low, (A, B, scale) in zip(
+            route.blocks(x), route.blocks(dy), dxs, lows, _blocks(route, A_MRI, B_MOR, scale_M), strict=True
+        ):
+            dlow = torch.bmm(dy_mnO, B).mul_(scale[:, None, None])
+            if dx_mnI is not None:
+                dx_mnI.baddbmm_(dlow, A)
+            dA.append(torch.bmm(dlow.transpose(1, 2), x_mnI))
+            dB.append(torch.bmm(dy_mnO.transpose(1, 2), low))
+        return dx, None, None, torch.cat(dA), torch.cat(dB), None, None
+
+
+def _low_rank(x: Tensor, route: Route, A_MRI: Tensor, B_MOR: Tensor, scale_M: Tensor) -> Tensor:
+    """scale B A x, of frozen adapters."""
+    parts = [
+        (x_mnI @ A.transpose(1, 2)) * scale[:, None, None] @ B.transpose(1, 2)
+        for x_mnI, (A, B, scale) in zip(route.blocks(x), _blocks(route, A_MRI, B_MOR, scale_M), strict=True)
+    ]
+    return torch.cat([part.flatten(0, 1) for part in parts]).view(*x.shape[:-1], B_MOR.shape[1])
+
+
+def _blocks(route: Route, *of_members: Tensor) -> list[tuple[Tensor, ...]]:
+    """Tensors `[M, ...]` cut like `Route.blocks`."""
+    if route.even:
+        return [of_members]
+    return list(zip(*(tensor.split(1) for tensor in of_members), strict=True))
 
 
 class PackedAdapters:
