@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from settings.setting import Evaluation, Example, Recipe, Score, Setting
 from trainables import methods
 from trainables.base_models import LoadedBase, load_base, word_tokenizer
 from trainables.pack import Pack
+from trainables.references import References
 from trainables.trial import AdapterConfig, SettingRef, TrialConfig, trial_for
 
 MARKS_PER_ROW = 3  # tokens of the chat template: a mark for each turn, and the end
@@ -85,6 +88,8 @@ class Shape:
         return GemmaConfig(**sizes) if self.kind == "gemma" else Qwen3Config(**sizes)
 
 
+_REFERENCES = TemporaryDirectory(prefix="selgen-references-")
+
 NANO = Shape("nano", 128, 2, 4, 384, 733, pretrained=True)
 SMALL = Shape("d512 x 8", 512, 8, 8, 1536, 8192)
 GROWING = (
@@ -129,7 +134,7 @@ class World:
     def pack(self, trials: Sequence[TrialConfig], *, copied: bool = False) -> Pack:
         """A pack as a worker of a sweep builds it, on the base model or on a copy of its own."""
         base = replace(self.base, model=self.copy()) if copied else self.base
-        return Pack(base, self.setting, trials)
+        return Pack(base, self.setting, trials, references=References(Path(_REFERENCES.name)))
 
     def trials(self, method: str, seeds: int, steps: int, **options: Any) -> list[TrialConfig]:
         """Trials of one configuration that differ in their seeds.
