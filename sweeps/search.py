@@ -656,7 +656,8 @@ class PackSearcher(Searcher):
                 raise UserError(str(result["user_error"]))
             if result.get("out_of_memory"):
                 self._split(flight, str(result["out_of_memory"]))
-            self._receive(flight, result)
+            else:
+                self._receive(flight, result)
         except UserError as error:
             self.problem = error
 
@@ -668,10 +669,7 @@ class PackSearcher(Searcher):
         if flight is None:
             return
         if flight.base and error:
-            label = setting_label(flight.base)
-            self._notes.append(
-                f"{label}: no score of the base model ({self.reason(trial_id)}); the next start tries again"
-            )
+            self._not_scored(flight.base, self.reason(trial_id))
         if flight.trials and not error:
             logger.info("a pack ended without the outcome of %d trials; the next start runs them", len(flight.trials))
         if error and OUT_OF_MEMORY.search(self.reason(trial_id)):
@@ -683,10 +681,17 @@ class PackSearcher(Searcher):
             self.on_trial_result(trial_id, {"outcomes": [outcome.to_json() for outcome in lost]})
             del self._flights[trial_id]
 
+    def _not_scored(self, base: SettingRef, reason: str) -> None:
+        label = setting_label(base)
+        self._notes.append(f"{label}: no score of the base model ({reason}); the next start tries again")
+
     def _split(self, flight: _Flight, reason: str) -> None:
         """Deal the trials of a pack again in halves; one that does not even fit alone has failed."""
         trials = list(flight.trials.values())
         flight.trials.clear()
+        if flight.base:
+            self._not_scored(flight.base, f"out of memory: {reason}")
+            flight.base = None
         if len(trials) == 1:
             advice = "try rows_per_forward=1 and gradient_checkpointing=True"
             self._ended(Outcome(trial=trials[0], status="failed", reason=f"out of memory alone; {advice} ({reason})"))

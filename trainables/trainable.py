@@ -49,7 +49,8 @@ class PackTrainable(tune.Trainable):
 def train_together(config: dict[str, Any]) -> None:
     """A Tune function that trains the pack of its configuration on several workers, with the results of `PackRun`.
 
-    The workers' resources are Ray Train's; the Tune trial itself must ask for none.
+    The workers' resources are Ray Train's; the Tune trial itself must ask for none. A worker without memory ends them
+    all, and the others' errors say nothing of it; that is reported as one worker alone would.
 
     Args:
         config: as for `PackRun`, and
@@ -80,7 +81,14 @@ def train_together(config: dict[str, Any]) -> None:
             ),
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except train.WorkerGroupError as error:
+        last_lines = [str(failure).strip().rpartition("\n")[2] for failure in error.worker_failures.values()]
+        reasons = [line for line in last_lines if line.startswith(MemoryError.__name__)]
+        if not reasons:
+            raise
+        tune.report({"out_of_memory": reasons[0]})
 
 
 def _work(config: dict[str, Any]) -> None:

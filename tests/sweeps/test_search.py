@@ -388,6 +388,21 @@ def test_a_base_that_cannot_be_scored_is_noted_and_tried_again(tmp_path: Path) -
     assert Rig(rig.sweep, tmp_path / "out").suggest()["pack"]["kind"] == "base"
 
 
+def test_a_base_that_does_not_fit_the_memory_has_no_score(tmp_path: Path) -> None:
+    """An empty score would count for good; Tune hands the last result in twice."""
+    rig = Rig(toy_sweep(tmp_path, methods=("plain",)), tmp_path / "out")
+    rig.suggest()
+    result = {"out_of_memory": "no memory left", "done": True}
+    rig.searcher.on_trial_result("t1", result)
+    rig.searcher.on_trial_complete("t1", result=result)
+    assert not rig.ledger.record.bases
+    assert [note for note in rig.searcher.notes if "no score of the base model" in note] == rig.searcher.notes
+    assert len(rig.searcher.notes) == 1
+    rig.kill()
+    again = Rig(rig.sweep, tmp_path / "out")
+    assert again.run(random.Random(0)) and again.ledger.record.bases
+
+
 def test_done_tells_whether_a_cluster_is_needed(tmp_path: Path) -> None:
     rig = Rig(toy_sweep(tmp_path), tmp_path / "out")
     assert not rig.searcher.done

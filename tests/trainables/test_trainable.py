@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from ray import train, tune
+from ray.train.torch import TorchTrainer
+from ray.tune.integration import ray_train
 from safetensors import SafetensorError
 
 import trainables.pack
@@ -15,7 +18,7 @@ import trainables.run
 from settings import catalog
 from trainables import methods
 from trainables.files import remove
-from trainables.trainable import PackTrainable
+from trainables.trainable import PackTrainable, train_together
 from trainables.trial import (
     AdapterConfig,
     OptimizerConfig,
@@ -216,3 +219,28 @@ def test_too_little_memory_is_a_result(tmp_path: Path, ref: SettingRef, monkeypa
     monkeypatch.setattr(trainables.pack.Pack, "advance", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         ended(config(tmp_path, trials(ref)))
+
+
+def test_several_workers_report_too_little_memory_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two workers one is out of memory, and the other loses it in the middle of a step."""
+    lost = RuntimeError("Traceback ...\nRuntimeError: connection closed by peer")
+    short = RuntimeError("Traceback ...\n  raise MemoryError\nMemoryError: CUDA out of memory")
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "report", reported.append)
+    monkeypatch.setattr(ray_train, "TuneReportCallback", train.UserCallback)  # it wants a Tune session
+    for failures, expected in (
+        ({0: short, 1: lost}, [{"out_of_memory": "MemoryError: CUDA out of memory"}]),
+        ({1: lost}, None),
+    ):
+
+        def fail(_: Any, failures: dict[int, Exception] = failures) -> None:
+            raise train.WorkerGroupError("workers failed", failures)
+
+        monkeypatch.setattr(TorchTrainer, "fit", fail)
+        given = {"num_workers": 2, "resources": {"CPU": 1}, "gpus": 0, "storage": "/nowhere"}
+        if expected is None:
+            with pytest.raises(train.WorkerGroupError):
+                train_together(given)
+        else:
+            train_together(given)
+            assert reported == expected
