@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from settings.setting import UserError
+from trainables.files import is_full
 
 if TYPE_CHECKING:
     from settings.setting import Evaluation, Setting
@@ -582,9 +583,9 @@ def main() -> None:
         typer.echo(f"selgen: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and not is_full(error):  # which file was too much for the disk nobody knows
             raise
-        typer.echo(f"selgen: {error.filename}: {error.strerror}", err=True)
+        typer.echo(f"selgen: {error.filename or 'a file could not be written'}: {error.strerror}", err=True)
         sys.exit(2)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from settings.setting import NanoModel, UserError
+from settings.setting import NanoModel, UserError, content_id
 from sweeps import disk, packing
 from sweeps.display import Display
 from sweeps.judging import Judges, Judging
@@ -175,7 +175,7 @@ class _Published:
                 self.files = files
 
     def _state(self) -> list[Any]:
-        return [self._uri, self._ledger.path.stat().st_size]
+        return [content_id(self._uri, 16), self._ledger.path.stat().st_size]  # a URI may hold a password
 
     def write(self, files: Sequence[Path]) -> None:
         """Everything is up to date now."""

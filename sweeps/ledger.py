@@ -5,7 +5,6 @@
     {"event": "header", "format": 1, "sweep": name, "identity": id}
     {"event": "asked", "arm": key, "number": n, "values": {...}, "configuration": id}
     {"event": "dealt", "trials": [id, ...], "pauses": [updates or null, ...]}   a pack that went to a worker
-    {"event": "rung", "outcome": Outcome.to_json()}         a trial so far, as one of fewer updates
     {"event": "rung", "outcome": Outcome.to_json()}         a trial so far, as one of fewer updates; it may be stopped
     {"event": "base", "setting": label, "scores": {score: measurement}}
     {"event": "generated", "outcome": Outcome.to_json()}    its replies are stored and wait for a judge

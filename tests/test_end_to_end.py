@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from sweeps.search import PackSearcher
 from sweeps.sweep import Sweep, load_sweep
 from sweeps.tracking import default_uri
 from trainables.base_models import load_base
+from trainables.files import cache_root
 from trainables.pack import Pack
+from trainables.references import References
 from trainables.trainable import PackTrainable
 from trainables.trial import CHECKPOINTS, TrialConfig
 
@@ -87,6 +90,15 @@ def checkpoints(output: Path) -> list[Path]:
     return list((output / "small" / CHECKPOINTS).glob("*.safetensors"))
 
 
+def written_since(moment: int, output: Path) -> list[Path]:
+    """Checkpoints that were written after a moment, in nanoseconds; others may be deleted at any time."""
+    times = {}
+    for file in checkpoints(output):
+        with suppress(FileNotFoundError):
+            times[file] = file.stat().st_mtime_ns
+    return [file for file, written in times.items() if written > moment]
+
+
 def session_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """All processes that one of `start` has started, also those that have lost their parents."""
     return [one for one in psutil.process_iter() if one.pid != process.pid and _session(one.pid) == process.pid]
@@ -124,7 +136,7 @@ def trained_alone(trials: list[TrialConfig]) -> dict[str, dict[str, float]]:
     base = load_base(setting.base_model)
     scores = {}
     for members in packing.deal(size=2)(trials):
-        pack = Pack(base, setting, members)
+        pack = Pack(base, setting, members, references=References(cache_root() / "references"))
         pack.advance(pack.steps)
         for index, found in pack.evaluate().items():
             scores[members[index].trial_id] = {name: score.mean for name, score in found.scores.items()}
@@ -155,12 +167,14 @@ def finish_here(sweep: Sweep, folder: Path) -> list[str]:
 def test_interrupted_and_killed_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     """A killed worker, a killed driver, Ctrl-C, the rest: every trial once, bit for bit as trained from scratch."""
     load_base(bad_medical_advice().base_model)  # so that no time limit includes pre-training
-    sweep, output = write_sweep(tmp_path, steps=60, configurations=2), tmp_path / "output"
+    sweep, output = write_sweep(tmp_path, steps=90, configurations=2), tmp_path / "output"
 
     process = start(sweep, output)
     wait_for(lambda: checkpoints(output))
     workers(session_of(process))[0].kill()
-    wait_for(lambda: num_outcomes(output) >= 2 and checkpoints(output))
+    wait_for(lambda: num_outcomes(output) >= 2)
+    moment = time.time_ns()  # a pack that has ended writes no checkpoint any more, and leaves its last for a moment
+    wait_for(lambda: written_since(moment, output))
     others = session_of(process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=90)
@@ -169,8 +183,8 @@ def test_interrupted_and_killed_it_ends_as_if_nothing_had_happened(tmp_path: Pat
     assert early < 6 and checkpoints(output), "what was under way keeps its state"
 
     process = start(sweep, output, "resume")
-    before = {file: file.stat().st_mtime_ns for file in checkpoints(output)}
-    wait_for(lambda: num_outcomes(output) > early or before != {f: f.stat().st_mtime_ns for f in checkpoints(output)})
+    resumed = time.time_ns()
+    wait_for(lambda: num_outcomes(output) > early or written_since(resumed, output))
     others += session_of(process)
     os.kill(process.pid, signal.SIGINT)
     shown = finish(process, code=130)

@@ -236,10 +236,18 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 def test_an_output_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file where the folder should be; a full or read-only disk takes the same way (see test_ledger)."""
+    """A file where the folder should be; a read-only disk takes the same way (see test_ledger)."""
     (tmp_path / "runs").write_text("not a folder")
     error = refused(sweep_file(tmp_path), "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
     assert str(tmp_path / "runs") in error
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device that is always full")
+def test_a_disk_that_is_full_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The system says so when bytes are flushed, and then names no file."""
+    monkeypatch.setattr(cli, "app", lambda: Path("/dev/full").write_text("results"))
+    error = refused(monkeypatch=monkeypatch, capsys=capsys)
+    assert error == "selgen: a file could not be written: No space left on device\n"
 
 
 def test_the_ui_listens_on_this_machine_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

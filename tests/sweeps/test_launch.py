@@ -13,7 +13,7 @@ import ray
 from rich.console import Console
 
 from sweeps import launch
-from sweeps.launch import _Driver, _ray
+from sweeps.launch import _Driver, _Published, _ray
 from sweeps.ledger import Ledger
 from tests.sweeps.fakes import Rig, toy_sweep
 from trainables.trial import CHECKPOINTS
@@ -77,3 +77,20 @@ def test_checkpoints_stay_until_nothing_is_left_to_run(tmp_path: Path) -> None:
             _Driver(sweep, ledger, folder, Console(file=io.StringIO())).tidy()
         assert not list(folder.rglob("*.partial"))
         assert checkpoint.exists() != complete
+
+
+def test_what_is_published_is_known_again_and_no_password_is_written(tmp_path: Path) -> None:
+    sweep, folder = toy_sweep(tmp_path, methods=("plain",)), tmp_path / "out"
+    uri, file = "http://someone:secret@tracking:5000", tmp_path / "frontier.json"
+    file.touch()
+    with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+        _Published(folder, uri, ledger).write([file])
+        assert _Published(folder, uri, ledger).files == (file,)
+        assert _Published(folder, "http://tracking:5000", ledger).files is None, "another server lacks it"
+        assert not [path for path in folder.rglob("*") if b"secret" in path.read_bytes()]
+        ledger.dealt(["t0"], [None])
+        assert _Published(folder, uri, ledger).files is None, "the ledger has grown"
+        _Published(folder, uri, ledger).write([file])
+    file.unlink()
+    with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+        assert _Published(folder, uri, ledger).files is None, "a file is gone"
