@@ -21,13 +21,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, stdtr, stdtrit
 
 from analysis.intervals import pair_freedom, shrunk_spread
-from analysis.pareto import dominated
+from analysis.pareto import CHUNK, dominated, fronts
 
 Floats = NDArray[np.float64]
 Value = Callable[[Floats], Floats]  # means_BCM -> value_B
 REPLICATES = 2000
 SLOPES = 8  # replicates over which a gradient is averaged
-CHUNK = 2**22  # numbers in an array of comparisons
 SETS = 200  # sets of means whose statistic is taken together
 FEW = 3  # configurations that a variance of a method's own takes
 
@@ -242,10 +241,8 @@ class Bootstrap:
 
     def on_front(self) -> Floats:
         """probability_C: share of the replicates in which no other configuration dominates."""
-        draws_BRM = self.draws_BCM[:, self._rivals_C]
-        kept = [np.logical_not(dominated(some_BRM, some_BRM)) for some_BRM in np.array_split(draws_BRM, self._chunks)]
         probability_C = np.zeros(self.draws_BCM.shape[1])
-        probability_C[self._rivals_C] = np.concatenate(kept).mean(axis=0)
+        probability_C[self._rivals_C] = fronts(self.draws_BCM[:, self._rivals_C]).mean(axis=0)
         return probability_C
 
     @property

@@ -153,9 +153,10 @@ class Proposer:
     def trials(self, before: int | None = None) -> list[FrozenTrial]:
         """The configurations as Optuna trials; those numbered `before` and above as running."""
         before = len(self.asked) if before is None else before
-        return [self._trial(number, told=number < before) for number in sorted(self.asked)]
+        return [self.trial(number, told=number < before) for number in sorted(self.asked)]
 
-    def _trial(self, number: int, told: bool) -> FrozenTrial:
+    def trial(self, number: int, told: bool = True) -> FrozenTrial:
+        """A configuration as an Optuna trial, with what is told of it if anything is, else as running."""
         space = self.arm.space
         params = {name: self.asked[number][name] for name in space.ranges}
         notes: dict[str, Any] = {"values": dict(self.asked[number])}
@@ -309,7 +310,7 @@ class StudyMirror:
     def asked(self, proposer: Proposer, number: int) -> None:
         """Add a configuration that was asked for, as running."""
         with self._unless_refused(proposer) as study:
-            study.add_trial(proposer.trials()[number])
+            study.add_trial(proposer.trial(number))
 
     def told(self, proposer: Proposer, number: int) -> None:
         """Write down how a configuration ended."""

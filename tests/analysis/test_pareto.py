@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.pareto import attainment_surface, hypervolume, hypervolumes, non_dominated
+from analysis import pareto
+from analysis.pareto import attainment_surface, fronts, hypervolume, hypervolumes, non_dominated
 
 # Few distinct values, so that ties in one and in all objectives are common.
 POINTS = st.integers(1, 4).flatmap(
@@ -43,6 +44,16 @@ def test_a_front_exists_and_dropping_the_rest_changes_nothing(points: list[list[
     keep = non_dominated(points)
     assert keep.any()
     assert non_dominated(np.array(points)[keep]).all()
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_fronts_of_many_sets_are_those_of_each(objectives: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where memory is for one set at a time; with ties, as small integers have them."""
+    sets_BNM = np.random.default_rng(0).integers(0, 5, size=(50, 12, objectives)).astype(float)
+    expected = [enumerated(points) for points in sets_BNM.tolist()]
+    assert fronts(sets_BNM).tolist() == expected
+    monkeypatch.setattr(pareto, "CHUNK", 1)
+    assert fronts(sets_BNM).tolist() == expected
 
 
 def test_front_edge_cases() -> None:

@@ -174,6 +174,27 @@ def test_those_that_are_behind_in_everything_are_stopped_at_the_first_rung(tmp_p
     assert all("after 1 of 5 updates" in str(one.reason) for one in behind)
 
 
+def test_the_places_of_the_stopped_are_filled(tmp_path: Path) -> None:
+    """Two configurations fill a pack. At the rung each pack loses its second, and those that go on share the next."""
+    rule = EarlyStopping(rungs=(0.5,))
+    methods = (vary("kl_penalty"),)
+    sweep = early(tmp_path, methods=methods, configurations=4, pack_size=4, early_stopping=rule)
+    rig = Halting(sweep, tmp_path / "out")
+
+    def betas() -> list[list[float]]:
+        return [[trial.coefficients["beta"] for trial in pack] for pack in rig.dealt]
+
+    def ending(trial: TrialConfig) -> Outcome:
+        second = any(trial.coefficients["beta"] == pack[-1] for pack in betas()[:2])
+        return worse_after(0.0 if second else float("inf"), trial)
+
+    assert rig.run(random.Random(0), ending=ending)
+    (one, _, two, _), (three, _, four, _), last = betas()
+    assert betas()[:2] == [[one, one, two, two], [three, three, four, four]] and len({one, two, three, four}) == 4
+    assert sorted(last) == sorted([one, one, three, three])
+    assert [outcome.status for outcome in rig.ledger.record.outcomes.values()].count("stopped") == 4
+
+
 def test_it_is_part_of_what_a_sweep_is_and_off_by_default(tmp_path: Path) -> None:
     assert toy_sweep(tmp_path).early_stopping is None
     identities = {
