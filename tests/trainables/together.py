@@ -49,8 +49,8 @@ def trials() -> dict[str, TrialConfig]:
 def packs(precision: str) -> Packs:
     """Name -> members and options of a pack: each method alone, in float32 also accumulated, in float64 all in one.
 
-    Not all in float32, because of the many seeds there is one whose representation constraint is a difference of all but
-    equal states, which makes 500 times what it was of a rounding, on any number of workers.
+    Not all in float32, because of the many seeds there is one whose representation constraint is a difference of all
+    but equal states, which makes 500 times what it was of a rounding, on any number of workers.
     """
     found: Packs = {title: ([trial], {}) for title, trial in trials().items()}
     if precision == "float32":
