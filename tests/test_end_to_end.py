@@ -74,6 +74,12 @@ def finish(process: subprocess.Popen[str], code: int = 0, seconds: float = 200) 
     return out
 
 
+def read_until(words: str, process: subprocess.Popen[str]) -> None:
+    """Read what `selgen` prints, up to the line with these words."""
+    assert process.stdout is not None
+    assert any(words in line for line in process.stdout), f"it never said {words!r}"
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not condition():
@@ -183,12 +189,10 @@ def test_interrupted_and_killed_it_ends_as_if_nothing_had_happened(tmp_path: Pat
     assert early < 6 and checkpoints(output), "what was under way keeps its state"
 
     process = start(sweep, output, "resume")
-    resumed = time.time_ns()
-    wait_for(lambda: num_outcomes(output) > early or written_since(resumed, output))
+    read_until("continued after", process)  # the first pack starts from a checkpoint
     others += session_of(process)
     os.kill(process.pid, signal.SIGINT)
     shown = finish(process, code=130)
-    assert "continued after" in shown, "the first pack started from a checkpoint"
     assert f"continue with: selgen sweep resume {sweep}" in shown
 
     finish_here(load_sweep(sweep), output / "small")
