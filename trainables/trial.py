@@ -166,12 +166,12 @@ class TrialConfig:
         """Rows per step."""
         return BatchSizes(self.batch_size, self.alignment_batch_size)
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """Content id of the trial."""
         return content_id(self.to_json())
 
-    @property
+    @cached_property
     def configuration_id(self) -> str:
         """Content id of the trial without its seed."""
         return content_id({key: value for key, value in self.to_json().items() if key != "seed"})
