@@ -86,11 +86,10 @@ def save_frontier(
     title: str = "",
     x: str | None = None,
     y: str | None = None,
-    dpi: int = DPI,
 ) -> None:
     """Draw `frontier_figure` and write it in one move; the format is the file's ending. Raises UserError."""
     check_format(path)
-    save(path, frontier_figure(table, base_scores, title, x, y), dpi)
+    save(path, frontier_figure(table, base_scores, title, x, y))
 
 
 def check_format(path: Path) -> str:

@@ -109,9 +109,9 @@ def publish(sweep: Sweep, record: Record, folder: Path, tracker: Tracker) -> lis
         if len(found.table.objectives) > 1:  # one objective is a ranking, which has no figure
             files.append(folder / f"{stem}.png")
             preview = folder / "description" / f"{stem}.png"
-            for file, dpi in ((files[-1], figures.DPI), (preview, PREVIEW_DPI)):
-                title = f"{sweep.name}: {found.setting}"
-                figures.save_frontier(file, found.table, found.base, title=title, dpi=dpi)
+            figure = figures.frontier_figure(found.table, found.base, f"{sweep.name}: {found.setting}")
+            figures.save(files[-1], figure)
+            figures.save(preview, figure, PREVIEW_DPI)
             tracker.artifact(preview, "description")
             address = f"get-artifact?path=description/{stem}.png&run_uuid={{run_id}}"
             picture = [f"![{found.setting}]({address})", ""]

@@ -1,9 +1,10 @@
 """Shows a sweep in MLflow: sweep run -> configuration runs -> trial runs. A projection of the ledger, never its source.
 
-One thread of the driver is the only writer. It imports MLflow and creates the database while Ray starts, writes in
-batches, and repairs what an earlier driver left behind: every run is found again by its tags, so that a trial has one
-run and a metric one value per step, whatever was killed when. A store that fails costs the display, not the sweep:
-while it is away a bounded number of updates waits in memory, and what does not fit is read from the ledger afterwards.
+One thread of the driver is the only writer. It imports MLflow and creates the database once a worker has something to
+tell, so that it does not hold up the start of Ray and of the workers; it writes in batches, and repairs what an earlier
+driver left behind: every run is found again by its tags, so that a trial has one run and a metric one value per step,
+whatever was killed when. A store that fails costs the display, not the sweep: while it is away a bounded number of
+updates waits in memory, and what does not fit is read from the ledger afterwards.
 
 The schema, which `analysis/runs.py` reads. Tags: `selgen.kind` (sweep, configuration, trial), `selgen.sweep`,
 `selgen.identity`, `selgen.objectives`, `selgen.scores` (name -> [kind,
@@ -57,6 +58,7 @@ BUFFER = 10_000  # updates that wait for a store that is away
 PROBLEMS = 10  # that are kept for the user
 PAGE = 1000  # runs in one answer of a search
 ATTEMPTS = 3  # at one update, before it is given up
+QUIET_SECONDS = 30.0  # without news from a worker, before the store is opened all the same
 RETRY_SECONDS = 5.0  # between attempts to reach a store, doubling up to a minute
 PACKAGES = ("ray", "torch", "transformers", "peft", "optuna", "mlflow", "numpy")
 ENVIRONMENT = {
@@ -104,10 +106,14 @@ class Tracker:
         self._queue: queue.Queue[Update | None] = queue.Queue()
         self._status: Status = "FINISHED"
         self._closing = threading.Event()
+        self._news = threading.Event()  # of a worker: the store is worth opening
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def start(self, description: str = "", record: Record | None = None) -> None:
-        """Open the store and the sweep's run, and write what `record`, the ledger so far, has and the store lacks."""
+        """Open the store and the sweep's run, and write what `record`, the ledger so far, has and the store lacks.
+
+        With the first news of a worker, or after `QUIET_SECONDS` without.
+        """
         self._queue.put(lambda: self._store.open_sweep(description))
         for update in self._projection(record) if record else ():
             self._queue.put(update)
@@ -123,6 +129,7 @@ class Tracker:
 
     def base(self, setting: str, scores: Mapping[str, Measurement]) -> None:
         """The scores of the untouched base model of a setting (its label)."""
+        self._news.set()
         self._put_known(partial(self._store.base, setting, scores))
 
     def trials_started(self, trials: Sequence[TrialConfig]) -> None:
@@ -132,11 +139,13 @@ class Tracker:
 
     def progress(self, trial_id: str, step: int, metrics: Mapping[str, float]) -> None:
         """Training metrics of a started trial, written as `train/<name>` within `flush_seconds`."""
+        self._news.set()
         if self._queue.qsize() < BUFFER // 2:
             self._queue.put(partial(self._store.progress, trial_id, step, dict(metrics), _milliseconds()))
 
     def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
         """How a trial ended; an auxiliary one is only there for others to build on."""
+        self._news.set()
         self._put_known(partial(self._store.outcome, outcome, auxiliary))
 
     def _put_known(self, update: Update) -> None:
@@ -148,6 +157,7 @@ class Tracker:
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file or a folder to the sweep's artifacts."""
+        self._news.set()
         self._queue.put(lambda: self._store.artifact(path, folder))
 
     def describe(self, markdown: str) -> None:
@@ -159,12 +169,14 @@ class Tracker:
         self._status = status
         self._queue.put(None)
         self._closing.set()
+        self._news.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def _work(self) -> None:
         """The thread: take updates in order, until None."""
         finished = False
+        self._news.wait(QUIET_SECONDS)
         try:
             while self._step():
                 pass

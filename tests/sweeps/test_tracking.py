@@ -232,6 +232,7 @@ def test_an_interrupted_trial_is_taken_up_again(tmp_path: Path, out: Path) -> No
     second = Tracker(default_uri(out), sweep)
     second.start("second", record)
     second.trials_started([trial])
+    second.progress(trial.trial_id, 2, {"loss": 1.5})
     awake = ["kl_penalty beta=0.5", "kl_penalty beta=0.5 seed=0", "toy-sweep"]
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -239,7 +240,6 @@ def test_an_interrupted_trial_is_taken_up_again(tmp_path: Path, out: Path) -> No
         if running == awake:
             break
     assert running == awake
-    second.progress(trial.trial_id, 2, {"loss": 1.5})
     second.progress(trial.trial_id, 3, {"loss": math.inf})
     second.outcome(outcome)
     second.close()
@@ -253,6 +253,27 @@ def test_an_interrupted_trial_is_taken_up_again(tmp_path: Path, out: Path) -> No
     assert runs["kl_penalty beta=0.5"].data.metrics["seeds"] == 2
     assert runs["toy-sweep"].data.tags["mlflow.note.content"] == "second"
     assert runs["toy-sweep"].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("news", [True, False])
+def test_the_store_is_opened_with_the_first_news(news: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing MLflow and making its database would hold up the start of Ray and of the workers."""
+    monkeypatch.setattr(tracking, "QUIET_SECONDS", 60.0 if news else 1.0)
+    sweep, store = toy_sweep(tmp_path), tmp_path / "mlflow.db"
+    trial = sweep.trials_of(sweep.arms[0], {})[0]
+    tracker = Tracker(default_uri(tmp_path), sweep)
+    tracker.start()
+    tracker.trials_started([trial])
+    time.sleep(0.5)
+    assert not store.exists()
+    if news:
+        tracker.progress(trial.trial_id, 0, {"loss": 1.0})
+    deadline = time.monotonic() + 20
+    while not store.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert store.exists()
+    tracker.close()
+    assert not tracker.problems
 
 
 def test_progress_is_visible_while_the_trial_runs(tmp_path: Path, out: Path) -> None:
@@ -410,6 +431,7 @@ def test_a_broken_store_does_not_reach_the_caller(tmp_path: Path, store: str, mo
 
 def test_a_store_that_comes_back_gets_everything(tmp_path: Path, out: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(tracking, "QUIET_SECONDS", 0.0)
     sweep = toy_sweep(tmp_path)
     record = record_of(sweep)
     (out / "mlflow.db").rename(out / "away.db")
