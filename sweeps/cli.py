@@ -18,6 +18,7 @@ from trainables.files import is_full
 
 if TYPE_CHECKING:
     from settings.setting import Evaluation, Setting
+    from sweeps.local_cluster import LocalCluster
     from sweeps.sweep import Sweep
     from trainables.method import Method
 
@@ -280,28 +281,43 @@ def _arm(table: Table, setting: str, method: str) -> tuple[str, ...]:
 @sweep_app.command("run", epilog="Example: selgen sweep run quickstart --output runs")
 def run_command(name: Name, output: Output = OUTPUT, tracking_uri: Tracking = None, address: Address = None) -> None:
     """Run what is left of a sweep, then print its frontier. Finished trials are never repeated."""
-    from sweeps.sweep import load_sweep
+    from sweeps.local_cluster import early
 
-    _run(name, load_sweep(name), output, tracking_uri, address)
+    with early(output / name, address) as cluster:
+        from sweeps.sweep import load_sweep
+
+        _run(name, load_sweep(name), output, tracking_uri, address, cluster)
 
 
 @sweep_app.command("resume", epilog="Example: selgen sweep resume quickstart")
 def resume_command(name: Name, output: Output = OUTPUT, tracking_uri: Tracking = None, address: Address = None) -> None:
     """Continue a sweep that was interrupted. Like `run`, but it must have been started."""
-    from sweeps.launch import folder_of
-    from sweeps.ledger import read
-    from sweeps.sweep import load_sweep
+    from sweeps.local_cluster import early
 
-    sweep = load_sweep(name)
-    read(folder_of(sweep.name, output))
-    _run(name, sweep, output, tracking_uri, address)
+    with early(output / name, address) as cluster:
+        from sweeps.launch import folder_of
+        from sweeps.ledger import read
+        from sweeps.sweep import load_sweep
+
+        sweep = load_sweep(name)
+        read(folder_of(sweep.name, output))
+        _run(name, sweep, output, tracking_uri, address, cluster)
 
 
-def _run(name: str, sweep: Sweep, output: Path, tracking_uri: str | None, address: str | None) -> None:
+def _run(
+    name: str,
+    sweep: Sweep,
+    output: Path,
+    tracking_uri: str | None,
+    address: str | None,
+    cluster: LocalCluster | None,
+) -> None:
     from sweeps import launch
 
     console = Console()
-    finished = launch.run(sweep, output=output, console=console, tracking_uri=tracking_uri, address=address)
+    finished = launch.run(
+        sweep, output=output, console=console, tracking_uri=tracking_uri, address=address, cluster=cluster
+    )
     if finished.interrupted:
         line = f"stopped; continue with: selgen sweep resume {name} --output {output}"
         console.print(line, highlight=False, soft_wrap=True)

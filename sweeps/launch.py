@@ -26,6 +26,7 @@ from sweeps import disk, packing
 from sweeps.display import Display
 from sweeps.judging import Judges, Judging
 from sweeps.ledger import Ledger
+from sweeps.local_cluster import PUBLISHED, QUIET, SILENT, LocalCluster, start_ray
 from sweeps.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
 from sweeps.results import complete, publish, show_results
 from sweeps.search import Listener, PackSearcher
@@ -38,28 +39,8 @@ from trainables.trial import CHECKPOINTS
 MAX_FAILURES = 3  # restarts of a pack whose worker died, from its checkpoint: killed now and then, not broken
 PRUNE_EVERY = 50  # outcomes, at least
 NODES_SECONDS = 5.0  # between two looks at whether Ray has any node left
-OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
 CONTROLLER_BYTES = 200e6  # of the process that waits for the workers of a pack; Ray wants it to reserve something
 TRAIN_STORAGE = f".train{PARTIAL}"  # in the sweep's folder, which all nodes see; Ray Train's own state
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_worker_niceness": "0",
-    "RAY_prestart_worker_first_driver": "0",  # workers that nobody uses: those of Tune are started with an environment
-    "RAY_enable_worker_prestart": "0",
-    "RAY_DEDUP_LOGS": "1",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # else every report of a worker waits two seconds
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # else a pack without a GPU sees those of others
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "PYTHONWARNINGS": "ignore",
-}
 
 
 @dataclass(frozen=True)
@@ -84,13 +65,15 @@ def run(
     console: Console,
     tracking_uri: str | None = None,
     address: str | None = None,
+    cluster: LocalCluster | None = None,
 ) -> Finished:
     """Run what is left of a sweep.
 
     Args:
         output: root of all sweeps' folders and of the default MLflow store.
         tracking_uri: of MLflow; None is SQLite under `output`.
-        address: of a Ray cluster; None starts a local one.
+        address: of a Ray cluster; None is a local one.
+        cluster: a local one that was started before, so that it need not be waited for.
 
     Raises:
         UserError: the output belongs to another sweep or cannot be written, a model or its data cannot be read, another
@@ -117,7 +100,7 @@ def run(
         status: Status = "FAILED"
         try:
             with driver.display:
-                driver.train(tracker, address)
+                driver.train(tracker, address, cluster)
             driver.tidy()
             files = publish(sweep, ledger.record, folder, tracker)
             status = "KILLED" if driver.interrupted else "FINISHED"
@@ -165,7 +148,7 @@ class _Published:
     """
 
     def __init__(self, folder: Path, uri: str, ledger: Ledger) -> None:
-        self._path, self._uri, self._ledger = folder / "published.json", uri, ledger
+        self._path, self._uri, self._ledger = folder / PUBLISHED, uri, ledger
         self.files: tuple[Path, ...] | None = None
         if self._path.is_file():
             known = json.loads(self._path.read_text())
@@ -226,7 +209,7 @@ class _Driver:
         self._judging = judging
         self.display.judging = self._judging_now
 
-    def train(self, tracker: Tracker, address: str | None) -> None:
+    def train(self, tracker: Tracker, address: str | None, cluster: LocalCluster | None) -> None:
         """Pre-train what is missing, start Ray, and let Tune run packs until the searcher has no more."""
         self.tracker = tracker
         if self.searcher.done:
@@ -236,7 +219,7 @@ class _Driver:
                 self._pretrain()
                 if not self.interrupted:
                     self.display.say("starting Ray")
-                    self._tune(address)
+                    self._tune(address, cluster)
         finally:
             self._end_judging()
         if self.searcher.problem:
@@ -307,13 +290,13 @@ class _Driver:
         if self.interrupted:
             raise KeyboardInterrupt
 
-    def _tune(self, address: str | None) -> None:
+    def _tune(self, address: str | None, cluster: LocalCluster | None) -> None:
         import ray
         from ray import tune
 
         from sweeps.callback import Reporter, StopOnProblem
 
-        with _ray(address, together=self.sweep.num_workers > 1):
+        with _ray(address, cluster, together=self.sweep.num_workers > 1):
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             packs = packs_at_a_time(self.sweep, nodes)
             workers = packs * self.sweep.num_workers
@@ -390,25 +373,19 @@ class _Driver:
 
 
 @contextmanager
-def _ray(address: str | None, together: bool) -> Iterator[None]:
-    """A Ray connection; a local cluster is this process's own and ends with it.
-
-    Packs that several workers train together need the dashboard's process: what cleans up after a killed one asks it.
-    """
+def _ray(address: str | None, cluster: LocalCluster | None, together: bool) -> Iterator[None]:
+    """A connection to the Ray cluster at an address, else to a local one: `cluster` if it will do."""
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if cluster and (address or together):
+        cluster.close()
+        cluster = None
     if address:
-        ray.init(address=address, runtime_env={"env_vars": QUIET}, **quiet)
+        ray.init(address=address, runtime_env={"env_vars": QUIET}, **SILENT)
+    elif cluster:
+        ray.init(address=cluster.address, **SILENT)
     else:
-        ray.init(
-            address="local",  # without it Ray looks for a cluster of others, or a dead one's address, and joins that
-            num_cpus=os.cpu_count(),
-            include_dashboard=together,
-            dashboard_host="127.0.0.1",
-            object_store_memory=OBJECT_STORE_BYTES,
-            **quiet,
-        )
+        start_ray(dashboard=together)
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import ray
@@ -51,12 +52,12 @@ def test_nodes_are_not_counted_all_the_time(driver: _Driver, monkeypatch: pytest
 def test_without_an_address_no_other_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     """`ray start` leaves an address behind, which Ray would take, also when that cluster was killed long ago."""
     given: dict[str, Any] = {}
-    monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options) or MagicMock())
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with _ray(None, together=True):
+    with _ray(None, None, together=True):
         assert given["address"] == "local"
         assert (given["include_dashboard"], given["dashboard_host"]) == (True, "127.0.0.1")
-    with _ray(None, together=False):
+    with _ray(None, None, together=False):
         assert not given["include_dashboard"]
 
 

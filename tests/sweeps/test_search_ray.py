@@ -12,8 +12,8 @@ import ray
 from ray import tune
 
 from settings.setting import Measurement
-from sweeps.launch import QUIET
 from sweeps.ledger import Ledger, Record, read
+from sweeps.local_cluster import QUIET
 from sweeps.search import PackSearcher
 from sweeps.space import grid, vary
 from sweeps.sweep import Sweep
