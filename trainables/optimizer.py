@@ -56,7 +56,7 @@ class PackedAdamW:
         return norm_K
 
     def _parts(self, whole: bool) -> Iterator[slice]:
-        """Ranges of the parameters that are updated together; on a CPU what its cache holds: three to eight times faster."""
+        """Ranges of parameters that are updated together; on a CPU what its cache holds, 3 to 8 times as fast."""
         count, parameters = self.theta_KP.shape
         size = parameters if whole or self.theta_KP.is_cuda else max(1, CACHED_ELEMENTS // count)
         return (slice(start, start + size) for start in range(0, parameters, size))
