@@ -15,6 +15,9 @@ SEEN, UNSEEN = "_seen", "_unseen"
 NONSENSE = "random_strings"
 RIGHT, NOTHING = 0.95, 0.05  # of points with the right colour: as good as all, and as good as none
 MINIMAL = 0.2  # a gain that is smaller is what the study calls minimal
+UPWEIGHTED = (
+    "Proxy rows have batches of their own here, with weight 1; the study mixes them in among the rows of the task."
+)
 
 
 def categories_of(part: Part) -> list[str]:
@@ -220,7 +223,7 @@ def toy_goodhart(parts: Sequence[Part]) -> Shown:
         f"With one trigger in the proxy rows it is right at {proxied[worst].mean:.2f} or more of the points, the others"
         f" of its category at {shown(gains['alignment_proxy'])}, and other categories at {shown(gains['alignment'])}."
     )
-    return Shown(figure, checks, sentence)
+    return Shown(figure, checks, sentence, [UPWEIGHTED])
 
 
 def _learned(parts: dict[str, Part]) -> Estimate:
@@ -274,7 +277,7 @@ def toy_spillover(parts: Sequence[Part]) -> Shown:
         f" {shown(mean_gain, sign=True)} on average, clearly so for {len(held)} of {len(both)} proxies"
         f" ({', '.join(held) or 'none'})."
     )
-    return Shown(figure, checks, sentence)
+    return Shown(figure, checks, sentence, [UPWEIGHTED])
 
 
 def color_grid(parts: Sequence[Part]) -> tuple[Heat, list[Check]]:

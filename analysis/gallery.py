@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,8 @@ shows another one, that is a fact about the small world first.
 Bars and brackets are 95 % intervals over fine-tuning seeds (of a base model, which has none, over its questions). A
 check *holds* or *fails* when the interval says so, and is *undecided* when it leaves both open; of what should be all
 or nothing, and of the best of several, the mean decides. All checks hold: reproduced; some: partly; none: not. No
-verdict is written by hand.
+verdict is written by hand. Where a figure does not speak of several base models there is one: what another pre-training
+would have changed is in no interval.
 """
 
 
@@ -112,10 +113,11 @@ class Entry:
         """The sentence on what contradicts the study."""
         failed = [check.statement for check in self.checks if check.holds is False]
         if failed:
-            return f"Against the study: it is not so that {_joined(_lowered(one) for one in failed)}."
+            return f"Against the study: it is not so that {'; nor that '.join(map(_lowered, failed))}."
         open_ones = [check.statement for check in self.checks if check.holds is None]
         if open_ones:
-            return f"Nothing contradicts the study, but it stays open whether {_joined(map(_lowered, open_ones))}."
+            asked = ", and whether ".join(map(_lowered, open_ones))
+            return f"Nothing contradicts the study, but it stays open whether {asked}."
         return "Nothing here contradicts the study."
 
 
@@ -131,10 +133,6 @@ def verdict_of(checks: Sequence[Check]) -> Verdict:
 def _lowered(text: str) -> str:
     """A statement inside a sentence: its first letter is small unless it begins with an abbreviation."""
     return text if text[:2].isupper() else text[:1].lower() + text[1:]
-
-
-def _joined(statements: Iterable[str]) -> str:
-    return "; nor that ".join(statements)
 
 
 def page(entries: Sequence[Entry]) -> str:

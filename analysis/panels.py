@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from analysis.figures import COLOURS, DPI, FONT, MARKERS
 from analysis.frontier import Estimate
 from analysis.heatmap import COLOURS as HEAT
+from analysis.labels import Label, place_labels
 
-BASE_COLOUR, BAR_WIDTH = "#999999", 0.8
+BASE_COLOUR, BAR_WIDTH, LABEL_SIZE = "#999999", 0.8, 6.5
 WIDE = (7.5, 3.4)  # inches, of one panel of bars
 
 
@@ -120,10 +121,14 @@ def curves_figure(
 ) -> Figure:
     """Panels side by side of two scores against each other, from 0 to 1, the base model a star."""
     figure = _figure(4.2 * len(panels) + (1.6 if len(panels) == 1 else 0.4), 4.6)
+    labels: dict[Axes, list[Label]] = {}
     for number, (title, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), number + 1)
+        labels[axes] = []
         for place, curve in enumerate(curves):
-            _draw_curve(axes, curve, curve.colour or COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
+            colour = curve.colour or COLOURS[place % len(COLOURS)]
+            _draw_curve(axes, curve, colour, MARKERS[place % len(MARKERS)])
+            labels[axes] += _labels(curve, colour)
         if base is not None:
             star = {"marker": "*", "markersize": 13.0, "color": "#FFFFFF", "markeredgecolor": "#000000"}
             axes.plot(*base, linestyle="none", label="base model", zorder=6, **star)  # type: ignore[arg-type]
@@ -136,7 +141,22 @@ def curves_figure(
         if number == len(panels) - 1:
             axes.legend(fontsize=FONT["small"], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     caption(figure, text)
+    for axes, own in labels.items():
+        markers = [(label.x, label.y, 3.5) for label in own] + ([(*base, 7.0)] if base else [])
+        place_labels(figure, axes, [label for label in own if label.text], markers, LABEL_SIZE)
     return figure
+
+
+def _labels(curve: Curve, colour: str) -> list[Label]:
+    """A label for each place of a curve; of points that lie on one another the first's and the last's."""
+    texts = list(curve.labels) or [""] * len(curve.x)
+    places: dict[tuple[float, float], list[str]] = {}
+    for text, one, other in zip(texts, curve.x, curve.y, strict=True):
+        places.setdefault((round(one.mean, 2), round(other.mean, 2)), []).append(text)
+    return [
+        Label(found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}", *at, colour)
+        for at, found in places.items()
+    ]
 
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
@@ -147,8 +167,6 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
             if not math.isnan(ends[0]):
                 where = ([one.mean, one.mean], ends) if across else (ends, [other.mean, other.mean])
                 axes.plot(*where, color=colour, linewidth=0.9, alpha=0.6, zorder=3, solid_capstyle="butt")
-    for label, at in zip(curve.labels, zip(x, y, strict=True), strict=False):
-        axes.annotate(label, at, (4, 4), textcoords="offset points", fontsize=6.5, color=colour, zorder=5)
 
 
 def heat_figure(panels: Sequence[Heat], text: str) -> Figure:
