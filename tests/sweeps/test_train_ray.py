@@ -34,8 +34,8 @@ def train_workers(driver: int) -> list[psutil.Process]:
 def test_it_ends_as_if_one_had_trained_and_none_had_died(tmp_path: Path, sharded: bool) -> None:
     load_base(bad_medical_advice().base_model)
     sweep, output = tmp_path / "small.py", tmp_path / "output"
-    options = f"configurations=1, cpus_per_pack=2, num_workers=2, shard_base={sharded}"
-    sweep.write_text(SWEEP.format(steps=48).replace("configurations=4", options))
+    options = f"1, cpus_per_pack=2, num_workers=2, shard_base={sharded}"
+    sweep.write_text(SWEEP.format(steps=48, configurations=options, controls=False))
     process = start(sweep, output)
     wait_for(lambda: num_outcomes(output) >= 1, seconds=300)
     wait_for(lambda: len(train_workers(process.pid)) == 2, seconds=120)
