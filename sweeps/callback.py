@@ -20,11 +20,11 @@ class Reporter(Callback):
         self._trials[trial.trial_id] = trial
 
     def reason(self, trial_id: str) -> str:
-        """The last line of the error of a failed Tune trial."""
+        """The error of a failed Tune trial, with its traceback where there is one."""
         trial = self._trials.get(trial_id)
         file = trial.error_file if trial is not None else None
-        lines = Path(file).read_text().strip().splitlines() if file and Path(file).is_file() else []
-        return lines[-1].strip() if lines else "the worker died"
+        text = Path(file).read_text().strip() if file and Path(file).is_file() else ""
+        return text or "the worker died"
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self._receive(result)

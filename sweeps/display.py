@@ -101,7 +101,8 @@ class Display:
             self.done += 1
         if outcome.reason:
             title = f"{self.title(outcome.trial)} seed={outcome.trial.seed}"
-            self.console.print(f"{outcome.status}: {title}: {outcome.reason}", style="yellow", highlight=False)
+            line = f"{outcome.status}: {title}: {outcome.reason}"
+            self.console.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
         self._running = {
             key: pack
             for key, pack in self._running.items()

@@ -9,6 +9,8 @@
     {"event": "base", "setting": label, "scores": {score: measurement}}
     {"event": "generated", "outcome": Outcome.to_json()}    its replies are stored and wait for a judge
     {"event": "outcome", "outcome": Outcome.to_json()}
+    {"event": "again", "trials": [id, ...]}                 their outcomes count no more, they are trained again
+    {"event": "code", "of": {what: content id, ...}}        of the source of methods and settings, from here on
 
 An event is one write of one whole line, flushed to disk before anything else learns of it. A driver that is killed in
 the middle leaves at most a torn last line, which the next driver drops. One driver at a time: `ledger.lock` is locked.
@@ -60,6 +62,8 @@ class Record:
         outcomes: trial id -> how the trial ended, in the order in which they ended.
         rungs: trial id -> updates -> outcome of the training so far, for early stopping.
         generated: trial id -> outcome of a trained trial without the scores that a judge gives.
+        code: what ("method kl_penalty") -> content id of its source now.
+        made_with: trial id -> `code` when it ended.
     """
 
     sweep: str
@@ -70,6 +74,22 @@ class Record:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     generated: dict[str, Outcome] = field(default_factory=dict)
     rungs: dict[str, dict[int, Outcome]] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+    made_with: dict[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> list[str]:
+        """Ids of the trials that failed."""
+        return [trial_id for trial_id, outcome in self.outcomes.items() if outcome.status == "failed"]
+
+    def made_otherwise(self, what: str) -> list[Outcome]:
+        """The trials that ended, and did not fail, when the source of `what` was another than now."""
+        now = self.code.get(what)
+        return [
+            outcome
+            for trial_id, outcome in self.outcomes.items()
+            if outcome.status != "failed" and self.made_with.get(trial_id, {}).get(what, now) != now
+        ]
 
     @property
     def trials(self) -> list[TrialConfig]:
@@ -100,6 +120,13 @@ class Record:
             outcome = Outcome.from_json(event["outcome"])
             known = self.outcomes if kind == "outcome" else self.generated
             known.setdefault(outcome.trial.trial_id, outcome)
+            self.made_with.setdefault(outcome.trial.trial_id, self.code)
+        elif kind == "again":
+            for trial_id in event["trials"]:
+                self.outcomes.pop(trial_id, None)
+                self.made_with.pop(trial_id, None)
+        elif kind == "code":
+            self.code = {**self.code, **event["of"]}
         else:
             raise ValueError(f"unknown event {kind!r}")
 
@@ -196,6 +223,17 @@ class Ledger:
             return False
         self._append({"event": "outcome", "outcome": outcome.to_json()})
         return True
+
+    def again(self, trials: Sequence[str]) -> None:
+        """Let trials, by id, be trained again."""
+        if trials:
+            self._append({"event": "again", "trials": list(trials)})
+
+    def code(self, of: Mapping[str, str]) -> None:
+        """Keep the source of methods and settings, as content ids, if it is news."""
+        news = {what: source for what, source in of.items() if self.record.code.get(what) != source}
+        if news:
+            self._append({"event": "code", "of": news})
 
     def _append(self, event: Mapping[str, Any]) -> None:
         self._write(event)

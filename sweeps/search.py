@@ -29,13 +29,14 @@ from ray.tune.search import Searcher
 
 from settings.setting import Measurement, Score, UserError, content_id
 from sweeps import packing
+from sweeps.failures import reason_of
 from sweeps.judging import Grades, Judging
 from sweeps.ledger import Ledger
 from sweeps.rungs import that_go_on
 from sweeps.space import MethodSpace
 from sweeps.sweep import Arm, Sweep, setting_label, setting_of
 from trainables.files import remove
-from trainables.trial import Outcome, SettingRef, TrialConfig, base_id, checkpoint_of, paused_of
+from trainables.trial import Outcome, SettingRef, TrialConfig, base_id, checkpoint_of, pack_id, paused_of
 
 JOURNAL = "study.journal"
 SCRAMBLES = 64  # scramblings of the start-up design that compete for the widest spacing
@@ -376,8 +377,9 @@ class PackSearcher(Searcher):
     A Tune configuration is `{"pack": {"kind": "train", "trials": [TrialConfig.to_json(), ...], "snapshots": [...]}}` or
     `{"pack": {"kind": "base", "setting": {"name": ..., "options": {...}}}}`. A result may carry `outcomes`, a list of
     `Outcome.to_json()`, and `base`, a dict of score name -> measurement; either may come in several results. A result
-    with `user_error`, one line about what only the user can put right, ends the search. A pack with `out_of_memory`, or
-    that failed of it, is dealt again as two of half its size, and later ones of the setting are as small.
+    with `user_error`, one line about what only the user can put right, ends the search; `failed` is the traceback of a
+    pack that has. One with `out_of_memory`, or that failed of it, is dealt again as two of half its size, and later
+    ones of the setting are as small.
 
     After `Tuner.fit` look at `problem`: an error of the disk or of the user ends the search early and is kept there.
 
@@ -392,7 +394,7 @@ class PackSearcher(Searcher):
 
     Attributes:
         interrupted: tells whether the user wants to stop; then nothing more is waited for.
-        reason: tells why a Tune trial failed, in one line; the ledger keeps it.
+        reason: tells why a Tune trial failed, as a line or a traceback; the ledger keeps a line.
     """
 
     def __init__(
@@ -657,6 +659,8 @@ class PackSearcher(Searcher):
                 raise UserError(str(result["user_error"]))
             if result.get("out_of_memory"):
                 self._split(flight, str(result["out_of_memory"]))
+            elif result.get("failed"):
+                self._failed(flight, str(result["failed"]))
             else:
                 self._receive(flight, result)
         except UserError as error:
@@ -669,18 +673,26 @@ class PackSearcher(Searcher):
         flight = self._flights.pop(trial_id, None)
         if flight is None:
             return
-        if flight.base and error:
-            self._not_scored(flight.base, self.reason(trial_id))
-        if flight.trials and not error:
+        if error:
+            try:
+                self._failed(flight, self.reason(trial_id))
+            except UserError as problem:
+                self.problem = problem
+        elif flight.trials:
             logger.info("a pack ended without the outcome of %d trials; the next start runs them", len(flight.trials))
-        if error and OUT_OF_MEMORY.search(self.reason(trial_id)):
-            self._split(flight, self.reason(trial_id))
-        elif error:
-            reason = self.reason(trial_id)
-            lost = [Outcome(trial=trial, status="failed", reason=reason) for trial in flight.trials.values()]
-            self._flights[trial_id] = flight
-            self.on_trial_result(trial_id, {"outcomes": [outcome.to_json() for outcome in lost]})
-            del self._flights[trial_id]
+
+    def _failed(self, flight: _Flight, text: str) -> None:
+        """What a pack has not finished has failed, or is dealt again in halves where memory was lacking."""
+        name = base_id(setting_of(flight.base)) if flight.base else pack_id(flight.members)
+        reason = reason_of(text, self._folder, name)
+        if OUT_OF_MEMORY.search(reason):
+            self._split(flight, reason)
+            return
+        if flight.base:
+            self._not_scored(flight.base, reason)
+            flight.base = None
+        lost = [Outcome(trial=trial, status="failed", reason=reason) for trial in flight.trials.values()]
+        self._receive(flight, {"outcomes": [outcome.to_json() for outcome in lost]})
 
     def _not_scored(self, base: SettingRef, reason: str) -> None:
         label = setting_label(base)

@@ -282,6 +282,7 @@ class _Known:
     Attributes:
         run_id: MLflow's.
         ended: its last word is said.
+        failed: that word was a failure, after which a trial may be trained again.
         asleep: a driver closed it before that.
         auxiliary: it is a trial that others build on, and the search did not ask for it.
         params, points: its parameters and (metric, step) pairs.
@@ -289,6 +290,7 @@ class _Known:
 
     run_id: str
     ended: bool = False
+    failed: bool = False
     asleep: bool = False
     auxiliary: bool = False
     params: set[str] = field(default_factory=set)
@@ -358,7 +360,8 @@ class _Store:
         kind = tags.get("selgen.kind")
         ended = run.info.status != "RUNNING" and tags.get("selgen.status") not in (None, "running")
         asleep = run.info.status != "RUNNING" and not ended
-        known = _Known(run_id, ended, asleep, params=set(run.data.params))
+        failed = tags.get("selgen.status") == "failed"
+        known = _Known(run_id, ended, failed, asleep, params=set(run.data.params))
         if kind == "sweep":
             self._parent = known
             self._bases = {**_loads(tags.get("selgen.bases")), **self._bases}
@@ -367,7 +370,7 @@ class _Store:
             self._configurations[tags["selgen.configuration"]] = known
         elif kind == "trial":
             known.auxiliary = tags.get("selgen.auxiliary") == "true"
-            if not ended:
+            if not ended or failed:
                 histories = (client.get_metric_history(run_id, name) for name in run.data.metrics)
                 known.points = {(metric.key, metric.step) for history in histories for metric in history}
             self._trials[tags["selgen.trial"]] = known
@@ -425,8 +428,11 @@ class _Store:
         }
 
     def started(self, trial: TrialConfig) -> None:
-        """Make the trial's run, or open again one that an earlier driver left unfinished."""
+        """Make the trial's run, or open again one that an earlier driver left unfinished, or that has failed."""
         run = self._trial_run(trial)
+        if run.failed:
+            self._write(run, tags={"selgen.status": "running", "selgen.reason": ""})
+            run.asleep, run.ended, run.failed = True, False, False
         for sleeper in (run, self._configuration_run(trial)):
             if sleeper.asleep:
                 self.client.update_run(sleeper.run_id, status="RUNNING")
@@ -456,14 +462,14 @@ class _Store:
             for known in (run, self._configuration_run(trial)):
                 self._write(known, tags={"selgen.auxiliary": str(auxiliary).lower()})
             run.auxiliary = auxiliary
-        if not run.ended:
+        if not run.ended or (run.failed and outcome.status != "failed"):
             metrics = self._buffer.get(trial.trial_id, []) + _metrics(outcome)
             tags = {"selgen.status": outcome.status, "selgen.counts": _counts(outcome)}
-            if outcome.reason:
-                tags["selgen.reason"] = outcome.reason[:1000]
+            if outcome.reason or run.failed:
+                tags["selgen.reason"] = (outcome.reason or "")[:1000]
             self._write(run, metrics=metrics, params=_params(trial) | {"seed": str(trial.seed)}, tags=tags)
             self.client.set_terminated(run.run_id, RUN_STATUS[outcome.status])
-            run.ended = True
+            run.ended, run.failed = True, outcome.status == "failed"
         self._buffer.pop(trial.trial_id, None)
         self._outcomes.setdefault(trial.configuration_id, {})[trial.seed] = outcome
         self._finish_configuration(trial)
@@ -484,9 +490,8 @@ class _Store:
         now, count = _milliseconds(), len(finished)
         metrics = [(f"eval/{name}", fmean(column), now, count) for name, column in columns.items()]
         self._write(run, metrics=[*metrics, ("seeds", float(count), now, count)], tags={"selgen.status": "finished"})
-        if not run.ended:
-            self.client.set_terminated(run.run_id, "FINISHED" if finished else "FAILED")
-            run.ended = True
+        self.client.set_terminated(run.run_id, "FINISHED" if finished else "FAILED")
+        run.ended = True
 
     def base(self, setting: str, scores: Mapping[str, Measurement]) -> None:
         """Write the base model's scores: score -> mean; in a sweep of several settings, setting -> score -> mean."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -31,6 +32,16 @@ from trainables.trial import SettingRef, TrialConfig, base_id, checkpoint_of, pa
 from trainables.workers import ALONE, Group, Workers
 
 SLICE_SECONDS = 1.0
+MISTAKES = (  # what code raises that is wrong, in any process; torch raises RuntimeError
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    TypeError,
+    ValueError,
+)
 
 
 class PackRun:
@@ -70,22 +81,29 @@ class PackRun:
             `progress` = trial id -> newest values of its curves, `steps` = [done, total], `done`; the last one holds
             `outcomes` (a list of `Outcome` JSON) and `rungs` (the same of trials that pause), or `base` (score ->
             measurement). `note` is a line for the user: how a pack was taken up again. Or `user_error`, one line about
-            something that only the user can put right; or `out_of_memory`, one line, and the pack has to be smaller.
+            something that only the user can put right; or `out_of_memory`, one line, and the pack has to be smaller; or
+            `failed`, the traceback of what a method or a setting has raised.
+
+        Raises what another process may not run into, and whatever happens to one of several workers, whom only that
+        keeps from waiting for each other.
         """
         try:
             self._check_folder()
             return self._train() if self._spec["kind"] == "train" else self._score_base()
         except UserError as error:
             return {"user_error": str(error), "done": True}
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            self._drop()
-            return {"out_of_memory": " ".join(str(error).split())[:300] or "no memory left", "done": True}
         except (OSError, SafetensorError) as error:
             if not is_full(error):
                 raise
             return {"user_error": f"{self._folder}: no space left on node {platform.node()}", "done": True}
+        except (RuntimeError, MemoryError, *MISTAKES) as error:
+            if _is_out_of_memory(error):
+                self._drop()
+                return {"out_of_memory": " ".join(str(error).split())[:300] or "no memory left", "done": True}
+            if self._workers.count > 1 or isinstance(error, torch.AcceleratorError):
+                raise
+            self._drop()
+            return {"failed": traceback.format_exc(), "done": True}
 
     def stop(self) -> None:
         """Let go of the pack; one that has not ended keeps a checkpoint, an older one where the disk is full."""

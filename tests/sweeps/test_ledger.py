@@ -195,3 +195,33 @@ def test_a_full_disk_is_one_line_and_leaves_whole_lines(tmp_path: Path, trials: 
     assert ledger.outcome(finished(trials[1])), "there is room again"
     ledger.close()
     assert len(read(tmp_path / "out").outcomes) == 2
+
+
+def test_failed_trials_may_be_trained_again(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    """Their outcomes count no more, those of others stay, and the next one is kept, also when it is read back."""
+    with opened(tmp_path) as ledger:
+        ledger.outcome(finished(trials[0], "failed"))
+        ledger.outcome(finished(trials[1]))
+        assert ledger.record.failed == [trials[0].trial_id]
+        ledger.again(ledger.record.failed)
+        assert list(read(tmp_path / "out").outcomes) == [trials[1].trial_id]
+        assert ledger.outcome(finished(trials[0]))
+    assert read(tmp_path / "out").outcomes[trials[0].trial_id].status == "finished"
+
+
+def test_what_was_made_with_other_code_is_known(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    """Also later: the code is kept where it changes, and a trial that ended before that keeps the older one."""
+    with opened(tmp_path) as ledger:
+        ledger.outcome(finished(trials[0]))  # by a version that did not keep the code: nothing is said
+        ledger.code({"method a": "1", "method b": "1"})
+        ledger.outcome(finished(trials[1]))
+        ledger.outcome(finished(trials[2], "failed"))
+        assert ledger.record.made_otherwise("method a") == []
+        ledger.code({"method a": "2", "method b": "1"})
+        ledger.outcome(finished(trials[3]))
+    for _ in range(2):
+        with opened(tmp_path) as ledger:
+            ledger.code({"method a": "2"})
+            assert [end.trial for end in ledger.record.made_otherwise("method a")] == [trials[1]]
+            assert ledger.record.made_otherwise("method b") == []
+    assert (tmp_path / "out" / LEDGER).read_text().count('"code"') == 2

@@ -313,6 +313,29 @@ def test_a_dead_worker_fails_its_unfinished_trials(tmp_path: Path) -> None:
     assert_mirrored(rig)
 
 
+def test_failed_trials_that_are_to_be_retried_are_dealt_again_with_those_that_build_on_them(tmp_path: Path) -> None:
+    sweep, failing = builders(tmp_path), {"plain"}
+
+    def ending(trial: TrialConfig) -> Outcome:
+        return finished(trial, "failed" if trial.method.name in failing else "finished")
+
+    rig = Rig(sweep, tmp_path / "out")
+    assert rig.run(random.Random(0), ending)
+    failed = set(rig.ledger.record.failed)
+    assert {rig.ledger.record.outcomes[one].trial.method.name for one in failed} > {"plain"}
+    rig.kill()
+
+    failing.clear()
+    again = Rig(sweep, tmp_path / "out")
+    again.ledger.again(again.ledger.record.failed)
+    again.kill()
+    again = Rig(sweep, tmp_path / "out")
+    assert again.run(random.Random(0), ending)
+    assert {trial.trial_id for pack in again.dealt for trial in pack} >= failed
+    assert again.ledger.record.failed == []
+    assert_mirrored(again)
+
+
 @pytest.mark.parametrize("how", ["reported", "killed"])
 def test_a_pack_that_is_out_of_memory_is_dealt_in_halves(tmp_path: Path, how: str) -> None:
     """Four trials at a time do not fit, two do: later packs are as small from the start, and every trial ends once."""

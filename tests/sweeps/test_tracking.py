@@ -276,6 +276,37 @@ def test_the_store_is_opened_with_the_first_news(news: bool, tmp_path: Path, mon
     assert not tracker.problems
 
 
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_failed_trial_that_is_trained_again_ends_anew(tmp_path: Path, out: Path, reached: bool) -> None:
+    """In the same run, without its old reason, whether or not the store was there when the trial began."""
+    sweep = toy_sweep(tmp_path)
+    first, second = sweep.trials_of(sweep.arms[0], {})
+    record = Record(sweep.name, sweep.identity())
+    record.asked["arm"] = {0: Asked(0, {}, first.configuration_id)}
+    record.outcomes = {one.trial_id: finished(one, "failed") for one in (first, second)}
+    assert project(record, sweep, default_uri(out)) == []
+    before = [run for run in runs_of(out, sweep) if "selgen.trial" in run.data.tags]
+    assert {run.info.status for run in before} == {"FAILED"}
+
+    record.outcomes = {one.trial_id: finished(one) for one in (first, second)}
+    tracker = Tracker(default_uri(out), sweep)
+    tracker.start()
+    if reached:
+        tracker.trials_started([first, second])
+    for outcome in record.outcomes.values():
+        tracker.outcome(outcome)
+    tracker.close()
+    assert tracker.problems == []
+    after = [run for run in runs_of(out, sweep) if "selgen.trial" in run.data.tags]
+    assert {run.info.run_id for run in after} == {run.info.run_id for run in before}
+    assert {(run.info.status, run.data.tags["selgen.reason"]) for run in after} == {("FINISHED", "")}
+    found = load(sweep.name, default_uri(out))
+    assert found.counts["finished"] == 2 and found.counts["failed"] == 0
+    assert [record.reason for record in found.records] == ["", ""]
+    configuration = next(run for run in runs_of(out, sweep) if run.data.tags["selgen.kind"] == "configuration")
+    assert (configuration.info.status, configuration.data.metrics["seeds"]) == ("FINISHED", 2)
+
+
 def test_progress_is_visible_while_the_trial_runs(tmp_path: Path, out: Path) -> None:
     sweep = toy_sweep(tmp_path)
     trial = sweep.trials_of(sweep.arms[0], {})[0]

@@ -230,8 +230,8 @@ def test_too_little_memory_is_a_result(tmp_path: Path, ref: SettingRef, monkeypa
         result = ended(config(tmp_path, trials(ref)))
         assert result["done"] and result["out_of_memory"]
     monkeypatch.setattr(trainables.pack.Pack, "advance", lambda *_: torch.zeros(2) @ torch.zeros(3))
-    with pytest.raises(RuntimeError, match="size"):
-        ended(config(tmp_path, trials(ref)))
+    result = ended(config(tmp_path, trials(ref)))
+    assert "size" in result["failed"] and "out_of_memory" not in result
 
 
 def test_several_workers_report_too_little_memory_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,3 +257,44 @@ def test_several_workers_report_too_little_memory_as_one_does(monkeypatch: pytes
         else:
             train_together(given)
             assert reported == expected
+
+
+def test_what_a_method_raises_fails_its_pack_at_once_and_leaves_the_process_sound(
+    tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a step. The next pack in the process ends with the bits of one in a process of its own."""
+    some = trials(ref)
+    whole = ended(config(tmp_path / "alone", some))
+    KL, calls = type(some[0].method), []
+
+    def losses(method: Any, step: Any) -> Any:
+        calls.append(step)
+        if len(calls) == 5:  # the first member's of the third step
+            raise ValueError("no such\nthing")
+        return usual(method, step)
+
+    usual = KL.losses
+    monkeypatch.setattr(KL, "losses", losses)
+    actor = PackTrainable(config(tmp_path / "failing", some, checkpoint_seconds=0.0))
+    try:
+        result = run(actor)[-1]
+        assert result["failed"].endswith("ValueError: no such\nthing\n")
+        assert "in losses" in result["failed"] and "outcomes" not in result
+        monkeypatch.setattr(KL, "losses", usual)
+        actor.reset_config(config(tmp_path / "next", some))
+        found = run(actor)[-1]["outcomes"]
+    finally:
+        actor.cleanup()
+    assert [one["scores"] for one in found] == [one["scores"] for one in whole["outcomes"]]
+    assert [one["curves"]["loss"] for one in found] == [one["curves"]["loss"] for one in whole["outcomes"]]
+
+
+def test_what_breaks_the_process_is_raised_and_ray_starts_another(
+    tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(trainables.pack.Pack, "advance", broken)
+    with pytest.raises(torch.AcceleratorError):
+        ended(config(tmp_path / "out", trials(ref)))
