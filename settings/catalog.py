@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -13,7 +14,8 @@ from types import ModuleType
 from typing import Any
 
 import settings
-from settings.setting import Setting, UserError, content_id
+from settings.setting import Setting, UserError, content_id, did_you_mean
+from settings.sources import absolute_path, model_source
 
 Builder = Callable[..., Setting]
 
@@ -35,7 +37,8 @@ def builder(name: str) -> Builder:
     elif name in names():
         module, function = importlib.import_module(f"settings.{name}"), name
     else:
-        raise UserError(f"unknown setting {name!r}; available: {', '.join(names())}, or path/to/file.py:function")
+        hint = did_you_mean(name, names())
+        raise UserError(f"unknown setting {name!r}{hint}; available: {', '.join(names())}, or path/to/file.py:function")
     found = getattr(module, function, None)
     if not callable(found):
         raise UserError(f"setting {name!r}: {module.__name__} has no function {function!r}")
@@ -45,23 +48,68 @@ def builder(name: str) -> Builder:
 def build(name: str, options: Mapping[str, Any] | None = None) -> Setting:
     """Build a setting from its name and options. Raises UserError for an unknown name or option."""
     make, options = builder(name), dict(options or {})
+    _check_options(name, make, options)
+    return make(**options)
+
+
+def _check_options(name: str, make: Builder, options: Mapping[str, Any]) -> None:
     allowed = inspect.signature(make).parameters
     for option in options:
         if option not in allowed:
-            raise UserError(f"setting {name!r} has no option {option!r}; its options: {', '.join(allowed)}")
+            hint = did_you_mean(option, allowed)
+            raise UserError(f"setting {name!r} has no option {option!r}{hint}; its options: {', '.join(allowed)}")
     missing = [key for key, value in allowed.items() if value.default is inspect.Parameter.empty and key not in options]
     if missing:
         raise UserError(f"setting {name!r} needs the option {missing[0]!r}")
-    return make(**options)
 
 
 def absolute(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with every path made absolute, so that a worker in another folder builds the same setting.
 
-    A setting that takes paths says how: its module has a function `absolute(options)`.
+    A setting that takes paths says how: its module has a function `absolute(options)`. Without one `model` and
+    `pretrained` are made absolute where they are directories, and of a setting in a file of one's own any text that
+    names a file, or starts with "./", "../" or "~/".
+
+    Raises UserError for an unknown name or option.
     """
-    module = inspect.getmodule(builder(name))
-    return dict(getattr(module, "absolute", dict)(options))
+    make = builder(name)
+    _check_options(name, make, options)
+    module = inspect.getmodule(make)
+    own = getattr(module, "absolute", None)
+    if own is not None:
+        return dict(own(options))
+    return {key: _absolute(key, value, own_file=":" in name) for key, value in options.items()}
+
+
+def _absolute(option: str, value: Any, own_file: bool) -> Any:
+    if option in ("model", "pretrained") and isinstance(value, str) and value:
+        return model_source(value)
+    if isinstance(value, Path):
+        return str(absolute_path(value))
+    if own_file and isinstance(value, str) and (value.startswith(("./", "../", "~/")) or _is_file(value)):
+        return str(absolute_path(value))
+    return value
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with a null character: a text
+        return False
+
+
+def file_of(name: str) -> Path | None:
+    """The file of a setting of one's own ("path/to/file.py:function"); None for one of this package."""
+    return Path(name.rpartition(":")[0]) if ":" in name else None
+
+
+def source_id(path: Path) -> str:
+    """Content id of a Python file's code; comments, layout and docstrings do not count."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return content_id(ast.dump(tree))
 
 
 def module_from_file(path: Path) -> ModuleType:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from settings.setting import Example, Message, UserError
+from settings.setting import BaseModel, Example, Message, NanoModel, TunedModel, UserError
 
 ROLES = ("system", "user", "assistant")
 MESSAGE_KEYS = ("role", "content")
@@ -89,6 +89,43 @@ def model_source(model: str) -> str:
     What exists as a directory, or starts with "/", "." or "~", is a directory.
     """
     return str(absolute_path(model)) if model.startswith(("/", ".", "~")) or Path(model).exists() else model
+
+
+def model_directory(source: str) -> Path | None:
+    """The directory that a model's source names; None for a Hub id. Raises UserError when no model is there."""
+    if model_source(source) == source and not Path(source).is_absolute():
+        return None
+    directory = absolute_path(source)
+    if not directory.is_dir():
+        raise UserError(f"no such model directory: {source}")
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{source} is not a model directory: it has no config.json")
+    return directory
+
+
+def model_config(source: str, revision: str | None = None) -> Path | None:
+    """The config.json of a directory, or of a Hub id in the Hub's cache on this machine; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    directory = model_directory(source)
+    if directory:
+        return directory / "config.json"
+    found = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def check_model(model: BaseModel) -> None:
+    """Refuse a local model that does not exist, or that workers in another folder would not find. Raises UserError."""
+    start = model.start if isinstance(model, TunedModel) else model
+    if isinstance(start, NanoModel):
+        return
+    for source in filter(None, (start.source, start.pretrained)):
+        directory = model_directory(source)
+        if directory and not Path(source).expanduser().is_absolute():
+            raise UserError(
+                f"the model {source!r} is a directory, and workers have another current one; its setting must give it"
+                f" as {str(directory)!r} (settings.sources.model_source does that)"
+            )
 
 
 def read_hub_rows(

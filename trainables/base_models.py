@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +46,7 @@ from settings.setting import (
     World,
     content_id,
 )
+from settings.sources import model_directory
 from trainables.batches import EncodedSetting
 from trainables.files import remove_partial, replacing
 from trainables.nano_cache import COMPLETE, is_pretrained, nano_content_id, nano_directory
@@ -127,20 +127,10 @@ def load_base(
         from trainables.tuned_models import tuned  # trains a pack, which needs this file
 
         return _load_from_directory(tuned(spec, dtype, device, progress), content_id(spec.to_json()), dtype, device)
-    if _names_directory(spec.source):
-        directory = _model_directory(spec.source)
-        return _load_from_directory(directory, _directory_content_id(directory), dtype, device)
+    local = model_directory(spec.source)
+    if local:
+        return _load_from_directory(local, _directory_content_id(local), dtype, device)
     return _load_from_hub(spec, dtype, device)
-
-
-def check_source(spec: BaseModel) -> None:
-    """Refuse a local model directory that does not exist, before anything is started. Raises UserError."""
-    if isinstance(spec, TunedModel):
-        check_source(spec.start)
-    if isinstance(spec, PretrainedModel):
-        for source in filter(None, (spec.source, spec.pretrained)):
-            if _names_directory(source):
-                _model_directory(source)
 
 
 def tuning_directions(spec: BaseModel, layers: Mapping[str, Tensor]) -> list[WeightDirection]:
@@ -155,8 +145,7 @@ def tuning_directions(spec: BaseModel, layers: Mapping[str, Tensor]) -> list[Wei
     source = getattr(spec, "pretrained", None)
     if source is None:
         raise UserError("the setting names no pretrained model that its base model was tuned from")
-    if _names_directory(source):
-        source = str(_model_directory(source))
+    source = str(model_directory(source) or source)
     weights = dict(_load_model(source, None, torch.float32).named_parameters())
     directions = []
     for name, tuned_OI in layers.items():
@@ -168,19 +157,6 @@ def tuning_directions(spec: BaseModel, layers: Mapping[str, Tensor]) -> list[Wei
 
 
 # --- local and Hub ---
-
-
-def _names_directory(source: str) -> bool:
-    return source.startswith((os.sep, ".", "~")) or Path(source).exists()
-
-
-def _model_directory(source: str) -> Path:
-    directory = Path(source).expanduser()
-    if not directory.is_dir():
-        raise UserError(f"no such model directory: {source}")
-    if not (directory / "config.json").is_file():
-        raise UserError(f"{source} is not a model directory: it has no config.json")
-    return directory
 
 
 def _directory_content_id(directory: Path) -> str:
@@ -246,7 +222,7 @@ def _no_progress_bars() -> Iterator[None]:
 
 def _why_not_loaded(source: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:300]
-    if _names_directory(source):
+    if Path(source).is_dir():
         return f"cannot load the model in {source}: {reason}"
     return (
         f"cannot load the model {source!r} from the Hugging Face Hub; where there is a network, run"

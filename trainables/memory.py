@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from settings.setting import BaseModel, NanoModel, Stream, TunedModel
+from settings.sources import model_config
 from trainables.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -40,16 +40,19 @@ class ModelShape:
     vocabulary: int
 
     @staticmethod
-    def of(model: BaseModel) -> ModelShape:
-        """From the specification (nano) or config.json (local). A model on the Hub is taken to be of 8 B parameters."""
+    def of(model: BaseModel) -> ModelShape | None:
+        """From the specification (nano) or config.json (a directory's, or the Hub cache's); None without either."""
         if isinstance(model, NanoModel):
             width, inner, heads = model.hidden_size, model.intermediate_size, model.hidden_size
             return _shape(width, inner, heads, heads, model.num_layers, len(model.world.vocabulary) + 5)
-        source = model.start.source if isinstance(model, TunedModel) else model.source
-        path = Path(source).expanduser() / "config.json"
-        if not path.is_file():
-            return _shape(4096, 12288, 4096, 1024, 36, 151_936)
-        return ModelShape.of_config(json.loads(path.read_text()))
+        start = model.start if isinstance(model, TunedModel) else model
+        path = model_config(start.source, start.revision)
+        return ModelShape.of_config(json.loads(path.read_text())) if path else None
+
+    @staticmethod
+    def assumed() -> ModelShape:
+        """Of a model that is not there: Qwen3-8B's."""
+        return _shape(4096, 12288, 4096, 1024, 36, 151_936)
 
     @staticmethod
     def of_config(config: Mapping[str, Any]) -> ModelShape:

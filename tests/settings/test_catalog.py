@@ -60,7 +60,7 @@ def test_a_relative_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_errors_name_the_option(file: Path) -> None:
     name = f"{file}:mine"
-    with pytest.raises(UserError, match="has no option 'sizes'; its options: scale, size"):
+    with pytest.raises(UserError, match=r"has no option 'sizes' \(did you mean 'size'\?\); its options: scale, size"):
         catalog.build(name, {"scale": "nano", "sizes": 1})
     with pytest.raises(UserError, match="needs the option 'scale'"):
         catalog.build(name)
@@ -90,3 +90,28 @@ def test_options_of_a_setting_without_paths_stay_as_they_are(file: Path) -> None
     assert catalog.absolute(f"{file}:mine", {"scale": "nano"}) == {"scale": "nano"}
     file.with_name("paths.py").write_text("def absolute(options): return {'made': 'absolute'}\ndef mine(): ...")
     assert catalog.absolute(f"{file.with_name('paths.py')}:mine", {}) == {"made": "absolute"}
+
+
+def test_paths_of_a_setting_of_ones_own_are_made_absolute(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories of models, files that exist, and what looks like a path; other texts stay as they are."""
+    here = file.parent
+    (here / "paths.py").write_text("def mine(model='', rows='', other='', where='', topic='', long='', given=''): ...")
+    (here / "tinylm").mkdir()
+    (here / "rows.jsonl").touch()
+    (here / "animals").mkdir()
+    monkeypatch.chdir(here)
+    options = {"model": "tinylm", "rows": "rows.jsonl", "other": "none.jsonl", "where": "./new", "topic": "animals"}
+    found = catalog.absolute("paths.py:mine", {**options, "long": "x" * 10_000, "given": here / "rows.jsonl"})
+    assert found["model"] == str(here / "tinylm")
+    assert found["rows"] == found["given"] == str(here / "rows.jsonl")
+    assert found["where"] == str(here / "new")
+    assert (found["other"], found["topic"], found["long"]) == ("none.jsonl", "animals", "x" * 10_000)
+    assert catalog.absolute("paths.py:mine", {"model": "Qwen/Qwen3-8B"}) == {"model": "Qwen/Qwen3-8B"}
+
+
+def test_the_code_is_what_counts_in_a_file(tmp_path: Path) -> None:
+    one, same, other = (tmp_path / name for name in ("one.py", "same.py", "other.py"))
+    one.write_text('"""A."""\n\ndef f(x):\n    """Adds."""\n    return x + 1\n')
+    same.write_text("# a remark\ndef f( x ):\n    return (x + 1)\n")
+    other.write_text("def f(x):\n    return x + 2\n")
+    assert catalog.source_id(one) == catalog.source_id(same) != catalog.source_id(other)

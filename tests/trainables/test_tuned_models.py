@@ -10,8 +10,9 @@ import pytest
 from settings import catalog
 from settings.scoring import token_loss
 from settings.setting import Evaluation, Example, PretrainedModel, Recipe, Score, Setting, TunedModel, UserError
+from settings.sources import check_model
 from trainables import methods, tuned_models
-from trainables.base_models import LoadedBase, check_source, load_base
+from trainables.base_models import LoadedBase, load_base
 from trainables.batches import EncodedSetting
 from trainables.evaluate import evaluate
 from trainables.pack import Pack
@@ -86,7 +87,7 @@ def test_a_training_that_diverges_leaves_nothing(spec: TunedModel, tmp_path: Pat
 
 def test_a_start_that_is_not_there_is_found_early(spec: TunedModel) -> None:
     with pytest.raises(UserError, match="no such model directory: /no/such/model"):
-        check_source(replace(spec, start=PretrainedModel("/no/such/model")))
+        check_model(replace(spec, start=PretrainedModel("/no/such/model")))
 
 
 def test_the_narrow_update_starts_from_it(
