@@ -43,6 +43,7 @@ from analysis.frontier import frontier
 from settings.setting import Measurement
 from sweeps import launch, results
 from sweeps.ledger import Ledger
+from sweeps.local_cluster import LocalCluster
 from sweeps.search import PackSearcher, Proposer, StudyMirror
 from sweeps.sweep import Sweep, load_sweep
 from sweeps.tracking import Tracker, default_uri
@@ -302,9 +303,9 @@ class _Driver(launch._Driver):
         assert self.tracker is not None
         self.simulation.ended(self.tracker)
 
-    def _tune(self, address: str | None) -> None:
+    def _tune(self, address: str | None, cluster: LocalCluster | None) -> None:
         if self.with_ray:
-            super()._tune(address)
+            super()._tune(address, cluster)
         else:
             drive(self.searcher)
 

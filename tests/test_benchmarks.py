@@ -16,6 +16,8 @@ import torch
 
 from settings.bad_medical_advice import bad_medical_advice
 from settings.setting import Setting
+from sweeps.sweep import load_sweep
+from tests import scale
 from tests.benchmarks import page, whole_sweep
 from tests.benchmarks.__main__ import NAMES, sweep_plan
 from tests.benchmarks.baseline import LOSSES, PeftTrial, load
@@ -142,3 +144,14 @@ def test_the_page_has_a_place_for_every_table() -> None:
     assert page.filled(written, sections) == written
     with pytest.raises(KeyError):
         page.filled(text, {"unknown": ""})
+
+
+@pytest.mark.slow
+def test_the_simulation_of_a_long_sweep_runs_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a few trials: the tables need minutes to hours, and what it overrides of the driver may change before."""
+    monkeypatch.setattr(scale, "SHARES", (0.25, 0.5, 1.0))
+    points = scale.simulate(tmp_path, configurations=16, seeds=1, with_ray=False)
+    assert len(points) == len(scale.SHARES)
+    assert points[-1].trials == scale.number_of_trials(load_sweep(tmp_path / "scale_sweep.py"))
+    assert points[-1].row()["CPU s"] > 0
+    assert set(scale.exponents(points)) == set(points[-1].row())
