@@ -274,6 +274,9 @@ class Bootstrap:
         return Band(mean_RM - low_RM * error_RM, mean_RM + high_RM * error_RM)
 
 
+TWO_SEEDS = "two seeds hardly tell their variance, so that bands and intervals are wide: a third narrows them most"
+
+
 @dataclass(frozen=True, eq=False)
 class Band:
     """Points whose fronts bound the front of the true means, from below and from above."""

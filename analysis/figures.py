@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.bootstrap import Bootstrap
+from analysis.bootstrap import TWO_SEEDS, Bootstrap
 from analysis.controls import control_of
 from analysis.files import replacing
 from analysis.frontier import FrontierPoint, excluded_text, frontier
@@ -359,6 +359,8 @@ def _caption(table: ScoreTable, points: Sequence[FrontierPoint], cut: bool, band
         text.append(f"No interval for {', '.join(sorted(none))}: one seed.")
     whole = "; shaded: where that of the true means lies as a whole, with 95 % confidence" if banded else ""
     text.append(f"Dashed: the frontier of the means{whole}.")
+    if banded and seeds[-1] == 2:
+        text.append(f"{TWO_SEEDS[0].upper()}{TWO_SEEDS[1:]}.")
     ended = excluded_text(table.num_excluded())
     if ended:
         text.append(f"Left out: {ended} trial{'' if sum(table.num_excluded().values()) == 1 else 's'}.")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import selection
-from analysis.bootstrap import Band, Bootstrap, Statistic
+from analysis.bootstrap import TWO_SEEDS, Band, Bootstrap, Statistic
 from analysis.compare import Advice, Difference, Front, advice, differences, hypervolume_of
 from analysis.controls import Verdict, verdicts
 from analysis.frontier import FrontierPoint, frontier
@@ -143,6 +143,8 @@ def findings(
     elif not (chosen.num_seeds_C > 1).any():
         gaps.append("no band, no hypervolume and no comparison of methods: every configuration has one seed")
     else:
+        if chosen.num_seeds_C.max() == 2:
+            gaps.append(TWO_SEEDS)
         bootstrap = Bootstrap(chosen.gains_CSM, chosen.method_C)
     if questions is None:
         gaps.append("no interval over questions: the sweep has not published the grades of single questions (yet)")

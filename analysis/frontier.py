@@ -224,12 +224,17 @@ def rich_table(
     for name in names:
         table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 3))
     rows = [point for point in points if point.on_front or not front_only]
+    equal = _equal_on_front(rows)
     some_excluded = any(excluded_text(point.excluded) for point in rows)
     if some_excluded:
         table.add_column("excluded")
     for point in rows:
+        others = equal.get(point.configuration, 0)
+        if others is None:
+            continue
         cells = [_cell(point.scores[objective.name]) for objective in shown]
-        texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip(), *cells]
+        also = f" and {others} more that equal it" if others else ""
+        texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip() + also, *cells]
         texts += [_percent(point.p_front), str(point.seeds), _short(point.tokens), _short(point.seconds)]
         texts = texts[: 2 + len(shown) + len(names)]
         texts += [excluded_text(point.excluded)] if some_excluded else []
@@ -243,10 +248,31 @@ def rich_table(
     bases = {point.scores[objective.name].basis for point in rows for objective in shown if point.seeds}
     if "none" in bases:
         notes.append("[-] one seed: no interval")
+    if any(_leaves_unit(point.scores[objective.name]) for point in rows for objective in shown):
+        notes.append("a t-interval does not know where a score ends, as a share does at 0 and 1")
     if "questions" in bases:
         notes.append("[low, high]q one seed: the interval is about other questions, not other seeds (Wilson)")
     table.caption = Text("\n".join(notes))
     return table
+
+
+def _equal_on_front(rows: Sequence[FrontierPoint]) -> dict[str, int | None]:
+    """Configurations on the front with the scores of another of their method: how many, or None for the later ones."""
+    groups: dict[Any, list[str]] = {}
+    for point in rows:
+        if point.on_front:
+            ends = tuple((name, one.mean, one.low, one.high) for name, one in point.scores.items())
+            groups.setdefault((point.method, ends), []).append(point.configuration)
+    return {
+        configuration: None if number else len(same) - 1
+        for same in groups.values()
+        for number, configuration in enumerate(same)
+    }
+
+
+def _leaves_unit(estimate: Estimate) -> bool:
+    """Whether an interval of what may be a share reaches beyond what a share can be."""
+    return 0 <= estimate.mean <= 1 and (estimate.low < 0 or estimate.high > 1)
 
 
 def excluded_text(counts: Mapping[Status, int]) -> str:

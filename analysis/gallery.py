@@ -109,6 +109,12 @@ class Entry:
         return verdict_of(self.checks)
 
     @property
+    def outcome(self) -> str:
+        """The verdict in a line, e.g. "toy_flip: reproduced (3 of 3 checks hold)"."""
+        held = sum(1 for check in self.checks if check.holds)
+        return f"{self.name}: {WORDS[self.verdict]} ({held} of {len(self.checks)} checks hold)"
+
+    @property
     def against(self) -> str:
         """The sentence on what contradicts the study."""
         failed = [check.statement for check in self.checks if check.holds is False]

@@ -81,7 +81,7 @@ def load(
     Args:
         sweep: its name, which is the experiment's.
         tracking_uri: of the store, `sqlite:///path` or a server's. It is only read, and never created.
-        setting: which one, of a sweep over several.
+        setting: which one, of a sweep over several: its label, or a part that no other has.
         objectives: names of its scores, instead of those that the sweep optimised.
 
     Raises UserError: a store that is missing or cannot be read; no such score; an unknown sweep, with those that exist;
@@ -263,11 +263,21 @@ def _trials_of(runs: Sequence[Run], parent: Run) -> list[Run]:
 def _choose_setting(trials: Sequence[Run], sweep: str, setting: str | None) -> str | None:
     found = {run.data.tags.get("selgen.setting") for run in trials}
     names = sorted(name for name in found if name is not None)
-    if setting is not None and setting not in names:
-        raise UserError(f"sweep {sweep!r} has no setting {setting!r}; it has {', '.join(names) or 'no named one'}")
-    if setting is None and len(found) > 1:
-        raise UserError(f"sweep {sweep!r} has several settings; choose one of {', '.join(names)}")
-    return setting if setting is not None or not found else found.pop()
+    if setting is not None:
+        return _named(names, sweep, setting)
+    if len(found) > 1:
+        raise UserError(f"sweep {sweep!r} has several settings; choose one, or a part of it: {', '.join(names)}")
+    return found.pop() if found else None
+
+
+def _named(names: Sequence[str], sweep: str, text: str) -> str:
+    """The one of the labels that is, or else contains, a text."""
+    close = [text] if text in names else [name for name in names if text in name]
+    if not close:
+        raise UserError(f"sweep {sweep!r} has no setting {text!r}; it has {', '.join(names) or 'no named one'}")
+    if len(close) > 1:
+        raise UserError(f"sweep {sweep!r}: several settings contain {text!r}: {', '.join(close)}")
+    return close[0]
 
 
 def _records(trials: Sequence[Run], objectives: Sequence[Objective]) -> tuple[list[TrialRecord], int]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -154,13 +155,31 @@ def test_an_objective_may_not_hide_a_column() -> None:
         csv_text(points)
 
 
-def shown(**options: bool) -> str:
-    trials = [*TRIALS, record(configuration("one [bold]seed"), 0, 0.3, 0.2), record(KL10, 2, status="invalid")]
+def shown(trials: Sequence[TrialRecord] = (), **options: bool) -> str:
+    usual = [*TRIALS, record(configuration("one [bold]seed"), 0, 0.3, 0.2), record(KL10, 2, status="invalid")]
+    trials = trials or usual
     console = Console(width=140, file=io.StringIO(), force_terminal=False)
     console.print(rich_table(frontier(table(trials)), OBJECTIVES, "demo", **options))
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
+
+
+def test_equal_points_of_a_method_are_one_row_of_the_front() -> None:
+    """Three of KL with the same scores: the first stands for them. Plain has these scores, too, and its own row."""
+    twin = [configuration("kl_penalty", beta=beta) for beta in (1.0, 2.0, 3.0)]
+    trials = [record(one, seed, 0.8 + 0.1 * seed, 0.6) for one in (*twin, configuration("plain")) for seed in (0, 1)]
+    text = shown(trials)
+    assert "and 2 more that equal it" in text
+    assert text.count("* ") - text.count("* on the frontier") == 2
+    assert "equal it" not in shown()
+
+
+def test_an_interval_beyond_what_a_share_can_be_is_explained() -> None:
+    """TRIALS have one from -0.47 to 2.07; within [0, 1] nothing is said."""
+    assert "a t-interval does not know where a score ends" in shown()
+    narrow = [record(PLAIN, seed, 0.5 + 0.001 * seed, 0.5) for seed in range(3)]
+    assert "a t-interval" not in shown(narrow)
 
 
 def test_terminal_table() -> None:

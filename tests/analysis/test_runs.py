@@ -229,17 +229,20 @@ def test_the_newest_sweep_run_counts(store: Store) -> None:
 
 def test_several_settings(store: Store) -> None:
     """They are never mixed; the base scores are those of the chosen one."""
-    parent = store.sweep("two", **{"selgen.base_scores": json.dumps({"a": {"task": 0.1}, "b": {"task": 0.2}})})
-    for which, setting in (("1", "a"), ("10", "b")):
+    parent = store.sweep("two", **{"selgen.base_scores": json.dumps({"a x": {"task": 0.1}, "b x": {"task": 0.2}})})
+    for which, setting in (("1", "a x"), ("10", "b x")):
         store.trial(store.configuration(parent, which), which, 0, scores(0.5), setting=setting)
-    with pytest.raises(UserError, match="several settings; choose one of a, b"):
+    with pytest.raises(UserError, match="several settings; choose one, or a part of it: a x, b x"):
         load("two", store.uri)
-    with pytest.raises(UserError, match="no setting 'c'; it has a, b"):
+    with pytest.raises(UserError, match="no setting 'c'; it has a x, b x"):
         load("two", store.uri, setting="c")
+    with pytest.raises(UserError, match="several settings contain 'x': a x, b x"):
+        load("two", store.uri, setting="x")
+    assert load("two", store.uri, setting="b x").setting == "b x"
     loaded = load("two", store.uri, setting="b")
     assert [row.id for row in loaded.table.configurations] == ["10"]
     assert loaded.base_scores == {"task": 0.2}
-    assert loaded.setting == "b"
+    assert loaded.setting == "b x"
 
 
 def test_nothing_yet(store: Store) -> None:
