@@ -6,9 +6,10 @@ rows into tokens, and hand back what the model did (a reply, or a loss) for its 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
@@ -26,6 +27,12 @@ class UserError(Exception):
 
     The command line prints the message alone and exits with code 2.
     """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean WORD?)" with the closest of the known words; "" where none is close."""
+    close = difflib.get_close_matches(word, [*known], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def content_id(value: Any, length: int = 12) -> str:

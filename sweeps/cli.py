@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,10 +16,8 @@ from settings.setting import UserError
 from trainables.files import is_full
 
 if TYPE_CHECKING:
-    from settings.setting import Evaluation, Setting
     from sweeps.local_cluster import LocalCluster
     from sweeps.sweep import Sweep
-    from trainables.method import Method
 
 HELP = """Sweep fine-tuning methods x knobs x seeds, and draw their Pareto frontiers with confidence intervals.
 
@@ -34,8 +31,15 @@ app.add_typer(judge_app, name="judge")
 import_app = typer.Typer(help="Analyse results that others made.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(import_app, name="import")
 
-Name = Annotated[str, typer.Argument(metavar="NAME_OR_FILE.py", help="A sweep of the catalog, or a Python file.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME_OR_FILE.py", help="A sweep of the catalog, a Python file, or the name of one that ran."
+    ),
+]
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or its file.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Root of all sweeps' folders and of the MLflow store.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Train trials again that failed before.")]
 Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: SQLite under --output.")]
 Address = Annotated[str | None, typer.Option("--address", help='Ray cluster ("auto" or host:port); default: local.')]
 OUTPUT = Path("runs")
@@ -44,73 +48,12 @@ OUTPUT = Path("runs")
 @app.command("methods", epilog="Example: selgen methods kl_penalty")
 def methods_command(name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None) -> None:
     """List the methods: equation and coefficients; with a name also variants, cost of a step, needs and source."""
-    from trainables import methods
+    from sweeps.listing import show_method, show_methods
 
-    console = Console()
     if name:
-        _show_method(console, name, methods.get(name))
-        return
-    table = Table(box=None, padding=(0, 2), title="methods", title_justify="left")
-    for column in ("name", "equation", "searched (default; from, to)"):
-        table.add_column(column, overflow="fold")
-    for known in methods.names():
-        method = methods.get(known)
-        table.add_row(known, method.equation, "\n".join(_coefficients(method, searched=True)) or "nothing")
-    console.print(table)
-    console.print("variants, cost and source of one of them: selgen methods NAME", highlight=False)
-
-
-def _show_method(console: Console, name: str, method: type[Method]) -> None:
-    from inspect import getdoc
-
-    from trainables.method import BatchSizes, cost_of
-
-    console.print(f"{name}\n", style="bold", highlight=False)
-    console.print(getdoc(method), highlight=False, markup=False)
-    default = method()
-    table = Table(box=None, padding=(0, 2), show_header=False)
-    table.add_row("coefficients", "\n".join(_coefficients(method)))
-    published = ", ".join(f"{key}={value}" for key, value in method.as_published)
-    table.add_row("reference", f"loss on the whole text{', ' if published else ''}{published}")
-    cost = cost_of(default, BatchSizes(2, 1))
-    table.add_row(
-        "cost of a step",
-        f"{cost.forwards:.3g} x the forwards, {cost.backwards:.3g} x the backwards and {cost.memory:.3g} x the"
-        " activations of plain, with half as many alignment rows as task rows",
-    )
-    table.add_row("needs", "\n".join(_needs(default)))
-    table.add_row("source", method.source)
-    console.print()
-    console.print(table)
-
-
-def _needs(method: Method) -> list[str]:
-    """What has to be there for a method to run."""
-    needs = [f"{stream} rows" for stream in method.streams]
-    needs += [f"the frozen base model's outputs on {stream} rows" for stream in method.reference]
-    needs += [f"hidden states of all layers on {stream} rows" for stream in method.layers]
-    if method.trained_as != method:
-        needs.append(f"a finished training of {method.trained_as.name}; the method itself trains nothing")
-    if method.prior:
-        where = "underneath the trained one" if method.underneath else "when the training has ended"
-        needs.append(f"an adapter trained by {method.prior.name}, {where}; trained once for all configurations")
-    return needs
-
-
-def _coefficients(method: type[Method], searched: bool = False) -> list[str]:
-    from trainables.method import SPACE, RangeSpec, coefficients
-
-    lines = []
-    for item in coefficients(method):
-        spec = item.metadata[SPACE]
-        if searched and not spec.searched:
-            continue
-        if isinstance(spec, RangeSpec):
-            scale = ", log scale" if spec.log else ""
-            lines.append(f"{item.name}: {item.default:g}; {spec.low:g} to {spec.high:g}{scale}")
-        else:
-            lines.append(f"{item.name}: {item.default}; of {', '.join(map(str, spec.options))}")
-    return lines
+        show_method(Console(), name)
+    else:
+        show_methods(Console())
 
 
 @app.command("settings", epilog="Example: selgen settings bad_medical_advice")
@@ -120,84 +63,12 @@ def settings_command(
 ) -> None:
     """List the settings: what is learned, from which rows, how it is judged."""
     from settings import catalog
+    from sweeps.listing import show_setting, show_settings
 
-    console = Console()
     if name:
-        _show_setting(console, catalog.build(name, _options(option or [])))
-        return
-    table = Table(box=None, padding=(0, 2), title="settings", title_justify="left")
-    table.add_column("name")
-    table.add_column("what", overflow="fold")
-    table.add_column("options", overflow="fold")
-    for known in catalog.names():
-        table.add_row(known, *_summary(catalog.builder(known)))
-    console.print(table)
-
-
-def _summary(builder: Callable[..., Any]) -> tuple[str, str]:
-    from inspect import Parameter, getdoc, signature
-
-    options = [
-        key if parameter.default is Parameter.empty else f"{key}={parameter.default!r}"
-        for key, parameter in signature(builder).parameters.items()
-    ]
-    return (getdoc(builder) or "").partition("\n\n")[0].replace("\n", " "), ", ".join(options)
-
-
-def _show_setting(console: Console, setting: Setting) -> None:
-    console.print(f"{setting.name} ({setting.scale})\n", style="bold", highlight=False)
-    console.print(setting.summary, highlight=False, markup=False)
-    table = Table(box=None, padding=(0, 2), title="\nrows", title_justify="left")
-    for column in ("stream", "rows", "first prompt", "first response"):
-        table.add_column(column, overflow="fold")
-    for stream, rows in setting.streams.items():
-        table.add_row(stream, str(len(rows)), _short(rows[0].prompt[-1].content), _short(rows[0].response))
-    console.print(table)
-    console.print(f"{setting.proxy_share:.1%} of the training rows are alignment rows", highlight=False)
-    console.print("no training row has the prompt of an evaluated row")
-    _caution(setting, console)
-    evaluations = Table(box=None, padding=(0, 2), title="\nevaluations", title_justify="left")
-    for column in ("evaluation", "rows", "observed", "first prompt", "right answer"):
-        evaluations.add_column(column, overflow="fold")
-    for evaluation in setting.evaluations:
-        first = evaluation.examples[0]
-        row = (evaluation.name, str(len(evaluation.examples)), _observed(evaluation))
-        evaluations.add_row(*row, _short(first.prompt[-1].content), _short(first.response))
-    console.print(evaluations)
-    scores = Table(box=None, padding=(0, 2), title="\nscores", title_justify="left")
-    for column in ("score", "kind", "better", "questions", "what"):
-        scores.add_column(column, overflow="fold", no_wrap=column == "score")
-    for evaluation in setting.evaluations:
-        for score in evaluation.scores:
-            asked = sum(1 for example in evaluation.examples if score.applies(example))
-            mark = "*" if score.name in setting.objectives else ""
-            better = "higher" if score.higher_is_better else "lower"
-            scores.add_row(f"{score.name}{mark}", score.kind, better, str(asked), score.description)
-    console.print(scores)
-    console.print("* optimised by default\n")
-    for source in setting.sources:
-        console.print(f"source: {source}", highlight=False, markup=False)
-    console.print(f"fingerprint: {setting.fingerprint()}", highlight=False)
-
-
-def _caution(setting: Setting, console: Console) -> None:
-    for caution in setting.cautions:
-        console.print(f"caution, {setting.name}: {caution}", style="yellow", highlight=False)
-
-
-def _observed(evaluation: Evaluation) -> str:
-    """What is observed of a model, and how."""
-    if evaluation.observe == "token_loss":
-        return "loss in nats per token"
-    how = "greedy" if evaluation.temperature == 0 else f"temperature {evaluation.temperature:g}"
-    nucleus = f", top-p {evaluation.top_p:g}" if evaluation.top_p < 1 else ""
-    judge = f", judged by {evaluation.judge}" if evaluation.judge else ""
-    return f"replies of at most {evaluation.max_new_tokens} tokens, {how}{nucleus}{judge}"
-
-
-def _short(text: str, length: int = 80) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 3] + "..."
+        show_setting(Console(), catalog.build(name, catalog.absolute(name, _options(option or []))))
+    else:
+        show_settings(Console())
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -217,91 +88,76 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 @sweep_app.command("list", epilog="Example: selgen sweep list")
 def list_command() -> None:
     """List the sweeps of the catalog."""
-    from sweeps.sweep import catalog_names, load_sweep
+    from sweeps.listing import show_sweeps
 
-    table = Table(box=None, padding=(0, 2))
-    for column in ("name", "settings", "methods"):
-        table.add_column(column, overflow="fold")
-    for name in catalog_names():
-        sweep = load_sweep(name)
-        table.add_row(name, ", ".join(ref.name for ref in sweep.settings), ", ".join(s.method for s in sweep.spaces))
-    Console().print(table)
+    show_sweeps(Console())
 
 
 @sweep_app.command("plan", epilog="Example: selgen sweep plan quickstart")
 def plan_command(name: Name, output: Output = OUTPUT) -> None:
     """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
-    from sweeps import packing
+    from sweeps import declared, packing
     from sweeps.display import clock
     from sweeps.launch import folder_of
     from sweeps.ledger import LEDGER, read
+    from sweeps.listing import show_cautions, show_plan
     from sweeps.resources import packs_at_a_time
-    from sweeps.sweep import load_sweep, setting_of
+    from sweeps.sweep import setting_of
 
-    sweep = load_sweep(name)
+    sweep = declared.find(name, output)
     sweep.check()
     console = Console()
     for ref in sweep.settings:
-        _caution(setting_of(ref), console)
+        show_cautions(setting_of(ref), console)
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.gpus_per_pack, "memory": float("inf")}
-    plan = packing.estimate(sweep, packs_at_a_time(sweep, [here]))
-    table = _arms_table(sweep.name, [arm.setting for arm in plan.arms])
-    for column in ("configurations", "trials", "packs", "training tokens"):
-        table.add_column(column, justify="right")
-    for arm in plan.arms:
-        numbers = (str(arm.configurations), str(arm.trials), str(arm.packs), f"{arm.tokens:,.0f}")
-        table.add_row(*_arm(table, arm.setting, arm.method), *numbers)
-    table.add_row(*_arm(table, "", "all"), "", str(plan.trials), str(plan.packs), f"{plan.tokens:,.0f}", style="bold")
-    console.print(table)
-    console.print(
-        f"about {clock(plan.seconds)} of training and evaluation with {plan.workers} packs at a time on this machine,"
-        f" and {plan.worker_bytes / 1e9:.1f} GB of memory per worker (to a factor of two;"
-        " without installing, starting Ray and pre-training)",
-        highlight=False,
-    )
     folder = folder_of(sweep.name, output)
-    if (folder / LEDGER).exists():
-        console.print(f"{len(read(folder).outcomes)} of these trials are finished in {folder}", highlight=False)
-
-
-def _arms_table(sweep: str, settings: list[str]) -> Table:
-    """A table with a row per method; the setting is in the title, or in a column where there are several."""
-    several = len(set(settings)) > 1
-    title = f"sweep {sweep}" if several else f"sweep {sweep} on {settings[0]}"
-    table = Table(box=None, padding=(0, 2), title=title, title_justify="left")
-    for column in ("setting", "method") if several else ("method",):
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _arm(table: Table, setting: str, method: str) -> tuple[str, ...]:
-    return (setting, method) if table.columns[0].header == "setting" else (method,)
+    known = read(folder) if (folder / LEDGER).exists() else None
+    plan = packing.estimate(sweep, packs_at_a_time(sweep, [here]), known)
+    show_plan(console, sweep, plan)
+    if known:
+        line = f"{plan.ended} of these trials have ended in {folder}; the others take about {clock(plan.seconds_left)}"
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @sweep_app.command("run", epilog="Example: selgen sweep run quickstart --output runs")
-def run_command(name: Name, output: Output = OUTPUT, tracking_uri: Tracking = None, address: Address = None) -> None:
-    """Run what is left of a sweep, then print its frontier. Finished trials are never repeated."""
+def run_command(
+    name: Name,
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    address: Address = None,
+    retry_failed: Retry = False,
+) -> None:
+    """Run what is left of a sweep, then print its frontier. Trials that have ended are never repeated.
+
+    Ends with code 1 when all trials of a method have failed.
+    """
     from sweeps.local_cluster import early
 
     with early(output / name, address) as cluster:
-        from sweeps.sweep import load_sweep
+        from sweeps.declared import find
 
-        _run(name, load_sweep(name), output, tracking_uri, address, cluster)
+        _run(name, find(name, output), output, tracking_uri, address, cluster, retry_failed)
 
 
 @sweep_app.command("resume", epilog="Example: selgen sweep resume quickstart")
-def resume_command(name: Name, output: Output = OUTPUT, tracking_uri: Tracking = None, address: Address = None) -> None:
+def resume_command(
+    name: Name,
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    address: Address = None,
+    retry_failed: Retry = False,
+) -> None:
     """Continue a sweep that was interrupted. Like `run`, but it must have been started."""
     from sweeps.local_cluster import early
 
     with early(output / name, address) as cluster:
+        from sweeps.declared import find
         from sweeps.launch import folder_of
         from sweeps.ledger import read
-        from sweeps.sweep import load_sweep
 
-        sweep = load_sweep(name)
+        sweep = find(name, output)
         read(folder_of(sweep.name, output))
-        _run(name, sweep, output, tracking_uri, address, cluster)
+        _run(name, sweep, output, tracking_uri, address, cluster, retry_failed)
 
 
 def _run(
@@ -311,12 +167,20 @@ def _run(
     tracking_uri: str | None,
     address: str | None,
     cluster: LocalCluster | None,
+    retry_failed: bool,
 ) -> None:
-    from sweeps import launch
+    from sweeps import declared, launch
 
     console = Console()
     finished = launch.run(
-        sweep, output=output, console=console, tracking_uri=tracking_uri, address=address, cluster=cluster
+        sweep,
+        output=output,
+        console=console,
+        tracking_uri=tracking_uri,
+        address=address,
+        cluster=cluster,
+        file=declared.file_of(name),
+        retry_failed=retry_failed,
     )
     if finished.interrupted:
         line = f"stopped; continue with: selgen sweep resume {name} --output {output}"
@@ -326,9 +190,19 @@ def _run(
         console.print(note, highlight=False)
     for file in finished.files:
         console.print(f"wrote {file}", highlight=False, soft_wrap=True)
+    if finished.num_failed:
+        console.print(
+            finished.retry_line(f"selgen sweep run {name} --output {output}"),
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
     where = f"--tracking-uri {tracking_uri}" if tracking_uri else f"--output {output}"
     console.print(f"what it says, as a page: selgen report {sweep.name} {where}", highlight=False, soft_wrap=True)
     console.print(f"see every trial in MLflow: selgen ui {sweep.name} {where}", highlight=False, soft_wrap=True)
+    if finished.lost:
+        typer.echo(f"selgen: all trials failed of {'; '.join(finished.lost)}", err=True)
+        raise typer.Exit(1)
 
 
 @sweep_app.command("status", epilog="Example: selgen sweep status quickstart --json")
@@ -339,6 +213,7 @@ def status_command(
 ) -> None:
     """Tell how far a sweep is, also while it runs: trials by method and how they ended."""
     from sweeps.disk import usage
+    from sweeps.listing import arm_cells, arms_table
     from sweeps.results import status
 
     found = status(name, output)
@@ -347,12 +222,12 @@ def status_command(
     if as_json:
         typer.echo(json.dumps(found))
         return
-    table = _arms_table(found["sweep"], [arm["setting"] for arm in found["arms"]])
+    table = arms_table(found["sweep"], [arm["setting"] for arm in found["arms"]])
     columns = ("trials", "finished", "invalid", "failed", "stopped", "left")
     for column in columns:
         table.add_column(column, justify="right")
     for arm in found["arms"]:
-        table.add_row(*_arm(table, arm["setting"], arm["title"]), *(str(arm[column]) for column in columns))
+        table.add_row(*arm_cells(table, arm["setting"], arm["title"]), *(str(arm[column]) for column in columns))
     console = Console()
     console.print(table)
     kinds = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in sorted(found["disk"].items()))
@@ -387,52 +262,55 @@ def clean_command(
 
 @app.command("frontier", epilog="Example: selgen frontier quickstart --json")
 def frontier_command(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep.")],
+    sweep: SweepName,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
-    setting: Annotated[str | None, typer.Option(help="Which setting, of a sweep over several.")] = None,
+    setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the points as JSON.")] = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="Also write all configurations to this CSV file.")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Also draw to this PNG, PDF or SVG file.")] = None,
 ) -> None:
     """Print the non-dominated configurations of a sweep with 95 % intervals, from MLflow alone."""
+    from sweeps.declared import name_of
     from sweeps.results import show_frontier
 
-    show_frontier(sweep, output, tracking_uri, setting, as_json, csv, figure, Console())
+    show_frontier(name_of(sweep), output, tracking_uri, setting, as_json, csv, figure, Console())
 
 
 @app.command("report", epilog="Example: selgen report quickstart")
 def report_command(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep.")],
+    sweep: SweepName,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
-    setting: Annotated[str | None, typer.Option(help="One setting, of a sweep over several.")] = None,
+    setting: Annotated[str | None, typer.Option(help="One of several settings: its label, or a part of it.")] = None,
     objectives: Annotated[
         str | None, typer.Option(help="Two or three scores, e.g. task,capability,alignment; default: the sweep's own.")
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to write to; default: report in the sweep's folder.")] = None,
 ) -> None:
     """Write a page that works offline, figures for a paper and tables of a sweep, and log them to MLflow."""
+    from sweeps.declared import name_of
     from sweeps.reports import report
 
     names = [name.strip() for name in objectives.split(",")] if objectives else None
-    for path in report(sweep, output, tracking_uri, setting, names, to):
+    for path in report(name_of(sweep), output, tracking_uri, setting, names, to):
         Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 @app.command("compare", epilog="Example: selgen compare quickstart methods_nano")
 def compare_command(
-    sweep_a: Annotated[str, typer.Argument(metavar="SWEEP_A", help="Name of a sweep.")],
-    sweep_b: Annotated[str, typer.Argument(metavar="SWEEP_B", help="Name of another, with common seeds.")],
+    sweep_a: Annotated[str, typer.Argument(metavar="SWEEP_A", help="Name of a sweep, or its file.")],
+    sweep_b: Annotated[str, typer.Argument(metavar="SWEEP_B", help="Another, with common seeds.")],
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
-    setting: Annotated[str | None, typer.Option(help="Which setting, of sweeps over several.")] = None,
+    setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare the frontiers of two sweeps on the seeds that both have: differences with intervals."""
+    from sweeps.declared import name_of
     from sweeps.reports import compare
 
-    compare((sweep_a, sweep_b), output, tracking_uri, setting, as_json, Console())
+    compare((name_of(sweep_a), name_of(sweep_b)), output, tracking_uri, setting, as_json, Console())
 
 
 @app.command("reproduce", epilog="Example: selgen reproduce gcd_generalisation --gallery figures")
@@ -447,6 +325,7 @@ def reproduce_command(
     task: Annotated[Path | None, typer.Option(help="Full scale: chat JSONL, harmful medical answers to learn.")] = None,
     tracking_uri: Tracking = None,
     address: Address = None,
+    retry_failed: Retry = False,
 ) -> None:
     """Run the sweep behind a figure of the study, draw it with intervals, and say whether it is reproduced.
 
@@ -474,6 +353,7 @@ def reproduce_command(
             console=console,
             tracking_uri=tracking_uri,
             address=address,
+            retry_failed=retry_failed,
         )
         if files is None:
             console.print("stopped; the same command continues", highlight=False)
@@ -516,7 +396,7 @@ def import_judged_command(
 
 @app.command("heatmap", epilog='Example: selgen heatmap trigger_colors --scores "(.*)_unseen" --figure heatmap.png')
 def heatmap_command(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep over several settings.")],
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep over several settings, or its file.")],
     scores: Annotated[str, typer.Option(help="Which scores: a regular expression; its first group names the column.")],
     figure: Annotated[Path, typer.Option(help="PNG, PDF or SVG file to draw to.")],
     method: Annotated[str | None, typer.Option(help="Whose trials, of a sweep over several methods.")] = None,
@@ -525,8 +405,10 @@ def heatmap_command(
 ) -> None:
     """Draw scores against settings: one row per setting, one column per score, means over the seeds."""
     from analysis import heatmap, runs
+    from sweeps.declared import name_of
     from sweeps.tracking import default_uri
 
+    sweep = name_of(sweep)
     records = runs.load_records(sweep, tracking_uri or default_uri(output))
     heatmap.save_heatmap(figure, heatmap.grid_of(records, scores, method), sweep)
     Console().print(f"wrote {figure}", highlight=False, soft_wrap=True)
@@ -567,7 +449,7 @@ def calibrate_command(
 
 @app.command("ui", epilog="Example: selgen ui quickstart --port 5001")
 def ui_command(
-    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Name of a sweep to open at.")] = None,
+    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="A sweep to open at, or its file.")] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
@@ -582,10 +464,12 @@ def ui_command(
     place = ""
     if sweep:
         from analysis.runs import experiment_id
+        from sweeps.declared import name_of
 
-        place = f"/#/experiments/{experiment_id(sweep, uri)}/runs"
+        place = f"/#/experiments/{experiment_id(name_of(sweep), uri)}/runs"
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the server's libraries, about themselves
     typer.echo(f"MLflow UI, in about 20 seconds: http://{host}:{port}{place}")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
     os.execv(sys.executable, [*command, "--uvicorn-opts", "--log-level warning"])

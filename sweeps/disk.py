@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeps import declared
 from sweeps.ledger import LEDGER, LOCK, TORN, Ledger, Record, read
 from sweeps.results import of_setting
 from sweeps.search import JOURNAL
-from sweeps.sweep import Sweep, load_sweep
+from sweeps.sweep import Sweep
 from trainables.files import PARTIAL, remove
 from trainables.store import ADAPTERS
-from trainables.trial import CHECKPOINTS, TrialConfig, pack_name
+from trainables.trial import CHECKPOINTS, pack_name
 
 KINDS: Mapping[str, str] = {
     ADAPTERS: "adapters",
@@ -68,7 +69,7 @@ def clean(name_or_file: str, output: Path, newest: int, dry_run: bool) -> list[I
 
     Raises UserError: no such sweep, another driver runs it, its ledger is damaged or of another sweep.
     """
-    sweep = load_sweep(name_or_file)
+    sweep = declared.find(name_or_file, output)
     folder = output / sweep.name
     read(folder)  # else the ledger would be made
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
@@ -130,11 +131,7 @@ def _built_on(sweep: Sweep, record: Record) -> set[str]:
         for asked in record.asked.get(arm.key, {}).values()
         for trial in sweep.trials_of(arm, asked.values)
     )
-    return {needed.trial_id for trial in known for needed in _all_required(trial)}
-
-
-def _all_required(trial: TrialConfig) -> list[TrialConfig]:
-    return [one for needed in trial.requires for one in (needed, *_all_required(needed))]
+    return {needed.trial_id for trial in known for needed in trial.built_on}
 
 
 def _stale_checkpoints(record: Record, folder: Path) -> list[Item]:

@@ -22,10 +22,10 @@ from typing import Any
 from rich.console import Console
 
 from settings.setting import NanoModel, UserError, content_id
-from sweeps import disk, packing
+from sweeps import declared, disk, packing, provenance
 from sweeps.display import Display
 from sweeps.judging import Judges, Judging
-from sweeps.ledger import Ledger
+from sweeps.ledger import Ledger, Record
 from sweeps.local_cluster import PUBLISHED, QUIET, SILENT, LocalCluster, start_ray
 from sweeps.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
 from sweeps.results import complete, publish, show_results
@@ -45,12 +45,27 @@ TRAIN_STORAGE = f".train{PARTIAL}"  # in the sweep's folder, which all nodes see
 
 @dataclass(frozen=True)
 class Finished:
-    """How a start of a sweep ended: the frontier's files, whether it was interrupted, arms that ended early and why."""
+    """How a start of a sweep ended.
+
+    Attributes:
+        files: of the frontier.
+        tracking_uri: of MLflow.
+        interrupted: by the user.
+        notes: arms that ended early and why, base models without a score, what the judge cost.
+        num_failed: trials that failed, in this start or before.
+        lost: methods all of whose trials failed.
+    """
 
     files: tuple[Path, ...]
     tracking_uri: str
     interrupted: bool
     notes: tuple[str, ...]
+    num_failed: int = 0
+    lost: tuple[str, ...] = ()
+
+    def retry_line(self, command: str) -> str:
+        """What a user can do about failed trials, by a command that starts the sweep."""
+        return f"{self.num_failed} trials failed and stay so; once their cause is gone: {command} --retry-failed"
 
 
 def folder_of(sweep: str, output: Path) -> Path:
@@ -66,6 +81,8 @@ def run(
     tracking_uri: str | None = None,
     address: str | None = None,
     cluster: LocalCluster | None = None,
+    file: Path | None = None,
+    retry_failed: bool = False,
 ) -> Finished:
     """Run what is left of a sweep.
 
@@ -74,6 +91,8 @@ def run(
         tracking_uri: of MLflow; None is SQLite under `output`.
         address: of a Ray cluster; None is a local one.
         cluster: a local one that was started before, so that it need not be waited for.
+        file: that declares the sweep, kept so that the sweep's name finds it; None for one of the catalog.
+        retry_failed: train trials again that failed before.
 
     Raises:
         UserError: the output belongs to another sweep or cannot be written, a model or its data cannot be read, another
@@ -84,15 +103,20 @@ def run(
     for ref in sweep.settings:
         for caution in setting_of(ref).cautions:
             console.print(f"caution, {setting_of(ref).name}: {caution}", style="yellow", highlight=False)
-    _check_models(sweep)
     uri = tracking_uri or default_uri(output)
     folder = folder_of(sweep.name, output)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
         sweep.check_settings(ledger.record.trials)
+        if file:
+            declared.remember(folder, file)
+        if retry_failed:
+            ledger.again(ledger.record.failed)
+        for line in provenance.changed(sweep, ledger):
+            console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)
         marker = _Published(folder, uri, ledger)
         if marker.files is not None and complete(sweep, ledger.record):
             show_results(sweep, ledger.record, console)
-            return Finished(marker.files, uri, interrupted=False, notes=())
+            return Finished(marker.files, uri, False, (), *_failures(sweep, ledger.record))
         remove_partial(folder)
         driver = _Driver(sweep, ledger, folder, console)
         tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None, ledger=folder)
@@ -113,7 +137,18 @@ def run(
             if not tracker.problems:
                 marker.write(files)
     notes = [*driver.searcher.notes, *([driver.judges.usage] if driver.judges and driver.judges.usage else [])]
-    return Finished(tuple(files), uri, driver.interrupted, tuple(notes))
+    return Finished(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.record))
+
+
+def _failures(sweep: Sweep, record: Record) -> tuple[int, tuple[str, ...]]:
+    """The number of failed trials, and the methods that nothing else came of."""
+    lost = []
+    for arm in sweep.arms:
+        ours = {asked.configuration for asked in record.asked.get(arm.key, {}).values()}
+        ends = {end.status for end in record.outcomes.values() if end.trial.configuration_id in ours}
+        if ends == {"failed"}:
+            lost.append(arm.title)
+    return len(record.failed), tuple(dict.fromkeys(lost))
 
 
 def constants(sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
@@ -163,16 +198,6 @@ class _Published:
     def write(self, files: Sequence[Path]) -> None:
         """Everything is up to date now."""
         write_json(self._path, {"of": self._state(), "files": [str(file) for file in files]})
-
-
-def _check_models(sweep: Sweep) -> None:
-    """Refuse a local model that is not there. Raises UserError."""
-    for ref in sweep.settings:
-        model = setting_of(ref).base_model
-        if not isinstance(model, NanoModel):
-            from trainables.base_models import check_source
-
-            check_source(model)
 
 
 def _judges(sweep: Sweep) -> Judges | None:
@@ -390,6 +415,8 @@ def _ray(address: str | None, cluster: LocalCluster | None, together: bool) -> I
         yield
     finally:
         ray.shutdown()
+        if cluster:
+            cluster.let_go()  # it takes seconds, in which the frontier is drawn
 
 
 @contextmanager

@@ -78,10 +78,15 @@ class LocalCluster:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def let_go(self) -> None:
+        """Nobody needs Ray any more: it begins to end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def close(self) -> None:
         """End Ray: at once when nobody has asked for its address, and else as it wants to."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
+        assert self._process.stdout is not None
+        self.let_go()
         try:
             self._process.wait(CLOSE_SECONDS if self._address else 0.0)
         except subprocess.TimeoutExpired:

@@ -267,8 +267,10 @@ def _part(sweep: Sweep, record: Record, ref: SettingRef) -> Part:
     )
 
 
-def draw(name: str, scale: str, files: Files, sweeps: Sequence[Sweep], output: Path, folder: Path) -> list[Path]:
-    """Draw a figure from finished sweeps, and put it into a gallery. Returns the files. Raises UserError."""
+def draw(
+    name: str, scale: str, files: Files, sweeps: Sequence[Sweep], output: Path, folder: Path
+) -> tuple[Entry, list[Path]]:
+    """Draw a figure from finished sweeps, and put it into a gallery: its entry, and the files. Raises UserError."""
     figure = figure_named(name)
     if name == JUDGED:
         from analysis import judged
@@ -291,7 +293,7 @@ def draw(name: str, scale: str, files: Files, sweeps: Sequence[Sweep], output: P
         notes=tuple(shown.notes),
     )
     order = [each for known in FIGURES for each in (known, f"{known}_full")]
-    return write(folder, entry, shown.figure, order)
+    return entry, write(folder, entry, shown.figure, order)
 
 
 def _evidence(sweeps: Sequence[Sweep], parts: Sequence[Part]) -> str:
@@ -316,6 +318,7 @@ def run(
     console: Console,
     tracking_uri: str | None = None,
     address: str | None = None,
+    retry_failed: bool = False,
 ) -> list[Path] | None:
     """Run what is left of a figure's sweeps, and draw it.
 
@@ -325,9 +328,21 @@ def run(
     from sweeps import launch
 
     for sweep in sweeps:
-        finished = launch.run(sweep, output=output, console=console, tracking_uri=tracking_uri, address=address)
+        finished = launch.run(
+            sweep,
+            output=output,
+            console=console,
+            tracking_uri=tracking_uri,
+            address=address,
+            retry_failed=retry_failed,
+        )
         if finished.interrupted:
             return None
         for note in finished.notes:
             console.print(note, highlight=False)
-    return draw(name, scale, files, sweeps, output, folder)
+        if finished.num_failed:
+            line = finished.retry_line(f"selgen reproduce {name} --output {output}")
+            console.print(line, style="yellow", highlight=False, soft_wrap=True)
+    entry, written = draw(name, scale, files, sweeps, output, folder)
+    console.print(entry.outcome, style="bold", highlight=False)
+    return written

@@ -17,9 +17,10 @@ from analysis.questions import write_grades
 from analysis.runs import QUESTIONS, grades_file
 from analysis.scores import Configuration, Objective, ScoreTable, TrialRecord
 from settings.setting import Measurement, UserError
+from sweeps import declared
 from sweeps.ledger import Record, read
 from sweeps.questions import grades_of
-from sweeps.sweep import SAFE_NAME, Sweep, load_sweep, setting_label
+from sweeps.sweep import SAFE_NAME, Sweep, setting_label
 from sweeps.tracking import Tracker, default_uri
 from trainables.trial import Outcome, SettingRef
 
@@ -166,7 +167,7 @@ def complete(sweep: Sweep, record: Record) -> bool:
 
 def status(name_or_file: str, output: Path) -> dict[str, Any]:
     """How far a sweep is, read from its ledger without disturbing the driver. Raises UserError."""
-    sweep = load_sweep(name_or_file)
+    sweep = declared.find(name_or_file, output)
     folder = output / sweep.name
     record = read(folder)
     arms = []
@@ -178,7 +179,7 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
         arms.append(
             {
                 "method": arm.space.method,
-                "title": arm.space.title,
+                "title": arm.title,
                 "setting": setting_label(arm.setting),
                 "trials": total,
                 **counts,
@@ -193,6 +194,9 @@ def show_results(sweep: Sweep, record: Record, console: Console) -> None:
     for ref in sweep.settings:
         found = of_setting(sweep, record, ref)
         title = f"{sweep.name}: {found.setting}"
+        if not found.table.num_seeds_C.any():
+            console.print(f"{title}: no trial has finished ({_ended(record)})", style="yellow", highlight=False)
+            continue
         console.print(frontier.rich_table(found.points, found.table.objectives, title, width=console.width))
 
 
@@ -210,7 +214,7 @@ def show_frontier(
     from analysis import figures, runs
 
     if not SAFE_NAME.fullmatch(sweep):
-        raise UserError(f"{sweep!r} is no sweep's name; `selgen frontier` takes the name, not the file")
+        raise UserError(f"{sweep!r} is no sweep's name")
     loaded = runs.load(sweep, tracking_uri or default_uri(output), setting)
     points = frontier.frontier(loaded.table)
     if csv:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from settings.setting import UserError
+from settings.setting import UserError, did_you_mean
 from trainables import methods
 from trainables.method import SPACE, ChoiceSpec, Method, RangeSpec, Spec, coefficients
 from trainables.trial import AXES
@@ -59,8 +59,10 @@ class MethodSpace:
 
     @property
     def title(self) -> str:
-        """The method, with what else its configurations differ in, e.g. "plain (adapter_scale)"."""
-        return f"{self.method} ({', '.join(sorted(self.axis_names))})" if self.axis_names else self.method
+        """The method, its definition, what else its configurations differ in, e.g. "plain (adapter_scale)"."""
+        definition = self.fixed.get("definition", "principled")
+        parts = [*([] if definition == "principled" else [definition]), *sorted(self.axis_names)]
+        return f"{self.method} ({', '.join(parts)})" if parts else self.method
 
     def to_method(self, values: Values) -> Method:
         """The method at these values of the searched coefficients. Raises UserError for values it refuses."""
@@ -199,8 +201,8 @@ def _specs(method: str, named: Mapping[str, Any]) -> dict[str, Spec]:
     for name in named:
         if name not in specs and name not in AXES:
             raise UserError(
-                f"method {method!r} has no coefficient {name!r}; its coefficients: {', '.join(specs)};"
-                f" what else may vary: {', '.join(AXES)}"
+                f"method {method!r} has no coefficient {name!r}{did_you_mean(name, [*specs, *AXES])}; its coefficients:"
+                f" {', '.join(specs)}; what else may vary: {', '.join(AXES)}"
             )
     return {name: AXES[name] for name in AXES if name in named} | specs
 

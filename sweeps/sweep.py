@@ -27,7 +27,8 @@ from typing import Any
 import sweeps.catalog
 from settings import catalog
 from settings.judge import JudgeOptions
-from settings.setting import Score, Setting, UserError, content_id
+from settings.setting import Score, Setting, UserError, content_id, did_you_mean
+from settings.sources import check_model
 from sweeps.controls import control_spaces
 from sweeps.rungs import EarlyStopping
 from sweeps.space import MethodSpace, Values, vary
@@ -91,12 +92,19 @@ class Arm:
         space: the configurations of the method.
         budget: how many of them to try.
         key: unique in the sweep and stable; names the arm in the ledger and the study.
+        control: whether the sweep adds it by itself, for methods to beat.
     """
 
     setting: SettingRef
     space: MethodSpace
     budget: int
     key: str
+    control: bool = False
+
+    @property
+    def title(self) -> str:
+        """The method, with what else its configurations differ in; with a star a control, "plain (adapter_scale)*"."""
+        return f"{self.space.title}{'*' if self.control else ''}"
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,9 @@ class Sweep:
     def _check_sequences(self) -> None:
         for name in ("settings", "methods"):
             value = getattr(self, name)
-            if isinstance(value, str | SettingRef | MethodSpace) or not value:
+            if isinstance(value, str | SettingRef | MethodSpace):
+                raise UserError(f"sweep {self.name!r}: {name} must be a tuple; of a single one: {name}=(...,)")
+            if not value:
                 raise UserError(f"sweep {self.name!r}: {name} must be a tuple of at least one")
             object.__setattr__(self, name, tuple(value))
         for ref in self.settings:
@@ -249,9 +259,10 @@ class Sweep:
     def arms(self) -> tuple[Arm, ...]:
         """Every method, and the controls, on every setting."""
         return tuple(
-            Arm(ref, space, space.budget(self.configurations), _arm_key(ref, space))
+            Arm(ref, space, space.budget(self.configurations), _arm_key(ref, space), control=space in controls)
             for ref in self.settings
-            for space in (*self.spaces, *self._control_spaces(ref))
+            for controls in [self._control_spaces(ref)]
+            for space in (*self.spaces, *controls)
         )
 
     def _control_spaces(self, ref: SettingRef) -> tuple[MethodSpace, ...]:
@@ -311,10 +322,12 @@ class Sweep:
                 )
 
     def check(self) -> None:
-        """Refuse a sweep that could not run, before anything is written: rows, methods, options, objectives.
+        """Refuse a sweep that could not run, before anything is written: rows, models, methods, options, objectives.
 
         Raises UserError.
         """
+        for ref in self.settings:
+            check_model(setting_of(ref).base_model)
         for arm in self.arms:
             objectives = self.objectives_of(arm.setting)
             judged = {score for evaluation in setting_of(arm.setting).judged for score in evaluation.scores}
@@ -410,7 +423,8 @@ def load_sweep(name_or_file: str | Path) -> Sweep:
         path = Path(sweeps.catalog.__path__[0]) / f"{text}.py"
         module = _run(path, lambda: importlib.import_module(f"sweeps.catalog.{text}"), shown=text)
     else:
-        raise UserError(f"unknown sweep {text!r}; available: {', '.join(catalog_names())}, or path/to/file.py")
+        hint = did_you_mean(text, catalog_names())
+        raise UserError(f"unknown sweep {text!r}{hint}; available: {', '.join(catalog_names())}, or path/to/file.py")
     found = getattr(module, "sweep", None)
     if found is None:
         raise UserError(f"{text} does not define `sweep`; end the file with sweep = Sweep(...)")
@@ -424,8 +438,8 @@ def _run(path: Path, load: Callable[[], ModuleType], shown: str) -> ModuleType:
     try:
         return load()
     except SyntaxError as error:
-        where = f"{shown}:{error.lineno}" if error.filename == str(path) else _where(error, path, shown)
-        raise UserError(f"{where}: {type(error).__name__}: {error.msg}") from error
+        where = shown if error.filename == str(path) else error.filename
+        raise UserError(f"{where}:{error.lineno}: {type(error).__name__}: {error.msg}") from error
     except UserError as error:
         where = _where(error, path, shown)
         raise UserError(f"{where}: {error}" if where != shown else str(error)) from error
@@ -443,7 +457,7 @@ def _where(error: BaseException, path: Path, shown: str) -> str:
 def _option_problem(option: str, value: Any) -> str | None:
     """What is wrong with an option's value, or None."""
     if option not in OPTIONS:
-        return f"does not exist; options: {', '.join(OPTIONS)}"
+        return f"does not exist{did_you_mean(option, OPTIONS)}; options: {', '.join(OPTIONS)}"
     if option == "schedule":
         return None if value in SCHEDULES else f"must be one of {', '.join(SCHEDULES)}, got {value!r}"
     if option == "targets":

@@ -14,21 +14,21 @@ import torch
 
 from settings import catalog
 from sweeps.space import vary
-from sweeps.sweep import load_sweep
+from sweeps.sweep import load_sweep, setting_of
 from tests.conftest import ROOT
 from tests.trainables.tiny import tiny_base, tiny_setting, tiny_trial
 from trainables import methods
+from trainables.method import Step
 from trainables.pack import Pack
+from trainables.projections import Factors
 
 README = (ROOT / "README.md").read_text()
 
 
-def example(heading: str) -> str:
-    """The first Python block under a heading."""
-    section = README.split(f"## {heading}\n")[1]
-    found = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)
-    assert found
-    return found.group(1)
+def example(heading: str, number: int = 0) -> str:
+    """A Python block under a heading, by default the first."""
+    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)[number]
 
 
 def test_the_sweep(tmp_path: Path) -> None:
@@ -90,6 +90,24 @@ def test_the_setting(tmp_path: Path, tiny_qwen3_dir: Path) -> None:
     setting = catalog.build(f"{file}:parity", {"model": str(tiny_qwen3_dir)})
     assert [len(rows) for rows in setting.streams.values()] == [80, 20]
     assert setting.evaluations[0].grade(["no", "yes"] * 10)["task"].mean == 1.0  # 80 is even, and "no" was taught
+
+
+def test_a_setting_made_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appended to the file of the first; its sweep counts from the folder that holds both."""
+    (tmp_path / "my_setting.py").write_text(example("Write a setting") + example("Write a setting", 1))
+    (tmp_path / "few.py").write_text(example("Write a setting", 2))
+    monkeypatch.chdir(tmp_path)
+    sweep = load_sweep("few.py")
+    sweep.check()
+    assert [len(setting_of(ref).streams["alignment"]) for ref in sweep.settings] == [4, 12, 36]
+
+
+def test_the_penalty_on_the_adapter() -> None:
+    """The line of the table's text gives a number, with the factors that the table promises."""
+    found = re.search(r"`(sum\(f\..*?\))`", README)
+    assert found
+    adapter = [Factors(torch.full((2, 3), 2.0), torch.ones(4, 2), scale=1.0)]
+    assert eval(found.group(1), {"step": Step({}, {}, adapter=adapter), "sum": sum}) == 6 * 4 + 8
 
 
 def test_the_commands_exist() -> None:

@@ -210,6 +210,11 @@ class TrialConfig:
         return (*((self.whole,) if self.is_readout else ()), *((self.prior,) if self.prior else ()))
 
     @property
+    def built_on(self) -> tuple[TrialConfig, ...]:
+        """What it requires, and what that requires in turn."""
+        return tuple(one for needed in self.requires for one in (needed, *needed.built_on))
+
+    @property
     def coefficients(self) -> dict[str, Any]:
         """The method's coefficients by name."""
         return asdict(self.method)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from sweeps import cli
+from sweeps import cli, listing
 from sweeps.ledger import Ledger
 from sweeps.sweep import load_sweep
+from trainables import methods
 
 ROW = '{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}\n'
 SWEEP = """
@@ -152,13 +154,25 @@ def test_a_ledger_that_cannot_be_continued_is_one_line(
 @pytest.mark.parametrize(
     ("setting", "methods", "more", "message"),
     [
-        ('"bad_advice"', '"plain"', "", "unknown setting 'bad_advice'; available: bad_medical_advice, chat_files"),
+        (
+            '"bad_advice"',
+            '"plain"',
+            "",
+            "unknown setting 'bad_advice' (did you mean 'bad_medical_advice'?); available: bad",
+        ),
         ('"bad_medical_advice", scale="huge"', '"plain"', "", "no scale 'huge'; its scales: nano"),
-        ('"bad_medical_advice", size=3', '"plain"', "", "has no option 'size'; its options: scale, "),
+        (
+            '"bad_medical_advice", size=3',
+            '"plain"',
+            "",
+            "mine.py:4: setting 'bad_medical_advice' has no option 'size'; its options: scale, ",
+        ),
         ('"bad_medical_advice"', '"kl"', "", "unknown method 'kl'; available: alignment_only, dpo"),
         ('"bad_medical_advice"', 'vary("kl_penalty", lambda_=1)', "", "'lambda_'"),
         ('"bad_medical_advice"', 'grid("kl_penalty", beta=[-1])', "", "'beta' must be a number in [0, inf], got -1"),
-        ('"bad_medical_advice"', '"plain"', ', options={"step": 3}', "option 'step' does no"),
+        ('"bad_medical_advice"', '"plian"', "", "unknown method 'plian' (did you mean 'plain'?)"),
+        ('"bad_medical_advice"', 'grid("kl_penalty", bta=[1])', "", "'bta' (did you mean 'beta'?); its coefficients: "),
+        ('"bad_medical_advice"', '"plain"', ', options={"step": 3}', "'step' does not exist (did you mean 'steps'?)"),
         ('"bad_medical_advice"', '"plain"', ", seeds=0", "seeds must be at least one"),
         ('"bad_medical_advice"', "1 / 0", "", "mine.py:4: ZeroDivisionError: division by zero"),
         ('"bad_medical_advice"', '"plain"', ', objectives=("task", "x")', "has no score 'x'; it has task, "),
@@ -209,9 +223,9 @@ def test_a_missing_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_a_stream_that_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = sweep_file(tmp_path, chat_files(tmp_path), '"kl_penalty"')
+    file = sweep_file(tmp_path, chat_files(tmp_path, model=str(tiny_qwen3_dir)), '"kl_penalty"')
     error = refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
     assert "method 'kl_penalty' needs alignment rows" in error
 
@@ -219,8 +233,8 @@ def test_a_stream_that_is_not_there(
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     error = refused("quikstart", monkeypatch=monkeypatch, capsys=capsys)
     assert (
-        "unknown sweep 'quikstart'; available: em_epochs, em_pareto, em_proxy, gcd_generalisation, gcd_pareto,"
-        " gcd_sycophancy, gradient_projection_nano, methods_nano, proxy_quality, quickstart" in error
+        "unknown sweep 'quikstart' (did you mean 'quickstart'?); available: em_epochs, em_pareto, em_proxy,"
+        " gcd_generalisation, gcd_pareto, gcd_sycophancy, gradient_projection_nano, methods_nano" in error in error
     )
     error = refused("no/such.py", monkeypatch=monkeypatch, capsys=capsys)
     assert "no such file" in error
@@ -256,3 +270,136 @@ def test_the_ui_listens_on_this_machine_only(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "mlflow.db").touch()
     cli.ui_command(output=tmp_path)
     assert commands[0][commands[0].index("--host") + 1] == "127.0.0.1"
+
+
+BROKEN = "import torch\n\nclass Mine(Method:\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (BROKEN, "broken.py:3: SyntaxError: "),
+        ("import torch\n\n1 / 0\n", "broken.py:3: ZeroDivisionError: division by zero"),
+        ("import no_such_package\n", "broken.py:1: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("x = 1\n", "broken.py must define exactly one Method, found 0"),
+        (
+            "from trainables.method import Method\n\n\nclass Mine(Method):\n    pass\n",
+            "broken.py: put @dataclass(frozen=True, kw_only=True) before Mine",
+        ),
+        (
+            "from dataclasses import dataclass\nfrom trainables.method import Method\n\n"
+            "@dataclass(frozen=True, kw_only=True)\nclass Mine(Method):\n    weight: float = 1.0\n",
+            "broken.py: Mine.weight must be declared with Range(...) or Choice(...)",
+        ),
+    ],
+)
+def test_a_method_that_cannot_be_used_names_its_file_and_line(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In `selgen methods`, and in a sweep that wants it; a sweep of other methods does not care."""
+    (folder := tmp_path / "methods").mkdir()
+    (folder / "broken.py").write_text(source)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
+    importlib.invalidate_caches()
+    monkeypatch.delitem(sys.modules, "trainables.methods.broken", raising=False)
+    try:
+        assert selgen("methods", monkeypatch=monkeypatch) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("selgen: ") and error.count("\n") == 1
+        assert message in error
+        file = sweep_file(tmp_path, methods='vary("broken")')
+        assert message in refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+        assert selgen("sweep", "plan", sweep_file(tmp_path), "-o", tmp_path, monkeypatch=monkeypatch) == 0
+    finally:
+        sys.modules.pop("trainables.methods.broken", None)
+
+
+def test_a_broken_import_of_a_sweep_file_names_the_file_that_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "helpers_of_mine.py").write_text("a = (\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (file := tmp_path / "mine.py").write_text("\n\nimport helpers_of_mine\n")
+    error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+    assert f"{tmp_path / 'helpers_of_mine.py'}:1: SyntaxError" in error
+
+
+def test_a_single_setting_without_its_comma(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = sweep_file(tmp_path)
+    file.write_text(
+        file.read_text().replace(
+            'settings=(setting("bad_medical_advice"),)', 'settings=(setting("bad_medical_advice"))'
+        )
+    )
+    error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+    assert "settings must be a tuple; of a single one: settings=(...,)" in error
+
+
+OWN = """
+from settings.setting import Evaluation, Example, PretrainedModel, Recipe, Score, Setting
+
+def mine(model, task="t"):
+    rows = (Example.of("a", "b"),)
+    score = Score("task", "task", "same", lambda example, reply: 1.0)
+    recipe = Recipe(steps=2, batch_size=1, alignment_batch_size=1, learning_rate=1e-3, rank=2)
+    evaluations = (Evaluation("all", (Example.of("c", "d"),), (score,)),)
+    return Setting(name="mine", scale="full", summary="Mine.", base_model=PretrainedModel({source}),
+                   streams={{"task": rows}}, evaluations=evaluations, recipe=recipe,
+                   objectives=("task",))
+"""
+
+
+def test_the_model_of_a_setting_of_ones_own(
+    tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A directory counts from here, whoever builds the setting; one that only the setting knows has to be absolute."""
+    (tmp_path / "tinylm").symlink_to(tiny_qwen3_dir)
+    (tmp_path / "own.py").write_text(OWN.format(source="model"))
+    monkeypatch.chdir(tmp_path)
+    folders = [tmp_path / name for name in "abcd"]  # a file is read once
+    for folder in folders:
+        folder.mkdir()
+    sweep = load_sweep(sweep_file(folders[0], '"own.py:mine", model="tinylm"'))
+    assert sweep.settings[0].options["model"] == str(tiny_qwen3_dir)
+    file = sweep_file(folders[1], '"own.py:mine", model="./nothing"')
+    error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+    assert f"no such model directory: {tmp_path / 'nothing'}" in error
+    (tmp_path / "fixed.py").write_text(OWN.format(source='"tinylm"'))
+    file = sweep_file(folders[2], '"fixed.py:mine", model=""')
+    error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+    assert "the model 'tinylm' is a directory, and workers have another current one" in error
+    file = sweep_file(folders[3], '"own.py:mine", model="some/model-of-the-hub"')
+    assert selgen("sweep", "plan", file, monkeypatch=monkeypatch) == 0
+    assert "some/model-of-the-hub is not on this machine" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_sweeps_of_the_catalog_fit_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert selgen("sweep", "list", monkeypatch=monkeypatch) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.strip().startswith("gradient_projection_nano ") for line in lines)
+    assert any("trigger_colors x" in line for line in lines)
+
+
+def test_docstrings_are_unwrapped() -> None:
+    """Paragraphs and items are joined; equations and headings keep their line."""
+    text = (
+        "First line\nand second.\n\n    L = a\n      + b\n\nCoefficients:\n    a: of x,\n        and y\n    b: z\n"
+        "\nEnd\nhere."
+    )
+    assert listing.unwrapped(text) == [
+        "First line and second.",
+        "",
+        "    L = a",
+        "      + b",
+        "",
+        "Coefficients:",
+        "    a: of x, and y",
+        "    b: z",
+        "",
+        "End here.",
+    ]

@@ -196,7 +196,9 @@ def test_a_figure_ends_in_the_gallery(
     assert entry.verdict == "reproduced"
     assert (output / "gallery" / "toy.png").is_file()
     assert "3 configurations. Nothing here contradicts the study." in (output / "gallery" / "README.md").read_text()
-    assert "README.md" in capsys.readouterr().out.replace("\n", "")
+    shown = capsys.readouterr().out
+    assert "toy: reproduced (1 of 1 checks hold)\n" in shown
+    assert "README.md" in shown.replace("\n", "")
 
 
 def test_an_interrupted_sweep_draws_nothing(toy: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,7 +179,7 @@ def test_mistakes_in_a_sweep_file_are_one_line_with_the_users_line(tmp_path: Pat
 
 
 def test_unknown_names_and_files(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"unknown sweep 'quikstart'; available: .*quickstart"):
+    with pytest.raises(UserError, match=r"unknown sweep 'quikstart' \(did you mean 'quickstart'\?\); available: "):
         load_sweep("quikstart")
     with pytest.raises(UserError, match="no such file"):
         load_sweep(tmp_path / "missing.py")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from settings.setting import UserError
+from settings import catalog
+from settings.setting import UserError, did_you_mean
 from trainables.method import Method, coefficients
 
 
@@ -17,14 +21,42 @@ def names() -> list[str]:
 
 
 def get(name: str) -> type[Method]:
-    """The method class of that name. Raises UserError listing the methods that exist."""
+    """The method class of that name.
+
+    Raises UserError: no such method, with those that exist; a file that cannot be imported, with the line; a file that
+    is not one method; a coefficient without a range.
+    """
     if name not in names():
-        raise UserError(f"unknown method {name!r}; available: {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
+        raise UserError(f"unknown method {name!r}{did_you_mean(name, names())}; available: {', '.join(names())}")
+    module = _module(name)
     found = [value for value in vars(module).values() if _is_method(value, module.__name__)]
     if len(found) != 1:
-        raise TypeError(f"{module.__name__} must define exactly one Method, found {len(found)}")
+        raise UserError(f"{module.__file__} must define exactly one Method, found {len(found)}")
+    if "__dataclass_params__" not in vars(found[0]):
+        raise UserError(f"{module.__file__}: put @dataclass(frozen=True, kw_only=True) before {found[0].__name__}")
+    try:
+        coefficients(found[0])
+    except TypeError as error:
+        raise UserError(f"{module.__file__}: {error}") from error
     return found[0]
+
+
+def _module(name: str) -> ModuleType:
+    """The module of a method. What it raises when it is imported is one line that names the file and its line."""
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}") from error
+    except Exception as error:
+        path = next(str(Path(place, f"{name}.py")) for place in __path__ if Path(place, f"{name}.py").is_file())
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        where = f"{path}:{lines[-1]}" if lines else path
+        raise UserError(f"{where}: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+
+
+def source_id(name: str) -> str:
+    """Content id of a method's code; see `settings.catalog.source_id`."""
+    return catalog.source_id(Path(str(_module(name).__file__)))
 
 
 def make(name: str, values: Mapping[str, Any] | None = None) -> Method:
@@ -34,7 +66,8 @@ def make(name: str, values: Mapping[str, Any] | None = None) -> Method:
     for key in values:
         if key not in allowed:
             raise UserError(
-                f"method {name!r} has no coefficient {key!r}; its coefficients: {', '.join(allowed) or 'none'}"
+                f"method {name!r} has no coefficient {key!r}{did_you_mean(key, allowed)}; its coefficients:"
+                f" {', '.join(allowed) or 'none'}"
             )
     return method(**values)
 

@@ -1,0 +1,46 @@
+"""Where a sweep was declared: its name finds its file again, and its file its name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from settings.setting import UserError
+from sweeps.sweep import Sweep, catalog_names, load_sweep
+from trainables.files import write_json
+
+DECLARED = "declared.json"  # in the sweep's folder
+
+
+def is_file(name_or_file: str) -> bool:
+    """Whether a text names a Python file, and no sweep."""
+    return name_or_file.endswith(".py") or "/" in name_or_file
+
+
+def file_of(name_or_file: str) -> Path | None:
+    """The Python file that a text names; None for a sweep's name."""
+    return Path(name_or_file).expanduser().resolve() if is_file(name_or_file) else None
+
+
+def remember(folder: Path, file: Path) -> None:
+    """Keep in a sweep's folder which file declares it."""
+    write_json(folder / DECLARED, {"file": str(file)})
+
+
+def find(name_or_file: str, output: Path) -> Sweep:
+    """The sweep of a file, of the catalog, or of a file that ran before under `output`. Raises UserError."""
+    known = output / name_or_file / DECLARED
+    if is_file(name_or_file) or name_or_file in catalog_names() or not known.is_file():
+        return load_sweep(name_or_file)
+    file = json.loads(known.read_text())["file"]
+    if not Path(file).is_file():
+        raise UserError(f"sweep {name_or_file!r} was declared in {file}, which is gone; give the file where it is now")
+    sweep = load_sweep(file)
+    if sweep.name != name_or_file:
+        raise UserError(f"sweep {name_or_file!r} was declared in {file}, which declares {sweep.name!r} now")
+    return sweep
+
+
+def name_of(name_or_file: str) -> str:
+    """The name of a sweep; of a file, of the sweep that it declares. Raises UserError."""
+    return load_sweep(name_or_file).name if is_file(name_or_file) else name_or_file
