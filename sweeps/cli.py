@@ -272,7 +272,7 @@ def frontier_command(
 ) -> None:
     """Print the non-dominated configurations of a sweep with 95 % intervals, from MLflow alone."""
     from sweeps.declared import name_of
-    from sweeps.results import show_frontier
+    from sweeps.reports import show_frontier
 
     show_frontier(name_of(sweep), output, tracking_uri, setting, as_json, csv, figure, Console())
 
@@ -405,8 +405,7 @@ def heatmap_command(
 ) -> None:
     """Draw scores against settings: one row per setting, one column per score, means over the seeds."""
     from analysis import heatmap, runs
-    from sweeps.declared import name_of
-    from sweeps.tracking import default_uri
+    from sweeps.declared import default_uri, name_of
 
     sweep = name_of(sweep)
     records = runs.load_records(sweep, tracking_uri or default_uri(output))
@@ -456,7 +455,7 @@ def ui_command(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Serve the MLflow UI on the sweeps of an output folder, on this machine only (Ctrl-C ends it)."""
-    from sweeps.tracking import default_uri
+    from sweeps.declared import default_uri, name_of
 
     if tracking_uri is None and not (output / "mlflow.db").is_file():
         raise UserError(f"no sweep has written to {output / 'mlflow.db'}; run one first, or give --tracking-uri")
@@ -464,7 +463,6 @@ def ui_command(
     place = ""
     if sweep:
         from analysis.runs import experiment_id
-        from sweeps.declared import name_of
 
         place = f"/#/experiments/{experiment_id(name_of(sweep), uri)}/runs"
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")

@@ -1,14 +1,22 @@
-"""Where a sweep was declared: its name finds its file again, and its file its name."""
+"""Where a sweep was declared and where MLflow keeps it: its name finds its file again, and its file its name.
+
+Commands that only read import nothing else of this package, which takes seconds.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from settings.setting import UserError
-from sweeps.sweep import Sweep, catalog_names, load_sweep
 from trainables.files import write_json
 
+if TYPE_CHECKING:
+    from sweeps.sweep import Sweep
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 DECLARED = "declared.json"  # in the sweep's folder
 
 
@@ -29,6 +37,8 @@ def remember(folder: Path, file: Path) -> None:
 
 def find(name_or_file: str, output: Path) -> Sweep:
     """The sweep of a file, of the catalog, or of a file that ran before under `output`. Raises UserError."""
+    from sweeps.sweep import catalog_names, load_sweep
+
     known = output / name_or_file / DECLARED
     if is_file(name_or_file) or name_or_file in catalog_names() or not known.is_file():
         return load_sweep(name_or_file)
@@ -43,4 +53,13 @@ def find(name_or_file: str, output: Path) -> Sweep:
 
 def name_of(name_or_file: str) -> str:
     """The name of a sweep; of a file, of the sweep that it declares. Raises UserError."""
-    return load_sweep(name_or_file).name if is_file(name_or_file) else name_or_file
+    if not is_file(name_or_file):
+        return name_or_file
+    from sweeps.sweep import load_sweep
+
+    return load_sweep(name_or_file).name
+
+
+def default_uri(output: Path) -> str:
+    """The SQLite store of an output folder, which all of its sweeps share."""
+    return f"sqlite:///{(output / 'mlflow.db').resolve()}"

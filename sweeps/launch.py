@@ -31,7 +31,7 @@ from sweeps.resources import memory_of_worker, of_worker, packs_at_a_time, threa
 from sweeps.results import complete, publish, show_results
 from sweeps.search import Listener, PackSearcher
 from sweeps.sweep import Sweep, setting_of
-from sweeps.tracking import Status, Tracker, default_uri
+from sweeps.tracking import Status, Tracker
 from trainables.files import PARTIAL, cache_root, remove, remove_partial, write_json
 from trainables.nano_cache import is_pretrained
 from trainables.trial import CHECKPOINTS
@@ -103,7 +103,7 @@ def run(
     for ref in sweep.settings:
         for caution in setting_of(ref).cautions:
             console.print(f"caution, {setting_of(ref).name}: {caution}", style="yellow", highlight=False)
-    uri = tracking_uri or default_uri(output)
+    uri = tracking_uri or declared.default_uri(output)
     folder = folder_of(sweep.name, output)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
         sweep.check_settings(ledger.record.trials)

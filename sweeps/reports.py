@@ -1,10 +1,14 @@
-"""Reports on what MLflow has of a sweep, comparisons of two sweeps, and judged answers of others."""
+"""Frontiers and reports of what MLflow has of a sweep, comparisons of two sweeps, and judged answers of others.
+
+What takes a second to import (torch, matplotlib, plotly) is imported where it is used.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,12 +17,13 @@ from rich.text import Text
 
 from analysis import frontier, judged, rivals, runs
 from analysis.findings import findings
-from analysis.report import Chapter, write_report
 from analysis.runs import LoadedSweep
 from analysis.scores import ScoreTable
 from settings.setting import UserError
-from sweeps.sweep import SAFE_NAME
-from sweeps.tracking import default_uri, log_files
+from sweeps.declared import SAFE_NAME, default_uri
+
+if TYPE_CHECKING:
+    from analysis.report import Chapter
 
 REPORT = "report"  # folder of a sweep's report, and of its artifacts in MLflow
 LOCAL_UI = "http://127.0.0.1:5000"  # where `selgen ui` serves a store of files
@@ -41,6 +46,9 @@ def report(
 
     Returns the files, the page first. Raises UserError.
     """
+    from analysis.report import write_report
+    from sweeps.tracking import log_files
+
     uri = tracking_uri or default_uri(output)
     _check_name(sweep)
     labels: Sequence[str | None] = [setting] if setting else runs.settings_of(sweep, uri) or [None]
@@ -54,6 +62,8 @@ def report(
 
 
 def _chapter(loaded: LoadedSweep, uri: str) -> Chapter:
+    from analysis.report import Chapter
+
     place = uri.rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL_UI
     links = {
         configuration: f"{place}/#/experiments/{loaded.experiment}/runs/{run}"
@@ -67,6 +77,34 @@ def _chapter(loaded: LoadedSweep, uri: str) -> Chapter:
         links=links,
         running=loaded.counts.get("running", 0),
     )
+
+
+def show_frontier(
+    sweep: str,
+    output: Path,
+    tracking_uri: str | None,
+    setting: str | None,
+    as_json: bool,
+    csv: Path | None,
+    figure: Path | None,
+    console: Console,
+) -> None:
+    """Print the frontier of a sweep as MLflow has it. Raises UserError."""
+    _check_name(sweep)
+    loaded = runs.load(sweep, tracking_uri or default_uri(output), setting)
+    points = frontier.frontier(loaded.table)
+    if csv:
+        frontier.write_csv(csv, points)
+    if figure:
+        from analysis import figures  # matplotlib takes a second to import
+
+        figures.save_frontier(figure, loaded.table, loaded.base_scores, title=sweep)
+    if as_json:
+        console.file.write(json.dumps(frontier.front_json(sweep, points), allow_nan=False) + "\n")
+        return
+    console.print(frontier.rich_table(points, loaded.objectives, sweep, width=console.width))
+    if loaded.counts.get("running"):
+        console.print(f"{loaded.counts['running']} trials are still running", highlight=False)
 
 
 def compare(
@@ -123,6 +161,8 @@ def import_judged(
     records, grades, base = judged.records_of(found)
     table = ScoreTable.from_records(records, judged.OBJECTIVES)
     if report_folder:
+        from analysis.report import Chapter, write_report
+
         chapter = Chapter("judged answers", findings(table, base, grades), records, base, {})
         for path in write_report(report_folder, folder.resolve().name, [chapter]):
             errors.print(f"wrote {path}", highlight=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from analysis.frontier import FrontierPoint
 from analysis.questions import write_grades
 from analysis.runs import QUESTIONS, grades_file
 from analysis.scores import Configuration, Objective, ScoreTable, TrialRecord
-from settings.setting import Measurement, UserError
+from settings.setting import Measurement
 from sweeps import declared
 from sweeps.ledger import Record, read
 from sweeps.questions import grades_of
-from sweeps.sweep import SAFE_NAME, Sweep, setting_label
-from sweeps.tracking import Tracker, default_uri
+from sweeps.sweep import Sweep, setting_label
+from sweeps.tracking import Tracker
 from trainables.trial import Outcome, SettingRef
 
 PREVIEW_DPI = 90  # of the figure in MLflow's description, which shows it at its full size
@@ -198,32 +197,3 @@ def show_results(sweep: Sweep, record: Record, console: Console) -> None:
             console.print(f"{title}: no trial has finished ({_ended(record)})", style="yellow", highlight=False)
             continue
         console.print(frontier.rich_table(found.points, found.table.objectives, title, width=console.width))
-
-
-def show_frontier(
-    sweep: str,
-    output: Path,
-    tracking_uri: str | None,
-    setting: str | None,
-    as_json: bool,
-    csv: Path | None,
-    figure: Path | None,
-    console: Console,
-) -> None:
-    """Print the frontier of a sweep as MLflow has it. Raises UserError."""
-    from analysis import figures, runs
-
-    if not SAFE_NAME.fullmatch(sweep):
-        raise UserError(f"{sweep!r} is no sweep's name")
-    loaded = runs.load(sweep, tracking_uri or default_uri(output), setting)
-    points = frontier.frontier(loaded.table)
-    if csv:
-        frontier.write_csv(csv, points)
-    if figure:
-        figures.save_frontier(figure, loaded.table, loaded.base_scores, title=sweep)
-    if as_json:
-        console.file.write(json.dumps(frontier.front_json(sweep, points), allow_nan=False) + "\n")
-        return
-    console.print(frontier.rich_table(points, loaded.objectives, sweep, width=console.width))
-    if loaded.counts.get("running"):
-        console.print(f"{loaded.counts['running']} trials are still running", highlight=False)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -30,12 +29,12 @@ from settings.judge import JudgeOptions
 from settings.setting import Score, Setting, UserError, content_id, did_you_mean
 from settings.sources import check_model
 from sweeps.controls import control_spaces
+from sweeps.declared import SAFE_NAME
 from sweeps.rungs import EarlyStopping
 from sweeps.space import MethodSpace, Values, vary
 from trainables.method import label_of
 from trainables.trial import AXES, AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, require, trial_for
 
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 TRIAL_OPTIONS = ("steps", "batch_size", "alignment_batch_size", "max_length")
 ADAPTER_OPTIONS = tuple(item.name for item in fields(AdapterConfig))
 OPTIMIZER_OPTIONS = tuple(item.name for item in fields(OptimizerConfig))

@@ -69,11 +69,6 @@ ENVIRONMENT = {
 }
 
 
-def default_uri(output: Path) -> str:
-    """The SQLite store of an output folder, which all of its sweeps share."""
-    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
-
-
 class Tracker:
     """Writes a sweep to MLflow from a thread of its own. No method waits, and none raises because of the store.
 

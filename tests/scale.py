@@ -42,11 +42,12 @@ from analysis import runs
 from analysis.frontier import frontier
 from settings.setting import Measurement
 from sweeps import launch, results
+from sweeps.declared import default_uri
 from sweeps.ledger import Ledger
 from sweeps.local_cluster import LocalCluster
 from sweeps.search import PackSearcher, Proposer, StudyMirror
 from sweeps.sweep import Sweep, load_sweep
-from sweeps.tracking import Tracker, default_uri
+from sweeps.tracking import Tracker
 from tests.sweeps.fakes import finished, toy
 from trainables.trial import Outcome, TrialConfig
 

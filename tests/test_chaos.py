@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from sweeps.declared import default_uri
 from sweeps.ledger import LEDGER, Ledger
 from sweeps.results import publish
 from sweeps.sweep import Sweep
-from sweeps.tracking import Tracker, default_uri
+from sweeps.tracking import Tracker
 from tests.chaos import differences, facts, leftovers
 from tests.sweeps.fakes import Rig, toy_sweep
 from trainables.files import write_json

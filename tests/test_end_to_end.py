@@ -21,11 +21,11 @@ import pytest
 from analysis import runs
 from settings.bad_medical_advice import bad_medical_advice
 from sweeps import packing
+from sweeps.declared import default_uri
 from sweeps.launch import constants
 from sweeps.ledger import LEDGER, Ledger, read
 from sweeps.search import PackSearcher
 from sweeps.sweep import Sweep, load_sweep
-from sweeps.tracking import default_uri
 from trainables.base_models import load_base
 from trainables.files import cache_root
 from trainables.pack import Pack

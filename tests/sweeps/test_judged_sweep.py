@@ -12,10 +12,10 @@ from analysis import runs
 from settings.judge import JudgeOptions
 from settings.setting import UserError
 from sweeps import launch
+from sweeps.declared import default_uri
 from sweeps.ledger import read
 from sweeps.space import grid
 from sweeps.sweep import Sweep, setting
-from sweeps.tracking import default_uri
 from tests.settings.judge_server import Body, Endpoint, Reply, certain, serving
 
 SETTING = '''

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from analysis import runs
 from sweeps import launch
+from sweeps.declared import default_uri
 from sweeps.ledger import read
 from sweeps.space import grid
 from sweeps.sweep import Sweep, setting, setting_label
-from sweeps.tracking import default_uri
 
 
 @pytest.mark.slow

@@ -16,11 +16,12 @@ from analysis.controls import control_of
 from analysis.runs import load
 from settings.setting import UserError
 from sweeps.controls import control_spaces
+from sweeps.declared import default_uri
 from sweeps.reports import compare, report
 from sweeps.results import publish
 from sweeps.space import grid
 from sweeps.sweep import Sweep
-from sweeps.tracking import Tracker, default_uri
+from sweeps.tracking import Tracker
 from tests.sweeps.fakes import Rig, toy_sweep
 from trainables.files import write_json
 

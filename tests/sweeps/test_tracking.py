@@ -16,9 +16,10 @@ import pytest
 import sweeps.tracking as tracking
 from analysis.runs import load
 from settings.setting import Measurement
+from sweeps.declared import default_uri
 from sweeps.ledger import Asked, Ledger, Record
 from sweeps.sweep import Sweep
-from sweeps.tracking import Tracker, default_uri, project
+from sweeps.tracking import Tracker, project
 from tests.sweeps.fakes import finished, toy, toy_sweep
 from tests.sweeps.mlflow_server import MlflowServer
 from trainables.trial import Outcome, TrialConfig
