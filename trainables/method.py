@@ -164,8 +164,12 @@ class Step:
     recorded: dict[str, Tensor] = field(default_factory=dict)
 
     def record(self, **values: Tensor) -> None:
-        """Keep unweighted terms, detached, for curves and liveness checks."""
-        self.recorded.update({name: value.detach() for name, value in values.items()})
+        """Keep unweighted terms, detached, for curves and liveness checks. Raises TypeError for what is no tensor."""
+        for name, value in values.items():
+            if not isinstance(value, Tensor):
+                hint = "" if self.adapter else "; step.adapter is empty unless the method has weights = True"
+                raise TypeError(f"record({name}=...) takes a scalar tensor, got {value!r}{hint}")
+            self.recorded[name] = value.detach()
 
 
 @dataclass(frozen=True)
@@ -186,8 +190,8 @@ class Method:
         layers: of these, the streams of which the hidden states of all layers are wanted.
         weights: whether the loss speaks of the adapter's own factors.
         underneath: whether the prior adapter lies frozen under the trained one. Else it is only seen by `finalize`.
-        alive: recorded terms that must be above zero once the adapter has moved. A term that stays at zero is not
-            connected, and the trial is marked invalid.
+        alive: recorded terms that must be above zero, and pull at the adapter, once that has moved. A term that stays
+            at zero, or is detached, is not connected, and the trial is marked invalid.
         as_published: what the `reference` definition sets, as (coefficient, value) pairs.
         source: the citation.
         equation: the loss in one line.
@@ -255,6 +259,12 @@ class Method:
             if item.metadata[SPACE].searched or value != usual.get(item.name, item.default):
                 shown[item.name] = value
         return label_of(shown)
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether a coefficient has the value at which the method is plain fine-tuning."""
+        specs = {item.name: item.metadata[SPACE] for item in coefficients(type(self))}
+        return any(getattr(self, name) == getattr(spec, "neutral", None) for name, spec in specs.items())
 
     @property
     def prior(self) -> Method | None:

@@ -116,6 +116,22 @@ class Pack:
         priors = {index: saved for index, trial in enumerate(trials) if (saved := self._prior(trial))}
         configs = [_merged(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
         self.adapters = PackedAdapters(base.model, configs, [trial.seed for trial in trials], dtype)
+        try:
+            self._fill(trained, priors)
+        except BaseException:  # the model is others' next
+            self.adapters.detach()
+            raise
+        self._updates = [0 if index in trained else trial.updates for index, trial in enumerate(trials)]
+        pauses = pauses or [None] * len(trials)
+        self._ends = [
+            min(updates, updates if at is None else at) for updates, at in zip(self._updates, pauses, strict=True)
+        ]
+        self.rungs: list[Outcome] = []
+        self._pending: list[dict[str, list[tuple[int, Tensor]]]] = [{} for _ in trials]
+
+    def _fill(self, trained: Mapping[int, Saved], priors: Mapping[int, Saved]) -> None:
+        """Give the members what others have trained, and all of them an optimizer."""
+        trials = self.trials
         for index, saved in trained.items():
             self.adapters.load_member(index, saved.tensors)
             self.records[index].inherit(saved)
@@ -135,13 +151,6 @@ class Pack:
         self.optimizer = PackedAdamW(
             self.adapters.theta_KP, [trial.optimizer for trial in trials], [trial.steps for trial in trials]
         )
-        self._updates = [0 if index in trained else trial.updates for index, trial in enumerate(trials)]
-        pauses = pauses or [None] * len(trials)
-        self._ends = [
-            min(updates, updates if at is None else at) for updates, at in zip(self._updates, pauses, strict=True)
-        ]
-        self.rungs: list[Outcome] = []
-        self._pending: list[dict[str, list[tuple[int, Tensor]]]] = [{} for _ in trials]
 
     def _trained(self, trial: TrialConfig) -> Saved | None:
         """The adapter that a trial only reads out, if another trial has trained it."""
@@ -250,7 +259,8 @@ class Pack:
     def _member_step(self, index: int) -> MemberStep:
         trial, step = self.trials[index], self.optimizer.updates[index]
         rows = self._encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
-        return MemberStep(trial.method, rows, trial.max_length, self._known(trial) if step >= ASKED_STEPS else {})
+        known = self._known(trial) if step >= ASKED_STEPS else {}
+        return MemberStep(trial.method, rows, trial.max_length, known, checked=step == 1)
 
     def _known(self, trial: TrialConfig) -> dict[Stream, Known]:
         """What the base model is known to give on the rows that a trial's method refers to."""
@@ -287,7 +297,9 @@ class Pack:
                 return f"the task loss is {value:.3g} at step {step}; guessing tokens would give {guessing:.3g}"
         for name in self.trials[index].method.alive:
             if any(value == 0.0 for step, value in values.get(name, ()) if step > 1):
-                return f"the term {name!r} is exactly 0 after the first update: it is not connected to the adapter"
+                return (
+                    f"the term {name!r} is exactly 0 after the first update, or pulls at nothing: it is not connected"
+                )
         return None
 
     def finalize(self) -> None:

@@ -49,12 +49,14 @@ class MemberStep:
         rows: of each stream that the method reads.
         max_length: of a row, in tokens.
         known: what the base model gives on the rows of some streams; on those of others it is asked.
+        checked: see whether the terms that must be alive pull at the adapter.
     """
 
     method: Method
     rows: Mapping[Stream, Sequence[Row]]
     max_length: int
     known: Mapping[Stream, Known] = field(default_factory=dict)
+    checked: bool = False
 
     def counted(self, stream: Stream) -> list[Counted]:
         """The rows of a stream with the positions that the method counts."""
@@ -467,10 +469,11 @@ def _losses(
             prior=adapters.prior_factors(index) if method.underneath else (),
         )
         losses = method.losses(step)
-        if len(losses) != method.num_losses:
-            raise TypeError(f"method {method.name!r} returned {len(losses)} losses; num_losses is {method.num_losses}")
+        _check(method, losses, step)
         read = [(at, stream.leaves(index)) for at, stream in enumerate(streams.values()) if index in stream.policy]
         leaves = [leaf for _, some in read for leaf in some] + weights
+        if member.checked and not _is_connected(method, losses, step, leaves):
+            step.recorded.update({name: torch.zeros_like(losses[0].detach()) for name in method.alive})
         for number, loss in enumerate(losses):
             more = number + 1 < len(losses)
             found: list[Tensor | None] = list(torch.autograd.grad(loss, leaves, retain_graph=more, allow_unused=True))
@@ -484,6 +487,36 @@ def _losses(
             recorded = {name: value for name, value in recorded.items() if name not in method.alive}
         measured[index] = {"loss": losses[0].detach(), **recorded}
     return measured, seeds
+
+
+def _check(method: Method, losses: object, step: Step) -> None:
+    """Raises TypeError for what a method's `losses` should not give or record."""
+    wanted = f"losses(step) of method {method.name!r} must return a tuple of {method.num_losses} scalar tensors"
+    if not isinstance(losses, Sequence) or len(losses) != method.num_losses:
+        raise TypeError(f"{wanted} (num_losses), got {type(losses).__name__}{_size(losses)}")
+    for loss in losses:
+        if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+            raise TypeError(f"{wanted} that depend on the adapter, got {type(loss).__name__}{_size(loss)}")
+    unknown = [name for name in method.alive if name not in step.recorded]
+    if unknown:
+        known = ", ".join(step.recorded) or "nothing"
+        raise TypeError(f"method {method.name!r} has alive = {method.alive!r}, and its losses(step) records {known}")
+
+
+def _size(value: object) -> str:
+    return f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+
+
+def _is_connected(method: Method, losses: Sequence[Tensor], step: Step, leaves: Sequence[Tensor]) -> bool:
+    """Whether the losses pull at anything beside the task, as they have to where there are terms that must be alive.
+
+    What they add to plain fine-tuning has a gradient of exactly 0 where a term was detached.
+    """
+    if not method.alive or method.is_neutral or "task" not in step.policy:
+        return True
+    added = torch.stack([*losses]).sum() - cross_entropy(step.policy["task"])
+    found = torch.autograd.grad(added, leaves, retain_graph=True, allow_unused=True)
+    return any(gradient is not None and bool(gradient.any()) for gradient in found)
 
 
 def _nothing(stream: _StreamPass, head: Head) -> Forward:

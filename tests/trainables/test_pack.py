@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from trainables import pack as pack_module
 from trainables.adapters import Route
 from trainables.batches import Counted, collate
 from trainables.files import remove_partial
+from trainables.losses import cross_entropy
 from trainables.pack import CheckpointError, Pack
 from trainables.step import hidden_states
 from trainables.trial import OptimizerConfig, TrialConfig
@@ -283,6 +285,54 @@ def test_a_diverging_member_is_invalid_and_alone() -> None:
     assert "at step" in str(pack.records[1].reason)
     assert pack.records[0].status == "finished"
     assert worst(train([sane])[0], pack.adapters.member(0)) < 1e-9
+
+
+def test_a_term_that_pulls_at_nothing_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detached it is above zero, and minimises nothing; where its weight is 0 that is as it should be."""
+    upweighted = methods.get("upweighted")
+
+    def losses(self: Any, step: Any) -> tuple[torch.Tensor, ...]:
+        term = cross_entropy(step.policy["alignment"])
+        step.record(alignment=term)
+        return (cross_entropy(step.policy["task"]) + self.weight * term.detach(),)
+
+    monkeypatch.setattr(upweighted, "losses", losses)
+    pack = Pack(
+        tiny_base(), tiny_setting(), [tiny_trial(methods.make("upweighted", {"weight": w})) for w in (1.0, 0.0)]
+    )
+    pack.advance(STEPS)
+    assert [record.status for record in pack.records] == ["invalid", "finished"]
+    assert "the term 'alignment' is exactly 0 after the first update, or pulls at nothing" in str(
+        pack.records[0].reason
+    )
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (
+            lambda self, step: step.policy["task"].nll_N.mean(),
+            "must return a tuple of 1 scalar tensors.*Tensor of shape",
+        ),
+        (lambda self, step: (step.policy["task"].nll_N,), r"got Tensor of shape \(\d+,\)"),
+        (lambda self, step: (torch.tensor(1.0),), "that depend on the adapter"),
+        (
+            lambda self, step: step.record(size=0),
+            r"record\(size=...\) takes a scalar tensor, got 0; step.adapter is empty",
+        ),
+        (
+            lambda self, step: (step.policy["task"].nll_N.mean(),),
+            r"has alive = \('alignment',\), and .* records nothing",
+        ),
+    ],
+)
+def test_what_losses_may_not_do_is_said_in_the_methods_words(
+    losses: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods.get("upweighted"), "losses", losses)
+    pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make("upweighted"))])
+    with pytest.raises(TypeError, match=message):
+        pack.advance(1)
 
 
 def test_a_dead_term_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from settings import catalog
-from settings.setting import UserError, did_you_mean
+from settings.setting import Stream, UserError, did_you_mean
 from trainables.method import Method, coefficients
 
 
@@ -38,6 +38,13 @@ def get(name: str) -> type[Method]:
         coefficients(found[0])
     except TypeError as error:
         raise UserError(f"{module.__file__}: {error}") from error
+    for attribute in ("streams", "reference", "layers", "alive"):
+        given, known = getattr(found[0], attribute), None if attribute == "alive" else get_args(Stream)
+        if not isinstance(given, tuple) or not all(
+            isinstance(name, str) and name in (known or given) for name in given
+        ):
+            of = f" of {', '.join(known)}" if known else " of names that it records"
+            raise UserError(f"{module.__file__}: {found[0].__name__}.{attribute} must be a tuple{of}, got {given!r}")
     return found[0]
 
 
@@ -48,7 +55,7 @@ def _module(name: str) -> ModuleType:
     except SyntaxError as error:
         raise UserError(f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}") from error
     except Exception as error:
-        path = next(str(Path(place, f"{name}.py")) for place in __path__ if Path(place, f"{name}.py").is_file())
+        path = next((str(Path(place, f"{name}.py")) for place in __path__ if Path(place, f"{name}.py").is_file()), name)
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         where = f"{path}:{lines[-1]}" if lines else path
         raise UserError(f"{where}: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
