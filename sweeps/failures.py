@@ -13,20 +13,25 @@ FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
 
 def reason_of(text: str, folder: Path, name: str) -> str:
-    """The last line of an error; of a traceback also its origin and the file in the sweep's folder that keeps it.
+    """What was raised, in a line; of a traceback also its origin and the file in the sweep's folder that keeps it.
 
     Args:
         text: what a worker left.
         folder: of the sweep.
         name: of the pack; the file is called after it.
     """
-    line = text.strip().rpartition("\n")[2].strip()
-    place = origin(text)
+    last = text.rpartition("\nFailure #")[2]  # Ray appends one to the other
+    place = origin(last)
     if not place:
-        return line
+        return last.strip().rpartition("\n")[2].strip()
+    after = last[[*FRAME.finditer(last)][-1].end() :].splitlines()[1:]
+    line = next((line for line in after if line and not line[0].isspace()), after[-1] if after else "").strip()
     kept = Path(ERRORS, f"{name}.txt")
-    with replacing_file(folder / kept) as temporary:
-        temporary.write_text(text)
+    try:
+        with replacing_file(folder / kept) as temporary:
+            temporary.write_text(text)
+    except OSError as error:  # a disk that is full costs the traceback, not the outcome
+        return f"{line} ({place}; no traceback: {error.strerror})"
     return f"{line} ({place}; traceback in {kept})"
 
 
@@ -34,7 +39,11 @@ def origin(traceback: str) -> str:
     """Where a traceback's error came from, e.g. "my_method.py:27": its last frame outside of installed packages."""
     frames = [(found["file"], found["line"]) for found in FRAME.finditer(traceback)]
     installed = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
-    own = [frame for frame in frames if not frame[0].startswith(installed) and "site-packages" not in frame[0]]
+    own = [
+        frame
+        for frame in frames
+        if not frame[0].startswith(installed) and "site-packages" not in frame[0] and "<" not in frame[0]
+    ]
     if not frames:
         return ""
     file, line = (own or frames)[-1]

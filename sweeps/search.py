@@ -673,7 +673,7 @@ class PackSearcher(Searcher):
         flight = self._flights.pop(trial_id, None)
         if flight is None:
             return
-        if error:
+        if error and not self.problem:
             try:
                 self._failed(flight, self.reason(trial_id))
             except UserError as problem:

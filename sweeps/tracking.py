@@ -277,7 +277,7 @@ class _Known:
     Attributes:
         run_id: MLflow's.
         ended: its last word is said.
-        failed: that word was a failure, after which a trial may be trained again.
+        failure: the reason, if that word was that the trial failed; it may be trained again.
         asleep: a driver closed it before that.
         auxiliary: it is a trial that others build on, and the search did not ask for it.
         params, points: its parameters and (metric, step) pairs.
@@ -285,7 +285,7 @@ class _Known:
 
     run_id: str
     ended: bool = False
-    failed: bool = False
+    failure: str | None = None
     asleep: bool = False
     auxiliary: bool = False
     params: set[str] = field(default_factory=set)
@@ -355,8 +355,8 @@ class _Store:
         kind = tags.get("selgen.kind")
         ended = run.info.status != "RUNNING" and tags.get("selgen.status") not in (None, "running")
         asleep = run.info.status != "RUNNING" and not ended
-        failed = tags.get("selgen.status") == "failed"
-        known = _Known(run_id, ended, failed, asleep, params=set(run.data.params))
+        failure = tags.get("selgen.reason", "") if tags.get("selgen.status") == "failed" else None
+        known = _Known(run_id, ended, failure, asleep, params=set(run.data.params))
         if kind == "sweep":
             self._parent = known
             self._bases = {**_loads(tags.get("selgen.bases")), **self._bases}
@@ -365,7 +365,7 @@ class _Store:
             self._configurations[tags["selgen.configuration"]] = known
         elif kind == "trial":
             known.auxiliary = tags.get("selgen.auxiliary") == "true"
-            if not ended or failed:
+            if not ended:
                 histories = (client.get_metric_history(run_id, name) for name in run.data.metrics)
                 known.points = {(metric.key, metric.step) for history in histories for metric in history}
             self._trials[tags["selgen.trial"]] = known
@@ -423,17 +423,22 @@ class _Store:
         }
 
     def started(self, trial: TrialConfig) -> None:
-        """Make the trial's run, or open again one that an earlier driver left unfinished, or that has failed."""
+        """Make the trial's run, or open again one that an earlier driver left unfinished."""
+        self._forget_failure(trial)
         run = self._trial_run(trial)
-        if run.failed:
-            self._write(run, tags={"selgen.status": "running", "selgen.reason": ""})
-            run.asleep, run.ended, run.failed = True, False, False
         for sleeper in (run, self._configuration_run(trial)):
             if sleeper.asleep:
                 self.client.update_run(sleeper.run_id, status="RUNNING")
                 sleeper.asleep = False
         if not run.ended:
             self._write(run, params=_params(trial) | {"seed": str(trial.seed)})
+
+    def _forget_failure(self, trial: TrialConfig) -> None:
+        """Delete the run of a trial that had failed and is trained again: curves and costs are of another training."""
+        run = self._trials.get(trial.trial_id)
+        if run and run.failure is not None:
+            self.client.delete_run(run.run_id)
+            del self._trials[trial.trial_id]
 
     def progress(self, trial_id: str, step: int, metrics: Mapping[str, float], now: int) -> None:
         """Keep metrics until the next flush."""
@@ -451,20 +456,22 @@ class _Store:
 
     def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
         """Write how a trial ended, and its configuration's means once all seeds are in."""
-        trial = outcome.trial
+        trial, reason = outcome.trial, (outcome.reason or "")[:1000]
+        if (outcome.status, reason) != ("failed", self._trial_run(trial).failure):
+            self._forget_failure(trial)
         run = self._trial_run(trial)
         if run.auxiliary != auxiliary:  # the search may ask later for what others have built on already
             for known in (run, self._configuration_run(trial)):
                 self._write(known, tags={"selgen.auxiliary": str(auxiliary).lower()})
             run.auxiliary = auxiliary
-        if not run.ended or (run.failed and outcome.status != "failed"):
+        if not run.ended:
             metrics = self._buffer.get(trial.trial_id, []) + _metrics(outcome)
             tags = {"selgen.status": outcome.status, "selgen.counts": _counts(outcome)}
-            if outcome.reason or run.failed:
-                tags["selgen.reason"] = (outcome.reason or "")[:1000]
+            if reason:
+                tags["selgen.reason"] = reason
             self._write(run, metrics=metrics, params=_params(trial) | {"seed": str(trial.seed)}, tags=tags)
             self.client.set_terminated(run.run_id, RUN_STATUS[outcome.status])
-            run.ended, run.failed = True, outcome.status == "failed"
+            run.ended, run.failure = True, reason if outcome.status == "failed" else None
         self._buffer.pop(trial.trial_id, None)
         self._outcomes.setdefault(trial.configuration_id, {})[trial.seed] = outcome
         self._finish_configuration(trial)

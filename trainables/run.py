@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -32,16 +33,8 @@ from trainables.trial import SettingRef, TrialConfig, base_id, checkpoint_of, pa
 from trainables.workers import ALONE, Group, Workers
 
 SLICE_SECONDS = 1.0
-MISTAKES = (  # what code raises that is wrong, in any process; torch raises RuntimeError
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    TypeError,
-    ValueError,
-)
+DEVICE = re.compile(r"\b(CUDA|CUBLAS|cuDNN|CUDNN|NCCL)")  # in errors after which a process may be of no use
+ALLOCATION = re.compile(r"can't allocate memory|_ALLOC_FAILED")
 
 
 class PackRun:
@@ -92,18 +85,24 @@ class PackRun:
             return self._train() if self._spec["kind"] == "train" else self._score_base()
         except UserError as error:
             return {"user_error": str(error), "done": True}
-        except (OSError, SafetensorError) as error:
-            if not is_full(error):
-                raise
-            return {"user_error": f"{self._folder}: no space left on node {platform.node()}", "done": True}
-        except (RuntimeError, MemoryError, *MISTAKES) as error:
-            if _is_out_of_memory(error):
-                self._drop()
-                return {"out_of_memory": " ".join(str(error).split())[:300] or "no memory left", "done": True}
-            if self._workers.count > 1 or isinstance(error, torch.AcceleratorError):
-                raise
+        except Exception as error:
+            found = self._end_of(error)
+            if found:
+                return {**found, "done": True}
+            raise
+
+    def _end_of(self, error: Exception) -> dict[str, Any] | None:
+        """How an error ends the pack; None where only another process, or all workers anew, can go on."""
+        if _is_out_of_memory(error):
             self._drop()
-            return {"failed": traceback.format_exc(), "done": True}
+            return {"out_of_memory": " ".join(str(error).split())[:300] or "no memory left"}
+        if is_full(error):
+            return {"user_error": f"{self._folder}: no space left on node {platform.node()}"}
+        broken = isinstance(error, OSError | SafetensorError | torch.AcceleratorError) or DEVICE.search(str(error))
+        if broken or self._workers.count > 1:
+            return None
+        self._drop()
+        return {"failed": traceback.format_exc()}
 
     def stop(self) -> None:
         """Let go of the pack; one that has not ended keeps a checkpoint, an older one where the disk is full."""
@@ -174,7 +173,11 @@ class PackRun:
             references=self._references,
             workers=self._workers,
         )
-        self._resume(pack)
+        try:
+            self._resume(pack)
+        except BaseException:
+            pack.close()
+            raise
         return pack
 
     def _check_memory(self, base: LoadedBase, setting: Setting, trials: Sequence[TrialConfig]) -> None:
@@ -231,7 +234,7 @@ class PackRun:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory was too small; torch has a class for that of a GPU only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(ALLOCATION.search(str(error)))
 
 
 def _setting(ref: SettingRef) -> Setting:

@@ -90,7 +90,7 @@ def test_what_failed_is_said_and_trained_again_once_it_is_mended(
     assert outcome.reason == f"ZeroDivisionError: division by zero (own.py:9; traceback in errors/{file})"
     assert "in grade" in (folder / ERRORS / file).read_text()
     assert f"failed: plain seed=0: {outcome.reason}\n" in out
-    assert "selgen sweep run mine.py --output runs --retry-failed" in out
+    assert "1 failed and stay so; once the cause is mended, add --retry-failed to the command" in out
 
     code, out, _, outcome = run("1.0", "resume", "mine")
     assert (code, outcome.status) == (1, "failed")
@@ -140,3 +140,17 @@ def test_an_error_of_a_package_alone_has_its_last_frame() -> None:
     frames = f'  File "{package}/a.py", line 1, in f\n    g()\n  File "{package}/b.py", line 2, in g\n    1 / 0\n'
     assert origin(f"Traceback (most recent call last):\n{frames}ZeroDivisionError: division by zero") == "b.py:2"
     assert origin("The actor died unexpectedly") == ""
+
+
+def test_of_a_message_of_several_lines_the_first_counts(tmp_path: Path) -> None:
+    frames = f'Traceback (most recent call last):\n  File "{tmp_path}/m.py", line 3, in f\n    x()\n    ^^^\n'
+    reason = reason_of(f"{frames}ValueError: no such\n  thing\nat all\n", tmp_path, "pack")
+    assert reason == "ValueError: no such (m.py:3; traceback in errors/pack.txt)"
+    died = f"{frames}ValueError: x\nFailure # 2 (occurred at noon)\nThe actor died unexpectedly before finishing."
+    assert reason_of(died, tmp_path, "other") == "The actor died unexpectedly before finishing."
+
+
+def test_a_disk_that_is_full_costs_the_traceback_and_not_the_outcome(tmp_path: Path) -> None:
+    (tmp_path / ERRORS).write_text("a file where the folder should be")
+    reason = reason_of(raised(tmp_path), tmp_path, "pack")
+    assert "(my_method.py:5; no traceback: " in reason

@@ -279,15 +279,25 @@ def test_the_store_is_opened_with_the_first_news(news: bool, tmp_path: Path, mon
 
 @pytest.mark.parametrize("reached", [True, False])
 def test_a_failed_trial_that_is_trained_again_ends_anew(tmp_path: Path, out: Path, reached: bool) -> None:
-    """In the same run, without its old reason, whether or not the store was there when the trial began."""
+    """In a run of its own, whether or not the store was there when it began: curve and cost are the new ones."""
+    from mlflow import MlflowClient
+
     sweep = toy_sweep(tmp_path)
     first, second = sweep.trials_of(sweep.arms[0], {})
     record = Record(sweep.name, sweep.identity())
     record.asked["arm"] = {0: Asked(0, {}, first.configuration_id)}
-    record.outcomes = {one.trial_id: finished(one, "failed") for one in (first, second)}
-    assert project(record, sweep, default_uri(out)) == []
+    record.outcomes = {one.trial_id: Outcome(trial=one, status="failed", reason="broken") for one in (first, second)}
+    broken = Tracker(default_uri(out), sweep)
+    broken.start()
+    broken.trials_started([first])
+    broken.progress(first.trial_id, 1, {"loss": 9.0})
+    for outcome in record.outcomes.values():
+        broken.outcome(outcome)
+    broken.close()
     before = [run for run in runs_of(out, sweep) if "selgen.trial" in run.data.tags]
-    assert {run.info.status for run in before} == {"FAILED"}
+    assert {(run.info.status, run.data.tags["selgen.reason"]) for run in before} == {("FAILED", "broken")}
+    assert project(record, sweep, default_uri(out)) == []
+    assert {run.info.run_id for run in runs_of(out, sweep)} > {run.info.run_id for run in before}
 
     record.outcomes = {one.trial_id: finished(one) for one in (first, second)}
     tracker = Tracker(default_uri(out), sweep)
@@ -299,11 +309,14 @@ def test_a_failed_trial_that_is_trained_again_ends_anew(tmp_path: Path, out: Pat
     tracker.close()
     assert tracker.problems == []
     after = [run for run in runs_of(out, sweep) if "selgen.trial" in run.data.tags]
-    assert {run.info.run_id for run in after} == {run.info.run_id for run in before}
-    assert {(run.info.status, run.data.tags["selgen.reason"]) for run in after} == {("FINISHED", "")}
+    assert len(after) == 2
+    assert {(run.info.status, run.data.tags.get("selgen.reason")) for run in after} == {("FINISHED", None)}
     found = load(sweep.name, default_uri(out))
     assert found.counts["finished"] == 2 and found.counts["failed"] == 0
-    assert [record.reason for record in found.records] == ["", ""]
+    assert [(one.reason, one.tokens, one.seconds) for one in found.records] == [("", 100, 0.5)] * 2
+    client = MlflowClient(default_uri(out))
+    losses = [metric.value for run in after for metric in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert len(losses) == 4 and 9.0 not in losses
     configuration = next(run for run in runs_of(out, sweep) if run.data.tags["selgen.kind"] == "configuration")
     assert (configuration.info.status, configuration.data.metrics["seeds"]) == ("FINISHED", 2)
 

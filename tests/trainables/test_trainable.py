@@ -298,3 +298,37 @@ def test_what_breaks_the_process_is_raised_and_ray_starts_another(
     monkeypatch.setattr(trainables.pack.Pack, "advance", broken)
     with pytest.raises(torch.AcceleratorError):
         ended(config(tmp_path / "out", trials(ref)))
+
+
+def test_a_pack_that_cannot_even_be_built_leaves_the_model_to_the_next(
+    tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither too little memory for the optimizer nor a checkpoint that breaks off poisons the process."""
+    whole = ended(config(tmp_path / "alone", trials(ref)))
+    actor = PackTrainable(config(tmp_path / "first", trials(ref)))
+    try:
+        for place, name in ((trainables.pack, "PackedAdamW"), (trainables.pack.Pack, "resume")):
+            with monkeypatch.context() as patched:
+                patched.setattr(place, name, _no_memory)
+                assert "out_of_memory" in run(actor)[-1]
+            actor.reset_config(config(tmp_path / name, trials(ref)))
+        found = run(actor)[-1]
+    finally:
+        actor.cleanup()
+    assert [one["scores"] for one in found["outcomes"]] == [one["scores"] for one in whole["outcomes"]]
+
+
+def _no_memory(*_: Any, **__: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("message", ["CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", "cuDNN error: bad", "NCCL timeout"])
+def test_an_error_of_the_device_is_raised(
+    message: str, tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(trainables.pack.Pack, "advance", broken)
+    with pytest.raises(RuntimeError, match=message):
+        ended(config(tmp_path / "out", trials(ref)))
