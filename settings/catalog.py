@@ -41,7 +41,9 @@ def builder(name: str) -> Builder:
         raise UserError(f"unknown setting {name!r}{hint}; available: {', '.join(names())}, or path/to/file.py:function")
     found = getattr(module, function, None)
     if not callable(found):
-        raise UserError(f"setting {name!r}: {module.__name__} has no function {function!r}")
+        known = [key for key, value in vars(module).items() if callable(value) and value.__module__ == module.__name__]
+        where = module.__file__ if ":" in name else module.__name__
+        raise UserError(f"setting {name!r}: {where} has no function {function!r}{did_you_mean(function, known)}")
     return found
 
 
@@ -67,8 +69,8 @@ def absolute(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with every path made absolute, so that a worker in another folder builds the same setting.
 
     A setting that takes paths says how: its module has a function `absolute(options)`. Without one `model` and
-    `pretrained` are made absolute where they are directories, and of a setting in a file of one's own any text that
-    names a file, or starts with "./", "../" or "~/".
+    `pretrained` are made absolute where they are directories, and of a setting in a file of one's own any text with a
+    suffix or a "/" that names a file, or that starts with "./", "../" or "~/".
 
     Raises UserError for an unknown name or option.
     """
@@ -93,7 +95,7 @@ def _absolute(option: str, value: Any, own_file: bool) -> Any:
 
 def _is_file(text: str) -> bool:
     try:
-        return Path(text).is_file()
+        return ("/" in text or bool(Path(text).suffix)) and Path(text).is_file()
     except (OSError, ValueError):  # too long for a path, or with a null character: a text
         return False
 
@@ -104,12 +106,23 @@ def file_of(name: str) -> Path | None:
 
 
 def source_id(path: Path) -> str:
-    """Content id of a Python file's code; comments, layout and docstrings do not count."""
+    """Content id of a Python file's code; comments, layout and docstrings do not count, nor does Python's version."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
             del node.body[0]
-    return content_id(ast.dump(tree))
+    return content_id(_shape(tree))
+
+
+def _shape(node: Any) -> Any:
+    """A syntax tree as JSON, without what is empty: versions of Python differ in what they say of that."""
+    if isinstance(node, list):
+        return [_shape(one) for one in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
+    return [type(node).__name__, {name: _shape(value) for name, value in fields.items()}]
 
 
 def module_from_file(path: Path) -> ModuleType:

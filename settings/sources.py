@@ -121,11 +121,23 @@ def check_model(model: BaseModel) -> None:
         return
     for source in filter(None, (start.source, start.pretrained)):
         directory = model_directory(source)
+        if not directory:
+            _check_hub_id(source)
         if directory and not Path(source).expanduser().is_absolute():
             raise UserError(
                 f"the model {source!r} is a directory, and workers have another current one; its setting must give it"
                 f" as {str(directory)!r} (settings.sources.model_source does that)"
             )
+
+
+def _check_hub_id(source: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(source)
+    except HFValidationError as error:
+        raise UserError(f"no model directory {source!r}, and no id of the Hub either: {error}") from error
 
 
 def read_hub_rows(

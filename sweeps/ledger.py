@@ -82,9 +82,8 @@ class Record:
         """Ids of the trials that failed."""
         return [trial_id for trial_id, outcome in self.outcomes.items() if outcome.status == "failed"]
 
-    def made_otherwise(self, what: str) -> list[Outcome]:
-        """The trials that ended, and did not fail, when the source of `what` was another than now."""
-        now = self.code.get(what)
+    def made_otherwise(self, what: str, now: str) -> list[Outcome]:
+        """The trials that ended, and did not fail, when the code of `what` was another than `now`."""
         return [
             outcome
             for trial_id, outcome in self.outcomes.items()
@@ -124,6 +123,7 @@ class Record:
         elif kind == "again":
             for trial_id in event["trials"]:
                 self.outcomes.pop(trial_id, None)
+                self.rungs.pop(trial_id, None)
                 self.made_with.pop(trial_id, None)
         elif kind == "code":
             self.code = {**self.code, **event["of"]}
@@ -167,7 +167,7 @@ class Ledger:
             what = (
                 f"of the sweep {record.sweep!r}"
                 if record.sweep != sweep
-                else f"of a sweep {sweep!r} that was declared otherwise"
+                else f"of a sweep {sweep!r} that was declared otherwise (more seeds or configurations would do)"
             )
             raise UserError(f"{self.path} is {what}; choose another output folder or rename the sweep")
         try:

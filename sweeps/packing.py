@@ -59,7 +59,8 @@ def _by_configuration(trials: Iterable[TrialConfig]) -> list[list[TrialConfig]]:
 class ArmEstimate:
     """What one method on one setting will cost: configurations, trials, packs, training tokens, seconds of wall time.
 
-    A method that only others build on has an entry of its own. `took` has the seconds of trials that have ended.
+    A method that only others build on has an entry of its own. `ended` counts the trials that have, and `took` has the
+    seconds of those that did not fail.
     """
 
     setting: str
@@ -69,12 +70,13 @@ class ArmEstimate:
     packs: int
     tokens: float
     seconds: float
+    ended: int = 0
     took: tuple[float, ...] = ()
 
     @property
     def seconds_left(self) -> float:
         """Of the trials that have not ended."""
-        return self.seconds * max(0.0, 1 - len(self.took) / self.trials)
+        return self.seconds * max(0.0, 1 - self.ended / self.trials)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Estimate:
     @property
     def ended(self) -> int:
         """Trials of all arms that have ended."""
-        return sum(len(arm.took) for arm in self.arms)
+        return sum(arm.ended for arm in self.arms)
 
     @property
     def seconds_left(self) -> float:
@@ -167,9 +169,10 @@ def estimate(sweep: Sweep, workers: int, record: Record | None = None) -> Estima
         # no weight gradients: 2 forward, 2 back to the adapters
         work = (4 * tokens + 2 * evaluation_tokens(setting) * len(trials)) * shape.parameters
         seconds = work / (speed * EFFICIENCY) + packs * PACK_SECONDS / workers
-        took = [end.seconds / workers for end in planned.ended(record)] if record else []
+        ends = planned.ended(record) if record else []
+        took = [end.seconds / workers for end in ends if end.seconds > 0 or end.status == "finished"]
         size = (len(planned.groups), len(trials), packs, tokens)
-        arms.append(ArmEstimate(planned.setting, planned.title, *size, seconds, tuple(took)))
+        arms.append(ArmEstimate(planned.setting, planned.title, *size, seconds, len(ends), tuple(took)))
         memory = max(memory, worker_bytes(sweep, setting, shape, trial))
     return Estimate(_at_their_pace(arms), workers, memory, tuple(assumed))
 
@@ -178,7 +181,8 @@ def _at_their_pace(arms: Sequence[ArmEstimate]) -> tuple[ArmEstimate, ...]:
     """The arms, those of which trials have ended at the pace of these, and the others in proportion."""
     timed = [replace(arm, seconds=fmean(arm.took) * arm.trials) if arm.took else arm for arm in arms]
     pairs = [(found.seconds, guess.seconds) for found, guess in zip(timed, arms, strict=True) if found.took]
-    factor = sum(found for found, _ in pairs) / sum(guess for _, guess in pairs) if pairs else 1.0
+    took = sum(found for found, _ in pairs)
+    factor = took / sum(guess for _, guess in pairs) if took else 1.0
     return tuple(arm if arm.took else replace(arm, seconds=arm.seconds * factor) for arm in timed)
 
 

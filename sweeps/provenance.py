@@ -4,32 +4,42 @@ would keep its old numbers without a word.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from settings import catalog
-from sweeps.ledger import Ledger
+from sweeps.ledger import Ledger, Record
 from sweeps.sweep import Sweep
 from trainables import methods
 from trainables.trial import SettingRef, TrialConfig
 
 
 def changed(sweep: Sweep, ledger: Ledger) -> list[str]:
-    """Keep the source of the sweep's methods and own settings; a line for each that made trials when it was another."""
-    methods_of = [trial.method for ref in sweep.settings for trial in _examples(sweep, ref)]
-    code = {f"method {name}": methods.source_id(name) for name in sorted({method.name for method in methods_of})}
-    for ref in sweep.settings:
-        path = catalog.file_of(ref.name)
-        if path:
-            code[f"setting {ref.name}"] = catalog.source_id(path)
+    """Keep the code of the sweep's methods and own settings; a line for each that made trials when it was another."""
+    code = code_of(sweep)
     ledger.code(code)
-    lines = []
-    for what in code:
+    return lines(ledger.record, code)
+
+
+def code_of(sweep: Sweep) -> dict[str, str]:
+    """What ("method kl_penalty") -> content id of its own file. What that imports is not looked at."""
+    names = {trial.method.name for ref in sweep.settings for trial in _examples(sweep, ref)}
+    code = {f"method {name}": methods.source_id(name) for name in sorted(names)}
+    files = {ref.name: catalog.file_of(ref.name) for ref in sweep.settings}
+    return code | {f"setting {name}": catalog.source_id(path) for name, path in files.items() if path}
+
+
+def lines(record: Record, code: Mapping[str, str]) -> list[str]:
+    """A line for each method or setting that made trials of the record when its code was another."""
+    found = []
+    for what, source in code.items():
         kind, _, name = what.partition(" ")
-        old = [end for end in ledger.record.made_otherwise(what) if name in _names(end.trial, kind)]
+        old = [end for end in record.made_otherwise(what, source) if name in _names(end.trial, kind)]
         if old:
-            lines.append(
+            found.append(
                 f"{kind} {name} was changed after {len(old)} of its trials had ended; these keep their results."
                 " To train them anew, rename the sweep or choose another --output"
             )
-    return lines
+    return found
 
 
 def _examples(sweep: Sweep, ref: SettingRef) -> list[TrialConfig]:

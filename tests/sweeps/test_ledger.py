@@ -216,12 +216,12 @@ def test_what_was_made_with_other_code_is_known(tmp_path: Path, trials: tuple[Tr
         ledger.code({"method a": "1", "method b": "1"})
         ledger.outcome(finished(trials[1]))
         ledger.outcome(finished(trials[2], "failed"))
-        assert ledger.record.made_otherwise("method a") == []
+        assert ledger.record.made_otherwise("method a", "1") == []
         ledger.code({"method a": "2", "method b": "1"})
         ledger.outcome(finished(trials[3]))
     for _ in range(2):
         with opened(tmp_path) as ledger:
             ledger.code({"method a": "2"})
-            assert [end.trial for end in ledger.record.made_otherwise("method a")] == [trials[1]]
-            assert ledger.record.made_otherwise("method b") == []
+            assert [end.trial for end in ledger.record.made_otherwise("method a", "2")] == [trials[1]]
+            assert ledger.record.made_otherwise("method b", "1") == []
     assert (tmp_path / "out" / LEDGER).read_text().count('"code"') == 2

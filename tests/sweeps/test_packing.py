@@ -44,3 +44,16 @@ def test_a_model_that_is_not_here_is_said_to_be_assumed(tmp_path: Path, monkeypa
     assert packing.estimate(sweep, 1).assumed == ()
     monkeypatch.setattr(packing.ModelShape, "of", lambda model: None)
     assert packing.estimate(sweep, 1).assumed == ("toy",)
+
+
+def test_failed_trials_took_no_time_and_tell_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "measured_flops", lambda: 1e9)
+    sweep = toy_sweep(tmp_path)
+    guess = packing.estimate(sweep, 2)
+    record = Record(sweep.name, sweep.identity())
+    trials = sweep.trials_of(sweep.arms[0], {})
+    record.asked[sweep.arms[0].key] = {0: Asked(0, {}, trials[0].configuration_id)}
+    record.outcomes = {one.trial_id: replace(finished(one, "failed"), seconds=0.0) for one in trials}
+    found = packing.estimate(sweep, 2, record)
+    assert found.arms[1].seconds == pytest.approx(guess.arms[1].seconds, rel=0.5) and found.arms[1].seconds > 0
+    assert (found.ended, found.arms[0].seconds_left) == (2, 0.0)
