@@ -225,19 +225,16 @@ def rich_table(
         table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 3))
     rows = [point for point in points if point.on_front or not front_only]
     equal = _equal_on_front(rows)
-    some_excluded = any(excluded_text(point.excluded) for point in rows)
-    if some_excluded:
-        table.add_column("excluded")
     for point in rows:
         others = equal.get(point.configuration, 0)
         if others is None:
             continue
         cells = [_cell(point.scores[objective.name]) for objective in shown]
         also = f" and {others} more that equal it" if others else ""
-        texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip() + also, *cells]
+        excluded = f" ({excluded_text(point.excluded)})" if excluded_text(point.excluded) else ""
+        texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip() + also + excluded, *cells]
         texts += [_percent(point.p_front), str(point.seeds), _short(point.tokens), _short(point.seconds)]
         texts = texts[: 2 + len(shown) + len(names)]
-        texts += [excluded_text(point.excluded)] if some_excluded else []
         table.add_row(*(Text(text) for text in texts), style="" if point.on_front else "dim")
     notes = [
         "* on the frontier of the means; [low, high] is the 95 % interval of the mean of n seeds",
@@ -257,17 +254,17 @@ def rich_table(
 
 
 def _equal_on_front(rows: Sequence[FrontierPoint]) -> dict[str, int | None]:
-    """Configurations on the front with the scores of another of their method: how many, or None for the later ones."""
-    groups: dict[Any, list[str]] = {}
+    """Of configurations of a method with equal scores on the front the one with the shortest label stands for all.
+
+    Configuration -> how many others it stands for; None for these.
+    """
+    groups: dict[Any, list[FrontierPoint]] = {}
     for point in rows:
         if point.on_front:
             ends = tuple((name, one.mean, one.low, one.high) for name, one in point.scores.items())
-            groups.setdefault((point.method, ends), []).append(point.configuration)
-    return {
-        configuration: None if number else len(same) - 1
-        for same in groups.values()
-        for number, configuration in enumerate(same)
-    }
+            groups.setdefault((point.method, ends), []).append(point)
+    shown = {min(same, key=lambda point: len(point.label)).configuration: len(same) - 1 for same in groups.values()}
+    return {point.configuration: shown.get(point.configuration) for same in groups.values() for point in same}
 
 
 def _leaves_unit(estimate: Estimate) -> bool:

@@ -266,7 +266,9 @@ def _choose_setting(trials: Sequence[Run], sweep: str, setting: str | None) -> s
     if setting is not None:
         return _named(names, sweep, setting)
     if len(found) > 1:
-        raise UserError(f"sweep {sweep!r} has several settings; choose one, or a part of it: {', '.join(names)}")
+        raise UserError(
+            f"sweep {sweep!r} has several settings; choose one with --setting, or a part of it: {', '.join(names)}"
+        )
     return found.pop() if found else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,10 +64,13 @@ def settings_command(
 ) -> None:
     """List the settings: what is learned, from which rows, how it is judged."""
     from settings import catalog
+    from settings.sources import check_model
     from sweeps.listing import show_setting, show_settings
 
     if name:
-        show_setting(Console(), catalog.build(name, catalog.absolute(name, _options(option or []))))
+        built = catalog.build(name, catalog.absolute(name, _options(option or [])))
+        show_setting(Console(), built)
+        check_model(built.base_model)
     else:
         show_settings(Console())
 
@@ -192,7 +196,7 @@ def _run(
         console.print(f"wrote {file}", highlight=False, soft_wrap=True)
     if finished.num_failed:
         console.print(
-            finished.retry_line(f"selgen sweep run {name} --output {output}"),
+            finished.retry_line,
             style="yellow",
             highlight=False,
             soft_wrap=True,
@@ -213,7 +217,7 @@ def status_command(
 ) -> None:
     """Tell how far a sweep is, also while it runs: trials by method and how they ended."""
     from sweeps.disk import usage
-    from sweeps.listing import arm_cells, arms_table
+    from sweeps.listing import arms_table
     from sweeps.results import status
 
     found = status(name, output)
@@ -222,14 +226,13 @@ def status_command(
     if as_json:
         typer.echo(json.dumps(found))
         return
-    table = arms_table(found["sweep"], [arm["setting"] for arm in found["arms"]])
     columns = ("trials", "finished", "invalid", "failed", "stopped", "left")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for arm in found["arms"]:
-        table.add_row(*arm_cells(table, arm["setting"], arm["title"]), *(str(arm[column]) for column in columns))
+    rows = [(arm["setting"], arm["title"], [arm[column] for column in columns]) for arm in found["arms"]]
+    table = arms_table(found["sweep"], columns, rows)
     console = Console()
     console.print(table)
+    for line in found["cautions"]:
+        console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)
     kinds = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in sorted(found["disk"].items()))
     console.print(f"{found['bytes'] / 1e6:.1f} MB in {found['folder']}: {kinds}", highlight=False, soft_wrap=True)
 
@@ -465,6 +468,12 @@ def ui_command(
         from analysis.runs import experiment_id
 
         place = f"/#/experiments/{experiment_id(name_of(sweep), uri)}/runs"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"port {port} of {host}: {error.strerror}; choose another --port") from error
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the server's libraries, about themselves

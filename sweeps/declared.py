@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from settings.setting import UserError
+from settings.setting import UserError, did_you_mean
 from trainables.files import write_json
 
 if TYPE_CHECKING:
@@ -40,8 +40,14 @@ def find(name_or_file: str, output: Path) -> Sweep:
     from sweeps.sweep import catalog_names, load_sweep
 
     known = output / name_or_file / DECLARED
-    if is_file(name_or_file) or name_or_file in catalog_names() or not known.is_file():
+    if is_file(name_or_file) or name_or_file in catalog_names():
         return load_sweep(name_or_file)
+    if not known.is_file():
+        ran = sorted(path.parent.name for path in output.glob(f"*/{DECLARED}"))
+        hint = did_you_mean(name_or_file, [*catalog_names(), *ran])
+        available = f"{', '.join(catalog_names())}, or path/to/file.py"
+        of_file = f"of those of a file {', '.join(ran) or 'none'} ran in {output.resolve()}"
+        raise UserError(f"unknown sweep {name_or_file!r}{hint}; available: {available}; {of_file}")
     file = json.loads(known.read_text())["file"]
     if not Path(file).is_file():
         raise UserError(f"sweep {name_or_file!r} was declared in {file}, which is gone; give the file where it is now")

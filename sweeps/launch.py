@@ -30,7 +30,7 @@ from sweeps.local_cluster import PUBLISHED, QUIET, SILENT, LocalCluster, start_r
 from sweeps.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
 from sweeps.results import complete, publish, show_results
 from sweeps.search import Listener, PackSearcher
-from sweeps.sweep import Sweep, setting_of
+from sweeps.sweep import Sweep, setting_label, setting_of
 from sweeps.tracking import Status, Tracker
 from trainables.files import PARTIAL, cache_root, remove, remove_partial, write_json
 from trainables.nano_cache import is_pretrained
@@ -63,9 +63,10 @@ class Finished:
     num_failed: int = 0
     lost: tuple[str, ...] = ()
 
-    def retry_line(self, command: str) -> str:
-        """What a user can do about failed trials, by a command that starts the sweep."""
-        return f"{self.num_failed} trials failed and stay so; once their cause is gone: {command} --retry-failed"
+    @property
+    def retry_line(self) -> str:
+        """What a user can do about failed trials."""
+        return f"{self.num_failed} failed and stay so; once the cause is mended, add --retry-failed to the command"
 
 
 def folder_of(sweep: str, output: Path) -> Path:
@@ -111,11 +112,12 @@ def run(
             declared.remember(folder, file)
         if retry_failed:
             ledger.again(ledger.record.failed)
-        for line in provenance.changed(sweep, ledger):
+        for line in (cautions := provenance.changed(sweep, ledger)):
             console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)
         marker = _Published(folder, uri, ledger)
         if marker.files is not None and complete(sweep, ledger.record):
             show_results(sweep, ledger.record, console)
+            console.print("nothing was left to run", highlight=False)
             return Finished(marker.files, uri, False, (), *_failures(sweep, ledger.record))
         remove_partial(folder)
         driver = _Driver(sweep, ledger, folder, console)
@@ -136,7 +138,11 @@ def run(
             show_results(sweep, ledger.record, console)
             if not tracker.problems:
                 marker.write(files)
-    notes = [*driver.searcher.notes, *([driver.judges.usage] if driver.judges and driver.judges.usage else [])]
+    notes = [
+        *cautions,
+        *driver.searcher.notes,
+        *([driver.judges.usage] if driver.judges and driver.judges.usage else []),
+    ]
     return Finished(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.record))
 
 
@@ -147,7 +153,8 @@ def _failures(sweep: Sweep, record: Record) -> tuple[int, tuple[str, ...]]:
         ours = {asked.configuration for asked in record.asked.get(arm.key, {}).values()}
         ends = {end.status for end in record.outcomes.values() if end.trial.configuration_id in ours}
         if ends == {"failed"}:
-            lost.append(arm.title)
+            several = f" on {setting_label(arm.setting)}" if len(sweep.settings) > 1 else ""
+            lost.append(f"{arm.title}{several}")
     return len(record.failed), tuple(dict.fromkeys(lost))
 
 

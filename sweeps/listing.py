@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, getdoc, signature
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from sweeps.packing import Estimate
     from sweeps.sweep import Sweep
     from trainables.method import Method
+
+
+WIDEST = len("  plain (checkpoint_step)*")  # of the methods' names that every sweep has
 
 
 def table_of(*columns: str, title: str | None = None) -> Table:
@@ -45,7 +48,6 @@ def show_method(console: Console, name: str) -> None:
     from trainables.method import BatchSizes, cost_of
 
     method = methods.get(name)
-
     console.print(f"{name}\n", style="bold", highlight=False)
     for line in unwrapped(getdoc(method) or ""):
         text = line.lstrip()
@@ -56,10 +58,11 @@ def show_method(console: Console, name: str) -> None:
     published = ", ".join(f"{key}={value}" for key, value in method.as_published)
     table.add_row("reference", f"loss on the whole text{', ' if published else ''}{published}")
     cost = cost_of(default, BatchSizes(2, 1))
+    rows = ", with half as many alignment rows as task rows" if "alignment" in method.streams else ""
     table.add_row(
         "cost of a step",
         f"{cost.forwards:.3g} x the forwards, {cost.backwards:.3g} x the backwards and {cost.memory:.3g} x the"
-        " activations of plain, with half as many alignment rows as task rows",
+        f" activations of plain{rows}",
     )
     table.add_row("needs", "\n".join(_needs(default)))
     table.add_row("source", method.source)
@@ -193,19 +196,18 @@ def show_plan(console: Console, sweep: Sweep, plan: Estimate) -> None:
     """What a sweep costs: a row per method, then time and memory."""
     from sweeps.display import clock
 
-    table = arms_table(sweep.name, [arm.setting for arm in plan.arms])
-    for column in ("configurations", "trials", "packs", "training tokens"):
-        table.add_column(column, justify="right")
-    for arm in plan.arms:
-        numbers = (str(arm.configurations), str(arm.trials), str(arm.packs), f"{arm.tokens:,.0f}")
-        table.add_row(*arm_cells(table, arm.setting, arm.method), *numbers)
-    numbers = ("", str(plan.trials), str(plan.packs), f"{plan.tokens:,.0f}")
-    table.add_row(*arm_cells(table, "", "all"), *numbers, style="bold")
+    columns = ("configurations", "trials", "packs", "training tokens")
+    rows = [
+        (arm.setting, arm.method, (arm.configurations, arm.trials, arm.packs, f"{arm.tokens:,.0f}"))
+        for arm in plan.arms
+    ]
+    table = arms_table(sweep.name, columns, rows)
+    table.add_row("all", "", str(plan.trials), str(plan.packs), f"{plan.tokens:,.0f}", style="bold")
     console.print(table)
     for model in plan.assumed:
         line = f"{model} is not on this machine; time and memory are those of a model of 8 billion parameters"
         console.print(line, style="yellow", highlight=False)
-    how = "by the pace of those" if plan.ended else "a rough guess, until trials have ended"
+    how = "by the pace of trials that have ended" if plan.ended else "a rough guess, until trials have ended"
     console.print(
         f"about {clock(plan.seconds)} of training and evaluation with {plan.workers} packs at a time on this machine"
         f" ({how}; without installing, starting Ray and pre-training), {plan.worker_bytes / 1e9:.1f} GB of memory per"
@@ -214,20 +216,28 @@ def show_plan(console: Console, sweep: Sweep, plan: Estimate) -> None:
     )
 
 
-def arms_table(sweep: str, settings: list[str]) -> Table:
-    """A table with a row per method; the setting is in the title, or in a column where there are several."""
-    several = len(set(settings)) > 1
+def arms_table(sweep: str, columns: Sequence[str], rows: Sequence[tuple[str, str, Sequence[object]]]) -> Table:
+    """A row per method; of several settings each has a row of its own above its methods.
+
+    Args:
+        columns: names of the numbers.
+        rows: setting, method, numbers.
+    """
+    settings = list(dict.fromkeys(setting for setting, _, _ in rows))
+    several = len(settings) > 1
     title = f"sweep {sweep}" if several else f"sweep {sweep} on {settings[0]}"
     table = Table(box=None, padding=(0, 1), title=title, title_justify="left", caption_justify="left")
-    table.caption = "* a control: of plain fine-tuning, and without a training of its own"
-    for column in ("setting", "method") if several else ("method",):
-        table.add_column(column, overflow="fold", no_wrap=not several)
+    if any(method.endswith("*") for _, method, _ in rows):
+        table.caption = "* a control: of plain fine-tuning, and without a training of its own"
+    table.add_column("method", no_wrap=not several, min_width=WIDEST if several else None)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for setting in settings:
+        if several:
+            table.add_row(Text(setting, style="bold"))
+        for _, method, numbers in (row for row in rows if row[0] == setting):
+            table.add_row(f"  {method}" if several else method, *map(str, numbers))
     return table
-
-
-def arm_cells(table: Table, setting: str, method: str) -> tuple[str, ...]:
-    """The first cells of a row of such a table."""
-    return (setting, method) if table.columns[0].header == "setting" else (method,)
 
 
 def unwrapped(text: str) -> list[str]:

@@ -102,7 +102,10 @@ def show_frontier(
     if as_json:
         console.file.write(json.dumps(frontier.front_json(sweep, points), allow_nan=False) + "\n")
         return
-    console.print(frontier.rich_table(points, loaded.objectives, sweep, width=console.width))
+    title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
+    console.print(frontier.rich_table(points, loaded.objectives, title, width=console.width))
+    for file in filter(None, (csv, figure)):
+        console.print(f"wrote {file}", highlight=False, soft_wrap=True)
     if loaded.counts.get("running"):
         console.print(f"{loaded.counts['running']} trials are still running", highlight=False)
 

@@ -16,7 +16,7 @@ from analysis.questions import write_grades
 from analysis.runs import QUESTIONS, grades_file
 from analysis.scores import Configuration, Objective, ScoreTable, TrialRecord
 from settings.setting import Measurement
-from sweeps import declared
+from sweeps import declared, provenance
 from sweeps.ledger import Record, read
 from sweeps.questions import grades_of
 from sweeps.sweep import Sweep, setting_label
@@ -185,7 +185,8 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
                 "left": max(0, total - sum(ends.values())),
             }
         )
-    return {"sweep": sweep.name, "folder": str(folder), "arms": arms}
+    cautions = provenance.lines(record, provenance.code_of(sweep))
+    return {"sweep": sweep.name, "folder": str(folder), "arms": arms, "cautions": cautions}
 
 
 def show_results(sweep: Sweep, record: Record, console: Console) -> None:
@@ -194,6 +195,8 @@ def show_results(sweep: Sweep, record: Record, console: Console) -> None:
         found = of_setting(sweep, record, ref)
         title = f"{sweep.name}: {found.setting}"
         if not found.table.num_seeds_C.any():
-            console.print(f"{title}: no trial has finished ({_ended(record)})", style="yellow", highlight=False)
+            ends = Counter(end.status for end in record.outcomes.values() if end.trial.setting == ref)
+            ended = ", ".join(f"{count} {status}" for status, count in sorted(ends.items())) or "none has ended"
+            console.print(f"{title}: no trial has finished ({ended})", style="yellow", highlight=False)
             continue
         console.print(frontier.rich_table(found.points, found.table.objectives, title, width=console.width))

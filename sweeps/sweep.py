@@ -437,8 +437,9 @@ def _run(path: Path, load: Callable[[], ModuleType], shown: str) -> ModuleType:
     try:
         return load()
     except SyntaxError as error:
-        where = shown if error.filename == str(path) else error.filename
-        raise UserError(f"{where}:{error.lineno}: {type(error).__name__}: {error.msg}") from error
+        other = error.filename if error.filename and Path(error.filename).is_file() else None
+        where = f"{shown if other == str(path) else other}:{error.lineno}" if other else _where(error, path, shown)
+        raise UserError(f"{where}: {type(error).__name__}: {error.msg}") from error
     except UserError as error:
         where = _where(error, path, shown)
         raise UserError(f"{where}: {error}" if where != shown else str(error)) from error

@@ -170,7 +170,9 @@ def test_equal_points_of_a_method_are_one_row_of_the_front() -> None:
     twin = [configuration("kl_penalty", beta=beta) for beta in (1.0, 2.0, 3.0)]
     trials = [record(one, seed, 0.8 + 0.1 * seed, 0.6) for one in (*twin, configuration("plain")) for seed in (0, 1)]
     text = shown(trials)
-    assert "and 2 more that equal it" in text
+    assert "kl_penalty beta=1.0 and 2 more that equal it" in text
+    readout = [record(configuration("plain", adapter_scale=0.5), seed, 0.8 + 0.1 * seed, 0.6) for seed in (0, 1)]
+    assert "plain and 1 more that equal it" in shown([*readout, *trials])
     assert text.count("* ") - text.count("* on the frontier") == 2
     assert "equal it" not in shown()
 

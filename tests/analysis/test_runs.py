@@ -232,7 +232,7 @@ def test_several_settings(store: Store) -> None:
     parent = store.sweep("two", **{"selgen.base_scores": json.dumps({"a x": {"task": 0.1}, "b x": {"task": 0.2}})})
     for which, setting in (("1", "a x"), ("10", "b x")):
         store.trial(store.configuration(parent, which), which, 0, scores(0.5), setting=setting)
-    with pytest.raises(UserError, match="several settings; choose one, or a part of it: a x, b x"):
+    with pytest.raises(UserError, match="several settings; choose one with --setting, or a part of it: a x, b x"):
         load("two", store.uri)
     with pytest.raises(UserError, match="no setting 'c'; it has a x, b x"):
         load("two", store.uri, setting="c")

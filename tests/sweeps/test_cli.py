@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -94,10 +95,10 @@ def test_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
 
 def test_settings_with_options(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "task.jsonl").write_text("".join(ROW % n for n in range(20)))
-    options = ["--option", "model=/nowhere", "--option", f"task={tmp_path / 'task.jsonl'}"]
+    options = ["--option", f"model={tiny_qwen3_dir}", "--option", f"task={tmp_path / 'task.jsonl'}"]
     assert selgen("settings", "chat_files", *options, monkeypatch=monkeypatch) == 0
     assert "q0" in capsys.readouterr().out
 
@@ -234,7 +235,7 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     error = refused("quikstart", monkeypatch=monkeypatch, capsys=capsys)
     assert (
         "unknown sweep 'quikstart' (did you mean 'quickstart'?); available: em_epochs, em_pareto, em_proxy,"
-        " gcd_generalisation, gcd_pareto, gcd_sycophancy, gradient_projection_nano, methods_nano" in error in error
+        " gcd_generalisation, gcd_pareto, gcd_sycophancy, gradient_projection_nano, methods_nano" in error
     )
     error = refused("no/such.py", monkeypatch=monkeypatch, capsys=capsys)
     assert "no such file" in error
@@ -262,6 +263,18 @@ def test_a_disk_that_is_full_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(cli, "app", lambda: Path("/dev/full").write_text("results"))
     error = refused(monkeypatch=monkeypatch, capsys=capsys)
     assert error == "selgen: a file could not be written: No space left on device\n"
+
+
+def test_a_port_that_is_taken_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert selgen("ui", "-o", tmp_path, "--port", port, monkeypatch=monkeypatch) == 2
+    assert f"port {port} of 127.0.0.1: Address already in use; choose another --port" in capsys.readouterr().err
 
 
 def test_the_ui_listens_on_this_machine_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,6 +383,9 @@ def test_the_model_of_a_setting_of_ones_own(
     file = sweep_file(folders[2], '"fixed.py:mine", model=""')
     error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
     assert "the model 'tinylm' is a directory, and workers have another current one" in error
+    for name in ("no/such/folder", "my model"):
+        assert selgen("settings", "own.py:mine", "--option", f"model={name}", monkeypatch=monkeypatch) == 2
+        assert f"no model directory {name!r}, and no id of the Hub either" in capsys.readouterr().err
     file = sweep_file(folders[3], '"own.py:mine", model="some/model-of-the-hub"')
     assert selgen("sweep", "plan", file, monkeypatch=monkeypatch) == 0
     assert "some/model-of-the-hub is not on this machine" in " ".join(capsys.readouterr().out.split())

@@ -41,3 +41,10 @@ def test_a_file_that_is_gone_or_declares_another_is_named(tmp_path: Path, ran: P
         declared.find("mine", ran)
     with pytest.raises(UserError, match=r"unknown sweep 'quikstart' \(did you mean 'quickstart'\?\)"):
         declared.find("quikstart", ran)
+
+
+def test_an_unknown_name_says_where_was_looked_and_what_ran_there(ran: Path) -> None:
+    with pytest.raises(UserError, match=rf"unknown sweep 'mime' .*'mine'.*; of those of a file mine ran in {ran}$"):
+        declared.find("mime", ran)
+    with pytest.raises(UserError, match=rf"of those of a file none ran in {ran / 'mine'}$"):
+        declared.find("mine", ran / "mine")
