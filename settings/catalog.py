@@ -41,7 +41,7 @@ def builder(name: str) -> Builder:
         raise UserError(f"unknown setting {name!r}{hint}; available: {', '.join(names())}, or path/to/file.py:function")
     found = getattr(module, function, None)
     if not callable(found):
-        known = [key for key, value in vars(module).items() if callable(value) and value.__module__ == module.__name__]
+        known = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         where = module.__file__ if ":" in name else module.__name__
         raise UserError(f"setting {name!r}: {where} has no function {function!r}{did_you_mean(function, known)}")
     return found

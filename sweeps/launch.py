@@ -51,7 +51,7 @@ class Finished:
         files: of the frontier.
         tracking_uri: of MLflow.
         interrupted: by the user.
-        notes: arms that ended early and why, base models without a score, what the judge cost.
+        notes: code that was changed, arms that ended early and why, base models without a score, what the judge cost.
         num_failed: trials that failed, in this start or before.
         lost: methods all of whose trials failed.
     """
@@ -122,27 +122,15 @@ def run(
         remove_partial(folder)
         driver = _Driver(sweep, ledger, folder, console)
         tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None, ledger=folder)
-        tracker.start(record=ledger.record)
-        status: Status = "FAILED"
-        try:
-            with driver.display:
-                driver.train(tracker, address, cluster)
-            driver.tidy()
-            files = publish(sweep, ledger.record, folder, tracker)
-            status = "KILLED" if driver.interrupted else "FINISHED"
-        finally:
-            tracker.close(status)
+        files = driver.run(tracker, address, cluster)
         for problem in tracker.problems:
             console.print(f"MLflow: {problem}", style="yellow", highlight=False)
         if not driver.interrupted:
             show_results(sweep, ledger.record, console)
             if not tracker.problems:
                 marker.write(files)
-    notes = [
-        *cautions,
-        *driver.searcher.notes,
-        *([driver.judges.usage] if driver.judges and driver.judges.usage else []),
-    ]
+    usage = driver.judges.usage if driver.judges else ""
+    notes = [*cautions, *driver.searcher.notes, *filter(None, [usage])]
     return Finished(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.record))
 
 
@@ -240,6 +228,20 @@ class _Driver:
         self.searcher.interrupted = lambda: self.interrupted
         self._judging = judging
         self.display.judging = self._judging_now
+
+    def run(self, tracker: Tracker, address: str | None, cluster: LocalCluster | None) -> list[Path]:
+        """Train what is left, and publish the frontier. Returns its files."""
+        tracker.start(record=self._ledger.record)
+        status: Status = "FAILED"
+        try:
+            with self.display:
+                self.train(tracker, address, cluster)
+            self.tidy()
+            files = publish(self.sweep, self._ledger.record, self.folder, tracker)
+            status = "KILLED" if self.interrupted else "FINISHED"
+        finally:
+            tracker.close(status)
+        return files
 
     def train(self, tracker: Tracker, address: str | None, cluster: LocalCluster | None) -> None:
         """Pre-train what is missing, start Ray, and let Tune run packs until the searcher has no more."""

@@ -341,8 +341,7 @@ def run(
         for note in finished.notes:
             console.print(note, highlight=False)
         if finished.num_failed:
-            line = finished.retry_line
-            console.print(line, style="yellow", highlight=False, soft_wrap=True)
+            console.print(finished.retry_line, style="yellow", highlight=False, soft_wrap=True)
     entry, written = draw(name, scale, files, sweeps, output, folder)
     console.print(entry.outcome, style="bold", highlight=False)
     return written

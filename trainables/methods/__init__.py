@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import traceback
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -32,20 +33,25 @@ def get(name: str) -> type[Method]:
     found = [value for value in vars(module).values() if _is_method(value, module.__name__)]
     if len(found) != 1:
         raise UserError(f"{module.__file__} must define exactly one Method, found {len(found)}")
-    if "__dataclass_params__" not in vars(found[0]):
-        raise UserError(f"{module.__file__}: put @dataclass(frozen=True, kw_only=True) before {found[0].__name__}")
-    try:
-        coefficients(found[0])
-    except TypeError as error:
-        raise UserError(f"{module.__file__}: {error}") from error
-    for attribute in ("streams", "reference", "layers", "alive"):
-        given, known = getattr(found[0], attribute), None if attribute == "alive" else get_args(Stream)
-        if not isinstance(given, tuple) or not all(
-            isinstance(name, str) and name in (known or given) for name in given
-        ):
-            of = f" of {', '.join(known)}" if known else " of names that it records"
-            raise UserError(f"{module.__file__}: {found[0].__name__}.{attribute} must be a tuple{of}, got {given!r}")
+    _check(found[0], str(module.__file__))
     return found[0]
+
+
+@lru_cache
+def _check(method: type[Method], file: str) -> None:
+    """Refuse a class that is not declared as a method has to be. Raises UserError."""
+    if "__dataclass_params__" not in vars(method):
+        raise UserError(f"{file}: put @dataclass(frozen=True, kw_only=True) before {method.__name__}")
+    try:
+        coefficients(method)
+    except TypeError as error:
+        raise UserError(f"{file}: {error}") from error
+    for attribute in ("streams", "reference", "layers", "alive"):
+        given, known = getattr(method, attribute), get_args(Stream)
+        free = attribute == "alive"
+        if not isinstance(given, tuple) or not all(isinstance(name, str) and (free or name in known) for name in given):
+            of = "names that it records" if free else ", ".join(known)
+            raise UserError(f"{file}: {method.__name__}.{attribute} must be a tuple of {of}, got {given!r}")
 
 
 def _module(name: str) -> ModuleType:
