@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,7 +57,7 @@ class LocalCluster:
             stderr=self._errors,
             text=True,
             env={**QUIET, **os.environ},
-            process_group=0,  # Ctrl-C is for the driver, which still needs Ray then
+            process_group=0,  # of all that Ray starts; Ctrl-C is for the driver, which still needs Ray then
         )
 
     def __enter__(self) -> LocalCluster:
@@ -90,7 +91,7 @@ class LocalCluster:
         try:
             self._process.wait(CLOSE_SECONDS if self._address else 0.0)
         except subprocess.TimeoutExpired:
-            self._process.kill()  # what it has started ends with it
+            os.killpg(self._process.pid, signal.SIGKILL)  # Ray's agents would look for a killed cluster for a minute
             self._process.wait()
         self._process.stdout.close()
         self._errors.close()

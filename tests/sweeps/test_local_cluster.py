@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from settings.setting import UserError
@@ -53,6 +55,17 @@ def test_nothing_stays_of_one_that_nobody_used(tmp_path: Path) -> None:
     _, shown = process.communicate(timeout=60)
     assert process.returncode == 2 and "nowhere.py" in shown and "Traceback" not in shown
     assert not alive(session_of(process))
+
+
+@pytest.mark.slow
+def test_nothing_stays_of_one_that_had_just_started() -> None:
+    """Left to themselves, Ray's agents would look for their killed cluster for a minute."""
+    with LocalCluster() as cluster:
+        process = cluster._process
+        assert process.stdout is not None and select.select([process.stdout], [], [], 60)[0]
+        others = psutil.Process(process.pid).children(recursive=True)
+        assert any("Agent" in one.name() for one in others)
+    assert not alive(others, seconds=10)
 
 
 @pytest.mark.slow
