@@ -215,7 +215,10 @@ def _check_exists(tracking_uri: str) -> None:
     with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=60)) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not set(Base.metadata.tables) <= tables:
-        raise UserError(f"{path} is not a store of this version of MLflow, or is still being made")
+        raise UserError(
+            f"{path} is not a store of this version of MLflow, or is still being made; "
+            "if MLflow was killed meanwhile, delete it and resume the sweep, whose ledger has everything"
+        )
 
 
 def _runs(client: MlflowClient, experiments: list[str], wanted: str = "") -> list[Run]:

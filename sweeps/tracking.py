@@ -26,6 +26,7 @@ import queue
 import re
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from settings.setting import Measurement, UserError
 from sweeps.ledger import Record, read
 from sweeps.sweep import Sweep, setting_label, setting_of
+from trainables.files import replacing_file
 from trainables.trial import Outcome, TrialConfig
 
 if TYPE_CHECKING:
@@ -560,10 +562,22 @@ def _client(uri: str) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _create(path)
         with closing(sqlite3.connect(path, timeout=60)) as database:
             database.execute("PRAGMA journal_mode=WAL")
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _create(path: Path) -> None:
+    """Make an SQLite store in one move. MLflow needs seconds for its tables, and never accepts half of them."""
+    import mlflow
+
+    with tempfile.TemporaryDirectory(prefix="selgen-") as folder, replacing_file(path, keep=True) as temporary:
+        made = Path(folder) / path.name
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{made}", registry_uri=f"sqlite:///{made}").search_experiments()
+        with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(temporary)) as target:
+            source.backup(target)
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -57,20 +57,33 @@ def _take_place(temporary: Path, directory: Path) -> None:
 
 
 @contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
+def replacing_file(path: Path, keep: bool = False) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place, in one move, when the block ends well, and else vanishes.
 
     Of two writers of one file the later wins. At every moment, also after a power cut, one of both files is there.
+
+    Args:
+        keep: the file that is there meanwhile: the earlier writer wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     try:
         yield temporary
         _flush(temporary)
-        temporary.replace(path)
+        if not (keep and _linked(temporary, path)):
+            temporary.replace(path)
         _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give a file a second name unless something has it. False when it is free, but the file system has no links."""
+    try:
+        os.link(temporary, path)
+    except OSError:
+        return path.exists()
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -38,7 +38,7 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, on the same port every time, and wait until it answers."""
+        """Start it, on the same port every time, and wait until it answers; its tables are made by then."""
         store = {
             "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{self._folder / 'mlflow.db'}",
             "_MLFLOW_SERVER_ARTIFACT_ROOT": str(self._folder / "artifacts"),
@@ -55,7 +55,9 @@ class MlflowServer:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+            with urllib.request.urlopen(
+                f"{self.uri}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=60
+            ) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False

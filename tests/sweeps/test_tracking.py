@@ -3,9 +3,13 @@
 import json
 import math
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -472,6 +476,32 @@ def test_a_broken_store_does_not_reach_the_caller(tmp_path: Path, store: str, mo
     assert time.monotonic() - began < 20
     assert any("next start of the sweep writes what is missing" in problem for problem in tracker.problems)
     assert all("\n" not in problem for problem in tracker.problems)
+
+
+def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
+    """MLflow itself refuses a file in which it was killed while it made its tables."""
+    uri = default_uri(tmp_path / "out")
+    making = [sys.executable, "-c", f"from sweeps.tracking import _client; _client({uri!r})"]
+    maker = subprocess.Popen(making, env=os.environ | {"TMPDIR": str(tmp_path)})
+    wait_until(lambda: any("registered_models" in tables_of(file) for file in tmp_path.rglob("mlflow.db")))
+    maker.kill()
+    assert maker.wait() == -signal.SIGKILL
+    sweep = toy_sweep(tmp_path)
+    assert project(record_of(sweep), sweep, uri) == []
+    assert len(runs_of(tmp_path / "out", sweep)) == 10
+
+
+def tables_of(database: Path) -> set[str]:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)) as opened:
+        return {name for (name,) in opened.execute("SELECT name FROM sqlite_master")}
+
+
+def test_two_sweeps_may_make_the_store_at_once(tmp_path: Path) -> None:
+    sweeps = [replace(toy_sweep(tmp_path), name=name) for name in ("one", "other")]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda sweep: project(record_of(sweep), sweep, default_uri(tmp_path / "out")), sweeps))
+    assert found == [[], []]
+    assert [len(runs_of(tmp_path / "out", sweep)) for sweep in sweeps] == [10, 10]
 
 
 def test_a_store_that_comes_back_gets_everything(tmp_path: Path, out: Path, monkeypatch: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from trainables.files import remove, remove_partial, replacing, write_json
+from trainables.files import remove, remove_partial, replacing, replacing_file, write_json
 
-MOMENTS = ("fsync", "rename", "replace", "rmdir", "unlink")  # calls of `os` that change what a reader may find
+MOMENTS = ("fsync", "link", "rename", "replace", "rmdir", "unlink")  # calls of `os` that change what a reader may find
 
 
 def killed_at(moment: str, number: int, write: Callable[[], None]) -> bool:
@@ -125,3 +126,38 @@ def test_removing(tmp_path: Path) -> None:
     for name in ("folder", "file", "nothing"):
         remove(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def write_new(place: Path, text: str) -> None:
+    with replacing_file(place, keep=True) as temporary:
+        temporary.write_text(text)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_make_a_file_the_earlier_wins(tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file system knows no hard links."""
+    place = tmp_path / "file"
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    with replacing_file(place, keep=True) as later:
+        later.write_text("later")
+        place.write_text("earlier")
+    assert place.read_text() == "earlier"
+    place.unlink()
+    write_new(place, "new")
+    assert place.read_text() == "new" and list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_new_file_is_whole_or_absent(tmp_path: Path, moment: str) -> None:
+    place, number = tmp_path / "file", 0
+    while killed_at(moment, number, lambda: write_new(place, "new")):
+        assert not place.exists() or place.read_text() == "new"
+        remove(place)
+        remove_partial(tmp_path)
+        number += 1
+    assert place.read_text() == "new"
