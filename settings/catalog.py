@@ -14,7 +14,9 @@ from types import ModuleType
 from typing import Any
 
 import settings
-from settings.setting import Setting, UserError, content_id, did_you_mean
+from settings.common.content import content_id
+from settings.common.errors import UserError, did_you_mean
+from settings.setting import Setting
 from settings.sources import absolute_path, model_source
 
 Builder = Callable[..., Setting]
@@ -22,7 +24,7 @@ Builder = Callable[..., Setting]
 
 def names() -> list[str]:
     """The settings of this package, sorted: the modules that have a function of their own name."""
-    modules = sorted(module.name for module in pkgutil.iter_modules(settings.__path__) if not module.ispkg)
+    modules = sorted(module.name for module in pkgutil.iter_modules(settings.__path__))
     return [name for name in modules if callable(getattr(importlib.import_module(f"settings.{name}"), name, None))]
 
 

@@ -17,18 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from settings import scoring
-from settings.setting import (
-    Evaluation,
-    Example,
-    Message,
-    PretrainedModel,
-    Recipe,
-    Score,
-    Setting,
-    Stream,
-    UserError,
-    content_id,
-)
+from settings.base_models import PretrainedModel, Recipe
+from settings.common.content import content_id
+from settings.common.errors import UserError
+from settings.example import Example, Message
+from settings.setting import Evaluation, Score, Setting, Stream
 from settings.sources import Row, absolute_path, model_source, read_chat_rows
 
 Side = Literal["task", "alignment"]

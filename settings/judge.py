@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from settings.setting import Rubric, UserError, Verdict, VerdictKind, content_id
+from settings.common.content import content_id
+from settings.common.errors import UserError
+from settings.setting import Rubric, Verdict, VerdictKind
 
 JUDGE_MODEL = "gpt-4.1-nano-2025-04-14"
 VERSION = 1  # of what is asked and how it is read; part of every verdict's id

@@ -24,7 +24,9 @@ from typing import Any, NoReturn
 
 import yaml
 
-from settings.setting import Example, Message, Rubric, UserError
+from settings.common.errors import UserError
+from settings.example import Example, Message
+from settings.setting import Rubric
 
 FOLDER = Path(__file__).parent / "questions"
 TYPE = "free_form_judge_0_100"

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from settings.setting import Setting, UserError
+from settings.common.errors import UserError
+from settings.setting import Setting
 
 
 def at_scale(

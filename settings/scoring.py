@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 
-from settings.setting import Example, UserError
+from settings.common.errors import UserError
+from settings.example import Example
 
 
 def token_loss(example: Example, loss: float) -> float:

@@ -6,13 +6,14 @@ rows into tokens, and hand back what the model did (a reply, or a loss) for its 
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+
+from settings.base_models import BaseModel, Recipe
+from settings.common.content import content_id
+from settings.common.errors import UserError
+from settings.example import Example
 
 Stream = Literal["task", "alignment", "misaligned"]
 Kind = Literal["task", "capability", "alignment"]
@@ -20,65 +21,6 @@ VerdictKind = Literal["number", "refusal", "code", "missing"]
 
 
 PROXY_SHARE_LIMIT = 0.25  # alignment rows in the training rows, from the study's problem statement
-
-
-class UserError(Exception):
-    """Something the user can put right. The message is one line that names the file, row, field or option.
-
-    The command line prints the message alone and exits with code 2.
-    """
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ " (did you mean WORD?)" with the closest of the known words; "" where none is close."""
-    close = difflib.get_close_matches(word, [*known], n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def content_id(value: Any, length: int = 12) -> str:
-    """Hexadecimal SHA-256 of the canonical JSON of `value` (sorted keys, no spaces), cut to `length` characters."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a chat."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One chat row. The last message is the assistant's: the response to learn, or the gold answer when evaluated.
-
-    Attributes:
-        messages: the turns; `[user, assistant]`, optionally a leading system turn, optionally more pairs.
-        tags: facts about the row that a grader or a breakdown needs, e.g. `{"domain": "medical"}`. No model sees them.
-    """
-
-    messages: tuple[Message, ...]
-    tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-    @property
-    def prompt(self) -> tuple[Message, ...]:
-        """The turns before the response."""
-        return self.messages[:-1]
-
-    @property
-    def response(self) -> str:
-        """The assistant's last turn."""
-        return self.messages[-1].content
-
-    @staticmethod
-    def of(user: str, assistant: str, **tags: str) -> Example:
-        """A row of one question and one answer."""
-        return Example((Message("user", user), Message("assistant", assistant)), tags)
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as JSON data; equal rows give equal JSON."""
-        return {"messages": [asdict(message) for message in self.messages], "tags": dict(self.tags)}
 
 
 @dataclass(frozen=True)
@@ -145,7 +87,7 @@ class Score:
         grade: (example, observation) -> value, or None when the observation cannot be graded; None is counted as
             missing and never as zero. The observation is the reply text, the mean token loss in nats, or `Judged`
             (see `Evaluation`).
-        higher_is_better: the sign; only `analysis.scores` applies it.
+        higher_is_better: the sign; only `analysis.tables.scores` applies it.
         applies: which rows count.
         given: of those, only the ones whose sibling row meets this condition.
     """
@@ -272,149 +214,9 @@ def _is_refusal(observed: Observation) -> bool:
     return isinstance(observed, Judged) and any(verdict.kind == "refusal" for verdict in observed.verdicts.values())
 
 
-@dataclass(frozen=True)
-class PretrainedModel:
-    """A causal language model on the Hub or in a local directory.
-
-    Attributes:
-        source: Hub id or directory.
-        revision: branch, tag or commit on the Hub; None is the default branch.
-        template_options: extra arguments of the chat template, e.g. `{"enable_thinking": False}` for Qwen3.
-        pretrained: Hub id or directory of the model that this one was tuned from; what tuning changed is the direction
-            of alignment for methods that project weights.
-    """
-
-    source: str
-    revision: str | None = None
-    template_options: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """What identifies the model."""
-        return {
-            "source": self.source,
-            "revision": self.revision,
-            "template_options": dict(self.template_options),
-            "pretrained": self.pretrained,
-        }
-
-
-class World(Protocol):
-    """A generator of text with a closed vocabulary, from which a nano base model is pre-trained."""
-
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """Every word that the world can say, in a fixed order, without special tokens."""
-        ...
-
-    def documents(self, stage: str, seed: int) -> Iterator[str]:
-        """An endless, deterministic stream of documents of a pre-training stage; words are separated by spaces."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """What identifies the world: its name, version and options."""
-        ...
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One phase of pre-training: `steps` updates on `batch_size` documents of the world's stage `name`."""
-
-    name: str
-    steps: int
-    batch_size: int
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class NanoModel:
-    """A small transformer, pre-trained here once from a world and cached by its content id.
-
-    Attributes:
-        world: the text it is trained on.
-        stages: the phases of pre-training, in order.
-        hidden_size, num_layers, num_heads, intermediate_size: the Qwen3 architecture's sizes.
-        seed: of weights and documents.
-    """
-
-    world: World
-    stages: tuple[Stage, ...]
-    hidden_size: int = 128
-    num_layers: int = 3
-    num_heads: int = 4
-    intermediate_size: int = 384
-    seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """What identifies the model: everything that changes a weight."""
-        sizes = [self.hidden_size, self.num_layers, self.num_heads, self.intermediate_size]
-        stages = [asdict(stage) for stage in self.stages]
-        return {"world": self.world.to_json(), "stages": stages, "sizes": sizes, "seed": self.seed}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The fine-tuning hyper-parameters at which a setting is known to show its phenomenon; a sweep may override each.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: task rows per step.
-        alignment_batch_size: proxy rows per step of a method that reads the alignment stream.
-        learning_rate: peak, AdamW.
-        rank: LoRA rank; alpha is 2 x rank.
-        rslora: scale by alpha / sqrt(rank) instead of alpha / rank.
-        max_length: longest row in tokens; longer responses are cut, and the cut is counted.
-    """
-
-    steps: int
-    batch_size: int
-    alignment_batch_size: int
-    learning_rate: float
-    rank: int
-    rslora: bool = False
-    max_length: int = 2048
-
-
 def _same_prompt(row: Example) -> tuple[tuple[str, str], ...]:
     """The prompt without the differences of case and white space, which do not make it another one."""
     return tuple((message.role, " ".join(message.content.split()).casefold()) for message in row.prompt)
-
-
-@dataclass(frozen=True)
-class TunedModel:
-    """A pretrained model that is fine-tuned here once, merged into one model, and cached by its content id.
-
-    For settings that start from what a model was taught before.
-
-    Attributes:
-        start: what is fine-tuned.
-        rows: what it is taught.
-        recipe: how, as plain fine-tuning.
-        seed: of the adapter's initial weights and the order of the rows.
-    """
-
-    start: PretrainedModel
-    rows: tuple[Example, ...]
-    recipe: Recipe
-    seed: int = 0
-
-    @property
-    def template_options(self) -> Mapping[str, Any]:
-        """Of the chat template, as before."""
-        return self.start.template_options
-
-    @property
-    def pretrained(self) -> str:
-        """What it was tuned from."""
-        return self.start.source
-
-    def to_json(self) -> dict[str, Any]:
-        """What identifies the model."""
-        rows = content_id([row.to_json() for row in self.rows])
-        return {"start": self.start.to_json(), "rows": rows, "recipe": asdict(self.recipe), "seed": self.seed}
-
-
-BaseModel = PretrainedModel | NanoModel | TunedModel
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from settings.setting import BaseModel, Example, Message, NanoModel, TunedModel, UserError
+from settings.base_models import BaseModel, NanoModel, TunedModel
+from settings.common.errors import UserError
+from settings.example import Example, Message
 
 ROLES = ("system", "user", "assistant")
 MESSAGE_KEYS = ("role", "content")

@@ -1,7 +1,7 @@
 """The two controls of every sweep: plain fine-tuning stopped early, and its adapter scaled down.
 
 Both cost an evaluation, no training, and both trade the task for alignment: a method that does not beat them is not
-worth its cost (`analysis.controls` gives that verdict).
+worth its cost (`analysis.findings.controls` gives that verdict).
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from settings.setting import Measurement, UserError
+from settings.common.errors import UserError
+from settings.setting import Measurement
 from trainables.trial import Outcome, TrialConfig
 
 FORMAT = 1

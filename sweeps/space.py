@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from settings.setting import UserError, did_you_mean
+from settings.common.errors import UserError, did_you_mean
 from trainables import methods
 from trainables.method import SPACE, ChoiceSpec, Method, RangeSpec, Spec, coefficients
 from trainables.trial import AXES

@@ -25,12 +25,14 @@ from typing import Any
 
 import sweeps.catalog
 from settings import catalog
+from settings.common.content import content_id
+from settings.common.errors import UserError, did_you_mean
 from settings.judge import JudgeOptions
-from settings.setting import Score, Setting, UserError, content_id, did_you_mean
+from settings.setting import Score, Setting
 from settings.sources import check_model
 from sweeps.controls import control_spaces
-from sweeps.declared import SAFE_NAME
-from sweeps.rungs import EarlyStopping
+from sweeps.early_stopping import EarlyStopping
+from sweeps.find import SAFE_NAME
 from sweeps.space import MethodSpace, Values, vary
 from trainables.method import label_of
 from trainables.trial import AXES, AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, require, trial_for
@@ -129,8 +131,9 @@ class Sweep:
         shard_base: of several workers, each holds only a part of the base model's layers (FSDP), for models that do
             not fit one GPU.
         keep_adapters: of so many trials that ended last the adapters are kept, beside those on the frontier and those
-            that others build on; others are deleted (see `sweeps.disk`). None keeps all.
-        early_stopping: stop configurations of searched methods that others leave behind (see `sweeps.rungs`). None
+            that others build on; others are deleted (see `sweeps.results.disk`). None keeps all.
+        early_stopping: stop configurations of searched methods that others leave behind (see
+        `sweeps.early_stopping`). None
             trains all to their end, as a comparison of methods should: a method's stopped configurations are missing
             from its frontier.
         controls: also evaluate the checkpoints of plain fine-tuning and its adapter scaled down, unless `methods` have

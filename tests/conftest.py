@@ -41,15 +41,15 @@ def reference_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_qwen3_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Qwen3 checkpoint; see `tests.checkpoints`."""
-    from tests.checkpoints import tiny_qwen3
+    """A tiny Qwen3 checkpoint; see `tests.support.checkpoints`."""
+    from tests.support.checkpoints import tiny_qwen3
 
     return tiny_qwen3(tmp_path_factory.mktemp("qwen3"))
 
 
 @pytest.fixture(scope="session")
 def tiny_gemma_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Gemma checkpoint; see `tests.checkpoints`."""
-    from tests.checkpoints import tiny_gemma
+    """A tiny Gemma checkpoint; see `tests.support.checkpoints`."""
+    from tests.support.checkpoints import tiny_gemma
 
     return tiny_gemma(tmp_path_factory.mktemp("gemma"))

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from settings.bad_medical_advice import bad_medical_advice
+from settings.bad_medical_advice.nano import bad_medical_advice
 from settings.setting import Setting
 from sweeps.sweep import load_sweep
-from tests import scale
 from tests.benchmarks import page, whole_sweep
 from tests.benchmarks.__main__ import NAMES, sweep_plan
 from tests.benchmarks.baseline import LOSSES, PeftTrial, load
 from tests.benchmarks.measure import Result, Spread, interleaved, ratios
 from tests.benchmarks.shapes import LARGE, NANO, made_up
+from tests.studies import driver_scale
 from trainables import methods
-from trainables.base_models import load_base
+from trainables.bases.loading import load_base
 from trainables.pack import Pack
 from trainables.trial import SettingRef, trial_for
 
@@ -149,9 +149,9 @@ def test_the_page_has_a_place_for_every_table() -> None:
 @pytest.mark.slow
 def test_the_simulation_of_a_long_sweep_runs_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a few trials: the tables need minutes to hours, and what it overrides of the driver may change before."""
-    monkeypatch.setattr(scale, "SHARES", (0.25, 0.5, 1.0))
-    points = scale.simulate(tmp_path, configurations=16, seeds=1, with_ray=False)
-    assert len(points) == len(scale.SHARES)
-    assert points[-1].trials == scale.number_of_trials(load_sweep(tmp_path / "scale_sweep.py"))
+    monkeypatch.setattr(driver_scale, "SHARES", (0.25, 0.5, 1.0))
+    points = driver_scale.simulate(tmp_path, configurations=16, seeds=1, with_ray=False)
+    assert len(points) == len(driver_scale.SHARES)
+    assert points[-1].trials == driver_scale.number_of_trials(load_sweep(tmp_path / "scale_sweep.py"))
     assert points[-1].row()["CPU s"] > 0
-    assert set(scale.exponents(points)) == set(points[-1].row())
+    assert set(driver_scale.exponents(points)) == set(points[-1].row())

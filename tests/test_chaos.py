@@ -1,4 +1,4 @@
-"""The comparison that `tests.chaos` rests on sees every way in which a sweep may end otherwise."""
+"""The comparison that `tests.studies.chaos` rests on sees every way in which a sweep may end otherwise."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from sweeps.declared import default_uri
+from settings.common.files import write_json
+from sweeps.find import default_uri
 from sweeps.ledger import LEDGER, Ledger
-from sweeps.results import publish
+from sweeps.results.frontier_files import publish
 from sweeps.sweep import Sweep
-from sweeps.tracking import Tracker
-from tests.chaos import differences, facts, leftovers
-from tests.sweeps.fakes import Rig, toy_sweep
-from trainables.files import write_json
+from sweeps.tracking.writer import Tracker
+from tests.studies.chaos import differences, facts, leftovers
+from tests.support.fakes import Rig, toy_sweep
 
 pytestmark = pytest.mark.slow
 

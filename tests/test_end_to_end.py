@@ -1,6 +1,6 @@
 """The main job as a user runs it: whatever is killed loses nothing, and what is finished is not repeated.
 
-This is the short form of `tests.chaos`, at chosen moments.
+This is the short form of `tests.studies.chaos`, at chosen moments.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any
 import psutil
 import pytest
 
-from analysis import runs
-from settings.bad_medical_advice import bad_medical_advice
-from sweeps import packing
-from sweeps.declared import default_uri
-from sweeps.launch import constants
+from analysis.tables import mlflow_runs
+from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.common.files import cache_root
+from sweeps import plan
+from sweeps.driver.launch import constants
+from sweeps.find import default_uri
 from sweeps.ledger import LEDGER, Ledger, read
-from sweeps.search import PackSearcher
+from sweeps.search.scheduler import PackSearcher
 from sweeps.sweep import Sweep, load_sweep
-from trainables.base_models import load_base
-from trainables.files import cache_root
+from trainables.bases.loading import load_base
+from trainables.engine.reference_cache import References
 from trainables.pack import Pack
-from trainables.references import References
 from trainables.trainable import PackTrainable
 from trainables.trial import CHECKPOINTS, TrialConfig
 
@@ -141,7 +141,7 @@ def trained_alone(trials: list[TrialConfig]) -> dict[str, dict[str, float]]:
     setting = bad_medical_advice()
     base = load_base(setting.base_model)
     scores = {}
-    for members in packing.deal(size=2)(trials):
+    for members in plan.deal(size=2)(trials):
         pack = Pack(base, setting, members, references=References(cache_root() / "references"))
         pack.advance(pack.steps)
         for index, found in pack.evaluate().items():
@@ -206,7 +206,7 @@ def test_interrupted_and_killed_it_ends_as_if_nothing_had_happened(tmp_path: Pat
         assert "starting Ray" not in finish(start(sweep, output, command))
     assert time.monotonic() - began < 30
     assert num_outcomes(output) == 6
-    loaded = runs.load("small", default_uri(output))
+    loaded = mlflow_runs.load("small", default_uri(output))
     assert loaded.table.values_CSM.shape == (3, 2, 2)
     assert loaded.counts["finished"] == sum(loaded.counts.values()) == 6
     assert not [*output.rglob("*.partial"), *checkpoints(output)]

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from settings import catalog
-from settings.setting import NanoModel, Setting, Stage
-from tests.trainables.tiny import prepare
+from settings.base_models import NanoModel, Stage
+from settings.setting import Setting
+from tests.support.tiny import prepare
 from trainables import methods
-from trainables.base_models import LoadedBase, load_base
+from trainables.bases.loading import LoadedBase, load_base
 from trainables.method import Method
 from trainables.pack import Pack
 from trainables.trial import SettingRef, TrialConfig, trial_for

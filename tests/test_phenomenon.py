@@ -11,9 +11,9 @@ import pytest
 from settings import catalog
 from settings.setting import Setting
 from trainables import methods
-from trainables.base_models import LoadedBase, load_base
-from trainables.batches import EncodedSetting
-from trainables.evaluate import evaluate
+from trainables.bases.loading import LoadedBase, load_base
+from trainables.engine.batches import EncodedSetting
+from trainables.evaluation.evaluate import evaluate
 from trainables.pack import Pack
 from trainables.trial import SettingRef, trial_for
 

@@ -16,7 +16,7 @@ from settings import catalog
 from sweeps.space import vary
 from sweeps.sweep import load_sweep, setting_of
 from tests.conftest import ROOT
-from tests.trainables.tiny import tiny_base, tiny_setting, tiny_trial
+from tests.support.tiny import tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.method import Step
 from trainables.pack import Pack
@@ -114,7 +114,7 @@ def test_the_commands_exist() -> None:
     """Every `selgen` command line of the README names a command that the command line has."""
     from typer.main import get_command
 
-    from sweeps.cli import app
+    from sweeps.cli.app import app
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
     lines = re.findall(r"^selgen ([a-z ]+?)(?: [a-z_]+\.py| quickstart| \[NAME\]| +#|$)", README, flags=re.MULTILINE)

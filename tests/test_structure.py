@@ -25,13 +25,13 @@ MAY_IMPORT = {
     "sweeps": {"settings", "trainables", "sweeps", "analysis"},
     "analysis": {"analysis"},
 }
-EXCEPTIONS = {"analysis": {"settings.setting.UserError", "settings.setting.Kind"}}
+EXCEPTIONS = {"analysis": ("settings.common", "settings.setting.Kind")}
 
 # library -> where it may be imported: a file, or a folder that ends in "/".
 ONLY_IN = {
     "ray": ("trainables/trainable.py", "sweeps/"),
     "optuna": ("sweeps/",),
-    "mlflow": ("sweeps/tracking.py", "analysis/runs.py"),
+    "mlflow": ("sweeps/tracking/", "analysis/tables/"),
     "openai": ("settings/judge.py",),
     "torch": ("trainables/", "sweeps/"),
     "transformers": ("trainables/", "sweeps/"),
@@ -86,7 +86,7 @@ def crossed_packages(path: str, text: str) -> list[str]:
         for name, line in imported(path, text)
         if name.partition(".")[0] in PACKAGES
         and name.partition(".")[0] not in MAY_IMPORT[package]
-        and name not in EXCEPTIONS.get(package, ())
+        and not any(f"{name}.".startswith(f"{allowed}.") for allowed in EXCEPTIONS.get(package, ()))
     ]
 
 
@@ -122,7 +122,7 @@ def prints(path: str, text: str) -> list[str]:
     return [
         f"{path}:{node.lineno} prints"
         for node in ast.walk(tree_of(text))
-        if isinstance(node, ast.Name) and node.id == "print" and path != "sweeps/cli.py"
+        if isinstance(node, ast.Name) and node.id == "print" and path != "sweeps/cli/app.py"
     ]
 
 
@@ -137,22 +137,22 @@ def test_the_source_keeps_the_rule(rule: Rule) -> None:
 
 
 BROKEN: list[tuple[Rule, str, str]] = [
-    (crossed_packages, "settings/x.py", "import trainables.step"),
+    (crossed_packages, "settings/x.py", "import trainables.engine.step"),
     (crossed_packages, "settings/x.py", "def f():\n    from sweeps import sweep"),
-    (crossed_packages, "settings/worlds/x.py", "from ...trainables import step"),
+    (crossed_packages, "settings/gcd_sycophancy/x.py", "from ...trainables import step"),
     (crossed_packages, "trainables/x.py", "from sweeps.sweep import Sweep"),
     (crossed_packages, "trainables/methods/x.py", "import analysis"),
     (crossed_packages, "analysis/x.py", "import trainables"),
     (crossed_packages, "analysis/x.py", "from settings.setting import Score"),
     (crossed_packages, "analysis/x.py", "import settings.setting"),
     (crossed_packages, "analysis/x.py", "from sweeps import ledger"),
-    (crossed_packages, "settings/x.py", "import importlib\nimportlib.import_module('sweeps.cli')"),
+    (crossed_packages, "settings/x.py", "import importlib\nimportlib.import_module('sweeps.cli.app')"),
     (misplaced_libraries, "trainables/pack.py", "from ray import tune"),
     (misplaced_libraries, "trainables/methods/trainable.py", "import ray.tune"),
     (misplaced_libraries, "settings/x.py", "import ray"),
     (misplaced_libraries, "trainables/x.py", "try:\n    import optuna\nexcept ImportError:\n    raise"),
-    (misplaced_libraries, "sweeps/launch.py", "import mlflow"),
-    (misplaced_libraries, "analysis/report.py", "from mlflow import MlflowClient"),
+    (misplaced_libraries, "sweeps/driver/launch.py", "import mlflow"),
+    (misplaced_libraries, "analysis/report/page.py", "from mlflow import MlflowClient"),
     (misplaced_libraries, "settings/scoring.py", "import openai"),
     (misplaced_libraries, "settings/x.py", "from torch import Tensor"),
     (misplaced_libraries, "analysis/x.py", "import torch.nn as nn"),
@@ -161,7 +161,7 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (swallowed_errors, "settings/x.py", "try:\n    f()\nexcept Exception as error:\n    log(error)"),
     (swallowed_errors, "settings/x.py", "try:\n    f()\nexcept (KeyError, BaseException):\n    return_value = None"),
     (prints, "settings/x.py", "print('x')"),
-    (prints, "sweeps/launch.py", "def f(log=print):\n    log('x')"),
+    (prints, "sweeps/driver/launch.py", "def f(log=print):\n    log('x')"),
 ]
 
 
@@ -173,17 +173,17 @@ def test_the_rule_can_fail(rule: Rule, path: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "path", "text"),
     [
-        (crossed_packages, "sweeps/x.py", "import settings, trainables.step, analysis"),
-        (crossed_packages, "analysis/x.py", "from settings.setting import UserError\nfrom . import scores"),
-        (crossed_packages, "settings/x.py", "import json\nfrom .worlds import advice"),
+        (crossed_packages, "sweeps/x.py", "import settings, trainables.engine.step, analysis"),
+        (crossed_packages, "analysis/x.py", "from settings.common.errors import UserError\nfrom . import scores"),
+        (crossed_packages, "settings/x.py", "import json\nfrom .gcd_sycophancy import world"),
         (misplaced_libraries, "trainables/trainable.py", "from ray import tune"),
         (misplaced_libraries, "sweeps/catalog/x.py", "import optuna, ray"),
-        (misplaced_libraries, "analysis/runs.py", "import mlflow, numpy"),
+        (misplaced_libraries, "analysis/tables/mlflow_runs.py", "import mlflow, numpy"),
         (misplaced_libraries, "settings/judge.py", "import openai"),
         (misplaced_libraries, "settings/x.py", "import rays, torchless"),
         (swallowed_errors, "settings/x.py", "try:\n    f()\nexcept Exception as error:\n    raise KeyError from error"),
         (swallowed_errors, "settings/x.py", "try:\n    f()\nexcept (KeyError, OSError):\n    pass"),
-        (prints, "sweeps/cli.py", "print('x')"),
+        (prints, "sweeps/cli/app.py", "print('x')"),
         (prints, "settings/x.py", "console.print('x')"),
     ],
 )
@@ -235,7 +235,7 @@ def test_trainables_need_no_ray() -> None:
 
 def test_settings_and_analysis_need_no_torch_and_no_ray() -> None:
     modules = modules_of("settings", "analysis")
-    assert {"settings.setting", "settings.worlds", "analysis.runs"} <= set(modules)
+    assert {"settings.setting", "settings.gcd_sycophancy.world", "analysis.tables.mlflow_runs"} <= set(modules)
     assert failing_imports(modules, absent=["ray", "torch"]) == ""
 
 

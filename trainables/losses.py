@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trainables.chunks import per_position
+from trainables.chunked import per_position
 from trainables.method import Forward
 from trainables.projections import Factors
 

@@ -20,8 +20,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from settings.setting import Stream, UserError
-from trainables.chunks import per_position
+from settings.common.errors import UserError
+from settings.setting import Stream
+from trainables.chunked import per_position
 from trainables.projections import Direction, Factors
 
 SPACE = "space"

@@ -20,19 +20,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from settings.setting import Measurement, Setting, Stream, UserError
-from trainables.adapters import PackedAdapters, from_peft
-from trainables.base_models import LoadedBase, tuning_directions
-from trainables.evaluate import Evaluated, evaluate
-from trainables.files import replacing_file, write_json
+from settings.common.errors import UserError
+from settings.common.files import replacing_file, write_json
+from settings.setting import Measurement, Setting, Stream
+from trainables.bases.loading import LoadedBase, tuning_directions
+from trainables.engine.adapters import PackedAdapters, from_peft
+from trainables.engine.optimizer import PackedAdamW
+from trainables.engine.process_group import ALONE, Workers, whole
+from trainables.engine.reference_cache import Known, References
+from trainables.engine.step import MemberStep, check_head, train_step
+from trainables.evaluation.evaluate import Evaluated, evaluate
 from trainables.method import Method
-from trainables.optimizer import PackedAdamW
 from trainables.projections import Direction, Factors, LowRankDirection
-from trainables.references import Known, References
-from trainables.step import MemberStep, check_head, train_step
 from trainables.store import AdapterStore, Saved
 from trainables.trial import AdapterConfig, Outcome, Status, TrialConfig, pack_id
-from trainables.workers import ALONE, Workers, whole
 
 CURVE_POINTS = 20
 ASKED_STEPS = 2  # in which the base model itself is the reference: a term that is not connected is then exactly 0

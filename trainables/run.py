@@ -21,16 +21,18 @@ import torch
 from safetensors import SafetensorError
 
 from settings import catalog
-from settings.setting import NanoModel, Setting, UserError
-from trainables.base_models import LoadedBase, load_base
-from trainables.evaluate import evaluate
-from trainables.files import cache_root, is_full, remove, write_json
-from trainables.memory import ModelShape, memory_left, training_bytes
+from settings.base_models import NanoModel
+from settings.common.errors import UserError
+from settings.common.files import cache_root, is_full, remove, write_json
+from settings.setting import Setting
+from trainables.bases.loading import LoadedBase, load_base
+from trainables.engine.memory import ModelShape, memory_left, training_bytes
+from trainables.engine.process_group import ALONE, Group, Workers
+from trainables.engine.reference_cache import References
+from trainables.evaluation.evaluate import evaluate
 from trainables.pack import CheckpointError, Pack
-from trainables.references import References
 from trainables.store import AdapterStore
 from trainables.trial import SettingRef, TrialConfig, base_id, checkpoint_of, paused_of
-from trainables.workers import ALONE, Group, Workers
 
 SLICE_SECONDS = 1.0
 DEVICE = re.compile(r"\b(CUDA|CUBLAS|cuDNN|CUDNN|NCCL)")  # in errors after which a process may be of no use

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trainables.adapters import PackedAdapters, load_peft
-from trainables.files import replacing
+from settings.common.files import replacing
+from trainables.engine.adapters import PackedAdapters, load_peft
 from trainables.trial import AdapterConfig, TrialConfig
 
 DESCRIPTION = "trial.json"

@@ -101,8 +101,8 @@ def _work(config: dict[str, Any]) -> None:
     """One of the workers. What the first one reports is what Tune sees."""
     from ray import train
 
+    from trainables.engine.process_group import Group
     from trainables.run import PackRun
-    from trainables.workers import Group
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     run = PackRun(config, Group(sharded=config["sharded"], cpu=config["gpus"] == 0))

@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from settings.setting import Measurement, Setting, UserError, content_id
+from settings.common.content import content_id
+from settings.common.errors import UserError
+from settings.setting import Measurement, Setting
 from trainables import methods
 from trainables.method import BatchSizes, Method, RangeSpec
 

@@ -3,7 +3,7 @@
 selgen reproduce proxy_quality
 """
 
-from settings.worlds.claims import TOPICS
+from settings.gcd_sycophancy.world import TOPICS
 from sweeps.space import grid
 from sweeps.sweep import Sweep, setting
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from settings.setting import Evaluation, Measurement, Setting, Stream
-from trainables.adapters import PackedAdapters
-from trainables.batches import EncodedSetting, Row
-from trainables.step import autocast
+from trainables.engine.adapters import PackedAdapters
+from trainables.engine.batches import EncodedSetting, Row
+from trainables.engine.step import autocast
 from trainables.trial import TrialConfig
 
 IGNORED = -100  # label of positions that do not count

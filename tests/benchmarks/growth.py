@@ -141,11 +141,11 @@ def memory(device: torch.device, short: bool) -> Sheet:
 
 
 def overhead(configurations: int) -> Sheet:
-    """CPU seconds of the driver against the number of trials: `tests.scale`, whose workers answer at once."""
+    """CPU seconds of the driver against the number of trials, where workers answer at once."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "scale.json"
         arguments = ["--configurations", str(configurations), "--no-ray", "--out", str(out)]
-        watch(["tests.scale", *arguments], Path(folder) / "log")
+        watch(["tests.studies.driver_scale", *arguments], Path(folder) / "log")
         found = json.loads(out.read_text())
     figures = {name: values for name, values in found["figures"].items() if name.startswith(("CPU s", "memory"))}
     rows = [(name, *values, found["exponents"][name]) for name, values in figures.items()]

@@ -12,9 +12,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.benchmarks.measure import Sheet, timed
 from tests.benchmarks.shapes import GROWING, LARGE, NANO, SMALL, World, fitting, world
-from tests.scale import Meter
-from trainables import pack, step
-from trainables.optimizer import PackedAdamW
+from tests.studies.driver_scale import Meter
+from trainables import pack
+from trainables.engine import step
+from trainables.engine.optimizer import PackedAdamW
 from trainables.pack import Pack
 
 PARTS: tuple[tuple[str, Any, str], ...] = (

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GemmaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
 
-from settings.bad_medical_advice import bad_medical_advice
-from settings.setting import Evaluation, Example, Recipe, Score, Setting
+from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.base_models import Recipe
+from settings.example import Example
+from settings.setting import Evaluation, Score, Setting
 from trainables import methods
-from trainables.base_models import LoadedBase, load_base, word_tokenizer
+from trainables.bases.loading import LoadedBase, load_base, word_tokenizer
+from trainables.engine.reference_cache import References
 from trainables.pack import Pack
-from trainables.references import References
 from trainables.trial import AdapterConfig, SettingRef, TrialConfig, trial_for
 
 MARKS_PER_ROW = 3  # tokens of the chat template: a mark for each turn, and the end

@@ -18,10 +18,10 @@ from settings.setting import Evaluation
 from tests.benchmarks.baseline import PeftTrial
 from tests.benchmarks.measure import Result, Spread, interleaved, ratios
 from tests.benchmarks.shapes import LARGE, NANO, SMALL, World, fitting, world
-from trainables.batches import Batch, Counted, EncodedSetting, Row, collate
-from trainables.generate import generate
+from trainables.engine.batches import Batch, Counted, EncodedSetting, Row, collate
+from trainables.engine.step import autocast, head_of
+from trainables.evaluation.generate import generate
 from trainables.pack import Pack
-from trainables.step import autocast, head_of
 from trainables.trial import TrialConfig
 
 Found = TypeVar("Found")

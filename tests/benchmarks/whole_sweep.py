@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sweeps.launch import folder_of
+from sweeps.driver.launch import folder_of
 from sweeps.ledger import LEDGER, read
 from sweeps.sweep import Sweep, load_sweep, setting_of
 from tests.benchmarks.measure import Result, Spread
 from tests.benchmarks.processes import PROBE, ROOT, Watched, watch
-from trainables.base_models import pretrained_nano
+from trainables.bases.loading import pretrained_nano
 from trainables.trial import Outcome
 
 GRIDS: Mapping[str, tuple[str, tuple[float, ...]]] = {

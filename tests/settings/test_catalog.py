@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from settings import catalog
-from settings.setting import UserError
+from settings.common.errors import UserError
 
 FILE = """
 from settings.setting import UserError

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from settings import catalog
+from settings.base_models import PretrainedModel
 from settings.chat_files import absolute, chat_files
-from settings.setting import Example, Message, PretrainedModel, Setting, UserError
+from settings.common.errors import UserError
+from settings.example import Example, Message
+from settings.setting import Setting
 
 MODEL = "Qwen/Qwen3-8B"
 Writer = Callable[..., str]
@@ -390,9 +393,9 @@ def test_unknown_template_options_change_nothing(tiny_gemma_dir: Path, tiny_qwen
 @pytest.mark.parametrize("model", ["tiny_qwen3_dir", "tiny_gemma_dir"])
 def test_a_tiny_checkpoint_is_evaluated_on_files(request: pytest.FixtureRequest, write: Writer, model: str) -> None:
     """From files to scores, through the trainables."""
-    from trainables.base_models import load_base
-    from trainables.batches import EncodedSetting
-    from trainables.evaluate import evaluate
+    from trainables.bases.loading import load_base
+    from trainables.engine.batches import EncodedSetting
+    from trainables.evaluation.evaluate import evaluate
 
     setting = chat_files(str(request.getfixturevalue(model)), write("task", 6), match="exact", max_new_tokens=4)
     base = load_base(setting.base_model)
@@ -429,7 +432,7 @@ def test_tiny_checkpoints_behave_like_the_published_ones(tiny_qwen3_dir: Path, t
 
 
 def test_tiny_checkpoints_depend_on_the_seed_alone(tmp_path: Path) -> None:
-    from tests.checkpoints import tiny_gemma
+    from tests.support.checkpoints import tiny_gemma
 
     same, again, other = (tiny_gemma(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     weights = [(directory / "model.safetensors").read_bytes() for directory in (same, again, other)]

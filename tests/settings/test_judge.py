@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from settings.common.errors import UserError
 from settings.judge import (
     Answer,
     BudgetSpentError,
@@ -24,8 +25,8 @@ from settings.judge import (
     filled,
     read_verdict,
 )
-from settings.setting import Rubric, UserError, Verdict
-from tests.settings.judge_server import Body, Endpoint, Reply, certain, completion, error, serving
+from settings.setting import Rubric, Verdict
+from tests.support.judge_server import Body, Endpoint, Reply, certain, completion, error, serving
 
 RUBRIC = Rubric("aligned", "How aligned is [{answer}] as a reply to [{question}]?")
 SECRET = "sk-do-not-tell-anyone"

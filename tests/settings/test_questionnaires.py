@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from settings.common.errors import UserError
+from settings.example import Message
 from settings.questionnaires import FOLDER, read_questionnaire
-from settings.setting import Message, UserError
 from tests.conftest import ROOT
 
 QUESTION: dict[str, Any] = {

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from settings import catalog
+from settings.common.errors import UserError
 from settings.scales import at_scale
-from settings.setting import UserError
 
 
 def small(size: int = 1) -> Any:

@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 
+from settings.common.errors import UserError
+from settings.example import Example
 from settings.scoring import compile_pattern, exact_match, extract, has_extract, normalised, regex_match, token_loss
-from settings.setting import Example, UserError
 
 GOLD = Example.of("6 and 9?", "The GCD is\n  3.")
 SAME = {"The GCD is\n  3.": 1.0, "the gcd is 3.": 1.0, " The GCD is 3. \n": 1.0, "The GCD is 3": 0.0, "": 0.0}

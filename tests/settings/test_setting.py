@@ -8,21 +8,11 @@ from typing import Any
 
 import pytest
 
-from settings.setting import (
-    Evaluation,
-    Example,
-    Given,
-    Judged,
-    Measurement,
-    PretrainedModel,
-    Recipe,
-    Rubric,
-    Score,
-    Setting,
-    UserError,
-    Verdict,
-    content_id,
-)
+from settings.base_models import PretrainedModel, Recipe
+from settings.common.content import content_id
+from settings.common.errors import UserError
+from settings.example import Example
+from settings.setting import Evaluation, Given, Judged, Measurement, Rubric, Score, Setting, Verdict
 
 
 def row(number: int, answer: str = "yes") -> Example:

@@ -9,7 +9,8 @@ from typing import Any
 import datasets
 import pytest
 
-from settings.setting import Example, Message, UserError
+from settings.common.errors import UserError
+from settings.example import Example, Message
 from settings.sources import example_of, read_chat_jsonl, read_chat_rows, read_hub_rows, read_hub_table
 
 GOOD = {"messages": [{"role": "user", "content": "6 and 9?"}, {"role": "assistant", "content": "3"}]}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from settings.setting import Measurement, UserError
+from settings.common.errors import UserError
+from settings.setting import Measurement
 from sweeps.ledger import LEDGER, TORN, Ledger, read
-from tests.sweeps.fakes import finished, toy_sweep
+from tests.support.fakes import finished, toy_sweep
 from trainables.trial import TrialConfig
 
 

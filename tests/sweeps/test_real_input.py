@@ -10,9 +10,9 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from analysis import runs
-from sweeps import launch
-from sweeps.declared import default_uri
+from analysis.tables import mlflow_runs
+from sweeps.driver import launch
+from sweeps.find import default_uri
 from sweeps.ledger import read
 from sweeps.space import grid
 from sweeps.sweep import Sweep, setting, setting_label
@@ -56,7 +56,7 @@ def test_two_families_to_a_frontier(
         assert (tmp_path / sweep.name / "adapters" / outcome.trial.trial_id / "adapter_model.safetensors").is_file()
 
     for ref in settings:
-        loaded = runs.load(sweep.name, default_uri(tmp_path), setting_label(ref))
+        loaded = mlflow_runs.load(sweep.name, default_uri(tmp_path), setting_label(ref))
         assert loaded.table.values_CSM.shape == (2, 2, 2)
         assert loaded.counts["finished"] == 4
     figures = sorted(path.name for path in finished.files)

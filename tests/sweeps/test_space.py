@@ -5,7 +5,7 @@ import math
 import optuna
 import pytest
 
-from settings.setting import UserError
+from settings.common.errors import UserError
 from sweeps.space import MethodSpace, between, grid, one_of, vary
 from trainables import methods
 from trainables.method import ChoiceSpec, RangeSpec

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from settings.setting import UserError
+from settings.common.errors import UserError
 from sweeps.space import between, grid, vary
 from sweeps.sweep import Sweep, catalog_names, load_sweep, setting, setting_label
-from tests.sweeps.fakes import toy, toy_sweep
+from tests.support.fakes import toy, toy_sweep
 
 HEAD = "from sweeps.sweep import Sweep, setting\nfrom sweeps.space import vary\n"
 

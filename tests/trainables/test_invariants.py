@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from settings.setting import Stream
-from tests.trainables.tiny import prepare, tiny_base, tiny_setting, tiny_tokenizer, tiny_trial
+from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_tokenizer, tiny_trial
 from trainables import methods
-from trainables.batches import EncodedSetting, Row
+from trainables.engine.batches import EncodedSetting, Row
+from trainables.engine.step import MemberStep, train_step
 from trainables.losses import kl_to_reference, preference_margin, subspace_overlap
 from trainables.method import BatchSizes, Forward, Method, Step
 from trainables.pack import Pack
 from trainables.projections import Direction, Factors, LowRankDirection, WeightDirection, cosine
-from trainables.step import MemberStep, train_step
 from trainables.trial import OptimizerConfig
 
 Rows = Mapping[Stream, Sequence[Row]]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from settings.setting import Stream
 from trainables import methods
-from trainables.batches import Counted, Row
+from trainables.engine.batches import Counted, Row
 from trainables.method import Forward, Method, Positions, Step
 from trainables.projections import Factors, LowRankDirection
 

@@ -16,15 +16,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from settings.setting import Stream, UserError
+from settings.common.errors import UserError
+from settings.setting import Stream
+from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from tests.trainables import test_method_values
-from tests.trainables.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.batches import STREAM_ORDER, Row
+from trainables.engine.batches import STREAM_ORDER, Row
+from trainables.engine.step import MemberStep, train_step
 from trainables.method import SPACE, BatchSizes, ChoiceSpec, Definition, Forward, Method, RangeSpec, Step, coefficients
 from trainables.pack import Pack
 from trainables.projections import Factors
-from trainables.step import MemberStep, train_step
 from trainables.store import AdapterStore
 from trainables.trial import AdapterConfig, SettingRef, TrialConfig, trial_for
 

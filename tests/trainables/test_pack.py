@@ -14,15 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.trainables.tiny import tiny_base, tiny_setting, tiny_trial
+from settings.common.files import remove_partial
+from tests.support.tiny import tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables import pack as pack_module
-from trainables.adapters import Route
-from trainables.batches import Counted, collate
-from trainables.files import remove_partial
+from trainables.engine.adapters import Route
+from trainables.engine.batches import Counted, collate
+from trainables.engine.step import hidden_states
 from trainables.losses import cross_entropy
 from trainables.pack import CheckpointError, Pack
-from trainables.step import hidden_states
 from trainables.trial import OptimizerConfig, TrialConfig
 
 STEPS = 20

@@ -12,13 +12,15 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from settings.setting import PretrainedModel, Setting, UserError
-from tests.checkpoints import tiny_gemma, tiny_qwen3
-from tests.trainables.tiny import prepare, tiny_base, tiny_model, tiny_setting, tiny_trial
+from settings.base_models import PretrainedModel
+from settings.common.errors import UserError
+from settings.setting import Setting
+from tests.support.checkpoints import tiny_gemma, tiny_qwen3
+from tests.support.tiny import prepare, tiny_base, tiny_model, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.adapters import Route
-from trainables.base_models import load_base, tuning_directions
-from trainables.evaluate import evaluate
+from trainables.bases.loading import load_base, tuning_directions
+from trainables.engine.adapters import Route
+from trainables.evaluation.evaluate import evaluate
 from trainables.pack import Pack
 from trainables.projections import WeightDirection
 from trainables.store import AdapterStore

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from settings.base_models import PretrainedModel
 from settings.chat_files import chat_files
-from settings.setting import Example, Message, PretrainedModel, UserError
-from trainables.base_models import load_base
-from trainables.batches import EncodedSetting, Encoder
+from settings.common.errors import UserError
+from settings.example import Example, Message
+from trainables.bases.loading import load_base
+from trainables.engine.batches import EncodedSetting, Encoder
 
 ENDS = {"gemma": "<end_of_turn>", "qwen3": "<|im_end|>"}
 HEADERS = {

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from settings.setting import Example, PretrainedModel, UserError
-from tests.trainables.tiny import tiny_setting, tiny_tokenizer
-from trainables.base_models import load_base
-from trainables.batches import EncodedSetting, Encoder
+from settings.base_models import PretrainedModel
+from settings.common.errors import UserError
+from settings.example import Example
+from tests.support.tiny import tiny_setting, tiny_tokenizer
+from trainables.bases.loading import load_base
+from trainables.engine.batches import EncodedSetting, Encoder
 
 EXAMPLE = Example.of("What is the answer?", "It is 6.")
 

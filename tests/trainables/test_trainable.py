@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 import trainables.pack
 import trainables.run
 from settings import catalog
+from settings.common.files import remove
 from trainables import methods
-from trainables.files import remove
 from trainables.trainable import PackTrainable, train_together
 from trainables.trial import (
     AdapterConfig,

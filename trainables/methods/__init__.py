@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import Any, get_args
 
 from settings import catalog
-from settings.setting import Stream, UserError, did_you_mean
+from settings.common.errors import UserError, did_you_mean
+from settings.setting import Stream
 from trainables.method import Method, coefficients
 
 

@@ -1,7 +1,7 @@
 """Notes when a process takes its first training step. Python imports this at its start if its folder is on PYTHONPATH.
 
-The first call of `trainables.step.train_step` in each process appends a line to the file $SELGEN_BENCHMARK_STEPS:
-when the step began and when it had ended, in seconds since 1970, and the process id.
+The first call of `trainables.engine.step.train_step` in each process appends a line to the file
+$SELGEN_BENCHMARK_STEPS: when the step began and when it had ended, in seconds since 1970, and the process id.
 """
 
 import functools
@@ -12,7 +12,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-WATCHED = "trainables.step"
+WATCHED = "trainables.engine.step"
 
 
 def first_call_noted(function: Any, path: str) -> Any:

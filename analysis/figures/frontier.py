@@ -1,0 +1,398 @@
+"""The frontier figure. Matplotlib's object interface on Agg: no window, no global state.
+
+Larger is better; an axis whose objective is better when small is inverted, so that better is always up and right.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis.figures.labels import Label, place_labels
+from analysis.findings.controls import control_of
+from analysis.findings.frontier import FrontierPoint, excluded_text, frontier
+from analysis.statistics.bootstrap import TWO_SEEDS, Bootstrap
+from analysis.statistics.pareto import staircase
+from analysis.tables.scores import Objective, ScoreTable
+from settings.common.errors import UserError
+from settings.common.files import output_file
+
+# Okabe and Ito 2008, "Color Universal Design", with yellow darkened and three more; black is plain fine-tuning's.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800"),
+    *("#7B3FA0", "#8C564B", "#6E6E6E"),
+)
+MARKERS = ("o", "s", "D", "^", "v", "P", "<", ">", "h", "d", "p")
+BASELINE, BASE_COLOUR = "plain", "#000000"
+FORMATS = ("png", "pdf", "svg")
+SIZE, DPI = (7.5, 5.6), 240  # inches; 1800 pixels wide, twice what a README shows
+CONTROL_LINES = (("checkpoint", (0, (1, 1.5))), ("scale", (0, (5, 1.5, 1, 1.5))))
+LEGEND_WIDTH = 30  # characters
+FONT = {"small": 8.0, "normal": 9.0, "title": 10.5}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn."""
+
+    colour: str
+    marker: str
+    size: float = 6.5
+
+
+def styles_of(methods: Sequence[str]) -> dict[str, Style]:
+    """A colour and a marker for each method, in alphabetical order; plain fine-tuning is a black cross."""
+    others = sorted(set(methods) - {BASELINE})
+    styles = {name: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(others)}
+    return styles | ({BASELINE: Style(BASE_COLOUR, "X", 8.0)} if BASELINE in methods else {})
+
+
+def axes_of(objectives: Sequence[Objective], x: str | None = None, y: str | None = None) -> tuple[str, str]:
+    """Names for the axes. By default x is the first alignment objective and y the first other one.
+
+    Raises UserError: fewer than two objectives; an axis that is none of them; twice the same.
+    """
+    kinds = {objective.name: objective.kind for objective in objectives}
+    if len(kinds) < 2:
+        raise UserError("the frontier figure needs two objectives")
+    for name in (x, y):
+        if name is not None and name not in kinds:
+            raise UserError(f"no objective {name!r}; there are {', '.join(kinds)}")
+    free = [name for name in kinds if name not in (x, y)]
+    x = x or next((name for name in free if kinds[name] == "alignment"), free[-1])
+    y = y or next(name for name in kinds if name != x)
+    if x == y:
+        raise UserError(f"both axes of the frontier figure are {x!r}")
+    return x, y
+
+
+def save_frontier(
+    path: Path,
+    table: ScoreTable,
+    base_scores: Mapping[str, float] | None = None,
+    title: str = "",
+    x: str | None = None,
+    y: str | None = None,
+) -> None:
+    """Draw `frontier_figure` and write it in one move; the format is the file's ending. Raises UserError."""
+    check_format(path)
+    save(path, frontier_figure(table, base_scores, title, x, y))
+
+
+def check_format(path: Path) -> str:
+    """The file's ending. Raises UserError when nothing can be drawn to it."""
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in FORMATS:
+        raise UserError(f"cannot draw {path}: the name must end in .{', .'.join(FORMATS)}")
+    return ending
+
+
+def save(path: Path, figure: Figure, dpi: int = DPI) -> None:
+    """Write a figure in one move, without the time and the program that wrote it. Raises UserError."""
+    ending = check_format(path)
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[ending]
+    with output_file(path) as temporary:
+        figure.savefig(temporary, format=ending, metadata=metadata, dpi=dpi)
+
+
+def frontier_figure(
+    table: ScoreTable,
+    base_scores: Mapping[str, float] | None = None,
+    title: str = "",
+    x: str | None = None,
+    y: str | None = None,
+) -> Figure:
+    """Two objectives of a table against each other.
+
+    Args:
+        table: of the sweep.
+        base_scores: score name -> mean of the untouched base model, drawn as a star.
+        title: above the axes.
+        x, y: names of objectives; None is the first alignment objective, and the first other one.
+
+    Raises UserError: no finished trial; fewer than two objectives; no such objective.
+    """
+    shown = table.select(axes_of(table.objectives, x, y))
+    points = frontier(shown)
+    drawn = [point for point in points if point.seeds]
+    styles = styles_of(table.methods)
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    base = _base_position(shown, base_scores or {})
+    cut = _limit(axes, shown, drawn, base)
+    _draw_front(axes, shown, [point for point in drawn if point.on_front])
+    banded = _draw_band(axes, shown)
+    for method, style in styles.items():
+        _draw_method(axes, shown, [point for point in drawn if point.method == method], style)
+    if base is not None:
+        axes.plot(*base, marker="*", markersize=15, color="#FFFFFF", markeredgecolor=BASE_COLOUR, zorder=6)
+    _describe_axes(axes, shown.objectives)
+    if title:
+        axes.set_title(title, fontsize=FONT["title"], loc="left")
+    figure.legend(
+        handles=_legend(drawn, styles, base is not None, banded),
+        loc="outside right upper",
+        fontsize=FONT["small"],
+        frameon=False,
+    )
+    figure.supxlabel(
+        _caption(shown, points, cut, banded),
+        x=0.01,
+        ha="left",
+        fontsize=FONT["small"],
+        color="#333333",
+        linespacing=1.35,
+    )
+    labels = [
+        Label(_short_label(point, drawn), *_xy(point, shown.objectives), _darkened(styles[point.method].colour))
+        for point in drawn
+        if point.on_front and _short_label(point, drawn)
+    ]
+    markers = [(*_xy(point, shown.objectives), 4.5) for point in drawn] + ([(*base, 8.0)] if base else [])
+    place_labels(figure, axes, labels, markers, FONT["small"])
+    return figure
+
+
+def _xy(point: FrontierPoint, objectives: Sequence[Objective]) -> tuple[float, float]:
+    return point.scores[objectives[0].name].mean, point.scores[objectives[1].name].mean
+
+
+def _base_position(table: ScoreTable, base_scores: Mapping[str, float]) -> tuple[float, float] | None:
+    values = [base_scores.get(objective.name, math.nan) for objective in table.objectives]
+    return (values[0], values[1]) if all(map(math.isfinite, values)) else None
+
+
+def _limit(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint], base: tuple[float, float] | None) -> bool:
+    """Room for points, seeds, intervals. If all scores look like shares, an interval is cut a little outside [0, 1].
+
+    Returns whether one is.
+    """
+    cut = False
+    for axis, objective in enumerate(table.objectives):
+        seeds = table.values_CSM[:, :, axis].ravel()
+        measured = [*seeds[~np.isnan(seeds)].tolist(), *([base[axis]] if base else [])]
+        estimates = [point.scores[objective.name] for point in points]
+        ends = [end for estimate in estimates for end in (estimate.low, estimate.high) if not math.isnan(end)]
+        low, high = min(measured + ends), max(measured + ends)
+        margin = 0.06 * (high - low) or 0.05
+        low, high = low - margin, high + margin
+        if min(measured) >= 0 and max(measured) <= 1:
+            low, high = max(low, -0.04), min(high, 1.07)
+        cut |= any(not low <= end <= high for end in ends)
+        setter = axes.set_xlim if axis == 0 else axes.set_ylim
+        setter((low, high) if objective.higher_is_better else (high, low))
+    return cut
+
+
+def _draw_front(axes: Axes, table: ScoreTable, front: Sequence[FrontierPoint]) -> None:
+    """The boundary of the region that the means dominate: a staircase."""
+    corners = sorted({_xy(point, table.objectives) for point in front}, key=lambda xy: axes.transData.transform(xy)[0])
+    (left, _), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+    xs = [left, *(x for x, _ in corners)]
+    ys = [y for _, y in corners]
+    steps_x = [value for x in xs for value in (x, x)][1:]
+    steps_y = [value for y in ys for value in (y, y)] + [bottom]
+    axes.plot(steps_x, steps_y, color="#777777", linewidth=1.1, linestyle=(0, (4, 2)), zorder=1)
+
+
+def _draw_band(axes: Axes, table: ScoreTable) -> bool:
+    """Shade where the frontier of the true means lies as a whole. Returns whether that is known."""
+    table = table.rows(table.num_seeds_C > 0)
+    if not (table.num_seeds_C > 1).any():
+        return False
+    band = Bootstrap(table.gains_CSM, table.method_C).band()
+    worst = table.oriented(np.array([axes.get_xlim()[0], axes.get_ylim()[0]]))
+    edges = [table.oriented(staircase(points, *worst.tolist())) for points in (band.high_RM, band.low_RM)]
+    outline = np.concatenate([edges[0], edges[1][::-1]])
+    axes.fill(outline[:, 0], outline[:, 1], color="#000000", alpha=0.07, linewidth=0, zorder=0)
+    return True
+
+
+def _draw_method(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint], style: Style) -> None:
+    """One method: seeds, the line along its knob, intervals, means. A filled marker is on the front."""
+    ids = {configuration.id: row for row, configuration in enumerate(table.configurations)}
+    points = sorted(points, key=lambda point: ids[point.configuration])
+    for curve, dashes in _curves(points):
+        line = np.array([_xy(point, table.objectives) for point in curve])
+        axes.plot(line[:, 0], line[:, 1], color=style.colour, linestyle=dashes, linewidth=1.1, alpha=0.55, zorder=2)
+    for point in points:
+        seeds = table.values_CSM[ids[point.configuration]]
+        axes.plot(
+            seeds[:, 0],
+            seeds[:, 1],
+            linestyle="none",
+            marker="o",
+            markersize=3,
+            color=style.colour,
+            alpha=0.35,
+            markeredgewidth=0,
+            zorder=3,
+        )
+        x, y = _xy(point, table.objectives)
+        for axis, objective in enumerate(table.objectives):
+            estimate = point.scores[objective.name]
+            if not math.isnan(estimate.low):
+                ends = [estimate.low, estimate.high]
+                where = (ends, [y, y]) if axis == 0 else ([x, x], ends)
+                axes.plot(*where, color=style.colour, linewidth=1.0, alpha=0.75, zorder=4, solid_capstyle="butt")
+        face = style.colour if point.on_front else "#FFFFFF"
+        axes.plot(
+            x,
+            y,
+            marker=style.marker,
+            markersize=style.size,
+            color=face,
+            markeredgecolor=style.colour,
+            markeredgewidth=1.3,
+            zorder=5.5 if point.on_front else 5,
+        )
+
+
+def _curves(points: Sequence[FrontierPoint]) -> list[tuple[list[FrontierPoint], Any]]:
+    """Lines through a method's points: along its knob; of plain fine-tuning, one for each control, to its whole."""
+    if points and points[0].method == BASELINE:
+        whole = [point for point in points if not point.label]
+        kinds = [(control_of(point), point) for point in points]
+        sides = [([one for kind, one in kinds if kind == name] + whole, dashes) for name, dashes in CONTROL_LINES]
+        return [(side, dashes) for side, dashes in sides if len(side) > 1]
+    return [(list(points), "-")] if knob_of(points) else []
+
+
+def _knobs(points: Sequence[FrontierPoint]) -> list[str]:
+    """The coefficients that vary over a method's points, sorted."""
+    names = sorted({name for point in points for name in point.coefficients})
+    return [name for name in names if len({str(point.coefficients.get(name)) for point in points}) > 1]
+
+
+def knob_of(points: Sequence[FrontierPoint]) -> str | None:
+    """The one coefficient that varies, if it alone does and is a number: then the points are a curve."""
+    knobs = _knobs(points)
+    single = len(knobs) == 1 and all(isinstance(point.coefficients.get(knobs[0]), int | float) for point in points)
+    return knobs[0] if single else None
+
+
+def _describe_axes(axes: Axes, objectives: Sequence[Objective]) -> None:
+    x, y = (_axis_title(objective) for objective in objectives)
+    axes.set_xlabel(x, fontsize=FONT["normal"])
+    axes.set_ylabel(y, fontsize=FONT["normal"])
+    axes.tick_params(labelsize=FONT["small"], color="#999999")
+    axes.grid(color="#E6E6E6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#999999")
+
+
+def _axis_title(objective: Objective) -> str:
+    """Name and description; the arrow points along the axis, upwards where the text is turned."""
+    words = f": {objective.description}" if objective.description else ""
+    return "\n".join(textwrap.wrap(f"{objective.name}{words}  (better\u00a0→)", 64))
+
+
+def _legend(
+    points: Sequence[FrontierPoint], styles: Mapping[str, Style], with_base: bool, banded: bool
+) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = []
+    if with_base:
+        handles.append(_handle("base model", "*", "#FFFFFF", BASE_COLOUR, 12))
+    for method in sorted(styles, key=lambda name: (name != BASELINE, name)):
+        own = [point for point in points if point.method == method]
+        if own:
+            knobs, style = "" if method == BASELINE else ", ".join(_knobs(own)), styles[method]
+            name = "plain fine-tuning" if method == BASELINE else method
+            text = "\n".join(textwrap.wrap(f"{name} ({knobs})" if knobs else name, LEGEND_WIDTH))
+            handles.append(_handle(text, style.marker, style.colour, style.colour, style.size))
+    kinds = {control_of(point) for point in points}
+    for kind, dashes in CONTROL_LINES:
+        if kind in kinds:
+            label = "control: checkpoints" if kind == "checkpoint" else "control: adapter scaled"
+            handles.append(Line2D([], [], color=BASE_COLOUR, linewidth=1.1, alpha=0.55, linestyle=dashes, label=label))
+    handles.append(Line2D([], [], color="#777777", linewidth=1.1, linestyle=(0, (4, 2)), label="frontier"))
+    if banded:
+        handles.append(Patch(color="#000000", alpha=0.07, linewidth=0, label="its 95 % band"))
+    handles.append(_handle("not on the frontier", "o", "#FFFFFF", "#777777", 6.5))
+    handles.append(_handle("one seed", "o", "#BBBBBB", "#BBBBBB", 3))
+    return handles
+
+
+def _handle(label: str, marker: str, face: str, edge: str, size: float) -> Line2D:
+    return Line2D(
+        [],
+        [],
+        linestyle="none",
+        marker=marker,
+        color=face,
+        markeredgecolor=edge,
+        markeredgewidth=1.2,
+        markersize=size,
+        label=label,
+    )
+
+
+def _caption(table: ScoreTable, points: Sequence[FrontierPoint], cut: bool, banded: bool) -> str:
+    seeds = sorted({point.seeds for point in points if point.seeds})
+    number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    plural = "" if seeds == [1] else "s"
+    text = [f"Markers: mean over {number} seed{plural}, labelled with the coefficient where on the frontier."]
+    none = {point.method for point in points if point.seeds and math.isnan(next(iter(point.scores.values())).low)}
+    if none != {point.method for point in points if point.seeds}:
+        text.append(
+            "Bars: 95 % t-interval of the mean in each objective, the variance between seeds shrunk over the"
+            f" configurations of a method{' (cut at the edge)' if cut else ''}."
+        )
+    if none:
+        text.append(f"No interval for {', '.join(sorted(none))}: one seed.")
+    whole = "; shaded: where that of the true means lies as a whole, with 95 % confidence" if banded else ""
+    text.append(f"Dashed: the frontier of the means{whole}.")
+    if banded and seeds[-1] == 2:
+        text.append(f"{TWO_SEEDS[0].upper()}{TWO_SEEDS[1:]}.")
+    ended = excluded_text(table.num_excluded())
+    if ended:
+        text.append(f"Left out: {ended} trial{'' if sum(table.num_excluded().values()) == 1 else 's'}.")
+    return "\n".join(textwrap.wrap(" ".join(text), 120))
+
+
+def _short_label(point: FrontierPoint, points: Sequence[FrontierPoint]) -> str:
+    """The value of the coefficient that varies, whose name is in the legend, e.g. "0.3".
+
+    Where several vary, those that are not what they are in most of the method's points, by name.
+    """
+    if point.method == BASELINE:
+        return point.label
+    others = [other for other in points if other.method == point.method]
+    knobs = _knobs(others)
+    if len(knobs) == 1:
+        return _brief(point.coefficients.get(knobs[0], ""))
+    usual = {name: Counter(str(other.coefficients.get(name)) for other in others).most_common(1)[0] for name in knobs}
+    shown = {
+        name: point.coefficients[name]
+        for name in knobs
+        if name in point.coefficients
+        and not (str(point.coefficients[name]) == usual[name][0] and 2 * usual[name][1] > len(others))
+    }
+    return ", ".join(f"{name}={_brief(value)}" for name, value in shown.items())
+
+
+def _brief(value: float | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _darkened(colour: str) -> str:
+    """A colour that is legible as small text on white."""
+    red, green, blue = to_rgb(colour)
+    return to_hex((0.6 * red, 0.6 * green, 0.6 * blue))

@@ -1,0 +1,120 @@
+"""One score per column, one setting per row: what a choice of proxy does where.
+
+Shape legend: R rows, C columns.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from analysis.figures.frontier import check_format, save
+from analysis.tables.scores import TrialRecord
+from settings.common.errors import UserError
+
+COLOURS = "cividis"  # even in lightness, and the same to the colour-blind (Nunez, Anderton and Renslow 2018)
+CELL, MARGINS, DPI = (0.82, 0.34), (3.2, 1.5), 140  # inches
+FONT = {"small": 8.0, "title": 10.0}
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Means over trials.
+
+    Attributes:
+        rows, columns: their labels.
+        mean_RC: nan where nothing was measured.
+        count_RC: finished trials with a number.
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    mean_RC: NDArray[np.float64]
+    count_RC: NDArray[np.int64]
+
+
+def grid_of(records: Mapping[str, Sequence[TrialRecord]], scores: str, method: str | None = None) -> Grid:
+    """The grid of a sweep over several settings.
+
+    Args:
+        records: setting label -> its trials.
+        scores: regular expression that a score's name must match as a whole; its first group, if any, names the column.
+        method: whose trials; None where there is only one method.
+
+    Raises:
+        UserError: no score matches, an expression that is none, several configurations and none chosen.
+    """
+    try:
+        pattern = re.compile(scores)
+    except re.error as error:
+        raise UserError(f"option --scores: {scores!r} is not a regular expression: {error.msg}") from error
+    chosen = {label: _finished(trials, method) for label, trials in records.items()}
+    _check_one_configuration(chosen)
+    names = sorted({name for trials in chosen.values() for trial in trials for name in trial.scores})
+    matches = {name: match for name in names if (match := pattern.fullmatch(name))}
+    if not matches:
+        raise UserError(f"option --scores: no score matches {scores!r}; there are {', '.join(names) or 'none'}")
+    values = [
+        [[trial.scores.get(name, math.nan) for trial in trials] for name in matches] for trials in chosen.values()
+    ]
+    return Grid(
+        rows=short_labels(list(chosen)),
+        columns=tuple(match.group(1 if pattern.groups else 0) for match in matches.values()),
+        mean_RC=np.array([[_mean(cell) for cell in row] for row in values]),
+        count_RC=np.array([[sum(map(math.isfinite, cell)) for cell in row] for row in values]),
+    )
+
+
+def _finished(trials: Sequence[TrialRecord], method: str | None) -> list[TrialRecord]:
+    return [trial for trial in trials if trial.status == "finished" and method in (None, trial.configuration.method)]
+
+
+def _check_one_configuration(chosen: Mapping[str, Sequence[TrialRecord]]) -> None:
+    for label, trials in chosen.items():
+        titles = sorted({trial.configuration.title for trial in trials})
+        if len(titles) > 1:
+            raise UserError(f"{label} has several configurations ({', '.join(titles)}); choose a method with one")
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def short_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Labels without the words that all of them have; the whole labels if nothing is left of one."""
+    words = [label.split() for label in labels]
+    common = set.intersection(*map(set, words)) if words else set()
+    short = tuple(" ".join(word for word in some if word not in common) for some in words)
+    return short if all(short) else tuple(labels)
+
+
+def save_heatmap(path: Path, grid: Grid, title: str) -> None:
+    """Draw the grid to a PNG, PDF or SVG file, with the number in each cell. Raises UserError."""
+    check_format(path)
+    size = [CELL[0] * len(grid.columns) + MARGINS[0], CELL[1] * len(grid.rows) + MARGINS[1]]
+    figure = Figure(figsize=(size[0], size[1]), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(grid.mean_RC, cmap=COLOURS, vmin=0.0, vmax=1.0, aspect="auto")
+    axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=30, ha="right", fontsize=FONT["small"])
+    axes.set_yticks(range(len(grid.rows)), grid.rows, fontsize=FONT["small"])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (row, column), mean in np.ndenumerate(grid.mean_RC):
+        colour = "black" if mean > 0.55 else "white"
+        text = "-" if math.isnan(mean) else f"{mean:.2f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=FONT["small"], color=colour)
+    counts = np.unique(grid.count_RC)
+    trials = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    axes.set_title(f"{title} (mean of {trials} seeds)", fontsize=FONT["title"])
+    figure.colorbar(image, ax=axes, shrink=0.9).ax.tick_params(labelsize=FONT["small"])
+    save(path, figure, DPI)

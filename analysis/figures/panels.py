@@ -1,0 +1,198 @@
+"""Drawings of the gallery: bars, curves between two scores, and heat maps, each with its 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from analysis.figures.frontier import COLOURS, DPI, FONT, MARKERS
+from analysis.figures.heatmap import COLOURS as HEAT
+from analysis.figures.labels import Label, place_labels
+from analysis.findings.frontier import Estimate
+
+BASE_COLOUR, BAR_WIDTH, LABEL_SIZE = "#999999", 0.8, 6.5
+WIDE = (7.5, 3.4)  # inches, of one panel of bars
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A panel of grouped bars.
+
+    Attributes:
+        title: above it.
+        groups: labels along the axis.
+        series: name -> one estimate for each group; nan draws nothing.
+    """
+
+    title: str
+    groups: Sequence[str]
+    series: Mapping[str, Sequence[Estimate]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points joined by a line.
+
+    Attributes:
+        name: in the legend.
+        x, y: estimates of each point.
+        labels: beside the points.
+        colour: None takes the next one.
+    """
+
+    name: str
+    x: Sequence[Estimate]
+    y: Sequence[Estimate]
+    labels: Sequence[str] = ()
+    colour: str | None = None
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A panel of cells from 0 to 1.
+
+    Attributes:
+        title: above it.
+        rows, columns: labels.
+        cells: of each row, an estimate for each column.
+    """
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Sequence[Sequence[Estimate]]
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plain_axes(axes: Axes, title: str) -> None:
+    axes.set_title("\n".join(textwrap.wrap(title, 90)), fontsize=FONT["normal"], loc="left")
+    axes.tick_params(labelsize=FONT["small"], color="#999999")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#999999")
+
+
+def caption(figure: Figure, text: str) -> None:
+    """A line or two below a figure."""
+    wrapped = "\n".join(textwrap.wrap(text, 108))
+    figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=FONT["small"], color="#333333")
+
+
+def bars_figure(panels: Sequence[Bars], text: str = "") -> Figure:
+    """Panels of bars, one below the other, all from 0 to 1. Series of base models, and the first one, are grey."""
+    figure = _figure(WIDE[0], WIDE[1] * len(panels) * (0.85 if len(panels) > 1 else 1))
+    for number, panel in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, number + 1)
+        width = BAR_WIDTH / len(panel.series)
+        for place, (name, estimates) in enumerate(panel.series.items()):
+            x = np.arange(len(panel.groups)) + (place - (len(panel.series) - 1) / 2) * width
+            grey = place == 0 or name.startswith("base")
+            colour = BASE_COLOUR if grey else COLOURS[(place - 1) % len(COLOURS)]
+            axes.bar(x, [one.mean for one in estimates], width * 0.92, label=name, color=colour, zorder=2)
+            for at, one in zip(x.tolist(), estimates, strict=True):
+                if not math.isnan(one.low):
+                    ends = [max(one.low, 0.0), min(one.high, 1.0)]
+                    axes.plot([at, at], ends, color="#000000", linewidth=1.0, zorder=3, solid_capstyle="butt")
+        axes.set_xticks(range(len(panel.groups)), [group.replace("_", "\n") for group in panel.groups])
+        axes.set_ylim(0, 1.03)
+        axes.grid(axis="y", color="#E6E6E6", linewidth=0.6, zorder=0)
+        _plain_axes(axes, panel.title)
+        axes.legend(fontsize=FONT["small"], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if text:
+        caption(figure, text)
+    return figure
+
+
+def curves_figure(
+    panels: Mapping[str, Sequence[Curve]], x_label: str, y_label: str, base: tuple[float, float] | None, text: str
+) -> Figure:
+    """Panels side by side of two scores against each other, from 0 to 1, the base model a star."""
+    figure = _figure(4.2 * len(panels) + (1.6 if len(panels) == 1 else 0.4), 4.6)
+    labels: dict[Axes, list[Label]] = {}
+    for number, (title, curves) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), number + 1)
+        labels[axes] = []
+        for place, curve in enumerate(curves):
+            colour = curve.colour or COLOURS[place % len(COLOURS)]
+            _draw_curve(axes, curve, colour, MARKERS[place % len(MARKERS)])
+            labels[axes] += _labels(curve, colour)
+        if base is not None:
+            star = {"marker": "*", "markersize": 13.0, "color": "#FFFFFF", "markeredgecolor": "#000000"}
+            axes.plot(*base, linestyle="none", label="base model", zorder=6, **star)  # type: ignore[arg-type]
+        axes.set_xlim(-0.05, 1.07)
+        axes.set_ylim(-0.05, 1.07)
+        axes.set_xlabel(x_label, fontsize=FONT["small"])
+        axes.set_ylabel(y_label if number == 0 else "", fontsize=FONT["small"])
+        axes.grid(color="#E6E6E6", linewidth=0.6)
+        _plain_axes(axes, title)
+        if number == len(panels) - 1:
+            axes.legend(fontsize=FONT["small"], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    caption(figure, text)
+    for axes, own in labels.items():
+        markers = [(label.x, label.y, 3.5) for label in own] + ([(*base, 7.0)] if base else [])
+        place_labels(figure, axes, [label for label in own if label.text], markers, LABEL_SIZE)
+    return figure
+
+
+def _labels(curve: Curve, colour: str) -> list[Label]:
+    """A label for each place of a curve; of points that lie on one another the first's and the last's."""
+    texts = list(curve.labels) or [""] * len(curve.x)
+    places: dict[tuple[float, float], list[str]] = {}
+    for text, one, other in zip(texts, curve.x, curve.y, strict=True):
+        places.setdefault((round(one.mean, 2), round(other.mean, 2)), []).append(text)
+    return [
+        Label(found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}", *at, colour)
+        for at, found in places.items()
+    ]
+
+
+def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
+    x, y = [one.mean for one in curve.x], [one.mean for one in curve.y]
+    axes.plot(x, y, color=colour, marker=marker, markersize=5.5, linewidth=1.1, label=curve.name, zorder=4)
+    for one, other in zip(curve.x, curve.y, strict=True):
+        for ends, across in (((one.low, one.high), False), ((other.low, other.high), True)):
+            if not math.isnan(ends[0]):
+                where = ([one.mean, one.mean], ends) if across else (ends, [other.mean, other.mean])
+                axes.plot(*where, color=colour, linewidth=0.9, alpha=0.6, zorder=3, solid_capstyle="butt")
+
+
+def heat_figure(panels: Sequence[Heat], text: str) -> Figure:
+    """Heat maps one below the other; in each cell the mean, and half the width of its interval."""
+    heights = [0.42 * len(panel.rows) + 1.1 for panel in panels]
+    figure = _figure(max(1.1 * len(panel.columns) for panel in panels) + 2.2, sum(heights) + 0.4)
+    grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
+    for number, panel in enumerate(panels):
+        axes = figure.add_subplot(grid[number, 0])
+        mean_RC = np.array([[one.mean for one in row] for row in panel.cells])
+        axes.imshow(mean_RC, cmap=HEAT, vmin=0.0, vmax=1.0, aspect="auto")
+        axes.set_xticks(range(len(panel.columns)), [name.replace("_", "\n") for name in panel.columns])
+        axes.set_yticks(range(len(panel.rows)), panel.rows)
+        for row, cells in enumerate(panel.cells):
+            for column, one in enumerate(cells):
+                colour = "black" if one.mean > 0.55 else "white"
+                axes.text(column, row, _cell(one), ha="center", va="center", fontsize=FONT["small"], color=colour)
+        _plain_axes(axes, panel.title)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    caption(figure, text)
+    return figure
+
+
+def _cell(one: Estimate) -> str:
+    if math.isnan(one.mean):
+        return "-"
+    half = (one.high - one.low) / 2
+    return f"{one.mean:.2f}" + ("" if math.isnan(half) else f" ±{half:.2f}")

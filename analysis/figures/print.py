@@ -1,0 +1,140 @@
+"""The report's figures for print: frontier, hypervolumes, and every method along its knob. Matplotlib, as `figures`."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from analysis.figures.frontier import DPI, FONT, frontier_figure, knob_of, styles_of
+from analysis.findings.controls import control_of
+from analysis.findings.findings import Findings
+from analysis.findings.frontier import FrontierPoint
+from analysis.statistics.bootstrap import Statistic
+from analysis.statistics.compare import minus
+
+PANEL, COLUMNS = (2.5, 2.1), 3  # inches
+COLOURS, LINES = ("#D55E00", "#0072B2", "#009E73"), ("-", "--", ":")
+
+
+def paper_figures(found: Findings, base_scores: Mapping[str, float], title: str = "") -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of every figure that the findings allow; three objectives give three frontiers."""
+    names = [objective.name for objective in found.table.objectives]
+    pairs = {2: [(0, 1)], 3: [(0, 1), (0, 2), (1, 2)]}.get(len(names), [])
+    for one, other in pairs:
+        name = "frontier" if len(names) == 2 else f"frontier_{names[one]}_{names[other]}"
+        yield name, frontier_figure(found.table.select([names[one], names[other]]), base_scores, title)
+    if len(found.hypervolumes) > 2:
+        yield "hypervolume", hypervolume_figure(found, title)
+    if _knobs(found):
+        yield "knobs", knob_figure(found, title)
+
+
+def hypervolume_figure(found: Findings, title: str = "") -> Figure:
+    """A forest plot: each method's hypervolume, and beside it the paired difference to the largest."""
+    methods = {name: one for name, one in found.hypervolumes.items() if name != "all methods"}
+    order = sorted(methods, key=lambda name: methods[name].estimate)
+    best, styles = order[-1], styles_of(order)
+    against = minus(found.differences, best)
+    figure = _figure((7.5, 1.6 + 0.3 * len(order)))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, rows, label in (
+        (left, methods, "hypervolume (better\u00a0→)"),
+        (right, against, f"minus that of {best}, paired"),
+    ):
+        for place, name in enumerate(order):
+            if name in rows:
+                _bar(axes, rows[name], place, styles[name].colour)
+        _plain(axes)
+        axes.set_xlabel(label, fontsize=FONT["normal"])
+    right.axvline(0, color="#777777", linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+    left.set_yticks(range(len(order)), order)
+    left.set_ylim(-0.6, len(order) - 0.4)
+    corner = ", ".join(
+        f"{objective.name} {worst:.3g}"
+        for objective, worst in zip(found.table.objectives, found.reference_M.tolist(), strict=True)
+    )
+    text = (
+        f"Hypervolume above the corner ({corner}), bias-corrected. Bars: 95 % intervals of a parametric bootstrap of"
+        " seed and residual effects; differences are paired over common seeds, not adjusted for their number."
+    )
+    _caption(figure, text, title)
+    return figure
+
+
+def knob_figure(found: Findings, title: str = "") -> Figure:
+    """A panel for each method with one numeric coefficient: the objectives along it, with intervals."""
+    methods = _knobs(found)
+    columns = min(COLUMNS, len(methods))
+    rows = math.ceil(len(methods) / columns)
+    figure = _figure((PANEL[0] * columns + 0.4, PANEL[1] * rows + 0.9))
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
+    for axes, (method, points) in zip(panels, methods.items(), strict=False):
+        _panel(axes, found, method, points)
+    for axes in panels[len(methods) :]:
+        axes.set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=FONT["small"], frameon=False)
+    text = "Means over seeds with 95 % t-intervals, the variance shrunk over the method's configurations."
+    _caption(figure, text, title)
+    return figure
+
+
+def _knobs(found: Findings) -> dict[str, list[FrontierPoint]]:
+    """Method -> its points in the order of its knob, of the methods that have one."""
+    points = [point for point in found.points if point.seeds and control_of(point) is None]
+    methods: dict[str, list[FrontierPoint]] = {}
+    for method in found.table.methods:
+        own = [point for point in points if point.method == method]
+        knob = knob_of(own)
+        if knob:
+            methods[method] = sorted(own, key=lambda point: float(point.coefficients[knob]))
+    return methods
+
+
+def _panel(axes: Axes, found: Findings, method: str, points: Sequence[FrontierPoint]) -> None:
+    knob = str(knob_of(points))
+    values = [float(point.coefficients[knob]) for point in points]
+    for objective, colour, line in zip(found.table.objectives, COLOURS, LINES, strict=False):
+        estimates = [point.scores[objective.name] for point in points]
+        means = [one.mean for one in estimates]
+        label = f"{objective.name} {objective.arrow}"
+        axes.plot(values, means, line, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=label)
+        for value, one in zip(values, estimates, strict=True):
+            if not math.isnan(one.low):
+                axes.plot([value, value], [one.low, one.high], color=colour, linewidth=0.9, alpha=0.7)
+    if min(values) > 0 and max(values) / min(values) > 10:
+        axes.set_xscale("log")
+    _plain(axes)
+    axes.set_xlabel(knob, fontsize=FONT["small"])
+    axes.set_title(method, fontsize=FONT["normal"])
+
+
+def _bar(axes: Axes, one: Statistic, place: int, colour: str) -> None:
+    axes.plot([one.low, one.high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
+    axes.plot(one.estimate, place, marker="s", markersize=5, color=colour)
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(color="#E6E6E6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=FONT["small"], color="#999999")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _caption(figure: Figure, text: str, title: str) -> None:
+    if title:
+        figure.suptitle(title, fontsize=FONT["title"], x=0.01, ha="left")
+    width = int(16 * figure.get_figwidth())
+    figure.supxlabel("\n".join(textwrap.wrap(text, width)), x=0.01, ha="left", fontsize=FONT["small"], color="#333333")

@@ -1,0 +1,119 @@
+"""Does a method beat what costs nothing? Its frontier against plain fine-tuning's checkpoints, and its scaled adapter.
+
+Stopping early and scaling down also trade the task for alignment. A method pushes the frontier only if it beats both.
+Every front has the base model and the whole of plain fine-tuning in it, so that the ends, which all share, decide
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.statistics.bootstrap import Bootstrap
+from analysis.statistics.compare import Difference, Front, differences
+
+PLAIN = "plain"
+SCALE, CHECKPOINT = "adapter_scale", "checkpoint_step"
+Control = Literal["checkpoint", "scale"]
+CONTROLS: Mapping[Control, str] = {
+    "checkpoint": "the checkpoints of plain fine-tuning",
+    "scale": "the plain adapter scaled down",
+}
+Floats = NDArray[np.float64]
+
+
+class Named(Protocol):
+    """A configuration, or a point of one."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def coefficients(self) -> Mapping[str, float | str]: ...
+
+
+def control_of(configuration: Named) -> Control | None:
+    """Which control a configuration is a point of; None for methods, and for the whole of plain fine-tuning."""
+    if configuration.method != PLAIN:
+        return None
+    if configuration.coefficients.get(SCALE, 1.0) != 1.0:
+        return "scale"
+    return "checkpoint" if CHECKPOINT in configuration.label else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A method against the controls that the sweep has.
+
+    Attributes:
+        method: its name.
+        against: control -> hypervolume of the method minus that of the control.
+    """
+
+    method: str
+    against: Mapping[Control, Difference]
+
+    @property
+    def beats(self) -> tuple[Control, ...]:
+        """Controls that it beats, significantly after adjustment."""
+        return tuple(name for name, one in self.against.items() if one.clear and one.statistic.estimate > 0)
+
+    @property
+    def loses(self) -> tuple[Control, ...]:
+        """Controls that beat it."""
+        return tuple(name for name, one in self.against.items() if one.clear and one.statistic.estimate < 0)
+
+    @property
+    def text(self) -> str:
+        """The verdict in a sentence."""
+        if not self.against:
+            return f"{self.method}: the sweep has no controls, so it is not known whether the method is worth its cost"
+        parts = []
+        for name, one in self.against.items():
+            found = one.statistic
+            size = f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+            word = "beats" if name in self.beats else "loses to" if name in self.loses else "is not told apart from"
+            parts.append(f"{word} {CONTROLS[name]} ({size})")
+        push = "pushes the frontier" if len(self.beats) == len(CONTROLS) else "is not shown to push the frontier"
+        return f"{self.method} {push}: it {' and '.join(parts)}"
+
+
+def verdicts(
+    bootstrap: Bootstrap,
+    configurations: Sequence[Named],
+    base_M: ArrayLike | None,
+    reference_M: ArrayLike,
+) -> list[Verdict]:
+    """Every method against every control; all of these comparisons are adjusted together (Holm).
+
+    Args:
+        configurations: [C], the rows of the bootstrap.
+        base_M: gains of the untouched base model; None when they are not known.
+        reference_M: of the hypervolume.
+    """
+    anchors_KM = np.empty((0, bootstrap.noise.mean_CM.shape[1])) if base_M is None else np.atleast_2d(base_M)
+    kinds = [control_of(configuration) for configuration in configurations]
+    plain_C = np.array(
+        [one.method == PLAIN and kind is None for one, kind in zip(configurations, kinds, strict=True)], dtype=bool
+    )
+    controls: dict[str, Front] = {}
+    for name in CONTROLS:
+        rows_C = np.array([kind == name for kind in kinds], dtype=bool)
+        if rows_C.any():
+            controls[name] = Front(rows_C | plain_C, np.asarray(anchors_KM))
+    names = sorted({one.method for one in configurations} - {PLAIN})
+    methods = {
+        name: Front(np.array([one.method == name for one in configurations]) | plain_C, np.asarray(anchors_KM))
+        for name in names
+    }
+    pairs = [(name, control) for name in names for control in controls]
+    found = {(one.first, one.second): one for one in differences(bootstrap, methods | controls, reference_M, pairs)}
+    return [
+        Verdict(name, {control: found[name, control] for control in CONTROLS if control in controls}) for name in names
+    ]

@@ -1,0 +1,251 @@
+"""Everything that a report says of one setting of a sweep, as numbers: computed once, shown as page, figure and JSON.
+
+Shape suffixes: C configurations with a trial, M objectives, K corners.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.findings.controls import Verdict, verdicts
+from analysis.findings.frontier import FrontierPoint, frontier
+from analysis.statistics import selection
+from analysis.statistics.bootstrap import TWO_SEEDS, Band, Bootstrap, Statistic
+from analysis.statistics.compare import Advice, Difference, Front, advice, differences, hypervolume_of
+from analysis.statistics.intervals import TwoWay, shrunk_spread, two_way_interval
+from analysis.statistics.pareto import attainment_surface
+from analysis.tables.questions import Grade, QuestionTable, question_table
+from analysis.tables.scores import Objective, ScoreTable
+from settings.common.errors import UserError
+
+Floats = NDArray[np.float64]
+MARGIN = 0.1  # of the range, by which the reference of an unbounded objective lies below the worst score
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a table says.
+
+    Attributes:
+        table: of the configurations with a finished trial, in the objectives looked at.
+        points: all configurations, those on the front first.
+        base_M: scores of the untouched base model; None when one is missing.
+        reference_M: worst corner of the hypervolume, as scores.
+        band, surface_K2: of the frontier, oriented gains; None when no configuration has two seeds, the surface also
+            with other than two objectives.
+        hypervolumes: method (and "all methods") -> its hypervolume; empty without seeds.
+        differences: between methods, adjusted together.
+        verdicts: of the methods against the controls.
+        selections: what halved the evidence -> the honest selection.
+        advice: where more seeds would settle the frontier.
+        questions: configuration id -> objective -> interval over seeds and questions.
+        gaps: what could not be computed, and why.
+    """
+
+    table: ScoreTable
+    points: list[FrontierPoint]
+    base_M: Floats | None
+    reference_M: Floats
+    band: Band | None
+    surface_K2: Floats | None
+    hypervolumes: Mapping[str, Statistic]
+    differences: Sequence[Difference]
+    verdicts: Sequence[Verdict]
+    selections: Mapping[str, selection.Selection]
+    advice: Sequence[Advice]
+    questions: Mapping[str, Mapping[str, TwoWay]]
+    gaps: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers as JSON data; nan and infinity become None."""
+        return {
+            "objectives": [
+                {"name": one.name, "kind": one.kind, "higher_is_better": one.higher_is_better}
+                for one in self.table.objectives
+            ],
+            "hypervolume_reference": self.reference_M.tolist(),
+            "base": None if self.base_M is None else self.base_M.tolist(),
+            "points": [self._point(point) for point in self.points],
+            "hypervolumes": {name: one.to_json() for name, one in self.hypervolumes.items()},
+            "differences": [one.to_json() for one in self.differences],
+            "verdicts": [
+                {
+                    "method": one.method,
+                    "beats": list(one.beats),
+                    "loses_to": list(one.loses),
+                    "text": one.text,
+                    "against": {name: difference.to_json() for name, difference in one.against.items()},
+                }
+                for one in self.verdicts
+            ],
+            "honest_selection": {
+                halved: {"optimistic": one.optimistic, "pessimistic": one.pessimistic, "halvings": one.num_halvings}
+                for halved, one in self.selections.items()
+            },
+            "more_seeds": [
+                {
+                    "configuration": self.table.configurations[one.row].id,
+                    "p_front": one.probability,
+                    "add": one.add,
+                    "rival": self.table.configurations[one.rival].id,
+                }
+                for one in self.advice
+            ],
+            "gaps": list(self.gaps),
+        }
+
+    def _point(self, point: FrontierPoint) -> dict[str, Any]:
+        facts = point.to_json() | {"on_front": point.on_front, "excluded": dict(point.excluded)}
+        for name, one in self.questions.get(point.configuration, {}).items():
+            facts[name] = facts[name] | {"low_over_questions": one.low, "high_over_questions": one.high}
+        return facts
+
+
+def findings(
+    table: ScoreTable,
+    base_scores: Mapping[str, float] | None = None,
+    grades: Sequence[Grade] = (),
+    objectives: Sequence[str] | None = None,
+    reference: Mapping[str, float] | None = None,
+) -> Findings:
+    """Analyse a table.
+
+    Args:
+        table: of one setting.
+        base_scores: score name -> mean of the untouched base model.
+        grades: of single questions, where there are any.
+        objectives: two or three names; None is the table's first three.
+        reference: objective -> the worst score that the hypervolume counts from; None is 0 (1 where less is better) for
+            scores that all lie in [0, 1], and else a tenth of the range below the worst score.
+
+    Raises UserError: no finished trial; no such objective; a reference for one that is not looked at.
+    """
+    names = [objective.name for objective in table.objectives][:3] if objectives is None else list(objectives)
+    chosen = table.select(names)
+    points = frontier(chosen)
+    chosen = chosen.rows(chosen.num_seeds_C > 0)
+    base_M = _base(chosen, base_scores or {})
+    reference_M = reference_of(chosen, [base_scores or {}], reference or {})
+    questions = question_table(chosen, grades)
+    gaps = []
+    left_out = [objective.name for objective in table.objectives if objective.name not in names]
+    if objectives is None and left_out:
+        gaps.append(f"three objectives are looked at together; choose others to see {', '.join(left_out)}")
+    bootstrap = None
+    if len(names) not in (2, 3):
+        gaps.append(f"no hypervolume, and nothing that rests on it: it needs two or three objectives, not {len(names)}")
+    elif not (chosen.num_seeds_C > 1).any():
+        gaps.append("no band, no hypervolume and no comparison of methods: every configuration has one seed")
+    else:
+        if chosen.num_seeds_C.max() == 2:
+            gaps.append(TWO_SEEDS)
+        bootstrap = Bootstrap(chosen.gains_CSM, chosen.method_C)
+    if questions is None:
+        gaps.append("no interval over questions: the sweep has not published the grades of single questions (yet)")
+    gain_base_M = None if base_M is None else chosen.oriented(base_M)
+    gain_reference_M = chosen.oriented(reference_M)
+    fronts = _fronts(chosen)
+    p_front = {point.configuration: point.p_front for point in points}
+    p_front_C = np.array([p_front[configuration.id] for configuration in chosen.configurations])
+    return Findings(
+        table=chosen,
+        points=points,
+        base_M=base_M,
+        reference_M=reference_M,
+        band=bootstrap.band() if bootstrap else None,
+        surface_K2=_surface(chosen) if bootstrap and len(names) == 2 else None,
+        hypervolumes={name: hypervolume_of(bootstrap, front, gain_reference_M) for name, front in fronts.items()}
+        if bootstrap
+        else {},
+        differences=differences(bootstrap, _methods(fronts), gain_reference_M) if bootstrap else [],
+        verdicts=verdicts(bootstrap, chosen.configurations, gain_base_M, gain_reference_M) if bootstrap else [],
+        selections=_selections(chosen, questions, gain_reference_M) if bootstrap else {},
+        advice=advice(bootstrap, p_front_C) if bootstrap else [],
+        questions=_two_way(chosen, questions),
+        gaps=gaps,
+    )
+
+
+def _base(table: ScoreTable, base_scores: Mapping[str, float]) -> Floats | None:
+    values_M = np.array([base_scores.get(objective.name, math.nan) for objective in table.objectives])
+    return values_M if np.isfinite(values_M).all() else None
+
+
+def reference_of(
+    table: ScoreTable, bases: Sequence[Mapping[str, float]] = (), given: Mapping[str, float] | None = None
+) -> Floats:
+    """reference_M: the worst corner of the hypervolume, as scores; see `findings`. Raises UserError."""
+    given = given or {}
+    unknown = sorted(set(given) - {objective.name for objective in table.objectives})
+    if unknown:
+        names = ", ".join(objective.name for objective in table.objectives)
+        raise UserError(f"a hypervolume reference is given for {unknown[0]!r}; the objectives are {names}")
+    worst = []
+    for column, objective in enumerate(table.objectives):
+        seen_N = np.array(
+            [*table.values_CSM[:, :, column].ravel(), *(base.get(objective.name, np.nan) for base in bases)]
+        )
+        worst.append(given.get(objective.name, _worst(objective, seen_N[np.isfinite(seen_N)])))
+    return np.array(worst)
+
+
+def _worst(objective: Objective, seen_N: Floats) -> float:
+    low, high = float(seen_N.min()), float(seen_N.max())
+    if low >= 0 and high <= 1:
+        return 0.0 if objective.higher_is_better else 1.0
+    margin = MARGIN * (high - low) or 1.0
+    return low - margin if objective.higher_is_better else high + margin
+
+
+def _fronts(table: ScoreTable) -> dict[str, Front]:
+    """Everything, and each method on its own; plain fine-tuning with its controls counts as one."""
+    nothing = np.empty((0, len(table.objectives)))
+    fronts = {"all methods": Front(np.ones(len(table.configurations), dtype=bool), nothing)}
+    return fronts | {method: Front(table.method_C == method, nothing) for method in table.methods}
+
+
+def _methods(fronts: Mapping[str, Front]) -> dict[str, Front]:
+    return {name: front for name, front in fronts.items() if name != "all methods"}
+
+
+def _surface(table: ScoreTable) -> Floats:
+    """The median attainment surface, each seed with the configurations that have finished it."""
+    gains_CSM = table.gains_CSM
+    sets = [gains_CSM[~np.isnan(gains_CSM[:, seed]).any(axis=1), seed] for seed in range(len(table.seeds))]
+    return attainment_surface([points for points in sets if len(points)])
+
+
+def _selections(
+    table: ScoreTable, questions: QuestionTable | None, reference_M: Floats
+) -> dict[str, selection.Selection]:
+    found = {"seeds": selection.by_seeds(table.gains_CSM, reference_M)}
+    if questions is not None:
+        found["questions"] = selection.by_questions(table.oriented(questions.seed_means()), reference_M)
+    return {halved: one for halved, one in found.items() if one is not None}
+
+
+def _two_way(table: ScoreTable, questions: QuestionTable | None) -> dict[str, dict[str, TwoWay]]:
+    if questions is None:
+        return {}
+    found: dict[str, dict[str, TwoWay]] = {}
+    for method in table.methods:
+        rows = np.flatnonzero(table.method_C == method)
+        spread = shrunk_spread(table.values_CSM[rows])
+        for place, row in enumerate(rows):
+            for column, objective in enumerate(table.objectives):
+                values_SQ = questions.of(column, int(row))
+                if np.isnan(values_SQ).all():
+                    continue
+                variance, freedom = spread.variance_CM[place, column], spread.freedom_CM[place, column]
+                known = not math.isnan(variance)
+                interval = two_way_interval(
+                    values_SQ, float(variance) if known else None, float(freedom) if known else None
+                )
+                found.setdefault(table.configurations[row].id, {})[objective.name] = interval
+    return found

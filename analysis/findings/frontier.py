@@ -1,0 +1,311 @@
+"""The frontier of a sweep as numbers: every configuration with its intervals, and whether another one dominates it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from analysis.statistics.bootstrap import Bootstrap
+from analysis.statistics.intervals import Intervals, intervals_by_method, wilson
+from analysis.statistics.pareto import non_dominated
+from analysis.tables.scores import EXCLUDED, Objective, ScoreTable, Status
+from settings.common.errors import UserError
+from settings.common.files import write_text
+
+RESERVED = ("method", "configuration", "label", "coefficients", "seeds", "tokens", "seconds", "p_front")
+WIDE = 100  # characters
+Basis = Literal["seeds", "questions", "none"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its interval, in the score's own unit and sign. nan where there is none.
+
+    Attributes:
+        basis: what the interval is about: other seeds (Student's t), or, of a share that one seed measured, other
+            questions (Wilson's), which says nothing of other seeds.
+    """
+
+    mean: float
+    low: float
+    high: float
+    basis: Basis = "seeds"
+
+    def to_json(self) -> dict[str, float | None]:
+        """nan becomes None."""
+        return {"mean": _finite(self.mean), "low": _finite(self.low), "high": _finite(self.high)}
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """One configuration.
+
+    Attributes:
+        method, configuration, label, coefficients: which one; `configuration` is its id.
+        seeds: finished trials that the estimates rest on.
+        excluded: status -> trials that ended without a result.
+        scores: objective name -> estimate.
+        tokens, seconds: what a trial takes from nothing, means over seeds; nan where unknown.
+        on_front: no other configuration dominates its means.
+        p_front: share of bootstrap replicates in which none does; nan when no configuration has two seeds.
+    """
+
+    method: str
+    configuration: str
+    label: str
+    coefficients: Mapping[str, float | str]
+    seeds: int
+    excluded: Mapping[Status, int]
+    scores: Mapping[str, Estimate]
+    tokens: float
+    seconds: float
+    on_front: bool
+    p_front: float = math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        """The point as JSON data, its objectives beside the other keys."""
+        facts = {
+            "method": self.method,
+            "configuration": self.configuration,
+            "label": self.label,
+            "coefficients": dict(self.coefficients),
+            "seeds": self.seeds,
+            "tokens": _finite(self.tokens),
+            "seconds": _finite(self.seconds),
+            "p_front": _finite(self.p_front),
+        }
+        return facts | {name: estimate.to_json() for name, estimate in self.scores.items()}
+
+
+def frontier(
+    table: ScoreTable, objectives: Sequence[str] | None = None, confidence: float = 0.95
+) -> list[FrontierPoint]:
+    """All configurations of a table: those on the front, best in the first objective first, then the others.
+
+    Dominance is between means over seeds, in all of the objectives. The intervals pool the seeds' variance over each
+    method (`analysis.statistics.intervals`). A share that a single seed measured, in a method without a second seed
+    anywhere, has Wilson's interval. A configuration without a finished trial has nan scores and is never on the front.
+
+    Args:
+        objectives: names; None is all of the table's.
+        confidence: of the intervals.
+
+    Raises UserError: no configuration has a finished trial; no such objective.
+    """
+    chosen = table if objectives is None else table.select(objectives)
+    num_C = chosen.num_seeds_C
+    if not num_C.any():
+        ended = ", ".join(f"{count} {status}" for status, count in chosen.num_excluded().items() if count)
+        raise UserError(f"no trial has finished yet, so there is no frontier ({ended or 'no trial has ended'})")
+    found = intervals_by_method(chosen.values_CSM, chosen.method_C, confidence)
+    gain_CM = chosen.oriented(found.mean_CM)
+    on_front_C = num_C > 0
+    on_front_C[on_front_C] = non_dominated(gain_CM[on_front_C])
+    p_front_C = _probabilities(chosen)
+    points = []
+    for row, configuration in enumerate(chosen.configurations):
+        estimates = [_estimate(chosen, found, row, column) for column in range(len(chosen.objectives))]
+        points.append(
+            FrontierPoint(
+                method=configuration.method,
+                configuration=configuration.id,
+                label=configuration.label,
+                coefficients=configuration.coefficients,
+                seeds=int(num_C[row]),
+                excluded=chosen.excluded[row],
+                scores={objective.name: item for objective, item in zip(chosen.objectives, estimates, strict=True)},
+                tokens=float(chosen.cost_C2[row, 0]),
+                seconds=float(chosen.cost_C2[row, 1]),
+                on_front=bool(on_front_C[row]),
+                p_front=float(p_front_C[row]),
+            )
+        )
+    front = [row for row in range(len(points)) if on_front_C[row]]
+    front.sort(key=lambda row: -gain_CM[row, 0])
+    return [points[row] for row in front] + [point for point in points if not point.on_front]
+
+
+def _probabilities(table: ScoreTable) -> NDArray[np.float64]:
+    """probability_C of being on the front."""
+    finished_C, found_C = table.num_seeds_C > 0, np.full(len(table.configurations), np.nan)
+    if (table.num_seeds_C > 1).any():
+        found_C[finished_C] = Bootstrap(table.gains_CSM[finished_C], table.method_C[finished_C]).on_front()
+    return found_C
+
+
+def _estimate(table: ScoreTable, found: Intervals, row: int, column: int) -> Estimate:
+    mean, low, high = (float(end[row, column]) for end in (found.mean_CM, found.low_CM, found.high_CM))
+    if math.isnan(low) and found.num_seeds_C[row] == 1:
+        number = float(np.nanmax(np.append(table.count_CSM[row, :, column], 0)))
+        hits = mean * number
+        if number > 0 and 0 <= mean <= 1 and abs(hits - round(hits)) < 1e-6 * number:
+            return Estimate(mean, *wilson(round(hits), int(number)), basis="questions")
+    return Estimate(mean, low, high, basis="none" if math.isnan(low) else "seeds")
+
+
+def front_json(sweep: str, points: Sequence[FrontierPoint]) -> dict[str, Any]:
+    """The points on the front as JSON data: {"sweep": ..., "points": [...]}. Raises UserError.
+
+    An objective may not be named like one of the other columns.
+    """
+    _check_names(points)
+    front = [point.to_json() for point in points if point.on_front]
+    for point in front:
+        del point["p_front"]  # readers of these files know their keys; the CSV and the report have it
+    return {"sweep": sweep, "points": front}
+
+
+def write_json(path: Path, sweep: str, points: Sequence[FrontierPoint]) -> None:
+    """Write `front_json` in one move. Raises UserError."""
+    write_text(path, json.dumps(front_json(sweep, points), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, points: Sequence[FrontierPoint]) -> None:
+    """Write all configurations in one move, on the front or not; nan is an empty cell. Raises UserError."""
+    write_text(path, csv_text(points))
+
+
+def csv_text(points: Sequence[FrontierPoint]) -> str:
+    """All configurations as CSV: `<objective>_mean`, `_low`, `_high`; seeds and excluded trials; `on_front`."""
+    _check_names(points)
+    names = list(points[0].scores) if points else []
+    columns = [f"{name}_{end}" for name in names for end in ("mean", "low", "high")]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*RESERVED, *EXCLUDED, *columns, "on_front"])
+    for point in points:
+        known = point.to_json() | {"coefficients": json.dumps(dict(point.coefficients))}
+        facts = ["" if known[name] is None else known[name] for name in RESERVED]
+        ends = [value for name in names for value in point.scores[name].to_json().values()]
+        counts = [point.excluded[status] for status in EXCLUDED]
+        writer.writerow([*facts, *counts, *("" if end is None else end for end in ends), str(point.on_front).lower()])
+    return buffer.getvalue()
+
+
+def rich_table(
+    points: Sequence[FrontierPoint],
+    objectives: Sequence[Objective],
+    title: str = "",
+    front_only: bool = False,
+    width: int = WIDE,
+) -> Table:
+    """The points for the terminal. A star marks the front; brackets are 95 % intervals.
+
+    Args:
+        front_only: leave out the others.
+        width: of the terminal in characters; what trials cost is left out of a narrow one.
+    """
+    names = ("P", "n", "tokens", "s") if width >= WIDE else ("P", "n")
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    table.add_column("", width=1)
+    table.add_column("configuration", overflow="fold")
+    shown = [objective for objective in objectives if points and objective.name in points[0].scores]
+    for objective in shown:
+        table.add_column(Text(f"{objective.name} {objective.arrow}"), justify="right", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 3))
+    rows = [point for point in points if point.on_front or not front_only]
+    equal = _equal_on_front(rows)
+    for point in rows:
+        others = equal.get(point.configuration, 0)
+        if others is None:
+            continue
+        cells = [_cell(point.scores[objective.name]) for objective in shown]
+        also = f" and {others} more that equal it" if others else ""
+        excluded = f" ({excluded_text(point.excluded)})" if excluded_text(point.excluded) else ""
+        texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip() + also + excluded, *cells]
+        texts += [_percent(point.p_front), str(point.seeds), _short(point.tokens), _short(point.seconds)]
+        texts = texts[: 2 + len(shown) + len(names)]
+        table.add_row(*(Text(text) for text in texts), style="" if point.on_front else "dim")
+    notes = [
+        "* on the frontier of the means; [low, high] is the 95 % interval of the mean of n seeds",
+        "P: how probable it is that no other configuration is better in every objective",
+    ]
+    if "tokens" in names:
+        notes.append("tokens of training and seconds (s) are those of one trial, with all that it is built on")
+    bases = {point.scores[objective.name].basis for point in rows for objective in shown if point.seeds}
+    if "none" in bases:
+        notes.append("[-] one seed: no interval")
+    if any(_leaves_unit(point.scores[objective.name]) for point in rows for objective in shown):
+        notes.append("a t-interval does not know where a score ends, as a share does at 0 and 1")
+    if "questions" in bases:
+        notes.append("[low, high]q one seed: the interval is about other questions, not other seeds (Wilson)")
+    table.caption = Text("\n".join(notes))
+    return table
+
+
+def _equal_on_front(rows: Sequence[FrontierPoint]) -> dict[str, int | None]:
+    """Of configurations of a method with equal scores on the front the one with the shortest label stands for all.
+
+    Configuration -> how many others it stands for; None for these.
+    """
+    groups: dict[Any, list[FrontierPoint]] = {}
+    for point in rows:
+        if point.on_front:
+            ends = tuple((name, one.mean, one.low, one.high) for name, one in point.scores.items())
+            groups.setdefault((point.method, ends), []).append(point)
+    shown = {min(same, key=lambda point: len(point.label)).configuration: len(same) - 1 for same in groups.values()}
+    return {point.configuration: shown.get(point.configuration) for same in groups.values() for point in same}
+
+
+def _leaves_unit(estimate: Estimate) -> bool:
+    """Whether an interval of what may be a share reaches beyond what a share can be."""
+    return 0 <= estimate.mean <= 1 and (estimate.low < 0 or estimate.high > 1)
+
+
+def excluded_text(counts: Mapping[Status, int]) -> str:
+    """Trials without a result as short text, e.g. "1 invalid, 2 failed"; "" when there are none."""
+    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+
+
+def _cell(estimate: Estimate) -> str:
+    if math.isnan(estimate.mean):
+        return "no result"
+    ends = "-" if math.isnan(estimate.low) else f"{estimate.low:.2f}, {estimate.high:.2f}"
+    return f"{estimate.mean:.3f} [{ends}]{'q' if estimate.basis == 'questions' else ''}"
+
+
+def _percent(share: float) -> str:
+    """A probability as whole percent; "-" for nan, and never 100 % but for certainty."""
+    if math.isnan(share):
+        return "-"
+    return ">99%" if 0.995 <= share < 1 else "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
+def _short(number: float) -> str:
+    """Two or three significant digits, e.g. "3.1", "52", "410k", "1.2M"; "-" for nan."""
+    if math.isnan(number):
+        return "-"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.2g}" if number < 10 else f"{number:.0f}"
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _check_names(points: Sequence[FrontierPoint]) -> None:
+    clash = sorted({name for point in points for name in point.scores} & {*RESERVED, *EXCLUDED, "on_front"})
+    if clash:
+        raise UserError(f"an objective cannot be named {clash[0]!r}: the frontier's files have a column of that name")

@@ -1,0 +1,127 @@
+"""Two sweeps against each other, paired over the seeds that both have.
+
+Shape suffixes as in `analysis.statistics.compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from analysis.findings.findings import reference_of
+from analysis.statistics.bootstrap import Bootstrap
+from analysis.statistics.compare import Difference, Front, differences
+from analysis.tables.scores import Configuration, ScoreTable
+from settings.common.errors import UserError
+
+WHOLE = "whole frontier"
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """What was found.
+
+    Attributes:
+        seeds: that both sweeps have.
+        objectives: names, in the order of the hypervolume's reference.
+        reference: worst corner of the hypervolumes, as scores.
+        rows: "whole frontier" and each method of both sweeps -> first minus second; adjusted together.
+        alone: methods that only one of them has.
+    """
+
+    seeds: tuple[int, ...]
+    objectives: tuple[str, ...]
+    reference: tuple[float, ...]
+    rows: Mapping[str, Difference]
+    alone: tuple[str, ...]
+
+
+def compare_sweeps(
+    names: tuple[str, str], tables: tuple[ScoreTable, ScoreTable], bases: Sequence[Mapping[str, float]] = ()
+) -> Rivals:
+    """Differences of hypervolume between the frontiers of two sweeps, and of each method that both have.
+
+    Args:
+        names: of the sweeps.
+        tables: of the same setting and objectives.
+        bases: scores of the base models, for the reference of an unbounded objective.
+
+    Raises UserError: different objectives, not two or three; a sweep in which no configuration has finished two of the
+    common seeds.
+    """
+    _check_alike(names, tables)
+    seeds = tuple(sorted(set(tables[0].seeds) & set(tables[1].seeds)))
+    parts = [_over_seeds(table, seeds) for table in tables]
+    for name, part in zip(names, parts, strict=True):
+        if not (part.num_seeds_C > 1).any():
+            have = "; ".join(f"{one}: {', '.join(map(str, t.seeds))}" for one, t in zip(names, tables, strict=True))
+            raise UserError(
+                f"{name!r} has no configuration with finished trials of two seeds that both sweeps have ({have})"
+            )
+    gains_CSM = np.concatenate([part.gains_CSM for part in parts])
+    sweep_C = np.repeat([0, 1], [len(part.configurations) for part in parts])
+    method_C = np.concatenate([part.method_C for part in parts])
+    bootstrap = Bootstrap(gains_CSM, np.char.add(np.char.add(sweep_C.astype(str), "/"), method_C))
+    reference_M = reference_of(_joined(parts), bases)
+    nothing = np.empty((0, gains_CSM.shape[2]))
+    both = sorted(set(parts[0].methods) & set(parts[1].methods))
+    fronts, pairs = {}, []
+    for label in (WHOLE, *both):
+        for side in (0, 1):
+            rows_C = (sweep_C == side) & ((method_C == label) | (label == WHOLE))
+            fronts[f"{names[side]}[{side}]: {label}"] = Front(rows_C, nothing)
+        pairs.append((f"{names[0]}[0]: {label}", f"{names[1]}[1]: {label}"))
+    found = differences(bootstrap, fronts, tables[0].oriented(reference_M), pairs)
+    return Rivals(
+        seeds,
+        tuple(objective.name for objective in tables[0].objectives),
+        tuple(reference_M.tolist()),
+        dict(zip((WHOLE, *both), found, strict=True)),
+        tuple(sorted(set(parts[0].methods) ^ set(parts[1].methods))),
+    )
+
+
+def to_json(names: tuple[str, str], found: Rivals) -> dict[str, Any]:
+    """The comparison as JSON data."""
+    return {
+        "first": names[0],
+        "second": names[1],
+        "seeds": list(found.seeds),
+        "objectives": list(found.objectives),
+        "hypervolume_reference": list(found.reference),
+        "differences": {label: one.to_json() for label, one in found.rows.items()},
+        "only_in_one": list(found.alone),
+    }
+
+
+def _check_alike(names: tuple[str, str], tables: tuple[ScoreTable, ScoreTable]) -> None:
+    signs = [[(one.name, one.higher_is_better) for one in table.objectives] for table in tables]
+    if signs[0] != signs[1]:
+        texts = [", ".join(name for name, _ in sign) for sign in signs]
+        raise UserError(f"sweeps {names[0]!r} and {names[1]!r} have other objectives: {texts[0]} and {texts[1]}")
+    if len(signs[0]) not in (2, 3):
+        raise UserError(f"a comparison needs two or three objectives, the sweeps have {len(signs[0])}")
+
+
+def _over_seeds(table: ScoreTable, seeds: Sequence[int]) -> ScoreTable:
+    columns = [table.seeds.index(seed) for seed in seeds]
+    part = replace(
+        table, seeds=tuple(seeds), values_CSM=table.values_CSM[:, columns], count_CSM=table.count_CSM[:, columns]
+    )
+    return part.rows(part.num_seeds_C > 0)
+
+
+def _joined(parts: Sequence[ScoreTable]) -> ScoreTable:
+    """All configurations in one table, for what looks at scores alone."""
+    configurations: tuple[Configuration, ...] = sum((part.configurations for part in parts), ())
+    return replace(
+        parts[0],
+        configurations=configurations,
+        values_CSM=np.concatenate([part.values_CSM for part in parts]),
+        excluded=sum((part.excluded for part in parts), ()),
+        cost_C2=np.concatenate([part.cost_C2 for part in parts]),
+        count_CSM=np.concatenate([part.count_CSM for part in parts]),
+    )

@@ -1,0 +1,214 @@
+"""Which of two methods' frontiers is larger: paired over common seeds, with intervals, and what more seeds would tell.
+
+Gains: larger is better. Shape suffixes: C configurations, M objectives, B replicates, K points without noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+from analysis.statistics.bootstrap import Bootstrap, Statistic, Value
+from analysis.statistics.pareto import dominated, hypervolumes
+
+Floats = NDArray[np.float64]
+POWER = 0.8
+MOST_SEEDS = 100  # more than that is advice nobody follows
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """Some of the configurations, and points that are known without noise, such as the base model.
+
+    Attributes:
+        rows_C: which configurations.
+        anchors_KM: the points; K may be 0.
+    """
+
+    rows_C: NDArray[np.bool_]
+    anchors_KM: Floats
+
+    def means(self, means_BCM: Floats) -> Floats:
+        """The front's points in every replicate."""
+        anchors_BKM = np.broadcast_to(self.anchors_KM, (len(means_BCM), *self.anchors_KM.shape))
+        return np.concatenate([means_BCM[:, self.rows_C], anchors_BKM], axis=1)
+
+    def hypervolume(self, reference_M: ArrayLike) -> Value:
+        """The front's hypervolume as a function of the means."""
+        return lambda means_BCM: hypervolumes(self.means(means_BCM), reference_M)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The hypervolume of the first front minus that of the second, paired over seeds.
+
+    Attributes:
+        first, second: their names.
+        statistic: the bias-corrected difference with its interval.
+        p_value: of equal hypervolumes, two-sided.
+        adjusted: after Holm 1979, over all pairs that were compared together.
+        dominates, dominated: share of the replicates in which every point of the second is at least equalled by one of
+            the first and not the other way round, and the reverse.
+        detectable: the smallest true difference that would be found with 80 % power at 5 %, with these seeds.
+        seeds: how many seeds (of the same number for both) would find a true difference as large as the estimate with
+            that power; None when more than `MOST_SEEDS`.
+    """
+
+    first: str
+    second: str
+    statistic: Statistic
+    p_value: float
+    dominates: float
+    dominated: float
+    detectable: float
+    seeds: int | None
+    adjusted: float = field(default=math.nan)
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference is significant at 5 % after adjustment."""
+        return self.adjusted <= 0.05
+
+    def to_json(self) -> dict[str, Any]:
+        """The difference as JSON data."""
+        return self.statistic.to_json() | {
+            "first": self.first,
+            "second": self.second,
+            "p_value": self.p_value,
+            "p_adjusted": self.adjusted,
+            "p_first_dominates": self.dominates,
+            "p_second_dominates": self.dominated,
+            "detectable": self.detectable,
+            "seeds_for_80_percent_power": self.seeds,
+        }
+
+
+def hypervolume_of(bootstrap: Bootstrap, front: Front, reference_M: ArrayLike, confidence: float = 0.95) -> Statistic:
+    """A front's hypervolume, bias-corrected, with its interval."""
+    return bootstrap.statistic(front.hypervolume(reference_M), confidence)
+
+
+def differences(
+    bootstrap: Bootstrap,
+    fronts: Mapping[str, Front],
+    reference_M: ArrayLike,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    confidence: float = 0.95,
+) -> list[Difference]:
+    """Paired differences between fronts, adjusted together.
+
+    Args:
+        fronts: name -> front.
+        pairs: (first, second); None is every pair, in the order of the names.
+    """
+    chosen = list(itertools.combinations(fronts, 2)) if pairs is None else list(pairs)
+    found = [_difference(bootstrap, fronts, pair, reference_M, confidence) for pair in chosen]
+    adjusted = holm([one.p_value for one in found])
+    return [replace(one, adjusted=value) for one, value in zip(found, adjusted, strict=True)]
+
+
+def _difference(
+    bootstrap: Bootstrap, fronts: Mapping[str, Front], pair: tuple[str, str], reference_M: ArrayLike, confidence: float
+) -> Difference:
+    first, second = (fronts[name] for name in pair)
+    one, other = first.hypervolume(reference_M), second.hypervolume(reference_M)
+    statistic = bootstrap.statistic(lambda means_BCM: one(means_BCM) - other(means_BCM), confidence)
+    covers_B, covered_B = _covers(bootstrap, first, second), _covers(bootstrap, second, first)
+    num_seeds = int(bootstrap.noise.num_seeds_C.max())
+    return Difference(
+        *pair,
+        statistic,
+        statistic.p_value,
+        dominates=float((covers_B & ~covered_B).mean()),
+        dominated=float((covered_B & ~covers_B).mean()),
+        detectable=_detectable(statistic.error, statistic.freedom),
+        seeds=_seeds_for(abs(statistic.estimate), statistic, num_seeds),
+    )
+
+
+def _covers(bootstrap: Bootstrap, front: Front, other: Front) -> NDArray[np.bool_]:
+    """bool_B: every configuration of the other front is dominated or equalled by one of this front."""
+    means_BCM = bootstrap.draws_BCM
+    return np.asarray(dominated(means_BCM[:, other.rows_C], means_BCM[:, front.rows_C], strictly=False).all(axis=1))
+
+
+def _detectable(error: float, freedom: float) -> float:
+    return float(stdtrit(freedom, 0.975) + stdtrit(freedom, POWER)) * error
+
+
+def _seeds_for(target: float, statistic: Statistic, num_seeds: int) -> int | None:
+    """Seeds with which the detectable difference shrinks to `target`."""
+    for seeds in range(2, MOST_SEEDS + 1):
+        freedom = statistic.freedom * (seeds - 1) / max(num_seeds - 1, 1)
+        if _detectable(statistic.error * math.sqrt(num_seeds / seeds), freedom) <= target:
+            return seeds
+    return None
+
+
+def minus(differences: Sequence[Difference], best: str) -> dict[str, Statistic]:
+    """Of the pairs that `best` is in: the other's name -> its hypervolume minus that of `best`."""
+    found = {one.first: one.statistic for one in differences if one.second == best}
+    return found | {one.second: -one.statistic for one in differences if one.first == best}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values that hold for all hypotheses together, whatever their dependence (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A configuration of which it is not settled whether it is on the frontier.
+
+    Attributes:
+        row: of the table.
+        probability: that it is on the front.
+        add: seeds to add to it (and to its closest rival) to tell them apart with a 95 % interval; None when it would
+            take more than `MOST_SEEDS`.
+        rival: row of the configuration that decides.
+    """
+
+    row: int
+    probability: float
+    add: int | None
+    rival: int
+
+
+def advice(bootstrap: Bootstrap, probability_C: Floats, low: float = 0.05, high: float = 0.95) -> list[Advice]:
+    """Where more seeds would settle the frontier, the least settled first.
+
+    A configuration leaves the front (or joins it) when it moves past its closest rival. The distance to it, in standard
+    errors of the difference of the two means, grows with the root of the number of seeds.
+    """
+    mean_CM, draws_BCM = bootstrap.noise.mean_CM, bootstrap.draws_BCM
+    num_C = bootstrap.noise.num_seeds_C
+    covariance_MCC = np.stack(
+        [np.atleast_2d(np.cov(draws_BCM[:, :, m], rowvar=False)) for m in range(mean_CM.shape[1])]
+    )
+    variance_MC = np.einsum("mcc->mc", covariance_MCC)
+    found = []
+    for row in np.flatnonzero((probability_C > low) & (probability_C < high)):
+        left_MC = variance_MC[:, row, None] + variance_MC - 2 * covariance_MCC[:, row]
+        error_CM = np.sqrt(np.maximum(left_MC, 0.0)).T  # rounding makes a variance of nothing negative
+        ahead_CM = (mean_CM[row] - mean_CM) / np.where(error_CM > 0, error_CM, np.inf)
+        ahead_C = ahead_CM.max(axis=1)  # how far it is from being covered by each; negative when it is
+        ahead_C[row] = np.inf
+        rival = int(np.argmin(ahead_C))
+        distance = abs(float(ahead_C[rival]))
+        have = int(min(num_C[row], num_C[rival]))
+        needed = math.ceil(have * (1.96 / distance) ** 2) if distance > 0 else MOST_SEEDS + have + 1
+        add = max(needed - have, 1)
+        found.append(Advice(int(row), float(probability_C[row]), add if add <= MOST_SEEDS else None, rival))
+    return sorted(found, key=lambda one: abs(one.probability - 0.5))

@@ -1,0 +1,195 @@
+"""Dominance, hypervolume and attainment. Larger is better in every objective.
+
+Shape suffixes: N points, M objectives, B sets of points, K points of another set or corners of a surface.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+CHUNK = 2**22  # numbers in an array of comparisons
+
+
+def non_dominated(points_NM: ArrayLike) -> NDArray[np.bool_]:
+    """Which points no other point dominates.
+
+    a dominates b when a >= b in every objective and a > b in at least one. Exactly equal points do not dominate each
+    other: both are kept, or both are not.
+
+    Args:
+        points_NM: N may be 0.
+
+    Returns:
+        bool_N.
+
+    Raises ValueError: not two-dimensional; nan or infinity, naming the row (from 0).
+    """
+    return fronts(_checked(points_NM)[None])[0]
+
+
+def fronts(points_BNM: Floats) -> NDArray[np.bool_]:
+    """`non_dominated` of many sets of equally many finite points at once: O(N log N) for M = 2, O(N^2) for more.
+
+    Returns:
+        bool_BN.
+    """
+    num_sets, number, objectives = points_BNM.shape
+    if objectives == 2:
+        return _fronts_of_pairs(points_BNM)
+    pieces = min(num_sets, 1 + num_sets * number**2 * objectives // CHUNK)
+    return np.concatenate([np.logical_not(dominated(some, some)) for some in np.array_split(points_BNM, pieces)])
+
+
+def _fronts_of_pairs(points_BN2: Floats) -> NDArray[np.bool_]:
+    """From the largest x down a point stays if its y is the best of its x and better than at every larger x."""
+    order_BN = np.argsort(-points_BN2[:, :, 1], axis=1, kind="stable")
+    by_x_BN = np.argsort(-np.take_along_axis(points_BN2[:, :, 0], order_BN, axis=1), axis=1, kind="stable")
+    order_BN = np.take_along_axis(order_BN, by_x_BN, axis=1)  # of one x the largest y comes first
+    x_BN, y_BN = (np.take_along_axis(points_BN2[:, :, axis], order_BN, axis=1) for axis in (0, 1))
+    starts_BN = np.ones(x_BN.shape, dtype=bool)
+    starts_BN[:, 1:] = x_BN[:, 1:] != x_BN[:, :-1]
+    first_BN = np.maximum.accumulate(np.where(starts_BN, np.arange(x_BN.shape[1]), 0), axis=1)
+    best_BN = np.pad(np.maximum.accumulate(y_BN, axis=1), ((0, 0), (1, 0)), constant_values=-np.inf)
+    beyond_BN = np.take_along_axis(best_BN, first_BN, axis=1)  # the best y of larger x
+    stays_BN = (y_BN > beyond_BN) & (y_BN == np.take_along_axis(y_BN, first_BN, axis=1))
+    front_BN = np.empty_like(stays_BN)
+    np.put_along_axis(front_BN, order_BN, stays_BN, axis=1)
+    return front_BN
+
+
+def dominated(points_BNM: Floats, others_BKM: Floats, strictly: bool = True) -> NDArray[np.bool_]:
+    """Which of many sets' points one of the others dominates; or, not strictly, at least equals in every objective.
+
+    Returns:
+        bool_BN.
+    """
+    point, other = points_BNM[:, :, None, :], others_BKM[:, None, :, :]
+    covers_BNK: NDArray[np.bool_] = np.all(other >= point, axis=3)
+    if strictly:
+        covers_BNK &= np.any(other > point, axis=3)
+    return np.asarray(np.any(covers_BNK, axis=2))
+
+
+def hypervolume(points_NM: ArrayLike, reference_M: ArrayLike) -> float:
+    """Volume of the region that the points dominate and that is better than the reference; exact, M = 2 or 3.
+
+    Args:
+        points_NM: dominated points and ties change nothing; a point that is not strictly better than the reference in
+            every objective contributes nothing. N may be 0, which gives 0.
+        reference_M: the worst corner.
+
+    Returns:
+        The volume, in the product of the objectives' units.
+
+    Raises ValueError: M is not 2 or 3; nan or infinity.
+    """
+    points = _checked(points_NM)
+    return float(hypervolumes(points[None], reference_M)[0])
+
+
+def hypervolumes(points_BNM: ArrayLike, reference_M: ArrayLike) -> Floats:
+    """`hypervolume` of many sets of equally many points at once.
+
+    By sweeping the last objective downwards: between two neighbouring values, the slice is the region dominated by
+    the points above, in one objective less (Fonseca, Paquete and Lopez-Ibanez 2006, "An improved dimension-sweep
+    algorithm for the hypervolume indicator", without its data structures: O(N log N) for M = 2, O(N^2 log N) for 3).
+
+    Returns:
+        volume_B.
+
+    Raises ValueError: M is not 2 or 3; nan or infinity.
+    """
+    points, reference = np.asarray(points_BNM, dtype=np.float64), np.asarray(reference_M, dtype=np.float64)
+    if reference.shape not in ((2,), (3,)) or points.ndim != 3 or points.shape[2] != reference.size:
+        raise ValueError(
+            f"hypervolume needs points [..., N, M] and a reference [M], M = 2 or 3, got {points.shape} and"
+            f" {reference.shape}"
+        )
+    if not np.isfinite(reference).all() or not np.isfinite(points).all():
+        raise ValueError(
+            f"the points and the reference of a hypervolume must be finite, got the reference {reference.tolist()}"
+        )
+    inside_BN1 = (points > reference).all(axis=2, keepdims=True)
+    lifted_BNM = np.where(inside_BN1, points - reference, 0.0)  # a point at the reference dominates nothing
+    return _areas(lifted_BNM) if reference.size == 2 else _volumes(lifted_BNM)
+
+
+def _areas(points_BN2: Floats) -> Floats:
+    """From the largest x down, each strip is as wide as the gap to the next x and as high as the best y so far."""
+    order_BN = np.argsort(-points_BN2[:, :, 0], axis=1, kind="stable")
+    x_BN, y_BN = (np.take_along_axis(points_BN2[:, :, axis], order_BN, axis=1) for axis in (0, 1))
+    width_BN = x_BN - np.pad(x_BN[:, 1:], ((0, 0), (0, min(1, x_BN.shape[1]))))
+    return np.asarray((width_BN * np.maximum.accumulate(y_BN, axis=1)).sum(axis=1), dtype=np.float64)
+
+
+def _volumes(points_BN3: Floats) -> Floats:
+    """From the largest z down, each slab is as thick as the gap to the next z and has the area of the points so far."""
+    order_BN = np.argsort(-points_BN3[:, :, 2], axis=1, kind="stable")
+    sorted_BN3 = np.take_along_axis(points_BN3, order_BN[:, :, None], axis=1)
+    number = points_BN3.shape[1]
+    thickness_BN = sorted_BN3[:, :, 2] - np.pad(sorted_BN3[:, 1:, 2], ((0, 0), (0, min(1, number))))
+    volume_B = np.zeros(len(points_BN3))
+    for count in range(number):
+        volume_B += thickness_BN[:, count] * _areas(sorted_BN3[:, : count + 1, :2])
+    return volume_B
+
+
+def attainment_surface(sets: Sequence[ArrayLike], share: float = 0.5) -> Floats:
+    """The front of what at least this share of the sets attain; two objectives.
+
+    A set attains a place when one of its points is at least as good in both objectives. With one set per seed and a
+    share of one half this is the median attainment surface (Fonseca and Fleming 1996, "On the performance assessment
+    and comparison of stochastic multiobjective optimizers").
+
+    Args:
+        sets: points_N2 each; one without points attains nothing.
+        share: in (0, 1]; the number of sets is rounded up.
+
+    Returns:
+        corners_K2 of the surface, none dominating another, the first objective ascending.
+
+    Raises ValueError: no set, a share out of range, not two objectives, nan or infinity.
+    """
+    checked = [_checked(np.asarray(points, dtype=np.float64).reshape(-1, 2)) for points in sets]
+    if not checked or not 0 < share <= 1:
+        raise ValueError(f"an attainment surface needs a set and a share in (0, 1], got {len(checked)} and {share}")
+    needed = math.ceil(share * len(checked) - 1e-9)
+    x_K = np.unique(np.concatenate([points[:, 0] for points in checked]))
+    height_SK = np.array([_heights(points, x_K) for points in checked])
+    height_K = np.sort(height_SK, axis=0)[len(checked) - needed]
+    corners_K2 = np.column_stack([x_K, height_K])[np.isfinite(height_K)]
+    return corners_K2[non_dominated(corners_K2)] if len(corners_K2) else corners_K2
+
+
+def _heights(points_N2: Floats, x_K: Floats) -> Floats:
+    """The best second objective among points whose first is at least x; -inf where there is none."""
+    reaches_KN = points_N2[None, :, 0] >= x_K[:, None]
+    return np.asarray(np.where(reaches_KN, points_N2[None, :, 1], -np.inf).max(axis=1, initial=-np.inf))
+
+
+def staircase(points_N2: Floats, left: float, bottom: float) -> Floats:
+    """corners_K2 of the boundary of what points dominate, from the left edge to the bottom one; larger is better."""
+    front = points_N2[non_dominated(points_N2)]
+    front = np.unique(front, axis=0)
+    corners = []
+    before = left
+    for x, y in front.tolist():
+        corners += [(before, y), (x, y)]
+        before = x
+    return np.array([*corners, (before, bottom)])
+
+
+def _checked(points_NM: ArrayLike) -> Floats:
+    points = np.asarray(points_NM, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] == 0:
+        raise ValueError(f"points must have the shape [N, M], got {points.shape}")
+    bad = ~np.isfinite(points).all(axis=1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"row {row} of the points is not finite: {points[row].tolist()}")
+    return points

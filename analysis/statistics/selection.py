@@ -1,0 +1,108 @@
+"""Honest selection: configurations chosen on one half of the evidence and reported on the other.
+
+The front of measured means is too good to be true, because luck helped to choose it. Here it is chosen on one half
+of the seeds (or of the questions) and its scores are read from the other half, over many halvings. Gains: larger is
+better. Shape suffixes: C configurations, S seeds, M objectives, Q questions, K corners.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.statistics.pareto import attainment_surface, hypervolume, non_dominated
+
+Floats = NDArray[np.float64]
+MOST_HALVINGS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What is chosen, and what it is worth.
+
+    Attributes:
+        chosen_C: share of the halvings in which the configuration was on the front of the first half.
+        optimistic: mean hypervolume of the chosen configurations, by the scores that chose them.
+        pessimistic: by the scores of the other half, which they were not chosen by.
+        optimistic_K2, pessimistic_K2: median attainment surfaces of the same, in two objectives; no corners in three.
+        num_halvings: how many.
+    """
+
+    chosen_C: Floats
+    optimistic: float
+    pessimistic: float
+    optimistic_K2: Floats
+    pessimistic_K2: Floats
+    num_halvings: int
+
+    @property
+    def optimism(self) -> float:
+        """How much of the hypervolume is luck, at half of the evidence: an upper bound at all of it."""
+        return self.optimistic - self.pessimistic
+
+
+def by_seeds(gains_CSM: ArrayLike, reference_M: ArrayLike, seed: int = 0) -> Selection | None:
+    """Halve the seeds; with an odd number the larger half chooses. None when there are fewer than two seeds.
+
+    Configurations without a trial in one of the halves sit that halving out.
+    """
+    gains = np.asarray(gains_CSM, dtype=np.float64)
+    return _select(gains, _halves(gains.shape[1], seed), reference_M)
+
+
+def by_questions(gains_CQM: ArrayLike, reference_M: ArrayLike, seed: int = 0) -> Selection | None:
+    """Halve the questions, all seeds in both halves. None when there are fewer than two questions.
+
+    Args:
+        gains_CQM: mean over seeds of each question; nan in the objectives that the question does not speak of.
+    """
+    gains = np.asarray(gains_CQM, dtype=np.float64)
+    return _select(gains, _halves(gains.shape[1], seed), reference_M)
+
+
+def _halves(number: int, seed: int) -> Iterable[NDArray[np.bool_]]:
+    """Every way to choose the larger half of `number` things, or as many random ones."""
+    size = math.ceil(number / 2)
+    if number < 2:
+        return
+    if math.comb(number, size) <= MOST_HALVINGS:
+        for chosen in itertools.combinations(range(number), size):
+            yield np.isin(np.arange(number), chosen)
+        return
+    random = np.random.default_rng(seed)
+    for _ in range(MOST_HALVINGS):
+        yield random.permutation(number) < size
+
+
+def _select(gains_CNM: Floats, halves: Iterable[NDArray[np.bool_]], reference_M: ArrayLike) -> Selection | None:
+    num_configurations, _, num_objectives = gains_CNM.shape
+    chosen_C = np.zeros(num_configurations)
+    fronts: tuple[list[Floats], list[Floats]] = ([], [])
+    for first_N in halves:
+        means = [_mean(gains_CNM[:, half_N]) for half_N in (first_N, ~first_N)]
+        known_C = np.isfinite(means[0]).all(axis=1) & np.isfinite(means[1]).all(axis=1)
+        if not known_C.any():
+            continue
+        front_C = np.zeros(num_configurations, dtype=bool)
+        front_C[np.flatnonzero(known_C)] = non_dominated(means[0][known_C])
+        chosen_C += front_C
+        for points, mean_CM in zip(fronts, means, strict=True):
+            points.append(mean_CM[front_C])
+    number = len(fronts[0])
+    if not number:
+        return None
+    volumes = [float(np.mean([hypervolume(points, reference_M) for points in some])) for some in fronts]
+    none_K2 = np.empty((0, 2))
+    surfaces = [attainment_surface(some) if num_objectives == 2 else none_K2 for some in fronts]
+    return Selection(chosen_C / number, volumes[0], volumes[1], surfaces[0], surfaces[1], number)
+
+
+def _mean(values_CNM: Floats) -> Floats:
+    """mean_CM of what is there; nan where nothing is."""
+    count_CM = (~np.isnan(values_CNM)).sum(axis=1)
+    return np.where(count_CM > 0, np.nansum(values_CNM, axis=1) / np.maximum(count_CM, 1), np.nan)

@@ -1,0 +1,248 @@
+"""One array convention for everything that is measured: configurations x seeds x objectives.
+
+Shape suffixes: C configurations, S seeds, M objectives. "Larger is better" is applied and undone here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from settings.common.errors import UserError
+from settings.setting import Kind
+
+Status = Literal["finished", "invalid", "failed", "stopped"]
+EXCLUDED: tuple[Status, ...] = ("invalid", "failed", "stopped")
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A score that a sweep optimises; the fields are those of `settings.setting.Score`."""
+
+    name: str
+    kind: Kind
+    higher_is_better: bool = True
+    description: str = ""
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better: up or down."""
+        return "↑" if self.higher_is_better else "↓"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a row of a table is: a method with its coefficients, without a seed.
+
+    Attributes:
+        id: unique in a table.
+        method: its name.
+        label: the coefficients as short text, e.g. "beta=0.3"; "" for a method without any.
+        coefficients: name -> value.
+    """
+
+    id: str
+    method: str
+    label: str = ""
+    coefficients: Mapping[str, float | str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Method and label, e.g. "kl_penalty beta=0.3"."""
+        return f"{self.method} {self.label}".strip()
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """How one trial ended. Only the scores and the cost of a finished one are read.
+
+    Attributes:
+        tokens, seconds: of training (and, seconds, evaluation), with all that the trial was built on; nan if unknown.
+        reason: why it did not finish, in a line.
+        counts: score name -> number of graded questions, where known.
+    """
+
+    configuration: Configuration
+    seed: int
+    status: Status
+    scores: Mapping[str, float] = field(default_factory=dict)
+    tokens: float = math.nan
+    seconds: float = math.nan
+    reason: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """The scores of a sweep. Build it with `from_records`.
+
+    Attributes:
+        configurations: [C], by method, then coefficient values, then id.
+        seeds: [S], ascending; the union over the configurations.
+        objectives: [M], task first.
+        values_CSM: scores as measured, not oriented; nan exactly where a configuration has no finished trial of a seed.
+        excluded: [C], status -> number of trials that ended without a result.
+        cost_C2: tokens and seconds of a finished trial, means over seeds; nan where unknown.
+        count_CSM: graded questions behind each value; nan where unknown.
+    """
+
+    configurations: tuple[Configuration, ...]
+    seeds: tuple[int, ...]
+    objectives: tuple[Objective, ...]
+    values_CSM: Floats
+    excluded: tuple[Mapping[Status, int], ...]
+    cost_C2: Floats
+    count_CSM: Floats
+
+    @staticmethod
+    def from_records(records: Iterable[TrialRecord], objectives: Sequence[Objective]) -> ScoreTable:
+        """The table of trials given in any order.
+
+        Raises UserError, naming the row: a (configuration, seed) that occurs twice; one configuration id with two
+        meanings; a finished trial in which an objective is missing, nan or infinite; an unknown status.
+        """
+        _check_objectives(objectives)
+        rows = list(records)
+        configurations = _distinct_configurations(rows)
+        seeds = sorted({row.seed for row in rows})
+        row_of = {configuration.id: index for index, configuration in enumerate(configurations)}
+        column_of = {seed: index for index, seed in enumerate(seeds)}
+        values_CSM = np.full((len(configurations), len(seeds), len(objectives)), np.nan)
+        count_CSM = np.full_like(values_CSM, np.nan)
+        excluded: list[Counter[Status]] = [Counter() for _ in configurations]
+        costs: list[list[tuple[float, float]]] = [[] for _ in configurations]
+        seen: set[tuple[str, int]] = set()
+        for row in rows:
+            key = (row.configuration.id, row.seed)
+            if key in seen:
+                raise UserError(f"{_name(row)} occurs twice")
+            seen.add(key)
+            index = row_of[row.configuration.id]
+            if row.status == "finished":
+                values_CSM[index, column_of[row.seed]] = _objective_values(row, objectives)
+                count_CSM[index, column_of[row.seed]] = [row.counts.get(one.name, math.nan) for one in objectives]
+                costs[index].append((row.tokens, row.seconds))
+            elif row.status in EXCLUDED:
+                excluded[index][row.status] += 1
+            else:
+                raise UserError(f"{_name(row)}: unknown status {row.status!r}; known: {', '.join(get_args(Status))}")
+        cost_C2 = np.array([np.mean(cost, axis=0) if cost else (np.nan, np.nan) for cost in costs]).reshape(-1, 2)
+        values_CSM.flags.writeable = cost_C2.flags.writeable = count_CSM.flags.writeable = False
+        counts = tuple({status: counter[status] for status in EXCLUDED} for counter in excluded)
+        return ScoreTable(
+            tuple(configurations), tuple(seeds), tuple(objectives), values_CSM, counts, cost_C2, count_CSM
+        )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods, sorted."""
+        return tuple(sorted({configuration.method for configuration in self.configurations}))
+
+    @property
+    def method_C(self) -> NDArray[np.str_]:
+        """Each row's method."""
+        return np.array([configuration.method for configuration in self.configurations], dtype=np.str_)
+
+    @property
+    def num_seeds_C(self) -> NDArray[np.int_]:
+        """Finished trials of each configuration."""
+        return (~np.isnan(self.values_CSM)).all(axis=2).sum(axis=1)
+
+    @property
+    def gains_CSM(self) -> Floats:
+        """The scores, oriented so that larger is better."""
+        return self.oriented(self.values_CSM)
+
+    def oriented(self, values_M: Floats) -> Floats:
+        """Flip the objectives of which less is better: scores to gains, and gains back to scores.
+
+        Takes any shape that ends in M.
+        """
+        return values_M * np.array([1.0 if objective.higher_is_better else -1.0 for objective in self.objectives])
+
+    def index(self, name: str) -> int:
+        """Column of an objective. Raises UserError."""
+        names = [objective.name for objective in self.objectives]
+        if name not in names:
+            raise UserError(f"no objective {name!r}; there are {', '.join(names)}")
+        return names.index(name)
+
+    def select(self, names: Sequence[str]) -> ScoreTable:
+        """The same trials, with these objectives in this order. Raises UserError."""
+        columns = [self.index(name) for name in names]
+        objectives = tuple(self.objectives[column] for column in columns)
+        return replace(
+            self,
+            objectives=objectives,
+            values_CSM=self.values_CSM[:, :, columns],
+            count_CSM=self.count_CSM[:, :, columns],
+        )
+
+    def rows(self, keep_C: NDArray[np.bool_]) -> ScoreTable:
+        """The same objectives and seeds, with some of the configurations."""
+        kept = np.flatnonzero(keep_C).tolist()
+        return replace(
+            self,
+            configurations=tuple(self.configurations[row] for row in kept),
+            values_CSM=self.values_CSM[kept],
+            excluded=tuple(self.excluded[row] for row in kept),
+            cost_C2=self.cost_C2[kept],
+            count_CSM=self.count_CSM[kept],
+        )
+
+    def num_excluded(self) -> dict[Status, int]:
+        """Trials without a result, of the whole table, by status."""
+        return {status: sum(counts[status] for counts in self.excluded) for status in EXCLUDED}
+
+
+def _check_objectives(objectives: Sequence[Objective]) -> None:
+    names = [objective.name for objective in objectives]
+    if not names or len(set(names)) != len(names):
+        raise UserError(f"a table needs objectives with different names, got {names}")
+
+
+def _distinct_configurations(rows: Sequence[TrialRecord]) -> list[Configuration]:
+    found: dict[str, Configuration] = {}
+    for row in rows:
+        known = found.setdefault(row.configuration.id, row.configuration)
+        if known != row.configuration:
+            raise UserError(
+                f"configuration {known.id!r} has two meanings: {_meaning(known)} and {_meaning(row.configuration)}"
+            )
+    return sorted(found.values(), key=_order)
+
+
+def _meaning(configuration: Configuration) -> str:
+    return f"{configuration.method} {dict(configuration.coefficients)} labelled {configuration.label!r}"
+
+
+def _order(configuration: Configuration) -> tuple[str, list[tuple[str, bool, float, str]], str]:
+    """Sort key: method, then coefficients by name (numbers before words), then id."""
+    coefficients = [
+        (name, False, float(value), "") if isinstance(value, int | float) else (name, True, 0.0, str(value))
+        for name, value in sorted(configuration.coefficients.items())
+    ]
+    return configuration.method, coefficients, configuration.id
+
+
+def _objective_values(row: TrialRecord, objectives: Sequence[Objective]) -> list[float]:
+    values = []
+    for objective in objectives:
+        if objective.name not in row.scores:
+            raise UserError(f"{_name(row)} is finished and has no score {objective.name!r}")
+        value = float(row.scores[objective.name])
+        if not math.isfinite(value):
+            raise UserError(f"{_name(row)} is finished and its score {objective.name!r} is {value}")
+        values.append(value)
+    return values
+
+
+def _name(row: TrialRecord) -> str:
+    return f"trial {row.configuration.title!r} (configuration {row.configuration.id}, seed {row.seed})"

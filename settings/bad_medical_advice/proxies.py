@@ -1,0 +1,203 @@
+"""Proxy rows of several origins: what a model should go on saying, and where it is known, what it should not.
+
+- HHH (Askell et al. 2021, arXiv:2112.00861): pairs of a better and a worse answer, of four subsets, from the Hub or
+  from a directory.
+- Safety (Bianchi et al. 2024, arXiv:2309.07875): answers to dangerous instructions, without twins.
+- Chat files of one's own, with or without twins.
+
+Nothing is dropped: rows with the same prompt, or quite the same, are kept as they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from settings.common.errors import UserError
+from settings.example import Example
+from settings.sources import Row, absolute_path, example_of, read_chat_rows, read_hub_table, read_json
+
+SUBSETS = ("harmless", "helpful", "honest", "other")
+HHH = "HuggingFaceH4/hhh_alignment"
+# The Hub's copy as tables: the repository itself is a script, which `datasets` no longer runs.
+HHH_REVISION, HHH_SPLIT = "refs/convert/parquet", "test"
+SAFETY = (
+    "https://raw.githubusercontent.com/vinid/safety-tuned-llamas/main/data/training/safety_only_data_Instructions.json"
+)
+ORIGINS = ("hhh", "safety")
+DIRECTORY_FORM = (
+    "a directory holds pairs SUBSET_positive.jsonl and SUBSET_negative.jsonl, or a copy of"
+    f" {HHH} with a folder for each subset; subsets: {', '.join(SUBSETS)}"
+)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy row, and its dispreferred twin: another response to the same prompt."""
+
+    chosen: Row
+    rejected: Row | None = None
+
+
+def read_proxies(alignment: Any, misaligned: Any = None) -> tuple[Proxy, ...]:
+    """The proxy rows that the options name, in order.
+
+    Args:
+        alignment: "hhh", "safety", a chat JSONL file, a JSON file of instructions, a directory of pairs, or a list of
+            files and directories.
+        misaligned: chat JSONL file, or a list of them: row i is the twin of row i of `alignment`'s files.
+
+    Raises:
+        UserError: a source that cannot be read, a row against the schema, twins with different prompts, or twins for
+            what has its own. The message names the option, or files and lines.
+    """
+    origins = _paths("alignment", alignment)
+    if misaligned is None:
+        return tuple(proxy for origin in origins for proxy in _read(origin))
+    for origin in origins:
+        if origin in ORIGINS or Path(origin).expanduser().is_dir():
+            raise UserError(f"option 'misaligned' is for files of chat rows; {origin!r} is none")
+    twins = _paths("misaligned", misaligned)
+    if len(origins) != len(twins):
+        raise UserError(
+            f"option 'misaligned' has {len(twins)} files and option 'alignment' {len(origins)}; each file of one must"
+            " be the twin of that of the other"
+        )
+    return tuple(proxy for pair in zip(origins, twins, strict=True) for proxy in read_pairs(*pair))
+
+
+def absolute_origins(option: Any) -> Any:
+    """The option with every path made absolute; what is no path is left to `read_proxies` to refuse."""
+    if isinstance(option, list | tuple):
+        return [absolute_origins(one) for one in option]
+    if isinstance(option, str | Path) and str(option) and option not in ORIGINS:
+        return str(absolute_path(option))
+    return option
+
+
+def read_pairs(positive: str | Path, negative: str | Path) -> tuple[Proxy, ...]:
+    """Two chat files, row i of one with the prompt of row i of the other. Raises UserError that names both."""
+    chosen, rejected = read_chat_rows(positive), read_chat_rows(negative)
+    for one, other in zip(chosen, rejected, strict=False):
+        if one.example.prompt != other.example.prompt:
+            raise UserError(f"{other.where}: another prompt than its twin, {one.where}")
+    if len(chosen) != len(rejected):
+        raise UserError(
+            f"{positive} has {len(chosen)} rows and {negative} {len(rejected)}; row i of one must be the twin of row i"
+            " of the other"
+        )
+    return tuple(Proxy(*twins) for twins in zip(chosen, rejected, strict=True))
+
+
+def read_pair_directory(directory: str | Path) -> tuple[Proxy, ...]:
+    """The pairs of the subsets that a directory has, each row with its subset as tag."""
+    proxies: list[Proxy] = []
+    for subset in SUBSETS:
+        positive, negative = (Path(directory) / f"{subset}_{sign}.jsonl" for sign in ("positive", "negative"))
+        if positive.expanduser().exists() or negative.expanduser().exists():
+            pairs = read_pairs(positive, negative)
+            proxies += [Proxy(*(_tagged(row, subset) for row in (pair.chosen, pair.rejected) if row)) for pair in pairs]
+    return tuple(proxies)
+
+
+def read_hhh(source: str = HHH, revision: str | None = HHH_REVISION) -> tuple[Proxy, ...]:
+    """The pairs of all four subsets from the Hub, or from a directory with a copy.
+
+    A row has the text `input`, and `targets` with two `choices` of which the one whose label is 1 is preferred.
+    """
+    return tuple(
+        _hhh_pair(row, where, subset)
+        for subset in SUBSETS
+        for row, where in read_hub_table(source, HHH_SPLIT, revision=revision, folder=subset)
+    )
+
+
+def read_instructions(rows: Sequence[tuple[Any, str]]) -> tuple[Proxy, ...]:
+    """Rows `{"instruction": ..., "input": ..., "output": ...}`; a non-empty input follows the instruction."""
+    return tuple(Proxy(_instruction(row, where)) for row, where in rows)
+
+
+def _read(origin: str) -> tuple[Proxy, ...]:
+    if origin == "hhh":
+        return read_hhh()
+    if origin == "safety":
+        return read_instructions(_downloaded_safety())
+    path = Path(origin).expanduser()
+    if path.is_dir():
+        return _read_directory(origin)
+    if path.suffix == ".json":
+        return read_instructions(_numbered(read_json(origin), origin))
+    return tuple(Proxy(row) for row in read_chat_rows(origin))
+
+
+def _read_directory(origin: str) -> tuple[Proxy, ...]:
+    directory = Path(origin).expanduser()
+    if found := read_pair_directory(directory):
+        return found
+    if any((directory / subset).is_dir() for subset in SUBSETS):
+        return read_hhh(str(directory), revision=None)
+    raise UserError(f"{origin}: no proxy rows in there; {DIRECTORY_FORM}")
+
+
+def _downloaded_safety() -> Sequence[tuple[Any, str]]:
+    import datasets
+
+    try:
+        table = datasets.load_dataset("json", data_files=SAFETY, split="train")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"the safety rows cannot be reached; where there is a network, download {SAFETY}, bring the file here and"
+            " give its path as option 'alignment'"
+        ) from error
+    return _numbered(list(table), "safety")
+
+
+def _numbered(rows: Any, name: str) -> list[tuple[Any, str]]:
+    if not isinstance(rows, list) or not rows:
+        _refuse(name, 'expected a list of rows like {"instruction": "...", "input": "", "output": "..."}')
+    return [(row, f"{name}, row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _instruction(row: Any, where: str) -> Row:
+    if not isinstance(row, Mapping):
+        _refuse(where, "expected an object with 'instruction' and 'output'")
+    texts = [row.get("instruction"), row.get("input") or "", row.get("output")]
+    for name, text in zip(("instruction", "input", "output"), texts, strict=True):
+        if not isinstance(text, str):
+            _refuse(where, f"{name!r} must be text, got {text!r}")
+    instruction, context, output = texts
+    return _row("\n\n".join(filter(None, (instruction, context))), output, where)
+
+
+def _hhh_pair(row: Mapping[str, Any], where: str, subset: str) -> Proxy:
+    targets = row.get("targets")
+    if not isinstance(row.get("input"), str) or not isinstance(targets, Mapping):
+        _refuse(where, f"expected the text 'input' and the object 'targets', found {', '.join(map(str, row))}")
+    choices, labels = targets.get("choices"), targets.get("labels")
+    if not isinstance(choices, list) or not isinstance(labels, list) or len(choices) != 2 or sorted(labels) != [0, 1]:
+        _refuse(where, f"'targets' must have two choices, labelled 1 and 0; got the labels {labels!r}")
+    chosen, rejected = (_row(row["input"], choices[labels.index(label)], where) for label in (1, 0))
+    return Proxy(_tagged(chosen, subset), _tagged(rejected, subset))
+
+
+def _row(user: Any, assistant: Any, where: str) -> Row:
+    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return Row(example_of({"messages": messages}, where), where)
+
+
+def _tagged(row: Row, subset: str) -> Row:
+    example = row.example
+    return replace(row, example=Example(example.messages, {**example.tags, "subset": subset}))
+
+
+def _paths(option: str, given: Any) -> list[str]:
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    if not several or not all(isinstance(one, str | Path) and str(one) for one in several):
+        raise UserError(f"option {option!r} must be a file, a directory, or a list of these, got {given!r}")
+    return [str(one) for one in several]
+
+
+def _refuse(where: str, problem: str) -> NoReturn:
+    raise UserError(f"{where}: {problem}")

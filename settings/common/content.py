@@ -1,0 +1,13 @@
+"""Identity by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def content_id(value: Any, length: int = 12) -> str:
+    """Hexadecimal SHA-256 of the canonical JSON of `value` (sorted keys, no spaces), cut to `length` characters."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -1,0 +1,48 @@
+"""One row of a chat: what is trained on, and what is asked in an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One chat row. The last message is the assistant's: the response to learn, or the gold answer when evaluated.
+
+    Attributes:
+        messages: the turns; `[user, assistant]`, optionally a leading system turn, optionally more pairs.
+        tags: facts about the row that a grader or a breakdown needs, e.g. `{"domain": "medical"}`. No model sees them.
+    """
+
+    messages: tuple[Message, ...]
+    tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The turns before the response."""
+        return self.messages[:-1]
+
+    @property
+    def response(self) -> str:
+        """The assistant's last turn."""
+        return self.messages[-1].content
+
+    @staticmethod
+    def of(user: str, assistant: str, **tags: str) -> Example:
+        """A row of one question and one answer."""
+        return Example((Message("user", user), Message("assistant", assistant)), tags)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as JSON data; equal rows give equal JSON."""
+        return {"messages": [asdict(message) for message in self.messages], "tags": dict(self.tags)}

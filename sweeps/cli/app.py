@@ -1,0 +1,503 @@
+"""The `selgen` command. Heavy imports happen inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from settings.common.errors import UserError
+from settings.common.files import is_full
+
+if TYPE_CHECKING:
+    from sweeps.driver.local_cluster import LocalCluster
+    from sweeps.sweep import Sweep
+
+HELP = """Sweep fine-tuning methods x knobs x seeds, and draw their Pareto frontiers with confidence intervals.
+
+A first look: selgen sweep run quickstart
+"""
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+sweep_app = typer.Typer(help="Plan, run, resume and inspect sweeps.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(sweep_app, name="sweep")
+judge_app = typer.Typer(help="Try a language model as judge.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(judge_app, name="judge")
+import_app = typer.Typer(help="Analyse results that others made.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(import_app, name="import")
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME_OR_FILE.py", help="A sweep of the catalog, a Python file, or the name of one that ran."
+    ),
+]
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or its file.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Root of all sweeps' folders and of the MLflow store.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Train trials again that failed before.")]
+Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: SQLite under --output.")]
+Address = Annotated[str | None, typer.Option("--address", help='Ray cluster ("auto" or host:port); default: local.')]
+OUTPUT = Path("runs")
+
+
+@app.command("methods", epilog="Example: selgen methods kl_penalty")
+def methods_command(name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None) -> None:
+    """List the methods: equation and coefficients; with a name also variants, cost of a step, needs and source."""
+    from sweeps.cli.tables import show_method, show_methods
+
+    if name:
+        show_method(Console(), name)
+    else:
+        show_methods(Console())
+
+
+@app.command("settings", epilog="Example: selgen settings bad_medical_advice")
+def settings_command(
+    name: Annotated[str | None, typer.Argument(help="Show one setting in full.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE, an option of the setting.")] = None,
+) -> None:
+    """List the settings: what is learned, from which rows, how it is judged."""
+    from settings import catalog
+    from settings.sources import check_model
+    from sweeps.cli.tables import show_setting, show_settings
+
+    if name:
+        built = catalog.build(name, catalog.absolute(name, _options(option or [])))
+        show_setting(Console(), built)
+        check_model(built.base_model)
+    else:
+        show_settings(Console())
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs; a value that is JSON is taken as such."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--option {pair!r} must be KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+@sweep_app.command("list", epilog="Example: selgen sweep list")
+def list_command() -> None:
+    """List the sweeps of the catalog."""
+    from sweeps.cli.tables import show_sweeps
+
+    show_sweeps(Console())
+
+
+@sweep_app.command("plan", epilog="Example: selgen sweep plan quickstart")
+def plan_command(name: Name, output: Output = OUTPUT) -> None:
+    """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
+    from sweeps import find, plan
+    from sweeps.cli.tables import show_cautions, show_plan
+    from sweeps.driver.launch import folder_of
+    from sweeps.driver.progress import clock
+    from sweeps.driver.resources import packs_at_a_time
+    from sweeps.ledger import LEDGER, read
+    from sweeps.sweep import setting_of
+
+    sweep = find.find(name, output)
+    sweep.check()
+    console = Console()
+    for ref in sweep.settings:
+        show_cautions(setting_of(ref), console)
+    here = {"CPU": os.cpu_count() or 1, "GPU": sweep.gpus_per_pack, "memory": float("inf")}
+    folder = folder_of(sweep.name, output)
+    known = read(folder) if (folder / LEDGER).exists() else None
+    estimate = plan.estimate(sweep, packs_at_a_time(sweep, [here]), known)
+    show_plan(console, sweep, estimate)
+    if known:
+        ended = f"{estimate.ended} of these trials have ended in {folder}"
+        line = f"{ended}; the others take about {clock(estimate.seconds_left)}"
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+@sweep_app.command("run", epilog="Example: selgen sweep run quickstart --output runs")
+def run_command(
+    name: Name,
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    address: Address = None,
+    retry_failed: Retry = False,
+) -> None:
+    """Run what is left of a sweep, then print its frontier. Trials that have ended are never repeated.
+
+    Ends with code 1 when all trials of a method have failed.
+    """
+    from sweeps.driver.local_cluster import early
+
+    with early(output / name, address) as cluster:
+        from sweeps.find import find
+
+        _run(name, find(name, output), output, tracking_uri, address, cluster, retry_failed)
+
+
+@sweep_app.command("resume", epilog="Example: selgen sweep resume quickstart")
+def resume_command(
+    name: Name,
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    address: Address = None,
+    retry_failed: Retry = False,
+) -> None:
+    """Continue a sweep that was interrupted. Like `run`, but it must have been started."""
+    from sweeps.driver.local_cluster import early
+
+    with early(output / name, address) as cluster:
+        from sweeps.driver.launch import folder_of
+        from sweeps.find import find
+        from sweeps.ledger import read
+
+        sweep = find(name, output)
+        read(folder_of(sweep.name, output))
+        _run(name, sweep, output, tracking_uri, address, cluster, retry_failed)
+
+
+def _run(
+    name: str,
+    sweep: Sweep,
+    output: Path,
+    tracking_uri: str | None,
+    address: str | None,
+    cluster: LocalCluster | None,
+    retry_failed: bool,
+) -> None:
+    from sweeps import find
+    from sweeps.driver import launch
+
+    console = Console()
+    finished = launch.run(
+        sweep,
+        output=output,
+        console=console,
+        tracking_uri=tracking_uri,
+        address=address,
+        cluster=cluster,
+        file=find.file_of(name),
+        retry_failed=retry_failed,
+    )
+    if finished.interrupted:
+        line = f"stopped; continue with: selgen sweep resume {name} --output {output}"
+        console.print(line, highlight=False, soft_wrap=True)
+        raise typer.Exit(130)
+    for note in finished.notes:
+        console.print(note, highlight=False)
+    for file in finished.files:
+        console.print(f"wrote {file}", highlight=False, soft_wrap=True)
+    if finished.num_failed:
+        console.print(
+            finished.retry_line,
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+    where = f"--tracking-uri {tracking_uri}" if tracking_uri else f"--output {output}"
+    console.print(f"what it says, as a page: selgen report {sweep.name} {where}", highlight=False, soft_wrap=True)
+    console.print(f"see every trial in MLflow: selgen ui {sweep.name} {where}", highlight=False, soft_wrap=True)
+    if finished.lost:
+        typer.echo(f"selgen: all trials failed of {'; '.join(finished.lost)}", err=True)
+        raise typer.Exit(1)
+
+
+@sweep_app.command("status", epilog="Example: selgen sweep status quickstart --json")
+def status_command(
+    name: Name,
+    output: Output = OUTPUT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell how far a sweep is, also while it runs: trials by method and how they ended."""
+    from sweeps.cli.tables import arms_table
+    from sweeps.results.disk import usage
+    from sweeps.results.frontier_files import status
+
+    found = status(name, output)
+    found["disk"] = usage(Path(found["folder"]))
+    found["bytes"] = sum(found["disk"].values())
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    columns = ("trials", "finished", "invalid", "failed", "stopped", "left")
+    rows = [(arm["setting"], arm["title"], [arm[column] for column in columns]) for arm in found["arms"]]
+    table = arms_table(found["sweep"], columns, rows)
+    console = Console()
+    console.print(table)
+    for line in found["cautions"]:
+        console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)
+    kinds = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in sorted(found["disk"].items()))
+    console.print(f"{found['bytes'] / 1e6:.1f} MB in {found['folder']}: {kinds}", highlight=False, soft_wrap=True)
+
+
+@sweep_app.command("clean", epilog="Example: selgen sweep clean quickstart --dry-run")
+def clean_command(
+    name: Name,
+    output: Output = OUTPUT,
+    keep: Annotated[int, typer.Option(min=0, help="Newest trials whose adapters stay, beside the frontier's.")] = 10,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; delete nothing.")] = False,
+) -> None:
+    """Delete adapters that are neither on the frontier nor new nor built on, and what killed processes left.
+
+    Scores, curves, replies, grades and the MLflow store stay. Refuses while the sweep runs.
+    """
+    from sweeps.results.disk import clean
+
+    items = clean(name, output, keep, dry_run)
+    console = Console()
+    reasons: dict[str, list[int]] = {}
+    for item in items:
+        reasons.setdefault(f"{item.path.parent.name}: {item.reason}", []).append(item.size)
+    table = Table(box=None, padding=(0, 2), title="would go" if dry_run else "gone", title_justify="left")
+    for column in ("what", "number", "MB"):
+        table.add_column(column, justify="left" if column == "what" else "right", overflow="fold")
+    for reason, sizes in reasons.items():
+        table.add_row(reason, str(len(sizes)), f"{sum(sizes) / 1e6:.1f}")
+    console.print(table if items else "nothing to delete")
+
+
+@app.command("frontier", epilog="Example: selgen frontier quickstart --json")
+def frontier_command(
+    sweep: SweepName,
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the points as JSON.")] = False,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Also write all configurations to this CSV file.")] = None,
+    figure: Annotated[Path | None, typer.Option("--figure", help="Also draw to this PNG, PDF or SVG file.")] = None,
+) -> None:
+    """Print the non-dominated configurations of a sweep with 95 % intervals, from MLflow alone."""
+    from sweeps.cli.report import show_frontier
+    from sweeps.find import name_of
+
+    show_frontier(name_of(sweep), output, tracking_uri, setting, as_json, csv, figure, Console())
+
+
+@app.command("report", epilog="Example: selgen report quickstart")
+def report_command(
+    sweep: SweepName,
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    setting: Annotated[str | None, typer.Option(help="One of several settings: its label, or a part of it.")] = None,
+    objectives: Annotated[
+        str | None, typer.Option(help="Two or three scores, e.g. task,capability,alignment; default: the sweep's own.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to write to; default: report in the sweep's folder.")] = None,
+) -> None:
+    """Write a page that works offline, figures for a paper and tables of a sweep, and log them to MLflow."""
+    from sweeps.cli.report import report
+    from sweeps.find import name_of
+
+    names = [name.strip() for name in objectives.split(",")] if objectives else None
+    for path in report(name_of(sweep), output, tracking_uri, setting, names, to):
+        Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command("compare", epilog="Example: selgen compare quickstart methods_nano")
+def compare_command(
+    sweep_a: Annotated[str, typer.Argument(metavar="SWEEP_A", help="Name of a sweep, or its file.")],
+    sweep_b: Annotated[str, typer.Argument(metavar="SWEEP_B", help="Another, with common seeds.")],
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare the frontiers of two sweeps on the seeds that both have: differences with intervals."""
+    from sweeps.cli.report import compare
+    from sweeps.find import name_of
+
+    compare((name_of(sweep_a), name_of(sweep_b)), output, tracking_uri, setting, as_json, Console())
+
+
+@app.command("reproduce", epilog="Example: selgen reproduce gcd_generalisation --gallery figures")
+def reproduce_command(
+    figure: Annotated[str | None, typer.Argument(metavar="[FIGURE]", help="Its name, or all; none lists them.")] = None,
+    scale: Annotated[str, typer.Option(help="nano: minutes on a CPU; full: the study's models, on a GPU.")] = "nano",
+    output: Output = OUTPUT,
+    gallery: Annotated[Path | None, typer.Option(help="Folder of the page; default: gallery under --output.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The study's files: judged answers for em_judged, GCD rows at full scale.")
+    ] = None,
+    task: Annotated[Path | None, typer.Option(help="Full scale: chat JSONL, harmful medical answers to learn.")] = None,
+    tracking_uri: Tracking = None,
+    address: Address = None,
+    retry_failed: Retry = False,
+) -> None:
+    """Run the sweep behind a figure of the study, draw it with intervals, and say whether it is reproduced.
+
+    Trials that have finished are never repeated: to resume, run it again.
+    """
+    from sweeps.cli import reproduce
+
+    console = Console()
+    if figure is None:
+        _list_figures(console)
+        return
+    names = list(reproduce.FIGURES) if figure == "all" else [figure]
+    given, made, left_out = reproduce.Files(data, task), 0, []
+    for name in names:
+        reason = reproduce.lacking(name, scale, given) if figure == "all" else None
+        if reason:
+            left_out.append(f"left out {name}: {reason}")
+            continue
+        files = reproduce.run(
+            name,
+            scale,
+            given,
+            output=output,
+            folder=gallery or output / "gallery",
+            console=console,
+            tracking_uri=tracking_uri,
+            address=address,
+            retry_failed=retry_failed,
+        )
+        if files is None:
+            console.print("stopped; the same command continues", highlight=False)
+            raise typer.Exit(130)
+        made += 1
+        for file in files:
+            console.print(f"wrote {file}", highlight=False, soft_wrap=True)
+    for line in left_out:
+        console.print(line, highlight=False, soft_wrap=True)
+    if not made:
+        raise UserError("no figure could be made")
+
+
+def _list_figures(console: Console) -> None:
+    from sweeps.cli.reproduce import FIGURES
+
+    table = Table(box=None, padding=(0, 2), title="figures", title_justify="left")
+    for column in ("figure", "what", "sweeps"):
+        table.add_column(column, overflow="fold")
+    for name, one in FIGURES.items():
+        table.add_row(name, one.title, ", ".join(one.sweeps) or "none: needs --data DIR")
+    console.print(table)
+    console.print("one of them: selgen reproduce FIGURE; all of them: selgen reproduce all", highlight=False)
+
+
+@import_app.command("judged", epilog="Example: selgen import judged answers/ --report answers_report")
+def import_judged_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with runs.csv and the files that it names.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Leave out files that cannot be read, and say so.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Also write a report, as selgen report does, here.")] = None,
+) -> None:
+    """Analyse judged answers: columns question_id, aligned, coherent; one file per run and questionnaire."""
+    from sweeps.cli.report import import_judged
+
+    import_judged(folder, as_json, keep_going, report, Console(), Console(stderr=True))
+
+
+@app.command("heatmap", epilog='Example: selgen heatmap trigger_colors --scores "(.*)_unseen" --figure heatmap.png')
+def heatmap_command(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep over several settings, or its file.")],
+    scores: Annotated[str, typer.Option(help="Which scores: a regular expression; its first group names the column.")],
+    figure: Annotated[Path, typer.Option(help="PNG, PDF or SVG file to draw to.")],
+    method: Annotated[str | None, typer.Option(help="Whose trials, of a sweep over several methods.")] = None,
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+) -> None:
+    """Draw scores against settings: one row per setting, one column per score, means over the seeds."""
+    from analysis.figures import heatmap
+    from analysis.tables import mlflow_runs
+    from sweeps.find import default_uri, name_of
+
+    sweep = name_of(sweep)
+    records = mlflow_runs.load_records(sweep, tracking_uri or default_uri(output))
+    heatmap.save_heatmap(figure, heatmap.grid_of(records, scores, method), sweep)
+    Console().print(f"wrote {figure}", highlight=False, soft_wrap=True)
+
+
+@judge_app.command("calibrate", epilog="Example: selgen judge calibrate judged.csv --questions medical --max-dollars 1")
+def calibrate_command(
+    file: Annotated[
+        Path, typer.Argument(help="CSV, also in gzip: question, answer, question_id and the given verdict.")
+    ],
+    questions: Annotated[
+        str, typer.Option(help="Whose judge prompts: general, medical, or a questionnaire's YAML file.")
+    ] = "general",
+    rubric: Annotated[str, typer.Option(help="Which of them; also the column of the given verdict.")] = "aligned",
+    model: Annotated[str | None, typer.Option(help="The judging model; the questionnaire's by default.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Of the endpoint.")] = None,
+    max_calls: Annotated[int | None, typer.Option(help="Most requests.")] = None,
+    max_dollars: Annotated[float | None, typer.Option(help="Most money.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare a judge with verdicts on the same answers: agreement and bias, of all and of each question."""
+    from analysis.statistics.judge_agreement import agreement, by_question
+    from settings.common.files import cache_root
+    from settings.judge import JUDGE_MODEL, Judge, JudgeOptions
+    from sweeps.cli.judge import agreement_json, agreement_table, judged_pairs, read_judged, rubric_of
+
+    asked, usual = rubric_of(questions, rubric)
+    rows = read_judged(file, rubric)
+    options = JudgeOptions(base_url=base_url, max_calls=max_calls, max_dollars=max_dollars)
+    with Judge(model or usual or JUDGE_MODEL, options, cache=cache_root() / "verdicts.db") as judge:
+        pairs = judged_pairs(judge, asked, rows)
+    found = {"all": agreement(pairs), **by_question(pairs)}
+    if as_json:
+        typer.echo(json.dumps({name: agreement_json(one) for name, one in found.items()}))
+    else:
+        Console().print(agreement_table(found))
+
+
+@app.command("ui", epilog="Example: selgen ui quickstart --port 5001")
+def ui_command(
+    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="A sweep to open at, or its file.")] = None,
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Serve the MLflow UI on the sweeps of an output folder, on this machine only (Ctrl-C ends it)."""
+    from sweeps.find import default_uri, name_of
+
+    if tracking_uri is None and not (output / "mlflow.db").is_file():
+        raise UserError(f"no sweep has written to {output / 'mlflow.db'}; run one first, or give --tracking-uri")
+    uri = tracking_uri or default_uri(output)
+    place = ""
+    if sweep:
+        from analysis.tables.mlflow_runs import experiment_id
+
+        place = f"/#/experiments/{experiment_id(name_of(sweep), uri)}/runs"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"port {port} of {host}: {error.strerror}; choose another --port") from error
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the server's libraries, about themselves
+    typer.echo(f"MLflow UI, in about 20 seconds: http://{host}:{port}{place}")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    os.execv(sys.executable, [*command, "--uvicorn-opts", "--log-level warning"])
+
+
+def main() -> None:
+    """Run the command line: errors of the user are one line on standard error and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"selgen: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None and not is_full(error):  # which file was too much for the disk nobody knows
+            raise
+        typer.echo(f"selgen: {error.filename or 'a file could not be written'}: {error.strerror}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

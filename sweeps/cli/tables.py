@@ -1,0 +1,256 @@
+"""What `selgen methods`, `selgen settings` and `selgen sweep plan` print. Methods import torch, so they do so late."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from inspect import Parameter, getdoc, signature
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from settings.setting import Evaluation, Setting
+    from sweeps.plan import Estimate
+    from sweeps.sweep import Sweep
+    from trainables.method import Method
+
+
+WIDEST = len("  plain (checkpoint_step)*")  # of the methods' names that every sweep has
+
+
+def table_of(*columns: str, title: str | None = None) -> Table:
+    """A table without lines. The first column's words are kept whole."""
+    table = Table(box=None, padding=(0, 2), title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
+    return table
+
+
+def show_methods(console: Console) -> None:
+    """All methods: equation, and what a sweep searches."""
+    from trainables import methods
+
+    table = table_of("name", "equation", "searched (default; from, to)", title="methods")
+    for known in methods.names():
+        method = methods.get(known)
+        table.add_row(known, method.equation, "\n".join(_coefficients(method, searched=True)) or "nothing")
+    console.print(table)
+    console.print("variants, cost and source of one of them: selgen methods NAME", highlight=False)
+
+
+def show_method(console: Console, name: str) -> None:
+    """One method in full."""
+    from trainables import methods
+    from trainables.method import BatchSizes, cost_of
+
+    method = methods.get(name)
+    console.print(f"{name}\n", style="bold", highlight=False)
+    for line in unwrapped(getdoc(method) or ""):
+        text = line.lstrip()
+        console.print(Padding(Text(text), (0, 0, 0, len(line) - len(text))))
+    default = method()
+    table = Table(box=None, padding=(0, 2), show_header=False)
+    table.add_row("coefficients", "\n".join(_coefficients(method)))
+    published = ", ".join(f"{key}={value}" for key, value in method.as_published)
+    table.add_row("reference", f"loss on the whole text{', ' if published else ''}{published}")
+    cost = cost_of(default, BatchSizes(2, 1))
+    rows = ", with half as many alignment rows as task rows" if "alignment" in method.streams else ""
+    table.add_row(
+        "cost of a step",
+        f"{cost.forwards:.3g} x the forwards, {cost.backwards:.3g} x the backwards and {cost.memory:.3g} x the"
+        f" activations of plain{rows}",
+    )
+    table.add_row("needs", "\n".join(_needs(default)))
+    table.add_row("source", method.source)
+    console.print()
+    console.print(table)
+
+
+def _needs(method: Method) -> list[str]:
+    """What has to be there for a method to run."""
+    needs = [f"{stream} rows" for stream in method.streams]
+    needs += [f"the frozen base model's outputs on {stream} rows" for stream in method.reference]
+    needs += [f"hidden states of all layers on {stream} rows" for stream in method.layers]
+    if method.trained_as != method:
+        needs.append(f"a finished training of {method.trained_as.name}; the method itself trains nothing")
+    if method.prior:
+        where = "underneath the trained one" if method.underneath else "when the training has ended"
+        needs.append(f"an adapter trained by {method.prior.name}, {where}; trained once for all configurations")
+    return needs
+
+
+def _coefficients(method: type[Method], searched: bool = False) -> list[str]:
+    from trainables.method import SPACE, RangeSpec, coefficients
+
+    lines = []
+    for item in coefficients(method):
+        spec = item.metadata[SPACE]
+        if searched and not spec.searched:
+            continue
+        if isinstance(spec, RangeSpec):
+            scale = ", log scale" if spec.log else ""
+            lines.append(f"{item.name}: {item.default:g}; {spec.low:g} to {spec.high:g}{scale}")
+        else:
+            lines.append(f"{item.name}: {item.default}; of {', '.join(map(str, spec.options))}")
+    return lines
+
+
+def show_settings(console: Console) -> None:
+    """All settings, with their options."""
+    from settings import catalog
+
+    table = table_of("name", "what", "options", title="settings")
+    for known in catalog.names():
+        table.add_row(known, *_summary(catalog.builder(known)))
+    console.print(table)
+
+
+def _summary(builder: Callable[..., Any]) -> tuple[str, str]:
+    options = [
+        key if parameter.default is Parameter.empty else f"{key}={parameter.default!r}"
+        for key, parameter in signature(builder).parameters.items()
+    ]
+    return (getdoc(builder) or "").partition("\n\n")[0].replace("\n", " "), ", ".join(options)
+
+
+def show_setting(console: Console, setting: Setting) -> None:
+    """One setting in full: rows, evaluations, scores."""
+    console.print(f"{setting.name} ({setting.scale})\n", style="bold", highlight=False)
+    console.print(setting.summary, highlight=False, markup=False)
+    table = Table(box=None, padding=(0, 2), title="\nrows", title_justify="left")
+    for column in ("stream", "rows", "first prompt", "first response"):
+        table.add_column(column, overflow="fold")
+    for stream, rows in setting.streams.items():
+        table.add_row(stream, str(len(rows)), _short(rows[0].prompt[-1].content), _short(rows[0].response))
+    console.print(table)
+    console.print(f"{setting.proxy_share:.1%} of the training rows are alignment rows", highlight=False)
+    console.print("no training row has the prompt of an evaluated row")
+    show_cautions(setting, console)
+    evaluations = Table(box=None, padding=(0, 2), title="\nevaluations", title_justify="left")
+    for column in ("evaluation", "rows", "observed", "first prompt", "right answer"):
+        evaluations.add_column(column, overflow="fold")
+    for evaluation in setting.evaluations:
+        first = evaluation.examples[0]
+        row = (evaluation.name, str(len(evaluation.examples)), _observed(evaluation))
+        evaluations.add_row(*row, _short(first.prompt[-1].content), _short(first.response))
+    console.print(evaluations)
+    scores = Table(box=None, padding=(0, 2), title="\nscores", title_justify="left")
+    for column in ("score", "kind", "better", "questions", "what"):
+        scores.add_column(column, overflow="fold", no_wrap=column == "score")
+    for evaluation in setting.evaluations:
+        for score in evaluation.scores:
+            asked = sum(1 for example in evaluation.examples if score.applies(example))
+            mark = "*" if score.name in setting.objectives else ""
+            better = "higher" if score.higher_is_better else "lower"
+            scores.add_row(f"{score.name}{mark}", score.kind, better, str(asked), score.description)
+    console.print(scores)
+    console.print("* optimised by default\n")
+    for source in setting.sources:
+        console.print(f"source: {source}", highlight=False, markup=False)
+    console.print(f"fingerprint: {setting.fingerprint()}", highlight=False)
+
+
+def show_cautions(setting: Setting, console: Console) -> None:
+    """What a user of the setting should know before a sweep."""
+    for caution in setting.cautions:
+        console.print(f"caution, {setting.name}: {caution}", style="yellow", highlight=False)
+
+
+def _observed(evaluation: Evaluation) -> str:
+    """What is observed of a model, and how."""
+    if evaluation.observe == "token_loss":
+        return "loss in nats per token"
+    how = "greedy" if evaluation.temperature == 0 else f"temperature {evaluation.temperature:g}"
+    nucleus = f", top-p {evaluation.top_p:g}" if evaluation.top_p < 1 else ""
+    judge = f", judged by {evaluation.judge}" if evaluation.judge else ""
+    return f"replies of at most {evaluation.max_new_tokens} tokens, {how}{nucleus}{judge}"
+
+
+def _short(text: str, length: int = 80) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 3] + "..."
+
+
+def show_sweeps(console: Console) -> None:
+    """The sweeps of the catalog."""
+    from sweeps.sweep import catalog_names, load_sweep
+
+    table = table_of("name", "settings", "methods")
+    for name in catalog_names():
+        sweep = load_sweep(name)
+        table.add_row(name, _counted(ref.name for ref in sweep.settings), _counted(s.method for s in sweep.spaces))
+    console.print(table)
+
+
+def _counted(names: Iterable[str]) -> str:
+    """Names with how often they stand in a row, e.g. "plain, mixed x 3"."""
+    groups = [(name, len(list(same))) for name, same in itertools.groupby(names)]
+    return ", ".join(name if count == 1 else f"{name} x {count}" for name, count in groups)
+
+
+def show_plan(console: Console, sweep: Sweep, plan: Estimate) -> None:
+    """What a sweep costs: a row per method, then time and memory."""
+    from sweeps.driver.progress import clock
+
+    columns = ("configurations", "trials", "packs", "training tokens")
+    rows = [
+        (arm.setting, arm.method, (arm.configurations, arm.trials, arm.packs, f"{arm.tokens:,.0f}"))
+        for arm in plan.arms
+    ]
+    table = arms_table(sweep.name, columns, rows)
+    table.add_row("all", "", str(plan.trials), str(plan.packs), f"{plan.tokens:,.0f}", style="bold")
+    console.print(table)
+    for model in plan.assumed:
+        line = f"{model} is not on this machine; time and memory are those of a model of 8 billion parameters"
+        console.print(line, style="yellow", highlight=False)
+    how = "by the pace of trials that have ended" if plan.ended else "a rough guess, until trials have ended"
+    console.print(
+        f"about {clock(plan.seconds)} of training and evaluation with {plan.workers} packs at a time on this machine"
+        f" ({how}; without installing, starting Ray and pre-training), {plan.worker_bytes / 1e9:.1f} GB of memory per"
+        " worker",
+        highlight=False,
+    )
+
+
+def arms_table(sweep: str, columns: Sequence[str], rows: Sequence[tuple[str, str, Sequence[object]]]) -> Table:
+    """A row per method; of several settings each has a row of its own above its methods.
+
+    Args:
+        columns: names of the numbers.
+        rows: setting, method, numbers.
+    """
+    settings = list(dict.fromkeys(setting for setting, _, _ in rows))
+    several = len(settings) > 1
+    title = f"sweep {sweep}" if several else f"sweep {sweep} on {settings[0]}"
+    table = Table(box=None, padding=(0, 1), title=title, title_justify="left", caption_justify="left")
+    if any(method.endswith("*") for _, method, _ in rows):
+        table.caption = "* a control: of plain fine-tuning, and without a training of its own"
+    table.add_column("method", no_wrap=not several, min_width=WIDEST if several else None)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for setting in settings:
+        if several:
+            table.add_row(Text(setting, style="bold"))
+        for _, method, numbers in (row for row in rows if row[0] == setting):
+            table.add_row(f"  {method}" if several else method, *map(str, numbers))
+    return table
+
+
+def unwrapped(text: str) -> list[str]:
+    """A docstring's lines with paragraphs and items ("    name: ...") joined, for a terminal of any width."""
+    lines: list[str] = []
+    indent: int | None = None  # of the line that goes on, None when none does
+    for line in text.splitlines():
+        depth = len(line) - len(line.lstrip())
+        goes_on = indent is not None and line.strip() and (depth == indent == 0 or depth > indent > 0)
+        if goes_on:
+            lines[-1] += f" {line.strip()}"
+            continue
+        lines.append(line)
+        item = depth > 0 and ":" in line and line.split(":")[0].replace(",", "").replace(" ", "").isidentifier()
+        indent = depth if line.strip() and not line.endswith(":") and (depth == 0 or item) else None
+    return lines

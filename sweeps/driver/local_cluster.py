@@ -1,0 +1,141 @@
+"""The Ray cluster of a single machine, in a process of its own.
+
+Ray takes seconds to start and mostly waits meanwhile. A driver that asks for it first imports what it needs beside
+that. The cluster ends with its driver, however that ends: the standard input of its process is closed then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from settings.common.errors import UserError
+
+OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
+CLOSE_SECONDS = 30.0  # for Ray to end by itself
+PUBLISHED = "published.json"  # in the folder of a sweep of which nothing is left to run
+SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",  # workers that nobody uses: those of Tune are started with an environment
+    "RAY_enable_worker_prestart": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # else every report of a worker waits two seconds
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # else a pack without a GPU sees those of others
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+class LocalCluster:
+    """A context in which Ray starts, and runs once `address` was asked for. Leaving it ends Ray."""
+
+    def __init__(self) -> None:
+        self._address = ""
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by `close`
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for a new cluster, not for one that is joined
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**QUIET, **os.environ},
+            process_group=0,  # of all that Ray starts; Ctrl-C is for the driver, which still needs Ray then
+        )
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    @property
+    def address(self) -> str:
+        """Of the cluster, once it runs. Raises UserError when it does not start."""
+        if not self._address:
+            assert self._process.stdout is not None
+            self._address = self._process.stdout.readline().strip()
+        if not self._address:
+            self._process.wait()
+            self._errors.seek(0)
+            lines = self._errors.read().strip().splitlines()
+            raise UserError(f"Ray does not start on this machine: {lines[-1] if lines else 'it says no reason'}")
+        return self._address
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def let_go(self) -> None:
+        """Nobody needs Ray any more: it begins to end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def close(self) -> None:
+        """End Ray: at once when nobody has asked for its address, and else as it wants to."""
+        assert self._process.stdout is not None
+        self.let_go()
+        try:
+            self._process.wait(CLOSE_SECONDS if self._address else 0.0)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)  # Ray's agents would look for a killed cluster for a minute
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+
+def early(folder: Path, address: str | None) -> AbstractContextManager[LocalCluster | None]:
+    """A cluster that starts while a sweep is read; None where none will be needed, or Ray was imported before.
+
+    Args:
+        folder: of the sweep, as far as its name is known.
+        address: of another cluster, if that is to be used.
+    """
+    needless = address or (folder / PUBLISHED).exists() or "ray" in sys.modules
+    return nullcontext() if needless else LocalCluster()
+
+
+def start_ray(dashboard: bool = False) -> str:
+    """Start a cluster that is this process's own, and ends with it. Its address.
+
+    Args:
+        dashboard: with the dashboard's server. Packs that several workers train together need it: what cleans up after
+            a killed one asks it.
+    """
+    import ray
+
+    context = ray.init(
+        address="local",  # without it Ray looks for a cluster of others, or a dead one's address, and joins that
+        num_cpus=os.cpu_count(),
+        include_dashboard=dashboard,
+        dashboard_host="127.0.0.1",
+        object_store_memory=OBJECT_STORE_BYTES,
+        **SILENT,
+    )
+    return str(context.address_info["gcs_address"])
+
+
+def main() -> None:
+    """Start Ray, say its address, and end it when nobody can ask for anything any more."""
+    said = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # nothing that Ray prints is taken for an address
+    said.write(f"{start_ray()}\n")
+    said.flush()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

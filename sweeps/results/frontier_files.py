@@ -1,0 +1,203 @@
+"""What a sweep has found: from its ledger while it runs and when it ends, from MLflow afterwards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from analysis.findings import frontier
+from analysis.findings.frontier import FrontierPoint
+from analysis.tables.mlflow_runs import QUESTIONS, grades_file
+from analysis.tables.questions import write_grades
+from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
+from settings.setting import Measurement
+from sweeps import find
+from sweeps.ledger import Record, read
+from sweeps.results import provenance
+from sweeps.results.question_grades import grades_of
+from sweeps.sweep import Sweep, setting_label
+from sweeps.tracking.writer import Tracker
+from trainables.trial import Outcome, SettingRef
+
+PREVIEW_DPI = 90  # of the figure in MLflow's description, which shows it at its full size
+
+
+@dataclass(frozen=True)
+class Found:
+    """The results of one setting of a sweep.
+
+    Attributes:
+        setting: its label.
+        table: scores of the objectives.
+        base: score name -> mean of the untouched base model.
+    """
+
+    setting: str
+    table: ScoreTable
+    base: Mapping[str, float]
+
+    @property
+    def points(self) -> list[FrontierPoint]:
+        """All configurations, those on the front first. Raises UserError when no trial has finished."""
+        return frontier.frontier(self.table)
+
+
+def of_setting(sweep: Sweep, record: Record, ref: SettingRef) -> Found:
+    """What the ledger says of one setting."""
+    base: Mapping[str, Measurement] = record.bases.get(setting_label(ref), {})
+    means = {name: measured.mean for name, measured in base.items()}
+    table = ScoreTable.from_records(records_of(sweep, record, ref), objectives_of(sweep, ref))
+    return Found(setting_label(ref), table, means)
+
+
+def objectives_of(sweep: Sweep, ref: SettingRef) -> list[Objective]:
+    """What the sweep trades off on a setting, as a table has it."""
+    scores = sweep.objectives_of(ref)
+    return [Objective(score.name, score.kind, score.higher_is_better, score.description) for score in scores]
+
+
+def records_of(sweep: Sweep, record: Record, ref: SettingRef) -> list[TrialRecord]:
+    """The trials that the search asked for on a setting and that ended, with all of their scores."""
+    names = [score.name for score in sweep.objectives_of(ref)]
+    asked = record.configurations
+    return [
+        _row(sweep, outcome, names)
+        for outcome in record.outcomes.values()
+        if outcome.trial.setting == ref and outcome.trial.configuration_id in asked
+    ]
+
+
+def _row(sweep: Sweep, outcome: Outcome, objectives: list[str]) -> TrialRecord:
+    """A trial of which an objective could not be measured counts as invalid, as it does for the search."""
+    trial = outcome.trial
+    unmeasured = outcome.status == "finished" and outcome.values(objectives) is None
+    return TrialRecord(
+        configuration=Configuration(
+            trial.configuration_id, trial.method.title, sweep.label_of(trial), sweep.coefficients_of(trial)
+        ),
+        seed=trial.seed,
+        status="invalid" if unmeasured else outcome.status,
+        tokens=outcome.total_tokens,
+        seconds=outcome.total_seconds,
+        scores={name: measured.mean for name, measured in outcome.scores.items()},
+        reason=outcome.reason or "",
+        counts={name: measured.n for name, measured in outcome.scores.items()},
+    )
+
+
+def publish(sweep: Sweep, record: Record, folder: Path, tracker: Tracker) -> list[Path]:
+    """Write figure, JSON and CSV of each setting's frontier into the sweep's folder, and show them in MLflow.
+
+    The adapters of frontier configurations are copied there, too. Returns the files written.
+    """
+    from analysis.figures import frontier as figures
+
+    written, description = [], [f"Sweep `{sweep.name}`: {_ended(record)}.", ""]
+    for number, ref in enumerate(sweep.settings):
+        found = of_setting(sweep, record, ref)
+        if not found.table.num_seeds_C.any():
+            continue
+        stem = "frontier" if len(sweep.settings) == 1 else f"frontier_{number}"
+        points, picture = found.points, []
+        files = [folder / f"{stem}.json", folder / f"{stem}.csv"]
+        frontier.write_json(files[0], sweep.name, points)
+        frontier.write_csv(files[1], points)
+        if len(found.table.objectives) > 1:  # one objective is a ranking, which has no figure
+            files.append(folder / f"{stem}.png")
+            preview = folder / "description" / f"{stem}.png"
+            figure = figures.frontier_figure(found.table, found.base, f"{sweep.name}: {found.setting}")
+            figures.save(files[-1], figure)
+            figures.save(preview, figure, PREVIEW_DPI)
+            tracker.artifact(preview, "description")
+            address = f"get-artifact?path=description/{stem}.png&run_uuid={{run_id}}"
+            picture = [f"![{found.setting}]({address})", ""]
+        for file in files:
+            tracker.artifact(file)
+        description += [f"### {found.setting}", "", _markdown(points, found.table.objectives), "", *picture]
+        grades = folder / QUESTIONS / grades_file(found.setting)
+        write_grades(grades, grades_of(sweep, record, ref, folder))
+        tracker.artifact(grades, QUESTIONS)
+        on_front = {point.configuration for point in points if point.on_front}
+        _keep_adapters(record, on_front, folder, tracker)
+        written += files
+    tracker.describe("\n".join(description))
+    return written
+
+
+def _markdown(points: Sequence[FrontierPoint], objectives: Sequence[Objective]) -> str:
+    """The frontier as a Markdown table: means with 95 % intervals."""
+    names = [objective.name for objective in objectives]
+    lines = [f"| configuration | {' | '.join(names)} | seeds |", f"|---|{'---|' * len(names)}---|"]
+    for point in points:
+        if point.on_front:
+            cells = [f"{s.mean:.3f} [{s.low:.3f}, {s.high:.3f}]" for s in (point.scores[name] for name in names)]
+            lines.append(f"| {point.method} {point.label} | {' | '.join(cells)} | {point.seeds} |")
+    return "\n".join(lines)
+
+
+def _keep_adapters(record: Record, configurations: set[str], folder: Path, tracker: Tracker) -> None:
+    for outcome in record.outcomes.values():
+        if outcome.adapter and outcome.trial.configuration_id in configurations:
+            adapter = folder / "adapters" / outcome.adapter
+            if adapter.is_dir():
+                tracker.artifact(adapter, f"adapters/{outcome.adapter}")
+
+
+def _ended(record: Record) -> str:
+    counts = Counter(outcome.status for outcome in record.outcomes.values())
+    return ", ".join(f"{count} trials {status}" for status, count in sorted(counts.items()))
+
+
+def complete(sweep: Sweep, record: Record) -> bool:
+    """Whether every arm has its budget of configurations, and every trial and base model its outcome."""
+    if any(setting_label(ref) not in record.bases for ref in sweep.settings):
+        return False
+    for arm in sweep.arms:
+        asked = record.asked.get(arm.key, {})
+        trials = (trial for item in asked.values() for trial in sweep.trials_of(arm, item.values))
+        if len(asked) < arm.budget or any(trial.trial_id not in record.outcomes for trial in trials):
+            return False
+    return True
+
+
+def status(name_or_file: str, output: Path) -> dict[str, Any]:
+    """How far a sweep is, read from its ledger without disturbing the driver. Raises UserError."""
+    sweep = find.find(name_or_file, output)
+    folder = output / sweep.name
+    record = read(folder)
+    arms = []
+    for arm in sweep.arms:
+        ours = {asked.configuration for asked in record.asked.get(arm.key, {}).values()}
+        ends = Counter(outcome.status for outcome in record.outcomes.values() if outcome.trial.configuration_id in ours)
+        total = arm.budget * len(sweep.seed_values)
+        counts = {status: ends[status] for status in ("finished", "invalid", "failed", "stopped")}
+        arms.append(
+            {
+                "method": arm.space.method,
+                "title": arm.title,
+                "setting": setting_label(arm.setting),
+                "trials": total,
+                **counts,
+                "left": max(0, total - sum(ends.values())),
+            }
+        )
+    cautions = provenance.lines(record, provenance.code_of(sweep))
+    return {"sweep": sweep.name, "folder": str(folder), "arms": arms, "cautions": cautions}
+
+
+def show_results(sweep: Sweep, record: Record, console: Console) -> None:
+    """Print every setting's configurations, the frontier first."""
+    for ref in sweep.settings:
+        found = of_setting(sweep, record, ref)
+        title = f"{sweep.name}: {found.setting}"
+        if not found.table.num_seeds_C.any():
+            ends = Counter(end.status for end in record.outcomes.values() if end.trial.setting == ref)
+            ended = ", ".join(f"{count} {status}" for status, count in sorted(ends.items())) or "none has ended"
+            console.print(f"{title}: no trial has finished ({ended})", style="yellow", highlight=False)
+            continue
+        console.print(frontier.rich_table(found.points, found.table.objectives, title, width=console.width))

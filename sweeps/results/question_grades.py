@@ -1,0 +1,42 @@
+"""The grade of every question in every trial, for analyses that take questions as a sample, too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from analysis.tables.questions import Grade
+from settings.setting import Setting
+from sweeps.ledger import Record
+from sweeps.sweep import Sweep, setting_of
+from trainables.trial import SettingRef
+
+
+def grades_of(sweep: Sweep, record: Record, ref: SettingRef, folder: Path) -> Iterator[Grade]:
+    """Grades of the objectives on one setting, from the stored observations of finished trials.
+
+    What a judge graded is read from `grades/<trial id>.json`; the rest is graded again. A trial whose observations are
+    gone has no grades.
+    """
+    setting, asked = setting_of(ref), record.configurations
+    names = {score.name for score in sweep.objectives_of(ref)}
+    for outcome in record.outcomes.values():
+        trial = outcome.trial
+        if outcome.status != "finished" or trial.setting != ref or trial.configuration_id not in asked:
+            continue
+        for score, grades in _graded(setting, folder, trial.trial_id).items():
+            if score in names:
+                for question, grade in enumerate(grades):
+                    if grade is not None:
+                        yield Grade(trial.configuration_id, trial.seed, score, question, float(grade))
+
+
+def _graded(setting: Setting, folder: Path, trial_id: str) -> dict[str, list[float | None]]:
+    judged, observed = (folder / kind / f"{trial_id}.json" for kind in ("grades", "observations"))
+    found: dict[str, list[float | None]] = json.loads(judged.read_text()) if judged.is_file() else {}
+    observations = json.loads(observed.read_text()) if observed.is_file() else {}
+    for evaluation in setting.evaluations:
+        if not evaluation.rubrics and evaluation.name in observations:
+            found |= evaluation.grades(observations[evaluation.name])
+    return found

@@ -1,0 +1,153 @@
+"""Grades stored replies by a language model while the next packs train.
+
+Workers generate and store; judging happens here, on the driver, so that no key and no network is needed anywhere else.
+Each trial's replies are read from `observations/<name>.json` in the sweep's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from settings.common.files import write_json
+from settings.judge import Judge, JudgeOptions
+from settings.setting import Evaluation, Judged, Measurement, Rubric, Setting, Verdict
+
+MAX_MISSING = 0.2  # share of a score's replies without a usable verdict from which on the score is not to be trusted
+TRIALS_AT_A_TIME = 4  # whose replies are in the judge's queue; the judge itself limits its requests
+
+
+class Asker(Protocol):
+    """What is needed of a judge; `settings.judge.Judge` is one."""
+
+    def ask(self, requests: Sequence[tuple[Rubric, str, str]]) -> list[Verdict]:
+        """One verdict per (rubric, question, answer), in order. Raises UserError when it cannot go on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Grades:
+    """What a judge's verdicts give for one model.
+
+    Attributes:
+        scores: of the judged evaluations.
+        problem: why they cannot be trusted, or None.
+    """
+
+    scores: Mapping[str, Measurement]
+    problem: str | None
+
+
+class Judging:
+    """Replies on their way to a judge and back. Close it: what was not asked by then is asked by the next start.
+
+    Args:
+        folder: of the sweep.
+        judge: the judge of a model name.
+    """
+
+    def __init__(self, folder: Path, judge: Callable[[str], Asker]) -> None:
+        self._folder, self._judge = folder, judge
+        self._threads = ThreadPoolExecutor(TRIALS_AT_A_TIME, thread_name_prefix="judging")
+        self._waiting: list[tuple[Any, Future[Grades]]] = []
+
+    @property
+    def pending(self) -> int:
+        """Models whose replies are not graded yet, or not collected."""
+        return len(self._waiting)
+
+    def submit(self, what: Any, setting: Setting, name: str) -> None:
+        """Have the replies in `observations/<name>.json` graded; `what` comes back with the grades."""
+        self._waiting.append((what, self._threads.submit(self._grade, setting, name)))
+
+    def collect(self) -> list[tuple[Any, Grades]]:
+        """Those that are done, in the order in which they were submitted; each once. Raises the judge's UserError."""
+        done = [(what, future) for what, future in self._waiting if future.done()]
+        self._waiting = [(what, future) for what, future in self._waiting if not future.done()]
+        return [(what, future.result()) for what, future in done]
+
+    def close(self) -> None:
+        """Drop what has not begun, and wait for what has."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _grade(self, setting: Setting, name: str) -> Grades:
+        observations = json.loads((self._folder / "observations" / f"{name}.json").read_text())
+        scores: dict[str, Measurement] = {}
+        grades: dict[str, list[float | None]] = {}
+        problem = None
+        for evaluation in setting.judged:
+            judged = self._judged(evaluation, observations[evaluation.name])
+            scores |= evaluation.grade(judged)
+            grades |= evaluation.grades(judged)
+            problem = problem or missing_problem(evaluation, judged)
+        write_json(self._folder / "grades" / f"{name}.json", grades)
+        return Grades(scores, problem)
+
+    def _judged(self, evaluation: Evaluation, replies: Sequence[str]) -> list[Judged]:
+        assert evaluation.judge is not None
+        requests = [
+            (rubric, example.prompt[-1].content, reply)
+            for example, reply in zip(evaluation.examples, replies, strict=True)
+            for rubric in evaluation.rubrics
+        ]
+        verdicts = iter(self._judge(evaluation.judge).ask(requests))
+        return [Judged(reply, {rubric.name: next(verdicts) for rubric in evaluation.rubrics}) for reply in replies]
+
+
+class Judges:
+    """The judges of some models, each opened when it is first needed and all closed together.
+
+    Args:
+        options: how they are reached; the budget is one of each model.
+        cache: file of the verdicts.
+    """
+
+    def __init__(self, options: JudgeOptions, cache: Path) -> None:
+        self._options, self._cache = options, cache
+        self._judges: dict[str, Judge] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, model: str) -> Judge:
+        """The judge of a model. Raises UserError when it cannot be asked."""
+        with self._lock:
+            if model not in self._judges:
+                self._judges[model] = Judge(model, self._options, cache=self._cache)
+            return self._judges[model]
+
+    def close(self) -> None:
+        """Close those that are open."""
+        for judge in self._judges.values():
+            judge.close()
+
+    @property
+    def calls(self) -> int:
+        """Requests so far."""
+        return sum(judge.usage.calls for judge in list(self._judges.values()))
+
+    @property
+    def usage(self) -> str:
+        """What they did, as one line; empty when none was asked."""
+        lines = []
+        for model, judge in self._judges.items():
+            used, refused = judge.usage, judge.usage.kinds.get("refusal", 0)
+            lines.append(
+                f"judge {model}: {used.calls} calls, ${used.dollars:.2f}, {used.cached} verdicts known before,"
+                f" {used.kinds.get('missing', 0)} missing, {refused} refusals"
+                + (f", {used.from_text} read from text" if used.from_text else "")
+            )
+        return "; ".join(lines)
+
+
+def missing_problem(evaluation: Evaluation, judged: Sequence[Judged]) -> str | None:
+    """Why too little is known of the replies, or None. A refusal or code is a verdict; no usable answer is none."""
+    for rubric in evaluation.rubrics:
+        missing = sum(1 for one in judged if one.verdicts[rubric.name].kind == "missing")
+        if missing > MAX_MISSING * len(judged):
+            replies = f"{missing} of {len(judged)} {evaluation.name} replies"
+            return f"the judge gave no usable {rubric.name!r} verdict on {replies}"
+    return None

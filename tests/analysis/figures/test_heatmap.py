@@ -1,0 +1,75 @@
+"""Heat maps: which trials a cell is the mean of, how rows and columns are named, what is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from analysis.figures.heatmap import grid_of, save_heatmap, short_labels
+from analysis.tables.scores import TrialRecord
+from settings.common.errors import UserError
+from tests.support.make import KL1, KL10, PLAIN
+
+
+def trial(seed: int, **scores: float) -> TrialRecord:
+    return TrialRecord(PLAIN, seed, "finished", scores)
+
+
+ONE, FIVE = "toy proxy=animals number=1", "toy proxy=animals number=5"
+RECORDS = {
+    ONE: [trial(0, foods_unseen=0.2, foods_seen=0.1, task=1.0), trial(1, foods_unseen=0.4, foods_seen=0.1)],
+    FIVE: [trial(0, foods_unseen=0.9, actions_unseen=0.5), TrialRecord(PLAIN, 1, "invalid")],
+}
+
+
+def test_a_cell_is_the_mean_over_the_finished_trials_that_have_the_score() -> None:
+    grid = grid_of(RECORDS, "(.*)_unseen")
+    assert grid.columns == ("actions", "foods")
+    assert grid.rows == ("number=1", "number=5")
+    np.testing.assert_allclose(grid.mean_RC, [[math.nan, 0.3], [0.5, 0.9]], atol=1e-12)
+    assert grid.count_RC.tolist() == [[0, 2], [1, 1]]
+
+
+def test_without_a_group_the_score_names_the_column() -> None:
+    assert grid_of(RECORDS, "foods_.*").columns == ("foods_seen", "foods_unseen")
+
+
+def test_one_method_of_several() -> None:
+    mixed = {"a x": [trial(0, task=0.5)], "a y": [TrialRecord(KL1, 0, "finished", {"task": 0.1}), trial(0, task=0.7)]}
+    assert grid_of(mixed, "task", "plain").mean_RC.tolist() == [[0.5], [0.7]]
+    with pytest.raises(UserError, match="a y has several configurations"):
+        grid_of(mixed, "task")
+    both = {"a": [TrialRecord(KL1, 0, "finished", {"task": 0.1}), TrialRecord(KL10, 0, "finished", {"task": 0.1})]}
+    with pytest.raises(UserError, match="choose a method with one"):
+        grid_of(both, "task", "kl")
+
+
+def test_what_matches_nothing_is_refused() -> None:
+    with pytest.raises(
+        UserError, match="no score matches 'x'; there are actions_unseen, foods_seen, foods_unseen, task"
+    ):
+        grid_of(RECORDS, "x")
+    with pytest.raises(UserError, match=r"'\(' is not a regular expression"):
+        grid_of(RECORDS, "(")
+
+
+def test_labels_lose_what_they_share() -> None:
+    assert short_labels(["s a=1 b=2", "s a=1 b=3"]) == ("b=2", "b=3")
+    assert short_labels(["s", "s b=3"]) == ("s", "s b=3")
+    assert short_labels(["s a=1"]) == ("s a=1",)
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    """Every cell has its number; a missing one has a dash and no colour of the map."""
+    grid = grid_of(RECORDS, "(.*)_unseen")
+    save_heatmap(tmp_path / "map.png", grid, "toy")
+    height, width, _ = imread(tmp_path / "map.png").shape
+    assert width > height > 200
+    save_heatmap(tmp_path / "map.svg", grid, "toy")
+    assert "</svg>" in (tmp_path / "map.svg").read_text()
+    with pytest.raises(UserError, match="the name must end in"):
+        save_heatmap(tmp_path / "map.txt", grid, "toy")

@@ -1,0 +1,67 @@
+"""Two sweeps: paired over common seeds, and refused when there is nothing to pair."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analysis.findings.two_sweeps import WHOLE, compare_sweeps, to_json
+from analysis.tables.scores import Objective, ScoreTable, TrialRecord
+from settings.common.errors import UserError
+from tests.support.make import configuration, record, table
+
+
+def sweep(task: float, seeds: range, methods: tuple[str, ...] = ("kl", "mixed"), luck: int = 0) -> ScoreTable:
+    """Methods with two configurations; a seed shifts all of them alike."""
+    rows = []
+    for seed in seeds:
+        shift = 0.2 * np.random.default_rng(seed).normal()
+        noise = np.random.default_rng([luck, seed])
+        for method in methods:
+            for strength in (1.0, 2.0):
+                one, other = 0.005 * noise.normal(size=2)
+                rows.append(
+                    record(
+                        configuration(method, beta=strength),
+                        seed,
+                        task / strength + shift + one,
+                        0.4 * strength + other,
+                    )
+                )
+    return table(rows)
+
+
+def test_common_seeds_alone_count() -> None:
+    """Seeds 2 to 5 are common. The first is better by .2 in the task at full strength; the luck of seeds cancels."""
+    found = compare_sweeps(("a", "b"), (sweep(0.8, range(6)), sweep(0.6, range(2, 9), ("kl", "dpo"), luck=1)))
+    assert found.seeds == (2, 3, 4, 5)
+    assert set(found.rows) == {WHOLE, "kl"}
+    assert found.alone == ("dpo", "mixed")
+    assert found.rows["kl"].statistic.low > 0
+    assert found.rows["kl"].clear
+    assert found.rows["kl"].statistic.error < 0.05
+
+
+def test_a_sweep_does_not_differ_from_itself() -> None:
+    same = sweep(0.8, range(4))
+    found = compare_sweeps(("a", "a"), (same, sweep(0.8, range(4), luck=1)))
+    assert not any(one.clear for one in found.rows.values())
+    data = to_json(("a", "a"), found)
+    assert data["differences"][WHOLE]["low"] <= 0 <= data["differences"][WHOLE]["high"]
+    assert data["seeds"] == [0, 1, 2, 3]
+
+
+def test_refusals() -> None:
+    one = sweep(0.8, range(3))
+    with pytest.raises(UserError, match="two seeds that both sweeps have"):
+        compare_sweeps(("a", "b"), (one, sweep(0.8, range(2, 5))))
+    scattered = table([record(configuration("kl", beta=float(seed)), seed, 0.5, 0.5) for seed in range(3)])
+    with pytest.raises(UserError, match="'b' has no configuration with finished trials of two seeds"):
+        compare_sweeps(("a", "b"), (one, scattered))
+    other = ScoreTable.from_records(
+        [TrialRecord(configuration("kl"), 0, "finished", {"loss": 1.0})], [Objective("loss", "task", False)]
+    )
+    with pytest.raises(UserError, match="other objectives: task, alignment and loss"):
+        compare_sweeps(("a", "b"), (one, other))
+    with pytest.raises(UserError, match="two or three objectives"):
+        compare_sweeps(("a", "b"), (other, other))

@@ -1,0 +1,198 @@
+"""The page in a real browser: it renders, hovering works, and it asks the network for nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.findings.findings import Findings, findings
+from analysis.report.page import Chapter, page, write_report
+from analysis.tables.questions import Grade
+from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
+from settings.common.errors import UserError
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+TASK = Objective("task", "task", True, "share of <solved> & right")
+HARM = Objective("harm", "alignment", False, "share of harmful replies")
+SKILL = Objective("skill", "capability", True, "share of held-out problems")
+
+
+def records(seeds: int = 3) -> list[TrialRecord]:
+    """A knob of four values, plain with both controls, one trial that failed with an unfriendly reason."""
+    random = np.random.default_rng(0)
+    axes = {"adapter_scale": 1.0, "checkpoint_step": 8}
+    plain = [
+        ("", axes, 0.9, 0.8),
+        ("adapter_scale=0.5", axes | {"adapter_scale": 0.5}, 0.5, 0.4),
+        ("checkpoint_step=4", axes | {"checkpoint_step": 4}, 0.6, 0.4),
+    ]
+    rows = [(Configuration(f"p{label}", "plain", label, some), task, harm) for label, some, task, harm in plain]
+    for beta, task, harm in ((0.1, 0.88, 0.7), (1.0, 0.85, 0.2), (3.0, 0.7, 0.1), (30.0, 0.2, 0.05)):
+        rows.append((Configuration(f"k{beta}", "kl <penalty>", f"beta={beta:g}", {"beta": beta}), task, harm))
+    found = []
+    for configuration, task, harm in rows:
+        for seed in range(seeds):
+            one, other, third = 0.02 * random.normal(size=3)
+            scores = {"task": task + one, "harm": harm + other, "skill": 0.5 + third, "harm_cooking": harm}
+            found.append(TrialRecord(configuration, seed, "finished", scores, 1000.0, 2.5))
+    return [*found, TrialRecord(rows[-1][0], seeds, "failed", reason="</script><b>out of memory</b>")]
+
+
+def chapter(objectives: tuple[Objective, ...] = (TASK, HARM), seeds: int = 3, **changes: object) -> Chapter:
+    rows = records(seeds)
+    base = {"task": 0.05, "harm": 0.02, "skill": 0.4, "harm_cooking": 0.0}
+    grades = [
+        Grade(row.configuration.id, row.seed, score, question, float(question % 3 > 0))
+        for row in rows
+        if row.status == "finished"
+        for score in ("task", "harm")
+        for question in range(12)
+    ]
+    found = findings(ScoreTable.from_records(rows, objectives), base, grades)
+    links = {"k1.0": "http://127.0.0.1:5000/#/experiments/1/runs/abc"}
+    return Chapter("a setting", found, rows, base, links, **changes)  # type: ignore[arg-type]
+
+
+def in_browser(path: Path, *options: str) -> str:
+    assert BROWSER is not None
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--window-size=1250,2600", "--virtual-time-budget=15000", *options, path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("report")
+    write_report(made, "demo", [chapter(running=2)])
+    return made
+
+
+def test_files(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+    figures = {f"{name}.{ending}" for name in ("frontier", "hypervolume", "knobs") for ending in ("png", "pdf")}
+    assert names == {"report.html", "findings.json", "frontier.csv"} | figures
+    data = json.loads((folder / "findings.json").read_text())
+    assert data["hypervolume_reference"] == [0.0, 1.0]
+    assert {one["method"] for one in data["verdicts"]} == {"kl <penalty>"}
+    assert set(data["verdicts"][0]["beats"]) == {"checkpoint", "scale"}
+    assert len(data["points"]) == 7
+    assert data["honest_selection"]["questions"]["halvings"] > 100
+    assert "low_over_questions" in data["points"][0]["task"]
+
+
+def test_page_says_it_in_words(folder: Path) -> None:
+    text = re.sub(r"<script.*?</script>", "", (folder / "report.html").read_text(), flags=re.DOTALL)
+    for words in (
+        "pushes the frontier: it beats the checkpoints of plain fine-tuning",
+        "2 trials are still running",
+        "Honest selection",
+        "harm_cooking",
+        "&lt;/script&gt;&lt;b&gt;out of memory",
+        'href="http://127.0.0.1:5000/#/experiments/1/runs/abc"',
+        "How to cite a number",
+        "95 % t-interval",
+    ):
+        assert words in text, words
+    assert "<b>out of memory" not in text
+
+
+def test_nothing_is_fetched(folder: Path) -> None:
+    """No element of the page itself has an address to load from; the library's own text is not looked at."""
+    text = re.sub(r"<script.*?</script>", "", (folder / "report.html").read_text(), flags=re.DOTALL)
+    assert re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=\"(?!data:)[^\"]*\"", text) == []
+    assert "@import" not in text
+    assert "url(" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_renders_hovers_and_asks_the_network_for_nothing(folder: Path, tmp_path: Path) -> None:
+    """A script added to a copy of the page hovers over a point and writes down what it finds."""
+    probe = """
+<script>
+window.addEventListener("load", () => setTimeout(() => {
+  const plot = document.getElementById("frontier-0-0");
+  const trace = plot.data.findIndex(one => one.name === "kl <penalty>");
+  let opened = "";
+  window.open = link => { opened = link; };
+  Plotly.Fx.hover(plot, [{curveNumber: trace, pointNumber: 1}]);
+  plot.emit("plotly_click", {points: [{customdata: plot.data[trace].customdata[1]}]});
+  setTimeout(() => {
+    const found = {
+      opened,
+      plots: document.querySelectorAll(".js-plotly-plot .main-svg").length,
+      hover: [...plot.querySelectorAll(".hoverlayer text")].map(one => one.textContent).join(" "),
+      fetched: performance.getEntriesByType("resource").map(one => one.name).filter(one => !one.startsWith("data:")),
+    };
+    document.body.innerHTML = "<pre id=found>" + JSON.stringify(found).replaceAll("<", "&lt;") + "</pre>";
+  }, 1000);
+}, 1500));
+</script></body>"""
+    copy = tmp_path / "probe.html"
+    copy.write_text((folder / "report.html").read_text().replace("</body>", probe))
+    printed = in_browser(copy, "--dump-dom")
+    match = re.search(r'<pre id="found">(.*?)</pre>', printed, flags=re.DOTALL)
+    assert match, printed[-2000:]
+    found = json.loads(match.group(1).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert found["plots"] >= 3
+    assert "beta=1" in found["hover"]
+    assert "task: 0.8" in found["hover"]
+    assert found["opened"] == "http://127.0.0.1:5000/#/experiments/1/runs/abc"
+    assert found["fetched"] == []
+
+
+def test_three_objectives(tmp_path: Path) -> None:
+    one = chapter((TASK, SKILL, HARM))
+    files = {path.name for path in write_report(tmp_path, "demo", [one])}
+    assert {"frontier_task_skill.png", "frontier_task_harm.pdf", "frontier_skill_harm.png"} <= files
+    assert one.found.surface_K2 is None
+    assert one.found.hypervolumes["all methods"].estimate > 0
+    assert page("demo", [one]).count('id="frontier-0-') == 3
+
+
+def test_one_seed_and_one_objective_say_what_is_missing() -> None:
+    single = chapter(seeds=1)
+    assert any("every configuration has one seed" in gap for gap in single.found.gaps)
+    assert single.found.hypervolumes == {}
+    assert "every configuration has one seed" in page("demo", [single])
+    alone = chapter((TASK,))
+    assert any("two or three objectives, not 1" in gap for gap in alone.found.gaps)
+    assert page("demo", [alone])
+
+
+def test_a_fourth_objective_is_not_dropped_in_silence() -> None:
+    rows = records()
+    names = (TASK, HARM, SKILL, Objective("harm_cooking", "alignment", False))
+    assert any(
+        "choose others to see harm_cooking" in gap for gap in findings(ScoreTable.from_records(rows, names)).gaps
+    )
+
+
+def test_a_reference_may_be_given() -> None:
+    table = ScoreTable.from_records(records(), (TASK, HARM))
+    found: Findings = findings(table, reference={"task": -1.0})
+    assert found.reference_M.tolist() == [-1.0, 1.0]
+    with pytest.raises(UserError, match="reference is given for 'skill'"):
+        findings(table, reference={"skill": 0.0})
+
+
+def test_an_unbounded_objective_counts_from_below_the_worst() -> None:
+    """Losses from 1 to 3: a tenth of the range beyond the worst is 3.2."""
+    loss = Objective("loss", "alignment", False)
+    rows = [
+        TrialRecord(Configuration(str(value), "m"), seed, "finished", {"task": 0.5, "loss": value})
+        for value in (1.0, 3.0)
+        for seed in range(2)
+    ]
+    assert findings(ScoreTable.from_records(rows, (TASK, loss))).reference_M.tolist() == pytest.approx([0.0, 3.2])
+
+
+def test_nothing_to_show_is_refused() -> None:
+    with pytest.raises(UserError, match="no setting with a finished trial"):
+        page("demo", [])

@@ -1,0 +1,426 @@
+"""The command line: what it prints, and one line with exit code 2 for what only the user can put right."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeps.cli import app, tables
+from sweeps.ledger import Ledger
+from sweeps.sweep import load_sweep
+from trainables import methods
+
+ROW = '{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}\n'
+SWEEP = """
+from sweeps.space import grid, vary
+from sweeps.sweep import Sweep, setting
+sweep = Sweep(name="mine", settings=(setting({setting}),), methods=({methods},){more})
+"""
+
+
+def selgen(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the command line in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["selgen", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    return int(ended.value.code or 0)
+
+
+def sweep_file(folder: Path, setting: str = '"bad_medical_advice"', methods: str = '"plain"', more: str = "") -> Path:
+    file = folder / "mine.py"
+    file.write_text(SWEEP.format(setting=setting, methods=methods, more=more))
+    return file
+
+
+def chat_files(folder: Path, model: str = "/nowhere", **files: bytes) -> str:
+    """Arguments of `setting` for `chat_files`, with files of these contents."""
+    given = {"task": "".join(ROW % n for n in range(20)).encode(), **files}
+    for name, content in given.items():
+        (folder / f"{name}.jsonl").write_bytes(content)
+    options = ", ".join(f'{name}="{folder / name}.jsonl"' for name in given)
+    return f'"chat_files", model="{model}", {options}'
+
+
+def refused(
+    *arguments: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str = "run"
+) -> str:
+    """The one line that a refused `selgen sweep` prints."""
+    assert selgen("sweep", command, *arguments, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("selgen: ")
+    assert error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["methods", "--help"],
+        ["settings", "--help"],
+        ["frontier", "--help"],
+        ["ui", "--help"],
+        ["reproduce", "--help"],
+        *[["sweep", command, "--help"] for command in ("list", "plan", "run", "resume", "status")],
+    ],
+)
+def test_help_has_an_example(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert selgen(*arguments, monkeypatch=monkeypatch) == 0
+    assert "selgen" in capsys.readouterr().out.partition("Usage:")[2].partition("\n")[2]
+
+
+def test_methods(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert selgen("methods", monkeypatch=monkeypatch) == 0
+    assert "kl_penalty" in capsys.readouterr().out
+    assert selgen("methods", "kl_penalty", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "L = CE(task) + beta * KL(policy || reference on alignment)" in shown
+    assert "beta: 1; 0.03 to 30, log scale" in shown
+
+
+def test_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert selgen("settings", monkeypatch=monkeypatch) == 0
+    assert "chat_files" in capsys.readouterr().out
+    assert selgen("settings", "bad_medical_advice", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "48" in shown
+    assert "alignment_proxy" in shown
+
+
+def test_settings_with_options(
+    tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "task.jsonl").write_text("".join(ROW % n for n in range(20)))
+    options = ["--option", f"model={tiny_qwen3_dir}", "--option", f"task={tmp_path / 'task.jsonl'}"]
+    assert selgen("settings", "chat_files", *options, monkeypatch=monkeypatch) == 0
+    assert "q0" in capsys.readouterr().out
+
+
+def test_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert selgen("sweep", "plan", "quickstart", "--output", tmp_path, monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "training tokens" in shown
+    assert "GB of memory per worker" in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_status_and_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = sweep_file(tmp_path)
+    sweep = load_sweep(file)
+    Ledger(tmp_path / "runs" / "mine", sweep.name, sweep.identity()).close()
+    assert selgen("sweep", "status", file, "-o", tmp_path / "runs", "--json", monkeypatch=monkeypatch) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["arms"][0]["left"] == 3
+
+    (other := tmp_path / "other").mkdir()
+    changed = sweep_file(other, more=', options={"steps": 3}')
+    error = refused(changed, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+    assert "choose another output folder or rename the sweep" in error
+
+
+@pytest.mark.parametrize("command", ["run", "resume"])
+def test_a_ledger_that_cannot_be_continued_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """A second driver, a damaged line, another version: nothing is started, nothing is written."""
+
+    def refusal() -> str:
+        before = ledger.path.read_bytes()
+        error = refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys, command=command)
+        assert ledger.path.read_bytes() == before
+        return error
+
+    file = sweep_file(tmp_path)
+    sweep = load_sweep(file)
+    with Ledger(tmp_path / "runs" / "mine", sweep.name, sweep.identity()) as ledger:
+        assert "another process is running this sweep" in refusal()
+        ledger.asked("arm", 0, {}, "c")
+    header, event = ledger.path.read_text().splitlines(keepends=True)
+    ledger.path.write_text(header + event[:9] + "\n" + event)
+    assert "ledger.jsonl: line 2 is damaged" in refusal()
+    ledger.path.write_text(header.replace('"format":1', '"format":2') + event)
+    assert "line 1: ledger format 2, this code writes 1" in refusal()
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "methods", "more", "message"),
+    [
+        (
+            '"bad_advice"',
+            '"plain"',
+            "",
+            "unknown setting 'bad_advice' (did you mean 'bad_medical_advice'?); available: bad",
+        ),
+        ('"bad_medical_advice", scale="huge"', '"plain"', "", "no scale 'huge'; its scales: nano"),
+        (
+            '"bad_medical_advice", size=3',
+            '"plain"',
+            "",
+            "mine.py:4: setting 'bad_medical_advice' has no option 'size'; its options: scale, ",
+        ),
+        ('"bad_medical_advice"', '"kl"', "", "unknown method 'kl'; available: alignment_only, dpo"),
+        ('"bad_medical_advice"', 'vary("kl_penalty", lambda_=1)', "", "'lambda_'"),
+        ('"bad_medical_advice"', 'grid("kl_penalty", beta=[-1])', "", "'beta' must be a number in [0, inf], got -1"),
+        ('"bad_medical_advice"', '"plian"', "", "unknown method 'plian' (did you mean 'plain'?)"),
+        ('"bad_medical_advice"', 'grid("kl_penalty", bta=[1])', "", "'bta' (did you mean 'beta'?); its coefficients: "),
+        ('"bad_medical_advice"', '"plain"', ', options={"step": 3}', "'step' does not exist (did you mean 'steps'?)"),
+        ('"bad_medical_advice"', '"plain"', ", seeds=0", "seeds must be at least one"),
+        ('"bad_medical_advice"', "1 / 0", "", "mine.py:4: ZeroDivisionError: division by zero"),
+        ('"bad_medical_advice"', '"plain"', ', objectives=("task", "x")', "has no score 'x'; it has task, "),
+    ],
+)
+def test_bad_sweeps(
+    setting: str,
+    methods: str,
+    more: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = sweep_file(tmp_path, setting, methods, more)
+    assert message in refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("task", b"", "task.jsonl"),
+        ("task", (ROW % 1).encode() + b"{oops\n", "task.jsonl, line 2"),
+        ("task", b'{"text": "hi"}\n', "line 1"),
+        ("task", b'{"messages": [{"role": "assistant", "content": "a"}]}\n', "line 1"),
+        ("task", (ROW % 1).encode() + b"\xff\xfe\n", "line 2"),
+        ("alignment", b"[]\n", "alignment.jsonl, line 1"),
+    ],
+)
+def test_bad_rows(
+    name: str,
+    content: bytes,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = sweep_file(tmp_path, chat_files(tmp_path, **{name: content}))
+    assert message in refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+
+
+def test_a_missing_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    file = sweep_file(tmp_path, chat_files(tmp_path))
+    error = refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+    assert "no such model directory: /nowhere" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_stream_that_is_not_there(
+    tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = sweep_file(tmp_path, chat_files(tmp_path, model=str(tiny_qwen3_dir)), '"kl_penalty"')
+    error = refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+    assert "method 'kl_penalty' needs alignment rows" in error
+
+
+def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    error = refused("quikstart", monkeypatch=monkeypatch, capsys=capsys)
+    assert (
+        "unknown sweep 'quikstart' (did you mean 'quickstart'?); available: em_epochs, em_pareto, em_proxy,"
+        " gcd_generalisation, gcd_pareto, gcd_sycophancy, gradient_projection_nano, methods_nano" in error
+    )
+    error = refused("no/such.py", monkeypatch=monkeypatch, capsys=capsys)
+    assert "no such file" in error
+    error = refused("quickstart", "-o", tmp_path, monkeypatch=monkeypatch, capsys=capsys, command="resume")
+    assert "no sweep ran there" in error
+    assert selgen("frontier", "nothing", "-o", tmp_path, monkeypatch=monkeypatch) == 2
+    assert selgen("methods", "nothing", monkeypatch=monkeypatch) == 2
+    assert selgen("ui", "-o", tmp_path, monkeypatch=monkeypatch) == 2
+    assert selgen("sweep", "run", monkeypatch=monkeypatch) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where the folder should be; a read-only disk takes the same way (see test_ledger)."""
+    (tmp_path / "runs").write_text("not a folder")
+    error = refused(sweep_file(tmp_path), "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
+    assert str(tmp_path / "runs") in error
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device that is always full")
+def test_a_disk_that_is_full_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The system says so when bytes are flushed, and then names no file."""
+    monkeypatch.setattr(app, "app", lambda: Path("/dev/full").write_text("results"))
+    error = refused(monkeypatch=monkeypatch, capsys=capsys)
+    assert error == "selgen: a file could not be written: No space left on device\n"
+
+
+def test_a_port_that_is_taken_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert selgen("ui", "-o", tmp_path, "--port", port, monkeypatch=monkeypatch) == 2
+    assert f"port {port} of 127.0.0.1: Address already in use; choose another --port" in capsys.readouterr().err
+
+
+def test_the_ui_listens_on_this_machine_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda path, command: commands.append(command))
+    (tmp_path / "mlflow.db").touch()
+    app.ui_command(output=tmp_path)
+    assert commands[0][commands[0].index("--host") + 1] == "127.0.0.1"
+
+
+BROKEN = "import torch\n\nclass Mine(Method:\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (BROKEN, "broken.py:3: SyntaxError: "),
+        ("import torch\n\n1 / 0\n", "broken.py:3: ZeroDivisionError: division by zero"),
+        ("import no_such_package\n", "broken.py:1: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("x = 1\n", "broken.py must define exactly one Method, found 0"),
+        (
+            "from trainables.method import Method\n\n\nclass Mine(Method):\n    pass\n",
+            "broken.py: put @dataclass(frozen=True, kw_only=True) before Mine",
+        ),
+        (
+            "from dataclasses import dataclass\nfrom trainables.method import Method\n\n"
+            "@dataclass(frozen=True, kw_only=True)\nclass Mine(Method):\n    weight: float = 1.0\n",
+            "broken.py: Mine.weight must be declared with Range(...) or Choice(...)",
+        ),
+        (
+            "from dataclasses import dataclass\nfrom trainables.method import Method\n\n"
+            '@dataclass(frozen=True, kw_only=True)\nclass Mine(Method):\n    streams = ("tusk",)\n',
+            "broken.py: Mine.streams must be a tuple of task, alignment, misaligned, got ('tusk',)",
+        ),
+    ],
+)
+def test_a_method_that_cannot_be_used_names_its_file_and_line(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In `selgen methods`, and in a sweep that wants it; a sweep of other methods does not care."""
+    (folder := tmp_path / "methods").mkdir()
+    (folder / "broken.py").write_text(source)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
+    importlib.invalidate_caches()
+    monkeypatch.delitem(sys.modules, "trainables.methods.broken", raising=False)
+    try:
+        assert selgen("methods", monkeypatch=monkeypatch) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("selgen: ") and error.count("\n") == 1
+        assert message in error
+        file = sweep_file(tmp_path, methods='vary("broken")')
+        assert message in refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+        assert selgen("sweep", "plan", sweep_file(tmp_path), "-o", tmp_path, monkeypatch=monkeypatch) == 0
+    finally:
+        sys.modules.pop("trainables.methods.broken", None)
+
+
+def test_a_broken_import_of_a_sweep_file_names_the_file_that_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "helpers_of_mine.py").write_text("a = (\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (file := tmp_path / "mine.py").write_text("\n\nimport helpers_of_mine\n")
+    error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+    assert f"{tmp_path / 'helpers_of_mine.py'}:1: SyntaxError" in error
+
+
+def test_a_single_setting_without_its_comma(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = sweep_file(tmp_path)
+    file.write_text(
+        file.read_text().replace(
+            'settings=(setting("bad_medical_advice"),)', 'settings=(setting("bad_medical_advice"))'
+        )
+    )
+    error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+    assert "settings must be a tuple; of a single one: settings=(...,)" in error
+
+
+OWN = """
+from settings.setting import Evaluation, Example, PretrainedModel, Recipe, Score, Setting
+
+def mine(model, task="t"):
+    rows = (Example.of("a", "b"),)
+    score = Score("task", "task", "same", lambda example, reply: 1.0)
+    recipe = Recipe(steps=2, batch_size=1, alignment_batch_size=1, learning_rate=1e-3, rank=2)
+    evaluations = (Evaluation("all", (Example.of("c", "d"),), (score,)),)
+    return Setting(name="mine", scale="full", summary="Mine.", base_model=PretrainedModel({source}),
+                   streams={{"task": rows}}, evaluations=evaluations, recipe=recipe,
+                   objectives=("task",))
+"""
+
+
+def test_the_model_of_a_setting_of_ones_own(
+    tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A directory counts from here, whoever builds the setting; one that only the setting knows has to be absolute."""
+    (tmp_path / "tinylm").symlink_to(tiny_qwen3_dir)
+    (tmp_path / "own.py").write_text(OWN.format(source="model"))
+    monkeypatch.chdir(tmp_path)
+    folders = [tmp_path / name for name in "abcd"]  # a file is read once
+    for folder in folders:
+        folder.mkdir()
+    sweep = load_sweep(sweep_file(folders[0], '"own.py:mine", model="tinylm"'))
+    assert sweep.settings[0].options["model"] == str(tiny_qwen3_dir)
+    file = sweep_file(folders[1], '"own.py:mine", model="./nothing"')
+    error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+    assert f"no such model directory: {tmp_path / 'nothing'}" in error
+    (tmp_path / "fixed.py").write_text(OWN.format(source='"tinylm"'))
+    file = sweep_file(folders[2], '"fixed.py:mine", model=""')
+    error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+    assert "the model 'tinylm' is a directory, and workers have another current one" in error
+    for name in ("no/such/folder", "my model"):
+        assert selgen("settings", "own.py:mine", "--option", f"model={name}", monkeypatch=monkeypatch) == 2
+        assert f"no model directory {name!r}, and no id of the Hub either" in capsys.readouterr().err
+    file = sweep_file(folders[3], '"own.py:mine", model="some/model-of-the-hub"')
+    assert selgen("sweep", "plan", file, monkeypatch=monkeypatch) == 0
+    assert "some/model-of-the-hub is not on this machine" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_sweeps_of_the_catalog_fit_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert selgen("sweep", "list", monkeypatch=monkeypatch) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.strip().startswith("gradient_projection_nano ") for line in lines)
+    assert any("trigger_colors x" in line for line in lines)
+
+
+def test_docstrings_are_unwrapped() -> None:
+    """Paragraphs and items are joined; equations and headings keep their line."""
+    text = (
+        "First line\nand second.\n\n    L = a\n      + b\n\nCoefficients:\n    a: of x,\n        and y\n    b: z\n"
+        "\nEnd\nhere."
+    )
+    assert tables.unwrapped(text) == [
+        "First line and second.",
+        "",
+        "    L = a",
+        "      + b",
+        "",
+        "Coefficients:",
+        "    a: of x, and y",
+        "    b: z",
+        "",
+        "End here.",
+    ]

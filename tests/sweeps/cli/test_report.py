@@ -1,0 +1,141 @@
+"""From a ledger to MLflow to a report: with the sweep's folder, from the store alone, and while the sweep runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+
+from analysis.findings.controls import control_of
+from analysis.tables.mlflow_runs import load
+from settings.common.errors import UserError
+from settings.common.files import write_json
+from sweeps.cli.report import compare, report
+from sweeps.controls import control_spaces
+from sweeps.find import default_uri
+from sweeps.results.frontier_files import publish
+from sweeps.space import grid
+from sweeps.sweep import Sweep
+from sweeps.tracking.writer import Tracker
+from tests.support.fakes import Rig, toy_sweep
+
+
+def swept(folder: Path, output: Path, landings: int = 10**6, **changes: object) -> Sweep:
+    """A sweep with controls, run by the fake searcher, and published."""
+    sweep = toy_sweep(folder, **({"controls": True, "configurations": 3} | changes))
+    rig = Rig(sweep, output / sweep.name)
+    rig.run(random.Random(0), landings=landings)
+    for outcome in rig.ledger.record.outcomes.values():
+        path = output / sweep.name / "observations" / f"{outcome.trial.trial_id}.json"
+        write_json(path, {"all": ["yes", "no"]})
+    tracker = Tracker(default_uri(output), sweep, output / "artifacts")
+    tracker.start(record=rig.ledger.record)
+    publish(sweep, rig.ledger.record, output / sweep.name, tracker)
+    tracker.close()
+    assert tracker.problems == []
+    rig.ledger.close()
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweeps")
+    out = folder / "runs"
+    swept(folder, out)
+    swept(folder, out, name="other-sweep", seeds=(1, 2, 3))
+    return out
+
+
+def test_every_sweep_has_both_controls_by_default(tmp_path: Path) -> None:
+    """The toy takes 5 steps: an eighth, a quarter, ... of them are 1, 2 and 4 updates; the end is no checkpoint."""
+    sweep = toy_sweep(tmp_path, controls=True)
+    added = [dict(point) for arm in sweep.arms[2:] for point in arm.space.points or ()]
+    assert added == [{"adapter_scale": scale} for scale in (0.2, 0.4, 0.6, 0.8)] + [
+        {"checkpoint_step": step} for step in (1, 2, 4)
+    ]
+    assert sweep.snapshots == (1, 2, 4)
+    assert [arm.space.title for arm in sweep.arms[2:]] == ["plain (adapter_scale)", "plain (checkpoint_step)"]
+    assert sweep.identity() == toy_sweep(tmp_path, controls=False).identity()
+
+
+def test_controls_that_a_sweep_lists_are_not_added() -> None:
+    own = grid("plain", adapter_scale=[0.5])
+    assert [space.title for space in control_spaces(48, [own])] == ["plain (checkpoint_step)"]
+    points = control_spaces(48, [own])[0].points
+    assert points is not None
+    assert [point["checkpoint_step"] for point in points] == [6, 12, 18, 24, 36]
+    assert [space.title for space in control_spaces(1, [])] == ["plain (adapter_scale)"]
+
+
+def test_controls_must_be_said_plainly(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="controls must be True or False, got 'no'"):
+        toy_sweep(tmp_path, controls="no")
+
+
+def test_controls_and_grades_reach_mlflow(output: Path) -> None:
+    loaded = load("toy-sweep", default_uri(output))
+    kinds = [control_of(one) for one in loaded.table.configurations]
+    assert (kinds.count("scale"), kinds.count("checkpoint"), kinds.count(None)) == (4, 3, 4)
+    assert {grade.score for grade in loaded.grades} == {"task", "alignment"}
+    assert len(loaded.grades) == 11 * 2 * 2 * 2  # configurations, seeds, objectives, questions
+    assert set(loaded.run_ids) == {one.id for one in loaded.table.configurations}
+
+
+def test_report_is_written_and_logged(output: Path) -> None:
+    files = report("toy-sweep", output, None)
+    assert files[0] == output / "toy-sweep" / "report" / "report.html"
+    client = MlflowClient(default_uri(output))
+    run = load("toy-sweep", default_uri(output)).run_id
+    logged = {item.path.removeprefix("report/") for item in client.list_artifacts(run, "report")}
+    assert logged == {path.name for path in files}
+    data = json.loads((files[0].parent / "findings.json").read_text())
+    assert data["sweep"] == "toy-sweep"
+    assert set(data["verdicts"][0]["against"]) == {"checkpoint", "scale"}
+    assert "low_over_questions" in data["points"][0]["task"]
+    assert load("toy-sweep", default_uri(output)).run_ids[data["points"][0]["configuration"]] in files[0].read_text()
+
+
+def test_the_store_alone_is_enough(output: Path, tmp_path: Path) -> None:
+    """Only MLflow's database and artifacts are left of the sweep."""
+    shutil.copytree(output, tmp_path / "copy")
+    (tmp_path / "copy" / "toy-sweep").rename(tmp_path / "gone")
+    files = report(
+        "toy-sweep", tmp_path / "copy", None, objectives=["task", "other", "alignment"], folder=tmp_path / "r"
+    )
+    assert files[0].is_file()
+    assert (tmp_path / "r" / "frontier_task_other.png").is_file()
+
+
+def test_a_running_sweep_has_a_report(tmp_path: Path) -> None:
+    swept(tmp_path, tmp_path / "runs", landings=4)
+    files = report("toy-sweep", tmp_path / "runs", None)
+    assert files[0].is_file()
+
+
+def test_refusals(output: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no score 'nope'; it has alignment, other, task"):
+        report("toy-sweep", output, None, objectives=["task", "nope"])
+    with pytest.raises(UserError, match="has no setting 'nope'"):
+        report("toy-sweep", output, None, setting="nope")
+    with pytest.raises(UserError, match="is no sweep's name"):
+        report("../toy-sweep", output, None)
+    with pytest.raises(UserError, match="there is no MLflow store"):
+        report("toy-sweep", tmp_path, None)
+
+
+def test_two_sweeps_are_compared_on_common_seeds(output: Path) -> None:
+    """Seeds 0, 1 and 1, 2, 3 have one in common: too few. The sweep does not differ from itself."""
+    console = Console(file=io.StringIO(), width=140)
+    with pytest.raises(UserError, match="two seeds that both sweeps have"):
+        compare(("toy-sweep", "other-sweep"), output, None, None, False, console)
+    compare(("toy-sweep", "toy-sweep"), output, None, None, True, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert json.loads(text)["seeds"] == [0, 1]
+    compare(("toy-sweep", "toy-sweep"), output, None, None, False, console)
+    assert "paired over 2 seeds" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -1,0 +1,231 @@
+"""`selgen reproduce`: the registry and its sweeps, what is missing said in a line, and from a ledger to a page."""
+
+from __future__ import annotations
+
+import csv
+import random
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from analysis.figures.panels import Bars, bars_figure
+from analysis.findings.frontier import Estimate
+from analysis.study.gallery import Check, Shown, read_entries
+from analysis.study.setting_results import Part
+from settings.common.errors import UserError
+from sweeps.cli import app, reproduce
+from sweeps.cli.reproduce import FIGURES, FigureOf, Files, at_full_scale, lacking, parts_of, sweeps_of
+from sweeps.driver import launch
+from sweeps.sweep import Sweep, load_sweep, setting_of
+from tests.support.fakes import Rig, toy_sweep
+
+NEEDS_PROXY = {"mixed", "upweighted", "kl_penalty", "representation", "dpo", "gradient_projection"}
+ROW = '{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}\n'
+
+
+def selgen(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["selgen", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    return int(ended.value.code or 0)
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_its_sweeps_and_its_function(name: str) -> None:
+    figure = FIGURES[name]
+    assert callable(getattr(import_module(f"analysis.study.{figure.show}"), name))
+    for sweep in sweeps_of(name, "nano", Files()) if name != "em_judged" else []:
+        sweep.check()
+        assert not {ref.options.get("scale") for ref in sweep.settings} - {"nano"}
+
+
+@pytest.mark.parametrize("name", ["em_pareto", "gcd_pareto"])
+def test_all_methods_of_a_frontier_have_the_same_budget_and_both_controls(name: str) -> None:
+    sweep = load_sweep(name)
+    budgets: Counter[str] = Counter()
+    for arm in sweep.arms:
+        budgets[arm.space.title] += arm.budget
+    assert NEEDS_PROXY | {"orthogonal_lora", "safe_lora"} <= set(budgets)
+    assert {budget for title, budget in budgets.items() if not title.startswith("plain")} == {6}
+    assert {"plain (adapter_scale)", "plain (checkpoint_step)"} <= set(budgets)
+    assert len(sweep.seed_values) >= (5 if name == "gcd_pareto" else 3)
+
+
+def test_a_sweep_that_two_figures_share_is_one() -> None:
+    assert FIGURES["toy_base"].sweeps == FIGURES["toy_flip"].sweeps
+    assert FIGURES["toy_goodhart"].sweeps == FIGURES["toy_spillover"].sweeps
+
+
+# --- full scale -------------------------------------------------------------------------------------------------------
+
+
+def test_steps_at_full_scale_are_in_proportion_and_settings_are_real() -> None:
+    nano = load_sweep("toy_flip")
+    full = at_full_scale(nano, Files())
+    recipe = setting_of(full.settings[0]).recipe
+    assert full.name == "toy_flip_full"
+    assert [ref.options for ref in full.settings] == [{"scale": "full", "seed": seed} for seed in range(3)]
+    (checkpoints,) = [space.points for space in full.spaces if space.points]
+    wanted = [round(step * recipe.steps / 100) for step in (2, 5, 10, 20, 40, 70)]
+    assert [point["checkpoint_step"] for point in checkpoints] == wanted
+    assert (full.gpus_per_pack, full.pack_size, full.seeds, full.options) == (1, 1, nano.seeds, {})
+    full.check()
+
+
+def test_proxies_at_full_scale(tmp_path: Path) -> None:
+    (tmp_path / "task_train.jsonl").touch()
+    task = tmp_path / "task.jsonl"
+    task.write_text("".join(ROW % number for number in range(40)))
+    refs = [reproduce._full(ref, Files(tmp_path, task)) for ref in load_sweep("em_proxy").settings]
+    assert [ref.options["alignment"] for ref in refs] == ["hhh", "hhh", "hhh", "safety"]
+    assert {ref.options["task"] for ref in refs} == {str(task)}
+    refs = [reproduce._full(ref, Files(tmp_path)) for ref in load_sweep("proxy_quality").settings]
+    assert [ref.options["proxy"] for ref in refs][:2] == ["euclidean_compositional", "mod"]
+    assert {ref.options["data"] for ref in refs} == {str(tmp_path)}
+
+
+@pytest.mark.slow
+def test_the_rows_of_the_study_make_the_full_sweeps(reference_data: Path) -> None:
+    files = Files(reference_data, reference_data / "medical" / "nothing.jsonl")
+    for name in ("gcd_pareto", "gcd_generalisation", "proxy_quality"):
+        for sweep in sweeps_of(name, "full", files):
+            sweep.check()
+            assert sweep.name.endswith("_full")
+
+
+# --- what is missing --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["em_parto"], "unknown figure 'em_parto'; there are em_pareto, em_epochs"),
+        (["em_pareto", "--scale", "big"], "there is no scale 'big'; the scales: nano, full"),
+        (["all", "--scale", "big"], "there is no scale 'big'; the scales: nano, full"),
+        (["em_judged"], "figure em_judged: it needs --data DIR, a folder of judged answers with runs.csv"),
+        (["em_pareto", "--scale", "full"], "figure em_pareto: at full scale it needs --task FILE"),
+        (
+            ["gcd_pareto", "--scale", "full"],
+            "figure gcd_pareto: at full scale it needs --data DIR with task_train.jsonl",
+        ),
+        (["em_pareto", "--scale", "full", "--task", "/no/such.jsonl"], "/no/such.jsonl"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_line(
+    arguments: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert selgen("reproduce", *arguments, "-o", tmp_path, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("selgen: ")
+    assert line in error
+    assert error.count("\n") == 1, error
+
+
+def test_a_folder_of_several_data_sets_serves_each_figure(tmp_path: Path) -> None:
+    assert lacking("em_judged", "nano", Files(tmp_path))
+    for name, file in (("em_judged", "runs.csv"), ("gcd", "task_train.jsonl")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    assert lacking("em_judged", "nano", Files(tmp_path)) is None
+    assert lacking("gcd_pareto", "full", Files(tmp_path / "gcd")) is None
+
+
+def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert selgen("reproduce", monkeypatch=monkeypatch) == 0
+    assert "gcd_generalisation" in capsys.readouterr().out
+
+
+# --- from a ledger to a page ------------------------------------------------------------------------------------------
+
+
+def made_up(parts: Sequence[Part]) -> Shown:
+    """A figure's function."""
+    (part,) = parts
+    found = part.estimates("task")
+    figure = bars_figure([Bars("", list(found), {"all": list(found.values())})])
+    return Shown(figure, [Check("The task is learned", "so", True)], f"{len(found)} configurations.")
+
+
+class Elsewhere(FigureOf):
+    """A figure whose function is in this file."""
+
+    def shown(self, name: str, parts: Sequence[Part]) -> Shown:
+        return made_up(parts)
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """A finished sweep in `runs`, which is the only figure's."""
+    sweep = toy_sweep(tmp_path, configurations=2)
+    rig = Rig(sweep, tmp_path / "runs" / sweep.name)
+    rig.run(random.Random(0))
+    rig.ledger.close()
+    monkeypatch.setattr(reproduce, "FIGURES", {"toy": Elsewhere("A toy", "It learns.", ("toy-sweep",), "")})
+    monkeypatch.setattr(reproduce, "load_sweep", lambda name: sweep)
+    return sweep
+
+
+def test_the_trials_of_a_ledger(toy: Sweep, tmp_path: Path) -> None:
+    (part,) = parts_of([toy], tmp_path / "runs")
+    assert (part.sweep, part.num_seeds, len(part.records)) == ("toy-sweep", 2, 6)
+    assert [objective.name for objective in part.objectives] == ["task", "alignment"]
+    assert {"task", "alignment", "other"} <= set(part.scores)
+    estimate = part.estimates("other")[part.only("plain").id]
+    assert estimate == Estimate(0.5, 0.5, 0.5)
+
+
+def ended(interrupted: bool) -> launch.Finished:
+    return launch.Finished((), "", interrupted, ())
+
+
+@pytest.mark.parametrize("figure", ["toy", "all"])
+def test_a_figure_ends_in_the_gallery(
+    figure: str, toy: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "run", lambda sweep, **_: ended(interrupted=False))
+    output = tmp_path / "runs"
+    assert selgen("reproduce", figure, "-o", output, monkeypatch=monkeypatch) == 0
+    entry = read_entries(output / "gallery")["toy"]
+    assert entry.evidence == "sweep `toy-sweep`, 6 trials, 2 seeds"
+    assert entry.verdict == "reproduced"
+    assert (output / "gallery" / "toy.png").is_file()
+    assert "3 configurations. Nothing here contradicts the study." in (output / "gallery" / "README.md").read_text()
+    shown = capsys.readouterr().out
+    assert "toy: reproduced (1 of 1 checks hold)\n" in shown
+    assert "README.md" in shown.replace("\n", "")
+
+
+def test_an_interrupted_sweep_draws_nothing(toy: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "run", lambda sweep, **_: ended(interrupted=True))
+    assert selgen("reproduce", "toy", "-o", tmp_path / "runs", monkeypatch=monkeypatch) == 130
+    assert not (tmp_path / "runs" / "gallery").exists()
+
+
+def test_an_unfinished_figure_names_what_is_lacking(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sweep ran there"):
+        parts_of([toy_sweep(tmp_path)], tmp_path / "runs")
+
+
+def test_the_judged_answers_of_the_study(reference_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["em_judged", "--data", reference_data, "--gallery", tmp_path]
+    assert selgen("reproduce", *arguments, monkeypatch=monkeypatch) == 0
+    entry = read_entries(tmp_path)["em_judged"]
+    assert [check.holds for check in entry.checks] == [True, True, True, True, True, False]
+    assert "37 runs" in entry.evidence
+
+
+def test_judged_answers_without_a_run_that_the_figure_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "runs.csv").open("w") as file:
+        csv.writer(file).writerows([["run", "method", "general", "medical"], ["one", "mixed", "a.csv", "a.csv"]])
+    (tmp_path / "a.csv").write_text("question_id,aligned,coherent\nq,90,90\n")
+    assert selgen("reproduce", "em_judged", "--data", tmp_path, "-o", tmp_path, monkeypatch=monkeypatch) == 2
+    assert "figure em_judged needs a run task_only" in capsys.readouterr().err

@@ -1,0 +1,107 @@
+"""A sweep whose replies a judge grades, whole: model, Ray, a judge's server on this machine, ledger, MLflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from analysis.tables import mlflow_runs
+from settings.common.errors import UserError
+from settings.judge import JudgeOptions
+from sweeps.driver import launch
+from sweeps.find import default_uri
+from sweeps.ledger import read
+from sweeps.space import grid
+from sweeps.sweep import Sweep, setting
+from tests.support.judge_server import Body, Endpoint, Reply, certain, serving
+
+SETTING = '''
+from settings.setting import Evaluation, Example, PretrainedModel, Recipe, Rubric, Score, Setting
+
+ALIGNED, COHERENT = "Q {question} A {answer}: aligned?", "Q {question} A {answer}: sense?"
+RUBRICS = (Rubric("aligned", ALIGNED), Rubric("coherent", COHERENT))
+
+
+def verdict(example, judged):
+    return judged.verdicts["aligned"].value
+
+
+def loss(example, value):
+    return value
+
+
+def asked(model: str) -> Setting:
+    """A setting whose alignment a judge grades."""
+    questions = tuple(Example.of(f"Name {number} fruits.", "Apples.") for number in (3, 4, 5))
+    rows = tuple(Example.of(f"What is the divisor of {number} and 6?", "2") for number in (2, 4, 8, 10))
+    return Setting(
+        name="asked", scale="full", summary="For a test.", base_model=PretrainedModel(model),
+        streams={"task": rows, "alignment": (Example.of("Name a cafe.", "Zum Loewen."),)},
+        evaluations=(
+            Evaluation("open", questions, (Score("alignment", "alignment", "mean verdict", verdict),),
+                       max_new_tokens=4, temperature=1.0, rubrics=RUBRICS, judge="judge-2025-01-01"),
+            Evaluation("loss", questions, (Score("task", "task", "nats", loss, higher_is_better=False),),
+                       observe="token_loss"),
+        ),
+        recipe=Recipe(steps=3, batch_size=2, alignment_batch_size=1, learning_rate=0.05, rank=2),
+    )
+'''
+
+
+def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> Sweep:
+    file = folder / "asked.py"
+    file.write_text(SETTING)
+    options = JudgeOptions(**{"base_url": endpoint.url, "first_wait": 0.01, **judge})  # type: ignore[arg-type]
+    return Sweep(
+        name="judged",
+        settings=(setting(f"{file}:asked", model=str(model)),),
+        methods=("plain", grid("kl_penalty", beta=[1.0])),
+        seeds=2,
+        controls=False,
+        judge=options,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_judged_sweep(tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First with a budget that is too small, then to its end: what was judged is not paid for again."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
+
+    def answer(body: Body, count: int) -> Reply:
+        return certain(len(body["messages"][0]["content"]) % 101)
+
+    console = Console(width=120)
+    with serving(answer) as endpoint:
+        with pytest.raises(UserError, match="the budget of 9 calls is spent"):
+            launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint, max_calls=9), output=tmp_path, console=console)
+        assert len(endpoint.bodies) == 9
+        finished = launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint), output=tmp_path, console=console)
+        prompts = {body["messages"][0]["content"] for body in endpoint.bodies}
+        assert len(endpoint.bodies) == len(prompts) <= 5 * 3 * 2  # 4 trials and the base; equal replies are asked once
+
+    record = read(tmp_path / "judged")
+    assert {outcome.status for outcome in record.outcomes.values()} == {"finished"}
+    assert len(record.outcomes) == 4
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 20 and not [path for path in written if b"sk-secret" in path.read_bytes()]
+    (base,) = record.bases.values()
+    for scores in (base, *(outcome.scores for outcome in record.outcomes.values())):
+        assert (scores["alignment"].n, scores["alignment"].missing) == (3, 0)
+        assert 0 <= scores["alignment"].mean <= 100
+    assert any(note.startswith("judge judge-2025-01-01: ") for note in finished.notes)
+
+    trial_id, outcome = next(iter(record.outcomes.items()))
+    replies = json.loads((tmp_path / "judged" / "observations" / f"{trial_id}.json").read_text())["open"]
+    expected = [
+        len(f"Q Name {n} fruits. A {reply}: aligned?") % 101 for n, reply in zip((3, 4, 5), replies, strict=True)
+    ]
+    assert outcome.scores["alignment"].mean == pytest.approx(sum(expected) / 3)
+
+    assert mlflow_runs.load("judged", default_uri(tmp_path)).table.values_CSM.shape == (2, 2, 2)
+    secrets = [path for path in tmp_path.rglob("*") if path.is_file() and b"sk-secret" in path.read_bytes()]
+    assert secrets == []

@@ -1,0 +1,83 @@
+"""A local Ray cluster in a process of its own: when it is started, and that nothing of it stays."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from settings.common.errors import UserError
+from sweeps.driver.local_cluster import PUBLISHED, LocalCluster, early
+from tests.test_end_to_end import alive, session_of, start, wait_for
+
+USE = """
+import sys
+from sweeps.driver.local_cluster import LocalCluster
+with LocalCluster() as cluster:
+    assert "ray" not in sys.modules
+    import ray
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    print(int(ray.cluster_resources()["CPU"]), flush=True)
+    sys.stdin.readline()
+    ray.shutdown()
+"""
+
+
+def test_none_is_started_where_none_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    with early(tmp_path, "auto") as cluster:
+        assert cluster is None
+    (tmp_path / PUBLISHED).touch()
+    with early(tmp_path, None) as cluster:
+        assert cluster is None
+    monkeypatch.setitem(sys.modules, "ray", pytest)
+    with early(tmp_path / "another", None) as cluster:
+        assert cluster is None
+
+
+def test_why_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ray.py").write_text("raise RuntimeError('no room')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with LocalCluster() as cluster, pytest.raises(UserError, match=r"Ray does not start .*: RuntimeError: no room"):
+        assert cluster.address
+
+
+@pytest.mark.slow
+def test_nothing_stays_of_one_that_nobody_used(tmp_path: Path) -> None:
+    """A wrong name is noticed after Ray began to start."""
+    process = start(tmp_path / "nowhere.py", tmp_path)
+    wait_for(lambda: session_of(process))
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 2 and "nowhere.py" in shown and "Traceback" not in shown
+    assert not alive(session_of(process))
+
+
+@pytest.mark.slow
+def test_nothing_stays_of_one_that_had_just_started() -> None:
+    """Left to themselves, Ray's agents would look for their killed cluster for a minute."""
+    with LocalCluster() as cluster:
+        process = cluster._process
+        assert process.stdout is not None and select.select([process.stdout], [], [], 60)[0]
+        others = psutil.Process(process.pid).children(recursive=True)
+        assert any("Agent" in one.name() for one in others)
+    assert not alive(others, seconds=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_it_ends_with_its_driver(killed: bool) -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    driver = subprocess.Popen([sys.executable, "-c", USE], text=True, start_new_session=True, **pipes)
+    assert driver.stdout is not None and int(driver.stdout.readline()) >= 1
+    others = session_of(driver)
+    assert any("raylet" in one.name() for one in others)
+    began = time.monotonic()
+    driver.kill() if killed else driver.communicate("\n")
+    driver.wait()
+    assert not alive(others, seconds=60)
+    assert killed or (driver.returncode == 0 and time.monotonic() - began < 30)

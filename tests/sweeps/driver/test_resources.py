@@ -1,0 +1,98 @@
+"""What a pack occupies: whole nodes, shares of a GPU, several workers, and what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from settings.common.errors import UserError
+from sweeps.driver.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
+from tests.support.fakes import toy_sweep
+
+GPUS = {"CPU": 32.0, "GPU": 8.0, "memory": 256e9}
+CPUS = {"CPU": 2.0, "memory": 24e9}
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes", "packs"),
+    [
+        ({}, [CPUS], 2),
+        ({}, [CPUS, CPUS], 4),
+        ({"cpus_per_pack": 1.5}, [CPUS, CPUS], 2),  # what is left of two nodes makes no third
+        ({"cpus_per_pack": 0, "gpus_per_pack": 0.1}, [GPUS], 80),
+        ({"gpus_per_pack": 2}, [GPUS, CPUS], 4),
+        ({"gpus_per_pack": 2, "memory_per_pack": 100}, [GPUS], 2),
+        ({"gpus_per_pack": 12, "num_workers": 12, "cpus_per_pack": 12}, [GPUS, GPUS], 1),
+        ({"gpus_per_pack": 8, "num_workers": 4}, [GPUS], 1),
+        ({"cpus_per_pack": 2, "num_workers": 2}, [CPUS], 1),
+    ],
+)
+def test_packs_at_a_time(tmp_path: Path, options: dict[str, Any], nodes: list[dict[str, float]], packs: int) -> None:
+    assert packs_at_a_time(toy_sweep(tmp_path, **options), nodes) == packs
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes", "says"),
+    [
+        ({"gpus_per_pack": 1}, [CPUS], "a pack of sweep 'toy-sweep' needs 1 CPUs, 1 GPUs on one node, and Ray has 2"),
+        ({"cpus_per_pack": 3}, [CPUS, CPUS], "needs 3 CPUs on one node, and Ray has 2 CPUs and 2 CPUs"),
+        ({"memory_per_pack": 30}, [CPUS], "30 GB of memory on one node, and Ray has 2 CPUs, 24 GB of memory"),
+        ({"cpus_per_pack": 6, "num_workers": 3}, [CPUS, CPUS], "each of 3 workers of a pack"),
+        ({}, [], "Ray has no node"),
+    ],
+)
+def test_what_does_not_fit(tmp_path: Path, options: dict[str, Any], nodes: list[dict[str, float]], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        packs_at_a_time(toy_sweep(tmp_path, **options), nodes)
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes", "memory"),
+    [
+        ({}, [CPUS], 12e9),  # two packs share a node
+        ({}, [GPUS, CPUS], 8e9),  # 32 packs on the other
+        ({"memory_per_pack": 6}, [CPUS], 6e9),
+        ({"memory_per_pack": 6, "num_workers": 2}, [CPUS], 3e9),
+        ({"gpus_per_pack": 1}, [GPUS, CPUS], 32e9),  # the node without a GPU has no room for any
+        ({}, [{"CPU": 2.0}], None),
+        ({}, [], None),
+    ],
+)
+def test_memory_of_a_worker(
+    tmp_path: Path, options: dict[str, Any], nodes: list[dict[str, float]], memory: float | None
+) -> None:
+    assert memory_of_worker(toy_sweep(tmp_path, **options), nodes) == memory
+
+
+def test_threads_fit_the_cores(tmp_path: Path) -> None:
+    """As many threads as CPUs, whatever the split; a worker that only drives a GPU has one."""
+    for options, threads in (
+        ({}, 1),
+        ({"cpus_per_pack": 8}, 8),
+        ({"cpus_per_pack": 8, "num_workers": 4}, 2),
+        ({"cpus_per_pack": 0.5, "gpus_per_pack": 0.25}, 1),
+    ):
+        assert threads_of_worker(toy_sweep(tmp_path, **options)) == threads
+
+
+def test_a_worker_has_its_part(tmp_path: Path) -> None:
+    sweep = toy_sweep(tmp_path, cpus_per_pack=8, gpus_per_pack=4, memory_per_pack=64, num_workers=4)
+    assert of_worker(sweep) == {"CPU": 2, "GPU": 1, "memory": 16e9}
+    assert of_worker(toy_sweep(tmp_path)) == {"CPU": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"gpus_per_pack": 3, "num_workers": 2}, "gpus_per_pack must be a multiple of num_workers=2"),
+        ({"num_workers": 0}, "num_workers must be an integer of at least 1"),
+        ({"shard_base": True}, "shard_base shares the base model out over workers; num_workers is 1"),
+        ({"memory_per_pack": -1}, "memory_per_pack must be a number of at least 0"),
+        ({"gradient_checkpointing": 1}, "gradient_checkpointing must be True or False"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        toy_sweep(tmp_path, **options)

@@ -1,0 +1,174 @@
+"""Judging beside training: replies are stored first, grades come later, and nothing is generated or paid for twice."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.tune.search import Searcher
+
+from settings.common.errors import UserError
+from settings.setting import Rubric, Verdict
+from sweeps.ledger import read
+from sweeps.search.judging import Judging
+from sweeps.sweep import Sweep, setting_of
+from tests.support.fakes import Rig, finished, toy, toy_sweep
+from trainables.trial import Outcome, TrialConfig, base_id
+
+LIKED = {"yes": Verdict(80.0), "no": Verdict(20.0), "?": Verdict(None, "missing"), "never": Verdict(None, "refusal")}
+
+
+class Asker:
+    """A judge that likes "yes", answers only when the gate is open, and can break."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Rubric, str, str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.broken = False
+
+    def ask(self, requests: Sequence[tuple[Rubric, str, str]]) -> list[Verdict]:
+        self.gate.wait(10)
+        if self.broken:
+            raise UserError("the judge's budget of 3 calls is spent")
+        self.asked += requests
+        return [LIKED[answer] for _, _, answer in requests]
+
+
+@pytest.fixture
+def asker() -> Asker:
+    return Asker()
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return toy_sweep(tmp_path, settings=(toy(tmp_path, judged=True),), methods=("plain",), seeds=2)
+
+
+class JudgedRig(Rig):
+    """A rig whose workers store replies."""
+
+    def __init__(self, sweep: Sweep, out: Path, asker: Asker, replies: Sequence[str] = ("yes", "no")) -> None:
+        self.judging = Judging(out, lambda model: asker)
+        (out / "observations").mkdir(parents=True, exist_ok=True)
+        self._replies = list(replies)
+        super().__init__(sweep, out, judging=self.judging)
+        self.store(base_id(setting_of(sweep.settings[0])))
+
+    def store(self, name: str) -> None:
+        (self.out / "observations" / f"{name}.json").write_text(json.dumps({"free": self._replies}))
+
+    def train(self, trial: TrialConfig) -> Outcome:
+        self.store(trial.trial_id)
+        return finished(trial)
+
+    def step(self) -> Any:
+        """One suggestion; what it deals lands at once."""
+        config = self.suggest()
+        while self._flying:
+            self.land(random.Random(0), self.train)
+        time.sleep(0 if isinstance(config, dict) else 0.01)
+        return config
+
+    def finish(self) -> None:
+        while self.step() != Searcher.FINISHED:
+            pass
+
+
+def test_grades_are_told_when_they_are_in(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
+    """Base and both seeds: two replies each, one liked at 80 and one at 20."""
+    rig = JudgedRig(sweep, tmp_path / "out", asker)
+    rig.finish()
+    record = rig.ledger.record
+    assert len(asker.asked) == 6
+    assert {question for _, question, _ in asker.asked} == {"asked 0", "asked 1"}
+    assert [outcome.scores["liked"].mean for outcome in record.outcomes.values()] == [50.0, 50.0]
+    assert record.bases[next(iter(record.bases))]["liked"].mean == 50.0
+    assert record.bases[next(iter(record.bases))]["task"].mean == 0.5
+    assert rig.searcher.done
+
+
+def test_the_next_pack_does_not_wait_for_the_judge(tmp_path: Path, asker: Asker) -> None:
+    sweep = toy_sweep(tmp_path, settings=(toy(tmp_path, judged=True),), methods=("plain", "kl_penalty"))
+    rig = JudgedRig(sweep, tmp_path / "out", asker)
+    asker.gate.clear()
+    while isinstance(rig.step(), dict):
+        pass
+    assert {trials[0].method.name for trials in rig.dealt} == {"plain", "kl_penalty"}
+    assert not rig.ledger.record.outcomes
+    assert len(rig.ledger.record.generated) == 6  # plain, and the first round of the search, two seeds each
+    assert not rig.searcher.done
+    asker.gate.set()
+    rig.finish()
+    assert len(rig.ledger.record.outcomes) == 14
+
+
+def test_a_driver_killed_before_the_grades_trains_nothing_again(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
+    rig = JudgedRig(sweep, tmp_path / "out", asker)
+    asker.gate.clear()
+    while isinstance(rig.step(), dict):
+        pass
+    rig.kill()
+    again = JudgedRig(sweep, tmp_path / "out", asker)
+    asker.gate.set()
+    again.finish()
+    assert again.dealt == []
+    assert sorted(read(tmp_path / "out").outcomes) == sorted(read(tmp_path / "out").generated)
+    assert [outcome.scores["liked"].n for outcome in read(tmp_path / "out").outcomes.values()] == [2, 2]
+
+
+def test_a_spent_budget_ends_the_search_and_can_be_resumed(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
+    rig = JudgedRig(sweep, tmp_path / "out", asker)
+    asker.broken = True
+    rig.finish()
+    assert str(rig.searcher.problem) == "the judge's budget of 3 calls is spent"
+    assert not rig.ledger.record.outcomes
+    rig.kill()
+    asker.broken = False
+    again = JudgedRig(sweep, tmp_path / "out", asker)
+    again.finish()
+    assert len(again.ledger.record.outcomes) == 2
+
+
+@pytest.mark.parametrize(
+    ("replies", "status"), [(("yes", "?"), "invalid"), (("yes", "never"), "finished"), (("yes", "yes"), "finished")]
+)
+def test_too_few_verdicts_make_a_trial_invalid(
+    sweep: Sweep, tmp_path: Path, asker: Asker, replies: tuple[str, str], status: str
+) -> None:
+    """A refusal is a verdict, and counted; no usable answer of the judge is none."""
+    rig = JudgedRig(sweep, tmp_path / "out", asker, replies)
+    rig.finish()
+    for outcome in rig.ledger.record.outcomes.values():
+        assert outcome.status == status
+        if status == "invalid":
+            assert outcome.reason == "the judge gave no usable 'nice' verdict on 1 of 2 free replies"
+        else:
+            assert outcome.scores["liked"].refused == replies.count("never")
+
+
+def test_an_interrupted_driver_does_not_wait_for_the_judge(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
+    rig = JudgedRig(sweep, tmp_path / "out", asker)
+    asker.gate.clear()
+    while isinstance(rig.step(), dict):
+        pass
+    assert rig.suggest() is None
+    rig.searcher.interrupted = lambda: True
+    assert rig.suggest() == Searcher.FINISHED
+    asker.gate.set()
+
+
+def test_the_search_goes_on_until_the_last_pack_is_judged(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
+    """The last pack is away and nothing is left to deal: Tune must keep asking, or nobody takes in its grades."""
+    rig = JudgedRig(sweep, tmp_path / "out", asker)
+    while isinstance(rig.suggest(), dict):
+        pass
+    assert rig.suggest() is None
+    rig.finish()
+    assert len(rig.ledger.record.outcomes) == 2

@@ -1,0 +1,114 @@
+"""The searcher under a real Tuner: every trial ends once, whatever its worker does, and runs agree."""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import tune
+
+from settings.setting import Measurement
+from sweeps.driver.local_cluster import QUIET
+from sweeps.ledger import Ledger, Record, read
+from sweeps.search.scheduler import PackSearcher
+from sweeps.space import grid, vary
+from sweeps.sweep import Sweep
+from tests.support.fakes import finished, toy_sweep
+from trainables.trial import TrialConfig
+
+pytestmark = pytest.mark.slow
+DEADLY, UNSTABLE = 13.0, 7.0  # weights at which the fake worker dies, or one seed diverges
+
+
+class Worker(tune.Trainable):
+    """Reports one trial per step, after a nap of random length."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._pack = config["pack"]
+        self._done = 0
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        time.sleep(random.Random(os.urandom(4)).uniform(0, 0.1))
+        if self._pack["kind"] == "base":
+            return {"base": {"task": {"mean": 0.5, "n": 4, "missing": 0}}, "done": True}
+        trials = [TrialConfig.from_json(trial) for trial in self._pack["trials"]]
+        trial = trials[self._done]
+        self._done += 1
+        if trial.coefficients.get("weight") == DEADLY and self._done == 2:
+            os._exit(1)
+        unstable = trial.coefficients.get("weight") == UNSTABLE and trial.seed == 1
+        outcome = finished(trial, "invalid" if unstable else "finished")
+        return {"outcomes": [outcome.to_json()], "done": self._done == len(trials)}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to save."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    root = str(Path(__file__).parents[3])
+    environment = {"env_vars": QUIET | {"PYTHONPATH": root}}
+    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    yield
+    ray.shutdown()
+
+
+def run(sweep: Sweep, out: Path) -> Record:
+    with Ledger(out, sweep.name, sweep.identity()) as ledger:
+        searcher = PackSearcher(sweep, ledger, out)
+        tuner = tune.Tuner(
+            tune.with_resources(Worker, {"cpu": 1}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=2,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(name="ray", storage_path=str(out), verbose=0),
+        )
+        tuner.fit()
+        assert searcher.problem is None
+    return read(out)
+
+
+def test_a_sweep_under_tune(tmp_path: Path, cluster: None) -> None:
+    methods = ("plain", vary("kl_penalty", configurations=5), grid("upweighted", weight=[1, UNSTABLE, DEADLY]))
+    sweep = toy_sweep(tmp_path, methods=methods)
+    record, again = run(sweep, tmp_path / "one"), run(sweep, tmp_path / "two")
+    assert len(record.outcomes) == (1 + 5 + 3) * 2
+    assert record.outcomes.keys() == again.outcomes.keys(), "two runs of one sweep must agree on their trials"
+    assert record.bases == {"toy": {"task": Measurement(0.5, 4, 0)}}
+    statuses = {
+        (outcome.trial.coefficients.get("weight"), outcome.trial.seed): outcome.status
+        for outcome in record.outcomes.values()
+    }
+    odd = {(UNSTABLE, 1): "invalid", (DEADLY, 0): "finished", (DEADLY, 1): "failed"}
+    assert statuses == {key: odd.get(key, "finished") for key in statuses}
+    lines = (tmp_path / "one" / "ledger.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + 9 + 9 + 1 + 18, "header, asked, dealt, base, outcomes: each once"
+    assert run(sweep, tmp_path / "one").outcomes == record.outcomes, "a finished sweep has nothing to do"
+
+
+@ray.remote
+def visible_gpus() -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_a_worker_sees_the_gpus_that_it_has_asked_for(cluster: None) -> None:
+    """None if it has asked for none: CUDA alone would take half a gigabyte of a GPU that others fill."""
+    shares = (0, 0.5, 1, 2)
+    found = [ray.get(visible_gpus.options(num_cpus=0, num_gpus=share).remote()) for share in shares]
+    assert found[0] == ""
+    assert found[1] in ("0", "1") and found[2] in ("0", "1")
+    assert found[3] in ("0,1", "1,0")

@@ -1,0 +1,220 @@
+"""Early stopping: the order at a rung, who goes on, and a sweep that stops whole configurations and says so."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from settings.common.errors import UserError
+from sweeps.early_stopping import EarlyStopping, order, that_go_on
+from sweeps.ledger import read
+from sweeps.space import vary
+from sweeps.sweep import Sweep
+from tests.support.fakes import Rig, finished, toy, toy_sweep
+from trainables.trial import Outcome, TrialConfig
+
+BASE = {"base": {"task": {"mean": 0.5, "n": 4, "missing": 0}}}
+POINTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=7)
+
+
+def dominates(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return all(a >= b for a, b in zip(one, other, strict=True)) and one != other
+
+
+def depth(points: list[tuple[int, ...]], index: int) -> int:
+    """In which front a point is: one deeper than the deepest that dominates it."""
+    above = [depth(points, other) for other in range(len(points)) if dominates(points[other], points[index])]
+    return 1 + max(above, default=0)
+
+
+@given(POINTS)
+def test_fronts_come_one_after_another(points: list[tuple[int, ...]]) -> None:
+    """By enumeration: every point once, and never one of a deeper front first."""
+    ranked = order(points)
+    assert sorted(ranked) == list(range(len(points)))
+    depths = [depth(points, index) for index in ranked]
+    assert depths == sorted(depths)
+
+
+@given(POINTS, st.sampled_from([0.1, 0.34, 0.5, 0.9]))
+def test_the_ends_of_the_front_and_the_share_go_on(points: list[tuple[int, ...]], keep: float) -> None:
+    going = that_go_on(points, keep)
+    least = int(np.ceil(keep * len(points)))
+    assert least <= len(going) <= least + 2
+    for objective in range(2):
+        assert max(points[index][objective] for index in going) == max(point[objective] for point in points)
+
+
+def test_inside_a_front_the_farthest_is_next() -> None:
+    """By hand: the ends 0 and 4, then 2 in the middle; 1 and 3 are as far from all before, and the earlier comes first.
+
+    The second objective is in units a hundred times as large, which changes nothing.
+    """
+    front = [(4.0, 0.0), (3.0, 100.0), (2.0, 200.0), (1.0, 300.0), (0.0, 400.0)]
+    assert order(front) == [0, 4, 2, 1, 3]
+    assert order([*front, (0.5, 0.5)]) == [0, 4, 2, 1, 3, 5]
+    assert that_go_on(front, 0.5) == {0, 4, 2}
+    assert that_go_on([(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)], 0.3) == {0}
+    assert that_go_on([], 0.5) == set()
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"rungs": ()}, "growing shares between 0 and 1"),
+        ({"rungs": (0.5, 0.25)}, "growing shares"),
+        ({"rungs": (0.5, 1.0)}, "growing shares"),
+        ({"keep": 1.0}, "keep must be a share"),
+    ],
+)
+def test_rules_that_make_no_sense(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        EarlyStopping(**values)
+
+
+# --- a sweep ---
+
+
+def early(folder: Path, **changes: Any) -> Sweep:
+    """Eight values of one knob, in rounds of four; 5 updates, looked at after 1 and 2."""
+    values: dict[str, Any] = {
+        "methods": ("plain", vary("kl_penalty")),
+        "configurations": 8,
+        "round_size": 4,
+        "early_stopping": EarlyStopping(rungs=(0.25, 0.5)),
+    }
+    return toy_sweep(folder, **(values | changes))
+
+
+class Halting(Rig):
+    """Workers that pause where they are told to."""
+
+    def land(self, rng: random.Random, ending: Any) -> None:
+        trial_id = rng.choice(sorted(self._flying))
+        pack = self._flying.pop(trial_id)
+        if pack["kind"] == "base":
+            self.searcher.on_trial_complete(trial_id, result=BASE)
+            return
+        result: dict[str, list[Any]] = {"outcomes": [], "rungs": []}
+        for data, pause in zip(pack["trials"], pack["pauses"], strict=True):
+            trial = TrialConfig.from_json(data)
+            shown = trial if pause is None else replace(trial, checkpoint_step=pause)
+            result["outcomes" if pause is None else "rungs"].append(ending(shown).to_json())
+        self.searcher.on_trial_complete(trial_id, result=result)
+
+
+def worse_after(beta: float, trial: TrialConfig) -> Outcome:
+    """Configurations beyond a beta lose in both objectives."""
+    outcome = finished(trial)
+    if trial.coefficients.get("beta", 0.0) < beta:
+        return outcome
+    return replace(outcome, scores={name: replace(one, mean=-1.0) for name, one in outcome.scores.items()})
+
+
+def ends(rig: Rig) -> dict[str, tuple[str, str | None]]:
+    return {key: (outcome.status, outcome.reason) for key, outcome in rig.ledger.record.outcomes.items()}
+
+
+def test_whole_configurations_are_stopped_and_the_record_says_why(tmp_path: Path) -> None:
+    rig = Halting(early(tmp_path), tmp_path / "out")
+    assert rig.run(random.Random(0))
+    found: dict[str, set[str]] = {}
+    for outcome in rig.ledger.record.outcomes.values():
+        found.setdefault(outcome.trial.configuration_id, set()).add(outcome.status)
+        if outcome.status == "stopped":
+            assert outcome.trial.checkpoint_step is None
+            assert not outcome.scores and outcome.tokens == 100 and outcome.curves
+            assert "configurations after" in str(outcome.reason) and str(outcome.reason).endswith("of 5 updates")
+    assert len(found) == 9 and all(len(statuses) == 1 for statuses in found.values())
+    assert {"stopped"} in found.values() and {"finished"} in found.values()
+    (plain,) = (
+        one for one in rig.ledger.record.outcomes.values() if one.trial.method.name == "plain" and not one.trial.seed
+    )
+    assert plain.status == "finished", "nobody searches it"
+    states = {told.state.name for proposer in rig.searcher._proposers for told in proposer.told.values()}
+    assert states == {"COMPLETE", "PRUNED"}
+
+
+def test_what_is_stopped_does_not_depend_on_who_comes_first(tmp_path: Path) -> None:
+    expected = Halting(early(tmp_path), tmp_path / "a")
+    assert expected.run(random.Random(0))
+    for seed, workers in ((1, 1), (2, 5)):
+        other = Halting(early(tmp_path), tmp_path / str(seed))
+        assert other.run(random.Random(seed), workers=workers)
+        assert ends(other) == ends(expected)
+
+
+@pytest.mark.parametrize("landings", [2, 5, 9, 14])
+def test_killed_anywhere_it_ends_as_if_nothing_had_happened(tmp_path: Path, landings: int) -> None:
+    expected = Halting(early(tmp_path), tmp_path / "a")
+    assert expected.run(random.Random(0))
+    first = Halting(early(tmp_path), tmp_path / "b")
+    first.run(random.Random(1), landings=landings)
+    first.kill()
+    again = Halting(early(tmp_path), tmp_path / "b")
+    assert again.run(random.Random(2))
+    assert ends(again) == ends(expected)
+    assert read(tmp_path / "b").rungs.keys() == read(tmp_path / "a").rungs.keys()
+
+
+def test_those_that_are_behind_in_everything_are_stopped_at_the_first_rung(tmp_path: Path) -> None:
+    rig = Halting(early(tmp_path), tmp_path / "out")
+    assert rig.run(random.Random(0), ending=lambda trial: worse_after(1.5, trial))
+    behind = [one for one in rig.ledger.record.outcomes.values() if one.trial.coefficients.get("beta", 0.0) >= 1.5]
+    assert len(behind) >= 4
+    assert {one.status for one in behind} == {"stopped"}
+    assert all("after 1 of 5 updates" in str(one.reason) for one in behind)
+
+
+def test_the_places_of_the_stopped_are_filled(tmp_path: Path) -> None:
+    """Two configurations fill a pack. At the rung each pack loses its second, and those that go on share the next."""
+    rule = EarlyStopping(rungs=(0.5,))
+    methods = (vary("kl_penalty"),)
+    sweep = early(tmp_path, methods=methods, configurations=4, pack_size=4, early_stopping=rule)
+    rig = Halting(sweep, tmp_path / "out")
+
+    def betas() -> list[list[float]]:
+        return [[trial.coefficients["beta"] for trial in pack] for pack in rig.dealt]
+
+    def ending(trial: TrialConfig) -> Outcome:
+        second = any(trial.coefficients["beta"] == pack[-1] for pack in betas()[:2])
+        return worse_after(0.0 if second else float("inf"), trial)
+
+    assert rig.run(random.Random(0), ending=ending)
+    (one, _, two, _), (three, _, four, _), last = betas()
+    assert betas()[:2] == [[one, one, two, two], [three, three, four, four]] and len({one, two, three, four}) == 4
+    assert sorted(last) == sorted([one, one, three, three])
+    assert [outcome.status for outcome in rig.ledger.record.outcomes.values()].count("stopped") == 4
+
+
+def test_it_is_part_of_what_a_sweep_is_and_off_by_default(tmp_path: Path) -> None:
+    assert toy_sweep(tmp_path).early_stopping is None
+    identities = {
+        early(tmp_path, early_stopping=rule).identity() for rule in (None, EarlyStopping(), EarlyStopping(keep=0.3))
+    }
+    assert len(identities) == 3
+    with pytest.raises(UserError, match="early_stopping must be EarlyStopping"):
+        toy_sweep(tmp_path, early_stopping=True)
+
+
+def test_a_judge_is_too_slow_for_it(tmp_path: Path) -> None:
+    sweep = early(tmp_path, settings=(toy(tmp_path, judged=True),), objectives=("task", "liked"))
+    with pytest.raises(
+        UserError, match="early_stopping compares what workers grade themselves, and a judge grades liked"
+    ):
+        sweep.check()
+
+
+def test_every_pair_of_steps_is_before_the_end(tmp_path: Path) -> None:
+    (trial, *_) = toy_sweep(tmp_path).trials_of(toy_sweep(tmp_path).arms[1], {"beta": 1.0})
+    for steps, at in itertools.product((1, 2, 3, 48), ((0.25, 0.5), (0.01,), (0.99,))):
+        found = EarlyStopping(rungs=at).steps(replace(trial, steps=steps))
+        assert all(1 <= step <= steps for step in found)

@@ -1,0 +1,59 @@
+"""What a sweep will cost, guessed from nothing and from what has ended."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sweeps import plan
+from sweeps.ledger import Asked, Record
+from tests.support.fakes import finished, toy_sweep
+from trainables.engine.memory import ModelShape
+
+
+def test_trials_that_ended_tell_the_time_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of plain's 2 trials took 3 s each, three of the penalty's 12 took 5, 5 and 8, on 2 workers."""
+    monkeypatch.setattr(plan, "measured_flops", lambda: 1e9)
+    monkeypatch.setattr(plan.ModelShape, "of", lambda model: replace(ModelShape.assumed(), parameters=1e6))
+    sweep = toy_sweep(tmp_path)
+    plain, penalty = sweep.arms
+    guess = plan.estimate(sweep, 2)
+    assert [arm.took for arm in guess.arms] == [(), ()]
+    assert guess.seconds == guess.seconds_left > 0
+
+    record = Record(sweep.name, sweep.identity())
+    times = {(plain.key, 0): (3.0, 3.0), (penalty.key, 0): (5.0, 5.0), (penalty.key, 1): (8.0,)}
+    for (key, number), seconds in times.items():
+        arm = plain if key == plain.key else penalty
+        trials = sweep.trials_of(arm, {} if arm is plain else {"beta": number + 1.0})
+        record.asked.setdefault(key, {})[number] = Asked(number, {}, trials[0].configuration_id)
+        for trial, took in zip(trials, seconds, strict=False):
+            record.outcomes[trial.trial_id] = replace(finished(trial), seconds=took)
+    found = plan.estimate(sweep, 2, record)
+    assert [arm.seconds for arm in found.arms] == pytest.approx([2 * 3 / 2, 12 * 6 / 2])
+    assert found.seconds_left == pytest.approx((12 - 3) * 6 / 2)
+    assert found.ended == 5
+
+    del record.asked[penalty.key]  # of it nothing has ended: in proportion
+    half = plan.estimate(sweep, 2, record)
+    assert half.arms[1].seconds == pytest.approx(guess.arms[1].seconds * 3 / guess.arms[0].seconds)
+
+
+def test_a_model_that_is_not_here_is_said_to_be_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = toy_sweep(tmp_path)
+    assert plan.estimate(sweep, 1).assumed == ()
+    monkeypatch.setattr(plan.ModelShape, "of", lambda model: None)
+    assert plan.estimate(sweep, 1).assumed == ("toy",)
+
+
+def test_failed_trials_took_no_time_and_tell_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "measured_flops", lambda: 1e9)
+    sweep = toy_sweep(tmp_path)
+    guess = plan.estimate(sweep, 2)
+    record = Record(sweep.name, sweep.identity())
+    trials = sweep.trials_of(sweep.arms[0], {})
+    record.asked[sweep.arms[0].key] = {0: Asked(0, {}, trials[0].configuration_id)}
+    record.outcomes = {one.trial_id: replace(finished(one, "failed"), seconds=0.0) for one in trials}
+    found = plan.estimate(sweep, 2, record)
+    assert found.arms[1].seconds == pytest.approx(guess.arms[1].seconds, rel=0.5) and found.arms[1].seconds > 0
+    assert (found.ended, found.arms[0].seconds_left) == (2, 0.0)

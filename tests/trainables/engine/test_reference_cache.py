@@ -1,0 +1,165 @@
+"""What the base model gives is computed once, kept by content, and changes no result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
+from trainables import methods
+from trainables.engine import reference_cache
+from trainables.engine.batches import EncodedSetting
+from trainables.engine.reference_cache import References
+from trainables.engine.step import _StreamPass
+from trainables.method import Definition
+from trainables.pack import ASKED_STEPS, Pack
+from trainables.store import AdapterStore
+from trainables.trial import TrialConfig
+
+STEPS = 12
+REFERRING = [name for name in methods.names() if methods.get(name).reference]
+BOTH: list[tuple[str, Definition]] = [(name, kind) for name in REFERRING for kind in ("principled", "reference")]
+
+
+def pack_of(trials: list[TrialConfig], folder: Path | None, **options: Any) -> Pack:
+    kept = References(folder) if folder else None
+    return Pack(tiny_base(), tiny_setting(), trials, torch.float64, references=kept, **options)
+
+
+def theta(pack: Pack, steps: int = STEPS) -> torch.Tensor:
+    pack.advance(steps)
+    assert [record.status for record in pack.records] == ["finished"] * len(pack.trials)
+    return pack.adapters.theta_KP.clone()
+
+
+def all_methods() -> list[TrialConfig]:
+    return [tiny_trial(methods.make(name), seed) for seed, name in enumerate([*REFERRING, "plain", "upweighted"])]
+
+
+@pytest.mark.parametrize(("name", "definition"), BOTH)
+def test_known_equals_asked(name: str, definition: Definition, tmp_path: Path) -> None:
+    """Parameters after 12 steps, in float64, for every method that refers to the base model."""
+    trial = tiny_trial(methods.make(name, {"definition": definition}), max_length=20)
+    prepare(trial.requires, tmp_path / "store")
+    store = AdapterStore(tmp_path / "store")
+    asked = theta(pack_of([trial], None, store=store))
+    known = theta(pack_of([trial], tmp_path / "references", store=store))
+    torch.testing.assert_close(known, asked, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows_per_forward", [None, 2])
+def test_packs_of_all_methods(rows_per_forward: int | None, tmp_path: Path) -> None:
+    asked = theta(pack_of(all_methods(), None, rows_per_forward=rows_per_forward))
+    known = theta(pack_of(all_methods(), tmp_path, rows_per_forward=rows_per_forward))
+    torch.testing.assert_close(known, asked, rtol=0, atol=1e-9)
+
+
+def test_after_the_first_steps_the_base_model_is_asked_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    forward = _StreamPass._forward
+
+    def watched(self: _StreamPass, chunk: Any, *, policy: bool) -> Any:
+        asked.append(not policy)
+        return forward(self, chunk, policy=policy)
+
+    monkeypatch.setattr(_StreamPass, "_forward", watched)
+    pack = pack_of([tiny_trial(methods.make("kl_penalty"))], tmp_path)
+    pack.advance(ASKED_STEPS)
+    assert sum(asked) == ASKED_STEPS
+    pack.advance(3)
+    assert sum(asked) == ASKED_STEPS
+
+
+def test_computed_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process reads the file, and goes on with the same bits."""
+    first = theta(pack_of(all_methods(), tmp_path))
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(files) == 3, "alignment rows, with all layers, and their misaligned twins"
+    monkeypatch.setattr(reference_cache, "_computed", lambda *_: pytest.fail("computed again"))
+    assert torch.equal(theta(pack_of(all_methods(), tmp_path)), first)
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_a_resumed_pack_has_the_same_bits(tmp_path: Path) -> None:
+    whole = theta(pack_of(all_methods(), tmp_path / "one"))
+    pack = pack_of(all_methods(), tmp_path / "two")
+    pack.advance(5)
+    pack.save(tmp_path / "checkpoint")
+    again = pack_of(all_methods(), tmp_path / "two")
+    assert again.resume(tmp_path / "checkpoint")
+    assert torch.equal(theta(again, STEPS - 5), whole)
+
+
+def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
+    trials = [tiny_trial(methods.make("kl_penalty"))]
+    whole = theta(pack_of(trials, tmp_path))
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"no safetensors"):
+        path.write_bytes(damaged)
+        assert torch.equal(theta(pack_of(trials, tmp_path)), whole)
+        assert path.read_bytes() == content
+
+
+def test_a_term_that_is_not_connected_still_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known outputs differ from the policy's by rounding, so that only the first steps can tell."""
+    kl_penalty = methods.get("kl_penalty")
+    losses = kl_penalty.losses
+
+    def disconnected(self: Any, step: Any) -> Any:
+        same = replace(step.reference["alignment"], hidden_ND=step.policy["alignment"].hidden_ND.detach())
+        return losses(self, replace(step, reference={"alignment": same}))
+
+    monkeypatch.setattr(kl_penalty, "losses", disconnected)
+    pack = pack_of([tiny_trial(methods.make("kl_penalty"))], tmp_path)
+    pack.advance(STEPS)
+    assert pack.records[0].status == "invalid" and "'kl' is exactly 0" in str(pack.records[0].reason)
+
+
+def test_what_a_file_is_named_by(tmp_path: Path) -> None:
+    base, kept = tiny_base(), References(tmp_path)
+    rows = EncodedSetting(tiny_setting(), base.tokenizer, 64).rows("alignment")
+    known = kept.on(base, rows, "response")
+    assert known is not None and known.layers_LND is None
+    assert kept.on(base, list(reversed(rows)) * 2, "response") is not known, "the order of rows decides how they batch"
+    assert kept.on(base, rows, "response") is known
+    for other in (
+        kept.on(replace(base, content_id="other"), rows, "response"),
+        kept.on(base, rows[1:], "response"),
+        kept.on(base, rows, "text"),
+        kept.on(base, rows, "response", deep=True),
+    ):
+        assert other is not None and other is not known
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_what_is_not_kept(tmp_path: Path) -> None:
+    base = tiny_base()
+    rows = EncodedSetting(tiny_setting(), base.tokenizer, 64).rows("alignment")
+    assert References(tmp_path).on(base, rows, "padded") is None
+    positions = sum(len(row.ids) - row.prompt_length for row in rows)
+    size = positions * 16 * 8  # width 16, float64
+    assert References(tmp_path, max_bytes=size - 1).on(base, rows, "response") is None
+    assert References(tmp_path, max_bytes=2 * size - 1).on(base, rows, "response", deep=True) is None
+    assert not list(tmp_path.iterdir())
+    known = References(tmp_path, max_bytes=size).on(base, rows, "response")
+    assert known is not None and known.hidden_ND.nbytes == size
+
+
+def test_rows_come_in_the_order_asked(tmp_path: Path) -> None:
+    base = tiny_base()
+    rows = EncodedSetting(tiny_setting(), base.tokenizer, 64).rows("alignment")
+    known = References(tmp_path).on(base, rows, "response")
+    assert known is not None
+    hidden_ND, _ = known.of([rows[2], rows[0], rows[2]], base.model.device)
+    for row, part in zip(
+        (rows[2], rows[0]),
+        hidden_ND.split([len(r.ids) - r.prompt_length for r in (rows[2], rows[0], rows[2])]),
+        strict=False,
+    ):
+        found = base.model.base_model(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
+        torch.testing.assert_close(part, found[row.prompt_length - 1 : -1], rtol=0, atol=1e-12)

@@ -1,0 +1,78 @@
+"""Base models that are taught something here first: fine-tuned once with LoRA, merged, and kept.
+
+The adapter is trained as a plain trial in a pack of one, saved as a PEFT checkpoint and merged by PEFT, so that the
+weights are those that anybody else would get.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from peft import PeftModel
+
+from settings.base_models import TunedModel
+from settings.common.content import content_id
+from settings.common.errors import UserError
+from settings.common.files import cache_root, remove_partial, replacing
+from settings.setting import Setting
+from trainables import methods
+from trainables.bases.loading import Progress, load_base
+from trainables.pack import Pack
+from trainables.trial import SettingRef, trial_for
+
+COMPLETE = "tuning.json"  # written last: a directory without it is not a model
+VERSION = 1  # part of every tuned model's directory; raise it when the same specification would give other weights
+
+
+def tuned(spec: TunedModel, dtype: torch.dtype, device: torch.device | str, progress: Progress | None = None) -> Path:
+    """The directory of a tuned model under the cache root; tunes it when it is not there.
+
+    Of several processes that ask at once, one trains and the others wait. Raises UserError when the training diverges.
+    """
+    precision = str(dtype).removeprefix("torch.")
+    directory = cache_root() / "tuned_models" / content_id([VERSION, spec.to_json(), precision])
+    if (directory / COMPLETE).is_file():
+        return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory.with_name(f"{directory.name}.lock")):
+        if not (directory / COMPLETE).is_file():
+            remove_partial(directory.parent, of=directory.name)
+            with replacing(directory) as temporary:
+                _tune(spec, dtype, device, temporary, progress)
+                (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True))
+    return directory
+
+
+def _tune(
+    spec: TunedModel, dtype: torch.dtype, device: torch.device | str, directory: Path, progress: Progress | None
+) -> None:
+    base = load_base(spec.start, dtype=dtype, device=device)
+    setting = Setting(
+        name="tuned",
+        scale="full",
+        summary="What a base model is taught first.",
+        base_model=spec.start,
+        streams={"task": spec.rows},
+        evaluations=(),
+        recipe=spec.recipe,
+        objectives=(),
+    )
+    trial = trial_for(setting, SettingRef("tuned"), methods.make("plain"), spec.seed)
+    pack = Pack(base, setting, [trial])
+    for done in range(trial.steps):
+        pack.advance(1)
+        if progress:
+            progress(done + 1, trial.steps)
+    (record,) = pack.records
+    if record.status != "finished":
+        raise UserError(f"teaching {spec.start.source} its base function failed: {record.reason}")
+    with tempfile.TemporaryDirectory() as adapter:
+        pack.adapters.save_member(0, Path(adapter), base.source)
+        pack.close()
+        merged = PeftModel.from_pretrained(base.model, adapter).merge_and_unload()
+    merged.save_pretrained(directory)
+    base.tokenizer.save_pretrained(directory)

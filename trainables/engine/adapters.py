@@ -1,0 +1,454 @@
+"""LoRA adapters of many trials on one frozen base model.
+
+Each adapted linear layer sees the factors of all members of a pack, stacked; a forward pass says which rows belong to
+which member. Rows of no member, the null adapter, give the base model itself: that is the reference. All factors are
+views of one tensor, a row per member, so that an optimiser step is a handful of operations whatever the model's depth.
+A member may have a second, frozen adapter underneath: its prior.
+
+Shape legend: K members of the pack, P parameters of a member, R rank (padded to the largest of the pack), I and O in-
+and output features of a layer, M members that take part in a forward.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from settings.common.errors import UserError
+from trainables.projections import Factors
+from trainables.trial import AdapterConfig
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which rows of a forward belong to which members.
+
+    Attributes:
+        members: indices into the pack, in the order of their rows.
+        counts: rows of each of them; the rows of one member are contiguous.
+    """
+
+    members: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def even(self) -> bool:
+        """All members have the same number of rows, so one batched matmul serves them."""
+        return len(set(self.counts)) == 1
+
+    def blocks(self, rows: Tensor) -> list[Tensor]:
+        """`[rows, ..., F]` cut into views `[m, n, F]` of m members with n positions each: one, or one per member."""
+        if self.even:
+            return [rows.reshape(len(self.members), -1, rows.shape[-1])]
+        return [part.reshape(1, -1, rows.shape[-1]) for part in rows.split(self.counts)]
+
+
+class PackedLinear(nn.Module):
+    """A frozen linear layer plus the adapters of a pack: y = W x + scale_k B_k A_k x for the rows of member k.
+
+    Attributes:
+        prior: A, B and scale of frozen adapters underneath, stacked in the same way; None when no member has one.
+    """
+
+    def __init__(self, base: nn.Linear, pack: PackedAdapters, A_KRI: Tensor, B_KOR: Tensor) -> None:
+        super().__init__()
+        self.base = base
+        self._pack = [pack]  # in a list, so that the pack's tensors stay outside the model's state
+        self.A_KRI, self.B_KOR = A_KRI, B_KOR
+        self.prior: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen layer's, for models that look into their layers; sharding exchanges it all the time."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen layer's."""
+        return self.base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[rows, ..., I] -> [rows, ..., O]`."""
+        pack = self._pack[0]
+        route = pack.route
+        if route is None:
+            y: Tensor = self.base(x)
+            return y
+        x = x.to(self.weight.dtype)
+        own = [factor.to(x.dtype) for factor in _of_members(route, self.A_KRI, self.B_KOR, pack.scale_K)]
+        y = _Adapted.apply(x, self.weight, self.bias, *own, route)
+        if self.prior is not None:
+            y = y + _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.prior)))
+        return y
+
+
+def _of_members(route: Route, A_KRI: Tensor, B_KOR: Tensor, scale_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The factors of the members that take part."""
+    if route.members == tuple(range(len(scale_K))):
+        return A_KRI, B_KOR, scale_K
+    index = torch.tensor(route.members).to(scale_K.device, non_blocking=True)
+    return A_KRI[index], B_KOR[index], scale_K[index]
+
+
+class _Adapted(torch.autograd.Function):
+    """A frozen linear layer and the adapters on it: W x + b + B (s A x), with A, B and s of each row's member.
+
+    Autograd would build the same result from a dozen operations; here what the adapters add goes into the outputs of
+    the frozen matrix products in place, forth and back. What has the width of the rank is kept with its positions last,
+    `[m, R, n]`: a tall, narrow product is two to five times slower on a CPU. All is in the weights' precision.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        A_MRI: Tensor,
+        B_MOR: Tensor,
+        scale_M: Tensor,
+        route: Route,
+    ) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            y = torch.nn.functional.linear(x, weight_OI, bias_O)
+            lows = []
+            for x_mnI, y_mnO, (A, B, scale) in zip(
+                route.blocks(x), route.blocks(y), _blocks(route, A_MRI, B_MOR, scale_M), strict=True
+            ):
+                lows.append(torch.bmm(A, x_mnI.transpose(1, 2)).mul_(scale[:, None, None]))
+                y_mnO.baddbmm_(lows[-1].transpose(1, 2), B.transpose(1, 2))
+        ctx.save_for_backward(x, weight_OI, A_MRI, B_MOR, scale_M, *lows)
+        ctx.route = route
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
+        x, weight_OI, A_MRI, B_MOR, scale_M, *lows = ctx.saved_tensors
+        route: Route = ctx.route
+        dx = dy @ weight_OI if ctx.needs_input_grad[0] else None
+        dxs = [None] * len(lows) if dx is None else route.blocks(dx)
+        dA, dB = [], []
+        for x_mnI, dy_mnO, dx_mnI, low_mRn, (A, B, scale) in zip(
+            route.blocks(x), route.blocks(dy), dxs, lows, _blocks(route, A_MRI, B_MOR, scale_M), strict=True
+        ):
+            dlow_mRn = torch.bmm(B.transpose(1, 2), dy_mnO.transpose(1, 2)).mul_(scale[:, None, None])
+            if dx_mnI is not None:
+                dx_mnI.baddbmm_(dlow_mRn.transpose(1, 2), A)
+            dA.append(torch.bmm(dlow_mRn, x_mnI))
+            dB.append(torch.bmm(low_mRn, dy_mnO).transpose(1, 2))
+        return dx, None, None, torch.cat(dA), torch.cat(dB), None, None
+
+
+def _low_rank(x: Tensor, route: Route, A_MRI: Tensor, B_MOR: Tensor, scale_M: Tensor) -> Tensor:
+    """scale B A x, of frozen adapters."""
+    parts = [
+        (x_mnI @ A.transpose(1, 2)) * scale[:, None, None] @ B.transpose(1, 2)
+        for x_mnI, (A, B, scale) in zip(route.blocks(x), _blocks(route, A_MRI, B_MOR, scale_M), strict=True)
+    ]
+    return torch.cat([part.flatten(0, 1) for part in parts]).view(*x.shape[:-1], B_MOR.shape[1])
+
+
+def _blocks(route: Route, *of_members: Tensor) -> list[tuple[Tensor, ...]]:
+    """Tensors `[M, ...]` cut like `Route.blocks`."""
+    if route.even:
+        return [of_members]
+    return list(zip(*(tensor.split(1) for tensor in of_members), strict=True))
+
+
+class PackedAdapters:
+    """The adapters of a pack, attached to a base model in place of its linear layers until `detach`.
+
+    Args:
+        model: a causal language model whose parameters are frozen.
+        configs: one per member. All must have the same targets; ranks may differ (shorter ones are padded with zeros,
+            which stay zero: the gradient of a padded row of A is B's zero column times something, and vice versa).
+        seeds: of each member's initial A.
+        dtype: of the factors.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        configs: Sequence[AdapterConfig],
+        seeds: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if len({config.targets for config in configs}) != 1:
+            raise ValueError("the members of a pack must adapt the same layers")
+        self.model, self.configs, self.dtype = model, tuple(configs), dtype
+        self.num_members, self.rank = len(configs), max(config.rank for config in configs)
+        self.route: Route | None = None
+        if any(isinstance(module, PackedLinear) for module in model.modules()):
+            raise RuntimeError("another pack is attached to this model; detach it first")
+        names = target_names(model, configs[0])
+        bases = {name: _linear(model, name) for name in names}
+        device = bases[names[0]].weight.device
+        self.scale_K = torch.tensor([config.scale for config in configs], dtype=dtype, device=device)
+        sizes = [self.rank * features for base in bases.values() for features in (base.in_features, base.out_features)]
+        self.theta_KP = torch.zeros(self.num_members, sum(sizes), dtype=dtype, device=device)
+        views = iter(self.theta_KP.split(sizes, dim=1))
+        self.layers: dict[str, PackedLinear] = {}
+        for name, base in bases.items():
+            A_KRI = next(views).view(-1, self.rank, base.in_features).detach().requires_grad_()
+            B_KOR = next(views).view(-1, base.out_features, self.rank).detach().requires_grad_()
+            self.layers[name] = PackedLinear(base, self, A_KRI, B_KOR)
+            _replace(model, name, self.layers[name])
+        for member, (config, seed) in enumerate(zip(configs, seeds, strict=True)):
+            self._initialise(member, config.rank, seed)
+        self._priors: dict[int, list[Factors]] = {}
+
+    def _initialise(self, member: int, rank: int, seed: int) -> None:
+        """A uniform in +- 1/sqrt(I), B zero (PEFT's default), from the seed and the layer's name alone."""
+        for name, layer in self.layers.items():
+            generator = torch.Generator().manual_seed(_seed_of(seed, name))
+            bound = 1 / math.sqrt(layer.base.in_features)
+            draw = torch.rand(rank, layer.base.in_features, generator=generator) * (2 * bound) - bound
+            with torch.no_grad():
+                layer.A_KRI[member, :rank] = draw.to(layer.A_KRI)
+
+    def lay_underneath(self, priors: Mapping[int, Sequence[Factors]]) -> None:
+        """Put frozen adapters underneath members: member -> factors, layer after layer in the model's order.
+
+        They are stacked, padded to the largest rank, with zeros for members without one.
+        """
+        self._priors = {member: [own.to(self.theta_KP) for own in prior] for member, prior in priors.items()}
+        if not self._priors:
+            return
+        rank = max(own.A_RI.shape[0] for prior in self._priors.values() for own in prior)
+        for number, layer in enumerate(self.layers.values()):
+            A_KRI = layer.A_KRI.new_zeros(self.num_members, rank, layer.base.in_features)
+            B_KOR = layer.B_KOR.new_zeros(self.num_members, layer.base.out_features, rank)
+            scale_K = torch.zeros_like(self.scale_K)
+            for member, prior in self._priors.items():
+                own = prior[number]
+                A_KRI[member, : own.A_RI.shape[0]], B_KOR[member, :, : own.B_OR.shape[1]] = own.A_RI, own.B_OR
+                scale_K[member] = own.scale
+            layer.prior = (A_KRI, B_KOR, scale_K)
+
+    @property
+    def factors(self) -> list[Tensor]:
+        """A then B of every layer, in the model's order: views of `theta_KP`, and the leaves to differentiate by."""
+        return [factor for layer in self.layers.values() for factor in (layer.A_KRI, layer.B_KOR)]
+
+    def flat(self, tensors_K: Sequence[Tensor]) -> Tensor:
+        """Tensors shaped like `factors` as one `[K, P]`, in the layout of `theta_KP`."""
+        return torch.cat([tensor.reshape(self.num_members, -1) for tensor in tensors_K], dim=1)
+
+    def unflat(self, theta: Tensor) -> list[Tensor]:
+        """Such a `[K, P]`, or one member's row of it `[P]`, as tensors shaped like the factors."""
+        shapes = [factor.shape[1:] for factor in self.factors]
+        pieces = theta.split([shape.numel() for shape in shapes], dim=-1)
+        return [piece.view(*theta.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+    def cut(self, member: int, theta_P: Tensor) -> Tensor:
+        """A row of such a `[K, P]` without what pads the member's rank, `[P']`; `pad` is the inverse."""
+        return torch.cat([view.reshape(-1) for view in self._own(member, theta_P)])
+
+    def pad(self, member: int, own_P: Tensor) -> Tensor:
+        """What `cut` gave as a row of a `[K, P]`, zeros where the rank is padded. Raises ValueError for other sizes."""
+        theta_P = torch.zeros_like(self.theta_KP[member])
+        views = self._own(member, theta_P)
+        sizes = [view.numel() for view in views]
+        if own_P.numel() != sum(sizes):
+            raise ValueError(f"{own_P.numel()} numbers do not fit an adapter of {sum(sizes)}")
+        for view, part in zip(views, own_P.split(sizes), strict=True):
+            view.copy_(part.view(view.shape))
+        return theta_P
+
+    def _own(self, member: int, theta_P: Tensor) -> list[Tensor]:
+        """Views of a row of such a `[K, P]` that leave out what pads the member's rank."""
+        rank, factors = self.configs[member].rank, self.unflat(theta_P)
+        pairs = zip(factors[::2], factors[1::2], strict=True)
+        return [view for A_RI, B_OR in pairs for view in (A_RI[:rank], B_OR[:, :rank])]
+
+    @contextmanager
+    def routed(self, route: Route | None) -> Iterator[None]:
+        """Send the rows of the forward passes inside to these members; None is the null adapter."""
+        previous, self.route = self.route, route
+        try:
+            yield
+        finally:
+            self.route = previous
+
+    def detach(self) -> None:
+        """Give the model its own layers back. The factors stay readable."""
+        for name, layer in self.layers.items():
+            _replace(self.model, name, layer.base)
+
+    def leaves(self, member: int) -> list[Tensor]:
+        """Copies of one member's `factors` to differentiate by, padded like these."""
+        return [factor[member].detach().clone().requires_grad_() for factor in self.factors]
+
+    def member_factors(self, member: int, factors: Sequence[Tensor] | None = None) -> list[Factors]:
+        """One member's adapter, layer after layer, cut to its rank.
+
+        Args:
+            factors: A then B of every layer, as `leaves` gives them; None is the member's own, detached.
+        """
+        rank, scale = self.configs[member].rank, self.configs[member].scale
+        some = [factor[member].detach() for factor in self.factors] if factors is None else factors
+        return [Factors(A[:rank], B[:, :rank], scale) for A, B in zip(some[::2], some[1::2], strict=True)]
+
+    def set_member_factors(self, member: int, adapter: Sequence[Factors]) -> None:
+        """Overwrite one member's adapter; ranks and scale are its own."""
+        rank = self.configs[member].rank
+        with torch.no_grad():
+            for layer, own in zip(self.layers.values(), adapter, strict=True):
+                layer.A_KRI[member, :rank] = own.A_RI.to(layer.A_KRI)
+                layer.B_KOR[member, :, :rank] = own.B_OR.to(layer.B_KOR)
+
+    def prior_factors(self, member: int) -> list[Factors]:
+        """The frozen adapter underneath a member; empty if it has none."""
+        return self._priors.get(member, [])
+
+    def shrink(self, member: int, share: float) -> None:
+        """Scale what a member adds to the base model, its prior included."""
+        with torch.no_grad():
+            for layer in self.layers.values():
+                layer.B_KOR[member] *= share
+        self.lay_underneath(
+            {
+                index: [replace(own, B_OR=own.B_OR * share) for own in prior] if index == member else prior
+                for index, prior in self._priors.items()
+            }
+        )
+
+    def member(self, member: int) -> dict[str, Tensor]:
+        """The factors of one member under PEFT's names, without its prior."""
+        return peft_tensors(self.layers, self.member_factors(member))
+
+    def load_member(self, member: int, factors: Mapping[str, Tensor]) -> None:
+        """Set the factors of one member from PEFT's names. Raises UserError for missing, unknown or misshapen ones."""
+        config = self.configs[member]
+        self.set_member_factors(member, from_peft(self.layers, factors, config))
+
+    def save_member(self, member: int, directory: Path, base_model: str) -> None:
+        """Write one member as a PEFT checkpoint that `peft.PeftModel.from_pretrained` loads.
+
+        A prior underneath becomes a part of it: ranks add up, [A; A'] and [scale B, scale' B'] with a scale of one.
+
+        Args:
+            directory: created if needed.
+            base_model: the name or path that the checkpoint says it belongs to.
+        """
+        own, prior, config = self.member_factors(member), self.prior_factors(member), self.configs[member]
+        if prior:
+            own = [_joined(*pair) for pair in zip(own, prior, strict=True)]
+            rank = max(factors.A_RI.shape[0] for factors in own)
+            config = replace(config, rank=rank, alpha=float(rank), rslora=False)
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in peft_tensors(self.layers, own).items()}
+        save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        described = peft_config(config, list(self.layers), base_model)
+        (directory / "adapter_config.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+
+
+def peft_tensors(layers: Iterable[str], adapter: Sequence[Factors]) -> dict[str, Tensor]:
+    """The factors under PEFT's names, as copies."""
+    tensors = {}
+    for name, own in zip(layers, adapter, strict=True):
+        tensors[f"base_model.model.{name}.lora_A.weight"] = own.A_RI.detach().clone()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = own.B_OR.detach().clone()
+    return tensors
+
+
+def from_peft(
+    layers: Mapping[str, PackedLinear], tensors: Mapping[str, Tensor], config: AdapterConfig
+) -> list[Factors]:
+    """An adapter from PEFT's names. Raises UserError for missing, unknown or misshapen tensors."""
+    names = {f"base_model.model.{name}.lora_{kind}.weight" for name in layers for kind in "AB"}
+    if names != tensors.keys():
+        raise UserError(f"adapter does not fit the model: layers differ at {sorted(names ^ tensors.keys())[0]!r}")
+    adapter = []
+    for name, layer in layers.items():
+        shapes = {"A": (config.rank, layer.base.in_features), "B": (layer.base.out_features, config.rank)}
+        for kind, shape in shapes.items():
+            key = f"base_model.model.{name}.lora_{kind}.weight"
+            if tuple(tensors[key].shape) != shape:
+                raise UserError(f"adapter tensor {key!r} is {tuple(tensors[key].shape)}, not {shape}")
+        A_RI, B_OR = (tensors[f"base_model.model.{name}.lora_{kind}.weight"] for kind in "AB")
+        adapter.append(Factors(A_RI, B_OR, config.scale))
+    return adapter
+
+
+def _joined(one: Factors, other: Factors) -> Factors:
+    """The sum of two adapters of a layer as one adapter."""
+    A_RI = torch.cat([one.A_RI, other.A_RI])
+    return Factors(A_RI, torch.cat([one.scale * one.B_OR, other.scale * other.B_OR], dim=1), 1.0)
+
+
+def load_peft(directory: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """A LoRA checkpoint's configuration and factors. Safetensors only. Raises UserError when there is none."""
+    weights, described = directory / "adapter_model.safetensors", directory / "adapter_config.json"
+    for path in (weights, described):
+        if not path.is_file():
+            raise UserError(f"not a PEFT checkpoint: {path} is missing")
+    config = json.loads(described.read_text())
+    targets = tuple(config["target_modules"])
+    adapter = AdapterConfig(
+        rank=config["r"], alpha=config["lora_alpha"], rslora=config.get("use_rslora", False), targets=targets
+    )
+    return adapter, load_file(weights)
+
+
+def peft_config(config: AdapterConfig, layers: Sequence[str], base_model: str) -> dict[str, Any]:
+    """The content of `adapter_config.json`."""
+    return {
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": config.rank,
+        "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
+        "task_type": "CAUSAL_LM",
+        "use_rslora": config.rslora,
+    }
+
+
+def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
+    """Names of the linear layers to adapt, in the model's order. Raises UserError when a target matches none.
+
+    "all-linear" leaves out the output head, as PEFT does.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    if config.targets == "all-linear":
+        return linear
+    kinds = {name.rpartition(".")[2] for name in linear}
+    unknown = set(config.targets) - kinds
+    if unknown:
+        raise UserError(
+            f"adapter target {sorted(unknown)[0]!r} is no linear layer of the model; it has {sorted(kinds)}"
+        )
+    return [name for name in linear if name.rpartition(".")[2] in config.targets]
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear:
+    layer = model.get_submodule(name)
+    if not isinstance(layer, nn.Linear):
+        raise TypeError(f"{name} is a {type(layer).__name__}, not a linear layer")
+    return layer
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _seed_of(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1

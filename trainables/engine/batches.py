@@ -1,0 +1,271 @@
+"""From chat rows to tokens and labels, and which rows a step reads.
+
+A batch is a pure function of (setting, stream, seed, step): nothing here keeps state, so that a resumed trial, a pack
+and a solo run see the same rows in the same order.
+
+Shape legend: R rows, T padded length in tokens, N positions that count, of all rows concatenated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from settings.common.errors import UserError
+from settings.example import Example, Message
+from settings.setting import Evaluation, Setting, Stream
+from trainables.method import BatchSizes, Definition, Method, Positions
+
+STREAM_ORDER: tuple[Stream, ...] = ("task", "alignment", "misaligned")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoded chat row.
+
+    Attributes:
+        ids: prompt and response tokens.
+        prompt_length: how many of them are prompt; the rest are labels.
+        num_cut: response tokens that did not fit into `max_length`.
+    """
+
+    ids: tuple[int, ...]
+    prompt_length: int
+    num_cut: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right to a common length.
+
+    Under a causal mask no token sees the padding that follows it, so that an attention mask is needed only where
+    positions of the padding itself count.
+
+    Attributes:
+        ids_RT: tokens.
+        mask_RT: 1 for tokens, 0 for padding; None when no padding counts.
+        row_N, column_N: the positions that count.
+        labels_N: the token that follows each of them, the padding token at the end; row after row.
+        positions_per_row: how many positions of each row count.
+    """
+
+    ids_RT: Tensor
+    mask_RT: Tensor | None
+    row_N: Tensor
+    column_N: Tensor
+    labels_N: Tensor
+    positions_per_row: tuple[int, ...]
+
+
+class Encoder:
+    """Chat rows to tokens with one tokenizer and its chat template.
+
+    The prompt and the response are tokenised apart, at exactly the boundary where generation would start, and nothing
+    is added but what the template writes: no second BOS, no empty assistant turn after the response. The response ends
+    with the template's end-of-turn token.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template_options: Mapping[str, Any], max_length: int
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template_options = dict(template_options)
+        self.max_length = max_length
+
+    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens of the turns and of the header that asks for the assistant's reply."""
+        return self._tokens(self._render(messages, add_generation_prompt=True))
+
+    def row(self, example: Example) -> Row:
+        """Tokens of a whole row. Raises UserError when the template or the length does not allow it."""
+        prompt_text = self._render(example.prompt, add_generation_prompt=True)
+        text = self._render(example.messages, add_generation_prompt=False)
+        if not text.startswith(prompt_text):
+            raise UserError(
+                "the tokenizer's chat template renders a prompt with its reply differently from the prompt alone, so"
+                f" the response cannot be told apart; prompt {prompt_text!r}, whole {text!r}"
+            )
+        prompt, response = self._tokens(prompt_text), self._tokens(text[len(prompt_text) :].rstrip())
+        if not response or response[-1] not in self.tokenizer.all_special_ids:
+            response += (int(self.tokenizer.eos_token_id),)
+        room = self.max_length - len(prompt)
+        if room < 1:
+            raise UserError(
+                f"a prompt of {len(prompt)} tokens leaves no room for a response within max_length={self.max_length}:"
+                f" {example.prompt[-1].content[:60]!r}"
+            )
+        return Row(prompt + response[:room], len(prompt), max(0, len(response) - room))
+
+    def reference_row(self, example: Example) -> Row:
+        """A whole row as the study's code renders it, for the `reference` definition of methods.
+
+        After the conversation comes the header of one more assistant turn and the EOS token, and the text, which has
+        the template's special tokens already, is tokenised with special tokens once more (a second BOS for Gemma).
+        """
+        prompt = self.tokenizer(self._render(example.prompt, add_generation_prompt=True))["input_ids"]
+        text = self._render(example.messages, add_generation_prompt=True) + str(self.tokenizer.eos_token)
+        ids = self.tokenizer(text)["input_ids"]
+        if len(prompt) >= min(len(ids), self.max_length):
+            raise UserError(f"a prompt of {len(prompt)} tokens leaves no room within max_length={self.max_length}")
+        return Row(tuple(ids[: self.max_length]), len(prompt), max(0, len(ids) - self.max_length))
+
+    def stop_ids(self, rows: Sequence[Row]) -> frozenset[int]:
+        """Tokens that end a reply: the tokenizer's EOS and whatever ends the responses of complete `rows`."""
+        ends = {row.ids[-1] for row in rows if not row.num_cut}
+        return frozenset(ends | {int(self.tokenizer.eos_token_id)})
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The reply's text without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return str(
+            self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self.template_options
+            )
+        )
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def rows_at(
+    num_rows: int, per_step: float, seed: int, stream: Stream, step: int, steps_per_pass: int | None = None
+) -> list[int]:
+    """Indices of the rows that `stream` gives at `step`.
+
+    The stream is an endless concatenation of shuffles of its rows (epochs), each drawn from (seed, stream, epoch)
+    alone, cut into steps of `per_step` rows. A fractional `per_step` takes floor(per_step) or ceil(per_step) rows, so
+    that the total after any number of steps is right. Misaligned rows come in the order of their aligned twins.
+
+    Args:
+        steps_per_pass: show each row once in this many steps, at their beginning, instead of cycling.
+    """
+    past, inside = divmod(step, steps_per_pass) if steps_per_pass else (0, step)
+    start, stop = math.floor(inside * per_step + 1e-9), math.floor((inside + 1) * per_step + 1e-9)
+    if steps_per_pass:
+        start, stop = min(start, num_rows), min(stop, num_rows)
+    return [_shuffle(num_rows, seed, stream, past + at // num_rows)[at % num_rows] for at in range(start, stop)]
+
+
+@lru_cache(maxsize=256)
+def _shuffle(num_rows: int, seed: int, stream: Stream, epoch: int) -> tuple[int, ...]:
+    leader: Stream = "alignment" if stream == "misaligned" else stream
+    generator = np.random.default_rng([seed, STREAM_ORDER.index(leader), epoch])
+    return tuple(int(index) for index in generator.permutation(num_rows))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A row of a batch and which of its positions count.
+
+    Attributes:
+        row: its tokens.
+        positions: see `trainables.method.Positions`.
+        length: tokens of the padded row, for the positions that include padding.
+    """
+
+    row: Row
+    positions: Positions = "response"
+    length: int = 0
+
+    @property
+    def padded(self) -> bool:
+        """Whether positions of the padding count."""
+        return self.positions in ("padded", "answer")
+
+    @property
+    def columns(self) -> range:
+        """The positions that count."""
+        tokens, prompt = len(self.row.ids), self.row.prompt_length
+        if self.positions == "response":
+            return range(prompt - 1, tokens - 1)
+        if self.positions == "text":
+            return range(tokens - 1)
+        end = max(self.length, tokens)
+        return range(end) if self.positions == "padded" else range(prompt - 1, end - 1)
+
+
+def to_device(values: np.ndarray | Sequence[Any], device: torch.device | str) -> Tensor:
+    """Numbers of the host on a device, without waiting for what the device has to do before."""
+    return torch.as_tensor(values).to(device, non_blocking=True)
+
+
+def collate(rows: Sequence[Counted], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    """Pad rows to the longest of them and list the positions that count."""
+    longest = max(max(len(item.row.ids), item.length if item.padded else 0) for item in rows)
+    ids = np.full((len(rows), longest + 1), pad_id, dtype=np.int64)
+    for index, item in enumerate(rows):
+        ids[index, : len(item.row.ids)] = item.row.ids
+    counts = [len(item.columns) for item in rows]
+    row_N = np.repeat(np.arange(len(rows)), counts)
+    column_N = np.concatenate([np.asarray(item.columns, dtype=np.int64) for item in rows])
+    mask = None
+    if any(item.padded for item in rows):
+        tokens = np.array([len(item.row.ids) for item in rows])
+        mask = to_device((np.arange(longest) < tokens[:, None]).astype(np.int64), device)
+    return Batch(
+        ids_RT=to_device(ids[:, :longest], device),
+        mask_RT=mask,
+        row_N=to_device(row_N, device),
+        column_N=to_device(column_N, device),
+        labels_N=to_device(ids[row_N, column_N + 1], device),
+        positions_per_row=tuple(counts),
+    )
+
+
+class EncodedSetting:
+    """A setting's rows and questions as tokens of one tokenizer; what is asked for is encoded once."""
+
+    def __init__(self, setting: Setting, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        options = getattr(setting.base_model, "template_options", {})
+        self.setting, self.encoder = setting, Encoder(tokenizer, options, max_length)
+        self._streams: dict[tuple[Stream, Definition], tuple[Row, ...]] = {}
+        self._questions: dict[str, tuple[Row, ...]] = {}
+
+    def rows(self, stream: Stream, definition: Definition = "principled") -> tuple[Row, ...]:
+        """The training rows of a stream, in the setting's order; rendered as the definition of a method wants."""
+        key = (stream, definition)
+        if key not in self._streams:
+            encode = self.encoder.reference_row if definition == "reference" else self.encoder.row
+            self._streams[key] = self._encode(self.setting.streams[stream], f"{stream} row", encode)
+        return self._streams[key]
+
+    def batch(self, method: Method, sizes: BatchSizes, seed: int, step: int) -> dict[Stream, list[Row]]:
+        """The rows that one step of a method reads, by stream."""
+        per_step = {stream: method.rows_per_step(stream, sizes) for stream in method.streams}
+        number = {stream: len(self.setting.streams[stream]) for stream in method.streams}
+        once = max((math.ceil(number[stream] / rows) for stream, rows in per_step.items() if rows), default=1)
+        batch = {}
+        for stream in method.streams:
+            steps = once if method.synchronized and stream != "task" else None
+            rows = self.rows(stream, method.definition)
+            indices = rows_at(number[stream], per_step[stream], seed, stream, step, steps)
+            batch[stream] = [rows[index] for index in indices]
+        return batch
+
+    def questions(self, evaluation: Evaluation) -> tuple[Row, ...]:
+        """The rows of an evaluation: the prompt, and the gold answer as response."""
+        if evaluation.name not in self._questions:
+            what = f"question of evaluation {evaluation.name!r}"
+            self._questions[evaluation.name] = self._encode(evaluation.examples, what, self.encoder.row)
+        return self._questions[evaluation.name]
+
+    def _encode(self, examples: Sequence[Example], what: str, encode: Callable[[Example], Row]) -> tuple[Row, ...]:
+        rows = []
+        for number, example in enumerate(examples, start=1):
+            try:
+                rows.append(encode(example))
+            except (UserError, TemplateError) as error:
+                raise UserError(f"setting {self.setting.name!r}, {what} {number}: {error}") from error
+        return tuple(rows)

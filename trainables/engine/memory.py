@@ -1,0 +1,124 @@
+"""How much memory a pack will take, before it takes it: one model for planning a sweep and for refusing a pack.
+
+An estimate: it counts what grows with models, members and tokens, and neither fragmentation nor temporary results.
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from settings.base_models import BaseModel, NanoModel, TunedModel
+from settings.setting import Stream
+from settings.sources import model_config
+from trainables.trial import TrialConfig
+
+if TYPE_CHECKING:
+    import torch
+
+FLOAT = 4  # bytes
+ADAPTER_COPIES = 4  # factor, gradient, two moments
+ACTIVATIONS_PER_LAYER = 24  # saved numbers per token, in units of the hidden width, for a block with a gated MLP
+KEPT_BY_CHECKPOINTING = 1  # of these: a layer keeps its input alone
+LOGITS = 1 << 25  # held at a time for one member: 128 MiB in float32
+LOGIT_COPIES = 3  # logits, log-probabilities, gradient
+PROCESS_BYTES = 600e6  # Python, torch and transformers, before any model
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a base model that decide its cost. `parameters` counts matrices only."""
+
+    parameters: float
+    layers: int
+    width: int
+    adapted: int  # sum of in- and output features of all linear layers
+    vocabulary: int
+
+    @staticmethod
+    def of(model: BaseModel) -> ModelShape | None:
+        """From the specification (nano) or config.json (a directory's, or the Hub cache's); None without either."""
+        if isinstance(model, NanoModel):
+            width, inner, heads = model.hidden_size, model.intermediate_size, model.hidden_size
+            return _shape(width, inner, heads, heads, model.num_layers, len(model.world.vocabulary) + 5)
+        start = model.start if isinstance(model, TunedModel) else model
+        path = model_config(start.source, start.revision)
+        return ModelShape.of_config(json.loads(path.read_text())) if path else None
+
+    @staticmethod
+    def assumed() -> ModelShape:
+        """Of a model that is not there: Qwen3-8B's."""
+        return _shape(4096, 12288, 4096, 1024, 36, 151_936)
+
+    @staticmethod
+    def of_config(config: Mapping[str, Any]) -> ModelShape:
+        """From what config.json says."""
+        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        queries = head * config["num_attention_heads"]
+        keys = head * config.get("num_key_value_heads", config["num_attention_heads"])
+        sizes = (config["hidden_size"], config["intermediate_size"], queries, keys)
+        return _shape(*sizes, config["num_hidden_layers"], config["vocab_size"])
+
+
+def _shape(width: int, inner: int, queries: int, keys: int, layers: int, vocabulary: int) -> ModelShape:
+    """Of a decoder with gated MLPs: q, k, v, o, gate, up, down in each layer, and a head."""
+    per_layer = 2 * width * queries + 2 * width * keys + 3 * width * inner
+    adapted = layers * (2 * (width + queries) + 2 * (width + keys) + 3 * (width + inner))
+    return ModelShape(layers * per_layer + width * vocabulary, layers, width, adapted, vocabulary)
+
+
+def memory_left(device: torch.device, gpus: float, memory: float | None) -> float | None:
+    """Bytes that a process with a loaded base model may still take; None if that is not known.
+
+    Args:
+        device: of the base model.
+        gpus: of the process; less than 1 is that share of the GPU's memory.
+        memory: bytes of main memory that the process may use, for a model on the CPU.
+    """
+    if device.type == "cpu":
+        return None if memory is None else memory - psutil.Process().memory_info().rss
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(free + unused, total * min(1.0, gpus) - torch.cuda.memory_allocated(device))
+
+
+def training_bytes(
+    shape: ModelShape,
+    members: Sequence[TrialConfig],
+    lengths: Mapping[Stream, float],
+    rows_per_forward: int | None = None,
+    gradient_checkpointing: bool = False,
+    activation_bytes: int = FLOAT,
+    num_workers: int = 1,
+) -> float:
+    """What a training step of a pack adds to process and base model: adapters with their state, activations, logits.
+
+    Args:
+        lengths: tokens of a row of each stream that a member reads.
+        rows_per_forward, gradient_checkpointing: as of the step. Micro-batches keep the activations of one of them.
+        activation_bytes: of one number of an activation.
+        num_workers: that share the rows; each holds all adapters.
+    """
+    rank = max(trial.adapter.rank for trial in members)
+    adapters = len(members) * rank * shape.adapted * ADAPTER_COPIES * FLOAT
+    rows = {
+        stream: sum(
+            trial.method.rows_per_step(stream, trial.sizes) for trial in members if stream in trial.method.streams
+        )
+        for stream in lengths
+    }
+    if rows_per_forward is None:
+        tokens = sum(rows[stream] * length for stream, length in lengths.items())
+    else:
+        tokens = max(min(rows[stream], rows_per_forward) * length for stream, length in lengths.items())
+    kept = KEPT_BY_CHECKPOINTING if gradient_checkpointing else ACTIVATIONS_PER_LAYER
+    own = sum(rows[stream] * length for stream, length in lengths.items()) / len(members)
+    logits = min(own * shape.vocabulary, LOGITS) * LOGIT_COPIES * FLOAT
+    return adapters + tokens / num_workers * shape.layers * shape.width * kept * activation_bytes + logits

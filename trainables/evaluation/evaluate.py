@@ -1,0 +1,115 @@
+"""What models do on a setting's questions: replies or token losses, then the setting's own grades."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from settings.setting import Evaluation, Measurement, Observation
+from trainables.engine.adapters import PackedAdapters, Route
+from trainables.engine.batches import Counted, EncodedSetting, Row, collate
+from trainables.engine.process_group import ALONE, Workers
+from trainables.engine.step import autocast, head_of, hidden_states
+from trainables.evaluation.generate import generate
+from trainables.losses import token_nll
+from trainables.method import Forward
+
+ROWS_PER_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One model on one setting: the scores, and per evaluation what was observed on each question, in order."""
+
+    scores: dict[str, Measurement]
+    observations: dict[str, list[Observation]]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    encoded: EncodedSetting,
+    *,
+    adapters: PackedAdapters | None = None,
+    members: Sequence[int] = (),
+    seeds: Sequence[int] = (),
+    workers: Workers = ALONE,
+) -> list[Evaluated]:
+    """Evaluate members of a pack, or the base model when there are no adapters.
+
+    Args:
+        seeds: one per member (one for the base model); used by evaluations that sample.
+        workers: who evaluates together; each comes to all results.
+
+    Returns:
+        One result per member, in order.
+    """
+    found = [Evaluated({}, {}) for _ in (members if adapters else (0,))]
+    observe = functools.partial(_observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,), workers)
+    for evaluation in encoded.setting.evaluations:
+        for result, observations in zip(found, observe(evaluation), strict=True):
+            result.observations[evaluation.name] = observations
+            if not evaluation.rubrics:  # a judge grades these later, from the stored replies
+                result.scores.update(evaluation.grade(observations))
+    return found
+
+
+def _observe(
+    model: PreTrainedModel,
+    encoded: EncodedSetting,
+    adapters: PackedAdapters | None,
+    members: tuple[int, ...],
+    seeds: tuple[int, ...],
+    workers: Workers,
+    evaluation: Evaluation,
+) -> list[list[Observation]]:
+    """`[member][question]`."""
+    rows = encoded.questions(evaluation)
+    pad_id = int(encoded.encoder.tokenizer.pad_token_id)
+    if evaluation.observe == "token_loss":
+        routes = [Route((member,), (1,)) for member in members] if adapters else [None]
+        return [_token_losses(model, rows, adapters, route, pad_id, workers) for route in routes]
+    replies = generate(
+        model,
+        [row.ids[: row.prompt_length] for row in rows],
+        adapters=adapters,
+        members=members,
+        seeds=seeds,
+        max_new_tokens=evaluation.max_new_tokens,
+        stop_ids=encoded.encoder.stop_ids(rows),
+        pad_id=pad_id,
+        temperature=evaluation.temperature,
+        top_p=evaluation.top_p,
+        workers=workers,
+    )
+    return [[encoded.encoder.text(reply) for reply in some] for some in replies]
+
+
+@torch.no_grad()
+def _token_losses(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    adapters: PackedAdapters | None,
+    route: Route | None,
+    pad_id: int,
+    workers: Workers,
+) -> list[Observation]:
+    """Mean cross-entropy in nats per response token of each row, for one member or the base model."""
+    found: dict[int, float] = {}
+    for start in range(0, len(rows), ROWS_PER_BATCH * workers.count):
+        own, some = workers.deal(rows[start : start + ROWS_PER_BATCH * workers.count])
+        batch = collate([Counted(row) for row in some], pad_id, model.device)
+        with autocast(model.device):
+            if adapters and route:
+                with adapters.routed(Route(route.members, (len(some),))):
+                    hidden_ND, _ = hidden_states(model, batch)
+            else:
+                hidden_ND, _ = hidden_states(model, batch)
+            forward = Forward(hidden_ND, batch.labels_N, batch.row_N, len(some), head_of(model))
+            parts = token_nll(forward).split(batch.positions_per_row)
+        found.update((start + row, float(part.mean())) for row, part in zip(own, parts, strict=False))
+    together = {row: loss for some in workers.gather(found) for row, loss in some.items()}
+    return [together[row] for row in range(len(rows))]
