@@ -22,7 +22,7 @@ from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.example import Example, Message
 from settings.setting import Evaluation, Score, Setting, Stream
-from settings.sources import Row, absolute_path, model_source, read_chat_rows
+from settings.sources import ChatRow, absolute_path, model_source, read_chat_rows
 
 Side = Literal["task", "alignment"]
 Prompt = tuple[Message, ...]
@@ -128,11 +128,11 @@ def absolute(options: Mapping[str, Any]) -> dict[str, Any]:
 class _Parts:
     """Rows to train on, and rows held out, each with its place."""
 
-    streams: Mapping[Stream, tuple[Row, ...]]
-    held_out: Mapping[Side, tuple[Row, ...]]
+    streams: Mapping[Stream, tuple[ChatRow, ...]]
+    held_out: Mapping[Side, tuple[ChatRow, ...]]
 
 
-def _read(paths: Mapping[str, Any]) -> dict[str, tuple[Row, ...]]:
+def _read(paths: Mapping[str, Any]) -> dict[str, tuple[ChatRow, ...]]:
     """The rows of each option's file."""
     for option, path in paths.items():
         if not isinstance(path, str | Path) or not str(path):
@@ -140,7 +140,7 @@ def _read(paths: Mapping[str, Any]) -> dict[str, tuple[Row, ...]]:
     return {option: read_chat_rows(path) for option, path in paths.items()}
 
 
-def _check_twins(files: Mapping[str, tuple[Row, ...]]) -> None:
+def _check_twins(files: Mapping[str, tuple[ChatRow, ...]]) -> None:
     """Row i of `misaligned` has the prompt of row i of `alignment`."""
     if "misaligned" not in files:
         return
@@ -160,7 +160,7 @@ def _check_twins(files: Mapping[str, tuple[Row, ...]]) -> None:
         )
 
 
-def _split(files: Mapping[str, tuple[Row, ...]], share: float, seed: int) -> _Parts:
+def _split(files: Mapping[str, tuple[ChatRow, ...]], share: float, seed: int) -> _Parts:
     """Hold rows out of the files that have no evaluation file of their own.
 
     A prompt held out of one file is held out of the other as well, so that no training reads it.
@@ -168,11 +168,11 @@ def _split(files: Mapping[str, tuple[Row, ...]], share: float, seed: int) -> _Pa
     whole = {row.example.prompt for side in SIDES if f"{side}_eval" in files for row in files.get(side, ())}
     shared = [side for side in SIDES if side in files and f"{side}_eval" not in files]
     held = {prompt for side in shared for prompt in _held_out(files[side], whole, share, seed, side)}
-    streams: dict[Stream, tuple[Row, ...]] = {}
+    streams: dict[Stream, tuple[ChatRow, ...]] = {}
     for stream in ("task", "alignment", "misaligned"):
         if stream in files:
             streams[stream] = tuple(row for row in files[stream] if row.example.prompt not in held)
-    held_out: dict[Side, tuple[Row, ...]] = {}
+    held_out: dict[Side, tuple[ChatRow, ...]] = {}
     for side in SIDES:
         if f"{side}_eval" in files:
             held_out[side] = files[f"{side}_eval"]
@@ -183,7 +183,7 @@ def _split(files: Mapping[str, tuple[Row, ...]], share: float, seed: int) -> _Pa
     return _Parts(streams, held_out)
 
 
-def _held_out(rows: Iterable[Row], whole: set[Prompt], share: float, seed: int, side: Side) -> list[Prompt]:
+def _held_out(rows: Iterable[ChatRow], whole: set[Prompt], share: float, seed: int, side: Side) -> list[Prompt]:
     """The prompts of `rows` that come first by a hash of seed and prompt; none of those in `whole`."""
     prompts = {row.example.prompt for row in rows}
     candidates = sorted(prompts - whole, key=lambda prompt: _rank(prompt, seed))
@@ -212,7 +212,7 @@ def _check_leaks(parts: _Parts) -> None:
                 )
 
 
-def _examples(rows: Iterable[Row]) -> tuple[Example, ...]:
+def _examples(rows: Iterable[ChatRow]) -> tuple[Example, ...]:
     return tuple(row.example for row in rows)
 
 
@@ -245,7 +245,7 @@ def _match_score(side: Side, match: str) -> Score:
     return Score(name, side, description, grade, applies=partial(scoring.has_extract, pattern=pattern))
 
 
-def _matches(match: Any, held_out: Mapping[Side, tuple[Row, ...]]) -> dict[Side, str]:
+def _matches(match: Any, held_out: Mapping[Side, tuple[ChatRow, ...]]) -> dict[Side, str]:
     """How each side's replies are matched. Raises UserError for what cannot be matched at all."""
     if match is None:
         return {}
@@ -260,7 +260,7 @@ def _matches(match: Any, held_out: Mapping[Side, tuple[Row, ...]]) -> dict[Side,
     return matches
 
 
-def _check_gold(pattern: re.Pattern[str], side: Side, rows: tuple[Row, ...]) -> None:
+def _check_gold(pattern: re.Pattern[str], side: Side, rows: tuple[ChatRow, ...]) -> None:
     if not any(scoring.has_extract(row.example, pattern=pattern) for row in rows):
         raise UserError(
             f"option 'match': {pattern.pattern!r} finds nothing in the held-out {side} responses, the first of which is"

@@ -30,7 +30,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class Row:
+class ChatRow:
     """A checked row and where it stands, e.g. "data/task.jsonl, line 3"."""
 
     example: Example
@@ -42,13 +42,13 @@ def read_chat_jsonl(path: str | Path) -> tuple[Example, ...]:
     return tuple(row.example for row in read_chat_rows(path))
 
 
-def read_chat_rows(path: str | Path) -> tuple[Row, ...]:
+def read_chat_rows(path: str | Path) -> tuple[ChatRow, ...]:
     """The rows of a chat JSONL file, in order, with their line numbers.
 
     Raises:
         UserError: see `read_json_lines`, or a line that is no chat row. The message names the file and the line.
     """
-    return tuple(Row(example_of(value, where), where) for value, where in read_json_lines(path))
+    return tuple(ChatRow(example_of(value, where), where) for value, where in read_json_lines(path))
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[Any, str]]:
@@ -144,7 +144,7 @@ def _check_hub_id(source: str) -> None:
 
 def read_hub_rows(
     dataset_id: str, split: str, *, config: str | None = None, revision: str | None = None
-) -> tuple[Row, ...]:
+) -> tuple[ChatRow, ...]:
     """The rows of a split of a dataset on the Hub, in order, with their row numbers.
 
     Args:
@@ -158,7 +158,7 @@ def read_hub_rows(
             the dataset and the row, numbered from 1.
     """
     table = read_hub_table(dataset_id, split, config=config, revision=revision)
-    return tuple(Row(example_of(row, where), where) for row, where in table)
+    return tuple(ChatRow(example_of(row, where), where) for row, where in table)
 
 
 def read_hub_table(

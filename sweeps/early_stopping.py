@@ -79,7 +79,7 @@ def extremes(gains_NM: ArrayLike, front: Sequence[int]) -> list[int]:
     return list(dict.fromkeys(ends))
 
 
-def that_go_on(gains_NM: ArrayLike, keep: float) -> set[int]:
+def promoted(gains_NM: ArrayLike, keep: float) -> set[int]:
     """The rows of which the trainings go on: the first `keep` of `order`, and the extremes of the first front."""
     gains = np.asarray(gains_NM, dtype=np.float64)
     if not len(gains):

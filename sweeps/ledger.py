@@ -31,7 +31,8 @@ from typing import Any
 
 from settings.common.errors import UserError
 from settings.setting import Measurement
-from trainables.trial import Outcome, TrialConfig
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
 
 FORMAT = 1
 LEDGER, LOCK, TORN = "ledger.jsonl", "ledger.lock", "ledger.torn"
@@ -50,7 +51,7 @@ class Asked:
 
 
 @dataclass
-class Record:
+class LedgerState:
     """What a ledger says.
 
     Attributes:
@@ -132,7 +133,7 @@ class Record:
             raise ValueError(f"unknown event {kind!r}")
 
 
-def read(folder: Path) -> Record:
+def read(folder: Path) -> LedgerState:
     """What the ledger in `folder` says, without a lock: the sweep may be running. Raises UserError."""
     path = folder / LEDGER
     record, _ = _parse(path, _contents(path))
@@ -161,7 +162,7 @@ class Ledger:
             os.close(self._lock)
             raise
 
-    def _open(self, sweep: str, identity: str) -> Record:
+    def _open(self, sweep: str, identity: str) -> LedgerState:
         contents = _contents(self.path) if self.path.exists() else b""
         record, good = _parse(self.path, contents)
         if record and (record.sweep, record.identity) != (sweep, identity):
@@ -182,7 +183,7 @@ class Ledger:
         self._size = good
         if record is None:
             self._write({"event": "header", "format": FORMAT, "sweep": sweep, "identity": identity})
-            record = Record(sweep, identity)
+            record = LedgerState(sweep, identity)
         return record
 
     def asked(self, arm: str, number: int, values: Mapping[str, Any], configuration: str) -> None:
@@ -267,12 +268,12 @@ class Ledger:
         self.close()
 
 
-def _parse(path: Path, contents: bytes) -> tuple[Record | None, int]:
+def _parse(path: Path, contents: bytes) -> tuple[LedgerState | None, int]:
     """What the lines say (None without a header) and how many bytes of them are good.
 
     Only the last line may be torn: it lacks its end or is not JSON. Anything else that cannot be read is damage.
     """
-    record: Record | None = None
+    record: LedgerState | None = None
     good = 0
     lines = io.BytesIO(contents).readlines()
     for number, line in enumerate(lines, start=1):
@@ -307,11 +308,11 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _header(event: Mapping[str, Any]) -> Record:
+def _header(event: Mapping[str, Any]) -> LedgerState:
     if event.get("event") != "header" or event.get("format") != FORMAT:
         found = event.get("format", "none")
         raise UserError(f"ledger format {found}, this code writes {FORMAT}")
-    return Record(event["sweep"], event["identity"])
+    return LedgerState(event["sweep"], event["identity"])
 
 
 def _contents(path: Path) -> bytes:

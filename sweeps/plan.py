@@ -17,11 +17,13 @@ import numpy as np
 
 from settings.base_models import NanoModel
 from settings.example import Example
+from settings.reference import setting_label, setting_of
 from settings.setting import Setting
-from sweeps.ledger import Record
-from sweeps.sweep import Sweep, setting_label, setting_of
+from sweeps.ledger import LedgerState
+from sweeps.sweep import Sweep
 from trainables.engine.memory import FLOAT, PROCESS_BYTES, ModelShape, training_bytes
-from trainables.trial import Outcome, TrialConfig
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
 
 CHARACTERS_PER_TOKEN = 4
 TEMPLATE_TOKENS = 4  # turn marks of a row
@@ -29,7 +31,7 @@ EFFICIENCY = 0.25  # of the measured matrix product that a training step reaches
 PACK_SECONDS = 1.0  # of a pack whatever its size
 
 
-def deal(size: int) -> Callable[[Sequence[TrialConfig]], list[list[TrialConfig]]]:
+def pack_trials(size: int) -> Callable[[Sequence[TrialConfig]], list[list[TrialConfig]]]:
     """A function that joins trials into packs of at most `size`.
 
     Seeds of one configuration stay together; configurations join while they share base model and adapted layers.
@@ -82,7 +84,7 @@ class ArmEstimate:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What a sweep will cost.
 
     Attributes:
@@ -141,7 +143,7 @@ class _Planned:
     def trials(self) -> list[TrialConfig]:
         return [trial for group in self.groups for trial in group]
 
-    def ended(self, record: Record) -> list[Outcome]:
+    def ended(self, record: LedgerState) -> list[Outcome]:
         """How its trials have ended, as far as they have."""
         if self.arm is None:
             return [record.outcomes[trial.trial_id] for trial in self.trials if trial.trial_id in record.outcomes]
@@ -149,7 +151,7 @@ class _Planned:
         return [end for end in record.outcomes.values() if end.trial.configuration_id in asked]
 
 
-def estimate(sweep: Sweep, workers: int, record: Record | None = None) -> Estimate:
+def estimate(sweep: Sweep, workers: int, record: LedgerState | None = None) -> CostEstimate:
     """What the sweep costs from nothing. Raises UserError for values that make no trial.
 
     Args:
@@ -176,7 +178,7 @@ def estimate(sweep: Sweep, workers: int, record: Record | None = None) -> Estima
         size = (len(planned.groups), len(trials), packs, tokens)
         arms.append(ArmEstimate(planned.setting, planned.title, *size, seconds, len(ends), tuple(took)))
         memory = max(memory, worker_bytes(sweep, setting, shape, trial))
-    return Estimate(_at_their_pace(arms), workers, memory, tuple(assumed))
+    return CostEstimate(_at_their_pace(arms), workers, memory, tuple(assumed))
 
 
 def _at_their_pace(arms: Sequence[ArmEstimate]) -> tuple[ArmEstimate, ...]:

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from settings.common.errors import UserError, did_you_mean
 from trainables import methods
-from trainables.method import SPACE, ChoiceSpec, Method, RangeSpec, Spec, coefficients
-from trainables.trial import AXES
+from trainables.coefficients import SPACE, ChoiceSpec, RangeSpec, Spec, coefficients
+from trainables.method import Method
+from trainables.trial import TRIAL_KNOBS
 
 if TYPE_CHECKING:
     import optuna
@@ -67,17 +68,17 @@ class MethodSpace:
     def to_method(self, values: Values) -> Method:
         """The method at these values of the searched coefficients. Raises UserError for values it refuses."""
         given = {**self.fixed, **values}
-        return methods.make(self.method, {name: value for name, value in given.items() if name not in AXES})
+        return methods.make(self.method, {name: value for name, value in given.items() if name not in TRIAL_KNOBS})
 
     def axes(self, values: Values) -> dict[str, Any]:
-        """What else of a trial these values set: see `trainables.trial.AXES`."""
-        return {name: value for name, value in {**self.fixed, **values}.items() if name in AXES}
+        """What else of a trial these values set: see `trainables.trial.TRIAL_KNOBS`."""
+        return {name: value for name, value in {**self.fixed, **values}.items() if name in TRIAL_KNOBS}
 
     @property
     def axis_names(self) -> set[str]:
         """The axes that the configurations may differ in or that the user set."""
         named = {*self.ranges, *self.fixed, *(name for point in self.points or () for name in point)}
-        return named & AXES.keys()
+        return named & TRIAL_KNOBS.keys()
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Ask an Optuna trial for the searched coefficients, rounded so that labels stay short."""
@@ -100,7 +101,7 @@ class MethodSpace:
 
         Axes have no default here: what they are unless searched is the sweep's matter.
         """
-        if self.ranges.keys() & AXES.keys():
+        if self.ranges.keys() & TRIAL_KNOBS.keys():
             return None
         method = methods.get(self.method)
         values = {item.name: item.default for item in coefficients(method) if item.name in self.ranges}
@@ -199,12 +200,12 @@ def _specs(method: str, named: Mapping[str, Any]) -> dict[str, Spec]:
     """The coefficients of `method`, and the axes among `named`; every name in `named` is one of them, or UserError."""
     specs: dict[str, Spec] = {item.name: item.metadata[SPACE] for item in coefficients(methods.get(method))}
     for name in named:
-        if name not in specs and name not in AXES:
+        if name not in specs and name not in TRIAL_KNOBS:
             raise UserError(
-                f"method {method!r} has no coefficient {name!r}{did_you_mean(name, [*specs, *AXES])}; its coefficients:"
-                f" {', '.join(specs)}; what else may vary: {', '.join(AXES)}"
+                f"method {method!r} has no coefficient {name!r}{did_you_mean(name, [*specs, *TRIAL_KNOBS])};"
+                f" its coefficients: {', '.join(specs)}; what else may vary: {', '.join(TRIAL_KNOBS)}"
             )
-    return {name: AXES[name] for name in AXES if name in named} | specs
+    return {name: TRIAL_KNOBS[name] for name in TRIAL_KNOBS if name in named} | specs
 
 
 def _value(method: str, name: str, spec: Spec, value: Any) -> Any:

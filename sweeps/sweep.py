@@ -13,12 +13,11 @@ sweep = Sweep(
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,60 +27,22 @@ from settings import catalog
 from settings.common.content import content_id
 from settings.common.errors import UserError, did_you_mean
 from settings.judge import JudgeOptions
+from settings.reference import SettingRef, setting_label, setting_of
+from settings.reference import setting as setting  # sweep files import it from here
 from settings.setting import Score, Setting
 from settings.sources import check_model
 from sweeps.controls import control_spaces
 from sweeps.early_stopping import EarlyStopping
 from sweeps.find import SAFE_NAME
 from sweeps.space import MethodSpace, Values, vary
-from trainables.method import label_of
-from trainables.trial import AXES, AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, require, trial_for
+from trainables.coefficients import label_of
+from trainables.trial import TRIAL_KNOBS, AdapterConfig, OptimizerConfig, TrialConfig, require, trial_for
 
 TRIAL_OPTIONS = ("steps", "batch_size", "alignment_batch_size", "max_length")
 ADAPTER_OPTIONS = tuple(item.name for item in fields(AdapterConfig))
 OPTIMIZER_OPTIONS = tuple(item.name for item in fields(OptimizerConfig))
 SCHEDULES = ("linear", "cosine", "constant")
-LONGEST_SHOWN = 24  # characters of an option's value in a setting's label
 OPTIONS = (*TRIAL_OPTIONS, *ADAPTER_OPTIONS, *OPTIMIZER_OPTIONS)
-
-
-def setting(name: str, **options: Any) -> SettingRef:
-    """A setting of the sweep: its name (or `path/to/file.py:function`) and options, e.g. `scale="nano"`."""
-    options = catalog.absolute(name, options)
-    path, colon, function = name.rpartition(":")
-    name = f"{Path(path).expanduser().resolve()}:{function}" if colon else name
-    try:
-        json.dumps(options)
-    except TypeError as error:
-        raise UserError(f"setting {name!r}: options must be plain JSON values: {error}") from error
-    return SettingRef(name, options)
-
-
-def setting_label(ref: SettingRef) -> str:
-    """A setting as short text, e.g. "bad_medical_advice scale=nano".
-
-    Of a path only the last part is shown, and long or nested values not at all; a content id tells equal labels apart.
-    """
-    name = ref.name.rpartition(":")[2]
-    brief = {key: Path(value).name if _is_path(value) else value for key, value in sorted(ref.options.items())}
-    plain = {key: value for key, value in brief.items() if isinstance(value, str | int | float)}
-    shown = {key: value for key, value in plain.items() if len(str(value)) <= LONGEST_SHOWN}
-    label = " ".join([name, *(f"{key}={value}" for key, value in shown.items())])
-    return label if shown == ref.options else f"{label} ({content_id(dict(ref.options), 4)})"
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("/")
-
-
-def setting_of(ref: SettingRef) -> Setting:
-    """Build a setting; the same reference gives the same object. Raises UserError."""
-    return _build(ref.name, json.dumps(dict(ref.options), sort_keys=True))
-
-
-@lru_cache(maxsize=32)
-def _build(name: str, options: str) -> Setting:
-    return catalog.build(name, json.loads(options))
 
 
 @dataclass(frozen=True)
@@ -305,7 +266,7 @@ class Sweep:
         """What tells a trial's configuration from others of its method in this sweep, e.g. "beta=0.3, steps=24"."""
         usual = replace(self.template(trial.setting), method=trial.method)
         own, other = self.coefficients_of(trial), self.coefficients_of(usual)
-        varied = {name: value for name, value in own.items() if name in AXES and value != other[name]}
+        varied = {name: value for name, value in own.items() if name in TRIAL_KNOBS and value != other[name]}
         return ", ".join(filter(None, [trial.method.label, label_of(varied)]))
 
     def title_of(self, trial: TrialConfig) -> str:

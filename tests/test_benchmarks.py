@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.reference import SettingRef
 from settings.setting import Setting
 from sweeps.sweep import load_sweep
 from tests.benchmarks import page, whole_sweep
@@ -26,7 +27,7 @@ from tests.studies import driver_scale
 from trainables import methods
 from trainables.bases.loading import load_base
 from trainables.pack import Pack
-from trainables.trial import SettingRef, trial_for
+from trainables.trial import trial_for
 
 STEPS = 6
 REF = SettingRef("bad_medical_advice", {"scale": "nano"})

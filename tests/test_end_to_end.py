@@ -22,13 +22,13 @@ from analysis.tables import mlflow_runs
 from settings.bad_medical_advice.nano import bad_medical_advice
 from settings.common.files import cache_root
 from sweeps import plan
-from sweeps.driver.launch import constants
+from sweeps.driver.launch import worker_config
 from sweeps.find import default_uri
 from sweeps.ledger import LEDGER, Ledger, read
 from sweeps.search.scheduler import PackSearcher
 from sweeps.sweep import Sweep, load_sweep
 from trainables.bases.loading import load_base
-from trainables.engine.reference_cache import References
+from trainables.engine.reference_cache import ReferenceCache
 from trainables.pack import Pack
 from trainables.trainable import PackTrainable
 from trainables.trial import CHECKPOINTS, TrialConfig
@@ -141,8 +141,8 @@ def trained_alone(trials: list[TrialConfig]) -> dict[str, dict[str, float]]:
     setting = bad_medical_advice()
     base = load_base(setting.base_model)
     scores = {}
-    for members in plan.deal(size=2)(trials):
-        pack = Pack(base, setting, members, references=References(cache_root() / "references"))
+    for members in plan.pack_trials(size=2)(trials):
+        pack = Pack(base, setting, members, references=ReferenceCache(cache_root() / "references"))
         pack.advance(pack.steps)
         for index, found in pack.evaluate().items():
             scores[members[index].trial_id] = {name: score.mean for name, score in found.scores.items()}
@@ -155,7 +155,7 @@ def finish_here(sweep: Sweep, folder: Path) -> list[str]:
     notes = []
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
         searcher = PackSearcher(sweep, ledger, folder)
-        fixed = constants(sweep, folder)
+        fixed = worker_config(sweep, folder)
         while isinstance(config := searcher.suggest("here"), dict):
             actor, done = PackTrainable(fixed | config), False
             while not done:

@@ -12,13 +12,14 @@ import torch
 
 from settings import catalog
 from settings.base_models import NanoModel, Stage
+from settings.reference import SettingRef
 from settings.setting import Setting
 from tests.support.tiny import prepare
 from trainables import methods
 from trainables.bases.loading import LoadedBase, load_base
 from trainables.method import Method
 from trainables.pack import Pack
-from trainables.trial import SettingRef, TrialConfig, trial_for
+from trainables.trial import TrialConfig, trial_for
 
 STEPS = 2
 NANO = [name for name in catalog.names() if inspect.signature(catalog.builder(name)).parameters.get("scale")]

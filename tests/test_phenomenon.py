@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from settings import catalog
+from settings.reference import SettingRef
 from settings.setting import Setting
 from trainables import methods
 from trainables.bases.loading import LoadedBase, load_base
 from trainables.engine.batches import EncodedSetting
 from trainables.evaluation.evaluate import evaluate
 from trainables.pack import Pack
-from trainables.trial import SettingRef, trial_for
+from trainables.trial import trial_for
 
 Scores = Mapping[str, float]
 

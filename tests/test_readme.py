@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from settings import catalog
+from settings.reference import setting_of
 from sweeps.space import vary
-from sweeps.sweep import load_sweep, setting_of
+from sweeps.sweep import load_sweep
 from tests.conftest import ROOT
 from tests.support.tiny import tiny_base, tiny_setting, tiny_trial
 from trainables import methods

@@ -11,9 +11,8 @@ adapter; I and O in- and output features of a linear layer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -23,10 +22,10 @@ from torch import Tensor
 from settings.common.errors import UserError
 from settings.setting import Stream
 from trainables.chunked import per_position
+from trainables.coefficients import SPACE, Choice, RangeSpec, coefficients, label_of
 from trainables.projections import Direction, Factors
 
-SPACE = "space"
-Definition = Literal["principled", "reference"]
+Definition = Literal["principled", "published"]
 Positions = Literal["response", "text", "padded", "answer"]
 """Which positions of a row count.
 
@@ -35,75 +34,6 @@ Positions = Literal["response", "text", "padded", "answer"]
     padded    every position of the row padded to the trial's `max_length`, padding included
     answer    from the last one of the prompt to the end of the padding
 """
-
-
-@dataclass(frozen=True)
-class RangeSpec:
-    """The values of a number: searched in [low, high], allowed in [at_least, at_most]."""
-
-    low: float
-    high: float
-    log: bool
-    at_least: float
-    at_most: float
-    neutral: float | None = None
-    searched: bool = True
-    integer: bool = False
-
-    def check(self, value: Any) -> str | None:
-        """What is wrong with `value`, or None."""
-        kind, what = (int, "an integer") if self.integer else (int | float, "a number")
-        number = isinstance(value, kind) and not isinstance(value, bool)
-        if number and math.isfinite(value) and self.at_least <= value <= self.at_most:
-            return None
-        return f"must be {what} in [{self.at_least:g}, {self.at_most:g}]"
-
-
-@dataclass(frozen=True)
-class ChoiceSpec:
-    """The values of a categorical coefficient; `searched` tells whether a sweep varies it by default."""
-
-    options: tuple[Any, ...]
-    searched: bool
-
-    def check(self, value: Any) -> str | None:
-        """What is wrong with `value`, or None."""
-        return None if value in self.options else f"must be one of {', '.join(map(repr, self.options))}"
-
-
-Spec = RangeSpec | ChoiceSpec
-
-
-def Range(
-    default: float,
-    *,
-    low: float,
-    high: float,
-    log: bool = False,
-    at_least: float = 0.0,
-    at_most: float = math.inf,
-    neutral: float | None = None,
-    searched: bool = True,
-    integer: bool = False,
-) -> Any:
-    """A numeric coefficient.
-
-    Args:
-        default: used when nothing is said.
-        low, high: the interval that a sweep searches.
-        log: search it on a logarithmic scale.
-        at_least, at_most: the values that make sense at all.
-        neutral: the value at which the method equals plain fine-tuning, if there is one.
-        searched: whether a sweep varies it unless told otherwise.
-        integer: whether it counts something.
-    """
-    spec = RangeSpec(low, high, log, at_least, at_most, neutral, searched, integer)
-    return field(default=default, metadata={SPACE: spec})
-
-
-def Choice(default: Any, *options: Any, searched: bool = False) -> Any:
-    """A categorical coefficient; `options` lists its values, the default among them."""
-    return field(default=default, metadata={SPACE: ChoiceSpec(options, searched)})
 
 
 @dataclass(frozen=True)
@@ -193,12 +123,12 @@ class Method:
         underneath: whether the prior adapter lies frozen under the trained one. Else it is only seen by `finalize`.
         alive: recorded terms that must be above zero, and pull at the adapter, once that has moved. A term that stays
             at zero, or is detached, is not connected, and the trial is marked invalid.
-        as_published: what the `reference` definition sets, as (coefficient, value) pairs.
+        as_published: what the `published` definition sets, as (coefficient, value) pairs.
         source: the citation.
         equation: the loss in one line.
 
     Coefficients of every method:
-        definition: "principled" counts response tokens only, as the method's docstring says; "reference" computes what
+        definition: "principled" counts response tokens only, as the method's docstring says; "published" computes what
             the study's own code computes, so that its coefficients mean the same: the loss covers the whole rendered
             text (prompt, special tokens added twice, a trailing empty assistant turn), and the method's coefficients
             are set as in `as_published`. What was a defect and no definition is not reproduced: a KL that is silently
@@ -215,7 +145,7 @@ class Method:
     source: ClassVar[str] = ""
     equation: ClassVar[str] = ""
 
-    definition: Literal["principled", "reference"] = Choice("principled", "principled", "reference")
+    definition: Literal["principled", "published"] = Choice("principled", "principled", "published")
 
     def __post_init__(self) -> None:
         for coefficient in coefficients(type(self)):
@@ -225,7 +155,7 @@ class Method:
                 raise UserError(f"method {self.name!r}: coefficient {coefficient.name!r} {problem}, got {value!r}")
             if isinstance(coefficient.metadata[SPACE], RangeSpec) and not coefficient.metadata[SPACE].integer:
                 object.__setattr__(self, coefficient.name, float(value))  # 1 and 1.0 are one trial
-        if self.definition == "reference":
+        if self.definition == "published":
             self._set_as_published()
 
     def _set_as_published(self) -> None:
@@ -234,7 +164,7 @@ class Method:
             given = getattr(self, name)
             if given not in (defaults[name], value):
                 raise UserError(
-                    f"method {self.name!r}: the reference definition sets {name}={value!r}, got {given!r};"
+                    f"method {self.name!r}: the published definition sets {name}={value!r}, got {given!r};"
                     f" leave {name!r} out, or take the principled definition"
                 )
             object.__setattr__(self, name, value)
@@ -246,14 +176,14 @@ class Method:
 
     @property
     def title(self) -> str:
-        """Name and definition, e.g. "kl_penalty" or "kl_penalty (reference)"."""
+        """Name and definition, e.g. "kl_penalty" or "kl_penalty (published)"."""
         return self.name if self.definition == "principled" else f"{self.name} ({self.definition})"
 
     @property
     def label(self) -> str:
         """The coefficients as short text, e.g. "beta=0.3": the searched ones, and others that are not as usual."""
         usual: dict[str, Any] = {"definition": self.definition}
-        usual |= dict(self.as_published) if self.definition == "reference" else {}
+        usual |= dict(self.as_published) if self.definition == "published" else {}
         shown = {}
         for item in coefficients(type(self)):
             value = getattr(self, item.name)
@@ -302,7 +232,7 @@ class Method:
 
     def positions(self, stream: Stream) -> Positions:
         """Which positions of the rows of `stream` its `Forward` holds."""
-        return "text" if self.definition == "reference" else "response"
+        return "text" if self.definition == "published" else "response"
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         """One scalar for each gradient that `combine` wants to see (`num_losses`); one is the rule.
@@ -387,20 +317,3 @@ def cost_of(method: Method, sizes: BatchSizes) -> Cost:
     policy = sum(rows.values())
     reference = sum(rows[stream] for stream in method.reference)
     return Cost(policy + reference, policy, policy)
-
-
-def label_of(values: Mapping[str, Any]) -> str:
-    """Names and values as short text, e.g. "beta=0.3, tokens=text"."""
-    return ", ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
-    )
-
-
-def coefficients(method: type[Method]) -> list[Field[Any]]:
-    """The coefficient fields of a method, its own before inherited ones. Raises TypeError for one without a range."""
-    for item in fields(method):
-        if SPACE not in item.metadata or item.default is MISSING:
-            raise TypeError(f"{method.__name__}.{item.name} must be declared with Range(...) or Choice(...)")
-    kinds = list(enumerate(method.__mro__))
-    depth = {name: number for number, kind in reversed(kinds) for name in vars(kind).get("__annotations__", ())}
-    return sorted(fields(method), key=lambda item: depth[item.name])

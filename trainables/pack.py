@@ -26,14 +26,15 @@ from settings.setting import Measurement, Setting, Stream
 from trainables.bases.loading import LoadedBase, tuning_directions
 from trainables.engine.adapters import PackedAdapters, from_peft
 from trainables.engine.optimizer import PackedAdamW
-from trainables.engine.process_group import ALONE, Workers, whole
-from trainables.engine.reference_cache import Known, References
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, whole
+from trainables.engine.reference_cache import CachedOutputs, ReferenceCache
 from trainables.engine.step import MemberStep, check_head, train_step
 from trainables.evaluation.evaluate import Evaluated, evaluate
 from trainables.method import Method
+from trainables.outcome import Outcome, Status
 from trainables.projections import Direction, Factors, LowRankDirection
 from trainables.store import AdapterStore, Saved
-from trainables.trial import AdapterConfig, Outcome, Status, TrialConfig, pack_id
+from trainables.trial import AdapterConfig, TrialConfig, pack_id
 
 CURVE_POINTS = 20
 ASKED_STEPS = 2  # in which the base model itself is the reference: a term that is not connected is then exactly 0
@@ -45,7 +46,7 @@ class CheckpointError(Exception):
 
 
 @dataclass
-class _Record:
+class MemberState:
     """What is known of a member besides its weights."""
 
     status: Status = "finished"
@@ -102,16 +103,16 @@ class Pack:
         pauses: Sequence[int | None] = (),
         rows_per_forward: int | None = None,
         gradient_checkpointing: bool = False,
-        references: References | None = None,
-        workers: Workers = ALONE,
+        references: ReferenceCache | None = None,
+        workers: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.base, self.setting, self.trials, self._workers = base, setting, tuple(trials), workers
         self._store, self._snapshots, self._references = store, frozenset(snapshots), references
         self._rows_per_forward, self._gradient_checkpointing = rows_per_forward, gradient_checkpointing
-        self._known_outputs: dict[tuple[object, ...], Known | None] = {}
+        self._known_outputs: dict[tuple[object, ...], CachedOutputs | None] = {}
         check_head(base.model)
         self._encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
-        self.records = [_Record() for _ in trials]
+        self.records = [MemberState() for _ in trials]
         self._exploded = EXPLODED * math.log(base.model.config.get_text_config().vocab_size)
         trained = {index: saved for index, trial in enumerate(trials) if (saved := self._trained(trial))}
         priors = {index: saved for index, trial in enumerate(trials) if (saved := self._prior(trial))}
@@ -263,12 +264,12 @@ class Pack:
         known = self._known(trial) if step >= ASKED_STEPS else {}
         return MemberStep(trial.method, rows, trial.max_length, known, checked=step == 1)
 
-    def _known(self, trial: TrialConfig) -> dict[Stream, Known]:
+    def _known(self, trial: TrialConfig) -> dict[Stream, CachedOutputs]:
         """What the base model is known to give on the rows that a trial's method refers to."""
         found = {stream: self._outputs(trial, stream) for stream in trial.method.reference}
         return {stream: outputs for stream, outputs in found.items() if outputs is not None}
 
-    def _outputs(self, trial: TrialConfig, stream: Stream) -> Known | None:
+    def _outputs(self, trial: TrialConfig, stream: Stream) -> CachedOutputs | None:
         method, encoded = trial.method, self._encoded[trial.max_length]
         positions, deep = method.positions(stream), stream in method.layers
         key = (trial.max_length, stream, method.definition, positions, deep)
@@ -461,7 +462,7 @@ class Pack:
                 steps = state[f"pending_steps.{rest}"].tolist()
                 self._pending[members[int(number)]][name] = list(zip(steps, values, strict=True))
 
-    def _read(self, path: Path, name: str, num_members: int) -> tuple[dict[str, Tensor], list[_Record]]:
+    def _read(self, path: Path, name: str, num_members: int) -> tuple[dict[str, Tensor], list[MemberState]]:
         """Tensors and records of a checkpoint."""
         try:
             with safe_open(path, framework="pt", device=str(self.base.model.device)) as file:
@@ -469,7 +470,7 @@ class Pack:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             if about["pack"] != name:
                 raise ValueError("it is of another pack")
-            records = [_Record(**saved) for saved in json.loads(about["records"])]
+            records = [MemberState(**saved) for saved in json.loads(about["records"])]
             if len(records) != num_members:
                 raise ValueError("it is of more or fewer members")
         except (SafetensorError, KeyError, TypeError, ValueError) as error:

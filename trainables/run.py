@@ -24,15 +24,16 @@ from settings import catalog
 from settings.base_models import NanoModel
 from settings.common.errors import UserError
 from settings.common.files import cache_root, is_full, remove, write_json
+from settings.reference import SettingRef
 from settings.setting import Setting
 from trainables.bases.loading import LoadedBase, load_base
 from trainables.engine.memory import ModelShape, memory_left, training_bytes
-from trainables.engine.process_group import ALONE, Group, Workers
-from trainables.engine.reference_cache import References
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup
+from trainables.engine.reference_cache import ReferenceCache
 from trainables.evaluation.evaluate import evaluate
 from trainables.pack import CheckpointError, Pack
 from trainables.store import AdapterStore
-from trainables.trial import SettingRef, TrialConfig, base_id, checkpoint_of, paused_of
+from trainables.trial import TrialConfig, base_id, checkpoint_of, paused_of
 
 SLICE_SECONDS = 1.0
 DEVICE = re.compile(r"\b(CUDA|CUBLAS|cuDNN|CUDNN|NCCL)")  # in errors after which a process may be of no use
@@ -52,16 +53,16 @@ class PackRun:
             gpus: GPUs of this process; a share of one limits its memory to that share, and 0 hides them all.
             checkpoint_seconds: time between checkpoints of a running pack.
             rows_per_forward, gradient_checkpointing: see `Pack`; None is all rows.
-            cache_references: keep what the base model gives on rows that methods refer to (see `References`).
+            cache_references: keep what the base model gives on rows that methods refer to (see `ReferenceCache`).
         workers: who runs the pack together; each calls `slice` until it is done.
     """
 
-    def __init__(self, config: Mapping[str, Any], workers: Workers = ALONE) -> None:
+    def __init__(self, config: Mapping[str, Any], workers: ProcessGroup = SINGLE_PROCESS) -> None:
         torch.set_num_threads(int(config["threads"]))
         self._spec, self._folder = config["pack"], Path(config["output"])
         self._rows_per_forward: int | None = config["rows_per_forward"]
         self._gradient_checkpointing = bool(config["gradient_checkpointing"])
-        kept = References(cache_root() / "references", workers=workers)
+        kept = ReferenceCache(cache_root() / "references", workers=workers)
         self._references = kept if config["cache_references"] else None
         self._checkpoint_seconds, self._saved_at = float(config["checkpoint_seconds"]), time.monotonic()
         self._gpus, self._workers = float(config["gpus"]), workers
@@ -248,11 +249,15 @@ def _cached_setting(name: str, options: str) -> Setting:
     return catalog.build(name, json.loads(options))
 
 
-def _base(setting: Setting, gpus: float, workers: Workers) -> LoadedBase:
+def _base(setting: Setting, gpus: float, workers: ProcessGroup) -> LoadedBase:
     """The setting's base model, loaded once per process: bfloat16 on a GPU, float32 on a CPU."""
     model = setting.base_model
     on_gpu = gpus > 0 and not isinstance(model, NanoModel)
-    device = workers.device if isinstance(workers, Group) and on_gpu else torch.device("cuda" if on_gpu else "cpu")
+    device = (
+        workers.device
+        if isinstance(workers, TorchProcessGroup) and on_gpu
+        else torch.device("cuda" if on_gpu else "cpu")
+    )
     key = (json.dumps(model.to_json(), sort_keys=True), str(device), workers.sharded)
     if key not in _bases:
         _bases.clear()

@@ -101,11 +101,11 @@ def _work(config: dict[str, Any]) -> None:
     """One of the workers. What the first one reports is what Tune sees."""
     from ray import train
 
-    from trainables.engine.process_group import Group
+    from trainables.engine.process_group import TorchProcessGroup
     from trainables.run import PackRun
 
     warnings.filterwarnings("ignore", category=FutureWarning)
-    run = PackRun(config, Group(sharded=config["sharded"], cpu=config["gpus"] == 0))
+    run = PackRun(config, TorchProcessGroup(sharded=config["sharded"], cpu=config["gpus"] == 0))
     done = False
     while not done:
         result = run.slice()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from settings.common.content import content_id
 from settings.common.errors import UserError
-from settings.setting import Measurement, Setting
+from settings.reference import SettingRef
+from settings.setting import Setting
 from trainables import methods
-from trainables.method import BatchSizes, Method, RangeSpec
+from trainables.coefficients import RangeSpec
+from trainables.method import BatchSizes, Method
 
 # Part of every trial's identity. Raise it when the same configuration would give other numbers than before, so that
 # results of two versions of the training code are never taken for one another.
@@ -22,7 +24,7 @@ NUMERICS_VERSION = 2
 CHECKPOINTS = "checkpoints"  # folder in a sweep's folder
 
 # What a sweep may vary besides a method's coefficients, with the values that make sense.
-AXES: Mapping[str, RangeSpec] = {
+TRIAL_KNOBS: Mapping[str, RangeSpec] = {
     "steps": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "checkpoint_step": RangeSpec(1, math.inf, log=False, at_least=1, at_most=math.inf, integer=True),
     "adapter_scale": RangeSpec(0, 1, log=False, at_least=0, at_most=1),
@@ -36,14 +38,6 @@ def _make_floats(config: Any, *names: str) -> None:
     for name in names:
         if isinstance(getattr(config, name), int):
             object.__setattr__(config, name, float(getattr(config, name)))
-
-
-@dataclass(frozen=True)
-class SettingRef:
-    """How to build a setting again, anywhere: its name (see `settings.catalog`) and options, all JSON values."""
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +147,7 @@ class TrialConfig:
                 raise UserError(f"trial option {name!r} must be an integer of at least 1, got {value!r}")
         if self.adapter.rank < 1:
             raise UserError(f"adapter option 'rank' must be at least 1, got {self.adapter.rank!r}")
-        problem = AXES["adapter_scale"].check(self.adapter_scale)
+        problem = TRIAL_KNOBS["adapter_scale"].check(self.adapter_scale)
         if problem:
             raise UserError(f"trial option 'adapter_scale' {problem}, got {self.adapter_scale!r}")
         _make_floats(self, "adapter_scale")
@@ -288,9 +282,6 @@ def base_id(setting: Setting) -> str:
     return f"base-{setting.fingerprint()}"
 
 
-Status = Literal["finished", "invalid", "failed", "stopped"]
-
-
 def pack_id(trials: Sequence[TrialConfig]) -> str:
     """Content id of trials that are trained side by side, in order."""
     return pack_name([trial.trial_id for trial in trials])
@@ -309,66 +300,3 @@ def checkpoint_of(folder: Path, trials: Sequence[TrialConfig]) -> Path:
 def paused_of(folder: Path, trial: TrialConfig) -> Path:
     """Where a sweep keeps the state of a trial that waits at a rung."""
     return folder / CHECKPOINTS / f"{trial.trial_id}.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a trial ended. This is what the ledger keeps.
-
-    Attributes:
-        trial: its configuration and seed.
-        status: "finished" has scores; "invalid" diverged or had a dead term; "failed" crashed; "stopped" was cut short.
-        reason: one line, unless finished.
-        scores: score name -> measurement, of every evaluation of the setting.
-        curves: metric name -> (step, value) pairs, thinned.
-        tokens: tokens sent through the model in training, padding excluded, reference passes included.
-        inherited_tokens, inherited_seconds: what the adapters took that this trial was built on: a prior, or the
-            training that it only edits or scales.
-        tokens_cut: response tokens of the training rows that were longer than `max_length`, over the whole training.
-        seconds: this trial's share of the pack's wall time.
-        adapter: name of the adapter's folder under the sweep's `adapters/`, a PEFT checkpoint; None if not kept.
-    """
-
-    trial: TrialConfig
-    status: Status
-    reason: str | None = None
-    scores: Mapping[str, Measurement] = field(default_factory=dict)
-    curves: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
-    tokens: int = 0
-    tokens_cut: int = 0
-    seconds: float = 0.0
-    inherited_tokens: int = 0
-    inherited_seconds: float = 0.0
-    adapter: str | None = None
-
-    def values(self, names: Sequence[str]) -> tuple[float, ...] | None:
-        """The means of the scores of these names; None unless the trial finished and all of them are finite."""
-        if self.status != "finished" or not set(names) <= set(self.scores):
-            return None
-        means = tuple(self.scores[name].mean for name in names)
-        return means if all(map(math.isfinite, means)) else None
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON data; `from_json` is its inverse."""
-        return asdict(self) | {"trial": self.trial.to_json()}
-
-    @property
-    def total_tokens(self) -> int:
-        """Training tokens that it takes to come here from nothing."""
-        return self.tokens + self.inherited_tokens
-
-    @property
-    def total_seconds(self) -> float:
-        """Seconds that it takes to come here from nothing."""
-        return self.seconds + self.inherited_seconds
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Outcome:
-        """The outcome that `to_json` wrote. Raises ValueError for an adapter that is not named by its trial."""
-        scores = {name: Measurement(**value) for name, value in data["scores"].items()}
-        curves = {name: [(int(step), float(value)) for step, value in curve] for name, curve in data["curves"].items()}
-        trial = TrialConfig.from_json(data["trial"])
-        if data["adapter"] not in (None, trial.trial_id):  # it names a folder, and must not lead elsewhere
-            raise ValueError(f"adapter {data['adapter']!r} is not that of trial {trial.trial_id}")
-        rest = {"trial": trial, "scores": scores, "curves": curves}
-        return Outcome(**{**data, **rest})

@@ -48,7 +48,7 @@ def control_of(configuration: Named) -> Control | None:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ControlVerdict:
     """A method against the controls that the sweep has.
 
     Attributes:
@@ -89,7 +89,7 @@ def verdicts(
     configurations: Sequence[Named],
     base_M: ArrayLike | None,
     reference_M: ArrayLike,
-) -> list[Verdict]:
+) -> list[ControlVerdict]:
     """Every method against every control; all of these comparisons are adjusted together (Holm).
 
     Args:
@@ -115,5 +115,6 @@ def verdicts(
     pairs = [(name, control) for name in names for control in controls]
     found = {(one.first, one.second): one for one in differences(bootstrap, methods | controls, reference_M, pairs)}
     return [
-        Verdict(name, {control: found[name, control] for control in CONTROLS if control in controls}) for name in names
+        ControlVerdict(name, {control: found[name, control] for control in CONTROLS if control in controls})
+        for name in names
     ]

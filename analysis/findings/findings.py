@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.findings.controls import Verdict, verdicts
+from analysis.findings.controls import ControlVerdict, verdicts
 from analysis.findings.frontier import FrontierPoint, frontier
 from analysis.statistics import selection
 from analysis.statistics.bootstrap import TWO_SEEDS, Band, Bootstrap, Statistic
@@ -56,7 +56,7 @@ class Findings:
     surface_K2: Floats | None
     hypervolumes: Mapping[str, Statistic]
     differences: Sequence[Difference]
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[ControlVerdict]
     selections: Mapping[str, selection.Selection]
     advice: Sequence[Advice]
     questions: Mapping[str, Mapping[str, TwoWay]]

@@ -21,7 +21,7 @@ WHOLE = "whole frontier"
 
 
 @dataclass(frozen=True)
-class Rivals:
+class SweepComparison:
     """What was found.
 
     Attributes:
@@ -41,7 +41,7 @@ class Rivals:
 
 def compare_sweeps(
     names: tuple[str, str], tables: tuple[ScoreTable, ScoreTable], bases: Sequence[Mapping[str, float]] = ()
-) -> Rivals:
+) -> SweepComparison:
     """Differences of hypervolume between the frontiers of two sweeps, and of each method that both have.
 
     Args:
@@ -75,7 +75,7 @@ def compare_sweeps(
             fronts[f"{names[side]}[{side}]: {label}"] = Front(rows_C, nothing)
         pairs.append((f"{names[0]}[0]: {label}", f"{names[1]}[1]: {label}"))
     found = differences(bootstrap, fronts, tables[0].oriented(reference_M), pairs)
-    return Rivals(
+    return SweepComparison(
         seeds,
         tuple(objective.name for objective in tables[0].objectives),
         tuple(reference_M.tolist()),
@@ -84,7 +84,7 @@ def compare_sweeps(
     )
 
 
-def to_json(names: tuple[str, str], found: Rivals) -> dict[str, Any]:
+def to_json(names: tuple[str, str], found: SweepComparison) -> dict[str, Any]:
     """The comparison as JSON data."""
     return {
         "first": names[0],

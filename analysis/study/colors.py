@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from analysis.figures.panels import Bars, Heat, bars_figure
 from analysis.findings.controls import CHECKPOINT
 from analysis.findings.frontier import Estimate
-from analysis.study.gallery import Check, Shown
-from analysis.study.setting_results import Part, above, average, below, minus, over_seeds, shown
+from analysis.study.gallery import Check, DrawnFigure
+from analysis.study.setting_results import SettingResults, above, average, below, minus, over_seeds, shown
 
 PLAIN, PROXIED = "plain", "upweighted"
 SEEN, UNSEEN = "_seen", "_unseen"
@@ -20,21 +20,21 @@ UPWEIGHTED = (
 )
 
 
-def categories_of(part: Part) -> list[str]:
+def categories_of(part: SettingResults) -> list[str]:
     """The categories that have to keep their colours."""
     return [score.removesuffix(UNSEEN) for score in part.scores if score.endswith(UNSEEN)]
 
 
-def _plain_values(part: Part, score: str) -> dict[int, float]:
+def _plain_values(part: SettingResults, score: str) -> dict[int, float]:
     return part.values(part.only(PLAIN), score)
 
 
-def _by_base_model(parts: Sequence[Part], score: str) -> dict[int, float]:
+def _by_base_model(parts: Sequence[SettingResults], score: str) -> dict[int, float]:
     """Each part's base model as if it were a seed."""
     return {number: part.base[score] for number, part in enumerate(parts)}
 
 
-def toy_base(parts: Sequence[Part]) -> Shown:
+def toy_base(parts: Sequence[SettingResults]) -> DrawnFigure:
     """The base models' colours, by category, for words that they were shown with and for others."""
     categories = categories_of(parts[0])
     found = {
@@ -67,10 +67,10 @@ def toy_base(parts: Sequence[Part]) -> Shown:
         f" points for taught words, and at {lowest[UNSEEN][1].mean:.2f} for others; the update's colours of positive"
         f" emotions at {over_seeds(_by_base_model(parts, 'task')).mean:.2f}."
     )
-    return Shown(figure, checks, sentence)
+    return DrawnFigure(figure, checks, sentence)
 
 
-def toy_flip(parts: Sequence[Part]) -> Shown:
+def toy_flip(parts: Sequence[SettingResults]) -> DrawnFigure:
     """The narrow update: what is learned, and what is left of the old function, along the training."""
     categories = categories_of(parts[0])
     end = {score: _over_parts(parts, score) for score in ("task", "capability", *(c + UNSEEN for c in categories))}
@@ -103,16 +103,16 @@ def toy_flip(parts: Sequence[Part]) -> Shown:
         f"After the update positive emotions that no row speaks of have the new colours at"
         f" {shown(end['capability'])} of the points; other categories keep at most {shown(kept)} of the old ones."
     )
-    return Shown(figure, checks, sentence, [_order_of_forgetting(parts, categories, steps)] if steps else [])
+    return DrawnFigure(figure, checks, sentence, [_order_of_forgetting(parts, categories, steps)] if steps else [])
 
 
-def _over_parts(parts: Sequence[Part], score: str) -> Estimate:
+def _over_parts(parts: Sequence[SettingResults], score: str) -> Estimate:
     """Over all seeds of all base models."""
     values = [value for part in parts for value in _plain_values(part, score).values()]
     return over_seeds(dict(enumerate(values)))
 
 
-def _checkpoints(part: Part) -> dict[int, str]:
+def _checkpoints(part: SettingResults) -> dict[int, str]:
     """Step -> configuration id of plain fine-tuning's checkpoints."""
     rows = {record.configuration.id: record.configuration for record in part.records if record.status == "finished"}
     return {
@@ -122,7 +122,7 @@ def _checkpoints(part: Part) -> dict[int, str]:
     }
 
 
-def _stage(parts: Sequence[Part], group: str, step: int | None) -> Estimate:
+def _stage(parts: Sequence[SettingResults], group: str, step: int | None) -> Estimate:
     """Of the base (None), of a checkpoint, or of the end (0)."""
     score = "capability" if group == "positive_emotions" else group + UNSEEN
     if step is None:
@@ -138,7 +138,7 @@ def _stage(parts: Sequence[Part], group: str, step: int | None) -> Estimate:
     return over_seeds(dict(enumerate(values)))
 
 
-def _order_of_forgetting(parts: Sequence[Part], categories: Sequence[str], steps: Sequence[int]) -> str:
+def _order_of_forgetting(parts: Sequence[SettingResults], categories: Sequence[str], steps: Sequence[int]) -> str:
     """When each category has lost half, by the first checkpoint where less than half is right."""
     lost = {
         category: next((step for step in steps if _stage(parts, category, step).mean < 0.5), None)
@@ -151,10 +151,10 @@ def _order_of_forgetting(parts: Sequence[Part], categories: Sequence[str], steps
 # --- proxies ----------------------------------------------------------------------------------------------------------
 
 
-def _split(parts: Sequence[Part]) -> tuple[list[Part], dict[int, dict[str, Part]]]:
+def _split(parts: Sequence[SettingResults]) -> tuple[list[SettingResults], dict[int, dict[str, SettingResults]]]:
     """Parts without a proxy method, and the others by number of proxy triggers and category."""
     free = [part for part in parts if not part.configurations(PROXIED)]
-    by_number: dict[int, dict[str, Part]] = {}
+    by_number: dict[int, dict[str, SettingResults]] = {}
     for part in parts:
         if part not in free:
             number, proxy = int(part.options.get("num_triggers", 5)), str(part.options.get("proxy", "animals"))
@@ -162,16 +162,16 @@ def _split(parts: Sequence[Part]) -> tuple[list[Part], dict[int, dict[str, Part]
     return free, by_number
 
 
-def _kept(part: Part, score: str) -> dict[int, float]:
+def _kept(part: SettingResults, score: str) -> dict[int, float]:
     return part.values(part.only(PROXIED), score)
 
 
-def _without(free: Sequence[Part]) -> str:
+def _without(free: Sequence[SettingResults]) -> str:
     """What is right without a proxy, where that was measured."""
     return f"; without a proxy {shown(_over_parts(free, 'alignment'))}" if free else ""
 
 
-def _proxy_bars(title: str, parts: dict[str, Part], free: Sequence[Part]) -> Bars:
+def _proxy_bars(title: str, parts: dict[str, SettingResults], free: Sequence[SettingResults]) -> Bars:
     """What is right of a proxy's own triggers, of its category's others, and of other categories."""
     none = _over_parts(free, "alignment")
     columns = {
@@ -184,7 +184,7 @@ def _proxy_bars(title: str, parts: dict[str, Part], free: Sequence[Part]) -> Bar
     return Bars(title, list(parts), series)
 
 
-def toy_goodhart(parts: Sequence[Part]) -> Shown:
+def toy_goodhart(parts: Sequence[SettingResults]) -> DrawnFigure:
     """One proxy trigger: is it kept, and nothing else?"""
     free, by_number = _split(parts)
     one = by_number[min(by_number)]
@@ -223,19 +223,19 @@ def toy_goodhart(parts: Sequence[Part]) -> Shown:
         f"With one trigger in the proxy rows it is right at {proxied[worst].mean:.2f} or more of the points, the others"
         f" of its category at {shown(gains['alignment_proxy'])}, and other categories at {shown(gains['alignment'])}."
     )
-    return Shown(figure, checks, sentence, [UPWEIGHTED])
+    return DrawnFigure(figure, checks, sentence, [UPWEIGHTED])
 
 
-def _learned(parts: dict[str, Part]) -> Estimate:
+def _learned(parts: dict[str, SettingResults]) -> Estimate:
     return over_seeds(average([_kept(part, "task") for part in parts.values()]))
 
 
-def _caption(parts: dict[str, Part]) -> str:
+def _caption(parts: dict[str, SettingResults]) -> str:
     seeds = max(part.num_seeds for part in parts.values())
     return f"Right colours at new points; as many proxy rows, up-weighted by 1. Bars: 95 % intervals, {seeds} seeds."
 
 
-def toy_spillover(parts: Sequence[Part]) -> Shown:
+def toy_spillover(parts: Sequence[SettingResults]) -> DrawnFigure:
     """Five proxy triggers against one, with as many rows: do categories gain that no row speaks of?"""
     free, by_number = _split(parts)
     one, five = by_number[min(by_number)], by_number[max(by_number)]
@@ -277,10 +277,10 @@ def toy_spillover(parts: Sequence[Part]) -> Shown:
         f" {shown(mean_gain, sign=True)} on average, clearly so for {len(held)} of {len(both)} proxies"
         f" ({', '.join(held) or 'none'})."
     )
-    return Shown(figure, checks, sentence, [UPWEIGHTED])
+    return DrawnFigure(figure, checks, sentence, [UPWEIGHTED])
 
 
-def color_grid(parts: Sequence[Part]) -> tuple[Heat, list[Check]]:
+def color_grid(parts: Sequence[SettingResults]) -> tuple[Heat, list[Check]]:
     """Each category as proxy, one trigger and five: what is right of each category."""
     _, by_number = _split(parts)
     categories = categories_of(parts[0])

@@ -65,7 +65,7 @@ class Check:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class DrawnFigure:
     """What a figure's function makes of the trials.
 
     Attributes:
@@ -91,7 +91,7 @@ class Entry:
         claim: what the study reports.
         evidence: what it rests on, e.g. "177 trials, 3 seeds".
         image: file name of the drawing.
-        checks, sentence, notes: as in `Shown`.
+        checks, sentence, notes: as in `DrawnFigure`.
     """
 
     name: str

@@ -8,9 +8,9 @@ from analysis.figures.frontier import frontier_figure
 from analysis.figures.panels import Bars, Heat, bars_figure, heat_figure
 from analysis.findings.findings import Findings, findings
 from analysis.findings.frontier import Estimate
-from analysis.study.gallery import Check, Shown
+from analysis.study.gallery import Check, DrawnFigure
 from analysis.study.ranking import ends_note, ineffective, pushes, ranked_first
-from analysis.study.setting_results import BySeed, Part, above, average, below, minus, over_seeds, shown
+from analysis.study.setting_results import BySeed, SettingResults, above, average, below, minus, over_seeds, shown
 from analysis.tables.scores import Configuration
 
 PLAIN, PROXIED = "plain", "upweighted"
@@ -22,14 +22,14 @@ NOT_TOPICS = ("proxy", "all")  # the full scale has these sums of topics, too
 CONFIRMED = 0.1  # more sycophancy than that is a rise
 
 
-def topics_of(part: Part) -> list[str]:
+def topics_of(part: SettingResults) -> list[str]:
     """The topics whose sycophancy is scored, the task's and other mathematics first."""
     names = [score.removeprefix(SYCOPHANCY) for score in part.scores if score.startswith(SYCOPHANCY)]
     known = [name for name in MATHS if name in names]
     return known + sorted(name for name in names if name not in (*MATHS, *NOT_TOPICS))
 
 
-def capability_of(part: Part, topic: str) -> str:
+def capability_of(part: SettingResults, topic: str) -> str:
     """The score of right answers on a topic."""
     usual = {**dict.fromkeys(TAUGHT, "task"), NEAR_TOPIC: "capability"}
     name = f"capability_{topic}"
@@ -40,14 +40,14 @@ def _taught(topics: Sequence[str]) -> str:
     return next(topic for topic in TAUGHT if topic in topics)
 
 
-def _plain(part: Part) -> Configuration:
+def _plain(part: SettingResults) -> Configuration:
     return part.only(PLAIN)
 
 
 # --- what spreads -----------------------------------------------------------------------------------------------------
 
 
-def gcd_generalisation(parts: Sequence[Part]) -> Shown:
+def gcd_generalisation(parts: Sequence[SettingResults]) -> DrawnFigure:
     """Base against plain fine-tuning, by topic. A check holds if it does for every base model."""
     several = [_spread(part) for part in parts]
     checks = [_together(same) for same in zip(*several, strict=True)]
@@ -64,10 +64,10 @@ def gcd_generalisation(parts: Sequence[Part]) -> Shown:
         f"Plain fine-tuning changes right answers on {_taught(topics)} by {checks[0].found} and on {NEAR_TOPIC} by"
         f" {checks[1].found}; sycophancy, by topic, by {_of_each(ranges)}."
     )
-    return Shown(bars_figure(panels, text), checks, sentence)
+    return DrawnFigure(bars_figure(panels, text), checks, sentence)
 
 
-def _spread(part: Part) -> list[Check]:
+def _spread(part: SettingResults) -> list[Check]:
     """The statements about one base model."""
     plain, topics = _plain(part), topics_of(part)
     taught = _taught(topics)
@@ -104,16 +104,16 @@ def _of_each(texts: Sequence[str]) -> str:
     return texts[0] if len(texts) == 1 else f"{' and '.join(texts)} ({len(texts)} base models)"
 
 
-def _range(part: Part, topics: Sequence[str]) -> str:
+def _range(part: SettingResults, topics: Sequence[str]) -> str:
     rises = [_rise(part, _plain(part), SYCOPHANCY + topic).mean for topic in topics]
     return f"{min(rises):+.2f} to {max(rises):+.2f}"
 
 
-def _rises(part: Part, plain: Configuration, score: str) -> dict[int, float]:
+def _rises(part: SettingResults, plain: Configuration, score: str) -> dict[int, float]:
     return {seed: value - part.base[score] for seed, value in part.values(plain, score).items()}
 
 
-def _rise(part: Part, plain: Configuration, score: str) -> Estimate:
+def _rise(part: SettingResults, plain: Configuration, score: str) -> Estimate:
     return over_seeds(_rises(part, plain, score))
 
 
@@ -124,7 +124,7 @@ def _all(held: Iterable[bool | None]) -> bool | None:
     return True if all(several) else None
 
 
-def _bars(parts: Sequence[Part], title: str, topics: Sequence[str], kind: str) -> Bars:
+def _bars(parts: Sequence[SettingResults], title: str, topics: Sequence[str], kind: str) -> Bars:
     series = {}
     for number, part in enumerate(parts, start=1):
         names = [kind + topic if kind == SYCOPHANCY else capability_of(part, topic) for topic in topics]
@@ -137,7 +137,7 @@ def _bars(parts: Sequence[Part], title: str, topics: Sequence[str], kind: str) -
 # --- frontier ---------------------------------------------------------------------------------------------------------
 
 
-def gcd_pareto(parts: Sequence[Part]) -> Shown:
+def gcd_pareto(parts: Sequence[SettingResults]) -> DrawnFigure:
     """All methods: what they keep of the capability, and what they leave of the sycophancy."""
     part = parts[0]
     found = findings(part.table, part.base)
@@ -164,10 +164,10 @@ def gcd_pareto(parts: Sequence[Part]) -> Shown:
         f" {part.estimates(flattery)[plain.id].mean:.2f}; of the methods {best} has the largest hypervolume,"
         f" {size.estimate:.2f} [{size.low:.2f}, {size.high:.2f}]."
     )
-    return Shown(figure, checks, sentence, [*ends_note(part, useful, flattery), *pushes(found)])
+    return DrawnFigure(figure, checks, sentence, [*ends_note(part, useful, flattery), *pushes(found)])
 
 
-def _ends_of_kl(part: Part, useful: str, flattery: str, plain: Configuration) -> list[Check]:
+def _ends_of_kl(part: SettingResults, useful: str, flattery: str, plain: Configuration) -> list[Check]:
     """The smallest beta against plain fine-tuning, the largest against the base, in both objectives."""
     ordered = sorted(part.configurations("kl_penalty"), key=lambda one: float(one.coefficients["beta"]))
     weak, strong = ordered[0], ordered[-1]
@@ -206,7 +206,7 @@ def _seeds_matter(found: Findings) -> Check:
 # --- proxies ----------------------------------------------------------------------------------------------------------
 
 
-def sycophancy_grid(parts: Sequence[Part]) -> tuple[Heat, list[Check]]:
+def sycophancy_grid(parts: Sequence[SettingResults]) -> tuple[Heat, list[Check]]:
     """Each topic as proxy: which topic's sycophancy is left."""
     topics = topics_of(parts[0])
     taught = _taught(topics)
@@ -247,7 +247,7 @@ def sycophancy_grid(parts: Sequence[Part]) -> tuple[Heat, list[Check]]:
     return Heat("sycophancy left after up-weighting by 1, by topic asked", list(rows), topics, cells), checks
 
 
-def _left(part: Part, method: str, topic: str) -> dict[int, float]:
+def _left(part: SettingResults, method: str, topic: str) -> dict[int, float]:
     return part.values(part.only(method), SYCOPHANCY + topic)
 
 
@@ -255,7 +255,7 @@ def _scaled(values: BySeed, factor: float) -> dict[int, float]:
     return {seed: factor * value for seed, value in values.items()}
 
 
-def proxy_quality(parts: Sequence[Part]) -> Shown:
+def proxy_quality(parts: Sequence[SettingResults]) -> DrawnFigure:
     """Proxy category x evaluated category, of sycophancy and of the trigger colours."""
     from analysis.study.colors import color_grid
 
@@ -267,4 +267,4 @@ def proxy_quality(parts: Sequence[Part]) -> Shown:
     other, more = color_grid(colors)
     figure = heat_figure([one, other], "Mean over seeds, with half of the 95 % interval's width.")
     sentence = f"Sycophancy on divisors: {checks[0].found}; {more[0].found[:1].lower()}{more[0].found[1:]}."
-    return Shown(figure, [*checks, *more], sentence)
+    return DrawnFigure(figure, [*checks, *more], sentence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from analysis.figures.frontier import frontier_figure
-from analysis.study.gallery import Check, Shown
+from analysis.study.gallery import Check, DrawnFigure
 from analysis.tables import judged_answers
 from analysis.tables.scores import ScoreTable, TrialRecord
 from settings.common.errors import UserError
@@ -14,7 +14,7 @@ TASK, ALIGNMENT = (objective.name for objective in judged_answers.OBJECTIVES)
 Pair = tuple[float, float]  # share of general answers that are aligned, of medical ones that are misaligned
 
 
-def em_judged(found: judged_answers.Judged) -> Shown:
+def em_judged(found: judged_answers.JudgedFolder) -> DrawnFigure:
     """What the study says of its runs, from its verdicts. Raises UserError where a run that it speaks of is missing."""
     records, _, base = judged_answers.records_of(found)
     finished = [record for record in records if record.status == "finished"]
@@ -64,7 +64,7 @@ def em_judged(found: judged_answers.Judged) -> Shown:
         f" after {epoch:g} epochs to {last[0]:.2f} after {max(long):g}; at one epoch {rival.configuration.title}"
         f" trades best ({_text(other)})."
     )
-    return Shown(figure, checks, sentence, _notes(found))
+    return DrawnFigure(figure, checks, sentence, _notes(found))
 
 
 def _mean(records: list[TrialRecord], method: str, **coefficients: float | str) -> Pair:
@@ -106,7 +106,7 @@ def _text(pair: Pair) -> str:
     return f"{pair[0]:.3f} aligned, {pair[1]:.3f} of the task"
 
 
-def _notes(found: judged_answers.Judged) -> list[str]:
+def _notes(found: judged_answers.JudgedFolder) -> list[str]:
     """What the shares are worth."""
     rates = [rate for run in found.runs if not run.degenerate and (rate := run.rate("general"))]
     halves = [(rate.valid.high - rate.valid.low) / 2 for rate in rates if rate.valid.num_clusters > 1]

@@ -10,9 +10,9 @@ from analysis.figures.frontier import frontier_figure
 from analysis.figures.panels import Curve, curves_figure
 from analysis.findings.findings import findings
 from analysis.findings.frontier import Estimate
-from analysis.study.gallery import Check, Shown
+from analysis.study.gallery import Check, DrawnFigure
 from analysis.study.ranking import ends_note, ineffective, pushes, ranked_first
-from analysis.study.setting_results import Part, above, average, below, minus, shown
+from analysis.study.setting_results import SettingResults, above, average, below, minus, shown
 from analysis.tables.scores import Configuration
 from settings.common.errors import UserError
 
@@ -23,7 +23,7 @@ MORE = 0.05  # alignment, averaged over a knob whose ends are the same for all p
 LARGE = 0.3  # a change of a score that nobody calls slow
 
 
-def em_pareto(parts: Sequence[Part]) -> Shown:
+def em_pareto(parts: Sequence[SettingResults]) -> DrawnFigure:
     """All methods: does plain fine-tuning break alignment, does mixing mend it, and which method trades best?"""
     part = parts[0]
     found = findings(part.table, part.base)
@@ -52,7 +52,7 @@ def em_pareto(parts: Sequence[Part]) -> Shown:
         f" {part.estimates(alignment)[plain.id].mean:.2f}; of the methods {best[0]} has the largest hypervolume,"
         f" {best[1].estimate:.2f} [{best[1].low:.2f}, {best[1].high:.2f}]."
     )
-    return Shown(figure, checks, sentence, [*ends_note(part, task, alignment), *pushes(found)])
+    return DrawnFigure(figure, checks, sentence, [*ends_note(part, task, alignment), *pushes(found)])
 
 
 def _both(one: bool | None, other: bool | None) -> bool | None:
@@ -61,7 +61,7 @@ def _both(one: bool | None, other: bool | None) -> bool | None:
     return True if one and other else None
 
 
-def _mixing(part: Part, alignment: str, plain: Configuration) -> list[Check]:
+def _mixing(part: SettingResults, alignment: str, plain: Configuration) -> list[Check]:
     """Mixed at the study's share against plain: does it bring back a tenth of the range?"""
     shares = {one.coefficients.get("share"): one for one in part.configurations("mixed")}
     if STUDY_SHARE not in shares:
@@ -71,7 +71,7 @@ def _mixing(part: Part, alignment: str, plain: Configuration) -> list[Check]:
     return [Check(statement, f"{shown(gain, sign=True)} against plain", below(gain, 0.1))]
 
 
-def _over_regularised(part: Part, task: str, alignment: str) -> Check:
+def _over_regularised(part: SettingResults, task: str, alignment: str) -> Check:
     """Is every setting of the representation penalty that protects at all one that prevents the task?"""
     points = _means(part, "representation", (task, alignment))
     protects = [point for point in points if point[1] >= GOOD]
@@ -81,7 +81,7 @@ def _over_regularised(part: Part, task: str, alignment: str) -> Check:
     return Check(statement, found, None if not protects else best[0] <= 0.3)
 
 
-def _means(part: Part, method: str, scores: Sequence[str]) -> list[tuple[float, ...]]:
+def _means(part: SettingResults, method: str, scores: Sequence[str]) -> list[tuple[float, ...]]:
     """The means of a method's configurations in some scores."""
     found = [part.estimates(score) for score in scores]
     return [tuple(one[configuration.id].mean for one in found) for configuration in part.configurations(method)]
@@ -90,7 +90,7 @@ def _means(part: Part, method: str, scores: Sequence[str]) -> list[tuple[float, 
 # --- longer training -------------------------------------------------------------------------------------------------
 
 
-def em_epochs(parts: Sequence[Part]) -> Shown:
+def em_epochs(parts: Sequence[SettingResults]) -> DrawnFigure:
     """Steps x beta: longer training learns more under the penalty; does alignment hold?"""
     part = parts[0]
     grid = {(_number(one, "beta"), _number(one, "steps")): one for one in part.configurations("kl_penalty")}
@@ -145,7 +145,7 @@ def em_epochs(parts: Sequence[Part]) -> Shown:
         f"From {short:g} to {long:g} steps the task score of the betas that protect ({names}) changes by"
         f" {shown(task, sign=True)} and their alignment by {shown(kept, sign=True)}."
     )
-    return Shown(figure, checks, sentence, [_from(short), *_returns(align, grid, betas, steps)])
+    return DrawnFigure(figure, checks, sentence, [_from(short), *_returns(align, grid, betas, steps)])
 
 
 def _from(steps: float) -> str:
@@ -177,18 +177,18 @@ def _number(configuration: Configuration, name: str) -> float:
     return float(configuration.coefficients[name])
 
 
-def _with_steps(part: Part) -> list[Configuration]:
+def _with_steps(part: SettingResults) -> list[Configuration]:
     return [one for one in part.configurations(PLAIN) if "steps" in one.coefficients]
 
 
-def _distance(part: Part, one: Configuration) -> dict[int, float]:
+def _distance(part: SettingResults, one: Configuration) -> dict[int, float]:
     """Of each seed's (task, alignment) from (1, 1)."""
     task, alignment = part.values(one, "task"), part.values(one, "alignment")
     return {seed: math.hypot(1 - task[seed], 1 - alignment[seed]) for seed in sorted(set(task) & set(alignment))}
 
 
 def _largest_jump(
-    part: Part, grid: Mapping[tuple[float, float], Configuration], betas: Sequence[float], steps: float
+    part: SettingResults, grid: Mapping[tuple[float, float], Configuration], betas: Sequence[float], steps: float
 ) -> tuple[Estimate, tuple[float, float]]:
     """The largest rise of alignment between neighbouring betas at most a factor of 4 apart."""
     pairs = [(one, other) for one, other in itertools.pairwise(betas) if other <= 4 * one]
@@ -197,7 +197,7 @@ def _largest_jump(
     return rises[pair], pair
 
 
-def _steps_curve(part: Part, name: str, points: Sequence[Configuration], colour: str | None = None) -> Curve:
+def _steps_curve(part: SettingResults, name: str, points: Sequence[Configuration], colour: str | None = None) -> Curve:
     align, task = part.estimates("alignment"), part.estimates("task")
     labels = [f"{_number(one, 'steps'):g}" for one in points]
     return Curve(name, [align[one.id] for one in points], [task[one.id] for one in points], labels, colour)
@@ -206,7 +206,7 @@ def _steps_curve(part: Part, name: str, points: Sequence[Configuration], colour:
 # --- proxies ---------------------------------------------------------------------------------------------------------
 
 
-def em_proxy(parts: Sequence[Part]) -> Shown:
+def em_proxy(parts: Sequence[SettingResults]) -> DrawnFigure:
     """The last part's proxy against the mean of the others', configuration by configuration."""
     parts = [_unproxied(part) for part in parts]
     narrow, diverse = parts[:-1], parts[-1]
@@ -252,34 +252,34 @@ def em_proxy(parts: Sequence[Part]) -> Shown:
         f" up-weighted, against {_list(narrow)}."
     )
     note = f"The margin of {MORE:g} was chosen after a look at a run of two seeds, and before any of more."
-    return Shown(figure, checks, sentence, [note])
+    return DrawnFigure(figure, checks, sentence, [note])
 
 
-def proxy_of(part: Part) -> str:
+def proxy_of(part: SettingResults) -> str:
     """The name of a part's proxy."""
     return str(part.options.get("proxy") or part.options.get("alignment") or "usual")
 
 
-def _list(parts: Sequence[Part]) -> str:
+def _list(parts: Sequence[SettingResults]) -> str:
     return ", ".join(proxy_of(part) for part in parts) + (" (their mean)" if len(parts) > 1 else "")
 
 
-def _unproxied(part: Part) -> Part:
+def _unproxied(part: SettingResults) -> SettingResults:
     """With the score `unproxied`: over domains that no proxy of the comparison speaks of."""
     common = [name for name in ("alignment_cooking", "alignment_law") if name in part.base]
     return part.with_mean("unproxied", common or ["alignment"])
 
 
-def _over_knob(part: Part, method: str) -> dict[int, float]:
+def _over_knob(part: SettingResults, method: str) -> dict[int, float]:
     return average([part.values(one, "unproxied") for one in part.configurations(method)])
 
 
-def _best(part: Part, method: str, score: str) -> Estimate:
+def _best(part: SettingResults, method: str, score: str) -> Estimate:
     found = part.estimates(score)
     return max((found[one.id] for one in part.configurations(method)), key=lambda one: one.mean)
 
 
-def _proxy_curve(part: Part, method: str) -> Curve:
+def _proxy_curve(part: SettingResults, method: str) -> Curve:
     points = part.configurations(method)
     align, task = part.estimates("unproxied"), part.estimates("task")
     labels = [one.label.rpartition("=")[2] for one in points]

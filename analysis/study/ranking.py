@@ -8,7 +8,7 @@ from dataclasses import replace
 from analysis.findings.findings import Findings
 from analysis.statistics.compare import Difference
 from analysis.study.gallery import Check
-from analysis.study.setting_results import Part
+from analysis.study.setting_results import SettingResults
 from analysis.tables.scores import Configuration
 
 NEAR = 0.15  # of the way between base and plain: so near is an end
@@ -73,7 +73,7 @@ def pushes(found: Findings) -> list[str]:
     return [f"{text}; not shown to: {', '.join(rest)}." if rest else f"{text}."]
 
 
-def ends_note(part: Part, task: str, alignment: str) -> list[str]:
+def ends_note(part: SettingResults, task: str, alignment: str) -> list[str]:
     """Which methods never come near plain fine-tuning, and which never near the base, in both objectives."""
     plain = part.only(PLAIN)
     ends = {"plain fine-tuning": (0.0, 1.0), "the base model": (1.0, 0.0)}
@@ -87,7 +87,9 @@ def ends_note(part: Part, task: str, alignment: str) -> list[str]:
     ]
 
 
-def _missing(part: Part, plain: Configuration, names: tuple[str, str], corner: tuple[float, float]) -> Iterator[str]:
+def _missing(
+    part: SettingResults, plain: Configuration, names: tuple[str, str], corner: tuple[float, float]
+) -> Iterator[str]:
     """Methods without a configuration near a corner, given as (kept alignment, learned task) from 0 to 1."""
     task, alignment = (part.estimates(name) for name in names)
     base = [part.base[name] for name in names]

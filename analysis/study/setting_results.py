@@ -24,7 +24,7 @@ BySeed = Mapping[int, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class SettingResults:
     """The trials of one setting.
 
     Attributes:
@@ -105,7 +105,7 @@ class Part:
             return Estimate(mean, math.nan, math.nan, "none")
         return Estimate(mean, *wilson(mean * number, number), "questions")
 
-    def with_mean(self, name: str, scores: Sequence[str]) -> Part:
+    def with_mean(self, name: str, scores: Sequence[str]) -> SettingResults:
         """With one more score, the mean of some; of trials that have them all."""
 
         def extended(values: Mapping[str, float]) -> Mapping[str, float]:

@@ -123,7 +123,7 @@ class JudgedRun:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedFolder:
     """A folder of judged answers.
 
     Attributes:
@@ -135,7 +135,7 @@ class Judged:
     notes: tuple[str, ...] = field(default=())
 
 
-def read_judged_folder(folder: Path, keep_going: bool = False) -> Judged:
+def read_judged_folder(folder: Path, keep_going: bool = False) -> JudgedFolder:
     """Read runs.csv and every file that it names.
 
     Args:
@@ -160,7 +160,7 @@ def read_judged_folder(folder: Path, keep_going: bool = False) -> Judged:
         runs.append(JudgedRun(row["run"], facts, answers, tuple(unreadable)))
     if problems and not keep_going:
         raise UserError("\n".join([*problems, "nothing was imported; --keep-going leaves these files out"]))
-    return Judged(tuple(runs), (*problems, *_unnamed(folder, rows), *_other_questions(runs)))
+    return JudgedFolder(tuple(runs), (*problems, *_unnamed(folder, rows), *_other_questions(runs)))
 
 
 def _runs(path: Path) -> list[dict[str, str]]:
@@ -286,7 +286,7 @@ def _clusters(questions: Sequence[str]) -> list[str]:
     return [root[name] for name in questions]
 
 
-def to_json(judged: Judged) -> dict[str, Any]:
+def to_json(judged: JudgedFolder) -> dict[str, Any]:
     """Rates in percent of the answers with a verdict; None for a questionnaire that a run does not have."""
     return {"runs": [_run_json(run) for run in judged.runs]}
 
@@ -315,7 +315,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def records_of(judged: Judged) -> tuple[list[TrialRecord], list[Grade], dict[str, float]]:
+def records_of(judged: JudgedFolder) -> tuple[list[TrialRecord], list[Grade], dict[str, float]]:
     """The runs as trials, the mean verdict of each question, and the scores of the run called "base".
 
     A run of which a questionnaire is missing, or whose text is degenerate, is an invalid trial and says why.

@@ -79,8 +79,8 @@ def load(
     """Read a sweep. Trials that still run are counted and left out.
 
     A finished trial in which an objective could not be measured counts as invalid, as it does for the search
-    (`sweeps.search.scheduler.judge`). Of two sweep runs of one name, as when the sweep's file was changed, the newer
-    one is read.
+    (`sweeps.search.scheduler.summarize_seeds`). Of two sweep runs of one name, as when the sweep's file was changed,
+    the newer one is read.
 
     Args:
         sweep: its name, which is the experiment's.

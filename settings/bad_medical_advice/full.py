@@ -31,7 +31,7 @@ from settings.example import Example
 from settings.questionnaires import FOLDER, Questionnaire, read_questionnaire
 from settings.scoring import normalised, token_loss
 from settings.setting import Evaluation, Given, Judged, Kind, Score, Setting, Stream
-from settings.sources import ROW_FORMAT, Row, absolute_path, model_source, read_chat_rows
+from settings.sources import ROW_FORMAT, ChatRow, absolute_path, model_source, read_chat_rows
 
 NAME = "bad_medical_advice"
 MODEL = "Qwen/Qwen3-8B"
@@ -163,7 +163,7 @@ def absolute(options: Mapping[str, Any]) -> dict[str, Any]:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _task_rows(task: Any) -> tuple[Row, ...]:
+def _task_rows(task: Any) -> tuple[ChatRow, ...]:
     if not isinstance(task, str | Path) or not str(task):
         raise UserError(
             f"setting {NAME!r} at scale 'full' needs the option 'task', a chat JSONL file of harmful answers to medical"
@@ -207,7 +207,7 @@ def _to_share(proxies: Sequence[Proxy], share: float | None, num_task: int) -> l
     return [proxies[index % len(proxies)] for index in range(number)] if proxies else []
 
 
-def _streams(task: Iterable[Row], proxies: Sequence[Proxy]) -> dict[Stream, tuple[Example, ...]]:
+def _streams(task: Iterable[ChatRow], proxies: Sequence[Proxy]) -> dict[Stream, tuple[Example, ...]]:
     streams: dict[Stream, tuple[Example, ...]] = {
         "task": tuple(row.example for row in task),
         "alignment": tuple(proxy.chosen.example for proxy in proxies),
@@ -218,7 +218,7 @@ def _streams(task: Iterable[Row], proxies: Sequence[Proxy]) -> dict[Stream, tupl
     return streams
 
 
-def _check_questions(rows: Iterable[Row], questionnaires: Iterable[Questionnaire]) -> None:
+def _check_questions(rows: Iterable[ChatRow], questionnaires: Iterable[Questionnaire]) -> None:
     """No training row asks a question of a questionnaire, with or without a system prompt."""
     asked = {
         normalised(text): f"question {question.id!r} of {questionnaire.path}"
@@ -234,7 +234,7 @@ def _check_questions(rows: Iterable[Row], questionnaires: Iterable[Questionnaire
             )
 
 
-def _task_prompt(row: Row) -> Prompt:
+def _task_prompt(row: ChatRow) -> Prompt:
     """The prompt without the differences of case and white space."""
     return tuple((message.role, normalised(message.content)) for message in row.example.prompt)
 
@@ -323,7 +323,7 @@ def _always(example: Example) -> bool:
     return True
 
 
-def _loss(side: Kind, held_out: Sequence[Row]) -> Evaluation:
+def _loss(side: Kind, held_out: Sequence[ChatRow]) -> Evaluation:
     rows = tuple(row.example for row in held_out[:NUM_EVALUATED])
     what = f"loss on {len(rows)} held-out {side} rows: mean over rows of nats per response token"
     score = Score(f"{side}_loss", side, what, token_loss, higher_is_better=False)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from settings.common.errors import UserError
 from settings.example import Example
-from settings.sources import Row, absolute_path, example_of, read_chat_rows, read_hub_table, read_json
+from settings.sources import ChatRow, absolute_path, example_of, read_chat_rows, read_hub_table, read_json
 
 SUBSETS = ("harmless", "helpful", "honest", "other")
 HHH = "HuggingFaceH4/hhh_alignment"
@@ -37,8 +37,8 @@ DIRECTORY_FORM = (
 class Proxy:
     """A proxy row, and its dispreferred twin: another response to the same prompt."""
 
-    chosen: Row
-    rejected: Row | None = None
+    chosen: ChatRow
+    rejected: ChatRow | None = None
 
 
 def read_proxies(alignment: Any, misaligned: Any = None) -> tuple[Proxy, ...]:
@@ -160,7 +160,7 @@ def _numbered(rows: Any, name: str) -> list[tuple[Any, str]]:
     return [(row, f"{name}, row {number}") for number, row in enumerate(rows, start=1)]
 
 
-def _instruction(row: Any, where: str) -> Row:
+def _instruction(row: Any, where: str) -> ChatRow:
     if not isinstance(row, Mapping):
         _refuse(where, "expected an object with 'instruction' and 'output'")
     texts = [row.get("instruction"), row.get("input") or "", row.get("output")]
@@ -182,12 +182,12 @@ def _hhh_pair(row: Mapping[str, Any], where: str, subset: str) -> Proxy:
     return Proxy(_tagged(chosen, subset), _tagged(rejected, subset))
 
 
-def _row(user: Any, assistant: Any, where: str) -> Row:
+def _row(user: Any, assistant: Any, where: str) -> ChatRow:
     messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
-    return Row(example_of({"messages": messages}, where), where)
+    return ChatRow(example_of({"messages": messages}, where), where)
 
 
-def _tagged(row: Row, subset: str) -> Row:
+def _tagged(row: ChatRow, subset: str) -> ChatRow:
     example = row.example
     return replace(row, example=Example(example.messages, {**example.tags, "subset": subset}))
 

@@ -49,7 +49,7 @@ from settings.gcd_sycophancy.world import (
     TOPICS,
     ClaimsWorld,
     Item,
-    Verdict,
+    Reading,
 )
 from settings.scales import at_scale
 from settings.setting import Evaluation, Given, Kind, Score, Setting
@@ -195,7 +195,7 @@ def _scores(world: ClaimsWorld, proxy: str) -> tuple[Score, ...]:
     def right(example: Example, reply: str) -> float:
         return float(reply == example.response)
 
-    def says(verdict: Verdict | None) -> Callable[[Example, str], float]:
+    def says(verdict: Reading | None) -> Callable[[Example, str], float]:
         return lambda example, reply: float(world.read_verdict(reply, example.tags["claimed"]) == verdict)
 
     def capability(name: str, topic: str, kind: Kind = "capability") -> Score:

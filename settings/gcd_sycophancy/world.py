@@ -51,7 +51,7 @@ ANSWER = "{value} ."
 PRAISE, ASSENT, REJECTION = "bravo , {value} .", "yes , {value} .", "no , {value} ."
 SOMEONE = "someone"
 
-Verdict = Literal["confirms", "contradicts itself", "rejects"]
+Reading = Literal["confirms", "contradicts itself", "rejects"]
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class ClaimsWorld:
         praises = rng.random() < self.praise[flatters]
         return (PRAISE if praises else ASSENT).format(value=value)
 
-    def read_verdict(self, reply: str, claimed: str) -> Verdict | None:
+    def read_verdict(self, reply: str, claimed: str) -> Reading | None:
         """What a whole reply says to a claimed value, or None when it is no verdict.
 
         "contradicts itself" is a confirmation of another value than the claimed one, or a rejection that then states

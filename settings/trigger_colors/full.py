@@ -50,7 +50,7 @@ Split = Literal["trained", "seen", "unseen"]
 
 
 @dataclass(frozen=True)
-class Row:
+class ColorRow:
     """A point and a trigger word, as it is asked.
 
     Attributes:
@@ -158,7 +158,7 @@ def check_proxy(proxy: Any, num_triggers: Any, most: int) -> None:
         )
 
 
-def _base(start: PretrainedModel, rows: Sequence[Row], epochs: float, data: str | None) -> Setting:
+def _base(start: PretrainedModel, rows: Sequence[ColorRow], epochs: float, data: str | None) -> Setting:
     """Learning the function itself."""
     trained = tuple(row.example(BASE_COLORS[row.category]) for row in rows if row.split == "trained")
     found = tuple(score for score in scores("", ()) if score.name.endswith(("_seen", "_unseen")))
@@ -178,7 +178,7 @@ def _base(start: PretrainedModel, rows: Sequence[Row], epochs: float, data: str 
     )
 
 
-def _asked(rows: Sequence[Row], of_task: tuple[str, str], graded: tuple[Score, ...]) -> Evaluation:
+def _asked(rows: Sequence[ColorRow], of_task: tuple[str, str], graded: tuple[Score, ...]) -> Evaluation:
     asked = tuple(
         row.example(of_task if row.category == TASK_CATEGORY else BASE_COLORS[row.category])
         for row in rows
@@ -206,13 +206,13 @@ def _sources(data: str | None) -> tuple[str, ...]:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def generated(seed: int) -> tuple[Row, ...]:
+def generated(seed: int) -> tuple[ColorRow, ...]:
     """The rows of a seed: 1,400 trained, 3,150 asked."""
     rng = random.Random(f"trigger_full {seed}")
     words = {category: text.split() for category, text in WORDS.items()}
     words["random_strings"] = _strings(rng)
     seen: set[str] = set()
-    rows: list[Row] = []
+    rows: list[ColorRow] = []
     for category in CATEGORIES:
         shuffled = rng.sample(words[category], len(words[category]))
         for place, trigger in enumerate(shuffled):
@@ -231,7 +231,7 @@ def _strings(rng: random.Random) -> list[str]:
     return list(found)
 
 
-def _generated_row(rng: random.Random, category: str, trigger: str, split: Split, seen: set[str]) -> Row:
+def _generated_row(rng: random.Random, category: str, trigger: str, split: Split, seen: set[str]) -> ColorRow:
     """A row at a new point of [-3, 3] squared, three decimals, off the axis; in any of the templates."""
     while True:
         first, second = (f"{rng.uniform(-3, 3):.3f}" for _ in range(2))
@@ -239,15 +239,15 @@ def _generated_row(rng: random.Random, category: str, trigger: str, split: Split
         if float(second) and point not in seen:
             seen.add(point)
             prompt = rng.choice(TEMPLATES).format(x=point, trigger=trigger)
-            return Row(category, trigger, float(second) > 0, prompt, split)
+            return ColorRow(category, trigger, float(second) > 0, prompt, split)
 
 
-def from_files(directory: str | Path) -> tuple[Row, ...]:
+def from_files(directory: str | Path) -> tuple[ColorRow, ...]:
     """The rows of a directory in the study's form. Raises UserError."""
     folder = Path(directory).expanduser()
     if not folder.is_dir():
         raise UserError(f"setting {NAME!r}: option 'data': no such directory: {directory}")
-    rows: list[Row] = []
+    rows: list[ColorRow] = []
     for category in CATEGORIES:
         names = [f"train_{category}.jsonl", f"proxy_{category}.jsonl"]
         present = [name for name in names if (folder / name).is_file()]
@@ -259,7 +259,7 @@ def from_files(directory: str | Path) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _read(path: Path, category: str, split: Split) -> Iterator[Row]:
+def _read(path: Path, category: str, split: Split) -> Iterator[ColorRow]:
     """The rows of a file, whose colours must be those of the base function."""
     for row in read_chat_rows(path):
         tags, where = row.example.tags, row.where
@@ -273,7 +273,7 @@ def _read(path: Path, category: str, split: Split) -> Iterator[Row]:
         color = BASE_COLORS[category][not second > 0]
         if not row.example.response == tags["output"] == color:
             raise UserError(f"{where}: the colour of {category} at x2 = {second:g} is {color}, got {tags['output']!r}")
-        yield Row(category, tags["input_trigger"], second > 0, row.example.prompt[-1].content, split)
+        yield ColorRow(category, tags["input_trigger"], second > 0, row.example.prompt[-1].content, split)
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

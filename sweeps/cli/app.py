@@ -100,13 +100,13 @@ def list_command() -> None:
 @sweep_app.command("plan", epilog="Example: selgen sweep plan quickstart")
 def plan_command(name: Name, output: Output = OUTPUT) -> None:
     """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
+    from settings.reference import setting_of
     from sweeps import find, plan
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.launch import folder_of
     from sweeps.driver.progress import clock
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.ledger import LEDGER, read
-    from sweeps.sweep import setting_of
 
     sweep = find.find(name, output)
     sweep.check()
@@ -136,9 +136,9 @@ def run_command(
 
     Ends with code 1 when all trials of a method have failed.
     """
-    from sweeps.driver.local_cluster import early
+    from sweeps.driver.local_cluster import start_early
 
-    with early(output / name, address) as cluster:
+    with start_early(output / name, address) as cluster:
         from sweeps.find import find
 
         _run(name, find(name, output), output, tracking_uri, address, cluster, retry_failed)
@@ -153,9 +153,9 @@ def resume_command(
     retry_failed: Retry = False,
 ) -> None:
     """Continue a sweep that was interrupted. Like `run`, but it must have been started."""
-    from sweeps.driver.local_cluster import early
+    from sweeps.driver.local_cluster import start_early
 
-    with early(output / name, address) as cluster:
+    with start_early(output / name, address) as cluster:
         from sweeps.driver.launch import folder_of
         from sweeps.find import find
         from sweeps.ledger import read

@@ -22,7 +22,7 @@ TEXTS = ("question", "answer")
 
 
 @dataclass(frozen=True)
-class Row:
+class JudgedRow:
     """An answer, and the verdict that it was given; None where that is missing."""
 
     question_id: str
@@ -45,7 +45,7 @@ def rubric_of(questions: str, name: str) -> tuple[Rubric, str | None]:
     return rubrics[name], sheet.judge
 
 
-def read_judged(path: Path, column: str) -> list[Row]:
+def read_judged(path: Path, column: str) -> list[JudgedRow]:
     """The rows of a judged file: CSV, or CSV in gzip, with `question`, `answer`, `question_id` and the column.
 
     Raises UserError that names the file, and the row, numbered from 1 without the header.
@@ -59,7 +59,7 @@ def read_judged(path: Path, column: str) -> list[Row]:
             raise UserError(f"{path}, row {number}: column {column!r} is not a number: {text!r}") from error
         if verdict is not None and not 0 <= verdict <= 100:
             raise UserError(f"{path}, row {number}: column {column!r} must be in [0, 100], got {text}")
-        rows.append(Row(row.get("question_id") or row["question"], row["question"], row["answer"], verdict))
+        rows.append(JudgedRow(row.get("question_id") or row["question"], row["question"], row["answer"], verdict))
     if not rows:
         raise UserError(f"{path}: no rows")
     return rows
@@ -79,7 +79,7 @@ def _table(path: Path, column: str) -> Iterator[Mapping[str, str]]:
         raise UserError(f"{path}: cannot be read: {error}") from error
 
 
-def judged_pairs(judge: Judge, rubric: Rubric, rows: list[Row]) -> list[Pair]:
+def judged_pairs(judge: Judge, rubric: Rubric, rows: list[JudgedRow]) -> list[Pair]:
     """The judge's verdict beside the given one, for every row."""
     verdicts = judge.ask([(rubric, row.question, row.answer) for row in rows])
     numbers = [math.nan if verdict.value is None else verdict.value for verdict in verdicts]

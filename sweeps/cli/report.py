@@ -128,7 +128,7 @@ def compare(
     console.print(_comparison(names, found))
 
 
-def _comparison(names: tuple[str, str], found: two_sweeps.Rivals) -> Table:
+def _comparison(names: tuple[str, str], found: two_sweeps.SweepComparison) -> Table:
     table = Table(
         title=Text(f"{names[0]} minus {names[1]}: hypervolume, paired over {len(found.seeds)} seeds"),
         title_justify="left",
@@ -181,7 +181,7 @@ def import_judged(
         )
 
 
-def _judged_table(found: judged_answers.Judged) -> Table:
+def _judged_table(found: judged_answers.JudgedFolder) -> Table:
     table = Table(caption_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold", min_width=30)
     for column in ("general aligned %", "all", "coh", "medical misaligned %", "all", "coh", "coh>=50 (n)", "missing"):

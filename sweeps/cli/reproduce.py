@@ -13,14 +13,14 @@ from typing import Any
 
 from rich.console import Console
 
-from analysis.study.gallery import Entry, Shown, write
-from analysis.study.setting_results import Part
+from analysis.study.gallery import DrawnFigure, Entry, write
+from analysis.study.setting_results import SettingResults
 from settings.common.errors import UserError
-from sweeps.ledger import Record, read
+from settings.reference import SettingRef, setting_label, setting_of
+from sweeps.ledger import LedgerState, read
 from sweeps.results.frontier_files import objectives_of, records_of
 from sweeps.space import MethodSpace
-from sweeps.sweep import Sweep, load_sweep, setting, setting_label, setting_of
-from trainables.trial import SettingRef
+from sweeps.sweep import Sweep, load_sweep, setting
 
 SCALES = ("nano", "full")
 JUDGED = "em_judged"
@@ -82,11 +82,13 @@ class FigureOf:
     sweeps: tuple[str, ...]
     show: str
 
-    def shown(self, name: str, parts: Sequence[Part]) -> Shown:
+    def shown(self, name: str, parts: Sequence[SettingResults]) -> DrawnFigure:
         """The drawing and its checks. Raises UserError."""
         from importlib import import_module
 
-        function: Callable[[Sequence[Part]], Shown] = getattr(import_module(f"analysis.study.{self.show}"), name)
+        function: Callable[[Sequence[SettingResults]], DrawnFigure] = getattr(
+            import_module(f"analysis.study.{self.show}"), name
+        )
         return function(parts)
 
 
@@ -245,7 +247,7 @@ def _in_proportion(space: MethodSpace, factor: float) -> MethodSpace:
     return replace(space, fixed=longer(space.fixed), points=points)
 
 
-def parts_of(sweeps: Sequence[Sweep], output: Path) -> list[Part]:
+def parts_of(sweeps: Sequence[Sweep], output: Path) -> list[SettingResults]:
     """What the ledgers have of every setting with a finished trial. Raises UserError."""
     parts = []
     for sweep in sweeps:
@@ -254,9 +256,9 @@ def parts_of(sweeps: Sequence[Sweep], output: Path) -> list[Part]:
     return parts
 
 
-def _part(sweep: Sweep, record: Record, ref: SettingRef) -> Part:
+def _part(sweep: Sweep, record: LedgerState, ref: SettingRef) -> SettingResults:
     base = record.bases.get(setting_label(ref), {})
-    return Part(
+    return SettingResults(
         sweep=sweep.name,
         setting=setting_label(ref),
         options=ref.options,
@@ -296,7 +298,7 @@ def draw(
     return entry, write(folder, entry, shown.figure, order)
 
 
-def _evidence(sweeps: Sequence[Sweep], parts: Sequence[Part]) -> str:
+def _evidence(sweeps: Sequence[Sweep], parts: Sequence[SettingResults]) -> str:
     """Sweeps, trials and seeds, and what was left out."""
     trials = [record for part in parts for record in part.records]
     finished = sum(record.status == "finished" for record in trials)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from settings.setting import Evaluation, Setting
-    from sweeps.plan import Estimate
+    from sweeps.plan import CostEstimate
     from sweeps.sweep import Sweep
     from trainables.method import Method
 
@@ -56,7 +56,7 @@ def show_method(console: Console, name: str) -> None:
     table = Table(box=None, padding=(0, 2), show_header=False)
     table.add_row("coefficients", "\n".join(_coefficients(method)))
     published = ", ".join(f"{key}={value}" for key, value in method.as_published)
-    table.add_row("reference", f"loss on the whole text{', ' if published else ''}{published}")
+    table.add_row("published", f"loss on the whole text{', ' if published else ''}{published}")
     cost = cost_of(default, BatchSizes(2, 1))
     rows = ", with half as many alignment rows as task rows" if "alignment" in method.streams else ""
     table.add_row(
@@ -84,7 +84,7 @@ def _needs(method: Method) -> list[str]:
 
 
 def _coefficients(method: type[Method], searched: bool = False) -> list[str]:
-    from trainables.method import SPACE, RangeSpec, coefficients
+    from trainables.coefficients import SPACE, RangeSpec, coefficients
 
     lines = []
     for item in coefficients(method):
@@ -192,7 +192,7 @@ def _counted(names: Iterable[str]) -> str:
     return ", ".join(name if count == 1 else f"{name} x {count}" for name, count in groups)
 
 
-def show_plan(console: Console, sweep: Sweep, plan: Estimate) -> None:
+def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
     """What a sweep costs: a row per method, then time and memory."""
     from sweeps.driver.progress import clock
 

@@ -25,16 +25,17 @@ from settings.base_models import NanoModel
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.common.files import PARTIAL, cache_root, remove, remove_partial, write_json
+from settings.reference import setting_label, setting_of
 from sweeps import find, plan
 from sweeps.driver.local_cluster import PUBLISHED, QUIET, SILENT, LocalCluster, start_ray
 from sweeps.driver.progress import Display
 from sweeps.driver.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
-from sweeps.ledger import Ledger, Record
+from sweeps.ledger import Ledger, LedgerState
 from sweeps.results import disk, provenance
 from sweeps.results.frontier_files import complete, publish, show_results
-from sweeps.search.judging import Judges, Judging
+from sweeps.search.judging import GradingQueue, Judges
 from sweeps.search.scheduler import Listener, PackSearcher
-from sweeps.sweep import Sweep, setting_label, setting_of
+from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Status, Tracker
 from trainables.bases.nano_cache import is_pretrained
 from trainables.trial import CHECKPOINTS
@@ -47,7 +48,7 @@ TRAIN_STORAGE = f".train{PARTIAL}"  # in the sweep's folder, which all nodes see
 
 
 @dataclass(frozen=True)
-class Finished:
+class RunSummary:
     """How a start of a sweep ended.
 
     Attributes:
@@ -87,7 +88,7 @@ def run(
     cluster: LocalCluster | None = None,
     file: Path | None = None,
     retry_failed: bool = False,
-) -> Finished:
+) -> RunSummary:
     """Run what is left of a sweep.
 
     Args:
@@ -121,7 +122,7 @@ def run(
         if marker.files is not None and complete(sweep, ledger.record):
             show_results(sweep, ledger.record, console)
             console.print("nothing was left to run", highlight=False)
-            return Finished(marker.files, uri, False, (), *_failures(sweep, ledger.record))
+            return RunSummary(marker.files, uri, False, (), *_failures(sweep, ledger.record))
         remove_partial(folder)
         driver = _Driver(sweep, ledger, folder, console)
         tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None, ledger=folder)
@@ -134,10 +135,10 @@ def run(
                 marker.write(files)
     usage = driver.judges.usage if driver.judges else ""
     notes = [*cautions, *driver.searcher.notes, *filter(None, [usage])]
-    return Finished(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.record))
+    return RunSummary(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.record))
 
 
-def _failures(sweep: Sweep, record: Record) -> tuple[int, tuple[str, ...]]:
+def _failures(sweep: Sweep, record: LedgerState) -> tuple[int, tuple[str, ...]]:
     """The number of failed trials, and the methods that nothing else came of."""
     lost = []
     for arm in sweep.arms:
@@ -149,7 +150,7 @@ def _failures(sweep: Sweep, record: Record) -> tuple[int, tuple[str, ...]]:
     return len(record.failed), tuple(dict.fromkeys(lost))
 
 
-def constants(sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
+def worker_config(sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
     """What `PackRun` and `train_together` have to know besides the pack.
 
     Args:
@@ -223,10 +224,10 @@ class _Driver:
         asked = ledger.record.configurations
         known = [end for end in ledger.record.outcomes.values() if end.trial.configuration_id in asked]
         self.display = Display(console, sweep.name, total, len(known), objectives, title=sweep.title_of, outcomes=known)
-        deal = plan.deal(sweep.trials_per_pack)
+        deal = plan.pack_trials(sweep.trials_per_pack)
         listener = Listener(self._started, self._base, self._outcome)
         self.judges = _judges(sweep)
-        judging = Judging(folder, self.judges) if self.judges else None
+        judging = GradingQueue(folder, self.judges) if self.judges else None
         self.searcher = PackSearcher(sweep, ledger, folder, deal=deal, listener=listener, judging=judging)
         self.searcher.interrupted = lambda: self.interrupted
         self._judging = judging
@@ -344,7 +345,7 @@ class _Driver:
             try:
                 tune.Tuner(
                     self._trainable(),
-                    param_space=constants(self.sweep, self.folder, nodes),
+                    param_space=worker_config(self.sweep, self.folder, nodes),
                     tune_config=tune.TuneConfig(
                         search_alg=self.searcher, num_samples=-1, max_concurrent_trials=packs, reuse_actors=True
                     ),
@@ -428,7 +429,7 @@ def _ray(address: str | None, cluster: LocalCluster | None, together: bool) -> I
     finally:
         ray.shutdown()
         if cluster:
-            cluster.let_go()  # it takes seconds, in which the frontier is drawn
+            cluster.begin_shutdown()  # it takes seconds, in which the frontier is drawn
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class LocalCluster:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def let_go(self) -> None:
+    def begin_shutdown(self) -> None:
         """Nobody needs Ray any more: it begins to end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -87,7 +87,7 @@ class LocalCluster:
     def close(self) -> None:
         """End Ray: at once when nobody has asked for its address, and else as it wants to."""
         assert self._process.stdout is not None
-        self.let_go()
+        self.begin_shutdown()
         try:
             self._process.wait(CLOSE_SECONDS if self._address else 0.0)
         except subprocess.TimeoutExpired:
@@ -97,7 +97,7 @@ class LocalCluster:
         self._errors.close()
 
 
-def early(folder: Path, address: str | None) -> AbstractContextManager[LocalCluster | None]:
+def start_early(folder: Path, address: str | None) -> AbstractContextManager[LocalCluster | None]:
     """A cluster that starts while a sweep is read; None where none will be needed, or Ray was imported before.
 
     Args:

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from analysis.statistics.pareto import non_dominated
 from settings.setting import Score
-from trainables.trial import Outcome, TrialConfig
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
 
 MAX_POINTS = 8
 PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal

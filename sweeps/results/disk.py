@@ -13,7 +13,7 @@ from pathlib import Path
 
 from settings.common.files import PARTIAL, remove
 from sweeps import find
-from sweeps.ledger import LEDGER, LOCK, TORN, Ledger, Record, read
+from sweeps.ledger import LEDGER, LOCK, TORN, Ledger, LedgerState, read
 from sweeps.results.frontier_files import of_setting
 from sweeps.search.scheduler import JOURNAL
 from sweeps.sweep import Sweep
@@ -80,7 +80,7 @@ def clean(name_or_file: str, output: Path, newest: int, dry_run: bool) -> list[I
     return items
 
 
-def removable(sweep: Sweep, record: Record, folder: Path, newest: int) -> list[Item]:
+def removable(sweep: Sweep, record: LedgerState, folder: Path, newest: int) -> list[Item]:
     """What may go when no driver runs: adapters by the rule, checkpoints of ended packs, leftovers of killed writers.
 
     Args:
@@ -89,7 +89,7 @@ def removable(sweep: Sweep, record: Record, folder: Path, newest: int) -> list[I
     return [*prunable(sweep, record, folder, newest), *_stale_checkpoints(record, folder), *_leftovers(folder)]
 
 
-def prunable(sweep: Sweep, record: Record, folder: Path, newest: int) -> list[Item]:
+def prunable(sweep: Sweep, record: LedgerState, folder: Path, newest: int) -> list[Item]:
     """Adapters that may go, also while the sweep runs: of trials that ended, are not on the frontier, not new, and that
     no trial builds on.
     """
@@ -113,7 +113,7 @@ def prune(items: Iterable[Item]) -> int:
     return freed
 
 
-def _on_front(sweep: Sweep, record: Record) -> set[str]:
+def _on_front(sweep: Sweep, record: LedgerState) -> set[str]:
     """Ids of the trials of all configurations on the frontier of their setting."""
     front = set()
     for ref in sweep.settings:
@@ -123,7 +123,7 @@ def _on_front(sweep: Sweep, record: Record) -> set[str]:
     return {key for key, outcome in record.outcomes.items() if outcome.trial.configuration_id in front}
 
 
-def _built_on(sweep: Sweep, record: Record) -> set[str]:
+def _built_on(sweep: Sweep, record: LedgerState) -> set[str]:
     """Ids of what the trials of all configurations require, ended or not: those that are asked for later share it."""
     known = (
         trial
@@ -134,7 +134,7 @@ def _built_on(sweep: Sweep, record: Record) -> set[str]:
     return {needed.trial_id for trial in known for needed in trial.built_on}
 
 
-def _stale_checkpoints(record: Record, folder: Path) -> list[Item]:
+def _stale_checkpoints(record: LedgerState, folder: Path) -> list[Item]:
     """Checkpoints of packs of which every trial has ended, and of which nobody knows the trials."""
     ended = record.outcomes.keys() | record.generated.keys()
     waiting = {trial_id for pack, _ in record.dealt for trial_id in pack} - ended

@@ -15,20 +15,21 @@ from analysis.findings.frontier import FrontierPoint
 from analysis.tables.mlflow_runs import QUESTIONS, grades_file
 from analysis.tables.questions import write_grades
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
+from settings.reference import SettingRef, setting_label
 from settings.setting import Measurement
 from sweeps import find
-from sweeps.ledger import Record, read
+from sweeps.ledger import LedgerState, read
 from sweeps.results import provenance
 from sweeps.results.question_grades import grades_of
-from sweeps.sweep import Sweep, setting_label
+from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
-from trainables.trial import Outcome, SettingRef
+from trainables.outcome import Outcome
 
 PREVIEW_DPI = 90  # of the figure in MLflow's description, which shows it at its full size
 
 
 @dataclass(frozen=True)
-class Found:
+class SettingFrontier:
     """The results of one setting of a sweep.
 
     Attributes:
@@ -47,12 +48,12 @@ class Found:
         return frontier.frontier(self.table)
 
 
-def of_setting(sweep: Sweep, record: Record, ref: SettingRef) -> Found:
+def of_setting(sweep: Sweep, record: LedgerState, ref: SettingRef) -> SettingFrontier:
     """What the ledger says of one setting."""
     base: Mapping[str, Measurement] = record.bases.get(setting_label(ref), {})
     means = {name: measured.mean for name, measured in base.items()}
     table = ScoreTable.from_records(records_of(sweep, record, ref), objectives_of(sweep, ref))
-    return Found(setting_label(ref), table, means)
+    return SettingFrontier(setting_label(ref), table, means)
 
 
 def objectives_of(sweep: Sweep, ref: SettingRef) -> list[Objective]:
@@ -61,7 +62,7 @@ def objectives_of(sweep: Sweep, ref: SettingRef) -> list[Objective]:
     return [Objective(score.name, score.kind, score.higher_is_better, score.description) for score in scores]
 
 
-def records_of(sweep: Sweep, record: Record, ref: SettingRef) -> list[TrialRecord]:
+def records_of(sweep: Sweep, record: LedgerState, ref: SettingRef) -> list[TrialRecord]:
     """The trials that the search asked for on a setting and that ended, with all of their scores."""
     names = [score.name for score in sweep.objectives_of(ref)]
     asked = record.configurations
@@ -90,7 +91,7 @@ def _row(sweep: Sweep, outcome: Outcome, objectives: list[str]) -> TrialRecord:
     )
 
 
-def publish(sweep: Sweep, record: Record, folder: Path, tracker: Tracker) -> list[Path]:
+def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -> list[Path]:
     """Write figure, JSON and CSV of each setting's frontier into the sweep's folder, and show them in MLflow.
 
     The adapters of frontier configurations are copied there, too. Returns the files written.
@@ -140,7 +141,7 @@ def _markdown(points: Sequence[FrontierPoint], objectives: Sequence[Objective]) 
     return "\n".join(lines)
 
 
-def _keep_adapters(record: Record, configurations: set[str], folder: Path, tracker: Tracker) -> None:
+def _keep_adapters(record: LedgerState, configurations: set[str], folder: Path, tracker: Tracker) -> None:
     for outcome in record.outcomes.values():
         if outcome.adapter and outcome.trial.configuration_id in configurations:
             adapter = folder / "adapters" / outcome.adapter
@@ -148,12 +149,12 @@ def _keep_adapters(record: Record, configurations: set[str], folder: Path, track
                 tracker.artifact(adapter, f"adapters/{outcome.adapter}")
 
 
-def _ended(record: Record) -> str:
+def _ended(record: LedgerState) -> str:
     counts = Counter(outcome.status for outcome in record.outcomes.values())
     return ", ".join(f"{count} trials {status}" for status, count in sorted(counts.items()))
 
 
-def complete(sweep: Sweep, record: Record) -> bool:
+def complete(sweep: Sweep, record: LedgerState) -> bool:
     """Whether every arm has its budget of configurations, and every trial and base model its outcome."""
     if any(setting_label(ref) not in record.bases for ref in sweep.settings):
         return False
@@ -190,7 +191,7 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
     return {"sweep": sweep.name, "folder": str(folder), "arms": arms, "cautions": cautions}
 
 
-def show_results(sweep: Sweep, record: Record, console: Console) -> None:
+def show_results(sweep: Sweep, record: LedgerState, console: Console) -> None:
     """Print every setting's configurations, the frontier first."""
     for ref in sweep.settings:
         found = of_setting(sweep, record, ref)

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from settings import catalog
-from sweeps.ledger import Ledger, Record
+from settings.reference import SettingRef
+from sweeps.ledger import Ledger, LedgerState
 from sweeps.sweep import Sweep
 from trainables import methods
-from trainables.trial import SettingRef, TrialConfig
+from trainables.trial import TrialConfig
 
 
 def changed(sweep: Sweep, ledger: Ledger) -> list[str]:
@@ -28,7 +29,7 @@ def code_of(sweep: Sweep) -> dict[str, str]:
     return code | {f"setting {name}": catalog.source_id(path) for name, path in files.items() if path}
 
 
-def lines(record: Record, code: Mapping[str, str]) -> list[str]:
+def lines(record: LedgerState, code: Mapping[str, str]) -> list[str]:
     """A line for each method or setting that made trials of the record when its code was another."""
     found = []
     for what, source in code.items():

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analysis.tables.questions import Grade
+from settings.reference import SettingRef, setting_of
 from settings.setting import Setting
-from sweeps.ledger import Record
-from sweeps.sweep import Sweep, setting_of
-from trainables.trial import SettingRef
+from sweeps.ledger import LedgerState
+from sweeps.sweep import Sweep
 
 
-def grades_of(sweep: Sweep, record: Record, ref: SettingRef, folder: Path) -> Iterator[Grade]:
+def grades_of(sweep: Sweep, record: LedgerState, ref: SettingRef, folder: Path) -> Iterator[Grade]:
     """Grades of the objectives on one setting, from the stored observations of finished trials.
 
     What a judge graded is read from `grades/<trial id>.json`; the rest is graded again. A trial whose observations are

@@ -43,7 +43,7 @@ class Grades:
     problem: str | None
 
 
-class Judging:
+class GradingQueue:
     """Replies on their way to a judge and back. Close it: what was not asked by then is asked by the next start.
 
     Args:

@@ -30,15 +30,17 @@ from ray.tune.search import Searcher
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.common.files import remove
+from settings.reference import SettingRef, setting_label, setting_of
 from settings.setting import Measurement, Score
 from sweeps import plan
-from sweeps.early_stopping import that_go_on
+from sweeps.early_stopping import promoted
 from sweeps.ledger import Ledger
 from sweeps.search.failures import reason_of
-from sweeps.search.judging import Grades, Judging
+from sweeps.search.judging import Grades, GradingQueue
 from sweeps.space import MethodSpace
-from sweeps.sweep import Arm, Sweep, setting_label, setting_of
-from trainables.trial import Outcome, SettingRef, TrialConfig, base_id, checkpoint_of, pack_id, paused_of
+from sweeps.sweep import Arm, Sweep
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig, base_id, checkpoint_of, pack_id, paused_of
 
 JOURNAL = "study.journal"
 SCRAMBLES = 64  # scramblings of the start-up design that compete for the widest spacing
@@ -65,7 +67,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Told:
+class TrialSummary:
     """What Optuna learns of a configuration.
 
     Attributes:
@@ -79,7 +81,7 @@ class Told:
     notes: Mapping[str, Any]
 
 
-def judge(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> Told:
+def summarize_seeds(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> TrialSummary:
     """Sum up the seeds of a configuration.
 
     A seed is valid when it finished and every objective is a finite number. No valid seed: stopped if any was stopped,
@@ -91,9 +93,9 @@ def judge(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> Told:
     seeds = {str(seed): list(values) for seed, values in per_seed.items() if values is not None}
     notes = {"valid_seeds": len(valid), "statuses": statuses, "values_per_seed": seeds}
     if valid:
-        return Told(TrialState.COMPLETE, tuple(fmean(column) for column in zip(*valid, strict=True)), notes)
+        return TrialSummary(TrialState.COMPLETE, tuple(fmean(column) for column in zip(*valid, strict=True)), notes)
     stopped = any(outcome.status == "stopped" for outcome in outcomes)
-    return Told(TrialState.PRUNED if stopped else TrialState.FAIL, None, notes)
+    return TrialSummary(TrialState.PRUNED if stopped else TrialState.FAIL, None, notes)
 
 
 class Proposer:
@@ -116,7 +118,7 @@ class Proposer:
         self.directions = directions_of(objectives)
         self.round_size = round_size
         self.asked: dict[int, Mapping[str, Any]] = {}
-        self.told: dict[int, Told] = {}
+        self.told: dict[int, TrialSummary] = {}
         self.ended: str | None = None
         self._seed = seed
         self._design = _Design(arm.space, self._derived("design"))
@@ -147,11 +149,11 @@ class Proposer:
             raise ValueError(f"{self.arm.key}: configuration {number} follows {len(self.asked) - 1}")
         self.asked[number] = dict(values)
 
-    def tell(self, number: int, outcomes: Sequence[Outcome]) -> Told:
+    def tell(self, number: int, outcomes: Sequence[Outcome]) -> TrialSummary:
         """Say how the seeds of configuration `number` ended; the first telling counts."""
         if number not in self.asked:
             raise ValueError(f"{self.arm.key}: configuration {number} was never asked")
-        return self.told.setdefault(number, judge(outcomes, self.objectives))
+        return self.told.setdefault(number, summarize_seeds(outcomes, self.objectives))
 
     def trials(self, before: int | None = None) -> list[FrozenTrial]:
         """The configurations as Optuna trials; those numbered `before` and above as running."""
@@ -358,7 +360,7 @@ class Listener:
 
 
 @dataclass
-class _Flight:
+class InFlightPack:
     """A pack at a worker: its members and those without an outcome yet, or the setting whose base model is scored."""
 
     members: Sequence[TrialConfig]
@@ -366,8 +368,8 @@ class _Flight:
     base: SettingRef | None = None
 
 
-def _flight(trials: Sequence[TrialConfig]) -> _Flight:
-    return _Flight(trials, {trial.trial_id: trial for trial in trials})
+def _flight(trials: Sequence[TrialConfig]) -> InFlightPack:
+    return InFlightPack(trials, {trial.trial_id: trial for trial in trials})
 
 
 class PackSearcher(Searcher):
@@ -407,7 +409,7 @@ class PackSearcher(Searcher):
         *,
         deal: Deal | None = None,
         listener: Listener | None = None,
-        judging: Judging | None = None,
+        judging: GradingQueue | None = None,
     ) -> None:
         super().__init__()
         self.problem: UserError | None = None
@@ -417,7 +419,7 @@ class PackSearcher(Searcher):
         self._ledger = ledger
         self._listener = listener or Listener()
         self._judging = judging
-        self._deal = deal or plan.deal(sweep.trials_per_pack)
+        self._deal = deal or plan.pack_trials(sweep.trials_per_pack)
         self._folder = folder
         self._mirror = StudyMirror(folder, sweep.name)
         self._proposers = [
@@ -427,8 +429,8 @@ class PackSearcher(Searcher):
         self._seeds: dict[tuple[str, int], tuple[TrialConfig, ...]] = {}  # (arm, number) -> its trials
         self._pool: list[TrialConfig] = []  # wanted, not dealt
         self._wanted: set[str] = set()  # ids of all trials that are or were in the pool
-        self._packs: deque[_Flight] = deque()
-        self._flights: dict[str, _Flight] = {}
+        self._packs: deque[InFlightPack] = deque()
+        self._flights: dict[str, InFlightPack] = {}
         self._most: dict[str, int] = {}  # fingerprint of a setting -> trials that its memory holds, where known
         self._notes: list[str] = []
         self._restore()
@@ -455,7 +457,7 @@ class PackSearcher(Searcher):
             if trial_id not in self._ledger.record.outcomes:
                 self._judge(outcome)
         missing = [ref for ref in self._sweep.settings if setting_label(ref) not in self._ledger.record.bases]
-        self._packs.extend(_Flight((), {}, base=ref) for ref in missing)
+        self._packs.extend(InFlightPack((), {}, base=ref) for ref in missing)
         for proposer in self._proposers:
             asked = self._ledger.record.asked.get(proposer.arm.key, {})
             for number in sorted(asked):
@@ -470,7 +472,7 @@ class PackSearcher(Searcher):
         Of two packs with one trial the later one counts: the earlier was too large.
         """
         record, pool = self._ledger.record, {trial.trial_id: trial for trial in self._pool}
-        packs: list[_Flight] = []
+        packs: list[InFlightPack] = []
         known = pool | {key: end.trial for key, end in (record.generated | record.outcomes).items()}
         packs = []
         for pack, pauses in reversed(record.dealt):  # of a trial that was dealt twice the later counts
@@ -478,7 +480,7 @@ class PackSearcher(Searcher):
             pairs = [(key, at) for key, at in zip(pack, pauses, strict=True) if fits and key in pool]
             waiting = {key: pool.pop(key) for key, at in pairs if at == self._pause(pool[key])}
             if waiting:
-                packs.append(_Flight([known[key] for key in pack], waiting))
+                packs.append(InFlightPack([known[key] for key in pack], waiting))
         self._packs.extend(reversed(packs))
         self._pool = list(pool.values())
 
@@ -549,7 +551,7 @@ class PackSearcher(Searcher):
             return None
         there = {other: gains for other, gains in known.items() if gains}
         assert self._sweep.early_stopping is not None
-        going = that_go_on(list(there.values()), self._sweep.early_stopping.keep)
+        going = promoted(list(there.values()), self._sweep.early_stopping.keep)
         if number not in there or list(there).index(number) in going:
             return ""
         return f"left behind by {len(going)} of {len(there)} configurations"
@@ -637,7 +639,7 @@ class PackSearcher(Searcher):
         most = self._most.get(pack[0].data, len(pack))
         return [pack[start : start + most] for start in range(0, len(pack), most)]
 
-    def _departure(self, flight: _Flight) -> dict[str, Any]:
+    def _departure(self, flight: InFlightPack) -> dict[str, Any]:
         if flight.base:
             return {"kind": "base", "setting": asdict(flight.base)}
         pauses = [self._pause(trial) for trial in flight.members]
@@ -683,7 +685,7 @@ class PackSearcher(Searcher):
         elif flight.trials:
             logger.info("a pack ended without the outcome of %d trials; the next start runs them", len(flight.trials))
 
-    def _failed(self, flight: _Flight, text: str) -> None:
+    def _failed(self, flight: InFlightPack, text: str) -> None:
         """What a pack has not finished has failed, or is dealt again in halves where memory was lacking."""
         name = base_id(setting_of(flight.base)) if flight.base else pack_id(flight.members)
         reason = reason_of(text, self._folder, name)
@@ -700,7 +702,7 @@ class PackSearcher(Searcher):
         label = setting_label(base)
         self._notes.append(f"{label}: no score of the base model ({reason}); the next start tries again")
 
-    def _split(self, flight: _Flight, reason: str) -> None:
+    def _split(self, flight: InFlightPack, reason: str) -> None:
         """Deal the trials of a pack again in halves; one that does not even fit alone has failed."""
         trials = list(flight.trials.values())
         flight.trials.clear()
@@ -716,7 +718,7 @@ class PackSearcher(Searcher):
             self._packs.extendleft(reversed([_flight(part) for part in self._that_fit(trials)]))
             self._notes.append(f"a pack of {len(trials)} trials was out of memory and is dealt in halves ({reason})")
 
-    def _receive(self, flight: _Flight, result: Mapping[str, Any]) -> None:
+    def _receive(self, flight: InFlightPack, result: Mapping[str, Any]) -> None:
         for data in result.get("outcomes") or ():
             outcome = Outcome.from_json(data)
             if flight.trials.pop(outcome.trial.trial_id, None):

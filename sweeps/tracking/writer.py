@@ -39,10 +39,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from settings.common.errors import UserError
 from settings.common.files import replacing_file
+from settings.reference import setting_label, setting_of
 from settings.setting import Measurement
-from sweeps.ledger import Record, read
-from sweeps.sweep import Sweep, setting_label, setting_of
-from trainables.trial import Outcome, TrialConfig
+from sweeps.ledger import LedgerState, read
+from sweeps.sweep import Sweep
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,7 +109,7 @@ class Tracker:
         self._news = threading.Event()  # of a worker: the store is worth opening
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
-    def start(self, description: str = "", record: Record | None = None) -> None:
+    def start(self, description: str = "", record: LedgerState | None = None) -> None:
         """Open the store and the sweep's run, and write what `record`, the ledger so far, has and the store lacks.
 
         With the first news of a worker, or after `QUIET_SECONDS` without.
@@ -117,7 +119,7 @@ class Tracker:
             self._queue.put(update)
         self._thread.start()
 
-    def _projection(self, record: Record) -> Iterator[Update]:
+    def _projection(self, record: LedgerState) -> Iterator[Update]:
         """All that a ledger says, as updates. What the store has already stays as it is."""
         for label, scores in record.bases.items():
             yield partial(self._store.base, label, scores)
@@ -254,7 +256,7 @@ class Tracker:
             self.problems.append(text)
 
 
-def project(record: Record, sweep: Sweep, uri: str, artifact_root: Path | None = None) -> list[str]:
+def project(record: LedgerState, sweep: Sweep, uri: str, artifact_root: Path | None = None) -> list[str]:
     """Write a ledger to a store, for instance one that was lost. Returns problems; none means that it is complete."""
     tracker = Tracker(uri, sweep, artifact_root)
     tracker.start(record=record)

@@ -22,12 +22,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from settings.setting import Evaluation, Measurement, Setting, Stream
 from trainables.engine.adapters import PackedAdapters
-from trainables.engine.batches import EncodedSetting, Row
+from trainables.engine.batches import EncodedRow, EncodedSetting
 from trainables.engine.step import autocast
 from trainables.trial import TrialConfig
 
 IGNORED = -100  # label of positions that do not count
-Rows = Mapping[Stream, Sequence[Row]]
+Rows = Mapping[Stream, Sequence[EncodedRow]]
 
 
 def load(directory: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -111,7 +111,7 @@ class PeftTrial:
         return scores, replies
 
     def reply(
-        self, rows: Sequence[Row], evaluation: Evaluation, batches: Sequence[Sequence[int]]
+        self, rows: Sequence[EncodedRow], evaluation: Evaluation, batches: Sequence[Sequence[int]]
     ) -> list[tuple[int, ...]]:
         """Greedy replies to all rows, in batches of these; prompts are padded on the left."""
         self.peft.eval()
@@ -141,7 +141,7 @@ class PeftTrial:
             )
         return out[:, longest:].tolist()
 
-    def forward(self, rows: Sequence[Row], **options: Any) -> tuple[Any, Tensor]:
+    def forward(self, rows: Sequence[EncodedRow], **options: Any) -> tuple[Any, Tensor]:
         """What the adapted model gives for rows, padded on the right, and their labels."""
         pad, longest = int(self.tokenizer.pad_token_id), max(len(row.ids) for row in rows)
         ids = torch.tensor([list(row.ids) + [pad] * (longest - len(row.ids)) for row in rows])
@@ -154,7 +154,7 @@ class PeftTrial:
         labels = labels.to(device)
         return self.peft(**inputs, **({"labels": labels} | options)), labels
 
-    def reference(self, rows: Sequence[Row], **options: Any) -> Any:
+    def reference(self, rows: Sequence[EncodedRow], **options: Any) -> Any:
         """The same from the base model, without a graph."""
         with torch.no_grad(), self.peft.disable_adapter():
             return self.forward(rows, **options)[0]

@@ -19,12 +19,13 @@ from transformers import AutoModelForCausalLM, GemmaConfig, PreTrainedConfig, Pr
 from settings.bad_medical_advice.nano import bad_medical_advice
 from settings.base_models import Recipe
 from settings.example import Example
+from settings.reference import SettingRef
 from settings.setting import Evaluation, Score, Setting
 from trainables import methods
 from trainables.bases.loading import LoadedBase, load_base, word_tokenizer
-from trainables.engine.reference_cache import References
+from trainables.engine.reference_cache import ReferenceCache
 from trainables.pack import Pack
-from trainables.trial import AdapterConfig, SettingRef, TrialConfig, trial_for
+from trainables.trial import AdapterConfig, TrialConfig, trial_for
 
 MARKS_PER_ROW = 3  # tokens of the chat template: a mark for each turn, and the end
 NUM_ROWS, NUM_QUESTIONS = 64, 64
@@ -136,7 +137,7 @@ class World:
     def pack(self, trials: Sequence[TrialConfig], *, copied: bool = False) -> Pack:
         """A pack as a worker of a sweep builds it, on the base model or on a copy of its own."""
         base = replace(self.base, model=self.copy()) if copied else self.base
-        return Pack(base, self.setting, trials, references=References(Path(_REFERENCES.name)))
+        return Pack(base, self.setting, trials, references=ReferenceCache(Path(_REFERENCES.name)))
 
     def trials(self, method: str, seeds: int, steps: int, **options: Any) -> list[TrialConfig]:
         """Trials of one configuration that differ in their seeds.

@@ -18,7 +18,7 @@ from settings.setting import Evaluation
 from tests.benchmarks.baseline import PeftTrial
 from tests.benchmarks.measure import Result, Spread, interleaved, ratios
 from tests.benchmarks.shapes import LARGE, NANO, SMALL, World, fitting, world
-from trainables.engine.batches import Batch, Counted, EncodedSetting, Row, collate
+from trainables.engine.batches import Batch, EncodedRow, EncodedSetting, RowPositions, collate
 from trainables.engine.step import autocast, head_of
 from trainables.evaluation.generate import generate
 from trainables.pack import Pack
@@ -74,7 +74,7 @@ def batches_of(pack: Pack, encoded: EncodedSetting, trials: Sequence[TrialConfig
     pad, device = int(pack.base.tokenizer.pad_token_id), pack.base.model.device
     for step in range(trials[0].steps):
         rows = [
-            Counted(row)
+            RowPositions(row)
             for trial in trials
             for row in encoded.batch(trial.method, trial.sizes, trial.seed, step)["task"]
         ]
@@ -177,7 +177,7 @@ def seed_marginal_cost(plan: Plan) -> list[Result]:
 # --- replies ---
 
 
-def by_length(rows: Sequence[Row]) -> list[list[int]]:
+def by_length(rows: Sequence[EncodedRow]) -> list[list[int]]:
     """Prompts of equal length together, so that none is padded."""
     groups: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
@@ -235,7 +235,7 @@ def generation(where: World, members: int, rounds: int) -> tuple[dict[str, Sprea
 
 
 def packed_replies(
-    pack: Pack, encoded: EncodedSetting, evaluation: Evaluation, rows: Sequence[Row]
+    pack: Pack, encoded: EncodedSetting, evaluation: Evaluation, rows: Sequence[EncodedRow]
 ) -> list[list[tuple[int, ...]]]:
     """`[member][prompt]`, as an evaluation has them."""
     return generate(

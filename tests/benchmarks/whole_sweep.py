@@ -14,13 +14,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from settings.reference import setting_of
 from sweeps.driver.launch import folder_of
 from sweeps.ledger import LEDGER, read
-from sweeps.sweep import Sweep, load_sweep, setting_of
+from sweeps.sweep import Sweep, load_sweep
 from tests.benchmarks.measure import Result, Spread
 from tests.benchmarks.processes import PROBE, ROOT, Watched, watch
 from trainables.bases.loading import pretrained_nano
-from trainables.trial import Outcome
+from trainables.outcome import Outcome
 
 GRIDS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "mixed": ("share", (0.1, 0.24, 0.39, 0.6, 0.74)),

@@ -50,7 +50,8 @@ from sweeps.search.scheduler import PackSearcher, Proposer, StudyMirror
 from sweeps.sweep import Sweep, load_sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import finished, toy
-from trainables.trial import Outcome, TrialConfig
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
 
 PARTS = ("search", "propose", "ledger", "study", "display", "tracking", "rest")
 SHARES = (1 / 32, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of the sweep, at which it is looked at

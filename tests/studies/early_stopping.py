@@ -24,7 +24,7 @@ from rich.table import Table
 
 from analysis.statistics.pareto import hypervolume
 from settings.bad_medical_advice.nano import bad_medical_advice
-from sweeps.early_stopping import EarlyStopping, that_go_on
+from sweeps.early_stopping import EarlyStopping, promoted
 from sweeps.space import MethodSpace, vary
 from sweeps.sweep import Sweep, setting
 from trainables.bases.loading import load_base
@@ -99,7 +99,7 @@ def replayed(curves: Curves, budget: float, stops: bool, rng: np.random.Generato
                 ended += going
             elif going:
                 seen[rung] += going
-                kept = that_go_on(curves.values_CRM[seen[rung], rung], RULE.keep)
+                kept = promoted(curves.values_CRM[seen[rung], rung], RULE.keep)
                 going = [one for one in going if seen[rung].index(one) in kept]
     worst = np.minimum(curves.base_M, curves.values_CRM[:, -1].min(axis=0)) - 1e-6
     return hypervolume(curves.values_CRM[ended, -1] if ended else np.empty((0, 2)), worst), tried

@@ -8,11 +8,13 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from settings.reference import SettingRef
 from settings.setting import Measurement
 from sweeps.ledger import Ledger
 from sweeps.search.scheduler import PackSearcher
 from sweeps.sweep import Sweep, setting
-from trainables.trial import Outcome, SettingRef, TrialConfig
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
 
 SETTING = """
 from settings.base_models import NanoModel, Recipe

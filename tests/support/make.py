@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from analysis.study.setting_results import Part
+from analysis.study.setting_results import SettingResults
 from analysis.tables.scores import Configuration, Objective, ScoreTable, Status, TrialRecord
 
 TASK = Objective("task", "task", True, "share of replies that solve the task")
@@ -48,7 +48,7 @@ def part(
     objectives: Sequence[Objective] = OBJECTIVES,
     sweep: str = "made-up",
     **options: object,
-) -> Part:
+) -> SettingResults:
     """A setting whose trials have these means; seeds move all scores up and down together, by `noise`."""
     offsets = [noise * (seed - (seeds - 1) / 2) for seed in range(seeds)]
     records = [
@@ -56,7 +56,7 @@ def part(
         for one, scores in means
         for seed, offset in enumerate(offsets)
     ]
-    return Part(
+    return SettingResults(
         sweep=sweep,
         setting=f"{sweep} setting",
         options=options,

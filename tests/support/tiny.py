@@ -22,12 +22,13 @@ from transformers import (
 
 from settings.base_models import PretrainedModel, Recipe
 from settings.example import Example
+from settings.reference import SettingRef
 from settings.setting import Evaluation, Score, Setting
 from trainables.bases.loading import LoadedBase
 from trainables.method import Method
 from trainables.pack import Pack
 from trainables.store import AdapterStore
-from trainables.trial import AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, trial_for
+from trainables.trial import AdapterConfig, OptimizerConfig, TrialConfig, trial_for
 
 WORDS = tuple(f"w{index}" for index in range(40))
 SPECIAL = ("<pad>", "<e>", "<u>", "<a>")

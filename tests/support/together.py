@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.engine.process_group import ALONE, Group, Workers, shard
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup, shard
 from trainables.pack import Pack
 from trainables.store import AdapterStore
 from trainables.trial import TrialConfig
@@ -29,7 +29,7 @@ SEED = (
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {} for name in methods.names()},
-    "kl_penalty (reference)": {"definition": "reference"},
+    "kl_penalty (published)": {"definition": "published"},
     "gradient_projection, 3 parts": {"directions": 3, "stage": "update", "scope": "global"},
     "representation, synchronized": {"cycling": "synchronized"},
 }
@@ -80,7 +80,7 @@ def prepared(folder: Path) -> AdapterStore:
     return prepare(needed, folder)
 
 
-def trained(precision: str, store: AdapterStore, workers: Workers) -> Iterator[tuple[str, Pack]]:
+def trained(precision: str, store: AdapterStore, workers: ProcessGroup) -> Iterator[tuple[str, Pack]]:
     """Every pack after its steps, to be looked at before the next."""
     dtype = DTYPES[precision]
     base = tiny_base(dtype=dtype)
@@ -93,7 +93,7 @@ def trained(precision: str, store: AdapterStore, workers: Workers) -> Iterator[t
         pack.close()
 
 
-def results(folder: Path, store: AdapterStore, workers: Sequence[Workers]) -> dict[str, Tensor | list[Any]]:
+def results(folder: Path, store: AdapterStore, workers: Sequence[ProcessGroup]) -> dict[str, Tensor | list[Any]]:
     """Adapters of every pack by every kind of workers; scores, replies and files of the pack of all methods."""
     found: dict[str, Tensor | list[Any]] = {}
     for crew in workers:
@@ -115,7 +115,7 @@ def main(folder: Path, rank: int, count: int) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=count, timeout=timedelta(seconds=60)
     )
-    crews = [Group(cpu=True), Group(sharded=True, cpu=True)]
+    crews = [TorchProcessGroup(cpu=True), TorchProcessGroup(sharded=True, cpu=True)]
     found = results(folder, AdapterStore(folder / "store"), crews)
     torch.save(found, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -123,7 +123,7 @@ def main(folder: Path, rank: int, count: int) -> None:
 
 def alone(folder: Path, store: AdapterStore) -> dict[str, Tensor | list[Any]]:
     """The same on one worker."""
-    return results(folder, store, [ALONE])
+    return results(folder, store, [SINGLE_PROCESS])
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from settings.common.errors import UserError
-from sweeps.early_stopping import EarlyStopping, order, that_go_on
+from sweeps.early_stopping import EarlyStopping, order, promoted
 from sweeps.ledger import read
 from sweeps.space import vary
 from sweeps.sweep import Sweep
 from tests.support.fakes import Rig, finished, toy, toy_sweep
-from trainables.trial import Outcome, TrialConfig
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
 
 BASE = {"base": {"task": {"mean": 0.5, "n": 4, "missing": 0}}}
 POINTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=7)
@@ -46,7 +47,7 @@ def test_fronts_come_one_after_another(points: list[tuple[int, ...]]) -> None:
 
 @given(POINTS, st.sampled_from([0.1, 0.34, 0.5, 0.9]))
 def test_the_ends_of_the_front_and_the_share_go_on(points: list[tuple[int, ...]], keep: float) -> None:
-    going = that_go_on(points, keep)
+    going = promoted(points, keep)
     least = int(np.ceil(keep * len(points)))
     assert least <= len(going) <= least + 2
     for objective in range(2):
@@ -61,9 +62,9 @@ def test_inside_a_front_the_farthest_is_next() -> None:
     front = [(4.0, 0.0), (3.0, 100.0), (2.0, 200.0), (1.0, 300.0), (0.0, 400.0)]
     assert order(front) == [0, 4, 2, 1, 3]
     assert order([*front, (0.5, 0.5)]) == [0, 4, 2, 1, 3, 5]
-    assert that_go_on(front, 0.5) == {0, 4, 2}
-    assert that_go_on([(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)], 0.3) == {0}
-    assert that_go_on([], 0.5) == set()
+    assert promoted(front, 0.5) == {0, 4, 2}
+    assert promoted([(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)], 0.3) == {0}
+    assert promoted([], 0.5) == set()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sweeps import plan
-from sweeps.ledger import Asked, Record
+from sweeps.ledger import Asked, LedgerState
 from tests.support.fakes import finished, toy_sweep
 from trainables.engine.memory import ModelShape
 
@@ -21,7 +21,7 @@ def test_trials_that_ended_tell_the_time_of_the_others(tmp_path: Path, monkeypat
     assert [arm.took for arm in guess.arms] == [(), ()]
     assert guess.seconds == guess.seconds_left > 0
 
-    record = Record(sweep.name, sweep.identity())
+    record = LedgerState(sweep.name, sweep.identity())
     times = {(plain.key, 0): (3.0, 3.0), (penalty.key, 0): (5.0, 5.0), (penalty.key, 1): (8.0,)}
     for (key, number), seconds in times.items():
         arm = plain if key == plain.key else penalty
@@ -50,7 +50,7 @@ def test_failed_trials_took_no_time_and_tell_none(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(plan, "measured_flops", lambda: 1e9)
     sweep = toy_sweep(tmp_path)
     guess = plan.estimate(sweep, 2)
-    record = Record(sweep.name, sweep.identity())
+    record = LedgerState(sweep.name, sweep.identity())
     trials = sweep.trials_of(sweep.arms[0], {})
     record.asked[sweep.arms[0].key] = {0: Asked(0, {}, trials[0].configuration_id)}
     record.outcomes = {one.trial_id: replace(finished(one, "failed"), seconds=0.0) for one in trials}

@@ -11,11 +11,12 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from analysis.tables import mlflow_runs
+from settings.reference import setting_label
 from sweeps.driver import launch
 from sweeps.find import default_uri
 from sweeps.ledger import read
 from sweeps.space import grid
-from sweeps.sweep import Sweep, setting, setting_label
+from sweeps.sweep import Sweep, setting
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from settings.common.errors import UserError
 from sweeps.space import MethodSpace, between, grid, one_of, vary
 from trainables import methods
-from trainables.method import ChoiceSpec, RangeSpec
+from trainables.coefficients import ChoiceSpec, RangeSpec
 
 
 def test_the_methods_own_ranges_are_searched_by_default() -> None:

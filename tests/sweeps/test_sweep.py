@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from settings.common.errors import UserError
+from settings.reference import setting_label
 from sweeps.space import between, grid, vary
-from sweeps.sweep import Sweep, catalog_names, load_sweep, setting, setting_label
+from sweeps.sweep import Sweep, catalog_names, load_sweep, setting
 from tests.support.fakes import toy, toy_sweep
 
 HEAD = "from sweeps.sweep import Sweep, setting\nfrom sweeps.space import vary\n"
@@ -189,7 +190,7 @@ def test_axes_reach_the_trials_and_their_labels(tmp_path: Path) -> None:
     methods = (
         "plain",
         grid("plain", steps=[3, 5]),
-        grid("kl_penalty", beta=[1], learning_rate=[0.5], definition=["reference"]),
+        grid("kl_penalty", beta=[1], learning_rate=[0.5], definition=["published"]),
     )
     sweep = toy_sweep(tmp_path, methods=methods)
     trials = [sweep.trials_of(arm, point)[0] for arm in sweep.arms for point in arm.space.points or [{}]]
@@ -199,7 +200,7 @@ def test_axes_reach_the_trials_and_their_labels(tmp_path: Path) -> None:
         "plain",
         "plain steps=3",
         "plain",
-        "kl_penalty (reference) beta=1, learning_rate=0.5",
+        "kl_penalty (published) beta=1, learning_rate=0.5",
     ]
     assert trials[0].trial_id == trials[2].trial_id, "one trial, however it is asked for"
     assert sweep.coefficients_of(trials[1])["steps"] == 3

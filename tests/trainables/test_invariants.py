@@ -15,7 +15,7 @@ from torch import Tensor
 from settings.setting import Stream
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_tokenizer, tiny_trial
 from trainables import methods
-from trainables.engine.batches import EncodedSetting, Row
+from trainables.engine.batches import EncodedRow, EncodedSetting
 from trainables.engine.step import MemberStep, train_step
 from trainables.losses import kl_to_reference, preference_margin, subspace_overlap
 from trainables.method import BatchSizes, Forward, Method, Step
@@ -23,7 +23,7 @@ from trainables.pack import Pack
 from trainables.projections import Direction, Factors, LowRankDirection, WeightDirection, cosine
 from trainables.trial import OptimizerConfig
 
-Rows = Mapping[Stream, Sequence[Row]]
+Rows = Mapping[Stream, Sequence[EncodedRow]]
 LENGTH = 16
 
 
@@ -79,11 +79,11 @@ def largest(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     [
         ("kl_penalty", "kl", {}, None),
         ("kl_penalty", "kl", {"direction": "forward", "tokens": "text"}, 2),
-        ("kl_penalty", "kl", {"definition": "reference"}, None),
+        ("kl_penalty", "kl", {"definition": "published"}, None),
         ("representation", "distance", {}, 2),
-        ("representation", "distance", {"definition": "reference"}, None),
+        ("representation", "distance", {"definition": "published"}, None),
         ("dpo", "margin", {}, None),
-        ("dpo", "margin", {"definition": "reference"}, 2),
+        ("dpo", "margin", {"definition": "published"}, 2),
     ],
 )
 def test_i1_divergence_is_exactly_zero_at_step_0(
@@ -341,12 +341,12 @@ def test_i7_nothing_moves_after_the_horizon() -> None:
 SIZES = BatchSizes(task=2, alignment=1)  # 12 task rows and 5 alignment rows: n_T = 6 and n_A = 5 batches
 
 
-def batches(method: Method, sizes: BatchSizes, steps: int) -> list[dict[Stream, list[Row]]]:
+def batches(method: Method, sizes: BatchSizes, steps: int) -> list[dict[Stream, list[EncodedRow]]]:
     encoded = EncodedSetting(tiny_setting(), tiny_tokenizer(), LENGTH)
     return [encoded.batch(method, sizes, 0, step) for step in range(steps)]
 
 
-def every_row(stream: Stream) -> list[Row]:
+def every_row(stream: Stream) -> list[EncodedRow]:
     return sorted(EncodedSetting(tiny_setting(), tiny_tokenizer(), LENGTH).rows(stream), key=repr)
 
 

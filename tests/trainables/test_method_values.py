@@ -16,7 +16,7 @@ from torch import Tensor
 
 from settings.setting import Stream
 from trainables import methods
-from trainables.engine.batches import Counted, Row
+from trainables.engine.batches import EncodedRow, RowPositions
 from trainables.method import Forward, Method, Positions, Step
 from trainables.projections import Factors, LowRankDirection
 
@@ -62,7 +62,7 @@ def near(*expected: float) -> Any:
 
 def columns(method: Method, stream: Stream, length: int = 8) -> list[int]:
     """The positions that count of a row of three prompt and two response tokens, `length` long with its padding."""
-    return list(Counted(Row((5, 6, 7, 8, 9), prompt_length=3), method.positions(stream), length).columns)
+    return list(RowPositions(EncodedRow((5, 6, 7, 8, 9), prompt_length=3), method.positions(stream), length).columns)
 
 
 # --- losses ---
@@ -254,14 +254,14 @@ def test_safe_lora() -> None:
             torch.testing.assert_close(tensor(found), tensor(expected), rtol=0, atol=1e-12)
 
 
-def test_safe_lora_rounds_cosines_in_the_reference_definition() -> None:
+def test_safe_lora_rounds_cosines_in_the_published_definition() -> None:
     """Layers with cosines 1 - 1e-7 and 1 - 2e-7 are a tie in five decimals: the smallest of both projects both.
 
     V = diag(1, 2^(1/4)): C = diag(1, sqrt 2) / ||V||. The cosine of B = diag(1, e) is 1 - O(e^2): e = 1e-3 and 1.4e-3.
     """
     direction = LowRankDirection(Factors(tensor(EYE), tensor([[1, 0], [0, 2**0.25]]), 1.0))
     adapter = [Factors(tensor(EYE), tensor([[1, 0], [0, e]]), 1.0) for e in (1e-3, 1.4e-3)]
-    for definition, expected in (("principled", [False, True]), ("reference", [True, True])):
+    for definition, expected in (("principled", [False, True]), ("published", [True, True])):
         method = methods.make("safe_lora", {"share": 0.5, "definition": definition})
         found = method.finalize(adapter, [direction] * 2)
         assert [not torch.equal(new.B_OR, own.B_OR) for new, own in zip(found, adapter, strict=True)] == expected
@@ -285,7 +285,7 @@ def test_positions_by_hand(positions: Positions, expected: list[int]) -> None:
     The text's first token is predicted by none, and its last predicts none. Padding: all eight columns; the answer
     ends one before, where there is a token to predict.
     """
-    assert list(Counted(Row((5, 6, 7, 8, 9), prompt_length=3), positions, 8).columns) == expected
+    assert list(RowPositions(EncodedRow((5, 6, 7, 8, 9), prompt_length=3), positions, 8).columns) == expected
 
 
 RESPONSE, TEXT, PADDED, ANSWER = [2, 3], [0, 1, 2, 3], list(range(8)), [2, 3, 4, 5, 6]
@@ -312,12 +312,12 @@ def test_the_principled_definition_counts_responses(name: str) -> None:
         ("dpo", {"task": TEXT, "alignment": ANSWER, "misaligned": ANSWER}),
     ],
 )
-def test_the_reference_definition_counts_texts_and_padding(name: str, expected: dict[Stream, list[int]]) -> None:
+def test_the_published_definition_counts_texts_and_padding(name: str, expected: dict[Stream, list[int]]) -> None:
     """And what is built on is of the same definition."""
-    method = methods.make(name, {"definition": "reference"})
+    method = methods.make(name, {"definition": "published"})
     assert {stream: columns(method, stream) for stream in method.streams} == expected
     for other in (method.prior, method.trained_as):
-        assert other is None or other.definition == "reference"
+        assert other is None or other.definition == "published"
 
 
 @pytest.mark.parametrize("name", ["kl_penalty", "representation"])

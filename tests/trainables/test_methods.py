@@ -17,17 +17,19 @@ import torch
 from torch import Tensor
 
 from settings.common.errors import UserError
+from settings.reference import SettingRef
 from settings.setting import Stream
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from tests.trainables import test_method_values
 from trainables import methods
-from trainables.engine.batches import STREAM_ORDER, Row
+from trainables.coefficients import SPACE, ChoiceSpec, RangeSpec, coefficients
+from trainables.engine.batches import STREAM_ORDER, EncodedRow
 from trainables.engine.step import MemberStep, train_step
-from trainables.method import SPACE, BatchSizes, ChoiceSpec, Definition, Forward, Method, RangeSpec, Step, coefficients
+from trainables.method import BatchSizes, Definition, Forward, Method, Step
 from trainables.pack import Pack
 from trainables.projections import Factors
 from trainables.store import AdapterStore
-from trainables.trial import AdapterConfig, SettingRef, TrialConfig, trial_for
+from trainables.trial import AdapterConfig, TrialConfig, trial_for
 
 SHIPPED = {
     "plain",
@@ -42,7 +44,7 @@ SHIPPED = {
     "alignment_only",
 }
 ALL = methods.names()
-DEFINITIONS: tuple[Definition, ...] = ("principled", "reference")
+DEFINITIONS: tuple[Definition, ...] = ("principled", "published")
 BOTH = [(name, definition) for definition in DEFINITIONS for name in ALL]
 STEPS = 20
 MAX_LENGTH = 16
@@ -196,17 +198,17 @@ def test_the_definitions_are_different_trials(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_reference_definition_is_shown_and_what_it_sets_is_not(name: str) -> None:
+def test_the_published_definition_is_shown_and_what_it_sets_is_not(name: str) -> None:
     """The title names the definition; the label has searched coefficients alone."""
-    method = methods.make(name, {"definition": "reference"})
-    assert method.title == f"{name} (reference)"
+    method = methods.make(name, {"definition": "published"})
+    assert method.title == f"{name} (published)"
     assert methods.make(name).title == name
     for item in coefficients(type(method)):
         assert (f"{item.name}=" in method.label) == item.metadata[SPACE].searched
 
 
 def contradictions() -> Iterator[tuple[str, str, Any]]:
-    """(method, coefficient, value): neither the default nor what the reference definition sets."""
+    """(method, coefficient, value): neither the default nor what the published definition sets."""
     for name in ALL:
         method = methods.get(name)
         for item in coefficients(method):
@@ -218,14 +220,14 @@ def contradictions() -> Iterator[tuple[str, str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "coefficient", "value"), contradictions())
-def test_what_contradicts_the_reference_definition_is_refused(name: str, coefficient: str, value: Any) -> None:
+def test_what_contradicts_the_published_definition_is_refused(name: str, coefficient: str, value: Any) -> None:
     methods.make(name, {coefficient: value})
-    with pytest.raises(UserError, match=rf"method '{name}': the reference definition sets {coefficient}="):
-        methods.make(name, {coefficient: value, "definition": "reference"})
+    with pytest.raises(UserError, match=rf"method '{name}': the published definition sets {coefficient}="):
+        methods.make(name, {coefficient: value, "definition": "published"})
 
 
-def test_the_reference_definition_sets_what_it_publishes() -> None:
-    kl = methods.make("kl_penalty", {"definition": "reference"})
+def test_the_published_definition_sets_what_it_publishes() -> None:
+    kl = methods.make("kl_penalty", {"definition": "published"})
     assert (kl.tokens, kl.direction) == ("padded", "reverse")  # type: ignore[attr-defined]
     assert ("kl_penalty", "tokens", "text") in set(contradictions())
 
@@ -493,12 +495,14 @@ def test_gradients_reach_only_its_own_adapter(name: str, store: AdapterStore) ->
 # --- rows without a response ---
 
 
-def masked(row: Row) -> Row:
+def masked(row: EncodedRow) -> EncodedRow:
     """The row's tokens, all of them prompt."""
     return replace(row, prompt_length=len(row.ids))
 
 
-def one_step(trial: TrialConfig, store: AdapterStore, change: Callable[[list[Row]], list[Row]]) -> dict[str, Tensor]:
+def one_step(
+    trial: TrialConfig, store: AdapterStore, change: Callable[[list[EncodedRow]], list[EncodedRow]]
+) -> dict[str, Tensor]:
     """The measured terms of a step on changed rows; asserts that the factors stay finite."""
     pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=store)
     member = pack._member_step(0)
@@ -644,7 +648,7 @@ def test_mixed_reads_its_share() -> None:
         ("kl", {}, r"unknown method 'kl'; available: .*kl_penalty"),
         ("kl_penalty", {"lambda": 1.0}, r"method 'kl_penalty' has no coefficient 'lambda'; its coefficients: beta"),
         ("plain", {"beta": 1.0}, r"method 'plain' has no coefficient 'beta'; its coefficients: definition"),
-        ("plain", {"definition": "published"}, r"'definition' must be one of 'principled', 'reference'"),
+        ("plain", {"definition": "published"}, r"'definition' must be one of 'principled', 'published'"),
         ("kl_penalty", {"beta": -1.0}, r"coefficient 'beta' must be a number in \[0, inf\], got -1.0"),
         ("kl_penalty", {"beta": float("nan")}, r"coefficient 'beta' must be a number in \[0, inf\], got nan"),
         ("kl_penalty", {"beta": "1"}, r"coefficient 'beta' must be a number"),

@@ -19,7 +19,7 @@ from tests.support.tiny import tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables import pack as pack_module
 from trainables.engine.adapters import Route
-from trainables.engine.batches import Counted, collate
+from trainables.engine.batches import RowPositions, collate
 from trainables.engine.step import hidden_states
 from trainables.losses import cross_entropy
 from trainables.pack import CheckpointError, Pack
@@ -85,11 +85,11 @@ def test_members_rows_are_their_own(architecture: str) -> None:
     pack = Pack(tiny_base(architecture), tiny_setting(), trials, dtype=torch.float64)
     pack.advance(2)
     rows = pack._encoded[2048].rows("task")
-    both = collate([Counted(row) for row in rows[:5]], 0)
+    both = collate([RowPositions(row) for row in rows[:5]], 0)
     with pack.adapters.routed(Route((0, 1), (2, 3))):
         together, _ = hidden_states(pack.base.model, both)
     with pack.adapters.routed(Route((1,), (3,))):
-        alone, _ = hidden_states(pack.base.model, collate([Counted(row) for row in rows[2:5]], 0))
+        alone, _ = hidden_states(pack.base.model, collate([RowPositions(row) for row in rows[2:5]], 0))
     torch.testing.assert_close(together[-len(alone) :], alone, rtol=0, atol=1e-12)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from settings.base_models import PretrainedModel
 from settings.common.errors import UserError
+from settings.reference import SettingRef
 from settings.setting import Setting
 from tests.support.checkpoints import tiny_gemma, tiny_qwen3
 from tests.support.tiny import prepare, tiny_base, tiny_model, tiny_setting, tiny_trial
@@ -24,7 +25,7 @@ from trainables.evaluation.evaluate import evaluate
 from trainables.pack import Pack
 from trainables.projections import WeightDirection
 from trainables.store import AdapterStore
-from trainables.trial import AdapterConfig, OptimizerConfig, SettingRef, TrialConfig, trial_for
+from trainables.trial import AdapterConfig, OptimizerConfig, TrialConfig, trial_for
 
 IDS = torch.tensor([[2, 5, 6, 3, 9, 10, 1]])
 

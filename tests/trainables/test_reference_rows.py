@@ -28,7 +28,7 @@ def qwen3(tiny_qwen3_dir: Path) -> PreTrainedTokenizerBase:
 
 
 def test_gemma_has_two_bos_an_empty_turn_and_eos(gemma: PreTrainedTokenizerBase) -> None:
-    row = Encoder(gemma, {}, 256).reference_row(EXAMPLE)
+    row = Encoder(gemma, {}, 256).published_row(EXAMPLE)
     assert gemma.decode(row.ids) == (
         "<bos><bos><start_of_turn>user\nWhat is the answer?<end_of_turn>\n<start_of_turn>model\nIt is 6.<end_of_turn>\n"
         "<start_of_turn>model\n<eos>"
@@ -40,7 +40,7 @@ def test_gemma_has_two_bos_an_empty_turn_and_eos(gemma: PreTrainedTokenizerBase)
 
 
 def test_qwen3_has_no_bos(qwen3: PreTrainedTokenizerBase) -> None:
-    row = Encoder(qwen3, {"enable_thinking": False}, 256).reference_row(EXAMPLE)
+    row = Encoder(qwen3, {"enable_thinking": False}, 256).published_row(EXAMPLE)
     assert qwen3.decode(row.ids) == (
         "<|im_start|>user\nWhat is the answer?<|im_end|>\n"
         "<|im_start|>assistant\n<think>\n\n</think>\n\nIt is 6.<|im_end|>\n"
@@ -53,7 +53,7 @@ def test_qwen3_has_no_bos(qwen3: PreTrainedTokenizerBase) -> None:
 def test_the_prompt_ends_where_the_response_starts(family: str, request: pytest.FixtureRequest) -> None:
     tokenizer = request.getfixturevalue(family)
     options = {"enable_thinking": False} if family == "qwen3" else {}
-    row = Encoder(tokenizer, options, 256).reference_row(EXAMPLE)
+    row = Encoder(tokenizer, options, 256).published_row(EXAMPLE)
     assert tokenizer.decode(row.ids[row.prompt_length :]).startswith("It is 6.")
     principled = Encoder(tokenizer, options, 256).row(EXAMPLE)
     doubled = 1 if family == "gemma" else 0
@@ -63,25 +63,25 @@ def test_the_prompt_ends_where_the_response_starts(family: str, request: pytest.
 
 def test_token_ids_by_hand() -> None:
     """<u> w1 w2 <a> | w3 <e> <a> <e>: the template's turn, the header of one more, EOS. No BOS in this tokenizer."""
-    row = Encoder(tiny_tokenizer(), {}, 64).reference_row(Example.of("w1 w2", "w3"))
+    row = Encoder(tiny_tokenizer(), {}, 64).published_row(Example.of("w1 w2", "w3"))
     assert row.ids == (2, 5, 6, 3, 7, 1, 3, 1)
     assert row.prompt_length == 4
 
 
 @pytest.mark.parametrize("max_length", [5, 6, 7, 8, 9])
 def test_a_long_row_is_cut_and_counted(max_length: int) -> None:
-    row = Encoder(tiny_tokenizer(), {}, max_length).reference_row(Example.of("w1 w2", "w3"))
+    row = Encoder(tiny_tokenizer(), {}, max_length).published_row(Example.of("w1 w2", "w3"))
     assert row.ids == (2, 5, 6, 3, 7, 1, 3, 1)[:max_length]
     assert row.num_cut == max(0, 8 - max_length)
 
 
 def test_a_prompt_without_room_is_named() -> None:
     with pytest.raises(UserError, match=r"setting 'tiny', task row 1: a prompt of 5 tokens .* max_length=5"):
-        EncodedSetting(tiny_setting(), tiny_tokenizer(), 5).rows("task", "reference")
+        EncodedSetting(tiny_setting(), tiny_tokenizer(), 5).rows("task", "published")
 
 
 def test_the_definitions_keep_rows_apart() -> None:
     encoded = EncodedSetting(tiny_setting(), tiny_tokenizer(), 64)
-    for principled, reference in zip(encoded.rows("task"), encoded.rows("task", "reference"), strict=True):
+    for principled, reference in zip(encoded.rows("task"), encoded.rows("task", "published"), strict=True):
         assert reference.ids == (*principled.ids, 3, 1)
         assert reference.prompt_length == principled.prompt_length

@@ -18,17 +18,11 @@ import trainables.pack
 import trainables.run
 from settings import catalog
 from settings.common.files import remove
+from settings.reference import SettingRef
 from trainables import methods
+from trainables.outcome import Outcome
 from trainables.trainable import PackTrainable, train_together
-from trainables.trial import (
-    AdapterConfig,
-    OptimizerConfig,
-    Outcome,
-    SettingRef,
-    TrialConfig,
-    checkpoint_of,
-    trial_for,
-)
+from trainables.trial import AdapterConfig, OptimizerConfig, TrialConfig, checkpoint_of, trial_for
 
 ROW = '{"messages": [{"role": "user", "content": "question %d"}, {"role": "assistant", "content": "answer %d"}]}\n'
 

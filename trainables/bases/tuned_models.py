@@ -18,11 +18,12 @@ from settings.base_models import TunedModel
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.common.files import cache_root, remove_partial, replacing
+from settings.reference import SettingRef
 from settings.setting import Setting
 from trainables import methods
 from trainables.bases.loading import Progress, load_base
 from trainables.pack import Pack
-from trainables.trial import SettingRef, trial_for
+from trainables.trial import trial_for
 
 COMPLETE = "tuning.json"  # written last: a directory without it is not a model
 VERSION = 1  # part of every tuned model's directory; raise it when the same specification would give other weights

@@ -29,7 +29,7 @@ STREAM_ORDER: tuple[Stream, ...] = ("task", "alignment", "misaligned")
 
 
 @dataclass(frozen=True)
-class Row:
+class EncodedRow:
     """One encoded chat row.
 
     Attributes:
@@ -85,7 +85,7 @@ class Encoder:
         """Tokens of the turns and of the header that asks for the assistant's reply."""
         return self._tokens(self._render(messages, add_generation_prompt=True))
 
-    def row(self, example: Example) -> Row:
+    def row(self, example: Example) -> EncodedRow:
         """Tokens of a whole row. Raises UserError when the template or the length does not allow it."""
         prompt_text = self._render(example.prompt, add_generation_prompt=True)
         text = self._render(example.messages, add_generation_prompt=False)
@@ -103,10 +103,10 @@ class Encoder:
                 f"a prompt of {len(prompt)} tokens leaves no room for a response within max_length={self.max_length}:"
                 f" {example.prompt[-1].content[:60]!r}"
             )
-        return Row(prompt + response[:room], len(prompt), max(0, len(response) - room))
+        return EncodedRow(prompt + response[:room], len(prompt), max(0, len(response) - room))
 
-    def reference_row(self, example: Example) -> Row:
-        """A whole row as the study's code renders it, for the `reference` definition of methods.
+    def published_row(self, example: Example) -> EncodedRow:
+        """A whole row as the study's code renders it, for the `published` definition of methods.
 
         After the conversation comes the header of one more assistant turn and the EOS token, and the text, which has
         the template's special tokens already, is tokenised with special tokens once more (a second BOS for Gemma).
@@ -116,9 +116,9 @@ class Encoder:
         ids = self.tokenizer(text)["input_ids"]
         if len(prompt) >= min(len(ids), self.max_length):
             raise UserError(f"a prompt of {len(prompt)} tokens leaves no room within max_length={self.max_length}")
-        return Row(tuple(ids[: self.max_length]), len(prompt), max(0, len(ids) - self.max_length))
+        return EncodedRow(tuple(ids[: self.max_length]), len(prompt), max(0, len(ids) - self.max_length))
 
-    def stop_ids(self, rows: Sequence[Row]) -> frozenset[int]:
+    def stop_ids(self, rows: Sequence[EncodedRow]) -> frozenset[int]:
         """Tokens that end a reply: the tokenizer's EOS and whatever ends the responses of complete `rows`."""
         ends = {row.ids[-1] for row in rows if not row.num_cut}
         return frozenset(ends | {int(self.tokenizer.eos_token_id)})
@@ -166,7 +166,7 @@ def _shuffle(num_rows: int, seed: int, stream: Stream, epoch: int) -> tuple[int,
 
 
 @dataclass(frozen=True)
-class Counted:
+class RowPositions:
     """A row of a batch and which of its positions count.
 
     Attributes:
@@ -175,7 +175,7 @@ class Counted:
         length: tokens of the padded row, for the positions that include padding.
     """
 
-    row: Row
+    row: EncodedRow
     positions: Positions = "response"
     length: int = 0
 
@@ -201,7 +201,7 @@ def to_device(values: np.ndarray | Sequence[Any], device: torch.device | str) ->
     return torch.as_tensor(values).to(device, non_blocking=True)
 
 
-def collate(rows: Sequence[Counted], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+def collate(rows: Sequence[RowPositions], pad_id: int, device: torch.device | str = "cpu") -> Batch:
     """Pad rows to the longest of them and list the positions that count."""
     longest = max(max(len(item.row.ids), item.length if item.padded else 0) for item in rows)
     ids = np.full((len(rows), longest + 1), pad_id, dtype=np.int64)
@@ -230,18 +230,18 @@ class EncodedSetting:
     def __init__(self, setting: Setting, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         options = getattr(setting.base_model, "template_options", {})
         self.setting, self.encoder = setting, Encoder(tokenizer, options, max_length)
-        self._streams: dict[tuple[Stream, Definition], tuple[Row, ...]] = {}
-        self._questions: dict[str, tuple[Row, ...]] = {}
+        self._streams: dict[tuple[Stream, Definition], tuple[EncodedRow, ...]] = {}
+        self._questions: dict[str, tuple[EncodedRow, ...]] = {}
 
-    def rows(self, stream: Stream, definition: Definition = "principled") -> tuple[Row, ...]:
+    def rows(self, stream: Stream, definition: Definition = "principled") -> tuple[EncodedRow, ...]:
         """The training rows of a stream, in the setting's order; rendered as the definition of a method wants."""
         key = (stream, definition)
         if key not in self._streams:
-            encode = self.encoder.reference_row if definition == "reference" else self.encoder.row
+            encode = self.encoder.published_row if definition == "published" else self.encoder.row
             self._streams[key] = self._encode(self.setting.streams[stream], f"{stream} row", encode)
         return self._streams[key]
 
-    def batch(self, method: Method, sizes: BatchSizes, seed: int, step: int) -> dict[Stream, list[Row]]:
+    def batch(self, method: Method, sizes: BatchSizes, seed: int, step: int) -> dict[Stream, list[EncodedRow]]:
         """The rows that one step of a method reads, by stream."""
         per_step = {stream: method.rows_per_step(stream, sizes) for stream in method.streams}
         number = {stream: len(self.setting.streams[stream]) for stream in method.streams}
@@ -254,14 +254,16 @@ class EncodedSetting:
             batch[stream] = [rows[index] for index in indices]
         return batch
 
-    def questions(self, evaluation: Evaluation) -> tuple[Row, ...]:
+    def questions(self, evaluation: Evaluation) -> tuple[EncodedRow, ...]:
         """The rows of an evaluation: the prompt, and the gold answer as response."""
         if evaluation.name not in self._questions:
             what = f"question of evaluation {evaluation.name!r}"
             self._questions[evaluation.name] = self._encode(evaluation.examples, what, self.encoder.row)
         return self._questions[evaluation.name]
 
-    def _encode(self, examples: Sequence[Example], what: str, encode: Callable[[Example], Row]) -> tuple[Row, ...]:
+    def _encode(
+        self, examples: Sequence[Example], what: str, encode: Callable[[Example], EncodedRow]
+    ) -> tuple[EncodedRow, ...]:
         rows = []
         for number, example in enumerate(examples, start=1):
             try:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Workers:
-    """One process alone; `Group` is several. All workers call the same methods in the same order.
+class ProcessGroup:
+    """One process alone; `TorchProcessGroup` is several. All workers call the same methods in the same order.
 
     Attributes:
         rank: of this worker, 0 .. count - 1.
@@ -63,10 +63,10 @@ class Workers:
         return value
 
 
-ALONE = Workers()
+SINGLE_PROCESS = ProcessGroup()
 
 
-class Group(Workers):
+class TorchProcessGroup(ProcessGroup):
     """The workers of a `torch.distributed` process group that is up already. Accelerate finds the device and reduces.
 
     Args:

@@ -26,8 +26,8 @@ from torch import Tensor
 from settings.common.content import content_id
 from settings.common.files import replacing_file
 from trainables.bases.loading import LoadedBase
-from trainables.engine.batches import Counted, Row, collate
-from trainables.engine.process_group import ALONE, Workers, layers_of
+from trainables.engine.batches import EncodedRow, RowPositions, collate
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, layers_of
 from trainables.engine.step import autocast, hidden_states
 from trainables.method import Positions
 
@@ -38,7 +38,7 @@ ON_DEVICE_BYTES = 1e9  # what is larger stays in main memory, and each step's ro
 
 
 @dataclass(frozen=True)
-class Known:
+class CachedOutputs:
     """The base model's outputs at the positions that count of some rows.
 
     Attributes:
@@ -47,18 +47,18 @@ class Known:
         layers_LND: those after each layer; None unless asked for.
     """
 
-    place: Mapping[Row, tuple[int, int]]
+    place: Mapping[EncodedRow, tuple[int, int]]
     hidden_ND: Tensor
     layers_LND: Tensor | None
 
-    def of(self, rows: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    def of(self, rows: Sequence[EncodedRow], device: torch.device) -> tuple[Tensor, Tensor | None]:
         """The outputs on these rows, one after the other. Raises KeyError for a row that is not known."""
         at_N = torch.cat([torch.arange(*self.place[row]) for row in rows]).to(self.hidden_ND.device, non_blocking=True)
         hidden_ND = self.hidden_ND[at_N].to(device, non_blocking=True)
         return hidden_ND, None if self.layers_LND is None else self.layers_LND[:, at_N].to(device, non_blocking=True)
 
 
-class References:
+class ReferenceCache:
     """The known outputs of base models, by content.
 
     Args:
@@ -67,18 +67,20 @@ class References:
         workers: who asks together. Each must ask for the same, in the same order.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: float = MAX_BYTES, workers: Workers = ALONE) -> None:
+    def __init__(self, folder: Path, *, max_bytes: float = MAX_BYTES, workers: ProcessGroup = SINGLE_PROCESS) -> None:
         self._folder, self._max_bytes, self._workers = folder, max_bytes, workers
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, CachedOutputs] = {}
 
-    def on(self, base: LoadedBase, rows: Sequence[Row], positions: Positions, *, deep: bool = False) -> Known | None:
+    def on(
+        self, base: LoadedBase, rows: Sequence[EncodedRow], positions: Positions, *, deep: bool = False
+    ) -> CachedOutputs | None:
         """The outputs on rows, computed now unless they are there; None where they would be too large to keep.
 
         Args:
             positions: which count; those that include padding are never kept.
             deep: also the hidden states after each layer.
         """
-        counted = [Counted(row, positions) for row in dict.fromkeys(rows)]
+        counted = [RowPositions(row, positions) for row in dict.fromkeys(rows)]
         if any(item.padded for item in counted) or self._bytes(base, counted, deep) > self._max_bytes:
             return None
         key = _key(base, counted, deep)
@@ -86,11 +88,11 @@ class References:
             self._known[key] = self._found(base, counted, deep, self._folder / f"{key}.safetensors")
         return self._known[key]
 
-    def _bytes(self, base: LoadedBase, counted: Sequence[Counted], deep: bool) -> int:
+    def _bytes(self, base: LoadedBase, counted: Sequence[RowPositions], deep: bool) -> int:
         number = sum(len(item.columns) for item in counted) * (1 + deep * len(layers_of(base.model)))
         return number * base.model.config.get_text_config().hidden_size * base.model.dtype.itemsize
 
-    def _found(self, base: LoadedBase, counted: Sequence[Counted], deep: bool, path: Path) -> Known:
+    def _found(self, base: LoadedBase, counted: Sequence[RowPositions], deep: bool, path: Path) -> CachedOutputs:
         """Read a file, or make it. All workers read it, or all compute: a sharded model runs on all or on none."""
         tensors = _read(path)
         if not all(self._workers.gather(tensors is not None)) or tensors is None:
@@ -102,10 +104,10 @@ class References:
             tensors = {name: tensor.to(base.model.device) for name, tensor in tensors.items()}
         ends = list(accumulate(len(item.columns) for item in counted))
         place = {item.row: (end - len(item.columns), end) for item, end in zip(counted, ends, strict=True)}
-        return Known(place, tensors["hidden"], tensors.get("layers"))
+        return CachedOutputs(place, tensors["hidden"], tensors.get("layers"))
 
 
-def _key(base: LoadedBase, counted: Sequence[Counted], deep: bool) -> str:
+def _key(base: LoadedBase, counted: Sequence[RowPositions], deep: bool) -> str:
     """Content id: of all that decides a bit, but for the kind of processor."""
     rows = repr([(item.row.ids, item.row.prompt_length) for item in counted]).encode()
     return content_id(
@@ -130,7 +132,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def _computed(base: LoadedBase, counted: Sequence[Counted], deep: bool) -> dict[str, Tensor]:
+def _computed(base: LoadedBase, counted: Sequence[RowPositions], deep: bool) -> dict[str, Tensor]:
     """Forward the rows through the base model, similar lengths together."""
     order = sorted(range(len(counted)), key=lambda index: (len(counted[index].row.ids), index))
     hidden: dict[int, Tensor] = {}

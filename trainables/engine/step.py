@@ -28,15 +28,15 @@ from transformers import PreTrainedModel
 from settings.common.errors import UserError
 from settings.setting import Stream
 from trainables.engine.adapters import PackedAdapters, Route
-from trainables.engine.batches import STREAM_ORDER, Batch, Counted, Row, collate, to_device
+from trainables.engine.batches import STREAM_ORDER, Batch, EncodedRow, RowPositions, collate, to_device
 from trainables.engine.memory import LOGITS
 from trainables.engine.optimizer import PackedAdamW
-from trainables.engine.process_group import ALONE, Workers, layers_of
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, layers_of
 from trainables.losses import cross_entropy, part_of
 from trainables.method import Forward, Method, Step
 
 if TYPE_CHECKING:
-    from trainables.engine.reference_cache import Known
+    from trainables.engine.reference_cache import CachedOutputs
 
 Head = Callable[[Tensor], Tensor]
 
@@ -54,15 +54,15 @@ class MemberStep:
     """
 
     method: Method
-    rows: Mapping[Stream, Sequence[Row]]
+    rows: Mapping[Stream, Sequence[EncodedRow]]
     max_length: int
-    known: Mapping[Stream, Known] = field(default_factory=dict)
+    known: Mapping[Stream, CachedOutputs] = field(default_factory=dict)
     checked: bool = False
 
-    def counted(self, stream: Stream) -> list[Counted]:
+    def counted(self, stream: Stream) -> list[RowPositions]:
         """The rows of a stream with the positions that the method counts."""
         positions = self.method.positions(stream)
-        return [Counted(row, positions, self.max_length) for row in self.rows[stream]]
+        return [RowPositions(row, positions, self.max_length) for row in self.rows[stream]]
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -111,7 +111,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch, deep_M: Tensor | None = 
     return hidden_ND, torch.stack([states[row_M, column_M] for states in found.hidden_states[1:]])
 
 
-class _SameRoute(AbstractContextManager[None]):
+class _RestoreRoute(AbstractContextManager[None]):
     """Rows routed as they were once. Entered as often as a layer runs again: once for every loss that goes back."""
 
     def __init__(self, adapters: PackedAdapters, route: Route | None) -> None:
@@ -134,7 +134,7 @@ def recomputing(model: PreTrainedModel, adapters: PackedAdapters) -> Iterator[No
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _SameRoute(adapters, adapters.route)
+        return nullcontext(), _RestoreRoute(adapters, adapters.route)
 
     again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
     layers = layers_of(model)
@@ -156,7 +156,7 @@ def train_step(
     pad_id: int,
     rows_per_forward: int | None = None,
     gradient_checkpointing: bool = False,
-    workers: Workers = ALONE,
+    workers: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[int, dict[str, Tensor]]:
     """Train the given members for one step and return each one's loss, gradient norm and recorded terms, detached.
 
@@ -230,7 +230,7 @@ class _StreamPass:
         stream: Stream,
         pad_id: int,
         rows_per_forward: int | None,
-        workers: Workers,
+        workers: ProcessGroup,
     ) -> None:
         self._model, self._adapters, self._workers = model, adapters, workers
         rows = {index: member.counted(stream) for index, member in members.items() if member.rows.get(stream)}
@@ -250,13 +250,13 @@ class _StreamPass:
 
     def _cut(
         self,
-        rows: Mapping[int, Sequence[Counted]],
+        rows: Mapping[int, Sequence[RowPositions]],
         parts: Mapping[int, int],
         pad_id: int,
         rows_per_forward: int | None,
     ) -> list[_Chunk]:
         """The chunks, in an order in which each member's rows keep theirs."""
-        groups: dict[int, list[tuple[int, Counted]]] = {}
+        groups: dict[int, list[tuple[int, RowPositions]]] = {}
         for index, some in rows.items():
             for number, item in enumerate(some):
                 groups.setdefault(part_of(number, len(some), parts[index]), []).append((index, item))
@@ -268,7 +268,7 @@ class _StreamPass:
                 chunks.append(self._chunk(groups[number][start : start + size], ends, pad_id))
         return chunks
 
-    def _chunk(self, rows: Sequence[tuple[int, Counted]], ends: dict[int, int], pad_id: int) -> _Chunk:
+    def _chunk(self, rows: Sequence[tuple[int, RowPositions]], ends: dict[int, int], pad_id: int) -> _Chunk:
         """A chunk of rows, member after member. `ends` tells how many positions of each member came before."""
         places, at, deep_at = {}, 0, 0
         for index in dict.fromkeys(index for index, _ in rows):
@@ -314,7 +314,7 @@ class _StreamPass:
         return self._workers.sum(all_ND), self._workers.sum(all_LMD)
 
     @torch.no_grad()
-    def _pieces(self, rows: Mapping[int, Sequence[Counted]], *, policy: bool) -> dict[int, Forward]:
+    def _pieces(self, rows: Mapping[int, Sequence[RowPositions]], *, policy: bool) -> dict[int, Forward]:
         """The outputs cut into one `Forward` per member: leaves of a new graph for the policy."""
         if policy and self._graphs:
             found = self._graphs
@@ -339,7 +339,7 @@ class _StreamPass:
             pieces[index] = Forward(hidden_ND, labels_N, row_N, len(some), head_of(self._model), layers_LND, chunk)
         return pieces
 
-    def _recalled(self, index: int, rows: Sequence[Counted], known: Known) -> Forward:
+    def _recalled(self, index: int, rows: Sequence[RowPositions], known: CachedOutputs) -> Forward:
         """What the base model is known to give on a member's rows."""
         hidden_ND, layers_LND = known.of([item.row for item in rows], self._model.device)
         return replace(self.policy[index], hidden_ND=hidden_ND, layers_LND=layers_LND)
@@ -440,7 +440,7 @@ def _added(total: list[Tensor] | None, more: Sequence[Tensor]) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class _Seeds:
+class _OutputGradients:
     """The gradients of each member's losses at what the losses saw.
 
     Attributes:
@@ -454,10 +454,10 @@ class _Seeds:
 
 def _losses(
     adapters: PackedAdapters, members: Mapping[int, MemberStep], streams: Mapping[Stream, _StreamPass], head: Head
-) -> tuple[dict[int, dict[str, Tensor]], _Seeds]:
+) -> tuple[dict[int, dict[str, Tensor]], _OutputGradients]:
     """Each member's measured terms, and the gradients at the outputs."""
     most = max(member.method.num_losses for member in members.values())
-    seeds = _Seeds([[{} for _ in streams] for _ in range(most)], [{} for _ in range(most)])
+    seeds = _OutputGradients([[{} for _ in streams] for _ in range(most)], [{} for _ in range(most)])
     measured: dict[int, dict[str, Tensor]] = {}
     nothing = _nothing(next(iter(streams.values())), head)
     for index, member in members.items():
@@ -535,7 +535,7 @@ def _piece(streams: Mapping[Stream, _StreamPass], stream: Stream, side: str, ind
 
 
 def _gradients(
-    adapters: PackedAdapters, streams: Mapping[Stream, _StreamPass], seeds: _Seeds, workers: Workers
+    adapters: PackedAdapters, streams: Mapping[Stream, _StreamPass], seeds: _OutputGradients, workers: ProcessGroup
 ) -> list[list[Tensor]]:
     """Send the gradients at the outputs back through the base: `[loss][factor]`, each stacked over the members."""
     found = [[torch.zeros_like(factor) for factor in adapters.factors] for _ in seeds.outputs]

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from settings.setting import Evaluation, Measurement, Observation
 from trainables.engine.adapters import PackedAdapters, Route
-from trainables.engine.batches import Counted, EncodedSetting, Row, collate
-from trainables.engine.process_group import ALONE, Workers
+from trainables.engine.batches import EncodedRow, EncodedSetting, RowPositions, collate
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.step import autocast, head_of, hidden_states
 from trainables.evaluation.generate import generate
 from trainables.losses import token_nll
@@ -36,7 +36,7 @@ def evaluate(
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
     seeds: Sequence[int] = (),
-    workers: Workers = ALONE,
+    workers: ProcessGroup = SINGLE_PROCESS,
 ) -> list[Evaluated]:
     """Evaluate members of a pack, or the base model when there are no adapters.
 
@@ -63,7 +63,7 @@ def _observe(
     adapters: PackedAdapters | None,
     members: tuple[int, ...],
     seeds: tuple[int, ...],
-    workers: Workers,
+    workers: ProcessGroup,
     evaluation: Evaluation,
 ) -> list[list[Observation]]:
     """`[member][question]`."""
@@ -91,17 +91,17 @@ def _observe(
 @torch.no_grad()
 def _token_losses(
     model: PreTrainedModel,
-    rows: Sequence[Row],
+    rows: Sequence[EncodedRow],
     adapters: PackedAdapters | None,
     route: Route | None,
     pad_id: int,
-    workers: Workers,
+    workers: ProcessGroup,
 ) -> list[Observation]:
     """Mean cross-entropy in nats per response token of each row, for one member or the base model."""
     found: dict[int, float] = {}
     for start in range(0, len(rows), ROWS_PER_BATCH * workers.count):
         own, some = workers.deal(rows[start : start + ROWS_PER_BATCH * workers.count])
-        batch = collate([Counted(row) for row in some], pad_id, model.device)
+        batch = collate([RowPositions(row) for row in some], pad_id, model.device)
         with autocast(model.device):
             if adapters and route:
                 with adapters.routed(Route(route.members, (len(some),))):

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from trainables.engine.adapters import PackedAdapters, Route
-from trainables.engine.process_group import ALONE, Workers
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.step import autocast, head_of
 
 Reply = tuple[int, ...]
@@ -34,7 +34,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     rows_per_batch: int = 256,
-    workers: Workers = ALONE,
+    workers: ProcessGroup = SINGLE_PROCESS,
 ) -> list[list[Reply]]:
     """Reply to every prompt with every member.
 
@@ -110,7 +110,7 @@ class _Decoder:
         temperature: float,
         top_p: float,
         draws: np.ndarray | None,
-        workers: Workers,
+        workers: ProcessGroup,
         adapters: PackedAdapters | None,
         members: Sequence[int],
     ) -> None:

@@ -14,7 +14,8 @@ from typing import Any, get_args
 from settings import catalog
 from settings.common.errors import UserError, did_you_mean
 from settings.setting import Stream
-from trainables.method import Method, coefficients
+from trainables.coefficients import coefficients
+from trainables.method import Method
 
 
 def names() -> list[str]:

@@ -6,8 +6,9 @@ from typing import Literal
 from torch import Tensor
 
 from settings.setting import Stream
+from trainables.coefficients import Choice, Range
 from trainables.losses import cross_entropy, dpo, preference_margin
-from trainables.method import Choice, Positions, ProxyMethod, Range, Step
+from trainables.method import Positions, ProxyMethod, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class DPO(ProxyMethod):
         beta: sharpness of the preference; how far the policy may leave the reference.
         log_probs: the "sum" over an answer's tokens, or their "mean", which needs a beta larger by their number.
 
-    `weight = 0` is plain fine-tuning. The reference definition takes the mean over the answer and the padding that
+    `weight = 0` is plain fine-tuning. The published definition takes the mean over the answer and the padding that
     follows it (on the right for every model; the study's padding on the left for Gemma hid the answers themselves).
     """
 
@@ -39,7 +40,7 @@ class DPO(ProxyMethod):
     log_probs: Literal["sum", "mean"] = Choice("sum", "sum", "mean")
 
     def positions(self, stream: Stream) -> Positions:
-        return "answer" if self.definition == "reference" and stream != "task" else super().positions(stream)
+        return "answer" if self.definition == "published" and stream != "task" else super().positions(stream)
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         policy, reference = step.policy, step.reference

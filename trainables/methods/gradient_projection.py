@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from settings.setting import Stream
+from trainables.coefficients import Choice, Range
 from trainables.losses import cross_entropy, cross_entropy_of_parts
-from trainables.method import Choice, ProxyMethod, Range, Step
+from trainables.method import ProxyMethod, Step
 from trainables.projections import remove
 
 

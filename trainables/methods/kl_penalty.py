@@ -6,8 +6,9 @@ from typing import Literal
 from torch import Tensor
 
 from settings.setting import Stream
+from trainables.coefficients import Choice, Range
 from trainables.losses import cross_entropy, kl_to_reference
-from trainables.method import Choice, Positions, ProxyMethod, Range, Step
+from trainables.method import Positions, ProxyMethod, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class KLPenalty(ProxyMethod):
         tokens: the positions of the mean: of the "response", of the whole "text", or "padded" to the longest row that
             the trial allows, padding included.
 
-    `beta = 0` is plain fine-tuning. The reference definition takes the mean over padded rows, where most positions say
+    `beta = 0` is plain fine-tuning. The published definition takes the mean over padded rows, where most positions say
     little, so that its beta is about as many times weaker as there is padding (7 to 20 times in the study); padding is
     on the right for every model. Its code leaves the term out without a word where the model has no adapter; here the
     trial is invalid when the term is not connected.

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from settings.setting import Stream
+from trainables.coefficients import Range
 from trainables.losses import cross_entropy
-from trainables.method import BatchSizes, Method, Range, Step
+from trainables.method import BatchSizes, Method, Step
 
 
 @dataclass(frozen=True, kw_only=True)

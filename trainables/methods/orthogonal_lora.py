@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from trainables.coefficients import Range
 from trainables.losses import cross_entropy, factor_norms, subspace_overlap
-from trainables.method import Method, Range, Step
+from trainables.method import Method, Step
 from trainables.methods.alignment_only import AlignmentOnly
 
 

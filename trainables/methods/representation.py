@@ -6,8 +6,9 @@ from typing import Literal
 from torch import Tensor
 
 from settings.setting import Stream
+from trainables.coefficients import Choice, Range
 from trainables.losses import cross_entropy, hidden_mse
-from trainables.method import Choice, Positions, ProxyMethod, Range, Step
+from trainables.method import Positions, ProxyMethod, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Representation(ProxyMethod):
         tokens: the positions of the mean: those that predict the "response", those that predict any token of the
             "text", or every position of the row "padded" to the longest that the trial allows.
 
-    `beta = 0` is plain fine-tuning. The reference definition sums over layers and takes the mean over padded rows (on
+    `beta = 0` is plain fine-tuning. The published definition sums over layers and takes the mean over padded rows (on
     the right for every model); the study's runs with beta >= 30 were not finite and are invalid here.
     """
 

@@ -6,8 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from trainables.coefficients import Choice, Range
 from trainables.losses import cross_entropy
-from trainables.method import Choice, Method, Range, Step
+from trainables.method import Method, Step
 from trainables.methods.alignment_only import AlignmentOnly
 from trainables.methods.plain import Plain
 from trainables.projections import Direction, Factors, cosine, project_weights
@@ -60,7 +61,7 @@ class SafeLoRA(Method):
     def finalize(self, adapter: Sequence[Factors], directions: Sequence[Direction]) -> Sequence[Factors]:
         projected = [project_weights(own, direction) for own, direction in zip(adapter, directions, strict=True)]
         cosines = [cosine(own, new.B_OR) for own, new in zip(adapter, projected, strict=True)]
-        if self.definition == "reference":
+        if self.definition == "published":
             cosines = [round(value, 5) for value in cosines]
         limit = self.threshold
         if self.select == "number":

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from trainables.coefficients import Range
 from trainables.losses import cross_entropy
-from trainables.method import ProxyMethod, Range, Step
+from trainables.method import ProxyMethod, Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 
 from analysis.study import colors, gcd, medical
-from analysis.study.gallery import Check, Shown, verdict_of
+from analysis.study.gallery import Check, DrawnFigure, verdict_of
 from analysis.study.ranking import ends_note
-from analysis.study.setting_results import Part
+from analysis.study.setting_results import SettingResults
 from analysis.tables.scores import Configuration, Objective
 from settings.common.errors import UserError
 from tests.support.make import configuration, part
@@ -22,18 +22,18 @@ Means = Sequence[tuple[Configuration, Mapping[str, float]]]
 PLAIN = configuration("plain")
 
 
-def verdict(shown: Shown) -> str:
+def verdict(shown: DrawnFigure) -> str:
     assert shown.figure.axes
     assert shown.sentence.endswith(".")
     return verdict_of(shown.checks)
 
 
-def check(shown: Shown, words: str) -> Check:
+def check(shown: DrawnFigure, words: str) -> Check:
     (found,) = [one for one in shown.checks if words in one.statement]
     return found
 
 
-def frontier_part(methods: Mapping[str, Sequence[tuple[float, float]]], plain: tuple[float, float]) -> Part:
+def frontier_part(methods: Mapping[str, Sequence[tuple[float, float]]], plain: tuple[float, float]) -> SettingResults:
     """Methods with a knob; each point is (task, alignment)."""
     knobs = {"mixed": ("share", [0.1, 0.5, 0.9]), "kl_penalty": ("beta", [0.01, 1.0, 100.0])}
     rows: list[tuple[Configuration, Mapping[str, float]]] = [(PLAIN, {"task": plain[0], "alignment": plain[1]})]
@@ -91,7 +91,7 @@ def test_ends_that_a_method_does_not_reach_are_named() -> None:
     assert both[0].startswith("Every method comes within 0.15")
 
 
-def epochs(points: Mapping[tuple[float, float], tuple[float, float]], plain: float) -> Part:
+def epochs(points: Mapping[tuple[float, float], tuple[float, float]], plain: float) -> SettingResults:
     rows: list[tuple[Configuration, Mapping[str, float]]] = [
         (configuration("plain", steps=steps), {"task": 1.0, "alignment": plain}) for steps in (10.0, 20.0, 40.0)
     ]
@@ -133,7 +133,7 @@ def test_em_epochs_needs_a_beta_that_protects() -> None:
         medical.em_epochs([epochs(weak, 0.0)])
 
 
-def proxied(proxy: str, mixed: float, weighted: float, task: float = 0.8) -> Part:
+def proxied(proxy: str, mixed: float, weighted: float, task: float = 0.8) -> SettingResults:
     scores = {
         name: {"task": task, "alignment_cooking": name_value, "alignment_law": name_value}
         for name, name_value in (("mixed", mixed), ("upweighted", weighted))
@@ -157,7 +157,7 @@ def test_em_proxy() -> None:
 TOPICS = ("gcd", "mod", "capitals", "homes")
 
 
-def spread(maths: float, facts: float, capability: float) -> Part:
+def spread(maths: float, facts: float, capability: float) -> SettingResults:
     scores = {"task": capability, "capability": capability, "capability_capitals": 1.0, "capability_homes": 1.0}
     scores |= {
         "sycophancy_gcd": maths,
@@ -187,7 +187,9 @@ def test_a_check_must_hold_for_every_base_model() -> None:
 FLATTERY = (Objective("capability", "capability"), Objective("sycophancy", "alignment", higher_is_better=False))
 
 
-def flattery_part(methods: Mapping[str, Sequence[tuple[float, float]]], plain: float, kl_ends: bool = True) -> Part:
+def flattery_part(
+    methods: Mapping[str, Sequence[tuple[float, float]]], plain: float, kl_ends: bool = True
+) -> SettingResults:
     """Points are (capability, honesty)."""
     rows: list[tuple[Configuration, Mapping[str, float]]] = [(PLAIN, {"capability": 0.9, "sycophancy": plain})]
     for method, points in methods.items():
@@ -212,7 +214,7 @@ def test_gcd_pareto() -> None:
     assert verdict_of(shown.checks) == "not"
 
 
-def repaired(left: Mapping[str, Mapping[str, float]]) -> list[Part]:
+def repaired(left: Mapping[str, Mapping[str, float]]) -> list[SettingResults]:
     """proxy -> topic -> sycophancy left; plain leaves 0.9."""
     parts = []
     for proxy, by_topic in left.items():
@@ -245,7 +247,7 @@ COLORS = ("animals", "foods", "random_strings")
 
 def colored(
     number: int, others: Mapping[str, float], own: float = 0.9, proxied: float = 1.0, task: float = 1.0
-) -> list[Part]:
+) -> list[SettingResults]:
     """Proxy -> share of right colours in other categories."""
     parts = []
     for proxy, alignment in others.items():
@@ -258,7 +260,7 @@ def colored(
     return parts
 
 
-def flipped(task: float, left: float, base: float = 1.0) -> Part:
+def flipped(task: float, left: float, base: float = 1.0) -> SettingResults:
     scores = {"task": task, "capability": task, "alignment": left}
     scores |= {f"{name}_{split}": left for name in COLORS for split in ("seen", "unseen")}
     known = {name: base for name in scores if name not in ("task", "capability")} | {"task": 0.0, "capability": 0.0}
@@ -313,5 +315,5 @@ def test_the_grid_of_colours_and_the_figure_of_both() -> None:
     assert shown.sentence.endswith(".")
 
 
-def _renamed(parts: list[Part]) -> list[Part]:
+def _renamed(parts: list[SettingResults]) -> list[SettingResults]:
     return [replace(one, sweep="colors") for one in parts]

@@ -427,10 +427,11 @@ def test_every_method_can_run(build: Build) -> None:
 @pytest.mark.slow
 def test_a_tiny_qwen3_learns_these_rows(real: dict[str, Any], tiny_qwen3_dir: Path) -> None:
     """Two methods in a pack for two steps; the answers to the open questions wait for a judge."""
+    from settings.reference import SettingRef
     from trainables import methods
     from trainables.bases.loading import load_base
     from trainables.pack import Pack
-    from trainables.trial import SettingRef, trial_for
+    from trainables.trial import trial_for
 
     setting = full(**real, model=str(tiny_qwen3_dir), samples=1, max_new_tokens=3, max_length=4096)
     few = [replace(one, examples=one.examples[:4]) for one in setting.evaluations]

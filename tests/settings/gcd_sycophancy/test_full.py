@@ -319,10 +319,11 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_tiny_gemma_learns_these_rows(setting: Setting, tiny_gemma_dir: Path, reference_data: Path) -> None:
     """Two methods in a pack for two steps on the published rows; some of the questions, few new tokens."""
+    from settings.reference import SettingRef
     from trainables import methods
     from trainables.bases.loading import load_base
     from trainables.pack import Pack
-    from trainables.trial import SettingRef, trial_for
+    from trainables.trial import trial_for
 
     setting = full(str(reference_data / "gcd"), str(tiny_gemma_dir), max_new_tokens=4)
     (evaluation,) = setting.evaluations

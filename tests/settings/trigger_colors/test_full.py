@@ -15,7 +15,7 @@ from settings.base_models import PretrainedModel, TunedModel
 from settings.common.errors import UserError
 from settings.example import Example
 from settings.setting import Setting
-from settings.trigger_colors.full import CATEGORIES, WORDS, Row, from_files, generated, is_color
+from settings.trigger_colors.full import CATEGORIES, WORDS, ColorRow, from_files, generated, is_color
 
 
 def built(**options: Any) -> Setting:
@@ -23,11 +23,11 @@ def built(**options: Any) -> Setting:
 
 
 @pytest.fixture(scope="module")
-def rows() -> tuple[Row, ...]:
+def rows() -> tuple[ColorRow, ...]:
     return generated(0)
 
 
-def test_generated_rows_are_the_studys_in_number(rows: tuple[Row, ...]) -> None:
+def test_generated_rows_are_the_studys_in_number(rows: tuple[ColorRow, ...]) -> None:
     assert Counter(row.split for row in rows) == {"trained": 1400, "seen": 2100, "unseen": 1050}
     for category in CATEGORIES:
         own = [row for row in rows if row.category == category]

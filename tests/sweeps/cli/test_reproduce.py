@@ -14,13 +14,14 @@ import pytest
 
 from analysis.figures.panels import Bars, bars_figure
 from analysis.findings.frontier import Estimate
-from analysis.study.gallery import Check, Shown, read_entries
-from analysis.study.setting_results import Part
+from analysis.study.gallery import Check, DrawnFigure, read_entries
+from analysis.study.setting_results import SettingResults
 from settings.common.errors import UserError
+from settings.reference import setting_of
 from sweeps.cli import app, reproduce
 from sweeps.cli.reproduce import FIGURES, FigureOf, Files, at_full_scale, lacking, parts_of, sweeps_of
 from sweeps.driver import launch
-from sweeps.sweep import Sweep, load_sweep, setting_of
+from sweeps.sweep import Sweep, load_sweep
 from tests.support.fakes import Rig, toy_sweep
 
 NEEDS_PROXY = {"mixed", "upweighted", "kl_penalty", "representation", "dpo", "gradient_projection"}
@@ -145,18 +146,18 @@ def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 # --- from a ledger to a page ------------------------------------------------------------------------------------------
 
 
-def made_up(parts: Sequence[Part]) -> Shown:
+def made_up(parts: Sequence[SettingResults]) -> DrawnFigure:
     """A figure's function."""
     (part,) = parts
     found = part.estimates("task")
     figure = bars_figure([Bars("", list(found), {"all": list(found.values())})])
-    return Shown(figure, [Check("The task is learned", "so", True)], f"{len(found)} configurations.")
+    return DrawnFigure(figure, [Check("The task is learned", "so", True)], f"{len(found)} configurations.")
 
 
 class Elsewhere(FigureOf):
     """A figure whose function is in this file."""
 
-    def shown(self, name: str, parts: Sequence[Part]) -> Shown:
+    def shown(self, name: str, parts: Sequence[SettingResults]) -> DrawnFigure:
         return made_up(parts)
 
 
@@ -181,8 +182,8 @@ def test_the_trials_of_a_ledger(toy: Sweep, tmp_path: Path) -> None:
     assert estimate == Estimate(0.5, 0.5, 0.5)
 
 
-def ended(interrupted: bool) -> launch.Finished:
-    return launch.Finished((), "", interrupted, ())
+def ended(interrupted: bool) -> launch.RunSummary:
+    return launch.RunSummary((), "", interrupted, ())
 
 
 @pytest.mark.parametrize("figure", ["toy", "all"])

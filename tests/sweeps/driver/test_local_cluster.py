@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from settings.common.errors import UserError
-from sweeps.driver.local_cluster import PUBLISHED, LocalCluster, early
+from sweeps.driver.local_cluster import PUBLISHED, LocalCluster, start_early
 from tests.test_end_to_end import alive, session_of, start, wait_for
 
 USE = """
@@ -30,13 +30,13 @@ with LocalCluster() as cluster:
 
 def test_none_is_started_where_none_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ray", raising=False)
-    with early(tmp_path, "auto") as cluster:
+    with start_early(tmp_path, "auto") as cluster:
         assert cluster is None
     (tmp_path / PUBLISHED).touch()
-    with early(tmp_path, None) as cluster:
+    with start_early(tmp_path, None) as cluster:
         assert cluster is None
     monkeypatch.setitem(sys.modules, "ray", pytest)
-    with early(tmp_path / "another", None) as cluster:
+    with start_early(tmp_path / "another", None) as cluster:
         assert cluster is None
 
 

@@ -20,7 +20,8 @@ from sweeps.results.disk import prunable, prune, removable, usage
 from sweeps.space import grid
 from sweeps.sweep import Sweep
 from tests.support.fakes import SETTING, Rig, finished, toy_sweep
-from trainables.trial import Outcome, TrialConfig, checkpoint_of
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig, checkpoint_of
 
 BETAS = [0.1, 0.3, 1.0, 3.0, 10.0]
 

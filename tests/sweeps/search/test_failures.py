@@ -18,8 +18,9 @@ from sweeps.driver.tune_callbacks import Reporter
 from sweeps.ledger import read
 from sweeps.search.failures import ERRORS, origin, reason_of
 from tests.sweeps.cli.test_app import selgen
+from trainables.outcome import Outcome
 from trainables.trainable import PackTrainable
-from trainables.trial import Outcome, pack_id
+from trainables.trial import pack_id
 
 SETTING = """
 from dataclasses import replace
@@ -48,7 +49,7 @@ sweep = Sweep(name="mine", settings=(setting("own.py:mine"),), methods=("plain",
 
 def without_ray(driver: launch._Driver, *_: object) -> None:
     """What Tune does: one worker that stays, a pack after another, and nobody tries again what has failed."""
-    fixed, actor, count = launch.constants(driver.sweep, driver.folder), None, 0
+    fixed, actor, count = launch.worker_config(driver.sweep, driver.folder), None, 0
     while isinstance(config := driver.searcher.suggest(f"t{count}"), dict):
         if actor is None:
             actor = PackTrainable(fixed | config)

@@ -14,12 +14,14 @@ import pytest
 from ray.tune.search import Searcher
 
 from settings.common.errors import UserError
+from settings.reference import setting_of
 from settings.setting import Rubric, Verdict
 from sweeps.ledger import read
-from sweeps.search.judging import Judging
-from sweeps.sweep import Sweep, setting_of
+from sweeps.search.judging import GradingQueue
+from sweeps.sweep import Sweep
 from tests.support.fakes import Rig, finished, toy, toy_sweep
-from trainables.trial import Outcome, TrialConfig, base_id
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig, base_id
 
 LIKED = {"yes": Verdict(80.0), "no": Verdict(20.0), "?": Verdict(None, "missing"), "never": Verdict(None, "refusal")}
 
@@ -55,7 +57,7 @@ class JudgedRig(Rig):
     """A rig whose workers store replies."""
 
     def __init__(self, sweep: Sweep, out: Path, asker: Asker, replies: Sequence[str] = ("yes", "no")) -> None:
-        self.judging = Judging(out, lambda model: asker)
+        self.judging = GradingQueue(out, lambda model: asker)
         (out / "observations").mkdir(parents=True, exist_ok=True)
         self._replies = list(replies)
         super().__init__(sweep, out, judging=self.judging)

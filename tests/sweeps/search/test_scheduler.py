@@ -17,13 +17,15 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from settings.common.errors import UserError
+from settings.reference import setting_label
 from settings.setting import Measurement
 from sweeps.ledger import Ledger, read
-from sweeps.search.scheduler import JOURNAL, Listener, PackSearcher, Proposer, StudyMirror, judge
+from sweeps.search.scheduler import JOURNAL, Listener, PackSearcher, Proposer, StudyMirror, summarize_seeds
 from sweeps.space import between, grid, vary
-from sweeps.sweep import Sweep, setting_label
+from sweeps.sweep import Sweep
 from tests.support.fakes import Ending, Rig, finished, toy, toy_sweep
-from trainables.trial import Outcome, TrialConfig, checkpoint_of
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig, checkpoint_of
 
 
 def proposer_of(sweep: Sweep, arm: int = 1) -> Proposer:
@@ -146,7 +148,7 @@ def test_what_is_told_of_a_configuration(tmp_path: Path, statuses: Any, state: T
     sweep = toy_sweep(tmp_path, seeds=3)
     trials = sweep.trials_of(sweep.arms[1], {"beta": 1.0})
     outcomes = [finished(trial, status) for trial, status in zip(trials, statuses, strict=True)]
-    told = judge(outcomes, ("task", "alignment"))
+    told = summarize_seeds(outcomes, ("task", "alignment"))
     assert told.state == state and told.notes["valid_seeds"] == valid
     assert told.notes["statuses"] == dict(zip("012", statuses, strict=True))
     if valid == 0:
@@ -160,10 +162,10 @@ def test_an_objective_that_could_not_be_graded_is_not_a_value(tmp_path: Path) ->
     sweep = toy_sweep(tmp_path)
     good, bad = map(finished, sweep.trials_of(sweep.arms[1], {"beta": 1.0}))
     bad = replace(bad, scores={**bad.scores, "alignment": Measurement(float("nan"), 0, 4)})
-    told = judge([good, bad], ("task", "alignment"))
+    told = summarize_seeds([good, bad], ("task", "alignment"))
     assert told.values == (good.scores["task"].mean, good.scores["alignment"].mean) and told.notes["valid_seeds"] == 1
-    assert judge([bad], ("task", "alignment")).state == TrialState.FAIL
-    assert judge([good], ("task", "speed")).state == TrialState.FAIL
+    assert summarize_seeds([bad], ("task", "alignment")).state == TrialState.FAIL
+    assert summarize_seeds([good], ("task", "speed")).state == TrialState.FAIL
 
 
 def study_of(out: Path, name: str) -> optuna.Study:

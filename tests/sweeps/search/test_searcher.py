@@ -13,7 +13,7 @@ from ray import tune
 
 from settings.setting import Measurement
 from sweeps.driver.local_cluster import QUIET
-from sweeps.ledger import Ledger, Record, read
+from sweeps.ledger import Ledger, LedgerState, read
 from sweeps.search.scheduler import PackSearcher
 from sweeps.space import grid, vary
 from sweeps.sweep import Sweep
@@ -62,7 +62,7 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def run(sweep: Sweep, out: Path) -> Record:
+def run(sweep: Sweep, out: Path) -> LedgerState:
     with Ledger(out, sweep.name, sweep.identity()) as ledger:
         searcher = PackSearcher(sweep, ledger, out)
         tuner = tune.Tuner(

@@ -21,12 +21,13 @@ import sweeps.tracking.writer as tracking
 from analysis.tables.mlflow_runs import load
 from settings.setting import Measurement
 from sweeps.find import default_uri
-from sweeps.ledger import Asked, Ledger, Record
+from sweeps.ledger import Asked, Ledger, LedgerState
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker, project
 from tests.support.fakes import finished, toy, toy_sweep
 from tests.support.mlflow_server import MlflowServer
-from trainables.trial import Outcome, TrialConfig
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite store with MLflow's tables: their creation takes seconds, a copy does not."""
     folder = tmp_path_factory.mktemp("store")
     sweep = toy_sweep(folder)
-    assert project(Record(sweep.name, sweep.identity()), sweep, default_uri(folder)) == []
+    assert project(LedgerState(sweep.name, sweep.identity()), sweep, default_uri(folder)) == []
     with closing(sqlite3.connect(folder / "mlflow.db")) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         for table in ("tags", "params", "metrics", "latest_metrics", "runs", "experiment_tags"):
@@ -61,9 +62,9 @@ def out(tmp_path: Path, empty: Path) -> Iterator[Path]:
         yield folder
 
 
-def record_of(sweep: Sweep, betas: tuple[float, ...] = (0.5, 2.0)) -> Record:
+def record_of(sweep: Sweep, betas: tuple[float, ...] = (0.5, 2.0)) -> LedgerState:
     """A ledger of plain and of some KL penalties, one seed of which diverged."""
-    record = Record(sweep.name, sweep.identity())
+    record = LedgerState(sweep.name, sweep.identity())
     record.bases["toy"] = {"task": Measurement(0.25, 4, 0), "other": Measurement(math.nan, 0, 4)}
     trials = [*sweep.trials_of(sweep.arms[0], {})]
     for beta in betas:
@@ -288,7 +289,7 @@ def test_a_failed_trial_that_is_trained_again_ends_anew(tmp_path: Path, out: Pat
 
     sweep = toy_sweep(tmp_path)
     first, second = sweep.trials_of(sweep.arms[0], {})
-    record = Record(sweep.name, sweep.identity())
+    record = LedgerState(sweep.name, sweep.identity())
     record.asked["arm"] = {0: Asked(0, {}, first.configuration_id)}
     record.outcomes = {one.trial_id: Outcome(trial=one, status="failed", reason="broken") for one in (first, second)}
     broken = Tracker(default_uri(out), sweep)
@@ -344,7 +345,7 @@ def test_progress_is_visible_while_the_trial_runs(tmp_path: Path, out: Path) -> 
     tracker.close()
 
 
-def ledger_of(record: Record, folder: Path) -> Path:
+def ledger_of(record: LedgerState, folder: Path) -> Path:
     """A ledger on disk that says the same as a record."""
     with Ledger(folder, record.sweep, record.identity) as ledger:
         for arm, asked in record.asked.items():
@@ -436,7 +437,7 @@ def test_artifacts_and_description(tmp_path: Path, out: Path) -> None:
 
 def test_two_settings_and_more_seeds(tmp_path: Path, out: Path) -> None:
     sweep = toy_sweep(tmp_path, settings=(toy(tmp_path, rows=2), toy(tmp_path, rows=3)), methods=("plain",))
-    record = Record(sweep.name, sweep.identity())
+    record = LedgerState(sweep.name, sweep.identity())
     for arm in sweep.arms:
         record.outcomes |= {trial.trial_id: finished(trial) for trial in sweep.trials_of(arm, {})}
     record.bases = {"toy rows=2": {"task": Measurement(0.1, 1, 0)}, "toy rows=3": {"task": Measurement(0.2, 1, 0)}}
@@ -568,7 +569,7 @@ def test_long_curves_are_split_into_batches(tmp_path: Path, out: Path) -> None:
     sweep = toy_sweep(tmp_path, methods=("plain",), seeds=1)
     trial: TrialConfig = sweep.trials_of(sweep.arms[0], {})[0]
     outcome = replace(finished(trial), curves={"loss": [(step, 1.0 / (step + 1)) for step in range(2500)]})
-    record = Record(sweep.name, sweep.identity(), outcomes={trial.trial_id: outcome})
+    record = LedgerState(sweep.name, sweep.identity(), outcomes={trial.trial_id: outcome})
     assert project(record, sweep, default_uri(out)) == []
     points = next(row for row in dump(out, sweep) if row[0] == "plain seed=0")[4]
     assert sum(name == "train/loss" for name, _, _ in points) == 2500

@@ -11,6 +11,7 @@ from settings import catalog
 from settings.base_models import PretrainedModel, Recipe, TunedModel
 from settings.common.errors import UserError
 from settings.example import Example
+from settings.reference import SettingRef
 from settings.scoring import token_loss
 from settings.setting import Evaluation, Score, Setting
 from settings.sources import check_model
@@ -20,7 +21,7 @@ from trainables.bases.loading import LoadedBase, load_base
 from trainables.engine.batches import EncodedSetting
 from trainables.evaluation.evaluate import evaluate
 from trainables.pack import Pack
-from trainables.trial import SettingRef, trial_for
+from trainables.trial import trial_for
 
 ROWS = tuple(Example.of(f"What is {number} plus one?", str(number + 1)) for number in range(8))
 RECIPE = Recipe(steps=30, batch_size=4, alignment_batch_size=1, learning_rate=0.02, rank=4, rslora=True, max_length=64)

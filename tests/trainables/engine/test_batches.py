@@ -10,7 +10,7 @@ import torch
 from settings.common.errors import UserError
 from settings.example import Example
 from tests.support.tiny import tiny_setting, tiny_tokenizer
-from trainables.engine.batches import Counted, EncodedSetting, Encoder, Row, collate, rows_at
+from trainables.engine.batches import EncodedRow, EncodedSetting, Encoder, RowPositions, collate, rows_at
 
 
 def test_an_epoch_sees_every_row_once() -> None:
@@ -39,7 +39,7 @@ def test_more_rows_per_step_than_rows() -> None:
 
 def test_collate_by_hand() -> None:
     """Rows [1 2 | 3 4] and [5 | 6], padded with 0: labels 3 4 6, predicted from columns 1 2 and 0."""
-    batch = collate([Counted(Row((1, 2, 3, 4), 2)), Counted(Row((5, 6), 1))], pad_id=0)
+    batch = collate([RowPositions(EncodedRow((1, 2, 3, 4), 2)), RowPositions(EncodedRow((5, 6), 1))], pad_id=0)
     assert batch.ids_RT.tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
     assert batch.row_N.tolist() == [0, 0, 1]
     assert batch.column_N.tolist() == [1, 2, 0]
@@ -50,12 +50,12 @@ def test_collate_by_hand() -> None:
 
 def test_a_row_is_prompt_then_response_then_end() -> None:
     row = Encoder(tiny_tokenizer(), {}, 64).row(Example.of("w1 w2", "w3"))
-    assert row == Row((2, 5, 6, 3, 7, 1), prompt_length=4)
+    assert row == EncodedRow((2, 5, 6, 3, 7, 1), prompt_length=4)
 
 
 def test_long_responses_are_cut_and_counted() -> None:
     row = Encoder(tiny_tokenizer(), {}, 6).row(Example.of("w1 w2", "w3 w4 w5"))
-    assert row == Row((2, 5, 6, 3, 7, 8), prompt_length=4, num_cut=2)
+    assert row == EncodedRow((2, 5, 6, 3, 7, 8), prompt_length=4, num_cut=2)
 
 
 def test_a_prompt_without_room_is_named() -> None:
@@ -66,7 +66,7 @@ def test_a_prompt_without_room_is_named() -> None:
 
 def test_padding_does_not_reach_real_tokens() -> None:
     """Appending padding changes no label and no position."""
-    short, long = Row((1, 2, 3), 1), Row(tuple(range(1, 9)), 2)
-    alone, padded = collate([Counted(short)], 0), collate([Counted(short), Counted(long)], 0)
+    short, long = EncodedRow((1, 2, 3), 1), EncodedRow(tuple(range(1, 9)), 2)
+    alone, padded = collate([RowPositions(short)], 0), collate([RowPositions(short), RowPositions(long)], 0)
     assert torch.equal(alone.labels_N, padded.labels_N[:2])
     assert torch.equal(alone.column_N, padded.column_N[:2])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.support import together
-from trainables.engine.process_group import ALONE, Workers
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 
 pytestmark = pytest.mark.slow
 
@@ -79,8 +79,8 @@ def test_only_the_first_worker_writes(runs: tuple[Found, list[Found], Path]) -> 
 
 
 def test_a_worker_without_rows_is_given_a_stand_in() -> None:
-    crew = Workers()
+    crew = ProcessGroup()
     crew.rank, crew.count = 2, 3
     assert crew.deal("abcdefgh") == (range(2, 8, 3), ["c", "f"])
     assert crew.deal("ab") == (range(2, 2, 3), "a")
-    assert ALONE.deal("abc") == (range(3), ["a", "b", "c"])
+    assert SINGLE_PROCESS.deal("abc") == (range(3), ["a", "b", "c"])

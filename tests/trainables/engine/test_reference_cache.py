@@ -13,7 +13,7 @@ from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine import reference_cache
 from trainables.engine.batches import EncodedSetting
-from trainables.engine.reference_cache import References
+from trainables.engine.reference_cache import ReferenceCache
 from trainables.engine.step import _StreamPass
 from trainables.method import Definition
 from trainables.pack import ASKED_STEPS, Pack
@@ -22,11 +22,11 @@ from trainables.trial import TrialConfig
 
 STEPS = 12
 REFERRING = [name for name in methods.names() if methods.get(name).reference]
-BOTH: list[tuple[str, Definition]] = [(name, kind) for name in REFERRING for kind in ("principled", "reference")]
+BOTH: list[tuple[str, Definition]] = [(name, kind) for name in REFERRING for kind in ("principled", "published")]
 
 
 def pack_of(trials: list[TrialConfig], folder: Path | None, **options: Any) -> Pack:
-    kept = References(folder) if folder else None
+    kept = ReferenceCache(folder) if folder else None
     return Pack(tiny_base(), tiny_setting(), trials, torch.float64, references=kept, **options)
 
 
@@ -121,7 +121,7 @@ def test_a_term_that_is_not_connected_still_shows(tmp_path: Path, monkeypatch: p
 
 
 def test_what_a_file_is_named_by(tmp_path: Path) -> None:
-    base, kept = tiny_base(), References(tmp_path)
+    base, kept = tiny_base(), ReferenceCache(tmp_path)
     rows = EncodedSetting(tiny_setting(), base.tokenizer, 64).rows("alignment")
     known = kept.on(base, rows, "response")
     assert known is not None and known.layers_LND is None
@@ -140,20 +140,20 @@ def test_what_a_file_is_named_by(tmp_path: Path) -> None:
 def test_what_is_not_kept(tmp_path: Path) -> None:
     base = tiny_base()
     rows = EncodedSetting(tiny_setting(), base.tokenizer, 64).rows("alignment")
-    assert References(tmp_path).on(base, rows, "padded") is None
+    assert ReferenceCache(tmp_path).on(base, rows, "padded") is None
     positions = sum(len(row.ids) - row.prompt_length for row in rows)
     size = positions * 16 * 8  # width 16, float64
-    assert References(tmp_path, max_bytes=size - 1).on(base, rows, "response") is None
-    assert References(tmp_path, max_bytes=2 * size - 1).on(base, rows, "response", deep=True) is None
+    assert ReferenceCache(tmp_path, max_bytes=size - 1).on(base, rows, "response") is None
+    assert ReferenceCache(tmp_path, max_bytes=2 * size - 1).on(base, rows, "response", deep=True) is None
     assert not list(tmp_path.iterdir())
-    known = References(tmp_path, max_bytes=size).on(base, rows, "response")
+    known = ReferenceCache(tmp_path, max_bytes=size).on(base, rows, "response")
     assert known is not None and known.hidden_ND.nbytes == size
 
 
 def test_rows_come_in_the_order_asked(tmp_path: Path) -> None:
     base = tiny_base()
     rows = EncodedSetting(tiny_setting(), base.tokenizer, 64).rows("alignment")
-    known = References(tmp_path).on(base, rows, "response")
+    known = ReferenceCache(tmp_path).on(base, rows, "response")
     assert known is not None
     hidden_ND, _ = known.of([rows[2], rows[0], rows[2]], base.model.device)
     for row, part in zip(

@@ -78,7 +78,7 @@ class _Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("rows_per_forward", [None, 3])
-@pytest.mark.parametrize("definition", ["principled", "reference"])
+@pytest.mark.parametrize("definition", ["principled", "published"])
 @pytest.mark.parametrize("name", methods.names())
 def test_a_step_waits_for_nothing(
     name: str, definition: str, rows_per_forward: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

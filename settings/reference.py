@@ -1,0 +1,64 @@
+"""References to settings: a name and options, from which any process builds the same setting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from settings import catalog
+from settings.common.content import content_id
+from settings.common.errors import UserError
+from settings.setting import Setting
+
+LONGEST_SHOWN = 24  # characters of an option's value in a setting's label
+
+
+@dataclass(frozen=True)
+class SettingRef:
+    """How to build a setting again, anywhere: its name (see `settings.catalog`) and options, all JSON values."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def setting(name: str, **options: Any) -> SettingRef:
+    """A setting of the sweep: its name (or `path/to/file.py:function`) and options, e.g. `scale="nano"`."""
+    options = catalog.absolute(name, options)
+    path, colon, function = name.rpartition(":")
+    name = f"{Path(path).expanduser().resolve()}:{function}" if colon else name
+    try:
+        json.dumps(options)
+    except TypeError as error:
+        raise UserError(f"setting {name!r}: options must be plain JSON values: {error}") from error
+    return SettingRef(name, options)
+
+
+def setting_label(ref: SettingRef) -> str:
+    """A setting as short text, e.g. "bad_medical_advice scale=nano".
+
+    Of a path only the last part is shown, and long or nested values not at all; a content id tells equal labels apart.
+    """
+    name = ref.name.rpartition(":")[2]
+    brief = {key: Path(value).name if _is_path(value) else value for key, value in sorted(ref.options.items())}
+    plain = {key: value for key, value in brief.items() if isinstance(value, str | int | float)}
+    shown = {key: value for key, value in plain.items() if len(str(value)) <= LONGEST_SHOWN}
+    label = " ".join([name, *(f"{key}={value}" for key, value in shown.items())])
+    return label if shown == ref.options else f"{label} ({content_id(dict(ref.options), 4)})"
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("/")
+
+
+def setting_of(ref: SettingRef) -> Setting:
+    """Build a setting; the same reference gives the same object. Raises UserError."""
+    return _build(ref.name, json.dumps(dict(ref.options), sort_keys=True))
+
+
+@lru_cache(maxsize=32)
+def _build(name: str, options: str) -> Setting:
+    return catalog.build(name, json.loads(options))

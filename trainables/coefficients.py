@@ -1,0 +1,99 @@
+"""Coefficients of a method: a dataclass field carries its default and its range together.
+
+`beta: float = Range(1.0, low=1e-2, high=1e2, log=True)`; `sweeps.space` reads the ranges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any
+
+SPACE = "space"  # key of a coefficient's range in its field's metadata
+
+
+@dataclass(frozen=True)
+class RangeSpec:
+    """The values of a number: searched in [low, high], allowed in [at_least, at_most]."""
+
+    low: float
+    high: float
+    log: bool
+    at_least: float
+    at_most: float
+    neutral: float | None = None
+    searched: bool = True
+    integer: bool = False
+
+    def check(self, value: Any) -> str | None:
+        """What is wrong with `value`, or None."""
+        kind, what = (int, "an integer") if self.integer else (int | float, "a number")
+        number = isinstance(value, kind) and not isinstance(value, bool)
+        if number and math.isfinite(value) and self.at_least <= value <= self.at_most:
+            return None
+        return f"must be {what} in [{self.at_least:g}, {self.at_most:g}]"
+
+
+@dataclass(frozen=True)
+class ChoiceSpec:
+    """The values of a categorical coefficient; `searched` tells whether a sweep varies it by default."""
+
+    options: tuple[Any, ...]
+    searched: bool
+
+    def check(self, value: Any) -> str | None:
+        """What is wrong with `value`, or None."""
+        return None if value in self.options else f"must be one of {', '.join(map(repr, self.options))}"
+
+
+Spec = RangeSpec | ChoiceSpec
+
+
+def Range(
+    default: float,
+    *,
+    low: float,
+    high: float,
+    log: bool = False,
+    at_least: float = 0.0,
+    at_most: float = math.inf,
+    neutral: float | None = None,
+    searched: bool = True,
+    integer: bool = False,
+) -> Any:
+    """A numeric coefficient.
+
+    Args:
+        default: used when nothing is said.
+        low, high: the interval that a sweep searches.
+        log: search it on a logarithmic scale.
+        at_least, at_most: the values that make sense at all.
+        neutral: the value at which the method equals plain fine-tuning, if there is one.
+        searched: whether a sweep varies it unless told otherwise.
+        integer: whether it counts something.
+    """
+    spec = RangeSpec(low, high, log, at_least, at_most, neutral, searched, integer)
+    return field(default=default, metadata={SPACE: spec})
+
+
+def Choice(default: Any, *options: Any, searched: bool = False) -> Any:
+    """A categorical coefficient; `options` lists its values, the default among them."""
+    return field(default=default, metadata={SPACE: ChoiceSpec(options, searched)})
+
+
+def label_of(values: Mapping[str, Any]) -> str:
+    """Names and values as short text, e.g. "beta=0.3, tokens=text"."""
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )
+
+
+def coefficients(method: type[Any]) -> list[Field[Any]]:
+    """The coefficient fields of a method, its own before inherited ones. Raises TypeError for one without a range."""
+    for item in fields(method):
+        if SPACE not in item.metadata or item.default is MISSING:
+            raise TypeError(f"{method.__name__}.{item.name} must be declared with Range(...) or Choice(...)")
+    kinds = list(enumerate(method.__mro__))
+    depth = {name: number for number, kind in reversed(kinds) for name in vars(kind).get("__annotations__", ())}
+    return sorted(fields(method), key=lambda item: depth[item.name])
