@@ -1,54 +1,66 @@
-"""Where a sweep was declared and where MLflow keeps it: its name finds its file again, and its file its name.
+"""From a sweep's name or file to the sweep, and back: the catalog, Python files, and files that ran before.
 
-Commands that only read import nothing else of this package, which takes seconds.
+Commands that only read look up names here, so only `load_sweep` imports `sweeps.sweep`, which takes seconds.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-import re
+import pkgutil
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+import sweeps.catalog
+from settings import catalog
 from settings.common.errors import UserError, did_you_mean
 from settings.common.files import write_json
+from sweeps.names import DECLARED, folder_of
 
 if TYPE_CHECKING:
     from sweeps.sweep import Sweep
 
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-DECLARED = "declared.json"  # in the sweep's folder
+
+def catalog_names() -> list[str]:
+    """Return the names of the sweeps that ship with the software, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(sweeps.catalog.__path__))
 
 
 def is_file(name_or_file: str) -> bool:
-    """Whether a text names a Python file, and no sweep."""
+    """Return whether a text names a Python file rather than a sweep."""
     return name_or_file.endswith(".py") or "/" in name_or_file
 
 
 def file_of(name_or_file: str) -> Path | None:
-    """The Python file that a text names; None for a sweep's name."""
+    """Return the Python file that a text names; None for the name of a sweep."""
     return Path(name_or_file).expanduser().resolve() if is_file(name_or_file) else None
 
 
+def name_of(name_or_file: str) -> str:
+    """Return the name of a sweep, or of the sweep that a file declares. Raises UserError."""
+    return load_sweep(name_or_file).name if is_file(name_or_file) else name_or_file
+
+
 def remember(folder: Path, file: Path) -> None:
-    """Keep in a sweep's folder which file declares it."""
+    """Write into a sweep's folder which file declares it."""
     write_json(folder / DECLARED, {"file": str(file)})
 
 
 def find(name_or_file: str, output: Path) -> Sweep:
-    """The sweep of a file, of the catalog, or of a file that ran before under `output`. Raises UserError."""
-    from sweeps.sweep import catalog_names, load_sweep
-
-    known = output / name_or_file / DECLARED
+    """Load the sweep of a file, of the catalog, or of a file that ran before under `output`. Raises UserError."""
     if is_file(name_or_file) or name_or_file in catalog_names():
         return load_sweep(name_or_file)
-    if not known.is_file():
+    declared = folder_of(name_or_file, output) / DECLARED
+    if not declared.is_file():
         ran = sorted(path.parent.name for path in output.glob(f"*/{DECLARED}"))
         hint = did_you_mean(name_or_file, [*catalog_names(), *ran])
         available = f"{', '.join(catalog_names())}, or path/to/file.py"
         of_file = f"of those of a file {', '.join(ran) or 'none'} ran in {output.resolve()}"
         raise UserError(f"unknown sweep {name_or_file!r}{hint}; available: {available}; {of_file}")
-    file = json.loads(known.read_text())["file"]
+    file = json.loads(declared.read_text())["file"]
     if not Path(file).is_file():
         raise UserError(f"sweep {name_or_file!r} was declared in {file}, which is gone; give the file where it is now")
     sweep = load_sweep(file)
@@ -57,15 +69,49 @@ def find(name_or_file: str, output: Path) -> Sweep:
     return sweep
 
 
-def name_of(name_or_file: str) -> str:
-    """The name of a sweep; of a file, of the sweep that it declares. Raises UserError."""
-    if not is_file(name_or_file):
-        return name_or_file
-    from sweeps.sweep import load_sweep
+def load_sweep(name_or_file: str | Path) -> Sweep:
+    """Load the sweep of a catalog name, or of a Python file that defines `sweep = Sweep(...)`.
 
-    return load_sweep(name_or_file).name
+    Raises:
+        UserError: no such name or file; a file that fails ("FILE:LINE: ExceptionType: message"); no `sweep` in it.
+    """
+    text = str(name_or_file)
+    if is_file(text):
+        path = Path(text).expanduser().resolve()
+        module = _import(path, lambda: catalog.module_from_file(path), shown=text)
+    elif text in catalog_names():
+        path = Path(sweeps.catalog.__path__[0]) / f"{text}.py"
+        module = _import(path, lambda: importlib.import_module(f"sweeps.catalog.{text}"), shown=text)
+    else:
+        hint = did_you_mean(text, catalog_names())
+        raise UserError(f"unknown sweep {text!r}{hint}; available: {', '.join(catalog_names())}, or path/to/file.py")
+    from sweeps.sweep import Sweep  # the module above has imported it
+
+    sweep = getattr(module, "sweep", None)
+    if sweep is None:
+        raise UserError(f"{text} does not define `sweep`; end the file with sweep = Sweep(...)")
+    if not isinstance(sweep, Sweep):
+        raise UserError(f"{text}: `sweep` must be a Sweep, got {type(sweep).__name__}")
+    return sweep
 
 
-def default_uri(output: Path) -> str:
-    """The SQLite store of an output folder, which all of its sweeps share."""
-    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+def _import(path: Path, load: Callable[[], ModuleType], shown: str) -> ModuleType:
+    """Import a sweep file; turn whatever it raises into one line that names the file and its line."""
+    try:
+        return load()
+    except SyntaxError as error:
+        source = error.filename if error.filename and Path(error.filename).is_file() else None
+        where = f"{shown if source == str(path) else source}:{error.lineno}" if source else _where(error, path, shown)
+        raise UserError(f"{where}: {type(error).__name__}: {error.msg}") from error
+    except UserError as error:
+        where = _where(error, path, shown)
+        raise UserError(f"{where}: {error}" if where != shown else str(error)) from error
+    except Exception as error:
+        message = str(error).partition("\n")[0]
+        raise UserError(f"{_where(error, path, shown)}: {type(error).__name__}: {message}") from error
+
+
+def _where(error: BaseException, path: Path, shown: str) -> str:
+    """Return "FILE:LINE" of the last frame in the user's file, or "FILE" when the error did not come from it."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{shown}:{lines[-1]}" if lines else shown

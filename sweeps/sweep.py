@@ -12,18 +12,11 @@ sweep = Sweep(
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import sweeps.catalog
-from settings import catalog
 from settings.common.content import content_id
 from settings.common.errors import UserError, did_you_mean
 from settings.judge import JudgeOptions
@@ -33,7 +26,7 @@ from settings.setting import Score, Setting
 from settings.sources import check_model
 from sweeps.controls import control_spaces
 from sweeps.early_stopping import EarlyStopping
-from sweeps.find import SAFE_NAME
+from sweeps.names import SAFE_NAME
 from sweeps.space import MethodSpace, Values, vary
 from trainables.coefficients import label_of
 from trainables.trial import TRIAL_KNOBS, AdapterConfig, OptimizerConfig, TrialConfig, require, trial_for
@@ -365,57 +358,6 @@ class Sweep:
         if self.early_stopping:
             data["early_stopping"] = [list(self.early_stopping.rungs), self.early_stopping.keep]
         return content_id(data)
-
-
-def catalog_names() -> list[str]:
-    """The sweeps that ship with the software, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(sweeps.catalog.__path__))
-
-
-def load_sweep(name_or_file: str | Path) -> Sweep:
-    """The sweep of a catalog name, or of a Python file that defines `sweep = Sweep(...)`.
-
-    Raises:
-        UserError: no such name or file; a file that fails ("FILE:LINE: ExceptionType: message"); no `sweep` in it.
-    """
-    text = str(name_or_file)
-    if text.endswith(".py") or "/" in text:
-        path = Path(text).expanduser().resolve()
-        module = _run(path, lambda: catalog.module_from_file(path), shown=text)
-    elif text in catalog_names():
-        path = Path(sweeps.catalog.__path__[0]) / f"{text}.py"
-        module = _run(path, lambda: importlib.import_module(f"sweeps.catalog.{text}"), shown=text)
-    else:
-        hint = did_you_mean(text, catalog_names())
-        raise UserError(f"unknown sweep {text!r}{hint}; available: {', '.join(catalog_names())}, or path/to/file.py")
-    found = getattr(module, "sweep", None)
-    if found is None:
-        raise UserError(f"{text} does not define `sweep`; end the file with sweep = Sweep(...)")
-    if not isinstance(found, Sweep):
-        raise UserError(f"{text}: `sweep` must be a Sweep, got {type(found).__name__}")
-    return found
-
-
-def _run(path: Path, load: Callable[[], ModuleType], shown: str) -> ModuleType:
-    """Import a sweep file; whatever it raises becomes one line that names the file and its line."""
-    try:
-        return load()
-    except SyntaxError as error:
-        other = error.filename if error.filename and Path(error.filename).is_file() else None
-        where = f"{shown if other == str(path) else other}:{error.lineno}" if other else _where(error, path, shown)
-        raise UserError(f"{where}: {type(error).__name__}: {error.msg}") from error
-    except UserError as error:
-        where = _where(error, path, shown)
-        raise UserError(f"{where}: {error}" if where != shown else str(error)) from error
-    except Exception as error:
-        message = str(error).partition("\n")[0]
-        raise UserError(f"{_where(error, path, shown)}: {type(error).__name__}: {message}") from error
-
-
-def _where(error: BaseException, path: Path, shown: str) -> str:
-    """ "FILE:LINE" of the last frame in the user's file, or "FILE" when the error did not come from it."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"{shown}:{lines[-1]}" if lines else shown
 
 
 def _option_problem(option: str, value: Any) -> str | None:

@@ -17,7 +17,7 @@ import torch
 from settings.bad_medical_advice.nano import bad_medical_advice
 from settings.reference import SettingRef
 from settings.setting import Setting
-from sweeps.sweep import load_sweep
+from sweeps.find import load_sweep
 from tests.benchmarks import page, whole_sweep
 from tests.benchmarks.__main__ import NAMES, sweep_plan
 from tests.benchmarks.baseline import LOSSES, PeftTrial, load

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from settings.common.files import write_json
-from sweeps.find import default_uri
 from sweeps.ledger import LEDGER, Ledger
+from sweeps.names import default_uri
 from sweeps.results.frontier_files import publish
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker

@@ -23,10 +23,11 @@ from settings.bad_medical_advice.nano import bad_medical_advice
 from settings.common.files import cache_root
 from sweeps import plan
 from sweeps.driver.launch import worker_config
-from sweeps.find import default_uri
+from sweeps.find import load_sweep
 from sweeps.ledger import LEDGER, Ledger, read
+from sweeps.names import default_uri
 from sweeps.search.scheduler import PackSearcher
-from sweeps.sweep import Sweep, load_sweep
+from sweeps.sweep import Sweep
 from trainables.bases.loading import load_base
 from trainables.engine.reference_cache import ReferenceCache
 from trainables.pack import Pack

@@ -14,8 +14,8 @@ import torch
 
 from settings import catalog
 from settings.reference import setting_of
+from sweeps.find import load_sweep
 from sweeps.space import vary
-from sweeps.sweep import load_sweep
 from tests.conftest import ROOT
 from tests.support.tiny import tiny_base, tiny_setting, tiny_trial
 from trainables import methods

@@ -12,7 +12,8 @@ from typing import Any
 
 import jinja2
 
-from analysis.figures import frontier, interactive, print
+from analysis.figures import frontier, interactive
+from analysis.figures.print import paper_figures
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, csv_text
 from analysis.tables.scores import TrialRecord
@@ -59,7 +60,7 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
         write_text(data, json.dumps(facts, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
         write_text(table, csv_text(chapter.found.points))
         files += [data, table]
-        for name, figure in print.paper_figures(chapter.found, chapter.base_scores, f"{sweep}: {chapter.setting}"):
+        for name, figure in paper_figures(chapter.found, chapter.base_scores, f"{sweep}: {chapter.setting}"):
             for ending in ("png", "pdf"):
                 path = folder / f"{name}{stem}.{ending}"
                 frontier.save(path, figure)

@@ -103,10 +103,10 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     from settings.reference import setting_of
     from sweeps import find, plan
     from sweeps.cli.tables import show_cautions, show_plan
-    from sweeps.driver.launch import folder_of
     from sweeps.driver.progress import clock
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.ledger import LEDGER, read
+    from sweeps.names import folder_of
 
     sweep = find.find(name, output)
     sweep.check()
@@ -156,9 +156,9 @@ def resume_command(
     from sweeps.driver.local_cluster import start_early
 
     with start_early(output / name, address) as cluster:
-        from sweeps.driver.launch import folder_of
         from sweeps.find import find
         from sweeps.ledger import read
+        from sweeps.names import folder_of
 
         sweep = find(name, output)
         read(folder_of(sweep.name, output))
@@ -411,7 +411,8 @@ def heatmap_command(
     """Draw scores against settings: one row per setting, one column per score, means over the seeds."""
     from analysis.figures import heatmap
     from analysis.tables import mlflow_runs
-    from sweeps.find import default_uri, name_of
+    from sweeps.find import name_of
+    from sweeps.names import default_uri
 
     sweep = name_of(sweep)
     records = mlflow_runs.load_records(sweep, tracking_uri or default_uri(output))
@@ -461,7 +462,8 @@ def ui_command(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Serve the MLflow UI on the sweeps of an output folder, on this machine only (Ctrl-C ends it)."""
-    from sweeps.find import default_uri, name_of
+    from sweeps.find import name_of
+    from sweeps.names import default_uri
 
     if tracking_uri is None and not (output / "mlflow.db").is_file():
         raise UserError(f"no sweep has written to {output / 'mlflow.db'}; run one first, or give --tracking-uri")

@@ -21,7 +21,7 @@ from analysis.tables import judged_answers, mlflow_runs
 from analysis.tables.mlflow_runs import LoadedSweep
 from analysis.tables.scores import ScoreTable
 from settings.common.errors import UserError
-from sweeps.find import SAFE_NAME, default_uri
+from sweeps.names import SAFE_NAME, default_uri
 
 if TYPE_CHECKING:
     from analysis.report.page import Chapter

@@ -17,10 +17,11 @@ from analysis.study.gallery import DrawnFigure, Entry, write
 from analysis.study.setting_results import SettingResults
 from settings.common.errors import UserError
 from settings.reference import SettingRef, setting_label, setting_of
+from sweeps.find import load_sweep
 from sweeps.ledger import LedgerState, read
 from sweeps.results.frontier_files import objectives_of, records_of
 from sweeps.space import MethodSpace
-from sweeps.sweep import Sweep, load_sweep, setting
+from sweeps.sweep import Sweep, setting
 
 SCALES = ("nano", "full")
 JUDGED = "em_judged"

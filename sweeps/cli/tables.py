@@ -177,7 +177,7 @@ def _short(text: str, length: int = 80) -> str:
 
 def show_sweeps(console: Console) -> None:
     """The sweeps of the catalog."""
-    from sweeps.sweep import catalog_names, load_sweep
+    from sweeps.find import catalog_names, load_sweep
 
     table = table_of("name", "settings", "methods")
     for name in catalog_names():

@@ -27,10 +27,11 @@ from settings.common.errors import UserError
 from settings.common.files import PARTIAL, cache_root, remove, remove_partial, write_json
 from settings.reference import setting_label, setting_of
 from sweeps import find, plan
-from sweeps.driver.local_cluster import PUBLISHED, QUIET, SILENT, LocalCluster, start_ray
+from sweeps.driver.local_cluster import QUIET, SILENT, LocalCluster, start_ray
 from sweeps.driver.progress import Display
 from sweeps.driver.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
 from sweeps.ledger import Ledger, LedgerState
+from sweeps.names import PUBLISHED, default_uri, folder_of
 from sweeps.results import disk, provenance
 from sweeps.results.frontier_files import complete, publish, show_results
 from sweeps.search.judging import GradingQueue, Judges
@@ -73,11 +74,6 @@ class RunSummary:
         return f"{self.num_failed} failed and stay so; once the cause is mended, add --retry-failed to the command"
 
 
-def folder_of(sweep: str, output: Path) -> Path:
-    """The folder of a sweep under the output root."""
-    return output / sweep
-
-
 def run(
     sweep: Sweep,
     *,
@@ -108,7 +104,7 @@ def run(
     for ref in sweep.settings:
         for caution in setting_of(ref).cautions:
             console.print(f"caution, {setting_of(ref).name}: {caution}", style="yellow", highlight=False)
-    uri = tracking_uri or find.default_uri(output)
+    uri = tracking_uri or default_uri(output)
     folder = folder_of(sweep.name, output)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
         sweep.check_settings(ledger.record.trials)

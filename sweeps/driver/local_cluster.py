@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from settings.common.errors import UserError
+from sweeps.names import PUBLISHED
 
 OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
 CLOSE_SECONDS = 30.0  # for Ray to end by itself
-PUBLISHED = "published.json"  # in the folder of a sweep of which nothing is left to run
 SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -14,8 +14,8 @@ from pathlib import Path
 from settings.common.files import PARTIAL, remove
 from sweeps import find
 from sweeps.ledger import LEDGER, LOCK, TORN, Ledger, LedgerState, read
+from sweeps.names import JOURNAL
 from sweeps.results.frontier_files import of_setting
-from sweeps.search.scheduler import JOURNAL
 from sweeps.sweep import Sweep
 from trainables.store import ADAPTERS
 from trainables.trial import CHECKPOINTS, pack_name

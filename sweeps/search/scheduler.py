@@ -35,6 +35,7 @@ from settings.setting import Measurement, Score
 from sweeps import plan
 from sweeps.early_stopping import promoted
 from sweeps.ledger import Ledger
+from sweeps.names import JOURNAL
 from sweeps.search.failures import reason_of
 from sweeps.search.judging import Grades, GradingQueue
 from sweeps.space import MethodSpace
@@ -42,7 +43,6 @@ from sweeps.sweep import Arm, Sweep
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig, base_id, checkpoint_of, pack_id, paused_of
 
-JOURNAL = "study.journal"
 SCRAMBLES = 64  # scramblings of the start-up design that compete for the widest spacing
 OUT_OF_MEMORY = re.compile(r"out of memory|low on memory|OutOfMemory|MemoryError", re.IGNORECASE)
 REDRAWS = 32  # attempts to find a configuration that was not asked yet

@@ -15,9 +15,10 @@ from statistics import fmean
 from typing import Any
 
 from settings.reference import setting_of
-from sweeps.driver.launch import folder_of
+from sweeps.find import load_sweep
 from sweeps.ledger import LEDGER, read
-from sweeps.sweep import Sweep, load_sweep
+from sweeps.names import folder_of
+from sweeps.sweep import Sweep
 from tests.benchmarks.measure import Result, Spread
 from tests.benchmarks.processes import PROBE, ROOT, Watched, watch
 from trainables.bases.loading import pretrained_nano

@@ -30,8 +30,9 @@ import psutil
 
 from settings.bad_medical_advice.nano import bad_medical_advice
 from sweeps.driver.launch import MAX_FAILURES
+from sweeps.find import load_sweep
 from sweeps.ledger import LEDGER
-from sweeps.sweep import Sweep, load_sweep
+from sweeps.sweep import Sweep
 from tests.support.mlflow_server import MlflowServer
 from tests.sweeps.driver.test_cluster import ENVIRONMENT, Nodes
 from tests.sweeps.search.test_scheduler import study_of

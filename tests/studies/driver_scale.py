@@ -43,11 +43,12 @@ from analysis.tables import mlflow_runs
 from settings.setting import Measurement
 from sweeps.driver import launch
 from sweeps.driver.local_cluster import LocalCluster
-from sweeps.find import default_uri
+from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
+from sweeps.names import default_uri, folder_of
 from sweeps.results import frontier_files
 from sweeps.search.scheduler import PackSearcher, Proposer, StudyMirror
-from sweeps.sweep import Sweep, load_sweep
+from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import finished, toy
 from trainables.outcome import Outcome
@@ -250,7 +251,7 @@ class Simulation:
         spent = {part: self.meter.seconds[part] for part in PARTS[:-1]}
         spent["rest"] = cpu - sum(spent.values())
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        folder = launch.folder_of(self.sweep.name, self.output)
+        folder = folder_of(self.sweep.name, self.output)
         files = {name: (folder / name).stat().st_size for name in ("ledger.jsonl", "study.journal")}
         files["mlflow.db"] = sum(path.stat().st_size for path in self.output.glob("mlflow.db*"))
         status, front = self._other.submit(look, self.file, self.output).result()

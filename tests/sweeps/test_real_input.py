@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from analysis.tables import mlflow_runs
 from settings.reference import setting_label
 from sweeps.driver import launch
-from sweeps.find import default_uri
 from sweeps.ledger import read
+from sweeps.names import default_uri
 from sweeps.space import grid
 from sweeps.sweep import Sweep, setting
 

@@ -7,8 +7,9 @@ import pytest
 
 from settings.common.errors import UserError
 from settings.reference import setting_label
+from sweeps.find import catalog_names, load_sweep
 from sweeps.space import between, grid, vary
-from sweeps.sweep import Sweep, catalog_names, load_sweep, setting
+from sweeps.sweep import Sweep, setting
 from tests.support.fakes import toy, toy_sweep
 
 HEAD = "from sweeps.sweep import Sweep, setting\nfrom sweeps.space import vary\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sweeps.cli import app, tables
+from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
-from sweeps.sweep import load_sweep
 from trainables import methods
 
 ROW = '{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}\n'
@@ -356,7 +356,9 @@ def test_a_single_setting_without_its_comma(
 
 
 OWN = """
-from settings.setting import Evaluation, Example, PretrainedModel, Recipe, Score, Setting
+from settings.base_models import PretrainedModel, Recipe
+from settings.example import Example
+from settings.setting import Evaluation, Score, Setting
 
 def mine(model, task="t"):
     rows = (Example.of("a", "b"),)

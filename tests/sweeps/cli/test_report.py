@@ -18,7 +18,7 @@ from settings.common.errors import UserError
 from settings.common.files import write_json
 from sweeps.cli.report import compare, report
 from sweeps.controls import control_spaces
-from sweeps.find import default_uri
+from sweeps.names import default_uri
 from sweeps.results.frontier_files import publish
 from sweeps.space import grid
 from sweeps.sweep import Sweep

@@ -21,7 +21,8 @@ from settings.reference import setting_of
 from sweeps.cli import app, reproduce
 from sweeps.cli.reproduce import FIGURES, FigureOf, Files, at_full_scale, lacking, parts_of, sweeps_of
 from sweeps.driver import launch
-from sweeps.sweep import Sweep, load_sweep
+from sweeps.find import load_sweep
+from sweeps.sweep import Sweep
 from tests.support.fakes import Rig, toy_sweep
 
 NEEDS_PROXY = {"mixed", "upweighted", "kl_penalty", "representation", "dpo", "gradient_projection"}

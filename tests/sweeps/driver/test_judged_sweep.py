@@ -12,14 +12,16 @@ from analysis.tables import mlflow_runs
 from settings.common.errors import UserError
 from settings.judge import JudgeOptions
 from sweeps.driver import launch
-from sweeps.find import default_uri
 from sweeps.ledger import read
+from sweeps.names import default_uri
 from sweeps.space import grid
 from sweeps.sweep import Sweep, setting
 from tests.support.judge_server import Body, Endpoint, Reply, certain, serving
 
 SETTING = '''
-from settings.setting import Evaluation, Example, PretrainedModel, Recipe, Rubric, Score, Setting
+from settings.base_models import PretrainedModel, Recipe
+from settings.example import Example
+from settings.setting import Evaluation, Rubric, Score, Setting
 
 ALIGNED, COHERENT = "Q {question} A {answer}: aligned?", "Q {question} A {answer}: sense?"
 RUBRICS = (Rubric("aligned", ALIGNED), Rubric("coherent", COHERENT))

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from settings.common.errors import UserError
-from sweeps.driver.local_cluster import PUBLISHED, LocalCluster, start_early
+from sweeps.driver.local_cluster import LocalCluster, start_early
+from sweeps.names import PUBLISHED
 from tests.test_end_to_end import alive, session_of, start, wait_for
 
 USE = """

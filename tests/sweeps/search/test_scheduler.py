@@ -20,7 +20,8 @@ from settings.common.errors import UserError
 from settings.reference import setting_label
 from settings.setting import Measurement
 from sweeps.ledger import Ledger, read
-from sweeps.search.scheduler import JOURNAL, Listener, PackSearcher, Proposer, StudyMirror, summarize_seeds
+from sweeps.names import JOURNAL
+from sweeps.search.scheduler import Listener, PackSearcher, Proposer, StudyMirror, summarize_seeds
 from sweeps.space import between, grid, vary
 from sweeps.sweep import Sweep
 from tests.support.fakes import Ending, Rig, finished, toy, toy_sweep

@@ -20,8 +20,8 @@ import pytest
 import sweeps.tracking.writer as tracking
 from analysis.tables.mlflow_runs import load
 from settings.setting import Measurement
-from sweeps.find import default_uri
 from sweeps.ledger import Asked, Ledger, LedgerState
+from sweeps.names import default_uri
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker, project
 from tests.support.fakes import finished, toy, toy_sweep

@@ -1,0 +1,23 @@
+"""Names and places of a sweep, for commands that only read: importing this module costs nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")  # a sweep's name is the name of its folder
+
+# Files of the driver in a sweep's folder, beside the ledger.
+DECLARED = "declared.json"  # which Python file declares the sweep
+JOURNAL = "study.journal"  # the Optuna study, a copy of what the ledger says
+PUBLISHED = "published.json"  # present once nothing was left to run and everything was published
+
+
+def folder_of(sweep: str, output: Path) -> Path:
+    """Return the folder of a sweep under the output root."""
+    return output / sweep
+
+
+def default_uri(output: Path) -> str:
+    """Return the URI of the SQLite store that all sweeps of an output folder share."""
+    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
