@@ -16,7 +16,8 @@ from settings.reference import SettingRef
 from settings.setting import Setting
 from tests.support.tiny import prepare
 from trainables import methods
-from trainables.bases.loading import LoadedBase, load_base
+from trainables.bases.loading import load_base
+from trainables.engine.base import LoadedBase
 from trainables.method import Method
 from trainables.pack import Pack
 from trainables.trial import TrialConfig, trial_for

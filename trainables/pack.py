@@ -23,12 +23,15 @@ from torch import Tensor
 from settings.common.errors import UserError
 from settings.common.files import replacing_file, write_json
 from settings.setting import Measurement, Setting, Stream
-from trainables.bases.loading import LoadedBase, tuning_directions
-from trainables.engine.adapters import PackedAdapters, from_peft
+from trainables.engine.adapters import PackedAdapters
+from trainables.engine.base import LoadedBase, tuning_directions
+from trainables.engine.forward import check_head
 from trainables.engine.optimizer import PackedAdamW
+from trainables.engine.peft_format import from_peft
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, whole
 from trainables.engine.reference_cache import CachedOutputs, ReferenceCache
-from trainables.engine.step import MemberStep, check_head, train_step
+from trainables.engine.step import train_step
+from trainables.engine.stream import MemberStep
 from trainables.evaluation.evaluate import Evaluated, evaluate
 from trainables.method import Method
 from trainables.outcome import Outcome, Status
@@ -205,7 +208,7 @@ class Pack:
     def advance(self, num_steps: int) -> None:
         """Train up to `num_steps` more steps."""
         for _ in range(num_steps):
-            members = {index: self._member_step(index) for index in self.active}
+            members = {index: self.member_step(index) for index in self.active}
             if not members:
                 break
             began = time.perf_counter()
@@ -258,7 +261,8 @@ class Pack:
         tokens, seconds = record.tokens + record.inherited_tokens, record.seconds + record.inherited_seconds
         store.save(trial, self.adapters, index, self.base.source, tokens, seconds)
 
-    def _member_step(self, index: int) -> MemberStep:
+    def member_step(self, index: int) -> MemberStep:
+        """Return what a member does at its next step."""
         trial, step = self.trials[index], self.optimizer.updates[index]
         rows = self._encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
         known = self._known(trial) if step >= ASKED_STEPS else {}

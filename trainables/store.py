@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from settings.common.files import replacing
-from trainables.engine.adapters import PackedAdapters, load_peft
+from trainables.engine.adapters import PackedAdapters
+from trainables.engine.peft_format import load_peft
 from trainables.trial import AdapterConfig, TrialConfig
 
 DESCRIPTION = "trial.json"

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from settings.setting import Evaluation, Measurement, Setting, Stream
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import EncodedRow, EncodedSetting
-from trainables.engine.step import autocast
+from trainables.engine.forward import autocast
 from trainables.trial import TrialConfig
 
 IGNORED = -100  # label of positions that do not count

@@ -19,7 +19,7 @@ from trainables.engine.optimizer import PackedAdamW
 from trainables.pack import Pack
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
-    ("rows", Pack, "_member_step"),
+    ("rows", Pack, "member_step"),
     ("batch", step, "collate"),
     ("forward", step, "hidden_states"),
     ("losses", step, "_losses"),

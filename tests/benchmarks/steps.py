@@ -19,7 +19,7 @@ from tests.benchmarks.baseline import PeftTrial
 from tests.benchmarks.measure import Result, Spread, interleaved, ratios
 from tests.benchmarks.shapes import LARGE, NANO, SMALL, World, fitting, world
 from trainables.engine.batches import Batch, EncodedRow, EncodedSetting, RowPositions, collate
-from trainables.engine.step import autocast, head_of
+from trainables.engine.forward import autocast, head_of
 from trainables.evaluation.generate import generate
 from trainables.pack import Pack
 from trainables.trial import TrialConfig

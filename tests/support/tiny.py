@@ -24,7 +24,7 @@ from settings.base_models import PretrainedModel, Recipe
 from settings.example import Example
 from settings.reference import SettingRef
 from settings.setting import Evaluation, Score, Setting
-from trainables.bases.loading import LoadedBase
+from trainables.engine.base import LoadedBase
 from trainables.method import Method
 from trainables.pack import Pack
 from trainables.store import AdapterStore

@@ -16,7 +16,8 @@ from settings.setting import Stream
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_tokenizer, tiny_trial
 from trainables import methods
 from trainables.engine.batches import EncodedRow, EncodedSetting
-from trainables.engine.step import MemberStep, train_step
+from trainables.engine.step import train_step
+from trainables.engine.stream import MemberStep
 from trainables.losses import kl_to_reference, preference_margin, subspace_overlap
 from trainables.method import BatchSizes, Forward, Method, Step
 from trainables.pack import Pack
@@ -44,7 +45,7 @@ def trained_theta() -> Tensor:
 
 
 def rows_of(method: Method) -> Rows:
-    return pack_of(method)._member_step(0).rows
+    return pack_of(method).member_step(0).rows
 
 
 def gradient(method: Method, rows: Rows, theta_KP: Tensor) -> list[Tensor]:
@@ -170,7 +171,7 @@ def test_i3_projection_of_the_update_is_orthogonal_whatever_adam_did() -> None:
         trial = tiny_trial(method, max_length=LENGTH, optimizer=optimizer)
         pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64)
         pack.advance(5)
-        before, rows = pack.adapters.theta_KP.clone(), pack._member_step(0).rows
+        before, rows = pack.adapters.theta_KP.clone(), pack.member_step(0).rows
         pack.advance(1)
         moved = pack.adapters.unflat((pack.adapters.theta_KP - before)[0])
         along = gradient(methods.make("alignment_only"), rows, before)
@@ -199,7 +200,7 @@ def test_i4_dpo_is_log_2_at_step_0_and_a_step_raises_the_margin(monkeypatch: pyt
 
     monkeypatch.setattr(type(method), "losses", watched)
     pack = pack_of(method)
-    member = pack._member_step(0)
+    member = pack.member_step(0)
     terms = [train_step(pack.base.model, pack.adapters, pack.optimizer, {0: member}, 0)[0] for _ in range(3)]
     assert float(terms[0]["preference"]) == pytest.approx(math.log(2), abs=1e-15)
     assert torch.equal(margins[0], torch.zeros_like(margins[0]))
@@ -289,7 +290,7 @@ def test_i6_the_penalty_reaches_the_factors_alone(tmp_path: Path) -> None:
     found, prior = [], []
     for trial in trials:
         pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=store)
-        found.append(gradient_in(pack, pack._member_step(0)))
+        found.append(gradient_in(pack, pack.member_step(0)))
         prior = pack.adapters.prior_factors(0)
         own = pack.adapters.member_factors(0)
     for number, (factors, before) in enumerate(zip(own, prior, strict=True)):

@@ -24,7 +24,8 @@ from tests.trainables import test_method_values
 from trainables import methods
 from trainables.coefficients import SPACE, ChoiceSpec, RangeSpec, coefficients
 from trainables.engine.batches import STREAM_ORDER, EncodedRow
-from trainables.engine.step import MemberStep, train_step
+from trainables.engine.step import train_step
+from trainables.engine.stream import MemberStep
 from trainables.method import BatchSizes, Definition, Forward, Method, Step
 from trainables.pack import Pack
 from trainables.projections import Factors
@@ -303,7 +304,7 @@ def test_declared_streams_are_read_and_no_other(name: str, definition: Definitio
 def test_no_other_rows_are_fetched(name: str, store: AdapterStore) -> None:
     trial = trial_of(name)
     pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=store)
-    assert set(pack._member_step(0).rows) == set(trial.method.streams)
+    assert set(pack.member_step(0).rows) == set(trial.method.streams)
 
 
 @pytest.mark.parametrize(("name", "definition"), BOTH)
@@ -487,7 +488,7 @@ def test_gradients_reach_only_its_own_adapter(name: str, store: AdapterStore) ->
     """A member that does not take part in a step keeps every bit of its factors."""
     pack = Pack(tiny_base(), tiny_setting(), [trial_of(name)] * 3, torch.float64, store=store)
     before = pack.adapters.theta_KP.clone()
-    train_step(pack.base.model, pack.adapters, pack.optimizer, {1: pack._member_step(1)}, 0)
+    train_step(pack.base.model, pack.adapters, pack.optimizer, {1: pack.member_step(1)}, 0)
     assert torch.equal(before[[0, 2]], pack.adapters.theta_KP[[0, 2]])
     assert not torch.equal(before[1], pack.adapters.theta_KP[1])
 
@@ -505,7 +506,7 @@ def one_step(
 ) -> dict[str, Tensor]:
     """The measured terms of a step on changed rows; asserts that the factors stay finite."""
     pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=store)
-    member = pack._member_step(0)
+    member = pack.member_step(0)
     rows = {stream: change(list(some)) for stream, some in member.rows.items()}
     measured = train_step(pack.base.model, pack.adapters, pack.optimizer, {0: replace(member, rows=rows)}, 0)[0]
     assert torch.isfinite(pack.adapters.theta_KP).all()
@@ -622,7 +623,7 @@ def test_every_shipped_method_has_a_value_by_hand() -> None:
 def test_mixed_is_a_multiple_of_upweighted() -> None:
     """With n_T and n_A response tokens: mixed = n_T / (n_T + n_A) * upweighted(n_A / n_T) on the same rows."""
     pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make("upweighted"))], dtype=torch.float64)
-    rows = pack._member_step(0).rows
+    rows = pack.member_step(0).rows
     tokens = {stream: sum(len(row.ids) - row.prompt_length for row in some) for stream, some in rows.items()}
     upweighted = methods.make("upweighted", {"weight": tokens["alignment"] / tokens["task"]})
 

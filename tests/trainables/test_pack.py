@@ -20,7 +20,7 @@ from trainables import methods
 from trainables import pack as pack_module
 from trainables.engine.adapters import Route
 from trainables.engine.batches import RowPositions, collate
-from trainables.engine.step import hidden_states
+from trainables.engine.forward import hidden_states
 from trainables.losses import cross_entropy
 from trainables.pack import CheckpointError, Pack
 from trainables.trial import OptimizerConfig, TrialConfig

@@ -11,21 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -33,18 +30,15 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
-from transformers.utils import logging as transformers_logging
 
 from settings.base_models import BaseModel, NanoModel, PretrainedModel, Stage, TunedModel, World
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.common.files import remove_partial, replacing
-from settings.setting import Setting
 from settings.sources import model_directory
 from trainables.bases.nano_cache import COMPLETE, is_pretrained, nano_content_id, nano_directory
-from trainables.engine.batches import EncodedSetting
+from trainables.engine.base import LoadedBase, load_model, no_progress_bars, why_not_loaded
 from trainables.engine.process_group import shard
-from trainables.projections import WeightDirection
 
 Progress = Callable[[int, int], None]
 
@@ -65,31 +59,6 @@ WARMUP_STEPS = 50
 FLOOR = 0.05  # of the peak learning rate, where the cosine ends
 # Fixed, because the order in which threads add up decides the last bits. One thread is also the fastest per CPU second.
 NUM_THREADS = 1
-
-
-@dataclass(frozen=True)
-class LoadedBase:
-    """A frozen base model, ready to be fine-tuned around.
-
-    Attributes:
-        model: in evaluation mode, no parameter requires a gradient.
-        tokenizer: fast, with pad and eos tokens and a chat template.
-        content_id: of the weights and tokenizer.
-        source: where it was loaded from, a Hub id or a directory; what a PEFT checkpoint names as its base.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    content_id: str
-    source: str
-    _encoded: dict[tuple[int, int], EncodedSetting] = field(default_factory=dict, repr=False, compare=False)
-
-    def encoded(self, setting: Setting, max_length: int) -> EncodedSetting:
-        """A setting as tokens of this model. The same setting object is encoded once, for all packs."""
-        key = (id(setting), max_length)  # what is kept keeps the object, so that no other has its id
-        if key not in self._encoded:
-            self._encoded[key] = EncodedSetting(setting, self.tokenizer, max_length)
-        return self._encoded[key]
 
 
 def load_base(
@@ -126,29 +95,6 @@ def load_base(
     return _load_from_hub(spec, dtype, device)
 
 
-def tuning_directions(spec: BaseModel, layers: Mapping[str, Tensor]) -> list[WeightDirection]:
-    """What tuning changed in the base model's weights, layer by layer: `PretrainedModel.pretrained` is subtracted.
-
-    Args:
-        layers: name -> the base model's weights `[O, I]`.
-
-    Raises:
-        UserError: the setting names no pretrained model, it cannot be loaded, or its layers have other shapes.
-    """
-    source = getattr(spec, "pretrained", None)
-    if source is None:
-        raise UserError("the setting names no pretrained model that its base model was tuned from")
-    source = str(model_directory(source) or source)
-    weights = dict(_load_model(source, None, torch.float32).named_parameters())
-    directions = []
-    for name, tuned_OI in layers.items():
-        before = weights.get(f"{name}.weight")
-        if before is None or before.shape != tuned_OI.shape:
-            raise UserError(f"{source} is not what the base model was tuned from: its layer {name!r} does not fit")
-        directions.append(WeightDirection(tuned_OI.detach(), before.detach()))
-    return directions
-
-
 # --- local and Hub ---
 
 
@@ -181,46 +127,14 @@ def _load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The frozen model and its tokenizer; never runs code that came with them, never reads pickled weights."""
     try:
-        with _no_progress_bars():
+        with no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False, use_fast=True)
     except (OSError, ValueError) as error:
-        raise UserError(_why_not_loaded(source, error)) from error
-    model = _load_model(source, revision, dtype)
+        raise UserError(why_not_loaded(source, error)) from error
+    model = load_model(source, revision, dtype)
     _check_tokenizer(tokenizer, source)
     model.to(device)
     return model.eval().requires_grad_(False), tokenizer
-
-
-def _load_model(source: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
-    try:
-        with _no_progress_bars():
-            return AutoModelForCausalLM.from_pretrained(
-                source, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=dtype
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(_why_not_loaded(source, error)) from error
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Without the bars of transformers, which would tear the display of a sweep."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
-def _why_not_loaded(source: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300]
-    if Path(source).is_dir():
-        return f"cannot load the model in {source}: {reason}"
-    return (
-        f"cannot load the model {source!r} from the Hugging Face Hub; where there is a network, run"
-        f" `hf download {source} --local-dir DIR`, and give DIR as the model here: {reason}"
-    )
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
@@ -253,7 +167,7 @@ def pretrained_nano(spec: NanoModel, progress: Progress | None = None) -> Path:
             remove_partial(directory.parent, of=directory.name)
             tokenizer = word_tokenizer(spec.world)
             model = pretrain(spec, tokenizer, progress)
-            with replacing(directory) as temporary, _no_progress_bars():
+            with replacing(directory) as temporary, no_progress_bars():
                 model.save_pretrained(temporary)
                 tokenizer.save_pretrained(temporary)
                 (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True))

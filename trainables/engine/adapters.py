@@ -12,19 +12,18 @@ and output features of a layer, M members that take part in a forward.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from settings.common.errors import UserError
+from trainables.engine.peft_format import from_peft, save_peft, to_peft
 from trainables.projections import Factors
 from trainables.trial import AdapterConfig
 
@@ -71,6 +70,16 @@ class PackedLinear(nn.Module):
     def weight(self) -> Tensor:
         """The frozen layer's, for models that look into their layers; sharding exchanges it all the time."""
         return self.base.weight
+
+    @property
+    def in_features(self) -> int:
+        """The frozen layer's."""
+        return self.base.in_features
+
+    @property
+    def out_features(self) -> int:
+        """The frozen layer's."""
+        return self.base.out_features
 
     @property
     def bias(self) -> Tensor | None:
@@ -326,7 +335,7 @@ class PackedAdapters:
 
     def member(self, member: int) -> dict[str, Tensor]:
         """The factors of one member under PEFT's names, without its prior."""
-        return peft_tensors(self.layers, self.member_factors(member))
+        return to_peft(self.layers, self.member_factors(member))
 
     def load_member(self, member: int, factors: Mapping[str, Tensor]) -> None:
         """Set the factors of one member from PEFT's names. Raises UserError for missing, unknown or misshapen ones."""
@@ -342,82 +351,18 @@ class PackedAdapters:
             directory: created if needed.
             base_model: the name or path that the checkpoint says it belongs to.
         """
-        own, prior, config = self.member_factors(member), self.prior_factors(member), self.configs[member]
-        if prior:
-            own = [_joined(*pair) for pair in zip(own, prior, strict=True)]
-            rank = max(factors.A_RI.shape[0] for factors in own)
+        adapter, config = self.member_factors(member), self.configs[member]
+        if prior := self.prior_factors(member):
+            adapter = [_joined(*pair) for pair in zip(adapter, prior, strict=True)]
+            rank = max(factors.A_RI.shape[0] for factors in adapter)
             config = replace(config, rank=rank, alpha=float(rank), rslora=False)
-        directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in peft_tensors(self.layers, own).items()}
-        save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-        described = peft_config(config, list(self.layers), base_model)
-        (directory / "adapter_config.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+        save_peft(directory, list(self.layers), adapter, config, base_model)
 
 
-def peft_tensors(layers: Iterable[str], adapter: Sequence[Factors]) -> dict[str, Tensor]:
-    """The factors under PEFT's names, as copies."""
-    tensors = {}
-    for name, own in zip(layers, adapter, strict=True):
-        tensors[f"base_model.model.{name}.lora_A.weight"] = own.A_RI.detach().clone()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = own.B_OR.detach().clone()
-    return tensors
-
-
-def from_peft(
-    layers: Mapping[str, PackedLinear], tensors: Mapping[str, Tensor], config: AdapterConfig
-) -> list[Factors]:
-    """An adapter from PEFT's names. Raises UserError for missing, unknown or misshapen tensors."""
-    names = {f"base_model.model.{name}.lora_{kind}.weight" for name in layers for kind in "AB"}
-    if names != tensors.keys():
-        raise UserError(f"adapter does not fit the model: layers differ at {sorted(names ^ tensors.keys())[0]!r}")
-    adapter = []
-    for name, layer in layers.items():
-        shapes = {"A": (config.rank, layer.base.in_features), "B": (layer.base.out_features, config.rank)}
-        for kind, shape in shapes.items():
-            key = f"base_model.model.{name}.lora_{kind}.weight"
-            if tuple(tensors[key].shape) != shape:
-                raise UserError(f"adapter tensor {key!r} is {tuple(tensors[key].shape)}, not {shape}")
-        A_RI, B_OR = (tensors[f"base_model.model.{name}.lora_{kind}.weight"] for kind in "AB")
-        adapter.append(Factors(A_RI, B_OR, config.scale))
-    return adapter
-
-
-def _joined(one: Factors, other: Factors) -> Factors:
-    """The sum of two adapters of a layer as one adapter."""
-    A_RI = torch.cat([one.A_RI, other.A_RI])
-    return Factors(A_RI, torch.cat([one.scale * one.B_OR, other.scale * other.B_OR], dim=1), 1.0)
-
-
-def load_peft(directory: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
-    """A LoRA checkpoint's configuration and factors. Safetensors only. Raises UserError when there is none."""
-    weights, described = directory / "adapter_model.safetensors", directory / "adapter_config.json"
-    for path in (weights, described):
-        if not path.is_file():
-            raise UserError(f"not a PEFT checkpoint: {path} is missing")
-    config = json.loads(described.read_text())
-    targets = tuple(config["target_modules"])
-    adapter = AdapterConfig(
-        rank=config["r"], alpha=config["lora_alpha"], rslora=config.get("use_rslora", False), targets=targets
-    )
-    return adapter, load_file(weights)
-
-
-def peft_config(config: AdapterConfig, layers: Sequence[str], base_model: str) -> dict[str, Any]:
-    """The content of `adapter_config.json`."""
-    return {
-        "base_model_name_or_path": base_model,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_alpha": config.alpha,
-        "lora_dropout": 0.0,
-        "peft_type": "LORA",
-        "r": config.rank,
-        "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
-        "task_type": "CAUSAL_LM",
-        "use_rslora": config.rslora,
-    }
+def _joined(trained: Factors, prior: Factors) -> Factors:
+    """Return the sum of two adapters of a layer as one adapter."""
+    A_RI = torch.cat([trained.A_RI, prior.A_RI])
+    return Factors(A_RI, torch.cat([trained.scale * trained.B_OR, prior.scale * prior.B_OR], dim=1), 1.0)
 
 
 def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from settings.common.content import content_id
 from settings.common.files import replacing_file
-from trainables.bases.loading import LoadedBase
+from trainables.engine.base import LoadedBase
 from trainables.engine.batches import EncodedRow, RowPositions, collate
+from trainables.engine.forward import autocast, hidden_states
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, layers_of
-from trainables.engine.step import autocast, hidden_states
 from trainables.method import Positions
 
 VERSION = 1  # part of a file's name; raise it when the same rows would give other numbers

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from settings.setting import Evaluation, Measurement, Observation
 from trainables.engine.adapters import PackedAdapters, Route
 from trainables.engine.batches import EncodedRow, EncodedSetting, RowPositions, collate
+from trainables.engine.forward import autocast, head_of, hidden_states
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
-from trainables.engine.step import autocast, head_of, hidden_states
 from trainables.evaluation.generate import generate
 from trainables.losses import token_nll
 from trainables.method import Forward

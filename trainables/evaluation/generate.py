@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from trainables.engine.adapters import PackedAdapters, Route
+from trainables.engine.forward import autocast, head_of
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
-from trainables.engine.step import autocast, head_of
 
 Reply = tuple[int, ...]
 

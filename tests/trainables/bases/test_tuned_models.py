@@ -17,7 +17,8 @@ from settings.setting import Evaluation, Score, Setting
 from settings.sources import check_model
 from trainables import methods
 from trainables.bases import tuned_models
-from trainables.bases.loading import LoadedBase, load_base
+from trainables.bases.loading import load_base
+from trainables.engine.base import LoadedBase
 from trainables.engine.batches import EncodedSetting
 from trainables.evaluation.evaluate import evaluate
 from trainables.pack import Pack

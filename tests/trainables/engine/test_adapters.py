@@ -12,7 +12,8 @@ from peft import PeftModel
 from settings.common.errors import UserError
 from tests.support.tiny import tiny_base, tiny_model, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.engine.adapters import PackedAdapters, Route, load_peft, target_names
+from trainables.engine.adapters import PackedAdapters, Route, target_names
+from trainables.engine.peft_format import load_peft
 from trainables.pack import Pack
 from trainables.trial import AdapterConfig
 

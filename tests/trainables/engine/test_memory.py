@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from settings.setting import Setting
 from tests.support.tiny import tiny_setting, tiny_tokenizer, tiny_trial
 from trainables import methods
-from trainables.bases.loading import LoadedBase
+from trainables.engine.base import LoadedBase
 from trainables.engine.memory import FLOAT, LOGIT_COPIES, LOGITS, ModelShape, memory_left, training_bytes
 from trainables.pack import Pack
 from trainables.trial import TrialConfig

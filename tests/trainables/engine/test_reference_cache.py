@@ -14,7 +14,7 @@ from trainables import methods
 from trainables.engine import reference_cache
 from trainables.engine.batches import EncodedSetting
 from trainables.engine.reference_cache import ReferenceCache
-from trainables.engine.step import _StreamPass
+from trainables.engine.stream import StreamPass
 from trainables.method import Definition
 from trainables.pack import ASKED_STEPS, Pack
 from trainables.store import AdapterStore
@@ -60,13 +60,13 @@ def test_packs_of_all_methods(rows_per_forward: int | None, tmp_path: Path) -> N
 
 def test_after_the_first_steps_the_base_model_is_asked_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    forward = _StreamPass._forward
+    forward = StreamPass._forward
 
-    def watched(self: _StreamPass, chunk: Any, *, policy: bool) -> Any:
+    def watched(self: StreamPass, chunk: Any, *, policy: bool) -> Any:
         asked.append(not policy)
         return forward(self, chunk, policy=policy)
 
-    monkeypatch.setattr(_StreamPass, "_forward", watched)
+    monkeypatch.setattr(StreamPass, "_forward", watched)
     pack = pack_of([tiny_trial(methods.make("kl_penalty"))], tmp_path)
     pack.advance(ASKED_STEPS)
     assert sum(asked) == ASKED_STEPS

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.engine.step import _StreamPass
+from trainables.engine.stream import StreamPass
 from trainables.method import BatchSizes, cost_of
 from trainables.pack import Pack
 from trainables.store import AdapterStore
@@ -40,9 +40,9 @@ def test_the_stated_cost_is_what_happens(name: str, tmp_path: Path, monkeypatch:
     prepare(trial.requires, tmp_path)
     pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=AdapterStore(tmp_path))
     rows = {"forward": 0, "backward": 0}
-    forward = _StreamPass._forward
+    forward = StreamPass._forward
 
-    def counted(self: _StreamPass, chunk: Any, *, policy: bool) -> Any:
+    def counted(self: StreamPass, chunk: Any, *, policy: bool) -> Any:
         number = len(chunk.batch.ids_RT)
         rows["forward"] += number
         outputs = forward(self, chunk, policy=policy)
@@ -51,7 +51,7 @@ def test_the_stated_cost_is_what_happens(name: str, tmp_path: Path, monkeypatch:
                 output.register_hook(lambda _: rows.update(backward=rows["backward"] + number))
         return outputs
 
-    monkeypatch.setattr(_StreamPass, "_forward", counted)
+    monkeypatch.setattr(StreamPass, "_forward", counted)
     pack.advance(1)
     cost = cost_of(trial.method, trial.sizes)
     assert rows["forward"] == pytest.approx(cost.forwards * trial.batch_size, abs=1)  # a share of a row is rounded
@@ -170,9 +170,9 @@ def test_gradient_checkpointing_keeps_less_for_the_way_back() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
-            forward = _StreamPass._forward
+            forward = StreamPass._forward
 
-            def only_forward(self: _StreamPass, chunk: Any, *, policy: bool) -> Any:
+            def only_forward(self: StreamPass, chunk: Any, *, policy: bool) -> Any:
                 nonlocal numbers
                 before = numbers
                 outputs = forward(self, chunk, policy=policy)
@@ -181,7 +181,7 @@ def test_gradient_checkpointing_keeps_less_for_the_way_back() -> None:
 
             held: list[int] = []
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(_StreamPass, "_forward", only_forward)
+                patch.setattr(StreamPass, "_forward", only_forward)
                 pack.advance(1)
         assert modes == [module.training for module in pack.base.model.modules()]
         return held[0]

@@ -1,0 +1,107 @@
+"""One pass through the frozen base model: precision, final hidden states, the head, gradient checkpointing.
+
+Shape legend: R rows, T padded length, N positions that count, M those of them whose states of all layers are kept, D
+hidden width, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from settings.common.errors import UserError
+from trainables.engine.adapters import PackedAdapters, Route
+from trainables.engine.batches import Batch
+from trainables.engine.process_group import layers_of
+
+Head = Callable[[Tensor], Tensor]
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Compute in bfloat16 on CUDA, and as the weights are elsewhere."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The map from final hidden states to logits in float32 or wider, `[N, D] -> [N, V]`."""
+    output = model.get_output_embeddings()
+    softcap = getattr(model.config, "final_logit_softcapping", None)
+
+    def head(hidden_ND: Tensor) -> Tensor:
+        logits = output(hidden_ND.to(output.weight.dtype))
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+    return head
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Refuse an architecture whose logits are not `head_of` its final hidden states. Raises UserError."""
+    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+    expected = model(input_ids=ids, use_cache=False).logits[0]
+    found = head_of(model)(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
+    if not torch.allclose(found, expected.to(found.dtype), rtol=1e-2, atol=1e-2):
+        raise UserError(f"model type {model.config.model_type!r} scales its logits in a way that is not supported")
+
+
+def hidden_states(model: PreTrainedModel, batch: Batch, deep_M: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Final hidden states at the positions that count `[N, D]`, and those after each layer at some of them `[L, M, D]`.
+
+    The embeddings are no layer; the last layer's states are taken after the final norm, and so are the final ones.
+
+    Args:
+        deep_M: which of the N positions want the states of all layers; None for no layers at all.
+    """
+    found = model.base_model(
+        input_ids=batch.ids_RT, attention_mask=batch.mask_RT, use_cache=False, output_hidden_states=deep_M is not None
+    )
+    hidden_ND = found.last_hidden_state[batch.row_N, batch.column_N]
+    if deep_M is None:
+        return hidden_ND, None
+    row_M, column_M = batch.row_N[deep_M], batch.column_N[deep_M]
+    return hidden_ND, torch.stack([states[row_M, column_M] for states in found.hidden_states[1:]])
+
+
+class _RestoreRoute(AbstractContextManager[None]):
+    """Rows routed as they were once. Entered as often as a layer runs again: once for every loss that goes back."""
+
+    def __init__(self, adapters: PackedAdapters, route: Route | None) -> None:
+        self._adapters, self._route = adapters, route
+        self._routed: AbstractContextManager[None] = nullcontext()
+
+    def __enter__(self) -> None:
+        self._routed = self._adapters.routed(self._route)
+        self._routed.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._routed.__exit__(*error)
+
+
+@contextmanager
+def checkpoint_layers(model: PreTrainedModel, adapters: PackedAdapters) -> Iterator[None]:
+    """Inside, a forward pass keeps the inputs of its layers alone; going back, each layer runs once more.
+
+    Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174). A layer runs again with the rows routed as they were.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _RestoreRoute(adapters, adapters.route)
+
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    layers = layers_of(model)
+    for layer in layers:
+        layer._gradient_checkpointing_func = again
+        layer.gradient_checkpointing = layer.training = True  # of the layer, not of what it consists of
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = False
