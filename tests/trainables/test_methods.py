@@ -649,7 +649,7 @@ def test_mixed_reads_its_share() -> None:
         ("kl", {}, r"unknown method 'kl'; available: .*kl_penalty"),
         ("kl_penalty", {"lambda": 1.0}, r"method 'kl_penalty' has no coefficient 'lambda'; its coefficients: beta"),
         ("plain", {"beta": 1.0}, r"method 'plain' has no coefficient 'beta'; its coefficients: definition"),
-        ("plain", {"definition": "published"}, r"'definition' must be one of 'principled', 'published'"),
+        ("plain", {"definition": "reference"}, r"'definition' must be one of 'principled', 'published'"),
         ("kl_penalty", {"beta": -1.0}, r"coefficient 'beta' must be a number in \[0, inf\], got -1.0"),
         ("kl_penalty", {"beta": float("nan")}, r"coefficient 'beta' must be a number in \[0, inf\], got nan"),
         ("kl_penalty", {"beta": "1"}, r"coefficient 'beta' must be a number"),
