@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from analysis.figures import frontier, interactive
-from analysis.figures.print import paper_figures
+from analysis.figures.static import paper_figures
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, csv_text
 from analysis.tables.scores import TrialRecord
