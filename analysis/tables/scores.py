@@ -78,6 +78,14 @@ class TrialRecord:
     reason: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
 
+    def counted_for(self, objectives: Iterable[str]) -> TrialRecord:
+        """Return the record as it counts for objectives: finished with one of them unmeasured counts as invalid.
+
+        The search counts it so as well (`sweeps.search`).
+        """
+        measured = all(math.isfinite(self.scores.get(name, math.nan)) for name in objectives)
+        return self if measured or self.status != "finished" else replace(self, status="invalid")
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:

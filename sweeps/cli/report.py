@@ -17,8 +17,9 @@ from rich.text import Text
 
 from analysis.findings import frontier, two_sweeps
 from analysis.findings.findings import findings
-from analysis.tables import judged_answers, mlflow_runs
-from analysis.tables.mlflow_runs import LoadedSweep
+from analysis.tables import judged_answers, mlflow_runs, schema
+from analysis.tables.loaded_sweep import LoadedSweep
+from analysis.tables.mlflow_runs import SweepRuns
 from analysis.tables.scores import ScoreTable
 from settings.common.errors import UserError
 from sweeps.names import SAFE_NAME, default_uri
@@ -26,7 +27,6 @@ from sweeps.names import SAFE_NAME, default_uri
 if TYPE_CHECKING:
     from analysis.report.page import Chapter
 
-REPORT = "report"  # folder of a sweep's report, and of its artifacts in MLflow
 LOCAL_UI = "http://127.0.0.1:5000"  # where `selgen ui` serves a store of files
 
 
@@ -48,27 +48,28 @@ def report(
     Returns the files, the page first. Raises UserError.
     """
     from analysis.report.page import write_report
-    from sweeps.tracking.writer import log_files
+    from sweeps.tracking.store import log_files
 
     uri = tracking_uri or default_uri(output)
     _check_name(sweep)
     labels: Sequence[str | None] = [setting] if setting else mlflow_runs.settings_of(sweep, uri) or [None]
     loaded = [mlflow_runs.load(sweep, uri, label, objectives) for label in labels]
-    chapters = [_chapter(one, uri) for one in loaded if one.table.num_seeds_C.any()]
+    runs = mlflow_runs.runs_of(sweep, uri)
+    chapters = [_chapter(one, runs, uri) for one in loaded if one.table.num_seeds_C.any()]
     if not chapters:
         raise UserError(f"no trial of sweep {sweep!r} has finished yet, so there is nothing to report")
-    files = write_report(folder or output / sweep / REPORT, sweep, chapters)
-    log_files(uri, loaded[0].run_id, files, REPORT)
+    files = write_report(folder or output / sweep / schema.REPORT, sweep, chapters)
+    log_files(uri, runs.run_id, files, schema.REPORT)
     return files
 
 
-def _chapter(loaded: LoadedSweep, uri: str) -> Chapter:
+def _chapter(loaded: LoadedSweep, runs: SweepRuns, uri: str) -> Chapter:
     from analysis.report.page import Chapter
 
     place = uri.rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL_UI
     links = {
-        configuration: f"{place}/#/experiments/{loaded.experiment}/runs/{run}"
-        for configuration, run in loaded.run_ids.items()
+        configuration: f"{place}/#/experiments/{runs.experiment}/runs/{run}"
+        for configuration, run in runs.configurations.items()
     }
     return Chapter(
         setting=loaded.setting or loaded.name,

@@ -37,7 +37,8 @@ from sweeps.results.frontier_files import complete, publish, show_results
 from sweeps.search.judging import GradingQueue, Judges
 from sweeps.search.scheduler import Listener, PackSearcher
 from sweeps.sweep import Sweep
-from sweeps.tracking.writer import Status, Tracker
+from sweeps.tracking.store import Status
+from sweeps.tracking.writer import Tracker
 from trainables.bases.nano_cache import is_pretrained
 from trainables.trial import CHECKPOINTS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from rich.console import Console
 
 from analysis.findings import frontier
 from analysis.findings.frontier import FrontierPoint
-from analysis.tables.mlflow_runs import QUESTIONS, grades_file
+from analysis.tables import schema
+from analysis.tables.mlflow_runs import grades_file
 from analysis.tables.questions import write_grades
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
 from settings.reference import SettingRef, setting_label
@@ -67,27 +69,26 @@ def records_of(sweep: Sweep, record: LedgerState, ref: SettingRef) -> list[Trial
     names = [score.name for score in sweep.objectives_of(ref)]
     asked = record.configurations
     return [
-        _row(sweep, outcome, names)
+        record_of(sweep, outcome).counted_for(names)
         for outcome in record.outcomes.values()
         if outcome.trial.setting == ref and outcome.trial.configuration_id in asked
     ]
 
 
-def _row(sweep: Sweep, outcome: Outcome, objectives: list[str]) -> TrialRecord:
-    """A trial of which an objective could not be measured counts as invalid, as it does for the search."""
+def record_of(sweep: Sweep, outcome: Outcome) -> TrialRecord:
+    """Return how a trial ended, as a table has it."""
     trial = outcome.trial
-    unmeasured = outcome.status == "finished" and outcome.values(objectives) is None
     return TrialRecord(
         configuration=Configuration(
             trial.configuration_id, trial.method.title, sweep.label_of(trial), sweep.coefficients_of(trial)
         ),
         seed=trial.seed,
-        status="invalid" if unmeasured else outcome.status,
+        status=outcome.status,
         tokens=outcome.total_tokens,
         seconds=outcome.total_seconds,
-        scores={name: measured.mean for name, measured in outcome.scores.items()},
+        scores={name: score.mean for name, score in outcome.scores.items() if math.isfinite(score.mean)},
         reason=outcome.reason or "",
-        counts={name: measured.n for name, measured in outcome.scores.items()},
+        counts={name: score.n for name, score in outcome.scores.items()},
     )
 
 
@@ -110,19 +111,19 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
         frontier.write_csv(files[1], points)
         if len(found.table.objectives) > 1:  # one objective is a ranking, which has no figure
             files.append(folder / f"{stem}.png")
-            preview = folder / "description" / f"{stem}.png"
+            preview = folder / schema.PREVIEWS / f"{stem}.png"
             figure = figures.frontier_figure(found.table, found.base, f"{sweep.name}: {found.setting}")
             figures.save(files[-1], figure)
             figures.save(preview, figure, PREVIEW_DPI)
-            tracker.artifact(preview, "description")
-            address = f"get-artifact?path=description/{stem}.png&run_uuid={{run_id}}"
+            tracker.artifact(preview, schema.PREVIEWS)
+            address = f"get-artifact?path={schema.PREVIEWS}/{stem}.png&run_uuid={{run_id}}"
             picture = [f"![{found.setting}]({address})", ""]
         for file in files:
             tracker.artifact(file)
         description += [f"### {found.setting}", "", _markdown(points, found.table.objectives), "", *picture]
-        grades = folder / QUESTIONS / grades_file(found.setting)
+        grades = folder / schema.QUESTIONS / grades_file(found.setting)
         write_grades(grades, grades_of(sweep, record, ref, folder))
-        tracker.artifact(grades, QUESTIONS)
+        tracker.artifact(grades, schema.QUESTIONS)
         on_front = {point.configuration for point in points if point.on_front}
         _keep_adapters(record, on_front, folder, tracker)
         written += files
@@ -146,7 +147,7 @@ def _keep_adapters(record: LedgerState, configurations: set[str], folder: Path, 
         if outcome.adapter and outcome.trial.configuration_id in configurations:
             adapter = folder / "adapters" / outcome.adapter
             if adapter.is_dir():
-                tracker.artifact(adapter, f"adapters/{outcome.adapter}")
+                tracker.artifact(adapter, f"{schema.ADAPTERS}/{outcome.adapter}")
 
 
 def _ended(record: LedgerState) -> str:

@@ -16,8 +16,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-import analysis.tables.mlflow_runs
-from analysis.tables.mlflow_runs import load
+from analysis.tables import mlflow_client
+from analysis.tables.mlflow_runs import load, runs_of
 from settings.common.errors import UserError
 
 OBJECTIVES = [
@@ -94,7 +94,7 @@ def demo(store: Store) -> str:
 
 def test_load(store: Store, demo: str) -> None:
     loaded = load("demo", store.uri)
-    assert (loaded.name, loaded.run_id, loaded.setting) == ("demo", demo, None)
+    assert (loaded.name, runs_of("demo", store.uri).run_id, loaded.setting) == ("demo", demo, None)
     assert [(one.name, one.kind, one.higher_is_better) for one in loaded.objectives] == [
         ("task", "task", True),
         ("alignment", "alignment", False),
@@ -118,7 +118,7 @@ def test_load(store: Store, demo: str) -> None:
 def test_pages(store: Store, demo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight runs, two to a page."""
     whole = load("demo", store.uri)
-    monkeypatch.setattr(analysis.tables.mlflow_runs, "PAGE", 2)
+    monkeypatch.setattr(mlflow_client, "PAGE", 2)
     assert load("demo", store.uri).table.values_CSM.tobytes() == whole.table.values_CSM.tobytes()
 
 
@@ -201,7 +201,7 @@ def test_a_trial_that_could_not_be_graded_is_invalid(store: Store, caplog: pytes
     store.trial(one, "1", 1, {"task": 0.5})
     store.trial(one, "1", 2, scores(float("nan")))
     store.trial(one, "1", 3, scores(float("inf")))
-    with caplog.at_level(logging.WARNING, "analysis.tables.mlflow_runs"):
+    with caplog.at_level(logging.WARNING, "analysis.tables.loaded_sweep"):
         loaded = load("ungraded", store.uri)
     assert loaded.counts["finished"] == 1
     assert loaded.counts["invalid"] == 3
@@ -223,7 +223,7 @@ def test_the_newest_sweep_run_counts(store: Store) -> None:
     new = store.sweep("changed")
     store.trial(store.configuration(new, "10"), "10", 0, scores(0.9))
     loaded = load("changed", store.uri)
-    assert loaded.run_id == new
+    assert runs_of("changed", store.uri).run_id == new
     assert [row.id for row in loaded.table.configurations] == ["10"]
 
 

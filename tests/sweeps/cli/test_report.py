@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from analysis.findings.controls import control_of
-from analysis.tables.mlflow_runs import load
+from analysis.tables.mlflow_runs import load, runs_of
 from settings.common.errors import UserError
 from settings.common.files import write_json
 from sweeps.cli.report import compare, report
@@ -84,21 +84,23 @@ def test_controls_and_grades_reach_mlflow(output: Path) -> None:
     assert (kinds.count("scale"), kinds.count("checkpoint"), kinds.count(None)) == (4, 3, 4)
     assert {grade.score for grade in loaded.grades} == {"task", "alignment"}
     assert len(loaded.grades) == 11 * 2 * 2 * 2  # configurations, seeds, objectives, questions
-    assert set(loaded.run_ids) == {one.id for one in loaded.table.configurations}
+    assert set(runs_of("toy-sweep", default_uri(output)).configurations) == {
+        one.id for one in loaded.table.configurations
+    }
 
 
 def test_report_is_written_and_logged(output: Path) -> None:
     files = report("toy-sweep", output, None)
     assert files[0] == output / "toy-sweep" / "report" / "report.html"
     client = MlflowClient(default_uri(output))
-    run = load("toy-sweep", default_uri(output)).run_id
-    logged = {item.path.removeprefix("report/") for item in client.list_artifacts(run, "report")}
+    runs = runs_of("toy-sweep", default_uri(output))
+    logged = {item.path.removeprefix("report/") for item in client.list_artifacts(runs.run_id, "report")}
     assert logged == {path.name for path in files}
     data = json.loads((files[0].parent / "findings.json").read_text())
     assert data["sweep"] == "toy-sweep"
     assert set(data["verdicts"][0]["against"]) == {"checkpoint", "scale"}
     assert "low_over_questions" in data["points"][0]["task"]
-    assert load("toy-sweep", default_uri(output)).run_ids[data["points"][0]["configuration"]] in files[0].read_text()
+    assert runs.configurations[data["points"][0]["configuration"]] in files[0].read_text()
 
 
 def test_the_store_alone_is_enough(output: Path, tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
-import sweeps.tracking.writer as tracking
+from analysis.tables import mlflow_client
 from analysis.tables.mlflow_runs import load
 from settings.setting import Measurement
 from sweeps.ledger import Asked, Ledger, LedgerState
 from sweeps.names import default_uri
 from sweeps.sweep import Sweep
-from sweeps.tracking.writer import Tracker, project
+from sweeps.tracking import projection, writer
+from sweeps.tracking.writer import Tracker, add_problem, project
 from tests.support.fakes import finished, toy, toy_sweep
 from tests.support.mlflow_server import MlflowServer
 from trainables.outcome import Outcome
@@ -170,7 +171,7 @@ def test_projecting_again_changes_nothing(tmp_path: Path, out: Path, monkeypatch
     record = record_of(sweep)
     project(record, sweep, default_uri(out))
     before = dump(out, sweep)
-    monkeypatch.setattr(tracking, "PAGE", 4)  # ten runs: three pages
+    monkeypatch.setattr(mlflow_client, "PAGE", 4)  # ten runs: three pages
     assert project(record, sweep, default_uri(out)) == []
     assert dump(out, sweep) == before
 
@@ -264,7 +265,7 @@ def test_an_interrupted_trial_is_taken_up_again(tmp_path: Path, out: Path) -> No
 @pytest.mark.parametrize("news", [True, False])
 def test_the_store_is_opened_with_the_first_news(news: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing MLflow and making its database would hold up the start of Ray and of the workers."""
-    monkeypatch.setattr(tracking, "QUIET_SECONDS", 60.0 if news else 1.0)
+    monkeypatch.setattr(writer, "QUIET_SECONDS", 60.0 if news else 1.0)
     sweep, store = toy_sweep(tmp_path), tmp_path / "mlflow.db"
     trial = sweep.trials_of(sweep.arms[0], {})[0]
     tracker = Tracker(default_uri(tmp_path), sweep)
@@ -362,8 +363,8 @@ def test_a_server_that_is_killed_and_comes_back_has_everything(
     tmp_path: Path, out: Path, whole: Any, monkeypatch: Any
 ) -> None:
     """Killed between two updates and away for longer than memory holds: the ledger is the buffer on disk."""
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
-    monkeypatch.setattr(tracking, "BUFFER", 8)
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(writer, "BUFFER", 8)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     sweep, expected = whole
     record = record_of(sweep)
@@ -380,12 +381,12 @@ def test_a_server_that_is_killed_and_comes_back_has_everything(
             tracker.trials_started([outcome.trial])
             for step in range(100, 200):  # where no outcome has a point: what is written first stays
                 tracker.progress(outcome.trial.trial_id, step, {"loss": 9.0})
-                assert tracker._queue.qsize() <= 9
+                assert tracker.num_waiting <= 9
             tracker.outcome(outcome)
         time.sleep(0.5)
         server.start()
         names = len(expected)
-        wait_until(lambda: len(runs_of(out, sweep)) == names and not tracker._behind and tracker._queue.empty())
+        wait_until(lambda: len(runs_of(out, sweep)) == names and not tracker.is_behind and not tracker.num_waiting)
         tracker.close()
     assert any("Connection" in problem or "HTTP" in problem for problem in tracker.problems)
     assert not any("what is missing" in problem for problem in tracker.problems)
@@ -404,16 +405,15 @@ def without_progress(rows: list[Any]) -> list[Any]:
     return [(*row[:-1], [point for point in row[-1] if point[2] != 9.0]) for row in rows]
 
 
-def test_an_outage_is_a_few_lines_whatever_its_length(tmp_path: Path, out: Path, monkeypatch: Any) -> None:
+def test_an_outage_is_a_few_lines_whatever_its_length() -> None:
     """MLflow's messages name objects by their address, which is another one each time."""
-    sweep = toy_sweep(tmp_path)
-    tracker = Tracker(default_uri(out), sweep)
+    problems: list[str] = []
     for number in range(100):
-        tracker._note(OSError(f"<connection at {hex(number)}> refused"))
-    assert tracker.problems == ["OSError: <connection at 0x...> refused"]
+        add_problem(problems, OSError(f"<connection at {hex(number)}> refused"))
+    assert problems == ["OSError: <connection at 0x...> refused"]
     for number in range(100):
-        tracker._note(OSError(f"answer {number}"))
-    assert len(tracker.problems) == tracking.PROBLEMS
+        add_problem(problems, OSError(f"answer {number}"))
+    assert len(problems) == writer.PROBLEMS
 
 
 def test_artifacts_and_description(tmp_path: Path, out: Path) -> None:
@@ -457,8 +457,8 @@ def test_two_settings_and_more_seeds(tmp_path: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("store", ["not a folder", "garbage", "no server", "no scheme"])
 def test_a_broken_store_does_not_reach_the_caller(tmp_path: Path, store: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.1)
-    monkeypatch.setitem(tracking.ENVIRONMENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.1)
+    monkeypatch.setitem(mlflow_client.ENVIRONMENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     (tmp_path / "file").write_text("no database" * 1000)
     uris = {
         "not a folder": f"sqlite:///{tmp_path}/file/mlflow.db",
@@ -482,7 +482,7 @@ def test_a_broken_store_does_not_reach_the_caller(tmp_path: Path, store: str, mo
 def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
     """MLflow itself refuses a file in which it was killed while it made its tables."""
     uri = default_uri(tmp_path / "out")
-    making = [sys.executable, "-c", f"from sweeps.tracking.writer import _client; _client({uri!r})"]
+    making = [sys.executable, "-c", f"from sweeps.tracking.store import open_client; open_client({uri!r})"]
     maker = subprocess.Popen(making, env=os.environ | {"TMPDIR": str(tmp_path)})
     wait_until(lambda: any("registered_models" in tables_of(file) for file in tmp_path.rglob("mlflow.db")))
     maker.kill()
@@ -506,8 +506,8 @@ def test_two_sweeps_may_make_the_store_at_once(tmp_path: Path) -> None:
 
 
 def test_a_store_that_comes_back_gets_everything(tmp_path: Path, out: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(tracking, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "QUIET_SECONDS", 0.0)
     sweep = toy_sweep(tmp_path)
     record = record_of(sweep)
     (out / "mlflow.db").rename(out / "away.db")
@@ -551,12 +551,12 @@ def test_an_update_that_fails_is_given_up_alone(tmp_path: Path, out: Path, monke
     sweep = toy_sweep(tmp_path)
     record = record_of(sweep)
     cursed = next(iter(record.outcomes))
-    original = tracking._metrics
+    original = projection.outcome_points
 
-    def metrics(outcome: Outcome) -> Any:
+    def points(outcome: Outcome) -> Any:
         return [("bad\nname", 1.0, 0, 0)] if outcome.trial.trial_id == cursed else original(outcome)
 
-    monkeypatch.setattr(tracking, "_metrics", metrics)
+    monkeypatch.setattr(projection, "outcome_points", points)
     problems = project(record, sweep, default_uri(out))
     assert len(problems) == 1 and "bad" in problems[0]
     statuses = [

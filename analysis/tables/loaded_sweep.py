@@ -1,0 +1,122 @@
+"""A sweep's numbers as they were read, whether from its ledger or from MLflow, and how trials count in them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis.tables.questions import Grade
+from analysis.tables.scores import Objective, ScoreTable, TrialRecord
+from settings.common.errors import UserError
+from settings.setting import Kind
+
+STATUSES = ("finished", "invalid", "failed", "stopped", "running")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSweep:
+    """One setting of a sweep. Build it with `of_trials`.
+
+    Attributes:
+        name: of the sweep.
+        setting: label of what was learned; None when no trial says.
+        table: scores of the objectives.
+        objectives: task first.
+        base_scores: score name -> mean of the untouched base model; empty when it was not scored.
+        counts: status -> number of trials: finished, invalid, failed, stopped, running.
+        records: the trials that ended, with all of their scores.
+        grades: of single questions, where the sweep has published them.
+    """
+
+    name: str
+    setting: str | None
+    table: ScoreTable
+    objectives: tuple[Objective, ...]
+    base_scores: Mapping[str, float]
+    counts: Mapping[str, int]
+    records: tuple[TrialRecord, ...]
+    grades: tuple[Grade, ...]
+
+    @staticmethod
+    def of_trials(
+        name: str,
+        setting: str | None,
+        objectives: Sequence[Objective],
+        trials: Sequence[TrialRecord],
+        *,
+        num_running: int = 0,
+        base_scores: Mapping[str, float] | None = None,
+        grades: Sequence[Grade] = (),
+    ) -> LoadedSweep:
+        """Build the table from trials as they ended, by the rule of `TrialRecord.counted_for`.
+
+        Raises UserError when no finished trial has all objectives: then it is a name that is wrong.
+        """
+        records = counted(trials, objectives)
+        counts = Counter(dict.fromkeys(STATUSES, 0))
+        counts.update(record.status for record in records)
+        counts["running"] = num_running
+        return LoadedSweep(
+            name=name,
+            setting=setting,
+            table=ScoreTable.from_records(records, objectives),
+            objectives=tuple(objectives),
+            base_scores=dict(base_scores or {}),
+            counts=dict(counts),
+            records=tuple(records),
+            grades=tuple(grades),
+        )
+
+
+def counted(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
+    """Return the trials as they count for objectives, and log which finished ones count as invalid.
+
+    Raises UserError when all finished ones do.
+    """
+    names = [objective.name for objective in objectives]
+    records = [trial.counted_for(names) for trial in trials]
+    finished = [trial for trial in trials if trial.status == "finished"]
+    lacking = [trial for trial in finished if trial.counted_for(names).status != "finished"]
+    if lacking and len(lacking) == len(finished):
+        has = ", ".join(sorted({name for trial in lacking for name in trial.scores})) or "no score"
+        raise UserError(f"no finished trial has a number for each of {', '.join(names)}; they have {has}")
+    if lacking:
+        titles = ", ".join(f"{trial.configuration.title} seed {trial.seed}" for trial in lacking)
+        logger.warning("counted as invalid, because an objective could not be measured: %s", titles)
+    return records
+
+
+def choose_setting(labels: Sequence[str], sweep: str, text: str | None) -> str:
+    """Return the label that is, or else contains, a text; without a text, the only one there is. Raises UserError."""
+    listing = ", ".join(sorted(labels))
+    if text is None and len(labels) > 1:
+        raise UserError(f"sweep {sweep!r} has several settings; choose one with --setting, or a part of it: {listing}")
+    close = [label for label in sorted(labels) if text is None or text in label]
+    close = [label for label in close if label == text] or close
+    if not close:
+        raise UserError(f"sweep {sweep!r} has no setting {text!r}; it has {listing or 'no named one'}")
+    if len(close) > 1:
+        raise UserError(f"sweep {sweep!r}: several settings contain {text!r}: {', '.join(close)}")
+    return close[0]
+
+
+def choose_objectives(
+    usual: Sequence[Objective], scores: Mapping[str, tuple[Kind, bool]], names: Sequence[str] | None
+) -> tuple[Objective, ...]:
+    """Return the scores of these names, or else the sweep's own objectives. Raises UserError.
+
+    Args:
+        usual: the sweep's objectives.
+        scores: all scores of the sweep: name -> kind and whether higher is better.
+    """
+    if names is None:
+        return tuple(usual)
+    available = {name: Objective(name, *facts) for name, facts in scores.items()}
+    available |= {objective.name: objective for objective in usual}
+    for name in names:
+        if name not in available:
+            raise UserError(f"the sweep has no score {name!r}; it has {', '.join(sorted(available))}")
+    return tuple(available[name] for name in names)

@@ -1,0 +1,57 @@
+"""Names under which MLflow keeps a sweep. `sweeps.tracking` writes them, `analysis.tables.mlflow_runs` reads them.
+
+A sweep is an experiment of its name. Three kinds of runs, told apart by the tag `KIND`: one of the sweep, below it one
+per configuration, below that one per trial.
+
+Metrics: a trial has `eval/<score>`, `train/<curve>` by step, and `tokens` and `seconds`, which include all that it was
+built on. A configuration has the means of `eval/<score>` over its finished seeds, and their number as `seeds`.
+"""
+
+from __future__ import annotations
+
+# Kinds of runs.
+SWEEP_RUN, CONFIGURATION_RUN, TRIAL_RUN = "sweep", "configuration", "trial"
+
+# Tags of every run.
+KIND = "selgen.kind"
+SWEEP = "selgen.sweep"
+IDENTITY = "selgen.identity"  # content id of the sweep's declaration
+PARENT = "mlflow.parentRunId"
+
+# Tags of a sweep.
+OBJECTIVES = "selgen.objectives"  # [{name, kind, higher_is_better, description}, ...], task first
+SCORES = "selgen.scores"  # score -> [kind, higher is better]
+BASE_SCORES = "selgen.base_scores"  # score -> mean of the untouched base model; of several settings, label -> these
+BASES = "selgen.bases"  # setting label -> score -> mean
+DATA = "selgen.data"  # setting label -> fingerprint of its rows
+VERSION = "selgen.version"
+COMMIT = "selgen.commit"
+PACKAGES = "selgen.packages"  # package -> version
+DESCRIPTION = "mlflow.note.content"  # Markdown that MLflow shows on the run
+
+# Tags of configurations and trials.
+CONFIGURATION = "selgen.configuration"  # content id
+METHOD = "selgen.method"
+LABEL = "selgen.label"  # what tells a configuration from others of its method, e.g. "beta=0.3"
+COEFFICIENTS = "selgen.coefficients"  # name -> value
+SETTING = "selgen.setting"  # label
+STATUS = "selgen.status"  # finished, invalid, failed, stopped or running
+AUXILIARY = "selgen.auxiliary"  # "true" when others build on it and the search did not ask for it
+
+# Tags of trials.
+TRIAL = "selgen.trial"  # content id
+SEED = "selgen.seed"
+REASON = "selgen.reason"  # why it did not finish, in a line
+COUNTS = "selgen.counts"  # score -> [graded, missing, of these refused]
+
+RUNNING = "running"  # status of a trial that has not ended
+
+# Metrics.
+EVAL, TRAIN = "eval/", "train/"  # prefixes
+TOKENS, SECONDS, NUM_SEEDS = "tokens", "seconds", "seeds"
+
+# Folders of artifacts of a sweep's run.
+QUESTIONS = "questions"  # grades of single questions, a file per setting
+ADAPTERS = "adapters"  # of frontier configurations
+PREVIEWS = "description"  # figures that the description shows
+REPORT = "report"

@@ -1,0 +1,166 @@
+"""What MLflow is told of a sweep and its trials: tags, parameters and metrics, as pure functions of both."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+from analysis.tables import schema
+from settings.reference import setting_label, setting_of
+from sweeps.sweep import Sweep
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
+
+Point = tuple[str, float, int, int]  # a metric's name, value, time in milliseconds and step
+PACKAGES = ("ray", "torch", "transformers", "peft", "optuna", "mlflow", "numpy")
+LONGEST_REASON = 1000  # characters
+
+
+def sweep_tags(sweep: Sweep) -> dict[str, str]:
+    """Return the tags of a sweep's run: objectives, scores, data, and the code and packages that run it."""
+    objectives = [
+        {
+            "name": score.name,
+            "kind": score.kind,
+            "higher_is_better": score.higher_is_better,
+            "description": score.description,
+        }
+        for score in sweep.objectives_of(sweep.settings[0])
+    ]
+    data = {setting_label(ref): sweep.template(ref).data for ref in sweep.settings}
+    scores = {
+        score.name: [score.kind, score.higher_is_better]
+        for ref in sweep.settings
+        for score in setting_of(ref).all_scores
+    }
+    return {
+        schema.OBJECTIVES: json.dumps(objectives),
+        schema.SCORES: json.dumps(scores),
+        schema.DATA: json.dumps(data),
+        schema.VERSION: _version("selgen"),
+        schema.COMMIT: _commit(),
+        schema.PACKAGES: json.dumps({name: _version(name) for name in PACKAGES}),
+    }
+
+
+def configuration_tags(sweep: Sweep, trial: TrialConfig) -> dict[str, str]:
+    """Return the tags that a configuration and its trials share."""
+    return {
+        schema.CONFIGURATION: trial.configuration_id,
+        schema.METHOD: trial.method.title,
+        schema.LABEL: sweep.label_of(trial),
+        schema.COEFFICIENTS: json.dumps(sweep.coefficients_of(trial)),
+        schema.SETTING: setting_label(trial.setting),
+    }
+
+
+def outcome_tags(outcome: Outcome) -> dict[str, str]:
+    """Return the tags that say how a trial ended."""
+    counts = {name: [score.n, score.missing, score.refused] for name, score in outcome.scores.items()}
+    tags = {schema.STATUS: outcome.status, schema.COUNTS: json.dumps(counts)}
+    return tags | ({schema.REASON: short_reason(outcome)} if outcome.reason else {})
+
+
+def short_reason(outcome: Outcome) -> str:
+    """Return why a trial did not finish, cut to what a tag holds; "" if it finished."""
+    return (outcome.reason or "")[:LONGEST_REASON]
+
+
+def sweep_params(sweep: Sweep) -> dict[str, str]:
+    """Return the parameters of a sweep's run."""
+    recipe = _recipe(sweep.template(sweep.settings[0]))
+    return recipe | {
+        "setting": ", ".join(setting_label(ref) for ref in sweep.settings),
+        "methods": ", ".join(space.method for space in sweep.spaces),
+        "configurations": str(sum(arm.budget for arm in sweep.arms)),
+        "seeds": ", ".join(map(str, sweep.seed_values)),
+        "search_seed": str(sweep.seed),
+        "round_size": str(sweep.round_size),
+    }
+
+
+def configuration_params(trial: TrialConfig) -> dict[str, str]:
+    """Return the parameters of a configuration: coefficients and recipe."""
+    coefficients = {name: str(value) for name, value in trial.coefficients.items()}
+    return coefficients | _recipe(trial) | {"method": trial.method.name}
+
+
+def trial_params(trial: TrialConfig) -> dict[str, str]:
+    """Return the parameters of a trial: its configuration's, and the seed."""
+    return configuration_params(trial) | {"seed": str(trial.seed)}
+
+
+def _recipe(trial: TrialConfig) -> dict[str, str]:
+    return {
+        "learning_rate": f"{trial.optimizer.learning_rate:g}",
+        "rank": str(trial.adapter.rank),
+        "steps": str(trial.steps),
+        "checkpoint_step": str(trial.updates),
+        "adapter_scale": f"{trial.adapter_scale:g}",
+        "batch_size": str(trial.batch_size),
+        "alignment_batch_size": str(trial.alignment_batch_size),
+        "max_length": str(trial.max_length),
+    }
+
+
+def progress_points(step: int, metrics: Mapping[str, float], now: int) -> list[Point]:
+    """Return training metrics of one step."""
+    return [(f"{schema.TRAIN}{name}", value, now, step) for name, value in metrics.items()]
+
+
+def outcome_points(outcome: Outcome) -> list[Point]:
+    """Return a trial's curves, finite scores and cost."""
+    now, last = milliseconds(), outcome.trial.updates
+    curves = [
+        (f"{schema.TRAIN}{name}", value, now, step) for name, curve in outcome.curves.items() for step, value in curve
+    ]
+    scores = [
+        (f"{schema.EVAL}{name}", score.mean, now, last)
+        for name, score in outcome.scores.items()
+        if math.isfinite(score.mean)
+    ]
+    cost = [
+        (schema.TOKENS, float(outcome.total_tokens), now, last),
+        (schema.SECONDS, outcome.total_seconds, now, last),
+    ]
+    return [*curves, *scores, *cost]
+
+
+def configuration_points(finished: list[Outcome]) -> list[Point]:
+    """Return the mean of each score over a configuration's finished seeds, and their number."""
+    columns: dict[str, list[float]] = {}
+    for outcome in finished:
+        for name, score in outcome.scores.items():
+            if math.isfinite(score.mean):
+                columns.setdefault(name, []).append(score.mean)
+    now, count = milliseconds(), len(finished)
+    means = [(f"{schema.EVAL}{name}", fmean(column), now, count) for name, column in columns.items()]
+    return [*means, (schema.NUM_SEEDS, float(count), now, count)]
+
+
+def milliseconds() -> int:
+    """Return the time as MLflow wants it."""
+    return int(time.time() * 1000)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _commit() -> str:
+    """Return the commit of this code if it runs from a repository, with "+" when files differ from it."""
+    folder = str(Path(__file__).parent)
+    try:
+        command = ["git", "-C", folder, "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

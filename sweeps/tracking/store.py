@@ -1,0 +1,339 @@
+"""A sweep's runs in an MLflow store: sweep run -> configuration runs -> trial runs, under the names of the schema.
+
+Runs are found again by their tags, so that a trial has one run and a metric one value per step, whatever was killed
+when.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from analysis.tables import mlflow_client, schema
+from settings.common.errors import UserError
+from settings.common.files import replacing_file
+from settings.setting import Measurement
+from sweeps.sweep import Sweep
+from sweeps.tracking import projection
+from sweeps.tracking.projection import Point
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+RUN_STATUS: Mapping[str, Status] = {
+    "finished": "FINISHED",
+    "invalid": "FAILED",
+    "failed": "FAILED",
+    "stopped": "KILLED",
+}
+BATCH = 1000  # metrics in one log_batch; the limit of a server
+
+
+@dataclass
+class StoredRun:
+    """What is known of a run in the store.
+
+    Attributes:
+        run_id: MLflow's.
+        ended: how it ended is written; nothing else will be.
+        failure: the reason, if its trial failed; the trial may be trained again.
+        interrupted: a driver closed it before it ended.
+        auxiliary: its trial is there for others to build on; the search did not ask for it.
+        params, points: its parameters and (metric, step) pairs.
+    """
+
+    run_id: str
+    ended: bool = False
+    failure: str | None = None
+    interrupted: bool = False
+    auxiliary: bool = False
+    params: set[str] = field(default_factory=set)
+    points: set[tuple[str, int]] = field(default_factory=set)
+
+
+class SweepStore:
+    """Writes one sweep to a store, from one thread. Every method may be repeated after a failure.
+
+    Args:
+        uri: of the store.
+        sweep: that is written.
+        artifact_root: folder of the artifacts of a new experiment; None leaves it to the server.
+    """
+
+    def __init__(self, uri: str, sweep: Sweep, artifact_root: Path | None) -> None:
+        self._uri, self._sweep, self._artifact_root = uri, sweep, artifact_root
+        self._shared = {schema.SWEEP: sweep.name, schema.IDENTITY: sweep.identity()}
+        self._client: MlflowClient | None = None
+        self._experiment = ""
+        self._sweep_run: StoredRun | None = None
+        self._configurations: dict[str, StoredRun] = {}
+        self._trials: dict[str, StoredRun] = {}
+        self._progress: dict[str, list[Point]] = {}  # trial id -> points that wait for the next flush
+        self._outcomes: dict[str, dict[int, Outcome]] = {}  # configuration id -> seed -> outcome
+        self._bases: dict[str, dict[str, float | None]] = {}
+
+    @property
+    def client(self) -> MlflowClient:
+        """The client of a connected store."""
+        assert self._client is not None
+        return self._client
+
+    def connect(self) -> None:
+        """Open the store and find the sweep's runs again. Make database and experiment if need be."""
+        if self._client is not None:
+            return
+        client = open_client(self._uri)
+        self._experiment = self._open_experiment(client)
+        self._sweep_run, self._configurations, self._trials = None, {}, {}
+        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._shared.items())
+        for run in mlflow_client.search_runs(client, [self._experiment], condition):
+            self._remember(client, run)
+        self._client = client
+
+    def disconnect(self) -> None:
+        """Forget the connection and all runs; `connect` reads them anew."""
+        self._client = None
+
+    def _open_experiment(self, client: MlflowClient) -> str:
+        name = self._sweep.name
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            root = self._artifact_root
+            location = (root.resolve() / name).as_uri() if root else None
+            return client.create_experiment(name, artifact_location=location)
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return experiment.experiment_id
+
+    def _remember(self, client: MlflowClient, run: Run) -> None:
+        tags, run_id = run.data.tags, run.info.run_id
+        ended = run.info.status != "RUNNING" and tags.get(schema.STATUS) not in (None, schema.RUNNING)
+        interrupted = run.info.status != "RUNNING" and not ended
+        failure = tags.get(schema.REASON, "") if tags.get(schema.STATUS) == "failed" else None
+        stored = StoredRun(run_id, ended, failure, interrupted, params=set(run.data.params))
+        kind = tags.get(schema.KIND)
+        if kind == schema.SWEEP_RUN:
+            self._sweep_run = stored
+            self._bases = {**json.loads(tags.get(schema.BASES, "{}")), **self._bases}
+        elif kind == schema.CONFIGURATION_RUN:
+            num_seeds = int(run.data.metrics.get(schema.NUM_SEEDS, 0))
+            stored.points = {(name, num_seeds) for name in run.data.metrics}
+            self._configurations[tags[schema.CONFIGURATION]] = stored
+        elif kind == schema.TRIAL_RUN:
+            stored.auxiliary = tags.get(schema.AUXILIARY) == "true"
+            if not ended:
+                histories = (client.get_metric_history(run_id, name) for name in run.data.metrics)
+                stored.points = {(metric.key, metric.step) for history in histories for metric in history}
+            self._trials[tags[schema.TRIAL]] = stored
+
+    def open_sweep(self, description: str) -> None:
+        """Make the sweep's run, or open it again."""
+        tags = projection.sweep_tags(self._sweep) | self._shared | {schema.KIND: schema.SWEEP_RUN}
+        if description:
+            tags[schema.DESCRIPTION] = description
+        run = self._run_of_sweep()
+        self.client.update_run(run.run_id, status="RUNNING")
+        self._write(run, tags=tags, params=projection.sweep_params(self._sweep))
+
+    def _run_of_sweep(self) -> StoredRun:
+        if self._sweep_run is None:
+            tags = self._shared | {schema.KIND: schema.SWEEP_RUN}
+            run = self.client.create_run(self._experiment, run_name=self._sweep.name, tags=tags)
+            self._sweep_run = StoredRun(run.info.run_id)
+        return self._sweep_run
+
+    def _run_of_configuration(self, trial: TrialConfig) -> StoredRun:
+        key = trial.configuration_id
+        if key not in self._configurations:
+            tags = self._tags(schema.CONFIGURATION_RUN, trial) | {schema.PARENT: self._run_of_sweep().run_id}
+            run = self.client.create_run(self._experiment, run_name=self._sweep.title_of(trial), tags=tags)
+            self._configurations[key] = StoredRun(run.info.run_id)
+        stored = self._configurations[key]
+        if not stored.params:
+            self._write(stored, params=projection.configuration_params(trial))
+        return stored
+
+    def _run_of_trial(self, trial: TrialConfig) -> StoredRun:
+        key = trial.trial_id
+        if key not in self._trials:
+            parent = self._run_of_configuration(trial).run_id
+            tags = self._tags(schema.TRIAL_RUN, trial) | {
+                schema.PARENT: parent,
+                schema.TRIAL: key,
+                schema.SEED: str(trial.seed),
+                schema.STATUS: schema.RUNNING,
+            }
+            name = f"{self._sweep.title_of(trial)} seed={trial.seed}"
+            run = self.client.create_run(self._experiment, run_name=name, tags=tags)
+            self._trials[key] = StoredRun(run.info.run_id)
+        return self._trials[key]
+
+    def _tags(self, kind: str, trial: TrialConfig) -> dict[str, str]:
+        return self._shared | {schema.KIND: kind} | projection.configuration_tags(self._sweep, trial)
+
+    def started(self, trial: TrialConfig) -> None:
+        """Make the trial's run, or open again one that an earlier driver left unfinished."""
+        self._delete_failed_run(trial)
+        run = self._run_of_trial(trial)
+        for stored in (run, self._run_of_configuration(trial)):
+            if stored.interrupted:
+                self.client.update_run(stored.run_id, status="RUNNING")
+                stored.interrupted = False
+        if not run.ended:
+            self._write(run, params=projection.trial_params(trial))
+
+    def _delete_failed_run(self, trial: TrialConfig) -> None:
+        """Delete the run of a failed trial that is trained again: its curves and cost are those of another training."""
+        run = self._trials.get(trial.trial_id)
+        if run and run.failure is not None:
+            self.client.delete_run(run.run_id)
+            del self._trials[trial.trial_id]
+
+    def progress(self, trial_id: str, step: int, metrics: Mapping[str, float], now: int) -> None:
+        """Keep training metrics until the next flush."""
+        self._progress.setdefault(trial_id, []).extend(projection.progress_points(step, metrics, now))
+
+    def flush(self) -> None:
+        """Write the progress of running trials, and drop that of trials that ended or are unknown."""
+        for trial_id in list(self._progress):
+            run = self._trials.get(trial_id)
+            if run and not run.ended:
+                self._write(run, metrics=self._progress[trial_id])
+            del self._progress[trial_id]
+
+    def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
+        """Write how a trial ended, and its configuration's means once all seeds are in."""
+        trial, reason = outcome.trial, projection.short_reason(outcome)
+        if (outcome.status, reason) != ("failed", self._run_of_trial(trial).failure):
+            self._delete_failed_run(trial)
+        run = self._run_of_trial(trial)
+        if run.auxiliary != auxiliary:  # the search may ask later for what others have built on already
+            for stored in (run, self._run_of_configuration(trial)):
+                self._write(stored, tags={schema.AUXILIARY: str(auxiliary).lower()})
+            run.auxiliary = auxiliary
+        if not run.ended:
+            metrics = self._progress.get(trial.trial_id, []) + projection.outcome_points(outcome)
+            params, tags = projection.trial_params(trial), projection.outcome_tags(outcome)
+            self._write(run, metrics=metrics, params=params, tags=tags)
+            self.client.set_terminated(run.run_id, RUN_STATUS[outcome.status])
+            run.ended, run.failure = True, reason if outcome.status == "failed" else None
+        self._progress.pop(trial.trial_id, None)
+        self._outcomes.setdefault(trial.configuration_id, {})[trial.seed] = outcome
+        self._finish_configuration(trial)
+
+    def _finish_configuration(self, trial: TrialConfig) -> None:
+        outcomes = self._outcomes[trial.configuration_id]
+        if not set(self._sweep.seed_values) <= set(outcomes):
+            return
+        finished = [outcome for outcome in outcomes.values() if outcome.status == "finished"]
+        run = self._run_of_configuration(trial)
+        if run.ended and (schema.NUM_SEEDS, len(finished)) in run.points:
+            return
+        self._write(run, metrics=projection.configuration_points(finished), tags={schema.STATUS: "finished"})
+        self.client.set_terminated(run.run_id, "FINISHED" if finished else "FAILED")
+        run.ended = True
+
+    def base(self, setting: str, scores: Mapping[str, Measurement]) -> None:
+        """Write the base model's scores: score -> mean; in a sweep of several settings, setting -> score -> mean."""
+        self._bases[setting] = {name: _finite(score.mean) for name, score in scores.items()}
+        single = len(self._sweep.settings) == 1
+        shown = self._bases[setting] if single else self._bases
+        tags = {schema.BASE_SCORES: json.dumps(shown), schema.BASES: json.dumps(self._bases)}
+        self._write(self._run_of_sweep(), tags=tags)
+
+    def artifact(self, path: Path, folder: str | None) -> None:
+        """Copy a file or folder to the sweep's artifacts. Raises FileNotFoundError."""
+        if path.is_dir():
+            self.client.log_artifacts(self._run_of_sweep().run_id, str(path), folder)
+        else:
+            self.client.log_artifact(self._run_of_sweep().run_id, str(path), folder)
+
+    def describe(self, markdown: str) -> None:
+        """Set the sweep's description; `{run_id}` in it stands for the run's id."""
+        run = self._run_of_sweep()
+        self._write(run, tags={schema.DESCRIPTION: markdown.replace("{run_id}", run.run_id)})
+
+    def close(self, status: Status) -> None:
+        """End the sweep's run, and unfinished ones as killed: a later driver opens them again."""
+        self.flush()
+        for run in [*self._trials.values(), *self._configurations.values()]:
+            if not run.ended:
+                self.client.set_terminated(run.run_id, "KILLED")
+        self.client.set_terminated(self._run_of_sweep().run_id, status)
+
+    def _write(
+        self,
+        run: StoredRun,
+        metrics: Sequence[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write what the run lacks, in as few batches as the limit allows; tags come last."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        new_points = {(key, step): (value, now) for key, value, now, step in metrics if (key, step) not in run.points}
+        new_params = {key: value for key, value in (params or {}).items() if key not in run.params}
+        points = [Metric(key, _or_nan(value), now, step) for (key, step), (value, now) in new_points.items()]
+        batches = [points[start : start + BATCH] for start in range(0, len(points), BATCH)] or [[]]
+        for batch in batches[:-1]:
+            self.client.log_batch(run.run_id, metrics=batch)
+        if batches[-1] or new_params or tags:
+            self.client.log_batch(
+                run.run_id,
+                metrics=batches[-1],
+                params=[Param(key, value) for key, value in new_params.items()],
+                tags=[RunTag(key, value) for key, value in (tags or {}).items()],
+            )
+        run.points.update(new_points)
+        run.params.update(new_params)
+
+
+def log_files(uri: str, run_id: str, files: Sequence[Path], folder: str) -> None:
+    """Copy files to a run's artifacts. Raises UserError."""
+    try:
+        client = open_client(uri)
+        for file in files:
+            client.log_artifact(run_id, str(file), folder)
+    except mlflow_client.store_errors() as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{files[0].parent} is written, but cannot be logged to {uri}: {reason}") from error
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Return a client. An SQLite store is made if it is not there, and kept in write-ahead mode."""
+    if uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+        if not path.exists():
+            _create(path)
+        with closing(sqlite3.connect(path, timeout=60)) as database:
+            database.execute("PRAGMA journal_mode=WAL")
+    return mlflow_client.connect(uri)
+
+
+def _create(path: Path) -> None:
+    """Make an SQLite store in one move. MLflow needs seconds for its tables, and never accepts half of them."""
+    with tempfile.TemporaryDirectory(prefix="selgen-") as folder, replacing_file(path, keep=True) as temporary:
+        complete = Path(folder) / path.name
+        mlflow_client.connect(f"sqlite:///{complete}").search_experiments()
+        with closing(sqlite3.connect(complete)) as source, closing(sqlite3.connect(temporary)) as target:
+            source.backup(target)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _or_nan(value: float) -> float:
+    """Replace infinity, which MLflow stores as 1.8e308 and which then ruins every plot."""
+    return float(value) if math.isfinite(value) else math.nan
