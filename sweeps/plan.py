@@ -1,4 +1,4 @@
-"""Which trials train side by side, and what a sweep will cost: tokens, memory, time.
+"""What a sweep will cost: tokens, memory, time.
 
 The figures of `estimate` are for planning. Tokens are exact to a few per cent where the words of a setting are its
 tokens (nano) and a rule of thumb elsewhere (4 characters a token); memory counts what a training step holds; time
@@ -9,7 +9,7 @@ then their own pace counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -29,34 +29,6 @@ CHARACTERS_PER_TOKEN = 4
 TEMPLATE_TOKENS = 4  # turn marks of a row
 EFFICIENCY = 0.25  # of the measured matrix product that a training step reaches
 PACK_SECONDS = 1.0  # of a pack whatever its size
-
-
-def pack_trials(size: int) -> Callable[[Sequence[TrialConfig]], list[list[TrialConfig]]]:
-    """A function that joins trials into packs of at most `size`.
-
-    Seeds of one configuration stay together; configurations join while they share base model and adapted layers.
-    """
-
-    def join(trials: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
-        shelves: dict[object, list[list[TrialConfig]]] = {}
-        for group in _by_configuration(trials):
-            packs = shelves.setdefault((group[0].data, group[0].adapter.targets), [])
-            for start in range(0, len(group), size):
-                part = group[start : start + size]
-                if packs and len(packs[-1]) + len(part) <= size:
-                    packs[-1].extend(part)
-                else:
-                    packs.append(part)
-        return [pack for packs in shelves.values() for pack in packs]
-
-    return join
-
-
-def _by_configuration(trials: Iterable[TrialConfig]) -> list[list[TrialConfig]]:
-    groups: dict[str, list[TrialConfig]] = {}
-    for trial in trials:
-        groups.setdefault(trial.configuration_id, []).append(trial)
-    return list(groups.values())
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,13 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from settings.common.errors import UserError, did_you_mean
 from trainables import methods
 from trainables.coefficients import SPACE, ChoiceSpec, RangeSpec, Spec, coefficients
 from trainables.method import Method
 from trainables.trial import TRIAL_KNOBS
-
-if TYPE_CHECKING:
-    import optuna
 
 SIGNIFICANT_DIGITS = 3
 Values = Mapping[str, Any]
@@ -79,15 +76,6 @@ class MethodSpace:
         """The axes that the configurations may differ in or that the user set."""
         named = {*self.ranges, *self.fixed, *(name for point in self.points or () for name in point)}
         return named & TRIAL_KNOBS.keys()
-
-    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Ask an Optuna trial for the searched coefficients, rounded so that labels stay short."""
-        raw = {name: _suggest(trial, name, spec) for name, spec in self.ranges.items()}
-        return self.rounded(raw)
-
-    def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
-        """The searched coefficients as Optuna declares them."""
-        return {name: _distribution(spec) for name, spec in self.ranges.items()}
 
     def rounded(self, values: Values) -> dict[str, Any]:
         """The values with 3 significant digits, still inside their ranges."""
@@ -246,24 +234,6 @@ def _narrowed(method: str, name: str, spec: Spec, override: Between | OneOf) -> 
     if log and low <= 0:
         raise UserError(f"{where}: a logarithmic range must start above 0, got between({low:g}, {high:g})")
     return replace(spec, low=low, high=high, log=log)
-
-
-def _suggest(trial: optuna.Trial, name: str, spec: Spec) -> Any:
-    if isinstance(spec, ChoiceSpec):
-        return trial.suggest_categorical(name, spec.options)
-    if spec.integer:
-        return trial.suggest_int(name, int(spec.low), int(spec.high), log=spec.log)
-    return trial.suggest_float(name, spec.low, spec.high, log=spec.log)
-
-
-def _distribution(spec: Spec) -> optuna.distributions.BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(spec, ChoiceSpec):
-        return CategoricalDistribution(spec.options)
-    if spec.integer:
-        return IntDistribution(int(spec.low), int(spec.high), log=spec.log)
-    return FloatDistribution(spec.low, spec.high, log=spec.log)
 
 
 def _rounded(value: float, spec: RangeSpec) -> float:

@@ -21,12 +21,13 @@ import pytest
 from analysis.tables import mlflow_runs
 from settings.bad_medical_advice.nano import bad_medical_advice
 from settings.common.files import cache_root
-from sweeps import plan
 from sweeps.driver.launch import worker_config
 from sweeps.find import load_sweep
 from sweeps.ledger import LEDGER, Ledger, read
 from sweeps.names import default_uri
-from sweeps.search.scheduler import PackSearcher
+from sweeps.search.packing import pack_trials
+from sweeps.search.scheduler import PackScheduler
+from sweeps.search.searcher import PackSearcher
 from sweeps.sweep import Sweep
 from trainables.bases.loading import load_base
 from trainables.engine.reference_cache import ReferenceCache
@@ -142,7 +143,7 @@ def trained_alone(trials: list[TrialConfig]) -> dict[str, dict[str, float]]:
     setting = bad_medical_advice()
     base = load_base(setting.base_model)
     scores = {}
-    for members in plan.pack_trials(size=2)(trials):
+    for members in pack_trials(trials, size=2):
         pack = Pack(base, setting, members, references=ReferenceCache(cache_root() / "references"))
         pack.advance(pack.steps)
         for index, found in pack.evaluate().items():
@@ -155,7 +156,8 @@ def finish_here(sweep: Sweep, folder: Path) -> list[str]:
     """Run what is left of a sweep without Ray, in this process: one start of Ray less. The notes of its packs."""
     notes = []
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-        searcher = PackSearcher(sweep, ledger, folder)
+        scheduler = PackScheduler(sweep, ledger, folder)
+        searcher = PackSearcher(scheduler)
         fixed = worker_config(sweep, folder)
         while isinstance(config := searcher.suggest("here"), dict):
             actor, done = PackTrainable(fixed | config), False
@@ -166,7 +168,7 @@ def finish_here(sweep: Sweep, folder: Path) -> list[str]:
                 done = result["done"]
             actor.cleanup()
             searcher.on_trial_complete("here")
-        assert searcher.problem is None
+        assert scheduler.problem is None
     return notes
 
 

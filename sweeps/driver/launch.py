@@ -26,7 +26,7 @@ from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.common.files import PARTIAL, cache_root, remove, remove_partial, write_json
 from settings.reference import setting_label, setting_of
-from sweeps import find, plan
+from sweeps import find
 from sweeps.driver.local_cluster import QUIET, SILENT, LocalCluster, start_ray
 from sweeps.driver.progress import Display
 from sweeps.driver.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
@@ -35,7 +35,7 @@ from sweeps.names import PUBLISHED, default_uri, folder_of
 from sweeps.results import disk, provenance
 from sweeps.results.frontier_files import complete, publish, show_results
 from sweeps.search.judging import GradingQueue, Judges
-from sweeps.search.scheduler import Listener, PackSearcher
+from sweeps.search.scheduler import PackScheduler
 from sweeps.sweep import Sweep
 from sweeps.tracking.store import Status
 from sweeps.tracking.writer import Tracker
@@ -131,7 +131,7 @@ def run(
             if not tracker.problems:
                 marker.write(files)
     usage = driver.judges.usage if driver.judges else ""
-    notes = [*cautions, *driver.searcher.notes, *filter(None, [usage])]
+    notes = [*cautions, *driver.scheduler.notes, *filter(None, [usage])]
     return RunSummary(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.record))
 
 
@@ -221,12 +221,11 @@ class _Driver:
         asked = ledger.record.configurations
         known = [end for end in ledger.record.outcomes.values() if end.trial.configuration_id in asked]
         self.display = Display(console, sweep.name, total, len(known), objectives, title=sweep.title_of, outcomes=known)
-        deal = plan.pack_trials(sweep.trials_per_pack)
-        listener = Listener(self._started, self._base, self._outcome)
         self.judges = _judges(sweep)
         judging = GradingQueue(folder, self.judges) if self.judges else None
-        self.searcher = PackSearcher(sweep, ledger, folder, deal=deal, listener=listener, judging=judging)
-        self.searcher.interrupted = lambda: self.interrupted
+        self.scheduler = PackScheduler(
+            sweep, ledger, folder, observers=[self], judging=judging, interrupted=lambda: self.interrupted
+        )
         self._judging = judging
         self.display.judging = self._judging_now
 
@@ -247,7 +246,7 @@ class _Driver:
     def train(self, tracker: Tracker, address: str | None, cluster: LocalCluster | None) -> None:
         """Pre-train what is missing, start Ray, and let Tune run packs until the searcher has no more."""
         self.tracker = tracker
-        if self.searcher.done:
+        if self.scheduler.done:
             return
         try:
             with _quiet(), self._interruptible():
@@ -257,13 +256,13 @@ class _Driver:
                     self._tune(address, cluster)
         finally:
             self._end_judging()
-        if self.searcher.problem:
-            raise self.searcher.problem
+        if self.scheduler.problem:
+            raise self.scheduler.problem
 
     def tidy(self) -> None:
         """Delete what killed workers left, and checkpoints that nobody will continue from."""
         remove_partial(self.folder)
-        if self.searcher.done:
+        if self.scheduler.done:
             remove(self.folder / CHECKPOINTS)
 
     def _judging_now(self) -> str:
@@ -277,12 +276,14 @@ class _Driver:
             self.judges.close()
             self._judging.close()
 
-    def _started(self, trials: Any) -> None:
+    def pack_started(self, trials: Any) -> None:
+        """Trials went to a worker as one pack."""
         self.display.started(trials)
         assert self.tracker is not None
         self.tracker.trials_started(trials)
 
-    def _base(self, setting: str, scores: Any) -> None:
+    def base_scored(self, setting: str, scores: Any) -> None:
+        """The untouched base model of a setting was scored."""
         assert self.tracker is not None
         self.tracker.base(setting, scores)
 
@@ -293,9 +294,9 @@ class _Driver:
             self._prune_at = ended + max(PRUNE_EVERY, ended // 4)
             disk.prune(disk.prunable(self.sweep, self._ledger.record, self.folder, self.sweep.keep_adapters))
 
-    def _outcome(self, outcome: Any) -> None:
+    def trial_ended(self, outcome: Any, auxiliary: bool) -> None:
+        """A trial ended."""
         self._prune()
-        auxiliary = self.searcher.auxiliary(outcome.trial)
         self.display.outcome(outcome, auxiliary)
         assert self.tracker is not None
         self.tracker.outcome(outcome, auxiliary)
@@ -330,6 +331,7 @@ class _Driver:
         from ray import tune
 
         from sweeps.driver.tune_callbacks import Reporter, StopOnProblem
+        from sweeps.search.searcher import PackSearcher
 
         with _ray(address, cluster, together=self.sweep.num_workers > 1):
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -337,14 +339,14 @@ class _Driver:
             workers = packs * self.sweep.num_workers
             self.display.say(f"starting {workers} worker{'s' if workers > 1 else ''}")
             reporter = Reporter(self.progress)
-            self.searcher.reason = reporter.reason
+            searcher = PackSearcher(self.scheduler, reason=reporter.reason)
             storage = self.folder / f".tune{PARTIAL}"  # of no use to the next driver, which deletes it
             try:
                 tune.Tuner(
                     self._trainable(),
                     param_space=worker_config(self.sweep, self.folder, nodes),
                     tune_config=tune.TuneConfig(
-                        search_alg=self.searcher, num_samples=-1, max_concurrent_trials=packs, reuse_actors=True
+                        search_alg=searcher, num_samples=-1, max_concurrent_trials=packs, reuse_actors=True
                     ),
                     run_config=tune.RunConfig(
                         name=self.sweep.name,
@@ -380,8 +382,8 @@ class _Driver:
         if time.monotonic() - self._looked > NODES_SECONDS:
             self._looked = time.monotonic()
             if not any(node["Alive"] for node in ray.nodes()):
-                self.searcher.problem = UserError("Ray has lost all of its nodes; `selgen sweep resume` continues")
-        return self.interrupted or self.searcher.problem is not None
+                self.scheduler.abort(UserError("Ray has lost all of its nodes; `selgen sweep resume` continues"))
+        return self.interrupted or self.scheduler.problem is not None
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

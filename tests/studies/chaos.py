@@ -34,8 +34,8 @@ from sweeps.find import load_sweep
 from sweeps.ledger import LEDGER
 from sweeps.sweep import Sweep
 from tests.support.mlflow_server import MlflowServer
+from tests.support.search import study_of
 from tests.sweeps.driver.test_cluster import ENVIRONMENT, Nodes
-from tests.sweeps.search.test_scheduler import study_of
 from tests.sweeps.tracking.test_writer import dump
 from tests.test_end_to_end import alive, command_of, num_outcomes, session_of, start, workers, write_sweep
 from trainables.bases.loading import load_base

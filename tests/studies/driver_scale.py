@@ -47,7 +47,10 @@ from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
 from sweeps.names import default_uri, folder_of
 from sweeps.results import frontier_files
-from sweeps.search.scheduler import PackSearcher, Proposer, StudyMirror
+from sweeps.search.proposer import Proposer
+from sweeps.search.scheduler import PackScheduler
+from sweeps.search.searcher import PackSearcher
+from sweeps.search.study import StudyMirror
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import finished, toy
@@ -141,10 +144,10 @@ class Meter:
     def watching(self) -> Iterator[None]:
         """Count what the parts of a driver do."""
         methods = {
-            "search": [(PackSearcher, name) for name in ("suggest", "on_trial_result", "on_trial_complete")],
+            "search": [(PackScheduler, name) for name in ("next_job", "report", "close")],
             "propose": [(Proposer, "next")],
             "ledger": [(Ledger, "_append")],
-            "study": [(StudyMirror, name) for name in ("open", "asked", "told")],
+            "study": [(StudyMirror, name) for name in ("open", "add", "tell")],
             "display": [(launch.Display, name) for name in ("started", "progress", "outcome")],
             "tracking": [(Tracker, "_try")],
         }
@@ -302,8 +305,8 @@ class _Driver(launch._Driver):
     def _trainable(self) -> Any:
         return tune.with_resources(Worker, {"cpu": self.sweep.cpus_per_pack})
 
-    def _outcome(self, outcome: Outcome) -> None:
-        super()._outcome(outcome)
+    def trial_ended(self, outcome: Outcome, auxiliary: bool) -> None:
+        super().trial_ended(outcome, auxiliary)
         assert self.tracker is not None
         self.simulation.ended(self.tracker)
 
@@ -311,7 +314,7 @@ class _Driver(launch._Driver):
         if self.with_ray:
             super()._tune(address, cluster)
         else:
-            drive(self.searcher)
+            drive(PackSearcher(self.scheduler))
 
 
 def drive(searcher: PackSearcher, workers: int = WORKERS) -> None:

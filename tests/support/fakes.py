@@ -2,20 +2,19 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from ray.tune.search import Searcher
 
 from settings.reference import SettingRef
 from settings.setting import Measurement
 from sweeps.ledger import Ledger
-from sweeps.search.scheduler import PackSearcher
+from sweeps.search.scheduler import NoJob, PackScheduler
 from sweeps.sweep import Sweep, setting
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
+BASE_SCORES = {"task": Measurement(0.5, 4, 0)}
 SETTING = """
 from settings.base_models import NanoModel, Recipe
 from settings.example import Example
@@ -91,51 +90,79 @@ def finished(trial: TrialConfig, status: Any = "finished") -> Outcome:
 Ending = Callable[[TrialConfig], Outcome]
 
 
+class Recorder:
+    """An observer that remembers everything."""
+
+    def __init__(self) -> None:
+        self.started: list[Sequence[TrialConfig]] = []
+        self.bases: dict[str, Mapping[str, Measurement]] = {}
+        self.ended: list[Outcome] = []
+        self.auxiliary: list[Outcome] = []
+
+    def pack_started(self, trials: Sequence[TrialConfig]) -> None:
+        self.started.append(trials)
+
+    def base_scored(self, setting: str, scores: Mapping[str, Measurement]) -> None:
+        self.bases[setting] = scores
+
+    def trial_ended(self, outcome: Outcome, auxiliary: bool) -> None:
+        (self.auxiliary if auxiliary else self.ended).append(outcome)
+
+
 class Rig:
-    """A sweep with its ledger and searcher, driven as Tune drives it but without Ray."""
+    """A sweep with its ledger and scheduler, driven as Tune drives it but without Ray."""
 
     def __init__(self, sweep: Sweep, out: Path, **options: Any) -> None:
         self.sweep, self.out = sweep, out
         self.ledger = Ledger(out, sweep.name, sweep.identity())
-        self.searcher = PackSearcher(sweep, self.ledger, out, **options)
-        self.dealt: list[list[TrialConfig]] = []
+        self.scheduler = PackScheduler(sweep, self.ledger, out, **options)
+        self.dispatched: list[list[TrialConfig]] = []
         self.bases = 0
-        self._flying: dict[str, dict[str, Any]] = {}
+        self.in_flight: dict[str, dict[str, Any]] = {}
         self._count = 0
 
-    def suggest(self) -> Any:
+    def next_job(self) -> Any:
+        """Ask for a job, called "t1", "t2", ..."""
         self._count += 1
-        config = self.searcher.suggest(f"t{self._count}")
-        if isinstance(config, dict):
-            pack = self._flying[f"t{self._count}"] = config["pack"]
-            if pack["kind"] == "base":
+        job = self.scheduler.next_job(f"t{self._count}")
+        if isinstance(job, dict):
+            self.in_flight[f"t{self._count}"] = job
+            if job["kind"] == "base":
                 self.bases += 1
             else:
-                self.dealt.append([TrialConfig.from_json(trial) for trial in pack["trials"]])
-        return config
+                self.dispatched.append([TrialConfig.from_json(trial) for trial in job["trials"]])
+        return job
 
     def land(self, rng: random.Random, ending: Ending) -> None:
-        """One pack ends: one result per trial, the last of them again on completion, as Tune does."""
-        trial_id = rng.choice(sorted(self._flying))
-        pack = self._flying.pop(trial_id)
-        if pack["kind"] == "base":
-            scores = {"base/task/mean": 0.5, "base/task/n": 4, "base/task/missing": 0}
-            self.searcher.on_trial_complete(trial_id, result=scores)
-            return
-        results = [{"outcomes": [ending(TrialConfig.from_json(trial)).to_json()]} for trial in pack["trials"]]
-        for result in results:
-            self.searcher.on_trial_result(trial_id, result)
-        self.searcher.on_trial_complete(trial_id, result=results[-1])
+        """End one pack: a report per trial, the last of them again on completion, as Tune does."""
+        name = rng.choice(sorted(self.in_flight))
+        job = self.in_flight.pop(name)
+        if job["kind"] == "base":
+            self.scheduler.report(name, base=BASE_SCORES)
+        else:
+            outcomes = [ending(TrialConfig.from_json(trial)) for trial in job["trials"]]
+            for outcome in (*outcomes, outcomes[-1]):
+                self.scheduler.report(name, outcomes=[outcome])
+        self.scheduler.close(name)
+
+    def score_base(self) -> None:
+        """Ask for the first job, which scores the base model, and answer it."""
+        assert self.next_job()["kind"] == "base"
+        name = f"t{self._count}"
+        del self.in_flight[name]
+        self.scheduler.report(name, base=BASE_SCORES)
+        self.scheduler.close(name)
 
     def run(self, rng: random.Random, ending: Ending = finished, workers: int = 3, landings: int = 10**6) -> bool:
         """Work until the end (True) or until so many packs have landed (False)."""
         while True:
-            while len(self._flying) < workers:
-                config = self.suggest()
-                if not isinstance(config, dict):
+            job: Any = None
+            while len(self.in_flight) < workers:
+                job = self.next_job()
+                if not isinstance(job, dict):
                     break
-            if not self._flying:
-                assert config == Searcher.FINISHED
+            if not self.in_flight:
+                assert job is NoJob.FINISHED
                 return True
             if landings == 0:
                 return False
@@ -143,5 +170,5 @@ class Rig:
             self.land(rng, ending)
 
     def kill(self) -> None:
-        """What the operating system does to a killed driver's files."""
+        """Do to the ledger what the operating system does to a killed driver's files."""
         self.ledger.close()

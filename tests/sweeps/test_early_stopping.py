@@ -18,11 +18,10 @@ from sweeps.early_stopping import EarlyStopping, order, promoted
 from sweeps.ledger import read
 from sweeps.space import vary
 from sweeps.sweep import Sweep
-from tests.support.fakes import Rig, finished, toy, toy_sweep
+from tests.support.fakes import BASE_SCORES, Rig, finished, toy, toy_sweep
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
-BASE = {"base": {"task": {"mean": 0.5, "n": 4, "missing": 0}}}
 POINTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=7)
 
 
@@ -99,17 +98,21 @@ class Halting(Rig):
     """Workers that pause where they are told to."""
 
     def land(self, rng: random.Random, ending: Any) -> None:
-        trial_id = rng.choice(sorted(self._flying))
-        pack = self._flying.pop(trial_id)
-        if pack["kind"] == "base":
-            self.searcher.on_trial_complete(trial_id, result=BASE)
-            return
-        result: dict[str, list[Any]] = {"outcomes": [], "rungs": []}
-        for data, pause in zip(pack["trials"], pack["pauses"], strict=True):
-            trial = TrialConfig.from_json(data)
-            shown = trial if pause is None else replace(trial, checkpoint_step=pause)
-            result["outcomes" if pause is None else "rungs"].append(ending(shown).to_json())
-        self.searcher.on_trial_complete(trial_id, result=result)
+        name = rng.choice(sorted(self.in_flight))
+        job = self.in_flight.pop(name)
+        if job["kind"] == "base":
+            self.scheduler.report(name, base=BASE_SCORES)
+        else:
+            outcomes: list[Outcome] = []
+            rungs: list[Outcome] = []
+            for data, pause in zip(job["trials"], job["pauses"], strict=True):
+                trial = TrialConfig.from_json(data)
+                if pause is None:
+                    outcomes.append(ending(trial))
+                else:
+                    rungs.append(ending(replace(trial, checkpoint_step=pause)))
+            self.scheduler.report(name, outcomes=outcomes, rungs=rungs)
+        self.scheduler.close(name)
 
 
 def worse_after(beta: float, trial: TrialConfig) -> Outcome:
@@ -140,7 +143,7 @@ def test_whole_configurations_are_stopped_and_the_record_says_why(tmp_path: Path
         one for one in rig.ledger.record.outcomes.values() if one.trial.method.name == "plain" and not one.trial.seed
     )
     assert plain.status == "finished", "nobody searches it"
-    states = {told.state.name for proposer in rig.searcher._proposers for told in proposer.told.values()}
+    states = {told.state.name for proposer in rig.scheduler.search.proposers for told in proposer.told.values()}
     assert states == {"COMPLETE", "PRUNED"}
 
 
@@ -183,7 +186,7 @@ def test_the_places_of_the_stopped_are_filled(tmp_path: Path) -> None:
     rig = Halting(sweep, tmp_path / "out")
 
     def betas() -> list[list[float]]:
-        return [[trial.coefficients["beta"] for trial in pack] for pack in rig.dealt]
+        return [[trial.coefficients["beta"] for trial in pack] for pack in rig.dispatched]
 
     def ending(trial: TrialConfig) -> Outcome:
         second = any(trial.coefficients["beta"] == pack[-1] for pack in betas()[:2])

@@ -6,6 +6,7 @@ import optuna
 import pytest
 
 from settings.common.errors import UserError
+from sweeps.search.distributions import suggest
 from sweeps.space import MethodSpace, between, grid, one_of, vary
 from trainables import methods
 from trainables.coefficients import ChoiceSpec, RangeSpec
@@ -79,7 +80,7 @@ def test_refusals_are_one_line_and_name_the_coefficient(make, words) -> None:  #
 def test_suggested_numbers_are_short_and_inside() -> None:
     space = vary("kl_penalty", beta=between(0.031234, 29.8765))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    values = [space.suggest(study.ask())["beta"] for _ in range(200)]
+    values = [suggest(space, study.ask())["beta"] for _ in range(200)]
     inner = [value for value in values if value not in (0.031234, 29.8765)]
     assert all(float(f"{value:.3g}") == value for value in inner) and len(set(inner)) > 100
     assert all(0.031234 <= value <= 29.8765 for value in values)
@@ -118,7 +119,7 @@ def test_axes_of_the_trial_vary_beside_the_coefficients() -> None:
     assert space.axes(values) == {"steps": 32, "learning_rate": 0.01}
     assert space.defaults() is None
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    assert isinstance(space.suggest(drawn)["steps"], int)
+    assert isinstance(suggest(space, drawn)["steps"], int)
 
 
 def test_a_grid_over_an_axis_is_one_configuration_per_value() -> None:

@@ -35,7 +35,7 @@ def test_a_cluster_that_is_gone_ends_the_start(
     monkeypatch.setattr(launch, "NODES_SECONDS", 0.0)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": one} for one in alive])
     assert driver._must_stop() == lost
-    assert ("Ray has lost all of its nodes" in str(driver.searcher.problem)) == lost
+    assert ("Ray has lost all of its nodes" in str(driver.scheduler.problem)) == lost
 
 
 def test_nodes_are_not_counted_all_the_time(driver: _Driver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,9 +104,10 @@ def test_adapters_of_trials_that_have_not_ended_stay(tmp_path: Path) -> None:
 def test_checkpoints_of_ended_packs_and_leftovers_go(tmp_path: Path) -> None:
     sweep = toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=[0.1, 1.0]),))
     rig = Rig(sweep, tmp_path / "out")
-    rig.suggest(), rig.suggest(), rig.suggest()
-    one, two = rig.dealt
-    rig.searcher.on_trial_complete("t2", {"outcomes": [finished(trial).to_json() for trial in one]})
+    rig.next_job(), rig.next_job(), rig.next_job()
+    one, two = rig.dispatched
+    rig.scheduler.report("t2", outcomes=[finished(trial) for trial in one])
+    rig.scheduler.close("t2")
     for pack in (one, two):
         checkpoint_of(rig.out, pack).parent.mkdir(exist_ok=True)
         checkpoint_of(rig.out, pack).write_bytes(bytes(10))

@@ -17,6 +17,7 @@ from sweeps.driver import launch
 from sweeps.driver.tune_callbacks import Reporter
 from sweeps.ledger import read
 from sweeps.search.failures import ERRORS, origin, reason_of
+from sweeps.search.searcher import PackSearcher
 from tests.sweeps.cli.test_app import selgen
 from trainables.outcome import Outcome
 from trainables.trainable import PackTrainable
@@ -49,8 +50,9 @@ sweep = Sweep(name="mine", settings=(setting("own.py:mine"),), methods=("plain",
 
 def without_ray(driver: launch._Driver, *_: object) -> None:
     """What Tune does: one worker that stays, a pack after another, and nobody tries again what has failed."""
+    searcher = PackSearcher(driver.scheduler)
     fixed, actor, count = launch.worker_config(driver.sweep, driver.folder), None, 0
-    while isinstance(config := driver.searcher.suggest(f"t{count}"), dict):
+    while isinstance(config := searcher.suggest(f"t{count}"), dict):
         if actor is None:
             actor = PackTrainable(fixed | config)
         else:
@@ -59,7 +61,7 @@ def without_ray(driver: launch._Driver, *_: object) -> None:
         while not result["done"]:
             driver.progress(result)
             result = actor.step()
-        driver.searcher.on_trial_complete(f"t{count}", result=result)
+        searcher.on_trial_complete(f"t{count}", result=result)
         count += 1
     if actor:
         actor.cleanup()

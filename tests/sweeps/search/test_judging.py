@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.tune.search import Searcher
 
 from settings.common.errors import UserError
 from settings.reference import setting_of
 from settings.setting import Rubric, Verdict
 from sweeps.ledger import read
 from sweeps.search.judging import GradingQueue
+from sweeps.search.scheduler import NoJob
 from sweeps.sweep import Sweep
 from tests.support.fakes import Rig, finished, toy, toy_sweep
 from trainables.outcome import Outcome
@@ -60,7 +60,8 @@ class JudgedRig(Rig):
         self.judging = GradingQueue(out, lambda model: asker)
         (out / "observations").mkdir(parents=True, exist_ok=True)
         self._replies = list(replies)
-        super().__init__(sweep, out, judging=self.judging)
+        self.interrupted = False
+        super().__init__(sweep, out, judging=self.judging, interrupted=lambda: self.interrupted)
         self.store(base_id(setting_of(sweep.settings[0])))
 
     def store(self, name: str) -> None:
@@ -72,14 +73,14 @@ class JudgedRig(Rig):
 
     def step(self) -> Any:
         """One suggestion; what it deals lands at once."""
-        config = self.suggest()
-        while self._flying:
+        job = self.next_job()
+        while self.in_flight:
             self.land(random.Random(0), self.train)
-        time.sleep(0 if isinstance(config, dict) else 0.01)
-        return config
+        time.sleep(0 if isinstance(job, dict) else 0.01)
+        return job
 
     def finish(self) -> None:
-        while self.step() != Searcher.FINISHED:
+        while self.step() is not NoJob.FINISHED:
             pass
 
 
@@ -93,7 +94,7 @@ def test_grades_are_told_when_they_are_in(sweep: Sweep, tmp_path: Path, asker: A
     assert [outcome.scores["liked"].mean for outcome in record.outcomes.values()] == [50.0, 50.0]
     assert record.bases[next(iter(record.bases))]["liked"].mean == 50.0
     assert record.bases[next(iter(record.bases))]["task"].mean == 0.5
-    assert rig.searcher.done
+    assert rig.scheduler.done
 
 
 def test_the_next_pack_does_not_wait_for_the_judge(tmp_path: Path, asker: Asker) -> None:
@@ -102,10 +103,10 @@ def test_the_next_pack_does_not_wait_for_the_judge(tmp_path: Path, asker: Asker)
     asker.gate.clear()
     while isinstance(rig.step(), dict):
         pass
-    assert {trials[0].method.name for trials in rig.dealt} == {"plain", "kl_penalty"}
+    assert {trials[0].method.name for trials in rig.dispatched} == {"plain", "kl_penalty"}
     assert not rig.ledger.record.outcomes
     assert len(rig.ledger.record.generated) == 6  # plain, and the first round of the search, two seeds each
-    assert not rig.searcher.done
+    assert not rig.scheduler.done
     asker.gate.set()
     rig.finish()
     assert len(rig.ledger.record.outcomes) == 14
@@ -120,7 +121,7 @@ def test_a_driver_killed_before_the_grades_trains_nothing_again(sweep: Sweep, tm
     again = JudgedRig(sweep, tmp_path / "out", asker)
     asker.gate.set()
     again.finish()
-    assert again.dealt == []
+    assert again.dispatched == []
     assert sorted(read(tmp_path / "out").outcomes) == sorted(read(tmp_path / "out").generated)
     assert [outcome.scores["liked"].n for outcome in read(tmp_path / "out").outcomes.values()] == [2, 2]
 
@@ -129,7 +130,7 @@ def test_a_spent_budget_ends_the_search_and_can_be_resumed(sweep: Sweep, tmp_pat
     rig = JudgedRig(sweep, tmp_path / "out", asker)
     asker.broken = True
     rig.finish()
-    assert str(rig.searcher.problem) == "the judge's budget of 3 calls is spent"
+    assert str(rig.scheduler.problem) == "the judge's budget of 3 calls is spent"
     assert not rig.ledger.record.outcomes
     rig.kill()
     asker.broken = False
@@ -160,17 +161,17 @@ def test_an_interrupted_driver_does_not_wait_for_the_judge(sweep: Sweep, tmp_pat
     asker.gate.clear()
     while isinstance(rig.step(), dict):
         pass
-    assert rig.suggest() is None
-    rig.searcher.interrupted = lambda: True
-    assert rig.suggest() == Searcher.FINISHED
+    assert rig.next_job() is NoJob.WAIT
+    rig.interrupted = True
+    assert rig.next_job() is NoJob.FINISHED
     asker.gate.set()
 
 
 def test_the_search_goes_on_until_the_last_pack_is_judged(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
     """The last pack is away and nothing is left to deal: Tune must keep asking, or nobody takes in its grades."""
     rig = JudgedRig(sweep, tmp_path / "out", asker)
-    while isinstance(rig.suggest(), dict):
+    while isinstance(rig.next_job(), dict):
         pass
-    assert rig.suggest() is None
+    assert rig.next_job() is NoJob.WAIT
     rig.finish()
     assert len(rig.ledger.record.outcomes) == 2

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 import ray
 from ray import tune
+from ray.tune.search import Searcher
 
 from settings.setting import Measurement
 from sweeps.driver.local_cluster import QUIET
 from sweeps.ledger import Ledger, LedgerState, read
-from sweeps.search.scheduler import PackSearcher
+from sweeps.search.scheduler import PackScheduler
+from sweeps.search.searcher import PackSearcher
 from sweeps.space import grid, vary
 from sweeps.sweep import Sweep
-from tests.support.fakes import finished, toy_sweep
+from tests.support.fakes import Rig, finished, toy_sweep
 from trainables.trial import TrialConfig
 
-pytestmark = pytest.mark.slow
 DEADLY, UNSTABLE = 13.0, 7.0  # weights at which the fake worker dies, or one seed diverges
 
 
@@ -64,11 +65,11 @@ def cluster() -> Iterator[None]:
 
 def run(sweep: Sweep, out: Path) -> LedgerState:
     with Ledger(out, sweep.name, sweep.identity()) as ledger:
-        searcher = PackSearcher(sweep, ledger, out)
+        scheduler = PackScheduler(sweep, ledger, out)
         tuner = tune.Tuner(
             tune.with_resources(Worker, {"cpu": 1}),
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
+                search_alg=PackSearcher(scheduler),
                 num_samples=-1,
                 max_concurrent_trials=2,
                 reuse_actors=True,
@@ -78,10 +79,11 @@ def run(sweep: Sweep, out: Path) -> LedgerState:
             run_config=tune.RunConfig(name="ray", storage_path=str(out), verbose=0),
         )
         tuner.fit()
-        assert searcher.problem is None
+        assert scheduler.problem is None
     return read(out)
 
 
+@pytest.mark.slow
 def test_a_sweep_under_tune(tmp_path: Path, cluster: None) -> None:
     methods = ("plain", vary("kl_penalty", configurations=5), grid("upweighted", weight=[1, UNSTABLE, DEADLY]))
     sweep = toy_sweep(tmp_path, methods=methods)
@@ -105,6 +107,7 @@ def visible_gpus() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+@pytest.mark.slow
 def test_a_worker_sees_the_gpus_that_it_has_asked_for(cluster: None) -> None:
     """None if it has asked for none: CUDA alone would take half a gigabyte of a GPU that others fill."""
     shares = (0, 0.5, 1, 2)
@@ -112,3 +115,69 @@ def test_a_worker_sees_the_gpus_that_it_has_asked_for(cluster: None) -> None:
     assert found[0] == ""
     assert found[1] in ("0", "1") and found[2] in ("0", "1")
     assert found[3] in ("0,1", "1,0")
+
+
+# --- what Tune's results become, without Tune ---
+
+
+@pytest.fixture()
+def rig(tmp_path: Path) -> Rig:
+    """A base model and a pack of two trials are under way, as "t1" and "t2"."""
+    rig = Rig(toy_sweep(tmp_path, methods=("plain",)), tmp_path / "out")
+    rig.next_job(), rig.next_job()
+    return rig
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"base": {"task": {"mean": 0.25, "n": 4, "missing": 0}}},
+        {"base/task/mean": 0.25, "base/task/n": 4, "base/task/missing": 0},
+    ],
+    ids=["nested", "flattened"],
+)
+def test_base_scores_are_understood_nested_and_flattened(rig: Rig, result: dict[str, Any]) -> None:
+    """Tune flattens the last result of a trial."""
+    PackSearcher(rig.scheduler).on_trial_complete("t1", result=result)
+    assert rig.ledger.record.bases == {"toy": {"task": Measurement(0.25, 4, 0)}}
+
+
+def test_what_a_worker_reports_reaches_the_ledger(rig: Rig) -> None:
+    """Tune passes the last result on twice."""
+    searcher = PackSearcher(rig.scheduler, reason=lambda trial_id: f"{trial_id} had a bad day")
+    first, second = rig.dispatched[0]
+    searcher.on_trial_result("t2", {"outcomes": [finished(first).to_json()]})
+    searcher.on_trial_complete("t2", result={"outcomes": [finished(first).to_json()]}, error=True)
+    ends = rig.ledger.record.outcomes
+    assert [(end.status, end.reason) for end in ends.values()] == [("finished", None), ("failed", "t2 had a bad day")]
+    assert list(ends) == [first.trial_id, second.trial_id]
+
+
+def test_a_pack_that_is_out_of_memory_comes_back_in_halves(rig: Rig) -> None:
+    searcher = PackSearcher(rig.scheduler)
+    assert searcher.suggest("t3") is None
+    searcher.on_trial_complete("t2", result={"out_of_memory": "CUDA out of memory", "done": True})
+    halves = [searcher.suggest(name) for name in ("t4", "t5")]
+    assert [[TrialConfig.from_json(trial) for trial in half["pack"]["trials"]] for half in halves] == [  # type: ignore[index]
+        [trial] for trial in rig.dispatched[0]
+    ]
+
+
+def test_a_pack_whose_code_raised_has_failed(rig: Rig) -> None:
+    PackSearcher(rig.scheduler).on_trial_complete("t2", result={"failed": "ValueError: no", "done": True})
+    assert {end.reason for end in rig.ledger.record.outcomes.values()} == {"ValueError: no"}
+
+
+def test_what_only_the_user_can_put_right_ends_the_search(rig: Rig) -> None:
+    searcher = PackSearcher(rig.scheduler)
+    searcher.on_trial_result("t2", {"user_error": "no such model"})
+    assert str(rig.scheduler.problem) == "no such model"
+    assert searcher.suggest("t3") == Searcher.FINISHED
+
+
+def test_an_outcome_of_other_training_code_ends_the_search(rig: Rig) -> None:
+    data = finished(rig.dispatched[0][0]).to_json()
+    data["trial"]["numerics"] = 0
+    PackSearcher(rig.scheduler).on_trial_result("t2", {"outcomes": [data]})
+    assert "numerics version 0" in str(rig.scheduler.problem)
+    assert not rig.ledger.record.outcomes

@@ -1,0 +1,154 @@
+"""The search of a whole sweep: a proposer for each arm, the trials of its configurations, and the studies on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.early_stopping import Gains, RungDecision, RungRuling, decide_configuration, decide_trial, gains_at_rung
+from sweeps.ledger import Ledger
+from sweeps.search.proposer import Proposer
+from sweeps.search.study import StudyMirror
+from sweeps.sweep import Sweep
+from trainables.trial import TrialConfig
+
+
+@dataclass(frozen=True)
+class ArmConfiguration:
+    """A configuration that an arm asked for, with one trial per seed."""
+
+    proposer: Proposer
+    number: int
+    trials: Sequence[TrialConfig]
+
+
+class SweepSearch:
+    """Ask all arms of a sweep for configurations, and tell each configuration once all of its seeds have ended.
+
+    Several arms may ask for the same trial; it is trained once, and all of its configurations are told.
+
+    Args:
+        sweep: what to search.
+        ledger: open; what it has is not asked again. It is written first, then the studies.
+        folder: where the studies are kept.
+
+    Attributes:
+        proposers: one per arm, in the order of the sweep's arms.
+    """
+
+    def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path) -> None:
+        self._sweep = sweep
+        self._ledger = ledger
+        self._mirror = StudyMirror(folder, sweep.name)
+        self.proposers = [
+            Proposer(arm, sweep.objectives_of(arm.setting), sweep.seed, sweep.round_size) for arm in sweep.arms
+        ]
+        self._configurations: dict[tuple[str, int], ArmConfiguration] = {}  # by arm and number
+        self._by_trial: dict[str, list[ArmConfiguration]] = {}
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no arm will ask for anything more."""
+        return all(proposer.exhausted for proposer in self.proposers)
+
+    @property
+    def notes(self) -> list[str]:
+        """Why arms ended before their budget was spent."""
+        return [proposer.ended for proposer in self.proposers if proposer.ended]
+
+    def restore(self) -> list[TrialConfig]:
+        """Take over the configurations in the ledger and rewrite the studies. Return the trials of all of them."""
+        trials: list[TrialConfig] = []
+        for proposer in self.proposers:
+            asked = self._ledger.record.asked.get(proposer.arm.key, {})
+            for number in sorted(asked):
+                proposer.restore(number, asked[number].values)
+                configuration = self._add(proposer, number)
+                self._tell_if_complete(configuration)
+                trials += configuration.trials
+            self._mirror.open(proposer)
+        return trials
+
+    def ask(self) -> list[TrialConfig]:
+        """Ask every arm in turn for all that it can propose now. Return the trials of the new configurations."""
+        trials: list[TrialConfig] = []
+        while True:
+            proposals = [(proposer, proposer.next()) for proposer in self.proposers]
+            for proposer, proposal in proposals:
+                if proposal:
+                    configuration = self._add(proposer, proposal.number)
+                    configuration_id = configuration.trials[0].configuration_id
+                    self._ledger.asked(proposer.arm.key, proposal.number, proposal.values, configuration_id)
+                    self._mirror.add(proposer, proposal.number)
+                    if self._tell_if_complete(configuration):  # another arm had the same trials
+                        self._mirror.tell(proposer, proposal.number)
+                    trials += configuration.trials
+            if not any(proposal for _, proposal in proposals):
+                return trials
+
+    def tell(self, trial: TrialConfig) -> None:
+        """Tell the configurations that are complete now that the ledger has the outcome of `trial`."""
+        for configuration in self._by_trial.get(trial.trial_id, ()):
+            if self._tell_if_complete(configuration):
+                self._mirror.tell(configuration.proposer, configuration.number)
+
+    def is_auxiliary(self, trial: TrialConfig) -> bool:
+        """Whether no configuration has the trial: it is only there because others build on it."""
+        return trial.trial_id not in self._by_trial
+
+    def rungs_of(self, trial: TrialConfig) -> tuple[int, ...]:
+        """Return the updates after which a trial is compared; none for auxiliary trials."""
+        arms = [configuration.proposer.arm for configuration in self._by_trial.get(trial.trial_id, ())]
+        # if several arms share the trial, the one that compares it least wins
+        return min((self._sweep.rungs_of(arm, trial) for arm in arms), key=len, default=())
+
+    def next_rung(self, trial: TrialConfig) -> int | None:
+        """Return the updates after which the trial pauses next; None if it trains to its end."""
+        reached = self._ledger.record.rungs.get(trial.trial_id, {})
+        return next((step for step in self.rungs_of(trial) if step not in reached and step < trial.updates), None)
+
+    def decide_at_rung(self, trial: TrialConfig) -> RungRuling:
+        """Decide whether a trial continues from the rung that it has reached; CONTINUE if it waits at none."""
+        updates, rungs = max(self._ledger.record.rungs.get(trial.trial_id, {}), default=0), self.rungs_of(trial)
+        if updates not in rungs:
+            return RungRuling(RungDecision.CONTINUE)
+        rung = rungs.index(updates)
+        return decide_trial([self._decide(configuration, rung) for configuration in self._by_trial[trial.trial_id]])
+
+    def _decide(self, configuration: ArmConfiguration, rung: int) -> RungRuling:
+        """Decide one configuration. All configurations of its round and earlier rounds must have arrived or ended."""
+        assert self._sweep.early_stopping is not None
+        proposer = configuration.proposer
+        until = (configuration.number // proposer.round_size + 1) * proposer.round_size
+        numbers = [number for number in proposer.asked if number < until]
+        gains = {number: self._gains(self._configurations[proposer.arm.key, number], rung) for number in numbers}
+        return decide_configuration(configuration.number, gains, self._sweep.early_stopping.keep)
+
+    def _gains(self, configuration: ArmConfiguration, rung: int) -> Gains | None:
+        """Return a configuration's mean gains at a rung; () if it ended before it, None if it has not arrived."""
+        record, seeds = self._ledger.record, []
+        for trial in configuration.trials:
+            steps = self._sweep.rungs_of(configuration.proposer.arm, trial)
+            outcome = record.rungs.get(trial.trial_id, {}).get(steps[rung]) if steps else None
+            if outcome:
+                seeds.append(outcome)
+            elif trial.trial_id not in record.outcomes:
+                return None
+        return gains_at_rung(seeds, configuration.proposer.scores)
+
+    def _add(self, proposer: Proposer, number: int) -> ArmConfiguration:
+        trials = self._sweep.trials_of(proposer.arm, proposer.asked[number])
+        configuration = ArmConfiguration(proposer, number, trials)
+        self._configurations[proposer.arm.key, number] = configuration
+        for trial in trials:
+            self._by_trial.setdefault(trial.trial_id, []).append(configuration)
+        return configuration
+
+    def _tell_if_complete(self, configuration: ArmConfiguration) -> bool:
+        outcomes = self._ledger.record.outcomes
+        proposer, number = configuration.proposer, configuration.number
+        if number in proposer.told or any(trial.trial_id not in outcomes for trial in configuration.trials):
+            return False
+        proposer.tell(number, [outcomes[trial.trial_id] for trial in configuration.trials])
+        return True

@@ -1,0 +1,43 @@
+"""A search to compare with: the proposer of an arm, its study on disk, and a sweep whose trials build on others."""
+
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from sweeps.names import JOURNAL
+from sweeps.search.proposer import Proposer
+from sweeps.space import grid
+from sweeps.sweep import Sweep
+from tests.support.fakes import Rig, toy_sweep
+
+
+def proposer_of(sweep: Sweep, arm: int = 1) -> Proposer:
+    return Proposer(sweep.arms[arm], sweep.objectives_of(sweep.settings[0]), sweep.seed, sweep.round_size)
+
+
+def study_of(out: Path, name: str) -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(out / JOURNAL))))
+
+
+def assert_mirrored(rig: Rig) -> None:
+    """The studies on disk say what the ledger says."""
+    for index, arm in enumerate(rig.sweep.arms):
+        proposer = proposer_of(rig.sweep, index)
+        for number, asked in sorted(rig.ledger.record.asked.get(arm.key, {}).items()):
+            proposer.restore(number, asked.values)
+            outcomes = [rig.ledger.record.outcomes.get(t.trial_id) for t in rig.sweep.trials_of(arm, asked.values)]
+            if all(outcomes):
+                proposer.tell(number, outcomes)  # type: ignore[arg-type]
+        found = study_of(rig.out, f"{rig.sweep.name}/{arm.key}").get_trials()
+        expected = proposer.trials()
+        assert [(t.state, t.values, t.params, t.user_attrs) for t in found] == [
+            (t.state, t.values, t.params, t.user_attrs) for t in expected
+        ]
+
+
+def builders(tmp_path: Path) -> Sweep:
+    """A method with a prior, one that only edits another's training, and readouts of plain fine-tuning."""
+    methods = ("orthogonal_lora", grid("safe_lora", share=[0.5, 1.0]), grid("plain", adapter_scale=[0.5]))
+    return toy_sweep(tmp_path, methods=methods, configurations=2)
