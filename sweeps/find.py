@@ -18,7 +18,8 @@ import sweeps.catalog
 from settings import catalog
 from settings.common.errors import UserError, did_you_mean
 from settings.common.files import write_json
-from sweeps.names import DECLARED, folder_of
+from sweeps.names import folder_of
+from trainables.folder import SweepFolder
 
 if TYPE_CHECKING:
     from sweeps.sweep import Sweep
@@ -46,16 +47,16 @@ def name_of(name_or_file: str) -> str:
 
 def remember(folder: Path, file: Path) -> None:
     """Write into a sweep's folder which file declares it."""
-    write_json(folder / DECLARED, {"file": str(file)})
+    write_json(SweepFolder(folder).declared, {"file": str(file)})
 
 
 def find(name_or_file: str, output: Path) -> Sweep:
     """Load the sweep of a file, of the catalog, or of a file that ran before under `output`. Raises UserError."""
     if is_file(name_or_file) or name_or_file in catalog_names():
         return load_sweep(name_or_file)
-    declared = folder_of(name_or_file, output) / DECLARED
+    declared = SweepFolder(folder_of(name_or_file, output)).declared
     if not declared.is_file():
-        ran = sorted(path.parent.name for path in output.glob(f"*/{DECLARED}"))
+        ran = sorted(folder.name for folder in output.glob("*") if SweepFolder(folder).declared.is_file())
         hint = did_you_mean(name_or_file, [*catalog_names(), *ran])
         available = f"{', '.join(catalog_names())}, or path/to/file.py"
         of_file = f"of those of a file {', '.join(ran) or 'none'} ran in {output.resolve()}"

@@ -31,11 +31,11 @@ from typing import Any
 
 from settings.common.errors import UserError
 from settings.setting import Measurement
+from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
 FORMAT = 1
-LEDGER, LOCK, TORN = "ledger.jsonl", "ledger.lock", "ledger.torn"
 
 
 Dealt = tuple[tuple[str, ...], tuple[int | None, ...]]
@@ -135,7 +135,7 @@ class LedgerState:
 
 def read(folder: Path) -> LedgerState:
     """What the ledger in `folder` says, without a lock: the sweep may be running. Raises UserError."""
-    path = folder / LEDGER
+    path = SweepFolder(folder).ledger
     record, _ = _parse(path, _contents(path))
     if record is None:
         raise UserError(f"{path} is empty: the sweep has not started")
@@ -154,7 +154,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, sweep: str, identity: str) -> None:
-        self.path = folder / LEDGER
+        self.path = SweepFolder(folder).ledger
         self._lock = _locked(folder)
         try:
             self.record = self._open(sweep, identity)
@@ -174,7 +174,7 @@ class Ledger:
             raise UserError(f"{self.path} is {what}; choose another output folder or rename the sweep")
         try:
             if contents[good:]:
-                with (self.path.parent / TORN).open("ab") as torn:
+                with SweepFolder(self.path.parent).torn.open("ab") as torn:
                     torn.write(contents[good:] + b"\n")
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.ftruncate(self._file, good)
@@ -326,7 +326,7 @@ def _contents(path: Path) -> bytes:
 
 def _locked(folder: Path) -> int:
     """An exclusive lock on the folder's ledger, held until its file is closed or the process ends."""
-    path = folder / LOCK
+    path = SweepFolder(folder).lock
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -7,11 +7,6 @@ from pathlib import Path
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")  # a sweep's name is the name of its folder
 
-# Files of the driver in a sweep's folder, beside the ledger.
-DECLARED = "declared.json"  # which Python file declares the sweep
-JOURNAL = "study.journal"  # the Optuna study, a copy of what the ledger says
-PUBLISHED = "published.json"  # present once nothing was left to run and everything was published
-
 
 def folder_of(sweep: str, output: Path) -> Path:
     """Return the folder of a sweep under the output root."""

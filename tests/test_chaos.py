@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from settings.common.files import write_json
-from sweeps.ledger import LEDGER, Ledger
+from sweeps.ledger import Ledger
 from sweeps.names import default_uri
 from sweeps.results.frontier_files import publish
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.studies.chaos import differences, facts, leftovers
 from tests.support.fakes import Rig, toy_sweep
+from trainables.folder import SweepFolder
 
 pytestmark = pytest.mark.slow
 
@@ -46,9 +47,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
 
 def _outcome(folder: Path, change: Callable[[str], str]) -> None:
     """Put other lines in the place of the last outcome's line."""
-    lines = (folder / LEDGER).read_text().splitlines(keepends=True)
+    lines = SweepFolder(folder).ledger.read_text().splitlines(keepends=True)
     last = max(number for number, line in enumerate(lines) if '"event":"outcome"' in line)
-    (folder / LEDGER).write_text("".join([*lines[:last], change(lines[last]), *lines[last + 1 :]]))
+    SweepFolder(folder).ledger.write_text("".join([*lines[:last], change(lines[last]), *lines[last + 1 :]]))
 
 
 def _one_bit(line: str) -> str:

@@ -23,7 +23,7 @@ from settings.bad_medical_advice.nano import bad_medical_advice
 from settings.common.files import cache_root
 from sweeps.driver.launch import worker_config
 from sweeps.find import load_sweep
-from sweeps.ledger import LEDGER, Ledger, read
+from sweeps.ledger import Ledger, read
 from sweeps.names import default_uri
 from sweeps.search.packing import pack_trials
 from sweeps.search.scheduler import PackScheduler
@@ -31,9 +31,10 @@ from sweeps.search.searcher import PackSearcher
 from sweeps.sweep import Sweep
 from trainables.bases.loading import load_base
 from trainables.engine.reference_cache import ReferenceCache
+from trainables.folder import SweepFolder
 from trainables.pack import Pack
 from trainables.trainable import PackTrainable
-from trainables.trial import CHECKPOINTS, TrialConfig
+from trainables.trial import TrialConfig
 
 pytestmark = pytest.mark.slow
 
@@ -90,12 +91,12 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 def num_outcomes(output: Path) -> int:
-    ledger = output / "small" / LEDGER
+    ledger = SweepFolder(output / "small").ledger
     return ledger.read_text().count('"event":"outcome"') if ledger.exists() else 0
 
 
 def checkpoints(output: Path) -> list[Path]:
-    return list((output / "small" / CHECKPOINTS).glob("*.safetensors"))
+    return list(SweepFolder(output / "small").checkpoints.glob("*.safetensors"))
 
 
 def written_since(moment: int, output: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from tests.support.tiny import prepare
 from trainables import methods
 from trainables.bases.loading import load_base
 from trainables.engine.base import LoadedBase
+from trainables.folder import SweepFolder
 from trainables.method import Method
 from trainables.pack import Pack
 from trainables.trial import TrialConfig, trial_for
@@ -55,7 +56,7 @@ def test_all_methods_train_and_are_scored(built: tuple[Setting, LoadedBase], tmp
     store = prepare((needed for trial in trials for needed in trial.requires), tmp_path, base, setting)
     pack = Pack(base, setting, trials, torch.float64, store=store)
     pack.advance(STEPS)
-    outcomes = pack.finish(tmp_path)
+    outcomes = pack.finish(SweepFolder(tmp_path))
     pack.close()
     assert len(outcomes) == len(names) >= 10
     for outcome in outcomes:

@@ -33,6 +33,7 @@ from trainables.engine.reference_cache import CachedOutputs, ReferenceCache
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
 from trainables.evaluation.evaluate import Evaluated, evaluate
+from trainables.folder import SweepFolder
 from trainables.method import Method
 from trainables.outcome import Outcome, Status
 from trainables.projections import Direction, Factors, LowRankDirection
@@ -365,7 +366,7 @@ class Pack:
                 }
         return newest
 
-    def finish(self, folder: Path) -> list[Outcome]:
+    def finish(self, folder: SweepFolder) -> list[Outcome]:
         """Finalize, evaluate, write each sound member's adapter and observations under `folder`, and say how all ended.
 
         Files: `adapters/<trial id>/` (see `AdapterStore`) and `observations/<trial id>.json`. Of members that pause,
@@ -377,7 +378,7 @@ class Pack:
             if index not in paused:
                 self._keep(AdapterStore(folder), index, self.trials[index])
                 if self._workers.first:
-                    write_json(folder / "observations" / f"{self.trials[index].trial_id}.json", result.observations)
+                    write_json(folder.observations(self.trials[index].trial_id), result.observations)
         for index in paused:
             trial = replace(self.trials[index], checkpoint_step=self.optimizer.updates[index])
             self.rungs.append(replace(self._outcome(index, evaluated[index]), trial=trial, adapter=None))

@@ -32,9 +32,10 @@ from trainables.engine.memory import ModelShape, memory_left, training_bytes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup
 from trainables.engine.reference_cache import ReferenceCache
 from trainables.evaluation.evaluate import evaluate
+from trainables.folder import SweepFolder
 from trainables.pack import CheckpointError, Pack
 from trainables.store import AdapterStore
-from trainables.trial import TrialConfig, base_id, checkpoint_of, paused_of
+from trainables.trial import TrialConfig, base_id
 
 SLICE_SECONDS = 1.0
 DEVICE = re.compile(r"\b(CUDA|CUBLAS|cuDNN|CUDNN|NCCL)")  # in errors after which a process may be of no use
@@ -60,7 +61,7 @@ class PackRun:
 
     def __init__(self, config: Mapping[str, Any], workers: ProcessGroup = SINGLE_PROCESS) -> None:
         torch.set_num_threads(int(config["threads"]))
-        self._spec, self._folder = config["pack"], Path(config["output"])
+        self._spec, self._folder = config["pack"], SweepFolder(Path(config["output"]))
         self._rows_per_forward: int | None = config["rows_per_forward"]
         self._gradient_checkpointing = bool(config["gradient_checkpointing"])
         kept = ReferenceCache(cache_root() / "references", workers=workers)
@@ -101,7 +102,7 @@ class PackRun:
             self._drop()
             return {"out_of_memory": " ".join(str(error).split())[:300] or "no memory left"}
         if is_full(error):
-            return {"user_error": f"{self._folder}: no space left on node {platform.node()}"}
+            return {"user_error": f"{self._folder.path}: no space left on node {platform.node()}"}
         broken = isinstance(error, OSError | SafetensorError | torch.AcceleratorError) or DEVICE.search(str(error))
         if broken or self._workers.count > 1:
             return None
@@ -125,14 +126,14 @@ class PackRun:
 
     def _check_folder(self) -> None:
         """Refuse to write where nobody reads. Raises UserError, on all workers or on none."""
-        blind = [node for node in self._workers.gather("" if self._folder.is_dir() else platform.node()) if node]
+        blind = [node for node in self._workers.gather("" if self._folder.path.is_dir() else platform.node()) if node]
         if blind:
             raise UserError(
-                f"node {blind[0]} does not see {self._folder}; --output must lie on storage that all nodes share"
+                f"node {blind[0]} does not see {self._folder.path}; --output must lie on storage that all nodes share"
             )
 
     def _checkpoint(self, pack: Pack) -> Path:
-        return checkpoint_of(self._folder, pack.trials)
+        return self._folder.checkpoint(pack.pack_id)
 
     def _train(self) -> dict[str, Any]:
         if self._pack is None:
@@ -144,7 +145,7 @@ class PackRun:
         if not pack.active:
             outcomes = [outcome.to_json() for outcome in pack.finish(self._folder)]
             for index in pack.paused:
-                pack.keep_member(index, paused_of(self._folder, pack.trials[index]))
+                pack.keep_member(index, self._folder.paused(pack.trials[index].trial_id))
             rungs = [outcome.to_json() for outcome in pack.rungs]
             return {**self._report(pack), "outcomes": outcomes, "rungs": rungs, "done": True}
         if time.monotonic() - self._saved_at > self._checkpoint_seconds:
@@ -213,7 +214,7 @@ class PackRun:
 
         One that cannot be read is discarded, and its trials start anew.
         """
-        paths = {paused_of(self._folder, trial): index for index, trial in enumerate(pack.trials)}
+        paths = {self._folder.paused(trial.trial_id): index for index, trial in enumerate(pack.trials)}
         try:
             path = self._checkpoint(pack)
             if pack.resume(path):
@@ -232,7 +233,7 @@ class PackRun:
         encoded = base.encoded(setting, setting.recipe.max_length)
         (found,) = evaluate(base.model, encoded, workers=self._workers)
         if setting.judged and self._workers.first:
-            write_json(self._folder / "observations" / f"{base_id(setting)}.json", found.observations)
+            write_json(self._folder.observations(base_id(setting)), found.observations)
         return {"base": {name: asdict(score) for name, score in found.scores.items()}, "done": True}
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from settings.common.files import replacing
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.peft_format import load_peft
+from trainables.folder import SweepFolder
 from trainables.trial import AdapterConfig, TrialConfig
 
 DESCRIPTION = "trial.json"
-ADAPTERS = "adapters"  # folder in a sweep's folder
 
 
 @dataclass(frozen=True)
@@ -35,21 +34,18 @@ class Saved:
 
 
 class AdapterStore:
-    """The adapters of a sweep: `<folder>/adapters/<trial id>/`.
+    """The adapters of a sweep, each a PEFT checkpoint with a `trial.json` that says which trial it is and what it took.
 
-    Each is a PEFT checkpoint with a `trial.json` beside it that says which trial it is and what it took.
-
-    Attributes:
+    Args:
         folder: of the sweep.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._adapters = folder / ADAPTERS
+    def __init__(self, folder: SweepFolder) -> None:
+        self._folder = folder
 
     def find(self, trial: TrialConfig) -> Saved | None:
         """The adapter of a trial; None when it is not there."""
-        directory = self._adapters / trial.trial_id
+        directory = self._folder.adapter(trial.trial_id)
         if not (directory / DESCRIPTION).is_file():
             return None
         about = json.loads((directory / DESCRIPTION).read_text())
@@ -66,6 +62,6 @@ class AdapterStore:
             tokens, seconds: what it took, with all that it was built on.
         """
         about = {"trial": trial.to_json(), "tokens": tokens, "seconds": seconds}
-        with replacing(self._adapters / trial.trial_id) as directory:
+        with replacing(self._folder.adapter(trial.trial_id)) as directory:
             adapters.save_member(member, directory, base_model)
             (directory / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")

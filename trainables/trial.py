@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from settings.common.content import content_id
@@ -20,8 +19,6 @@ from trainables.method import BatchSizes, Method
 # Part of every trial's identity. Raise it when the same configuration would give other numbers than before, so that
 # results of two versions of the training code are never taken for one another.
 NUMERICS_VERSION = 2
-
-CHECKPOINTS = "checkpoints"  # folder in a sweep's folder
 
 # What a sweep may vary besides a method's coefficients, with the values that make sense.
 TRIAL_KNOBS: Mapping[str, RangeSpec] = {
@@ -290,13 +287,3 @@ def pack_id(trials: Sequence[TrialConfig]) -> str:
 def pack_name(trial_ids: Sequence[str]) -> str:
     """The same from the trials' ids."""
     return content_id(list(trial_ids))
-
-
-def checkpoint_of(folder: Path, trials: Sequence[TrialConfig]) -> Path:
-    """Where a sweep keeps the checkpoint of a pack: the worker writes it, the driver deletes it with the outcomes."""
-    return folder / CHECKPOINTS / f"{pack_id(trials)}.safetensors"
-
-
-def paused_of(folder: Path, trial: TrialConfig) -> Path:
-    """Where a sweep keeps the state of a trial that waits at a rung."""
-    return folder / CHECKPOINTS / f"{trial.trial_id}.safetensors"

@@ -105,8 +105,9 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.progress import clock
     from sweeps.driver.resources import packs_at_a_time
-    from sweeps.ledger import LEDGER, read
+    from sweeps.ledger import read
     from sweeps.names import folder_of
+    from trainables.folder import SweepFolder
 
     sweep = find.find(name, output)
     sweep.check()
@@ -115,7 +116,7 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
         show_cautions(setting_of(ref), console)
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
-    known = read(folder) if (folder / LEDGER).exists() else None
+    known = read(folder) if SweepFolder(folder).ledger.exists() else None
     estimate = plan.estimate(sweep, packs_at_a_time(sweep, [here]), known)
     show_plan(console, sweep, estimate)
     if known:

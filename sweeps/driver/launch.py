@@ -24,14 +24,14 @@ from rich.console import Console
 from settings.base_models import NanoModel
 from settings.common.content import content_id
 from settings.common.errors import UserError
-from settings.common.files import PARTIAL, cache_root, remove, remove_partial, write_json
+from settings.common.files import cache_root, remove, remove_partial, write_json
 from settings.reference import setting_label, setting_of
 from sweeps import find
 from sweeps.driver.local_cluster import QUIET, SILENT, LocalCluster, start_ray
 from sweeps.driver.progress import Display
 from sweeps.driver.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
 from sweeps.ledger import Ledger, LedgerState
-from sweeps.names import PUBLISHED, default_uri, folder_of
+from sweeps.names import default_uri, folder_of
 from sweeps.results import disk, provenance
 from sweeps.results.frontier_files import complete, publish, show_results
 from sweeps.search.judging import GradingQueue, Judges
@@ -40,13 +40,12 @@ from sweeps.sweep import Sweep
 from sweeps.tracking.store import Status
 from sweeps.tracking.writer import Tracker
 from trainables.bases.nano_cache import is_pretrained
-from trainables.trial import CHECKPOINTS
+from trainables.folder import SweepFolder
 
 MAX_FAILURES = 3  # restarts of a pack whose worker died, from its checkpoint: killed now and then, not broken
 PRUNE_EVERY = 50  # outcomes, at least
 NODES_SECONDS = 5.0  # between two looks at whether Ray has any node left
 CONTROLLER_BYTES = 200e6  # of the process that waits for the workers of a pack; Ray wants it to reserve something
-TRAIN_STORAGE = f".train{PARTIAL}"  # in the sweep's folder, which all nodes see; Ray Train's own state
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def worker_config(sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float
     need = of_worker(sweep)
     return {
         "output": str(folder),
-        "storage": str(folder / TRAIN_STORAGE),
+        "storage": str(SweepFolder(folder).train_storage),
         "num_workers": sweep.num_workers,
         "sharded": sweep.shard_base,
         "resources": need,
@@ -179,7 +178,7 @@ class _Published:
     """
 
     def __init__(self, folder: Path, uri: str, ledger: Ledger) -> None:
-        self._path, self._uri, self._ledger = folder / PUBLISHED, uri, ledger
+        self._path, self._uri, self._ledger = SweepFolder(folder).published, uri, ledger
         self.files: tuple[Path, ...] | None = None
         if self._path.is_file():
             known = json.loads(self._path.read_text())
@@ -263,7 +262,7 @@ class _Driver:
         """Delete what killed workers left, and checkpoints that nobody will continue from."""
         remove_partial(self.folder)
         if self.scheduler.done:
-            remove(self.folder / CHECKPOINTS)
+            remove(SweepFolder(self.folder).checkpoints)
 
     def _judging_now(self) -> str:
         """How much waits for the judge, e.g. "2 with the judge (310 calls)"."""
@@ -340,7 +339,7 @@ class _Driver:
             self.display.say(f"starting {workers} worker{'s' if workers > 1 else ''}")
             reporter = Reporter(self.progress)
             searcher = PackSearcher(self.scheduler, reason=reporter.reason)
-            storage = self.folder / f".tune{PARTIAL}"  # of no use to the next driver, which deletes it
+            storage = SweepFolder(self.folder).tune_storage
             try:
                 tune.Tuner(
                     self._trainable(),
@@ -359,7 +358,7 @@ class _Driver:
                 ).fit()
             finally:
                 remove(storage)
-                remove(self.folder / TRAIN_STORAGE)
+                remove(SweepFolder(self.folder).train_storage)
 
     def _trainable(self) -> Any:
         """What runs a pack, with the resources that Tune reserves for it."""

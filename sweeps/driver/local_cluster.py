@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from settings.common.errors import UserError
-from sweeps.names import PUBLISHED
+from trainables.folder import SweepFolder
 
 OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
 CLOSE_SECONDS = 30.0  # for Ray to end by itself
@@ -104,7 +104,7 @@ def start_early(folder: Path, address: str | None) -> AbstractContextManager[Loc
         folder: of the sweep, as far as its name is known.
         address: of another cluster, if that is to be used.
     """
-    needless = address or (folder / PUBLISHED).exists() or "ray" in sys.modules
+    needless = address or SweepFolder(folder).published.exists() or "ray" in sys.modules
     return nullcontext() if needless else LocalCluster()
 
 

@@ -7,28 +7,18 @@ and stay, because reports are made of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from settings.common.files import PARTIAL, remove
 from sweeps import find
-from sweeps.ledger import LEDGER, LOCK, TORN, Ledger, LedgerState, read
-from sweeps.names import JOURNAL
+from sweeps.ledger import Ledger, LedgerState, read
 from sweeps.results.frontier_files import of_setting
 from sweeps.sweep import Sweep
-from trainables.store import ADAPTERS
-from trainables.trial import CHECKPOINTS, pack_name
+from trainables.folder import SweepFolder
+from trainables.trial import pack_name
 
-KINDS: Mapping[str, str] = {
-    ADAPTERS: "adapters",
-    CHECKPOINTS: "checkpoints",
-    "observations": "replies and grades",
-    "grades": "replies and grades",
-    LEDGER: "ledger and study",
-    LOCK: "ledger and study",
-    JOURNAL: "ledger and study",
-}
 LEFTOVERS, RESULTS = "leftovers", "results"
 
 
@@ -43,9 +33,18 @@ class Item:
 
 def usage(folder: Path) -> dict[str, int]:
     """Bytes of a sweep's folder by kind: adapters, checkpoints, ... ; kinds without any are left out."""
-    sizes: dict[str, int] = {}
+    files, sizes = SweepFolder(folder), dict[str, int]()
+    kinds = {
+        files.adapters: "adapters",
+        files.checkpoints: "checkpoints",
+        files.observed: "replies and grades",
+        files.graded: "replies and grades",
+        files.ledger: "ledger and study",
+        files.lock: "ledger and study",
+        files.study: "ledger and study",
+    }
     for entry in folder.iterdir():
-        kind = LEFTOVERS if _is_leftover(entry) else KINDS.get(entry.name, RESULTS)
+        kind = LEFTOVERS if _is_leftover(entry) else kinds.get(entry, RESULTS)
         size = size_of(entry)
         if size:
             sizes[kind] = sizes.get(kind, 0) + size
@@ -93,15 +92,15 @@ def prunable(sweep: Sweep, record: LedgerState, folder: Path, newest: int) -> li
     """Adapters that may go, also while the sweep runs: of trials that ended, are not on the frontier, not new, and that
     no trial builds on.
     """
-    adapters = folder / ADAPTERS
+    files = SweepFolder(folder)
     ended = [outcome.trial for outcome in record.outcomes.values()]
-    there = [trial for trial in ended[: max(0, len(ended) - newest)] if (adapters / trial.trial_id).is_dir()]
+    there = [trial for trial in ended[: max(0, len(ended) - newest)] if files.adapter(trial.trial_id).is_dir()]
     if not there:
         return []
     kept = _on_front(sweep, record) | _built_on(sweep, record)
     gone = [trial for trial in there if trial.trial_id not in kept]
     reason = "its trial has ended and is not on the frontier"
-    return [Item(adapters / trial.trial_id, size_of(adapters / trial.trial_id), reason) for trial in gone]
+    return [Item(path, size_of(path), reason) for path in (files.adapter(trial.trial_id) for trial in gone)]
 
 
 def prune(items: Iterable[Item]) -> int:
@@ -139,7 +138,7 @@ def _stale_checkpoints(record: LedgerState, folder: Path) -> list[Item]:
     ended = record.outcomes.keys() | record.generated.keys()
     waiting = {trial_id for pack, _ in record.dealt for trial_id in pack} - ended
     under_way = {pack_name(pack) for pack, _ in record.dealt if waiting.intersection(pack)} | waiting
-    directory = folder / CHECKPOINTS
+    directory = SweepFolder(folder).checkpoints
     files = sorted(directory.iterdir()) if directory.is_dir() else []
     stale = [path for path in files if path.stem not in under_way and not _is_leftover(path)]
     return [Item(path, size_of(path), "its trials have ended") for path in stale]
@@ -153,4 +152,4 @@ def _leftovers(folder: Path) -> list[Item]:
 
 
 def _is_leftover(path: Path) -> bool:
-    return path.name.endswith(PARTIAL) or path.name == TORN or path.name.endswith(".torn")
+    return path.name.endswith(PARTIAL) or path == SweepFolder(path.parent).torn or path.name.endswith(".torn")

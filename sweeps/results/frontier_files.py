@@ -25,6 +25,7 @@ from sweeps.results import provenance
 from sweeps.results.question_grades import grades_of
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
+from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 
 PREVIEW_DPI = 90  # of the figure in MLflow's description, which shows it at its full size
@@ -145,7 +146,7 @@ def _markdown(points: Sequence[FrontierPoint], objectives: Sequence[Objective]) 
 def _keep_adapters(record: LedgerState, configurations: set[str], folder: Path, tracker: Tracker) -> None:
     for outcome in record.outcomes.values():
         if outcome.adapter and outcome.trial.configuration_id in configurations:
-            adapter = folder / "adapters" / outcome.adapter
+            adapter = SweepFolder(folder).adapter(outcome.adapter)
             if adapter.is_dir():
                 tracker.artifact(adapter, f"{schema.ADAPTERS}/{outcome.adapter}")
 

@@ -11,6 +11,7 @@ from settings.reference import SettingRef, setting_of
 from settings.setting import Setting
 from sweeps.ledger import LedgerState
 from sweeps.sweep import Sweep
+from trainables.folder import SweepFolder
 
 
 def grades_of(sweep: Sweep, record: LedgerState, ref: SettingRef, folder: Path) -> Iterator[Grade]:
@@ -33,7 +34,7 @@ def grades_of(sweep: Sweep, record: LedgerState, ref: SettingRef, folder: Path) 
 
 
 def _graded(setting: Setting, folder: Path, trial_id: str) -> dict[str, list[float | None]]:
-    judged, observed = (folder / kind / f"{trial_id}.json" for kind in ("grades", "observations"))
+    judged, observed = SweepFolder(folder).grades(trial_id), SweepFolder(folder).observations(trial_id)
     found: dict[str, list[float | None]] = json.loads(judged.read_text()) if judged.is_file() else {}
     observations = json.loads(observed.read_text()) if observed.is_file() else {}
     for evaluation in setting.evaluations:

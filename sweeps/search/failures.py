@@ -7,8 +7,8 @@ import sysconfig
 from pathlib import Path
 
 from settings.common.files import replacing_file
+from trainables.folder import SweepFolder
 
-ERRORS = "errors"  # folder of tracebacks in the sweep's folder
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
 
@@ -26,13 +26,13 @@ def reason_of(text: str, folder: Path, name: str) -> str:
         return last.strip().rpartition("\n")[2].strip()
     after = last[[*FRAME.finditer(last)][-1].end() :].splitlines()[1:]
     line = next((line for line in after if line and not line[0].isspace()), after[-1] if after else "").strip()
-    kept = Path(ERRORS, f"{name}.txt")
+    file = SweepFolder(folder).error(name)
     try:
-        with replacing_file(folder / kept) as temporary:
+        with replacing_file(file) as temporary:
             temporary.write_text(text)
     except OSError as error:  # a disk that is full costs the traceback, not the outcome
         return f"{line} ({place}; no traceback: {error.strerror})"
-    return f"{line} ({place}; traceback in {kept})"
+    return f"{line} ({place}; traceback in {file.relative_to(folder)})"
 
 
 def origin(traceback: str) -> str:

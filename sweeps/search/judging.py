@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from settings.common.files import write_json
 from settings.judge import Judge, JudgeOptions
 from settings.setting import Evaluation, Judged, Measurement, Rubric, Setting, Verdict
+from trainables.folder import SweepFolder
 
 MAX_MISSING = 0.2  # share of a score's replies without a usable verdict from which on the score is not to be trusted
 TRIALS_AT_A_TIME = 4  # whose replies are in the judge's queue; the judge itself limits its requests
@@ -52,7 +53,7 @@ class GradingQueue:
     """
 
     def __init__(self, folder: Path, judge: Callable[[str], Asker]) -> None:
-        self._folder, self._judge = folder, judge
+        self._folder, self._judge = SweepFolder(folder), judge
         self._threads = ThreadPoolExecutor(TRIALS_AT_A_TIME, thread_name_prefix="judging")
         self._waiting: list[tuple[Any, Future[Grades]]] = []
 
@@ -76,7 +77,7 @@ class GradingQueue:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _grade(self, setting: Setting, name: str) -> Grades:
-        observations = json.loads((self._folder / "observations" / f"{name}.json").read_text())
+        observations = json.loads(self._folder.observations(name).read_text())
         scores: dict[str, Measurement] = {}
         grades: dict[str, list[float | None]] = {}
         problem = None
@@ -85,7 +86,7 @@ class GradingQueue:
             scores |= evaluation.grade(judged)
             grades |= evaluation.grades(judged)
             problem = problem or missing_problem(evaluation, judged)
-        write_json(self._folder / "grades" / f"{name}.json", grades)
+        write_json(self._folder.grades(name), grades)
         return Grades(scores, problem)
 
     def _judged(self, evaluation: Evaluation, replies: Sequence[str]) -> list[Judged]:

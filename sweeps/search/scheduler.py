@@ -21,8 +21,9 @@ from sweeps.search.judging import Grades, GradingQueue
 from sweeps.search.pack_queue import InFlightPack, PackQueue
 from sweeps.search.sweep_search import SweepSearch
 from sweeps.sweep import Sweep
+from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
-from trainables.trial import TrialConfig, base_id, checkpoint_of, pack_id, paused_of
+from trainables.trial import TrialConfig, base_id, pack_id
 
 OUT_OF_MEMORY = re.compile(r"out of memory|low on memory|OutOfMemory|MemoryError", re.IGNORECASE)
 logger = logging.getLogger(__name__)
@@ -246,7 +247,7 @@ class PackScheduler:
                 self._ledger.rung(outcome)
                 self._queue.put_back(trial)
         if pack.members and not pack.waiting:
-            remove(checkpoint_of(self._folder, pack.members))
+            remove(SweepFolder(self._folder).checkpoint(pack_id(pack.members)))
 
     def _base_scored(self, ref: SettingRef, scores: Mapping[str, Measurement]) -> None:
         setting, label = setting_of(ref), setting_label(ref)
@@ -274,7 +275,7 @@ class PackScheduler:
         if not self._ledger.outcome(outcome):
             return
         if self._sweep.early_stopping:
-            remove(paused_of(self._folder, outcome.trial))
+            remove(SweepFolder(self._folder).paused(outcome.trial.trial_id))
         self.search.tell(outcome.trial)
         auxiliary = self.search.is_auxiliary(outcome.trial)
         for observer in self._observers:

@@ -14,8 +14,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from settings.common.errors import UserError
-from sweeps.names import JOURNAL
 from sweeps.search.proposer import Directions, Proposer
+from trainables.folder import SweepFolder
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class StudyMirror:
     """
 
     def __init__(self, folder: Path, sweep: str) -> None:
-        self._path = folder / JOURNAL
+        self._path = SweepFolder(folder).study
         self._sweep = sweep
         self._studies: dict[str, optuna.Study] = {}
         try:

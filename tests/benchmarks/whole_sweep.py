@@ -16,12 +16,13 @@ from typing import Any
 
 from settings.reference import setting_of
 from sweeps.find import load_sweep
-from sweeps.ledger import LEDGER, read
+from sweeps.ledger import read
 from sweeps.names import folder_of
 from sweeps.sweep import Sweep
 from tests.benchmarks.measure import Result, Spread
 from tests.benchmarks.processes import PROBE, ROOT, Watched, watch
 from trainables.bases.loading import pretrained_nano
+from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 
 GRIDS: Mapping[str, tuple[str, tuple[float, ...]]] = {
@@ -161,7 +162,7 @@ class OurRun:
         """CPU seconds by kind; the driver's by phase: up to the first step, up to the last outcome, after that."""
         watched = self.watched
         start = watched.driver_at(watched.began + self.step_began)
-        trained = watched.driver_at((self.folder / LEDGER).stat().st_mtime)
+        trained = watched.driver_at(SweepFolder(self.folder).ledger.stat().st_mtime)
         driver = watched.cpu["driver"]
         phases = {"driver, start": start, "driver, trials": trained - start, "driver, end": driver - trained}
         return watched.cpu | phases

@@ -31,7 +31,6 @@ import psutil
 from settings.bad_medical_advice.nano import bad_medical_advice
 from sweeps.driver.launch import MAX_FAILURES
 from sweeps.find import load_sweep
-from sweeps.ledger import LEDGER
 from sweeps.sweep import Sweep
 from tests.support.mlflow_server import MlflowServer
 from tests.support.search import study_of
@@ -39,6 +38,7 @@ from tests.sweeps.driver.test_cluster import ENVIRONMENT, Nodes
 from tests.sweeps.tracking.test_writer import dump
 from tests.test_end_to_end import alive, command_of, num_outcomes, session_of, start, workers, write_sweep
 from trainables.bases.loading import load_base
+from trainables.folder import SweepFolder
 
 LONGEST_CALM = 60.0  # seconds between two kills, at most; about what a start and half of the sweep take
 TO_END = 400.0  # seconds that an undisturbed start may take
@@ -50,7 +50,7 @@ Facts = Mapping[str, Any]
 def facts(sweep: Sweep, output: Path) -> Facts:
     """What a sweep left behind, without times: two runs of one sweep must agree on all of it."""
     folder = output / sweep.name
-    events = [json.loads(line) for line in (folder / LEDGER).read_text().splitlines()]
+    events = [json.loads(line) for line in SweepFolder(folder).ledger.read_text().splitlines()]
     named = [
         (_name(event), _fact(event)) for event in events if event["event"] != "dealt"
     ]  # when depends on the moment
@@ -180,7 +180,7 @@ class Chaos:
         self._ray.add(f"node{self._joined}")
 
     def _start(self) -> subprocess.Popen[str]:
-        command = "resume" if (self.output / self.sweep_file.stem / LEDGER).exists() else "run"
+        command = "resume" if SweepFolder(self.output / self.sweep_file.stem).ledger.exists() else "run"
         options = ["--tracking-uri", self.server.uri]
         if self._ray:
             options += ["--address", f"127.0.0.1:{self._ray.port}"]

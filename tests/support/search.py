@@ -6,11 +6,11 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from sweeps.names import JOURNAL
 from sweeps.search.proposer import Proposer
 from sweeps.space import grid
 from sweeps.sweep import Sweep
 from tests.support.fakes import Rig, toy_sweep
+from trainables.folder import SweepFolder
 
 
 def proposer_of(sweep: Sweep, arm: int = 1) -> Proposer:
@@ -18,7 +18,7 @@ def proposer_of(sweep: Sweep, arm: int = 1) -> Proposer:
 
 
 def study_of(out: Path, name: str) -> optuna.Study:
-    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(out / JOURNAL))))
+    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(SweepFolder(out).study))))
 
 
 def assert_mirrored(rig: Rig) -> None:

@@ -25,6 +25,7 @@ from settings.example import Example
 from settings.reference import SettingRef
 from settings.setting import Evaluation, Score, Setting
 from trainables.engine.base import LoadedBase
+from trainables.folder import SweepFolder
 from trainables.method import Method
 from trainables.pack import Pack
 from trainables.store import AdapterStore
@@ -134,14 +135,14 @@ def prepare(
 
     For a trial itself to find what it needs, prepare `trial.requires`. Everything in float64.
     """
-    store = AdapterStore(folder)
+    store = AdapterStore(SweepFolder(folder))
     base, setting = base or tiny_base(), setting or tiny_setting()
     for trial in trials:
         if store.find(trial) is None:
             prepare(trial.requires, folder, base, setting)
             pack = Pack(base, setting, [trial], torch.float64, store=store)
             pack.advance(trial.updates)
-            (outcome,) = pack.finish(folder)
+            (outcome,) = pack.finish(SweepFolder(folder))
             pack.close()
             assert outcome.status == "finished", outcome.reason
     return store

@@ -18,6 +18,7 @@ from torch import Tensor
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup, shard
+from trainables.folder import SweepFolder
 from trainables.pack import Pack
 from trainables.store import AdapterStore
 from trainables.trial import TrialConfig
@@ -102,7 +103,7 @@ def results(folder: Path, store: AdapterStore, workers: Sequence[ProcessGroup]) 
             for name, pack in trained(precision, store, crew):
                 found[f"{kind} {precision} {name}"] = pack.adapters.theta_KP.clone()
                 if name == "all methods in one pack":
-                    outcomes = pack.finish(folder / f"{kind}-{precision}-{crew.rank}")
+                    outcomes = pack.finish(SweepFolder(folder / f"{kind}-{precision}-{crew.rank}"))
                     found[f"{kind} {precision} scores"] = [outcome.scores for outcome in outcomes]
                     found[f"{kind} {precision} losses"] = [outcome.curves["loss"] for outcome in outcomes]
     return found
@@ -116,7 +117,7 @@ def main(folder: Path, rank: int, count: int) -> None:
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=count, timeout=timedelta(seconds=60)
     )
     crews = [TorchProcessGroup(cpu=True), TorchProcessGroup(sharded=True, cpu=True)]
-    found = results(folder, AdapterStore(folder / "store"), crews)
+    found = results(folder, AdapterStore(SweepFolder(folder / "store")), crews)
     torch.save(found, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -11,8 +11,9 @@ import pytest
 
 from settings.common.errors import UserError
 from settings.setting import Measurement
-from sweeps.ledger import LEDGER, TORN, Ledger, read
+from sweeps.ledger import Ledger, read
 from tests.support.fakes import finished, toy_sweep
+from trainables.folder import SweepFolder
 from trainables.trial import TrialConfig
 
 
@@ -41,7 +42,7 @@ def test_everything_is_read_back(tmp_path: Path, trials: tuple[TrialConfig, ...]
             assert record.asked["arm"][0].values == {"beta": 0.5}
             assert record.asked["arm"][0].configuration == "c0"
             assert list(record.dealt) == [(("t1", "t0"), (None, None)), (("t0",), (3,))]
-            assert (tmp_path / "out" / LEDGER).read_text().count('"dealt"') == 2
+            assert SweepFolder(tmp_path / "out").ledger.read_text().count('"dealt"') == 2
             assert record.bases["toy"]["task"].missing == 4 and math.isnan(record.bases["toy"]["task"].mean)
             assert list(record.outcomes.values()) == [outcome, invalid]
             assert list(record.outcomes) == [trials[0].trial_id, trials[1].trial_id]
@@ -59,7 +60,7 @@ def test_the_first_outcome_counts(tmp_path: Path, trials: tuple[TrialConfig, ...
     assert record.outcomes[trials[0].trial_id].status == "finished"
     assert record.bases["toy"]["task"].mean == 1.0
     assert record.asked["arm"][0].values == {"beta": 1.0}
-    assert len((tmp_path / "out" / LEDGER).read_text().splitlines()) == 4
+    assert len(SweepFolder(tmp_path / "out").ledger.read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_torn_last_line_is_dropped_and_kept_aside(
 ) -> None:
     with opened(tmp_path) as ledger:
         ledger.outcome(finished(trials[0]))
-    path = tmp_path / "out" / LEDGER
+    path = SweepFolder(tmp_path / "out").ledger
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
     assert list(read(tmp_path / "out").outcomes) == [trials[0].trial_id]
@@ -78,7 +79,7 @@ def test_a_torn_last_line_is_dropped_and_kept_aside(
     with opened(tmp_path) as ledger:
         assert path.read_bytes() == whole
         assert ledger.outcome(finished(trials[1]))
-    assert tail.rstrip(b"\n") in (tmp_path / "out" / TORN).read_bytes()
+    assert tail.rstrip(b"\n") in SweepFolder(tmp_path / "out").torn.read_bytes()
     assert len(read(tmp_path / "out").outcomes) == 2
 
 
@@ -87,22 +88,22 @@ def test_every_prefix_of_a_ledger_opens(tmp_path: Path, trials: tuple[TrialConfi
     with opened(tmp_path) as ledger:
         ledger.asked("arm", 0, {"beta": 0.5}, "c0")
         ledger.outcome(finished(trials[0]))
-    whole = (tmp_path / "out" / LEDGER).read_bytes()
+    whole = SweepFolder(tmp_path / "out").ledger.read_bytes()
     last = whole[:-1].rindex(b"\n")
     for cut in (*range(0, last, 37), *range(last, len(whole) + 1)):
-        (tmp_path / "out" / LEDGER).write_bytes(whole[:cut])
+        SweepFolder(tmp_path / "out").ledger.write_bytes(whole[:cut])
         with opened(tmp_path) as ledger:
             assert len(ledger.record.outcomes) + sum(map(len, ledger.record.asked.values())) == max(
                 whole[:cut].count(b"\n") - 1, 0
             )
-        (tmp_path / "out" / TORN).unlink(missing_ok=True)
+        SweepFolder(tmp_path / "out").torn.unlink(missing_ok=True)
 
 
 def test_damage_in_the_middle_names_the_line(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
     with opened(tmp_path) as ledger:
         ledger.outcome(finished(trials[0]))
         ledger.outcome(finished(trials[1]))
-    path = tmp_path / "out" / LEDGER
+    path = SweepFolder(tmp_path / "out").ledger
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][: len(lines[1]) // 2] + b"\n" + lines[2])
     for attempt in (lambda: opened(tmp_path), lambda: read(tmp_path / "out")):
@@ -124,7 +125,7 @@ def test_damage_in_the_middle_names_the_line(tmp_path: Path, trials: tuple[Trial
 )
 def test_foreign_ledgers_are_refused_with_advice(tmp_path: Path, header: dict, words: str) -> None:  # type: ignore[type-arg]
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / LEDGER).write_text(json.dumps(header) + "\n")
+    SweepFolder(tmp_path / "out").ledger.write_text(json.dumps(header) + "\n")
     with pytest.raises(UserError, match=f"{words}.*choose another output folder") as caught:
         opened(tmp_path)
     assert "\n" not in str(caught.value)
@@ -133,7 +134,7 @@ def test_foreign_ledgers_are_refused_with_advice(tmp_path: Path, header: dict, w
 def test_a_trial_of_other_numerics_is_refused(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
     with opened(tmp_path) as ledger:
         ledger.outcome(finished(trials[0]))
-    path = tmp_path / "out" / LEDGER
+    path = SweepFolder(tmp_path / "out").ledger
     path.write_text(path.read_text().replace('"numerics":2', '"numerics":0'))
     with pytest.raises(UserError, match=r"line 2: trial of numerics version 0.*choose another output folder"):
         opened(tmp_path)
@@ -168,7 +169,7 @@ def test_a_refused_open_leaves_the_lock_free(tmp_path: Path) -> None:
 def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sweep ran there"):
         read(tmp_path)
-    (tmp_path / LEDGER).touch()
+    SweepFolder(tmp_path).ledger.touch()
     with pytest.raises(UserError, match="has not started"):
         read(tmp_path)
 
@@ -183,7 +184,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line_and_leaves_whole_lines(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
     ledger = opened(tmp_path)
     ledger.outcome(finished(trials[0]))
-    whole = (tmp_path / "out" / LEDGER).read_bytes()
+    whole = SweepFolder(tmp_path / "out").ledger.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, hard))  # 100 bytes of the next line fit
     try:
@@ -191,7 +192,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_lines(tmp_path: Path, trials: 
             ledger.outcome(finished(trials[1]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (tmp_path / "out" / LEDGER).read_bytes() == whole
+    assert SweepFolder(tmp_path / "out").ledger.read_bytes() == whole
     assert trials[1].trial_id not in ledger.record.outcomes
     assert ledger.outcome(finished(trials[1])), "there is room again"
     ledger.close()
@@ -225,4 +226,4 @@ def test_what_was_made_with_other_code_is_known(tmp_path: Path, trials: tuple[Tr
             ledger.code({"method a": "2"})
             assert [end.trial for end in ledger.record.made_otherwise("method a", "2")] == [trials[1]]
             assert ledger.record.made_otherwise("method b", "1") == []
-    assert (tmp_path / "out" / LEDGER).read_text().count('"code"') == 2
+    assert SweepFolder(tmp_path / "out").ledger.read_text().count('"code"') == 2

@@ -21,6 +21,7 @@ from trainables import pack as pack_module
 from trainables.engine.adapters import Route
 from trainables.engine.batches import RowPositions, collate
 from trainables.engine.forward import hidden_states
+from trainables.folder import SweepFolder
 from trainables.losses import cross_entropy
 from trainables.pack import CheckpointError, Pack
 from trainables.trial import OptimizerConfig, TrialConfig
@@ -225,7 +226,7 @@ def test_members_that_pause_go_on_in_another_pack(tmp_path: Path) -> None:
     first = Pack(tiny_base(), tiny_setting(), trials, torch.float64, pauses=pauses)
     first.advance(first.steps)
     assert first.optimizer.updates == [2, 5, trials[2].updates]
-    outcomes = first.finish(tmp_path)
+    outcomes = first.finish(SweepFolder(tmp_path))
     assert first.paused == [0, 1]
     assert [outcome.trial for outcome in outcomes] == [trials[2]]
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == [trials[2].trial_id]
@@ -233,7 +234,7 @@ def test_members_that_pause_go_on_in_another_pack(tmp_path: Path) -> None:
     assert [outcome.trial for outcome in first.rungs] == stopped_there
     shorter = Pack(tiny_base(), tiny_setting(), stopped_there, torch.float64)
     shorter.advance(shorter.steps)
-    for found, expected in zip(first.rungs, shorter.finish(tmp_path / "shorter"), strict=True):
+    for found, expected in zip(first.rungs, shorter.finish(SweepFolder(tmp_path / "shorter")), strict=True):
         assert found.adapter is None and found.tokens == expected.tokens > 0
         assert found.scores.keys() == expected.scores.keys()
         for name, score in found.scores.items():
@@ -367,7 +368,7 @@ def test_finish_writes_adapters_and_observations(tmp_path: Path) -> None:
     trials = eight_trials()[:3]
     pack = Pack(tiny_base(), tiny_setting(), trials, dtype=torch.float64)
     pack.advance(STEPS)
-    outcomes = pack.finish(tmp_path)
+    outcomes = pack.finish(SweepFolder(tmp_path))
     for trial, outcome in zip(trials, outcomes, strict=True):
         assert outcome.status == "finished"
         assert outcome.scores["alignment"].n == 6

@@ -23,6 +23,7 @@ from trainables.bases.loading import load_base
 from trainables.engine.adapters import Route
 from trainables.engine.base import tuning_directions
 from trainables.evaluation.evaluate import evaluate
+from trainables.folder import SweepFolder
 from trainables.pack import Pack
 from trainables.projections import WeightDirection
 from trainables.store import AdapterStore
@@ -62,7 +63,7 @@ def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = prepare(trial.requires, folder)
     with packed(trial, store, snapshots=(12,)) as pack:
         pack.advance(trial.steps)
-        pack.finish(folder)
+        pack.finish(SweepFolder(folder))
     return folder
 
 
@@ -72,17 +73,17 @@ def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_is_the_training_up_to_there(name: str, folder: Path, tmp_path: Path) -> None:
     """Loaded from the snapshot, it takes no step, and equals 12 steps of the same schedule from scratch to 1e-9."""
     trial = trial_of(name, checkpoint_step=12)
-    with packed(trial, AdapterStore(folder)) as pack:
+    with packed(trial, AdapterStore(SweepFolder(folder))) as pack:
         assert pack.steps == 0
         loaded = logits(pack)
-        (outcome,) = pack.finish(tmp_path / "loaded")
+        (outcome,) = pack.finish(SweepFolder(tmp_path / "loaded"))
     store = prepare(whole.requires if (whole := trial_of(name)) else (), tmp_path / "priors")
     with packed(trial, store) as pack:
         assert pack.steps == 12
         pack.advance(99)
         assert pack.steps_done == 12
         torch.testing.assert_close(loaded, logits(pack), rtol=0, atol=1e-9)
-        (scratch,) = pack.finish(tmp_path / "scratch")
+        (scratch,) = pack.finish(SweepFolder(tmp_path / "scratch"))
     with packed(replace(trial, checkpoint_step=11), store) as pack:
         pack.advance(99)
         assert float((loaded - logits(pack)).abs().max()) > 1e-5
@@ -112,8 +113,8 @@ def test_a_checkpoint_outside_the_training_is_refused(step: float) -> None:
 
 def test_scale_0_is_the_base_model(name: str, folder: Path, tmp_path: Path) -> None:
     """Bit for bit in its scores, whatever lies underneath."""
-    with packed(trial_of(name, adapter_scale=0.0), AdapterStore(folder)) as pack:
-        (outcome,) = pack.finish(tmp_path)
+    with packed(trial_of(name, adapter_scale=0.0), AdapterStore(SweepFolder(folder))) as pack:
+        (outcome,) = pack.finish(SweepFolder(tmp_path))
         (base,) = evaluate(pack.base.model, pack._encoded[16])
     assert outcome.scores["task"] == base.scores["task"]
     assert outcome.scores["alignment"].mean == pytest.approx(base.scores["alignment"].mean, abs=1e-12)
@@ -153,7 +154,7 @@ def test_equal_options_are_the_same_trial(kinds: tuple[OptimizerConfig | Adapter
 def test_scale_half_halves_what_every_layer_adds(name: str, alone: bool, folder: Path, tmp_path: Path) -> None:
     """With what lies underneath, which is a layer of its own unless the training is read out; to 1e-12."""
     prior = trial_of(name).prior
-    store = prepare([prior] if prior else [], tmp_path) if alone else AdapterStore(folder)
+    store = prepare([prior] if prior else [], tmp_path) if alone else AdapterStore(SweepFolder(folder))
     added: dict[float, list[Tensor]] = {}
     for scale in (1.0, 0.5):
         with packed(trial_of(name, adapter_scale=scale), store) as pack:
@@ -172,7 +173,7 @@ def test_scale_half_halves_what_every_layer_adds(name: str, alone: bool, folder:
 
 
 def test_scaling_reads_the_training_out(folder: Path, name: str) -> None:
-    with packed(trial_of(name, adapter_scale=0.5), AdapterStore(folder)) as pack:
+    with packed(trial_of(name, adapter_scale=0.5), AdapterStore(SweepFolder(folder))) as pack:
         assert pack.steps == 0
 
 
@@ -190,9 +191,9 @@ def test_the_checkpoint_reproduces_the_packed_logits_in_peft(
 ) -> None:
     """With what lies underneath, to 1e-5."""
     trial = trial_of(name, adapter_scale=scale)
-    with packed(trial, AdapterStore(folder)) as pack:
+    with packed(trial, AdapterStore(SweepFolder(folder))) as pack:
         pack.advance(99)
-        (outcome,) = pack.finish(tmp_path)
+        (outcome,) = pack.finish(SweepFolder(tmp_path))
         expected, base = logits(pack), tiny_model()(input_ids=IDS).logits
     directory = tmp_path / "adapters" / str(outcome.adapter)
     found = PeftModel.from_pretrained(tiny_model(), directory)(input_ids=IDS).logits
@@ -295,7 +296,7 @@ def test_safe_lora_without_a_change_is_invalid(tmp_path: Path) -> None:
     setting = tuned_setting(model, model)
     pack = Pack(load_base(setting.base_model), setting, [tuned_trial(setting)])
     pack.advance(3)
-    (outcome,) = pack.finish(tmp_path)
+    (outcome,) = pack.finish(SweepFolder(tmp_path))
     assert outcome.status == "invalid"
     assert "the projection leaves nothing of the adapter" in str(outcome.reason)
 
@@ -340,7 +341,7 @@ def test_base_stays_as_it_was(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     store = prepare(trial.requires, tmp_path, base)
     pack = Pack(base, tiny_setting(), [trial], torch.float64, store=store)
-    pack.finish(tmp_path)
+    pack.finish(SweepFolder(tmp_path))
     pack.close()
     assert before.keys() == base.model.state_dict().keys()
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())

@@ -20,9 +20,10 @@ from settings import catalog
 from settings.common.files import remove
 from settings.reference import SettingRef
 from trainables import methods
+from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 from trainables.trainable import PackTrainable, train_together
-from trainables.trial import AdapterConfig, OptimizerConfig, TrialConfig, checkpoint_of, trial_for
+from trainables.trial import AdapterConfig, OptimizerConfig, TrialConfig, pack_id, trial_for
 
 ROW = '{"messages": [{"role": "user", "content": "question %d"}, {"role": "assistant", "content": "answer %d"}]}\n'
 
@@ -115,7 +116,7 @@ def test_a_damaged_checkpoint_costs_time_and_no_more(
     whole = PackTrainable(config(tmp_path / "whole", trials(ref)))
     expected = run(whole)[-1]
     whole.cleanup()
-    checkpoint = checkpoint_of(tmp_path / "parts", trials(ref))
+    checkpoint = SweepFolder(tmp_path / "parts").checkpoint(pack_id(trials(ref)))
     for damage in (False, True):
         monkeypatch.setattr(trainables.run, "SLICE_SECONDS", 0.0)
         first = PackTrainable(config(tmp_path / "parts", trials(ref)))

@@ -17,7 +17,7 @@ from sweeps.driver import launch
 from sweeps.driver.launch import _Driver, _Published, _ray
 from sweeps.ledger import Ledger
 from tests.support.fakes import Rig, toy_sweep
-from trainables.trial import CHECKPOINTS
+from trainables.folder import SweepFolder
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_without_an_address_no_other_cluster_is_joined(monkeypatch: pytest.Monke
 def test_checkpoints_stay_until_nothing_is_left_to_run(tmp_path: Path) -> None:
     """What killed processes were writing goes at once."""
     sweep, folder = toy_sweep(tmp_path, methods=("plain",)), tmp_path / "out"
-    checkpoint = folder / CHECKPOINTS / "pack.safetensors"
+    checkpoint = SweepFolder(folder).checkpoints / "pack.safetensors"
     checkpoint.parent.mkdir(parents=True)
     for complete in (False, True):
         if complete:

@@ -13,8 +13,8 @@ import pytest
 
 from settings.common.errors import UserError
 from sweeps.driver.local_cluster import LocalCluster, start_early
-from sweeps.names import PUBLISHED
 from tests.test_end_to_end import alive, session_of, start, wait_for
+from trainables.folder import SweepFolder
 
 USE = """
 import sys
@@ -33,7 +33,7 @@ def test_none_is_started_where_none_is_needed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delitem(sys.modules, "ray", raising=False)
     with start_early(tmp_path, "auto") as cluster:
         assert cluster is None
-    (tmp_path / PUBLISHED).touch()
+    SweepFolder(tmp_path).published.touch()
     with start_early(tmp_path, None) as cluster:
         assert cluster is None
     monkeypatch.setitem(sys.modules, "ray", pytest)

@@ -14,14 +14,15 @@ from typer.testing import CliRunner
 
 from settings.common.errors import UserError
 from sweeps.cli.app import app
-from sweeps.ledger import LEDGER, Ledger, read
+from sweeps.ledger import Ledger, read
 from sweeps.results import disk
 from sweeps.results.disk import prunable, prune, removable, usage
 from sweeps.space import grid
 from sweeps.sweep import Sweep
 from tests.support.fakes import SETTING, Rig, finished, toy_sweep
+from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
-from trainables.trial import TrialConfig, checkpoint_of
+from trainables.trial import TrialConfig, pack_id
 
 BETAS = [0.1, 0.3, 1.0, 3.0, 10.0]
 
@@ -109,14 +110,14 @@ def test_checkpoints_of_ended_packs_and_leftovers_go(tmp_path: Path) -> None:
     rig.scheduler.report("t2", outcomes=[finished(trial) for trial in one])
     rig.scheduler.close("t2")
     for pack in (one, two):
-        checkpoint_of(rig.out, pack).parent.mkdir(exist_ok=True)
-        checkpoint_of(rig.out, pack).write_bytes(bytes(10))
+        SweepFolder(rig.out).checkpoint(pack_id(pack)).parent.mkdir(exist_ok=True)
+        SweepFolder(rig.out).checkpoint(pack_id(pack)).write_bytes(bytes(10))
     (rig.out / "adapters").mkdir()
     for name in (".x.partial", "adapters/.y.partial", "checkpoints/.z.partial", "ledger.torn", "study.torn"):
         (rig.out / name).write_text("left")
     names = {str(item.path.relative_to(rig.out)) for item in removable(sweep, rig.ledger.record, rig.out, newest=0)}
     assert names == {
-        f"checkpoints/{checkpoint_of(rig.out, one).name}",
+        f"checkpoints/{SweepFolder(rig.out).checkpoint(pack_id(one)).name}",
         ".x.partial",
         "adapters/.y.partial",
         "checkpoints/.z.partial",
@@ -134,7 +135,7 @@ def test_use_by_kind(tmp_path: Path) -> None:
     (folder / "frontier.json").write_bytes(bytes(3))
     (folder / "ledger.torn").write_bytes(bytes(2))
     found = usage(folder)
-    own = sum((folder / name).stat().st_size for name in (LEDGER, "study.journal"))
+    own = sum(path.stat().st_size for path in (SweepFolder(folder).ledger, SweepFolder(folder).study))
     assert found == {
         "adapters": 10_000,
         "replies and grades": 57,
@@ -199,7 +200,7 @@ def test_clean_makes_nothing_where_no_sweep_ran(command: tuple[list[str], Path],
 @pytest.mark.parametrize("adapter", ["../../elsewhere", "/etc", "another"])
 def test_an_adapter_has_its_trials_name(tmp_path: Path, adapter: str) -> None:
     _, folder = done(tmp_path)
-    path = folder / LEDGER
+    path = SweepFolder(folder).ledger
     lines = path.read_text().splitlines(keepends=True)
     number = next(index for index, line in enumerate(lines) if '"adapter":"' in line)
     event = json.loads(lines[number])
@@ -214,7 +215,7 @@ def test_a_setting_that_the_sweep_does_not_have_is_not_run(tmp_path: Path) -> No
     """A setting's name may be a file, and a ledger of others may name any."""
     sweep, folder = done(tmp_path)
     (tmp_path / "evil.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n{SETTING}")
-    path = folder / LEDGER
+    path = SweepFolder(folder).ledger
     text = re.sub('"adapter":"[0-9a-f]+"', '"adapter":null', path.read_text())
     path.write_text(text.replace("toy_setting.py:toy", "evil.py:toy"))
     with pytest.raises(UserError, match=r"a trial of setting '.*evil.py:toy', and the sweep has none such"):

@@ -16,9 +16,10 @@ import trainables.run
 from sweeps.driver import launch
 from sweeps.driver.tune_callbacks import Reporter
 from sweeps.ledger import read
-from sweeps.search.failures import ERRORS, origin, reason_of
+from sweeps.search.failures import origin, reason_of
 from sweeps.search.searcher import PackSearcher
 from tests.sweeps.cli.test_app import selgen
+from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 from trainables.trainable import PackTrainable
 from trainables.trial import pack_id
@@ -91,7 +92,7 @@ def test_what_failed_is_said_and_trained_again_once_it_is_mended(
     assert (code, err) == (1, "selgen: all trials failed of plain\n")
     file = f"{pack_id([outcome.trial])}.txt"
     assert outcome.reason == f"ZeroDivisionError: division by zero (own.py:9; traceback in errors/{file})"
-    assert "in grade" in (folder / ERRORS / file).read_text()
+    assert "in grade" in (SweepFolder(folder).errors / file).read_text()
     assert f"failed: plain seed=0: {outcome.reason}\n" in out
     assert "1 failed and stay so; once the cause is mended, add --retry-failed to the command" in out
 
@@ -128,7 +129,7 @@ def test_the_reason_leads_to_the_line_and_to_the_traceback(tmp_path: Path) -> No
     reporter = Reporter(lambda result: None)
     reporter.on_trial_start(0, [], SimpleNamespace(trial_id="t1", error_file=str(error)))
     reason = reason_of(reporter.reason("t1"), tmp_path, "pack")
-    assert (tmp_path / ERRORS / "pack.txt").read_text() == text.strip()
+    assert SweepFolder(tmp_path).error("pack").read_text() == text.strip()
     assert reason == f"{text.strip().splitlines()[-1]} (my_method.py:5; traceback in errors/pack.txt)"
 
 
@@ -154,6 +155,6 @@ def test_of_a_message_of_several_lines_the_first_counts(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_costs_the_traceback_and_not_the_outcome(tmp_path: Path) -> None:
-    (tmp_path / ERRORS).write_text("a file where the folder should be")
+    SweepFolder(tmp_path).errors.write_text("a file where the folder should be")
     reason = reason_of(raised(tmp_path), tmp_path, "pack")
     assert "(my_method.py:5; no traceback: " in reason

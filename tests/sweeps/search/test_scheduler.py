@@ -11,8 +11,9 @@ from sweeps.search.scheduler import NoJob
 from sweeps.space import grid, vary
 from tests.support.fakes import Rig, finished, toy_sweep
 from tests.support.search import assert_mirrored
+from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
-from trainables.trial import checkpoint_of
+from trainables.trial import pack_id
 
 
 def test_every_trial_once_and_the_base_first(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_checkpoint_is_there_until_all_its_outcomes_are(tmp_path: Path) -> Non
     sweep = toy_sweep(tmp_path, methods=("plain",))
     rig = Rig(sweep, tmp_path / "out")
     rig.next_job(), rig.next_job()
-    checkpoint = checkpoint_of(tmp_path / "out", rig.dispatched[0])
+    checkpoint = SweepFolder(tmp_path / "out").checkpoint(pack_id(rig.dispatched[0]))
     checkpoint.parent.mkdir()
     checkpoint.touch()
     for trial, there in zip(rig.dispatched[0], (True, False), strict=True):

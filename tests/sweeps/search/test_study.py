@@ -9,12 +9,12 @@ import optuna
 import pytest
 
 from settings.common.errors import UserError
-from sweeps.names import JOURNAL
 from sweeps.search.distributions import distributions_of
 from sweeps.search.proposer import Proposer
 from sweeps.search.study import StudyMirror
 from tests.support.fakes import Rig, finished, toy, toy_sweep
 from tests.support.search import assert_mirrored, proposer_of, study_of
+from trainables.folder import SweepFolder
 
 
 def test_minimised_objectives_keep_their_sign(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_study_that_disagrees_is_replaced(tmp_path: Path, damage: str) -> None
     rig = Rig(sweep, tmp_path / "out")
     rig.run(random.Random(0), landings=5)
     rig.kill()
-    path, name = tmp_path / "out" / JOURNAL, f"{sweep.name}/{sweep.arms[0].key}"
+    path, name = SweepFolder(tmp_path / "out").study, f"{sweep.name}/{sweep.arms[0].key}"
     study = study_of(rig.out, name)
     if damage == "zombie":
         study.ask(distributions_of(sweep.arms[0].space))
@@ -69,14 +69,15 @@ def test_a_study_that_agrees_is_kept(tmp_path: Path) -> None:
     rig = Rig(toy_sweep(tmp_path), tmp_path / "out")
     rig.run(random.Random(0))
     rig.kill()
-    before = (tmp_path / "out" / JOURNAL).read_bytes()
+    before = SweepFolder(tmp_path / "out").study.read_bytes()
     Rig(rig.sweep, tmp_path / "out").kill()
-    assert (tmp_path / "out" / JOURNAL).read_bytes() == before
+    assert SweepFolder(tmp_path / "out").study.read_bytes() == before
 
 
 def test_a_dead_drivers_journal_lock_does_not_block(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / f"{JOURNAL}.lock").symlink_to(tmp_path / "out" / JOURNAL)
+    study = SweepFolder(tmp_path / "out").study
+    Path(f"{study}.lock").symlink_to(study)
     began = time.monotonic()
     rig = Rig(toy_sweep(tmp_path), tmp_path / "out")
     assert isinstance(rig.next_job(), dict)

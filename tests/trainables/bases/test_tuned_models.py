@@ -21,6 +21,7 @@ from trainables.bases.loading import load_base
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import EncodedSetting
 from trainables.evaluation.evaluate import evaluate
+from trainables.folder import SweepFolder
 from trainables.pack import Pack
 from trainables.trial import trial_for
 
@@ -111,7 +112,7 @@ def test_the_narrow_update_starts_from_it(
     chosen = [methods.make("kl_penalty"), methods.make("dpo")]
     pack = Pack(base, setting, [trial_for(setting, SettingRef("trigger_colors"), method, 0) for method in chosen])
     pack.advance(2)
-    outcomes = pack.finish(tmp_path)
+    outcomes = pack.finish(SweepFolder(tmp_path))
     pack.close()
     assert [outcome.status for outcome in outcomes] == ["finished", "finished"]
     assert all(0 <= outcome.scores["alignment"].mean <= 1 for outcome in outcomes)

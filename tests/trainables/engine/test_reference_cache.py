@@ -15,6 +15,7 @@ from trainables.engine import reference_cache
 from trainables.engine.batches import EncodedSetting
 from trainables.engine.reference_cache import ReferenceCache
 from trainables.engine.stream import StreamPass
+from trainables.folder import SweepFolder
 from trainables.method import Definition
 from trainables.pack import ASKED_STEPS, Pack
 from trainables.store import AdapterStore
@@ -45,7 +46,7 @@ def test_known_equals_asked(name: str, definition: Definition, tmp_path: Path) -
     """Parameters after 12 steps, in float64, for every method that refers to the base model."""
     trial = tiny_trial(methods.make(name, {"definition": definition}), max_length=20)
     prepare(trial.requires, tmp_path / "store")
-    store = AdapterStore(tmp_path / "store")
+    store = AdapterStore(SweepFolder(tmp_path / "store"))
     asked = theta(pack_of([trial], None, store=store))
     known = theta(pack_of([trial], tmp_path / "references", store=store))
     torch.testing.assert_close(known, asked, rtol=0, atol=1e-9)

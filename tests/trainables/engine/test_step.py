@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine.stream import StreamPass
+from trainables.folder import SweepFolder
 from trainables.method import BatchSizes, cost_of
 from trainables.pack import Pack
 from trainables.store import AdapterStore
@@ -38,7 +39,7 @@ def test_the_stated_cost_is_what_happens(name: str, tmp_path: Path, monkeypatch:
     """Rows that go forward and backward through the base in a step, counted."""
     trial = tiny_trial(methods.make(name)).training
     prepare(trial.requires, tmp_path)
-    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=AdapterStore(tmp_path))
+    pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=AdapterStore(SweepFolder(tmp_path)))
     rows = {"forward": 0, "backward": 0}
     forward = StreamPass._forward
 
@@ -94,7 +95,7 @@ def test_a_step_waits_for_nothing(
         tiny_setting(),
         [trial, tiny_trial(methods.make("plain"))],
         torch.float64,
-        store=AdapterStore(tmp_path),
+        store=AdapterStore(SweepFolder(tmp_path)),
         rows_per_forward=rows_per_forward,
     )
     pack.advance(2)
@@ -148,7 +149,7 @@ def test_gradient_checkpointing_changes_nothing(rows_per_forward: int | None, tm
     trials = [tiny_trial(methods.make(name), seed, rank=2 + seed % 3) for seed, name in enumerate(methods.names())]
     trials = [trial for trial in trials if trial.training == trial]
     prepare((needed for trial in trials for needed in trial.requires), tmp_path)
-    store = AdapterStore(tmp_path)
+    store = AdapterStore(SweepFolder(tmp_path))
     usual = train(trials, 3, store=store, rows_per_forward=rows_per_forward)
     again = train(trials, 3, store=store, rows_per_forward=rows_per_forward, gradient_checkpointing=True)
     assert len(trials) >= 8

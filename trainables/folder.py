@@ -1,0 +1,112 @@
+"""What lies where in the folder of a sweep. Imports nothing heavy: commands that only read ask, too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from settings.common.files import PARTIAL
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The folder of a sweep. Workers and driver both write there, so it lies on storage that all nodes share.
+
+    Attributes:
+        path: of the folder itself.
+    """
+
+    path: Path
+
+    # --- written by workers ---
+
+    @property
+    def adapters(self) -> Path:
+        """Folder of the finished adapters."""
+        return self.path / "adapters"
+
+    def adapter(self, trial_id: str) -> Path:
+        """Return the folder of a trial's adapter: a PEFT checkpoint, and which trial it is."""
+        return self.adapters / trial_id
+
+    @property
+    def observed(self) -> Path:
+        """Folder of what models did on the questions."""
+        return self.path / "observations"
+
+    def observations(self, name: str) -> Path:
+        """Return the file of what a model did on the questions; `name` is a trial's id or `base_id` of a setting."""
+        return self.observed / f"{name}.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the states of packs in training and of paused trials."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, pack_id: str) -> Path:
+        """Return the file of a pack's state. The worker writes it; the driver deletes it once the outcomes are kept."""
+        return self.checkpoints / f"{pack_id}.safetensors"
+
+    def paused(self, trial_id: str) -> Path:
+        """Return the file of the state of a trial that waits at a rung."""
+        return self.checkpoints / f"{trial_id}.safetensors"
+
+    @property
+    def train_storage(self) -> Path:
+        """Folder of Ray Train's own state. It is of no use to the next driver, which deletes it."""
+        return self.path / f".train{PARTIAL}"
+
+    # --- written by the driver ---
+
+    @property
+    def ledger(self) -> Path:
+        """File of the ledger."""
+        return self.path / "ledger.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """File that the driver holds locked while it writes the ledger."""
+        return self.path / "ledger.lock"
+
+    @property
+    def torn(self) -> Path:
+        """File of ledger lines that a kill cut short."""
+        return self.path / "ledger.torn"
+
+    @property
+    def study(self) -> Path:
+        """File of the Optuna studies, a copy of what the ledger says."""
+        return self.path / "study.journal"
+
+    @property
+    def graded(self) -> Path:
+        """Folder of what a judge made of the replies."""
+        return self.path / "grades"
+
+    def grades(self, name: str) -> Path:
+        """Return the file of a judge's grades of the replies in `observations(name)`."""
+        return self.graded / f"{name}.json"
+
+    @property
+    def errors(self) -> Path:
+        """Folder of tracebacks."""
+        return self.path / "errors"
+
+    def error(self, name: str) -> Path:
+        """Return the file of the traceback that ended a pack; `name` is the pack's id or `base_id` of a setting."""
+        return self.errors / f"{name}.txt"
+
+    @property
+    def tune_storage(self) -> Path:
+        """Folder of Ray Tune's own state. It is of no use to the next driver, which deletes it."""
+        return self.path / f".tune{PARTIAL}"
+
+    @property
+    def published(self) -> Path:
+        """File that says which results are up to date; a sweep that has it has nothing left to run."""
+        return self.path / "published.json"
+
+    @property
+    def declared(self) -> Path:
+        """File that says where the sweep was declared."""
+        return self.path / "declared.json"
