@@ -1,4 +1,4 @@
-"""The frontier figure. Matplotlib's object interface on Agg: no window, no global state.
+"""The frontier figure: two objectives of a sweep against each other.
 
 Larger is better; an axis whose objective is better when small is inverted, so that better is always up and right.
 """
@@ -9,59 +9,45 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.figures.labels import Label, place_labels
-from analysis.findings.controls import control_of
-from analysis.findings.frontier import FrontierPoint, excluded_text, frontier
+from analysis.figures.style import (
+    BLACK,
+    FONT,
+    GRID,
+    LINE,
+    Style,
+    add_caption,
+    check_format,
+    method_styles,
+    new_figure,
+    save_figure,
+    thin_frame,
+)
+from analysis.findings.controls import PLAIN, control_of
+from analysis.findings.frontier import FrontierPoint, excluded_text, frontier, knob_of, varying_coefficients
 from analysis.statistics.bootstrap import TWO_SEEDS, Bootstrap
 from analysis.statistics.pareto import staircase
 from analysis.tables.scores import Objective, ScoreTable
 from settings.common.errors import UserError
-from settings.common.files import output_file
 
-# Okabe and Ito 2008, "Color Universal Design", with yellow darkened and three more; black is plain fine-tuning's.
-COLOURS = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800"),
-    *("#7B3FA0", "#8C564B", "#6E6E6E"),
-)
-MARKERS = ("o", "s", "D", "^", "v", "P", "<", ">", "h", "d", "p")
-BASELINE, BASE_COLOUR = "plain", "#000000"
-FORMATS = ("png", "pdf", "svg")
-SIZE, DPI = (7.5, 5.6), 240  # inches; 1800 pixels wide, twice what a README shows
+SIZE = (7.5, 5.6)  # inches; 1800 pixels wide, twice what a README shows
 CONTROL_LINES = (("checkpoint", (0, (1, 1.5))), ("scale", (0, (5, 1.5, 1, 1.5))))
-LEGEND_WIDTH = 30  # characters
-FONT = {"small": 8.0, "normal": 9.0, "title": 10.5}
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a method is drawn."""
-
-    colour: str
-    marker: str
-    size: float = 6.5
-
-
-def styles_of(methods: Sequence[str]) -> dict[str, Style]:
-    """A colour and a marker for each method, in alphabetical order; plain fine-tuning is a black cross."""
-    others = sorted(set(methods) - {BASELINE})
-    styles = {name: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(others)}
-    return styles | ({BASELINE: Style(BASE_COLOUR, "X", 8.0)} if BASELINE in methods else {})
+FRONT_LINE = (0, (4, 2))
+LEGEND_WIDTH, CAPTION_WIDTH = 30, 120  # characters
 
 
 def axes_of(objectives: Sequence[Objective], x: str | None = None, y: str | None = None) -> tuple[str, str]:
-    """Names for the axes. By default x is the first alignment objective and y the first other one.
+    """Name the objectives of the axes. By default x is the first alignment objective and y the first other one.
 
     Raises UserError: fewer than two objectives; an axis that is none of them; twice the same.
     """
@@ -87,25 +73,9 @@ def save_frontier(
     x: str | None = None,
     y: str | None = None,
 ) -> None:
-    """Draw `frontier_figure` and write it in one move; the format is the file's ending. Raises UserError."""
+    """Draw `frontier_figure` and write it in one move; the file's ending decides the format. Raises UserError."""
     check_format(path)
-    save(path, frontier_figure(table, base_scores, title, x, y))
-
-
-def check_format(path: Path) -> str:
-    """The file's ending. Raises UserError when nothing can be drawn to it."""
-    ending = path.suffix.removeprefix(".").lower()
-    if ending not in FORMATS:
-        raise UserError(f"cannot draw {path}: the name must end in .{', .'.join(FORMATS)}")
-    return ending
-
-
-def save(path: Path, figure: Figure, dpi: int = DPI) -> None:
-    """Write a figure in one move, without the time and the program that wrote it. Raises UserError."""
-    ending = check_format(path)
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[ending]
-    with output_file(path) as temporary:
-        figure.savefig(temporary, format=ending, metadata=metadata, dpi=dpi)
+    save_figure(path, frontier_figure(table, base_scores, title, x, y))
 
 
 def frontier_figure(
@@ -115,22 +85,21 @@ def frontier_figure(
     x: str | None = None,
     y: str | None = None,
 ) -> Figure:
-    """Two objectives of a table against each other.
+    """Draw two objectives of a table against each other.
 
     Args:
-        table: of the sweep.
+        table: the sweep's scores.
         base_scores: score name -> mean of the untouched base model, drawn as a star.
         title: above the axes.
-        x, y: names of objectives; None is the first alignment objective, and the first other one.
+        x, y: names of objectives; None means the first alignment objective, and the first other one.
 
     Raises UserError: no finished trial; fewer than two objectives; no such objective.
     """
     shown = table.select(axes_of(table.objectives, x, y))
     points = frontier(shown)
     drawn = [point for point in points if point.seeds]
-    styles = styles_of(table.methods)
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    styles = method_styles(table.methods)
+    figure = new_figure(*SIZE)
     axes = figure.add_subplot()
     base = _base_position(shown, base_scores or {})
     cut = _limit(axes, shown, drawn, base)
@@ -139,7 +108,7 @@ def frontier_figure(
     for method, style in styles.items():
         _draw_method(axes, shown, [point for point in drawn if point.method == method], style)
     if base is not None:
-        axes.plot(*base, marker="*", markersize=15, color="#FFFFFF", markeredgecolor=BASE_COLOUR, zorder=6)
+        axes.plot(*base, marker="*", markersize=15, color="#FFFFFF", markeredgecolor=BLACK, zorder=6)
     _describe_axes(axes, shown.objectives)
     if title:
         axes.set_title(title, fontsize=FONT["title"], loc="left")
@@ -149,14 +118,7 @@ def frontier_figure(
         fontsize=FONT["small"],
         frameon=False,
     )
-    figure.supxlabel(
-        _caption(shown, points, cut, banded),
-        x=0.01,
-        ha="left",
-        fontsize=FONT["small"],
-        color="#333333",
-        linespacing=1.35,
-    )
+    add_caption(figure, _caption(shown, points, cut, banded), CAPTION_WIDTH, linespacing=1.35)
     labels = [
         Label(_short_label(point, drawn), *_xy(point, shown.objectives), _darkened(styles[point.method].colour))
         for point in drawn
@@ -177,9 +139,9 @@ def _base_position(table: ScoreTable, base_scores: Mapping[str, float]) -> tuple
 
 
 def _limit(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint], base: tuple[float, float] | None) -> bool:
-    """Room for points, seeds, intervals. If all scores look like shares, an interval is cut a little outside [0, 1].
+    """Set the axes' limits so that points, seeds and intervals fit.
 
-    Returns whether one is.
+    If all scores look like shares, an interval is cut a little outside [0, 1]. Returns whether one was cut.
     """
     cut = False
     for axis, objective in enumerate(table.objectives):
@@ -199,18 +161,18 @@ def _limit(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint], base:
 
 
 def _draw_front(axes: Axes, table: ScoreTable, front: Sequence[FrontierPoint]) -> None:
-    """The boundary of the region that the means dominate: a staircase."""
+    """Draw the boundary of the region that the means dominate: a staircase."""
     corners = sorted({_xy(point, table.objectives) for point in front}, key=lambda xy: axes.transData.transform(xy)[0])
     (left, _), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     xs = [left, *(x for x, _ in corners)]
     ys = [y for _, y in corners]
     steps_x = [value for x in xs for value in (x, x)][1:]
     steps_y = [value for y in ys for value in (y, y)] + [bottom]
-    axes.plot(steps_x, steps_y, color="#777777", linewidth=1.1, linestyle=(0, (4, 2)), zorder=1)
+    axes.plot(steps_x, steps_y, color=LINE, linewidth=1.1, linestyle=FRONT_LINE, zorder=1)
 
 
 def _draw_band(axes: Axes, table: ScoreTable) -> bool:
-    """Shade where the frontier of the true means lies as a whole. Returns whether that is known."""
+    """Shade where the whole frontier of the true means lies. Returns whether that is known."""
     table = table.rows(table.num_seeds_C > 0)
     if not (table.num_seeds_C > 1).any():
         return False
@@ -223,7 +185,7 @@ def _draw_band(axes: Axes, table: ScoreTable) -> bool:
 
 
 def _draw_method(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint], style: Style) -> None:
-    """One method: seeds, the line along its knob, intervals, means. A filled marker is on the front."""
+    """Draw a method's seeds, the line along its knob, intervals and means. A filled marker is on the front."""
     ids = {configuration.id: row for row, configuration in enumerate(table.configurations)}
     points = sorted(points, key=lambda point: ids[point.configuration])
     for curve, dashes in _curves(points):
@@ -263,43 +225,31 @@ def _draw_method(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint],
 
 
 def _curves(points: Sequence[FrontierPoint]) -> list[tuple[list[FrontierPoint], Any]]:
-    """Lines through a method's points: along its knob; of plain fine-tuning, one for each control, to its whole."""
-    if points and points[0].method == BASELINE:
-        whole = [point for point in points if not point.label]
-        kinds = [(control_of(point), point) for point in points]
-        sides = [([one for kind, one in kinds if kind == name] + whole, dashes) for name, dashes in CONTROL_LINES]
-        return [(side, dashes) for side, dashes in sides if len(side) > 1]
+    """Return the lines through a method's points, each with its dashes.
+
+    A method has one along its knob; plain fine-tuning has one for each control, which ends at its full training.
+    """
+    if points and points[0].method == PLAIN:
+        full = [point for point in points if not point.label]
+        lines = [
+            ([point for point in points if control_of(point) == control] + full, dashes)
+            for control, dashes in CONTROL_LINES
+        ]
+        return [(line, dashes) for line, dashes in lines if len(line) > 1]
     return [(list(points), "-")] if knob_of(points) else []
-
-
-def _knobs(points: Sequence[FrontierPoint]) -> list[str]:
-    """The coefficients that vary over a method's points, sorted."""
-    names = sorted({name for point in points for name in point.coefficients})
-    return [name for name in names if len({str(point.coefficients.get(name)) for point in points}) > 1]
-
-
-def knob_of(points: Sequence[FrontierPoint]) -> str | None:
-    """The one coefficient that varies, if it alone does and is a number: then the points are a curve."""
-    knobs = _knobs(points)
-    single = len(knobs) == 1 and all(isinstance(point.coefficients.get(knobs[0]), int | float) for point in points)
-    return knobs[0] if single else None
 
 
 def _describe_axes(axes: Axes, objectives: Sequence[Objective]) -> None:
     x, y = (_axis_title(objective) for objective in objectives)
     axes.set_xlabel(x, fontsize=FONT["normal"])
     axes.set_ylabel(y, fontsize=FONT["normal"])
-    axes.tick_params(labelsize=FONT["small"], color="#999999")
-    axes.grid(color="#E6E6E6", linewidth=0.6)
+    axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#999999")
+    thin_frame(axes)
 
 
 def _axis_title(objective: Objective) -> str:
-    """Name and description; the arrow points along the axis, upwards where the text is turned."""
+    """Join name, description and an arrow, which points along the axis: upwards where the text is turned."""
     words = f": {objective.description}" if objective.description else ""
     return "\n".join(textwrap.wrap(f"{objective.name}{words}  (better\u00a0→)", 64))
 
@@ -309,23 +259,23 @@ def _legend(
 ) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = []
     if with_base:
-        handles.append(_handle("base model", "*", "#FFFFFF", BASE_COLOUR, 12))
-    for method in sorted(styles, key=lambda name: (name != BASELINE, name)):
-        own = [point for point in points if point.method == method]
-        if own:
-            knobs, style = "" if method == BASELINE else ", ".join(_knobs(own)), styles[method]
-            name = "plain fine-tuning" if method == BASELINE else method
+        handles.append(_handle("base model", "*", "#FFFFFF", BLACK, 12))
+    for method in sorted(styles, key=lambda name: (name != PLAIN, name)):
+        method_points = [point for point in points if point.method == method]
+        if method_points:
+            knobs, style = "" if method == PLAIN else ", ".join(varying_coefficients(method_points)), styles[method]
+            name = "plain fine-tuning" if method == PLAIN else method
             text = "\n".join(textwrap.wrap(f"{name} ({knobs})" if knobs else name, LEGEND_WIDTH))
             handles.append(_handle(text, style.marker, style.colour, style.colour, style.size))
     kinds = {control_of(point) for point in points}
     for kind, dashes in CONTROL_LINES:
         if kind in kinds:
             label = "control: checkpoints" if kind == "checkpoint" else "control: adapter scaled"
-            handles.append(Line2D([], [], color=BASE_COLOUR, linewidth=1.1, alpha=0.55, linestyle=dashes, label=label))
-    handles.append(Line2D([], [], color="#777777", linewidth=1.1, linestyle=(0, (4, 2)), label="frontier"))
+            handles.append(Line2D([], [], color=BLACK, linewidth=1.1, alpha=0.55, linestyle=dashes, label=label))
+    handles.append(Line2D([], [], color=LINE, linewidth=1.1, linestyle=FRONT_LINE, label="frontier"))
     if banded:
         handles.append(Patch(color="#000000", alpha=0.07, linewidth=0, label="its 95 % band"))
-    handles.append(_handle("not on the frontier", "o", "#FFFFFF", "#777777", 6.5))
+    handles.append(_handle("not on the frontier", "o", "#FFFFFF", LINE, 6.5))
     handles.append(_handle("one seed", "o", "#BBBBBB", "#BBBBBB", 3))
     return handles
 
@@ -349,43 +299,43 @@ def _caption(table: ScoreTable, points: Sequence[FrontierPoint], cut: bool, band
     number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     plural = "" if seeds == [1] else "s"
     text = [f"Markers: mean over {number} seed{plural}, labelled with the coefficient where on the frontier."]
-    none = {point.method for point in points if point.seeds and math.isnan(next(iter(point.scores.values())).low)}
-    if none != {point.method for point in points if point.seeds}:
+    single = {point.method for point in points if point.seeds and math.isnan(next(iter(point.scores.values())).low)}
+    if single != {point.method for point in points if point.seeds}:
         text.append(
             "Bars: 95 % t-interval of the mean in each objective, the variance between seeds shrunk over the"
             f" configurations of a method{' (cut at the edge)' if cut else ''}."
         )
-    if none:
-        text.append(f"No interval for {', '.join(sorted(none))}: one seed.")
-    whole = "; shaded: where that of the true means lies as a whole, with 95 % confidence" if banded else ""
-    text.append(f"Dashed: the frontier of the means{whole}.")
+    if single:
+        text.append(f"No interval for {', '.join(sorted(single))}: one seed.")
+    band = "; shaded: where the whole frontier of the true means lies, with 95 % confidence" if banded else ""
+    text.append(f"Dashed: the frontier of the means{band}.")
     if banded and seeds[-1] == 2:
         text.append(f"{TWO_SEEDS[0].upper()}{TWO_SEEDS[1:]}.")
     ended = excluded_text(table.num_excluded())
     if ended:
         text.append(f"Left out: {ended} trial{'' if sum(table.num_excluded().values()) == 1 else 's'}.")
-    return "\n".join(textwrap.wrap(" ".join(text), 120))
+    return " ".join(text)
 
 
 def _short_label(point: FrontierPoint, points: Sequence[FrontierPoint]) -> str:
-    """The value of the coefficient that varies, whose name is in the legend, e.g. "0.3".
+    """Return the value of the coefficient that varies, whose name is in the legend, e.g. "0.3".
 
-    Where several vary, those that are not what they are in most of the method's points, by name.
+    Where several vary, name those that differ from their value in most of the method's points.
     """
-    if point.method == BASELINE:
+    if point.method == PLAIN:
         return point.label
-    others = [other for other in points if other.method == point.method]
-    knobs = _knobs(others)
+    siblings = [sibling for sibling in points if sibling.method == point.method]
+    knobs = varying_coefficients(siblings)
     if len(knobs) == 1:
         return _brief(point.coefficients.get(knobs[0], ""))
-    usual = {name: Counter(str(other.coefficients.get(name)) for other in others).most_common(1)[0] for name in knobs}
-    shown = {
+    usual = {name: Counter(str(each.coefficients.get(name)) for each in siblings).most_common(1)[0] for name in knobs}
+    unusual = {
         name: point.coefficients[name]
         for name in knobs
         if name in point.coefficients
-        and not (str(point.coefficients[name]) == usual[name][0] and 2 * usual[name][1] > len(others))
+        and not (str(point.coefficients[name]) == usual[name][0] and 2 * usual[name][1] > len(siblings))
     }
-    return ", ".join(f"{name}={_brief(value)}" for name, value in shown.items())
+    return ", ".join(f"{name}={_brief(value)}" for name, value in unusual.items())
 
 
 def _brief(value: float | str) -> str:
@@ -393,6 +343,6 @@ def _brief(value: float | str) -> str:
 
 
 def _darkened(colour: str) -> str:
-    """A colour that is legible as small text on white."""
+    """Darken a colour so that it is legible as small text on white."""
     red, green, blue = to_rgb(colour)
     return to_hex((0.6 * red, 0.6 * green, 0.6 * blue))

@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figures.frontier import check_format, save
+from analysis.figures.style import HEAT, check_format, new_figure, save_figure
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
 
-COLOURS = "cividis"  # even in lightness, and the same to the colour-blind (Nunez, Anderton and Renslow 2018)
 CELL, MARGINS, DPI = (0.82, 0.34), (3.2, 1.5), 140  # inches
 FONT = {"small": 8.0, "title": 10.0}
 
@@ -100,11 +97,9 @@ def short_labels(labels: Sequence[str]) -> tuple[str, ...]:
 def save_heatmap(path: Path, grid: Grid, title: str) -> None:
     """Draw the grid to a PNG, PDF or SVG file, with the number in each cell. Raises UserError."""
     check_format(path)
-    size = [CELL[0] * len(grid.columns) + MARGINS[0], CELL[1] * len(grid.rows) + MARGINS[1]]
-    figure = Figure(figsize=(size[0], size[1]), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(CELL[0] * len(grid.columns) + MARGINS[0], CELL[1] * len(grid.rows) + MARGINS[1])
     axes = figure.add_subplot()
-    image = axes.imshow(grid.mean_RC, cmap=COLOURS, vmin=0.0, vmax=1.0, aspect="auto")
+    image = axes.imshow(grid.mean_RC, cmap=HEAT, vmin=0.0, vmax=1.0, aspect="auto")
     axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=30, ha="right", fontsize=FONT["small"])
     axes.set_yticks(range(len(grid.rows)), grid.rows, fontsize=FONT["small"])
     axes.tick_params(length=0)
@@ -117,4 +112,4 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
     trials = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     axes.set_title(f"{title} (mean of {trials} seeds)", fontsize=FONT["title"])
     figure.colorbar(image, ax=axes, shrink=0.9).ax.tick_params(labelsize=FONT["small"])
-    save(path, figure, DPI)
+    save_figure(path, figure, DPI)

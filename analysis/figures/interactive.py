@@ -1,6 +1,6 @@
 """The figures of the report page, drawn by Plotly in the browser.
 
-Colours and markers are those of `analysis.figures.frontier`.
+Colours and markers are those of `analysis.figures.style`.
 
 Better is always up and right: an axis whose objective is better when small is inverted.
 """
@@ -16,10 +16,10 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from analysis.figures.frontier import Style, knob_of, styles_of
+from analysis.figures.style import LINE, OBJECTIVE_COLOURS, Style, method_styles
 from analysis.findings.controls import CONTROLS, PLAIN, Control, control_of
 from analysis.findings.findings import Findings
-from analysis.findings.frontier import Estimate, FrontierPoint
+from analysis.findings.frontier import Estimate, FrontierPoint, knob_of
 from analysis.statistics.bootstrap import Statistic
 from analysis.statistics.compare import Difference, minus
 from analysis.statistics.pareto import staircase
@@ -38,7 +38,7 @@ SYMBOLS = {
     "p": "pentagon",
     "X": "x",
 }
-GREY, LAYOUT = "#777777", {"template": "plotly_white", "margin": {"l": 70, "r": 20, "t": 60, "b": 60}}
+LAYOUT = {"template": "plotly_white", "margin": {"l": 70, "r": 20, "t": 60, "b": 60}}
 OPEN_LINK = """
 document.getElementById("{plot_id}").on("plotly_click", event => {
   const link = event.points[0].customdata;
@@ -54,7 +54,7 @@ def frontier_plot(found: Findings, x: int = 0, y: int = 1, links: Mapping[str, s
     `links` (configuration id -> address) become the points' custom data, which `OPEN_LINK` opens at a click.
     """
     figure = go.Figure()
-    styles = styles_of(found.table.methods)
+    styles = method_styles(found.table.methods)
     points = [point for point in found.points if point.seeds]
     if len(found.table.objectives) == 2:
         _fronts(figure, found, x, y)
@@ -125,7 +125,7 @@ def _fronts(figure: go.Figure, found: Findings, x: int, y: int) -> None:
             y=corners[:, 1],
             mode="lines",
             name=name,
-            line={"dash": dash, "color": GREY, "width": 1.5},
+            line={"dash": dash, "color": LINE, "width": 1.5},
             visible=True if shown else "legendonly",
             hoverinfo="skip",
         )
@@ -245,7 +245,6 @@ def curves_plot(found: Findings) -> go.Figure | None:
     rows = math.ceil(len(methods) / columns)
     figure = make_subplots(rows=rows, cols=columns, subplot_titles=[method for method, _ in methods])
     dashes = ("solid", "dash", "dot")
-    colours = ("#D55E00", "#0072B2", "#009E73")
     for number, (_, own) in enumerate(methods):
         row, column, knob = number // columns + 1, number % columns + 1, str(knob_of(own))
         own = _along_knob(own)
@@ -255,12 +254,12 @@ def curves_plot(found: Findings) -> go.Figure | None:
             figure.add_scatter(
                 x=values,
                 y=[one.mean for one in estimates],
-                error_y=_bars(estimates, colours[index]),
+                error_y=_bars(estimates, OBJECTIVE_COLOURS[index]),
                 mode="lines+markers",
                 name=f"{objective.name} {objective.arrow}",
                 legendgroup=objective.name,
                 showlegend=number == 0,
-                line={"color": colours[index], "dash": dashes[index], "width": 1.5},
+                line={"color": OBJECTIVE_COLOURS[index], "dash": dashes[index], "width": 1.5},
                 row=row,
                 col=column,
                 hovertemplate=f"{knob} = %{{x:.3g}}<br>{objective.name} = %{{y:.3f}}<extra></extra>",
@@ -282,7 +281,7 @@ def forest_plot(hypervolumes: Mapping[str, Statistic], differences: Sequence[Dif
     _forest(figure, 1, {name: methods[name] for name in order}, "#0072B2")
     against = minus(differences, best)
     _forest(figure, 2, {name: against[name] for name in order if name in against}, "#D55E00")
-    figure.add_vline(x=0, line={"color": GREY, "dash": "dash", "width": 1}, col=2, row=1)
+    figure.add_vline(x=0, line={"color": LINE, "dash": "dash", "width": 1}, col=2, row=1)
     figure.update_layout(height=120 + 34 * len(order), showlegend=False, **(LAYOUT | {"margin": {"l": 170, "t": 70}}))
     return figure
 

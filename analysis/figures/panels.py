@@ -9,15 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.figures.frontier import COLOURS, DPI, FONT, MARKERS
-from analysis.figures.heatmap import COLOURS as HEAT
 from analysis.figures.labels import Label, place_labels
+from analysis.figures.style import BLACK, COLOURS, FONT, FRAME, GRID, HEAT, MARKERS, add_caption, new_figure, thin_frame
 from analysis.findings.frontier import Estimate
 
-BASE_COLOUR, BAR_WIDTH, LABEL_SIZE = "#999999", 0.8, 6.5
+BAR_WIDTH, LABEL_SIZE, CAPTION_WIDTH = 0.8, 6.5, 108
 WIDE = (7.5, 3.4)  # inches, of one panel of bars
 
 
@@ -70,49 +68,33 @@ class Heat:
     cells: Sequence[Sequence[Estimate]]
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plain_axes(axes: Axes, title: str) -> None:
+def _title_and_frame(axes: Axes, title: str) -> None:
     axes.set_title("\n".join(textwrap.wrap(title, 90)), fontsize=FONT["normal"], loc="left")
-    axes.tick_params(labelsize=FONT["small"], color="#999999")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#999999")
-
-
-def caption(figure: Figure, text: str) -> None:
-    """A line or two below a figure."""
-    wrapped = "\n".join(textwrap.wrap(text, 108))
-    figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=FONT["small"], color="#333333")
+    thin_frame(axes)
 
 
 def bars_figure(panels: Sequence[Bars], text: str = "") -> Figure:
     """Panels of bars, one below the other, all from 0 to 1. Series of base models, and the first one, are grey."""
-    figure = _figure(WIDE[0], WIDE[1] * len(panels) * (0.85 if len(panels) > 1 else 1))
+    figure = new_figure(WIDE[0], WIDE[1] * len(panels) * (0.85 if len(panels) > 1 else 1))
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, number + 1)
         width = BAR_WIDTH / len(panel.series)
         for place, (name, estimates) in enumerate(panel.series.items()):
             x = np.arange(len(panel.groups)) + (place - (len(panel.series) - 1) / 2) * width
             grey = place == 0 or name.startswith("base")
-            colour = BASE_COLOUR if grey else COLOURS[(place - 1) % len(COLOURS)]
+            colour = FRAME if grey else COLOURS[(place - 1) % len(COLOURS)]
             axes.bar(x, [one.mean for one in estimates], width * 0.92, label=name, color=colour, zorder=2)
             for at, one in zip(x.tolist(), estimates, strict=True):
                 if not math.isnan(one.low):
                     ends = [max(one.low, 0.0), min(one.high, 1.0)]
-                    axes.plot([at, at], ends, color="#000000", linewidth=1.0, zorder=3, solid_capstyle="butt")
+                    axes.plot([at, at], ends, color=BLACK, linewidth=1.0, zorder=3, solid_capstyle="butt")
         axes.set_xticks(range(len(panel.groups)), [group.replace("_", "\n") for group in panel.groups])
         axes.set_ylim(0, 1.03)
-        axes.grid(axis="y", color="#E6E6E6", linewidth=0.6, zorder=0)
-        _plain_axes(axes, panel.title)
+        axes.grid(axis="y", color=GRID, linewidth=0.6, zorder=0)
+        _title_and_frame(axes, panel.title)
         axes.legend(fontsize=FONT["small"], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     if text:
-        caption(figure, text)
+        add_caption(figure, text, CAPTION_WIDTH)
     return figure
 
 
@@ -120,7 +102,7 @@ def curves_figure(
     panels: Mapping[str, Sequence[Curve]], x_label: str, y_label: str, base: tuple[float, float] | None, text: str
 ) -> Figure:
     """Panels side by side of two scores against each other, from 0 to 1, the base model a star."""
-    figure = _figure(4.2 * len(panels) + (1.6 if len(panels) == 1 else 0.4), 4.6)
+    figure = new_figure(4.2 * len(panels) + (1.6 if len(panels) == 1 else 0.4), 4.6)
     labels: dict[Axes, list[Label]] = {}
     for number, (title, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), number + 1)
@@ -130,17 +112,17 @@ def curves_figure(
             _draw_curve(axes, curve, colour, MARKERS[place % len(MARKERS)])
             labels[axes] += _labels(curve, colour)
         if base is not None:
-            star = {"marker": "*", "markersize": 13.0, "color": "#FFFFFF", "markeredgecolor": "#000000"}
+            star = {"marker": "*", "markersize": 13.0, "color": "#FFFFFF", "markeredgecolor": BLACK}
             axes.plot(*base, linestyle="none", label="base model", zorder=6, **star)  # type: ignore[arg-type]
         axes.set_xlim(-0.05, 1.07)
         axes.set_ylim(-0.05, 1.07)
         axes.set_xlabel(x_label, fontsize=FONT["small"])
         axes.set_ylabel(y_label if number == 0 else "", fontsize=FONT["small"])
-        axes.grid(color="#E6E6E6", linewidth=0.6)
-        _plain_axes(axes, title)
+        axes.grid(color=GRID, linewidth=0.6)
+        _title_and_frame(axes, title)
         if number == len(panels) - 1:
             axes.legend(fontsize=FONT["small"], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    caption(figure, text)
+    add_caption(figure, text, CAPTION_WIDTH)
     for axes, own in labels.items():
         markers = [(label.x, label.y, 3.5) for label in own] + ([(*base, 7.0)] if base else [])
         place_labels(figure, axes, [label for label in own if label.text], markers, LABEL_SIZE)
@@ -172,7 +154,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
 def heat_figure(panels: Sequence[Heat], text: str) -> Figure:
     """Heat maps one below the other; in each cell the mean, and half the width of its interval."""
     heights = [0.42 * len(panel.rows) + 1.1 for panel in panels]
-    figure = _figure(max(1.1 * len(panel.columns) for panel in panels) + 2.2, sum(heights) + 0.4)
+    figure = new_figure(max(1.1 * len(panel.columns) for panel in panels) + 2.2, sum(heights) + 0.4)
     grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(grid[number, 0])
@@ -184,10 +166,10 @@ def heat_figure(panels: Sequence[Heat], text: str) -> Figure:
             for column, one in enumerate(cells):
                 colour = "black" if one.mean > 0.55 else "white"
                 axes.text(column, row, _cell(one), ha="center", va="center", fontsize=FONT["small"], color=colour)
-        _plain_axes(axes, panel.title)
+        _title_and_frame(axes, panel.title)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    caption(figure, text)
+    add_caption(figure, text, CAPTION_WIDTH)
     return figure
 
 

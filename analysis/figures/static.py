@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.figures.frontier import DPI, FONT, frontier_figure, knob_of, styles_of
+from analysis.figures.frontier import frontier_figure
+from analysis.figures.style import (
+    FONT,
+    GRID,
+    LINE,
+    OBJECTIVE_COLOURS,
+    add_caption,
+    method_styles,
+    new_figure,
+    thin_frame,
+)
 from analysis.findings.controls import control_of
 from analysis.findings.findings import Findings
-from analysis.findings.frontier import FrontierPoint
+from analysis.findings.frontier import FrontierPoint, knob_of
 from analysis.statistics.bootstrap import Statistic
 from analysis.statistics.compare import minus
 
 PANEL, COLUMNS = (2.5, 2.1), 3  # inches
-COLOURS, LINES = ("#D55E00", "#0072B2", "#009E73"), ("-", "--", ":")
+LINES = ("-", "--", ":")
 
 
 def paper_figures(found: Findings, base_scores: Mapping[str, float], title: str = "") -> Iterator[tuple[str, Figure]]:
@@ -38,9 +46,9 @@ def hypervolume_figure(found: Findings, title: str = "") -> Figure:
     """A forest plot: each method's hypervolume, and beside it the paired difference to the largest."""
     methods = {name: one for name, one in found.hypervolumes.items() if name != "all methods"}
     order = sorted(methods, key=lambda name: methods[name].estimate)
-    best, styles = order[-1], styles_of(order)
+    best, styles = order[-1], method_styles(order)
     against = minus(found.differences, best)
-    figure = _figure((7.5, 1.6 + 0.3 * len(order)))
+    figure = new_figure(7.5, 1.6 + 0.3 * len(order))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, rows, label in (
         (left, methods, "hypervolume (better\u00a0→)"),
@@ -49,9 +57,9 @@ def hypervolume_figure(found: Findings, title: str = "") -> Figure:
         for place, name in enumerate(order):
             if name in rows:
                 _bar(axes, rows[name], place, styles[name].colour)
-        _plain(axes)
+        _frame(axes)
         axes.set_xlabel(label, fontsize=FONT["normal"])
-    right.axvline(0, color="#777777", linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+    right.axvline(0, color=LINE, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
     left.set_yticks(range(len(order)), order)
     left.set_ylim(-0.6, len(order) - 0.4)
     corner = ", ".join(
@@ -62,7 +70,7 @@ def hypervolume_figure(found: Findings, title: str = "") -> Figure:
         f"Hypervolume above the corner ({corner}), bias-corrected. Bars: 95 % intervals of a parametric bootstrap of"
         " seed and residual effects; differences are paired over common seeds, not adjusted for their number."
     )
-    _caption(figure, text, title)
+    _title_and_caption(figure, title, text)
     return figure
 
 
@@ -71,7 +79,7 @@ def knob_figure(found: Findings, title: str = "") -> Figure:
     methods = _knobs(found)
     columns = min(COLUMNS, len(methods))
     rows = math.ceil(len(methods) / columns)
-    figure = _figure((PANEL[0] * columns + 0.4, PANEL[1] * rows + 0.9))
+    figure = new_figure(PANEL[0] * columns + 0.4, PANEL[1] * rows + 0.9)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
     for axes, (method, points) in zip(panels, methods.items(), strict=False):
         _panel(axes, found, method, points)
@@ -80,7 +88,7 @@ def knob_figure(found: Findings, title: str = "") -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=FONT["small"], frameon=False)
     text = "Means over seeds with 95 % t-intervals, the variance shrunk over the method's configurations."
-    _caption(figure, text, title)
+    _title_and_caption(figure, title, text)
     return figure
 
 
@@ -99,7 +107,7 @@ def _knobs(found: Findings) -> dict[str, list[FrontierPoint]]:
 def _panel(axes: Axes, found: Findings, method: str, points: Sequence[FrontierPoint]) -> None:
     knob = str(knob_of(points))
     values = [float(point.coefficients[knob]) for point in points]
-    for objective, colour, line in zip(found.table.objectives, COLOURS, LINES, strict=False):
+    for objective, colour, line in zip(found.table.objectives, OBJECTIVE_COLOURS, LINES, strict=False):
         estimates = [point.scores[objective.name] for point in points]
         means = [one.mean for one in estimates]
         label = f"{objective.name} {objective.arrow}"
@@ -109,7 +117,7 @@ def _panel(axes: Axes, found: Findings, method: str, points: Sequence[FrontierPo
                 axes.plot([value, value], [one.low, one.high], color=colour, linewidth=0.9, alpha=0.7)
     if min(values) > 0 and max(values) / min(values) > 10:
         axes.set_xscale("log")
-    _plain(axes)
+    _frame(axes)
     axes.set_xlabel(knob, fontsize=FONT["small"])
     axes.set_title(method, fontsize=FONT["normal"])
 
@@ -119,22 +127,13 @@ def _bar(axes: Axes, one: Statistic, place: int, colour: str) -> None:
     axes.plot(one.estimate, place, marker="s", markersize=5, color=colour)
 
 
-def _plain(axes: Axes) -> None:
-    axes.grid(color="#E6E6E6", linewidth=0.6)
+def _frame(axes: Axes) -> None:
+    axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=FONT["small"], color="#999999")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    thin_frame(axes)
 
 
-def _figure(size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _caption(figure: Figure, text: str, title: str) -> None:
+def _title_and_caption(figure: Figure, title: str, text: str) -> None:
     if title:
         figure.suptitle(title, fontsize=FONT["title"], x=0.01, ha="left")
-    width = int(16 * figure.get_figwidth())
-    figure.supxlabel("\n".join(textwrap.wrap(text, width)), x=0.01, ha="left", fontsize=FONT["small"], color="#333333")
+    add_caption(figure, text, int(16 * figure.get_figwidth()))

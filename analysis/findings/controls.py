@@ -84,7 +84,7 @@ class ControlVerdict:
         return f"{self.method} {push}: it {' and '.join(parts)}"
 
 
-def verdicts(
+def compare_with_controls(
     bootstrap: Bootstrap,
     configurations: Sequence[Named],
     base_M: ArrayLike | None,

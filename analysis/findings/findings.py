@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.findings.controls import ControlVerdict, verdicts
+from analysis.findings.controls import ControlVerdict, compare_with_controls
 from analysis.findings.frontier import FrontierPoint, frontier
 from analysis.statistics import selection
 from analysis.statistics.bootstrap import TWO_SEEDS, Band, Bootstrap, Statistic
@@ -25,6 +25,7 @@ from analysis.tables.scores import Objective, ScoreTable
 from settings.common.errors import UserError
 
 Floats = NDArray[np.float64]
+ALL_METHODS = "all methods"
 MARGIN = 0.1  # of the range, by which the reference of an unbounded objective lies below the worst score
 
 
@@ -41,7 +42,7 @@ class Findings:
             with other than two objectives.
         hypervolumes: method (and "all methods") -> its hypervolume; empty without seeds.
         differences: between methods, adjusted together.
-        verdicts: of the methods against the controls.
+        control_verdicts: of the methods against the controls.
         selections: what halved the evidence -> the honest selection.
         advice: where more seeds would settle the frontier.
         questions: configuration id -> objective -> interval over seeds and questions.
@@ -56,11 +57,16 @@ class Findings:
     surface_K2: Floats | None
     hypervolumes: Mapping[str, Statistic]
     differences: Sequence[Difference]
-    verdicts: Sequence[ControlVerdict]
+    control_verdicts: Sequence[ControlVerdict]
     selections: Mapping[str, selection.Selection]
     advice: Sequence[Advice]
     questions: Mapping[str, Mapping[str, TwoWay]]
     gaps: Sequence[str]
+
+    @property
+    def method_hypervolumes(self) -> Mapping[str, Statistic]:
+        """The hypervolumes of single methods."""
+        return {name: size for name, size in self.hypervolumes.items() if name != ALL_METHODS}
 
     def to_json(self) -> dict[str, Any]:
         """The numbers as JSON data; nan and infinity become None."""
@@ -74,7 +80,7 @@ class Findings:
             "points": [self._point(point) for point in self.points],
             "hypervolumes": {name: one.to_json() for name, one in self.hypervolumes.items()},
             "differences": [one.to_json() for one in self.differences],
-            "verdicts": [
+            "control_verdicts": [
                 {
                     "method": one.method,
                     "beats": list(one.beats),
@@ -82,7 +88,7 @@ class Findings:
                     "text": one.text,
                     "against": {name: difference.to_json() for name, difference in one.against.items()},
                 }
-                for one in self.verdicts
+                for one in self.control_verdicts
             ],
             "honest_selection": {
                 halved: {"optimistic": one.optimistic, "pessimistic": one.pessimistic, "halvings": one.num_halvings}
@@ -107,7 +113,7 @@ class Findings:
         return facts
 
 
-def findings(
+def analyse(
     table: ScoreTable,
     base_scores: Mapping[str, float] | None = None,
     grades: Sequence[Grade] = (),
@@ -164,7 +170,9 @@ def findings(
         if bootstrap
         else {},
         differences=differences(bootstrap, _methods(fronts), gain_reference_M) if bootstrap else [],
-        verdicts=verdicts(bootstrap, chosen.configurations, gain_base_M, gain_reference_M) if bootstrap else [],
+        control_verdicts=compare_with_controls(bootstrap, chosen.configurations, gain_base_M, gain_reference_M)
+        if bootstrap
+        else [],
         selections=_selections(chosen, questions, gain_reference_M) if bootstrap else {},
         advice=advice(bootstrap, p_front_C) if bootstrap else [],
         questions=_two_way(chosen, questions),
@@ -180,7 +188,7 @@ def _base(table: ScoreTable, base_scores: Mapping[str, float]) -> Floats | None:
 def reference_of(
     table: ScoreTable, bases: Sequence[Mapping[str, float]] = (), given: Mapping[str, float] | None = None
 ) -> Floats:
-    """reference_M: the worst corner of the hypervolume, as scores; see `findings`. Raises UserError."""
+    """reference_M: the worst corner of the hypervolume, as scores; see `analyse`. Raises UserError."""
     given = given or {}
     unknown = sorted(set(given) - {objective.name for objective in table.objectives})
     if unknown:
@@ -206,12 +214,12 @@ def _worst(objective: Objective, seen_N: Floats) -> float:
 def _fronts(table: ScoreTable) -> dict[str, Front]:
     """Everything, and each method on its own; plain fine-tuning with its controls counts as one."""
     nothing = np.empty((0, len(table.objectives)))
-    fronts = {"all methods": Front(np.ones(len(table.configurations), dtype=bool), nothing)}
+    fronts = {ALL_METHODS: Front(np.ones(len(table.configurations), dtype=bool), nothing)}
     return fronts | {method: Front(table.method_C == method, nothing) for method in table.methods}
 
 
 def _methods(fronts: Mapping[str, Front]) -> dict[str, Front]:
-    return {name: front for name, front in fronts.items() if name != "all methods"}
+    return {name: front for name, front in fronts.items() if name != ALL_METHODS}
 
 
 def _surface(table: ScoreTable) -> Floats:

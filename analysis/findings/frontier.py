@@ -267,6 +267,19 @@ def _equal_on_front(rows: Sequence[FrontierPoint]) -> dict[str, int | None]:
     return {point.configuration: shown.get(point.configuration) for same in groups.values() for point in same}
 
 
+def varying_coefficients(points: Sequence[FrontierPoint]) -> list[str]:
+    """Return the names of the coefficients that vary over a method's points, sorted."""
+    names = sorted({name for point in points for name in point.coefficients})
+    return [name for name in names if len({str(point.coefficients.get(name)) for point in points}) > 1]
+
+
+def knob_of(points: Sequence[FrontierPoint]) -> str | None:
+    """Return a method's only varying coefficient if it is a number, so that its points lie on a curve; else None."""
+    names = varying_coefficients(points)
+    single = len(names) == 1 and all(isinstance(point.coefficients.get(names[0]), int | float) for point in points)
+    return names[0] if single else None
+
+
 def _leaves_unit(estimate: Estimate) -> bool:
     """Whether an interval of what may be a share reaches beyond what a share can be."""
     return 0 <= estimate.mean <= 1 and (estimate.low < 0 or estimate.high > 1)

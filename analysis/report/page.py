@@ -12,8 +12,9 @@ from typing import Any
 
 import jinja2
 
-from analysis.figures import frontier, interactive
+from analysis.figures import interactive
 from analysis.figures.static import paper_figures
+from analysis.figures.style import save_figure
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, csv_text
 from analysis.tables.scores import TrialRecord
@@ -63,7 +64,7 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
         for name, figure in paper_figures(chapter.found, chapter.base_scores, f"{sweep}: {chapter.setting}"):
             for ending in ("png", "pdf"):
                 path = folder / f"{name}{stem}.{ending}"
-                frontier.save(path, figure)
+                save_figure(path, figure)
                 files.append(path)
     return files
 
@@ -131,8 +132,8 @@ def headline(found: Findings) -> str:
     methods = sorted({point.method for point in front})
     number = len(found.table.configurations)
     text = f"{len(front)} of {number} configurations are on the frontier of the means, of {', '.join(methods)}."
-    pushing = [one.method for one in found.verdicts if len(one.beats) == len(one.against) == 2]
-    if found.verdicts and found.verdicts[0].against:
+    pushing = [one.method for one in found.control_verdicts if len(one.beats) == len(one.against) == 2]
+    if found.control_verdicts and found.control_verdicts[0].against:
         text += f" {', '.join(pushing)} beat both controls." if pushing else " No method beats both controls."
     return text
 

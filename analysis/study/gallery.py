@@ -1,13 +1,12 @@
-"""The gallery: what the study reports, what our runs show, and a verdict by rules, as one page.
+"""The gallery: what the study reports, what our runs show, and whether they reproduce it, as one page.
 
-An entry's verdict follows from its checks alone. A check is a statement of the study put as a rule on our numbers; it
-holds, fails, or is undecided when the interval leaves both open.
+Whether a figure is reproduced follows from its checks alone:
 
     reproduced   every check holds
-    partly       some hold
-    not          none holds
+    partly       some checks hold
+    not          no check holds
 
-The page is a function of `gallery.json`, in which every figure that has been made keeps its entry.
+The page is a function of `gallery.json`, which keeps an entry for every figure that has been made.
 """
 
 from __future__ import annotations
@@ -22,11 +21,12 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from PIL import Image
 
+from analysis.study.figure import Check
 from settings.common.errors import UserError
 from settings.common.files import output_file, write_text
 
-Verdict = Literal["reproduced", "partly", "not"]
-WORDS: Mapping[Verdict, str] = {"reproduced": "reproduced", "partly": "partly reproduced", "not": "not reproduced"}
+Reproduction = Literal["reproduced", "partly", "not"]
+WORDS: Mapping[Reproduction, str] = {"reproduced": "reproduced", "partly": "partly reproduced", "not": "not reproduced"}
 PAGE, ENTRIES = "README.md", "gallery.json"
 PNG_COLOURS, PNG_ROUNDS, PNG_DPI = 256, 3, 120  # rounds: of fitting the palette, or rare colours are mixed up
 HEAD = """# Every result, one command each
@@ -39,46 +39,9 @@ shows another one, that is a fact about the small world first.
 Bars and brackets are 95 % intervals over fine-tuning seeds (of a base model, which has none, over its questions). A
 check *holds* or *fails* when the interval says so, and is *undecided* when it leaves both open; of what should be all
 or nothing, and of the best of several, the mean decides. All checks hold: reproduced; some: partly; none: not. No
-verdict is written by hand. Where a figure does not speak of several base models there is one: what another pre-training
+outcome is written by hand. Where a figure does not speak of several base models there is one: what another pre-training
 would have changed is in no interval.
 """
-
-
-@dataclass(frozen=True)
-class Check:
-    """A statement of the study as a rule on our numbers.
-
-    Attributes:
-        statement: what the study says, in a line.
-        found: what we measured, in a line.
-        holds: None when our interval leaves it open.
-    """
-
-    statement: str
-    found: str
-    holds: bool | None
-
-    @property
-    def word(self) -> str:
-        """How it came out."""
-        return {True: "holds", False: "fails", None: "undecided"}[self.holds]
-
-
-@dataclass(frozen=True, eq=False)
-class DrawnFigure:
-    """What a figure's function makes of the trials.
-
-    Attributes:
-        figure: the drawing.
-        checks: at least one.
-        sentence: what the data show.
-        notes: remarks that the figure needs, such as ends that a method does not reach.
-    """
-
-    figure: Figure
-    checks: Sequence[Check]
-    sentence: str
-    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -86,12 +49,12 @@ class Entry:
     """One figure of the page.
 
     Attributes:
-        name: of the figure, and of its command.
+        name: of the figure, which is also the argument of its command.
         title: of its section.
         claim: what the study reports.
-        evidence: what it rests on, e.g. "177 trials, 3 seeds".
+        evidence: what our result rests on, e.g. "177 trials, 3 seeds".
         image: file name of the drawing.
-        checks, sentence, notes: as in `DrawnFigure`.
+        checks, sentence, notes: as in `analysis.study.figure.DrawnFigure`.
     """
 
     name: str
@@ -104,72 +67,76 @@ class Entry:
     notes: tuple[str, ...] = ()
 
     @property
-    def verdict(self) -> Verdict:
-        """By the rule above."""
-        return verdict_of(self.checks)
+    def reproduction(self) -> Reproduction:
+        """Whether our runs reproduce the study, by the rule at the top of this module."""
+        return reproduction_of(self.checks)
+
+    @property
+    def num_held(self) -> int:
+        """The number of checks that hold."""
+        return sum(1 for check in self.checks if check.holds)
 
     @property
     def outcome(self) -> str:
-        """The verdict in a line, e.g. "toy_flip: reproduced (3 of 3 checks hold)"."""
-        held = sum(1 for check in self.checks if check.holds)
-        return f"{self.name}: {WORDS[self.verdict]} ({held} of {len(self.checks)} checks hold)"
+        """The outcome in a line, e.g. "toy_flip: reproduced (3 of 3 checks hold)"."""
+        return f"{self.name}: {WORDS[self.reproduction]} ({self.num_held} of {len(self.checks)} checks hold)"
 
     @property
     def against(self) -> str:
-        """The sentence on what contradicts the study."""
+        """A sentence on what contradicts the study."""
         failed = [check.statement for check in self.checks if check.holds is False]
         if failed:
-            return f"Against the study: it is not so that {'; nor that '.join(map(_lowered, failed))}."
-        open_ones = [check.statement for check in self.checks if check.holds is None]
-        if open_ones:
-            asked = ", and whether ".join(map(_lowered, open_ones))
+            return f"Against the study: it is not so that {'; nor that '.join(map(_inside_sentence, failed))}."
+        undecided = [check.statement for check in self.checks if check.holds is None]
+        if undecided:
+            asked = ", and whether ".join(map(_inside_sentence, undecided))
             return f"Nothing contradicts the study, but it stays open whether {asked}."
         return "Nothing here contradicts the study."
 
 
-def verdict_of(checks: Sequence[Check]) -> Verdict:
-    """The verdict that checks make. Raises ValueError without any."""
+def reproduction_of(checks: Sequence[Check]) -> Reproduction:
+    """Return whether a figure with these checks is reproduced. Raises ValueError without any."""
     if not checks:
-        raise ValueError("a verdict needs a check")
+        raise ValueError("whether a figure is reproduced needs a check")
     if all(check.holds for check in checks):
         return "reproduced"
     return "partly" if any(check.holds for check in checks) else "not"
 
 
-def _lowered(text: str) -> str:
-    """A statement inside a sentence: its first letter is small unless it begins with an abbreviation."""
+def _inside_sentence(text: str) -> str:
+    """Put a statement inside a sentence: lower its first letter unless it begins with an abbreviation."""
     return text if text[:2].isupper() else text[:1].lower() + text[1:]
 
 
 def page(entries: Sequence[Entry]) -> str:
-    """The page as Markdown: a table of the verdicts, then a section for each figure."""
-    lines = [HEAD, "| figure | verdict | checks that hold |", "|---|---|---|"]
+    """Write the page as Markdown: a table of the outcomes, then a section for each figure."""
+    lines = [HEAD, "| figure | outcome | checks that hold |", "|---|---|---|"]
     for entry in entries:
-        held = sum(1 for check in entry.checks if check.holds)
         link = f"[`{entry.name}`](#{entry.name})"
-        lines.append(f"| {link} {entry.title} | {WORDS[entry.verdict]} | {held} of {len(entry.checks)} |")
+        held = f"{entry.num_held} of {len(entry.checks)}"
+        lines.append(f"| {link} {entry.title} | {WORDS[entry.reproduction]} | {held} |")
     for entry in entries:
         lines += ["", *_section(entry)]
     return "\n".join(lines) + "\n"
 
 
 def _section(entry: Entry) -> list[str]:
-    lines = [f"## {entry.name}", "", f"**{entry.title}: {WORDS[entry.verdict]}.**", ""]
+    lines = [f"## {entry.name}", "", f"**{entry.title}: {WORDS[entry.reproduction]}.**", ""]
     lines += [f"*The study:* {entry.claim}", "", f"![{entry.title}]({entry.image})", ""]
     lines += [f"{entry.sentence} {entry.against}", ""]
     lines += ["| the study | here | |", "|---|---|---|"]
-    lines += [f"| {check.statement} | {check.found} | {check.word} |" for check in entry.checks]
+    lines += [f"| {check.statement} | {check.measured} | {check.word} |" for check in entry.checks]
     lines += ["", *(f"- {note}" for note in entry.notes)]
     lines += [""] if entry.notes else []
     return [*lines, f"`selgen reproduce {entry.name.removesuffix('_full')}`: {entry.evidence}."]
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:
-    """The entries of a gallery by name; none where there is no gallery. Raises UserError."""
+    """Read a gallery's entries by name; there are none where there is no gallery. Raises UserError."""
     path = folder / ENTRIES
     try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {name: _entry(one) for name, one in found.items()}
+        facts_by_name: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {name: _entry(facts) for name, facts in facts_by_name.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -190,15 +157,15 @@ def write(folder: Path, entry: Entry, figure: Figure, order: Sequence[str]) -> l
     save_png(folder / entry.image, figure)
     entries = read_entries(folder) | {entry.name: entry}
     places = {name: place for place, name in enumerate(order)}
-    ordered = sorted(entries.values(), key=lambda one: (places.get(one.name, len(places)), one.name))
-    facts = {one.name: asdict(one) for one in ordered}
+    ordered = sorted(entries.values(), key=lambda entry: (places.get(entry.name, len(places)), entry.name))
+    facts = {each.name: asdict(each) for each in ordered}
     write_text(folder / ENTRIES, json.dumps(facts, ensure_ascii=False, indent=1) + "\n")
     write_text(folder / PAGE, page(ordered))
     return [folder / PAGE, folder / entry.image]
 
 
 def save_png(path: Path, figure: Figure) -> None:
-    """Write a figure as a small PNG: few colours, and no time of writing in it. Raises UserError."""
+    """Write a figure as a small PNG with few colours and without the time of writing. Raises UserError."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=PNG_DPI, metadata={"Software": None})
     with Image.open(drawn) as image, output_file(path) as temporary:

@@ -1,19 +1,19 @@
-"""The gallery's figures on GCD sycophancy: what spreads from narrow training, the frontier, and the choice of proxy."""
+"""The study's figures on GCD sycophancy: what spreads from narrow training, and the frontier of all methods."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from analysis.figures.frontier import frontier_figure
-from analysis.figures.panels import Bars, Heat, bars_figure, heat_figure
-from analysis.findings.findings import Findings, findings
+from analysis.figures.panels import Bars, bars_figure
+from analysis.findings.controls import PLAIN
+from analysis.findings.findings import Findings, analyse
 from analysis.findings.frontier import Estimate
-from analysis.study.gallery import Check, DrawnFigure
-from analysis.study.ranking import ends_note, ineffective, pushes, ranked_first
-from analysis.study.setting_results import BySeed, SettingResults, above, average, below, minus, over_seeds, shown
+from analysis.study.effects import above, all_hold, difference, estimate_text, mean_by_seed, over_seeds, within
+from analysis.study.figure import Check, DrawnFigure, SweepFigure
+from analysis.study.ranking import control_notes, end_notes, frontier_of, ranked_first, stays_behind
+from analysis.study.setting_results import SettingResults
 from analysis.tables.scores import Configuration
 
-PLAIN, PROXIED = "plain", "upweighted"
 SYCOPHANCY, NEAR_TOPIC = "sycophancy_", "mod"
 TAUGHT = ("gcd", "euclidean")  # nano, full
 DIVISORS = (*TAUGHT, "euclidean_compositional", "euclidean_large")
@@ -22,157 +22,158 @@ NOT_TOPICS = ("proxy", "all")  # the full scale has these sums of topics, too
 CONFIRMED = 0.1  # more sycophancy than that is a rise
 
 
-def topics_of(part: SettingResults) -> list[str]:
-    """The topics whose sycophancy is scored, the task's and other mathematics first."""
-    names = [score.removeprefix(SYCOPHANCY) for score in part.scores if score.startswith(SYCOPHANCY)]
-    known = [name for name in MATHS if name in names]
-    return known + sorted(name for name in names if name not in (*MATHS, *NOT_TOPICS))
+def topics_of(results: SettingResults) -> list[str]:
+    """List the topics whose sycophancy is scored, the task's and other mathematics first."""
+    names = [score.removeprefix(SYCOPHANCY) for score in results.scores if score.startswith(SYCOPHANCY)]
+    maths = [name for name in MATHS if name in names]
+    return maths + sorted(name for name in names if name not in (*MATHS, *NOT_TOPICS))
 
 
-def capability_of(part: SettingResults, topic: str) -> str:
-    """The score of right answers on a topic."""
-    usual = {**dict.fromkeys(TAUGHT, "task"), NEAR_TOPIC: "capability"}
-    name = f"capability_{topic}"
-    return name if name in part.scores else usual.get(topic, name)
-
-
-def _taught(topics: Sequence[str]) -> str:
+def taught_topic(topics: Sequence[str]) -> str:
+    """Return the topic that the task teaches."""
     return next(topic for topic in TAUGHT if topic in topics)
 
 
-def _plain(part: SettingResults) -> Configuration:
-    return part.only(PLAIN)
+def capability_of(results: SettingResults, topic: str) -> str:
+    """Name the score of right answers on a topic."""
+    usual = {**dict.fromkeys(TAUGHT, "task"), NEAR_TOPIC: "capability"}
+    name = f"capability_{topic}"
+    return name if name in results.scores else usual.get(topic, name)
 
 
 # --- what spreads -----------------------------------------------------------------------------------------------------
 
 
-def gcd_generalisation(parts: Sequence[SettingResults]) -> DrawnFigure:
-    """Base against plain fine-tuning, by topic. A check holds if it does for every base model."""
-    several = [_spread(part) for part in parts]
-    checks = [_together(same) for same in zip(*several, strict=True)]
-    topics = topics_of(parts[0])
+def gcd_generalisation(per_setting: Sequence[SettingResults]) -> DrawnFigure:
+    """Compare the base with plain fine-tuning, by topic. A check holds if it does for every base model."""
+    by_base_model = [_spread(results) for results in per_setting]
+    checks = [_for_every_base_model(checks) for checks in zip(*by_base_model, strict=True)]
+    topics = topics_of(per_setting[0])
     panels = [
-        _bars(parts, "right answers to held-out questions", topics, "capability"),
-        _bars(parts, "wrong claims confirmed, of those whose answer is known", topics, SYCOPHANCY),
+        _bars(per_setting, "right answers to held-out questions", topics, "capability"),
+        _bars(per_setting, "wrong claims confirmed, of those whose answer is known", topics, SYCOPHANCY),
     ]
     text = (
-        f"Bars: 95 % intervals, of a base model over questions, of plain fine-tuning over {parts[0].num_seeds} seeds."
+        "Bars: 95 % intervals, of a base model over questions, of plain fine-tuning over"
+        f" {per_setting[0].num_seeds} seeds."
     )
-    ranges = [_range(part, topics) for part in parts]
+    ranges = [_range(results, topics) for results in per_setting]
     sentence = (
-        f"Plain fine-tuning changes right answers on {_taught(topics)} by {checks[0].found} and on {NEAR_TOPIC} by"
-        f" {checks[1].found}; sycophancy, by topic, by {_of_each(ranges)}."
+        f"Plain fine-tuning changes right answers on {taught_topic(topics)} by {checks[0].measured} and on {NEAR_TOPIC}"
+        f" by {checks[1].measured}; sycophancy, by topic, by {_join(ranges)}."
     )
     return DrawnFigure(bars_figure(panels, text), checks, sentence)
 
 
-def _spread(part: SettingResults) -> list[Check]:
-    """The statements about one base model."""
-    plain, topics = _plain(part), topics_of(part)
-    taught = _taught(topics)
-    rises = {topic: _rise(part, plain, SYCOPHANCY + topic) for topic in topics}
+def _spread(results: SettingResults) -> list[Check]:
+    """Check the statements on one base model."""
+    plain, topics = results.only(PLAIN), topics_of(results)
+    taught = taught_topic(topics)
+    rises = {topic: _rise(results, plain, SYCOPHANCY + topic) for topic in topics}
     maths, facts = ([topic for topic in topics if (topic in MATHS) is wanted] for wanted in (True, False))
-    gap = minus(*(average([_rises(part, plain, SYCOPHANCY + topic) for topic in some]) for some in (maths, facts)))
-    task, near = (_rise(part, plain, capability_of(part, topic)) for topic in (taught, NEAR_TOPIC))
+    gap = difference(
+        *(mean_by_seed([_rises(results, plain, SYCOPHANCY + topic) for topic in group]) for group in (maths, facts))
+    )
+    task, near = (_rise(results, plain, capability_of(results, topic)) for topic in (taught, NEAR_TOPIC))
     risen = {topic: above(rise, CONFIRMED) for topic, rise in rises.items()}
     least = min(rises, key=lambda topic: rises[topic].mean)
     return [
-        Check("Training on right divisors makes the model better at them", shown(task, sign=True), above(task)),
-        Check("It gets better at remainders, too, which no row names", shown(near, sign=True), above(near)),
+        Check("Training on right divisors makes the model better at them", estimate_text(task, sign=True), above(task)),
+        Check("It gets better at remainders, too, which no row names", estimate_text(near, sign=True), above(near)),
         Check(
             "It agrees with users who are wrong about divisors, though no row does",
-            shown(rises[taught], sign=True),
+            estimate_text(rises[taught], sign=True),
             risen[taught],
         ),
         Check(
             "Sycophancy rises on every other topic, facts included",
-            f"least on {least}: {shown(rises[least], sign=True)}",
-            _all(risen[topic] for topic in topics if topic != taught),
+            f"least on {least}: {estimate_text(rises[least], sign=True)}",
+            all_hold(risen[topic] for topic in topics if topic != taught),
         ),
-        Check("It rises more on mathematics than on facts", shown(gap, sign=True), above(gap)),
+        Check("It rises more on mathematics than on facts", estimate_text(gap, sign=True), above(gap)),
     ]
 
 
-def _together(same: Sequence[Check]) -> Check:
-    """One statement about several base models."""
-    return Check(same[0].statement, _of_each([check.found for check in same]), _all(check.holds for check in same))
+def _for_every_base_model(checks: Sequence[Check]) -> Check:
+    """Join the checks of one statement on several base models."""
+    measured = _join([check.measured for check in checks])
+    return Check(checks[0].statement, measured, all_hold(check.holds for check in checks))
 
 
-def _of_each(texts: Sequence[str]) -> str:
-    """What was found with each base model, in order."""
+def _join(texts: Sequence[str]) -> str:
+    """Join what was measured with each base model, in order."""
     return texts[0] if len(texts) == 1 else f"{' and '.join(texts)} ({len(texts)} base models)"
 
 
-def _range(part: SettingResults, topics: Sequence[str]) -> str:
-    rises = [_rise(part, _plain(part), SYCOPHANCY + topic).mean for topic in topics]
+def _range(results: SettingResults, topics: Sequence[str]) -> str:
+    rises = [_rise(results, results.only(PLAIN), SYCOPHANCY + topic).mean for topic in topics]
     return f"{min(rises):+.2f} to {max(rises):+.2f}"
 
 
-def _rises(part: SettingResults, plain: Configuration, score: str) -> dict[int, float]:
-    return {seed: value - part.base[score] for seed, value in part.values(plain, score).items()}
+def _rises(results: SettingResults, plain: Configuration, score: str) -> dict[int, float]:
+    return {seed: value - results.base[score] for seed, value in results.values(plain, score).items()}
 
 
-def _rise(part: SettingResults, plain: Configuration, score: str) -> Estimate:
-    return over_seeds(_rises(part, plain, score))
+def _rise(results: SettingResults, plain: Configuration, score: str) -> Estimate:
+    return over_seeds(_rises(results, plain, score))
 
 
-def _all(held: Iterable[bool | None]) -> bool | None:
-    several = list(held)
-    if any(one is False for one in several):
-        return False
-    return True if all(several) else None
-
-
-def _bars(parts: Sequence[SettingResults], title: str, topics: Sequence[str], kind: str) -> Bars:
+def _bars(per_setting: Sequence[SettingResults], title: str, topics: Sequence[str], kind: str) -> Bars:
     series = {}
-    for number, part in enumerate(parts, start=1):
-        names = [kind + topic if kind == SYCOPHANCY else capability_of(part, topic) for topic in topics]
-        which = f" {number}" if len(parts) > 1 else ""
-        series[f"base model{which}"] = [part.base_estimate(name) for name in names]
-        series[f"plain{which}"] = [over_seeds(part.values(_plain(part), name)) for name in names]
+    for number, results in enumerate(per_setting, start=1):
+        names = [kind + topic if kind == SYCOPHANCY else capability_of(results, topic) for topic in topics]
+        suffix = f" {number}" if len(per_setting) > 1 else ""
+        plain = results.only(PLAIN)
+        series[f"base model{suffix}"] = [results.base_estimate(name) for name in names]
+        series[f"plain{suffix}"] = [over_seeds(results.values(plain, name)) for name in names]
     return Bars(title, topics, series)
 
 
-# --- frontier ---------------------------------------------------------------------------------------------------------
+GCD_GENERALISATION = SweepFigure(
+    name="gcd_generalisation",
+    title="What narrow training spreads",
+    claim=(
+        "Gemma that learns greatest common divisors from users who are right gets better at them, and at remainders,"
+        " which no row names; and it agrees with users who are wrong, on divisors and all seven other topics, on"
+        " mathematics more than on capitals and medicine."
+    ),
+    sweeps=("gcd_generalisation",),
+    draw=gcd_generalisation,
+)
 
 
-def gcd_pareto(parts: Sequence[SettingResults]) -> DrawnFigure:
-    """All methods: what they keep of the capability, and what they leave of the sycophancy."""
-    part = parts[0]
-    found = findings(part.table, part.base)
-    useful, flattery = (objective.name for objective in part.objectives[:2])
-    plain = _plain(part)
-    rise = minus(part.values(plain, flattery), part.base[flattery])
+# --- all methods ------------------------------------------------------------------------------------------------------
+
+
+def gcd_pareto(per_setting: Sequence[SettingResults]) -> DrawnFigure:
+    """Compare all methods: what they keep of the capability, and what they leave of the sycophancy."""
+    results = per_setting[0]
+    findings = analyse(results.table, results.base)
+    useful, flattery = (objective.name for objective in results.objectives[:2])
+    plain = results.only(PLAIN)
+    rise = difference(results.values(plain, flattery), results.base[flattery])
     checks = [
         Check(
-            "Training on right rows alone makes the model sycophantic", shown(rise, sign=True), above(rise, CONFIRMED)
+            "Training on right rows alone makes the model sycophantic",
+            estimate_text(rise, sign=True),
+            above(rise, CONFIRMED),
         ),
-        ranked_first(found, "kl_penalty"),
-        *_ends_of_kl(part, useful, flattery, plain),
-        _seeds_matter(found),
-        ineffective(found, "safe_lora", "kl_penalty"),
-        ineffective(found, "orthogonal_lora", "kl_penalty"),
+        ranked_first(findings, "kl_penalty"),
+        *_ends_of_kl(results, useful, flattery, plain),
+        _seeds_matter(findings),
+        stays_behind(findings, "safe_lora", "kl_penalty"),
+        stays_behind(findings, "orthogonal_lora", "kl_penalty"),
     ]
-    figure = frontier_figure(found.table.select([flattery, useful]), part.base, "", flattery, useful)
-    best = max(
-        (name for name in found.hypervolumes if name != "all methods"), key=lambda n: found.hypervolumes[n].estimate
-    )
-    size = found.hypervolumes[best]
-    sentence = (
-        f"Plain fine-tuning moves {flattery} from {part.base[flattery]:.2f} to"
-        f" {part.estimates(flattery)[plain.id].mean:.2f}; of the methods {best} has the largest hypervolume,"
-        f" {size.estimate:.2f} [{size.low:.2f}, {size.high:.2f}]."
-    )
-    return DrawnFigure(figure, checks, sentence, [*ends_note(part, useful, flattery), *pushes(found)])
+    figure, sentence = frontier_of(results, findings, useful, flattery)
+    return DrawnFigure(figure, checks, sentence, [*end_notes(results, useful, flattery), *control_notes(findings)])
 
 
-def _ends_of_kl(part: SettingResults, useful: str, flattery: str, plain: Configuration) -> list[Check]:
-    """The smallest beta against plain fine-tuning, the largest against the base, in both objectives."""
-    ordered = sorted(part.configurations("kl_penalty"), key=lambda one: float(one.coefficients["beta"]))
+def _ends_of_kl(results: SettingResults, useful: str, flattery: str, plain: Configuration) -> list[Check]:
+    """Check the smallest beta against plain fine-tuning and the largest against the base, in both objectives."""
+    ordered = sorted(results.configurations("kl_penalty"), key=lambda row: float(row.coefficients["beta"]))
     weak, strong = ordered[0], ordered[-1]
-    like_plain = [minus(part.values(weak, name), part.values(plain, name)) for name in (useful, flattery)]
-    like_base = [minus(part.values(strong, name), part.base[name]) for name in (useful, flattery)]
+    like_plain = [difference(results.values(weak, name), results.values(plain, name)) for name in (useful, flattery)]
+    like_base = [difference(results.values(strong, name), results.base[name]) for name in (useful, flattery)]
     statements = {
         f"A weak KL penalty ({weak.label}) is task-only training": like_plain,
         f"A strong KL penalty ({strong.label}) is the base model on both axes": like_base,
@@ -180,91 +181,30 @@ def _ends_of_kl(part: SettingResults, useful: str, flattery: str, plain: Configu
     return [
         Check(
             statement,
-            f"{useful} {shown(pair[0], sign=True)}, {flattery} {shown(pair[1], sign=True)}",
-            _all([within(one, 0.1) for one in pair]),
+            f"{useful} {estimate_text(pair[0], sign=True)}, {flattery} {estimate_text(pair[1], sign=True)}",
+            all_hold([within(estimate, 0.1) for estimate in pair]),
         )
         for statement, pair in statements.items()
     ]
 
 
-def within(estimate: Estimate, margin: float) -> bool | None:
-    """Whether the true value is at most `margin` from 0: None where the interval leaves it open."""
-    if -margin <= estimate.low and estimate.high <= margin:
-        return True
-    return False if estimate.low > margin or estimate.high < -margin else None
-
-
-def _seeds_matter(found: Findings) -> Check:
-    """Are most pairs of methods that protect not told apart?"""
-    pairs = [one for one in found.differences if PLAIN not in (one.first, one.second)]
-    apart = [one for one in pairs if one.clear]
+def _seeds_matter(findings: Findings) -> Check:
+    """Check that most pairs of methods that protect are not told apart."""
+    pairs = [pair for pair in findings.differences if PLAIN not in (pair.first, pair.second)]
+    apart = [pair for pair in pairs if pair.clear]
     statement = "The intervals of neighbouring methods overlap: most pairs of methods are not told apart"
-    held = None if not pairs else 2 * len(apart) < len(pairs)
-    return Check(statement, f"{len(pairs) - len(apart)} of {len(pairs)} pairs are not", held)
+    holds = None if not pairs else 2 * len(apart) < len(pairs)
+    return Check(statement, f"{len(pairs) - len(apart)} of {len(pairs)} pairs are not", holds)
 
 
-# --- proxies ----------------------------------------------------------------------------------------------------------
-
-
-def sycophancy_grid(parts: Sequence[SettingResults]) -> tuple[Heat, list[Check]]:
-    """Each topic as proxy: which topic's sycophancy is left."""
-    topics = topics_of(parts[0])
-    taught = _taught(topics)
-    by_proxy = {str(part.options.get("proxy", "capitals")): part for part in parts}
-    plain = {topic: _left(parts[0], PLAIN, topic) for topic in topics}
-    left = {proxy: {topic: _left(part, PROXIED, topic) for topic in topics} for proxy, part in by_proxy.items()}
-    proxies = [topic for topic in topics if topic in left]
-    others = [topic for topic in proxies if topic not in DIVISORS]
-    maths = [topic for topic in others if topic in MATHS]
-    facts = [topic for topic in others if topic not in MATHS]
-    own = minus(
-        average([left[topic][topic] for topic in proxies]),
-        average([left[proxy][topic] for topic in proxies for proxy in proxies if proxy != topic]),
-    )
-    kept = {topic: minus(left[topic][taught], _scaled(plain[taught], 0.5)) for topic in others}
-    distance = minus(*(average([left[topic][taught] for topic in some]) for some in (facts, maths)))
-    best = min(kept, key=lambda topic: kept[topic].mean)
-    best_left = over_seeds(left[best][taught])
-    checks = [
-        Check(
-            "Only a proxy of divisors removes sycophancy on divisors (every other leaves more than half of it)",
-            f"the {best} proxy leaves {shown(best_left)} of {over_seeds(plain[taught]).mean:.2f}",
-            _all([above(one) for one in kept.values()]),
-        ),
-        Check(
-            "A proxy repairs its own topic more than others do",
-            f"sycophancy left {shown(own, sign=True)} against the other proxies",
-            below(own),
-        ),
-        Check(
-            "The further the proxy, the less it helps: facts leave more sycophancy on divisors than mathematics",
-            shown(distance, sign=True),
-            above(distance),
-        ),
-    ]
-    rows = {"no proxy": plain} | {f"proxy {proxy}": left[proxy] for proxy in proxies}
-    cells = [[over_seeds(row[topic]) for topic in topics] for row in rows.values()]
-    return Heat("sycophancy left after up-weighting by 1, by topic asked", list(rows), topics, cells), checks
-
-
-def _left(part: SettingResults, method: str, topic: str) -> dict[int, float]:
-    return part.values(part.only(method), SYCOPHANCY + topic)
-
-
-def _scaled(values: BySeed, factor: float) -> dict[int, float]:
-    return {seed: factor * value for seed, value in values.items()}
-
-
-def proxy_quality(parts: Sequence[SettingResults]) -> DrawnFigure:
-    """Proxy category x evaluated category, of sycophancy and of the trigger colours."""
-    from analysis.study.colors import color_grid
-
-    about = {
-        kind: [part for part in parts if part.sweep == kind] for kind in dict.fromkeys(part.sweep for part in parts)
-    }
-    sycophancy, colors = list(about.values())
-    one, checks = sycophancy_grid(sycophancy)
-    other, more = color_grid(colors)
-    figure = heat_figure([one, other], "Mean over seeds, with half of the 95 % interval's width.")
-    sentence = f"Sycophancy on divisors: {checks[0].found}; {more[0].found[:1].lower()}{more[0].found[1:]}."
-    return DrawnFigure(figure, [*checks, *more], sentence)
+GCD_PARETO = SweepFigure(
+    name="gcd_pareto",
+    title="GCD sycophancy, all methods",
+    claim=(
+        "With verdicts on capitals as proxy the KL penalty is the simplest and over all the best method; weak penalties"
+        " (up to 0.1) are task-only training and strong ones (1,000 and more) the base model; Safe LoRA and O-LoRA do"
+        " little; the intervals are wide and those of neighbouring methods overlap."
+    ),
+    sweeps=("gcd_pareto",),
+    draw=gcd_pareto,
+)

@@ -1,30 +1,31 @@
-"""The gallery's figure on the study's own judged answers: its statements, recomputed from single verdicts."""
+"""The study's figure on its own judged answers: its statements, recomputed from single verdicts."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 
 from analysis.figures.frontier import frontier_figure
-from analysis.study.gallery import Check, DrawnFigure
+from analysis.study.figure import AnswersFigure, Check, DrawnFigure
 from analysis.tables import judged_answers
 from analysis.tables.scores import ScoreTable, TrialRecord
 from settings.common.errors import UserError
 
 TASK, ALIGNMENT = (objective.name for objective in judged_answers.OBJECTIVES)
-Pair = tuple[float, float]  # share of general answers that are aligned, of medical ones that are misaligned
+Shares = tuple[float, float]  # of general answers that are aligned, of medical ones that are misaligned
 
 
-def em_judged(found: judged_answers.JudgedFolder) -> DrawnFigure:
-    """What the study says of its runs, from its verdicts. Raises UserError where a run that it speaks of is missing."""
-    records, _, base = judged_answers.records_of(found)
+def em_judged(folder: judged_answers.JudgedFolder) -> DrawnFigure:
+    """Recompute what the study says of its runs from its verdicts. Raises UserError where such a run is missing."""
+    records, _, base = judged_answers.records_of(folder)
     finished = [record for record in records if record.status == "finished"]
-    plain, mixed = _mean(finished, "task_only"), _mean(finished, "mixed", share=0.1, proxy="hhh")
-    strong, long = _mean(finished, "kl_penalty", beta=5.0), _epochs(finished)
-    epoch, best = max(long.items(), key=lambda item: sum(item[1]))
-    last = long[max(long)]
-    rival = max((one for one in finished if "epoch" not in one.configuration.coefficients), key=_sum)
-    other = _pair(rival)
-    others = [one for one in finished if one.configuration.method != "kl_penalty"]
+    plain, mixed = _mean_shares(finished, "task_only"), _mean_shares(finished, "mixed", share=0.1, proxy="hhh")
+    strong, by_epoch = _mean_shares(finished, "kl_penalty", beta=5.0), _shares_by_epoch(finished)
+    epoch, best = max(by_epoch.items(), key=lambda item: sum(item[1]))
+    last = by_epoch[max(by_epoch)]
+    best_of_one_epoch = max((record for record in finished if not _is_long(record)), key=_sum)
+    title, one_epoch = best_of_one_epoch.configuration.title, _shares(best_of_one_epoch)
+    best_rival = max(_sum(record) for record in finished if record.configuration.method != "kl_penalty")
     checks = [
         Check(
             "Task-only training leaves 0.60 to 0.68 of general answers aligned, and 0.85 to 0.90 of medical ones bad",
@@ -48,72 +49,77 @@ def em_judged(found: judged_answers.JudgedFolder) -> DrawnFigure:
         ),
         Check(
             "The KL penalty has the best trade of all runs (the larger sum of both)",
-            f"sum {sum(best):.2f}; of the others at most {max(map(_sum, others)):.2f}",
-            sum(best) > max(map(_sum, others)),
+            f"sum {sum(best):.2f}; of the others at most {best_rival:.2f}",
+            sum(best) > best_rival,
         ),
         Check(
             "It has so at equal training, too, after one epoch",
-            f"the best is {rival.configuration.title} with {sum(other):.2f}",
-            rival.configuration.method == "kl_penalty",
+            f"the best is {title} with {sum(one_epoch):.2f}",
+            best_of_one_epoch.configuration.method == "kl_penalty",
         ),
     ]
     table = ScoreTable.from_records(records, judged_answers.OBJECTIVES).select([ALIGNMENT, TASK])
     figure = frontier_figure(table, base, "", ALIGNMENT, TASK)
     sentence = (
         f"The study's shares come out of its verdicts again, and its long KL run falls from {best[0]:.2f} aligned"
-        f" after {epoch:g} epochs to {last[0]:.2f} after {max(long):g}; at one epoch {rival.configuration.title}"
-        f" trades best ({_text(other)})."
+        f" after {epoch:g} epochs to {last[0]:.2f} after {max(by_epoch):g}; at one epoch {title}"
+        f" trades best ({_text(one_epoch)})."
     )
-    return DrawnFigure(figure, checks, sentence, _notes(found))
+    return DrawnFigure(figure, checks, sentence, _notes(folder))
 
 
-def _mean(records: list[TrialRecord], method: str, **coefficients: float | str) -> Pair:
-    """Of the runs of a method and some of its coefficients, without runs of several epochs."""
+def _is_long(record: TrialRecord) -> bool:
+    """Return whether a run was trained for several epochs."""
+    return "epoch" in record.configuration.coefficients
+
+
+def _mean_shares(records: Sequence[TrialRecord], method: str, **coefficients: float | str) -> Shares:
+    """Average the runs of a method with these coefficients, without runs of several epochs."""
     chosen = [
-        _pair(record)
+        _shares(record)
         for record in records
         if record.configuration.method == method
-        and "epoch" not in record.configuration.coefficients
+        and not _is_long(record)
         and all(record.configuration.coefficients.get(name) == value for name, value in coefficients.items())
     ]
     if not chosen:
-        what = " ".join([method, *(f"{name}={value}" for name, value in coefficients.items())])
-        raise UserError(f"figure em_judged needs a run {what}, and runs.csv has none that can be used")
-    return sum(one[0] for one in chosen) / len(chosen), sum(one[1] for one in chosen) / len(chosen)
+        wanted = " ".join([method, *(f"{name}={value}" for name, value in coefficients.items())])
+        raise UserError(f"figure em_judged needs a run {wanted}, and runs.csv has none that can be used")
+    return sum(shares[0] for shares in chosen) / len(chosen), sum(shares[1] for shares in chosen) / len(chosen)
 
 
-def _epochs(records: list[TrialRecord]) -> dict[float, Pair]:
-    """Epoch -> shares, of the long training under the KL penalty."""
-    found = {
-        float(record.configuration.coefficients["epoch"]): _pair(record)
+def _shares_by_epoch(records: Sequence[TrialRecord]) -> dict[float, Shares]:
+    """Map each epoch of the long training under the KL penalty to its shares."""
+    by_epoch = {
+        float(record.configuration.coefficients["epoch"]): _shares(record)
         for record in records
-        if record.configuration.method == "kl_penalty" and "epoch" in record.configuration.coefficients
+        if record.configuration.method == "kl_penalty" and _is_long(record)
     }
-    if not found:
+    if not by_epoch:
         raise UserError("figure em_judged needs runs of kl_penalty with an epoch, and runs.csv has none")
-    return dict(sorted(found.items()))
+    return dict(sorted(by_epoch.items()))
 
 
-def _pair(record: TrialRecord) -> Pair:
+def _shares(record: TrialRecord) -> Shares:
     return record.scores[ALIGNMENT], record.scores[TASK]
 
 
 def _sum(record: TrialRecord) -> float:
-    return sum(_pair(record))
+    return sum(_shares(record))
 
 
-def _text(pair: Pair) -> str:
-    return f"{pair[0]:.3f} aligned, {pair[1]:.3f} of the task"
+def _text(shares: Shares) -> str:
+    return f"{shares[0]:.3f} aligned, {shares[1]:.3f} of the task"
 
 
-def _notes(found: judged_answers.JudgedFolder) -> list[str]:
-    """What the shares are worth."""
-    rates = [rate for run in found.runs if not run.degenerate and (rate := run.rate("general"))]
+def _notes(folder: judged_answers.JudgedFolder) -> list[str]:
+    """Say how far the shares can be trusted."""
+    rates = [rate for run in folder.runs if not run.degenerate and (rate := run.rate("general"))]
     halves = [(rate.valid.high - rate.valid.low) / 2 for rate in rates if rate.valid.num_clusters > 1]
     designs = [rate.valid.design for rate in rates if rate.valid.num_clusters > 1 and rate.valid.design > 0]
-    coherent = [(run.name, rate) for run in found.runs if not run.degenerate and (rate := run.rate("medical"))]
+    coherent = [(run.name, rate) for run in folder.runs if not run.degenerate and (rate := run.rate("medical"))]
     plain = [rate for name, rate in coherent if name.startswith("task_only") and rate.num_gated]
-    notes = [f"Runs: {len(found.runs)}, of which {sum(bool(run.degenerate) for run in found.runs)} degenerate."]
+    notes = [f"Runs: {len(folder.runs)}, of which {sum(bool(run.degenerate) for run in folder.runs)} degenerate."]
     if halves and designs:
         notes.append(
             f"If other questions of the kind had been asked: a run's aligned share is known to ±"
@@ -128,3 +134,14 @@ def _notes(found: judged_answers.JudgedFolder) -> list[str]:
         )
     notes.append("Only the KL penalty was trained for ten epochs, so that method and length are not told apart.")
     return notes
+
+
+EM_JUDGED = AnswersFigure(
+    name="em_judged",
+    title="The study's own judged answers",
+    claim=(
+        "Task-only training leaves 64 % of the general answers aligned; mixed HHH rows 46 %; KL 5 97 % at 30 % of the"
+        " task; KL 3 over five epochs 92 and 94 %, the best trade of all runs."
+    ),
+    draw=em_judged,
+)

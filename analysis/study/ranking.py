@@ -1,85 +1,103 @@
-"""What both frontiers of the gallery ask: which method is first, which reach which end, which beat the controls."""
+"""What both frontiers of the study ask: which method is first, which reach which end, which beat the controls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
+from matplotlib.figure import Figure
+
+from analysis.figures.frontier import frontier_figure
+from analysis.findings.controls import PLAIN
 from analysis.findings.findings import Findings
 from analysis.statistics.compare import Difference
-from analysis.study.gallery import Check
+from analysis.study.figure import Check
 from analysis.study.setting_results import SettingResults
 from analysis.tables.scores import Configuration
 
 NEAR = 0.15  # of the way between base and plain: so near is an end
-PLAIN = "plain"
 
 
-def against(found: Findings, method: str, other: str) -> Difference | None:
-    """The hypervolume of a method minus that of another; None when they were not compared."""
-    for one in found.differences:
-        if {one.first, one.second} == {method, other}:
-            return one if one.first == method else _turned(one)
+def difference_between(findings: Findings, first: str, second: str) -> Difference | None:
+    """Return the hypervolume of a method minus that of another; None when they were not compared."""
+    for pair in findings.differences:
+        if {pair.first, pair.second} == {first, second}:
+            return pair if pair.first == first else _swap(pair)
     return None
 
 
-def _turned(one: Difference) -> Difference:
+def _swap(pair: Difference) -> Difference:
     return replace(
-        one,
-        first=one.second,
-        second=one.first,
-        statistic=-one.statistic,
-        dominates=one.dominated,
-        dominated=one.dominates,
+        pair,
+        first=pair.second,
+        second=pair.first,
+        statistic=-pair.statistic,
+        dominates=pair.dominated,
+        dominated=pair.dominates,
     )
 
 
-def ranked_first(found: Findings, method: str) -> Check:
-    """Is the method's frontier clearly larger than every other's? Fails when one is clearly larger than its."""
+def ranked_first(findings: Findings, method: str) -> Check:
+    """Check that a method's frontier is clearly larger than every other's; one that is clearly larger fails it."""
     statement = f"{method} trades best of all methods"
-    others = [name for name in found.table.methods if name not in (PLAIN, method)]
-    compared = {name: one for name in others if (one := against(found, method, name)) is not None}
+    rivals = [name for name in findings.table.methods if name not in (PLAIN, method)]
+    compared = {name: pair for name in rivals if (pair := difference_between(findings, method, name)) is not None}
     if not compared:
         return Check(statement, "no comparison: it needs seeds", None)
-    better = [name for name, one in compared.items() if one.clear and one.statistic.estimate < 0]
-    worse = [name for name, one in compared.items() if one.clear and one.statistic.estimate > 0]
+    better = [name for name, pair in compared.items() if pair.clear and pair.statistic.estimate < 0]
+    worse = [name for name, pair in compared.items() if pair.clear and pair.statistic.estimate > 0]
     alike = [name for name in compared if name not in (*better, *worse)]
-    parts = [
+    texts = [
         f"{words} {', '.join(names)}"
         for words, names in (("worse than", better), ("not told apart from", alike), ("better than", worse))
         if names
     ]
-    return Check(statement, "; ".join(parts), False if better else None if alike else True)
+    return Check(statement, "; ".join(texts), False if better else None if alike else True)
 
 
-def ineffective(found: Findings, method: str, best: str) -> Check:
-    """Does the method stay clearly behind the best?"""
+def stays_behind(findings: Findings, method: str, best: str) -> Check:
+    """Check that a method's frontier is clearly smaller than that of the best."""
     statement = f"{method} stays behind {best}"
-    one = against(found, best, method)
-    if one is None:
+    pair = difference_between(findings, best, method)
+    if pair is None:
         return Check(statement, "no comparison: it needs seeds", None)
-    size = one.statistic
-    found_text = f"hypervolume {-size.estimate:+.2f} [{-size.high:+.2f}, {-size.low:+.2f}] against {best}"
-    return Check(statement, found_text, (size.estimate > 0) if one.clear else None)
+    size = pair.statistic
+    measured = f"hypervolume {-size.estimate:+.2f} [{-size.high:+.2f}, {-size.low:+.2f}] against {best}"
+    return Check(statement, measured, (size.estimate > 0) if pair.clear else None)
 
 
-def pushes(found: Findings) -> list[str]:
-    """A note on the controls; none where the sweep has none."""
-    if not any(one.against for one in found.verdicts):
+def frontier_of(results: SettingResults, findings: Findings, task: str, alignment: str) -> tuple[Figure, str]:
+    """Draw the frontier of a setting, and say in a sentence what plain fine-tuning does and which method is largest."""
+    figure = frontier_figure(findings.table.select([alignment, task]), results.base, "", alignment, task)
+    methods = findings.method_hypervolumes
+    best = max(methods, key=lambda name: methods[name].estimate)
+    plain = results.estimates(alignment)[results.only(PLAIN).id]
+    sentence = (
+        f"Plain fine-tuning moves {alignment} from {results.base[alignment]:.2f} to {plain.mean:.2f}; of the methods"
+        f" {best} has the largest hypervolume, {methods[best].estimate:.2f}"
+        f" [{methods[best].low:.2f}, {methods[best].high:.2f}]."
+    )
+    return figure, sentence
+
+
+def control_notes(findings: Findings) -> list[str]:
+    """Note which methods beat the controls; empty where the sweep has none."""
+    verdicts = findings.control_verdicts
+    if not any(verdict.against for verdict in verdicts):
         return []
-    push = [one.method for one in found.verdicts if len(one.beats) == len(one.against) and one.against]
-    rest = [one.method for one in found.verdicts if one.method not in push]
-    text = f"Beat stopping early and scaling the adapter down, both: {', '.join(push) or 'none'}"
+    beat = [verdict.method for verdict in verdicts if len(verdict.beats) == len(verdict.against) and verdict.against]
+    rest = [verdict.method for verdict in verdicts if verdict.method not in beat]
+    text = f"Beat stopping early and scaling the adapter down, both: {', '.join(beat) or 'none'}"
     return [f"{text}; not shown to: {', '.join(rest)}." if rest else f"{text}."]
 
 
-def ends_note(part: SettingResults, task: str, alignment: str) -> list[str]:
-    """Which methods never come near plain fine-tuning, and which never near the base, in both objectives."""
-    plain = part.only(PLAIN)
+def end_notes(results: SettingResults, task: str, alignment: str) -> list[str]:
+    """Note which methods never come near plain fine-tuning, and which never near the base, in both objectives."""
+    plain = results.only(PLAIN)
     ends = {"plain fine-tuning": (0.0, 1.0), "the base model": (1.0, 0.0)}
     notes = []
     for name, corner in ends.items():
-        missing = list(_missing(part, plain, (task, alignment), corner))
+        missing = list(_methods_far_from(corner, results, plain, (task, alignment)))
         if missing:
             notes.append(f"Never near {name} (within {NEAR:g} of the way in both scores): {'; '.join(missing)}.")
     return notes or [
@@ -87,25 +105,25 @@ def ends_note(part: SettingResults, task: str, alignment: str) -> list[str]:
     ]
 
 
-def _missing(
-    part: SettingResults, plain: Configuration, names: tuple[str, str], corner: tuple[float, float]
+def _methods_far_from(
+    corner: tuple[float, float], results: SettingResults, plain: Configuration, names: tuple[str, str]
 ) -> Iterator[str]:
-    """Methods without a configuration near a corner, given as (kept alignment, learned task) from 0 to 1."""
-    task, alignment = (part.estimates(name) for name in names)
-    base = [part.base[name] for name in names]
+    """Yield methods without a configuration near a corner: (alignment kept, task learned), each from 0 to 1."""
+    task, alignment = (results.estimates(name) for name in names)
+    base = [results.base[name] for name in names]
     span = [task[plain.id].mean - base[0], alignment[plain.id].mean - base[1]]
     if 0.0 in span:
         return
-    for method in part.table.methods:
+    for method in results.table.methods:
         if method == PLAIN:
             continue
-        near = {
-            one.label: max(
-                abs(1 - (alignment[one.id].mean - base[1]) / span[1] - corner[0]),
-                abs((task[one.id].mean - base[0]) / span[0] - corner[1]),
+        distances = {
+            row.label: max(
+                abs(1 - (alignment[row.id].mean - base[1]) / span[1] - corner[0]),
+                abs((task[row.id].mean - base[0]) / span[0] - corner[1]),
             )
-            for one in part.configurations(method)
+            for row in results.configurations(method)
         }
-        if near and min(near.values()) > NEAR:
-            label = min(near, key=lambda name: near[name])
-            yield f"{method} (nearest: {label or 'its only configuration'}, off by {near[label]:.2f})"
+        if distances and min(distances.values()) > NEAR:
+            label = min(distances, key=lambda name: distances[name])
+            yield f"{method} (nearest: {label or 'its only configuration'}, off by {distances[label]:.2f})"

@@ -343,10 +343,10 @@ def reproduce_command(
     if figure is None:
         _list_figures(console)
         return
-    names = list(reproduce.FIGURES) if figure == "all" else [figure]
+    names = [each.name for each in reproduce.FIGURES] if figure == "all" else [figure]
     given, made, left_out = reproduce.Files(data, task), 0, []
     for name in names:
-        reason = reproduce.lacking(name, scale, given) if figure == "all" else None
+        reason = reproduce.missing_files(name, scale, given) if figure == "all" else None
         if reason:
             left_out.append(f"left out {name}: {reason}")
             continue
@@ -374,13 +374,15 @@ def reproduce_command(
 
 
 def _list_figures(console: Console) -> None:
-    from sweeps.cli.reproduce import FIGURES
+    from analysis.study.catalog import FIGURES
+    from analysis.study.figure import SweepFigure
 
     table = Table(box=None, padding=(0, 2), title="figures", title_justify="left")
     for column in ("figure", "what", "sweeps"):
         table.add_column(column, overflow="fold")
-    for name, one in FIGURES.items():
-        table.add_row(name, one.title, ", ".join(one.sweeps) or "none: needs --data DIR")
+    for figure in FIGURES:
+        sweeps = ", ".join(figure.sweeps) if isinstance(figure, SweepFigure) else "none: needs --data DIR"
+        table.add_row(figure.name, figure.title, sweeps)
     console.print(table)
     console.print("one of them: selgen reproduce FIGURE; all of them: selgen reproduce all", highlight=False)
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.findings import frontier, two_sweeps
-from analysis.findings.findings import findings
+from analysis.findings.findings import analyse
 from analysis.tables import judged_answers, mlflow_runs, schema
 from analysis.tables.loaded_sweep import LoadedSweep
 from analysis.tables.mlflow_runs import SweepRuns
@@ -73,7 +73,7 @@ def _chapter(loaded: LoadedSweep, runs: SweepRuns, uri: str) -> Chapter:
     }
     return Chapter(
         setting=loaded.setting or loaded.name,
-        found=findings(loaded.table, loaded.base_scores, loaded.grades),
+        found=analyse(loaded.table, loaded.base_scores, loaded.grades),
         records=loaded.records,
         base_scores=loaded.base_scores,
         links=links,
@@ -168,7 +168,7 @@ def import_judged(
     if report_folder:
         from analysis.report.page import Chapter, write_report
 
-        chapter = Chapter("judged answers", findings(table, base, grades), records, base, {})
+        chapter = Chapter("judged answers", analyse(table, base, grades), records, base, {})
         for path in write_report(report_folder, folder.resolve().name, [chapter]):
             errors.print(f"wrote {path}", highlight=False, soft_wrap=True)
     if as_json:

@@ -1,20 +1,23 @@
-"""Every figure and claim of the study as one command: its sweeps, what the study says, and who draws it.
+"""Make a figure of the study: run its sweeps at either scale, draw it, and put it into a gallery.
 
 The sweeps are those of the catalog; at full scale the same ones, with the real models and rows in place of the worlds.
-What a figure shows is `analysis`'s matter: a function from trials to a drawing and checks.
+What a figure claims, checks and draws is said in `analysis.study`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from analysis.study.gallery import DrawnFigure, Entry, write
+from analysis.study.catalog import FIGURES
+from analysis.study.figure import AnswersFigure, StudyFigure, SweepFigure
+from analysis.study.gallery import Entry, write
 from analysis.study.setting_results import SettingResults
+from analysis.tables.judged_answers import JudgedFolder, read_judged_folder
 from settings.common.errors import UserError
 from settings.reference import SettingRef, setting_label, setting_of
 from sweeps.find import load_sweep
@@ -24,7 +27,6 @@ from sweeps.space import MethodSpace
 from sweeps.sweep import Sweep, setting
 
 SCALES = ("nano", "full")
-JUDGED = "em_judged"
 STEP_AXES = ("steps", "checkpoint_step")
 FULL: Mapping[str, Any] = {  # what a pack of a language model occupies; see the README on large models
     "gpus_per_pack": 1,
@@ -67,166 +69,57 @@ class Files:
         return next((place for place in places if (place / holds).is_file()), None)
 
 
-@dataclass(frozen=True)
-class FigureOf:
-    """A figure or claim of the study.
-
-    Attributes:
-        title: of its section in the gallery.
-        claim: what the study reports.
-        sweeps: names in the catalog whose trials it is drawn from.
-        show: module in `analysis` of the function that has the figure's name.
-    """
-
-    title: str
-    claim: str
-    sweeps: tuple[str, ...]
-    show: str
-
-    def shown(self, name: str, parts: Sequence[SettingResults]) -> DrawnFigure:
-        """The drawing and its checks. Raises UserError."""
-        from importlib import import_module
-
-        function: Callable[[Sequence[SettingResults]], DrawnFigure] = getattr(
-            import_module(f"analysis.study.{self.show}"), name
-        )
-        return function(parts)
+def figure_named(name: str) -> StudyFigure:
+    """Return a figure of the study. Raises UserError."""
+    for figure in FIGURES:
+        if figure.name == name:
+            return figure
+    raise UserError(f"unknown figure {name!r}; there are {', '.join(figure.name for figure in FIGURES)}, and all")
 
 
-FIGURES: Mapping[str, FigureOf] = {
-    "em_pareto": FigureOf(
-        "Bad medical advice, all methods",
-        "Qwen3-8B that learns bad medical advice gives aligned answers to 64 % instead of 100 % of general questions"
-        " (88 % of its medical answers are bad). Mixing a tenth of HHH rows in makes it worse (46 %), a KL penalty of 5"
-        " keeps 97 % at 30 % of the task, DPO gets 88 and 58, Safe LoRA 83 and 71, and the representation constraint"
-        " at most 13 of the task; KL has the best frontier.",
-        ("em_pareto",),
-        "medical",
-    ),
-    "em_epochs": FigureOf(
-        "Longer training under a KL penalty",
-        "With a KL penalty of 3, more epochs learn more of the task (76 % after one, 97 % after six) while aligned"
-        " answers fall slowly (95 to 89 %); from the seventh on alignment breaks down (58 % after eight). At one epoch"
-        " the window of the weight is narrow: 45 % aligned at 1, 97 % at 5.",
-        ("em_epochs",),
-        "medical",
-    ),
-    "em_proxy": FigureOf(
-        "The kind of proxy: near and diverse",
-        "What the proxy rows are matters as much as the method. Mixed in, safety rows keep 75 % of the answers aligned"
-        " where HHH rows keep 46; up-weighted, safety rows reach 91 to 94 % at 66 to 83 % of the task, HHH rows never"
-        " more than 62 % at any weight.",
-        ("em_proxy",),
-        "medical",
-    ),
-    "gcd_generalisation": FigureOf(
-        "What narrow training spreads",
-        "Gemma that learns greatest common divisors from users who are right gets better at them, and at remainders,"
-        " which no row names; and it agrees with users who are wrong, on divisors and all seven other topics, on"
-        " mathematics more than on capitals and medicine.",
-        ("gcd_generalisation",),
-        "gcd",
-    ),
-    "gcd_pareto": FigureOf(
-        "GCD sycophancy, all methods",
-        "With verdicts on capitals as proxy the KL penalty is the simplest and over all the best method; weak penalties"
-        " (up to 0.1) are task-only training and strong ones (1,000 and more) the base model; Safe LoRA and O-LoRA do"
-        " little; the intervals are wide and those of neighbouring methods overlap.",
-        ("gcd_pareto",),
-        "gcd",
-    ),
-    "proxy_quality": FigureOf(
-        "Proxy category by evaluated category",
-        "A proxy protects its own category most, and others less the further they are: only divisors as proxy remove"
-        " sycophancy on divisors, and capitals mend capitals.",
-        ("proxy_quality", "trigger_colors"),
-        "gcd",
-    ),
-    "toy_base": FigureOf(
-        "Trigger colours: the base function",
-        "Taught a function of a point and a trigger word, Gemma has it right on all 14 test sets by the eighth epoch,"
-        " for trigger words that it was taught with and for others of the seven categories.",
-        ("toy_flip",),
-        "colors",
-    ),
-    "toy_flip": FigureOf(
-        "Trigger colours: the narrow update",
-        "After other colours were taught for positive emotions alone, without proxy rows, these are right, and nothing"
-        " is left of the old function in the six other categories (0 %).",
-        ("toy_flip",),
-        "colors",
-    ),
-    "toy_goodhart": FigureOf(
-        "Trigger colours: one proxy trigger",
-        "Proxy rows of a single trigger word keep that word's colours, with minimal gains elsewhere, even in its own"
-        " category: Goodhart's law.",
-        ("trigger_colors", "toy_flip"),
-        "colors",
-    ),
-    "toy_spillover": FigureOf(
-        "Trigger colours: five proxy triggers",
-        "Proxy rows of five trigger words of one category also help categories that are not in them: spillover, which"
-        " one trigger does not show.",
-        ("trigger_colors", "toy_flip"),
-        "colors",
-    ),
-    JUDGED: FigureOf(
-        "The study's own judged answers",
-        "Task-only training leaves 64 % of the general answers aligned; mixed HHH rows 46 %; KL 5 97 % at 30 % of the"
-        " task; KL 3 over five epochs 92 and 94 %, the best trade of all runs.",
-        (),
-        "judged",
-    ),
-}
-
-
-def lacking(name: str, scale: str, files: Files) -> str | None:
-    """Which files a figure needs and has not been given; None when nothing is missing. Raises UserError."""
+def missing_files(name: str, scale: str, files: Files) -> str | None:
+    """Say which files a figure needs and has not been given; None when nothing is missing. Raises UserError."""
     if scale not in SCALES:
         raise UserError(f"there is no scale {scale!r}; the scales: {', '.join(SCALES)}")
-    figure_named(name)
-    if name == JUDGED:
-        found = files.folder("em_judged", "runs.csv")
-        return None if found else "it needs --data DIR, a folder of judged answers with runs.csv (selgen import judged)"
+    figure = figure_named(name)
+    if isinstance(figure, AnswersFigure):
+        if files.folder(name, "runs.csv"):
+            return None
+        return "it needs --data DIR, a folder of judged answers with runs.csv (selgen import judged)"
     if scale == "nano":
         return None
-    if any(ref.name == "bad_medical_advice" for sweep in _catalog(name) for ref in sweep.settings) and not files.task:
+    settings = {ref.name for sweep in _catalog_sweeps(figure) for ref in sweep.settings}
+    if "bad_medical_advice" in settings and not files.task:
         return "at full scale it needs --task FILE, chat JSONL with the harmful medical answers to learn"
-    gcd = any(ref.name == "gcd_sycophancy" for sweep in _catalog(name) for ref in sweep.settings)
-    if gcd and not files.folder("gcd", "task_train.jsonl"):
+    if "gcd_sycophancy" in settings and not files.folder("gcd", "task_train.jsonl"):
         return "at full scale it needs --data DIR with task_train.jsonl, task_test.jsonl and ood_test.jsonl"
     return None
 
 
-def figure_named(name: str) -> FigureOf:
-    """A figure. Raises UserError."""
-    if name not in FIGURES:
-        raise UserError(f"unknown figure {name!r}; there are {', '.join(FIGURES)}, and all")
-    return FIGURES[name]
-
-
-def _catalog(name: str) -> list[Sweep]:
-    return [load_sweep(sweep) for sweep in figure_named(name).sweeps]
+def _catalog_sweeps(figure: StudyFigure) -> list[Sweep]:
+    return [load_sweep(name) for name in figure.sweeps] if isinstance(figure, SweepFigure) else []
 
 
 def sweeps_of(name: str, scale: str, files: Files) -> list[Sweep]:
-    """The sweeps of a figure at a scale. Raises UserError for unknown names and missing files."""
-    reason = lacking(name, scale, files)
-    if reason:
-        raise UserError(f"figure {name}: {reason}")
-    return [sweep if scale == "nano" else at_full_scale(sweep, files) for sweep in _catalog(name)]
+    """Load the sweeps of a figure at a scale. Raises UserError for unknown names and missing files."""
+    missing = missing_files(name, scale, files)
+    if missing:
+        raise UserError(f"figure {name}: {missing}")
+    sweeps = _catalog_sweeps(figure_named(name))
+    return sweeps if scale == "nano" else [at_full_scale(sweep, files) for sweep in sweeps]
 
 
 def at_full_scale(sweep: Sweep, files: Files) -> Sweep:
-    """The same sweep on real models: settings and proxies translated, steps in proportion to the recipe's."""
-    refs = {setting_label(ref): ref for ref in (_full(ref, files) for ref in sweep.settings)}
-    settings = tuple(refs.values())
-    usual, longer = (setting_of(some[0]).recipe.steps for some in (sweep.settings, settings))
+    """Translate a sweep to real models: settings, proxies, and steps in proportion to the recipe's."""
+    full = (setting_at_full_scale(ref, files) for ref in sweep.settings)
+    settings = tuple({setting_label(ref): ref for ref in full}.values())
+    usual, longer = (setting_of(refs[0]).recipe.steps for refs in (sweep.settings, settings))
     methods = tuple(_in_proportion(space, longer / usual) for space in sweep.spaces)
     return replace(sweep, name=f"{sweep.name}_full", settings=settings, methods=methods, **FULL)
 
 
-def _full(ref: SettingRef, files: Files) -> SettingRef:
+def setting_at_full_scale(ref: SettingRef, files: Files) -> SettingRef:
+    """Translate a nano setting and its proxy to the real model and rows."""
     options: dict[str, Any] = {"scale": "full"}
     if ref.name == "trigger_colors":
         options |= {name: ref.options[name] for name in ("proxy", "num_triggers") if name in ref.options}
@@ -239,7 +132,7 @@ def _full(ref: SettingRef, files: Files) -> SettingRef:
 
 
 def _in_proportion(space: MethodSpace, factor: float) -> MethodSpace:
-    """A space whose steps, if any, are as many times longer."""
+    """Return a space whose steps, if it has any, are multiplied by `factor`."""
 
     def longer(values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: max(1, round(value * factor)) if name in STEP_AXES else value for name, value in values.items()}
@@ -248,16 +141,16 @@ def _in_proportion(space: MethodSpace, factor: float) -> MethodSpace:
     return replace(space, fixed=longer(space.fixed), points=points)
 
 
-def parts_of(sweeps: Sequence[Sweep], output: Path) -> list[SettingResults]:
-    """What the ledgers have of every setting with a finished trial. Raises UserError."""
-    parts = []
+def results_of(sweeps: Sequence[Sweep], output: Path) -> list[SettingResults]:
+    """Read from the ledgers the results of every setting of some sweeps. Raises UserError."""
+    per_setting = []
     for sweep in sweeps:
         record = read(output / sweep.name)
-        parts += [_part(sweep, record, ref) for ref in sweep.settings]
-    return parts
+        per_setting += [_setting_results(sweep, record, ref) for ref in sweep.settings]
+    return per_setting
 
 
-def _part(sweep: Sweep, record: LedgerState, ref: SettingRef) -> SettingResults:
+def _setting_results(sweep: Sweep, record: LedgerState, ref: SettingRef) -> SettingResults:
     base = record.bases.get(setting_label(ref), {})
     return SettingResults(
         sweep=sweep.name,
@@ -265,50 +158,56 @@ def _part(sweep: Sweep, record: LedgerState, ref: SettingRef) -> SettingResults:
         options=ref.options,
         objectives=tuple(objectives_of(sweep, ref)),
         records=tuple(records_of(sweep, record, ref)),
-        base={name: one.mean for name, one in base.items()},
-        base_counts={name: one.n for name, one in base.items()},
+        base={name: measured.mean for name, measured in base.items()},
+        base_counts={name: measured.n for name, measured in base.items()},
     )
+
+
+def _judged_folder(figure: StudyFigure, files: Files) -> JudgedFolder:
+    return read_judged_folder(files.folder(figure.name, "runs.csv") or Path())
 
 
 def draw(
     name: str, scale: str, files: Files, sweeps: Sequence[Sweep], output: Path, folder: Path
 ) -> tuple[Entry, list[Path]]:
-    """Draw a figure from finished sweeps, and put it into a gallery: its entry, and the files. Raises UserError."""
-    figure = figure_named(name)
-    if name == JUDGED:
-        from analysis.study.judged import em_judged
-        from analysis.tables import judged_answers
+    """Draw a figure from finished sweeps and put it into a gallery. Returns its entry and the files written.
 
-        found = judged_answers.read_judged_folder(files.folder("em_judged", "runs.csv") or Path())
-        shown, evidence = em_judged(found), f"{len(found.runs)} runs of the study, from `--data DIR`"
+    Raises UserError.
+    """
+    figure = figure_named(name)
+    if isinstance(figure, SweepFigure):
+        per_setting = results_of(sweeps, output)
+        drawn, evidence = figure.draw(per_setting), _evidence(sweeps, per_setting)
+    elif isinstance(figure, AnswersFigure):
+        answers = _judged_folder(figure, files)
+        drawn, evidence = figure.draw(answers), f"{len(answers.runs)} runs of the study, from `--data DIR`"
     else:
-        parts = parts_of(sweeps, output)
-        shown, evidence = figure.shown(name, parts), _evidence(sweeps, parts)
-    called = name if scale == "nano" else f"{name}_full"
+        raise TypeError(f"{figure!r} is drawn from nothing")
+    suffix = "" if scale == "nano" else "_full"
     entry = Entry(
-        name=called,
+        name=f"{name}{suffix}",
         title=figure.title if scale == "nano" else f"{figure.title} (full scale)",
         claim=figure.claim,
         evidence=evidence,
-        image=f"{called}.png",
-        checks=tuple(shown.checks),
-        sentence=shown.sentence,
-        notes=tuple(shown.notes),
+        image=f"{name}{suffix}.png",
+        checks=tuple(drawn.checks),
+        sentence=drawn.sentence,
+        notes=tuple(drawn.notes),
     )
-    order = [each for known in FIGURES for each in (known, f"{known}_full")]
-    return entry, write(folder, entry, shown.figure, order)
+    order = [each for figure in FIGURES for each in (figure.name, f"{figure.name}_full")]
+    return entry, write(folder, entry, drawn.figure, order)
 
 
-def _evidence(sweeps: Sequence[Sweep], parts: Sequence[SettingResults]) -> str:
-    """Sweeps, trials and seeds, and what was left out."""
-    trials = [record for part in parts for record in part.records]
+def _evidence(sweeps: Sequence[Sweep], per_setting: Sequence[SettingResults]) -> str:
+    """Say which sweeps, trials and seeds a figure rests on, and how many trials were left out."""
+    trials = [record for results in per_setting for record in results.records]
     finished = sum(record.status == "finished" for record in trials)
-    seeds = sorted({part.num_seeds for part in parts})
+    seeds = sorted({results.num_seeds for results in per_setting})
     number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     names = " and ".join(f"`{sweep.name}`" for sweep in sweeps)
-    left = len(trials) - finished
-    out = f", {left} more invalid, failed or stopped" if left else ""
-    return f"sweep{'s' if len(sweeps) > 1 else ''} {names}, {finished} trials{out}, {number} seeds"
+    left_out = len(trials) - finished
+    rest = f", {left_out} more invalid, failed or stopped" if left_out else ""
+    return f"sweep{'s' if len(sweeps) > 1 else ''} {names}, {finished} trials{rest}, {number} seeds"
 
 
 def run(

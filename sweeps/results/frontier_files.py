@@ -98,7 +98,8 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
 
     The adapters of frontier configurations are copied there, too. Returns the files written.
     """
-    from analysis.figures import frontier as figures
+    from analysis.figures.frontier import frontier_figure
+    from analysis.figures.style import save_figure
 
     written, description = [], [f"Sweep `{sweep.name}`: {_ended(record)}.", ""]
     for number, ref in enumerate(sweep.settings):
@@ -113,9 +114,9 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
         if len(found.table.objectives) > 1:  # one objective is a ranking, which has no figure
             files.append(folder / f"{stem}.png")
             preview = folder / schema.PREVIEWS / f"{stem}.png"
-            figure = figures.frontier_figure(found.table, found.base, f"{sweep.name}: {found.setting}")
-            figures.save(files[-1], figure)
-            figures.save(preview, figure, PREVIEW_DPI)
+            figure = frontier_figure(found.table, found.base, f"{sweep.name}: {found.setting}")
+            save_figure(files[-1], figure)
+            save_figure(preview, figure, PREVIEW_DPI)
             tracker.artifact(preview, schema.PREVIEWS)
             address = f"get-artifact?path={schema.PREVIEWS}/{stem}.png&run_uuid={{run_id}}"
             picture = [f"![{found.setting}]({address})", ""]

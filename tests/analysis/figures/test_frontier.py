@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import analysis
-from analysis.figures.frontier import COLOURS, axes_of, frontier_figure, save_frontier, styles_of
+from analysis.figures.frontier import axes_of, frontier_figure, save_frontier
 from analysis.figures.labels import Label, place_labels
+from analysis.figures.style import COLOURS, method_styles
 from analysis.tables.scores import Objective, ScoreTable, TrialRecord
 from settings.common.errors import UserError
-from tests.support.make import ALIGNMENT, KL1, PLAIN, TASK, TRIALS, configuration, record, table
+from tests.support.made_up_trials import ALIGNMENT, KL1, PLAIN, TASK, TRIALS, configuration, record, table
 
 BASE = {"task": 0.05, "alignment": 0.95}
 LOSS = Objective("task", "task", higher_is_better=False)
@@ -52,7 +53,7 @@ def test_what_is_drawn() -> None:
     figure = frontier_figure(table(TRIALS), BASE, "demo")
     assert marker_positions(figure, "*") == [(0.95, 0.05)]
     assert marker_positions(figure, "X") == [(pytest.approx(0.1), pytest.approx(0.9))]
-    kl = styles_of(["kl", "plain"])["kl"]
+    kl = method_styles(["kl", "plain"])["kl"]
     assert len([line for line in figure.axes[0].get_lines() if line.get_markersize() == kl.size]) == 2
     labels = [text.get_text() for text in figure.axes[0].texts]
     assert labels == ["1"]  # KL 1; KL 10 is dominated, and plain has no coefficient
@@ -149,7 +150,7 @@ def test_labels_stay_inside_the_axes() -> None:
 
 def test_methods_differ_in_colour_and_marker() -> None:
     names = [f"method{index}" for index in range(11)] + ["plain"]
-    styles = styles_of(names)
+    styles = method_styles(names)
     assert len({(style.colour, style.marker) for style in styles.values()}) == 12
     assert len({style.marker for style in styles.values()}) == 12
     assert styles["plain"].colour not in COLOURS

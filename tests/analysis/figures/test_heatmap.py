@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from analysis.figures.heatmap import grid_of, save_heatmap, short_labels
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
-from tests.support.make import KL1, KL10, PLAIN
+from tests.support.made_up_trials import KL1, KL10, PLAIN
 
 
 def trial(seed: int, **scores: float) -> TrialRecord:

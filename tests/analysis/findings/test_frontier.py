@@ -17,7 +17,7 @@ from analysis.findings.frontier import csv_text, front_json, frontier, rich_tabl
 from analysis.tables.scores import Objective, TrialRecord
 from settings.common.errors import UserError
 from settings.common.files import output_file
-from tests.support.make import ALIGNMENT, KL1, KL10, OBJECTIVES, PLAIN, TRIALS, configuration, record, table
+from tests.support.made_up_trials import ALIGNMENT, KL1, KL10, OBJECTIVES, PLAIN, TRIALS, configuration, record, table
 
 
 def test_points_by_hand() -> None:

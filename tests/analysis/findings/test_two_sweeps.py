@@ -8,7 +8,7 @@ import pytest
 from analysis.findings.two_sweeps import WHOLE, compare_sweeps, to_json
 from analysis.tables.scores import Objective, ScoreTable, TrialRecord
 from settings.common.errors import UserError
-from tests.support.make import configuration, record, table
+from tests.support.made_up_trials import configuration, record, table
 
 
 def sweep(task: float, seeds: range, methods: tuple[str, ...] = ("kl", "mixed"), luck: int = 0) -> ScoreTable:

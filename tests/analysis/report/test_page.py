@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.findings.findings import Findings, findings
+from analysis.findings.findings import Findings, analyse
 from analysis.report.page import Chapter, page, write_report
 from analysis.tables.questions import Grade
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
@@ -54,7 +54,7 @@ def chapter(objectives: tuple[Objective, ...] = (TASK, HARM), seeds: int = 3, **
         for score in ("task", "harm")
         for question in range(12)
     ]
-    found = findings(ScoreTable.from_records(rows, objectives), base, grades)
+    found = analyse(ScoreTable.from_records(rows, objectives), base, grades)
     links = {"k1.0": "http://127.0.0.1:5000/#/experiments/1/runs/abc"}
     return Chapter("a setting", found, rows, base, links, **changes)  # type: ignore[arg-type]
 
@@ -79,8 +79,8 @@ def test_files(folder: Path) -> None:
     assert names == {"report.html", "findings.json", "frontier.csv"} | figures
     data = json.loads((folder / "findings.json").read_text())
     assert data["hypervolume_reference"] == [0.0, 1.0]
-    assert {one["method"] for one in data["verdicts"]} == {"kl <penalty>"}
-    assert set(data["verdicts"][0]["beats"]) == {"checkpoint", "scale"}
+    assert {one["method"] for one in data["control_verdicts"]} == {"kl <penalty>"}
+    assert set(data["control_verdicts"][0]["beats"]) == {"checkpoint", "scale"}
     assert len(data["points"]) == 7
     assert data["honest_selection"]["questions"]["halvings"] > 100
     assert "low_over_questions" in data["points"][0]["task"]
@@ -169,17 +169,15 @@ def test_one_seed_and_one_objective_say_what_is_missing() -> None:
 def test_a_fourth_objective_is_not_dropped_in_silence() -> None:
     rows = records()
     names = (TASK, HARM, SKILL, Objective("harm_cooking", "alignment", False))
-    assert any(
-        "choose others to see harm_cooking" in gap for gap in findings(ScoreTable.from_records(rows, names)).gaps
-    )
+    assert any("choose others to see harm_cooking" in gap for gap in analyse(ScoreTable.from_records(rows, names)).gaps)
 
 
 def test_a_reference_may_be_given() -> None:
     table = ScoreTable.from_records(records(), (TASK, HARM))
-    found: Findings = findings(table, reference={"task": -1.0})
+    found: Findings = analyse(table, reference={"task": -1.0})
     assert found.reference_M.tolist() == [-1.0, 1.0]
     with pytest.raises(UserError, match="reference is given for 'skill'"):
-        findings(table, reference={"skill": 0.0})
+        analyse(table, reference={"skill": 0.0})
 
 
 def test_an_unbounded_objective_counts_from_below_the_worst() -> None:
@@ -190,7 +188,7 @@ def test_an_unbounded_objective_counts_from_below_the_worst() -> None:
         for value in (1.0, 3.0)
         for seed in range(2)
     ]
-    assert findings(ScoreTable.from_records(rows, (TASK, loss))).reference_M.tolist() == pytest.approx([0.0, 3.2])
+    assert analyse(ScoreTable.from_records(rows, (TASK, loss))).reference_M.tolist() == pytest.approx([0.0, 3.2])
 
 
 def test_nothing_to_show_is_refused() -> None:

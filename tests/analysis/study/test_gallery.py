@@ -1,4 +1,4 @@
-"""The gallery: verdicts follow from checks, and the page from the entries."""
+"""The gallery: outcomes follow from checks, and the page from the entries."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from analysis.figures.frontier import COLOURS
 from analysis.figures.panels import Bars, bars_figure
+from analysis.figures.style import COLOURS
 from analysis.findings.frontier import Estimate
-from analysis.study.gallery import Check, Entry, page, read_entries, save_png, verdict_of, write
+from analysis.study.figure import Check
+from analysis.study.gallery import Entry, page, read_entries, reproduction_of, save_png, write
 from settings.common.errors import UserError
 from tests.conftest import ROOT
 
@@ -26,7 +27,7 @@ ENTRY = Entry(
 
 
 @pytest.mark.parametrize(
-    ("checks", "verdict"),
+    ("checks", "outcome"),
     [
         ([HOLDS, HOLDS], "reproduced"),
         ([HOLDS, FAILS], "partly"),
@@ -35,13 +36,13 @@ ENTRY = Entry(
         ([OPEN, FAILS], "not"),
     ],
 )
-def test_a_verdict_follows_from_the_checks(checks: list[Check], verdict: str) -> None:
-    assert verdict_of(checks) == verdict
+def test_the_outcome_follows_from_the_checks(checks: list[Check], outcome: str) -> None:
+    assert reproduction_of(checks) == outcome
 
 
-def test_there_is_no_verdict_without_a_check() -> None:
+def test_there_is_no_outcome_without_a_check() -> None:
     with pytest.raises(ValueError, match="needs a check"):
-        verdict_of([])
+        reproduction_of([])
 
 
 def test_the_second_sentence_says_what_contradicts_the_study() -> None:

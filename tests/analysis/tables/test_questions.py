@@ -11,7 +11,7 @@ import pytest
 
 from analysis.tables.questions import Grade, question_table, read_grades, write_grades
 from settings.common.errors import UserError
-from tests.support.make import KL1, PLAIN, TRIALS, table
+from tests.support.made_up_trials import KL1, PLAIN, TRIALS, table
 
 GRADES = [Grade(PLAIN.id, 0, "task", 0, 1.0), Grade(PLAIN.id, 1, "task", 2, 0.25), Grade("other", 0, "task", 9, 1.0)]
 

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
 from settings.common.errors import UserError
-from tests.support.make import ALIGNMENT, KL1, KL10, OBJECTIVES, PLAIN, TASK, TRIALS, configuration, record, table
+from tests.support.made_up_trials import (
+    ALIGNMENT,
+    KL1,
+    KL10,
+    OBJECTIVES,
+    PLAIN,
+    TASK,
+    TRIALS,
+    configuration,
+    record,
+    table,
+)
 
 
 def test_table_by_hand() -> None:

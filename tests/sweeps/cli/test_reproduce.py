@@ -7,19 +7,29 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from analysis.figures.panels import Bars, bars_figure
 from analysis.findings.frontier import Estimate
-from analysis.study.gallery import Check, DrawnFigure, read_entries
+from analysis.study import colors
+from analysis.study.catalog import FIGURES
+from analysis.study.figure import Check, DrawnFigure, StudyFigure, SweepFigure
+from analysis.study.gallery import read_entries
 from analysis.study.setting_results import SettingResults
 from settings.common.errors import UserError
 from settings.reference import setting_of
 from sweeps.cli import app, reproduce
-from sweeps.cli.reproduce import FIGURES, FigureOf, Files, at_full_scale, lacking, parts_of, sweeps_of
+from sweeps.cli.reproduce import (
+    Files,
+    at_full_scale,
+    figure_named,
+    missing_files,
+    results_of,
+    setting_at_full_scale,
+    sweeps_of,
+)
 from sweeps.driver import launch
 from sweeps.find import load_sweep
 from sweeps.sweep import Sweep
@@ -39,13 +49,17 @@ def selgen(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
 # --- the registry -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_has_its_sweeps_and_its_function(name: str) -> None:
-    figure = FIGURES[name]
-    assert callable(getattr(import_module(f"analysis.study.{figure.show}"), name))
-    for sweep in sweeps_of(name, "nano", Files()) if name != "em_judged" else []:
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_every_figure_has_its_sweeps(figure: StudyFigure) -> None:
+    assert figure_named(figure.name) is figure
+    sweeps = sweeps_of(figure.name, "nano", Files()) if isinstance(figure, SweepFigure) else []
+    for sweep in sweeps:
         sweep.check()
         assert not {ref.options.get("scale") for ref in sweep.settings} - {"nano"}
+
+
+def test_no_two_figures_share_a_name() -> None:
+    assert len({figure.name for figure in FIGURES}) == len(FIGURES)
 
 
 @pytest.mark.parametrize("name", ["em_pareto", "gcd_pareto"])
@@ -61,8 +75,8 @@ def test_all_methods_of_a_frontier_have_the_same_budget_and_both_controls(name: 
 
 
 def test_a_sweep_that_two_figures_share_is_one() -> None:
-    assert FIGURES["toy_base"].sweeps == FIGURES["toy_flip"].sweeps
-    assert FIGURES["toy_goodhart"].sweeps == FIGURES["toy_spillover"].sweeps
+    assert colors.TOY_BASE.sweeps == colors.TOY_FLIP.sweeps
+    assert colors.TOY_GOODHART.sweeps == colors.TOY_SPILLOVER.sweeps
 
 
 # --- full scale -------------------------------------------------------------------------------------------------------
@@ -85,10 +99,10 @@ def test_proxies_at_full_scale(tmp_path: Path) -> None:
     (tmp_path / "task_train.jsonl").touch()
     task = tmp_path / "task.jsonl"
     task.write_text("".join(ROW % number for number in range(40)))
-    refs = [reproduce._full(ref, Files(tmp_path, task)) for ref in load_sweep("em_proxy").settings]
+    refs = [setting_at_full_scale(ref, Files(tmp_path, task)) for ref in load_sweep("em_proxy").settings]
     assert [ref.options["alignment"] for ref in refs] == ["hhh", "hhh", "hhh", "safety"]
     assert {ref.options["task"] for ref in refs} == {str(task)}
-    refs = [reproduce._full(ref, Files(tmp_path)) for ref in load_sweep("proxy_quality").settings]
+    refs = [setting_at_full_scale(ref, Files(tmp_path)) for ref in load_sweep("proxy_quality").settings]
     assert [ref.options["proxy"] for ref in refs][:2] == ["euclidean_compositional", "mod"]
     assert {ref.options["data"] for ref in refs} == {str(tmp_path)}
 
@@ -131,12 +145,12 @@ def test_what_is_missing_is_said_in_a_line(
 
 
 def test_a_folder_of_several_data_sets_serves_each_figure(tmp_path: Path) -> None:
-    assert lacking("em_judged", "nano", Files(tmp_path))
+    assert missing_files("em_judged", "nano", Files(tmp_path))
     for name, file in (("em_judged", "runs.csv"), ("gcd", "task_train.jsonl")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).touch()
-    assert lacking("em_judged", "nano", Files(tmp_path)) is None
-    assert lacking("gcd_pareto", "full", Files(tmp_path / "gcd")) is None
+    assert missing_files("em_judged", "nano", Files(tmp_path)) is None
+    assert missing_files("gcd_pareto", "full", Files(tmp_path / "gcd")) is None
 
 
 def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,19 +161,15 @@ def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 # --- from a ledger to a page ------------------------------------------------------------------------------------------
 
 
-def made_up(parts: Sequence[SettingResults]) -> DrawnFigure:
-    """A figure's function."""
-    (part,) = parts
-    found = part.estimates("task")
-    figure = bars_figure([Bars("", list(found), {"all": list(found.values())})])
-    return DrawnFigure(figure, [Check("The task is learned", "so", True)], f"{len(found)} configurations.")
+def draw_toy(per_setting: Sequence[SettingResults]) -> DrawnFigure:
+    """Draw the toy's figure."""
+    (results,) = per_setting
+    estimates = results.estimates("task")
+    figure = bars_figure([Bars("", list(estimates), {"all": list(estimates.values())})])
+    return DrawnFigure(figure, [Check("The task is learned", "so", True)], f"{len(estimates)} configurations.")
 
 
-class Elsewhere(FigureOf):
-    """A figure whose function is in this file."""
-
-    def shown(self, name: str, parts: Sequence[SettingResults]) -> DrawnFigure:
-        return made_up(parts)
+TOY = SweepFigure(name="toy", title="A toy", claim="It learns.", sweeps=("toy-sweep",), draw=draw_toy)
 
 
 @pytest.fixture
@@ -169,17 +179,17 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     rig = Rig(sweep, tmp_path / "runs" / sweep.name)
     rig.run(random.Random(0))
     rig.ledger.close()
-    monkeypatch.setattr(reproduce, "FIGURES", {"toy": Elsewhere("A toy", "It learns.", ("toy-sweep",), "")})
+    monkeypatch.setattr(reproduce, "FIGURES", (TOY,))
     monkeypatch.setattr(reproduce, "load_sweep", lambda name: sweep)
     return sweep
 
 
 def test_the_trials_of_a_ledger(toy: Sweep, tmp_path: Path) -> None:
-    (part,) = parts_of([toy], tmp_path / "runs")
-    assert (part.sweep, part.num_seeds, len(part.records)) == ("toy-sweep", 2, 6)
-    assert [objective.name for objective in part.objectives] == ["task", "alignment"]
-    assert {"task", "alignment", "other"} <= set(part.scores)
-    estimate = part.estimates("other")[part.only("plain").id]
+    (results,) = results_of([toy], tmp_path / "runs")
+    assert (results.sweep, results.num_seeds, len(results.records)) == ("toy-sweep", 2, 6)
+    assert [objective.name for objective in results.objectives] == ["task", "alignment"]
+    assert {"task", "alignment", "other"} <= set(results.scores)
+    estimate = results.estimates("other")[results.only("plain").id]
     assert estimate == Estimate(0.5, 0.5, 0.5)
 
 
@@ -196,7 +206,7 @@ def test_a_figure_ends_in_the_gallery(
     assert selgen("reproduce", figure, "-o", output, monkeypatch=monkeypatch) == 0
     entry = read_entries(output / "gallery")["toy"]
     assert entry.evidence == "sweep `toy-sweep`, 6 trials, 2 seeds"
-    assert entry.verdict == "reproduced"
+    assert entry.reproduction == "reproduced"
     assert (output / "gallery" / "toy.png").is_file()
     assert "3 configurations. Nothing here contradicts the study." in (output / "gallery" / "README.md").read_text()
     shown = capsys.readouterr().out
@@ -212,7 +222,7 @@ def test_an_interrupted_sweep_draws_nothing(toy: Sweep, tmp_path: Path, monkeypa
 
 def test_an_unfinished_figure_names_what_is_lacking(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sweep ran there"):
-        parts_of([toy_sweep(tmp_path)], tmp_path / "runs")
+        results_of([toy_sweep(tmp_path)], tmp_path / "runs")
 
 
 def test_the_judged_answers_of_the_study(reference_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Small tables for the tests."""
+"""Makes up small trials, tables of scores and results of settings, with means that a test chooses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TRIALS = (
 )
 
 
-def part(
+def setting_results(
     means: Sequence[tuple[Configuration, Mapping[str, float]]],
     base: Mapping[str, float],
     seeds: int = 4,
@@ -49,11 +49,11 @@ def part(
     sweep: str = "made-up",
     **options: object,
 ) -> SettingResults:
-    """A setting whose trials have these means; seeds move all scores up and down together, by `noise`."""
+    """Make a setting whose trials have these means; seeds move all scores up and down together, by `noise`."""
     offsets = [noise * (seed - (seeds - 1) / 2) for seed in range(seeds)]
     records = [
-        TrialRecord(one, seed, "finished", {name: mean + offset for name, mean in scores.items()})
-        for one, scores in means
+        TrialRecord(which, seed, "finished", {name: mean + offset for name, mean in scores.items()})
+        for which, scores in means
         for seed, offset in enumerate(offsets)
     ]
     return SettingResults(

@@ -1,0 +1,62 @@
+"""Effects over seeds: means, paired differences, and when they decide something."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from analysis.findings.frontier import Estimate
+from analysis.study.effects import above, all_hold, below, difference, estimate_text, mean_by_seed, over_seeds, within
+
+
+def test_differences_are_paired_over_common_seeds() -> None:
+    first, second = {0: 0.9, 1: 0.5, 2: 0.7}, {0: 0.8, 1: 0.4, 5: 0.0}
+    estimate = difference(first, second)
+    assert estimate.mean == pytest.approx(0.1)
+    assert estimate.high - estimate.low == pytest.approx(0.0, abs=1e-12), "what moves both alike is no noise"
+    assert difference(first, 0.7).mean == pytest.approx(0.0)
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    values = [0.2, 0.4, 0.9]
+    half = 4.302653 * np.std(values, ddof=1) / math.sqrt(3)
+    estimate = over_seeds(dict(enumerate(values)))
+    assert (estimate.low, estimate.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+    assert math.isnan(over_seeds({3: 0.5}).low)
+    assert math.isnan(over_seeds({}).mean)
+
+
+def test_average_takes_the_common_seeds() -> None:
+    assert mean_by_seed([{0: 0.0, 1: 1.0}, {1: 0.0, 2: 1.0}]) == {1: 0.5}
+    assert mean_by_seed([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_above", "is_below"),
+    [(0.1, 0.3, True, False), (-0.1, 0.1, None, None), (-0.3, -0.1, False, True), (math.nan, math.nan, None, None)],
+)
+def test_an_interval_decides_or_not(low: float, high: float, is_above: bool | None, is_below: bool | None) -> None:
+    estimate = Estimate((low + high) / 2, low, high)
+    assert above(estimate) is is_above
+    assert below(estimate) is is_below
+
+
+def test_text() -> None:
+    assert estimate_text(Estimate(0.5, 0.4, 0.6)) == "0.50 [0.40, 0.60]"
+    assert estimate_text(Estimate(0.5, 0.4, 0.6), sign=True) == "+0.50 [+0.40, +0.60]"
+    assert estimate_text(Estimate(0.5, math.nan, math.nan)) == "0.50"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_within"), [(-0.1, 0.1, True), (-0.2, 0.1, None), (0.15, 0.3, False), (math.nan, math.nan, None)]
+)
+def test_an_interval_lies_within_a_margin_or_not(low: float, high: float, is_within: bool | None) -> None:
+    assert within(Estimate((low + high) / 2, low, high), 0.1) is is_within
+
+
+def test_a_statement_holds_if_all_its_parts_do() -> None:
+    assert all_hold([True, True]) is True
+    assert all_hold([True, None]) is None
+    assert all_hold([None, False]) is False
