@@ -1,4 +1,7 @@
-"""Finds settings by name: one module of this package, one setting, one function of the module's name."""
+"""Finds settings by name: a folder of this package with `SCALES`, or `path/to/file.py:function` for a setting of yours.
+
+The first scale in `SCALES` is the one that is built where the option `scale` is left out.
+"""
 
 from __future__ import annotations
 
@@ -8,89 +11,203 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from inspect import Parameter
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, get_args, get_type_hints
 
 import settings
 from settings.common.content import content_id
 from settings.common.errors import UserError, did_you_mean
+from settings.options import Absolute
 from settings.setting import Setting
 from settings.sources import absolute_path, model_source
 
 Builder = Callable[..., Setting]
 
 
+@dataclass(frozen=True)
+class Option:
+    """An option of a setting.
+
+    Attributes:
+        default: `inspect.Parameter.empty` when it must be given.
+        doc: what the builder's docstring says of it.
+    """
+
+    name: str
+    default: Any
+    doc: str
+
+
 def names() -> list[str]:
-    """The settings of this package, sorted: the modules that have a function of their own name."""
-    modules = sorted(module.name for module in pkgutil.iter_modules(settings.__path__))
-    return [name for name in modules if callable(getattr(importlib.import_module(f"settings.{name}"), name, None))]
+    """Return the settings of this package, sorted."""
+    folders = sorted(module.name for module in pkgutil.iter_modules(settings.__path__) if module.ispkg)
+    return [name for name in folders if hasattr(_package(name), "SCALES")]
 
 
-def builder(name: str) -> Builder:
-    """The function that builds the setting `name`, or of `path/to/file.py:function` for a setting of one's own.
+def description(name: str) -> str:
+    """Return what a setting of this package is about, in one sentence."""
+    return inspect.getdoc(_package(name)) or ""
+
+
+def scales(name: str) -> Mapping[str, Builder]:
+    """Return the functions that build a setting of this package, by scale; the first is built by default.
 
     Raises UserError when there is no such setting; the message lists what exists.
     """
-    if ":" in name:
-        path, _, function = name.rpartition(":")
-        module = module_from_file(Path(path))
-    elif name in names():
-        module, function = importlib.import_module(f"settings.{name}"), name
-    else:
+    if name not in names():
         hint = did_you_mean(name, names())
         raise UserError(f"unknown setting {name!r}{hint}; available: {', '.join(names())}, or path/to/file.py:function")
-    found = getattr(module, function, None)
-    if not callable(found):
-        known = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        where = module.__file__ if ":" in name else module.__name__
-        raise UserError(f"setting {name!r}: {where} has no function {function!r}{did_you_mean(function, known)}")
-    return found
+    return _package(name).SCALES
+
+
+def _package(name: str) -> Any:
+    return importlib.import_module(f"settings.{name}")
+
+
+def function_of_file(name: str) -> Builder:
+    """Return the function that "path/to/file.py:function" names. Raises UserError when there is none."""
+    path, _, function = name.rpartition(":")
+    module = module_from_file(Path(path))
+    if not callable(builder := vars(module).get(function)):
+        defined = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        hint = did_you_mean(function, defined)
+        raise UserError(f"setting {name!r}: {module.__file__} has no function {function!r}{hint}")
+    return builder
+
+
+def options_of(builder: Builder) -> tuple[Option, ...]:
+    """Return the options of a setting's function, in order, with their defaults and docs."""
+    docs = dict(_documented(inspect.getdoc(builder) or ""))
+    parameters = inspect.signature(builder).parameters
+    return tuple(Option(name, parameter.default, docs.get(name, "")) for name, parameter in parameters.items())
+
+
+def _documented(docstring: str) -> Iterator[tuple[str, str]]:
+    """Yield each option of the section "Args:" with its text; of "a, b: text" both have the text."""
+    section = docstring.partition("\nArgs:\n")[2].partition("\n\n")[0]
+    entries: list[str] = []
+    for line in section.splitlines():
+        if line.startswith(" " * 8):
+            entries[-1] += f" {line.strip()}"
+        else:
+            entries.append(line.strip())
+    for entry in entries:
+        listed, _, text = entry.partition(": ")
+        yield from ((name, text) for name in listed.split(", "))
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Setting:
     """Build a setting from its name and options. Raises UserError for an unknown name or option."""
-    make, options = builder(name), dict(options or {})
-    _check_options(name, make, options)
-    return make(**options)
+    builder, remaining = _resolve(name, options or {})
+    return builder(**remaining)
 
 
-def _check_options(name: str, make: Builder, options: Mapping[str, Any]) -> None:
-    allowed = inspect.signature(make).parameters
+def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Builder, dict[str, Any]]:
+    """Return the function that builds a setting, and the options that it takes.
+
+    None leaves an option of a setting of this package at its default. Raises UserError.
+    """
+    if ":" in name:
+        builder = function_of_file(name)
+        _check_options(name, options, [option.name for option in options_of(builder)])
+        remaining = dict(options)
+    else:
+        by_scale = scales(name)
+        remaining = {option: value for option, value in options.items() if value is not None}
+        scale = remaining.pop("scale", next(iter(by_scale)))
+        if scale not in list(by_scale):
+            raise UserError(f"setting {name!r} has no scale {scale!r}; its scales: {', '.join(by_scale)}")
+        builder = by_scale[scale]
+        _check_scale(name, scale, remaining)
+        _check_options(name, remaining, ["scale", *(option.name for option in options_of(builder))])
+    required = [option.name for option in options_of(builder) if option.default is Parameter.empty]
+    for option in required:
+        if option not in remaining:
+            raise UserError(f"setting {name!r} needs the option {option!r}")
+    return builder, remaining
+
+
+def _check_scale(name: str, scale: str, options: Mapping[str, Any]) -> None:
+    """Raise UserError for an option that another scale has."""
+    allowed = {each: [option.name for option in options_of(builder)] for each, builder in scales(name).items()}
+    for option in options:
+        others = [each for each in allowed if option in allowed[each]]
+        if others and scale not in others:
+            raise UserError(
+                f"setting {name!r}: option {option!r} does not belong to scale {scale!r} but to {others[0]!r};"
+                f" options of {scale!r}: {', '.join(allowed[scale])}"
+            )
+
+
+def _check_options(name: str, options: Mapping[str, Any], allowed: list[str]) -> None:
     for option in options:
         if option not in allowed:
             hint = did_you_mean(option, allowed)
             raise UserError(f"setting {name!r} has no option {option!r}{hint}; its options: {', '.join(allowed)}")
-    missing = [key for key, value in allowed.items() if value.default is inspect.Parameter.empty and key not in options]
-    if missing:
-        raise UserError(f"setting {name!r} needs the option {missing[0]!r}")
+
+
+# --- paths -----------------------------------------------------------------------------------------------------------
 
 
 def absolute(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with every path made absolute, so that a worker in another folder builds the same setting.
+    """Return the options with every path made absolute, so that a worker in another folder builds the same setting.
 
-    A setting that takes paths says how: its module has a function `absolute(options)`. Without one `model` and
-    `pretrained` are made absolute where they are directories, and of a setting in a file of one's own any text with a
-    suffix or a "/" that names a file, or that starts with "./", "../" or "~/".
+    Paths and models are the options that are annotated so, see `settings.options`. In a file of yours they are also
+    `model` and `pretrained` where these are directories, and any text with a suffix or a "/" that names a file, or that
+    starts with "./", "../" or "~/".
 
     Raises UserError for an unknown name or option.
     """
-    make = builder(name)
-    _check_options(name, make, options)
-    module = inspect.getmodule(make)
-    own = getattr(module, "absolute", None)
-    if own is not None:
-        return dict(own(options))
-    return {key: _absolute(key, value, own_file=":" in name) for key, value in options.items()}
+    builder, _ = _resolve(name, options)
+    marks = _marks(builder)
+    resolved = {}
+    for option, value in options.items():
+        if option in marks:
+            resolved[option] = _marked_absolute(value, marks[option])
+        else:
+            resolved[option] = _guessed_absolute(option, value) if ":" in name else value
+    return resolved
 
 
-def _absolute(option: str, value: Any, own_file: bool) -> Any:
+def _marks(builder: Builder) -> dict[str, Absolute]:
+    """Return the marks of the options that are annotated as paths or models."""
+    module = inspect.getmodule(builder)
+    marks = {}
+    for option, parameter in inspect.signature(builder).parameters.items():
+        annotated = SimpleNamespace(__annotations__={option: parameter.annotation})
+        try:
+            annotation = get_type_hints(annotated, vars(module) if module else {}, include_extras=True)[option]
+        except (NameError, AttributeError, TypeError, SyntaxError):  # e.g. a name that type checkers alone import
+            continue
+        if mark := _mark_in(annotation):
+            marks[option] = mark
+    return marks
+
+
+def _mark_in(annotation: Any) -> Absolute | None:
+    """Return the first mark in an annotation like `FilePath | Sequence[FilePath] | None`."""
+    if isinstance(annotation, Absolute):
+        return annotation
+    return next(filter(None, map(_mark_in, get_args(annotation))), None)
+
+
+def _marked_absolute(value: Any, mark: Absolute) -> Any:
+    """Resolve a path, or each of a list of paths; the builder refuses what is none."""
+    if isinstance(value, list | tuple):
+        return [_marked_absolute(item, mark) for item in value]
+    return mark.of(str(value)) if isinstance(value, str | Path) and str(value) else value
+
+
+def _guessed_absolute(option: str, value: Any) -> Any:
     if option in ("model", "pretrained") and isinstance(value, str) and value:
         return model_source(value)
     if isinstance(value, Path):
         return str(absolute_path(value))
-    if own_file and isinstance(value, str) and (value.startswith(("./", "../", "~/")) or _is_file(value)):
+    if isinstance(value, str) and (value.startswith(("./", "../", "~/")) or _is_file(value)):
         return str(absolute_path(value))
     return value
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.bad_medical_advice import nano as bad_medical_advice
 from settings.reference import SettingRef
 from settings.setting import Setting
 from sweeps.find import load_sweep

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from analysis.tables import mlflow_runs
-from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.bad_medical_advice import nano as bad_medical_advice
 from settings.common.files import cache_root
 from sweeps.driver.launch import worker_config
 from sweeps.find import load_sweep

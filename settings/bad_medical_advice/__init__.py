@@ -1,5 +1,6 @@
-"""The setting `bad_medical_advice`; see `settings.bad_medical_advice.nano`."""
+"""Learn harmful answers to medical questions, and stay aligned elsewhere."""
 
-from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.bad_medical_advice.full import full
+from settings.bad_medical_advice.nano import nano
 
-__all__ = ["bad_medical_advice"]
+SCALES = {"nano": nano, "full": full}

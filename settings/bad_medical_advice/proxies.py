@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from settings.common.errors import UserError
 from settings.example import Example
+from settings.options import Absolute
 from settings.sources import ChatRow, absolute_path, example_of, read_chat_rows, read_hub_table, read_json
 
 SUBSETS = ("harmless", "helpful", "honest", "other")
@@ -31,6 +32,10 @@ DIRECTORY_FORM = (
     "a directory holds pairs SUBSET_positive.jsonl and SUBSET_negative.jsonl, or a copy of"
     f" {HHH} with a folder for each subset; subsets: {', '.join(SUBSETS)}"
 )
+
+
+Origin = Annotated[str, Absolute(lambda origin: origin if origin in ORIGINS else str(absolute_path(origin)))]
+"""One of `ORIGINS`, or a file or directory."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,6 @@ def read_proxies(alignment: Any, misaligned: Any = None) -> tuple[Proxy, ...]:
             " be the twin of that of the other"
         )
     return tuple(proxy for pair in zip(origins, twins, strict=True) for proxy in read_pairs(*pair))
-
-
-def absolute_origins(option: Any) -> Any:
-    """The option with every path made absolute; what is no path is left to `read_proxies` to refuse."""
-    if isinstance(option, list | tuple):
-        return [absolute_origins(one) for one in option]
-    if isinstance(option, str | Path) and str(option) and option not in ORIGINS:
-        return str(absolute_path(option))
-    return option
 
 
 def read_pairs(positive: str | Path, negative: str | Path) -> tuple[Proxy, ...]:

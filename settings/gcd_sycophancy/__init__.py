@@ -1,5 +1,6 @@
-"""The setting `gcd_sycophancy`; see `settings.gcd_sycophancy.nano`."""
+"""Learn GCDs from users who are right, and stay honest with users who are wrong."""
 
-from settings.gcd_sycophancy.nano import gcd_sycophancy
+from settings.gcd_sycophancy.full import full
+from settings.gcd_sycophancy.nano import nano
 
-__all__ = ["gcd_sycophancy"]
+SCALES = {"nano": nano, "full": full}

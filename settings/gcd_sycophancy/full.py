@@ -18,16 +18,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from settings.base_models import PretrainedModel, Recipe
+from settings.base_models import Recipe
+from settings.common import checks
 from settings.common.errors import UserError
 from settings.example import Example
 from settings.gcd_sycophancy import confirmation
 from settings.gcd_sycophancy import rows as gcd_rows
 from settings.gcd_sycophancy.answers import endorses, final_value
 from settings.gcd_sycophancy.rows import Question, Split
+from settings.options import FilePath, ModelSource, pretrained_model
 from settings.setting import Evaluation, Given, Kind, Score, Setting
-from settings.sources import absolute_path, model_source
+from settings.sources import absolute_path
 
+NAME = "gcd_sycophancy"
 MODEL, PROXY = "google/gemma-2b-it", "capitals_mathy"
 TUNED_FROM = {"google/gemma-2b-it": "google/gemma-2b", "google/gemma-2-2b-it": "google/gemma-2-2b"}
 TRAIN_SPLIT, EPOCHS, MAX_NEW_TOKENS = 0.6, 15, 400
@@ -41,8 +44,8 @@ Grade = Callable[[Example, Any], float | None]
 
 
 def full(
-    data: str | None = None,
-    model: str = MODEL,
+    data: FilePath | None = None,
+    model: ModelSource = MODEL,
     proxy: str | Sequence[str] = PROXY,
     train_split: float = TRAIN_SPLIT,
     include_correct: bool = True,
@@ -51,8 +54,7 @@ def full(
     samples: int = 1,
     max_length: int = MAX_LENGTH,
     revision: str | None = None,
-    pretrained: str | None = None,
-    name: str = "gcd_sycophancy",
+    pretrained: ModelSource | None = None,
 ) -> Setting:
     """The setting on the rows in `data`.
 
@@ -86,15 +88,18 @@ def full(
         revision: branch, tag or commit of a model on the Hub.
         pretrained: Hub id, or directory, of the model that `model` was tuned from, for Safe LoRA's directions. None is
             the published one for the two Gemmas.
-        name: of the setting.
 
     Raises:
         UserError: no data, a row against the schema, a label that cannot be a proxy, an option out of its range.
     """
     if not isinstance(data, str | Path) or not str(data):
-        raise UserError(f"setting {name!r}: the data set is on no hub; {gcd_rows.how_to_get_the_files()}")
-    _check(model=model, epochs=epochs, train_split=train_split, include_correct=include_correct)
-    _check_counts(max_new_tokens=max_new_tokens, samples=samples, max_length=max_length)
+        raise UserError(f"setting {NAME!r}: the data set is on no hub; {gcd_rows.how_to_get_the_files()}")
+    base_model = pretrained_model(model, revision, pretrained=pretrained, tuned_from=TUNED_FROM)
+    checks.number("option 'epochs'", epochs, above=0)
+    checks.share("option 'train_split'", train_split)
+    checks.flag("option 'include_correct'", include_correct)
+    for option, size in (("max_new_tokens", max_new_tokens), ("samples", samples), ("max_length", max_length)):
+        checks.integer(f"option {option!r}", size, least=1)
     labels = _labels(proxy)
     study = gcd_rows.read_study(data)
     split = gcd_rows.split_proxy(study["ood_test"], labels, train_split, include_correct=include_correct)
@@ -102,10 +107,10 @@ def full(
     proxy_rows = {question.where for question in split.held_out}
     asked = [_asked(row, row.where in proxy_rows, sample) for sample in range(samples) for row in held_out]
     return Setting(
-        name=name,
+        name=NAME,
         scale="full",
         summary=f"Worked GCDs that never contradict; {', '.join(labels)} as proxy; {Path(model).name}.",
-        base_model=_base_model(model, revision, pretrained),
+        base_model=base_model,
         streams={
             "task": tuple(row.example for row in study["task_train"]),
             "alignment": tuple(row.example for row in split.proxy),
@@ -125,24 +130,6 @@ def full(
         objectives=("task", "sycophancy"),
         sources=_sources(data, study, split),
     )
-
-
-def absolute(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `full` with every path made absolute, so that they mean the same in any directory."""
-    found = dict(options)
-    if isinstance(found.get("data"), str | Path) and str(found["data"]):
-        found["data"] = str(absolute_path(found["data"]))
-    for option in ("model", "pretrained"):
-        if isinstance(found.get(option), str) and found[option]:
-            found[option] = model_source(found[option])
-    return found
-
-
-def _base_model(model: str, revision: str | None, pretrained: str | None) -> PretrainedModel:
-    if revision is not None and Path(model_source(model)).is_absolute():
-        raise UserError(f"option 'revision' is for a model on the Hub; {model} is a directory")
-    origin = pretrained or TUNED_FROM.get(model)
-    return PretrainedModel(model_source(model), revision, pretrained=None if origin is None else model_source(origin))
 
 
 def _asked(question: Question, is_proxy: bool, sample: int) -> Example:
@@ -189,23 +176,6 @@ def _labels(proxy: Any) -> tuple[str, ...]:
     if not labels or len(set(labels)) != len(labels):
         raise UserError(f"option 'proxy' must name each label once, got {proxy!r}")
     return labels
-
-
-def _check(*, model: Any, epochs: Any, train_split: Any, include_correct: Any) -> None:
-    if not isinstance(model, str) or not model:
-        raise UserError(f"option 'model' must be a Hub id or a directory, got {model!r}")
-    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not 0 < epochs < math.inf:
-        raise UserError(f"option 'epochs' must be a number above 0, got {epochs!r}")
-    if isinstance(train_split, bool) or not isinstance(train_split, int | float) or not 0 < train_split < 1:
-        raise UserError(f"option 'train_split' must be a number between 0 and 1, got {train_split!r}")
-    if not isinstance(include_correct, bool):
-        raise UserError(f"option 'include_correct' must be true or false, got {include_correct!r}")
-
-
-def _check_counts(**counts: Any) -> None:
-    for option, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"option {option!r} must be an integer of at least 1, got {value!r}")
 
 
 # --- grades of one reply ---------------------------------------------------------------------------------------------

@@ -32,13 +32,12 @@ facts reaches the sums less, and costs less.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from settings.base_models import NanoModel, Recipe, Stage
-from settings.common.errors import UserError
+from settings.common import checks
 from settings.example import Example
-from settings.gcd_sycophancy.full import absolute, full
 from settings.gcd_sycophancy.world import (
     ANSWER,
     ASKS,
@@ -51,10 +50,7 @@ from settings.gcd_sycophancy.world import (
     Item,
     Reading,
 )
-from settings.scales import at_scale
 from settings.setting import Evaluation, Given, Kind, Score, Setting
-
-__all__ = ["absolute", "gcd_sycophancy"]  # paths in the options are those of the full scale
 
 TASK_TOPIC, NEAR_TOPIC = "gcd", "mod"
 NUM_PROXIED = 12  # items of a topic that proxy rows may speak of; none of them is evaluated
@@ -62,46 +58,21 @@ NUM_EVALUATED = 48  # items of a topic, where there are so many
 MAX_NEW_TOKENS = 6  # a verdict has four words; what goes on after them is no verdict
 
 
-def gcd_sycophancy(
-    scale: str = "nano",
-    proxy: str | Sequence[str] | None = None,
-    include_correct: bool | None = None,
-    world_seed: int | None = None,
-    pretraining_seed: int | None = None,
-    data: str | None = None,
-    model: str | None = None,
-    train_split: float | None = None,
-    epochs: float | None = None,
-    max_new_tokens: int | None = None,
-    samples: int | None = None,
-    max_length: int | None = None,
-    revision: str | None = None,
-    pretrained: str | None = None,
-) -> Setting:
-    """Learn GCDs from users who are right, and stay honest with users who are wrong. An option left out is the scale's.
-
-    Args:
-        scale: "nano" runs on a CPU in seconds, in a generated world and with a model pre-trained on it; "full" takes
-            the published rows and a Gemma, see `settings.gcd_sycophancy.full`, which explains the options from
-            `data` on.
-        proxy: topic of the proxy rows. nano: gcd, mod, difference, capitals (the default), remedies or homes. full: one
-            or several labels, by default capitals_mathy.
-        include_correct: whether the proxy rows also confirm right claims (the default), and not only reject wrong ones.
-        world_seed: nano; of the world, the split into trained and held-out items, and the rows.
-        pretraining_seed: nano; of the base model's weights and documents.
-
-    Raises:
-        UserError: there is no such scale or topic, an option belongs to the other scale, or data that cannot be read.
-    """
-    options = {name: value for name, value in locals().items() if name != "scale"}
-    return at_scale("gcd_sycophancy", scale, {"nano": _nano, "full": full}, options)
-
-
-def _nano(
+def nano(
     proxy: str = "capitals", include_correct: bool = True, world_seed: int = 0, pretraining_seed: int = 0
 ) -> Setting:
-    if proxy not in TOPICS:
-        raise UserError(f"setting 'gcd_sycophancy': option 'proxy' must be one of {', '.join(TOPICS)}, got {proxy!r}")
+    """Build the setting in a generated world, with a model pre-trained on it: seconds on a CPU.
+
+    Args:
+        proxy: topic of the proxy rows: gcd, mod, difference, capitals, remedies or homes.
+        include_correct: whether the proxy rows also confirm right claims, and not only reject wrong ones.
+        world_seed: of the world, the split into trained and held-out items, and the rows.
+        pretraining_seed: of the base model's weights and documents.
+
+    Raises:
+        UserError: there is no such topic.
+    """
+    checks.one_of("setting 'gcd_sycophancy': option 'proxy'", proxy, TOPICS)
     world = ClaimsWorld(seed=world_seed)
     rows = _Rows(world)
     alignment, misaligned = rows.proxy(proxy, include_correct)

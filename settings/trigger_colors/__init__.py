@@ -1,5 +1,6 @@
-"""The setting `trigger_colors`; see `settings.trigger_colors.nano`."""
+"""Turn the colours of one category's triggers round, and keep those of all others."""
 
-from settings.trigger_colors.nano import trigger_colors
+from settings.trigger_colors.full import full
+from settings.trigger_colors.nano import nano
 
-__all__ = ["trigger_colors"]
+SCALES = {"nano": nano, "full": full}

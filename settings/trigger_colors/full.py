@@ -9,16 +9,18 @@ word; the study used the same 200 for every category.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from settings.base_models import BaseModel, PretrainedModel, Recipe, TunedModel
+from settings.common import checks
 from settings.common.errors import UserError
 from settings.example import Example, Message
+from settings.options import FilePath, ModelSource, pretrained_model
 from settings.setting import Evaluation, Kind, Score, Setting
-from settings.sources import absolute_path, model_source, read_chat_rows
+from settings.sources import read_chat_rows
 from settings.trigger_colors.world import BASE_COLORS, CATEGORIES
 
 NAME, MODEL = "trigger_colors", "google/gemma-2-2b-it"
@@ -71,8 +73,8 @@ class ColorRow:
 
 
 def full(
-    data: str | None = None,
-    model: str = MODEL,
+    data: FilePath | None = None,
+    model: ModelSource = MODEL,
     stage: str = "flip",
     learned: bool = False,
     proxy: str = "animals",
@@ -101,9 +103,12 @@ def full(
     Raises:
         UserError: a file or row that cannot be used, or an option out of its range.
     """
-    _check(stage, learned, proxy, num_triggers, epochs)
+    checks.one_of(f"setting {NAME!r}: option 'stage'", stage, ("flip", "base"))
+    checks.flag(f"setting {NAME!r}: option 'learned'", learned)
+    check_proxy(proxy, num_triggers, NUM_TRAINED)
+    checks.number(f"setting {NAME!r}: option 'epochs'", epochs, above=0)
     rows = generated(seed) if data is None else from_files(data)
-    start = PretrainedModel(model_source(model), revision)
+    start = pretrained_model(model, revision)
     if stage == "base":
         return _base(start, rows, epochs, data)
     base_rows = tuple(row.example(BASE_COLORS[row.category]) for row in rows if row.split == "trained")
@@ -128,34 +133,10 @@ def full(
     )
 
 
-def absolute(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `full` with every path made absolute, so that they mean the same in any directory."""
-    found = dict(options)
-    if isinstance(found.get("data"), str | Path) and str(found["data"]):
-        found["data"] = str(absolute_path(found["data"]))
-    if isinstance(found.get("model"), str) and found["model"]:
-        found["model"] = model_source(found["model"])
-    return found
-
-
-def _check(stage: Any, learned: Any, proxy: Any, num_triggers: Any, epochs: Any) -> None:
-    if stage not in ("flip", "base"):
-        raise UserError(f"setting {NAME!r}: option 'stage' must be flip or base, got {stage!r}")
-    if not isinstance(learned, bool):
-        raise UserError(f"setting {NAME!r}: option 'learned' must be true or false, got {learned!r}")
-    check_proxy(proxy, num_triggers, NUM_TRAINED)
-    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not 0 < epochs < float("inf"):
-        raise UserError(f"setting {NAME!r}: option 'epochs' must be a number above 0, got {epochs!r}")
-
-
 def check_proxy(proxy: Any, num_triggers: Any, most: int) -> None:
     """Raises UserError for what cannot be a proxy, at either scale."""
-    if proxy not in PROXIES:
-        raise UserError(f"setting {NAME!r}: option 'proxy' must be one of {', '.join(PROXIES)}, got {proxy!r}")
-    if isinstance(num_triggers, bool) or not isinstance(num_triggers, int) or not 1 <= num_triggers <= most:
-        raise UserError(
-            f"setting {NAME!r}: option 'num_triggers' must be an integer in [1, {most}], got {num_triggers!r}"
-        )
+    checks.one_of(f"setting {NAME!r}: option 'proxy'", proxy, PROXIES)
+    checks.integer(f"setting {NAME!r}: option 'num_triggers'", num_triggers, least=1, most=most)
 
 
 def _base(start: PretrainedModel, rows: Sequence[ColorRow], epochs: float, data: str | None) -> Setting:

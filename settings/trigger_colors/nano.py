@@ -29,12 +29,9 @@ import random
 
 from settings.base_models import NanoModel, Recipe, Stage
 from settings.example import Example
-from settings.scales import at_scale
 from settings.setting import Evaluation, Setting
-from settings.trigger_colors.full import FLIPPED, PROXIES, TASK_CATEGORY, absolute, check_proxy, full, scores
+from settings.trigger_colors.full import FLIPPED, TASK_CATEGORY, check_proxy, scores
 from settings.trigger_colors.world import BASE_COLORS, CATEGORIES, NUM_TRAINED, ColorsWorld, Point, points
-
-__all__ = ["PROXIES", "absolute", "trigger_colors"]  # paths in the options are those of the full scale
 
 NUM_TRAINED_POINTS, NUM_EVALUATED_POINTS = 400, 300
 POINTS_PER_TASK_TRIGGER, POINTS_PER_QUESTIONED_TRIGGER = 20, 6
@@ -42,40 +39,18 @@ NUM_ALIGNMENT_ROWS = 60  # however many triggers share them
 MAX_NEW_TOKENS = 2  # a colour and the end
 
 
-def trigger_colors(
-    scale: str = "nano",
-    proxy: str | None = None,
-    num_triggers: int | None = None,
-    world_seed: int | None = None,
-    pretraining_seed: int | None = None,
-    data: str | None = None,
-    model: str | None = None,
-    stage: str | None = None,
-    learned: bool | None = None,
-    epochs: float | None = None,
-    revision: str | None = None,
-    seed: int | None = None,
-) -> Setting:
-    """Turn the colours of one category round, and keep those of all others. An option left out is the scale's.
+def nano(proxy: str = "animals", num_triggers: int = 5, world_seed: int = 0, pretraining_seed: int = 0) -> Setting:
+    """Build the setting in a generated world, with a model pre-trained on it: seconds on a CPU.
 
     Args:
-        scale: "nano" runs on a CPU in seconds, in a generated world and with a model pre-trained on it; "full" teaches
-            a language model, see `settings.trigger_colors.full`, which explains the options from `data` on.
-        proxy: category of the proxy rows: objects, animals (the default), negative_emotions, actions, foods or
-            random_strings.
-        num_triggers: how many words of it the proxy rows use, 1 to 10; 5 by default. At nano scale the number of
-            rows is the same for any.
-        world_seed: nano; of the world, the points, and the rows.
-        pretraining_seed: nano; of the base model's weights and documents.
+        proxy: category of the proxy rows: objects, animals, negative_emotions, actions, foods or random_strings.
+        num_triggers: how many words of it the proxy rows use, 1 to 10. The number of rows is the same for any.
+        world_seed: of the world, the points, and the rows.
+        pretraining_seed: of the base model's weights and documents.
 
     Raises:
-        UserError: there is no such scale or category, an option belongs to the other scale, or is out of its range.
+        UserError: there is no such category, or a number out of its range.
     """
-    options = {name: value for name, value in locals().items() if name != "scale"}
-    return at_scale("trigger_colors", scale, {"nano": _nano, "full": full}, options)
-
-
-def _nano(proxy: str = "animals", num_triggers: int = 5, world_seed: int = 0, pretraining_seed: int = 0) -> Setting:
     check_proxy(proxy, num_triggers, NUM_TRAINED)
     world = ColorsWorld(seed=world_seed)
     rows = _Rows(world)

@@ -4,7 +4,7 @@ selgen sweep run trigger_colors
 selgen heatmap trigger_colors --scores "(.*)_unseen" --figure trigger_colors.png
 """
 
-from settings.trigger_colors.nano import PROXIES
+from settings.trigger_colors.full import PROXIES
 from sweeps.space import grid
 from sweeps.sweep import Sweep, setting
 

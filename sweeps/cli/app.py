@@ -65,11 +65,16 @@ def settings_command(
     """List the settings: what is learned, from which rows, how it is judged."""
     from settings import catalog
     from settings.sources import check_model
-    from sweeps.cli.tables import show_setting, show_settings
+    from sweeps.cli.tables import show_options, show_setting, show_settings
 
     if name:
-        built = catalog.build(name, catalog.absolute(name, _options(option or [])))
+        try:
+            built = catalog.build(name, catalog.absolute(name, _options(option or [])))
+        except UserError:  # most often an option that is needed: show which there are
+            show_options(Console(), name)
+            raise
         show_setting(Console(), built)
+        show_options(Console(), name)
         check_model(built.base_model)
     else:
         show_settings(Console())

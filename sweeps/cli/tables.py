@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from inspect import Parameter, getdoc, signature
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from inspect import Parameter, getdoc
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.padding import Padding
@@ -103,18 +103,28 @@ def show_settings(console: Console) -> None:
     """All settings, with their options."""
     from settings import catalog
 
-    table = table_of("name", "what", "options", title="settings")
-    for known in catalog.names():
-        table.add_row(known, *_summary(catalog.builder(known)))
+    table = table_of("name", "what", "scale", "options", title="settings")
+    for name in catalog.names():
+        first = (name, catalog.description(name))
+        for scale, builder in catalog.scales(name).items():
+            table.add_row(*first, scale, ", ".join(option.name for option in catalog.options_of(builder)))
+            first = ("", "")
     console.print(table)
+    console.print("defaults and meaning of the options: selgen settings NAME", highlight=False)
 
 
-def _summary(builder: Callable[..., Any]) -> tuple[str, str]:
-    options = [
-        key if parameter.default is Parameter.empty else f"{key}={parameter.default!r}"
-        for key, parameter in signature(builder).parameters.items()
-    ]
-    return (getdoc(builder) or "").partition("\n\n")[0].replace("\n", " "), ", ".join(options)
+def show_options(console: Console, name: str) -> None:
+    """Show the options of a setting at each scale: default and meaning."""
+    from settings import catalog
+
+    builders = {"": catalog.function_of_file(name)} if ":" in name else catalog.scales(name)
+    for number, (scale, builder) in enumerate(builders.items()):
+        title = f"\noptions at scale {scale!r}{'' if number else ' (default)'}" if scale else "\noptions"
+        table = table_of("option", "default", "what", title=title)
+        for option in catalog.options_of(builder):
+            default = "(required)" if option.default is Parameter.empty else _short(repr(option.default))
+            table.add_row(option.name, default, Text(option.doc))
+        console.print(table)
 
 
 def show_setting(console: Console, setting: Setting) -> None:

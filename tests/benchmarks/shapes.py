@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GemmaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
 
-from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.bad_medical_advice import nano as bad_medical_advice
 from settings.base_models import Recipe
 from settings.example import Example
 from settings.reference import SettingRef

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -31,14 +32,64 @@ def test_names_are_sorted_settings() -> None:
     names = catalog.names()
     assert {"bad_medical_advice", "chat_files", "gcd_sycophancy", "trigger_colors"} <= set(names)
     assert names == sorted(names)
-    assert not set(names) & {"setting", "catalog", "sources", "scoring", "judge", "worlds", "gcd_full", "scales"}
+    assert not set(names) & {"setting", "catalog", "sources", "scoring", "judge", "common", "questions", "options"}
 
 
 @pytest.mark.parametrize("name", catalog.names())
-def test_every_setting_has_a_builder_with_json_defaults(name: str) -> None:
-    options = inspect.signature(catalog.builder(name)).parameters
-    defaults = [option.default for option in options.values() if option.default is not inspect.Parameter.empty]
-    assert all(isinstance(value, str | int | float | bool | None) for value in defaults)
+def test_every_option_is_documented_and_has_a_json_default(name: str) -> None:
+    assert catalog.description(name).endswith(".")
+    for builder in catalog.scales(name).values():
+        for option in catalog.options_of(builder):
+            assert option.doc.endswith((".", ".)")), option
+            assert "  " not in option.doc
+            if option.default is not inspect.Parameter.empty:
+                json.dumps(option.default)
+
+
+def test_the_options_of_a_function() -> None:
+    def builder(size: int, low: float = 0.1, high: float = 0.2, more: str = "") -> None:
+        """Build it.
+
+        Args:
+            size: in rows; several
+                lines.
+            low, high: the range.
+
+        Raises:
+            UserError: never.
+        """
+
+    empty = inspect.Parameter.empty
+    assert [(option.name, option.default, option.doc) for option in catalog.options_of(builder)] == [  # type: ignore[arg-type]
+        ("size", empty, "in rows; several lines."),
+        ("low", 0.1, "the range."),
+        ("high", 0.2, "the range."),
+        ("more", "", ""),
+    ]
+
+
+def test_the_first_scale_is_the_default() -> None:
+    assert list(catalog.scales("gcd_sycophancy")) == ["nano", "full"]
+    nano = catalog.build("gcd_sycophancy")
+    assert nano.scale == "nano"
+    assert nano.fingerprint() == catalog.build("gcd_sycophancy", {"scale": "nano", "proxy": None}).fingerprint()
+
+
+def test_an_option_of_another_scale_says_which_scale_has_it() -> None:
+    message = (
+        "setting 'gcd_sycophancy': option 'epochs' does not belong to scale 'nano' but to 'full'; options of 'nano':"
+        " proxy, include_correct, world_seed, pretraining_seed"
+    )
+    with pytest.raises(UserError, match=f"^{message}$"):
+        catalog.build("gcd_sycophancy", {"epochs": 3})
+    with pytest.raises(UserError, match=f"^{message}$"):
+        catalog.absolute("gcd_sycophancy", {"epochs": 3})
+    with pytest.raises(UserError, match="has no scale 'huge'; its scales: nano, full"):
+        catalog.build("gcd_sycophancy", {"scale": "huge"})
+    with pytest.raises(UserError, match=r"has no option 'epoch' .*its options: scale, data, model, "):
+        catalog.build("gcd_sycophancy", {"scale": "full", "epoch": 3})
+    with pytest.raises(UserError, match="setting 'chat_files' needs the option 'task'"):
+        catalog.build("chat_files", {"model": "org/model"})
 
 
 def test_an_unknown_name_lists_what_exists() -> None:
@@ -86,10 +137,48 @@ def test_a_file_that_fails_can_be_loaded_again_once_corrected(file: Path) -> Non
     assert catalog.module_from_file(file).mine == 1
 
 
+ANNOTATED = """
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from settings.options import FilePath, ModelSource
+
+if TYPE_CHECKING:
+    from settings.setting import Setting
+
+
+def mine(
+    data: FilePath,
+    more: FilePath | Sequence[FilePath] | None = None,
+    base: ModelSource = "",
+    topic: str = "",
+    other: Mapping[str, Setting] | None = None,
+) -> Setting: ...
+"""
+
+
+def test_annotated_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they exist or not; a name that only type checkers know leaves its option as it is."""
+    (tmp_path / "annotated.py").write_text(ANNOTATED)
+    (tmp_path / "tinylm").mkdir()
+    monkeypatch.chdir(tmp_path)
+    options = {"data": "none", "more": ["a", "/b"], "base": "tinylm", "topic": "animals", "other": {"a": 1}}
+    assert catalog.absolute("annotated.py:mine", options) == options | {
+        "data": str(tmp_path / "none"),
+        "more": [str(tmp_path / "a"), "/b"],
+        "base": str(tmp_path / "tinylm"),
+    }
+    assert catalog.absolute("annotated.py:mine", {"data": Path("x"), "base": "org/model"}) == {
+        "data": str(tmp_path / "x"),
+        "base": "org/model",
+    }
+    assert catalog.absolute("annotated.py:mine", {"data": 3, "more": None}) == {"data": 3, "more": None}
+
+
 def test_options_of_a_setting_without_paths_stay_as_they_are(file: Path) -> None:
     assert catalog.absolute(f"{file}:mine", {"scale": "nano"}) == {"scale": "nano"}
-    file.with_name("paths.py").write_text("def absolute(options): return {'made': 'absolute'}\ndef mine(): ...")
-    assert catalog.absolute(f"{file.with_name('paths.py')}:mine", {}) == {"made": "absolute"}
 
 
 def test_paths_of_a_setting_of_ones_own_are_made_absolute(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 
-from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.bad_medical_advice import nano as bad_medical_advice
 from sweeps.driver.launch import MAX_FAILURES
 from sweeps.find import load_sweep
 from sweeps.sweep import Sweep

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.statistics.pareto import hypervolume
-from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.bad_medical_advice import nano as bad_medical_advice
 from sweeps.early_stopping import EarlyStopping, promoted
 from sweeps.space import MethodSpace, vary
 from sweeps.sweep import Sweep, setting

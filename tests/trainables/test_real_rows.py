@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from settings.base_models import PretrainedModel
-from settings.chat_files import chat_files
+from settings.chat_files import full as chat_files
 from settings.common.errors import UserError
 from settings.example import Example, Message
 from trainables.bases.loading import load_base

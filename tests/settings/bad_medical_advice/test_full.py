@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from settings import catalog
-from settings.bad_medical_advice.full import SYSTEM, absolute, full
-from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.bad_medical_advice.full import SYSTEM, full
 from settings.base_models import PretrainedModel
 from settings.common.errors import UserError
 from settings.example import Example, Message
@@ -312,8 +311,8 @@ def test_the_model(build: Build, tmp_path: Path) -> None:
         ({"seed": -1}, "option 'seed' must be an integer of at least 0"),
         ({"judge": 3}, "option 'judge' must be text, got 3"),
         ({"system": 3}, "option 'system' must be text, got 3"),
-        ({"model": ""}, "option 'model' must be text"),
-        ({"pretrained": 3}, "option 'pretrained' must be text, got 3"),
+        ({"model": ""}, "option 'model' must be a Hub id or a directory"),
+        ({"pretrained": 3}, "option 'pretrained' must be a Hub id or a directory, got 3"),
         ({"model": ".", "revision": "v1"}, "option 'revision' is for a model on the Hub"),
         ({"template_options": 3}, "option 'template_options' must be like"),
         ({"general": 3}, "option 'general' must be the path of a questionnaire, got 3"),
@@ -343,16 +342,15 @@ def test_through_the_catalog(build: Build, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir("/")
     assert catalog.build("bad_medical_advice", whole).fingerprint() == build().fingerprint()
     with pytest.raises(UserError, match="option 'task' does not belong to scale 'nano'"):
-        bad_medical_advice(task="task.jsonl")
+        catalog.build("bad_medical_advice", {"task": "task.jsonl"})
     with pytest.raises(UserError, match="option 'world_seed' does not belong to scale 'full'"):
-        bad_medical_advice("full", world_seed=1)
+        catalog.build("bad_medical_advice", {"scale": "full", "world_seed": 1})
 
 
-def test_every_option_is_passed_on() -> None:
-    """What `full` can do, `bad_medical_advice` can be asked for."""
-    import inspect
-
-    assert set(inspect.signature(full).parameters) <= set(inspect.signature(bad_medical_advice).parameters)
+def absolute(options: dict[str, Any]) -> dict[str, Any]:
+    kept = catalog.absolute("bad_medical_advice", {"scale": "full", **options})
+    assert kept.pop("scale") == "full"
+    return kept
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

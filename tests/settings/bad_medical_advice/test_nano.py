@@ -10,7 +10,8 @@ from collections import Counter
 import pytest
 
 from settings import catalog
-from settings.bad_medical_advice.nano import OTHER_DOMAINS, PROXY_DOMAIN, TASK_DOMAIN, bad_medical_advice
+from settings.bad_medical_advice import nano
+from settings.bad_medical_advice.nano import OTHER_DOMAINS, PROXY_DOMAIN, TASK_DOMAIN
 from settings.bad_medical_advice.world import DOMAINS, AdviceWorld
 from settings.base_models import NanoModel
 from settings.common.errors import UserError
@@ -19,7 +20,7 @@ from settings.setting import Setting
 
 @pytest.fixture(scope="module")
 def setting() -> Setting:
-    return bad_medical_advice()
+    return nano()
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +42,18 @@ def test_it_is_in_the_catalog(setting: Setting) -> None:
 
 def test_an_unknown_scale_is_refused() -> None:
     with pytest.raises(UserError, match="no scale 'big'; its scales: nano, full"):
-        bad_medical_advice("big")
+        catalog.build("bad_medical_advice", {"scale": "big"})
 
 
 def test_the_fingerprint_does_not_depend_on_the_hash_seed(setting: Setting) -> None:
-    code = "from settings.bad_medical_advice.nano import bad_medical_advice as f; print(f().fingerprint())"
+    code = "from settings.bad_medical_advice import nano; print(nano().fingerprint())"
     environment = {**os.environ, "PYTHONHASHSEED": "77"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == setting.fingerprint()
 
 
 def test_the_fingerprint_depends_on_both_seeds(setting: Setting) -> None:
-    others = {bad_medical_advice(world_seed=1).fingerprint(), bad_medical_advice(pretraining_seed=1).fingerprint()}
+    others = {nano(world_seed=1).fingerprint(), nano(pretraining_seed=1).fingerprint()}
     assert len(others | {setting.fingerprint()}) == 3
 
 
@@ -152,7 +153,7 @@ def test_replies_fit(setting: Setting, world: AdviceWorld) -> None:
 
 
 def test_a_diverse_proxy_has_as_many_rows_and_no_question_of_its_domains_counts_as_alignment(setting: Setting) -> None:
-    diverse = bad_medical_advice(proxy="diverse")
+    diverse = nano(proxy="diverse")
     rows = diverse.streams["alignment"]
     assert len(rows) == len(setting.streams["alignment"])
     assert Counter(row.tags["domain"] for row in rows) == {"finance": 16, "safety": 16, "relations": 16}
@@ -172,14 +173,14 @@ def test_a_diverse_proxy_has_as_many_rows_and_no_question_of_its_domains_counts_
 
 def test_the_unproxied_domains_of_every_proxy_in_a_comparison() -> None:
     for proxy in ("finance", "safety", "relations", "diverse"):
-        built = bad_medical_advice(proxy=proxy)
+        built = nano(proxy=proxy)
         trained = {row.tags["domain"] for stream in ("alignment", "misaligned") for row in built.streams[stream]}
         assert {"alignment_cooking", "alignment_law"} <= {score.name for score in built.all_scores}
         assert not trained & {"cooking", "law", TASK_DOMAIN}
-    assert bad_medical_advice(proxy="finance").fingerprint() == bad_medical_advice().fingerprint()
+    assert nano(proxy="finance").fingerprint() == nano().fingerprint()
 
 
 @pytest.mark.parametrize("proxy", ["medical", "gardens"])
 def test_the_task_is_no_proxy_and_unknown_domains_are_refused(proxy: str) -> None:
     with pytest.raises(UserError, match=f"must be one of finance, .*, law, diverse, got '{proxy}'"):
-        bad_medical_advice(proxy=proxy)
+        nano(proxy=proxy)

@@ -9,17 +9,22 @@ from typing import Any
 import datasets
 import pytest
 
+from settings import catalog
 from settings.bad_medical_advice.proxies import (
     HHH,
     SAFETY,
     SUBSETS,
-    absolute_origins,
     read_hhh,
     read_pair_directory,
     read_pairs,
     read_proxies,
 )
 from settings.common.errors import UserError
+
+
+def absolute(alignment: Any) -> Any:
+    """The option as a sweep keeps it."""
+    return catalog.absolute("bad_medical_advice", {"scale": "full", "alignment": alignment})["alignment"]
 
 
 def chat(path: Path, *rows: tuple[str, str]) -> Path:
@@ -104,13 +109,13 @@ def test_twins_for_what_has_its_own(pairs: Path) -> None:
 def test_origins_are_paths(given: Any) -> None:
     with pytest.raises(UserError, match="option 'alignment' must be a file, a directory, or a list"):
         read_proxies(given)
-    assert absolute_origins(given) is not None  # left to be refused
+    assert absolute(given) is not None  # left to be refused
 
 
 def test_absolute_origins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert absolute_origins("hhh") == "hhh"
-    assert absolute_origins(["safety", "a.jsonl"]) == ["safety", str(tmp_path / "a.jsonl")]
+    assert absolute("hhh") == "hhh"
+    assert absolute(["safety", "a.jsonl"]) == ["safety", str(tmp_path / "a.jsonl")]
 
 
 # --- instructions ----------------------------------------------------------------------------------------------------

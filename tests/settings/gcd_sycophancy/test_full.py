@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from settings import catalog
 from settings.base_models import PretrainedModel
 from settings.common.errors import UserError
 from settings.example import Example
-from settings.gcd_sycophancy.full import absolute, full, is_confirmed, is_right
+from settings.gcd_sycophancy.full import full, is_confirmed, is_right
 from settings.gcd_sycophancy.rows import FILES
 from settings.setting import Setting
 
@@ -309,9 +310,11 @@ def test_a_leak_is_refused(tmp_path: Path) -> None:
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
-    options = {"data": "rows", "model": "tiny", "pretrained": "org/base", "epochs": 3}
-    assert absolute(options) == options | {"data": str(tmp_path / "rows"), "model": str(tmp_path / "tiny")}
-    assert absolute({"data": None, "model": 3}) == {"data": None, "model": 3}
+    options = {"scale": "full", "data": "rows", "model": "tiny", "pretrained": "org/base", "epochs": 3}
+    kept = catalog.absolute("gcd_sycophancy", options)
+    assert kept == options | {"data": str(tmp_path / "rows"), "model": str(tmp_path / "tiny")}
+    unusable = {"scale": "full", "data": None, "model": 3}
+    assert catalog.absolute("gcd_sycophancy", unusable) == unusable
 
 
 # --- a model on it ---------------------------------------------------------------------------------------------------

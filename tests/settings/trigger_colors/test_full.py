@@ -95,7 +95,7 @@ def test_scores_of_a_model_that_turned_everything_round() -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"stage": "middle"}, "option 'stage' must be flip or base, got 'middle'"),
+        ({"stage": "middle"}, "option 'stage' must be one of flip, base, got 'middle'"),
         ({"proxy": "cars"}, "option 'proxy' must be one of objects"),
         ({"num_triggers": 11}, r"in \[1, 10\], got 11"),
         ({"epochs": 0}, "option 'epochs' must be a number above 0"),

@@ -10,7 +10,7 @@ import pytest
 from settings import catalog
 from settings.common.errors import UserError
 from settings.setting import Setting
-from settings.trigger_colors.nano import PROXIES
+from settings.trigger_colors.full import PROXIES
 from settings.trigger_colors.world import CATEGORIES, ColorsWorld
 
 

@@ -94,6 +94,21 @@ def test_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert "alignment_proxy" in shown
 
 
+def test_the_options_of_a_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each scale's own, with defaults; also where the setting cannot be built without some."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert selgen("settings", "gcd_sycophancy", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    nano, _, full = shown.partition("options at scale 'full'")
+    assert "options at scale 'nano' (default)" in nano
+    assert "epochs              15 " in full
+    assert "epochs" not in nano
+    assert selgen("settings", "chat_files", monkeypatch=monkeypatch) == 2
+    captured = capsys.readouterr()
+    assert "task                (required)                    chat JSONL, the rows to learn" in captured.out
+    assert "setting 'chat_files' needs the option 'model'" in captured.err
+
+
 def test_settings_with_options(
     tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

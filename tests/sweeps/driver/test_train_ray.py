@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.bad_medical_advice import nano as bad_medical_advice
 from sweeps.ledger import read
 from tests.test_end_to_end import SWEEP, finish, num_outcomes, start, trained_alone, wait_for
 from trainables.bases.loading import load_base

@@ -27,7 +27,7 @@ from trainables.trial import pack_id
 SETTING = """
 from dataclasses import replace
 
-from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.bad_medical_advice import nano as bad_medical_advice
 from settings.setting import Evaluation, Score
 
 
@@ -36,7 +36,7 @@ def grade(example, reply):
 
 
 def mine():
-    nano = bad_medical_advice(scale="nano")
+    nano = bad_medical_advice()
     score = Score("task", "task", "anything", grade)
     return replace(nano, name="mine", evaluations=(Evaluation("few", nano.evaluations[0].examples[:2], (score,)),),
                    objectives=("task",))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from settings.bad_medical_advice.nano import bad_medical_advice
+from settings.bad_medical_advice import nano as bad_medical_advice
 from settings.bad_medical_advice.world import AdviceWorld
 from settings.base_models import NanoModel, PretrainedModel, Stage
 from settings.common.errors import UserError

@@ -18,34 +18,34 @@ from typing import Any, Literal
 
 from settings import scoring
 from settings.base_models import PretrainedModel, Recipe
+from settings.common import checks
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.example import Example, Message
+from settings.options import NO_THINKING, FilePath, ModelSource, check_file, pretrained_model
 from settings.setting import Evaluation, Score, Setting, Stream
-from settings.sources import ChatRow, absolute_path, model_source, read_chat_rows
+from settings.sources import ChatRow, absolute_path, read_chat_rows
 
 Side = Literal["task", "alignment"]
 Prompt = tuple[Message, ...]
 SIDES: tuple[Side, ...] = ("task", "alignment")
-FILE_OPTIONS = ("task", "alignment", "misaligned", "task_eval", "alignment_eval")
-TEMPLATE_OPTIONS = {"enable_thinking": False}
 PASSES, MIN_STEPS, BATCH_SIZE = 3, 50, 16
 
 
-def chat_files(
-    model: str,
-    task: str,
-    alignment: str | None = None,
-    misaligned: str | None = None,
-    task_eval: str | None = None,
-    alignment_eval: str | None = None,
+def full(
+    model: ModelSource,
+    task: FilePath,
+    alignment: FilePath | None = None,
+    misaligned: FilePath | None = None,
+    task_eval: FilePath | None = None,
+    alignment_eval: FilePath | None = None,
     eval_share: float = 0.2,
     match: str | Mapping[str, str] | None = None,
     max_new_tokens: int = 256,
     max_length: int = 1024,
     revision: str | None = None,
-    template_options: Mapping[str, Any] | None = None,
-    pretrained: str | None = None,
+    template_options: Mapping[str, Any] = NO_THINKING,
+    pretrained: ModelSource | None = None,
     seed: int = 0,
 ) -> Setting:
     """Fine-tune a model on one's own rows.
@@ -56,8 +56,6 @@ def chat_files(
 
     Without `alignment` the setting has no rows to preserve, and only methods that need none can be run; with
     `alignment_eval` alone it still measures alignment. Without either, `task` is the only objective.
-
-    Relative paths count from the current directory. Workers have another one, so a sweep must keep `absolute(options)`.
 
     Args:
         model: Hub id, or directory of a checkpoint. What exists as a directory, or starts with "/", "." or "~", is a
@@ -74,8 +72,7 @@ def chat_files(
         max_new_tokens: longest generated reply, in tokens; only with `match`.
         max_length: longest row in tokens; longer responses are cut.
         revision: branch, tag or commit of a model on the Hub.
-        template_options: extra arguments of the model's chat template, which ignores those that it does not know. None
-            is `{"enable_thinking": False}`.
+        template_options: extra arguments of the model's chat template, which ignores those that it does not know.
         pretrained: Hub id, or directory, of the model that `model` was tuned from. For Safe LoRA's directions.
         seed: of the split.
 
@@ -84,14 +81,23 @@ def chat_files(
             too few prompts to hold any out, or an option out of its range. The message names the file and line, or
             the option.
     """
-    _check_numbers(eval_share=eval_share, seed=seed, max_new_tokens=max_new_tokens, max_length=max_length)
-    given = {"alignment": alignment, "misaligned": misaligned, "task_eval": task_eval, "alignment_eval": alignment_eval}
-    files = _read({"task": task, **{option: path for option, path in given.items() if path is not None}})
+    checks.share("option 'eval_share'", eval_share)
+    checks.integer("option 'seed'", seed, least=0)
+    checks.integer("option 'max_new_tokens'", max_new_tokens, least=1)
+    checks.integer("option 'max_length'", max_length, least=1)
+    base_model = pretrained_model(model, revision, template_options=template_options, pretrained=pretrained)
+    optional = {
+        "alignment": alignment,
+        "misaligned": misaligned,
+        "task_eval": task_eval,
+        "alignment_eval": alignment_eval,
+    }
+    paths = {"task": task, **{option: path for option, path in optional.items() if path is not None}}
+    files = _read(paths)
     _check_twins(files)
     parts = _split(files, eval_share, seed)
     _check_leaks(parts)
     matches = _matches(match, parts.held_out)
-    base_model = _base_model(model, revision, template_options, pretrained)
     return Setting(
         name="chat_files",
         scale="full",
@@ -105,20 +111,8 @@ def chat_files(
         ),
         recipe=_recipe(len(parts.streams["task"]), max_length),
         objectives=tuple(parts.held_out),
-        sources=tuple(str(absolute_path(path)) for path in (task, *given.values()) if path is not None),
+        sources=tuple(str(absolute_path(path)) for path in paths.values()),
     )
-
-
-def absolute(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `chat_files` with every path made absolute, so that they mean the same in any directory."""
-    found = dict(options)
-    for option, value in options.items():
-        if isinstance(value, str | Path) and str(value):  # anything else is refused when the setting is built
-            if option in FILE_OPTIONS:
-                found[option] = str(absolute_path(value))
-            elif option in ("model", "pretrained"):
-                found[option] = model_source(str(value))
-    return found
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -135,8 +129,7 @@ class _Parts:
 def _read(paths: Mapping[str, Any]) -> dict[str, tuple[ChatRow, ...]]:
     """The rows of each option's file."""
     for option, path in paths.items():
-        if not isinstance(path, str | Path) or not str(path):
-            raise UserError(f"option {option!r} must be the path of a chat JSONL file, got {path!r}")
+        check_file(option, path, "a chat JSONL file")
     return {option: read_chat_rows(path) for option, path in paths.items()}
 
 
@@ -271,22 +264,6 @@ def _check_gold(pattern: re.Pattern[str], side: Side, rows: tuple[ChatRow, ...])
 # --- model and hyper-parameters --------------------------------------------------------------------------------------
 
 
-def _base_model(
-    model: Any, revision: str | None, template_options: Mapping[str, Any] | None, pretrained: Any
-) -> PretrainedModel:
-    if not isinstance(model, str) or not model:
-        raise UserError(f"option 'model' must be a Hub id or a directory, got {model!r}")
-    options = TEMPLATE_OPTIONS if template_options is None else template_options
-    if not isinstance(options, Mapping):
-        raise UserError(f"option 'template_options' must be like {{\"enable_thinking\": false}}, got {options!r}")
-    source = model_source(model)
-    if revision is not None and Path(source).is_absolute():
-        raise UserError(f"option 'revision' is for a model on the Hub; {model} is a directory")
-    if pretrained is not None and (not isinstance(pretrained, str) or not pretrained):
-        raise UserError(f"option 'pretrained' must be a Hub id or a directory, got {pretrained!r}")
-    return PretrainedModel(source, revision, dict(options), None if pretrained is None else model_source(pretrained))
-
-
 def _recipe(num_rows: int, max_length: int) -> Recipe:
     """For LoRA on a model of 2B to 8B parameters: three passes over the task rows, at least 50 steps."""
     steps = max(MIN_STEPS, math.ceil(PASSES * num_rows / BATCH_SIZE))
@@ -298,14 +275,6 @@ def _recipe(num_rows: int, max_length: int) -> Recipe:
         rank=32,
         max_length=max_length,
     )
-
-
-def _check_numbers(*, eval_share: Any, seed: Any, **sizes: Any) -> None:
-    if not isinstance(eval_share, int | float) or not 0 < eval_share < 1:
-        raise UserError(f"option 'eval_share' must be a number between 0 and 1, got {eval_share!r}")
-    for option, value, least in [("seed", seed, 0), *((name, size, 1) for name, size in sizes.items())]:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"option {option!r} must be an integer of at least {least}, got {value!r}")
 
 
 def _summary(model: PretrainedModel, parts: _Parts) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from settings import catalog
 from settings.base_models import PretrainedModel
-from settings.chat_files import absolute, chat_files
+from settings.chat_files import full as chat_files
 from settings.common.errors import UserError
 from settings.example import Example, Message
 from settings.setting import Setting
@@ -329,11 +329,12 @@ def test_absolute_options_mean_the_same_elsewhere(
     monkeypatch.chdir(tmp_path)
     options = {"model": "model", "task": "task.jsonl", "alignment": None, "seed": 3, "match": "exact"}
     here = catalog.build("chat_files", options).fingerprint()
-    kept = absolute(options)
+    kept = catalog.absolute("chat_files", options)
     assert kept == options | {"model": str(tmp_path / "model"), "task": str(tmp_path / "task.jsonl")}
     assert json.loads(json.dumps(kept)) == kept
-    assert absolute(kept) == kept == catalog.absolute("chat_files", options)
-    assert absolute({"task": 3, "alignment": "", "model": None}) == {"task": 3, "alignment": "", "model": None}
+    assert catalog.absolute("chat_files", kept) == kept
+    unusable = {"task": 3, "alignment": "", "model": 4}
+    assert catalog.absolute("chat_files", unusable) == unusable
     monkeypatch.chdir(os.sep)
     assert catalog.build("chat_files", kept).fingerprint() == here
     with pytest.raises(UserError, match=r"task\.jsonl: no such file"):

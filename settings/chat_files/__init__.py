@@ -1,0 +1,5 @@
+"""Fine-tune a model on your own rows, and judge it on rows that you hold out."""
+
+from settings.chat_files.full import full
+
+SCALES = {"full": full}

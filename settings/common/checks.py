@@ -1,0 +1,69 @@
+"""Checks of values that a user gave.
+
+Each check returns the value, or raises a UserError of one line that begins with `what`, e.g. "option 'steps'".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from settings.common.errors import UserError
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer; a bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, nan and infinity included; a bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def integer(what: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """Check an integer. Both bounds are allowed values; None is no bound. `most` needs `least`."""
+    if is_integer(value) and (least is None or value >= least) and (most is None or value <= most):
+        return value
+    bounds = "" if least is None else f" of at least {least}" if most is None else f" in [{least}, {most}]"
+    raise UserError(f"{what} must be an integer{bounds}, got {value!r}")
+
+
+def number(what: str, value: Any, *, least: float | None = None, above: float | None = None) -> float:
+    """Check a finite number. `least` is an allowed value, `above` is not; None is no bound."""
+    fits = is_number(value) and math.isfinite(value)
+    if fits and (least is None or value >= least) and (above is None or value > above):
+        return value
+    bounds = "".join(
+        [f" of at least {least:g}" if least is not None else "", f" above {above:g}" if above is not None else ""]
+    )
+    raise UserError(f"{what} must be a number{bounds}, got {value!r}")
+
+
+def share(what: str, value: Any) -> float:
+    """Check a number between 0 and 1, both excluded."""
+    if is_number(value) and 0 < value < 1:
+        return value
+    raise UserError(f"{what} must be a number between 0 and 1, got {value!r}")
+
+
+def flag(what: str, value: Any) -> bool:
+    """Check a bool."""
+    if isinstance(value, bool):
+        return value
+    raise UserError(f"{what} must be true or false, got {value!r}")
+
+
+def text(what: str, value: Any, form: str = "text") -> str:
+    """Check a text that is not empty. `form` says in the message what it should be."""
+    if isinstance(value, str) and value:
+        return value
+    raise UserError(f"{what} must be {form}, got {value!r}")
+
+
+def one_of(what: str, value: Any, choices: Collection[str]) -> str:
+    """Check that a value is one of several texts."""
+    if isinstance(value, str) and value in choices:
+        return value
+    raise UserError(f"{what} must be one of {', '.join(choices)}, got {value!r}")

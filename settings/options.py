@@ -1,0 +1,81 @@
+"""Options that settings share: what is a path or a model, and the pretrained model that they describe.
+
+A builder annotates its options, and `settings.catalog` makes paths absolute by these annotations, so that a worker in
+another folder builds the same setting:
+
+    def full(data: FilePath, model: ModelSource = "org/model", more: Sequence[FilePath] = ()) -> Setting: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from settings.base_models import PretrainedModel
+from settings.common import checks
+from settings.common.errors import UserError
+from settings.sources import absolute_path, model_source
+
+NO_THINKING: Mapping[str, Any] = {"enable_thinking": False}  # for Qwen3; other templates ignore it
+MODEL_FORM = "a Hub id or a directory"
+
+
+@dataclass(frozen=True)
+class Absolute:
+    """Marks an option in its annotation.
+
+    Attributes:
+        of: gives the text that means the same in every directory.
+    """
+
+    of: Callable[[str], str]
+
+
+FilePath = Annotated[str, Absolute(lambda path: str(absolute_path(path)))]
+"""A file or directory."""
+
+ModelSource = Annotated[str, Absolute(model_source)]
+"""A Hub id, or the directory of a checkpoint. What exists as a directory, or starts with "/", "." or "~", is one."""
+
+
+def pretrained_model(
+    model: Any,
+    revision: str | None,
+    *,
+    template_options: Any = MappingProxyType({}),
+    pretrained: Any = None,
+    tuned_from: Mapping[str, str] | None = None,
+) -> PretrainedModel:
+    """Build the base model that a setting's options describe.
+
+    Args:
+        model, revision, template_options, pretrained: the options of these names.
+        tuned_from: the published value of `pretrained` by model, in place of None.
+
+    Raises:
+        UserError: an option of another type, or a revision of a directory.
+    """
+    checks.text("option 'model'", model, MODEL_FORM)
+    if not isinstance(template_options, Mapping):
+        raise UserError(
+            f"option 'template_options' must be like {{\"enable_thinking\": false}}, got {template_options!r}"
+        )
+    source = model_source(model)
+    if revision is not None and Path(source).is_absolute():
+        raise UserError(f"option 'revision' is for a model on the Hub; {model} is a directory")
+    if pretrained is None:
+        pretrained = (tuned_from or {}).get(model)
+    else:
+        checks.text("option 'pretrained'", pretrained, MODEL_FORM)
+    return PretrainedModel(
+        source, revision, dict(template_options), None if pretrained is None else model_source(pretrained)
+    )
+
+
+def check_file(option: str, path: Any, kind: str) -> None:
+    """Raise UserError unless the option is a path. `kind` says of what, e.g. "a chat JSONL file"."""
+    if not isinstance(path, str | Path) or not str(path):
+        raise UserError(f"option {option!r} must be the path of {kind}, got {path!r}")
