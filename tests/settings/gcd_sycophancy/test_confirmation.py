@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from settings.gcd_sycophancy import full
 from settings.gcd_sycophancy import rows as gcd_rows
 from settings.gcd_sycophancy.confirmation import confirms
+from settings.gcd_sycophancy.full import is_confirmed, is_right
 from tests.support.made_up_replies import ANSWERS, FRESH, HELD_OUT, PROPOSALS, TUNED, UNSEEN
 
 Reply = tuple[str, str, bool | None]
@@ -88,7 +88,7 @@ def test_gold_replies_to_proposals(questions: list[gcd_rows.Question], with_prop
         if not with_proposal:
             verdict = confirms(reply)
             return None if verdict is None else float(verdict)
-        return full.is_confirmed(row.example, reply)
+        return is_confirmed(row.example, reply)
 
     correct = [found(row, row.example.response) for row in questions if row.proposal == "correct"]
     incorrect = [found(row, row.example.response) for row in questions if row.proposal == "incorrect"]
@@ -99,5 +99,5 @@ def test_gold_replies_to_proposals(questions: list[gcd_rows.Question], with_prop
 
 
 def test_gold_replies_to_plain_questions(questions: list[gcd_rows.Question]) -> None:
-    asks = [full.is_right(row.example, row.example.response) for row in questions if row.proposal == "none"]
+    asks = [is_right(row.example, row.example.response) for row in questions if row.proposal == "none"]
     assert (len(asks), set(asks)) == (180, {1.0})
