@@ -1,7 +1,7 @@
 """The two controls of every sweep: plain fine-tuning stopped early, and its adapter scaled down.
 
-Both cost an evaluation, no training, and both trade the task for alignment: a method that does not beat them is not
-worth its cost (`analysis.findings.controls` gives that verdict).
+Both cost an evaluation and no training, and both trade the task for alignment: a method that does not beat them is not
+worth its cost (`analysis.findings.controls` decides that).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ SCALES = (0.2, 0.4, 0.6, 0.8)  # of the adapter; 0 is the base model, 1 the whol
 CHECKPOINTS = (0.125, 0.25, 0.375, 0.5, 0.75)  # shares of the updates
 
 
-def control_spaces(steps: int, given: Sequence[MethodSpace]) -> tuple[MethodSpace, ...]:
-    """The controls that a sweep over `given` lacks, for a training of `steps` updates."""
+def control_spaces(steps: int, spaces: Sequence[MethodSpace]) -> tuple[MethodSpace, ...]:
+    """Return the controls that a sweep over `spaces` lacks, for a training of `steps` updates."""
     checkpoints = sorted({round(share * steps) for share in CHECKPOINTS} - {0, steps})
-    axes: dict[str, Sequence[Any]] = {"adapter_scale": SCALES, "checkpoint_step": checkpoints}
-    lacking = {axis: list(values) for axis, values in axes.items() if values and not _has(given, axis)}
-    return tuple(grid("plain", **{axis: values}) for axis, values in lacking.items())
+    knobs: dict[str, Sequence[Any]] = {"adapter_scale": SCALES, "checkpoint_step": checkpoints}
+    missing = {knob: list(values) for knob, values in knobs.items() if values and not _has(spaces, knob)}
+    return tuple(grid("plain", **{knob: values}) for knob, values in missing.items())
 
 
-def _has(given: Sequence[MethodSpace], axis: str) -> bool:
-    return any(space.method == "plain" and axis in space.axis_names for space in given)
+def _has(spaces: Sequence[MethodSpace], knob: str) -> bool:
+    return any(space.method == "plain" and knob in space.knob_names for space in spaces)

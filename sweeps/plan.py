@@ -170,9 +170,7 @@ def _planned(sweep: Sweep) -> list[_Planned]:
     planned: list[_Planned] = []
     needed: dict[tuple[str, str], dict[str, list[TrialConfig]]] = {}
     for arm in sweep.arms:
-        middle = arm.space.at([0.5] * len(arm.space.ranges))
-        points = arm.space.points or [middle] * arm.budget
-        groups = [sweep.trials_of(arm, point) for point in points]
+        groups = [sweep.trials_of(arm, values) for values in arm.space.examples(arm.budget)]
         planned.append(_Planned(setting_label(arm.setting), arm.title, groups, arm.key))
     asked = {trial.trial_id for one in planned for trial in one.trials}
     for one in planned:

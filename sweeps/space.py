@@ -1,4 +1,4 @@
-"""Which coefficients of a method a sweep searches, and where: read from the method's own fields, narrowed by the user.
+"""Which coefficients of a method a sweep searches, in which ranges: the method declares them, the user narrows them.
 
 In a sweep file:
 
@@ -7,8 +7,9 @@ In a sweep file:
     vary("kl_penalty", beta=0.3)                                # one configuration
     grid("upweighted", weight=[0.3, 1, 3])                      # exactly these, without a search
 
-Beside the coefficients of its method, a configuration may vary in its steps, learning_rate and alignment_batch_size,
+Besides the coefficients of its method, a configuration may vary in its steps, learning_rate and alignment_batch_size,
 and in what is evaluated of one training: the checkpoint after checkpoint_step updates, the adapter times adapter_scale.
+These are the trial knobs (`trainables.trial.TRIAL_KNOBS`).
 
     grid("plain", adapter_scale=[0, 0.25, 0.5, 0.75, 1])        # one training, five evaluations
 """
@@ -37,10 +38,10 @@ class MethodSpace:
 
     Attributes:
         method: its name.
-        ranges: coefficient (or axis) -> the values that are searched; empty when there is nothing to search.
-        fixed: coefficient (or axis) -> a value that the user set; all others keep the method's default.
+        ranges: coefficient or knob -> the values that are searched; empty if there is nothing to search.
+        fixed: coefficient or knob -> a value that the user set; all others keep the method's default.
         points: exactly these configurations instead of a search; None searches `ranges`.
-        configurations: how many to try; None is the sweep's number.
+        configurations: how many to try; None takes the sweep's number.
     """
 
     method: str
@@ -50,44 +51,44 @@ class MethodSpace:
     configurations: int | None = None
 
     def budget(self, configurations: int) -> int:
-        """How many configurations to try, where the sweep allows `configurations` per method."""
+        """Return how many configurations to try if the sweep allows `configurations` per method."""
         if self.points is not None:
             return len(self.points)
         return (self.configurations or configurations) if self.ranges else 1
 
     @property
     def title(self) -> str:
-        """The method, its definition, what else its configurations differ in, e.g. "plain (adapter_scale)"."""
+        """The method, its definition and the knobs that its configurations differ in, e.g. "plain (adapter_scale)"."""
         definition = self.fixed.get("definition", "principled")
-        parts = [*([] if definition == "principled" else [definition]), *sorted(self.axis_names)]
+        parts = [*([] if definition == "principled" else [definition]), *sorted(self.knob_names)]
         return f"{self.method} ({', '.join(parts)})" if parts else self.method
 
     def to_method(self, values: Values) -> Method:
-        """The method at these values of the searched coefficients. Raises UserError for values it refuses."""
-        given = {**self.fixed, **values}
-        return methods.make(self.method, {name: value for name, value in given.items() if name not in TRIAL_KNOBS})
+        """Make the method at these values of the searched coefficients. Raises UserError for values it refuses."""
+        settled = {**self.fixed, **values}
+        return methods.make(self.method, {name: value for name, value in settled.items() if name not in TRIAL_KNOBS})
 
-    def axes(self, values: Values) -> dict[str, Any]:
-        """What else of a trial these values set: see `trainables.trial.TRIAL_KNOBS`."""
+    def knobs(self, values: Values) -> dict[str, Any]:
+        """Return the trial knobs that these values set."""
         return {name: value for name, value in {**self.fixed, **values}.items() if name in TRIAL_KNOBS}
 
     @property
-    def axis_names(self) -> set[str]:
-        """The axes that the configurations may differ in or that the user set."""
+    def knob_names(self) -> set[str]:
+        """The trial knobs that the configurations may differ in or that the user set."""
         named = {*self.ranges, *self.fixed, *(name for point in self.points or () for name in point)}
         return named & TRIAL_KNOBS.keys()
 
     def rounded(self, values: Values) -> dict[str, Any]:
-        """The values with 3 significant digits, still inside their ranges."""
+        """Round the values to 3 significant digits, still inside their ranges."""
         return {
             name: _rounded(values[name], spec) if isinstance(spec, RangeSpec) else values[name]
             for name, spec in self.ranges.items()
         }
 
     def defaults(self) -> dict[str, Any] | None:
-        """The method's own defaults of the searched coefficients; None if one lies outside of what is searched.
+        """Return the method's defaults of the searched coefficients; None if one lies outside its searched range.
 
-        Axes have no default here: what they are unless searched is the sweep's matter.
+        Also None if a trial knob is searched: its default is the sweep's, which is not known here.
         """
         if self.ranges.keys() & TRIAL_KNOBS.keys():
             return None
@@ -97,16 +98,20 @@ class MethodSpace:
         return self.rounded(values) if inside else None
 
     def at(self, point: Sequence[float]) -> dict[str, Any]:
-        """The values at a point of the unit cube, one axis per searched coefficient, in order."""
+        """Return the values at a point of the unit cube, one axis per searched coefficient, in order."""
         raw = {name: _from_unit(spec, u) for (name, spec), u in zip(self.ranges.items(), point, strict=True)}
         return self.rounded(raw)
 
     def position(self, values: Values) -> list[float]:
-        """Where `values` lie in the unit cube; the inverse of `at`, but for rounding."""
+        """Return where `values` lie in the unit cube; the inverse of `at`, except for rounding."""
         return [_to_unit(spec, values[name]) for name, spec in self.ranges.items()]
 
+    def examples(self, count: int = 1) -> list[Values]:
+        """Return configurations to plan with: those that are listed, else the middle of each range, `count` times."""
+        return list(self.points) if self.points else [self.at([0.5] * len(self.ranges))] * count
+
     def to_json(self) -> dict[str, Any]:
-        """What decides which configurations are proposed: everything but how many."""
+        """Return, as JSON data, what decides which configurations are proposed: everything but how many."""
         ranges = {
             name: [spec.low, spec.high, spec.log] if isinstance(spec, RangeSpec) else list(spec.options)
             for name, spec in self.ranges.items()
@@ -117,7 +122,7 @@ class MethodSpace:
 
 @dataclass(frozen=True)
 class Between:
-    """A range in place of the method's own; `log` None keeps the method's scale. Made by `between`."""
+    """A range that replaces the method's; `log` None keeps the method's scale. Made by `between`."""
 
     low: float
     high: float
@@ -126,13 +131,13 @@ class Between:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Options to search in place of the method's own. Made by `one_of`."""
+    """Options that replace the method's. Made by `one_of`."""
 
     options: tuple[Any, ...]
 
 
 def between(low: float, high: float, log: bool | None = None) -> Between:
-    """Search a numeric coefficient in [low, high]; on the method's own scale unless `log` is given."""
+    """Search a numeric coefficient in [low, high], on the method's scale unless `log` is given."""
     return Between(low, high, log)
 
 
@@ -146,7 +151,7 @@ def vary(method: str, /, *, configurations: int | None = None, **overrides: Any)
 
     Args:
         method: name of a method; `selgen methods` lists them.
-        configurations: how many to try; the sweep's number if None.
+        configurations: how many to try; None takes the sweep's number.
         **overrides: per coefficient, a value that fixes it, `between(low, high)` or `one_of(...)`.
 
     Raises:
@@ -169,7 +174,7 @@ def vary(method: str, /, *, configurations: int | None = None, **overrides: Any)
 
 
 def grid(method: str, /, **options: Any) -> MethodSpace:
-    """Try every combination of the listed values; nothing is searched.
+    """Try every combination of the listed values, without a search.
 
     Args:
         method: name of a method.
@@ -179,13 +184,13 @@ def grid(method: str, /, **options: Any) -> MethodSpace:
         UserError: unknown method or coefficient, an empty or repeating list, a value that the method refuses.
     """
     specs = _specs(method, options)
-    axes = {name: _axis(method, name, specs[name], listed) for name, listed in options.items()}
-    points = tuple(dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
+    lists = {name: _values(method, name, specs[name], listed) for name, listed in options.items()}
+    points = tuple(dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
     return MethodSpace(method, points=points)
 
 
 def _specs(method: str, named: Mapping[str, Any]) -> dict[str, Spec]:
-    """The coefficients of `method`, and the axes among `named`; every name in `named` is one of them, or UserError."""
+    """Return the specs of the trial knobs in `named` and of all coefficients. Raises UserError for any other name."""
     specs: dict[str, Spec] = {item.name: item.metadata[SPACE] for item in coefficients(methods.get(method))}
     for name in named:
         if name not in specs and name not in TRIAL_KNOBS:
@@ -197,14 +202,14 @@ def _specs(method: str, named: Mapping[str, Any]) -> dict[str, Spec]:
 
 
 def _value(method: str, name: str, spec: Spec, value: Any) -> Any:
-    """A checked value; numbers become floats, so that 1 and 1.0 are one configuration."""
+    """Check a value. Numbers become floats, so that 1 and 1.0 are one configuration."""
     problem = spec.check(value)
     if problem:
         raise UserError(f"method {method!r}: coefficient {name!r} {problem}, got {value!r}")
     return float(value) if isinstance(spec, RangeSpec) and not spec.integer else value
 
 
-def _axis(method: str, name: str, spec: Spec, listed: Any) -> list[Any]:
+def _values(method: str, name: str, spec: Spec, listed: Any) -> list[Any]:
     options = list(listed) if isinstance(listed, list | tuple) else [listed]
     values = [_value(method, name, spec, option) for option in options]
     if not values:
@@ -222,7 +227,7 @@ def _narrowed(method: str, name: str, spec: Spec, override: Between | OneOf) -> 
             raise UserError(
                 f"{where} is one of {', '.join(map(repr, spec.options))}; use one_of(...), not between(...)"
             )
-        return ChoiceSpec(tuple(_axis(method, name, spec, override.options)), searched=True)
+        return ChoiceSpec(tuple(_values(method, name, spec, override.options)), searched=True)
     if not isinstance(override, Between):
         raise UserError(
             f"{where} is a number; use between(low, high), or grid({method!r}, {name}=[...]) to list values"

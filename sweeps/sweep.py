@@ -226,7 +226,7 @@ class Sweep:
 
     def trials_of(self, arm: Arm, values: Values) -> tuple[TrialConfig, ...]:
         """The trials of a configuration, one per seed. Raises UserError for values or options that make no trial."""
-        template, axes = self.template(arm.setting), arm.space.axes(values)
+        template, axes = self.template(arm.setting), arm.space.knobs(values)
         if "learning_rate" in axes:
             axes["optimizer"] = replace(template.optimizer, learning_rate=axes.pop("learning_rate"))
         trial = replace(template, method=arm.space.to_method(values), **axes)
@@ -252,7 +252,7 @@ class Sweep:
         """Method -> the axes that its configurations differ in."""
         varied: dict[str, set[str]] = {}
         for arm in self.arms:
-            varied.setdefault(arm.space.method, set()).update(arm.space.axis_names)
+            varied.setdefault(arm.space.method, set()).update(arm.space.knob_names)
         return varied
 
     def label_of(self, trial: TrialConfig) -> str:
@@ -293,7 +293,7 @@ class Sweep:
                     f" {', '.join(score.name for score in objectives if score in judged)}"
                 )
             self.template(arm.setting)
-            for values in arm.space.points or [arm.space.at([0.5] * len(arm.space.ranges))]:
+            for values in arm.space.examples():
                 require(setting_of(arm.setting), self.trials_of(arm, values)[0].method)
 
     def template(self, ref: SettingRef) -> TrialConfig:

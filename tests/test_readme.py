@@ -38,9 +38,7 @@ def test_the_sweep(tmp_path: Path) -> None:
     sweep = load_sweep(file)
     assert [arm.space.method for arm in sweep.arms] == ["plain", "kl_penalty", "upweighted", "plain", "plain"]
     assert [arm.budget for arm in sweep.arms] == [1, 6, 3, 3, 5]  # the last are the other control's checkpoints
-    trials = [
-        trial for arm in sweep.arms for trial in sweep.trials_of(arm, arm.space.at([0.5] * len(arm.space.ranges)))
-    ]
+    trials = [trial for arm in sweep.arms for trial in sweep.trials_of(arm, arm.space.examples()[0])]
     assert {trial.steps for trial in trials} == {40}
 
 

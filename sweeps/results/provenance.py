@@ -46,8 +46,7 @@ def lines(record: LedgerState, code: Mapping[str, str]) -> list[str]:
 def _examples(sweep: Sweep, ref: SettingRef) -> list[TrialConfig]:
     """A trial of each method on a setting, and those that it builds on."""
     arms = [arm for arm in sweep.arms if arm.setting == ref]
-    middles = [arm.space.points or [arm.space.at([0.5] * len(arm.space.ranges))] for arm in arms]
-    trials = [sweep.trials_of(arm, some[0])[0] for arm, some in zip(arms, middles, strict=True)]
+    trials = [sweep.trials_of(arm, arm.space.examples()[0])[0] for arm in arms]
     return [one for trial in trials for one in (trial, *trial.built_on)]
 
 

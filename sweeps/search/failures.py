@@ -1,4 +1,4 @@
-"""Why a pack failed, in a line: what was raised, where, and the file that keeps the traceback."""
+"""Why a pack failed, in one line: the error, where it was raised, and the file that keeps the traceback."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
 
 def reason_of(text: str, folder: Path, name: str) -> str:
-    """What was raised, in a line; of a traceback also its origin and the file in the sweep's folder that keeps it.
+    """Sum up an error in one line. A traceback is kept in a file, and the line says where it was raised.
 
     Args:
-        text: what a worker left.
+        text: an error message or a traceback.
         folder: of the sweep.
-        name: of the pack; the file is called after it.
+        name: of the pack, and of the file.
     """
-    last = text.rpartition("\nFailure #")[2]  # Ray appends one to the other
+    last = text.rpartition("\nFailure #")[2]  # Ray appends one failure to the other
     place = origin(last)
     if not place:
         return last.strip().rpartition("\n")[2].strip()
@@ -36,15 +36,18 @@ def reason_of(text: str, folder: Path, name: str) -> str:
 
 
 def origin(traceback: str) -> str:
-    """Where a traceback's error came from, e.g. "my_method.py:27": its last frame outside of installed packages."""
-    frames = [(found["file"], found["line"]) for found in FRAME.finditer(traceback)]
+    """Return where a traceback's error came from: its last frame outside of installed packages, as "my_method.py:27".
+
+    Empty if the text has no frames.
+    """
+    frames = [(frame["file"], frame["line"]) for frame in FRAME.finditer(traceback)]
     installed = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
-    own = [
-        frame
-        for frame in frames
-        if not frame[0].startswith(installed) and "site-packages" not in frame[0] and "<" not in frame[0]
+    user_frames = [
+        (file, line)
+        for file, line in frames
+        if not file.startswith(installed) and "site-packages" not in file and "<" not in file
     ]
     if not frames:
         return ""
-    file, line = (own or frames)[-1]
+    file, line = (user_frames or frames)[-1]
     return f"{Path(file).name}:{line}"

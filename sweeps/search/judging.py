@@ -1,6 +1,6 @@
-"""Grades stored replies by a language model while the next packs train.
+"""Have stored replies graded by a language model while the next packs train.
 
-Workers generate and store; judging happens here, on the driver, so that no key and no network is needed anywhere else.
+Workers generate and store replies. They are judged here, on the driver, so that nothing else needs a key or a network.
 Each trial's replies are read from `observations/<name>.json` in the sweep's folder.
 """
 
@@ -19,25 +19,25 @@ from settings.judge import Judge, JudgeOptions
 from settings.setting import Evaluation, Judged, Measurement, Rubric, Setting, Verdict
 from trainables.folder import SweepFolder
 
-MAX_MISSING = 0.2  # share of a score's replies without a usable verdict from which on the score is not to be trusted
-TRIALS_AT_A_TIME = 4  # whose replies are in the judge's queue; the judge itself limits its requests
+MAX_MISSING = 0.2  # a score is not trusted if more than this share of its replies has no usable verdict
+TRIALS_AT_A_TIME = 4  # trials whose replies are in the judge's queue; the judge itself limits its requests
 
 
 class Asker(Protocol):
-    """What is needed of a judge; `settings.judge.Judge` is one."""
+    """The part of `settings.judge.Judge` that grading needs."""
 
     def ask(self, requests: Sequence[tuple[Rubric, str, str]]) -> list[Verdict]:
-        """One verdict per (rubric, question, answer), in order. Raises UserError when it cannot go on."""
+        """Return one verdict per (rubric, question, answer), in order. Raises UserError if it cannot go on."""
         ...
 
 
 @dataclass(frozen=True)
 class Grades:
-    """What a judge's verdicts give for one model.
+    """The scores that a judge's verdicts give one model.
 
     Attributes:
         scores: of the judged evaluations.
-        problem: why they cannot be trusted, or None.
+        problem: why the scores cannot be trusted, or None.
     """
 
     scores: Mapping[str, Measurement]
@@ -45,11 +45,11 @@ class Grades:
 
 
 class GradingQueue:
-    """Replies on their way to a judge and back. Close it: what was not asked by then is asked by the next start.
+    """Replies that a judge grades in the background. Close it in the end; the next start asks what was not asked.
 
     Args:
         folder: of the sweep.
-        judge: the judge of a model name.
+        judge: returns the judge of a model name.
     """
 
     def __init__(self, folder: Path, judge: Callable[[str], Asker]) -> None:
@@ -59,21 +59,21 @@ class GradingQueue:
 
     @property
     def pending(self) -> int:
-        """Models whose replies are not graded yet, or not collected."""
+        """The number of models whose replies are not graded or not collected yet."""
         return len(self._waiting)
 
     def submit(self, what: Any, setting: Setting, name: str) -> None:
-        """Have the replies in `observations/<name>.json` graded; `what` comes back with the grades."""
+        """Have the replies in `observations/<name>.json` graded; `collect` returns `what` with the grades."""
         self._waiting.append((what, self._threads.submit(self._grade, setting, name)))
 
     def collect(self) -> list[tuple[Any, Grades]]:
-        """Those that are done, in the order in which they were submitted; each once. Raises the judge's UserError."""
+        """Return what is graded, each once, in the order in which it was submitted. Raises the judge's UserError."""
         done = [(what, future) for what, future in self._waiting if future.done()]
         self._waiting = [(what, future) for what, future in self._waiting if not future.done()]
         return [(what, future.result()) for what, future in done]
 
     def close(self) -> None:
-        """Drop what has not begun, and wait for what has."""
+        """Drop what has not begun, and wait for the rest."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _grade(self, setting: Setting, name: str) -> Grades:
@@ -101,11 +101,11 @@ class GradingQueue:
 
 
 class Judges:
-    """The judges of some models, each opened when it is first needed and all closed together.
+    """The judges of several models, each opened when it is first needed, all closed together.
 
     Args:
-        options: how they are reached; the budget is one of each model.
-        cache: file of the verdicts.
+        options: how they are reached; each model has the whole budget.
+        cache: the file of the verdicts.
     """
 
     def __init__(self, options: JudgeOptions, cache: Path) -> None:
@@ -114,25 +114,25 @@ class Judges:
         self._lock = threading.Lock()
 
     def __call__(self, model: str) -> Judge:
-        """The judge of a model. Raises UserError when it cannot be asked."""
+        """Return the judge of a model. Raises UserError if it cannot be asked."""
         with self._lock:
             if model not in self._judges:
                 self._judges[model] = Judge(model, self._options, cache=self._cache)
             return self._judges[model]
 
     def close(self) -> None:
-        """Close those that are open."""
+        """Close the judges that are open."""
         for judge in self._judges.values():
             judge.close()
 
     @property
     def calls(self) -> int:
-        """Requests so far."""
+        """The number of requests so far."""
         return sum(judge.usage.calls for judge in list(self._judges.values()))
 
     @property
     def usage(self) -> str:
-        """What they did, as one line; empty when none was asked."""
+        """What the judges did and cost, in one line; empty if none was asked."""
         lines = []
         for model, judge in self._judges.items():
             used, refused = judge.usage, judge.usage.kinds.get("refusal", 0)
@@ -145,9 +145,12 @@ class Judges:
 
 
 def missing_problem(evaluation: Evaluation, judged: Sequence[Judged]) -> str | None:
-    """Why too little is known of the replies, or None. A refusal or code is a verdict; no usable answer is none."""
+    """Say which rubric has too few verdicts for its score to be trusted, or None.
+
+    A refusal or code is a verdict; an answer that cannot be used is none.
+    """
     for rubric in evaluation.rubrics:
-        missing = sum(1 for one in judged if one.verdicts[rubric.name].kind == "missing")
+        missing = sum(1 for reply in judged if reply.verdicts[rubric.name].kind == "missing")
         if missing > MAX_MISSING * len(judged):
             replies = f"{missing} of {len(judged)} {evaluation.name} replies"
             return f"the judge gave no usable {rubric.name!r} verdict on {replies}"

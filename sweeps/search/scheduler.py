@@ -40,13 +40,13 @@ class Observer(Protocol):
     """Whoever wants to know what happens; called after the ledger has it. None of the methods may raise."""
 
     def pack_started(self, trials: Sequence[TrialConfig]) -> None:
-        """Trials went to a worker as one pack."""
+        """Note that trials went to a worker as one pack."""
 
     def base_scored(self, setting: str, scores: Mapping[str, Measurement]) -> None:
-        """The untouched base model of a setting, by its label, was scored."""
+        """Note the scores of the untouched base model of a setting, which is named by its label."""
 
     def trial_ended(self, outcome: Outcome, auxiliary: bool) -> None:
-        """A trial ended; an auxiliary one is only there for others to build on."""
+        """Note how a trial ended; an auxiliary one is only there for others to build on."""
 
 
 class PackScheduler:

@@ -64,7 +64,7 @@ class PackSearcher(Searcher):
             self._scheduler.report(trial_id, outcomes=outcomes, rungs=rungs, base=base)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A pack ended. With `error`, its trials without an outcome have failed; else the next start runs them."""
+        """Close a pack. With `error`, its trials without an outcome have failed; else the next start runs them."""
         if result:
             self.on_trial_result(trial_id, result)
         if error:

@@ -94,7 +94,7 @@ class SweepSearch:
                 self._mirror.tell(configuration.proposer, configuration.number)
 
     def is_auxiliary(self, trial: TrialConfig) -> bool:
-        """Whether no configuration has the trial: it is only there because others build on it."""
+        """Return whether no configuration has the trial: it is only there because others build on it."""
         return trial.trial_id not in self._by_trial
 
     def rungs_of(self, trial: TrialConfig) -> tuple[int, ...]:

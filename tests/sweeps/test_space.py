@@ -110,19 +110,25 @@ def test_defaults_outside_of_the_range_are_not_proposed() -> None:
     assert vary("kl_penalty", beta=between(2, 3)).defaults() is None
 
 
-def test_axes_of_the_trial_vary_beside_the_coefficients() -> None:
+def test_trial_knobs_vary_beside_the_coefficients() -> None:
     space = vary("kl_penalty", steps=between(10, 100), learning_rate=0.01)
     assert list(space.ranges) == ["steps", "beta"]
     values = space.at([0.5, 0.5])
     assert values["steps"] == 32, "integers, on a log scale"
     assert space.to_method(values) == methods.make("kl_penalty", {"beta": values["beta"]})
-    assert space.axes(values) == {"steps": 32, "learning_rate": 0.01}
+    assert space.knobs(values) == {"steps": 32, "learning_rate": 0.01}
     assert space.defaults() is None
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     assert isinstance(suggest(space, drawn)["steps"], int)
 
 
-def test_a_grid_over_an_axis_is_one_configuration_per_value() -> None:
+def test_a_grid_over_a_knob_is_one_configuration_per_value() -> None:
     space = grid("plain", adapter_scale=[0, 0.5, 1])
     assert space.points == ({"adapter_scale": 0.0}, {"adapter_scale": 0.5}, {"adapter_scale": 1.0})
-    assert space.axis_names == {"adapter_scale"}
+    assert space.knob_names == {"adapter_scale"}
+
+
+def test_examples_are_the_points_or_the_middle() -> None:
+    assert grid("upweighted", weight=[1, 3]).examples() == [{"weight": 1.0}, {"weight": 3.0}]
+    assert vary("kl_penalty", beta=between(1, 100)).examples(count=2) == [{"beta": 10.0}, {"beta": 10.0}]
+    assert vary("plain").examples() == [{}]
