@@ -2,8 +2,9 @@
 
 `ledger.jsonl` in the sweep's folder, one JSON value a line. The first line is the header; then come events:
 
-    {"event": "header", "format": 1, "sweep": name, "identity": id}
-    {"event": "asked", "arm": key, "number": n, "values": {...}, "configuration": id}
+    {"event": "header", "format": 2, "sweep": name, "identity": id}
+    {"event": "asked", "arm": key, "number": n, "values": {...}, "configuration": id,
+     "described": {...}}                                    see `sweeps.description.describe_configuration`
     {"event": "dealt", "trials": [id, ...], "pauses": [updates or null, ...]}   a pack that went to a worker
     {"event": "rung", "outcome": Outcome.to_json()}         a trial so far, as one of fewer updates; it may be stopped
     {"event": "base", "setting": label, "scores": {score: measurement}}
@@ -19,24 +20,21 @@ the middle leaves at most a torn last line, which the next driver drops. One dri
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from settings.common.errors import UserError
 from settings.setting import Measurement
+from sweeps.ledger_lines import FORMAT, contents_of, parse, read_as
 from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
-
-FORMAT = 1
-
 
 Dealt = tuple[tuple[str, ...], tuple[int | None, ...]]
 
@@ -135,11 +133,7 @@ class LedgerState:
 
 def read(folder: Path) -> LedgerState:
     """What the ledger in `folder` says, without a lock: the sweep may be running. Raises UserError."""
-    path = SweepFolder(folder).ledger
-    record, _ = _parse(path, _contents(path))
-    if record is None:
-        raise UserError(f"{path} is empty: the sweep has not started")
-    return record
+    return read_as(LedgerState, folder)
 
 
 class Ledger:
@@ -163,8 +157,8 @@ class Ledger:
             raise
 
     def _open(self, sweep: str, identity: str) -> LedgerState:
-        contents = _contents(self.path) if self.path.exists() else b""
-        record, good = _parse(self.path, contents)
+        contents = contents_of(self.path) if self.path.exists() else b""
+        record, good = parse(LedgerState, self.path, contents)
         if record and (record.sweep, record.identity) != (sweep, identity):
             what = (
                 f"of the sweep {record.sweep!r}"
@@ -186,11 +180,25 @@ class Ledger:
             record = LedgerState(sweep, identity)
         return record
 
-    def asked(self, arm: str, number: int, values: Mapping[str, Any], configuration: str) -> None:
-        """Keep that the search asked for a configuration; asking the same number again changes nothing."""
+    def asked(
+        self,
+        arm: str,
+        number: int,
+        values: Mapping[str, Any],
+        configuration: str,
+        described: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Keep that the search asked for a configuration; asking the same number again changes nothing.
+
+        Args:
+            arm, number: the arm's key, and the number of the configuration in it.
+            values: searched coefficients.
+            configuration: content id.
+            described: the configuration for readers; see `sweeps.description.describe_configuration`.
+        """
         if number not in self.record.asked.get(arm, {}):
             event = {"arm": arm, "number": number, "values": dict(values), "configuration": configuration}
-            self._append({"event": "asked", **event})
+            self._append({"event": "asked", **event, "described": dict(described)})
 
     def dealt(self, trials: Sequence[str], pauses: Sequence[int | None]) -> None:
         """Keep that trials, by id, go to a worker as one pack; the same pack again changes nothing."""
@@ -266,62 +274,6 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _parse(path: Path, contents: bytes) -> tuple[LedgerState | None, int]:
-    """What the lines say (None without a header) and how many bytes of them are good.
-
-    Only the last line may be torn: it lacks its end or is not JSON. Anything else that cannot be read is damage.
-    """
-    record: LedgerState | None = None
-    good = 0
-    lines = io.BytesIO(contents).readlines()
-    for number, line in enumerate(lines, start=1):
-        event = _event(line)
-        if event is None:
-            if number == len(lines):
-                break
-            raise UserError(
-                f"{path}: line {number} is damaged; restore the file from a copy or choose another output folder"
-            )
-        try:
-            if record is None:
-                record = _header(event)
-            else:
-                record.apply(event)
-        except UserError as error:
-            raise UserError(f"{path}: line {number}: {error}; choose another output folder") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: line {number} is not an event of this ledger: {error}") from error
-        good += len(line)
-    return record, good
-
-
-def _event(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a whole line, or None."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _header(event: Mapping[str, Any]) -> LedgerState:
-    if event.get("event") != "header" or event.get("format") != FORMAT:
-        found = event.get("format", "none")
-        raise UserError(f"ledger format {found}, this code writes {FORMAT}")
-    return LedgerState(event["sweep"], event["identity"])
-
-
-def _contents(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"no ledger in {path.parent}: no sweep ran there") from error
-    except OSError as error:
-        raise _refused(path, error) from error
 
 
 def _locked(folder: Path) -> int:

@@ -107,6 +107,11 @@ class SweepFolder:
         return self.path / "published.json"
 
     @property
+    def description(self) -> Path:
+        """File that describes the sweep, as its last start declared it, to commands that only read."""
+        return self.path / "sweep.json"
+
+    @property
     def declared(self) -> Path:
         """File that says where the sweep was declared."""
         return self.path / "declared.json"

@@ -117,7 +117,7 @@ class ScoreTable:
         meanings; a finished trial in which an objective is missing, nan or infinite; an unknown status.
         """
         _check_objectives(objectives)
-        rows = list(records)
+        rows = sorted(records, key=lambda record: (record.configuration.id, record.seed))
         configurations = _distinct_configurations(rows)
         seeds = sorted({row.seed for row in rows})
         row_of = {configuration.id: index for index, configuration in enumerate(configurations)}

@@ -27,6 +27,7 @@ from settings.common.errors import UserError
 from settings.common.files import cache_root, remove, remove_partial, write_json
 from settings.reference import setting_label, setting_of
 from sweeps import find
+from sweeps.description import describe
 from sweeps.driver.local_cluster import QUIET, SILENT, LocalCluster, start_ray
 from sweeps.driver.progress import Display
 from sweeps.driver.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
@@ -108,6 +109,7 @@ def run(
     folder = folder_of(sweep.name, output)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
         sweep.check_settings(ledger.record.trials)
+        describe(sweep).write(folder)
         if file:
             find.remember(folder, file)
         if retry_failed:

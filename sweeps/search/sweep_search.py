@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeps.description import describe_configuration
 from sweeps.early_stopping import Gains, RungDecision, RungRuling, decide_configuration, decide_trial, gains_at_rung
 from sweeps.ledger import Ledger
 from sweeps.search.proposer import Proposer
@@ -78,8 +79,10 @@ class SweepSearch:
             for proposer, proposal in proposals:
                 if proposal:
                     configuration = self._add(proposer, proposal.number)
-                    configuration_id = configuration.trials[0].configuration_id
-                    self._ledger.asked(proposer.arm.key, proposal.number, proposal.values, configuration_id)
+                    trial = configuration.trials[0]
+                    described = describe_configuration(self._sweep, trial)
+                    asked = proposer.arm.key, proposal.number, proposal.values, trial.configuration_id
+                    self._ledger.asked(*asked, described)
                     self._mirror.add(proposer, proposal.number)
                     if self._tell_if_complete(configuration):  # another arm had the same trials
                         self._mirror.tell(proposer, proposal.number)

@@ -12,6 +12,7 @@ import pytest
 from settings.common.errors import UserError
 from settings.setting import Measurement
 from sweeps.ledger import Ledger, read
+from sweeps.ledger_lines import FORMAT
 from tests.support.fakes import finished, toy_sweep
 from trainables.folder import SweepFolder
 from trainables.trial import TrialConfig
@@ -117,9 +118,9 @@ def test_damage_in_the_middle_names_the_line(tmp_path: Path, trials: tuple[Trial
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        ({"event": "header", "format": 2, "sweep": "toy-sweep", "identity": "abc"}, "format 2"),
-        ({"event": "header", "format": 1, "sweep": "theirs", "identity": "abc"}, "sweep 'theirs'"),
-        ({"event": "header", "format": 1, "sweep": "toy-sweep", "identity": "other"}, "declared otherwise"),
+        ({"event": "header", "format": FORMAT + 1, "sweep": "toy-sweep", "identity": "abc"}, f"format {FORMAT + 1}"),
+        ({"event": "header", "format": FORMAT, "sweep": "theirs", "identity": "abc"}, "sweep 'theirs'"),
+        ({"event": "header", "format": FORMAT, "sweep": "toy-sweep", "identity": "other"}, "declared otherwise"),
         ({"event": "outcome"}, "format"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from sweeps.cli import app, tables
 from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
+from sweeps.ledger_lines import FORMAT
 from trainables import methods
 
 ROW = '{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}\n'
@@ -162,8 +163,8 @@ def test_a_ledger_that_cannot_be_continued_is_one_line(
     header, event = ledger.path.read_text().splitlines(keepends=True)
     ledger.path.write_text(header + event[:9] + "\n" + event)
     assert "ledger.jsonl: line 2 is damaged" in refusal()
-    ledger.path.write_text(header.replace('"format":1', '"format":2') + event)
-    assert "line 1: ledger format 2, this code writes 1" in refusal()
+    ledger.path.write_text(header.replace(f'"format":{FORMAT}', '"format":1') + event)
+    assert f"line 1: ledger format 1, this code writes {FORMAT}" in refusal()
     assert not (tmp_path / "runs" / "mlflow.db").exists()
 
 

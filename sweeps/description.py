@@ -1,0 +1,189 @@
+"""What readers of a sweep's folder need to know of the sweep, as JSON: neither its Python file nor torch is needed.
+
+The driver writes `sweep.json` at every start, and with each configuration that the search asks for the ledger keeps
+what `describe_configuration` says of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.tables.scores import Objective
+from settings.common.content import content_id
+from settings.common.errors import UserError
+from settings.common.files import write_json
+from trainables.folder import SweepFolder
+
+if TYPE_CHECKING:
+    from settings.setting import Score
+    from sweeps.sweep import Sweep
+    from trainables.trial import TrialConfig
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SettingDescription:
+    """A setting of a sweep.
+
+    Attributes:
+        label: its name with options.
+        objectives: the scores that are traded off, task first.
+        scores: all that are measured.
+    """
+
+    label: str
+    objectives: tuple[Objective, ...]
+    scores: tuple[Objective, ...]
+
+
+@dataclass(frozen=True)
+class ArmDescription:
+    """An arm of a sweep.
+
+    Attributes:
+        key: its name in the ledger.
+        method, title: the method's name, and how tables call the arm.
+        setting: label.
+        num_trials: its budget of configurations times the seeds.
+    """
+
+    key: str
+    method: str
+    title: str
+    setting: str
+    num_trials: int
+
+
+@dataclass(frozen=True)
+class SweepDescription:
+    """A sweep as its last start declared it.
+
+    Attributes:
+        name, identity: of the sweep.
+        seeds: of each configuration.
+        settings, arms: in the sweep's order.
+        built_on: method -> the methods whose trials it builds on.
+    """
+
+    name: str
+    identity: str
+    seeds: tuple[int, ...]
+    settings: tuple[SettingDescription, ...]
+    arms: tuple[ArmDescription, ...]
+    built_on: Mapping[str, tuple[str, ...]]
+
+    @property
+    def scores(self) -> tuple[Objective, ...]:
+        """All scores that are measured on any of the settings."""
+        return tuple(score for setting in self.settings for score in setting.scores)
+
+    def setting(self, label: str) -> SettingDescription:
+        """Return the setting of that label. Raises UserError."""
+        for setting in self.settings:
+            if setting.label == label:
+                return setting
+        raise UserError(f"sweep {self.name!r} has no setting {label!r}")
+
+    def write(self, folder: Path) -> None:
+        """Write the description into a sweep's folder, in one move."""
+        write_json(SweepFolder(folder).description, {"format": FORMAT, **asdict(self)})
+
+    @staticmethod
+    def read(folder: Path) -> SweepDescription:
+        """Read the description in a sweep's folder. Raises UserError."""
+        path = SweepFolder(folder).description
+        try:
+            data = json.loads(path.read_text())
+            if data.pop("format") != FORMAT:
+                raise UserError(f"{path} was written by another version; run the sweep again to write it anew")
+            settings = [
+                SettingDescription(
+                    setting["label"],
+                    tuple(Objective(**score) for score in setting["objectives"]),
+                    tuple(Objective(**score) for score in setting["scores"]),
+                )
+                for setting in data.pop("settings")
+            ]
+            arms = [ArmDescription(**arm) for arm in data.pop("arms")]
+            built_on = {method: tuple(names) for method, names in data.pop("built_on").items()}
+            seeds = tuple(data.pop("seeds"))
+            return SweepDescription(**data, seeds=seeds, settings=tuple(settings), arms=tuple(arms), built_on=built_on)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} cannot be read: {error}; run the sweep again to write it anew") from error
+
+
+def describe(sweep: Sweep) -> SweepDescription:
+    """Describe a sweep. Raises UserError as `Sweep.check` does."""
+    from settings.reference import setting_label, setting_of
+
+    settings = tuple(
+        SettingDescription(
+            setting_label(ref),
+            tuple(map(_described_score, sweep.objectives_of(ref))),
+            tuple(map(_described_score, setting_of(ref).all_scores)),
+        )
+        for ref in sweep.settings
+    )
+    num_seeds = len(sweep.seed_values)
+    arms = tuple(
+        ArmDescription(arm.key, arm.space.method, arm.title, setting_label(arm.setting), arm.budget * num_seeds)
+        for arm in sweep.arms
+    )
+    built_on: dict[str, set[str]] = {}
+    for trial in examples(sweep):
+        for part in (trial, *trial.built_on):
+            built_on.setdefault(part.method.name, set()).update(below.method.name for below in part.built_on)
+    sorted_names = {method: tuple(sorted(names)) for method, names in sorted(built_on.items())}
+    return SweepDescription(sweep.name, sweep.identity(), sweep.seed_values, settings, arms, sorted_names)
+
+
+def _described_score(score: Score) -> Objective:
+    return Objective(score.name, score.kind, score.higher_is_better, score.description)
+
+
+def examples(sweep: Sweep) -> list[TrialConfig]:
+    """Return one trial of every arm."""
+    middles = [arm.space.points or [arm.space.at([0.5] * len(arm.space.ranges))] for arm in sweep.arms]
+    return [sweep.trials_of(arm, values[0])[0] for arm, values in zip(sweep.arms, middles, strict=True)]
+
+
+@dataclass(frozen=True)
+class ConfigurationDescription:
+    """A configuration that the search asked for.
+
+    Attributes:
+        trial: canonical JSON of its trials, without the seed.
+        setting: label.
+        method: title of the method.
+        label: what tells it from others of the method, e.g. "beta=0.3".
+        coefficients: name -> value.
+    """
+
+    trial: Mapping[str, Any]
+    setting: str
+    method: str
+    label: str
+    coefficients: Mapping[str, float | str]
+
+    def trial_id(self, seed: int) -> str:
+        """Return the id of its trial of a seed."""
+        return content_id({**self.trial, "seed": seed})
+
+
+def describe_configuration(sweep: Sweep, trial: TrialConfig) -> dict[str, Any]:
+    """Describe a configuration, by one of its trials, as JSON: the fields of `ConfigurationDescription`."""
+    from settings.reference import setting_label
+
+    described = ConfigurationDescription(
+        trial={key: value for key, value in trial.to_json().items() if key != "seed"},
+        setting=setting_label(trial.setting),
+        method=trial.method.title,
+        label=sweep.label_of(trial),
+        coefficients=sweep.coefficients_of(trial),
+    )
+    return asdict(described)

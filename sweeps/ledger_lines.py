@@ -1,0 +1,153 @@
+"""The lines of a ledger as JSON: what its writer and commands that only read agree on. Needs no torch."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from settings.common.content import content_id
+from settings.common.errors import UserError
+from trainables.folder import SweepFolder
+
+FORMAT = 2
+
+
+class State(Protocol):
+    """What events add up to."""
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Take in one event. Raises KeyError, TypeError, ValueError, UserError."""
+        ...
+
+
+S = TypeVar("S", bound=State)
+
+
+@dataclass
+class RawLedger:
+    """What a ledger says of trials, in JSON. `sweeps.ledger.LedgerState` says the same in objects of the training code.
+
+    Attributes:
+        sweep, identity: of the sweep that wrote it.
+        asked: arm -> number -> event of the configuration that the search asked for.
+        dispatched: ids of the trials that went to a worker.
+        bases: setting label -> score name -> measurement of the untouched base model.
+        outcomes: trial id -> outcome, in the order in which the trials ended.
+        code: what ("method kl_penalty") -> content id of its source now.
+        made_with: trial id -> `code` when it ended.
+    """
+
+    sweep: str
+    identity: str
+    asked: dict[str, dict[int, Mapping[str, Any]]] = field(default_factory=dict)
+    dispatched: dict[str, None] = field(default_factory=dict)
+    bases: dict[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    outcomes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
+    made_with: dict[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def configurations(self) -> dict[str, Mapping[str, Any]]:
+        """Id of each configuration that the search asked for -> its description."""
+        return {event["configuration"]: event["described"] for arm in self.asked.values() for event in arm.values()}
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Take in one event; of two about the same thing the first counts. Raises KeyError, TypeError, ValueError."""
+        kind = event["event"]
+        if kind == "asked":
+            self.asked.setdefault(event["arm"], {}).setdefault(int(event["number"]), event)
+        elif kind == "dealt":
+            self.dispatched.update(dict.fromkeys(event["trials"]))
+        elif kind == "base":
+            self.bases.setdefault(event["setting"], event["scores"])
+        elif kind in ("outcome", "generated"):
+            trial_id = content_id(event["outcome"]["trial"])
+            self.made_with.setdefault(trial_id, self.code)
+            if kind == "outcome":
+                self.outcomes.setdefault(trial_id, event["outcome"])
+        elif kind == "again":
+            for trial_id in event["trials"]:
+                self.outcomes.pop(trial_id, None)
+                self.made_with.pop(trial_id, None)
+        elif kind == "code":
+            self.code = {**self.code, **event["of"]}
+
+
+def configuration_id(trial: Mapping[str, Any]) -> str:
+    """Return the content id of a trial, in JSON, without its seed."""
+    return content_id({key: value for key, value in trial.items() if key != "seed"})
+
+
+def read_raw(folder: Path) -> RawLedger:
+    """Read the ledger in a sweep's folder, without a lock: the sweep may be running. Raises UserError."""
+    return read_as(RawLedger, folder)
+
+
+def read_as(make: Callable[[str, str], S], folder: Path) -> S:
+    """Read the ledger in a sweep's folder into a state, made from the sweep's name and identity. Raises UserError."""
+    path = SweepFolder(folder).ledger
+    state, _ = parse(make, path, contents_of(path))
+    if state is None:
+        raise UserError(f"{path} is empty: the sweep has not started")
+    return state
+
+
+def parse(make: Callable[[str, str], S], path: Path, contents: bytes) -> tuple[S | None, int]:
+    """Return what the lines say (None without a header), and how many bytes of them are good.
+
+    Only the last line may be torn: it lacks its end or is not JSON. Anything else that cannot be read is damage.
+    Raises UserError, which names the line.
+    """
+    state: S | None = None
+    good = 0
+    lines = io.BytesIO(contents).readlines()
+    for number, line in enumerate(lines, start=1):
+        event = _event(line)
+        if event is None:
+            if number == len(lines):
+                break
+            raise UserError(
+                f"{path}: line {number} is damaged; restore the file from a copy or choose another output folder"
+            )
+        try:
+            if state is None:
+                _check_header(event)
+                state = make(event["sweep"], event["identity"])
+            else:
+                state.apply(event)
+        except UserError as error:
+            raise UserError(f"{path}: line {number}: {error}; choose another output folder") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: line {number} is not an event of this ledger: {error}") from error
+        good += len(line)
+    return state, good
+
+
+def contents_of(path: Path) -> bytes:
+    """Return the bytes of a ledger. Raises UserError."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"no ledger in {path.parent}: no sweep ran there") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a whole line, or None."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _check_header(event: Mapping[str, Any]) -> None:
+    if event.get("event") != "header" or event.get("format") != FORMAT:
+        raise UserError(f"ledger format {event.get('format', 'none')}, this code writes {FORMAT}")
