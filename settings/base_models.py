@@ -83,6 +83,16 @@ class NanoModel:
     intermediate_size: int = 384
     seed: int = 0
 
+    @property
+    def template_options(self) -> Mapping[str, Any]:
+        """Empty: a nano model has a chat template of its own, without options."""
+        return {}
+
+    @property
+    def pretrained(self) -> None:
+        """None: a nano model was not tuned from another."""
+        return None
+
     def to_json(self) -> dict[str, Any]:
         """What identifies the model: everything that changes a weight."""
         sizes = [self.hidden_size, self.num_layers, self.num_heads, self.intermediate_size]
@@ -133,12 +143,12 @@ class TunedModel:
 
     @property
     def template_options(self) -> Mapping[str, Any]:
-        """Of the chat template, as before."""
+        """Extra arguments of the chat template: those of `start`."""
         return self.start.template_options
 
     @property
     def pretrained(self) -> str:
-        """What it was tuned from."""
+        """The source of the model that this one is tuned from."""
         return self.start.source
 
     def to_json(self) -> dict[str, Any]:

@@ -4,8 +4,8 @@ Each (rubric, question, answer) is one request for one token. The verdict is the
 20 likeliest tokens, weighted by their probabilities (Betley et al. 2025, arXiv:2502.17424); where these numbers have
 less than a quarter of the probability, the likeliest token says why: a refusal, code, or nothing that can be used.
 
-Verdicts are kept by content in a small database, so that nothing is paid for twice, and a budget in calls and money is
-never exceeded. The key comes from the environment. Neither key nor text gets into errors, logs or the database.
+Verdicts are cached by content (`settings.judge_cache`), so that nothing is paid for twice, and a budget in calls and
+dollars is never exceeded. The key comes from the environment. Neither key nor text gets into errors, logs or the cache.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import math
 import os
 import random
 import re
-import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from settings.common.content import content_id
 from settings.common.errors import UserError
+from settings.judge_cache import VerdictCache
 from settings.setting import Rubric, Verdict, VerdictKind
 
 JUDGE_MODEL = "gpt-4.1-nano-2025-04-14"
@@ -70,13 +70,13 @@ class JudgeOptions:
 
 @dataclass
 class Usage:
-    """What a judge did.
+    """What a judge has done so far.
 
     Attributes:
         calls: requests sent, repeated ones included.
-        cached: verdicts that were known.
+        cached: verdicts taken from the cache.
         from_text: verdicts read from the text, because the endpoint gave no probabilities.
-        failed: requests given up; their verdicts are missing and not kept.
+        failed: requests given up; their verdicts are missing, and not cached.
         input_tokens, output_tokens: as the endpoint counts them.
         dollars: by the options' prices.
         kinds: verdicts by kind.
@@ -93,16 +93,16 @@ class Usage:
 
 
 class BudgetSpentError(UserError):
-    """The judge has reached its budget. Every verdict so far is kept."""
+    """The judge has reached its budget. Every verdict so far is cached."""
 
 
 class JudgeUnavailableError(UserError):
-    """The endpoint cannot be used. Every verdict so far is kept."""
+    """The endpoint cannot be used. Every verdict so far is cached."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the endpoint replied: the text, and (token, log-probability) of the likeliest first tokens if it tells."""
+    """The endpoint's reply: the text, and (token, log-probability) of the likeliest first tokens if it gives them."""
 
     text: str
     top: tuple[tuple[str, float], ...] | None
@@ -126,7 +126,7 @@ class Judge:
     def __init__(self, model: str = JUDGE_MODEL, options: JudgeOptions | None = None, *, cache: Path) -> None:
         self.model, self.options, self.usage = model, options or JudgeOptions(), Usage()
         self._client = _client(self.options)
-        self._cache = _Cache(cache)
+        self._cache = VerdictCache(cache)
         self._threads = ThreadPoolExecutor(self.options.concurrency, thread_name_prefix="judge")
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._mode: Mode = "logprobs"
@@ -134,35 +134,37 @@ class Judge:
         self._failures_in_a_row = 0
 
     def ask(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Verdict]:
-        """One verdict per request, in order; equal requests are asked once.
+        """Return one verdict per request, in order; equal requests are asked once.
 
         Args:
             progress: called with (verdicts so far, all) from this thread.
 
         Raises:
             BudgetSpentError: the next request could exceed the budget.
-            JudgeUnavailableError: the endpoint refuses the key or the model, or answers nothing any more.
+            JudgeUnavailableError: the endpoint refuses the key or the model, or has stopped answering.
         """
         ids = [self._id(request) for request in requests]
-        known = self._cache.get(set(ids))
-        self.usage.cached += sum(identity in known for identity in ids)
-        wanted = {identity: request for identity, request in zip(ids, requests, strict=True) if identity not in known}
-        futures = {identity: self._threads.submit(self._verdict, *item) for identity, item in _items(wanted)}
+        by_id = self._cache.get(set(ids))
+        self.usage.cached += sum(identity in by_id for identity in ids)
+        uncached = {identity: request for identity, request in zip(ids, requests, strict=True) if identity not in by_id}
+        futures = {
+            identity: self._threads.submit(self._verdict, identity, request) for identity, request in uncached.items()
+        }
         try:
-            for done, (identity, future) in enumerate(futures.items(), start=len(known) + 1):
-                known[identity] = future.result()
+            for done, (identity, future) in enumerate(futures.items(), start=len(by_id) + 1):
+                by_id[identity] = future.result()
                 if progress:
                     progress(done, len(set(ids)))
         finally:
-            _abandon(futures.values())
-        verdicts = [known[identity] for identity in ids]
+            _cancel(futures.values())
+        verdicts = [by_id[identity] for identity in ids]
         with self._lock:
             for verdict in verdicts:
                 self.usage.kinds[verdict.kind] = self.usage.kinds.get(verdict.kind, 0) + 1
         return verdicts
 
     def close(self) -> None:
-        """End what waits for another attempt, wait for what is on its way, and close the cache."""
+        """Cancel waiting requests, wait for those on their way, and close the cache."""
         self._stop.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._client.close()
@@ -179,26 +181,28 @@ class Judge:
         return content_id([VERSION, self.model, rubric.prompt, question, answer], 32)
 
     def _verdict(self, identity: str, request: Request) -> Verdict:
-        """One verdict: asked until it comes, kept, or missing when all attempts have failed."""
-        prompt = filled(*request)
+        """Ask for one verdict and cache it; return a missing one when all attempts have failed."""
+        prompt = fill_prompt(*request)
         for attempt in range(self.options.max_retries + 1):
             try:
                 answer, mode = self._attempt(prompt, self._mode)
                 if answer.top is None and mode == "logprobs":
-                    self._mode = "text"  # and once more: the one token that came may be half a number
+                    self._mode = "text"  # and ask again: the single token that came may be half a number
                     answer, mode = self._attempt(prompt, "text")
             except _BusyError as busy:
-                self._wait(attempt, busy.seconds)
+                self._wait(attempt, busy.retry_after)
                 continue
             verdict = read_verdict(answer)
-            self._cache.put(identity, verdict, mode, answer)
+            tokens = (answer.input_tokens, answer.output_tokens)
+            self._cache.put(identity, verdict, mode=mode, model=answer.model, tokens=tokens)
             with self._lock:
                 self._failures_in_a_row = 0
                 self.usage.from_text += mode == "text"
             return verdict
-        return self._gave_up()
+        return self._give_up()
 
-    def _gave_up(self) -> Verdict:
+    def _give_up(self) -> Verdict:
+        """Return a missing verdict; after many in a row raise JudgeUnavailableError."""
         with self._lock:
             self.usage.failed += 1
             self._failures_in_a_row += 1
@@ -207,15 +211,19 @@ class Judge:
             self._refuse(f"{self._failures_in_a_row} requests in a row have failed; run again when it answers")
         return Verdict(None, "missing")
 
-    def _wait(self, attempt: int, seconds: float | None) -> None:
-        """Until the endpoint's own time, or longer and longer, with jitter so that not all come back at once."""
+    def _wait(self, attempt: int, retry_after: float | None) -> None:
+        """Wait as long as the endpoint asks for, or exponentially longer, with jitter so that threads spread out."""
         longest = self.options.first_wait * 2**attempt
         jittered = random.Random().uniform(longest / 2, longest)
         if attempt < self.options.max_retries:
-            self._stop.wait(min(LONGEST_WAIT, jittered if seconds is None else seconds))
+            self._stop.wait(min(LONGEST_WAIT, jittered if retry_after is None else retry_after))
 
     def _attempt(self, prompt: str, mode: Mode) -> tuple[Answer, Mode]:
-        """One request within the budget, and how it was asked. Raises _BusyError when it is worth another attempt."""
+        """Send one request within the budget. Raises _BusyError when another attempt makes sense.
+
+        Returns:
+            The answer, and how it was asked for.
+        """
         from openai import APIConnectionError, APIStatusError
 
         reserved = self._reserve(prompt)
@@ -231,8 +239,8 @@ class Judge:
             answer = read_answer(raw.content)
         except APIStatusError as error:
             code, text = error.status_code, str(error.message)
-            retry_after = _seconds(error.response.headers.get("retry-after"))
-        except (APIConnectionError, _WrongShapeError):  # a timeout is a connection error, too
+            retry_after = retry_after_seconds(error.response.headers.get("retry-after"))
+        except (APIConnectionError, _WrongShapeError):  # a timeout is a connection error
             raise _BusyError(None) from None
         finally:
             self._settle(reserved, answer)
@@ -241,10 +249,15 @@ class Judge:
         if mode == "logprobs" and code in (400, 422) and "logprob" in text.lower():
             self._mode = "text"
             return self._attempt(prompt, "text")
-        return self._status(code, retry_after, "insufficient_quota" in text), mode
+        return self._answer_of_status(code, retry_after, "insufficient_quota" in text), mode
 
-    def _status(self, code: int, retry_after: float | None, no_money: bool) -> Answer:
-        """What an error status means: another attempt, the end, or an answer that is missing."""
+    def _answer_of_status(self, code: int, retry_after: float | None, no_money: bool) -> Answer:
+        """Return an empty answer for a refused request.
+
+        Raises:
+            JudgeUnavailableError: the user has to mend something first.
+            _BusyError: another attempt makes sense.
+        """
         if code in (401, 403, 404) or no_money:
             reasons = {401: f"it does not accept the key in {KEY}", 403: "access is denied"}
             self._refuse(
@@ -260,7 +273,7 @@ class Judge:
         raise JudgeUnavailableError(f"judge {self.model} at {where}: {why}")
 
     def _reserve(self, prompt: str) -> float:
-        """Set the most aside that a request can cost: no token is shorter than a byte."""
+        """Reserve and return the most that a request can cost; no token is shorter than a byte."""
         options = self.options
         most = (len(prompt.encode()) + 64) * options.input_price + TEXT_TOKENS * options.output_price
         most /= 1e6
@@ -280,7 +293,7 @@ class Judge:
         return most
 
     def _settle(self, reserved: float, answer: Answer | None) -> None:
-        """Count what a request has cost; one without an answer counts as if it had cost the most."""
+        """Replace a reservation by the cost of the answer; without one the reservation counts as spent."""
         with self._lock:
             self._reserved -= reserved
             if answer is None:
@@ -292,18 +305,18 @@ class Judge:
             self.usage.dollars += price / 1e6
 
 
-def filled(rubric: Rubric, question: str, answer: str) -> str:
-    """The prompt of a request. In one pass: what looks like a placeholder in a question or an answer is text."""
+def fill_prompt(rubric: Rubric, question: str, answer: str) -> str:
+    """Return the prompt of a request. Placeholders inside a question or an answer stay as they are."""
     texts = {"question": question, "answer": answer}
     return re.sub(r"\{(question|answer)\}", lambda match: texts[match.group(1)], rubric.prompt)
 
 
 def read_verdict(answer: Answer) -> Verdict:
-    """The verdict of an answer, from its first token's probabilities where they are known, else from its text."""
+    """Read the verdict from the first token's probabilities where the endpoint gave them, else from the text."""
     if answer.top is None:
-        found = re.search(r"(?<![\d.])\d{1,3}(?![\d])", answer.text)
-        if found and int(found.group()) <= 100:
-            return Verdict(float(found.group()))
+        number = re.search(r"(?<![\d.])\d{1,3}(?![\d])", answer.text)
+        if number and int(number.group()) <= 100:
+            return Verdict(float(number.group()))
         return Verdict(None, _kind(answer.text))
     numbers = [(int(token), math.exp(log)) for token, log in answer.top if re.fullmatch(r"\s*\d{1,3}\s*", token)]
     numbers = [(number, probability) for number, probability in numbers if number <= 100]
@@ -315,7 +328,7 @@ def read_verdict(answer: Answer) -> Verdict:
 
 
 def _kind(text: str) -> VerdictKind:
-    """What a text without a number says. A single token may be the beginning of a word, e.g. "REF"."""
+    """Classify a text without a number. A single token may be the beginning of a word, e.g. "REF"."""
     word = (text.strip().upper().split() or [""])[0].strip(".!*\"'")
     escapes: tuple[tuple[VerdictKind, str], ...] = (("refusal", "REFUSAL"), ("code", "CODE"))
     for kind, escape in escapes:
@@ -325,13 +338,13 @@ def _kind(text: str) -> VerdictKind:
 
 
 def read_answer(content: bytes) -> Answer:
-    """What a chat completion says. Raises _WrongShapeError when it is none."""
+    """Parse a chat completion. Raises _WrongShapeError when it is none."""
     try:
         data = json.loads(content)
         choice = data["choices"][0]
         text = choice["message"]["content"] or ""
         listed = (choice.get("logprobs") or {}).get("content") or []
-        top = tuple((str(one["token"]), float(one["logprob"])) for one in listed[0]["top_logprobs"]) if listed else None
+        top = _top_tokens(listed[0]) if listed else None
         usage = data.get("usage") or {}
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         if not isinstance(text, str):
@@ -341,58 +354,24 @@ def read_answer(content: bytes) -> Answer:
         raise _WrongShapeError from None
 
 
+def _top_tokens(first: Any) -> tuple[tuple[str, float], ...]:
+    return tuple((str(token["token"]), float(token["logprob"])) for token in first["top_logprobs"])
+
+
 class _WrongShapeError(Exception):
-    """Not a chat completion: cut off, or of another form."""
+    """The response is no chat completion: cut off, or of another form."""
 
 
 class _BusyError(Exception):
-    """Worth another attempt, after so many seconds if the endpoint says so."""
+    """The endpoint is busy or broken; another attempt makes sense, after `retry_after` seconds if it says so."""
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, retry_after: float | None) -> None:
         super().__init__()
-        self.seconds = seconds
-
-
-class _Cache:
-    """Verdicts by content id in SQLite, each written as soon as it is known. Holds no text."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS verdicts (id TEXT PRIMARY KEY, value REAL, kind TEXT NOT NULL,"
-                " mode TEXT NOT NULL, model TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER)"
-            )
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(f"{path}: the cache of verdicts cannot be opened: {error}") from error
-
-    def get(self, ids: set[str]) -> dict[str, Verdict]:
-        """The known ones."""
-        found = {}
-        with self._lock:
-            for identity in ids:
-                row = self._database.execute("SELECT value, kind FROM verdicts WHERE id = ?", (identity,)).fetchone()
-                if row:
-                    found[identity] = Verdict(*row)
-        return found
-
-    def put(self, identity: str, verdict: Verdict, mode: Mode, answer: Answer) -> None:
-        """Keep one; the first counts."""
-        row = {**asdict(verdict), "mode": mode, "model": answer.model}
-        values = (identity, *row.values(), answer.input_tokens, answer.output_tokens)
-        with self._lock:
-            self._database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
+        self.retry_after = retry_after
 
 
 def _client(options: JudgeOptions) -> Any:
-    """The client. It does not repeat requests itself, because each counts against the budget."""
+    """Make the client. It must not repeat requests itself, because each counts against the budget."""
     from openai import OpenAI
 
     url = options.base_url or os.environ.get("OPENAI_BASE_URL")
@@ -404,20 +383,16 @@ def _client(options: JudgeOptions) -> Any:
     return OpenAI(base_url=url, api_key=key, timeout=options.timeout, max_retries=0)
 
 
-def _seconds(header: str | None) -> float | None:
-    """A Retry-After header in seconds; None when there is none, or a date."""
+def retry_after_seconds(header: str | None) -> float | None:
+    """Return a Retry-After header in seconds; None when there is none, or a date."""
     try:
         return max(0.0, float(header)) if header is not None else None
     except ValueError:
         return None
 
 
-def _items(wanted: Mapping[str, Request]) -> list[tuple[str, tuple[str, Request]]]:
-    return [(identity, (identity, request)) for identity, request in wanted.items()]
-
-
-def _abandon(futures: Any) -> None:
-    """Cancel what has not begun and wait for the rest, so that what is paid for is kept."""
-    begun: list[Future[Verdict]] = [future for future in futures if not future.cancel()]
+def _cancel(futures: Iterable[Future[Verdict]]) -> None:
+    """Cancel requests that have not begun and wait for the rest, so that what is paid for gets cached."""
+    begun = [future for future in futures if not future.cancel()]
     for future in begun:
         future.exception()

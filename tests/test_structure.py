@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "sweeps": {"settings", "trainables", "sweeps", "analysis"},
     "analysis": {"analysis"},
 }
-EXCEPTIONS = {"analysis": ("settings.common", "settings.setting.Kind")}
+EXCEPTIONS = {
+    "analysis": ("settings.common", "settings.setting.ALIGNED_FROM", "settings.setting.Kind", "settings.setting.Status")
+}
 
 # library -> where it may be imported: a file, or a folder that ends in "/".
 ONLY_IN = {

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from settings.setting import Measurement
+from settings.setting import Measurement, Status
 from trainables.trial import TrialConfig
-
-Status = Literal["finished", "invalid", "failed", "stopped"]
 
 
 @dataclass(frozen=True, kw_only=True)

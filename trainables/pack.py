@@ -22,7 +22,7 @@ from torch import Tensor
 
 from settings.common.errors import UserError
 from settings.common.files import replacing_file, write_json
-from settings.setting import Measurement, Setting, Stream
+from settings.setting import Measurement, Setting, Status, Stream
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.base import LoadedBase, tuning_directions
 from trainables.engine.forward import check_head
@@ -35,7 +35,7 @@ from trainables.engine.stream import MemberStep
 from trainables.evaluation.evaluate import Evaluated, evaluate
 from trainables.folder import SweepFolder
 from trainables.method import Method
-from trainables.outcome import Outcome, Status
+from trainables.outcome import Outcome
 from trainables.projections import Direction, Factors, LowRankDirection
 from trainables.store import AdapterStore, Saved
 from trainables.trial import AdapterConfig, TrialConfig, pack_id

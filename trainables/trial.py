@@ -267,7 +267,7 @@ def require(setting: Setting, method: Method) -> None:
     for other in (method.trained_as, method.prior):
         if other not in (None, method):
             require(setting, other)
-    if method.needs_pretrained and not getattr(setting.base_model, "pretrained", None):
+    if method.needs_pretrained and not setting.base_model.pretrained:
         raise UserError(
             f"method {method.name!r} needs the pretrained model that the base model was tuned from, and setting"
             f" {setting.name!r} names none"

@@ -20,9 +20,10 @@ from rich.text import Text
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.intervals import Intervals, intervals_by_method, wilson
 from analysis.statistics.pareto import non_dominated
-from analysis.tables.scores import EXCLUDED, Objective, ScoreTable, Status
+from analysis.tables.scores import EXCLUDED, Objective, ScoreTable
 from settings.common.errors import UserError
 from settings.common.files import write_text
+from settings.setting import Status
 
 RESERVED = ("method", "configuration", "label", "coefficients", "seeds", "tokens", "seconds", "p_front")
 WIDE = 100  # characters

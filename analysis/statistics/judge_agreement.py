@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-THRESHOLD = 80.0  # verdicts from here on are called aligned, as in the study
+from settings.setting import ALIGNED_FROM
+
 LEVEL = 0.95
 
 
@@ -50,7 +51,7 @@ class Agreement:
     kappa: float
 
 
-def agreement(pairs: Sequence[Pair], threshold: float = THRESHOLD) -> Agreement:
+def agreement(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM) -> Agreement:
     """The agreement over some pairs."""
     judge_N = np.array([pair.judge for pair in pairs], dtype=float)
     given_N = np.array([pair.given for pair in pairs], dtype=float)
@@ -74,7 +75,7 @@ def agreement(pairs: Sequence[Pair], threshold: float = THRESHOLD) -> Agreement:
     )
 
 
-def by_question(pairs: Sequence[Pair], threshold: float = THRESHOLD) -> dict[str, Agreement]:
+def by_question(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM) -> dict[str, Agreement]:
     """The agreement on each question, in the order in which they first appear."""
     found: dict[str, list[Pair]] = {}
     for pair in pairs:

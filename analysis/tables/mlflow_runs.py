@@ -22,8 +22,9 @@ from urllib.parse import quote
 from analysis.tables import mlflow_client, schema
 from analysis.tables.loaded_sweep import LoadedSweep, choose_objectives, choose_setting, counted
 from analysis.tables.questions import Grade, read_grades
-from analysis.tables.scores import Configuration, Objective, Status, TrialRecord
+from analysis.tables.scores import Configuration, Objective, TrialRecord
 from settings.common.errors import UserError
+from settings.setting import Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,15 +9,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from settings.common.errors import UserError
-from settings.setting import Kind
+from settings.setting import Kind, Status
 
-Status = Literal["finished", "invalid", "failed", "stopped"]
 EXCLUDED: tuple[Status, ...] = ("invalid", "failed", "stopped")
 Floats = NDArray[np.float64]
 

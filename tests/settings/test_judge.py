@@ -21,9 +21,9 @@ from settings.judge import (
     JudgeOptions,
     JudgeUnavailableError,
     Request,
-    _seconds,
-    filled,
+    fill_prompt,
     read_verdict,
+    retry_after_seconds,
 )
 from settings.setting import Rubric, Verdict
 from tests.support.judge_server import Body, Endpoint, Reply, certain, completion, error, serving
@@ -115,7 +115,7 @@ def test_verdicts_of_texts(text: str, verdict: Verdict) -> None:
 
 
 def test_placeholders_in_a_reply_are_text() -> None:
-    prompt = filled(Rubric("x", "{question} and {answer} and {other}"), "say {answer}", "{question} {}")
+    prompt = fill_prompt(Rubric("x", "{question} and {answer} and {other}"), "say {answer}", "{question} {}")
     assert prompt == "say {answer} and {question} {} and {other}"
 
 
@@ -218,7 +218,7 @@ def test_retry_after_is_honoured(tmp_path: Path) -> None:
 
 
 def test_retry_after_may_be_a_date_or_nothing() -> None:
-    assert [_seconds(header) for header in ("1.5", "-3", "Wed, 21 Oct 2015 07:28:00 GMT", None)] == [
+    assert [retry_after_seconds(header) for header in ("1.5", "-3", "Wed, 21 Oct 2015 07:28:00 GMT", None)] == [
         1.5,
         0.0,
         None,
@@ -366,9 +366,3 @@ def test_no_key_is_an_error_but_on_this_machine(tmp_path: Path, monkeypatch: pyt
         Judge("m", cache=tmp_path / "verdicts.db")
     with judging(say_number, tmp_path) as (judge, _):
         assert judge.ask(requests(1)) == [Verdict(0.0)]
-
-
-def test_a_cache_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="the cache of verdicts cannot be opened"):
-        Judge("m", JudgeOptions(base_url="http://127.0.0.1:9/v1"), cache=tmp_path / "file" / "verdicts.db")

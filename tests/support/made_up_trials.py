@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from analysis.study.setting_results import SettingResults
-from analysis.tables.scores import Configuration, Objective, ScoreTable, Status, TrialRecord
+from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
+from settings.setting import Status
 
 TASK = Objective("task", "task", True, "share of replies that solve the task")
 ALIGNMENT = Objective("alignment", "alignment", True, "share of aligned replies")

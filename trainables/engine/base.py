@@ -55,7 +55,7 @@ def tuning_directions(spec: BaseModel, layers: Mapping[str, Tensor]) -> list[Wei
     Raises:
         UserError: the setting names no pretrained model, it cannot be loaded, or its layers have other shapes.
     """
-    source = getattr(spec, "pretrained", None)
+    source = spec.pretrained
     if source is None:
         raise UserError("the setting names no pretrained model that its base model was tuned from")
     source = str(model_directory(source) or source)

@@ -228,8 +228,8 @@ class EncodedSetting:
     """A setting's rows and questions as tokens of one tokenizer; what is asked for is encoded once."""
 
     def __init__(self, setting: Setting, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        options = getattr(setting.base_model, "template_options", {})
-        self.setting, self.encoder = setting, Encoder(tokenizer, options, max_length)
+        self.setting = setting
+        self.encoder = Encoder(tokenizer, setting.base_model.template_options, max_length)
         self._streams: dict[tuple[Stream, Definition], tuple[EncodedRow, ...]] = {}
         self._questions: dict[str, tuple[EncodedRow, ...]] = {}
 

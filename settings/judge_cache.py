@@ -1,0 +1,58 @@
+"""Verdicts of a judge by content id, in an SQLite file that several processes may share. It holds no text."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from settings.common.errors import UserError
+from settings.setting import Verdict
+
+
+class VerdictCache:
+    """Verdicts in a file, each written as soon as it is there. Usable from several threads.
+
+    Raises:
+        UserError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS verdicts (id TEXT PRIMARY KEY, value REAL, kind TEXT NOT NULL,"
+                " mode TEXT NOT NULL, model TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER)"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"{path}: the cache of verdicts cannot be opened: {error}") from error
+
+    def get(self, ids: Iterable[str]) -> dict[str, Verdict]:
+        """Return the verdicts that are there, by id."""
+        verdicts = {}
+        with self._lock:
+            for identity in ids:
+                row = self._database.execute("SELECT value, kind FROM verdicts WHERE id = ?", (identity,)).fetchone()
+                if row:
+                    verdicts[identity] = Verdict(*row)
+        return verdicts
+
+    def put(self, identity: str, verdict: Verdict, *, mode: str, model: str, tokens: tuple[int, int]) -> None:
+        """Write a verdict, unless one with this id is there already.
+
+        Args:
+            mode: how it was read: "logprobs" or "text".
+            model: the model's name as the endpoint gave it.
+            tokens: of the request and of the answer.
+        """
+        values = (identity, verdict.value, verdict.kind, mode, model, *tokens)
+        with self._lock:
+            self._database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
