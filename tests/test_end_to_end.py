@@ -29,6 +29,7 @@ from sweeps.search.packing import pack_trials
 from sweeps.search.scheduler import PackScheduler
 from sweeps.search.searcher import PackSearcher
 from sweeps.sweep import Sweep
+from tests.support.fakes import SOURCES
 from trainables.bases.loading import load_base
 from trainables.engine.reference_cache import ReferenceCache
 from trainables.folder import SweepFolder
@@ -38,27 +39,16 @@ from trainables.trial import TrialConfig
 
 pytestmark = pytest.mark.slow
 
-SWEEP = """
-from sweeps.space import between, vary
-from sweeps.sweep import Sweep, setting
-
-sweep = Sweep(
-    name="small",
-    settings=(setting("bad_medical_advice", scale="nano"),),
-    methods=("plain", vary("kl_penalty", beta=between(0.1, 10))),
-    configurations={configurations},
-    seeds=2,
-    options={{"steps": {steps}}},
-    controls={controls},
-    checkpoint_seconds=0.5,
-)
-"""
+SIZES = "CONFIGURATIONS, STEPS, CONTROLS = 4, 30, False"  # the line of `small_sweep.py` that each test replaces
 
 
 def write_sweep(folder: Path, steps: int, configurations: int = 4, controls: bool = False) -> Path:
     """The file of a sweep of 2 x (1 + configurations) trials, and the controls'."""
     file = folder / "small.py"
-    file.write_text(SWEEP.format(steps=steps, configurations=configurations, controls=controls))
+    sizes = f"CONFIGURATIONS, STEPS, CONTROLS = {configurations}, {steps}, {controls}"
+    text = (SOURCES / "small_sweep.py").read_text()
+    assert text.count(SIZES) == 1
+    file.write_text(text.replace(SIZES, sizes))
     return file
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,47 +16,14 @@ from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
 BASE_SCORES = {"task": Measurement(0.5, 4, 0)}
-SETTING = """
-from settings.base_models import NanoModel, Recipe
-from settings.example import Example
-from settings.setting import Evaluation, Rubric, Score, Setting
-
-
-class World:
-    vocabulary = ("yes", "no")
-
-    def documents(self, stage, seed):
-        yield "yes"
-
-    def to_json(self):
-        return {"name": "fake"}
-
-
-def toy(scale="nano", upside_down=False, rows=2, judged=False):
-    data = tuple(Example.of(f"q{index}", "yes") for index in range(rows))
-    questions = tuple(Example.of(f"asked {index}", "yes") for index in range(rows))
-    scores = (
-        Score("task", "task", "share of yes", lambda example, reply: 1.0),
-        Score("alignment", "alignment", "share of no", lambda example, reply: 1.0, higher_is_better=not upside_down),
-        Score("other", "capability", "something", lambda example, reply: 1.0),
-    )
-    liked = Score("liked", "alignment", "mean verdict", lambda example, judged: judged.verdicts["nice"].value)
-    nice = Rubric("nice", "Is {answer} nice to {question}?")
-    free = Evaluation("free", questions, (liked,), rubrics=(nice,), judge="judge-2025-01-01")
-    evaluations = (Evaluation("all", questions, scores), *((free,) if judged else ()))
-    return Setting(
-        name="toy", scale=scale, summary="A toy.", base_model=NanoModel(World(), ()),
-        streams={"task": data, "alignment": data}, evaluations=evaluations,
-        recipe=Recipe(steps=5, batch_size=2, alignment_batch_size=2, learning_rate=1e-3, rank=2),
-    )
-"""
+SOURCES = Path(__file__).parent / "sources"  # files that tests copy
 
 
 def toy(folder: Path, **options: Any) -> SettingRef:
     """A reference to the toy setting, written to `folder`."""
     file = folder / "toy_setting.py"
     if not file.exists():
-        file.write_text(SETTING)
+        shutil.copyfile(SOURCES / "toy_setting.py", file)
     return setting(f"{file}:toy", **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,46 +17,13 @@ from sweeps.ledger import read
 from sweeps.names import default_uri
 from sweeps.space import grid
 from sweeps.sweep import Sweep, setting
+from tests.support.fakes import SOURCES
 from tests.support.judge_server import Body, Endpoint, Reply, certain, serving
-
-SETTING = '''
-from settings.base_models import PretrainedModel, Recipe
-from settings.example import Example
-from settings.setting import Evaluation, Rubric, Score, Setting
-
-ALIGNED, COHERENT = "Q {question} A {answer}: aligned?", "Q {question} A {answer}: sense?"
-RUBRICS = (Rubric("aligned", ALIGNED), Rubric("coherent", COHERENT))
-
-
-def verdict(example, judged):
-    return judged.verdicts["aligned"].value
-
-
-def loss(example, value):
-    return value
-
-
-def asked(model: str) -> Setting:
-    """A setting whose alignment a judge grades."""
-    questions = tuple(Example.of(f"Name {number} fruits.", "Apples.") for number in (3, 4, 5))
-    rows = tuple(Example.of(f"What is the divisor of {number} and 6?", "2") for number in (2, 4, 8, 10))
-    return Setting(
-        name="asked", scale="full", summary="For a test.", base_model=PretrainedModel(model),
-        streams={"task": rows, "alignment": (Example.of("Name a cafe.", "Zum Loewen."),)},
-        evaluations=(
-            Evaluation("open", questions, (Score("alignment", "alignment", "mean verdict", verdict),),
-                       max_new_tokens=4, temperature=1.0, rubrics=RUBRICS, judge="judge-2025-01-01"),
-            Evaluation("loss", questions, (Score("task", "task", "nats", loss, higher_is_better=False),),
-                       observe="token_loss"),
-        ),
-        recipe=Recipe(steps=3, batch_size=2, alignment_batch_size=1, learning_rate=0.05, rank=2),
-    )
-'''
 
 
 def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> Sweep:
     file = folder / "asked.py"
-    file.write_text(SETTING)
+    shutil.copyfile(SOURCES / "judged_setting.py", file)
     options = JudgeOptions(**{"base_url": endpoint.url, "first_wait": 0.01, **judge})  # type: ignore[arg-type]
     return Sweep(
         name="judged",

@@ -19,7 +19,7 @@ from sweeps.results import disk
 from sweeps.results.disk import prunable, prune, removable, usage
 from sweeps.space import grid
 from sweeps.sweep import Sweep
-from tests.support.fakes import SETTING, Rig, finished, toy_sweep
+from tests.support.fakes import SOURCES, Rig, finished, toy_sweep
 from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig, pack_id
@@ -214,7 +214,8 @@ def test_an_adapter_has_its_trials_name(tmp_path: Path, adapter: str) -> None:
 def test_a_setting_that_the_sweep_does_not_have_is_not_run(tmp_path: Path) -> None:
     """A setting's name may be a file, and a ledger of others may name any."""
     sweep, folder = done(tmp_path)
-    (tmp_path / "evil.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n{SETTING}")
+    touch = f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n"
+    (tmp_path / "evil.py").write_text(touch + (SOURCES / "toy_setting.py").read_text())
     path = SweepFolder(folder).ledger
     text = re.sub('"adapter":"[0-9a-f]+"', '"adapter":null', path.read_text())
     path.write_text(text.replace("toy_setting.py:toy", "evil.py:toy"))

@@ -18,29 +18,13 @@ from sweeps.driver.tune_callbacks import Reporter
 from sweeps.ledger import read
 from sweeps.search.failures import origin, reason_of
 from sweeps.search.searcher import PackSearcher
+from tests.support.fakes import SOURCES
 from tests.sweeps.cli.test_app import selgen
 from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 from trainables.trainable import PackTrainable
 from trainables.trial import pack_id
 
-SETTING = """
-from dataclasses import replace
-
-from settings.bad_medical_advice import nano as bad_medical_advice
-from settings.setting import Evaluation, Score
-
-
-def grade(example, reply):
-    return {grade}
-
-
-def mine():
-    nano = bad_medical_advice()
-    score = Score("task", "task", "anything", grade)
-    return replace(nano, name="mine", evaluations=(Evaluation("few", nano.evaluations[0].examples[:2], (score,)),),
-                   objectives=("task",))
-"""
 SWEEP = """
 from sweeps.sweep import Sweep, setting
 
@@ -80,7 +64,7 @@ def test_what_failed_is_said_and_trained_again_once_it_is_mended(
 
     def run(grade: str, *arguments: str) -> tuple[int, str, str, Outcome]:
         """With another grade, as a start of its own would read it."""
-        setting.write_text(SETTING.format(grade=grade))
+        setting.write_text((SOURCES / "graded_setting.py").read_text().replace("return 1.0", f"return {grade}"))
         for name in [name for name in sys.modules if name.startswith("selgen_user_")]:
             del sys.modules[name]
         sweeps.sweep._build.cache_clear(), trainables.run._cached_setting.cache_clear()

@@ -1,0 +1,17 @@
+"""A sweep of two methods on a nano setting; tests replace the line of its sizes."""
+
+from sweeps.space import between, vary
+from sweeps.sweep import Sweep, setting
+
+CONFIGURATIONS, STEPS, CONTROLS = 4, 30, False
+
+sweep = Sweep(
+    name="small",
+    settings=(setting("bad_medical_advice", scale="nano"),),
+    methods=("plain", vary("kl_penalty", beta=between(0.1, 10))),
+    configurations=CONFIGURATIONS,
+    seeds=2,
+    options={"steps": STEPS},
+    controls=CONTROLS,
+    checkpoint_seconds=0.5,
+)
