@@ -5,13 +5,13 @@
     {"event": "header", "format": 2, "sweep": name, "identity": id}
     {"event": "asked", "arm": key, "number": n, "values": {...}, "configuration": id,
      "described": {...}}                                    see `sweeps.description.describe_configuration`
-    {"event": "dealt", "trials": [id, ...], "pauses": [updates or null, ...]}   a pack that went to a worker
+    {"event": "dispatched", "trials": [id, ...], "pauses": [updates or null, ...]}  a pack went to a worker
     {"event": "rung", "outcome": Outcome.to_json()}         a trial so far, as one of fewer updates; it may be stopped
     {"event": "base", "setting": label, "scores": {score: measurement}}
-    {"event": "generated", "outcome": Outcome.to_json()}    its replies are stored and wait for a judge
+    {"event": "generated", "outcome": Outcome.to_json()}    the trial's replies are stored and wait for a judge
     {"event": "outcome", "outcome": Outcome.to_json()}
-    {"event": "again", "trials": [id, ...]}                 their outcomes count no more, they are trained again
-    {"event": "code", "of": {what: content id, ...}}        of the source of methods and settings, from here on
+    {"event": "retried", "trials": [id, ...]}               their outcomes no longer count, they are trained again
+    {"event": "code", "of": {what: content id, ...}}        the source of methods and settings, from here on
 
 An event is one write of one whole line, flushed to disk before anything else learns of it. A driver that is killed in
 the middle leaves at most a torn last line, which the next driver drops. One driver at a time: `ledger.lock` is locked.
@@ -36,7 +36,7 @@ from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
-Dealt = tuple[tuple[str, ...], tuple[int | None, ...]]
+Dispatch = tuple[tuple[str, ...], tuple[int | None, ...]]  # trial ids of a pack, and after how many updates each pauses
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,22 @@ class LedgerState:
     """What a ledger says.
 
     Attributes:
-        sweep, identity: of the sweep that wrote it.
+        sweep, identity: name and content id of the sweep that wrote it.
         asked: arm -> number -> configuration.
-        dealt: ids of the trials of each pack that went to a worker, and where each was to pause. A pack that did not
-            end is taken up again with the same members: its checkpoint is theirs, and the last bits of their results
-            depend on the company.
+        dispatched: the packs that went to a worker, in order. A pack that did not end is dispatched again with the same
+            members: its checkpoint is theirs, and the last bits of a result depend on the other members.
         bases: setting label -> scores of the untouched base model.
-        outcomes: trial id -> how the trial ended, in the order in which they ended.
+        outcomes: trial id -> how the trial ended, in the order in which the trials ended.
+        generated: trial id -> outcome of a trained trial, still without the scores that a judge gives.
         rungs: trial id -> updates -> outcome of the training so far, for early stopping.
-        generated: trial id -> outcome of a trained trial without the scores that a judge gives.
-        code: what ("method kl_penalty") -> content id of its source now.
-        made_with: trial id -> `code` when it ended.
+        code: what ("method kl_penalty") -> content id of its latest source.
+        made_with: trial id -> `code` when the trial ended.
     """
 
     sweep: str
     identity: str
     asked: dict[str, dict[int, Asked]] = field(default_factory=dict)
-    dealt: dict[Dealt, None] = field(default_factory=dict)
+    dispatched: dict[Dispatch, None] = field(default_factory=dict)
     bases: dict[str, dict[str, Measurement]] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     generated: dict[str, Outcome] = field(default_factory=dict)
@@ -82,33 +81,38 @@ class LedgerState:
         """Ids of the trials that failed."""
         return [trial_id for trial_id, outcome in self.outcomes.items() if outcome.status == "failed"]
 
-    def made_otherwise(self, what: str, now: str) -> list[Outcome]:
-        """The trials that ended, and did not fail, when the code of `what` was another than `now`."""
+    @property
+    def trials(self) -> list[TrialConfig]:
+        """The trials that have an outcome, replies or a rung."""
+        at_rungs = [outcome for by_updates in self.rungs.values() for outcome in by_updates.values()]
+        return [outcome.trial for outcome in (*self.outcomes.values(), *self.generated.values(), *at_rungs)]
+
+    @property
+    def configurations(self) -> set[str]:
+        """Ids of the configurations that the search asked for. Other trials are there for these to build on."""
+        return {asked.configuration for arm in self.asked.values() for asked in arm.values()}
+
+    def outcomes_of(self, arm: str) -> list[Outcome]:
+        """Return how the trials ended that an arm, by its key, has asked for."""
+        configurations = {asked.configuration for asked in self.asked.get(arm, {}).values()}
+        return [outcome for outcome in self.outcomes.values() if outcome.trial.configuration_id in configurations]
+
+    def made_with_other_code(self, what: str, now: str) -> list[Outcome]:
+        """Return the outcomes, failed ones excepted, from before the code of `what` became `now`."""
         return [
             outcome
             for trial_id, outcome in self.outcomes.items()
             if outcome.status != "failed" and self.made_with.get(trial_id, {}).get(what, now) != now
         ]
 
-    @property
-    def trials(self) -> list[TrialConfig]:
-        """All trials that something is known of."""
-        rungs = [outcome for some in self.rungs.values() for outcome in some.values()]
-        return [outcome.trial for outcome in (*self.outcomes.values(), *self.generated.values(), *rungs)]
-
-    @property
-    def configurations(self) -> set[str]:
-        """Ids of the configurations that the search asked for; other trials are there for these to build on."""
-        return {asked.configuration for arm in self.asked.values() for asked in arm.values()}
-
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Take in one event; of two about the same thing the first counts. Raises KeyError, TypeError, ValueError."""
+        """Apply one event; of two about the same thing the first counts. Raises KeyError, TypeError, ValueError."""
         kind = event["event"]
         if kind == "asked":
             asked = Asked(int(event["number"]), dict(event["values"]), event["configuration"])
             self.asked.setdefault(event["arm"], {}).setdefault(asked.number, asked)
-        elif kind == "dealt":
-            self.dealt.setdefault((tuple(event["trials"]), tuple(event["pauses"])))
+        elif kind == "dispatched":
+            self.dispatched.setdefault((tuple(event["trials"]), tuple(event["pauses"])))
         elif kind == "base":
             scores = {name: Measurement(**value) for name, value in event["scores"].items()}
             self.bases.setdefault(event["setting"], scores)
@@ -117,10 +121,10 @@ class LedgerState:
             self.rungs.setdefault(outcome.trial.whole.trial_id, {}).setdefault(outcome.trial.updates, outcome)
         elif kind in ("outcome", "generated"):
             outcome = Outcome.from_json(event["outcome"])
-            known = self.outcomes if kind == "outcome" else self.generated
-            known.setdefault(outcome.trial.trial_id, outcome)
+            outcomes = self.outcomes if kind == "outcome" else self.generated
+            outcomes.setdefault(outcome.trial.trial_id, outcome)
             self.made_with.setdefault(outcome.trial.trial_id, self.code)
-        elif kind == "again":
+        elif kind == "retried":
             for trial_id in event["trials"]:
                 self.outcomes.pop(trial_id, None)
                 self.rungs.pop(trial_id, None)
@@ -132,16 +136,22 @@ class LedgerState:
 
 
 def read(folder: Path) -> LedgerState:
-    """What the ledger in `folder` says, without a lock: the sweep may be running. Raises UserError."""
+    """Read the ledger in a sweep's folder, without a lock: the sweep may be running. Raises UserError."""
     return read_as(LedgerState, folder)
 
 
 class Ledger:
     """The ledger of a sweep, open for writing by this process alone. A context manager.
 
+    A refused ledger is left as it is, byte for byte.
+
     Args:
-        folder: of the sweep; made if need be.
-        sweep, identity: its name and content id; a ledger of another sweep is refused.
+        folder: of the sweep; created if it does not exist.
+        sweep, identity: name and content id of the sweep; the ledger of another one is refused.
+
+    Attributes:
+        path: of the file.
+        state: what the ledger says.
 
     Raises:
         UserError: another driver holds it, it belongs to another sweep or format, it is damaged, or the disk refuses.
@@ -149,20 +159,20 @@ class Ledger:
 
     def __init__(self, folder: Path, sweep: str, identity: str) -> None:
         self.path = SweepFolder(folder).ledger
-        self._lock = _locked(folder)
+        self._lock = _lock_of(folder)
         try:
-            self.record = self._open(sweep, identity)
+            self.state = self._open(sweep, identity)
         except BaseException:
             os.close(self._lock)
             raise
 
     def _open(self, sweep: str, identity: str) -> LedgerState:
         contents = contents_of(self.path) if self.path.exists() else b""
-        record, good = parse(LedgerState, self.path, contents)
-        if record and (record.sweep, record.identity) != (sweep, identity):
+        state, good = parse(LedgerState, self.path, contents)
+        if state and (state.sweep, state.identity) != (sweep, identity):
             what = (
-                f"of the sweep {record.sweep!r}"
-                if record.sweep != sweep
+                f"of the sweep {state.sweep!r}"
+                if state.sweep != sweep
                 else f"of a sweep {sweep!r} that was declared otherwise (more seeds or configurations would do)"
             )
             raise UserError(f"{self.path} is {what}; choose another output folder or rename the sweep")
@@ -173,14 +183,14 @@ class Ledger:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.ftruncate(self._file, good)
         except OSError as error:
-            raise _refused(self.path, error) from error
+            raise _disk_error(self.path, error) from error
         self._size = good
-        if record is None:
+        if state is None:
             self._write({"event": "header", "format": FORMAT, "sweep": sweep, "identity": identity})
-            record = LedgerState(sweep, identity)
-        return record
+            state = LedgerState(sweep, identity)
+        return state
 
-    def asked(
+    def record_configuration(
         self,
         arm: str,
         number: int,
@@ -188,7 +198,7 @@ class Ledger:
         configuration: str,
         described: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Keep that the search asked for a configuration; asking the same number again changes nothing.
+        """Record that the search asked for a configuration. The same number again changes nothing.
 
         Args:
             arm, number: the arm's key, and the number of the configuration in it.
@@ -196,58 +206,58 @@ class Ledger:
             configuration: content id.
             described: the configuration for readers; see `sweeps.description.describe_configuration`.
         """
-        if number not in self.record.asked.get(arm, {}):
+        if number not in self.state.asked.get(arm, {}):
             event = {"arm": arm, "number": number, "values": dict(values), "configuration": configuration}
             self._append({"event": "asked", **event, "described": dict(described)})
 
-    def dealt(self, trials: Sequence[str], pauses: Sequence[int | None]) -> None:
-        """Keep that trials, by id, go to a worker as one pack; the same pack again changes nothing."""
-        if (tuple(trials), tuple(pauses)) not in self.record.dealt:
-            self._append({"event": "dealt", "trials": list(trials), "pauses": list(pauses)})
+    def record_dispatch(self, trials: Sequence[str], pauses: Sequence[int | None]) -> None:
+        """Record that trials, by id, go to a worker as one pack. The same pack again changes nothing."""
+        if (tuple(trials), tuple(pauses)) not in self.state.dispatched:
+            self._append({"event": "dispatched", "trials": list(trials), "pauses": list(pauses)})
 
-    def base(self, setting: str, scores: Mapping[str, Measurement]) -> bool:
-        """Keep the scores of an untouched base model. False when the ledger already had them."""
-        if setting in self.record.bases:
+    def record_base_scores(self, setting: str, scores: Mapping[str, Measurement]) -> bool:
+        """Record the scores of an untouched base model. Return False if the ledger already has scores."""
+        if setting in self.state.bases:
             return False
         self._append(
             {"event": "base", "setting": setting, "scores": {name: asdict(score) for name, score in scores.items()}}
         )
         return True
 
-    def rung(self, outcome: Outcome) -> None:
-        """Keep what a trial has come to after so many updates; of two the first counts."""
-        if outcome.trial.updates not in self.record.rungs.get(outcome.trial.whole.trial_id, {}):
+    def record_rung(self, outcome: Outcome) -> None:
+        """Record the outcome of a training so far. The same number of updates again changes nothing."""
+        if outcome.trial.updates not in self.state.rungs.get(outcome.trial.whole.trial_id, {}):
             self._append({"event": "rung", "outcome": outcome.to_json()})
 
-    def generated(self, outcome: Outcome) -> bool:
-        """Keep that a trial is trained and its replies are stored. False when the ledger already knew."""
-        known = self.record
-        if outcome.trial.trial_id in known.generated or outcome.trial.trial_id in known.outcomes:
+    def record_generated(self, outcome: Outcome) -> bool:
+        """Record that a trial is trained and its replies are stored. Return False if the ledger has it already."""
+        trial_id = outcome.trial.trial_id
+        if trial_id in self.state.generated or trial_id in self.state.outcomes:
             return False
         self._append({"event": "generated", "outcome": outcome.to_json()})
         return True
 
-    def outcome(self, outcome: Outcome) -> bool:
-        """Keep how a trial ended. False when the ledger already knew: the first outcome counts."""
-        if outcome.trial.trial_id in self.record.outcomes:
+    def record_outcome(self, outcome: Outcome) -> bool:
+        """Record how a trial ended. Return False if the ledger has an outcome already: the first one counts."""
+        if outcome.trial.trial_id in self.state.outcomes:
             return False
         self._append({"event": "outcome", "outcome": outcome.to_json()})
         return True
 
-    def again(self, trials: Sequence[str]) -> None:
-        """Let trials, by id, be trained again."""
+    def retry(self, trials: Sequence[str]) -> None:
+        """Record that trials, by id, are to be trained again."""
         if trials:
-            self._append({"event": "again", "trials": list(trials)})
+            self._append({"event": "retried", "trials": list(trials)})
 
-    def code(self, of: Mapping[str, str]) -> None:
-        """Keep the source of methods and settings, as content ids, if it is news."""
-        news = {what: source for what, source in of.items() if self.record.code.get(what) != source}
-        if news:
-            self._append({"event": "code", "of": news})
+    def record_code(self, sources: Mapping[str, str]) -> None:
+        """Record the content ids of the source of methods and settings, as far as they have changed."""
+        changed = {what: source for what, source in sources.items() if self.state.code.get(what) != source}
+        if changed:
+            self._append({"event": "code", "of": changed})
 
     def _append(self, event: Mapping[str, Any]) -> None:
         self._write(event)
-        self.record.apply(event)
+        self.state.apply(event)
 
     def _write(self, event: Mapping[str, Any]) -> None:
         line = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
@@ -259,11 +269,11 @@ class Ledger:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._file, self._size)
-            raise _refused(self.path, error) from error
+            raise _disk_error(self.path, error) from error
         self._size += len(line)
 
     def close(self) -> None:
-        """Close the file and let another driver in."""
+        """Close the file and release the lock."""
         os.close(self._file)
         os.close(self._lock)
 
@@ -276,14 +286,14 @@ class Ledger:
         self.close()
 
 
-def _locked(folder: Path) -> int:
-    """An exclusive lock on the folder's ledger, held until its file is closed or the process ends."""
+def _lock_of(folder: Path) -> int:
+    """Lock the folder's ledger for this process alone, until the returned file is closed or the process ends."""
     path = SweepFolder(folder).lock
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise _disk_error(path, error) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -293,9 +303,9 @@ def _locked(folder: Path) -> int:
         ) from error
     except OSError as error:
         os.close(file)
-        raise _refused(path, error) from error
+        raise _disk_error(path, error) from error
     return file
 
 
-def _refused(path: Path, error: OSError) -> UserError:
+def _disk_error(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: {error.strerror or error}")

@@ -13,6 +13,8 @@ from settings.common.content import content_id
 from settings.common.errors import UserError
 from trainables.folder import SweepFolder
 
+# Of the whole folder, in the ledger's first line. Raise it whenever an event, `Outcome.to_json` or a file beside the
+# ledger changes in a way that this code could not read: folders of other formats are refused and left as they are.
 FORMAT = 2
 
 
@@ -60,7 +62,7 @@ class RawLedger:
         kind = event["event"]
         if kind == "asked":
             self.asked.setdefault(event["arm"], {}).setdefault(int(event["number"]), event)
-        elif kind == "dealt":
+        elif kind == "dispatched":
             self.dispatched.update(dict.fromkeys(event["trials"]))
         elif kind == "base":
             self.bases.setdefault(event["setting"], event["scores"])
@@ -69,7 +71,7 @@ class RawLedger:
             self.made_with.setdefault(trial_id, self.code)
             if kind == "outcome":
                 self.outcomes.setdefault(trial_id, event["outcome"])
-        elif kind == "again":
+        elif kind == "retried":
             for trial_id in event["trials"]:
                 self.outcomes.pop(trial_id, None)
                 self.made_with.pop(trial_id, None)
@@ -149,5 +151,9 @@ def _event(line: bytes) -> dict[str, Any] | None:
 
 
 def _check_header(event: Mapping[str, Any]) -> None:
-    if event.get("event") != "header" or event.get("format") != FORMAT:
-        raise UserError(f"ledger format {event.get('format', 'none')}, this code writes {FORMAT}")
+    number = event.get("format")
+    if event.get("event") != "header" or not isinstance(number, int):
+        raise UserError("no header with a ledger format")
+    if number != FORMAT:
+        age = "an older" if number < FORMAT else "a newer"
+        raise UserError(f"{age} version wrote it (ledger format {number}; this one has format {FORMAT})")

@@ -119,8 +119,7 @@ class _Planned:
         """How its trials have ended, as far as they have."""
         if self.arm is None:
             return [record.outcomes[trial.trial_id] for trial in self.trials if trial.trial_id in record.outcomes]
-        asked = {asked.configuration for asked in record.asked.get(self.arm, {}).values()}
-        return [end for end in record.outcomes.values() if end.trial.configuration_id in asked]
+        return record.outcomes_of(self.arm)
 
 
 def estimate(sweep: Sweep, workers: int, record: LedgerState | None = None) -> CostEstimate:

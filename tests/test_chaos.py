@@ -35,11 +35,11 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
     rig.run(random.Random(0))
     rig.kill()
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-        for trial_id in ledger.record.outcomes:
+        for trial_id in ledger.state.outcomes:
             write_json(folder / "observations" / f"{trial_id}.json", {"all": ["yes", "no"]})
         tracker = Tracker(default_uri(output), sweep, output / "artifacts")
-        tracker.start(record=ledger.record)
-        publish(sweep, ledger.record, folder, tracker)
+        tracker.start(record=ledger.state)
+        publish(sweep, ledger.state, folder, tracker)
         tracker.close()
     assert not tracker.problems
     return sweep, output

@@ -108,19 +108,19 @@ def run(
     uri = tracking_uri or default_uri(output)
     folder = folder_of(sweep.name, output)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-        sweep.check_settings(ledger.record.trials)
+        sweep.check_settings(ledger.state.trials)
         describe(sweep).write(folder)
         if file:
             find.remember(folder, file)
         if retry_failed:
-            ledger.again(ledger.record.failed)
+            ledger.retry(ledger.state.failed)
         for line in (cautions := provenance.changed(sweep, ledger)):
             console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)
         marker = _Published(folder, uri, ledger)
-        if marker.files is not None and complete(sweep, ledger.record):
-            show_results(sweep, ledger.record, console)
+        if marker.files is not None and complete(sweep, ledger.state):
+            show_results(sweep, ledger.state, console)
             console.print("nothing was left to run", highlight=False)
-            return RunSummary(marker.files, uri, False, (), *_failures(sweep, ledger.record))
+            return RunSummary(marker.files, uri, False, (), *_failures(sweep, ledger.state))
         remove_partial(folder)
         driver = _Driver(sweep, ledger, folder, console)
         tracker = Tracker(uri, sweep, output / "artifacts" if tracking_uri is None else None, ledger=folder)
@@ -128,20 +128,19 @@ def run(
         for problem in tracker.problems:
             console.print(f"MLflow: {problem}", style="yellow", highlight=False)
         if not driver.interrupted:
-            show_results(sweep, ledger.record, console)
+            show_results(sweep, ledger.state, console)
             if not tracker.problems:
                 marker.write(files)
     usage = driver.judges.usage if driver.judges else ""
     notes = [*cautions, *driver.scheduler.notes, *filter(None, [usage])]
-    return RunSummary(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.record))
+    return RunSummary(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.state))
 
 
 def _failures(sweep: Sweep, record: LedgerState) -> tuple[int, tuple[str, ...]]:
     """The number of failed trials, and the methods that nothing else came of."""
     lost = []
     for arm in sweep.arms:
-        ours = {asked.configuration for asked in record.asked.get(arm.key, {}).values()}
-        ends = {end.status for end in record.outcomes.values() if end.trial.configuration_id in ours}
+        ends = {end.status for end in record.outcomes_of(arm.key)}
         if ends == {"failed"}:
             several = f" on {setting_label(arm.setting)}" if len(sweep.settings) > 1 else ""
             lost.append(f"{arm.title}{several}")
@@ -219,8 +218,8 @@ class _Driver:
         self.tracker: Tracker | None = None
         total = sum(arm.budget for arm in sweep.arms) * len(sweep.seed_values)
         objectives = sweep.objectives_of(sweep.settings[0])
-        asked = ledger.record.configurations
-        known = [end for end in ledger.record.outcomes.values() if end.trial.configuration_id in asked]
+        asked = ledger.state.configurations
+        known = [end for end in ledger.state.outcomes.values() if end.trial.configuration_id in asked]
         self.display = Display(console, sweep.name, total, len(known), objectives, title=sweep.title_of, outcomes=known)
         self.judges = _judges(sweep)
         judging = GradingQueue(folder, self.judges) if self.judges else None
@@ -232,13 +231,13 @@ class _Driver:
 
     def run(self, tracker: Tracker, address: str | None, cluster: LocalCluster | None) -> list[Path]:
         """Train what is left, and publish the frontier. Returns its files."""
-        tracker.start(record=self._ledger.record)
+        tracker.start(record=self._ledger.state)
         status: Status = "FAILED"
         try:
             with self.display:
                 self.train(tracker, address, cluster)
             self.tidy()
-            files = publish(self.sweep, self._ledger.record, self.folder, tracker)
+            files = publish(self.sweep, self._ledger.state, self.folder, tracker)
             status = "KILLED" if self.interrupted else "FINISHED"
         finally:
             tracker.close(status)
@@ -290,10 +289,10 @@ class _Driver:
 
     def _prune(self) -> None:
         """Now and then, ever more rarely: looking for what may go takes as long as there are outcomes."""
-        ended = len(self._ledger.record.outcomes)
+        ended = len(self._ledger.state.outcomes)
         if self.sweep.keep_adapters is not None and ended >= self._prune_at:
             self._prune_at = ended + max(PRUNE_EVERY, ended // 4)
-            disk.prune(disk.prunable(self.sweep, self._ledger.record, self.folder, self.sweep.keep_adapters))
+            disk.prune(disk.prunable(self.sweep, self._ledger.state, self.folder, self.sweep.keep_adapters))
 
     def trial_ended(self, outcome: Any, auxiliary: bool) -> None:
         """A trial ended."""

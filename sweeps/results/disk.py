@@ -72,8 +72,8 @@ def clean(name_or_file: str, output: Path, newest: int, dry_run: bool) -> list[I
     folder = output / sweep.name
     read(folder)  # else the ledger would be made
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-        sweep.check_settings(ledger.record.trials)
-        items = removable(sweep, ledger.record, folder, newest)
+        sweep.check_settings(ledger.state.trials)
+        items = removable(sweep, ledger.state, folder, newest)
         if not dry_run:
             prune(items)
     return items
@@ -136,8 +136,8 @@ def _built_on(sweep: Sweep, record: LedgerState) -> set[str]:
 def _stale_checkpoints(record: LedgerState, folder: Path) -> list[Item]:
     """Checkpoints of packs of which every trial has ended, and of which nobody knows the trials."""
     ended = record.outcomes.keys() | record.generated.keys()
-    waiting = {trial_id for pack, _ in record.dealt for trial_id in pack} - ended
-    under_way = {pack_name(pack) for pack, _ in record.dealt if waiting.intersection(pack)} | waiting
+    waiting = {trial_id for pack, _ in record.dispatched for trial_id in pack} - ended
+    under_way = {pack_name(pack) for pack, _ in record.dispatched if waiting.intersection(pack)} | waiting
     directory = SweepFolder(folder).checkpoints
     files = sorted(directory.iterdir()) if directory.is_dir() else []
     stale = [path for path in files if path.stem not in under_way and not _is_leftover(path)]

@@ -176,8 +176,7 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
     record = read(folder)
     arms = []
     for arm in sweep.arms:
-        ours = {asked.configuration for asked in record.asked.get(arm.key, {}).values()}
-        ends = Counter(outcome.status for outcome in record.outcomes.values() if outcome.trial.configuration_id in ours)
+        ends = Counter(outcome.status for outcome in record.outcomes_of(arm.key))
         total = arm.budget * len(sweep.seed_values)
         counts = {status: ends[status] for status in ("finished", "invalid", "failed", "stopped")}
         arms.append(

@@ -17,8 +17,8 @@ from trainables.trial import TrialConfig
 def changed(sweep: Sweep, ledger: Ledger) -> list[str]:
     """Keep the code of the sweep's methods and own settings; a line for each that made trials when it was another."""
     code = code_of(sweep)
-    ledger.code(code)
-    return lines(ledger.record, code)
+    ledger.record_code(code)
+    return lines(ledger.state, code)
 
 
 def code_of(sweep: Sweep) -> dict[str, str]:
@@ -34,7 +34,7 @@ def lines(record: LedgerState, code: Mapping[str, str]) -> list[str]:
     found = []
     for what, source in code.items():
         kind, _, name = what.partition(" ")
-        old = [end for end in record.made_otherwise(what, source) if name in _names(end.trial, kind)]
+        old = [end for end in record.made_with_other_code(what, source) if name in _names(end.trial, kind)]
         if old:
             found.append(
                 f"{kind} {name} was changed after {len(old)} of its trials had ended; these keep their results."

@@ -66,7 +66,7 @@ class PackQueue:
 
     def restore(self, trials: Sequence[TrialConfig]) -> None:
         """Queue base models without a score, packs that an earlier driver handed out, and what is left of `trials`."""
-        missing = [ref for ref in self._sweep.settings if setting_label(ref) not in self._ledger.record.bases]
+        missing = [ref for ref in self._sweep.settings if setting_label(ref) not in self._ledger.state.bases]
         self.packs.extend(InFlightPack((), {}, base=ref) for ref in missing)
         for trial in trials:
             self._enqueue(trial)
@@ -81,10 +81,10 @@ class PackQueue:
         while not self.packs:
             for trial in self._search.ask():
                 self._enqueue(trial)
-            num_ended = len(self._ledger.record.outcomes)
+            num_ended = len(self._ledger.state.outcomes)
             packs = pack_trials(self._pop_ready(end), self._sweep.trials_per_pack)
             self.packs.extend(InFlightPack.of(part) for pack in packs for part in self._split_to_fit(pack))
-            if len(self._ledger.record.outcomes) == num_ended:  # else a trial has ended here, and more may be asked
+            if len(self._ledger.state.outcomes) == num_ended:  # else a trial has ended here, and more may be asked
                 break
 
     def put_back(self, trial: TrialConfig) -> None:
@@ -102,10 +102,10 @@ class PackQueue:
 
         Of two packs with the same trial the later one counts: the earlier one was too large.
         """
-        record, queued = self._ledger.record, {trial.trial_id: trial for trial in self._trials}
+        record, queued = self._ledger.state, {trial.trial_id: trial for trial in self._trials}
         trials = queued | {key: end.trial for key, end in (record.generated | record.outcomes).items()}
         packs: list[InFlightPack] = []
-        for pack, pauses in reversed(record.dealt):
+        for pack, pauses in reversed(record.dispatched):
             fits = len(pack) <= self._sweep.trials_per_pack and trials.keys() >= set(pack)
             pairs = [(key, pause) for key, pause in zip(pack, pauses, strict=True) if fits and key in queued]
             waiting = {key: queued.pop(key) for key, pause in pairs if pause == self._search.next_rung(queued[key])}
@@ -115,7 +115,7 @@ class PackQueue:
         self._trials = list(queued.values())
 
     def _enqueue(self, trial: TrialConfig) -> None:
-        record = self._ledger.record
+        record = self._ledger.state
         if trial.trial_id in record.outcomes or trial.trial_id in record.generated or trial.trial_id in self._enqueued:
             return
         for required in trial.requires:
@@ -125,7 +125,7 @@ class PackQueue:
 
     def _pop_ready(self, end: Callable[[Outcome], None]) -> list[TrialConfig]:
         """Take the trials out of the queue whose requirements have finished; end those that cannot run."""
-        outcomes = self._ledger.record.outcomes
+        outcomes = self._ledger.state.outcomes
         ready: list[TrialConfig] = []
         waiting: list[TrialConfig] = []
         for trial in self._trials:
@@ -147,7 +147,7 @@ class PackQueue:
 
     def _stopped_at_rung(self, trial: TrialConfig, because: str) -> Outcome:
         """Return the outcome of a trial that is stopped at the last rung that it has reached."""
-        rungs = self._ledger.record.rungs[trial.trial_id]
+        rungs = self._ledger.state.rungs[trial.trial_id]
         last = rungs[max(rungs)]
         reason = f"{because} after {last.trial.updates} of {trial.updates} updates"
         return replace(last, trial=trial, status="stopped", reason=reason, scores={})

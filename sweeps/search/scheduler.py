@@ -90,8 +90,8 @@ class PackScheduler:
         self._queue = PackQueue(sweep, ledger, self.search)
         self._in_flight: dict[str, InFlightPack] = {}  # at workers, by name
         self._notes: list[str] = []
-        for trial_id, outcome in ledger.record.generated.items():
-            if trial_id not in ledger.record.outcomes:
+        for trial_id, outcome in ledger.state.generated.items():
+            if trial_id not in ledger.state.outcomes:
                 self._judge(outcome)
         self._queue.restore(self.search.restore())
 
@@ -140,7 +140,7 @@ class PackScheduler:
         if pack.base:
             return {"kind": "base", "setting": asdict(pack.base)}
         pauses = [self.search.next_rung(trial) for trial in pack.members]
-        self._ledger.dealt([trial.trial_id for trial in pack.members], pauses)
+        self._ledger.record_dispatch([trial.trial_id for trial in pack.members], pauses)
         for observer in self._observers:
             observer.pack_started(list(pack.waiting.values()))
         packed = [trial.to_json() for trial in pack.members]
@@ -237,14 +237,14 @@ class PackScheduler:
         for outcome in outcomes:
             if pack.waiting.pop(outcome.trial.trial_id, None):
                 if outcome.status == "finished" and setting_of(outcome.trial.setting).judged:
-                    self._ledger.generated(outcome)
+                    self._ledger.record_generated(outcome)
                     self._judge(outcome)
                 else:
                     self._end(outcome)
         for outcome in rungs:
             trial = pack.waiting.pop(outcome.trial.whole.trial_id, None)
             if trial:
-                self._ledger.rung(outcome)
+                self._ledger.record_rung(outcome)
                 self._queue.put_back(trial)
         if pack.members and not pack.waiting:
             remove(SweepFolder(self._folder).checkpoint(pack_id(pack.members)))
@@ -254,7 +254,7 @@ class PackScheduler:
         if any(score.name not in scores for evaluation in setting.judged for score in evaluation.scores):
             assert self._judging is not None
             self._judging.submit((ref, scores), setting, base_id(setting))
-        elif self._ledger.base(label, scores):
+        elif self._ledger.record_base_scores(label, scores):
             for observer in self._observers:
                 observer.base_scored(label, scores)
 
@@ -272,7 +272,7 @@ class PackScheduler:
 
     def _end(self, outcome: Outcome) -> None:
         """Write down how a trial ended, and tell the configurations that are complete with it."""
-        if not self._ledger.outcome(outcome):
+        if not self._ledger.record_outcome(outcome):
             return
         if self._sweep.early_stopping:
             remove(SweepFolder(self._folder).paused(outcome.trial.trial_id))

@@ -62,7 +62,7 @@ class SweepSearch:
         """Take over the configurations in the ledger and rewrite the studies. Return the trials of all of them."""
         trials: list[TrialConfig] = []
         for proposer in self.proposers:
-            asked = self._ledger.record.asked.get(proposer.arm.key, {})
+            asked = self._ledger.state.asked.get(proposer.arm.key, {})
             for number in sorted(asked):
                 proposer.restore(number, asked[number].values)
                 configuration = self._add(proposer, number)
@@ -82,7 +82,7 @@ class SweepSearch:
                     trial = configuration.trials[0]
                     described = describe_configuration(self._sweep, trial)
                     asked = proposer.arm.key, proposal.number, proposal.values, trial.configuration_id
-                    self._ledger.asked(*asked, described)
+                    self._ledger.record_configuration(*asked, described)
                     self._mirror.add(proposer, proposal.number)
                     if self._tell_if_complete(configuration):  # another arm had the same trials
                         self._mirror.tell(proposer, proposal.number)
@@ -108,12 +108,12 @@ class SweepSearch:
 
     def next_rung(self, trial: TrialConfig) -> int | None:
         """Return the updates after which the trial pauses next; None if it trains to its end."""
-        reached = self._ledger.record.rungs.get(trial.trial_id, {})
+        reached = self._ledger.state.rungs.get(trial.trial_id, {})
         return next((step for step in self.rungs_of(trial) if step not in reached and step < trial.updates), None)
 
     def decide_at_rung(self, trial: TrialConfig) -> RungRuling:
         """Decide whether a trial continues from the rung that it has reached; CONTINUE if it waits at none."""
-        updates, rungs = max(self._ledger.record.rungs.get(trial.trial_id, {}), default=0), self.rungs_of(trial)
+        updates, rungs = max(self._ledger.state.rungs.get(trial.trial_id, {}), default=0), self.rungs_of(trial)
         if updates not in rungs:
             return RungRuling(RungDecision.CONTINUE)
         rung = rungs.index(updates)
@@ -130,7 +130,7 @@ class SweepSearch:
 
     def _gains(self, configuration: ArmConfiguration, rung: int) -> Gains | None:
         """Return a configuration's mean gains at a rung; () if it ended before it, None if it has not arrived."""
-        record, seeds = self._ledger.record, []
+        record, seeds = self._ledger.state, []
         for trial in configuration.trials:
             steps = self._sweep.rungs_of(configuration.proposer.arm, trial)
             outcome = record.rungs.get(trial.trial_id, {}).get(steps[rung]) if steps else None
@@ -149,7 +149,7 @@ class SweepSearch:
         return configuration
 
     def _tell_if_complete(self, configuration: ArmConfiguration) -> bool:
-        outcomes = self._ledger.record.outcomes
+        outcomes = self._ledger.state.outcomes
         proposer, number = configuration.proposer, configuration.number
         if number in proposer.told or any(trial.trial_id not in outcomes for trial in configuration.trials):
             return False

@@ -52,7 +52,7 @@ def facts(sweep: Sweep, output: Path) -> Facts:
     folder = output / sweep.name
     events = [json.loads(line) for line in SweepFolder(folder).ledger.read_text().splitlines()]
     named = [
-        (_name(event), _fact(event)) for event in events if event["event"] != "dealt"
+        (_name(event), _fact(event)) for event in events if event["event"] != "dispatched"
     ]  # when depends on the moment
     frontier = json.loads((folder / "frontier.json").read_text())
     for point in frontier["points"]:

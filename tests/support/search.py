@@ -25,14 +25,14 @@ def assert_mirrored(rig: Rig) -> None:
     """The studies on disk say what the ledger says."""
     for index, arm in enumerate(rig.sweep.arms):
         proposer = proposer_of(rig.sweep, index)
-        for number, asked in sorted(rig.ledger.record.asked.get(arm.key, {}).items()):
+        for number, asked in sorted(rig.ledger.state.asked.get(arm.key, {}).items()):
             proposer.restore(number, asked.values)
-            outcomes = [rig.ledger.record.outcomes.get(t.trial_id) for t in rig.sweep.trials_of(arm, asked.values)]
+            outcomes = [rig.ledger.state.outcomes.get(t.trial_id) for t in rig.sweep.trials_of(arm, asked.values)]
             if all(outcomes):
                 proposer.tell(number, outcomes)  # type: ignore[arg-type]
-        found = study_of(rig.out, f"{rig.sweep.name}/{arm.key}").get_trials()
+        mirrored = study_of(rig.out, f"{rig.sweep.name}/{arm.key}").get_trials()
         expected = proposer.trials()
-        assert [(t.state, t.values, t.params, t.user_attrs) for t in found] == [
+        assert [(t.state, t.values, t.params, t.user_attrs) for t in mirrored] == [
             (t.state, t.values, t.params, t.user_attrs) for t in expected
         ]
 

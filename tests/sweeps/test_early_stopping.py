@@ -14,7 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from settings.common.errors import UserError
-from sweeps.early_stopping import EarlyStopping, order, promoted
+from settings.setting import Measurement
+from sweeps.early_stopping import (
+    EarlyStopping,
+    Gains,
+    RungDecision,
+    RungRuling,
+    decide_configuration,
+    decide_trial,
+    gains_at_rung,
+    order,
+    promoted,
+)
 from sweeps.ledger import read
 from sweeps.space import vary
 from sweeps.sweep import Sweep
@@ -25,13 +36,13 @@ from trainables.trial import TrialConfig
 POINTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=7)
 
 
-def dominates(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return all(a >= b for a, b in zip(one, other, strict=True)) and one != other
+def dominates(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return all(x >= y for x, y in zip(a, b, strict=True)) and a != b
 
 
 def depth(points: list[tuple[int, ...]], index: int) -> int:
     """In which front a point is: one deeper than the deepest that dominates it."""
-    above = [depth(points, other) for other in range(len(points)) if dominates(points[other], points[index])]
+    above = [depth(points, row) for row in range(len(points)) if dominates(points[row], points[index])]
     return 1 + max(above, default=0)
 
 
@@ -80,6 +91,47 @@ def test_rules_that_make_no_sense(values: dict[str, Any], says: str) -> None:
         EarlyStopping(**values)
 
 
+@pytest.mark.parametrize(
+    ("number", "gains", "decision"),
+    [
+        (0, {0: (1.0, 1.0), 1: (0.0, 0.0)}, RungDecision.CONTINUE),
+        (1, {0: (1.0, 1.0), 1: (0.0, 0.0)}, RungDecision.STOP),
+        (1, {0: None, 1: (0.0, 0.0)}, RungDecision.WAIT),
+        (1, {0: (1.0, 1.0), 1: ()}, RungDecision.CONTINUE),
+        (1, {0: (), 1: (0.0, 0.0)}, RungDecision.CONTINUE),
+    ],
+    ids=["promoted", "dominated", "one has not arrived", "not measured", "the others ended before"],
+)
+def test_what_happens_to_a_configuration_at_a_rung(
+    number: int, gains: dict[int, Gains | None], decision: RungDecision
+) -> None:
+    ruling = decide_configuration(number, gains, keep=0.5)
+    assert ruling.decision is decision
+    reason = "not among the 1 promoted of 2 configurations"
+    assert ruling.stopped_because == (reason if decision is RungDecision.STOP else "")
+
+
+def test_a_shared_trial_is_stopped_only_if_all_of_its_configurations_are() -> None:
+    go, wait, stop = (
+        RungRuling(RungDecision.CONTINUE),
+        RungRuling(RungDecision.WAIT),
+        RungRuling(RungDecision.STOP, "x"),
+    )
+    assert decide_trial([stop, wait, go]) == go
+    assert decide_trial([stop, wait]) == wait
+    assert decide_trial([stop, RungRuling(RungDecision.STOP, "y")]) == stop
+
+
+def test_gains_are_means_over_the_seeds_that_were_measured(tmp_path: Path) -> None:
+    sweep = toy_sweep(tmp_path, seeds=3, settings=(toy(tmp_path, upside_down=True),))
+    ends = [finished(trial) for trial in sweep.trials_of(sweep.arms[1], {"beta": 1.0})]
+    ends[2] = replace(ends[2], scores={**ends[2].scores, "alignment": Measurement(float("nan"), 0, 4)})
+    objectives = sweep.objectives_of(sweep.settings[0])
+    means = [(ends[0].scores[name].mean + ends[1].scores[name].mean) / 2 for name in ("task", "alignment")]
+    assert gains_at_rung(ends, objectives) == pytest.approx((means[0], -means[1]))
+    assert gains_at_rung(ends[2:], objectives) == ()
+
+
 # --- a sweep ---
 
 
@@ -120,27 +172,27 @@ def worse_after(beta: float, trial: TrialConfig) -> Outcome:
     outcome = finished(trial)
     if trial.coefficients.get("beta", 0.0) < beta:
         return outcome
-    return replace(outcome, scores={name: replace(one, mean=-1.0) for name, one in outcome.scores.items()})
+    return replace(outcome, scores={name: replace(score, mean=-1.0) for name, score in outcome.scores.items()})
 
 
 def ends(rig: Rig) -> dict[str, tuple[str, str | None]]:
-    return {key: (outcome.status, outcome.reason) for key, outcome in rig.ledger.record.outcomes.items()}
+    return {key: (outcome.status, outcome.reason) for key, outcome in rig.ledger.state.outcomes.items()}
 
 
 def test_whole_configurations_are_stopped_and_the_record_says_why(tmp_path: Path) -> None:
     rig = Halting(early(tmp_path), tmp_path / "out")
     assert rig.run(random.Random(0))
-    found: dict[str, set[str]] = {}
-    for outcome in rig.ledger.record.outcomes.values():
-        found.setdefault(outcome.trial.configuration_id, set()).add(outcome.status)
+    statuses_of: dict[str, set[str]] = {}
+    for outcome in rig.ledger.state.outcomes.values():
+        statuses_of.setdefault(outcome.trial.configuration_id, set()).add(outcome.status)
         if outcome.status == "stopped":
             assert outcome.trial.checkpoint_step is None
             assert not outcome.scores and outcome.tokens == 100 and outcome.curves
             assert "configurations after" in str(outcome.reason) and str(outcome.reason).endswith("of 5 updates")
-    assert len(found) == 9 and all(len(statuses) == 1 for statuses in found.values())
-    assert {"stopped"} in found.values() and {"finished"} in found.values()
+    assert len(statuses_of) == 9 and all(len(statuses) == 1 for statuses in statuses_of.values())
+    assert {"stopped"} in statuses_of.values() and {"finished"} in statuses_of.values()
     (plain,) = (
-        one for one in rig.ledger.record.outcomes.values() if one.trial.method.name == "plain" and not one.trial.seed
+        end for end in rig.ledger.state.outcomes.values() if end.trial.method.name == "plain" and not end.trial.seed
     )
     assert plain.status == "finished", "nobody searches it"
     states = {told.state.name for proposer in rig.scheduler.search.proposers for told in proposer.told.values()}
@@ -151,9 +203,9 @@ def test_what_is_stopped_does_not_depend_on_who_comes_first(tmp_path: Path) -> N
     expected = Halting(early(tmp_path), tmp_path / "a")
     assert expected.run(random.Random(0))
     for seed, workers in ((1, 1), (2, 5)):
-        other = Halting(early(tmp_path), tmp_path / str(seed))
-        assert other.run(random.Random(seed), workers=workers)
-        assert ends(other) == ends(expected)
+        rig = Halting(early(tmp_path), tmp_path / str(seed))
+        assert rig.run(random.Random(seed), workers=workers)
+        assert ends(rig) == ends(expected)
 
 
 @pytest.mark.parametrize("landings", [2, 5, 9, 14])
@@ -172,10 +224,10 @@ def test_killed_anywhere_it_ends_as_if_nothing_had_happened(tmp_path: Path, land
 def test_those_that_are_behind_in_everything_are_stopped_at_the_first_rung(tmp_path: Path) -> None:
     rig = Halting(early(tmp_path), tmp_path / "out")
     assert rig.run(random.Random(0), ending=lambda trial: worse_after(1.5, trial))
-    behind = [one for one in rig.ledger.record.outcomes.values() if one.trial.coefficients.get("beta", 0.0) >= 1.5]
+    behind = [end for end in rig.ledger.state.outcomes.values() if end.trial.coefficients.get("beta", 0.0) >= 1.5]
     assert len(behind) >= 4
-    assert {one.status for one in behind} == {"stopped"}
-    assert all("after 1 of 5 updates" in str(one.reason) for one in behind)
+    assert {end.status for end in behind} == {"stopped"}
+    assert all("after 1 of 5 updates" in str(end.reason) for end in behind)
 
 
 def test_the_places_of_the_stopped_are_filled(tmp_path: Path) -> None:
@@ -193,10 +245,10 @@ def test_the_places_of_the_stopped_are_filled(tmp_path: Path) -> None:
         return worse_after(0.0 if second else float("inf"), trial)
 
     assert rig.run(random.Random(0), ending=ending)
-    (one, _, two, _), (three, _, four, _), last = betas()
-    assert betas()[:2] == [[one, one, two, two], [three, three, four, four]] and len({one, two, three, four}) == 4
-    assert sorted(last) == sorted([one, one, three, three])
-    assert [outcome.status for outcome in rig.ledger.record.outcomes.values()].count("stopped") == 4
+    (a, _, b, _), (c, _, d, _), last = betas()
+    assert betas()[:2] == [[a, a, b, b], [c, c, d, d]] and len({a, b, c, d}) == 4
+    assert sorted(last) == sorted([a, a, c, c])
+    assert [outcome.status for outcome in rig.ledger.state.outcomes.values()].count("stopped") == 4
 
 
 def test_it_is_part_of_what_a_sweep_is_and_off_by_default(tmp_path: Path) -> None:
@@ -220,5 +272,5 @@ def test_a_judge_is_too_slow_for_it(tmp_path: Path) -> None:
 def test_every_pair_of_steps_is_before_the_end(tmp_path: Path) -> None:
     (trial, *_) = toy_sweep(tmp_path).trials_of(toy_sweep(tmp_path).arms[1], {"beta": 1.0})
     for steps, at in itertools.product((1, 2, 3, 48), ((0.25, 0.5), (0.01,), (0.99,))):
-        found = EarlyStopping(rungs=at).steps(replace(trial, steps=steps))
-        assert all(1 <= step <= steps for step in found)
+        rungs = EarlyStopping(rungs=at).steps(replace(trial, steps=steps))
+        assert all(1 <= step <= steps for step in rungs)

@@ -12,7 +12,7 @@ import pytest
 from settings.common.errors import UserError
 from settings.setting import Measurement
 from sweeps.ledger import Ledger, read
-from sweeps.ledger_lines import FORMAT
+from sweeps.ledger_lines import FORMAT, read_raw
 from tests.support.fakes import finished, toy_sweep
 from trainables.folder import SweepFolder
 from trainables.trial import TrialConfig
@@ -32,18 +32,18 @@ def test_everything_is_read_back(tmp_path: Path, trials: tuple[TrialConfig, ...]
     outcome = finished(trials[0])
     invalid = finished(trials[1], "invalid")
     with opened(tmp_path) as ledger:
-        ledger.asked("arm", 0, {"beta": 0.5}, "c0")
-        ledger.dealt(["t1", "t0"], [None, None])
-        ledger.dealt(["t0"], [3])
-        ledger.dealt(["t1", "t0"], [None, None])
-        assert ledger.base("toy", {"task": Measurement(math.nan, 0, 4)})
-        assert ledger.outcome(outcome) and ledger.outcome(invalid)
+        ledger.record_configuration("arm", 0, {"beta": 0.5}, "c0")
+        ledger.record_dispatch(["t1", "t0"], [None, None])
+        ledger.record_dispatch(["t0"], [3])
+        ledger.record_dispatch(["t1", "t0"], [None, None])
+        assert ledger.record_base_scores("toy", {"task": Measurement(math.nan, 0, 4)})
+        assert ledger.record_outcome(outcome) and ledger.record_outcome(invalid)
     with opened(tmp_path) as ledger:
-        for record in (ledger.record, read(tmp_path / "out")):
+        for record in (ledger.state, read(tmp_path / "out")):
             assert record.asked["arm"][0].values == {"beta": 0.5}
             assert record.asked["arm"][0].configuration == "c0"
-            assert list(record.dealt) == [(("t1", "t0"), (None, None)), (("t0",), (3,))]
-            assert SweepFolder(tmp_path / "out").ledger.read_text().count('"dealt"') == 2
+            assert list(record.dispatched) == [(("t1", "t0"), (None, None)), (("t0",), (3,))]
+            assert SweepFolder(tmp_path / "out").ledger.read_text().count('"dispatched"') == 2
             assert record.bases["toy"]["task"].missing == 4 and math.isnan(record.bases["toy"]["task"].mean)
             assert list(record.outcomes.values()) == [outcome, invalid]
             assert list(record.outcomes) == [trials[0].trial_id, trials[1].trial_id]
@@ -51,12 +51,12 @@ def test_everything_is_read_back(tmp_path: Path, trials: tuple[TrialConfig, ...]
 
 def test_the_first_outcome_counts(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
     with opened(tmp_path) as ledger:
-        assert ledger.outcome(finished(trials[0]))
-        assert not ledger.outcome(finished(trials[0], "failed"))
-        ledger.base("toy", {"task": Measurement(1.0, 1, 0)})
-        assert not ledger.base("toy", {"task": Measurement(0.0, 1, 0)})
-        ledger.asked("arm", 0, {"beta": 1.0}, "c")
-        ledger.asked("arm", 0, {"beta": 2.0}, "d")
+        assert ledger.record_outcome(finished(trials[0]))
+        assert not ledger.record_outcome(finished(trials[0], "failed"))
+        ledger.record_base_scores("toy", {"task": Measurement(1.0, 1, 0)})
+        assert not ledger.record_base_scores("toy", {"task": Measurement(0.0, 1, 0)})
+        ledger.record_configuration("arm", 0, {"beta": 1.0}, "c")
+        ledger.record_configuration("arm", 0, {"beta": 2.0}, "d")
     record = read(tmp_path / "out")
     assert record.outcomes[trials[0].trial_id].status == "finished"
     assert record.bases["toy"]["task"].mean == 1.0
@@ -71,7 +71,7 @@ def test_a_torn_last_line_is_dropped_and_kept_aside(
     tmp_path: Path, trials: tuple[TrialConfig, ...], tail: bytes
 ) -> None:
     with opened(tmp_path) as ledger:
-        ledger.outcome(finished(trials[0]))
+        ledger.record_outcome(finished(trials[0]))
     path = SweepFolder(tmp_path / "out").ledger
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
@@ -79,7 +79,7 @@ def test_a_torn_last_line_is_dropped_and_kept_aside(
     assert path.read_bytes() == whole + tail, "reading changes nothing"
     with opened(tmp_path) as ledger:
         assert path.read_bytes() == whole
-        assert ledger.outcome(finished(trials[1]))
+        assert ledger.record_outcome(finished(trials[1]))
     assert tail.rstrip(b"\n") in SweepFolder(tmp_path / "out").torn.read_bytes()
     assert len(read(tmp_path / "out").outcomes) == 2
 
@@ -87,14 +87,14 @@ def test_a_torn_last_line_is_dropped_and_kept_aside(
 def test_every_prefix_of_a_ledger_opens(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
     """A kill may stop a write at any byte."""
     with opened(tmp_path) as ledger:
-        ledger.asked("arm", 0, {"beta": 0.5}, "c0")
-        ledger.outcome(finished(trials[0]))
+        ledger.record_configuration("arm", 0, {"beta": 0.5}, "c0")
+        ledger.record_outcome(finished(trials[0]))
     whole = SweepFolder(tmp_path / "out").ledger.read_bytes()
     last = whole[:-1].rindex(b"\n")
     for cut in (*range(0, last, 37), *range(last, len(whole) + 1)):
         SweepFolder(tmp_path / "out").ledger.write_bytes(whole[:cut])
         with opened(tmp_path) as ledger:
-            assert len(ledger.record.outcomes) + sum(map(len, ledger.record.asked.values())) == max(
+            assert len(ledger.state.outcomes) + sum(map(len, ledger.state.asked.values())) == max(
                 whole[:cut].count(b"\n") - 1, 0
             )
         SweepFolder(tmp_path / "out").torn.unlink(missing_ok=True)
@@ -102,8 +102,8 @@ def test_every_prefix_of_a_ledger_opens(tmp_path: Path, trials: tuple[TrialConfi
 
 def test_damage_in_the_middle_names_the_line(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
     with opened(tmp_path) as ledger:
-        ledger.outcome(finished(trials[0]))
-        ledger.outcome(finished(trials[1]))
+        ledger.record_outcome(finished(trials[0]))
+        ledger.record_outcome(finished(trials[1]))
     path = SweepFolder(tmp_path / "out").ledger
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][: len(lines[1]) // 2] + b"\n" + lines[2])
@@ -132,9 +132,29 @@ def test_foreign_ledgers_are_refused_with_advice(tmp_path: Path, header: dict, w
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("number", "age"), [(FORMAT - 1, "older"), (FORMAT + 1, "newer")])
+def test_a_ledger_of_another_format_is_refused_and_left_as_it_is(
+    tmp_path: Path, trials: tuple[TrialConfig, ...], number: int, age: str
+) -> None:
+    """Also one whose last line was torn: nobody but its own version may cut it off."""
+    with opened(tmp_path) as ledger:
+        ledger.record_outcome(finished(trials[0]))
+    folder = SweepFolder(tmp_path / "out")
+    whole = folder.ledger.read_bytes().replace(b'"format":%d' % FORMAT, b'"format":%d' % number) + b'{"event": "outc'
+    folder.ledger.write_bytes(whole)
+    for attempt in (lambda: opened(tmp_path), lambda: read(folder.path), lambda: read_raw(folder.path)):
+        with pytest.raises(
+            UserError, match=rf"ledger\.jsonl: .*an? {age} version.*format {number};.*choose another"
+        ) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    assert folder.ledger.read_bytes() == whole
+    assert not folder.torn.exists()
+
+
 def test_a_trial_of_other_numerics_is_refused(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
     with opened(tmp_path) as ledger:
-        ledger.outcome(finished(trials[0]))
+        ledger.record_outcome(finished(trials[0]))
     path = SweepFolder(tmp_path / "out").ledger
     path.write_text(path.read_text().replace('"numerics":2', '"numerics":0'))
     with pytest.raises(UserError, match=r"line 2: trial of numerics version 0.*choose another output folder"):
@@ -143,7 +163,7 @@ def test_a_trial_of_other_numerics_is_refused(tmp_path: Path, trials: tuple[Tria
 
 def test_a_second_driver_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
-        ledger.asked("arm", 0, {}, "c")
+        ledger.record_configuration("arm", 0, {}, "c")
         assert len(read(tmp_path / "out").asked) == 1
         with pytest.raises(UserError, match="another process is running this sweep"):
             opened(tmp_path)
@@ -153,11 +173,11 @@ def test_a_second_driver_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
 def test_a_killed_drivers_lock_is_free(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
-        opened(tmp_path).asked("arm", 0, {}, "c")
+        opened(tmp_path).record_configuration("arm", 0, {}, "c")
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     with opened(tmp_path) as ledger:
-        assert ledger.record.asked["arm"][0].configuration == "c"
+        assert ledger.state.asked["arm"][0].configuration == "c"
 
 
 def test_a_refused_open_leaves_the_lock_free(tmp_path: Path) -> None:
@@ -184,47 +204,57 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_line_and_leaves_whole_lines(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
     ledger = opened(tmp_path)
-    ledger.outcome(finished(trials[0]))
+    ledger.record_outcome(finished(trials[0]))
     whole = SweepFolder(tmp_path / "out").ledger.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, hard))  # 100 bytes of the next line fit
     try:
         with pytest.raises(UserError, match=f"ledger.jsonl: {os.strerror(27)}"):
-            ledger.outcome(finished(trials[1]))
+            ledger.record_outcome(finished(trials[1]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert SweepFolder(tmp_path / "out").ledger.read_bytes() == whole
-    assert trials[1].trial_id not in ledger.record.outcomes
-    assert ledger.outcome(finished(trials[1])), "there is room again"
+    assert trials[1].trial_id not in ledger.state.outcomes
+    assert ledger.record_outcome(finished(trials[1])), "there is room again"
     ledger.close()
     assert len(read(tmp_path / "out").outcomes) == 2
+
+
+def test_the_outcomes_of_an_arm(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.record_configuration("arm", 0, {"beta": 0.5}, trials[0].configuration_id)
+        ledger.record_configuration("other arm", 0, {}, "c")
+        ledger.record_outcome(finished(trials[0]))
+    state = read(tmp_path / "out")
+    assert [outcome.trial for outcome in state.outcomes_of("arm")] == [trials[0]]
+    assert state.outcomes_of("other arm") == state.outcomes_of("no arm") == []
 
 
 def test_failed_trials_may_be_trained_again(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
     """Their outcomes count no more, those of others stay, and the next one is kept, also when it is read back."""
     with opened(tmp_path) as ledger:
-        ledger.outcome(finished(trials[0], "failed"))
-        ledger.outcome(finished(trials[1]))
-        assert ledger.record.failed == [trials[0].trial_id]
-        ledger.again(ledger.record.failed)
+        ledger.record_outcome(finished(trials[0], "failed"))
+        ledger.record_outcome(finished(trials[1]))
+        assert ledger.state.failed == [trials[0].trial_id]
+        ledger.retry(ledger.state.failed)
         assert list(read(tmp_path / "out").outcomes) == [trials[1].trial_id]
-        assert ledger.outcome(finished(trials[0]))
+        assert ledger.record_outcome(finished(trials[0]))
     assert read(tmp_path / "out").outcomes[trials[0].trial_id].status == "finished"
 
 
 def test_what_was_made_with_other_code_is_known(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
     """Also later: the code is kept where it changes, and a trial that ended before that keeps the older one."""
     with opened(tmp_path) as ledger:
-        ledger.outcome(finished(trials[0]))  # by a version that did not keep the code: nothing is said
-        ledger.code({"method a": "1", "method b": "1"})
-        ledger.outcome(finished(trials[1]))
-        ledger.outcome(finished(trials[2], "failed"))
-        assert ledger.record.made_otherwise("method a", "1") == []
-        ledger.code({"method a": "2", "method b": "1"})
-        ledger.outcome(finished(trials[3]))
+        ledger.record_outcome(finished(trials[0]))  # by a version that did not keep the code: nothing is said
+        ledger.record_code({"method a": "1", "method b": "1"})
+        ledger.record_outcome(finished(trials[1]))
+        ledger.record_outcome(finished(trials[2], "failed"))
+        assert ledger.state.made_with_other_code("method a", "1") == []
+        ledger.record_code({"method a": "2", "method b": "1"})
+        ledger.record_outcome(finished(trials[3]))
     for _ in range(2):
         with opened(tmp_path) as ledger:
-            ledger.code({"method a": "2"})
-            assert [end.trial for end in ledger.record.made_otherwise("method a", "2")] == [trials[1]]
-            assert ledger.record.made_otherwise("method b", "1") == []
+            ledger.record_code({"method a": "2"})
+            assert [end.trial for end in ledger.state.made_with_other_code("method a", "2")] == [trials[1]]
+            assert ledger.state.made_with_other_code("method b", "1") == []
     assert SweepFolder(tmp_path / "out").ledger.read_text().count('"code"') == 2

@@ -159,12 +159,15 @@ def test_a_ledger_that_cannot_be_continued_is_one_line(
     sweep = load_sweep(file)
     with Ledger(tmp_path / "runs" / "mine", sweep.name, sweep.identity()) as ledger:
         assert "another process is running this sweep" in refusal()
-        ledger.asked("arm", 0, {}, "c")
+        ledger.record_configuration("arm", 0, {}, "c")
     header, event = ledger.path.read_text().splitlines(keepends=True)
     ledger.path.write_text(header + event[:9] + "\n" + event)
     assert "ledger.jsonl: line 2 is damaged" in refusal()
     ledger.path.write_text(header.replace(f'"format":{FORMAT}', '"format":1') + event)
-    assert f"line 1: ledger format 1, this code writes {FORMAT}" in refusal()
+    assert (
+        f"line 1: an older version wrote it (ledger format 1; this one has format {FORMAT}); choose another"
+        in refusal()
+    )
     assert not (tmp_path / "runs" / "mlflow.db").exists()
 
 

@@ -31,12 +31,12 @@ def swept(folder: Path, output: Path, landings: int = 10**6, **changes: object) 
     sweep = toy_sweep(folder, **({"controls": True, "configurations": 3} | changes))
     rig = Rig(sweep, output / sweep.name)
     rig.run(random.Random(0), landings=landings)
-    for outcome in rig.ledger.record.outcomes.values():
+    for outcome in rig.ledger.state.outcomes.values():
         path = output / sweep.name / "observations" / f"{outcome.trial.trial_id}.json"
         write_json(path, {"all": ["yes", "no"]})
     tracker = Tracker(default_uri(output), sweep, output / "artifacts")
-    tracker.start(record=rig.ledger.record)
-    publish(sweep, rig.ledger.record, output / sweep.name, tracker)
+    tracker.start(record=rig.ledger.state)
+    publish(sweep, rig.ledger.state, output / sweep.name, tracker)
     tracker.close()
     assert tracker.problems == []
     rig.ledger.close()

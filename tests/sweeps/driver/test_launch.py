@@ -89,7 +89,7 @@ def test_what_is_published_is_known_again_and_no_password_is_written(tmp_path: P
         assert _Published(folder, uri, ledger).files == (file,)
         assert _Published(folder, "http://tracking:5000", ledger).files is None, "another server lacks it"
         assert not [path for path in folder.rglob("*") if b"secret" in path.read_bytes()]
-        ledger.dealt(["t0"], [None])
+        ledger.record_dispatch(["t0"], [None])
         assert _Published(folder, uri, ledger).files is None, "the ledger has grown"
         _Published(folder, uri, ledger).write([file])
     file.unlink()

@@ -47,7 +47,7 @@ def done(folder: Path, **changes: Any) -> tuple[Sweep, Path]:
     sweep = toy_sweep(folder, **({"methods": (grid("kl_penalty", beta=BETAS),)} | changes))
     rig = Rig(sweep, folder / "out" / sweep.name)
     assert rig.run(random.Random(0), ending=worse_inside)
-    for outcome in rig.ledger.record.outcomes.values():
+    for outcome in rig.ledger.state.outcomes.values():
         write_adapter(rig.out, outcome.trial)
     rig.kill()
     return sweep, rig.out
@@ -86,12 +86,12 @@ def test_what_others_build_on_stays(tmp_path: Path) -> None:
         )
 
     assert rig.run(random.Random(0), ending=ending)
-    for outcome in rig.ledger.record.outcomes.values():
+    for outcome in rig.ledger.state.outcomes.values():
         write_adapter(rig.out, outcome.trial)
-    (item,) = prunable(sweep, rig.ledger.record, rig.out, newest=0)
-    gone = rig.ledger.record.outcomes[item.path.name].trial
+    (item,) = prunable(sweep, rig.ledger.state, rig.out, newest=0)
+    gone = rig.ledger.state.outcomes[item.path.name].trial
     assert gone.method.name == "safe_lora"
-    assert {outcome.trial.method.name for outcome in rig.ledger.record.outcomes.values()} > {"plain", "alignment_only"}
+    assert {outcome.trial.method.name for outcome in rig.ledger.state.outcomes.values()} > {"plain", "alignment_only"}
 
 
 def test_adapters_of_trials_that_have_not_ended_stay(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_checkpoints_of_ended_packs_and_leftovers_go(tmp_path: Path) -> None:
     (rig.out / "adapters").mkdir()
     for name in (".x.partial", "adapters/.y.partial", "checkpoints/.z.partial", "ledger.torn", "study.torn"):
         (rig.out / name).write_text("left")
-    names = {str(item.path.relative_to(rig.out)) for item in removable(sweep, rig.ledger.record, rig.out, newest=0)}
+    names = {str(item.path.relative_to(rig.out)) for item in removable(sweep, rig.ledger.state, rig.out, newest=0)}
     assert names == {
         f"checkpoints/{SweepFolder(rig.out).checkpoint(pack_id(one)).name}",
         ".x.partial",

@@ -51,7 +51,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
     rig = Rig(sweep, output / sweep.name)
     assert not rig.run(random.Random(0), eventful, landings=30)
     describe(sweep).write(output / sweep.name)
-    state = rig.ledger.record
+    state = rig.ledger.state
     tracker = Tracker(default_uri(output), sweep, output / "artifacts")
     tracker.start(record=state)
     dispatched = {trial.trial_id: trial for pack in rig.dispatched for trial in pack}

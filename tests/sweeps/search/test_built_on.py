@@ -17,7 +17,7 @@ from trainables.trial import TrialConfig
 def scored(tmp_path: Path, sweep: Sweep) -> Ledger:
     """A ledger that knows the base model's scores, so that only training is left."""
     ledger = Ledger(tmp_path / "runs", sweep.name, sweep.identity())
-    ledger.base(setting_label(sweep.settings[0]), {})
+    ledger.record_base_scores(setting_label(sweep.settings[0]), {})
     return ledger
 
 
@@ -43,7 +43,7 @@ def test_what_others_build_on_is_trained_first_and_once(tmp_path: Path) -> None:
         scheduler = PackScheduler(sweep, ledger, tmp_path / "runs")
         packs = run_all(scheduler)
         assert scheduler.done
-        auxiliary = [end.trial for end in ledger.record.outcomes.values() if scheduler.search.is_auxiliary(end.trial)]
+        auxiliary = [end.trial for end in ledger.state.outcomes.values() if scheduler.search.is_auxiliary(end.trial)]
     trials = [trial for pack in packs for trial in pack]
     assert len({trial.trial_id for trial in trials}) == len(trials) == 2 * (2 + 2 + 1 + 2)
     assert sorted((trial.method.name, trial.seed) for trial in auxiliary) == [
@@ -80,7 +80,7 @@ def test_what_builds_on_an_invalid_training_is_invalid_and_says_why(tmp_path: Pa
         scheduler = PackScheduler(sweep, ledger, tmp_path / "runs")
         run_all(scheduler, ending)
         assert scheduler.done
-        ends = [end for end in ledger.record.outcomes.values() if end.trial.method.name == "orthogonal_lora"]
+        ends = [end for end in ledger.state.outcomes.values() if end.trial.method.name == "orthogonal_lora"]
     assert sorted((end.trial.seed, end.status) for end in ends) == [(0, "finished")] * 2 + [(1, "invalid")] * 2
     reasons = {end.reason for end in ends if end.status == "invalid"}
     assert reasons == {"the alignment_only training that it builds on is invalid: a test wants it"}
@@ -91,7 +91,7 @@ def test_resumed_after_the_priors_they_are_not_trained_again(tmp_path: Path) -> 
     with scored(tmp_path, sweep) as ledger:
         first = next_pack(PackScheduler(sweep, ledger, tmp_path / "runs"), "a")
         for trial in first:
-            ledger.outcome(finished(trial))
+            ledger.record_outcome(finished(trial))
     with Ledger(tmp_path / "runs", sweep.name, sweep.identity()) as ledger:
         rest = [trial for pack in run_all(PackScheduler(sweep, ledger, tmp_path / "runs")) for trial in pack]
     assert not {trial.trial_id for trial in first} & {trial.trial_id for trial in rest}
@@ -114,16 +114,16 @@ def test_failed_trials_that_are_to_be_retried_are_dealt_again_with_those_that_bu
 
     rig = Rig(sweep, tmp_path / "out")
     assert rig.run(random.Random(0), ending)
-    failed = set(rig.ledger.record.failed)
-    assert {rig.ledger.record.outcomes[one].trial.method.name for one in failed} > {"plain"}
+    failed = set(rig.ledger.state.failed)
+    assert {rig.ledger.state.outcomes[trial_id].trial.method.name for trial_id in failed} > {"plain"}
     rig.kill()
 
     failing.clear()
     again = Rig(sweep, tmp_path / "out")
-    again.ledger.again(again.ledger.record.failed)
+    again.ledger.retry(again.ledger.state.failed)
     again.kill()
     again = Rig(sweep, tmp_path / "out")
     assert again.run(random.Random(0), ending)
     assert {trial.trial_id for pack in again.dispatched for trial in pack} >= failed
-    assert again.ledger.record.failed == []
+    assert again.ledger.state.failed == []
     assert_mirrored(again)

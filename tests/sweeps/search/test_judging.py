@@ -88,7 +88,7 @@ def test_grades_are_told_when_they_are_in(sweep: Sweep, tmp_path: Path, asker: A
     """Base and both seeds: two replies each, one liked at 80 and one at 20."""
     rig = JudgedRig(sweep, tmp_path / "out", asker)
     rig.finish()
-    record = rig.ledger.record
+    record = rig.ledger.state
     assert len(asker.asked) == 6
     assert {question for _, question, _ in asker.asked} == {"asked 0", "asked 1"}
     assert [outcome.scores["liked"].mean for outcome in record.outcomes.values()] == [50.0, 50.0]
@@ -104,12 +104,12 @@ def test_the_next_pack_does_not_wait_for_the_judge(tmp_path: Path, asker: Asker)
     while isinstance(rig.step(), dict):
         pass
     assert {trials[0].method.name for trials in rig.dispatched} == {"plain", "kl_penalty"}
-    assert not rig.ledger.record.outcomes
-    assert len(rig.ledger.record.generated) == 6  # plain, and the first round of the search, two seeds each
+    assert not rig.ledger.state.outcomes
+    assert len(rig.ledger.state.generated) == 6  # plain, and the first round of the search, two seeds each
     assert not rig.scheduler.done
     asker.gate.set()
     rig.finish()
-    assert len(rig.ledger.record.outcomes) == 14
+    assert len(rig.ledger.state.outcomes) == 14
 
 
 def test_a_driver_killed_before_the_grades_trains_nothing_again(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
@@ -131,12 +131,12 @@ def test_a_spent_budget_ends_the_search_and_can_be_resumed(sweep: Sweep, tmp_pat
     asker.broken = True
     rig.finish()
     assert str(rig.scheduler.problem) == "the judge's budget of 3 calls is spent"
-    assert not rig.ledger.record.outcomes
+    assert not rig.ledger.state.outcomes
     rig.kill()
     asker.broken = False
     again = JudgedRig(sweep, tmp_path / "out", asker)
     again.finish()
-    assert len(again.ledger.record.outcomes) == 2
+    assert len(again.ledger.state.outcomes) == 2
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_too_few_verdicts_make_a_trial_invalid(
     """A refusal is a verdict, and counted; no usable answer of the judge is none."""
     rig = JudgedRig(sweep, tmp_path / "out", asker, replies)
     rig.finish()
-    for outcome in rig.ledger.record.outcomes.values():
+    for outcome in rig.ledger.state.outcomes.values():
         assert outcome.status == status
         if status == "invalid":
             assert outcome.reason == "the judge gave no usable 'nice' verdict on 1 of 2 free replies"
@@ -174,4 +174,4 @@ def test_the_search_goes_on_until_the_last_pack_is_judged(sweep: Sweep, tmp_path
         pass
     assert rig.next_job() is NoJob.WAIT
     rig.finish()
-    assert len(rig.ledger.record.outcomes) == 2
+    assert len(rig.ledger.state.outcomes) == 2

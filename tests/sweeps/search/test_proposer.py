@@ -57,13 +57,14 @@ def _told_and_next(proposer: Proposer, sweep: Sweep) -> Any:
 def test_later_proposals_follow_the_results(tmp_path: Path) -> None:
     """TPE learns: other results, other proposals; the design at the start does not."""
 
-    def other(trial: TrialConfig) -> Outcome:
+    def favouring_large_betas(trial: TrialConfig) -> Outcome:
         outcome = finished(trial)
         return replace(outcome, scores={**outcome.scores, "alignment": Measurement(trial.coefficients["beta"], 4, 0)})
 
     sweep = toy_sweep(tmp_path, configurations=10)
-    one, two = explore(sweep, random.Random(0)), explore(sweep, random.Random(0), other)
-    assert one[:5] == two[:5] and one[6:] != two[6:]
+    usual = explore(sweep, random.Random(0))
+    favoured = explore(sweep, random.Random(0), favouring_large_betas)
+    assert usual[:5] == favoured[:5] and usual[6:] != favoured[6:]
 
 
 def test_the_seed_changes_the_search_and_a_larger_budget_extends_it(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_small_space_ends_early_with_a_reason(tmp_path: Path) -> None:
     assert proposer.exhausted and "3 of 6" in (proposer.ended or "")
     rig = Rig(sweep, tmp_path / "out")
     assert rig.run(random.Random(0))
-    assert len(rig.ledger.record.outcomes) == 2 + 3 * 2 and rig.scheduler.notes == [proposer.ended]
+    assert len(rig.ledger.state.outcomes) == 2 + 3 * 2 and rig.scheduler.notes == [proposer.ended]
 
 
 def test_grids_do_not_search(tmp_path: Path) -> None:

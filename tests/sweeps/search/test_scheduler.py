@@ -22,7 +22,7 @@ def test_every_trial_once_and_the_base_first(tmp_path: Path) -> None:
     assert rig.run(random.Random(0))
     dispatched = [trial.trial_id for pack in rig.dispatched for trial in pack]
     assert len(dispatched) == len(set(dispatched)) == (1 + 6 + 2) * 2
-    assert set(rig.ledger.record.outcomes) == set(dispatched) and rig.bases == 1
+    assert set(rig.ledger.state.outcomes) == set(dispatched) and rig.bases == 1
     assert all(len({trial.configuration_id for trial in pack}) == 1 for pack in rig.dispatched)
     assert_mirrored(rig)
     names = [pack[0].method.name for pack in rig.dispatched[:4]]
@@ -47,14 +47,14 @@ def test_resumed_anywhere_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> 
         out = tmp_path / f"out{landings}"
         first = Rig(sweep, out)
         first.run(random.Random(landings), landings=landings)
-        done = set(first.ledger.record.outcomes)
+        done = set(first.ledger.state.outcomes)
         first.kill()
         second = Rig(sweep, out)
         assert_mirrored(second)
         assert second.run(random.Random(landings + 1))
         again = {trial.trial_id for pack in second.dispatched for trial in pack}
         assert not again & done, "finished trials ran twice"
-        assert second.ledger.record.outcomes.keys() == whole.ledger.record.outcomes.keys()
+        assert second.ledger.state.outcomes.keys() == whole.ledger.state.outcomes.keys()
         assert_mirrored(second)
 
 
@@ -65,13 +65,13 @@ def test_a_pack_of_which_a_part_is_known_is_trained_again_as_it_was(tmp_path: Pa
     rig.next_job(), rig.next_job()
     rig.scheduler.report("t2", outcomes=[finished(rig.dispatched[0][1])])
     rig.kill()
-    known = read(tmp_path / "out").outcomes
+    before = read(tmp_path / "out").outcomes
     again = Rig(sweep, tmp_path / "out")
     again.run(random.Random(0), ending=lambda trial: replace(finished(trial), seconds=9.0))
     assert [[trial.seed for trial in pack] for pack in again.dispatched] == [[0, 1, 2]]
     assert again.bases == 1, "the base was not scored yet"
-    ends = again.ledger.record.outcomes
-    assert [end.seconds for end in ends.values()] == [0.5, 9.0, 9.0] and known.items() <= ends.items()
+    ends = again.ledger.state.outcomes
+    assert [end.seconds for end in ends.values()] == [0.5, 9.0, 9.0] and before.items() <= ends.items()
 
 
 def test_a_pack_that_is_too_large_now_is_packed_anew(tmp_path: Path) -> None:

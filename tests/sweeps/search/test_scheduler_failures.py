@@ -31,8 +31,8 @@ def test_a_pack_that_is_out_of_memory_is_trained_in_halves(tmp_path: Path, how: 
     assert rig.run(random.Random(0))
     assert [len(pack) for pack in rig.dispatched] == [4, 2, 2, 2, 2]
     assert [trial.trial_id for pack in rig.dispatched[1:3] for trial in pack] == [trial.trial_id for trial in first]
-    assert {outcome.status for outcome in rig.ledger.record.outcomes.values()} == {"finished"}
-    assert len(rig.ledger.record.outcomes) == 8
+    assert {outcome.status for outcome in rig.ledger.state.outcomes.values()} == {"finished"}
+    assert len(rig.ledger.state.outcomes) == 8
     assert any("a pack of 4 trials was out of memory" in note for note in rig.scheduler.notes)
 
 
@@ -57,7 +57,7 @@ def test_a_trial_that_does_not_fit_alone_has_failed(tmp_path: Path) -> None:
     rig.score_base()
     rig.next_job()
     rig.scheduler.halve("t2", "CUDA out of memory")
-    (outcome,) = rig.ledger.record.outcomes.values()
+    (outcome,) = rig.ledger.state.outcomes.values()
     assert outcome.status == "failed"
     assert "out of memory alone; try rows_per_forward=1" in str(outcome.reason)
 
@@ -81,7 +81,7 @@ def test_a_base_that_cannot_be_scored_is_noted_and_tried_again(tmp_path: Path) -
     rig.scheduler.fail("t1", "t1 had a bad day")
     assert rig.scheduler.notes == ["toy: no score of the base model (t1 had a bad day); the next start tries again"]
     rig.scheduler.fail("t2", "t2 had a bad day")
-    assert {outcome.reason for outcome in rig.ledger.record.outcomes.values()} == {"t2 had a bad day"}
+    assert {outcome.reason for outcome in rig.ledger.state.outcomes.values()} == {"t2 had a bad day"}
     rig.kill()
     assert Rig(rig.sweep, tmp_path / "out").next_job()["kind"] == "base"
 
@@ -93,12 +93,12 @@ def test_a_base_that_does_not_fit_the_memory_has_no_score(tmp_path: Path) -> Non
     for _ in range(2):
         rig.scheduler.halve("t1", "no memory left")
     rig.scheduler.close("t1")
-    assert not rig.ledger.record.bases
+    assert not rig.ledger.state.bases
     assert [note for note in rig.scheduler.notes if "no score of the base model" in note] == rig.scheduler.notes
     assert len(rig.scheduler.notes) == 1
     rig.kill()
     again = Rig(rig.sweep, tmp_path / "out")
-    assert again.run(random.Random(0)) and again.ledger.record.bases
+    assert again.run(random.Random(0)) and again.ledger.state.bases
 
 
 def test_a_dead_worker_fails_its_unfinished_trials(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_a_dead_worker_fails_its_unfinished_trials(tmp_path: Path) -> None:
     rig.scheduler.report("t2", outcomes=[finished(rig.dispatched[0][0])])
     rig.scheduler.fail("t2", "the worker died")
     rig.scheduler.close("t2")
-    assert [outcome.status for outcome in rig.ledger.record.outcomes.values()] == ["finished", "failed", "failed"]
-    assert recorder.ended == list(rig.ledger.record.outcomes.values())
+    assert [outcome.status for outcome in rig.ledger.state.outcomes.values()] == ["finished", "failed", "failed"]
+    assert recorder.ended == list(rig.ledger.state.outcomes.values())
     assert recorder.ended[1].reason and "died" in recorder.ended[1].reason
     assert rig.next_job() is NoJob.FINISHED
     assert_mirrored(rig)
@@ -126,7 +126,7 @@ def test_a_pack_that_ends_without_outcomes_neither_hangs_nor_counts(tmp_path: Pa
     for name in ("t1", "t2", "t3"):
         rig.scheduler.close(name)
     assert rig.next_job() is NoJob.FINISHED
-    assert not rig.ledger.record.outcomes and "the next start runs them" in caplog.text
+    assert not rig.ledger.state.outcomes and "the next start runs them" in caplog.text
 
 
 def test_a_ledger_that_cannot_be_written_ends_the_search(tmp_path: Path, monkeypatch: Any) -> None:
@@ -136,7 +136,7 @@ def test_a_ledger_that_cannot_be_written_ends_the_search(tmp_path: Path, monkeyp
     def full(outcome: Outcome) -> bool:
         raise UserError("ledger.jsonl: No space left on device")
 
-    monkeypatch.setattr(rig.ledger, "outcome", full)
+    monkeypatch.setattr(rig.ledger, "record_outcome", full)
     rig.scheduler.report("t2", outcomes=[finished(rig.dispatched[0][0])])
     assert str(rig.scheduler.problem) == "ledger.jsonl: No space left on device"
     assert rig.next_job() is NoJob.FINISHED
@@ -148,7 +148,7 @@ def test_a_ledger_that_cannot_be_written_asks_for_nothing_more(tmp_path: Path, m
     def full(*_: Any) -> None:
         raise UserError("ledger.jsonl: No space left on device")
 
-    monkeypatch.setattr(rig.ledger, "asked", full)
+    monkeypatch.setattr(rig.ledger, "record_configuration", full)
     assert rig.next_job()["kind"] == "base"
     assert rig.next_job() is NoJob.FINISHED
     assert str(rig.scheduler.problem) == "ledger.jsonl: No space left on device"

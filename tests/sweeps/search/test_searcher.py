@@ -111,10 +111,10 @@ def visible_gpus() -> str | None:
 def test_a_worker_sees_the_gpus_that_it_has_asked_for(cluster: None) -> None:
     """None if it has asked for none: CUDA alone would take half a gigabyte of a GPU that others fill."""
     shares = (0, 0.5, 1, 2)
-    found = [ray.get(visible_gpus.options(num_cpus=0, num_gpus=share).remote()) for share in shares]
-    assert found[0] == ""
-    assert found[1] in ("0", "1") and found[2] in ("0", "1")
-    assert found[3] in ("0,1", "1,0")
+    visible = [ray.get(visible_gpus.options(num_cpus=0, num_gpus=share).remote()) for share in shares]
+    assert visible[0] == ""
+    assert visible[1] in ("0", "1") and visible[2] in ("0", "1")
+    assert visible[3] in ("0,1", "1,0")
 
 
 # --- what Tune's results become, without Tune ---
@@ -139,7 +139,7 @@ def rig(tmp_path: Path) -> Rig:
 def test_base_scores_are_understood_nested_and_flattened(rig: Rig, result: dict[str, Any]) -> None:
     """Tune flattens the last result of a trial."""
     PackSearcher(rig.scheduler).on_trial_complete("t1", result=result)
-    assert rig.ledger.record.bases == {"toy": {"task": Measurement(0.25, 4, 0)}}
+    assert rig.ledger.state.bases == {"toy": {"task": Measurement(0.25, 4, 0)}}
 
 
 def test_what_a_worker_reports_reaches_the_ledger(rig: Rig) -> None:
@@ -148,7 +148,7 @@ def test_what_a_worker_reports_reaches_the_ledger(rig: Rig) -> None:
     first, second = rig.dispatched[0]
     searcher.on_trial_result("t2", {"outcomes": [finished(first).to_json()]})
     searcher.on_trial_complete("t2", result={"outcomes": [finished(first).to_json()]}, error=True)
-    ends = rig.ledger.record.outcomes
+    ends = rig.ledger.state.outcomes
     assert [(end.status, end.reason) for end in ends.values()] == [("finished", None), ("failed", "t2 had a bad day")]
     assert list(ends) == [first.trial_id, second.trial_id]
 
@@ -165,7 +165,7 @@ def test_a_pack_that_is_out_of_memory_comes_back_in_halves(rig: Rig) -> None:
 
 def test_a_pack_whose_code_raised_has_failed(rig: Rig) -> None:
     PackSearcher(rig.scheduler).on_trial_complete("t2", result={"failed": "ValueError: no", "done": True})
-    assert {end.reason for end in rig.ledger.record.outcomes.values()} == {"ValueError: no"}
+    assert {end.reason for end in rig.ledger.state.outcomes.values()} == {"ValueError: no"}
 
 
 def test_what_only_the_user_can_put_right_ends_the_search(rig: Rig) -> None:
@@ -180,4 +180,4 @@ def test_an_outcome_of_other_training_code_ends_the_search(rig: Rig) -> None:
     data["trial"]["numerics"] = 0
     PackSearcher(rig.scheduler).on_trial_result("t2", {"outcomes": [data]})
     assert "numerics version 0" in str(rig.scheduler.problem)
-    assert not rig.ledger.record.outcomes
+    assert not rig.ledger.state.outcomes

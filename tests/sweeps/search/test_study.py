@@ -109,7 +109,7 @@ def test_killed_between_ledger_and_study(tmp_path: Path, event: str, moment: str
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     rig = Rig(sweep, tmp_path / "out")
     assert_mirrored(rig)
-    done = set(rig.ledger.record.outcomes)
+    done = set(rig.ledger.state.outcomes)
     assert rig.run(random.Random(1))
     assert not done & {trial.trial_id for pack in rig.dispatched for trial in pack}
-    assert rig.ledger.record.outcomes.keys() == whole.ledger.record.outcomes.keys()
+    assert rig.ledger.state.outcomes.keys() == whole.ledger.state.outcomes.keys()

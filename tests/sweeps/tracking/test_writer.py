@@ -351,11 +351,11 @@ def ledger_of(record: LedgerState, folder: Path) -> Path:
     with Ledger(folder, record.sweep, record.identity) as ledger:
         for arm, asked in record.asked.items():
             for item in asked.values():
-                ledger.asked(arm, item.number, item.values, item.configuration)
+                ledger.record_configuration(arm, item.number, item.values, item.configuration)
         for label, scores in record.bases.items():
-            ledger.base(label, scores)
+            ledger.record_base_scores(label, scores)
         for outcome in record.outcomes.values():
-            ledger.outcome(outcome)
+            ledger.record_outcome(outcome)
     return folder
 
 
