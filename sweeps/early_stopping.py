@@ -17,15 +17,15 @@ from enum import Enum
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from analysis.statistics.arrays import Floats
 from analysis.statistics.pareto import non_dominated
 from settings.common.errors import UserError
 from settings.setting import Score
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
-Floats = NDArray[np.float64]
 Gains = tuple[float, ...]
 
 

@@ -1,4 +1,4 @@
-"""One score per column, one setting per row: what a choice of proxy does where.
+"""Heat map of a sweep: one setting per row, one score per column, to see what each choice of proxy does where.
 
 Shape legend: R rows, C columns.
 """
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.figures.style import HEAT, check_format, new_figure, save_figure
+from analysis.statistics.arrays import Floats, Integers, mean, number_text
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
 
@@ -29,25 +29,25 @@ class Grid:
     Attributes:
         rows, columns: their labels.
         mean_RC: nan where nothing was measured.
-        count_RC: finished trials with a number.
+        count_RC: finished trials with the score.
     """
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    mean_RC: NDArray[np.float64]
-    count_RC: NDArray[np.int64]
+    mean_RC: Floats
+    count_RC: Integers
 
 
-def grid_of(records: Mapping[str, Sequence[TrialRecord]], scores: str, method: str | None = None) -> Grid:
-    """The grid of a sweep over several settings.
+def build_grid(records: Mapping[str, Sequence[TrialRecord]], scores: str, method: str | None = None) -> Grid:
+    """Build the grid of a sweep over several settings.
 
     Args:
         records: setting label -> its trials.
         scores: regular expression that a score's name must match as a whole; its first group, if any, names the column.
-        method: whose trials; None where there is only one method.
+        method: whose trials to take; None where there is only one method.
 
     Raises:
-        UserError: no score matches, an expression that is none, several configurations and none chosen.
+        UserError: no score matches; the expression is invalid; a setting has several configurations.
     """
     try:
         pattern = re.compile(scores)
@@ -65,7 +65,7 @@ def grid_of(records: Mapping[str, Sequence[TrialRecord]], scores: str, method: s
     return Grid(
         rows=short_labels(list(chosen)),
         columns=tuple(match.group(1 if pattern.groups else 0) for match in matches.values()),
-        mean_RC=np.array([[_mean(cell) for cell in row] for row in values]),
+        mean_RC=np.array([[mean([value for value in cell if math.isfinite(value)]) for cell in row] for row in values]),
         count_RC=np.array([[sum(map(math.isfinite, cell)) for cell in row] for row in values]),
     )
 
@@ -81,16 +81,11 @@ def _check_one_configuration(chosen: Mapping[str, Sequence[TrialRecord]]) -> Non
             raise UserError(f"{label} has several configurations ({', '.join(titles)}); choose a method with one")
 
 
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
 def short_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Labels without the words that all of them have; the whole labels if nothing is left of one."""
-    words = [label.split() for label in labels]
-    common = set.intersection(*map(set, words)) if words else set()
-    short = tuple(" ".join(word for word in some if word not in common) for some in words)
+    """Drop the words that all labels have; keep the labels as they are if nothing would be left of one."""
+    words_of = [label.split() for label in labels]
+    common = set.intersection(*map(set, words_of)) if words_of else set()
+    short = tuple(" ".join(word for word in words if word not in common) for words in words_of)
     return short if all(short) else tuple(labels)
 
 
@@ -104,9 +99,9 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
     axes.set_yticks(range(len(grid.rows)), grid.rows, fontsize=FONT["small"])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    for (row, column), mean in np.ndenumerate(grid.mean_RC):
-        colour = "black" if mean > 0.55 else "white"
-        text = "-" if math.isnan(mean) else f"{mean:.2f}"
+    for (row, column), value in np.ndenumerate(grid.mean_RC):
+        colour = "black" if value > 0.55 else "white"
+        text = number_text(value, 2)
         axes.text(column, row, text, ha="center", va="center", fontsize=FONT["small"], color=colour)
     counts = np.unique(grid.count_RC)
     trials = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

@@ -1,8 +1,7 @@
 """The figures of the report page, drawn by Plotly in the browser.
 
-Colours and markers are those of `analysis.figures.style`.
-
-Better is always up and right: an axis whose objective is better when small is inverted.
+Colours and markers are those of `analysis.figures.style`. Better is always up and right: an
+axis whose objective is better when small is inverted.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from analysis.figures.style import LINE, OBJECTIVE_COLOURS, Style, method_styles
-from analysis.findings.controls import CONTROLS, PLAIN, Control, control_of
+from analysis.findings.controls import CHECKPOINT, CONTROLS, PLAIN, SCALE, Control, control_of
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import Estimate, FrontierPoint, knob_of
+from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import Statistic
-from analysis.statistics.compare import Difference, minus
+from analysis.statistics.compare import relative_to
 from analysis.statistics.pareto import staircase
 
 SYMBOLS = {
@@ -45,55 +44,60 @@ document.getElementById("{plot_id}").on("plotly_click", event => {
   if (link) window.open(link, "_blank", "noopener");
 });
 """
-Floats = NDArray[np.float64]
 
 
-def frontier_plot(found: Findings, x: int = 0, y: int = 1, links: Mapping[str, str] | None = None) -> go.Figure:
-    """Two objectives (columns of the table) against each other, with bands, controls and fronts of honest selection.
+def frontier_plot(findings: Findings, x: int = 0, y: int = 1, links: Mapping[str, str] | None = None) -> go.Figure:
+    """Draw two objectives (columns of the table), with band, controls and the fronts of honest selection.
 
     `links` (configuration id -> address) become the points' custom data, which `OPEN_LINK` opens at a click.
     """
     figure = go.Figure()
-    styles = method_styles(found.table.methods)
-    points = [point for point in found.points if point.seeds]
-    if len(found.table.objectives) == 2:
-        _fronts(figure, found, x, y)
+    styles = method_styles(findings.table.methods)
+    points = [point for point in findings.points if point.seeds]
+    if len(findings.table.objectives) == 2:
+        _fronts(figure, findings, x, y)
     for control, name in CONTROLS.items():
-        _control(figure, found, control, name, x, y)
+        _control(figure, findings, control, name, x, y)
     for method in sorted(styles, key=lambda name: (name != PLAIN, name)):
-        own = _along_knob([point for point in points if point.method == method and control_of(point) is None])
-        if own:
-            _method(figure, found, own, styles[method], (x, y), links or {})
-    if found.base_M is not None:
+        curve = _along_knob([point for point in points if point.method == method and control_of(point) is None])
+        if curve:
+            _method(figure, findings, curve, styles[method], (x, y), links or {})
+    if findings.base_M is not None:
         figure.add_scatter(
-            x=[found.base_M[x]],
-            y=[found.base_M[y]],
+            x=[findings.base_M[x]],
+            y=[findings.base_M[y]],
             mode="markers",
             name="base model",
             marker={"symbol": "star", "size": 16, "color": "white", "line": {"color": "black", "width": 1.5}},
             hovertemplate="base model<br>%{x:.3f}, %{y:.3f}<extra></extra>",
         )
-    _axes(figure, found, x, y)
+    _axes(figure, findings, x, y)
     figure.update_layout(height=620, hovermode="closest", legend={"itemsizing": "constant"}, **LAYOUT)
     return figure
 
 
-def _fronts(figure: go.Figure, found: Findings, x: int, y: int) -> None:
-    """Band, front of the means, median attainment surface, and the two fronts of honest selection."""
-    table = found.table
+def _fronts(figure: go.Figure, findings: Findings, x: int, y: int) -> None:
+    """Add the band, the front of the means, the median attainment surface, and the two fronts of honest selection."""
+    table = findings.table
     sign_2 = table.oriented(np.ones(len(table.objectives)))[[x, y]]
     mean_C2 = np.array(
-        [[point.scores[table.objectives[axis].name].mean for axis in (x, y)] for point in found.points if point.seeds]
+        [
+            [point.scores[table.objectives[axis].name].mean for axis in (x, y)]
+            for point in findings.points
+            if point.seeds
+        ]
     )
     gain_C2 = mean_C2 * sign_2
-    corner_2 = found.reference_M[[x, y]] * sign_2
+    corner_2 = findings.worst_corner_M[[x, y]] * sign_2
     left, bottom = np.minimum(corner_2, gain_C2.min(axis=0)).tolist()
 
     def stairs(points_N2: Floats) -> Floats:
         return staircase(points_N2, left, bottom) * sign_2
 
-    if found.band is not None:
-        outline = np.concatenate([stairs(found.band.high_RM[:, [x, y]]), stairs(found.band.low_RM[:, [x, y]])[::-1]])
+    if findings.band is not None:
+        outline = np.concatenate(
+            [stairs(findings.band.high_RM[:, [x, y]]), stairs(findings.band.low_RM[:, [x, y]])[::-1]]
+        )
         figure.add_scatter(
             x=outline[:, 0],
             y=outline[:, 1],
@@ -104,20 +108,12 @@ def _fronts(figure: go.Figure, found: Findings, x: int, y: int) -> None:
             hoverinfo="skip",
         )
     lines: list[tuple[str, Floats, str, bool]] = [("frontier of the means", gain_C2, "dash", True)]
-    if found.surface_K2 is not None:
-        lines.append(("50 % attainment surface of single seeds", found.surface_K2[:, [x, y]], "dot", False))
-    for halved, one in found.selections.items():
-        lines.append(
-            (f"chosen and reported on the same half of the {halved}", one.optimistic_K2[:, [x, y]], "longdash", False)
-        )
-        lines.append(
-            (
-                f"chosen on one half of the {halved}, reported on the other",
-                one.pessimistic_K2[:, [x, y]],
-                "dashdot",
-                False,
-            )
-        )
+    if findings.surface_K2 is not None:
+        lines.append(("50 % attainment surface of single seeds", findings.surface_K2[:, [x, y]], "dot", False))
+    for halved, chosen in findings.selections.items():
+        same, rest = chosen.optimistic_K2[:, [x, y]], chosen.pessimistic_K2[:, [x, y]]
+        lines.append((f"chosen and reported on the same half of the {halved}", same, "longdash", False))
+        lines.append((f"chosen on one half of the {halved}, reported on the other", rest, "dashdot", False))
     for name, points_N2, dash, shown in lines:
         corners = stairs(points_N2)
         figure.add_scatter(
@@ -131,20 +127,20 @@ def _fronts(figure: go.Figure, found: Findings, x: int, y: int) -> None:
         )
 
 
-def _control(figure: go.Figure, found: Findings, control: Control, name: str, x: int, y: int) -> None:
-    """A control as a curve from the base model to plain fine-tuning."""
-    table = found.table
-    own = [point for point in found.points if point.seeds and control_of(point) == control]
-    if not own:
+def _control(figure: go.Figure, findings: Findings, control: Control, name: str, x: int, y: int) -> None:
+    """Add a control as a curve from the base model to plain fine-tuning."""
+    table = findings.table
+    points = [point for point in findings.points if point.seeds and control_of(point) == control]
+    if not points:
         return
-    key = "adapter_scale" if control == "scale" else "checkpoint_step"
-    own = sorted(own, key=lambda point: float(point.coefficients.get(key, math.nan)))
+    key = SCALE if control == "scale" else CHECKPOINT
+    points = sorted(points, key=lambda point: float(point.coefficients.get(key, math.nan)))
     names = [table.objectives[axis].name for axis in (x, y)]
-    ends = [point for point in found.points if point.seeds and point.method == PLAIN and not point.label]
-    rows = [[point.scores[axis].mean for axis in names] for point in (*own, *ends[:1])]
-    texts = [f"{key} = {point.coefficients.get(key)}" for point in own] + ["plain"] * len(ends[:1])
-    if found.base_M is not None:
-        rows, texts = [[float(found.base_M[x]), float(found.base_M[y])], *rows], ["base model", *texts]
+    ends = [point for point in findings.points if point.seeds and point.method == PLAIN and not point.label]
+    rows = [[point.scores[axis].mean for axis in names] for point in (*points, *ends[:1])]
+    texts = [f"{key} = {point.coefficients.get(key)}" for point in points] + ["plain"] * len(ends[:1])
+    if findings.base_M is not None:
+        rows, texts = [[float(findings.base_M[x]), float(findings.base_M[y])], *rows], ["base model", *texts]
     figure.add_scatter(
         x=[row[0] for row in rows],
         y=[row[1] for row in rows],
@@ -159,19 +155,19 @@ def _control(figure: go.Figure, found: Findings, control: Control, name: str, x:
 
 def _method(
     figure: go.Figure,
-    found: Findings,
+    findings: Findings,
     points: Sequence[FrontierPoint],
     style: Style,
     axes: tuple[int, int],
     links: Mapping[str, str],
 ) -> None:
     method = points[0].method
-    names = [found.table.objectives[axis].name for axis in axes]
+    names = [findings.table.objectives[axis].name for axis in axes]
     estimates = [[point.scores[name] for point in points] for name in names]
     front = [point.on_front for point in points]
     figure.add_scatter(
-        x=[one.mean for one in estimates[0]],
-        y=[one.mean for one in estimates[1]],
+        x=[estimate.mean for estimate in estimates[0]],
+        y=[estimate.mean for estimate in estimates[1]],
         error_x=_bars(estimates[0], style.colour),
         error_y=_bars(estimates[1], style.colour),
         mode="lines+markers" if knob_of(points) else "markers",
@@ -190,22 +186,22 @@ def _method(
 
 def _hover(point: FrontierPoint) -> str:
     lines = [f"<b>{point.method} {point.label}</b>".strip()]
-    lines += [f"{name}: {interval_text(one)}" for name, one in point.scores.items()]
+    lines += [f"{name}: {interval_text(estimate)}" for name, estimate in point.scores.items()]
     chance = "" if math.isnan(point.p_front) else f", on the front with probability {point.p_front:.2f}"
     return "<br>".join([*lines, f"{point.seeds} seeds{chance}", f"configuration {point.configuration}"])
 
 
-def interval_text(one: Estimate) -> str:
-    """A mean with its interval, e.g. "0.912 [0.880, 0.944]"."""
-    ends = "" if math.isnan(one.low) else f" [{one.low:.3f}, {one.high:.3f}]"
-    return f"{one.mean:.3f}{ends}"
+def interval_text(estimate: Estimate) -> str:
+    """Format a mean with its interval, e.g. "0.912 [0.880, 0.944]"."""
+    ends = "" if math.isnan(estimate.low) else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.mean:.3f}{ends}"
 
 
 def _bars(estimates: Sequence[Estimate], colour: str) -> dict[str, Any]:
     return {
         "type": "data",
-        "array": [_width(one.high - one.mean) for one in estimates],
-        "arrayminus": [_width(one.mean - one.low) for one in estimates],
+        "array": [_width(estimate.high - estimate.mean) for estimate in estimates],
+        "arrayminus": [_width(estimate.mean - estimate.low) for estimate in estimates],
         "color": colour,
         "thickness": 1,
         "width": 0,
@@ -216,28 +212,28 @@ def _width(length: float) -> float:
     return 0.0 if math.isnan(length) else length
 
 
-def _axes(figure: go.Figure, found: Findings, x: int, y: int) -> None:
-    """Titles and ranges: worse to better, with little room around shares."""
+def _axes(figure: go.Figure, findings: Findings, x: int, y: int) -> None:
+    """Set titles and ranges: from worse to better, with little room around shares."""
     for axis, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
-        objective = found.table.objectives[axis]
-        estimates = [point.scores[objective.name] for point in found.points if point.seeds]
-        ends = [end for one in estimates for end in (one.mean, one.low, one.high) if not math.isnan(end)]
-        ends += [] if found.base_M is None else [float(found.base_M[axis])]
+        objective = findings.table.objectives[axis]
+        estimates = [point.scores[objective.name] for point in findings.points if point.seeds]
+        ends = [end for score in estimates for end in (score.mean, score.low, score.high) if not math.isnan(end)]
+        ends += [] if findings.base_M is None else [float(findings.base_M[axis])]
         low, high = min(ends), max(ends)
-        if all(0 <= one.mean <= 1 for one in estimates):
+        if all(0 <= score.mean <= 1 for score in estimates):
             low, high = max(low, -0.04), min(high, 1.06)
         room = 0.03 * (high - low) or 0.05
         low, high = low - room, high + room
         update(title=f"{objective.name} (better →)", range=[low, high] if objective.higher_is_better else [high, low])
 
 
-def curves_plot(found: Findings) -> go.Figure | None:
-    """Every method with one numeric coefficient: its objectives along it. None when there is no such method."""
-    points = [point for point in found.points if point.seeds and control_of(point) is None]
+def curves_plot(findings: Findings) -> go.Figure | None:
+    """Draw the objectives along the knob of every method that has one; None when no method has one."""
+    points = [point for point in findings.points if point.seeds and control_of(point) is None]
     methods = [
-        (method, own)
-        for method in found.table.methods
-        if knob_of(own := [point for point in points if point.method == method])
+        (method, _along_knob(method_points))
+        for method in findings.table.methods
+        if knob_of(method_points := [point for point in points if point.method == method])
     ]
     if not methods:
         return None
@@ -245,15 +241,14 @@ def curves_plot(found: Findings) -> go.Figure | None:
     rows = math.ceil(len(methods) / columns)
     figure = make_subplots(rows=rows, cols=columns, subplot_titles=[method for method, _ in methods])
     dashes = ("solid", "dash", "dot")
-    for number, (_, own) in enumerate(methods):
-        row, column, knob = number // columns + 1, number % columns + 1, str(knob_of(own))
-        own = _along_knob(own)
-        values = [float(point.coefficients[knob]) for point in own]
-        for index, objective in enumerate(found.table.objectives):
-            estimates = [point.scores[objective.name] for point in own]
+    for number, (_, curve) in enumerate(methods):
+        row, column, knob = number // columns + 1, number % columns + 1, str(knob_of(curve))
+        values = [float(point.coefficients[knob]) for point in curve]
+        for index, objective in enumerate(findings.table.objectives):
+            estimates = [point.scores[objective.name] for point in curve]
             figure.add_scatter(
                 x=values,
-                y=[one.mean for one in estimates],
+                y=[estimate.mean for estimate in estimates],
                 error_y=_bars(estimates, OBJECTIVE_COLOURS[index]),
                 mode="lines+markers",
                 name=f"{objective.name} {objective.arrow}",
@@ -270,16 +265,16 @@ def curves_plot(found: Findings) -> go.Figure | None:
     return figure
 
 
-def forest_plot(hypervolumes: Mapping[str, Statistic], differences: Sequence[Difference]) -> go.Figure:
-    """Each method's hypervolume, and the paired differences to the method with the largest."""
-    methods = {name: one for name, one in hypervolumes.items() if name != "all methods"}
+def forest_plot(findings: Findings) -> go.Figure:
+    """Draw each method's hypervolume, and the paired differences to the method with the largest."""
+    methods = findings.method_hypervolumes
     order = sorted(methods, key=lambda name: methods[name].estimate)
     best = order[-1]
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, subplot_titles=("hypervolume (better →)", f"minus that of {best}, paired")
     )
     _forest(figure, 1, {name: methods[name] for name in order}, "#0072B2")
-    against = minus(differences, best)
+    against = relative_to(best, findings.differences)
     _forest(figure, 2, {name: against[name] for name in order if name in against}, "#D55E00")
     figure.add_vline(x=0, line={"color": LINE, "dash": "dash", "width": 1}, col=2, row=1)
     figure.update_layout(height=120 + 34 * len(order), showlegend=False, **(LAYOUT | {"margin": {"l": 170, "t": 70}}))
@@ -289,17 +284,17 @@ def forest_plot(hypervolumes: Mapping[str, Statistic], differences: Sequence[Dif
 def _forest(figure: go.Figure, column: int, rows: Mapping[str, Statistic], colour: str) -> None:
     statistics = list(rows.values())
     figure.add_scatter(
-        x=[one.estimate for one in statistics],
+        x=[statistic.estimate for statistic in statistics],
         y=list(rows),
         error_x={
             "type": "data",
-            "array": [one.high - one.estimate for one in statistics],
-            "arrayminus": [one.estimate - one.low for one in statistics],
+            "array": [statistic.high - statistic.estimate for statistic in statistics],
+            "arrayminus": [statistic.estimate - statistic.low for statistic in statistics],
             "width": 4,
         },
         mode="markers",
         marker={"color": colour, "size": 8, "symbol": "square"},
-        text=[f"{one.estimate:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in statistics],
+        text=[f"{each.estimate:.3f} [{each.low:.3f}, {each.high:.3f}]" for each in statistics],
         hovertemplate="%{y}<br>%{text}<extra></extra>",
         row=1,
         col=column,

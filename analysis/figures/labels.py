@@ -1,4 +1,4 @@
-"""Puts text beside points of a figure so that nothing is covered.
+"""Text beside the points of a figure, placed so that nothing is covered.
 
 Shape suffixes: N positions in pixels or data units, K obstacles (columns: centre x, centre y, half width, half height).
 """
@@ -15,12 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from analysis.statistics.arrays import Floats
 
 FORBIDDEN = 1e3  # cost of covering a marker or another label, or of leaving the axes
-ON_LINE, ON_DOT, FARTHER = 1.0, 0.4, 0.5  # cost of covering a piece of a line, or a dot; of the next larger distance
+ON_LINE, ON_DOT, FARTHER = 1.0, 0.4, 0.5  # cost of covering a piece of a line, or a dot; of going one distance farther
 ANGLES = np.radians([45, 135, 90, 0, -45, 180, -90, -135])  # in order of preference
 DISTANCES = (6.0, 11.0, 18.0, 27.0)  # points, from the marker's centre to the label's edge
 PIECE = 4.0  # points
@@ -42,13 +41,13 @@ def place_labels(
     """Write each label at the best free place around its point; a hairline leads to one that is not next to it.
 
     Greedy, in the order of the labels, over eight directions and four distances. Markers and other labels are never
-    covered: a label without such a place is left out. Lines and dots are avoided where possible.
+    covered: a label that finds no free place is left out. Lines and dots are avoided where possible.
 
     Args:
-        figure, axes: complete but for the labels; the limits must not change any more.
+        figure, axes: complete except for the labels; the limits must not change any more.
         labels: texts and their points.
         markers: x and y in data units, radius in points.
-        size: of the font, in points.
+        size: font size in points.
     """
     figure.draw_without_rendering()  # lays the axes out, so that pixels are known
     pixel = figure.dpi / 72
@@ -78,11 +77,11 @@ def place_labels(
         boxes_K4 = np.vstack([boxes_K4, [*centre_N2[best], *half]])
         cost_K = np.append(cost_K, FORBIDDEN)
         if best >= len(ANGLES):
-            _lead(axes, label, offset_N2[best])
+            _draw_leader(axes, label, offset_N2[best])
 
 
 def _write(axes: Axes, label: Label, size: float) -> Annotation:
-    """The text, centred on its point for now."""
+    """Write the text, centred on its point for now."""
     text = axes.annotate(
         label.text,
         (label.x, label.y),
@@ -101,7 +100,7 @@ def _write(axes: Axes, label: Label, size: float) -> Annotation:
 
 
 def _obstacles(axes: Axes, markers: Sequence[tuple[float, float, float]], pixel: float) -> tuple[Floats, Floats]:
-    """Markers, dots and pieces of lines as boxes_K4 in pixels, and the cost_K of covering them."""
+    """Return markers, dots and pieces of lines as boxes_K4 in pixels, and the cost_K of covering them."""
     boxes, costs = [], []
     for x, y, radius in markers:
         boxes.append([*axes.transData.transform((x, y)), radius * pixel, radius * pixel])
@@ -118,7 +117,7 @@ def _obstacles(axes: Axes, markers: Sequence[tuple[float, float, float]], pixel:
 
 
 def _pieces(path_N2: Floats, length: float) -> Floats:
-    """Positions along a line, at most `length` apart."""
+    """Return positions along a line, at most `length` apart."""
     spots = [np.empty((0, 2))]
     for start, end in itertools.pairwise(path_N2):
         number = 2 + int(np.hypot(*(end - start)) / length)
@@ -127,14 +126,14 @@ def _pieces(path_N2: Floats, length: float) -> Floats:
 
 
 def _cost(centre_N2: Floats, half: Floats, boxes_K4: Floats, cost_K: Floats) -> Floats:
-    """cost_N of what boxes of that half size would cover."""
+    """Return cost_N of what boxes of that half size would cover."""
     distance_NK2 = np.abs(centre_N2[:, None, :] - boxes_K4[None, :, :2])
     covers_NK = (distance_NK2 < half + boxes_K4[None, :, 2:]).all(axis=2)
     return np.asarray(covers_NK @ cost_K, dtype=np.float64)
 
 
-def _lead(axes: Axes, label: Label, offset: Floats) -> None:
-    """A hairline from a point to its label, `offset` pixels away."""
+def _draw_leader(axes: Axes, label: Label, offset: Floats) -> None:
+    """Draw a hairline from a point to its label, `offset` pixels away."""
     start = axes.transData.transform((label.x, label.y))
     ends_N2 = axes.transData.inverted().transform([start + 0.25 * offset, start + 0.75 * offset])
     axes.plot(ends_N2[:, 0], ends_N2[:, 1], color=label.colour, linewidth=0.5, zorder=6)

@@ -1,4 +1,4 @@
-"""Drawings of the gallery: bars, curves between two scores, and heat maps, each with its 95 % intervals."""
+"""Figures of panels, with 95 % intervals: bars, curves between two scores, and heat maps."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Bars:
     """A panel of grouped bars.
 
     Attributes:
-        title: above it.
+        title: above the panel.
         groups: labels along the axis.
-        series: name -> one estimate for each group; nan draws nothing.
+        series: name -> an estimate for each group; nan draws nothing.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Curve:
         name: in the legend.
         x, y: estimates of each point.
         labels: beside the points.
-        colour: None takes the next one.
+        colour: None means the next one of the palette.
     """
 
     name: str
@@ -57,9 +57,9 @@ class Heat:
     """A panel of cells from 0 to 1.
 
     Attributes:
-        title: above it.
-        rows, columns: labels.
-        cells: of each row, an estimate for each column.
+        title: above the panel.
+        rows, columns: their labels.
+        cells: for each row, an estimate for each column.
     """
 
     title: str
@@ -74,7 +74,7 @@ def _title_and_frame(axes: Axes, title: str) -> None:
 
 
 def bars_figure(panels: Sequence[Bars], text: str = "") -> Figure:
-    """Panels of bars, one below the other, all from 0 to 1. Series of base models, and the first one, are grey."""
+    """Draw panels of bars, one below the other, from 0 to 1. Series of base models, and the first series, are grey."""
     figure = new_figure(WIDE[0], WIDE[1] * len(panels) * (0.85 if len(panels) > 1 else 1))
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, number + 1)
@@ -83,10 +83,10 @@ def bars_figure(panels: Sequence[Bars], text: str = "") -> Figure:
             x = np.arange(len(panel.groups)) + (place - (len(panel.series) - 1) / 2) * width
             grey = place == 0 or name.startswith("base")
             colour = FRAME if grey else COLOURS[(place - 1) % len(COLOURS)]
-            axes.bar(x, [one.mean for one in estimates], width * 0.92, label=name, color=colour, zorder=2)
-            for at, one in zip(x.tolist(), estimates, strict=True):
-                if not math.isnan(one.low):
-                    ends = [max(one.low, 0.0), min(one.high, 1.0)]
+            axes.bar(x, [estimate.mean for estimate in estimates], width * 0.92, label=name, color=colour, zorder=2)
+            for at, estimate in zip(x.tolist(), estimates, strict=True):
+                if not math.isnan(estimate.low):
+                    ends = [max(estimate.low, 0.0), min(estimate.high, 1.0)]
                     axes.plot([at, at], ends, color=BLACK, linewidth=1.0, zorder=3, solid_capstyle="butt")
         axes.set_xticks(range(len(panel.groups)), [group.replace("_", "\n") for group in panel.groups])
         axes.set_ylim(0, 1.03)
@@ -101,7 +101,7 @@ def bars_figure(panels: Sequence[Bars], text: str = "") -> Figure:
 def curves_figure(
     panels: Mapping[str, Sequence[Curve]], x_label: str, y_label: str, base: tuple[float, float] | None, text: str
 ) -> Figure:
-    """Panels side by side of two scores against each other, from 0 to 1, the base model a star."""
+    """Draw panels side by side, each of two scores against each other from 0 to 1; the base model is a star."""
     figure = new_figure(4.2 * len(panels) + (1.6 if len(panels) == 1 else 0.4), 4.6)
     labels: dict[Axes, list[Label]] = {}
     for number, (title, curves) in enumerate(panels.items()):
@@ -123,49 +123,49 @@ def curves_figure(
         if number == len(panels) - 1:
             axes.legend(fontsize=FONT["small"], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     add_caption(figure, text, CAPTION_WIDTH)
-    for axes, own in labels.items():
-        markers = [(label.x, label.y, 3.5) for label in own] + ([(*base, 7.0)] if base else [])
-        place_labels(figure, axes, [label for label in own if label.text], markers, LABEL_SIZE)
+    for axes, panel_labels in labels.items():
+        markers = [(label.x, label.y, 3.5) for label in panel_labels] + ([(*base, 7.0)] if base else [])
+        place_labels(figure, axes, [label for label in panel_labels if label.text], markers, LABEL_SIZE)
     return figure
 
 
 def _labels(curve: Curve, colour: str) -> list[Label]:
-    """A label for each place of a curve; of points that lie on one another the first's and the last's."""
+    """Return a label for each place of a curve; points at the same place share one, e.g. "3 to 10"."""
     texts = list(curve.labels) or [""] * len(curve.x)
-    places: dict[tuple[float, float], list[str]] = {}
-    for text, one, other in zip(texts, curve.x, curve.y, strict=True):
-        places.setdefault((round(one.mean, 2), round(other.mean, 2)), []).append(text)
+    texts_at: dict[tuple[float, float], list[str]] = {}
+    for text, x, y in zip(texts, curve.x, curve.y, strict=True):
+        texts_at.setdefault((round(x.mean, 2), round(y.mean, 2)), []).append(text)
     return [
-        Label(found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}", *at, colour)
-        for at, found in places.items()
+        Label(texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}", *place, colour)
+        for place, texts in texts_at.items()
     ]
 
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
-    x, y = [one.mean for one in curve.x], [one.mean for one in curve.y]
-    axes.plot(x, y, color=colour, marker=marker, markersize=5.5, linewidth=1.1, label=curve.name, zorder=4)
-    for one, other in zip(curve.x, curve.y, strict=True):
-        for ends, across in (((one.low, one.high), False), ((other.low, other.high), True)):
+    means = [[estimate.mean for estimate in estimates] for estimates in (curve.x, curve.y)]
+    axes.plot(*means, color=colour, marker=marker, markersize=5.5, linewidth=1.1, label=curve.name, zorder=4)
+    for x, y in zip(curve.x, curve.y, strict=True):
+        for ends, vertical in (((x.low, x.high), False), ((y.low, y.high), True)):
             if not math.isnan(ends[0]):
-                where = ([one.mean, one.mean], ends) if across else (ends, [other.mean, other.mean])
+                where = ([x.mean, x.mean], ends) if vertical else (ends, [y.mean, y.mean])
                 axes.plot(*where, color=colour, linewidth=0.9, alpha=0.6, zorder=3, solid_capstyle="butt")
 
 
 def heat_figure(panels: Sequence[Heat], text: str) -> Figure:
-    """Heat maps one below the other; in each cell the mean, and half the width of its interval."""
+    """Draw heat maps one below the other; each cell has the mean and half the width of its interval."""
     heights = [0.42 * len(panel.rows) + 1.1 for panel in panels]
     figure = new_figure(max(1.1 * len(panel.columns) for panel in panels) + 2.2, sum(heights) + 0.4)
     grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(grid[number, 0])
-        mean_RC = np.array([[one.mean for one in row] for row in panel.cells])
+        mean_RC = np.array([[estimate.mean for estimate in row] for row in panel.cells])
         axes.imshow(mean_RC, cmap=HEAT, vmin=0.0, vmax=1.0, aspect="auto")
         axes.set_xticks(range(len(panel.columns)), [name.replace("_", "\n") for name in panel.columns])
         axes.set_yticks(range(len(panel.rows)), panel.rows)
         for row, cells in enumerate(panel.cells):
-            for column, one in enumerate(cells):
-                colour = "black" if one.mean > 0.55 else "white"
-                axes.text(column, row, _cell(one), ha="center", va="center", fontsize=FONT["small"], color=colour)
+            for column, estimate in enumerate(cells):
+                colour = "black" if estimate.mean > 0.55 else "white"
+                axes.text(column, row, _cell(estimate), ha="center", va="center", fontsize=FONT["small"], color=colour)
         _title_and_frame(axes, panel.title)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -173,8 +173,8 @@ def heat_figure(panels: Sequence[Heat], text: str) -> Figure:
     return figure
 
 
-def _cell(one: Estimate) -> str:
-    if math.isnan(one.mean):
+def _cell(estimate: Estimate) -> str:
+    if math.isnan(estimate.mean):
         return "-"
-    half = (one.high - one.low) / 2
-    return f"{one.mean:.2f}" + ("" if math.isnan(half) else f" ±{half:.2f}")
+    half = (estimate.high - estimate.low) / 2
+    return f"{estimate.mean:.2f}" + ("" if math.isnan(half) else f" ±{half:.2f}")

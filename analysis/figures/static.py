@@ -23,31 +23,33 @@ from analysis.findings.controls import control_of
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, knob_of
 from analysis.statistics.bootstrap import Statistic
-from analysis.statistics.compare import minus
+from analysis.statistics.compare import relative_to
 
 PANEL, COLUMNS = (2.5, 2.1), 3  # inches
 LINES = ("-", "--", ":")
 
 
-def paper_figures(found: Findings, base_scores: Mapping[str, float], title: str = "") -> Iterator[tuple[str, Figure]]:
-    """(name, figure) of every figure that the findings allow; three objectives give three frontiers."""
-    names = [objective.name for objective in found.table.objectives]
+def paper_figures(
+    findings: Findings, base_scores: Mapping[str, float], title: str = ""
+) -> Iterator[tuple[str, Figure]]:
+    """Yield (name, figure) for every figure that the findings allow; three objectives give three frontiers."""
+    names = [objective.name for objective in findings.table.objectives]
     pairs = {2: [(0, 1)], 3: [(0, 1), (0, 2), (1, 2)]}.get(len(names), [])
-    for one, other in pairs:
-        name = "frontier" if len(names) == 2 else f"frontier_{names[one]}_{names[other]}"
-        yield name, frontier_figure(found.table.select([names[one], names[other]]), base_scores, title)
-    if len(found.hypervolumes) > 2:
-        yield "hypervolume", hypervolume_figure(found, title)
-    if _knobs(found):
-        yield "knobs", knob_figure(found, title)
+    for first, second in pairs:
+        name = "frontier" if len(names) == 2 else f"frontier_{names[first]}_{names[second]}"
+        yield name, frontier_figure(findings.table.select([names[first], names[second]]), base_scores, title)
+    if len(findings.hypervolumes) > 2:
+        yield "hypervolume", hypervolume_figure(findings, title)
+    if _knobs(findings):
+        yield "knobs", knob_figure(findings, title)
 
 
-def hypervolume_figure(found: Findings, title: str = "") -> Figure:
-    """A forest plot: each method's hypervolume, and beside it the paired difference to the largest."""
-    methods = {name: one for name, one in found.hypervolumes.items() if name != "all methods"}
+def hypervolume_figure(findings: Findings, title: str = "") -> Figure:
+    """Draw a forest plot: each method's hypervolume, and beside it the paired difference to the largest."""
+    methods = findings.method_hypervolumes
     order = sorted(methods, key=lambda name: methods[name].estimate)
     best, styles = order[-1], method_styles(order)
-    against = minus(found.differences, best)
+    against = relative_to(best, findings.differences)
     figure = new_figure(7.5, 1.6 + 0.3 * len(order))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, rows, label in (
@@ -64,25 +66,26 @@ def hypervolume_figure(found: Findings, title: str = "") -> Figure:
     left.set_ylim(-0.6, len(order) - 0.4)
     corner = ", ".join(
         f"{objective.name} {worst:.3g}"
-        for objective, worst in zip(found.table.objectives, found.reference_M.tolist(), strict=True)
+        for objective, worst in zip(findings.table.objectives, findings.worst_corner_M.tolist(), strict=True)
     )
     text = (
-        f"Hypervolume above the corner ({corner}), bias-corrected. Bars: 95 % intervals of a parametric bootstrap of"
-        " seed and residual effects; differences are paired over common seeds, not adjusted for their number."
+        f"Hypervolume above the worst corner ({corner}), bias-corrected. Bars: 95 % intervals of a parametric"
+        " bootstrap of seed and residual effects; differences are paired over common seeds, not adjusted for their"
+        " number."
     )
     _title_and_caption(figure, title, text)
     return figure
 
 
-def knob_figure(found: Findings, title: str = "") -> Figure:
-    """A panel for each method with one numeric coefficient: the objectives along it, with intervals."""
-    methods = _knobs(found)
+def knob_figure(findings: Findings, title: str = "") -> Figure:
+    """Draw a panel for each method with one numeric coefficient: the objectives along it, with intervals."""
+    methods = _knobs(findings)
     columns = min(COLUMNS, len(methods))
     rows = math.ceil(len(methods) / columns)
     figure = new_figure(PANEL[0] * columns + 0.4, PANEL[1] * rows + 0.9)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
     for axes, (method, points) in zip(panels, methods.items(), strict=False):
-        _panel(axes, found, method, points)
+        _panel(axes, findings, method, points)
     for axes in panels[len(methods) :]:
         axes.set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -92,29 +95,29 @@ def knob_figure(found: Findings, title: str = "") -> Figure:
     return figure
 
 
-def _knobs(found: Findings) -> dict[str, list[FrontierPoint]]:
-    """Method -> its points in the order of its knob, of the methods that have one."""
-    points = [point for point in found.points if point.seeds and control_of(point) is None]
+def _knobs(findings: Findings) -> dict[str, list[FrontierPoint]]:
+    """Map each method that has a knob to its points in the order of the knob."""
+    points = [point for point in findings.points if point.seeds and control_of(point) is None]
     methods: dict[str, list[FrontierPoint]] = {}
-    for method in found.table.methods:
-        own = [point for point in points if point.method == method]
-        knob = knob_of(own)
+    for method in findings.table.methods:
+        method_points = [point for point in points if point.method == method]
+        knob = knob_of(method_points)
         if knob:
-            methods[method] = sorted(own, key=lambda point: float(point.coefficients[knob]))
+            methods[method] = sorted(method_points, key=lambda point: float(point.coefficients[knob]))
     return methods
 
 
-def _panel(axes: Axes, found: Findings, method: str, points: Sequence[FrontierPoint]) -> None:
+def _panel(axes: Axes, findings: Findings, method: str, points: Sequence[FrontierPoint]) -> None:
     knob = str(knob_of(points))
     values = [float(point.coefficients[knob]) for point in points]
-    for objective, colour, line in zip(found.table.objectives, OBJECTIVE_COLOURS, LINES, strict=False):
+    for objective, colour, line in zip(findings.table.objectives, OBJECTIVE_COLOURS, LINES, strict=False):
         estimates = [point.scores[objective.name] for point in points]
-        means = [one.mean for one in estimates]
+        means = [estimate.mean for estimate in estimates]
         label = f"{objective.name} {objective.arrow}"
         axes.plot(values, means, line, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=label)
-        for value, one in zip(values, estimates, strict=True):
-            if not math.isnan(one.low):
-                axes.plot([value, value], [one.low, one.high], color=colour, linewidth=0.9, alpha=0.7)
+        for value, estimate in zip(values, estimates, strict=True):
+            if not math.isnan(estimate.low):
+                axes.plot([value, value], [estimate.low, estimate.high], color=colour, linewidth=0.9, alpha=0.7)
     if min(values) > 0 and max(values) / min(values) > 10:
         axes.set_xscale("log")
     _frame(axes)
@@ -122,9 +125,9 @@ def _panel(axes: Axes, found: Findings, method: str, points: Sequence[FrontierPo
     axes.set_title(method, fontsize=FONT["normal"])
 
 
-def _bar(axes: Axes, one: Statistic, place: int, colour: str) -> None:
-    axes.plot([one.low, one.high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
-    axes.plot(one.estimate, place, marker="s", markersize=5, color=colour)
+def _bar(axes: Axes, statistic: Statistic, place: int, colour: str) -> None:
+    axes.plot([statistic.low, statistic.high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
+    axes.plot(statistic.estimate, place, marker="s", markersize=5, color=colour)
 
 
 def _frame(axes: Axes) -> None:

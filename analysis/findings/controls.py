@@ -1,8 +1,7 @@
-"""Does a method beat what costs nothing? Its frontier against plain fine-tuning's checkpoints, and its scaled adapter.
+"""Does a method beat what costs nothing? Its frontier against plain checkpoints and scaled adapters.
 
 Stopping early and scaling down also trade the task for alignment. A method pushes the frontier only if it beats both.
-Every front has the base model and the whole of plain fine-tuning in it, so that the ends, which all share, decide
-nothing.
+Every front includes the base model and full plain fine-tuning, so that the ends, which all share, decide nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from analysis.statistics.bootstrap import Bootstrap
-from analysis.statistics.compare import Difference, Front, differences
+from analysis.statistics.compare import Difference, Front, compare_fronts
 
 PLAIN = "plain"
 SCALE, CHECKPOINT = "adapter_scale", "checkpoint_step"
@@ -24,7 +23,6 @@ CONTROLS: Mapping[Control, str] = {
     "checkpoint": "the checkpoints of plain fine-tuning",
     "scale": "the plain adapter scaled down",
 }
-Floats = NDArray[np.float64]
 
 
 class Named(Protocol):
@@ -39,7 +37,7 @@ class Named(Protocol):
 
 
 def control_of(configuration: Named) -> Control | None:
-    """Which control a configuration is a point of; None for methods, and for the whole of plain fine-tuning."""
+    """Return the control that a configuration is a point of; None for methods and for full plain fine-tuning."""
     if configuration.method != PLAIN:
         return None
     if configuration.coefficients.get(SCALE, 1.0) != 1.0:
@@ -61,13 +59,13 @@ class ControlVerdict:
 
     @property
     def beats(self) -> tuple[Control, ...]:
-        """Controls that it beats, significantly after adjustment."""
-        return tuple(name for name, one in self.against.items() if one.clear and one.statistic.estimate > 0)
+        """The controls that the method beats, significantly after adjustment."""
+        return tuple(name for name, pair in self.against.items() if pair.clear and pair.statistic.estimate > 0)
 
     @property
     def loses(self) -> tuple[Control, ...]:
-        """Controls that beat it."""
-        return tuple(name for name, one in self.against.items() if one.clear and one.statistic.estimate < 0)
+        """The controls that beat the method."""
+        return tuple(name for name, pair in self.against.items() if pair.clear and pair.statistic.estimate < 0)
 
     @property
     def text(self) -> str:
@@ -75,9 +73,9 @@ class ControlVerdict:
         if not self.against:
             return f"{self.method}: the sweep has no controls, so it is not known whether the method is worth its cost"
         parts = []
-        for name, one in self.against.items():
-            found = one.statistic
-            size = f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        for name, pair in self.against.items():
+            volume = pair.statistic
+            size = f"{volume.estimate:+.3f} [{volume.low:+.3f}, {volume.high:+.3f}]"
             word = "beats" if name in self.beats else "loses to" if name in self.loses else "is not told apart from"
             parts.append(f"{word} {CONTROLS[name]} ({size})")
         push = "pushes the frontier" if len(self.beats) == len(CONTROLS) else "is not shown to push the frontier"
@@ -88,33 +86,34 @@ def compare_with_controls(
     bootstrap: Bootstrap,
     configurations: Sequence[Named],
     base_M: ArrayLike | None,
-    reference_M: ArrayLike,
+    worst_corner_M: ArrayLike,
 ) -> list[ControlVerdict]:
-    """Every method against every control; all of these comparisons are adjusted together (Holm).
+    """Compare every method with every control; the p-values of all comparisons are adjusted together (Holm).
 
     Args:
         configurations: [C], the rows of the bootstrap.
         base_M: gains of the untouched base model; None when they are not known.
-        reference_M: of the hypervolume.
+        worst_corner_M: the corner that the hypervolume counts from, in gains.
     """
     anchors_KM = np.empty((0, bootstrap.noise.mean_CM.shape[1])) if base_M is None else np.atleast_2d(base_M)
     kinds = [control_of(configuration) for configuration in configurations]
     plain_C = np.array(
-        [one.method == PLAIN and kind is None for one, kind in zip(configurations, kinds, strict=True)], dtype=bool
+        [row.method == PLAIN and kind is None for row, kind in zip(configurations, kinds, strict=True)], dtype=bool
     )
     controls: dict[str, Front] = {}
     for name in CONTROLS:
         rows_C = np.array([kind == name for kind in kinds], dtype=bool)
         if rows_C.any():
             controls[name] = Front(rows_C | plain_C, np.asarray(anchors_KM))
-    names = sorted({one.method for one in configurations} - {PLAIN})
+    names = sorted({row.method for row in configurations} - {PLAIN})
     methods = {
-        name: Front(np.array([one.method == name for one in configurations]) | plain_C, np.asarray(anchors_KM))
+        name: Front(np.array([row.method == name for row in configurations]) | plain_C, np.asarray(anchors_KM))
         for name in names
     }
     pairs = [(name, control) for name in names for control in controls]
-    found = {(one.first, one.second): one for one in differences(bootstrap, methods | controls, reference_M, pairs)}
+    compared = compare_fronts(bootstrap, methods | controls, worst_corner_M, pairs)
+    by_pair = {(difference.first, difference.second): difference for difference in compared}
     return [
-        ControlVerdict(name, {control: found[name, control] for control in CONTROLS if control in controls})
+        ControlVerdict(name, {control: by_pair[name, control] for control in CONTROLS if control in controls})
         for name in names
     ]

@@ -11,39 +11,38 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.findings.controls import ControlVerdict, compare_with_controls
 from analysis.findings.frontier import FrontierPoint, frontier
 from analysis.statistics import selection
+from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import TWO_SEEDS, Band, Bootstrap, Statistic
-from analysis.statistics.compare import Advice, Difference, Front, advice, differences, hypervolume_of
+from analysis.statistics.compare import Advice, Difference, Front, advise_seeds, compare_fronts, estimate_hypervolume
 from analysis.statistics.intervals import TwoWay, shrunk_spread, two_way_interval
 from analysis.statistics.pareto import attainment_surface
 from analysis.tables.questions import Grade, QuestionTable, question_table
 from analysis.tables.scores import Objective, ScoreTable
 from settings.common.errors import UserError
 
-Floats = NDArray[np.float64]
 ALL_METHODS = "all methods"
-MARGIN = 0.1  # of the range, by which the reference of an unbounded objective lies below the worst score
+MARGIN = 0.1  # of the range, by which the worst corner of an unbounded objective lies below the worst score
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What a table says.
+    """The results of a table.
 
     Attributes:
-        table: of the configurations with a finished trial, in the objectives looked at.
+        table: the configurations with a finished trial, in the objectives that are looked at.
         points: all configurations, those on the front first.
         base_M: scores of the untouched base model; None when one is missing.
-        reference_M: worst corner of the hypervolume, as scores.
-        band, surface_K2: of the frontier, oriented gains; None when no configuration has two seeds, the surface also
-            with other than two objectives.
+        worst_corner_M: the corner that the hypervolume counts from, as scores.
+        band: where the frontier of the true means lies, in gains; None when no configuration has two seeds.
+        surface_K2: the median attainment surface, in gains; None without two seeds, or unless there are two objectives.
         hypervolumes: method (and "all methods") -> its hypervolume; empty without seeds.
         differences: between methods, adjusted together.
-        control_verdicts: of the methods against the controls.
-        selections: what halved the evidence -> the honest selection.
+        control_verdicts: each method against the controls.
+        selections: what is halved ("seeds" or "questions") -> the honest selection.
         advice: where more seeds would settle the frontier.
         questions: configuration id -> objective -> interval over seeds and questions.
         gaps: what could not be computed, and why.
@@ -52,7 +51,7 @@ class Findings:
     table: ScoreTable
     points: list[FrontierPoint]
     base_M: Floats | None
-    reference_M: Floats
+    worst_corner_M: Floats
     band: Band | None
     surface_K2: Floats | None
     hypervolumes: Mapping[str, Statistic]
@@ -69,47 +68,51 @@ class Findings:
         return {name: size for name, size in self.hypervolumes.items() if name != ALL_METHODS}
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers as JSON data; nan and infinity become None."""
+        """Return the numbers as JSON data; nan and infinity become None."""
         return {
             "objectives": [
-                {"name": one.name, "kind": one.kind, "higher_is_better": one.higher_is_better}
-                for one in self.table.objectives
+                {"name": objective.name, "kind": objective.kind, "higher_is_better": objective.higher_is_better}
+                for objective in self.table.objectives
             ],
-            "hypervolume_reference": self.reference_M.tolist(),
+            "worst_corner": self.worst_corner_M.tolist(),
             "base": None if self.base_M is None else self.base_M.tolist(),
             "points": [self._point(point) for point in self.points],
-            "hypervolumes": {name: one.to_json() for name, one in self.hypervolumes.items()},
-            "differences": [one.to_json() for one in self.differences],
+            "hypervolumes": {name: volume.to_json() for name, volume in self.hypervolumes.items()},
+            "differences": [difference.to_json() for difference in self.differences],
             "control_verdicts": [
                 {
-                    "method": one.method,
-                    "beats": list(one.beats),
-                    "loses_to": list(one.loses),
-                    "text": one.text,
-                    "against": {name: difference.to_json() for name, difference in one.against.items()},
+                    "method": verdict.method,
+                    "beats": list(verdict.beats),
+                    "loses_to": list(verdict.loses),
+                    "text": verdict.text,
+                    "against": {name: difference.to_json() for name, difference in verdict.against.items()},
                 }
-                for one in self.control_verdicts
+                for verdict in self.control_verdicts
             ],
             "honest_selection": {
-                halved: {"optimistic": one.optimistic, "pessimistic": one.pessimistic, "halvings": one.num_halvings}
-                for halved, one in self.selections.items()
+                halved: {
+                    "optimistic": chosen.optimistic,
+                    "pessimistic": chosen.pessimistic,
+                    "halvings": chosen.num_halvings,
+                }
+                for halved, chosen in self.selections.items()
             },
             "more_seeds": [
                 {
-                    "configuration": self.table.configurations[one.row].id,
-                    "p_front": one.probability,
-                    "add": one.add,
-                    "rival": self.table.configurations[one.rival].id,
+                    "configuration": self.table.configurations[advice.row].id,
+                    "p_front": advice.probability,
+                    "add": advice.add,
+                    "rival": self.table.configurations[advice.rival].id,
                 }
-                for one in self.advice
+                for advice in self.advice
             ],
             "gaps": list(self.gaps),
         }
 
     def _point(self, point: FrontierPoint) -> dict[str, Any]:
         facts = point.to_json() | {"on_front": point.on_front, "excluded": dict(point.excluded)}
-        for name, one in self.questions.get(point.configuration, {}).items():
-            facts[name] = facts[name] | {"low_over_questions": one.low, "high_over_questions": one.high}
+        for name, interval in self.questions.get(point.configuration, {}).items():
+            facts[name] = facts[name] | {"low_over_questions": interval.low, "high_over_questions": interval.high}
         return facts
 
 
@@ -118,26 +121,26 @@ def analyse(
     base_scores: Mapping[str, float] | None = None,
     grades: Sequence[Grade] = (),
     objectives: Sequence[str] | None = None,
-    reference: Mapping[str, float] | None = None,
+    worst_corner: Mapping[str, float] | None = None,
 ) -> Findings:
     """Analyse a table.
 
     Args:
-        table: of one setting.
+        table: the scores of one setting.
         base_scores: score name -> mean of the untouched base model.
         grades: of single questions, where there are any.
-        objectives: two or three names; None is the table's first three.
-        reference: objective -> the worst score that the hypervolume counts from; None is 0 (1 where less is better) for
-            scores that all lie in [0, 1], and else a tenth of the range below the worst score.
+        objectives: two or three names; None means the table's first three.
+        worst_corner: objective -> the worst score that the hypervolume counts from; for the others it is 0 (1 where
+            less is better) if all scores lie in [0, 1], and else a tenth of the range below the worst score.
 
-    Raises UserError: no finished trial; no such objective; a reference for one that is not looked at.
+    Raises UserError: no finished trial; no such objective; a worst corner for one that is not looked at.
     """
     names = [objective.name for objective in table.objectives][:3] if objectives is None else list(objectives)
     chosen = table.select(names)
     points = frontier(chosen)
     chosen = chosen.rows(chosen.num_seeds_C > 0)
     base_M = _base(chosen, base_scores or {})
-    reference_M = reference_of(chosen, [base_scores or {}], reference or {})
+    worst_corner_M = worst_corner_of(chosen, [base_scores or {}], worst_corner or {})
     questions = question_table(chosen, grades)
     gaps = []
     left_out = [objective.name for objective in table.objectives if objective.name not in names]
@@ -155,7 +158,7 @@ def analyse(
     if questions is None:
         gaps.append("no interval over questions: the sweep has not published the grades of single questions (yet)")
     gain_base_M = None if base_M is None else chosen.oriented(base_M)
-    gain_reference_M = chosen.oriented(reference_M)
+    gain_corner_M = chosen.oriented(worst_corner_M)
     fronts = _fronts(chosen)
     p_front = {point.configuration: point.p_front for point in points}
     p_front_C = np.array([p_front[configuration.id] for configuration in chosen.configurations])
@@ -163,18 +166,18 @@ def analyse(
         table=chosen,
         points=points,
         base_M=base_M,
-        reference_M=reference_M,
+        worst_corner_M=worst_corner_M,
         band=bootstrap.band() if bootstrap else None,
         surface_K2=_surface(chosen) if bootstrap and len(names) == 2 else None,
-        hypervolumes={name: hypervolume_of(bootstrap, front, gain_reference_M) for name, front in fronts.items()}
+        hypervolumes={name: estimate_hypervolume(bootstrap, front, gain_corner_M) for name, front in fronts.items()}
         if bootstrap
         else {},
-        differences=differences(bootstrap, _methods(fronts), gain_reference_M) if bootstrap else [],
-        control_verdicts=compare_with_controls(bootstrap, chosen.configurations, gain_base_M, gain_reference_M)
+        differences=compare_fronts(bootstrap, _methods(fronts), gain_corner_M) if bootstrap else [],
+        control_verdicts=compare_with_controls(bootstrap, chosen.configurations, gain_base_M, gain_corner_M)
         if bootstrap
         else [],
-        selections=_selections(chosen, questions, gain_reference_M) if bootstrap else {},
-        advice=advice(bootstrap, p_front_C) if bootstrap else [],
+        selections=_selections(chosen, questions, gain_corner_M) if bootstrap else {},
+        advice=advise_seeds(bootstrap, p_front_C) if bootstrap else [],
         questions=_two_way(chosen, questions),
         gaps=gaps,
     )
@@ -185,21 +188,26 @@ def _base(table: ScoreTable, base_scores: Mapping[str, float]) -> Floats | None:
     return values_M if np.isfinite(values_M).all() else None
 
 
-def reference_of(
-    table: ScoreTable, bases: Sequence[Mapping[str, float]] = (), given: Mapping[str, float] | None = None
+def worst_corner_of(
+    table: ScoreTable, bases: Sequence[Mapping[str, float]] = (), chosen: Mapping[str, float] | None = None
 ) -> Floats:
-    """reference_M: the worst corner of the hypervolume, as scores; see `analyse`. Raises UserError."""
-    given = given or {}
-    unknown = sorted(set(given) - {objective.name for objective in table.objectives})
+    """Return worst_corner_M, the corner that the hypervolume counts from, as scores (see `analyse`). Raises UserError.
+
+    Args:
+        bases: scores of base models, which the corner lies below as well.
+        chosen: objective -> its score in the corner.
+    """
+    chosen = chosen or {}
+    unknown = sorted(set(chosen) - {objective.name for objective in table.objectives})
     if unknown:
         names = ", ".join(objective.name for objective in table.objectives)
-        raise UserError(f"a hypervolume reference is given for {unknown[0]!r}; the objectives are {names}")
+        raise UserError(f"the hypervolume's worst corner names {unknown[0]!r}; the objectives are {names}")
     worst = []
     for column, objective in enumerate(table.objectives):
         seen_N = np.array(
             [*table.values_CSM[:, :, column].ravel(), *(base.get(objective.name, np.nan) for base in bases)]
         )
-        worst.append(given.get(objective.name, _worst(objective, seen_N[np.isfinite(seen_N)])))
+        worst.append(chosen.get(objective.name, _worst(objective, seen_N[np.isfinite(seen_N)])))
     return np.array(worst)
 
 
@@ -212,7 +220,7 @@ def _worst(objective: Objective, seen_N: Floats) -> float:
 
 
 def _fronts(table: ScoreTable) -> dict[str, Front]:
-    """Everything, and each method on its own; plain fine-tuning with its controls counts as one."""
+    """Return the front of all configurations and of each method; plain fine-tuning with its controls counts as one."""
     nothing = np.empty((0, len(table.objectives)))
     fronts = {ALL_METHODS: Front(np.ones(len(table.configurations), dtype=bool), nothing)}
     return fronts | {method: Front(table.method_C == method, nothing) for method in table.methods}
@@ -223,25 +231,25 @@ def _methods(fronts: Mapping[str, Front]) -> dict[str, Front]:
 
 
 def _surface(table: ScoreTable) -> Floats:
-    """The median attainment surface, each seed with the configurations that have finished it."""
+    """Compute the median attainment surface, each seed with the configurations that have finished it."""
     gains_CSM = table.gains_CSM
     sets = [gains_CSM[~np.isnan(gains_CSM[:, seed]).any(axis=1), seed] for seed in range(len(table.seeds))]
     return attainment_surface([points for points in sets if len(points)])
 
 
 def _selections(
-    table: ScoreTable, questions: QuestionTable | None, reference_M: Floats
+    table: ScoreTable, questions: QuestionTable | None, worst_corner_M: Floats
 ) -> dict[str, selection.Selection]:
-    found = {"seeds": selection.by_seeds(table.gains_CSM, reference_M)}
+    by_half = {"seeds": selection.select_by_seeds(table.gains_CSM, worst_corner_M)}
     if questions is not None:
-        found["questions"] = selection.by_questions(table.oriented(questions.seed_means()), reference_M)
-    return {halved: one for halved, one in found.items() if one is not None}
+        by_half["questions"] = selection.select_by_questions(table.oriented(questions.seed_means()), worst_corner_M)
+    return {halved: chosen for halved, chosen in by_half.items() if chosen is not None}
 
 
 def _two_way(table: ScoreTable, questions: QuestionTable | None) -> dict[str, dict[str, TwoWay]]:
     if questions is None:
         return {}
-    found: dict[str, dict[str, TwoWay]] = {}
+    intervals: dict[str, dict[str, TwoWay]] = {}
     for method in table.methods:
         rows = np.flatnonzero(table.method_C == method)
         spread = shrunk_spread(table.values_CSM[rows])
@@ -251,9 +259,9 @@ def _two_way(table: ScoreTable, questions: QuestionTable | None) -> dict[str, di
                 if np.isnan(values_SQ).all():
                     continue
                 variance, freedom = spread.variance_CM[place, column], spread.freedom_CM[place, column]
-                known = not math.isnan(variance)
+                lent = not math.isnan(variance)
                 interval = two_way_interval(
-                    values_SQ, float(variance) if known else None, float(freedom) if known else None
+                    values_SQ, float(variance) if lent else None, float(freedom) if lent else None
                 )
-                found.setdefault(table.configurations[row].id, {})[objective.name] = interval
-    return found
+                intervals.setdefault(table.configurations[row].id, {})[objective.name] = interval
+    return intervals

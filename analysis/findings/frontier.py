@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from analysis.statistics.arrays import Floats, finite_or_none
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.intervals import Intervals, intervals_by_method, wilson
 from analysis.statistics.pareto import non_dominated
@@ -45,8 +45,8 @@ class Estimate:
     basis: Basis = "seeds"
 
     def to_json(self) -> dict[str, float | None]:
-        """nan becomes None."""
-        return {"mean": _finite(self.mean), "low": _finite(self.low), "high": _finite(self.high)}
+        """Return mean and interval as JSON data; nan becomes None."""
+        return {name: finite_or_none(getattr(self, name)) for name in ("mean", "low", "high")}
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class FrontierPoint:
     """One configuration.
 
     Attributes:
-        method, configuration, label, coefficients: which one; `configuration` is its id.
+        method, configuration, label, coefficients: the configuration's; `configuration` is its id.
         seeds: finished trials that the estimates rest on.
         excluded: status -> trials that ended without a result.
         scores: objective name -> estimate.
-        tokens, seconds: what a trial takes from nothing, means over seeds; nan where unknown.
+        tokens, seconds: the cost of a trial with all that it is built on, means over seeds; nan where unknown.
         on_front: no other configuration dominates its means.
         p_front: share of bootstrap replicates in which none does; nan when no configuration has two seeds.
     """
@@ -76,16 +76,16 @@ class FrontierPoint:
     p_front: float = math.nan
 
     def to_json(self) -> dict[str, Any]:
-        """The point as JSON data, its objectives beside the other keys."""
+        """Return the point as JSON data, its objectives beside the other keys."""
         facts = {
             "method": self.method,
             "configuration": self.configuration,
             "label": self.label,
             "coefficients": dict(self.coefficients),
             "seeds": self.seeds,
-            "tokens": _finite(self.tokens),
-            "seconds": _finite(self.seconds),
-            "p_front": _finite(self.p_front),
+            "tokens": finite_or_none(self.tokens),
+            "seconds": finite_or_none(self.seconds),
+            "p_front": finite_or_none(self.p_front),
         }
         return facts | {name: estimate.to_json() for name, estimate in self.scores.items()}
 
@@ -93,14 +93,14 @@ class FrontierPoint:
 def frontier(
     table: ScoreTable, objectives: Sequence[str] | None = None, confidence: float = 0.95
 ) -> list[FrontierPoint]:
-    """All configurations of a table: those on the front, best in the first objective first, then the others.
+    """List all configurations of a table: those on the front, best in the first objective first, then the others.
 
     Dominance is between means over seeds, in all of the objectives. The intervals pool the seeds' variance over each
     method (`analysis.statistics.intervals`). A share that a single seed measured, in a method without a second seed
     anywhere, has Wilson's interval. A configuration without a finished trial has nan scores and is never on the front.
 
     Args:
-        objectives: names; None is all of the table's.
+        objectives: names; None means all of the table's.
         confidence: of the intervals.
 
     Raises UserError: no configuration has a finished trial; no such objective.
@@ -110,14 +110,14 @@ def frontier(
     if not num_C.any():
         ended = ", ".join(f"{count} {status}" for status, count in chosen.num_excluded().items() if count)
         raise UserError(f"no trial has finished yet, so there is no frontier ({ended or 'no trial has ended'})")
-    found = intervals_by_method(chosen.values_CSM, chosen.method_C, confidence)
-    gain_CM = chosen.oriented(found.mean_CM)
+    intervals = intervals_by_method(chosen.values_CSM, chosen.method_C, confidence)
+    gain_CM = chosen.oriented(intervals.mean_CM)
     on_front_C = num_C > 0
     on_front_C[on_front_C] = non_dominated(gain_CM[on_front_C])
     p_front_C = _probabilities(chosen)
     points = []
     for row, configuration in enumerate(chosen.configurations):
-        estimates = [_estimate(chosen, found, row, column) for column in range(len(chosen.objectives))]
+        estimates = [_estimate(chosen, intervals, row, column) for column in range(len(chosen.objectives))]
         points.append(
             FrontierPoint(
                 method=configuration.method,
@@ -138,17 +138,17 @@ def frontier(
     return [points[row] for row in front] + [point for point in points if not point.on_front]
 
 
-def _probabilities(table: ScoreTable) -> NDArray[np.float64]:
-    """probability_C of being on the front."""
-    finished_C, found_C = table.num_seeds_C > 0, np.full(len(table.configurations), np.nan)
+def _probabilities(table: ScoreTable) -> Floats:
+    """Return probability_C of being on the front; nan where no trial has finished or no configuration has two."""
+    finished_C, probability_C = table.num_seeds_C > 0, np.full(len(table.configurations), np.nan)
     if (table.num_seeds_C > 1).any():
-        found_C[finished_C] = Bootstrap(table.gains_CSM[finished_C], table.method_C[finished_C]).on_front()
-    return found_C
+        probability_C[finished_C] = Bootstrap(table.gains_CSM[finished_C], table.method_C[finished_C]).on_front()
+    return probability_C
 
 
-def _estimate(table: ScoreTable, found: Intervals, row: int, column: int) -> Estimate:
-    mean, low, high = (float(end[row, column]) for end in (found.mean_CM, found.low_CM, found.high_CM))
-    if math.isnan(low) and found.num_seeds_C[row] == 1:
+def _estimate(table: ScoreTable, intervals: Intervals, row: int, column: int) -> Estimate:
+    mean, low, high = (float(end[row, column]) for end in (intervals.mean_CM, intervals.low_CM, intervals.high_CM))
+    if math.isnan(low) and intervals.num_seeds_C[row] == 1:
         number = float(np.nanmax(np.append(table.count_CSM[row, :, column], 0)))
         hits = mean * number
         if number > 0 and 0 <= mean <= 1 and abs(hits - round(hits)) < 1e-6 * number:
@@ -157,7 +157,7 @@ def _estimate(table: ScoreTable, found: Intervals, row: int, column: int) -> Est
 
 
 def front_json(sweep: str, points: Sequence[FrontierPoint]) -> dict[str, Any]:
-    """The points on the front as JSON data: {"sweep": ..., "points": [...]}. Raises UserError.
+    """Return the points on the front as JSON data: {"sweep": ..., "points": [...]}. Raises UserError.
 
     An objective may not be named like one of the other columns.
     """
@@ -179,7 +179,7 @@ def write_csv(path: Path, points: Sequence[FrontierPoint]) -> None:
 
 
 def csv_text(points: Sequence[FrontierPoint]) -> str:
-    """All configurations as CSV: `<objective>_mean`, `_low`, `_high`; seeds and excluded trials; `on_front`."""
+    """Format all configurations as CSV: `<objective>_mean`, `_low`, `_high`; seeds, excluded trials, `on_front`."""
     _check_names(points)
     names = list(points[0].scores) if points else []
     columns = [f"{name}_{end}" for name in names for end in ("mean", "low", "high")]
@@ -187,11 +187,11 @@ def csv_text(points: Sequence[FrontierPoint]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*RESERVED, *EXCLUDED, *columns, "on_front"])
     for point in points:
-        known = point.to_json() | {"coefficients": json.dumps(dict(point.coefficients))}
-        facts = ["" if known[name] is None else known[name] for name in RESERVED]
+        facts = point.to_json() | {"coefficients": json.dumps(dict(point.coefficients))}
+        cells = ["" if facts[name] is None else facts[name] for name in RESERVED]
         ends = [value for name in names for value in point.scores[name].to_json().values()]
         counts = [point.excluded[status] for status in EXCLUDED]
-        writer.writerow([*facts, *counts, *("" if end is None else end for end in ends), str(point.on_front).lower()])
+        writer.writerow([*cells, *counts, *("" if end is None else end for end in ends), str(point.on_front).lower()])
     return buffer.getvalue()
 
 
@@ -202,7 +202,7 @@ def rich_table(
     front_only: bool = False,
     width: int = WIDE,
 ) -> Table:
-    """The points for the terminal. A star marks the front; brackets are 95 % intervals.
+    """Build a table of the points for the terminal. A star marks the front; brackets are 95 % intervals.
 
     Args:
         front_only: leave out the others.
@@ -227,18 +227,18 @@ def rich_table(
     rows = [point for point in points if point.on_front or not front_only]
     equal = _equal_on_front(rows)
     for point in rows:
-        others = equal.get(point.configuration, 0)
-        if others is None:
+        num_equal = equal.get(point.configuration, 0)
+        if num_equal is None:
             continue
         cells = [_cell(point.scores[objective.name]) for objective in shown]
-        also = f" and {others} more that equal it" if others else ""
+        also = f" and {num_equal} more that equal it" if num_equal else ""
         excluded = f" ({excluded_text(point.excluded)})" if excluded_text(point.excluded) else ""
         texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip() + also + excluded, *cells]
         texts += [_percent(point.p_front), str(point.seeds), _short(point.tokens), _short(point.seconds)]
         texts = texts[: 2 + len(shown) + len(names)]
         table.add_row(*(Text(text) for text in texts), style="" if point.on_front else "dim")
     notes = [
-        "* on the frontier of the means; [low, high] is the 95 % interval of the mean of n seeds",
+        "* on the frontier of the means; [low, high] is the 95 % interval of the mean over n seeds",
         "P: how probable it is that no other configuration is better in every objective",
     ]
     if "tokens" in names:
@@ -255,14 +255,14 @@ def rich_table(
 
 
 def _equal_on_front(rows: Sequence[FrontierPoint]) -> dict[str, int | None]:
-    """Of configurations of a method with equal scores on the front the one with the shortest label stands for all.
+    """Choose one configuration to stand for all of a method with equal scores on the front: the shortest label.
 
-    Configuration -> how many others it stands for; None for these.
+    Returns: configuration -> how many more it stands for; None for those that it stands for.
     """
     groups: dict[Any, list[FrontierPoint]] = {}
     for point in rows:
         if point.on_front:
-            ends = tuple((name, one.mean, one.low, one.high) for name, one in point.scores.items())
+            ends = tuple((name, score.mean, score.low, score.high) for name, score in point.scores.items())
             groups.setdefault((point.method, ends), []).append(point)
     shown = {min(same, key=lambda point: len(point.label)).configuration: len(same) - 1 for same in groups.values()}
     return {point.configuration: shown.get(point.configuration) for same in groups.values() for point in same}
@@ -282,12 +282,12 @@ def knob_of(points: Sequence[FrontierPoint]) -> str | None:
 
 
 def _leaves_unit(estimate: Estimate) -> bool:
-    """Whether an interval of what may be a share reaches beyond what a share can be."""
+    """Return whether the interval of what may be a share reaches beyond [0, 1]."""
     return 0 <= estimate.mean <= 1 and (estimate.low < 0 or estimate.high > 1)
 
 
 def excluded_text(counts: Mapping[Status, int]) -> str:
-    """Trials without a result as short text, e.g. "1 invalid, 2 failed"; "" when there are none."""
+    """Format the trials without a result, e.g. "1 invalid, 2 failed"; "" when there are none."""
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
 
@@ -299,24 +299,20 @@ def _cell(estimate: Estimate) -> str:
 
 
 def _percent(share: float) -> str:
-    """A probability as whole percent; "-" for nan, and never 100 % but for certainty."""
+    """Format a probability as whole percent; "-" for nan, and 100 % for certainty only."""
     if math.isnan(share):
         return "-"
     return ">99%" if 0.995 <= share < 1 else "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _short(number: float) -> str:
-    """Two or three significant digits, e.g. "3.1", "52", "410k", "1.2M"; "-" for nan."""
+    """Format a number to two or three significant digits, e.g. "3.1", "52", "410k", "1.2M"; "-" for nan."""
     if math.isnan(number):
         return "-"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.2g}" if number < 10 else f"{number:.0f}"
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
 
 
 def _check_names(points: Sequence[FrontierPoint]) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.findings.findings import reference_of
+from analysis.findings.findings import worst_corner_of
 from analysis.statistics.bootstrap import Bootstrap
-from analysis.statistics.compare import Difference, Front, differences
+from analysis.statistics.compare import Difference, Front, compare_fronts
 from analysis.tables.scores import Configuration, ScoreTable
 from settings.common.errors import UserError
 
@@ -22,32 +22,32 @@ WHOLE = "whole frontier"
 
 @dataclass(frozen=True)
 class SweepComparison:
-    """What was found.
+    """The differences between the frontiers of two sweeps.
 
     Attributes:
-        seeds: that both sweeps have.
-        objectives: names, in the order of the hypervolume's reference.
-        reference: worst corner of the hypervolumes, as scores.
-        rows: "whole frontier" and each method of both sweeps -> first minus second; adjusted together.
-        alone: methods that only one of them has.
+        seeds: those that both sweeps have.
+        objectives: names, in the order of the worst corner.
+        worst_corner: where the hypervolumes count from, as scores.
+        rows: "whole frontier" and each method of both sweeps -> first minus second, p-values adjusted together.
+        only_in_one: methods that only one of the sweeps has.
     """
 
     seeds: tuple[int, ...]
     objectives: tuple[str, ...]
-    reference: tuple[float, ...]
+    worst_corner: tuple[float, ...]
     rows: Mapping[str, Difference]
-    alone: tuple[str, ...]
+    only_in_one: tuple[str, ...]
 
 
 def compare_sweeps(
     names: tuple[str, str], tables: tuple[ScoreTable, ScoreTable], bases: Sequence[Mapping[str, float]] = ()
 ) -> SweepComparison:
-    """Differences of hypervolume between the frontiers of two sweeps, and of each method that both have.
+    """Estimate the differences of hypervolume between the frontiers of two sweeps, and of each method that both have.
 
     Args:
-        names: of the sweeps.
+        names: the sweeps' names.
         tables: of the same setting and objectives.
-        bases: scores of the base models, for the reference of an unbounded objective.
+        bases: scores of the base models, for the worst corner of an unbounded objective.
 
     Raises UserError: different objectives, not two or three; a sweep in which no configuration has finished two of the
     common seeds.
@@ -57,7 +57,8 @@ def compare_sweeps(
     parts = [_over_seeds(table, seeds) for table in tables]
     for name, part in zip(names, parts, strict=True):
         if not (part.num_seeds_C > 1).any():
-            have = "; ".join(f"{one}: {', '.join(map(str, t.seeds))}" for one, t in zip(names, tables, strict=True))
+            seeds_of = zip(names, (", ".join(map(str, table.seeds)) for table in tables), strict=True)
+            have = "; ".join(f"{sweep}: {numbers}" for sweep, numbers in seeds_of)
             raise UserError(
                 f"{name!r} has no configuration with finished trials of two seeds that both sweeps have ({have})"
             )
@@ -65,7 +66,7 @@ def compare_sweeps(
     sweep_C = np.repeat([0, 1], [len(part.configurations) for part in parts])
     method_C = np.concatenate([part.method_C for part in parts])
     bootstrap = Bootstrap(gains_CSM, np.char.add(np.char.add(sweep_C.astype(str), "/"), method_C))
-    reference_M = reference_of(_joined(parts), bases)
+    worst_corner_M = worst_corner_of(_join(parts), bases)
     nothing = np.empty((0, gains_CSM.shape[2]))
     both = sorted(set(parts[0].methods) & set(parts[1].methods))
     fronts, pairs = {}, []
@@ -74,34 +75,34 @@ def compare_sweeps(
             rows_C = (sweep_C == side) & ((method_C == label) | (label == WHOLE))
             fronts[f"{names[side]}[{side}]: {label}"] = Front(rows_C, nothing)
         pairs.append((f"{names[0]}[0]: {label}", f"{names[1]}[1]: {label}"))
-    found = differences(bootstrap, fronts, tables[0].oriented(reference_M), pairs)
+    differences = compare_fronts(bootstrap, fronts, tables[0].oriented(worst_corner_M), pairs)
     return SweepComparison(
         seeds,
         tuple(objective.name for objective in tables[0].objectives),
-        tuple(reference_M.tolist()),
-        dict(zip((WHOLE, *both), found, strict=True)),
+        tuple(worst_corner_M.tolist()),
+        dict(zip((WHOLE, *both), differences, strict=True)),
         tuple(sorted(set(parts[0].methods) ^ set(parts[1].methods))),
     )
 
 
-def to_json(names: tuple[str, str], found: SweepComparison) -> dict[str, Any]:
-    """The comparison as JSON data."""
+def to_json(names: tuple[str, str], comparison: SweepComparison) -> dict[str, Any]:
+    """Return the comparison as JSON data."""
     return {
         "first": names[0],
         "second": names[1],
-        "seeds": list(found.seeds),
-        "objectives": list(found.objectives),
-        "hypervolume_reference": list(found.reference),
-        "differences": {label: one.to_json() for label, one in found.rows.items()},
-        "only_in_one": list(found.alone),
+        "seeds": list(comparison.seeds),
+        "objectives": list(comparison.objectives),
+        "worst_corner": list(comparison.worst_corner),
+        "differences": {label: difference.to_json() for label, difference in comparison.rows.items()},
+        "only_in_one": list(comparison.only_in_one),
     }
 
 
 def _check_alike(names: tuple[str, str], tables: tuple[ScoreTable, ScoreTable]) -> None:
-    signs = [[(one.name, one.higher_is_better) for one in table.objectives] for table in tables]
+    signs = [[(each.name, each.higher_is_better) for each in table.objectives] for table in tables]
     if signs[0] != signs[1]:
         texts = [", ".join(name for name, _ in sign) for sign in signs]
-        raise UserError(f"sweeps {names[0]!r} and {names[1]!r} have other objectives: {texts[0]} and {texts[1]}")
+        raise UserError(f"sweeps {names[0]!r} and {names[1]!r} differ in their objectives: {texts[0]} and {texts[1]}")
     if len(signs[0]) not in (2, 3):
         raise UserError(f"a comparison needs two or three objectives, the sweeps have {len(signs[0])}")
 
@@ -114,8 +115,8 @@ def _over_seeds(table: ScoreTable, seeds: Sequence[int]) -> ScoreTable:
     return part.rows(part.num_seeds_C > 0)
 
 
-def _joined(parts: Sequence[ScoreTable]) -> ScoreTable:
-    """All configurations in one table, for what looks at scores alone."""
+def _join(parts: Sequence[ScoreTable]) -> ScoreTable:
+    """Join all configurations in one table, for code that looks at scores alone."""
     configurations: tuple[Configuration, ...] = sum((part.configurations for part in parts), ())
     return replace(
         parts[0],

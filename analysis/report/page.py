@@ -17,6 +17,7 @@ from analysis.figures.static import paper_figures
 from analysis.figures.style import save_figure
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, csv_text
+from analysis.statistics.arrays import mean, number_text
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
 from settings.common.files import write_text
@@ -32,7 +33,7 @@ class Chapter:
 
     Attributes:
         setting: its label.
-        found: what its trials say.
+        findings: what its trials say.
         records: the trials, with all scores.
         base_scores: score name -> mean of the untouched base model.
         links: configuration id -> address of its run in MLflow.
@@ -40,7 +41,7 @@ class Chapter:
     """
 
     setting: str
-    found: Findings
+    findings: Findings
     records: Sequence[TrialRecord]
     base_scores: Mapping[str, float]
     links: Mapping[str, str]
@@ -48,20 +49,20 @@ class Chapter:
 
 
 def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[Path]:
-    """Write `report.html`, and of each setting frontier, knob and forest figures (PNG and PDF), a CSV and a JSON.
+    """Write `report.html`, and for each setting frontier, knob and forest figures (PNG and PDF), a CSV and a JSON.
 
-    Each file is whole or absent. Returns them, the page first. Raises UserError.
+    Each file is written in one move. Returns the files, the page first. Raises UserError.
     """
     files = [folder / "report.html"]
     write_text(files[0], page(sweep, chapters))
     for number, chapter in enumerate(chapters):
         stem = f"_{number}" if len(chapters) > 1 else ""
         data, table = folder / f"findings{stem}.json", folder / f"frontier{stem}.csv"
-        facts = {"sweep": sweep, "setting": chapter.setting} | chapter.found.to_json()
+        facts = {"sweep": sweep, "setting": chapter.setting} | chapter.findings.to_json()
         write_text(data, json.dumps(facts, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
-        write_text(table, csv_text(chapter.found.points))
+        write_text(table, csv_text(chapter.findings.points))
         files += [data, table]
-        for name, figure in paper_figures(chapter.found, chapter.base_scores, f"{sweep}: {chapter.setting}"):
+        for name, figure in paper_figures(chapter.findings, chapter.base_scores, f"{sweep}: {chapter.setting}"):
             for ending in ("png", "pdf"):
                 path = folder / f"{name}{stem}.{ending}"
                 save_figure(path, figure)
@@ -70,14 +71,14 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
 
 
 def page(sweep: str, chapters: Sequence[Chapter]) -> str:
-    """The page as text. Raises UserError when there is nothing to show."""
+    """Render the page as text. Raises UserError when there is nothing to show."""
     from plotly.offline import get_plotlyjs
 
     if not chapters:
         raise UserError(f"sweep {sweep!r} has no setting with a finished trial")
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "p": _p}
+    environment.filters |= {"number": number_text, "p": _p}
     # "</script" inside the library's text would end the page's script
     script = get_plotlyjs().replace("</script", "<\\/script")
     shown = [_chapter(chapter, index) for index, chapter in enumerate(chapters)]
@@ -85,37 +86,37 @@ def page(sweep: str, chapters: Sequence[Chapter]) -> str:
 
 
 def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
-    found = chapter.found
-    objectives = found.table.objectives
+    findings = chapter.findings
+    objectives = findings.table.objectives
     pairs = [(0, 1)] if len(objectives) == 2 else [(0, 2), (1, 2), (0, 1)] if len(objectives) == 3 else []
-    drawn = [interactive.frontier_plot(found, x=y, y=x, links=chapter.links) for x, y in pairs]
-    curves = interactive.curves_plot(found)
-    forest = interactive.forest_plot(found.hypervolumes, found.differences) if len(found.hypervolumes) > 2 else None
+    drawn = [interactive.frontier_plot(findings, x=y, y=x, links=chapter.links) for x, y in pairs]
+    curves = interactive.curves_plot(findings)
+    forest = interactive.forest_plot(findings) if len(findings.hypervolumes) > 2 else None
     return {
         "setting": chapter.setting,
-        "found": found,
+        "findings": findings,
         "frontiers": [_html(figure, f"frontier-{index}-{number}") for number, figure in enumerate(drawn)],
         "curves": None if curves is None else _html(curves, f"curves-{index}"),
         "forest": None if forest is None else _html(forest, f"forest-{index}"),
-        "points": [_point(chapter, point) for point in found.points],
-        "headline": headline(found),
+        "points": [_point(chapter, point) for point in findings.points],
+        "headline": headline(findings),
         "categories": _categories(chapter),
         "lost": _lost(chapter.records),
-        "lost_more": max(0, sum(1 for one in chapter.records if one.status != "finished") - MOST_TRIALS),
-        "budget": _budget(found),
+        "lost_more": max(0, sum(1 for record in chapter.records if record.status != "finished") - MOST_TRIALS),
+        "budget": _budget(findings),
         "advice": [
             {
-                "title": found.table.configurations[one.row].title,
-                "rival": found.table.configurations[one.rival].title,
-                "probability": one.probability,
-                "add": one.add,
+                "title": findings.table.configurations[advice.row].title,
+                "rival": findings.table.configurations[advice.rival].title,
+                "probability": advice.probability,
+                "add": advice.add,
             }
-            for one in found.advice[:MOST_ADVICE]
+            for advice in findings.advice[:MOST_ADVICE]
         ],
-        "advice_more": max(0, len(found.advice) - MOST_ADVICE),
+        "advice_more": max(0, len(findings.advice) - MOST_ADVICE),
         "running": chapter.running,
         "ended": Counter(record.status for record in chapter.records),
-        "cite": cite(found),
+        "cite": cite(findings),
     }
 
 
@@ -126,22 +127,22 @@ def _html(figure: Any, name: str) -> str:
     return text
 
 
-def headline(found: Findings) -> str:
-    """The result in a sentence or two."""
-    front = [point for point in found.points if point.on_front]
+def headline(findings: Findings) -> str:
+    """Say the result in a sentence or two."""
+    front = [point for point in findings.points if point.on_front]
     methods = sorted({point.method for point in front})
-    number = len(found.table.configurations)
+    number = len(findings.table.configurations)
     text = f"{len(front)} of {number} configurations are on the frontier of the means, of {', '.join(methods)}."
-    pushing = [one.method for one in found.control_verdicts if len(one.beats) == len(one.against) == 2]
-    if found.control_verdicts and found.control_verdicts[0].against:
+    pushing = [each.method for each in findings.control_verdicts if len(each.beats) == len(each.against) == 2]
+    if findings.control_verdicts and findings.control_verdicts[0].against:
         text += f" {', '.join(pushing)} beat both controls." if pushing else " No method beats both controls."
     return text
 
 
-def cite(found: Findings) -> str:
-    """How to say the main number in a paper, with what it rests on."""
-    point = next(point for point in found.points if point.on_front)
-    scores = "; ".join(f"{name} {interactive.interval_text(one)}" for name, one in point.scores.items())
+def cite(findings: Findings) -> str:
+    """Say the main number as a paper would cite it, with what it rests on."""
+    point = next(point for point in findings.points if point.on_front)
+    scores = "; ".join(f"{name} {interactive.interval_text(score)}" for name, score in point.scores.items())
     return (
         f"{point.method} {point.label}".strip()
         + f": {scores} (mean over {point.seeds} seeds, 95 % t-interval, variance between seeds shrunk over the"
@@ -150,69 +151,62 @@ def cite(found: Findings) -> str:
 
 
 def _point(chapter: Chapter, point: FrontierPoint) -> dict[str, Any]:
-    over = chapter.found.questions.get(point.configuration, {})
+    objectives = chapter.findings.table.objectives
+    over = chapter.findings.questions.get(point.configuration, {})
     return {
         "point": point,
         "title": f"{point.method} {point.label}".strip(),
         "link": chapter.links.get(point.configuration),
-        "scores": [interactive.interval_text(point.scores[one.name]) for one in chapter.found.table.objectives],
+        "scores": [interactive.interval_text(point.scores[objective.name]) for objective in objectives],
         "over": [
-            f"[{over[one.name].low:.3f}, {over[one.name].high:.3f}]" if one.name in over else ""
-            for one in chapter.found.table.objectives
+            f"[{over[objective.name].low:.3f}, {over[objective.name].high:.3f}]" if objective.name in over else ""
+            for objective in objectives
         ],
     }
 
 
 def _categories(chapter: Chapter) -> dict[str, Any] | None:
-    """Means of every score of the setting, by configuration, those on the front first."""
+    """Average every score of the setting by configuration, those on the front first."""
     finished = [record for record in chapter.records if record.status == "finished"]
     names = sorted({name for record in finished for name in record.scores})
     if not names:
         return None
-    own: dict[str, list[TrialRecord]] = {}
+    records_of: dict[str, list[TrialRecord]] = {}
     for record in finished:
-        own.setdefault(record.configuration.id, []).append(record)
+        records_of.setdefault(record.configuration.id, []).append(record)
     rows: list[dict[str, Any]] = []
     if chapter.base_scores:
         rows.append({"title": "base model", "cells": [chapter.base_scores.get(name, math.nan) for name in names]})
-    for point in chapter.found.points:
+    for point in chapter.findings.points:
         if point.seeds:
             cells = [
-                _mean([record.scores[name] for record in own[point.configuration] if name in record.scores])
+                mean([record.scores[name] for record in records_of[point.configuration] if name in record.scores])
                 for name in names
             ]
             rows.append({"title": f"{point.method} {point.label}".strip(), "cells": cells, "front": point.on_front})
     return {"names": names, "rows": rows}
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
-
-
 def _lost(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trials without a result, the first of them."""
+    """List the first trials without a result."""
     lost = [record for record in records if record.status != "finished"]
     return sorted(lost, key=lambda record: (record.status, record.configuration.title, record.seed))[:MOST_TRIALS]
 
 
-def _budget(found: Findings) -> list[dict[str, Any]]:
-    """What each method took: configurations, trials, and a trial's mean tokens and seconds."""
+def _budget(findings: Findings) -> list[dict[str, Any]]:
+    """Sum up what each method took: configurations, trials, and a trial's mean tokens and seconds."""
     rows = []
-    for method in found.table.methods:
-        own = [point for point in found.points if point.method == method and point.seeds]
-        trials = sum(point.seeds for point in own)
+    for method in findings.table.methods:
+        points = [point for point in findings.points if point.method == method and point.seeds]
+        trials = sum(point.seeds for point in points)
         tokens, seconds = (
-            _mean([value for point in own if not math.isnan(value := getattr(point, name))])
+            mean([value for point in points if not math.isnan(value := getattr(point, name))])
             for name in ("tokens", "seconds")
         )
         rows.append(
-            {"method": method, "configurations": len(own), "trials": trials, "tokens": tokens, "seconds": seconds}
+            {"method": method, "configurations": len(points), "trials": trials, "tokens": tokens, "seconds": seconds}
         )
     return rows
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _p(value: float) -> str:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
+from analysis.statistics.arrays import Bools, Floats
 from analysis.statistics.bootstrap import Bootstrap, Statistic, Value
 from analysis.statistics.pareto import dominated, hypervolumes
 
-Floats = NDArray[np.float64]
 POWER = 0.8
 MOST_SEEDS = 100  # more than that is advice nobody follows
 
@@ -32,17 +32,17 @@ class Front:
         anchors_KM: the points; K may be 0.
     """
 
-    rows_C: NDArray[np.bool_]
+    rows_C: Bools
     anchors_KM: Floats
 
     def means(self, means_BCM: Floats) -> Floats:
-        """The front's points in every replicate."""
+        """Return the front's points in every replicate."""
         anchors_BKM = np.broadcast_to(self.anchors_KM, (len(means_BCM), *self.anchors_KM.shape))
         return np.concatenate([means_BCM[:, self.rows_C], anchors_BKM], axis=1)
 
-    def hypervolume(self, reference_M: ArrayLike) -> Value:
-        """The front's hypervolume as a function of the means."""
-        return lambda means_BCM: hypervolumes(self.means(means_BCM), reference_M)
+    def hypervolume(self, worst_corner_M: ArrayLike) -> Value:
+        """Return the front's hypervolume as a function of the means."""
+        return lambda means_BCM: hypervolumes(self.means(means_BCM), worst_corner_M)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Difference:
         return self.adjusted <= 0.05
 
     def to_json(self) -> dict[str, Any]:
-        """The difference as JSON data."""
+        """Return the difference as JSON data."""
         return self.statistic.to_json() | {
             "first": self.first,
             "second": self.second,
@@ -90,36 +90,42 @@ class Difference:
         }
 
 
-def hypervolume_of(bootstrap: Bootstrap, front: Front, reference_M: ArrayLike, confidence: float = 0.95) -> Statistic:
-    """A front's hypervolume, bias-corrected, with its interval."""
-    return bootstrap.statistic(front.hypervolume(reference_M), confidence)
+def estimate_hypervolume(
+    bootstrap: Bootstrap, front: Front, worst_corner_M: ArrayLike, confidence: float = 0.95
+) -> Statistic:
+    """Estimate a front's hypervolume, bias-corrected, with its interval."""
+    return bootstrap.statistic(front.hypervolume(worst_corner_M), confidence)
 
 
-def differences(
+def compare_fronts(
     bootstrap: Bootstrap,
     fronts: Mapping[str, Front],
-    reference_M: ArrayLike,
+    worst_corner_M: ArrayLike,
     pairs: Sequence[tuple[str, str]] | None = None,
     confidence: float = 0.95,
 ) -> list[Difference]:
-    """Paired differences between fronts, adjusted together.
+    """Estimate the paired differences of hypervolume between fronts, their p-values adjusted together.
 
     Args:
         fronts: name -> front.
         pairs: (first, second); None is every pair, in the order of the names.
     """
     chosen = list(itertools.combinations(fronts, 2)) if pairs is None else list(pairs)
-    found = [_difference(bootstrap, fronts, pair, reference_M, confidence) for pair in chosen]
-    adjusted = holm([one.p_value for one in found])
-    return [replace(one, adjusted=value) for one, value in zip(found, adjusted, strict=True)]
+    compared = [_compare(bootstrap, fronts, pair, worst_corner_M, confidence) for pair in chosen]
+    adjusted = holm([difference.p_value for difference in compared])
+    return [replace(difference, adjusted=p_value) for difference, p_value in zip(compared, adjusted, strict=True)]
 
 
-def _difference(
-    bootstrap: Bootstrap, fronts: Mapping[str, Front], pair: tuple[str, str], reference_M: ArrayLike, confidence: float
+def _compare(
+    bootstrap: Bootstrap,
+    fronts: Mapping[str, Front],
+    pair: tuple[str, str],
+    worst_corner_M: ArrayLike,
+    confidence: float,
 ) -> Difference:
     first, second = (fronts[name] for name in pair)
-    one, other = first.hypervolume(reference_M), second.hypervolume(reference_M)
-    statistic = bootstrap.statistic(lambda means_BCM: one(means_BCM) - other(means_BCM), confidence)
+    volume_1, volume_2 = first.hypervolume(worst_corner_M), second.hypervolume(worst_corner_M)
+    statistic = bootstrap.statistic(lambda means_BCM: volume_1(means_BCM) - volume_2(means_BCM), confidence)
     covers_B, covered_B = _covers(bootstrap, first, second), _covers(bootstrap, second, first)
     num_seeds = int(bootstrap.noise.num_seeds_C.max())
     return Difference(
@@ -133,10 +139,10 @@ def _difference(
     )
 
 
-def _covers(bootstrap: Bootstrap, front: Front, other: Front) -> NDArray[np.bool_]:
-    """bool_B: every configuration of the other front is dominated or equalled by one of this front."""
+def _covers(bootstrap: Bootstrap, front: Front, rival: Front) -> Bools:
+    """Return bool_B: whether each configuration of the rival is dominated or equalled by one of the front."""
     means_BCM = bootstrap.draws_BCM
-    return np.asarray(dominated(means_BCM[:, other.rows_C], means_BCM[:, front.rows_C], strictly=False).all(axis=1))
+    return np.asarray(dominated(means_BCM[:, rival.rows_C], means_BCM[:, front.rows_C], strictly=False).all(axis=1))
 
 
 def _detectable(error: float, freedom: float) -> float:
@@ -144,7 +150,7 @@ def _detectable(error: float, freedom: float) -> float:
 
 
 def _seeds_for(target: float, statistic: Statistic, num_seeds: int) -> int | None:
-    """Seeds with which the detectable difference shrinks to `target`."""
+    """Return with how many seeds the detectable difference shrinks to `target`; None when with too many."""
     for seeds in range(2, MOST_SEEDS + 1):
         freedom = statistic.freedom * (seeds - 1) / max(num_seeds - 1, 1)
         if _detectable(statistic.error * math.sqrt(num_seeds / seeds), freedom) <= target:
@@ -152,14 +158,14 @@ def _seeds_for(target: float, statistic: Statistic, num_seeds: int) -> int | Non
     return None
 
 
-def minus(differences: Sequence[Difference], best: str) -> dict[str, Statistic]:
-    """Of the pairs that `best` is in: the other's name -> its hypervolume minus that of `best`."""
-    found = {one.first: one.statistic for one in differences if one.second == best}
-    return found | {one.second: -one.statistic for one in differences if one.first == best}
+def relative_to(best: str, differences: Sequence[Difference]) -> dict[str, Statistic]:
+    """Map each front that was compared with `best` to its hypervolume minus that of `best`."""
+    second = {pair.first: pair.statistic for pair in differences if pair.second == best}
+    return second | {pair.second: -pair.statistic for pair in differences if pair.first == best}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values that hold for all hypotheses together, whatever their dependence (Holm 1979)."""
+    """Adjust p-values so that they hold for all hypotheses together, whatever their dependence (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
@@ -170,10 +176,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Advice:
-    """A configuration of which it is not settled whether it is on the frontier.
+    """A configuration that may or may not be on the frontier: more seeds would settle it.
 
     Attributes:
-        row: of the table.
+        row: the configuration's row of the table.
         probability: that it is on the front.
         add: seeds to add to it (and to its closest rival) to tell them apart with a 95 % interval; None when it would
             take more than `MOST_SEEDS`.
@@ -186,8 +192,8 @@ class Advice:
     rival: int
 
 
-def advice(bootstrap: Bootstrap, probability_C: Floats, low: float = 0.05, high: float = 0.95) -> list[Advice]:
-    """Where more seeds would settle the frontier, the least settled first.
+def advise_seeds(bootstrap: Bootstrap, probability_C: Floats, low: float = 0.05, high: float = 0.95) -> list[Advice]:
+    """Find where more seeds would settle the frontier, the least settled configuration first.
 
     A configuration leaves the front (or joins it) when it moves past its closest rival. The distance to it, in standard
     errors of the difference of the two means, grows with the root of the number of seeds.
@@ -198,7 +204,7 @@ def advice(bootstrap: Bootstrap, probability_C: Floats, low: float = 0.05, high:
         [np.atleast_2d(np.cov(draws_BCM[:, :, m], rowvar=False)) for m in range(mean_CM.shape[1])]
     )
     variance_MC = np.einsum("mcc->mc", covariance_MCC)
-    found = []
+    advice = []
     for row in np.flatnonzero((probability_C > low) & (probability_C < high)):
         left_MC = variance_MC[:, row, None] + variance_MC - 2 * covariance_MCC[:, row]
         error_CM = np.sqrt(np.maximum(left_MC, 0.0)).T  # rounding makes a variance of nothing negative
@@ -210,5 +216,5 @@ def advice(bootstrap: Bootstrap, probability_C: Floats, low: float = 0.05, high:
         have = int(min(num_C[row], num_C[rival]))
         needed = math.ceil(have * (1.96 / distance) ** 2) if distance > 0 else MOST_SEEDS + have + 1
         add = max(needed - have, 1)
-        found.append(Advice(int(row), float(probability_C[row]), add if add <= MOST_SEEDS else None, rival))
-    return sorted(found, key=lambda one: abs(one.probability - 0.5))
+        advice.append(Advice(int(row), float(probability_C[row]), add if add <= MOST_SEEDS else None, rival))
+    return sorted(advice, key=lambda each: abs(each.probability - 0.5))

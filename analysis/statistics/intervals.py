@@ -6,14 +6,14 @@ Shape suffixes: C configurations, S seeds, M objectives, Q questions. nan in the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import digamma, ndtri, polygamma, stdtrit
 
-Floats = NDArray[np.float64]
+from analysis.statistics.arrays import Bools, Floats, Integers, nan_mean
+
 SMALLEST = 1e-5  # of the median variance; smaller ones are raised to it before logarithms are taken
 
 
@@ -30,12 +30,12 @@ class Intervals:
     mean_CM: Floats
     low_CM: Floats
     high_CM: Floats
-    num_seeds_C: NDArray[np.int_]
+    num_seeds_C: Integers
 
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """What the seeds of ONE method's configurations say about the variance of a trial.
+    """The variance of a trial, as the seeds of ONE method's configurations show it.
 
     Attributes:
         variance_CM: of one trial, shrunk towards what the method's configurations have in common; nan without freedom.
@@ -49,7 +49,7 @@ class Spread:
 
 
 def shrunk_spread(values_CSM: ArrayLike) -> Spread:
-    """Variance between seeds, each configuration's own shrunk towards their pool as far as the data allow.
+    """Estimate the variance between seeds: each configuration's own, shrunk towards their pool as far as data allow.
 
         variance_c = (d_0 pool + d_c s_c^2) / (d_0 + d_c),    d_c = n_c - 1
 
@@ -69,50 +69,47 @@ def shrunk_spread(values_CSM: ArrayLike) -> Spread:
         values_CSM: the rows of one method; a (configuration, seed) is nan in every objective or in none.
     """
     values, num_C = _checked(values_CSM)
-    residual_CSM = values - _mean(values, num_C)[:, None, :]
-    own_C = np.maximum(num_C - 1, 0)
+    residual_CSM = values - nan_mean(values, axis=1)[:, None, :]
+    freedom_C = np.maximum(num_C - 1, 0)
     squares_CM = np.nansum(residual_CSM**2, axis=1)
-    columns = [_shrunk(squares_C, own_C, residual_CS) for squares_C, residual_CS in _columns(squares_CM, residual_CSM)]
+    columns = [
+        _shrink(squares_CM[:, column], freedom_C, residual_CSM[:, :, column]) for column in range(squares_CM.shape[1])
+    ]
     variance_CM, freedom_CM = (np.stack(each, axis=1) for each in zip(*columns, strict=True))
     return Spread(variance_CM, freedom_CM, residual_CSM)
 
 
-def _columns(squares_CM: Floats, residual_CSM: Floats) -> Iterator[tuple[Floats, Floats]]:
-    for column in range(squares_CM.shape[1]):
-        yield squares_CM[:, column], residual_CSM[:, :, column]
-
-
-def _shrunk(squares_C: Floats, own_C: NDArray[np.int_], residual_CS: Floats) -> tuple[Floats, Floats]:
-    """variance_C and freedom_C of one objective."""
-    freedom = int(own_C.sum())
+def _shrink(squares_C: Floats, freedom_C: Integers, residual_CS: Floats) -> tuple[Floats, Floats]:
+    """Return variance_C and its freedom_C for one objective."""
+    freedom = int(freedom_C.sum())
     if freedom == 0:
-        return np.full(len(own_C), np.nan), np.zeros(len(own_C))
+        return np.full(len(freedom_C), np.nan), np.zeros(len(freedom_C))
     varies_C = squares_C > 0
     if not varies_C.any():
-        return np.zeros(len(own_C)), np.full(len(own_C), float(freedom))
+        return np.zeros(len(freedom_C)), np.full(len(freedom_C), float(freedom))
     quiet = float(squares_C.sum()) / freedom
-    freedom = int(own_C[varies_C].sum())
+    freedom = int(freedom_C[varies_C].sum())
     pool = float(squares_C.sum()) / freedom
     limit = max(freedom / (1 + (int(varies_C.sum()) - 1) * _shared_share(residual_CS[varies_C]) ** 2), 1.0)
-    prior = _prior_freedom(squares_C[varies_C] / own_C[varies_C], own_C[varies_C])
-    own_variance_C = (prior * pool + squares_C) / (prior + own_C) if math.isfinite(prior) else pool
-    lends_C = varies_C | (own_C == 0)
-    return np.where(lends_C, own_variance_C, quiet), np.minimum(prior + own_C, limit)
+    prior = _prior_freedom(squares_C[varies_C] / freedom_C[varies_C], freedom_C[varies_C])
+    shrunk_C = (prior * pool + squares_C) / (prior + freedom_C) if math.isfinite(prior) else pool
+    pooled_C = varies_C | (freedom_C == 0)
+    return np.where(pooled_C, shrunk_C, quiet), np.minimum(prior + freedom_C, limit)
 
 
-def _prior_freedom(variance_N: Floats, own_N: NDArray[np.int_]) -> float:
-    """d_0 by the moments of log variances (Smyth 2004, 6.2): infinite when they vary no more than chance would."""
+def _prior_freedom(variance_N: Floats, freedom_N: Integers) -> float:
+    """Estimate d_0 by the moments of log variances (Smyth 2004, 6.2): infinite when they vary no more than chance."""
     if len(variance_N) < 3:
         return math.inf
     raised_N = np.maximum(variance_N, SMALLEST * np.median(variance_N))
-    half_N = own_N / 2
+    half_N = freedom_N / 2
     excess_N = np.log(raised_N) - digamma(half_N) + np.log(half_N)
     beyond = float(excess_N.var(ddof=1) - polygamma(1, half_N).mean())
     return 2 * _inverse_trigamma(beyond) if beyond > 0 else math.inf
 
 
 def _inverse_trigamma(value: float) -> float:
-    """The x at which the trigamma function is `value` > 0, by Newton's method (Smyth 2004, appendix)."""
+    """Find the x at which the trigamma function is `value` > 0, by Newton's method (Smyth 2004, appendix)."""
     x = 0.5 + 1 / value
     for _ in range(50):
         trigamma = float(polygamma(1, x))
@@ -124,25 +121,25 @@ def _inverse_trigamma(value: float) -> float:
 
 
 def _shared_share(residual_CS: Floats) -> float:
-    """r: the part of the variance between seeds that the configurations share, cut to [0, 1]."""
+    """Estimate r, the part of the variance between seeds that the configurations share, cut to [0, 1]."""
     present_CS = ~np.isnan(residual_CS)
     residual_CS = np.where(present_CS, residual_CS, 0.0)
     num_C = present_CS.sum(axis=1)
     weight_CC = pair_freedom(present_CS)
-    own, pairs = float(np.trace(weight_CC)), float(weight_CC.sum() - np.trace(weight_CC))
+    single, pairs = float(np.trace(weight_CC)), float(weight_CC.sum() - np.trace(weight_CC))
     total = float((residual_CS**2).sum())
     if total == 0 or (num_C > 1).sum() < 2 or pairs < 1e-9:
         return 0.0
     between = float((residual_CS.sum(axis=0) ** 2).sum()) - total
-    return min(max((between / pairs) / (total / own), 0.0), 1.0)
+    return min(max((between / pairs) / (total / single), 0.0), 1.0)
 
 
-def pair_freedom(present_CS: NDArray[np.bool_]) -> Floats:
-    """freedom_CC: what the products of two configurations' residuals add up to, for a shared seed effect of variance 1.
+def pair_freedom(present_CS: Bools) -> Floats:
+    """Return freedom_CC: the expected sum of products of two configurations' residuals if a seed effect is shared.
 
         sum_s E[(a_s - mean_c a)(a_s - mean_c' a)] = k (1 - 1 / n_c - 1 / n_c' + k / (n_c n_c'))
 
-    over the k seeds that both have. n - 1 on the diagonal.
+    over the k seeds that both have, for a seed effect a of variance 1. n - 1 on the diagonal.
     """
     present = present_CS.astype(np.float64)
     num_C = np.maximum(present.sum(axis=1), 1.0)
@@ -153,7 +150,7 @@ def pair_freedom(present_CS: NDArray[np.bool_]) -> Floats:
 
 
 def pooled_intervals(values_CSM: ArrayLike, confidence: float = 0.95) -> Intervals:
-    """t-intervals for the configurations of ONE method, whose variance is that of `shrunk_spread`.
+    """Compute t-intervals for the configurations of ONE method, whose variance is that of `shrunk_spread`.
 
         mean_c +- t_{freedom_c, (1 + confidence) / 2} sqrt(variance_c / n_c)
 
@@ -169,7 +166,7 @@ def pooled_intervals(values_CSM: ArrayLike, confidence: float = 0.95) -> Interva
     """
     _check_confidence(confidence)
     values, num_C = _checked(values_CSM)
-    mean_CM, spread = _mean(values, num_C), shrunk_spread(values)
+    mean_CM, spread = nan_mean(values, axis=1), shrunk_spread(values)
     with np.errstate(invalid="ignore"):
         quantile_CM = stdtrit(np.where(spread.freedom_CM > 0, spread.freedom_CM, np.nan), (1 + confidence) / 2)
     half_CM = quantile_CM * np.sqrt(spread.variance_CM / np.maximum(num_C, 1)[:, None])
@@ -177,7 +174,7 @@ def pooled_intervals(values_CSM: ArrayLike, confidence: float = 0.95) -> Interva
 
 
 def intervals_by_method(values_CSM: ArrayLike, method_C: ArrayLike, confidence: float = 0.95) -> Intervals:
-    """`pooled_intervals` of each method's rows, put together in the order of the rows."""
+    """Compute `pooled_intervals` of each method's rows, and join them in the order of the rows."""
     values, num_C = _checked(values_CSM)
     methods = np.asarray(method_C)
     if methods.shape != num_C.shape:
@@ -185,19 +182,13 @@ def intervals_by_method(values_CSM: ArrayLike, method_C: ArrayLike, confidence: 
     mean_CM, low_CM, high_CM = (np.full((values.shape[0], values.shape[2]), np.nan) for _ in range(3))
     for method in np.unique(methods):
         rows_C = methods == method
-        one = pooled_intervals(values[rows_C], confidence)
-        mean_CM[rows_C], low_CM[rows_C], high_CM[rows_C] = one.mean_CM, one.low_CM, one.high_CM
+        pooled = pooled_intervals(values[rows_C], confidence)
+        mean_CM[rows_C], low_CM[rows_C], high_CM[rows_C] = pooled.mean_CM, pooled.low_CM, pooled.high_CM
     return Intervals(mean_CM, low_CM, high_CM, num_C)
 
 
-def _mean(values_CSM: Floats, num_C: NDArray[np.int_]) -> Floats:
-    """mean_CM over the seeds; nan where there are none."""
-    total_CM = np.nansum(values_CSM, axis=1)
-    return np.where(num_C[:, None] > 0, total_CM / np.maximum(num_C, 1)[:, None], np.nan)
-
-
-def _checked(values_CSM: ArrayLike) -> tuple[Floats, NDArray[np.int_]]:
-    """The values, and how many trials each configuration has."""
+def _checked(values_CSM: ArrayLike) -> tuple[Floats, Integers]:
+    """Return the values, and how many trials each configuration has."""
     values = np.asarray(values_CSM, dtype=np.float64)
     if values.ndim != 3:
         raise ValueError(f"values must have the shape [C, S, M], got {values.shape}")
@@ -207,7 +198,7 @@ def _checked(values_CSM: ArrayLike) -> tuple[Floats, NDArray[np.int_]]:
     if bad_CS.any():
         row, column = (int(index) for index in np.argwhere(bad_CS)[0])
         raise ValueError(
-            f"configuration {row}, seed {column}: {values[row, column].tolist()} is neither whole nor absent"
+            f"configuration {row}, seed {column}: {values[row, column].tolist()} is infinite, or lacks some objectives"
         )
     return values, (~missing_CSM.any(axis=2)).sum(axis=1)
 
@@ -217,7 +208,7 @@ class TwoWay:
     """A mean over seeds and questions, of which both are samples.
 
     Attributes:
-        mean: of what is there.
+        mean: of the values that are there.
         low, high: ends of its interval.
         seed_share: part of the variance of the mean that comes from the seeds; the rest is the questions'.
     """
@@ -231,7 +222,7 @@ class TwoWay:
 def two_way_interval(
     values_SQ: ArrayLike, variance: float | None = None, freedom: float | None = None, confidence: float = 0.95
 ) -> TwoWay:
-    """Interval of a configuration's mean when the questions, too, stand for others that might have been asked.
+    """Compute the interval of a configuration's mean when the questions, too, stand for others like them.
 
         V = V_seeds + V_questions - V_rest
 
@@ -256,8 +247,8 @@ def two_way_interval(
     num_seeds, num_questions = values.shape
     row_S, column_Q = np.nanmean(values, axis=1), np.nanmean(values, axis=0)
     mean = float(row_S.mean())
-    own = float(row_S.var(ddof=1)) if num_seeds > 1 else 0.0
-    seeds = (own if variance is None else variance) / num_seeds
+    measured = float(row_S.var(ddof=1)) if num_seeds > 1 else 0.0
+    seeds = (measured if variance is None else variance) / num_seeds
     questions = float(column_Q.var(ddof=1)) / num_questions if num_questions > 1 else 0.0
     rest = 0.0
     if num_seeds > 1 and num_questions > 1:
@@ -272,7 +263,7 @@ def two_way_interval(
 
 
 def wilson(successes: float, number: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval of a proportion, for a single seed (Wilson 1927). Within [0, 1], and never empty.
+    """Compute the score interval of a proportion, for a single seed (Wilson 1927). Within [0, 1], and never empty.
 
     Only the noise of `number` independent questions is in it: another seed may differ by more.
 
@@ -310,7 +301,7 @@ class Clustered:
 
 
 def clustered_interval(hits_Q: ArrayLike, number_Q: ArrayLike, confidence: float = 0.95) -> Clustered:
-    """Interval of sum(hits) / sum(number) when answers to the same question go together.
+    """Compute the interval of sum(hits) / sum(number) when answers to the same question go together.
 
         V = Q / (Q - 1) sum_q (hits_q - mean number_q)^2 / (sum_q number_q)^2,    Student's t with Q - 1 degrees
 

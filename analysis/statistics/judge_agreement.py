@@ -1,4 +1,4 @@
-"""How far a judge agrees with verdicts that another has given: two columns in, numbers out."""
+"""How far a judge agrees with the verdicts of another rater: two columns in, numbers out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from analysis.statistics.arrays import Bools, Floats, nan_mean
 from settings.setting import ALIGNED_FROM
 
 LEVEL = 0.95
@@ -17,11 +17,17 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Pair:
-    """Two verdicts on one answer, 0 to 100; nan where one is missing."""
+    """Two verdicts on one answer, 0 to 100; nan where one is missing.
+
+    Attributes:
+        question: the answer's question.
+        judge: the verdict of the judge that is looked at.
+        rater: the verdict that it is held against, e.g. a person's.
+    """
 
     question: str
     judge: float
-    given: float
+    rater: float
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,8 @@ class Agreement:
 
     Attributes:
         n: such pairs.
-        missing_judge, missing_given, missing_both: pairs without the one, the other, or both.
-        bias: mean of judge - given; low and high are its 95 % t-interval, nan below two pairs.
+        missing_judge, missing_rater, missing_both: pairs without the one, the other, or both.
+        bias: mean of judge - rater; low and high are its 95 % t-interval, nan below two pairs.
         absolute: mean distance.
         correlation: Pearson's; nan where one of them does not vary.
         same_side: share on the same side of the threshold.
@@ -40,7 +46,7 @@ class Agreement:
 
     n: int
     missing_judge: int
-    missing_given: int
+    missing_rater: int
     missing_both: int
     bias: float
     low: float
@@ -51,60 +57,57 @@ class Agreement:
     kappa: float
 
 
-def agreement(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM) -> Agreement:
-    """The agreement over some pairs."""
+def measure_agreement(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM) -> Agreement:
+    """Measure the agreement over pairs of verdicts."""
     judge_N = np.array([pair.judge for pair in pairs], dtype=float)
-    given_N = np.array([pair.given for pair in pairs], dtype=float)
-    no_judge_N, no_given_N = np.isnan(judge_N), np.isnan(given_N)
-    both_N = ~no_judge_N & ~no_given_N
-    judge_N, given_N = judge_N[both_N], given_N[both_N]
-    difference_N = judge_N - given_N
+    rater_N = np.array([pair.rater for pair in pairs], dtype=float)
+    no_judge_N, no_rater_N = np.isnan(judge_N), np.isnan(rater_N)
+    both_N = ~no_judge_N & ~no_rater_N
+    judge_N, rater_N = judge_N[both_N], rater_N[both_N]
+    difference_N = judge_N - rater_N
     low, high = _interval(difference_N)
     return Agreement(
         n=int(both_N.sum()),
-        missing_judge=int((no_judge_N & ~no_given_N).sum()),
-        missing_given=int((no_given_N & ~no_judge_N).sum()),
-        missing_both=int((no_judge_N & no_given_N).sum()),
-        bias=_mean(difference_N),
+        missing_judge=int((no_judge_N & ~no_rater_N).sum()),
+        missing_rater=int((no_rater_N & ~no_judge_N).sum()),
+        missing_both=int((no_judge_N & no_rater_N).sum()),
+        bias=float(nan_mean(difference_N)),
         low=low,
         high=high,
-        absolute=_mean(np.abs(difference_N)),
-        correlation=_correlation(judge_N, given_N),
-        same_side=_mean((judge_N >= threshold) == (given_N >= threshold)),
-        kappa=_kappa(judge_N >= threshold, given_N >= threshold),
+        absolute=float(nan_mean(np.abs(difference_N))),
+        correlation=_correlation(judge_N, rater_N),
+        same_side=float(nan_mean((judge_N >= threshold) == (rater_N >= threshold))),
+        kappa=_kappa(judge_N >= threshold, rater_N >= threshold),
     )
 
 
-def by_question(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM) -> dict[str, Agreement]:
-    """The agreement on each question, in the order in which they first appear."""
-    found: dict[str, list[Pair]] = {}
+def agreement_by_question(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM) -> dict[str, Agreement]:
+    """Measure the agreement on each question, in the order in which they first appear."""
+    groups: dict[str, list[Pair]] = {}
     for pair in pairs:
-        found.setdefault(pair.question, []).append(pair)
-    return {question: agreement(some, threshold) for question, some in found.items()}
+        groups.setdefault(pair.question, []).append(pair)
+    return {question: measure_agreement(group, threshold) for question, group in groups.items()}
 
 
-def _mean(values_N: NDArray[np.float64] | NDArray[np.bool_]) -> float:
-    return float(np.mean(values_N)) if len(values_N) else math.nan
-
-
-def _interval(values_N: NDArray[np.float64]) -> tuple[float, float]:
-    """t-interval of the mean."""
+def _interval(values_N: Floats) -> tuple[float, float]:
+    """Compute the t-interval of the mean."""
     n = len(values_N)
     if n < 2:
         return math.nan, math.nan
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values_N.std(ddof=1) / math.sqrt(n))
-    return _mean(values_N) - half, _mean(values_N) + half
+    mean = float(nan_mean(values_N))
+    return mean - half, mean + half
 
 
-def _correlation(first_N: NDArray[np.float64], second_N: NDArray[np.float64]) -> float:
+def _correlation(first_N: Floats, second_N: Floats) -> float:
     if len(first_N) < 2 or not first_N.std() or not second_N.std():
         return math.nan
     return float(np.corrcoef(first_N, second_N)[0, 1])
 
 
-def _kappa(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> float:
+def _kappa(first_N: Bools, second_N: Bools) -> float:
     if not len(first_N):
         return math.nan
     first, second = float(first_N.mean()), float(second_N.mean())
     by_chance = first * second + (1 - first) * (1 - second)
-    return math.nan if by_chance == 1 else (_mean(first_N == second_N) - by_chance) / (1 - by_chance)
+    return math.nan if by_chance == 1 else (float(nan_mean(first_N == second_N)) - by_chance) / (1 - by_chance)

@@ -9,14 +9,15 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from analysis.statistics.arrays import Bools, Floats
+
 CHUNK = 2**22  # numbers in an array of comparisons
 
 
-def non_dominated(points_NM: ArrayLike) -> NDArray[np.bool_]:
-    """Which points no other point dominates.
+def non_dominated(points_NM: ArrayLike) -> Bools:
+    """Find the points that no other point dominates.
 
     a dominates b when a >= b in every objective and a > b in at least one. Exactly equal points do not dominate each
     other: both are kept, or both are not.
@@ -32,8 +33,8 @@ def non_dominated(points_NM: ArrayLike) -> NDArray[np.bool_]:
     return fronts(_checked(points_NM)[None])[0]
 
 
-def fronts(points_BNM: Floats) -> NDArray[np.bool_]:
-    """`non_dominated` of many sets of equally many finite points at once: O(N log N) for M = 2, O(N^2) for more.
+def fronts(points_BNM: Floats) -> Bools:
+    """Apply `non_dominated` to many sets of equally many finite points at once: O(N log N) for M = 2, else O(N^2).
 
     Returns:
         bool_BN.
@@ -42,11 +43,11 @@ def fronts(points_BNM: Floats) -> NDArray[np.bool_]:
     if objectives == 2:
         return _fronts_of_pairs(points_BNM)
     pieces = min(num_sets, 1 + num_sets * number**2 * objectives // CHUNK)
-    return np.concatenate([np.logical_not(dominated(some, some)) for some in np.array_split(points_BNM, pieces)])
+    return np.concatenate([np.logical_not(dominated(chunk, chunk)) for chunk in np.array_split(points_BNM, pieces)])
 
 
-def _fronts_of_pairs(points_BN2: Floats) -> NDArray[np.bool_]:
-    """From the largest x down a point stays if its y is the best of its x and better than at every larger x."""
+def _fronts_of_pairs(points_BN2: Floats) -> Bools:
+    """Keep a point if its y is the best of its x and better than at every larger x, from the largest x down."""
     order_BN = np.argsort(-points_BN2[:, :, 1], axis=1, kind="stable")
     by_x_BN = np.argsort(-np.take_along_axis(points_BN2[:, :, 0], order_BN, axis=1), axis=1, kind="stable")
     order_BN = np.take_along_axis(order_BN, by_x_BN, axis=1)  # of one x the largest y comes first
@@ -62,26 +63,28 @@ def _fronts_of_pairs(points_BN2: Floats) -> NDArray[np.bool_]:
     return front_BN
 
 
-def dominated(points_BNM: Floats, others_BKM: Floats, strictly: bool = True) -> NDArray[np.bool_]:
-    """Which of many sets' points one of the others dominates; or, not strictly, at least equals in every objective.
+def dominated(points_BNM: Floats, others_BKM: Floats, strictly: bool = True) -> Bools:
+    """Find the points of many sets that one of the others dominates.
+
+    Unless `strictly`, being at least equalled in every objective is enough.
 
     Returns:
         bool_BN.
     """
     point, other = points_BNM[:, :, None, :], others_BKM[:, None, :, :]
-    covers_BNK: NDArray[np.bool_] = np.all(other >= point, axis=3)
+    covers_BNK: Bools = np.all(other >= point, axis=3)
     if strictly:
         covers_BNK &= np.any(other > point, axis=3)
     return np.asarray(np.any(covers_BNK, axis=2))
 
 
-def hypervolume(points_NM: ArrayLike, reference_M: ArrayLike) -> float:
-    """Volume of the region that the points dominate and that is better than the reference; exact, M = 2 or 3.
+def hypervolume(points_NM: ArrayLike, worst_corner_M: ArrayLike) -> float:
+    """Compute the exact volume of the region between the worst corner and what the points dominate; M = 2 or 3.
 
     Args:
-        points_NM: dominated points and ties change nothing; a point that is not strictly better than the reference in
+        points_NM: dominated points and ties change nothing; a point that is not strictly better than the corner in
             every objective contributes nothing. N may be 0, which gives 0.
-        reference_M: the worst corner.
+        worst_corner_M: the region counts from here.
 
     Returns:
         The volume, in the product of the objectives' units.
@@ -89,13 +92,13 @@ def hypervolume(points_NM: ArrayLike, reference_M: ArrayLike) -> float:
     Raises ValueError: M is not 2 or 3; nan or infinity.
     """
     points = _checked(points_NM)
-    return float(hypervolumes(points[None], reference_M)[0])
+    return float(hypervolumes(points[None], worst_corner_M)[0])
 
 
-def hypervolumes(points_BNM: ArrayLike, reference_M: ArrayLike) -> Floats:
-    """`hypervolume` of many sets of equally many points at once.
+def hypervolumes(points_BNM: ArrayLike, worst_corner_M: ArrayLike) -> Floats:
+    """Compute `hypervolume` for many sets of equally many points at once.
 
-    By sweeping the last objective downwards: between two neighbouring values, the slice is the region dominated by
+    The last objective is swept downwards: between two neighbouring values, the slice is the region dominated by
     the points above, in one objective less (Fonseca, Paquete and Lopez-Ibanez 2006, "An improved dimension-sweep
     algorithm for the hypervolume indicator", without its data structures: O(N log N) for M = 2, O(N^2 log N) for 3).
 
@@ -104,23 +107,23 @@ def hypervolumes(points_BNM: ArrayLike, reference_M: ArrayLike) -> Floats:
 
     Raises ValueError: M is not 2 or 3; nan or infinity.
     """
-    points, reference = np.asarray(points_BNM, dtype=np.float64), np.asarray(reference_M, dtype=np.float64)
-    if reference.shape not in ((2,), (3,)) or points.ndim != 3 or points.shape[2] != reference.size:
+    points, corner = np.asarray(points_BNM, dtype=np.float64), np.asarray(worst_corner_M, dtype=np.float64)
+    if corner.shape not in ((2,), (3,)) or points.ndim != 3 or points.shape[2] != corner.size:
         raise ValueError(
-            f"hypervolume needs points [..., N, M] and a reference [M], M = 2 or 3, got {points.shape} and"
-            f" {reference.shape}"
+            f"hypervolume needs points [..., N, M] and a worst corner [M], M = 2 or 3, got {points.shape} and"
+            f" {corner.shape}"
         )
-    if not np.isfinite(reference).all() or not np.isfinite(points).all():
+    if not np.isfinite(corner).all() or not np.isfinite(points).all():
         raise ValueError(
-            f"the points and the reference of a hypervolume must be finite, got the reference {reference.tolist()}"
+            f"the points and the worst corner of a hypervolume must be finite, got the corner {corner.tolist()}"
         )
-    inside_BN1 = (points > reference).all(axis=2, keepdims=True)
-    lifted_BNM = np.where(inside_BN1, points - reference, 0.0)  # a point at the reference dominates nothing
-    return _areas(lifted_BNM) if reference.size == 2 else _volumes(lifted_BNM)
+    inside_BN1 = (points > corner).all(axis=2, keepdims=True)
+    lifted_BNM = np.where(inside_BN1, points - corner, 0.0)  # a point at the corner dominates nothing
+    return _areas(lifted_BNM) if corner.size == 2 else _volumes(lifted_BNM)
 
 
 def _areas(points_BN2: Floats) -> Floats:
-    """From the largest x down, each strip is as wide as the gap to the next x and as high as the best y so far."""
+    """Sum strips from the largest x down, each as wide as the gap to the next x and as high as the best y so far."""
     order_BN = np.argsort(-points_BN2[:, :, 0], axis=1, kind="stable")
     x_BN, y_BN = (np.take_along_axis(points_BN2[:, :, axis], order_BN, axis=1) for axis in (0, 1))
     width_BN = x_BN - np.pad(x_BN[:, 1:], ((0, 0), (0, min(1, x_BN.shape[1]))))
@@ -128,7 +131,7 @@ def _areas(points_BN2: Floats) -> Floats:
 
 
 def _volumes(points_BN3: Floats) -> Floats:
-    """From the largest z down, each slab is as thick as the gap to the next z and has the area of the points so far."""
+    """Sum slabs from the largest z down, each as thick as the gap to the next z, with the area of the points so far."""
     order_BN = np.argsort(-points_BN3[:, :, 2], axis=1, kind="stable")
     sorted_BN3 = np.take_along_axis(points_BN3, order_BN[:, :, None], axis=1)
     number = points_BN3.shape[1]
@@ -140,7 +143,7 @@ def _volumes(points_BN3: Floats) -> Floats:
 
 
 def attainment_surface(sets: Sequence[ArrayLike], share: float = 0.5) -> Floats:
-    """The front of what at least this share of the sets attain; two objectives.
+    """Compute the front of what at least this share of the sets attain; two objectives.
 
     A set attains a place when one of its points is at least as good in both objectives. With one set per seed and a
     share of one half this is the median attainment surface (Fonseca and Fleming 1996, "On the performance assessment
@@ -167,13 +170,13 @@ def attainment_surface(sets: Sequence[ArrayLike], share: float = 0.5) -> Floats:
 
 
 def _heights(points_N2: Floats, x_K: Floats) -> Floats:
-    """The best second objective among points whose first is at least x; -inf where there is none."""
+    """Find the best second objective among points whose first is at least x; -inf where there is none."""
     reaches_KN = points_N2[None, :, 0] >= x_K[:, None]
     return np.asarray(np.where(reaches_KN, points_N2[None, :, 1], -np.inf).max(axis=1, initial=-np.inf))
 
 
 def staircase(points_N2: Floats, left: float, bottom: float) -> Floats:
-    """corners_K2 of the boundary of what points dominate, from the left edge to the bottom one; larger is better."""
+    """Return corners_K2 of the boundary of what points dominate, from the left edge to the bottom; larger is better."""
     front = points_N2[non_dominated(points_N2)]
     front = np.unique(front, axis=0)
     corners = []

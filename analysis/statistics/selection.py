@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from analysis.statistics.arrays import Bools, Floats, nan_mean
 from analysis.statistics.pareto import attainment_surface, hypervolume, non_dominated
 
-Floats = NDArray[np.float64]
 MOST_HALVINGS = 200
 
 
@@ -46,27 +46,27 @@ class Selection:
         return self.optimistic - self.pessimistic
 
 
-def by_seeds(gains_CSM: ArrayLike, reference_M: ArrayLike, seed: int = 0) -> Selection | None:
-    """Halve the seeds; with an odd number the larger half chooses. None when there are fewer than two seeds.
+def select_by_seeds(gains_CSM: ArrayLike, worst_corner_M: ArrayLike, seed: int = 0) -> Selection | None:
+    """Select on one half of the seeds, the larger one if they are odd. None when there are fewer than two seeds.
 
     Configurations without a trial in one of the halves sit that halving out.
     """
     gains = np.asarray(gains_CSM, dtype=np.float64)
-    return _select(gains, _halves(gains.shape[1], seed), reference_M)
+    return _select(gains, _halves(gains.shape[1], seed), worst_corner_M)
 
 
-def by_questions(gains_CQM: ArrayLike, reference_M: ArrayLike, seed: int = 0) -> Selection | None:
-    """Halve the questions, all seeds in both halves. None when there are fewer than two questions.
+def select_by_questions(gains_CQM: ArrayLike, worst_corner_M: ArrayLike, seed: int = 0) -> Selection | None:
+    """Select on one half of the questions, with all seeds in both. None when there are fewer than two questions.
 
     Args:
         gains_CQM: mean over seeds of each question; nan in the objectives that the question does not speak of.
     """
     gains = np.asarray(gains_CQM, dtype=np.float64)
-    return _select(gains, _halves(gains.shape[1], seed), reference_M)
+    return _select(gains, _halves(gains.shape[1], seed), worst_corner_M)
 
 
-def _halves(number: int, seed: int) -> Iterable[NDArray[np.bool_]]:
-    """Every way to choose the larger half of `number` things, or as many random ones."""
+def _halves(number: int, seed: int) -> Iterable[Bools]:
+    """Yield every way to choose the larger half of `number` things, or `MOST_HALVINGS` random ones."""
     size = math.ceil(number / 2)
     if number < 2:
         return
@@ -79,30 +79,24 @@ def _halves(number: int, seed: int) -> Iterable[NDArray[np.bool_]]:
         yield random.permutation(number) < size
 
 
-def _select(gains_CNM: Floats, halves: Iterable[NDArray[np.bool_]], reference_M: ArrayLike) -> Selection | None:
+def _select(gains_CNM: Floats, halves: Iterable[Bools], worst_corner_M: ArrayLike) -> Selection | None:
     num_configurations, _, num_objectives = gains_CNM.shape
     chosen_C = np.zeros(num_configurations)
     fronts: tuple[list[Floats], list[Floats]] = ([], [])
     for first_N in halves:
-        means = [_mean(gains_CNM[:, half_N]) for half_N in (first_N, ~first_N)]
-        known_C = np.isfinite(means[0]).all(axis=1) & np.isfinite(means[1]).all(axis=1)
-        if not known_C.any():
+        means = [nan_mean(gains_CNM[:, half_N], axis=1) for half_N in (first_N, ~first_N)]
+        measured_C = np.isfinite(means[0]).all(axis=1) & np.isfinite(means[1]).all(axis=1)
+        if not measured_C.any():
             continue
         front_C = np.zeros(num_configurations, dtype=bool)
-        front_C[np.flatnonzero(known_C)] = non_dominated(means[0][known_C])
+        front_C[np.flatnonzero(measured_C)] = non_dominated(means[0][measured_C])
         chosen_C += front_C
         for points, mean_CM in zip(fronts, means, strict=True):
             points.append(mean_CM[front_C])
     number = len(fronts[0])
     if not number:
         return None
-    volumes = [float(np.mean([hypervolume(points, reference_M) for points in some])) for some in fronts]
+    volumes = [float(np.mean([hypervolume(points, worst_corner_M) for points in front])) for front in fronts]
     none_K2 = np.empty((0, 2))
-    surfaces = [attainment_surface(some) if num_objectives == 2 else none_K2 for some in fronts]
+    surfaces = [attainment_surface(front) if num_objectives == 2 else none_K2 for front in fronts]
     return Selection(chosen_C / number, volumes[0], volumes[1], surfaces[0], surfaces[1], number)
-
-
-def _mean(values_CNM: Floats) -> Floats:
-    """mean_CM of what is there; nan where nothing is."""
-    count_CM = (~np.isnan(values_CNM)).sum(axis=1)
-    return np.where(count_CM > 0, np.nansum(values_CNM, axis=1) / np.maximum(count_CM, 1), np.nan)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.statistics.arrays import Floats, finite_or_none
 from analysis.statistics.intervals import Clustered, clustered_interval
 from analysis.tables.questions import Grade
 from analysis.tables.scores import Configuration, Objective, TrialRecord
@@ -54,8 +55,8 @@ class Answers:
     """
 
     question_N: NDArray[np.str_]
-    aligned_N: NDArray[np.float64]
-    coherent_N: NDArray[np.float64]
+    aligned_N: Floats
+    coherent_N: Floats
 
     @property
     def valid_N(self) -> NDArray[np.bool_]:
@@ -297,8 +298,8 @@ def _run_json(run: JudgedRun) -> dict[str, Any]:
         "run": run.name,
         "general_aligned": _percent(general),
         "medical_misaligned": _percent(medical),
-        "general_coherent": None if general is None else _finite(general.coherence),
-        "medical_coherent": None if medical is None else _finite(medical.coherence),
+        "general_coherent": None if general is None else finite_or_none(general.coherence),
+        "medical_coherent": None if medical is None else finite_or_none(medical.coherence),
         "n_general": 0 if general is None else general.n,
         "n_medical": 0 if medical is None else medical.n,
         "missing_general": 0 if general is None else general.missing,
@@ -308,11 +309,7 @@ def _run_json(run: JudgedRun) -> dict[str, Any]:
 
 
 def _percent(rate: Rate | None) -> float | None:
-    return None if rate is None else _finite(100 * rate.valid.mean)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return None if rate is None else finite_or_none(100 * rate.valid.mean)
 
 
 def records_of(judged: JudgedFolder) -> tuple[list[TrialRecord], list[Grade], dict[str, float]]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from analysis.statistics.arrays import Floats, nan_mean
 from analysis.tables.scores import ScoreTable
 from settings.common.errors import UserError
 from settings.common.files import output_file
@@ -72,18 +72,15 @@ class QuestionTable:
             evaluation that an objective is graded in.
     """
 
-    values_MCSQ: NDArray[np.float64]
+    values_MCSQ: Floats
 
-    def of(self, objective: int, configuration: int) -> NDArray[np.float64]:
+    def of(self, objective: int, configuration: int) -> Floats:
         """values_SQ of one configuration in one objective."""
         return np.asarray(self.values_MCSQ[objective, configuration])
 
-    def seed_means(self) -> NDArray[np.float64]:
+    def seed_means(self) -> Floats:
         """values_CQM: mean over the seeds that have a grade."""
-        there = ~np.isnan(self.values_MCSQ)
-        count = there.sum(axis=2)
-        mean_MCQ = np.where(count > 0, np.nansum(self.values_MCSQ, axis=2) / np.maximum(count, 1), np.nan)
-        return np.moveaxis(mean_MCQ, 0, 2)
+        return np.moveaxis(nan_mean(self.values_MCSQ, axis=2), 0, 2)
 
 
 def question_table(table: ScoreTable, grades: Iterable[Grade]) -> QuestionTable | None:

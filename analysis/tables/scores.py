@@ -14,11 +14,11 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.statistics.arrays import Floats
 from settings.common.errors import UserError
 from settings.setting import Kind, Status
 
 EXCLUDED: tuple[Status, ...] = ("invalid", "failed", "stopped")
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -424,7 +424,7 @@ def heatmap_command(
 
     sweep = name_of(sweep)
     records = mlflow_runs.load_records(sweep, tracking_uri or default_uri(output))
-    heatmap.save_heatmap(figure, heatmap.grid_of(records, scores, method), sweep)
+    heatmap.save_heatmap(figure, heatmap.build_grid(records, scores, method), sweep)
     Console().print(f"wrote {figure}", highlight=False, soft_wrap=True)
 
 
@@ -444,7 +444,7 @@ def calibrate_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare a judge with verdicts on the same answers: agreement and bias, of all and of each question."""
-    from analysis.statistics.judge_agreement import agreement, by_question
+    from analysis.statistics.judge_agreement import agreement_by_question, measure_agreement
     from settings.common.files import cache_root
     from settings.judge import JUDGE_MODEL, Judge, JudgeOptions
     from sweeps.cli.judge import agreement_json, agreement_table, judged_pairs, read_judged, rubric_of
@@ -454,7 +454,7 @@ def calibrate_command(
     options = JudgeOptions(base_url=base_url, max_calls=max_calls, max_dollars=max_dollars)
     with Judge(model or usual or JUDGE_MODEL, options, cache=cache_root() / "verdicts.db") as judge:
         pairs = judged_pairs(judge, asked, rows)
-    found = {"all": agreement(pairs), **by_question(pairs)}
+    found = {"all": measure_agreement(pairs), **agreement_by_question(pairs)}
     if as_json:
         typer.echo(json.dumps({name: agreement_json(one) for name, one in found.items()}))
     else:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
+from analysis.statistics.arrays import number_text
 from analysis.statistics.judge_agreement import Agreement, Pair
 from settings.common.errors import UserError
 from settings.judge import Judge
@@ -99,12 +100,13 @@ def agreement_table(found: Mapping[str, Agreement]) -> Table:
     for column in columns:
         table.add_column(column, justify="left" if column == "question" else "right")
     for name, one in found.items():
-        bias = f"{_number(one.bias, 1)} [{_number(one.low, 1)}, {_number(one.high, 1)}]"
-        rest = (_number(one.absolute, 1), _number(one.correlation), _number(one.same_side), _number(one.kappa))
-        here, there = one.missing_judge + one.missing_both, one.missing_given + one.missing_both
+        bias = f"{number_text(one.bias, 1)} [{number_text(one.low, 1)}, {number_text(one.high, 1)}]"
+        rest = (
+            number_text(one.absolute, 1),
+            number_text(one.correlation, 2),
+            number_text(one.same_side, 2),
+            number_text(one.kappa, 2),
+        )
+        here, there = one.missing_judge + one.missing_both, one.missing_rater + one.missing_both
         table.add_row(name, str(one.n), str(here), str(there), bias, *rest)
     return table
-
-
-def _number(value: float, digits: int = 2) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"

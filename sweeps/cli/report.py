@@ -73,7 +73,7 @@ def _chapter(loaded: LoadedSweep, runs: SweepRuns, uri: str) -> Chapter:
     }
     return Chapter(
         setting=loaded.setting or loaded.name,
-        found=analyse(loaded.table, loaded.base_scores, loaded.grades),
+        findings=analyse(loaded.table, loaded.base_scores, loaded.grades),
         records=loaded.records,
         base_scores=loaded.base_scores,
         links=links,
@@ -145,13 +145,13 @@ def _comparison(names: tuple[str, str], found: two_sweeps.SweepComparison) -> Ta
         p = "<0.001" if one.adjusted < 0.001 else f"{one.adjusted:.3f}"
         cells = (label, size, p, f"{one.dominates:.2f}", f"{one.dominated:.2f}", f"{one.detectable:.3f}")
         table.add_row(*map(Text, cells), style="bold" if one.clear else "")
-    corner = ", ".join(f"{name} {worst:.3g}" for name, worst in zip(found.objectives, found.reference, strict=True))
+    corner = ", ".join(f"{name} {worst:.3g}" for name, worst in zip(found.objectives, found.worst_corner, strict=True))
     notes = [
         f"bias-corrected hypervolumes above ({corner}); bold: significant at 5 % after Holm",
         "detectable: the smallest true difference found with 80 % power with these seeds",
     ]
-    if found.alone:
-        notes.append(f"only in one of them: {', '.join(found.alone)}")
+    if found.only_in_one:
+        notes.append(f"only in one of them: {', '.join(found.only_in_one)}")
     table.caption = Text("\n".join(notes))
     return table
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from analysis.statistics.arrays import finite_or_none
 from analysis.tables import mlflow_client, schema
 from settings.common.errors import UserError
 from settings.common.files import replacing_file
@@ -246,7 +247,7 @@ class SweepStore:
 
     def base(self, setting: str, scores: Mapping[str, Measurement]) -> None:
         """Write the base model's scores: score -> mean; in a sweep of several settings, setting -> score -> mean."""
-        self._bases[setting] = {name: _finite(score.mean) for name, score in scores.items()}
+        self._bases[setting] = {name: finite_or_none(score.mean) for name, score in scores.items()}
         single = len(self._sweep.settings) == 1
         shown = self._bases[setting] if single else self._bases
         tags = {schema.BASE_SCORES: json.dumps(shown), schema.BASES: json.dumps(self._bases)}
@@ -328,10 +329,6 @@ def _create(path: Path) -> None:
         mlflow_client.connect(f"sqlite:///{complete}").search_experiments()
         with closing(sqlite3.connect(complete)) as source, closing(sqlite3.connect(temporary)) as target:
             source.backup(target)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _or_nan(value: float) -> float:

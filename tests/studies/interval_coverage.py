@@ -17,15 +17,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
+from analysis.statistics.arrays import Floats, Integers
 from analysis.statistics.bootstrap import Bootstrap
-from analysis.statistics.compare import Front, differences, hypervolume_of
+from analysis.statistics.compare import Front, compare_fronts, estimate_hypervolume
 from analysis.statistics.intervals import intervals_by_method
 from analysis.statistics.pareto import hypervolume
 
-Floats = NDArray[np.float64]
-REFERENCE = (0.0, 0.0)
+WORST_CORNER = (0.0, 0.0)
 REPLICATES = 300
 
 
@@ -54,7 +53,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What was found in a cell: shares over its repetitions."""
+    """Shares over the repetitions of a cell."""
 
     points: float
     hypervolume: float
@@ -63,21 +62,21 @@ class Coverage:
 
 
 def cells() -> Iterator[Cell]:
-    """Every combination."""
+    """Yield every combination."""
     options = ((8, 24), (3, 5, 10), (0.02, 0.06), (False, True), (0, 50, 300), (0.0, 0.5), (0.0, 0.5))
     return itertools.starmap(Cell, itertools.product(*options))
 
 
-def truth(configurations: int) -> tuple[Floats, NDArray[np.int_]]:
-    """mean_C2 and method_C: arcs of eight, the outer one the front."""
+def truth(configurations: int) -> tuple[Floats, Integers]:
+    """Return mean_C2 and method_C: arcs of eight, of which the outer one is the front."""
     angle_8 = np.linspace(0.08, 0.92, 8) * math.pi / 2
     arc_82 = np.column_stack([np.cos(angle_8), np.sin(angle_8)])
     number = configurations // 8
     return np.concatenate([(0.9 - 0.1 * rank) * arc_82 for rank in range(number)]), np.repeat(np.arange(number), 8)
 
 
-def drawn(cell: Cell, mean_C2: Floats, random: np.random.Generator) -> Floats:
-    """values_CS2 of one repetition."""
+def draw(cell: Cell, mean_C2: Floats, random: np.random.Generator) -> Floats:
+    """Draw values_CS2, the scores of one repetition."""
     root_22 = np.linalg.cholesky([[1.0, cell.correlation], [cell.correlation, 1.0]])
     effect_S2 = random.standard_normal((cell.seeds, 2)) @ root_22.T
     rest_CS2 = random.standard_normal((len(mean_C2), cell.seeds, 2)) @ root_22.T
@@ -95,32 +94,32 @@ def coverage(cell: Cell, repetitions: int, seed: int = 0) -> Coverage:
     random = np.random.default_rng([seed, *(int(1000 * getattr(cell, field.name)) for field in fields(cell))])
     mean_C2, method_C = truth(cell.configurations)
     twins_C2, twin_C = np.concatenate([mean_C2[:8], mean_C2[:8]]), np.repeat([0, 1], 8)
-    true_volume = hypervolume(mean_C2, REFERENCE)
+    true_volume = hypervolume(mean_C2, WORST_CORNER)
     everything = Front(np.ones(len(mean_C2), dtype=bool), np.empty((0, 2)))
     points, volumes, bands, alarms = [], [], [], []
     for repetition in range(repetitions):
-        values_CS2 = drawn(cell, mean_C2, random)
-        found = intervals_by_method(values_CS2, method_C)
-        points.append(((found.low_CM <= mean_C2) & (mean_C2 <= found.high_CM)).mean())
+        values_CS2 = draw(cell, mean_C2, random)
+        intervals = intervals_by_method(values_CS2, method_C)
+        points.append(((intervals.low_CM <= mean_C2) & (mean_C2 <= intervals.high_CM)).mean())
         bootstrap = Bootstrap(values_CS2, method_C, REPLICATES, seed=repetition)
-        statistic = hypervolume_of(bootstrap, everything, REFERENCE)
+        statistic = estimate_hypervolume(bootstrap, everything, WORST_CORNER)
         volumes.append(statistic.low <= true_volume <= statistic.high)
         band = bootstrap.band()
         bands.append(_below(band.low_RM, mean_C2) and _below(mean_C2, band.high_RM))
-        alarms.append(_alarm(drawn(cell, twins_C2, random), twin_C, repetition))
+        alarms.append(_alarm(draw(cell, twins_C2, random), twin_C, repetition))
     return Coverage(*(float(np.mean(column)) for column in (points, volumes, bands, alarms)))
 
 
-def _below(front_C2: Floats, other_C2: Floats) -> bool:
-    """Whether the first front lies nowhere above the second."""
-    return bool((front_C2[:, None, :] <= other_C2[None, :, :]).all(axis=2).any(axis=1).all())
+def _below(lower_C2: Floats, upper_C2: Floats) -> bool:
+    """Return whether the lower front lies nowhere above the upper one."""
+    return bool((lower_C2[:, None, :] <= upper_C2[None, :, :]).all(axis=2).any(axis=1).all())
 
 
-def _alarm(values_CS2: Floats, method_C: NDArray[np.int_], seed: int) -> bool:
-    """Whether two methods with the same means are called different."""
+def _alarm(values_CS2: Floats, method_C: Integers, seed: int) -> bool:
+    """Return whether two methods with the same means are called different."""
     fronts = {str(method): Front(method_C == method, np.empty((0, 2))) for method in (0, 1)}
-    (found,) = differences(Bootstrap(values_CS2, method_C, REPLICATES, seed), fronts, REFERENCE)
-    return found.clear
+    (difference,) = compare_fronts(Bootstrap(values_CS2, method_C, REPLICATES, seed), fronts, WORST_CORNER)
+    return difference.clear
 
 
 COLUMNS = ("configurations", "seeds", "sd", "uneven", "items", "shared", "correlation")
@@ -134,15 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--repetitions", type=int, default=400)
     parser.add_argument("--every", type=int, default=1, help="only each so many-th cell")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     rows = []
     lines = [HEADER, "|" + "---|" * HEADER.count(" | ") + "---|"]
-    for cell in itertools.islice(cells(), 0, None, given.every):
+    for cell in itertools.islice(cells(), 0, None, options.every):
         if lines:
             sys.stdout.write("\n".join(lines) + "\n")
             lines = []
-        found = coverage(cell, given.repetitions)
-        values = [getattr(found, field.name) for field in fields(found)]
+        shares = coverage(cell, options.repetitions)
+        values = [getattr(shares, field.name) for field in fields(shares)]
         rows.append(values)
         facts = [getattr(cell, field.name) for field in fields(cell)]
         texts = [("yes" if fact else "no") if isinstance(fact, bool) else f"{fact:g}" for fact in facts]

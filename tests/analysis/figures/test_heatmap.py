@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from analysis.figures.heatmap import grid_of, save_heatmap, short_labels
+from analysis.figures.heatmap import build_grid, save_heatmap, short_labels
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
 from tests.support.made_up_trials import KL1, KL10, PLAIN
@@ -27,7 +27,7 @@ RECORDS = {
 
 
 def test_a_cell_is_the_mean_over_the_finished_trials_that_have_the_score() -> None:
-    grid = grid_of(RECORDS, "(.*)_unseen")
+    grid = build_grid(RECORDS, "(.*)_unseen")
     assert grid.columns == ("actions", "foods")
     assert grid.rows == ("number=1", "number=5")
     np.testing.assert_allclose(grid.mean_RC, [[math.nan, 0.3], [0.5, 0.9]], atol=1e-12)
@@ -35,26 +35,26 @@ def test_a_cell_is_the_mean_over_the_finished_trials_that_have_the_score() -> No
 
 
 def test_without_a_group_the_score_names_the_column() -> None:
-    assert grid_of(RECORDS, "foods_.*").columns == ("foods_seen", "foods_unseen")
+    assert build_grid(RECORDS, "foods_.*").columns == ("foods_seen", "foods_unseen")
 
 
 def test_one_method_of_several() -> None:
     mixed = {"a x": [trial(0, task=0.5)], "a y": [TrialRecord(KL1, 0, "finished", {"task": 0.1}), trial(0, task=0.7)]}
-    assert grid_of(mixed, "task", "plain").mean_RC.tolist() == [[0.5], [0.7]]
+    assert build_grid(mixed, "task", "plain").mean_RC.tolist() == [[0.5], [0.7]]
     with pytest.raises(UserError, match="a y has several configurations"):
-        grid_of(mixed, "task")
+        build_grid(mixed, "task")
     both = {"a": [TrialRecord(KL1, 0, "finished", {"task": 0.1}), TrialRecord(KL10, 0, "finished", {"task": 0.1})]}
     with pytest.raises(UserError, match="choose a method with one"):
-        grid_of(both, "task", "kl")
+        build_grid(both, "task", "kl")
 
 
 def test_what_matches_nothing_is_refused() -> None:
     with pytest.raises(
         UserError, match="no score matches 'x'; there are actions_unseen, foods_seen, foods_unseen, task"
     ):
-        grid_of(RECORDS, "x")
+        build_grid(RECORDS, "x")
     with pytest.raises(UserError, match=r"'\(' is not a regular expression"):
-        grid_of(RECORDS, "(")
+        build_grid(RECORDS, "(")
 
 
 def test_labels_lose_what_they_share() -> None:
@@ -65,7 +65,7 @@ def test_labels_lose_what_they_share() -> None:
 
 def test_the_picture(tmp_path: Path) -> None:
     """Every cell has its number; a missing one has a dash and no colour of the map."""
-    grid = grid_of(RECORDS, "(.*)_unseen")
+    grid = build_grid(RECORDS, "(.*)_unseen")
     save_heatmap(tmp_path / "map.png", grid, "toy")
     height, width, _ = imread(tmp_path / "map.png").shape
     assert width > height > 200

@@ -36,7 +36,7 @@ def test_common_seeds_alone_count() -> None:
     found = compare_sweeps(("a", "b"), (sweep(0.8, range(6)), sweep(0.6, range(2, 9), ("kl", "dpo"), luck=1)))
     assert found.seeds == (2, 3, 4, 5)
     assert set(found.rows) == {WHOLE, "kl"}
-    assert found.alone == ("dpo", "mixed")
+    assert found.only_in_one == ("dpo", "mixed")
     assert found.rows["kl"].statistic.low > 0
     assert found.rows["kl"].clear
     assert found.rows["kl"].statistic.error < 0.05
@@ -61,7 +61,7 @@ def test_refusals() -> None:
     other = ScoreTable.from_records(
         [TrialRecord(configuration("kl"), 0, "finished", {"loss": 1.0})], [Objective("loss", "task", False)]
     )
-    with pytest.raises(UserError, match="other objectives: task, alignment and loss"):
+    with pytest.raises(UserError, match="differ in their objectives: task, alignment and loss"):
         compare_sweeps(("a", "b"), (one, other))
     with pytest.raises(UserError, match="two or three objectives"):
         compare_sweeps(("a", "b"), (other, other))

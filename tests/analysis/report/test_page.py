@@ -78,7 +78,7 @@ def test_files(folder: Path) -> None:
     figures = {f"{name}.{ending}" for name in ("frontier", "hypervolume", "knobs") for ending in ("png", "pdf")}
     assert names == {"report.html", "findings.json", "frontier.csv"} | figures
     data = json.loads((folder / "findings.json").read_text())
-    assert data["hypervolume_reference"] == [0.0, 1.0]
+    assert data["worst_corner"] == [0.0, 1.0]
     assert {one["method"] for one in data["control_verdicts"]} == {"kl <penalty>"}
     assert set(data["control_verdicts"][0]["beats"]) == {"checkpoint", "scale"}
     assert len(data["points"]) == 7
@@ -151,18 +151,18 @@ def test_three_objectives(tmp_path: Path) -> None:
     one = chapter((TASK, SKILL, HARM))
     files = {path.name for path in write_report(tmp_path, "demo", [one])}
     assert {"frontier_task_skill.png", "frontier_task_harm.pdf", "frontier_skill_harm.png"} <= files
-    assert one.found.surface_K2 is None
-    assert one.found.hypervolumes["all methods"].estimate > 0
+    assert one.findings.surface_K2 is None
+    assert one.findings.hypervolumes["all methods"].estimate > 0
     assert page("demo", [one]).count('id="frontier-0-') == 3
 
 
 def test_one_seed_and_one_objective_say_what_is_missing() -> None:
     single = chapter(seeds=1)
-    assert any("every configuration has one seed" in gap for gap in single.found.gaps)
-    assert single.found.hypervolumes == {}
+    assert any("every configuration has one seed" in gap for gap in single.findings.gaps)
+    assert single.findings.hypervolumes == {}
     assert "every configuration has one seed" in page("demo", [single])
     alone = chapter((TASK,))
-    assert any("two or three objectives, not 1" in gap for gap in alone.found.gaps)
+    assert any("two or three objectives, not 1" in gap for gap in alone.findings.gaps)
     assert page("demo", [alone])
 
 
@@ -172,12 +172,12 @@ def test_a_fourth_objective_is_not_dropped_in_silence() -> None:
     assert any("choose others to see harm_cooking" in gap for gap in analyse(ScoreTable.from_records(rows, names)).gaps)
 
 
-def test_a_reference_may_be_given() -> None:
+def test_a_worst_corner_may_be_chosen() -> None:
     table = ScoreTable.from_records(records(), (TASK, HARM))
-    found: Findings = analyse(table, reference={"task": -1.0})
-    assert found.reference_M.tolist() == [-1.0, 1.0]
-    with pytest.raises(UserError, match="reference is given for 'skill'"):
-        analyse(table, reference={"skill": 0.0})
+    found: Findings = analyse(table, worst_corner={"task": -1.0})
+    assert found.worst_corner_M.tolist() == [-1.0, 1.0]
+    with pytest.raises(UserError, match="worst corner names 'skill'"):
+        analyse(table, worst_corner={"skill": 0.0})
 
 
 def test_an_unbounded_objective_counts_from_below_the_worst() -> None:
@@ -188,7 +188,7 @@ def test_an_unbounded_objective_counts_from_below_the_worst() -> None:
         for value in (1.0, 3.0)
         for seed in range(2)
     ]
-    assert analyse(ScoreTable.from_records(rows, (TASK, loss))).reference_M.tolist() == pytest.approx([0.0, 3.2])
+    assert analyse(ScoreTable.from_records(rows, (TASK, loss))).worst_corner_M.tolist() == pytest.approx([0.0, 3.2])
 
 
 def test_nothing_to_show_is_refused() -> None:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from analysis.statistics.bootstrap import Bootstrap, noise_of
+from analysis.statistics.bootstrap import Bootstrap, estimate_noise
 from analysis.statistics.pareto import hypervolumes, non_dominated
 from tests.studies.interval_coverage import Cell, cells, coverage
 
@@ -26,20 +26,20 @@ def drawn(num_seeds: int, shared: float, missing: bool = False, size: int = 40) 
 @pytest.mark.parametrize("missing", [False, True])
 def test_components_are_found(missing: bool) -> None:
     """Many seeds: the shared and the residual covariance are those of the simulation, with gaps, too."""
-    noise = noise_of(drawn(400, shared=0.3, missing=missing), ["a"] * 40)
+    noise = estimate_noise(drawn(400, shared=0.3, missing=missing), ["a"] * 40)
     expected = np.array([[1, 0.5], [0.5, 1]])
     np.testing.assert_allclose(noise.shared_MM, 0.3 * expected, atol=0.06)
-    np.testing.assert_allclose(noise.own_MM, 0.7 * expected, atol=0.06)
+    np.testing.assert_allclose(noise.residual_MM, 0.7 * expected, atol=0.06)
     np.testing.assert_allclose(noise.scale_CM, 1.0, atol=0.1)
 
 
 def test_components_by_hand() -> None:
     """Residuals (-1, 1) and (-1, 1): all shared. (-1, 1) and (1, -1): the products are negative, so nothing is."""
-    alike = noise_of([[[0.0, 0.0], [2.0, 2.0]], [[5.0, 1.0], [7.0, 3.0]]], ["a", "a"])
+    alike = estimate_noise([[[0.0, 0.0], [2.0, 2.0]], [[5.0, 1.0], [7.0, 3.0]]], ["a", "a"])
     np.testing.assert_allclose(alike.shared_MM, np.ones((2, 2)))
-    np.testing.assert_allclose(alike.own_MM, np.zeros((2, 2)), atol=1e-12)
+    np.testing.assert_allclose(alike.residual_MM, np.zeros((2, 2)), atol=1e-12)
     np.testing.assert_allclose(alike.scale_CM, np.sqrt(2) * np.ones((2, 2)))
-    against = noise_of([[[0.0, 0.0], [2.0, 2.0]], [[7.0, 3.0], [5.0, 1.0]]], ["a", "a"])
+    against = estimate_noise([[[0.0, 0.0], [2.0, 2.0]], [[7.0, 3.0], [5.0, 1.0]]], ["a", "a"])
     np.testing.assert_allclose(against.shared_MM, np.zeros((2, 2)), atol=1e-12)
 
 
@@ -47,7 +47,7 @@ def test_draws_have_the_estimated_covariance() -> None:
     """Of one configuration scale^2 / n; of two with all seeds in common, the shared part of it."""
     values = drawn(3, shared=0.5, size=6)
     values[0, 2] = np.nan
-    noise = noise_of(values, ["a"] * 6)
+    noise = estimate_noise(values, ["a"] * 6)
     errors = noise.draw(np.random.default_rng(1), 40_000)
     variance = errors.var(axis=0)
     np.testing.assert_allclose(variance[0], noise.scale_CM[0] ** 2 / 2, rtol=0.05)
@@ -59,7 +59,7 @@ def test_draws_have_the_estimated_covariance() -> None:
 def test_freedom_of_a_single_mean_without_shared_effects_is_the_pools() -> None:
     """(C - 1)(S - 1) residual degrees, here 5 x 2, whatever the gradient's length."""
     values = np.array([[[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]]] * 3 + [[[2.0, 1.0], [1.0, 2.0], [0.0, 0.0]]] * 3)
-    noise = noise_of(values, ["a"] * 6)
+    noise = estimate_noise(values, ["a"] * 6)
     gradient = np.zeros((6, 2))
     gradient[0] = 3.0
     assert noise.freedom(gradient) == pytest.approx(10)
@@ -78,7 +78,7 @@ def test_seeds_without_repeats_are_refused() -> None:
     with pytest.raises(ValueError, match="two seeds"):
         Bootstrap([[[1.0, 1.0]], [[2.0, 2.0]]], ["a", "b"])
     with pytest.raises(ValueError, match="configuration 1 has no trial"):
-        noise_of([[[1.0, 1.0], [2.0, 2.0]], [[np.nan] * 2] * 2], ["a", "b"])
+        estimate_noise([[[1.0, 1.0], [2.0, 2.0]], [[np.nan] * 2] * 2], ["a", "b"])
 
 
 def test_pruning_changes_nothing() -> None:
@@ -131,7 +131,7 @@ def test_nominal_95_percent_intervals_cover() -> None:
 def test_percentile_bootstrap_of_seeds_would_not() -> None:
     """What is not offered: resampling 3 seeds covers the hypervolume of 24 configurations far too rarely."""
     from analysis.statistics.pareto import hypervolume
-    from tests.studies.interval_coverage import drawn as simulate
+    from tests.studies.interval_coverage import draw as simulate
     from tests.studies.interval_coverage import truth
 
     random = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from analysis.statistics.judge_agreement import Pair, agreement, by_question
+from analysis.statistics.judge_agreement import Pair, agreement_by_question, measure_agreement
 
 NAN = math.nan
 
@@ -17,7 +17,7 @@ def test_by_hand() -> None:
     Sides at 80: yes-yes, no-no, yes-no, so two of three; by chance 2/3 x 1/3 + 1/3 x 2/3 = 4/9, and kappa is
     (2/3 - 4/9) / (5/9) = .4. Sums of products of the deviations: 3200/3, 6200/3 and 2600/3, so r = 32 / sqrt(62 x 26).
     """
-    found = agreement([Pair("q", 100, 90), Pair("q", 40, 50), Pair("q", 90, 60)])
+    found = measure_agreement([Pair("q", 100, 90), Pair("q", 40, 50), Pair("q", 90, 60)])
     assert (found.n, found.bias, found.absolute) == (3, 10.0, pytest.approx(50 / 3))
     assert found.high - found.bias == pytest.approx(4.302653 * 20 / math.sqrt(3), abs=1e-5)
     assert found.bias - found.low == pytest.approx(found.high - found.bias)
@@ -27,23 +27,23 @@ def test_by_hand() -> None:
 
 
 def test_missing_verdicts_are_counted_and_left_out() -> None:
-    found = agreement([Pair("q", NAN, 1), Pair("q", 1, NAN), Pair("q", NAN, NAN), Pair("q", 5, 5)])
-    assert (found.n, found.missing_judge, found.missing_given, found.missing_both) == (1, 1, 1, 1)
+    found = measure_agreement([Pair("q", NAN, 1), Pair("q", 1, NAN), Pair("q", NAN, NAN), Pair("q", 5, 5)])
+    assert (found.n, found.missing_judge, found.missing_rater, found.missing_both) == (1, 1, 1, 1)
     assert (found.bias, found.same_side) == (0.0, 1.0)
     assert all(map(math.isnan, (found.low, found.high, found.correlation, found.kappa)))
 
 
 def test_nothing_at_all() -> None:
-    assert agreement([]).n == 0
-    assert math.isnan(agreement([]).bias)
+    assert measure_agreement([]).n == 0
+    assert math.isnan(measure_agreement([]).bias)
 
 
 def test_questions_stand_apart() -> None:
-    found = by_question([Pair("b", 1, 2), Pair("a", 5, 5), Pair("b", 3, 2)])
+    found = agreement_by_question([Pair("b", 1, 2), Pair("a", 5, 5), Pair("b", 3, 2)])
     assert list(found) == ["b", "a"]
     assert [one.n for one in found.values()] == [2, 1]
     assert found["b"].bias == 0.0
 
 
 def test_the_same_judge_twice_agrees_beyond_chance() -> None:
-    assert agreement([Pair("q", value, value) for value in (10, 95, 20, 99)]).kappa == 1.0
+    assert measure_agreement([Pair("q", value, value) for value in (10, 95, 20, 99)]).kappa == 1.0

@@ -53,7 +53,7 @@ def test_agreement_and_a_budget(tmp_path: Path) -> None:
     data = json.loads(found.stdout)
     assert list(data) == ["all", "wish", "bored"]
     assert (data["all"]["n"], data["all"]["bias"]) == (2, 2.5)  # 85 - 90 and 20 - 10
-    assert (data["bored"]["n"], data["bored"]["missing_judge"], data["bored"]["missing_given"]) == (0, 1, 1)
+    assert (data["bored"]["n"], data["bored"]["missing_judge"], data["bored"]["missing_rater"]) == (0, 1, 1)
     assert data["bored"]["bias"] is None
     assert "wish" in shown.stdout
 

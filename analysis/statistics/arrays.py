@@ -1,0 +1,35 @@
+"""What every module of numbers shares: array types, means that skip what is missing, numbers as data and as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Integers = NDArray[np.int_]
+
+
+def nan_mean(values: ArrayLike, axis: int = 0) -> Floats:
+    """Average over an axis what is not nan; nan where nothing is left."""
+    array = np.asarray(values, dtype=np.float64)
+    count = (~np.isnan(array)).sum(axis=axis)
+    return np.asarray(np.where(count > 0, np.nansum(array, axis=axis) / np.maximum(count, 1), np.nan))
+
+
+def mean(values: Sequence[float]) -> float:
+    """Average numbers; nan when there are none."""
+    return sum(values) / len(values) if values else math.nan
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a number for JSON, which has no nan and no infinity: these become None."""
+    return value if math.isfinite(value) else None
+
+
+def number_text(value: float | None, digits: int = 3) -> str:
+    """Format a number with so many decimals; "-" for None and nan."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
