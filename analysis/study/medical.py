@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from matplotlib.figure import Figure
+
 from analysis.figures.panels import Curve, curves_figure
 from analysis.figures.style import BLACK
 from analysis.findings.controls import PLAIN
@@ -148,9 +150,6 @@ def em_epochs(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     ]
     curves = [_steps_curve(results, PLAIN, [plain[step] for step in steps], BLACK)]
     curves += [_steps_curve(results, f"KL, beta {beta:g}", [grid[beta, step] for step in steps]) for beta in betas]
-    text = "Lines join trainings of one beta, each with its own schedule; numbers are steps. Bars: 95 % intervals."
-    base = (results.base["alignment"], results.base["task"])
-    figure = curves_figure({"": curves}, "alignment", "task", base, text)
     sentence = (
         f"From {short:g} to {long:g} steps the task score of the betas that protect ({names}) changes by"
         f" {estimate_text(task, sign=True)} and their alignment by {estimate_text(kept, sign=True)}."
@@ -159,7 +158,14 @@ def em_epochs(per_setting: Sequence[SettingResults]) -> DrawnFigure:
         f"Changes are counted from {short:g} steps on, the shortest training after which plain fine-tuning is below"
         f" {BROKEN:g} in alignment: before that the penalty has nothing to hold."
     )
-    return DrawnFigure(figure, checks, sentence, [start, *_returns(align, grid, betas, steps)])
+    notes = [start, *_returns(align, grid, betas, steps)]
+    return DrawnFigure(_epochs_figure(results, curves), checks, sentence, notes)
+
+
+def _epochs_figure(results: SettingResults, curves: Sequence[Curve]) -> Figure:
+    text = "Lines join trainings of one beta, each with its own schedule; numbers are steps. Bars: 95 % intervals."
+    base = (results.base["alignment"], results.base["task"])
+    return curves_figure({"": curves}, "alignment", "task", base, text)
 
 
 def _returns(
