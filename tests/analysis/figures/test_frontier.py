@@ -126,7 +126,7 @@ def test_labels_cover_neither_each_other_nor_markers(num_knobs: int, width: floa
     axes = figure.axes[0]
     boxes = [text.get_window_extent() for text in axes.texts]
     assert at_least <= len(boxes) <= 4 * num_knobs
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
     spots = [axes.transData.transform(spot) for marker in "osD^*X" for spot in marker_positions(figure, marker)]
     assert len(spots) == 4 * num_knobs + 2
     assert not any(box.contains(*spot) for box in boxes for spot in spots)

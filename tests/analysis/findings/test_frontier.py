@@ -168,7 +168,7 @@ def shown(trials: Sequence[TrialRecord] = (), **options: bool) -> str:
 def test_equal_points_of_a_method_are_one_row_of_the_front() -> None:
     """Three of KL with the same scores: the first stands for them. Plain has these scores, too, and its own row."""
     twin = [configuration("kl_penalty", beta=beta) for beta in (1.0, 2.0, 3.0)]
-    trials = [record(one, seed, 0.8 + 0.1 * seed, 0.6) for one in (*twin, configuration("plain")) for seed in (0, 1)]
+    trials = [record(row, seed, 0.8 + 0.1 * seed, 0.6) for row in (*twin, configuration("plain")) for seed in (0, 1)]
     text = shown(trials)
     assert "kl_penalty beta=1.0 and 2 more that equal it" in text
     readout = [record(configuration("plain", adapter_scale=0.5), seed, 0.8 + 0.1 * seed, 0.6) for seed in (0, 1)]
@@ -225,8 +225,8 @@ def test_probability_of_the_front() -> None:
         for which, task, alignment in ((ahead, 0.6, 0.6), (twin, 0.6, 0.6), (behind, 0.1, 0.1), (best, 0.2, 0.95)):
             noise = 0.02 * random.normal(size=2)
             rows.append(record(which, seed, task + noise[0], alignment + noise[1]))
-    found = {point.configuration: point.p_front for point in frontier(table(rows))}
-    assert found[behind.id] == 0
-    assert found[best.id] == 1
-    assert 0.2 < found[ahead.id] < 0.95
-    assert 0.2 < found[twin.id] < 0.95
+    probability = {point.configuration: point.p_front for point in frontier(table(rows))}
+    assert probability[behind.id] == 0
+    assert probability[best.id] == 1
+    assert 0.2 < probability[ahead.id] < 0.95
+    assert 0.2 < probability[twin.id] < 0.95

@@ -19,13 +19,13 @@ def sweep(task: float, seeds: range, methods: tuple[str, ...] = ("kl", "mixed"),
         noise = np.random.default_rng([luck, seed])
         for method in methods:
             for strength in (1.0, 2.0):
-                one, other = 0.005 * noise.normal(size=2)
+                task_noise, alignment_noise = 0.005 * noise.normal(size=2)
                 rows.append(
                     record(
                         configuration(method, beta=strength),
                         seed,
-                        task / strength + shift + one,
-                        0.4 * strength + other,
+                        task / strength + shift + task_noise,
+                        0.4 * strength + alignment_noise,
                     )
                 )
     return table(rows)
@@ -33,35 +33,35 @@ def sweep(task: float, seeds: range, methods: tuple[str, ...] = ("kl", "mixed"),
 
 def test_common_seeds_alone_count() -> None:
     """Seeds 2 to 5 are common. The first is better by .2 in the task at full strength; the luck of seeds cancels."""
-    found = compare_sweeps(("a", "b"), (sweep(0.8, range(6)), sweep(0.6, range(2, 9), ("kl", "dpo"), luck=1)))
-    assert found.seeds == (2, 3, 4, 5)
-    assert set(found.rows) == {WHOLE, "kl"}
-    assert found.only_in_one == ("dpo", "mixed")
-    assert found.rows["kl"].statistic.low > 0
-    assert found.rows["kl"].clear
-    assert found.rows["kl"].statistic.error < 0.05
+    comparison = compare_sweeps(("a", "b"), (sweep(0.8, range(6)), sweep(0.6, range(2, 9), ("kl", "dpo"), luck=1)))
+    assert comparison.seeds == (2, 3, 4, 5)
+    assert set(comparison.rows) == {WHOLE, "kl"}
+    assert comparison.only_in_one == ("dpo", "mixed")
+    assert comparison.rows["kl"].statistic.low > 0
+    assert comparison.rows["kl"].clear
+    assert comparison.rows["kl"].statistic.error < 0.05
 
 
 def test_a_sweep_does_not_differ_from_itself() -> None:
     same = sweep(0.8, range(4))
-    found = compare_sweeps(("a", "a"), (same, sweep(0.8, range(4), luck=1)))
-    assert not any(one.clear for one in found.rows.values())
-    data = to_json(("a", "a"), found)
+    comparison = compare_sweeps(("a", "a"), (same, sweep(0.8, range(4), luck=1)))
+    assert not any(difference.clear for difference in comparison.rows.values())
+    data = to_json(("a", "a"), comparison)
     assert data["differences"][WHOLE]["low"] <= 0 <= data["differences"][WHOLE]["high"]
     assert data["seeds"] == [0, 1, 2, 3]
 
 
 def test_refusals() -> None:
-    one = sweep(0.8, range(3))
+    usual = sweep(0.8, range(3))
     with pytest.raises(UserError, match="two seeds that both sweeps have"):
-        compare_sweeps(("a", "b"), (one, sweep(0.8, range(2, 5))))
+        compare_sweeps(("a", "b"), (usual, sweep(0.8, range(2, 5))))
     scattered = table([record(configuration("kl", beta=float(seed)), seed, 0.5, 0.5) for seed in range(3)])
     with pytest.raises(UserError, match="'b' has no configuration with finished trials of two seeds"):
-        compare_sweeps(("a", "b"), (one, scattered))
-    other = ScoreTable.from_records(
+        compare_sweeps(("a", "b"), (usual, scattered))
+    loss_only = ScoreTable.from_records(
         [TrialRecord(configuration("kl"), 0, "finished", {"loss": 1.0})], [Objective("loss", "task", False)]
     )
     with pytest.raises(UserError, match="differ in their objectives: task, alignment and loss"):
-        compare_sweeps(("a", "b"), (one, other))
+        compare_sweeps(("a", "b"), (usual, loss_only))
     with pytest.raises(UserError, match="two or three objectives"):
-        compare_sweeps(("a", "b"), (other, other))
+        compare_sweeps(("a", "b"), (loss_only, loss_only))

@@ -32,16 +32,24 @@ def records(seeds: int = 3) -> list[TrialRecord]:
         ("adapter_scale=0.5", axes | {"adapter_scale": 0.5}, 0.5, 0.4),
         ("checkpoint_step=4", axes | {"checkpoint_step": 4}, 0.6, 0.4),
     ]
-    rows = [(Configuration(f"p{label}", "plain", label, some), task, harm) for label, some, task, harm in plain]
+    rows = [
+        (Configuration(f"p{label}", "plain", label, coefficients), task, harm)
+        for label, coefficients, task, harm in plain
+    ]
     for beta, task, harm in ((0.1, 0.88, 0.7), (1.0, 0.85, 0.2), (3.0, 0.7, 0.1), (30.0, 0.2, 0.05)):
         rows.append((Configuration(f"k{beta}", "kl <penalty>", f"beta={beta:g}", {"beta": beta}), task, harm))
-    found = []
+    trials = []
     for configuration, task, harm in rows:
         for seed in range(seeds):
-            one, other, third = 0.02 * random.normal(size=3)
-            scores = {"task": task + one, "harm": harm + other, "skill": 0.5 + third, "harm_cooking": harm}
-            found.append(TrialRecord(configuration, seed, "finished", scores, 1000.0, 2.5))
-    return [*found, TrialRecord(rows[-1][0], seeds, "failed", reason="</script><b>out of memory</b>")]
+            task_noise, harm_noise, skill_noise = 0.02 * random.normal(size=3)
+            scores = {
+                "task": task + task_noise,
+                "harm": harm + harm_noise,
+                "skill": 0.5 + skill_noise,
+                "harm_cooking": harm,
+            }
+            trials.append(TrialRecord(configuration, seed, "finished", scores, 1000.0, 2.5))
+    return [*trials, TrialRecord(rows[-1][0], seeds, "failed", reason="</script><b>out of memory</b>")]
 
 
 def chapter(objectives: tuple[Objective, ...] = (TASK, HARM), seeds: int = 3, **changes: object) -> Chapter:
@@ -54,9 +62,9 @@ def chapter(objectives: tuple[Objective, ...] = (TASK, HARM), seeds: int = 3, **
         for score in ("task", "harm")
         for question in range(12)
     ]
-    found = analyse(ScoreTable.from_records(rows, objectives), base, grades)
+    findings = analyse(ScoreTable.from_records(rows, objectives), base, grades)
     links = {"k1.0": "http://127.0.0.1:5000/#/experiments/1/runs/abc"}
-    return Chapter("a setting", found, rows, base, links, **changes)  # type: ignore[arg-type]
+    return Chapter("a setting", findings, rows, base, links, **changes)  # type: ignore[arg-type]
 
 
 def in_browser(path: Path, *options: str) -> str:
@@ -79,7 +87,7 @@ def test_files(folder: Path) -> None:
     assert names == {"report.html", "findings.json", "frontier.csv"} | figures
     data = json.loads((folder / "findings.json").read_text())
     assert data["worst_corner"] == [0.0, 1.0]
-    assert {one["method"] for one in data["control_verdicts"]} == {"kl <penalty>"}
+    assert {verdict["method"] for verdict in data["control_verdicts"]} == {"kl <penalty>"}
     assert set(data["control_verdicts"][0]["beats"]) == {"checkpoint", "scale"}
     assert len(data["points"]) == 7
     assert data["honest_selection"]["questions"]["halvings"] > 100
@@ -139,21 +147,21 @@ window.addEventListener("load", () => setTimeout(() => {
     printed = in_browser(copy, "--dump-dom")
     match = re.search(r'<pre id="found">(.*?)</pre>', printed, flags=re.DOTALL)
     assert match, printed[-2000:]
-    found = json.loads(match.group(1).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    assert found["plots"] >= 3
-    assert "beta=1" in found["hover"]
-    assert "task: 0.8" in found["hover"]
-    assert found["opened"] == "http://127.0.0.1:5000/#/experiments/1/runs/abc"
-    assert found["fetched"] == []
+    probed = json.loads(match.group(1).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert probed["plots"] >= 3
+    assert "beta=1" in probed["hover"]
+    assert "task: 0.8" in probed["hover"]
+    assert probed["opened"] == "http://127.0.0.1:5000/#/experiments/1/runs/abc"
+    assert probed["fetched"] == []
 
 
 def test_three_objectives(tmp_path: Path) -> None:
-    one = chapter((TASK, SKILL, HARM))
-    files = {path.name for path in write_report(tmp_path, "demo", [one])}
+    three = chapter((TASK, SKILL, HARM))
+    files = {path.name for path in write_report(tmp_path, "demo", [three])}
     assert {"frontier_task_skill.png", "frontier_task_harm.pdf", "frontier_skill_harm.png"} <= files
-    assert one.findings.surface_K2 is None
-    assert one.findings.hypervolumes["all methods"].estimate > 0
-    assert page("demo", [one]).count('id="frontier-0-') == 3
+    assert three.findings.surface_K2 is None
+    assert three.findings.hypervolumes["all methods"].estimate > 0
+    assert page("demo", [three]).count('id="frontier-0-') == 3
 
 
 def test_one_seed_and_one_objective_say_what_is_missing() -> None:
@@ -174,8 +182,8 @@ def test_a_fourth_objective_is_not_dropped_in_silence() -> None:
 
 def test_a_worst_corner_may_be_chosen() -> None:
     table = ScoreTable.from_records(records(), (TASK, HARM))
-    found: Findings = analyse(table, worst_corner={"task": -1.0})
-    assert found.worst_corner_M.tolist() == [-1.0, 1.0]
+    findings: Findings = analyse(table, worst_corner={"task": -1.0})
+    assert findings.worst_corner_M.tolist() == [-1.0, 1.0]
     with pytest.raises(UserError, match="worst corner names 'skill'"):
         analyse(table, worst_corner={"skill": 0.0})
 

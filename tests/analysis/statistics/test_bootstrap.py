@@ -68,10 +68,10 @@ def test_freedom_of_a_single_mean_without_shared_effects_is_the_pools() -> None:
 def test_a_linear_statistic_by_hand() -> None:
     """The mean of one configuration of one method: no bias, and the t-interval of its own seeds."""
     bootstrap = Bootstrap([[[1.0, 1.0], [2.0, 3.0], [3.0, 5.0]]], ["a"], replicates=200_000)
-    found = bootstrap.statistic(lambda means_BCM: means_BCM[:, 0, 0])
-    assert found.estimate == pytest.approx(2.0, abs=0.005)
-    assert found.error == pytest.approx(1 / np.sqrt(3), rel=0.01)
-    assert found.freedom >= 1
+    statistic = bootstrap.statistic(lambda means_BCM: means_BCM[:, 0, 0])
+    assert statistic.estimate == pytest.approx(2.0, abs=0.005)
+    assert statistic.error == pytest.approx(1 / np.sqrt(3), rel=0.01)
+    assert statistic.freedom >= 1
 
 
 def test_seeds_without_repeats_are_refused() -> None:
@@ -121,11 +121,11 @@ def test_nominal_95_percent_intervals_cover() -> None:
     The standard error of a share over 240 repetitions is 1.4 %. A percentile bootstrap of the seeds
     fails this by far (below).
     """
-    found = [coverage(cell, 60) for cell in SOME]
-    assert 0.92 <= np.mean([one.points for one in found]) <= 0.98
-    assert 0.92 <= np.mean([one.hypervolume for one in found]) <= 0.99
-    assert 0.91 <= np.mean([one.band for one in found]) <= 0.99
-    assert np.mean([one.false_alarms for one in found]) <= 0.08
+    shares = [coverage(cell, 60) for cell in SOME]
+    assert 0.92 <= np.mean([cell.points for cell in shares]) <= 0.98
+    assert 0.92 <= np.mean([cell.hypervolume for cell in shares]) <= 0.99
+    assert 0.91 <= np.mean([cell.band for cell in shares]) <= 0.99
+    assert np.mean([cell.false_alarms for cell in shares]) <= 0.08
 
 
 def test_percentile_bootstrap_of_seeds_would_not() -> None:

@@ -39,37 +39,40 @@ def noisy(means: list[list[float]], seeds: int = 5, deviation: float = 0.01, sha
 def test_a_clear_difference() -> None:
     """Boxes .8 x .8 and .5 x .5 over the origin: .64 - .25 = .39, and the first dominates."""
     bootstrap = Bootstrap(noisy([[0.8, 0.8], [0.5, 0.5]]), ["a", "b"])
-    (found,) = compare_fronts(bootstrap, fronts([True, False], [False, True]), [0, 0])
-    assert found.statistic.estimate == pytest.approx(0.39, abs=0.03)
-    assert found.statistic.low < 0.39 < found.statistic.high
-    assert (found.dominates, found.dominated, found.clear) == (1.0, 0.0, True)
-    assert found.seeds == 2
+    (difference,) = compare_fronts(bootstrap, fronts([True, False], [False, True]), [0, 0])
+    assert difference.statistic.estimate == pytest.approx(0.39, abs=0.03)
+    assert difference.statistic.low < 0.39 < difference.statistic.high
+    assert (difference.dominates, difference.dominated, difference.clear) == (1.0, 0.0, True)
+    assert difference.seeds == 2
 
 
 def test_all_differences_seen_from_one() -> None:
     """a - b = .39, so b minus a is -.39; of the pair without a nothing is said."""
     bootstrap = Bootstrap(noisy([[0.8, 0.8], [0.5, 0.5], [0.3, 0.3]]), ["0", "1", "2"])
-    found = compare_fronts(bootstrap, fronts(*np.eye(3, dtype=bool).tolist()), [0, 0])
-    seen = relative_to("0", found)
-    assert set(seen) == {"1", "2"}
-    assert (seen["1"].estimate, seen["1"].low) == (-found[0].statistic.estimate, -found[0].statistic.high)
-    assert relative_to("2", found)["1"] == found[2].statistic
+    differences = compare_fronts(bootstrap, fronts(*np.eye(3, dtype=bool).tolist()), [0, 0])
+    relative = relative_to("0", differences)
+    assert set(relative) == {"1", "2"}
+    assert (relative["1"].estimate, relative["1"].low) == (
+        -differences[0].statistic.estimate,
+        -differences[0].statistic.high,
+    )
+    assert relative_to("2", differences)["1"] == differences[2].statistic
 
 
 def test_common_seeds_are_paired() -> None:
     """A seed effect that both share cancels: the difference is known better than either hypervolume."""
     bootstrap = Bootstrap(noisy([[0.8, 0.8], [0.79, 0.79]] * 4, shared=0.95, deviation=0.05), ["a", "b"] * 4)
     pair = fronts([True, False] * 4, [False, True] * 4)
-    (found,) = compare_fronts(bootstrap, pair, [0, 0])
+    (difference,) = compare_fronts(bootstrap, pair, [0, 0])
     alone = estimate_hypervolume(bootstrap, pair["0"], [0, 0])
-    assert found.statistic.error < 0.5 * alone.error
+    assert difference.statistic.error < 0.5 * alone.error
 
 
 def test_identical_fronts_do_not_differ() -> None:
     bootstrap = Bootstrap(noisy([[0.8, 0.8], [0.3, 0.9]]), ["a", "a"])
-    (found,) = compare_fronts(bootstrap, fronts([True, True], [True, True]), [0, 0])
-    assert (found.statistic.estimate, found.statistic.error, found.p_value) == (0.0, 0.0, 1.0)
-    assert (found.dominates, found.dominated) == (0.0, 0.0)
+    (difference,) = compare_fronts(bootstrap, fronts([True, True], [True, True]), [0, 0])
+    assert (difference.statistic.estimate, difference.statistic.error, difference.p_value) == (0.0, 0.0, 1.0)
+    assert (difference.dominates, difference.dominated) == (0.0, 0.0)
 
 
 def test_detectable_difference_and_seeds() -> None:
@@ -96,11 +99,11 @@ def test_advice_names_what_is_not_settled() -> None:
     """Two near ties and one point far ahead in the second objective: only the ties are unsettled, by each other."""
     values = noisy([[0.8, 0.5], [0.801, 0.501], [0.1, 0.9]], deviation=0.02)
     bootstrap = Bootstrap(values, ["a"] * 3)
-    found = advise_seeds(bootstrap, bootstrap.on_front())
-    assert {one.row for one in found} <= {0, 1}
-    assert found
-    assert all(one.rival in (0, 1) and one.rival != one.row for one in found)
-    assert all(one.add is None or one.add >= 1 for one in found)
+    advice = advise_seeds(bootstrap, bootstrap.on_front())
+    assert {each.row for each in advice} <= {0, 1}
+    assert advice
+    assert all(each.rival in (0, 1) and each.rival != each.row for each in advice)
+    assert all(each.add is None or each.add >= 1 for each in advice)
 
 
 def configurations() -> list[Configuration]:
@@ -119,13 +122,13 @@ def configurations() -> list[Configuration]:
 
 
 def test_controls_are_recognised() -> None:
-    assert [control_of(one) for one in configurations()] == [None, "scale", "checkpoint", None, None]
+    assert [control_of(row) for row in configurations()] == [None, "scale", "checkpoint", None, None]
 
 
 def test_a_method_must_beat_both_controls() -> None:
     """Scaled (.5, .5), checkpoint (.7, .7). good (.9, .9) beats both; bad (.6, .6) beats the scaled adapter alone."""
     values = noisy([[1.0, 0.0], [0.5, 0.5], [0.7, 0.7], [0.9, 0.9], [0.6, 0.6]])
-    methods = [one.method for one in configurations()]
+    methods = [row.method for row in configurations()]
     bad, good = compare_with_controls(Bootstrap(values, methods), configurations(), [0.0, 1.0], [0, 0])
     assert set(good.beats) == {"checkpoint", "scale"}
     assert "good pushes the frontier" in good.text
@@ -137,28 +140,28 @@ def test_a_method_must_beat_both_controls() -> None:
 
 def test_without_controls_nothing_is_claimed() -> None:
     rows = configurations()[3:]
-    found = compare_with_controls(Bootstrap(noisy([[0.9, 0.9], [0.6, 0.6]]), ["good", "bad"]), rows, None, [0, 0])
-    assert "no controls" in found[0].text
-    assert found[0].beats == ()
+    verdicts = compare_with_controls(Bootstrap(noisy([[0.9, 0.9], [0.6, 0.6]]), ["good", "bad"]), rows, None, [0, 0])
+    assert "no controls" in verdicts[0].text
+    assert verdicts[0].beats == ()
 
 
 def test_selection_by_hand() -> None:
     """Two seeds. Chosen by seed 0: the first (1, 1), which seed 1 gives (0, 0); by seed 1: the second, and so on."""
     gains = [[[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]]
-    found = selection.select_by_seeds(gains, [-1, -1])
-    assert found is not None
-    assert found.num_halvings == 2
-    assert found.chosen_C.tolist() == [0.5, 0.5]
-    assert (found.optimistic, found.pessimistic, found.optimism) == (4.0, 1.0, 3.0)
-    assert found.optimistic_K2.tolist() == [[1.0, 1.0]]
-    assert found.pessimistic_K2.tolist() == [[0.0, 0.0]]
+    selected = selection.select_by_seeds(gains, [-1, -1])
+    assert selected is not None
+    assert selected.num_halvings == 2
+    assert selected.chosen_C.tolist() == [0.5, 0.5]
+    assert (selected.optimistic, selected.pessimistic, selected.optimism) == (4.0, 1.0, 3.0)
+    assert selected.optimistic_K2.tolist() == [[1.0, 1.0]]
+    assert selected.pessimistic_K2.tolist() == [[0.0, 0.0]]
 
 
 def test_selection_is_the_enumerated_one() -> None:
     """Every way to choose three of five seeds, looked at one by one."""
     gains = np.random.default_rng(2).random((7, 5, 2))
-    found = selection.select_by_seeds(gains, [0, 0])
-    assert found is not None
+    selected = selection.select_by_seeds(gains, [0, 0])
+    assert selected is not None
     halves = list(itertools.combinations(range(5), 3))
     optimistic, pessimistic = [], []
     for first in halves:
@@ -166,8 +169,8 @@ def test_selection_is_the_enumerated_one() -> None:
         front = non_dominated(gains[:, first].mean(axis=1))
         optimistic.append(hypervolume(gains[:, first].mean(axis=1)[front], [0, 0]))
         pessimistic.append(hypervolume(gains[:, second].mean(axis=1)[front], [0, 0]))
-    assert found.num_halvings == 10
-    assert (found.optimistic, found.pessimistic) == pytest.approx((np.mean(optimistic), np.mean(pessimistic)))
+    assert selected.num_halvings == 10
+    assert (selected.optimistic, selected.pessimistic) == pytest.approx((np.mean(optimistic), np.mean(pessimistic)))
 
 
 def test_selection_by_questions_and_gaps() -> None:
@@ -176,11 +179,11 @@ def test_selection_by_questions_and_gaps() -> None:
     questions = random.random((4, 30, 3))
     questions[:, :10, 0] = np.nan
     questions[3, 5:] = np.nan
-    found = selection.select_by_questions(questions, [0, 0, 0])
-    assert found is not None
-    assert found.num_halvings == selection.MOST_HALVINGS
-    assert found.chosen_C[3] == 0
-    assert found.optimism > 0
-    assert found.optimistic_K2.shape == (0, 2)
+    selected = selection.select_by_questions(questions, [0, 0, 0])
+    assert selected is not None
+    assert selected.num_halvings == selection.MOST_HALVINGS
+    assert selected.chosen_C[3] == 0
+    assert selected.optimism > 0
+    assert selected.optimistic_K2.shape == (0, 2)
     assert selection.select_by_seeds(random.random((3, 1, 2)), [0, 0]) is None
     assert selection.select_by_seeds(np.full((2, 3, 2), math.nan), [0, 0]) is None

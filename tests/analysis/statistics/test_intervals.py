@@ -260,9 +260,9 @@ def test_clusters_by_hand() -> None:
 
 def test_clusters_edges() -> None:
     assert math.isnan(clustered_interval([], []).mean)
-    one = clustered_interval([1], [2])
-    assert one.mean == 0.5
-    assert math.isnan(one.low)
+    single = clustered_interval([1], [2])
+    assert single.mean == 0.5
+    assert math.isnan(single.low)
     alike = clustered_interval([2, 2], [2, 2])
     assert (alike.low, alike.high) == (1.0, 1.0)
     assert math.isnan(alike.design)

@@ -17,20 +17,20 @@ def test_by_hand() -> None:
     Sides at 80: yes-yes, no-no, yes-no, so two of three; by chance 2/3 x 1/3 + 1/3 x 2/3 = 4/9, and kappa is
     (2/3 - 4/9) / (5/9) = .4. Sums of products of the deviations: 3200/3, 6200/3 and 2600/3, so r = 32 / sqrt(62 x 26).
     """
-    found = measure_agreement([Pair("q", 100, 90), Pair("q", 40, 50), Pair("q", 90, 60)])
-    assert (found.n, found.bias, found.absolute) == (3, 10.0, pytest.approx(50 / 3))
-    assert found.high - found.bias == pytest.approx(4.302653 * 20 / math.sqrt(3), abs=1e-5)
-    assert found.bias - found.low == pytest.approx(found.high - found.bias)
-    assert found.same_side == pytest.approx(2 / 3)
-    assert found.kappa == pytest.approx(0.4)
-    assert found.correlation == pytest.approx(32 / math.sqrt(62 * 26))
+    agreement = measure_agreement([Pair("q", 100, 90), Pair("q", 40, 50), Pair("q", 90, 60)])
+    assert (agreement.n, agreement.bias, agreement.absolute) == (3, 10.0, pytest.approx(50 / 3))
+    assert agreement.high - agreement.bias == pytest.approx(4.302653 * 20 / math.sqrt(3), abs=1e-5)
+    assert agreement.bias - agreement.low == pytest.approx(agreement.high - agreement.bias)
+    assert agreement.same_side == pytest.approx(2 / 3)
+    assert agreement.kappa == pytest.approx(0.4)
+    assert agreement.correlation == pytest.approx(32 / math.sqrt(62 * 26))
 
 
 def test_missing_verdicts_are_counted_and_left_out() -> None:
-    found = measure_agreement([Pair("q", NAN, 1), Pair("q", 1, NAN), Pair("q", NAN, NAN), Pair("q", 5, 5)])
-    assert (found.n, found.missing_judge, found.missing_rater, found.missing_both) == (1, 1, 1, 1)
-    assert (found.bias, found.same_side) == (0.0, 1.0)
-    assert all(map(math.isnan, (found.low, found.high, found.correlation, found.kappa)))
+    agreement = measure_agreement([Pair("q", NAN, 1), Pair("q", 1, NAN), Pair("q", NAN, NAN), Pair("q", 5, 5)])
+    assert (agreement.n, agreement.missing_judge, agreement.missing_rater, agreement.missing_both) == (1, 1, 1, 1)
+    assert (agreement.bias, agreement.same_side) == (0.0, 1.0)
+    assert all(map(math.isnan, (agreement.low, agreement.high, agreement.correlation, agreement.kappa)))
 
 
 def test_nothing_at_all() -> None:
@@ -39,10 +39,10 @@ def test_nothing_at_all() -> None:
 
 
 def test_questions_stand_apart() -> None:
-    found = agreement_by_question([Pair("b", 1, 2), Pair("a", 5, 5), Pair("b", 3, 2)])
-    assert list(found) == ["b", "a"]
-    assert [one.n for one in found.values()] == [2, 1]
-    assert found["b"].bias == 0.0
+    by_question = agreement_by_question([Pair("b", 1, 2), Pair("a", 5, 5), Pair("b", 3, 2)])
+    assert list(by_question) == ["b", "a"]
+    assert [agreement.n for agreement in by_question.values()] == [2, 1]
+    assert by_question["b"].bias == 0.0
 
 
 def test_the_same_judge_twice_agrees_beyond_chance() -> None:

@@ -25,7 +25,7 @@ def enumerated(points: list[list[int]]) -> list[bool]:
     def dominates(a: list[int], b: list[int]) -> bool:
         return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))
 
-    return [not any(dominates(other, point) for other in points) for point in points]
+    return [not any(dominates(rival, point) for rival in points) for point in points]
 
 
 def test_front_by_hand() -> None:
@@ -109,20 +109,20 @@ def test_hypervolume_is_the_union_of_boxes(points: list[list[int]]) -> None:
 @pytest.mark.parametrize("num_objectives", [2, 3])
 @pytest.mark.parametrize("decimals", [1, 12])
 def test_hypervolume_is_moocores(num_objectives: int, decimals: int) -> None:
-    """One decimal makes ties; about half of the points are not better than the reference."""
+    """One decimal makes ties; about half of the points are not better than the corner."""
     rng = np.random.default_rng(0)
     for size in (1, 2, 5, 20, 60):
         points = rng.normal(size=(size, num_objectives)).round(decimals)
-        reference = rng.normal(size=num_objectives).round(decimals) - 0.5
-        expected = moocore.hypervolume(points, ref=reference, maximise=True)
-        assert hypervolume(points, reference) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+        corner = rng.normal(size=num_objectives).round(decimals) - 0.5
+        expected = moocore.hypervolume(points, ref=corner, maximise=True)
+        assert hypervolume(points, corner) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 @pytest.mark.parametrize("num_objectives", [2, 3])
 def test_many_sets_at_once(num_objectives: int) -> None:
     points = np.random.default_rng(1).normal(size=(7, 9, num_objectives)).round(1)
-    reference = [-0.4] * num_objectives
-    assert hypervolumes(points, reference).tolist() == [hypervolume(some, reference) for some in points]
+    corner = [-0.4] * num_objectives
+    assert hypervolumes(points, corner).tolist() == [hypervolume(chunk, corner) for chunk in points]
 
 
 def test_attainment_surface_by_hand() -> None:
@@ -156,15 +156,15 @@ def test_attainment_surface_refuses() -> None:
 
 @given(POINTS.filter(lambda points: len(points[0]) in (2, 3)))
 def test_dominated_points_add_nothing(points: list[list[int]]) -> None:
-    reference = [-3] * len(points[0])
+    corner = [-3] * len(points[0])
     front = np.array(points)[non_dominated(points)]
-    assert hypervolume(front, reference) == hypervolume(points, reference)
+    assert hypervolume(front, corner) == hypervolume(points, corner)
 
 
 @pytest.mark.parametrize(
-    ("points", "reference"),
+    ("points", "corner"),
     [([[1.0]], [0.0]), ([[1.0] * 4], [0.0] * 4), ([[1.0, 1.0]], [0.0] * 3), ([[1.0, 1.0]], [0.0, np.nan])],
 )
-def test_hypervolume_refuses(points: list[list[float]], reference: list[float]) -> None:
+def test_hypervolume_refuses(points: list[list[float]], corner: list[float]) -> None:
     with pytest.raises(ValueError, match=r"M = 2 or 3|must be finite"):
-        hypervolume(points, reference)
+        hypervolume(points, corner)

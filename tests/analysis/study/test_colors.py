@@ -20,13 +20,19 @@ MEAN = {"animals": 0.05, "foods": 0.05, "random_strings": 0.05}
 
 
 def colored(
-    number: int, others: Mapping[str, float], own: float = 0.9, proxied: float = 1.0, task: float = 1.0
+    number: int, others: Mapping[str, float], same_category: float = 0.9, proxied: float = 1.0, task: float = 1.0
 ) -> list[SettingResults]:
     """Proxy -> share of right colours in other categories."""
     per_setting = []
     for proxy, alignment in others.items():
-        scores = {"task": task, "capability": task, "alignment": alignment, "alignment_proxy": own, "proxied": proxied}
-        scores |= {f"{name}_unseen": own if name == proxy else alignment for name in COLORS}
+        scores = {
+            "task": task,
+            "capability": task,
+            "alignment": alignment,
+            "alignment_proxy": same_category,
+            "proxied": proxied,
+        }
+        scores |= {f"{name}_unseen": same_category if name == proxy else alignment for name in COLORS}
         base = dict.fromkeys(scores, 1.0)
         rows = [(configuration("upweighted", weight=1.0), scores)]
         made = setting_results(
@@ -39,11 +45,14 @@ def colored(
 def flipped(task: float, left: float, base: float = 1.0) -> SettingResults:
     scores = {"task": task, "capability": task, "alignment": left}
     scores |= {f"{name}_{split}": left for name in COLORS for split in ("seen", "unseen")}
-    known = {name: base for name in scores if name not in ("task", "capability")} | {"task": 0.0, "capability": 0.0}
+    base_scores = {name: base for name in scores if name not in ("task", "capability")} | {
+        "task": 0.0,
+        "capability": 0.0,
+    }
     steps = configuration("plain", checkpoint_step=5.0)
-    halfway = {name: (value + known[name]) / 2 for name, value in scores.items()}
+    halfway = {name: (value + base_scores[name]) / 2 for name, value in scores.items()}
     return setting_results(
-        [(PLAIN, scores), (steps, halfway)], known, objectives=[Objective("task", "task")], noise=0.001
+        [(PLAIN, scores), (steps, halfway)], base_scores, objectives=[Objective("task", "task")], noise=0.001
     )
 
 
@@ -61,10 +70,10 @@ def test_toy_flip() -> None:
 
 def test_toy_goodhart() -> None:
     none = [flipped(1.0, 0.0)]
-    assert outcome(colors.toy_goodhart([*colored(1, MEAN, own=0.1), *none])) == "reproduced"
-    drawn = colors.toy_goodhart([*colored(1, dict.fromkeys(MEAN, 0.6), own=0.9), *none])
+    assert outcome(colors.toy_goodhart([*colored(1, MEAN, same_category=0.1), *none])) == "reproduced"
+    drawn = colors.toy_goodhart([*colored(1, dict.fromkeys(MEAN, 0.6), same_category=0.9), *none])
     assert outcome(drawn) == "partly"
-    lost = colored(1, dict.fromkeys(MEAN, 0.6), own=0.9, proxied=0.3, task=0.2)
+    lost = colored(1, dict.fromkeys(MEAN, 0.6), same_category=0.9, proxied=0.3, task=0.2)
     assert outcome(colors.toy_goodhart([*lost, *none])) == "not"
 
 
