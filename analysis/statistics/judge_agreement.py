@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from analysis.statistics.arrays import Bools, Floats, nan_mean
 from settings.setting import ALIGNED_FROM
@@ -94,7 +94,7 @@ def _interval(values_N: Floats) -> tuple[float, float]:
     n = len(values_N)
     if n < 2:
         return math.nan, math.nan
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values_N.std(ddof=1) / math.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2) * values_N.std(ddof=1) / math.sqrt(n))
     mean = float(nan_mean(values_N))
     return mean - half, mean + half
 

@@ -53,7 +53,7 @@ PROXIES = {  # nano -> full: option, and its value
 
 @dataclass(frozen=True)
 class Files:
-    """What a user gives for the figures that need it.
+    """The files of the study that a user has, for the figures that need them.
 
     Attributes:
         data: directory of the study's files: its GCD rows (or `gcd` in it), its judged answers (or `em_judged` in it).
@@ -64,7 +64,7 @@ class Files:
     task: Path | None = None
 
     def folder(self, name: str, holds: str) -> Path | None:
-        """The directory that holds a file: `data`, or the one called `name` in it; None where neither does."""
+        """Return the directory that holds a file: `data`, or `name` in it; None where neither does."""
         places = [] if self.data is None else [self.data, self.data / name]
         return next((place for place in places if (place / holds).is_file()), None)
 
