@@ -98,7 +98,7 @@ def test_report_is_written_and_logged(output: Path) -> None:
     assert logged == {path.name for path in files}
     data = json.loads((files[0].parent / "findings.json").read_text())
     assert data["sweep"] == "toy-sweep"
-    assert set(data["verdicts"][0]["against"]) == {"checkpoint", "scale"}
+    assert set(data["control_verdicts"][0]["against"]) == {"checkpoint", "scale"}
     assert "low_over_questions" in data["points"][0]["task"]
     assert runs.configurations[data["points"][0]["configuration"]] in files[0].read_text()
 
