@@ -47,8 +47,8 @@ def test_rates_by_hand(tmp_path: Path) -> None:
 
 
 def test_json_schema(tmp_path: Path) -> None:
-    found = to_json(read_judged_folder(write(tmp_path / "a")))
-    assert found == {
+    facts = to_json(read_judged_folder(write(tmp_path / "a")))
+    assert facts == {
         "runs": [
             {
                 "run": "one",
@@ -186,7 +186,7 @@ LABELS = {
 @pytest.mark.skipif(not STUDY.is_dir() or not REFERENCE.is_file(), reason="the study's judged answers are not here")
 def test_the_studys_table_to_the_printed_digit() -> None:
     """All 37 runs are rows of the published table, in every column; some of them are looked up by their label."""
-    rows, found = published(), 0
+    rows, num_looked_up = published(), 0
     judged = read_judged_folder(STUDY)
     assert len(judged.runs) == 37
     assert judged.notes == ()
@@ -203,5 +203,5 @@ def test_the_studys_table_to_the_printed_digit() -> None:
         for start, label in LABELS.items():
             if run.name.startswith(start):
                 assert cells == rows[label], run.name
-                found += 1
-    assert found == len(LABELS)
+                num_looked_up += 1
+    assert num_looked_up == len(LABELS)

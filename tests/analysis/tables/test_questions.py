@@ -37,11 +37,11 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str) -> None:
 def test_table_of_questions() -> None:
     """Two seeds of plain on question 0 and 2; other trials and objectives are nan."""
     whole = table(TRIALS)
-    found = question_table(whole, GRADES)
-    assert found is not None
+    questions = question_table(whole, GRADES)
+    assert questions is not None
     row = whole.configurations.index(PLAIN)
-    np.testing.assert_array_equal(found.of(0, row), [[1.0, math.nan, math.nan], [math.nan, math.nan, 0.25]])
-    means = found.seed_means()
+    np.testing.assert_array_equal(questions.of(0, row), [[1.0, math.nan, math.nan], [math.nan, math.nan, 0.25]])
+    means = questions.seed_means()
     np.testing.assert_array_equal(means[row, :, 0], [1.0, math.nan, 0.25])
     assert np.isnan(means[whole.configurations.index(KL1)]).all()
     assert question_table(whole, GRADES[2:]) is None

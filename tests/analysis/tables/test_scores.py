@@ -52,9 +52,9 @@ def test_a_configuration_without_result_stays_in_the_table() -> None:
 
 @given(st.permutations(TRIALS))
 def test_order_of_records_does_not_matter(records: list[TrialRecord]) -> None:
-    one, other = table(TRIALS), table(records)
-    assert one.configurations == other.configurations
-    assert np.array_equal(one.values_CSM, other.values_CSM)
+    usual, shuffled = table(TRIALS), table(records)
+    assert usual.configurations == shuffled.configurations
+    assert np.array_equal(usual.values_CSM, shuffled.values_CSM)
 
 
 def test_coefficients_are_ordered_as_numbers() -> None:
@@ -90,9 +90,9 @@ def test_duplicates_are_named() -> None:
 
 
 def test_one_id_with_two_meanings_is_refused() -> None:
-    other = Configuration(KL1.id, "kl", KL1.label, {"beta": 2.0})
+    changed = Configuration(KL1.id, "kl", KL1.label, {"beta": 2.0})
     with pytest.raises(UserError, match=r"'kl/beta=1\.0' has two meanings"):
-        table([*TRIALS, record(other, 5)])
+        table([*TRIALS, record(changed, 5)])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
