@@ -1,4 +1,4 @@
-"""A value for each position from its hidden state, without the logits of all positions at a time.
+"""Compute a value for each position from its hidden state, a chunk of positions at a time.
 
 Shape legend: N positions, D hidden width, V vocabulary.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def per_position(function: Callable[[Tensor, slice], Tensor], hidden_ND: Tensor, size: int | None = None) -> Tensor:
-    """`function` of each position's hidden state, `[N]`, a chunk of positions at a time.
+    """Return `function` of each position's hidden state, `[N]`, without the logits of all positions in memory.
 
     Since a position's value depends on its own hidden state alone, its gradient is one row of width D. The rows are
     computed while a chunk's logits are there, and kept instead of these: V / D times less memory (a fused linear
@@ -21,8 +21,8 @@ def per_position(function: Callable[[Tensor, slice], Tensor], hidden_ND: Tensor,
     differentiated without the head.
 
     Args:
-        function: maps hidden states `[n, D]` and where they lie among the N to values `[n]`. What else it reads is not
-            differentiated.
+        function: maps hidden states `[n, D]` and where they lie among the N to values `[n]`. Nothing else that it reads
+            is differentiated.
         size: positions of a chunk; None is all.
     """
     values: Tensor = _PerPosition.apply(hidden_ND, function, size or max(1, len(hidden_ND)))
@@ -40,10 +40,10 @@ class _PerPosition(torch.autograd.Function):
             at = slice(start, start + size)
             chunk = hidden_ND[at].detach().requires_grad_(ctx.needs_input_grad[0])
             with torch.set_grad_enabled(ctx.needs_input_grad[0]):
-                found = function(chunk, at)
+                of_chunk = function(chunk, at)
                 if ctx.needs_input_grad[0]:
-                    gradients += torch.autograd.grad(found.sum(), chunk)
-            values.append(found.detach())
+                    gradients += torch.autograd.grad(of_chunk.sum(), chunk)
+            values.append(of_chunk.detach())
         ctx.save_for_backward(*([torch.cat(gradients)] if gradients else []))
         return torch.cat(values)
 

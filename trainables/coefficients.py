@@ -27,7 +27,7 @@ class RangeSpec:
     integer: bool = False
 
     def check(self, value: Any) -> str | None:
-        """What is wrong with `value`, or None."""
+        """Return what is wrong with `value`, or None."""
         kind, what = (int, "an integer") if self.integer else (int | float, "a number")
         number = isinstance(value, kind) and not isinstance(value, bool)
         if number and math.isfinite(value) and self.at_least <= value <= self.at_most:
@@ -43,7 +43,7 @@ class ChoiceSpec:
     searched: bool
 
     def check(self, value: Any) -> str | None:
-        """What is wrong with `value`, or None."""
+        """Return what is wrong with `value`, or None."""
         return None if value in self.options else f"must be one of {', '.join(map(repr, self.options))}"
 
 
@@ -62,35 +62,35 @@ def Range(
     searched: bool = True,
     integer: bool = False,
 ) -> Any:
-    """A numeric coefficient.
+    """Declare a numeric coefficient.
 
     Args:
-        default: used when nothing is said.
+        default: the value of a method that is made without one.
         low, high: the interval that a sweep searches.
         log: search it on a logarithmic scale.
-        at_least, at_most: the values that make sense at all.
+        at_least, at_most: the interval of allowed values.
         neutral: the value at which the method equals plain fine-tuning, if there is one.
-        searched: whether a sweep varies it unless told otherwise.
-        integer: whether it counts something.
+        searched: whether a sweep varies it by default.
+        integer: whether it takes integers only.
     """
     spec = RangeSpec(low, high, log, at_least, at_most, neutral, searched, integer)
     return field(default=default, metadata={SPACE: spec})
 
 
 def Choice(default: Any, *options: Any, searched: bool = False) -> Any:
-    """A categorical coefficient; `options` lists its values, the default among them."""
+    """Declare a categorical coefficient; `options` lists its values, the default among them."""
     return field(default=default, metadata={SPACE: ChoiceSpec(options, searched)})
 
 
 def label_of(values: Mapping[str, Any]) -> str:
-    """Names and values as short text, e.g. "beta=0.3, tokens=text"."""
+    """Return names and values as short text, e.g. "beta=0.3, tokens=text"."""
     return ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
     )
 
 
 def coefficients(method: type[Any]) -> list[Field[Any]]:
-    """The coefficient fields of a method, its own before inherited ones. Raises TypeError for one without a range."""
+    """Return the coefficient fields of a method, inherited ones last. Raises TypeError for one without a range."""
     for item in fields(method):
         if SPACE not in item.metadata or item.default is MISSING:
             raise TypeError(f"{method.__name__}.{item.name} must be declared with Range(...) or Choice(...)")

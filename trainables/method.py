@@ -1,9 +1,9 @@
 """The interface of a method: the term that makes one fine-tuning differ from plain fine-tuning.
 
 A method is a frozen dataclass. Its fields are its coefficients, declared with default and range together
-(`beta: float = Range(1.0, low=1e-2, high=1e2, log=True)`); `sweeps.space` reads the ranges. It sees one trial's
-outputs on the streams it asks for and returns scalars to differentiate. It never sees a model, a device, an optimiser
-or another trial, and that is what lets many trials share one forward pass.
+(`beta: float = Range(1.0, low=1e-2, high=1e2, log=True)`); `sweeps.space` reads the ranges. A method sees one trial's
+outputs on the streams that it declares, and returns scalars to differentiate. It never sees a model, a device, an
+optimiser or another trial: that is what lets many trials share one forward pass.
 
 Shape legend: N positions of the rows of a stream, concatenated; D hidden width; V vocabulary; L layers; R rank of an
 adapter; I and O in- and output features of a linear layer.
@@ -32,13 +32,19 @@ Positions = Literal["response", "text", "padded", "answer"]
     response  those that predict a response token
     text      those that predict any token of the row, prompt included
     padded    every position of the row padded to the trial's `max_length`, padding included
-    answer    from the last one of the prompt to the end of the padding
+    answer    from the last position of the prompt to the end of the padding
+"""
+ProxySchedule = Literal["continuous", "synchronized"]
+"""When the rows of the proxy streams are read.
+
+    continuous    in every step; once used up, they start anew in another order
+    synchronized  once in each pass over the task rows, in its first steps; the steps after these have none
 """
 
 
 @dataclass(frozen=True)
 class Forward:
-    """What the rows of one stream gave for one trial (or for the reference).
+    """The outputs on the rows of one stream, for one trial or for the reference.
 
     Attributes:
         hidden_ND: final hidden state at each position that the method counts (`Method.positions`).
@@ -46,10 +52,10 @@ class Forward:
         row_N: which row of the batch each position belongs to, 0 .. num_rows - 1.
         num_rows: rows in the batch.
         head: maps hidden states to logits in float32 (or wider), `[N, D] -> [N, V]`.
-        layers_LND: hidden states after each layer, the last one being `hidden_ND`; None unless the method asks for
+        layers_LND: hidden states after each layer, the last one being `hidden_ND`; None unless the method declares
             them (`Method.layers`).
-        chunk: positions whose logits are held at a time by losses that need them for one position after the other;
-            None is all.
+        chunk: positions whose logits are held at a time by losses that are sums over positions; None is all.
+        num_groups: groups of rows that have a gradient each (`Method.num_row_groups`); 1 when all rows are one group.
     """
 
     hidden_ND: Tensor
@@ -59,15 +65,16 @@ class Forward:
     head: Callable[[Tensor], Tensor]
     layers_LND: Tensor | None = None
     chunk: int | None = None
+    num_groups: int = 1
 
     @cached_property
     def logits_NV(self) -> Tensor:
-        """Logits at each position, all at a time; computed once, when first asked for."""
+        """Logits at all positions; computed once, when first read."""
         return self.head(self.hidden_ND)
 
     @cached_property
     def nll_N(self) -> Tensor:
-        """Negative log-likelihood of the token that follows each position, in nats; computed once, in chunks."""
+        """Negative log-likelihood of the token after each position, in nats; computed once, chunk by chunk."""
 
         def nll(hidden_ND: Tensor, at: slice) -> Tensor:
             return torch.nn.functional.cross_entropy(self.head(hidden_ND), self.labels_N[at], reduction="none")
@@ -82,10 +89,11 @@ class Step:
     Attributes:
         policy: stream -> outputs of the adapted model.
         reference: stream -> outputs of the frozen base model on the same rows.
-        adapter: the trial's own LoRA factors, layer after layer, to be differentiated; empty unless the method asks
-            for them (`Method.weights`).
-        prior: the frozen factors of the prior adapter, in the same order; empty without a prior.
-        recorded: values a method wants plotted; filled by `record`.
+        adapter: the trial's LoRA factors, layer after layer, with gradients; empty unless the method declares
+            `weights`.
+        prior: the frozen factors of the prior adapter, in the same order; empty unless it is active
+            (`Method.prior_is_active`).
+        recorded: detached values for curves; filled by `record`.
     """
 
     policy: Mapping[Stream, Forward]
@@ -95,7 +103,7 @@ class Step:
     recorded: dict[str, Tensor] = field(default_factory=dict)
 
     def record(self, **values: Tensor) -> None:
-        """Keep unweighted terms, detached, for curves and liveness checks. Raises TypeError for what is no tensor."""
+        """Keep unweighted terms, detached, for curves and `must_stay_active`. Raises TypeError for no tensor."""
         for name, value in values.items():
             if not isinstance(value, Tensor):
                 hint = "" if self.adapter else "; step.adapter is empty unless the method has weights = True"
@@ -113,39 +121,146 @@ class BatchSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What one fine-tuning minimises. Subclasses are one file, one equation, one citation.
+    """What one fine-tuning minimises. A subclass is one file, one equation, one citation.
 
-    Class attributes:
+    Four groups, of which most methods need the first alone.
+
+    Every method:
         streams: rows sent through the adapted model at each step.
-        reference: of these, the streams also wanted from the frozen base model.
-        layers: of these, the streams of which the hidden states of all layers are wanted.
-        weights: whether the loss speaks of the adapter's own factors.
-        underneath: whether the prior adapter lies frozen under the trained one. Else it is only seen by `finalize`.
-        alive: recorded terms that must be above zero, and pull at the adapter, once that has moved. A term that stays
-            at zero, or is detached, is not connected, and the trial is marked invalid.
-        as_published: what the `published` definition sets, as (coefficient, value) pairs.
-        source: the citation.
+        reference: those of the streams that are also sent through the frozen base model.
+        layers: those of the streams whose hidden states after every layer are kept.
+        weights: whether the loss reads the adapter's own factors (`Step.adapter`).
+        must_stay_active: names of recorded terms that must be above zero, and have a gradient at the adapter, once it
+            has moved. A term that stays at zero or is detached is not connected, and the trial is marked invalid.
         equation: the loss in one line.
+        source: the citation.
+        losses(step): the one method that has to be defined.
+        rows_per_step(stream, sizes), positions(stream): which rows and which of their positions are read.
 
-    Coefficients of every method:
-        definition: "principled" counts response tokens only, as the method's docstring says; "published" computes what
-            the study's own code computes, so that its coefficients mean the same: the loss covers the whole rendered
-            text (prompt, special tokens added twice, a trailing empty assistant turn), and the method's coefficients
-            are set as in `as_published`. What was a defect and no definition is not reproduced: a KL that is silently
-            left out, non-finite losses that are trained on, ignored seeds and options, stale caches.
+    Gradient surgery:
+        num_row_groups(stream): how many groups of a stream's rows have a gradient that is not simply added.
+        combine(gradients): what the optimiser gets.
+        transform_update(update, gradients): what is stepped along.
+
+    Two stages:
+        prior, prior_is_active: an adapter that is trained first, and whether it stays in the model.
+        trained_as, needs_pretrained, finalize(adapter, directions): editing an adapter that is trained already.
+
+    Replicating the study:
+        definition (a coefficient of every method): "principled" counts response tokens only, as the method's docstring
+            says; "published" computes what the study's own code computes, so that its coefficients mean the same: the
+            loss covers the whole rendered text (prompt, special tokens added twice, a trailing empty assistant turn),
+            and coefficients are set as in `as_published`. Its defects are not reproduced: a KL that is silently left
+            out, training on losses that are not finite, ignored seeds and options, stale caches.
+        as_published: (coefficient, value) pairs that the published definition sets.
+        proxy_schedule: see `ProxySchedule`; a coefficient of every `ProxyMethod`.
+
+    Coefficients:
+        definition: see above.
     """
+
+    # --- every method ---
 
     streams: ClassVar[tuple[Stream, ...]] = ("task",)
     reference: ClassVar[tuple[Stream, ...]] = ()
     layers: ClassVar[tuple[Stream, ...]] = ()
     weights: ClassVar[bool] = False
-    underneath: ClassVar[bool] = False
-    alive: ClassVar[tuple[str, ...]] = ()
-    as_published: ClassVar[tuple[tuple[str, Any], ...]] = ()
-    source: ClassVar[str] = ""
+    must_stay_active: ClassVar[tuple[str, ...]] = ()
     equation: ClassVar[str] = ""
+    source: ClassVar[str] = ""
 
     definition: Literal["principled", "published"] = Choice("principled", "principled", "published")
+
+    def losses(self, step: Step) -> tuple[Tensor, ...]:
+        """Return what is minimised and plotted as the loss, one scalar, and one more for each row group, if any.
+
+        See `num_row_groups`; `losses.cross_entropy_by_group` returns a tuple of these.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define losses(step)")
+
+    def rows_per_step(self, stream: Stream, sizes: BatchSizes) -> float:
+        """Return how many rows of `stream` a step reads. A fraction alternates between the integers around it."""
+        return sizes.task if stream == "task" else sizes.alignment
+
+    def positions(self, stream: Stream) -> Positions:
+        """Return which positions of the rows of `stream` its `Forward` holds."""
+        return "text" if self.definition == "published" else "response"
+
+    # --- gradient surgery ---
+
+    def num_row_groups(self, stream: Stream) -> int:
+        """Return into how many groups a step's rows of `stream` are dealt for a loss and a gradient each.
+
+        0, the rule, is for rows that only the first loss reads. The rows of a group are contiguous. Each group goes
+        back through the base model in a pass of its own, so that no row is computed more often for it.
+        """
+        return 0
+
+    @property
+    def num_losses(self) -> int:
+        """How many scalars `losses` returns, and gradients `combine` sees: the first loss, and one per row group."""
+        return 1 + sum(self.num_row_groups(stream) for stream in self.streams)
+
+    def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Return the gradient that the optimiser gets, one tensor per adapter factor; by default the sum of all.
+
+        Called only when a member of the pack has more than one loss.
+
+        Args:
+            gradients: `[loss][tensor]`, each tensor of the shape of an adapter factor of this trial.
+        """
+        return [sum(tensors[1:], start=tensors[0]) for tensors in zip(*gradients, strict=True)]
+
+    def transform_update(self, update: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Return the direction to step along; by default `update`. For methods that need the step to have a property.
+
+        Args:
+            update: one tensor per adapter factor: the direction that Adam has made of `combine`'s gradient, without
+                learning rate and weight decay.
+            gradients: as `combine` sees them.
+        """
+        return update
+
+    # --- two stages ---
+
+    prior_is_active: ClassVar[bool] = False
+    """Whether the prior adapter lies frozen beneath the trained one. Otherwise only `finalize` sees it."""
+
+    @property
+    def prior(self) -> Method | None:
+        """The method that trains an adapter before this one, once, with the same seed; None without a first stage."""
+        return None
+
+    @property
+    def trained_as(self) -> Method:
+        """The method whose trained adapter this one takes over and only edits (`finalize`); by default itself."""
+        return self
+
+    @property
+    def needs_pretrained(self) -> bool:
+        """Whether `finalize` gets what tuning changed in the base model as directions, and not what the prior did."""
+        return False
+
+    def finalize(self, adapter: Sequence[Factors], directions: Sequence[Direction]) -> Sequence[Factors]:
+        """Return the factors to evaluate and keep; by default those that were trained. Called once, after training.
+
+        Args:
+            adapter: factors of the trained adapter, layer after layer.
+            directions: for each of these layers, the weight change that the prior, or tuning the base model, made;
+                empty without either.
+        """
+        return adapter
+
+    # --- replicating the study ---
+
+    as_published: ClassVar[tuple[tuple[str, Any], ...]] = ()
+
+    @property
+    def proxy_schedule(self) -> ProxySchedule:
+        """When the rows of the proxy streams are read."""
+        return "continuous"
+
+    # --- what follows from these ---
 
     def __post_init__(self) -> None:
         for coefficient in coefficients(type(self)):
@@ -160,14 +275,14 @@ class Method:
 
     def _set_as_published(self) -> None:
         defaults = {item.name: item.default for item in fields(self)}
-        for name, value in self.as_published:
-            given = getattr(self, name)
-            if given not in (defaults[name], value):
+        for name, published in self.as_published:
+            value = getattr(self, name)
+            if value not in (defaults[name], published):
                 raise UserError(
-                    f"method {self.name!r}: the published definition sets {name}={value!r}, got {given!r};"
+                    f"method {self.name!r}: the published definition sets {name}={published!r}, got {value!r};"
                     f" leave {name!r} out, or take the principled definition"
                 )
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, published)
 
     @property
     def name(self) -> str:
@@ -181,7 +296,7 @@ class Method:
 
     @property
     def label(self) -> str:
-        """The coefficients as short text, e.g. "beta=0.3": the searched ones, and others that are not as usual."""
+        """The coefficients as short text, e.g. "beta=0.3": the searched ones, and others that differ from the usual."""
         usual: dict[str, Any] = {"definition": self.definition}
         usual |= dict(self.as_published) if self.definition == "published" else {}
         shown = {}
@@ -197,107 +312,23 @@ class Method:
         specs = {item.name: item.metadata[SPACE] for item in coefficients(type(self))}
         return any(getattr(self, name) == getattr(spec, "neutral", None) for name, spec in specs.items())
 
-    @property
-    def prior(self) -> Method | None:
-        """What trains the adapter that has to be there first; None without one. Trained once, with the same seed."""
-        return None
-
-    @property
-    def trained_as(self) -> Method:
-        """The method whose training this one takes over and only edits afterwards (`finalize`); itself, as a rule."""
-        return self
-
-    @property
-    def needs_pretrained(self) -> bool:
-        """Whether `finalize` wants the base model minus the one it was tuned from as directions, and no prior's."""
-        return False
-
-    @property
-    def synchronized(self) -> bool:
-        """Whether the rows of other streams are seen once in each pass over the task rows, not cycled through it."""
-        return False
-
-    @property
-    def num_losses(self) -> int:
-        """How many gradients `combine` and `revise` see."""
-        return 1
-
-    def parts(self, stream: Stream) -> int:
-        """Into how many parts the rows of `stream` are dealt, each of which has a loss of its own."""
-        return 1
-
-    def rows_per_step(self, stream: Stream, sizes: BatchSizes) -> float:
-        """How many rows of `stream` one step reads. A fraction alternates between the integers around it."""
-        return sizes.task if stream == "task" else sizes.alignment
-
-    def positions(self, stream: Stream) -> Positions:
-        """Which positions of the rows of `stream` its `Forward` holds."""
-        return "text" if self.definition == "published" else "response"
-
-    def losses(self, step: Step) -> tuple[Tensor, ...]:
-        """One scalar for each gradient that `combine` wants to see (`num_losses`); one is the rule.
-
-        The first one is what is minimised, and what is plotted as the loss.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define losses(step)")
-
-    def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
-        """Turn the gradients of `losses` into the one that is applied.
-
-        Args:
-            gradients: `[loss][tensor]`, each tensor of the shape of an adapter factor of this trial.
-
-        Returns:
-            One gradient per tensor; their sum unless a method does surgery.
-        """
-        return [sum(parts[1:], start=parts[0]) for parts in zip(*gradients, strict=True)]
-
-    def revise(self, update: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
-        """Change the direction that the optimiser has made of `combine`'s gradient, before it is stepped along.
-
-        Args:
-            update: one tensor per adapter factor: Adam's direction, without learning rate and weight decay.
-            gradients: as `combine` sees them.
-
-        Returns:
-            The direction to step along; `update` unless a method needs the step itself to have a property.
-        """
-        return update
-
-    def finalize(self, adapter: Sequence[Factors], directions: Sequence[Direction]) -> Sequence[Factors]:
-        """Edit the trained adapter, once, before it is evaluated.
-
-        Args:
-            adapter: factors of the trained adapter, layer after layer.
-            directions: of each of these layers, the weight change that `prior` or tuning the base model made; empty
-                without either.
-
-        Returns:
-            The factors to evaluate and keep; those given unless a method edits weights.
-        """
-        return adapter
-
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyMethod(Method):
     """A method that reads batches of alignment rows beside the task batches.
 
     Coefficients:
-        cycling: "continuous" starts the alignment rows anew whenever they are used up, so that every step has some;
-            "synchronized" shows them once in each pass over the task rows, and the steps after that have none.
+        proxy_schedule: "continuous" starts the alignment rows anew whenever they are used up, so that every step has
+            some; "synchronized" shows them once in each pass over the task rows, and the steps after that have none.
     """
 
     streams: ClassVar[tuple[Stream, ...]] = ("task", "alignment")
 
-    cycling: Literal["continuous", "synchronized"] = Choice("continuous", "continuous", "synchronized")
-
-    @property
-    def synchronized(self) -> bool:
-        return self.cycling == "synchronized"
+    proxy_schedule: Literal["continuous", "synchronized"] = Choice("continuous", "continuous", "synchronized")
 
 
 @dataclass(frozen=True)
-class Cost:
+class StepCost:
     """What a step takes, in units of a step of plain fine-tuning on the task rows.
 
     Attributes:
@@ -311,9 +342,9 @@ class Cost:
     memory: float
 
 
-def cost_of(method: Method, sizes: BatchSizes) -> Cost:
-    """The cost of a method's step, all rows taken to be equally long."""
+def step_cost(method: Method, sizes: BatchSizes) -> StepCost:
+    """Return the cost of a method's step, all rows taken to be equally long."""
     rows = {stream: method.rows_per_step(stream, sizes) / sizes.task for stream in method.streams}
     policy = sum(rows.values())
     reference = sum(rows[stream] for stream in method.reference)
-    return Cost(policy + reference, policy, policy)
+    return StepCost(policy + reference, policy, policy)

@@ -28,7 +28,7 @@ from trainables.engine.base import LoadedBase, tuning_directions
 from trainables.engine.forward import check_head
 from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.peft_format import from_peft
-from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, whole
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, full_tensor
 from trainables.engine.reference_cache import CachedOutputs, ReferenceCache
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
@@ -147,11 +147,11 @@ class Pack:
             prior = from_peft(self.adapters.layers, saved.tensors, config)
             self._prior_factors[index] = [own.to(self.adapters.theta_KP) for own in prior]
             self.records[index].inherit(saved)
-        self.adapters.lay_underneath(
+        self.adapters.attach_priors(
             {
                 index: prior
                 for index, prior in self._prior_factors.items()
-                if trials[index].method.underneath and index not in trained
+                if trials[index].method.prior_is_active and index not in trained
             }
         )
         self.optimizer = PackedAdamW(
@@ -240,7 +240,7 @@ class Pack:
             name: list(zip([step for step, _ in some], torch.stack([v for _, v in some]).tolist(), strict=True))
             for name, some in pending.items()
         }
-        values = self._workers.agree(values)  # a last bit that differs must not let them differ on who is sound
+        values = self._workers.broadcast(values)  # a last bit that differs must not let them differ on who is sound
         record = self.records[index]
         record.extend(done, values)
         record.reason = self._problem(index, values)
@@ -280,7 +280,7 @@ class Pack:
         key = (trial.max_length, stream, method.definition, positions, deep)
         if self._references is not None and key not in self._known_outputs:
             rows = encoded.rows(stream, method.definition)
-            self._known_outputs[key] = self._references.on(self.base, rows, positions, deep=deep)
+            self._known_outputs[key] = self._references.on(self.base, rows, positions, with_layers=deep)
         return self._known_outputs.get(key)
 
     def _count(self, members: Mapping[int, MemberStep], seconds: float) -> None:
@@ -302,7 +302,7 @@ class Pack:
             if value > self._exploded:
                 guessing = self._exploded / EXPLODED
                 return f"the task loss is {value:.3g} at step {step}; guessing tokens would give {guessing:.3g}"
-        for name in self.trials[index].method.alive:
+        for name in self.trials[index].method.must_stay_active:
             if any(value == 0.0 for step, value in values.get(name, ()) if step > 1):
                 return (
                     f"the term {name!r} is exactly 0 after the first update, or pulls at nothing: it is not connected"
@@ -317,14 +317,14 @@ class Pack:
             if trial.method.trained_as != trial.method:
                 self._edit(index, trial.method)
             if trial.adapter_scale != 1.0:
-                self.adapters.shrink(index, trial.adapter_scale)
+                self.adapters.scale_member(index, trial.adapter_scale)
 
     def _edit(self, index: int, method: Method) -> None:
         """Let a method edit its member's adapter; invalid when what it projects on is nothing."""
         adapter = self.adapters.member_factors(index)
         directions: list[Direction] = [LowRankDirection(own) for own in self._prior_factors.get(index, ())]
         if method.needs_pretrained:
-            layers = {name: whole(layer.base.weight) for name, layer in self.adapters.layers.items()}
+            layers = {name: full_tensor(layer.base.weight) for name, layer in self.adapters.layers.items()}
             directions = list(tuning_directions(self.setting.base_model, layers))
         pairs = zip(adapter, directions, strict=False)
         if directions and not any(direction.project(own.B_OR).any() for own, direction in pairs):

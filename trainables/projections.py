@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 TINY = 1e-16  # keeps 0 / 0 from being nan
-RANK_TOLERANCE = 1e-12  # squared directions that are shorter than this part of the longest are none
+RANK_TOLERANCE = 1e-12  # squared directions that are shorter than this part of the longest count as zero
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Factors:
     scale: float
 
     def to(self, like: Tensor) -> Factors:
-        """The same with the type and device of another tensor."""
+        """Return a copy with the type and device of another tensor."""
         return replace(self, A_RI=self.A_RI.to(like), B_OR=self.B_OR.to(like))
 
 
@@ -35,7 +35,7 @@ class Direction(Protocol):
     """A change V `[O, I]` of one layer's weights, used through products alone."""
 
     def project(self, B_OX: Tensor) -> Tensor:
-        """C B with C = V V^T / ||V||_F, `[O, X]`; zeros for V = 0.
+        """Return C B with C = V V^T / ||V||_F, `[O, X]`; zeros for V = 0.
 
         C is symmetric and positive semi-definite, but no projector: applying it twice is not applying it once
         (Hsu et al. 2024, arXiv:2405.16833, eq. 3, which chooses it over V (V^T V)^-1 V^T for its speed).
@@ -79,29 +79,29 @@ class LowRankDirection:
 
 
 def cosine(factors: Factors, B_OR: Tensor) -> float:
-    """Cosine between the weight changes `B_OR A` and `factors.B_OR A`; 0 when one of them is zero."""
+    """Return the cosine between the weight changes `B_OR A` and `factors.B_OR A`; 0 when one of them is zero."""
     gram_RR = factors.A_RI @ factors.A_RI.T
 
-    def inner(one_OR: Tensor, other_OR: Tensor) -> Tensor:
-        return ((one_OR @ gram_RR) * other_OR).sum()
+    def inner(left_OR: Tensor, right_OR: Tensor) -> Tensor:
+        return ((left_OR @ gram_RR) * right_OR).sum()
 
     length = (inner(B_OR, B_OR) * inner(factors.B_OR, factors.B_OR)).clamp_min(0).sqrt()
     return float(inner(B_OR, factors.B_OR) / length.clamp_min(TINY))
 
 
 def project_weights(factors: Factors, direction: Direction) -> Factors:
-    """The adapter with B replaced by C B (see `Direction`)."""
+    """Return the adapter with B replaced by C B (see `Direction`)."""
     return replace(factors, B_OR=direction.project(factors.B_OR))
 
 
 def remove(
     vector: Sequence[Tensor], along: Sequence[Sequence[Tensor]], *, share: float = 1.0, only_conflict: bool = False
 ) -> list[Tensor]:
-    """Take the part that lies in the span of other vectors out of a vector.
+    """Return a vector without the part of it that lies in the span of other vectors.
 
         g' = g - share * A (A^T A)^+ A^T g
 
-    With one direction a this is g - share * <g, a> / ||a||^2 a. A vector is given as tensors that are seen as one.
+    With one direction a this is g - share * <g, a> / ||a||^2 a. A vector is a list of tensors, taken as one.
 
     Args:
         vector: g.

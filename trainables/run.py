@@ -140,7 +140,7 @@ class PackRun:
             self._pack = self._open()
         pack, until = self._pack, time.monotonic() + SLICE_SECONDS
         pack.advance(1)
-        while bool(pack.active) and self._workers.agree(time.monotonic() < until):
+        while bool(pack.active) and self._workers.broadcast(time.monotonic() < until):
             pack.advance(1)
         if not pack.active:
             outcomes = [outcome.to_json() for outcome in pack.finish(self._folder)]

@@ -45,7 +45,7 @@ def show_methods(console: Console) -> None:
 def show_method(console: Console, name: str) -> None:
     """One method in full."""
     from trainables import methods
-    from trainables.method import BatchSizes, cost_of
+    from trainables.method import BatchSizes, step_cost
 
     method = methods.get(name)
     console.print(f"{name}\n", style="bold", highlight=False)
@@ -57,7 +57,7 @@ def show_method(console: Console, name: str) -> None:
     table.add_row("coefficients", "\n".join(_coefficients(method)))
     published = ", ".join(f"{key}={value}" for key, value in method.as_published)
     table.add_row("published", f"loss on the whole text{', ' if published else ''}{published}")
-    cost = cost_of(default, BatchSizes(2, 1))
+    cost = step_cost(default, BatchSizes(2, 1))
     rows = ", with half as many alignment rows as task rows" if "alignment" in method.streams else ""
     table.add_row(
         "cost of a step",
@@ -78,7 +78,7 @@ def _needs(method: Method) -> list[str]:
     if method.trained_as != method:
         needs.append(f"a finished training of {method.trained_as.name}; the method itself trains nothing")
     if method.prior:
-        where = "underneath the trained one" if method.underneath else "when the training has ended"
+        where = "beneath the trained one" if method.prior_is_active else "when the training has ended"
         needs.append(f"an adapter trained by {method.prior.name}, {where}; trained once for all configurations")
     return needs
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup, shard
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup, shard_model
 from trainables.folder import SweepFolder
 from trainables.pack import Pack
 from trainables.store import AdapterStore
@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {} for name in methods.names()},
     "kl_penalty (published)": {"definition": "published"},
     "gradient_projection, 3 parts": {"directions": 3, "stage": "update", "scope": "global"},
-    "representation, synchronized": {"cycling": "synchronized"},
+    "representation, synchronized": {"proxy_schedule": "synchronized"},
 }
 Packs = dict[str, tuple[list[TrialConfig], dict[str, Any]]]
 
@@ -86,7 +86,7 @@ def trained(precision: str, store: AdapterStore, workers: ProcessGroup) -> Itera
     dtype = DTYPES[precision]
     base = tiny_base(dtype=dtype)
     if workers.sharded:
-        shard(base.model, torch.device("cpu"))
+        shard_model(base.model, torch.device("cpu"))
     for name, (members, options) in packs(precision).items():
         pack = Pack(base, tiny_setting(), members, dtype, store=store, workers=workers, **options)
         pack.advance(STEPS)

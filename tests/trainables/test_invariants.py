@@ -59,7 +59,7 @@ def gradient_in(pack: Pack, member: MemberStep) -> list[Tensor]:
     """What the only member of a pack gives the optimiser, which is replaced."""
     found = []
 
-    def step(gradient_KP: Tensor, active: Sequence[bool], revise: object = None) -> Tensor:
+    def step(gradient_KP: Tensor, active: Sequence[bool], transform: object = None) -> Tensor:
         found.append(gradient_KP.clone())
         return gradient_KP.norm(dim=1)
 
@@ -337,7 +337,7 @@ def test_i7_nothing_moves_after_the_horizon() -> None:
     assert torch.equal(after, pack.adapters.theta_KP)
 
 
-# --- I8: cycling ---
+# --- I8: proxy schedule ---
 
 SIZES = BatchSizes(task=2, alignment=1)  # 12 task rows and 5 alignment rows: n_T = 6 and n_A = 5 batches
 
@@ -351,7 +351,7 @@ def every_row(stream: Stream) -> list[EncodedRow]:
     return sorted(EncodedSetting(tiny_setting(), tiny_tokenizer(), LENGTH).rows(stream), key=repr)
 
 
-def test_i8_continuous_cycling_sees_as_many_proxy_as_task_batches() -> None:
+def test_i8_the_continuous_schedule_sees_as_many_proxy_as_task_batches() -> None:
     """Six steps are a pass over the task rows: six proxy batches in each, all five rows within any first five."""
     found = batches(methods.make("upweighted"), SIZES, 12)
     assert [len(batch["alignment"]) for batch in found] == [1] * 12
@@ -359,9 +359,9 @@ def test_i8_continuous_cycling_sees_as_many_proxy_as_task_batches() -> None:
     assert sorted(seen[:5], key=repr) == sorted(seen[5:10], key=repr) == every_row("alignment")
 
 
-def test_i8_synchronized_cycling_sees_each_proxy_row_once_per_pass() -> None:
+def test_i8_the_synchronized_schedule_sees_each_proxy_row_once_per_pass() -> None:
     """Five proxy batches, then one step without, in each pass of six; the order of the next pass is another."""
-    found = batches(methods.make("upweighted", {"cycling": "synchronized"}), SIZES, 12)
+    found = batches(methods.make("upweighted", {"proxy_schedule": "synchronized"}), SIZES, 12)
     assert [len(batch["alignment"]) for batch in found] == [1, 1, 1, 1, 1, 0] * 2
     for start in (0, 6):
         some = found[start : start + 6]
@@ -372,13 +372,13 @@ def test_i8_synchronized_cycling_sees_each_proxy_row_once_per_pass() -> None:
 
 def test_i8_a_last_smaller_proxy_batch_ends_the_pass() -> None:
     """Five rows, two at a time: 2, 2, 1, and none in the other three steps."""
-    method = methods.make("kl_penalty", {"cycling": "synchronized"})
+    method = methods.make("kl_penalty", {"proxy_schedule": "synchronized"})
     found = batches(method, BatchSizes(task=2, alignment=2), 6)
     assert [len(batch["alignment"]) for batch in found] == [2, 2, 1, 0, 0, 0]
 
 
-def test_i8_cycling_changes_no_task_row() -> None:
-    one, other = (methods.make("upweighted", {"cycling": mode}) for mode in ("continuous", "synchronized"))
+def test_i8_the_schedule_changes_no_task_row() -> None:
+    one, other = (methods.make("upweighted", {"proxy_schedule": mode}) for mode in ("continuous", "synchronized"))
     for first, second in zip(batches(one, SIZES, 12), batches(other, SIZES, 12), strict=True):
         assert first["task"] == second["task"]
 
@@ -392,10 +392,10 @@ def test_i8_all_methods_see_the_same_task_rows() -> None:
             assert [batch["task"] for batch in batches(method, SIZES, 8)] == [batch["task"] for batch in plain]
 
 
-@pytest.mark.parametrize("cycling", ["continuous", "synchronized"])
-def test_i8_misaligned_rows_follow_their_aligned_twins(cycling: str) -> None:
+@pytest.mark.parametrize("schedule", ["continuous", "synchronized"])
+def test_i8_misaligned_rows_follow_their_aligned_twins(schedule: str) -> None:
     """Row by row the same prompt, another answer."""
-    for batch in batches(methods.make("dpo", {"cycling": cycling}), BatchSizes(task=2, alignment=2), 12):
+    for batch in batches(methods.make("dpo", {"proxy_schedule": schedule}), BatchSizes(task=2, alignment=2), 12):
         assert len(batch["alignment"]) == len(batch["misaligned"])
         for chosen, rejected in zip(batch["alignment"], batch["misaligned"], strict=True):
             assert chosen.ids[: chosen.prompt_length] == rejected.ids[: rejected.prompt_length]
@@ -405,9 +405,9 @@ def test_i8_misaligned_rows_follow_their_aligned_twins(cycling: str) -> None:
 @pytest.mark.parametrize("name", ["upweighted", "kl_penalty", "representation", "dpo", "gradient_projection"])
 def test_i8_steps_without_proxy_rows_are_plain_steps(name: str) -> None:
     """A synchronized trial trains through them, and they do not make its term look dead."""
-    trial = tiny_trial(methods.make(name, {"cycling": "synchronized"}), max_length=LENGTH, batch_size=2)
+    trial = tiny_trial(methods.make(name, {"proxy_schedule": "synchronized"}), max_length=LENGTH, batch_size=2)
     pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64)
     pack.advance(8)  # five rows, three at a time: six steps are a pass, and the last four of them have none
     assert (pack.records[0].status, pack.records[0].reason) == ("finished", None)
     assert pack.steps_done == 8
-    assert [step for step, _ in pack.records[0].curves[trial.method.alive[0]]] == [1, 2, 7, 8]
+    assert [step for step, _ in pack.records[0].curves[trial.method.must_stay_active[0]]] == [1, 2, 7, 8]

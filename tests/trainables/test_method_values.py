@@ -194,8 +194,8 @@ def test_gradient_projection_takes_out_a_share() -> None:
     late = methods.make("gradient_projection", {"directions": 1, "strength": 0.25, "stage": "update"})
     assert early.combine(gradients)[0].tolist() == near(3, 2)
     assert late.combine(gradients)[0].tolist() == [4, 2]
-    assert early.revise(update, gradients)[0].tolist() == [8, 8]
-    assert late.revise(update, gradients)[0].tolist() == near(6, 8)
+    assert early.transform_update(update, gradients)[0].tolist() == [8, 8]
+    assert late.transform_update(update, gradients)[0].tolist() == near(6, 8)
 
 
 def test_gradient_projection_on_several_directions() -> None:

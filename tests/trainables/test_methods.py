@@ -272,7 +272,7 @@ def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[...
         for stream, count in zip(method.streams, counts, strict=True):
             policy[stream], rest = forward(stream, rest[:count]), rest[count:]
         adapter = [Factors(A, B, 2.0) for A, B in zip(rest[::2], rest[1::2], strict=True)]
-        return Step(policy, reference, adapter, prior if method.underneath else ())
+        return Step(policy, reference, adapter, prior if method.prior_is_active else ())
 
     return [leaf.requires_grad_() for leaf in leaves], build
 
@@ -322,7 +322,7 @@ def test_what_must_be_alive_is_recorded_without_a_graph(name: str) -> None:
     leaves, build = synthetic(method)
     step = build(*leaves)
     method.losses(step)
-    assert set(method.alive) <= set(step.recorded)
+    assert set(method.must_stay_active) <= set(step.recorded)
     assert not any(value.requires_grad for value in step.recorded.values())
 
 
@@ -564,11 +564,16 @@ def leaf_of(forward: Forward) -> Forward:
 
 
 def test_methods_without_a_term_to_watch() -> None:
-    """A new method names its terms in `alive`, or is added here with a reason: these have one loss, on their rows."""
-    assert {name for name in ALL if not methods.get(name).alive} == {"plain", "mixed", "alignment_only", "safe_lora"}
+    """A new method declares `must_stay_active`, or is added here with a reason: these have one loss, on their rows."""
+    assert {name for name in ALL if not methods.get(name).must_stay_active} == {
+        "plain",
+        "mixed",
+        "alignment_only",
+        "safe_lora",
+    }
 
 
-@pytest.mark.parametrize(("name", "definition"), [which for which in BOTH if methods.get(which[0]).alive])
+@pytest.mark.parametrize(("name", "definition"), [which for which in BOTH if methods.get(which[0]).must_stay_active])
 def test_a_cut_term_is_noticed(
     name: str, definition: Definition, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -578,7 +583,7 @@ def test_a_cut_term_is_noticed(
     pack = Pack(tiny_base(), tiny_setting(), [trial_of(name, definition)], torch.float64, store=store)
     pack.advance(STEPS)
     assert pack.records[0].status == "invalid"
-    assert any(f"term {term!r} is exactly 0" in str(pack.records[0].reason) for term in method.alive)
+    assert any(f"term {term!r} is exactly 0" in str(pack.records[0].reason) for term in method.must_stay_active)
     assert pack.steps_done < STEPS
 
 
@@ -656,7 +661,7 @@ def test_mixed_reads_its_share() -> None:
         ("kl_penalty", {"tokens": "prompt"}, r"'tokens' must be one of 'response', 'text', 'padded', got 'prompt'"),
         ("mixed", {"share": 1.0}, r"coefficient 'share' must be a number in \[0, 0.95\], got 1.0"),
         ("gradient_projection", {"directions": 1.5}, r"coefficient 'directions' must be an integer in \[1, 256\]"),
-        ("upweighted", {"cycling": "never"}, r"'cycling' must be one of 'continuous', 'synchronized'"),
+        ("upweighted", {"proxy_schedule": "never"}, r"'proxy_schedule' must be one of 'continuous', 'synchronized'"),
     ],
 )
 def test_bad_input(name: str, values: dict[str, Any], message: str) -> None:

@@ -323,7 +323,7 @@ def test_a_term_that_pulls_at_nothing_is_invalid(monkeypatch: pytest.MonkeyPatch
         ),
         (
             lambda self, step: (step.policy["task"].nll_N.mean(),),
-            r"has alive = \('alignment',\), and .* records nothing",
+            r"has must_stay_active = \('alignment',\), and .* records nothing",
         ),
     ],
 )

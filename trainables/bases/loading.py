@@ -38,7 +38,7 @@ from settings.common.files import remove_partial, replacing
 from settings.sources import model_directory
 from trainables.bases.nano_cache import COMPLETE, is_pretrained, nano_content_id, nano_directory
 from trainables.engine.base import LoadedBase, load_model, no_progress_bars, why_not_loaded
-from trainables.engine.process_group import shard
+from trainables.engine.process_group import shard_model
 
 Progress = Callable[[int, int], None]
 
@@ -80,7 +80,7 @@ def load_base(
     """
     if sharded:
         base = load_base(spec, dtype=dtype, progress=progress)
-        shard(base.model, torch.device(device))
+        shard_model(base.model, torch.device(device))
         return base
     if isinstance(spec, NanoModel):
         directory = pretrained_nano(spec, progress)

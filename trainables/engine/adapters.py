@@ -3,10 +3,11 @@
 Each adapted linear layer sees the factors of all members of a pack, stacked; a forward pass says which rows belong to
 which member. Rows of no member, the null adapter, give the base model itself: that is the reference. All factors are
 views of one tensor, a row per member, so that an optimiser step is a handful of operations whatever the model's depth.
-A member may have a second, frozen adapter underneath: its prior.
+A member may have a second, frozen adapter beneath its own: its prior.
 
 Shape legend: K members of the pack, P parameters of a member, R rank (padded to the largest of the pack), I and O in-
-and output features of a layer, M members that take part in a forward.
+and output features of a layer, M members that take part in a forward, m of them in a block with n positions each, F
+any number of features.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ class Route:
 
     @property
     def even(self) -> bool:
-        """All members have the same number of rows, so one batched matmul serves them."""
+        """Whether all members have the same number of rows, so that one batched matmul serves them."""
         return len(set(self.counts)) == 1
 
     def blocks(self, rows: Tensor) -> list[Tensor]:
-        """`[rows, ..., F]` cut into views `[m, n, F]` of m members with n positions each: one, or one per member."""
+        """Cut `[rows, ..., F]` into views `[m, n, F]` of m members with n positions: one view, or one per member."""
         if self.even:
             return [rows.reshape(len(self.members), -1, rows.shape[-1])]
         return [part.reshape(1, -1, rows.shape[-1]) for part in rows.split(self.counts)]
@@ -56,7 +57,7 @@ class PackedLinear(nn.Module):
     """A frozen linear layer plus the adapters of a pack: y = W x + scale_k B_k A_k x for the rows of member k.
 
     Attributes:
-        prior: A, B and scale of frozen adapters underneath, stacked in the same way; None when no member has one.
+        prior: A, B and scale of frozen prior adapters, stacked in the same way; None when no member has one.
     """
 
     def __init__(self, base: nn.Linear, pack: PackedAdapters, A_KRI: Tensor, B_KOR: Tensor) -> None:
@@ -68,7 +69,7 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen layer's, for models that look into their layers; sharding exchanges it all the time."""
+        """The frozen layer's, for models that read their layers' weights; sharding replaces it again and again."""
         return self.base.weight
 
     @property
@@ -87,22 +88,22 @@ class PackedLinear(nn.Module):
         return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[rows, ..., I] -> [rows, ..., O]`."""
+        """Map `[rows, ..., I]` to `[rows, ..., O]`."""
         pack = self._pack[0]
         route = pack.route
         if route is None:
             y: Tensor = self.base(x)
             return y
         x = x.to(self.weight.dtype)
-        own = [factor.to(x.dtype) for factor in _of_members(route, self.A_KRI, self.B_KOR, pack.scale_K)]
-        y = _Adapted.apply(x, self.weight, self.bias, *own, route)
+        factors = [factor.to(x.dtype) for factor in _of_members(route, self.A_KRI, self.B_KOR, pack.scale_K)]
+        y = _Adapted.apply(x, self.weight, self.bias, *factors, route)
         if self.prior is not None:
             y = y + _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.prior)))
         return y
 
 
 def _of_members(route: Route, A_KRI: Tensor, B_KOR: Tensor, scale_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The factors of the members that take part."""
+    """Select the factors of the members that take part."""
     if route.members == tuple(range(len(scale_K))):
         return A_KRI, B_KOR, scale_K
     index = torch.tensor(route.members).to(scale_K.device, non_blocking=True)
@@ -113,7 +114,7 @@ class _Adapted(torch.autograd.Function):
     """A frozen linear layer and the adapters on it: W x + b + B (s A x), with A, B and s of each row's member.
 
     Autograd would build the same result from a dozen operations; here what the adapters add goes into the outputs of
-    the frozen matrix products in place, forth and back. What has the width of the rank is kept with its positions last,
+    the frozen matrix products in place, forward and backward. Tensors of the rank's width have their positions last,
     `[m, R, n]`: a tall, narrow product is two to five times slower on a CPU. All is in the weights' precision.
     """
 
@@ -160,7 +161,7 @@ class _Adapted(torch.autograd.Function):
 
 
 def _low_rank(x: Tensor, route: Route, A_MRI: Tensor, B_MOR: Tensor, scale_M: Tensor) -> Tensor:
-    """scale B A x, of frozen adapters."""
+    """Return scale B A x of frozen adapters."""
     parts = [
         (x_mnI @ A.transpose(1, 2)) * scale[:, None, None] @ B.transpose(1, 2)
         for x_mnI, (A, B, scale) in zip(route.blocks(x), _blocks(route, A_MRI, B_MOR, scale_M), strict=True)
@@ -169,7 +170,7 @@ def _low_rank(x: Tensor, route: Route, A_MRI: Tensor, B_MOR: Tensor, scale_M: Te
 
 
 def _blocks(route: Route, *of_members: Tensor) -> list[tuple[Tensor, ...]]:
-    """Tensors `[M, ...]` cut like `Route.blocks`."""
+    """Cut tensors `[M, ...]` like `Route.blocks`."""
     if route.even:
         return [of_members]
     return list(zip(*(tensor.split(1) for tensor in of_members), strict=True))
@@ -180,10 +181,10 @@ class PackedAdapters:
 
     Args:
         model: a causal language model whose parameters are frozen.
-        configs: one per member. All must have the same targets; ranks may differ (shorter ones are padded with zeros,
-            which stay zero: the gradient of a padded row of A is B's zero column times something, and vice versa).
-        seeds: of each member's initial A.
-        dtype: of the factors.
+        configs: one per member, all with the same targets. Ranks may differ: shorter ones are padded with zeros, which
+            stay zero, as the gradient of a padded row of A is B's zero column times something, and vice versa.
+        seeds: the seed of each member's initial A.
+        dtype: the factors' type.
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class PackedAdapters:
         self._priors: dict[int, list[Factors]] = {}
 
     def _initialise(self, member: int, rank: int, seed: int) -> None:
-        """A uniform in +- 1/sqrt(I), B zero (PEFT's default), from the seed and the layer's name alone."""
+        """Draw A uniformly in +- 1/sqrt(I) from the seed and the layer's name alone; B is zero (PEFT's default)."""
         for name, layer in self.layers.items():
             generator = torch.Generator().manual_seed(_seed_of(seed, name))
             bound = 1 / math.sqrt(layer.base.in_features)
@@ -226,23 +227,23 @@ class PackedAdapters:
             with torch.no_grad():
                 layer.A_KRI[member, :rank] = draw.to(layer.A_KRI)
 
-    def lay_underneath(self, priors: Mapping[int, Sequence[Factors]]) -> None:
-        """Put frozen adapters underneath members: member -> factors, layer after layer in the model's order.
+    def attach_priors(self, priors: Mapping[int, Sequence[Factors]]) -> None:
+        """Add frozen adapters to members: member -> factors, layer after layer in the model's order.
 
         They are stacked, padded to the largest rank, with zeros for members without one.
         """
-        self._priors = {member: [own.to(self.theta_KP) for own in prior] for member, prior in priors.items()}
+        self._priors = {member: [factors.to(self.theta_KP) for factors in prior] for member, prior in priors.items()}
         if not self._priors:
             return
-        rank = max(own.A_RI.shape[0] for prior in self._priors.values() for own in prior)
+        rank = max(factors.A_RI.shape[0] for prior in self._priors.values() for factors in prior)
         for number, layer in enumerate(self.layers.values()):
             A_KRI = layer.A_KRI.new_zeros(self.num_members, rank, layer.base.in_features)
             B_KOR = layer.B_KOR.new_zeros(self.num_members, layer.base.out_features, rank)
             scale_K = torch.zeros_like(self.scale_K)
             for member, prior in self._priors.items():
-                own = prior[number]
-                A_KRI[member, : own.A_RI.shape[0]], B_KOR[member, :, : own.B_OR.shape[1]] = own.A_RI, own.B_OR
-                scale_K[member] = own.scale
+                A_RI, B_OR = prior[number].A_RI, prior[number].B_OR
+                A_KRI[member, : A_RI.shape[0]], B_KOR[member, :, : B_OR.shape[1]] = A_RI, B_OR
+                scale_K[member] = prior[number].scale
             layer.prior = (A_KRI, B_KOR, scale_K)
 
     @property
@@ -251,39 +252,39 @@ class PackedAdapters:
         return [factor for layer in self.layers.values() for factor in (layer.A_KRI, layer.B_KOR)]
 
     def flat(self, tensors_K: Sequence[Tensor]) -> Tensor:
-        """Tensors shaped like `factors` as one `[K, P]`, in the layout of `theta_KP`."""
+        """Join tensors shaped like `factors` into one `[K, P]`, in the layout of `theta_KP`."""
         return torch.cat([tensor.reshape(self.num_members, -1) for tensor in tensors_K], dim=1)
 
     def unflat(self, theta: Tensor) -> list[Tensor]:
-        """Such a `[K, P]`, or one member's row of it `[P]`, as tensors shaped like the factors."""
+        """Cut a `[K, P]`, or one member's row `[P]` of it, into tensors shaped like the factors."""
         shapes = [factor.shape[1:] for factor in self.factors]
         pieces = theta.split([shape.numel() for shape in shapes], dim=-1)
         return [piece.view(*theta.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     def cut(self, member: int, theta_P: Tensor) -> Tensor:
-        """A row of such a `[K, P]` without what pads the member's rank, `[P']`; `pad` is the inverse."""
-        return torch.cat([view.reshape(-1) for view in self._own(member, theta_P)])
+        """Drop what pads the member's rank from its row `[P]`; `pad` is the inverse."""
+        return torch.cat([view.reshape(-1) for view in self._unpadded(member, theta_P)])
 
-    def pad(self, member: int, own_P: Tensor) -> Tensor:
-        """What `cut` gave as a row of a `[K, P]`, zeros where the rank is padded. Raises ValueError for other sizes."""
+    def pad(self, member: int, values: Tensor) -> Tensor:
+        """Return what `cut` gave as a row `[P]`, zeros where the rank is padded. Raises ValueError if sizes differ."""
         theta_P = torch.zeros_like(self.theta_KP[member])
-        views = self._own(member, theta_P)
+        views = self._unpadded(member, theta_P)
         sizes = [view.numel() for view in views]
-        if own_P.numel() != sum(sizes):
-            raise ValueError(f"{own_P.numel()} numbers do not fit an adapter of {sum(sizes)}")
-        for view, part in zip(views, own_P.split(sizes), strict=True):
+        if values.numel() != sum(sizes):
+            raise ValueError(f"{values.numel()} numbers do not fit an adapter of {sum(sizes)}")
+        for view, part in zip(views, values.split(sizes), strict=True):
             view.copy_(part.view(view.shape))
         return theta_P
 
-    def _own(self, member: int, theta_P: Tensor) -> list[Tensor]:
-        """Views of a row of such a `[K, P]` that leave out what pads the member's rank."""
+    def _unpadded(self, member: int, theta_P: Tensor) -> list[Tensor]:
+        """Return views of a row `[P]` without what pads the member's rank."""
         rank, factors = self.configs[member].rank, self.unflat(theta_P)
         pairs = zip(factors[::2], factors[1::2], strict=True)
         return [view for A_RI, B_OR in pairs for view in (A_RI[:rank], B_OR[:, :rank])]
 
     @contextmanager
     def routed(self, route: Route | None) -> Iterator[None]:
-        """Send the rows of the forward passes inside to these members; None is the null adapter."""
+        """Send the rows of forward passes inside to the members of a route; None is the null adapter."""
         previous, self.route = self.route, route
         try:
             yield
@@ -291,50 +292,50 @@ class PackedAdapters:
             self.route = previous
 
     def detach(self) -> None:
-        """Give the model its own layers back. The factors stay readable."""
+        """Give the model its frozen layers back. The factors stay readable."""
         for name, layer in self.layers.items():
             _replace(self.model, name, layer.base)
 
     def leaves(self, member: int) -> list[Tensor]:
-        """Copies of one member's `factors` to differentiate by, padded like these."""
+        """Return copies of one member's `factors` to differentiate by, padded like these."""
         return [factor[member].detach().clone().requires_grad_() for factor in self.factors]
 
     def member_factors(self, member: int, factors: Sequence[Tensor] | None = None) -> list[Factors]:
-        """One member's adapter, layer after layer, cut to its rank.
+        """Return one member's adapter, layer after layer, cut to its rank.
 
         Args:
-            factors: A then B of every layer, as `leaves` gives them; None is the member's own, detached.
+            factors: A then B of every layer, as `leaves` returns them; None is the current ones, detached.
         """
         rank, scale = self.configs[member].rank, self.configs[member].scale
-        some = [factor[member].detach() for factor in self.factors] if factors is None else factors
-        return [Factors(A[:rank], B[:, :rank], scale) for A, B in zip(some[::2], some[1::2], strict=True)]
+        factors = [factor[member].detach() for factor in self.factors] if factors is None else factors
+        return [Factors(A[:rank], B[:, :rank], scale) for A, B in zip(factors[::2], factors[1::2], strict=True)]
 
     def set_member_factors(self, member: int, adapter: Sequence[Factors]) -> None:
-        """Overwrite one member's adapter; ranks and scale are its own."""
+        """Overwrite one member's adapter; its rank and scale stay."""
         rank = self.configs[member].rank
         with torch.no_grad():
-            for layer, own in zip(self.layers.values(), adapter, strict=True):
-                layer.A_KRI[member, :rank] = own.A_RI.to(layer.A_KRI)
-                layer.B_KOR[member, :, :rank] = own.B_OR.to(layer.B_KOR)
+            for layer, factors in zip(self.layers.values(), adapter, strict=True):
+                layer.A_KRI[member, :rank] = factors.A_RI.to(layer.A_KRI)
+                layer.B_KOR[member, :, :rank] = factors.B_OR.to(layer.B_KOR)
 
     def prior_factors(self, member: int) -> list[Factors]:
-        """The frozen adapter underneath a member; empty if it has none."""
+        """Return the frozen prior of a member; empty if it has none."""
         return self._priors.get(member, [])
 
-    def shrink(self, member: int, share: float) -> None:
+    def scale_member(self, member: int, share: float) -> None:
         """Scale what a member adds to the base model, its prior included."""
         with torch.no_grad():
             for layer in self.layers.values():
                 layer.B_KOR[member] *= share
-        self.lay_underneath(
+        self.attach_priors(
             {
-                index: [replace(own, B_OR=own.B_OR * share) for own in prior] if index == member else prior
+                index: [replace(factors, B_OR=factors.B_OR * share) for factors in prior] if index == member else prior
                 for index, prior in self._priors.items()
             }
         )
 
     def member(self, member: int) -> dict[str, Tensor]:
-        """The factors of one member under PEFT's names, without its prior."""
+        """Return the factors of one member under PEFT's names, without its prior."""
         return to_peft(self.layers, self.member_factors(member))
 
     def load_member(self, member: int, factors: Mapping[str, Tensor]) -> None:
@@ -345,7 +346,7 @@ class PackedAdapters:
     def save_member(self, member: int, directory: Path, base_model: str) -> None:
         """Write one member as a PEFT checkpoint that `peft.PeftModel.from_pretrained` loads.
 
-        A prior underneath becomes a part of it: ranks add up, [A; A'] and [scale B, scale' B'] with a scale of one.
+        An active prior becomes a part of it: ranks add up, [A; A'] and [scale B, scale' B'] with a scale of one.
 
         Args:
             directory: created if needed.
@@ -366,7 +367,7 @@ def _joined(trained: Factors, prior: Factors) -> Factors:
 
 
 def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
-    """Names of the linear layers to adapt, in the model's order. Raises UserError when a target matches none.
+    """Return the names of the linear layers to adapt, in the model's order. Raises UserError if a target matches none.
 
     "all-linear" leaves out the output head, as PEFT does.
     """

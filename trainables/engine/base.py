@@ -39,15 +39,15 @@ class LoadedBase:
     _encoded: dict[tuple[int, int], EncodedSetting] = field(default_factory=dict, repr=False, compare=False)
 
     def encoded(self, setting: Setting, max_length: int) -> EncodedSetting:
-        """A setting as tokens of this model. The same setting object is encoded once, for all packs."""
-        key = (id(setting), max_length)  # what is kept keeps the object, so that no other has its id
+        """Return a setting as tokens of this model; one setting object is encoded once, for all packs."""
+        key = (id(setting), max_length)  # the encoded setting holds the object, so its id is not reused
         if key not in self._encoded:
             self._encoded[key] = EncodedSetting(setting, self.tokenizer, max_length)
         return self._encoded[key]
 
 
 def tuning_directions(spec: BaseModel, layers: Mapping[str, Tensor]) -> list[WeightDirection]:
-    """What tuning changed in the base model's weights, layer by layer: `PretrainedModel.pretrained` is subtracted.
+    """Return what tuning changed in the base model's weights, layer by layer, since `PretrainedModel.pretrained`.
 
     Args:
         layers: name -> the base model's weights `[O, I]`.

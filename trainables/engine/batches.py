@@ -1,4 +1,4 @@
-"""From chat rows to tokens and labels, and which rows a step reads.
+"""Chat rows as tokens and labels, and which rows a step reads.
 
 A batch is a pure function of (setting, stream, seed, step): nothing here keeps state, so that a resumed trial, a pack
 and a solo run see the same rows in the same order.
@@ -34,7 +34,7 @@ class EncodedRow:
 
     Attributes:
         ids: prompt and response tokens.
-        prompt_length: how many of them are prompt; the rest are labels.
+        prompt_length: tokens of the prompt; the rest are labels.
         num_cut: response tokens that did not fit into `max_length`.
     """
 
@@ -70,7 +70,7 @@ class Encoder:
     """Chat rows to tokens with one tokenizer and its chat template.
 
     The prompt and the response are tokenised apart, at exactly the boundary where generation would start, and nothing
-    is added but what the template writes: no second BOS, no empty assistant turn after the response. The response ends
+    is added to what the template writes: no second BOS, no empty assistant turn after the response. The response ends
     with the template's end-of-turn token.
     """
 
@@ -82,11 +82,11 @@ class Encoder:
         self.max_length = max_length
 
     def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Tokens of the turns and of the header that asks for the assistant's reply."""
+        """Encode the turns and the header that asks for the assistant's reply."""
         return self._tokens(self._render(messages, add_generation_prompt=True))
 
     def row(self, example: Example) -> EncodedRow:
-        """Tokens of a whole row. Raises UserError when the template or the length does not allow it."""
+        """Encode a row with its response. Raises UserError when the template or the length does not allow it."""
         prompt_text = self._render(example.prompt, add_generation_prompt=True)
         text = self._render(example.messages, add_generation_prompt=False)
         if not text.startswith(prompt_text):
@@ -106,7 +106,7 @@ class Encoder:
         return EncodedRow(prompt + response[:room], len(prompt), max(0, len(response) - room))
 
     def published_row(self, example: Example) -> EncodedRow:
-        """A whole row as the study's code renders it, for the `published` definition of methods.
+        """Encode a row as the study's code renders it, for the `published` definition of methods.
 
         After the conversation comes the header of one more assistant turn and the EOS token, and the text, which has
         the template's special tokens already, is tokenised with special tokens once more (a second BOS for Gemma).
@@ -119,12 +119,12 @@ class Encoder:
         return EncodedRow(tuple(ids[: self.max_length]), len(prompt), max(0, len(ids) - self.max_length))
 
     def stop_ids(self, rows: Sequence[EncodedRow]) -> frozenset[int]:
-        """Tokens that end a reply: the tokenizer's EOS and whatever ends the responses of complete `rows`."""
+        """Return the tokens that end a reply: the tokenizer's EOS, and the last ones of the complete `rows`."""
         ends = {row.ids[-1] for row in rows if not row.num_cut}
         return frozenset(ends | {int(self.tokenizer.eos_token_id)})
 
     def text(self, ids: Sequence[int]) -> str:
-        """The reply's text without special tokens."""
+        """Decode a reply, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
@@ -142,14 +142,14 @@ class Encoder:
 def rows_at(
     num_rows: int, per_step: float, seed: int, stream: Stream, step: int, steps_per_pass: int | None = None
 ) -> list[int]:
-    """Indices of the rows that `stream` gives at `step`.
+    """Return the indices of the rows of `stream` that a step reads.
 
     The stream is an endless concatenation of shuffles of its rows (epochs), each drawn from (seed, stream, epoch)
     alone, cut into steps of `per_step` rows. A fractional `per_step` takes floor(per_step) or ceil(per_step) rows, so
     that the total after any number of steps is right. Misaligned rows come in the order of their aligned twins.
 
     Args:
-        steps_per_pass: show each row once in this many steps, at their beginning, instead of cycling.
+        steps_per_pass: show each row once in this many steps, in the first of them; None starts anew when all are used.
     """
     past, inside = divmod(step, steps_per_pass) if steps_per_pass else (0, step)
     start, stop = math.floor(inside * per_step + 1e-9), math.floor((inside + 1) * per_step + 1e-9)
@@ -197,7 +197,7 @@ class RowPositions:
 
 
 def to_device(values: np.ndarray | Sequence[Any], device: torch.device | str) -> Tensor:
-    """Numbers of the host on a device, without waiting for what the device has to do before."""
+    """Copy numbers from the host to a device, without waiting for the device's earlier work."""
     return torch.as_tensor(values).to(device, non_blocking=True)
 
 
@@ -225,7 +225,7 @@ def collate(rows: Sequence[RowPositions], pad_id: int, device: torch.device | st
 
 
 class EncodedSetting:
-    """A setting's rows and questions as tokens of one tokenizer; what is asked for is encoded once."""
+    """A setting's rows and questions as tokens of one tokenizer, encoded once, when first read."""
 
     def __init__(self, setting: Setting, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.setting = setting
@@ -234,7 +234,7 @@ class EncodedSetting:
         self._questions: dict[str, tuple[EncodedRow, ...]] = {}
 
     def rows(self, stream: Stream, definition: Definition = "principled") -> tuple[EncodedRow, ...]:
-        """The training rows of a stream, in the setting's order; rendered as the definition of a method wants."""
+        """Return the training rows of a stream, in the setting's order, rendered for a definition of methods."""
         key = (stream, definition)
         if key not in self._streams:
             encode = self.encoder.published_row if definition == "published" else self.encoder.row
@@ -242,20 +242,20 @@ class EncodedSetting:
         return self._streams[key]
 
     def batch(self, method: Method, sizes: BatchSizes, seed: int, step: int) -> dict[Stream, list[EncodedRow]]:
-        """The rows that one step of a method reads, by stream."""
+        """Return the rows that one step of a method reads, by stream."""
         per_step = {stream: method.rows_per_step(stream, sizes) for stream in method.streams}
         number = {stream: len(self.setting.streams[stream]) for stream in method.streams}
         once = max((math.ceil(number[stream] / rows) for stream, rows in per_step.items() if rows), default=1)
         batch = {}
         for stream in method.streams:
-            steps = once if method.synchronized and stream != "task" else None
+            steps = once if method.proxy_schedule == "synchronized" and stream != "task" else None
             rows = self.rows(stream, method.definition)
             indices = rows_at(number[stream], per_step[stream], seed, stream, step, steps)
             batch[stream] = [rows[index] for index in indices]
         return batch
 
     def questions(self, evaluation: Evaluation) -> tuple[EncodedRow, ...]:
-        """The rows of an evaluation: the prompt, and the gold answer as response."""
+        """Return the rows of an evaluation: the prompt, and the gold answer as response."""
         if evaluation.name not in self._questions:
             what = f"question of evaluation {evaluation.name!r}"
             self._questions[evaluation.name] = self._encode(evaluation.examples, what, self.encoder.row)

@@ -30,7 +30,7 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def head_of(model: PreTrainedModel) -> Head:
-    """The map from final hidden states to logits in float32 or wider, `[N, D] -> [N, V]`."""
+    """Return the map from final hidden states to logits in float32 or wider, `[N, D] -> [N, V]`."""
     output = model.get_output_embeddings()
     softcap = getattr(model.config, "final_logit_softcapping", None)
 
@@ -47,31 +47,31 @@ def check_head(model: PreTrainedModel) -> None:
     """Refuse an architecture whose logits are not `head_of` its final hidden states. Raises UserError."""
     ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
     expected = model(input_ids=ids, use_cache=False).logits[0]
-    found = head_of(model)(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
-    if not torch.allclose(found, expected.to(found.dtype), rtol=1e-2, atol=1e-2):
+    logits = head_of(model)(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
+    if not torch.allclose(logits, expected.to(logits.dtype), rtol=1e-2, atol=1e-2):
         raise UserError(f"model type {model.config.model_type!r} scales its logits in a way that is not supported")
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch, deep_M: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Final hidden states at the positions that count `[N, D]`, and those after each layer at some of them `[L, M, D]`.
+def hidden_states(model: PreTrainedModel, batch: Batch, layers_M: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Return final hidden states at the positions that count, `[N, D]`, and all layers' at some of them, `[L, M, D]`.
 
     The embeddings are no layer; the last layer's states are taken after the final norm, and so are the final ones.
 
     Args:
-        deep_M: which of the N positions want the states of all layers; None for no layers at all.
+        layers_M: at which of the N positions to keep the states of all layers; None for no layers at all.
     """
-    found = model.base_model(
-        input_ids=batch.ids_RT, attention_mask=batch.mask_RT, use_cache=False, output_hidden_states=deep_M is not None
+    outputs = model.base_model(
+        input_ids=batch.ids_RT, attention_mask=batch.mask_RT, use_cache=False, output_hidden_states=layers_M is not None
     )
-    hidden_ND = found.last_hidden_state[batch.row_N, batch.column_N]
-    if deep_M is None:
+    hidden_ND = outputs.last_hidden_state[batch.row_N, batch.column_N]
+    if layers_M is None:
         return hidden_ND, None
-    row_M, column_M = batch.row_N[deep_M], batch.column_N[deep_M]
-    return hidden_ND, torch.stack([states[row_M, column_M] for states in found.hidden_states[1:]])
+    row_M, column_M = batch.row_N[layers_M], batch.column_N[layers_M]
+    return hidden_ND, torch.stack([states[row_M, column_M] for states in outputs.hidden_states[1:]])
 
 
 class _RestoreRoute(AbstractContextManager[None]):
-    """Rows routed as they were once. Entered as often as a layer runs again: once for every loss that goes back."""
+    """Route rows as they were routed when a layer ran first. Entered each time that it runs again: once per loss."""
 
     def __init__(self, adapters: PackedAdapters, route: Route | None) -> None:
         self._adapters, self._route = adapters, route
@@ -87,19 +87,19 @@ class _RestoreRoute(AbstractContextManager[None]):
 
 @contextmanager
 def checkpoint_layers(model: PreTrainedModel, adapters: PackedAdapters) -> Iterator[None]:
-    """Inside, a forward pass keeps the inputs of its layers alone; going back, each layer runs once more.
+    """Let forward passes inside keep the inputs of their layers alone; each layer runs once more on the way back.
 
-    Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174). A layer runs again with the rows routed as they were.
+    This is gradient checkpointing (Chen et al. 2016, arXiv:1604.06174), with the rows routed as they were.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _RestoreRoute(adapters, adapters.route)
 
-    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    rerun = partial(checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
     layers = layers_of(model)
     for layer in layers:
-        layer._gradient_checkpointing_func = again
-        layer.gradient_checkpointing = layer.training = True  # of the layer, not of what it consists of
+        layer._gradient_checkpointing_func = rerun
+        layer.gradient_checkpointing = layer.training = True  # of the layer itself; its modules stay in evaluation mode
     try:
         yield
     finally:

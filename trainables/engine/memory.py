@@ -1,6 +1,6 @@
-"""How much memory a pack will take, before it takes it: one model for planning a sweep and for refusing a pack.
+"""How much memory a pack will take: one estimate for planning a sweep and for refusing a pack.
 
-An estimate: it counts what grows with models, members and tokens, and neither fragmentation nor temporary results.
+It counts what grows with models, members and tokens, and neither fragmentation nor temporary results.
 Imports nothing heavy.
 """
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 FLOAT = 4  # bytes
 ADAPTER_COPIES = 4  # factor, gradient, two moments
 ACTIVATIONS_PER_LAYER = 24  # saved numbers per token, in units of the hidden width, for a block with a gated MLP
-KEPT_BY_CHECKPOINTING = 1  # of these: a layer keeps its input alone
-LOGITS = 1 << 25  # held at a time for one member: 128 MiB in float32
+KEPT_BY_CHECKPOINTING = 1  # with gradient checkpointing a layer saves its input alone
+LOGITS = 1 << 25  # that a step holds at a time for one member, see `StreamPass`: 128 MiB in float32
 LOGIT_COPIES = 3  # logits, log-probabilities, gradient
 PROCESS_BYTES = 600e6  # Python, torch and transformers, before any model
 
@@ -42,7 +42,7 @@ class ModelShape:
 
     @staticmethod
     def of(model: BaseModel) -> ModelShape | None:
-        """From the specification (nano) or config.json (a directory's, or the Hub cache's); None without either."""
+        """Read the sizes from a nano specification or a config.json (in a directory or the Hub cache); None without."""
         if isinstance(model, NanoModel):
             width, inner, heads = model.hidden_size, model.intermediate_size, model.hidden_size
             return _shape(width, inner, heads, heads, model.num_layers, len(model.world.vocabulary) + 5)
@@ -52,12 +52,12 @@ class ModelShape:
 
     @staticmethod
     def assumed() -> ModelShape:
-        """Of a model that is not there: Qwen3-8B's."""
+        """Assume Qwen3-8B's sizes for a model that is not available."""
         return _shape(4096, 12288, 4096, 1024, 36, 151_936)
 
     @staticmethod
     def of_config(config: Mapping[str, Any]) -> ModelShape:
-        """From what config.json says."""
+        """Read the sizes from the content of config.json."""
         head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         queries = head * config["num_attention_heads"]
         keys = head * config.get("num_key_value_heads", config["num_attention_heads"])
@@ -66,14 +66,14 @@ class ModelShape:
 
 
 def _shape(width: int, inner: int, queries: int, keys: int, layers: int, vocabulary: int) -> ModelShape:
-    """Of a decoder with gated MLPs: q, k, v, o, gate, up, down in each layer, and a head."""
+    """Return the shape of a decoder with gated MLPs: q, k, v, o, gate, up, down in each layer, and a head."""
     per_layer = 2 * width * queries + 2 * width * keys + 3 * width * inner
     adapted = layers * (2 * (width + queries) + 2 * (width + keys) + 3 * (width + inner))
     return ModelShape(layers * per_layer + width * vocabulary, layers, width, adapted, vocabulary)
 
 
 def memory_left(device: torch.device, gpus: float, memory: float | None) -> float | None:
-    """Bytes that a process with a loaded base model may still take; None if that is not known.
+    """Return the bytes that a process with a loaded base model may still take; None if that is not known.
 
     Args:
         device: of the base model.
@@ -98,13 +98,13 @@ def training_bytes(
     activation_bytes: int = FLOAT,
     num_workers: int = 1,
 ) -> float:
-    """What a training step of a pack adds to process and base model: adapters with their state, activations, logits.
+    """Return the bytes that a training step of a pack adds: adapters with their state, activations, logits.
 
     Args:
         lengths: tokens of a row of each stream that a member reads.
-        rows_per_forward, gradient_checkpointing: as of the step. Micro-batches keep the activations of one of them.
-        activation_bytes: of one number of an activation.
-        num_workers: that share the rows; each holds all adapters.
+        rows_per_forward, gradient_checkpointing: see `train_step`. Only one micro-batch's activations are kept.
+        activation_bytes: bytes of one number of an activation.
+        num_workers: workers that share the rows; each holds all adapters.
     """
     rank = max(trial.adapter.rank for trial in members)
     adapters = len(members) * rank * shape.adapted * ADAPTER_COPIES * FLOAT
@@ -119,6 +119,6 @@ def training_bytes(
     else:
         tokens = max(min(rows[stream], rows_per_forward) * length for stream, length in lengths.items())
     kept = KEPT_BY_CHECKPOINTING if gradient_checkpointing else ACTIVATIONS_PER_LAYER
-    own = sum(rows[stream] * length for stream, length in lengths.items()) / len(members)
-    logits = min(own * shape.vocabulary, LOGITS) * LOGIT_COPIES * FLOAT
+    member_tokens = sum(rows[stream] * length for stream, length in lengths.items()) / len(members)
+    logits = min(member_tokens * shape.vocabulary, LOGITS) * LOGIT_COPIES * FLOAT
     return adapters + tokens / num_workers * shape.layers * shape.width * kept * activation_bytes + logits

@@ -32,33 +32,33 @@ class PackedAdamW:
         self.updates = [0] * len(configs)
 
     def rates(self) -> list[float]:
-        """The learning rate of each member's next update."""
+        """Return the learning rate of each member's next update."""
         members = zip(self.configs, self.updates, self.steps, strict=True)
         return [config.rate(done, total) for config, done, total in members]
 
     @torch.no_grad()
     def step(
-        self, gradient_KP: Tensor, active: Sequence[bool], revise: Callable[[Tensor], Tensor] | None = None
+        self, gradient_KP: Tensor, active: Sequence[bool], transform: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
-        """One update of the active members; the others keep every bit. Returns norms before clipping, `[K]`.
+        """Update the active members and return gradient norms before clipping, `[K]`; the others keep every bit.
 
         Args:
-            revise: changes the directions `[K, P]` that moments and rescaling have made of the gradients; weight decay
-                and learning rate come after it.
+            transform: maps the directions `[K, P]` that Adam has made of the gradients to those to step along; weight
+                decay and learning rate come after it.
         """
         norm_K = gradient_KP.square().sum(dim=1).sqrt()
         rates = self.rates()
         self.updates = [done + bool(on) for done, on in zip(self.updates, active, strict=True)]
         columns = self._columns(rates, norm_K)
         on = None if all(active) else torch.tensor(active).to(norm_K.device, non_blocking=True)[:, None]
-        for part in self._parts(whole=revise is not None):
-            self._step_part(gradient_KP[:, part], part, columns, on, revise)
+        for part in self._parts(at_once=transform is not None):
+            self._step_part(gradient_KP[:, part], part, columns, on, transform)
         return norm_K
 
-    def _parts(self, whole: bool) -> Iterator[slice]:
-        """Ranges of parameters that are updated together; on a CPU what its cache holds, 3 to 8 times as fast."""
+    def _parts(self, at_once: bool) -> Iterator[slice]:
+        """Yield ranges of parameters to update together: on a CPU what its cache holds, 3 to 8 times as fast."""
         count, parameters = self.theta_KP.shape
-        size = parameters if whole or self.theta_KP.is_cuda else max(1, CACHED_ELEMENTS // count)
+        size = parameters if at_once or self.theta_KP.is_cuda else max(1, CACHED_ELEMENTS // count)
         return (slice(start, start + size) for start in range(0, parameters, size))
 
     def _step_part(
@@ -67,20 +67,20 @@ class PackedAdamW:
         part: slice,
         columns: tuple[Tensor, ...],
         on_K1: Tensor | None,
-        revise: Callable[[Tensor], Tensor] | None,
+        transform: Callable[[Tensor], Tensor] | None,
     ) -> None:
         rate, decay, beta1, beta2, fix1, fix2, eps, clip = columns
-        theta, mean, square = (kept[:, part] for kept in (self.theta_KP, self.mean_KP, self.square_KP))
+        theta, mean, square = (state[:, part] for state in (self.theta_KP, self.mean_KP, self.square_KP))
         scaled = gradient_KP * clip
         new_mean = torch.lerp(scaled, mean, beta1)
         new_square = torch.lerp(scaled.square_(), square, beta2)
         update = (new_mean / fix1).div_((new_square / fix2).sqrt_().add_(eps))
-        update = (update if revise is None else revise(update)) + decay * theta
-        for kept, new in ((theta, theta - update.mul_(rate)), (mean, new_mean), (square, new_square)):
-            kept.copy_(new if on_K1 is None else torch.where(on_K1, new, kept))
+        update = (update if transform is None else transform(update)) + decay * theta
+        for state, new in ((theta, theta - update.mul_(rate)), (mean, new_mean), (square, new_square)):
+            state.copy_(new if on_K1 is None else torch.where(on_K1, new, state))
 
     def _columns(self, rates: Sequence[float], norm_K: Tensor) -> tuple[Tensor, ...]:
-        """Per-member scalars as `[K, 1]`: rate, decay, both betas, both bias corrections, eps, clipping factor."""
+        """Return scalars of the members as `[K, 1]`: rate, decay, both betas, both bias corrections, eps, clipping."""
         rows = [
             (
                 rate,
@@ -99,7 +99,7 @@ class PackedAdamW:
         return columns[:, :, None].unbind(dim=1)
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts, for a checkpoint."""
+        """Return moments and step counts, for a checkpoint."""
         return {"mean": self.mean_KP, "square": self.square_KP, "updates": torch.tensor(self.updates)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

@@ -1,10 +1,9 @@
-"""Processes that train one pack together, each on its share of the rows. One process alone is the rule.
+"""Processes that train one pack together, each on its share of the rows. Usually there is one.
 
-Every worker holds all adapters and their optimiser. A worker sends its rows through the base model; the hidden states
-at the positions that count are put together, so that every worker sees what a method would see on one machine and
-comes to the same losses, whatever the method. Each then sends the gradients of its own rows back, and the adapters'
-gradients are summed. No gradient of the base model exists, and its weights may be sharded (FSDP) where one device
-cannot hold them.
+Every worker holds all adapters and their optimiser. A worker sends its rows through the base model; an all-reduce puts
+the hidden states at the positions that count together, so that every worker computes the losses that one machine would,
+whatever the method. Each then sends the gradients of its own rows back, and the adapters' gradients are summed. The
+base model has no gradients, and its weights may be sharded (FSDP) where one device cannot hold them.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ T = TypeVar("T")
 
 
 class ProcessGroup:
-    """One process alone; `TorchProcessGroup` is several. All workers call the same methods in the same order.
+    """One process; `TorchProcessGroup` is several. All workers call the same methods in the same order.
 
     Attributes:
         rank: of this worker, 0 .. count - 1.
-        count: how many there are.
-        sharded: whether each holds a part of the base model's layers only.
+        count: the number of workers.
+        sharded: whether each worker holds a part of the base model's layers only.
     """
 
     rank = 0
@@ -38,28 +37,28 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes files."""
+        """Whether this worker writes the files."""
         return self.rank == 0
 
-    def deal(self, items: Sequence[T]) -> tuple[range, Sequence[T]]:
-        """Which of the items are this worker's, and those themselves.
+    def shard(self, items: Sequence[T]) -> tuple[range, Sequence[T]]:
+        """Return this worker's indices and items.
 
-        A worker that gets none is given the first one as a stand-in, of which it must use nothing: layers of a sharded
-        model run on all workers or on none.
+        A worker without any gets the first item as a stand-in, and must drop its outputs: layers of a sharded model run
+        on all workers or on none.
         """
-        own = range(self.rank, len(items), self.count)
-        return own, ([items[index] for index in own] if own else items[:1])
+        indices = range(self.rank, len(items), self.count)
+        return indices, ([items[index] for index in indices] if indices else items[:1])
 
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of all workers' tensors, the same bits on each."""
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Return the sum of all workers' tensors, with the same bits on each."""
         return tensor
 
     def gather(self, value: T) -> list[T]:
-        """Every worker's value, by rank."""
+        """Return every worker's value, by rank."""
         return [value]
 
-    def agree(self, value: T) -> T:
-        """The first worker's value."""
+    def broadcast(self, value: T) -> T:
+        """Return the first worker's value."""
         return value
 
 
@@ -67,7 +66,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class TorchProcessGroup(ProcessGroup):
-    """The workers of a `torch.distributed` process group that is up already. Accelerate finds the device and reduces.
+    """The workers of a `torch.distributed` process group that runs already. Accelerate chooses the device and reduces.
 
     Args:
         sharded: shard the base model's layers over the workers.
@@ -83,10 +82,10 @@ class TorchProcessGroup(ProcessGroup):
 
     @property
     def device(self) -> torch.device:
-        """This worker's own."""
+        """The device of this worker."""
         return self._accelerator.device
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         total: Any = self._accelerator.reduce(tensor, reduction="sum")
         return total
 
@@ -95,22 +94,22 @@ class TorchProcessGroup(ProcessGroup):
 
         return list(gather_object([value]))
 
-    def agree(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value])[0]
 
 
 def layers_of(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
-    """The blocks of a transformer, in order."""
+    """Return the blocks of a transformer, in order."""
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def shard(model: PreTrainedModel, device: torch.device) -> None:
+def shard_model(model: PreTrainedModel, device: torch.device) -> None:
     """Shard a frozen model's layers over the process group (FSDP2), and put all of it on the device.
 
-    A layer's weights are gathered when it runs, forth or back, and dropped afterwards. Embeddings and head stay whole
-    on every worker: the hidden states of a batch are of a few rows, and the head is needed at any time.
+    A layer's weights are gathered when it runs, forward or backward, and freed afterwards. Embeddings and head are not
+    sharded: losses use the head at any time, and on different numbers of positions.
     """
     from torch.distributed import get_world_size, init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -121,8 +120,8 @@ def shard(model: PreTrainedModel, device: torch.device) -> None:
     model.to(device)
 
 
-def whole(weight: Tensor) -> Tensor:
-    """A weight that may be sharded, on the device it lives on; every worker has to ask."""
+def full_tensor(weight: Tensor) -> Tensor:
+    """Return all of a weight that may be sharded, on its device; every worker has to call this."""
     from torch.distributed.tensor import DTensor
 
     return weight.full_tensor() if isinstance(weight, DTensor) else weight

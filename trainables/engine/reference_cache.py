@@ -1,12 +1,12 @@
-"""What the frozen base model gives on a setting's rows: computed once, then shared by all trials of all sweeps.
+"""The frozen base model's outputs on a setting's rows: computed once, then shared by all trials of all sweeps.
 
-The head is frozen, too, so that the final hidden states are all that a reference distribution needs; they are V / D
-times smaller than its logits. They lie in files named by their content, which processes of one node map into the same
-memory and all nodes find on the shared cache. Rows are computed in batches of their own, whatever pack asks, so that
-every run reads the same bits; in float32 they agree with a reference that is forwarded beside the policy to the last
-bits, in bfloat16 to its rounding.
+The head is frozen, too, so that final hidden states are all that a reference distribution needs; they are V / D times
+smaller than its logits. They lie in files named by their content, which processes of one node map into the same memory
+and all nodes find in the shared cache. How rows are batched does not depend on the pack, so that every run reads the
+same bits; these agree with a reference that is forwarded beside the policy up to rounding (in float32, the last bits).
 
-Shape legend: N positions that count, of all rows concatenated; L layers, D hidden width.
+Shape legend: N positions that count, of all rows concatenated; M those of them whose states of all layers are kept; L
+layers, D hidden width.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from trainables.method import Positions
 
 VERSION = 1  # part of a file's name; raise it when the same rows would give other numbers
 ROWS_PER_BATCH = 32
-MAX_BYTES = 8e9  # of one file; more is forwarded beside the policy in every step
-ON_DEVICE_BYTES = 1e9  # what is larger stays in main memory, and each step's rows are copied
+MAX_BYTES = 8e9  # of one file; larger outputs are forwarded beside the policy in every step
+ON_DEVICE_BYTES = 1e9  # larger outputs stay in main memory, and each step's rows are copied
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class CachedOutputs:
     """The base model's outputs at the positions that count of some rows.
 
     Attributes:
-        place: of each row, where its positions start and end.
+        place: row -> where its positions start and end.
         hidden_ND: final hidden states.
-        layers_LND: those after each layer; None unless asked for.
+        layers_LND: hidden states after each layer; None unless they were computed.
     """
 
     place: Mapping[EncodedRow, tuple[int, int]]
@@ -52,71 +52,75 @@ class CachedOutputs:
     layers_LND: Tensor | None
 
     def of(self, rows: Sequence[EncodedRow], device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """The outputs on these rows, one after the other. Raises KeyError for a row that is not known."""
+        """Return the outputs on rows, one row after the other. Raises KeyError for a row that is not there."""
         at_N = torch.cat([torch.arange(*self.place[row]) for row in rows]).to(self.hidden_ND.device, non_blocking=True)
         hidden_ND = self.hidden_ND[at_N].to(device, non_blocking=True)
         return hidden_ND, None if self.layers_LND is None else self.layers_LND[:, at_N].to(device, non_blocking=True)
 
 
 class ReferenceCache:
-    """The known outputs of base models, by content.
+    """The base models' outputs, by content.
 
     Args:
-        folder: where they are kept.
-        max_bytes: of one file; rows that would take more are not known.
-        workers: who asks together. Each must ask for the same, in the same order.
+        folder: where the files lie.
+        max_bytes: of one file; rows that would take more are not cached.
+        workers: the processes that read together. Each must read the same outputs, in the same order.
     """
 
     def __init__(self, folder: Path, *, max_bytes: float = MAX_BYTES, workers: ProcessGroup = SINGLE_PROCESS) -> None:
         self._folder, self._max_bytes, self._workers = folder, max_bytes, workers
-        self._known: dict[str, CachedOutputs] = {}
+        self._outputs: dict[str, CachedOutputs] = {}
 
     def on(
-        self, base: LoadedBase, rows: Sequence[EncodedRow], positions: Positions, *, deep: bool = False
+        self, base: LoadedBase, rows: Sequence[EncodedRow], positions: Positions, *, with_layers: bool = False
     ) -> CachedOutputs | None:
-        """The outputs on rows, computed now unless they are there; None where they would be too large to keep.
+        """Return the outputs on rows, computed now unless they are there; None where they would be too large.
 
         Args:
-            positions: which count; those that include padding are never kept.
-            deep: also the hidden states after each layer.
+            positions: which positions count; those that include padding are never cached.
+            with_layers: also the hidden states after each layer.
         """
-        counted = [RowPositions(row, positions) for row in dict.fromkeys(rows)]
-        if any(item.padded for item in counted) or self._bytes(base, counted, deep) > self._max_bytes:
+        row_positions = [RowPositions(row, positions) for row in dict.fromkeys(rows)]
+        if any(row.padded for row in row_positions) or self._bytes(base, row_positions, with_layers) > self._max_bytes:
             return None
-        key = _key(base, counted, deep)
-        if key not in self._known:
-            self._known[key] = self._found(base, counted, deep, self._folder / f"{key}.safetensors")
-        return self._known[key]
+        key = _key(base, row_positions, with_layers)
+        if key not in self._outputs:
+            self._outputs[key] = self._read_or_compute(
+                base, row_positions, with_layers, self._folder / f"{key}.safetensors"
+            )
+        return self._outputs[key]
 
-    def _bytes(self, base: LoadedBase, counted: Sequence[RowPositions], deep: bool) -> int:
-        number = sum(len(item.columns) for item in counted) * (1 + deep * len(layers_of(base.model)))
+    def _bytes(self, base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool) -> int:
+        number = sum(len(row.columns) for row in row_positions) * (1 + with_layers * len(layers_of(base.model)))
         return number * base.model.config.get_text_config().hidden_size * base.model.dtype.itemsize
 
-    def _found(self, base: LoadedBase, counted: Sequence[RowPositions], deep: bool, path: Path) -> CachedOutputs:
-        """Read a file, or make it. All workers read it, or all compute: a sharded model runs on all or on none."""
+    def _read_or_compute(
+        self, base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool, path: Path
+    ) -> CachedOutputs:
+        """Read a file, or write it. All workers read it, or all compute: a sharded model runs on all or on none."""
         tensors = _read(path)
         if not all(self._workers.gather(tensors is not None)) or tensors is None:
-            tensors = _computed(base, counted, deep)
+            tensors = _compute(base, row_positions, with_layers)
             if self._workers.first:
                 with replacing_file(path) as temporary:
                     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
         if sum(tensor.nbytes for tensor in tensors.values()) <= ON_DEVICE_BYTES:
             tensors = {name: tensor.to(base.model.device) for name, tensor in tensors.items()}
-        ends = list(accumulate(len(item.columns) for item in counted))
-        place = {item.row: (end - len(item.columns), end) for item, end in zip(counted, ends, strict=True)}
+        ends = list(accumulate(len(row.columns) for row in row_positions))
+        place = {row.row: (end - len(row.columns), end) for row, end in zip(row_positions, ends, strict=True)}
         return CachedOutputs(place, tensors["hidden"], tensors.get("layers"))
 
 
-def _key(base: LoadedBase, counted: Sequence[RowPositions], deep: bool) -> str:
-    """Content id: of all that decides a bit, but for the kind of processor."""
-    rows = repr([(item.row.ids, item.row.prompt_length) for item in counted]).encode()
+def _key(base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool) -> str:
+    """Return the content id of everything that decides a bit, but for the kind of processor."""
+    rows = repr([(row.row.ids, row.row.prompt_length) for row in row_positions]).encode()
     return content_id(
         {
             "version": VERSION,
             "base": base.content_id,
             "rows": hashlib.sha256(rows).hexdigest(),
-            "positions": counted[0].positions if counted else "",
-            "deep": deep,
+            "positions": row_positions[0].positions if row_positions else "",
+            "with_layers": with_layers,
             "numbers": [str(base.model.dtype), base.model.device.type],
             "packages": [torch.__version__, transformers.__version__],
         }
@@ -124,7 +128,7 @@ def _key(base: LoadedBase, counted: Sequence[RowPositions], deep: bool) -> str:
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a file, mapped into memory; None when there is none that can be read."""
+    """Map the tensors of a file into memory; None when there is none that can be read."""
     try:
         return load_file(path) if path.is_file() else None
     except SafetensorError:
@@ -132,19 +136,23 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def _computed(base: LoadedBase, counted: Sequence[RowPositions], deep: bool) -> dict[str, Tensor]:
+def _compute(base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool) -> dict[str, Tensor]:
     """Forward the rows through the base model, similar lengths together."""
-    order = sorted(range(len(counted)), key=lambda index: (len(counted[index].row.ids), index))
+    order = sorted(range(len(row_positions)), key=lambda index: (len(row_positions[index].row.ids), index))
     hidden: dict[int, Tensor] = {}
     layers: dict[int, Tensor] = {}
     for start in range(0, len(order), ROWS_PER_BATCH):
-        some = order[start : start + ROWS_PER_BATCH]
-        batch = collate([counted[index] for index in some], int(base.tokenizer.pad_token_id), base.model.device)
-        deep_M = torch.arange(len(batch.row_N), device=base.model.device) if deep else None
+        indices = order[start : start + ROWS_PER_BATCH]
+        batch = collate(
+            [row_positions[index] for index in indices], int(base.tokenizer.pad_token_id), base.model.device
+        )
+        layers_M = torch.arange(len(batch.row_N), device=base.model.device) if with_layers else None
         with autocast(base.model.device):
-            hidden_ND, layers_LND = hidden_states(base.model, batch, deep_M)
-        hidden.update(zip(some, hidden_ND.split(batch.positions_per_row), strict=True))
+            hidden_ND, layers_LND = hidden_states(base.model, batch, layers_M)
+        hidden.update(zip(indices, hidden_ND.split(batch.positions_per_row), strict=True))
         if layers_LND is not None:
-            layers.update(zip(some, layers_LND.split(batch.positions_per_row, dim=1), strict=True))
-    tensors = {"hidden": torch.cat([hidden[index] for index in range(len(counted))])}
-    return tensors | ({"layers": torch.cat([layers[i] for i in range(len(counted))], dim=1)} if deep else {})
+            layers.update(zip(indices, layers_LND.split(batch.positions_per_row, dim=1), strict=True))
+    tensors = {"hidden": torch.cat([hidden[index] for index in range(len(row_positions))])}
+    return tensors | (
+        {"layers": torch.cat([layers[i] for i in range(len(row_positions))], dim=1)} if with_layers else {}
+    )

@@ -1,9 +1,9 @@
 """One optimiser step of a pack: the only place with forward, backward and update. It never names a method.
 
 The rows of all members go through the frozen base together, stream by stream (`StreamPass`). Each method turns its
-pieces of the outputs into scalars, and their gradients at the hidden states are sent back through the base in one pass.
+pieces of the outputs into scalars; their gradients at the hidden states are sent back through the base in one pass.
 
-Shape legend: K members, P parameters of a member.
+Shape legend: N positions that count, D hidden width, V vocabulary, K members, P parameters of a member.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainables.engine.batches import STREAM_ORDER
 from trainables.engine.forward import Head, autocast, checkpoint_layers, head_of
 from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
-from trainables.engine.stream import MemberStep, StreamPass, added
+from trainables.engine.stream import MemberStep, StreamPass, add_gradients
 from trainables.losses import cross_entropy
 from trainables.method import Forward, Method, Step
 
@@ -37,175 +37,185 @@ def train_step(
     gradient_checkpointing: bool = False,
     workers: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[int, dict[str, Tensor]]:
-    """Train the given members for one step and return each one's loss, gradient norm and recorded terms, detached.
+    """Train members for one step and return each one's loss, gradient norm and recorded terms, detached.
 
     Args:
         members: index in the pack -> what it does; members left out keep every bit of their state.
         rows_per_forward: most rows that go through the base at a time (a micro-batch); None is all of a stream's. More
             than one micro-batch costs one more forward pass and changes no result.
         gradient_checkpointing: see `checkpoint_layers`; it changes no result either.
-        workers: who takes the step together; each ends with the same adapters.
+        workers: the processes that take the step together; each ends with the same adapters.
     """
-    keep = checkpoint_layers(model, adapters) if gradient_checkpointing else nullcontext()
-    wanted = [stream for stream in STREAM_ORDER if any(member.rows.get(stream) for member in members.values())]
-    with keep:
+    streams_read = [stream for stream in STREAM_ORDER if any(member.rows.get(stream) for member in members.values())]
+    with checkpoint_layers(model, adapters) if gradient_checkpointing else nullcontext():
         with autocast(model.device):
             streams = {
                 stream: StreamPass(model, adapters, members, stream, pad_id, rows_per_forward, workers)
-                for stream in wanted
+                for stream in streams_read
             }
-            measured, seeds = _losses(adapters, members, streams, head_of(model))
-        gradients = _gradients(adapters, streams, seeds, workers)
+            measured, at_outputs = _differentiate_losses(adapters, members, streams, head_of(model))
+        gradients = _backward(adapters, streams, at_outputs, workers)
     active = [index in members for index in range(adapters.num_members)]
-    if len(gradients) == 1:  # nobody operates on gradients
+    if len(gradients) == 1:  # no method operates on gradients
         norm_K = optimizer.step(adapters.flat(gradients[0]), active)
     else:
-        combined = _operated(adapters, members, gradients, lambda method, own: method.combine(own))
-        norm_K = optimizer.step(adapters.flat(combined), active, revise=_reviser(adapters, members, gradients))
+        combined = adapters.flat(_combine(adapters, members, gradients))
+        norm_K = optimizer.step(combined, active, transform=_update_transform(adapters, members, gradients))
     return {index: {**terms, "grad_norm": norm_K[index]} for index, terms in measured.items()}
 
 
 @dataclass(frozen=True)
 class _OutputGradients:
-    """The gradients of each member's losses at what the losses saw.
+    """Gradients of each member's losses at the tensors that the losses read.
 
     Attributes:
-        outputs: `[loss][stream]`: member -> gradients at its leaves of that stream.
-        weights: `[loss]`: member -> gradients at its own factors, if its method speaks of them.
+        outputs: `[loss][stream]`: member -> gradients at its leaves of that stream (`StreamPass.leaves`).
+        factors: `[loss]`: member -> gradients at its adapter's factors, for methods that declare `weights`.
     """
 
     outputs: list[list[dict[int, list[Tensor | None]]]]
-    weights: list[dict[int, list[Tensor | None]]]
+    factors: list[dict[int, list[Tensor | None]]]
 
 
-def _losses(
+def _differentiate_losses(
     adapters: PackedAdapters, members: Mapping[int, MemberStep], streams: Mapping[Stream, StreamPass], head: Head
 ) -> tuple[dict[int, dict[str, Tensor]], _OutputGradients]:
-    """Each member's measured terms, and the gradients at the outputs."""
+    """Return each member's measured terms, and the gradients of its losses at the outputs."""
     most = max(member.method.num_losses for member in members.values())
-    seeds = _OutputGradients([[{} for _ in streams] for _ in range(most)], [{} for _ in range(most)])
+    gradients = _OutputGradients([[{} for _ in streams] for _ in range(most)], [{} for _ in range(most)])
     measured: dict[int, dict[str, Tensor]] = {}
-    nothing = _nothing(next(iter(streams.values())), head)
     for index, member in members.items():
         method = member.method
-        weights = adapters.leaves(index) if method.weights else []
-        step = Step(
-            policy={stream: _piece(streams, stream, "policy", index, nothing) for stream in method.streams},
-            reference={stream: _piece(streams, stream, "reference", index, nothing) for stream in method.reference},
-            adapter=adapters.member_factors(index, weights) if weights else (),
-            prior=adapters.prior_factors(index) if method.underneath else (),
-        )
+        factors = adapters.leaves(index) if method.weights else []
+        step = _step_of(adapters, streams, index, method, factors, head)
         losses = method.losses(step)
         _check(method, losses, step)
-        read = [(at, stream.leaves(index)) for at, stream in enumerate(streams.values()) if index in stream.policy]
-        leaves = [leaf for _, some in read for leaf in some] + weights
+        leaves_of = {at: stream.leaves(index) for at, stream in enumerate(streams.values()) if index in stream.policy}
+        leaves = [leaf for stream_leaves in leaves_of.values() for leaf in stream_leaves] + factors
         if member.checked and not _is_connected(method, losses, step, leaves):
-            step.recorded.update({name: torch.zeros_like(losses[0].detach()) for name in method.alive})
+            step.recorded.update({name: torch.zeros_like(losses[0].detach()) for name in method.must_stay_active})
         for number, loss in enumerate(losses):
-            more = number + 1 < len(losses)
-            found: list[Tensor | None] = list(torch.autograd.grad(loss, leaves, retain_graph=more, allow_unused=True))
-            for at, some in read:
-                seeds.outputs[number][at][index] = [found.pop(0) for _ in some]
-            seeds.weights[number][index] = found
+            retain = number + 1 < len(losses)
+            at_leaves: list[Tensor | None] = [
+                *torch.autograd.grad(loss, leaves, retain_graph=retain, allow_unused=True)
+            ]
+            for at, stream_leaves in leaves_of.items():
+                gradients.outputs[number][at][index] = at_leaves[: len(stream_leaves)]
+                del at_leaves[: len(stream_leaves)]
+            gradients.factors[number][index] = at_leaves
         recorded = dict(step.recorded)
         if "task" in method.streams:
             recorded["task"] = cross_entropy(step.policy["task"]).detach()
-        if method.synchronized and not all(member.rows.values()):  # a step without proxy rows says nothing of its term
-            recorded = {name: value for name, value in recorded.items() if name not in method.alive}
+        if method.proxy_schedule == "synchronized" and not all(member.rows.values()):
+            # A step without proxy rows says nothing of its term.
+            recorded = {name: value for name, value in recorded.items() if name not in method.must_stay_active}
         measured[index] = {"loss": losses[0].detach(), **recorded}
-    return measured, seeds
+    return measured, gradients
+
+
+def _step_of(
+    adapters: PackedAdapters,
+    streams: Mapping[Stream, StreamPass],
+    index: int,
+    method: Method,
+    factors: Sequence[Tensor],
+    head: Head,
+) -> Step:
+    """Return a member's view of the step, with empty outputs for streams of which the step gives it no row."""
+    like = next(iter(next(iter(streams.values())).policy.values()))
+
+    def no_rows(stream: Stream) -> Forward:
+        labels, hidden_ND = like.labels_N[:0], like.hidden_ND.detach()[:0].requires_grad_()
+        groups = max(1, method.num_row_groups(stream))
+        return Forward(hidden_ND, labels, labels, 0, head, hidden_ND[None], num_groups=groups)
+
+    policies = {stream: passed.policy for stream, passed in streams.items() if index in passed.policy}
+    references = {stream: passed.reference for stream, passed in streams.items() if index in passed.policy}
+    return Step(
+        policy={s: policies[s][index] if s in policies else no_rows(s) for s in method.streams},
+        reference={s: references[s][index] if s in references else no_rows(s) for s in method.reference},
+        adapter=adapters.member_factors(index, factors) if factors else (),
+        prior=adapters.prior_factors(index) if method.prior_is_active else (),
+    )
 
 
 def _check(method: Method, losses: object, step: Step) -> None:
-    """Raises TypeError for what a method's `losses` should not give or record."""
-    wanted = f"losses(step) of method {method.name!r} must return a tuple of {method.num_losses} scalar tensors"
+    """Raise TypeError for what a method's `losses` must not return or record."""
+    rule = f"losses(step) of method {method.name!r} must return a tuple of {method.num_losses} scalar tensors"
     if not isinstance(losses, Sequence) or len(losses) != method.num_losses:
-        raise TypeError(f"{wanted} (num_losses), got {type(losses).__name__}{_size(losses)}")
+        raise TypeError(f"{rule} (num_losses), got {type(losses).__name__}{_shape_text(losses)}")
     for loss in losses:
         if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
-            raise TypeError(f"{wanted} that depend on the adapter, got {type(loss).__name__}{_size(loss)}")
-    unknown = [name for name in method.alive if name not in step.recorded]
-    if unknown:
-        known = ", ".join(step.recorded) or "nothing"
-        raise TypeError(f"method {method.name!r} has alive = {method.alive!r}, and its losses(step) records {known}")
+            raise TypeError(f"{rule} that depend on the adapter, got {type(loss).__name__}{_shape_text(loss)}")
+    if any(name not in step.recorded for name in method.must_stay_active):
+        recorded = ", ".join(step.recorded) or "nothing"
+        declared = f"must_stay_active = {method.must_stay_active!r}"
+        raise TypeError(f"method {method.name!r} has {declared}, and its losses(step) records {recorded}")
 
 
-def _size(value: object) -> str:
+def _shape_text(value: object) -> str:
     return f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
 
 
 def _is_connected(method: Method, losses: Sequence[Tensor], step: Step, leaves: Sequence[Tensor]) -> bool:
-    """Whether the losses pull at anything beside the task, as they have to where there are terms that must be alive.
+    """Return whether the losses have a gradient beside the task's, as terms that must stay active require.
 
-    What they add to plain fine-tuning has a gradient of exactly 0 where a term was detached.
+    What the losses add to plain fine-tuning has a gradient of exactly 0 where a term was detached.
     """
-    if not method.alive or method.is_neutral or "task" not in step.policy:
+    if not method.must_stay_active or method.is_neutral or "task" not in step.policy:
         return True
     added = torch.stack([*losses]).sum() - cross_entropy(step.policy["task"])
-    found = torch.autograd.grad(added, leaves, retain_graph=True, allow_unused=True)
-    return any(gradient is not None and bool(gradient.any()) for gradient in found)
+    gradients = torch.autograd.grad(added, leaves, retain_graph=True, allow_unused=True)
+    return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
 
 
-def _nothing(stream: StreamPass, head: Head) -> Forward:
-    """The outputs on no rows at all."""
-    like = next(iter(stream.policy.values()))
-    none, empty = like.labels_N[:0], like.hidden_ND.detach()[:0].requires_grad_()
-    return Forward(empty, none, none, 0, head, empty[None])
-
-
-def _piece(streams: Mapping[Stream, StreamPass], stream: Stream, side: str, index: int, nothing: Forward) -> Forward:
-    """A member's part of a stream; an empty one when this step gives it no row of that stream."""
-    if stream in streams and index in streams[stream].policy:
-        return getattr(streams[stream], side)[index]
-    return nothing
-
-
-def _gradients(
-    adapters: PackedAdapters, streams: Mapping[Stream, StreamPass], seeds: _OutputGradients, workers: ProcessGroup
+def _backward(
+    adapters: PackedAdapters, streams: Mapping[Stream, StreamPass], at_outputs: _OutputGradients, workers: ProcessGroup
 ) -> list[list[Tensor]]:
     """Send the gradients at the outputs back through the base: `[loss][factor]`, each stacked over the members."""
-    found = [[torch.zeros_like(factor) for factor in adapters.factors] for _ in seeds.outputs]
+    gradients = [[torch.zeros_like(factor) for factor in adapters.factors] for _ in at_outputs.outputs]
     for at, stream in enumerate(streams.values()):
-        for number, gradient in enumerate(stream.backward([outputs[at] for outputs in seeds.outputs])):
+        for number, gradient in enumerate(stream.backward([outputs[at] for outputs in at_outputs.outputs])):
             if gradient is not None:
-                found[number] = added(found[number], gradient)
-    if workers.count > 1:  # each has sent its own rows back; what the factors themselves add, all of them know
-        found = [adapters.unflat(workers.sum(adapters.flat(gradient))) for gradient in found]
-    for number, weights in enumerate(seeds.weights):
-        for index, gradients in weights.items():
-            for target, own in zip(found[number], gradients, strict=False):
-                if own is not None:
-                    target[index] += own
-    return found
+                gradients[number] = add_gradients(gradients[number], gradient)
+    if workers.count > 1:  # each has sent its own rows back; what the losses add at the factors, all of them have
+        gradients = [adapters.unflat(workers.all_reduce(adapters.flat(gradient))) for gradient in gradients]
+    for number, of_members in enumerate(at_outputs.factors):
+        for index, at_factors in of_members.items():
+            for total_K, at_factor in zip(gradients[number], at_factors, strict=False):
+                if at_factor is not None:
+                    total_K[index] += at_factor
+    return gradients
 
 
-def _operated(
-    adapters: PackedAdapters,
-    members: Mapping[int, MemberStep],
-    gradients: Sequence[Sequence[Tensor]],
-    operate: Callable[[Method, list[list[Tensor]]], Sequence[Tensor]],
+def _member_gradients(member: MemberStep, index: int, gradients: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Return a member's gradients, `[loss][factor]`."""
+    return [[factor[index] for factor in gradient] for gradient in gradients[: member.method.num_losses]]
+
+
+def _combine(
+    adapters: PackedAdapters, members: Mapping[int, MemberStep], gradients: Sequence[Sequence[Tensor]]
 ) -> list[Tensor]:
-    """What each member's method makes of its own gradients, stacked over the members like a factor."""
-    stacked = [torch.zeros_like(factor) for factor in adapters.factors]
+    """Let each method combine its member's gradients; return them stacked over the members, factor by factor."""
+    combined = [torch.zeros_like(factor) for factor in adapters.factors]
     for index, member in members.items():
-        own = [[factor[index] for factor in gradient] for gradient in gradients[: member.method.num_losses]]
-        for target, value in zip(stacked, operate(member.method, own), strict=True):
-            target[index] = value
-    return stacked
+        of_member = member.method.combine(_member_gradients(member, index, gradients))
+        for total_K, gradient in zip(combined, of_member, strict=True):
+            total_K[index] = gradient
+    return combined
 
 
-def _reviser(
+def _update_transform(
     adapters: PackedAdapters, members: Mapping[int, MemberStep], gradients: Sequence[Sequence[Tensor]]
 ) -> Callable[[Tensor], Tensor]:
-    """`revise` of all members' methods, on the optimiser's directions `[K, P]`."""
+    """Return `transform_update` of all members' methods as one function of the optimiser's directions `[K, P]`."""
 
-    def revise(update_KP: Tensor) -> Tensor:
-        revised = update_KP.clone()
+    def transform(update_KP: Tensor) -> Tensor:
+        transformed_KP = update_KP.clone()
         for index, member in members.items():
-            own = [[factor[index] for factor in gradient] for gradient in gradients[: member.method.num_losses]]
             update = adapters.unflat(update_KP[index])
-            kept = member.method.revise(update, own)
-            revised[index] = torch.cat([tensor.reshape(-1) for tensor in kept])
-        return revised
+            direction = member.method.transform_update(update, _member_gradients(member, index, gradients))
+            transformed_KP[index] = torch.cat([tensor.reshape(-1) for tensor in direction])
+        return transformed_KP
 
-    return revise
+    return transform

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from trainables.engine.forward import autocast, head_of, hidden_states
 from trainables.engine.memory import LOGITS
 from trainables.engine.process_group import ProcessGroup
 from trainables.engine.reference_cache import CachedOutputs
-from trainables.losses import part_of
+from trainables.losses import group_of
 from trainables.method import Forward, Method
 
 
@@ -38,55 +39,79 @@ class MemberStep:
 
     Attributes:
         method: its method.
-        rows: of each stream that the method reads.
+        rows: the rows of each stream that the method reads.
         max_length: of a row, in tokens.
-        known: what the base model gives on the rows of some streams; on those of others it is asked.
-        checked: see whether the terms that must be alive pull at the adapter.
+        cached: the base model's outputs on the rows of some streams; for other streams the base model is run.
+        checked: check that the terms that must stay active have a gradient at the adapter.
     """
 
     method: Method
     rows: Mapping[Stream, Sequence[EncodedRow]]
     max_length: int
-    known: Mapping[Stream, CachedOutputs] = field(default_factory=dict)
+    cached: Mapping[Stream, CachedOutputs] = field(default_factory=dict)
     checked: bool = False
 
-    def counted(self, stream: Stream) -> list[RowPositions]:
-        """The rows of a stream with the positions that the method counts."""
+    def row_positions(self, stream: Stream) -> list[RowPositions]:
+        """Return the rows of a stream with the positions that the method counts."""
         positions = self.method.positions(stream)
         return [RowPositions(row, positions, self.max_length) for row in self.rows[stream]]
 
 
-Outputs = tuple[Tensor, Tensor | None]  # hidden_ND and layers_LMD
-Joined = tuple[Tensor | None, Tensor | None]  # gradients at these; None where a loss does not see them
+class Place(NamedTuple):
+    """Where the positions of a member's rows in one chunk lie.
+
+    Attributes:
+        in_chunk: among all positions of the chunk.
+        in_layers: among those positions of the chunk whose states of all layers are kept.
+        in_member: among all positions of the member in this stream.
+    """
+
+    in_chunk: slice
+    in_layers: slice
+    in_member: slice
+
+
+class Outputs(NamedTuple):
+    """What a chunk of rows gave: final hidden states, and those of all layers where a member's method declares them."""
+
+    hidden_ND: Tensor
+    layers_LMD: Tensor | None
+
+
+class ChunkGradients(NamedTuple):
+    """One loss's gradients at the `Outputs` of a chunk; None at what the loss does not read."""
+
+    hidden_ND: Tensor | None
+    layers_LMD: Tensor | None
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """Rows that go through the base together, and whose they are.
+class Chunk:
+    """Rows that go through the base together, and the members that they belong to.
 
     Attributes:
         labels_N: of all positions that count.
-        places: member -> where its positions lie in the chunk, among the chunk's deep ones, and in the member's piece.
-        batch, route: the rows that this worker sends, all of them when it is alone.
-        deep_M: which of the batch's positions want the states of all layers; None if no row of the chunk does.
-        own_N, own_M: where the batch's positions lie in the chunk, and its deep ones among the chunk's deep ones; None
-            when this worker sends all.
+        places: member -> where its positions lie.
+        batch, route: the rows that this worker sends; all rows when it is alone.
+        layers_M: which of the batch's positions have their states of all layers kept; None if no row of the chunk has.
+        local_N, local_M: where the batch's positions lie in the chunk, and those with layers among the chunk's with
+            layers; None when this worker sends all rows.
     """
 
     labels_N: Tensor
-    places: Mapping[int, tuple[slice, slice, slice]]
+    places: Mapping[int, Place]
     batch: Batch
     route: Route
-    deep_M: Tensor | None
-    own_N: Tensor | None
-    own_M: Tensor | None
+    layers_M: Tensor | None
+    local_N: Tensor | None
+    local_M: Tensor | None
 
 
 class StreamPass:
     """One stream of one step, for all members that read it.
 
-    Rows are cut into chunks of `rows_per_forward`, and where a method wants a gradient of its own from each part of its
-    rows, into one chunk for each part, so that no row goes back through the base more often than needed.
+    Rows are cut into chunks of `rows_per_forward`. Where a method has a gradient for each group of its rows, a chunk
+    holds rows of one group, so that no row goes back through the base more often than needed.
 
     Attributes:
         policy, reference: member -> its piece of the outputs; the policy's are leaves of a graph of their own.
@@ -102,208 +127,219 @@ class StreamPass:
         rows_per_forward: int | None,
         workers: ProcessGroup,
     ) -> None:
-        self._model, self._adapters, self._workers = model, adapters, workers
-        rows = {index: member.counted(stream) for index, member in members.items() if member.rows.get(stream)}
-        parts = {index: members[index].method.parts(stream) for index in rows}
-        self._deep = {index for index in rows if stream in members[index].method.layers}
-        self._split = max(parts.values()) > 1
-        self._chunks = self._cut(rows, parts, pad_id, rows_per_forward)
+        self._model, self._adapters, self._workers, self._pad_id = model, adapters, workers, pad_id
+        rows = {index: member.row_positions(stream) for index, member in members.items() if member.rows.get(stream)}
+        methods = {index: members[index].method for index in rows}
+        self._with_layers = {index for index, method in methods.items() if stream in method.layers}
+        self._num_groups = {index: max(1, method.num_row_groups(stream)) for index, method in methods.items()}
+        self._chunks = self._cut(rows, rows_per_forward)
         # Without micro-batches every graph is kept; with them, a chunk is forwarded again when its gradient is known.
         keep = rows_per_forward is None or len(self._chunks) == 1
-        self._graphs = [self._forward(chunk, policy=True) for chunk in self._chunks] if keep else []
+        self._graphs = [self.forward(chunk, policy=True) for chunk in self._chunks] if keep else []
         self.policy = self._pieces(rows, policy=True)
-        known = {index: members[index].known[stream] for index in rows if stream in members[index].known}
-        asked = {index for index in rows if stream in members[index].method.reference}
-        # A reference that is asked sees the very batches that the policy saw, so that equal weights give equal bits.
-        self.reference = self._pieces(rows, policy=False) if asked - known.keys() else {}
-        self.reference |= {index: self._recalled(index, rows[index], own) for index, own in known.items()}
+        cached = {index: members[index].cached[stream] for index in rows if stream in members[index].cached}
+        referring = {index for index, method in methods.items() if stream in method.reference}
+        # A reference that is forwarded sees the very batches that the policy saw: equal weights give equal bits.
+        self.reference = self._pieces(rows, policy=False) if referring - cached.keys() else {}
+        self.reference |= {index: self._from_cache(index, rows[index], outputs) for index, outputs in cached.items()}
 
-    def _cut(
-        self,
-        rows: Mapping[int, Sequence[RowPositions]],
-        parts: Mapping[int, int],
-        pad_id: int,
-        rows_per_forward: int | None,
-    ) -> list[_Chunk]:
-        """The chunks, in an order in which each member's rows keep theirs."""
+    def _cut(self, rows: Mapping[int, Sequence[RowPositions]], rows_per_forward: int | None) -> list[Chunk]:
+        """Return the chunks, in an order in which each member's rows keep theirs."""
         groups: dict[int, list[tuple[int, RowPositions]]] = {}
-        for index, some in rows.items():
-            for number, item in enumerate(some):
-                groups.setdefault(part_of(number, len(some), parts[index]), []).append((index, item))
+        for index, member_rows in rows.items():
+            for number, row in enumerate(member_rows):
+                group = group_of(number, len(member_rows), self._num_groups[index])
+                groups.setdefault(group, []).append((index, row))
         size = rows_per_forward or max(map(len, groups.values()))
         ends: dict[int, int] = {}
         chunks = []
-        for number in sorted(groups):
-            for start in range(0, len(groups[number]), size):
-                chunks.append(self._chunk(groups[number][start : start + size], ends, pad_id))
+        for group in sorted(groups):
+            for start in range(0, len(groups[group]), size):
+                chunks.append(self._chunk(groups[group][start : start + size], ends))
         return chunks
 
-    def _chunk(self, rows: Sequence[tuple[int, RowPositions]], ends: dict[int, int], pad_id: int) -> _Chunk:
-        """A chunk of rows, member after member. `ends` tells how many positions of each member came before."""
-        places, at, deep_at = {}, 0, 0
+    def _chunk(self, rows: Sequence[tuple[int, RowPositions]], ends: dict[int, int]) -> Chunk:
+        """Build a chunk of rows, member after member. `ends` counts each member's positions so far, and is updated."""
+        places, at, layers_at = {}, 0, 0
         for index in dict.fromkeys(index for index, _ in rows):
-            count = sum(len(item.columns) for owner, item in rows if owner == index)
-            deep = count if index in self._deep else 0
+            count = sum(len(row.columns) for owner, row in rows if owner == index)
+            with_layers = count if index in self._with_layers else 0
             before = ends.get(index, 0)
-            places[index] = (slice(at, at + count), slice(deep_at, deep_at + deep), slice(before, before + count))
-            at, deep_at, ends[index] = at + count, deep_at + deep, before + count
+            places[index] = Place(
+                in_chunk=slice(at, at + count),
+                in_layers=slice(layers_at, layers_at + with_layers),
+                in_member=slice(before, before + count),
+            )
+            at, layers_at, ends[index] = at + count, layers_at + with_layers, before + count
         device = self._model.device
-        own, sent = self._workers.deal(rows)
-        batch = collate([item for _, item in sent], pad_id, device)
+        local, sent = self._workers.shard(rows)
+        batch = collate([row for _, row in sent], self._pad_id, device)
         owners = [index for index, _ in sent]
         route = Route(tuple(dict.fromkeys(owners)), tuple(owners.count(index) for index in dict.fromkeys(owners)))
-        wanted = np.repeat([index in self._deep for index in owners], batch.positions_per_row)
-        deep_M = to_device(np.flatnonzero(wanted), device) if self._deep.intersection(places) else None
+        layered = np.repeat([index in self._with_layers for index in owners], batch.positions_per_row)
+        layers_M = to_device(np.flatnonzero(layered), device) if self._with_layers.intersection(places) else None
         if self._workers.count == 1:
-            return _Chunk(batch.labels_N, places, batch, route, deep_M, None, None)
-        labels_N = collate([item for _, item in rows], pad_id, device).labels_N
-        own_N = _positions([len(item.columns) for _, item in rows], own)
-        own_M = _positions([len(item.columns) if index in self._deep else 0 for index, item in rows], own)
-        return _Chunk(labels_N, places, batch, route, deep_M, to_device(own_N, device), to_device(own_M, device))
+            return Chunk(batch.labels_N, places, batch, route, layers_M, None, None)
+        labels_N = collate([row for _, row in rows], self._pad_id, device).labels_N
+        local_N = _positions_of([len(row.columns) for _, row in rows], local)
+        local_M = _positions_of([len(row.columns) if index in self._with_layers else 0 for index, row in rows], local)
+        return Chunk(labels_N, places, batch, route, layers_M, to_device(local_N, device), to_device(local_M, device))
 
-    def _forward(self, chunk: _Chunk, *, policy: bool) -> Outputs:
-        """What the rows that this worker sends give; nothing of a stand-in."""
+    def forward(self, chunk: Chunk, *, policy: bool) -> Outputs:
+        """Run the rows that this worker sends, and return their outputs without those of a stand-in."""
         with self._adapters.routed(chunk.route if policy else None):
-            hidden_ND, layers_LMD = hidden_states(self._model, chunk.batch, chunk.deep_M)
-        if chunk.own_N is None or chunk.own_M is None:
-            return hidden_ND, layers_LMD
-        return hidden_ND[: len(chunk.own_N)], None if layers_LMD is None else layers_LMD[:, : len(chunk.own_M)]
+            hidden_ND, layers_LMD = hidden_states(self._model, chunk.batch, chunk.layers_M)
+        if chunk.local_N is None or chunk.local_M is None:
+            return Outputs(hidden_ND, layers_LMD)
+        number = len(chunk.local_M)
+        return Outputs(hidden_ND[: len(chunk.local_N)], None if layers_LMD is None else layers_LMD[:, :number])
 
-    def _whole(self, chunk: _Chunk, outputs: Outputs) -> Outputs:
-        """The outputs on all rows of a chunk, put together from all workers."""
+    def _all_rows(self, chunk: Chunk, outputs: Outputs) -> Outputs:
+        """Put the outputs on all rows of a chunk together from all workers."""
         hidden_ND, layers_LMD = outputs
-        if chunk.own_N is None or chunk.own_M is None:
+        if chunk.local_N is None or chunk.local_M is None:
             return outputs
         all_ND = hidden_ND.new_zeros(len(chunk.labels_N), hidden_ND.shape[1])
-        all_ND[chunk.own_N] = hidden_ND
+        all_ND[chunk.local_N] = hidden_ND
         if layers_LMD is None:
-            return self._workers.sum(all_ND), None
-        number = sum(place.stop - place.start for _, place, _ in chunk.places.values())
+            return Outputs(self._workers.all_reduce(all_ND), None)
+        number = sum(place.in_layers.stop - place.in_layers.start for place in chunk.places.values())
         all_LMD = layers_LMD.new_zeros(len(layers_LMD), number, layers_LMD.shape[2])
-        all_LMD[:, chunk.own_M] = layers_LMD
-        return self._workers.sum(all_ND), self._workers.sum(all_LMD)
+        all_LMD[:, chunk.local_M] = layers_LMD
+        return Outputs(self._workers.all_reduce(all_ND), self._workers.all_reduce(all_LMD))
 
     @torch.no_grad()
     def _pieces(self, rows: Mapping[int, Sequence[RowPositions]], *, policy: bool) -> dict[int, Forward]:
-        """The outputs cut into one `Forward` per member: leaves of a new graph for the policy."""
+        """Cut the outputs into one `Forward` per member: leaves of a new graph for the policy."""
         if policy and self._graphs:
-            found = self._graphs
+            outputs = self._graphs
         else:
-            found = [self._forward(chunk, policy=policy) for chunk in self._chunks]
-        found = [self._whole(chunk, outputs) for chunk, outputs in zip(self._chunks, found, strict=True)]
-        pieces, chunk = {}, max(1, LOGITS // self._model.config.get_text_config().vocab_size)
-        for index, some in rows.items():
-            own = [
-                (part, out, part.places[index])
-                for part, out in zip(self._chunks, found, strict=True)
-                if index in part.places
+            outputs = [self.forward(chunk, policy=policy) for chunk in self._chunks]
+        outputs = [self._all_rows(chunk, output) for chunk, output in zip(self._chunks, outputs, strict=True)]
+        pieces, size = {}, max(1, LOGITS // self._model.config.get_text_config().vocab_size)
+        for index, member_rows in rows.items():
+            parts = [
+                (chunk, output, chunk.places[index])
+                for chunk, output in zip(self._chunks, outputs, strict=True)
+                if index in chunk.places
             ]
-            hidden_ND = torch.cat([out[0][place] for _, out, (place, _, _) in own])
-            labels_N = torch.cat([part.labels_N[place] for part, _, (place, _, _) in own])
-            deep = [out[1][:, place] for _, out, (_, place, _) in own if index in self._deep and out[1] is not None]
-            layers_LND = torch.cat(deep, dim=1) if deep else None
-            row_N = to_device(np.repeat(np.arange(len(some)), [len(item.columns) for item in some]), labels_N.device)
+            hidden_ND = torch.cat([output.hidden_ND[place.in_chunk] for _, output, place in parts])
+            labels_N = torch.cat([chunk.labels_N[place.in_chunk] for chunk, _, place in parts])
+            layers = [
+                output.layers_LMD[:, place.in_layers]
+                for _, output, place in parts
+                if index in self._with_layers and output.layers_LMD is not None
+            ]
+            layers_LND = torch.cat(layers, dim=1) if layers else None
+            counts = [len(row.columns) for row in member_rows]
+            row_N = to_device(np.repeat(np.arange(len(member_rows)), counts), labels_N.device)
             for leaf in (hidden_ND, layers_LND):
                 if leaf is not None:
                     leaf.requires_grad_(policy)
-            pieces[index] = Forward(hidden_ND, labels_N, row_N, len(some), head_of(self._model), layers_LND, chunk)
+            head, groups = head_of(self._model), self._num_groups[index]
+            pieces[index] = Forward(hidden_ND, labels_N, row_N, len(member_rows), head, layers_LND, size, groups)
         return pieces
 
-    def _recalled(self, index: int, rows: Sequence[RowPositions], known: CachedOutputs) -> Forward:
-        """What the base model is known to give on a member's rows."""
-        hidden_ND, layers_LND = known.of([item.row for item in rows], self._model.device)
+    def _from_cache(self, index: int, rows: Sequence[RowPositions], outputs: CachedOutputs) -> Forward:
+        """Return the base model's outputs on a member's rows from the cache."""
+        hidden_ND, layers_LND = outputs.of([row.row for row in rows], self._model.device)
         return replace(self.policy[index], hidden_ND=hidden_ND, layers_LND=layers_LND)
 
     def leaves(self, index: int) -> list[Tensor]:
-        """What a member's losses are differentiated by: its final hidden states, and those of all layers if any."""
+        """Return the tensors that a member's losses are differentiated by: final hidden states, all layers' if kept."""
         piece = self.policy[index]
         return [piece.hidden_ND] if piece.layers_LND is None else [piece.hidden_ND, piece.layers_LND]
 
-    def backward(self, seeds: Sequence[Mapping[int, Sequence[Tensor | None]]]) -> list[list[Tensor] | None]:
+    def backward(self, at_leaves: Sequence[Mapping[int, Sequence[Tensor | None]]]) -> list[list[Tensor] | None]:
         """Send gradients at the outputs back to the adapters' factors.
 
         Args:
-            seeds: `[loss]`: member -> gradients at its `leaves`; None where the loss does not see a leaf.
+            at_leaves: `[loss]`: member -> gradients at its `leaves`; None where the loss does not read a leaf.
 
         Returns:
             `[loss][factor]`; None for a loss that no member's output enters.
         """
-        found: list[list[Tensor] | None] = [None] * len(seeds)
-        joined: Iterable[list[Joined]] = ([self._joined(chunk, seed) for seed in seeds] for chunk in self._chunks)
-        for number, (chunk, of_losses) in enumerate(
-            zip(self._chunks, _without_zeros(joined) if self._split else joined, strict=True)
-        ):
+        totals: list[list[Tensor] | None] = [None] * len(at_leaves)
+        of_chunks: Iterable[list[ChunkGradients]] = (
+            [self._chunk_gradients(chunk, of_loss) for of_loss in at_leaves] for chunk in self._chunks
+        )
+        if max(self._num_groups.values()) > 1:
+            of_chunks = _drop_zeros(of_chunks)
+        for number, (chunk, of_losses) in enumerate(zip(self._chunks, of_chunks, strict=True)):
             needed = {
-                loss: _own(chunk, parts)
-                for loss, parts in enumerate(of_losses)
-                if any(part is not None for part in parts)
+                loss: _local(chunk, gradients)
+                for loss, gradients in enumerate(of_losses)
+                if any(gradient is not None for gradient in gradients)
             }
             if self._graphs:
-                roots = self._graphs[number]
+                outputs = self._graphs[number]
             else:
                 with autocast(self._model.device):
-                    roots = self._forward(chunk, policy=True)
-            for left, (loss, outputs) in enumerate(needed.items(), start=1 - len(needed)):
-                used = [(root, seed) for root, seed in zip(roots, outputs, strict=True) if seed is not None]
-                gradient = torch.autograd.grad(
-                    [root for root, _ in used if root is not None],
+                    outputs = self.forward(chunk, policy=True)
+            for left, (loss, gradients) in enumerate(needed.items(), start=1 - len(needed)):
+                used = [(out, at_out) for out, at_out in zip(outputs, gradients, strict=True) if at_out is not None]
+                at_factors = torch.autograd.grad(
+                    [out for out, _ in used if out is not None],
                     self._adapters.factors,
-                    [seed for _, seed in used],
+                    [at_out for _, at_out in used],
                     retain_graph=left < 0,
                     materialize_grads=True,
                 )
-                found[loss] = added(found[loss], gradient)
-        return found
+                totals[loss] = add_gradients(totals[loss], at_factors)
+        return totals
 
-    def _joined(self, chunk: _Chunk, seed: Mapping[int, Sequence[Tensor | None]]) -> Joined:
-        """A loss's gradients at the outputs of a chunk, member after member; None where no member's loss sees them."""
+    def _chunk_gradients(self, chunk: Chunk, at_leaves: Mapping[int, Sequence[Tensor | None]]) -> ChunkGradients:
+        """Join a loss's gradients at the outputs of a chunk, member after member."""
         final: list[tuple[Tensor, Tensor | None]] = []
-        deep: list[tuple[Tensor, Tensor | None]] = []
-        for index, (_, _, place) in chunk.places.items():
-            piece, given = self.policy[index], seed.get(index, ())
-            final.append((piece.hidden_ND[place], given[0][place] if given and given[0] is not None else None))
+        layers: list[tuple[Tensor, Tensor | None]] = []
+        for index, place in chunk.places.items():
+            piece, here = self.policy[index], place.in_member
+            at_hidden_ND, at_layers_LND, *_ = (*at_leaves.get(index, ()), None, None)
+            final.append((piece.hidden_ND[here], None if at_hidden_ND is None else at_hidden_ND[here]))
             if piece.layers_LND is not None:
-                own = given[1][:, place] if len(given) > 1 and given[1] is not None else None
-                deep.append((piece.layers_LND[:, place], own))
-        return _concatenated(final, 0), _concatenated(deep, 1)
+                layers.append((piece.layers_LND[:, here], None if at_layers_LND is None else at_layers_LND[:, here]))
+        return ChunkGradients(_concatenate(final, 0), _concatenate(layers, 1))
 
 
-def _concatenated(parts: Sequence[tuple[Tensor, Tensor | None]], dim: int) -> Tensor | None:
-    """The gradients of several leaves along `dim`, zeros where one has none; None where none has one."""
+def _concatenate(parts: Sequence[tuple[Tensor, Tensor | None]], dim: int) -> Tensor | None:
+    """Join the gradients of (leaf, gradient) pairs along `dim`, zeros for a leaf without one; None if all are."""
     if all(gradient is None for _, gradient in parts):
         return None
-    return torch.cat([torch.zeros_like(leaf) if own is None else own for leaf, own in parts], dim=dim)
+    return torch.cat([torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in parts], dim=dim)
 
 
-def _without_zeros(joined: Iterable[list[Joined]]) -> list[list[Joined]]:
-    """`[chunk][loss]` with None for gradients that are 0: of losses over other parts of the rows than the chunk's.
+def _drop_zeros(of_chunks: Iterable[list[ChunkGradients]]) -> list[list[ChunkGradients]]:
+    """Return `[chunk][loss]` with None for gradients that are all 0: those of losses over rows of other groups.
 
-    The device is asked once for all of them.
+    One read from the device tells for all of them.
     """
-    kept = list(joined)
-    asked = [gradient.any() for chunk in kept for parts in chunk for gradient in parts if gradient is not None]
-    found = iter(torch.stack(asked).tolist() if asked else [])
+    chunks = list(of_chunks)
+    any_nonzero = [gradient.any() for chunk in chunks for pair in chunk for gradient in pair if gradient is not None]
+    answers = iter(torch.stack(any_nonzero).tolist() if any_nonzero else [])
 
-    def seen(gradient: Tensor | None) -> Tensor | None:
-        return gradient if gradient is not None and next(found) else None
+    def unless_zero(gradient: Tensor | None) -> Tensor | None:
+        return gradient if gradient is not None and next(answers) else None
 
-    return [[(seen(final), seen(deep)) for final, deep in chunk] for chunk in kept]
+    return [[ChunkGradients(unless_zero(final), unless_zero(layers)) for final, layers in chunk] for chunk in chunks]
 
 
-def _positions(counts: Sequence[int], rows: range) -> NDArray[np.int64]:
-    """Where the positions of some rows lie among those of all rows; `counts` tells how many each row has."""
+def _positions_of(counts: Sequence[int], rows: range) -> NDArray[np.int64]:
+    """Return where the positions of `rows` lie among those of all rows, of which `counts` has a number for each."""
     ends = np.cumsum(counts)
-    own = [np.arange(ends[row] - counts[row], ends[row]) for row in rows]
-    return np.concatenate(own) if own else np.zeros(0, dtype=np.int64)
+    places = [np.arange(ends[row] - counts[row], ends[row]) for row in rows]
+    return np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
 
 
-def _own(chunk: _Chunk, gradients: Joined) -> Joined:
-    """Of gradients at the outputs of all rows of a chunk, those of the rows that this worker has sent."""
-    final, deep = gradients
-    if chunk.own_N is None or chunk.own_M is None:
+def _local(chunk: Chunk, gradients: ChunkGradients) -> ChunkGradients:
+    """Select this worker's rows from gradients of a whole chunk."""
+    final, layers = gradients
+    if chunk.local_N is None or chunk.local_M is None:
         return gradients
-    return None if final is None else final[chunk.own_N], None if deep is None else deep[:, chunk.own_M]
+    return ChunkGradients(
+        None if final is None else final[chunk.local_N], None if layers is None else layers[:, chunk.local_M]
+    )
 
 
-def added(total: list[Tensor] | None, more: Sequence[Tensor]) -> list[Tensor]:
-    return list(more) if total is None else [one + other for one, other in zip(total, more, strict=True)]
+def add_gradients(total: list[Tensor] | None, gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Return the sum of two lists of tensors; None is nothing yet."""
+    return list(gradients) if total is None else [sum_ + more for sum_, more in zip(total, gradients, strict=True)]

@@ -1,4 +1,4 @@
-"""What models do on a setting's questions: replies or token losses, then the setting's own grades."""
+"""Evaluate models on a setting's questions: replies or token losses, then the setting's grades."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS_PER_BATCH = 32
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One model on one setting: the scores, and per evaluation what was observed on each question, in order."""
+    """One model's scores on one setting, and what was observed on each question of each evaluation, in order."""
 
     scores: dict[str, Measurement]
     observations: dict[str, list[Observation]]
@@ -42,19 +42,19 @@ def evaluate(
 
     Args:
         seeds: one per member (one for the base model); used by evaluations that sample.
-        workers: who evaluates together; each comes to all results.
+        workers: the processes that evaluate together; each returns all results.
 
     Returns:
         One result per member, in order.
     """
-    found = [Evaluated({}, {}) for _ in (members if adapters else (0,))]
+    results = [Evaluated({}, {}) for _ in (members if adapters else (0,))]
     observe = functools.partial(_observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,), workers)
     for evaluation in encoded.setting.evaluations:
-        for result, observations in zip(found, observe(evaluation), strict=True):
+        for result, observations in zip(results, observe(evaluation), strict=True):
             result.observations[evaluation.name] = observations
             if not evaluation.rubrics:  # a judge grades these later, from the stored replies
                 result.scores.update(evaluation.grade(observations))
-    return found
+    return results
 
 
 def _observe(
@@ -66,7 +66,7 @@ def _observe(
     workers: ProcessGroup,
     evaluation: Evaluation,
 ) -> list[list[Observation]]:
-    """`[member][question]`."""
+    """Return what is observed, `[member][question]`."""
     rows = encoded.questions(evaluation)
     pad_id = int(encoded.encoder.tokenizer.pad_token_id)
     if evaluation.observe == "token_loss":
@@ -85,7 +85,7 @@ def _observe(
         top_p=evaluation.top_p,
         workers=workers,
     )
-    return [[encoded.encoder.text(reply) for reply in some] for some in replies]
+    return [[encoded.encoder.text(reply) for reply in of_member] for of_member in replies]
 
 
 @torch.no_grad()
@@ -97,19 +97,19 @@ def _token_losses(
     pad_id: int,
     workers: ProcessGroup,
 ) -> list[Observation]:
-    """Mean cross-entropy in nats per response token of each row, for one member or the base model."""
-    found: dict[int, float] = {}
+    """Return the mean cross-entropy in nats per response token of each row, for one member or the base model."""
+    losses: dict[int, float] = {}
     for start in range(0, len(rows), ROWS_PER_BATCH * workers.count):
-        own, some = workers.deal(rows[start : start + ROWS_PER_BATCH * workers.count])
-        batch = collate([RowPositions(row) for row in some], pad_id, model.device)
+        indices, batch_rows = workers.shard(rows[start : start + ROWS_PER_BATCH * workers.count])
+        batch = collate([RowPositions(row) for row in batch_rows], pad_id, model.device)
         with autocast(model.device):
             if adapters and route:
-                with adapters.routed(Route(route.members, (len(some),))):
+                with adapters.routed(Route(route.members, (len(batch_rows),))):
                     hidden_ND, _ = hidden_states(model, batch)
             else:
                 hidden_ND, _ = hidden_states(model, batch)
-            forward = Forward(hidden_ND, batch.labels_N, batch.row_N, len(some), head_of(model))
+            forward = Forward(hidden_ND, batch.labels_N, batch.row_N, len(batch_rows), head_of(model))
             parts = token_nll(forward).split(batch.positions_per_row)
-        found.update((start + row, float(part.mean())) for row, part in zip(own, parts, strict=False))
-    together = {row: loss for some in workers.gather(found) for row, loss in some.items()}
-    return [together[row] for row in range(len(rows))]
+        losses.update((start + row, float(part.mean())) for row, part in zip(indices, parts, strict=False))
+    gathered = {row: loss for of_worker in workers.gather(losses) for row, loss in of_worker.items()}
+    return [gathered[row] for row in range(len(rows))]

@@ -1,6 +1,6 @@
-"""Replies of many trials to the same prompts in one stream of forward passes.
+"""Replies of many trials to the same prompts in one series of forward passes.
 
-Shape legend: M members (or 1 for the base model), P prompts of a chunk, L tokens so far, V vocabulary.
+Shape legend: R rows of a forward pass, one per member and prompt; D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -40,52 +40,52 @@ def generate(
 
     Args:
         prompts: tokens of each prompt, up to the place where the reply starts.
-        adapters, members: whose replies; without adapters the base model's alone.
+        adapters, members: the members that reply; without adapters the base model replies.
         seeds: one per member; used when sampling. A reply depends on its member's weights and seed and on the place of
-            its prompt in the list, not on what else is in the pack.
+            its prompt in the list, and not on other members.
         max_new_tokens: longest reply.
         stop_ids: tokens that end a reply; they are not part of it.
         temperature: 0 is greedy.
         top_p: sample from the smallest set of likeliest tokens that has this probability (Holtzman et al. 2020,
             arXiv:1904.09751).
         rows_per_batch: rows of one forward pass.
-        workers: who generates together, each for some of the prompts; each comes to all replies.
+        workers: the processes that generate together, each for a part of the prompts; each returns all replies.
 
     Returns:
         `[member][prompt]`, tokens without the stop token.
     """
-    voices = len(members) if adapters else 1
+    num_members = len(members) if adapters else 1
     if max_new_tokens < 1:
-        return [[()] * len(prompts) for _ in range(voices)]
-    found: dict[int, list[Reply]] = {}  # prompt -> replies of all members
+        return [[()] * len(prompts) for _ in range(num_members)]
+    replies: dict[int, list[Reply]] = {}  # prompt -> replies of all members
     uniform = _uniforms(seeds, len(prompts), max_new_tokens) if temperature > 0 else None
-    for some in _chunks(prompts, max(1, rows_per_batch // voices) * workers.count):
-        own, chunk = workers.deal(some)
+    for indices in _chunks(prompts, max(1, rows_per_batch // num_members) * workers.count):
+        places, chunk = workers.shard(indices)
         draws = None if uniform is None else uniform[:, chunk].reshape(-1, max_new_tokens)
         decoder = _Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers, adapters, members)
         out = decoder.run([tuple(prompts[index]) for index in chunk], max_new_tokens)
-        found.update((some[place], out[row :: len(chunk)]) for row, place in enumerate(own))
-    together = {prompt: replies for part in workers.gather(found) for prompt, replies in part.items()}
-    return [[together[prompt][voice] for prompt in range(len(prompts))] for voice in range(voices)]
+        replies.update((indices[place], out[row :: len(chunk)]) for row, place in enumerate(places))
+    gathered = {prompt: of_prompt for part in workers.gather(replies) for prompt, of_prompt in part.items()}
+    return [[gathered[prompt][member] for prompt in range(len(prompts))] for member in range(num_members)]
 
 
 def _chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Indices of prompts, similar lengths together, so that little is spent on padding, and equal ones side by side."""
+    """Yield indices of prompts, similar lengths together to save padding, and equal ones side by side."""
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), tuple(prompts[index]), index))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
 
 def _uniforms(seeds: Sequence[int], num_prompts: int, num_tokens: int) -> np.ndarray:
-    """One number in [0, 1) per member, prompt and token, `[M, prompts, tokens]`, from (seed, prompt) alone."""
+    """Draw a number in [0, 1) per member, prompt and token, `[members, prompts, tokens]`, from (seed, prompt) alone."""
     rows = [[np.random.default_rng([seed, index]).random(num_tokens) for index in range(num_prompts)] for seed in seeds]
     return np.asarray(rows)
 
 
 def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
-    """The probabilities with those outside the smallest set of likeliest tokens of at least `top_p` set to 0, `[R, V]`.
+    """Set the probabilities outside the smallest set of likeliest tokens of at least `top_p` to 0, `[R, V]`.
 
-    Not normalised again. The token that reaches `top_p` belongs to the set, so that there is always one.
+    They are not normalised again. The token that reaches `top_p` belongs to the set, which is thus never empty.
     """
     if top_p >= 1.0:
         return probabilities_RV
@@ -96,10 +96,10 @@ def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
 
 
 class _Decoder:
-    """Token-by-token decoding of one chunk with a key-value cache. A prompt that is asked several times is read once.
+    """Token-by-token decoding of one chunk with a key-value cache. Equal prompts are prefilled once.
 
-    Prompts are padded on the right and the replies follow the padding, which later tokens do not see. Unlike padding on
-    the left this leaves no position without anything to attend to (a source of NaN), and the prompts need no mask.
+    Prompts are padded on the right; the replies follow the padding and do not attend to it. Unlike padding on the left
+    this leaves no position without anything to attend to (a source of NaN), and the prompts need no mask.
     """
 
     def __init__(
@@ -121,52 +121,52 @@ class _Decoder:
         self.draws = None if draws is None else torch.from_numpy(draws).to(model.device)
 
     def run(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> list[Reply]:
-        """The replies of all members to the prompts, member after member."""
+        """Return the replies of all members to the prompts, member after member."""
         device, longest = self.model.device, max(map(len, prompts))
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
         cache = DynamicCache(config=self.model.config)
-        hidden = self._read(list(places), cache)
-        voices = len(hidden) // len(places)
-        rows = torch.tensor([voice * len(places) + places[prompt] for voice in range(voices) for prompt in prompts])
+        hidden_RD = self._prefill(list(places), cache)
+        num_members = len(hidden_RD) // len(places)
+        rows = torch.tensor([m * len(places) + places[prompt] for m in range(num_members) for prompt in prompts])
         if len(places) < len(prompts):
             rows = rows.to(device)
-            hidden = hidden[rows]
+            hidden_RD = hidden_RD[rows]
             cache.batch_select_indices(rows)
-        length = torch.tensor([len(prompt) for prompt in prompts] * voices, device=device)
+        length = torch.tensor([len(prompt) for prompt in prompts] * num_members, device=device)
         mask = (torch.arange(longest, device=device) < length[:, None]).long()
         with self._routed(len(prompts)):
-            return self._write(hidden, cache, mask, max_new_tokens)
+            return self._decode(hidden_RD, cache, mask, max_new_tokens)
 
-    def _read(self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> Tensor:
-        """The hidden state of each member at the end of each prompt; fills the cache."""
+    def _prefill(self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> Tensor:
+        """Fill the cache, and return the hidden state of each member at the end of each prompt, `[R, D]`."""
         longest = max(map(len, prompts))
-        voices = len(self.members) if self.adapters else 1
-        padded = [list(prompt) + [self.pad_id] * (longest - len(prompt)) for prompt in prompts] * voices
-        ends = torch.tensor([len(prompt) - 1 for prompt in prompts] * voices, device=self.model.device)
+        num_members = len(self.members) if self.adapters else 1
+        padded = [list(prompt) + [self.pad_id] * (longest - len(prompt)) for prompt in prompts] * num_members
+        ends = torch.tensor([len(prompt) - 1 for prompt in prompts] * num_members, device=self.model.device)
         with self._routed(len(prompts)):
             hidden = self._forward(torch.tensor(padded, device=self.model.device), None, cache)
         return hidden[torch.arange(len(ends), device=self.model.device), ends]
 
     def _routed(self, rows: int) -> AbstractContextManager[None]:
-        """Sends so many rows to each member, one member after the other."""
+        """Send so many rows to each member, one member after the other."""
         if self.adapters is None:
             return nullcontext()
         return self.adapters.routed(Route(self.members, (rows,) * len(self.members)))
 
-    def _write(self, hidden: Tensor, cache: DynamicCache, mask: Tensor, max_new_tokens: int) -> list[Reply]:
-        """Token after token, from the hidden states at the ends of the prompts, where `mask` has its last ones."""
+    def _decode(self, hidden_RD: Tensor, cache: DynamicCache, mask: Tensor, max_new_tokens: int) -> list[Reply]:
+        """Reply from the hidden states at the ends of the prompts, where `mask` has its last ones."""
         length, padded = mask.sum(dim=1), not bool(mask.all())
         finished = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
-        written: list[Tensor] = []
+        tokens: list[Tensor] = []
         while True:
-            token = torch.where(finished, self.pad_id, self._pick(self._logits(hidden), len(written)))
+            token = torch.where(finished, self.pad_id, self._sample(self._logits(hidden_RD), len(tokens)))
             finished = finished | torch.isin(token, self.stop)
-            written.append(token)
-            if len(written) == max_new_tokens or all(self.workers.gather(bool(finished.all()))):
-                return [self._reply(row) for row in torch.stack(written, dim=1).tolist()]
+            tokens.append(token)
+            if len(tokens) == max_new_tokens or all(self.workers.gather(bool(finished.all()))):
+                return [self._reply(row) for row in torch.stack(tokens, dim=1).tolist()]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            positions = (length + len(written) - 1)[:, None]
-            hidden = self._forward(token[:, None], mask if padded else None, cache, positions)[:, -1]
+            positions = (length + len(tokens) - 1)[:, None]
+            hidden_RD = self._forward(token[:, None], mask if padded else None, cache, positions)[:, -1]
 
     def _forward(
         self, ids: Tensor, mask: Tensor | None, cache: DynamicCache, positions: Tensor | None = None
@@ -180,8 +180,8 @@ class _Decoder:
         with autocast(hidden_RD.device):
             return self.head(hidden_RD)
 
-    def _pick(self, logits_RV: Tensor, number: int) -> Tensor:
-        """The next token of each row: the most likely one, or by inverse transform sampling."""
+    def _sample(self, logits_RV: Tensor, number: int) -> Tensor:
+        """Return the next token of each row: the most likely one, or by inverse transform sampling."""
         if self.draws is None:
             return logits_RV.argmax(dim=-1)
         probabilities_RV = torch.softmax(logits_RV.double() / self.temperature, dim=-1)

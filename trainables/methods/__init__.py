@@ -1,4 +1,4 @@
-"""One method, one file. A new file here appears in `selgen methods`, in sweeps and in the test battery by itself."""
+"""One method, one file. A new file here is discovered by `selgen methods`, by sweeps and by the battery of tests."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from trainables.method import Method
 
 
 def names() -> list[str]:
-    """The methods of this package, sorted."""
+    """Return the names of this package's methods, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def get(name: str) -> type[Method]:
-    """The method class of that name.
+    """Return the method class of a name.
 
     Raises UserError: no such method, with those that exist; a file that cannot be imported, with the line; a file that
     is not one method; a coefficient without a range.
@@ -32,11 +32,11 @@ def get(name: str) -> type[Method]:
     if name not in names():
         raise UserError(f"unknown method {name!r}{did_you_mean(name, names())}; available: {', '.join(names())}")
     module = _module(name)
-    found = [value for value in vars(module).values() if _is_method(value, module.__name__)]
-    if len(found) != 1:
-        raise UserError(f"{module.__file__} must define exactly one Method, found {len(found)}")
-    _check(found[0], str(module.__file__))
-    return found[0]
+    classes = [value for value in vars(module).values() if _is_method(value, module.__name__)]
+    if len(classes) != 1:
+        raise UserError(f"{module.__file__} must define exactly one Method, found {len(classes)}")
+    _check(classes[0], str(module.__file__))
+    return classes[0]
 
 
 @lru_cache
@@ -48,16 +48,17 @@ def _check(method: type[Method], file: str) -> None:
         coefficients(method)
     except TypeError as error:
         raise UserError(f"{file}: {error}") from error
-    for attribute in ("streams", "reference", "layers", "alive"):
-        given, known = getattr(method, attribute), get_args(Stream)
-        free = attribute == "alive"
-        if not isinstance(given, tuple) or not all(isinstance(name, str) and (free or name in known) for name in given):
-            of = "names that it records" if free else ", ".join(known)
-            raise UserError(f"{file}: {method.__name__}.{attribute} must be a tuple of {of}, got {given!r}")
+    for attribute in ("streams", "reference", "layers", "must_stay_active"):
+        declared, streams = getattr(method, attribute), get_args(Stream)
+        free = attribute == "must_stay_active"
+        is_tuple = isinstance(declared, tuple)
+        if not is_tuple or not all(isinstance(name, str) and (free or name in streams) for name in declared):
+            of = "names that it records" if free else ", ".join(streams)
+            raise UserError(f"{file}: {method.__name__}.{attribute} must be a tuple of {of}, got {declared!r}")
 
 
 def _module(name: str) -> ModuleType:
-    """The module of a method. What it raises when it is imported is one line that names the file and its line."""
+    """Import the module of a method. Raises UserError, one line with file and line, for what the import raises."""
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except SyntaxError as error:
@@ -70,12 +71,12 @@ def _module(name: str) -> ModuleType:
 
 
 def source_id(name: str) -> str:
-    """Content id of a method's code; see `settings.catalog.source_id`."""
+    """Return the content id of a method's code; see `settings.catalog.source_id`."""
     return catalog.source_id(Path(str(_module(name).__file__)))
 
 
 def make(name: str, values: Mapping[str, Any] | None = None) -> Method:
-    """A method with its coefficients. Raises UserError for an unknown method, coefficient or value."""
+    """Build a method with its coefficients. Raises UserError for an unknown method, coefficient or value."""
     method, values = get(name), dict(values or {})
     allowed = [coefficient.name for coefficient in coefficients(method)]
     for key in values:

@@ -31,7 +31,7 @@ class DPO(ProxyMethod):
     streams = ("task", "alignment", "misaligned")
     reference = ("alignment", "misaligned")
     as_published = (("log_probs", "mean"),)
-    alive = ("margin",)
+    must_stay_active = ("margin",)
     equation = "L = CE(task) + weight * mean_i - log sigmoid(beta * [(c_i - c_i^ref) - (r_i - r_i^ref)])"
     source = "Rafailov et al. 2023, arXiv:2305.18290; Azarbal et al. 2025, Selective Generalization"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from settings.setting import Stream
 from trainables.coefficients import Choice, Range
-from trainables.losses import cross_entropy, cross_entropy_of_parts
+from trainables.losses import cross_entropy, cross_entropy_by_group
 from trainables.method import ProxyMethod, Step
 from trainables.projections import remove
 
@@ -21,9 +21,9 @@ class GradientProjection(ProxyMethod):
         L = CE(task), stepped along u - strength * <u, a> / ||a||^2 a with a = grad CE(alignment)
 
     Coefficients:
-        directions: the proxy rows of a step are dealt to so many parts, and u is made orthogonal to the gradients of
-            all of them (Farajtabar et al. 2020). No row is computed more often, but the passes are smaller. More
-            directions than proxy rows are as many as these; see the trial's `alignment_batch_size`.
+        directions: the proxy rows of a step are dealt into so many groups, and u is made orthogonal to the gradients
+            of all of them (Farajtabar et al. 2020). No row is computed more often, but the passes are smaller. More
+            directions than proxy rows count as one per row; see the trial's `alignment_batch_size`.
         strength: how much of the component is taken out.
         stage: u is the task's "gradient", or the "update" that Adam has made of it.
         sign: "strict" takes the component out always, "conflict" only where the step would raise the alignment loss.
@@ -50,7 +50,7 @@ class GradientProjection(ProxyMethod):
     `selgen sweep run gradient_projection_nano` repeats it.
     """
 
-    alive = ("alignment",)
+    must_stay_active = ("alignment",)
     as_published = (
         ("strength", 1.0),
         ("stage", "gradient"),
@@ -70,30 +70,25 @@ class GradientProjection(ProxyMethod):
     sign: Literal["strict", "conflict"] = Choice("strict", "strict", "conflict")
     scope: Literal["tensor", "global"] = Choice("tensor", "tensor", "global")
 
-    @property
-    def num_losses(self) -> int:
-        return 1 + self.directions
-
-    def parts(self, stream: Stream) -> int:
-        return self.directions if stream == "alignment" else 1
+    def num_row_groups(self, stream: Stream) -> int:
+        return self.directions if stream == "alignment" else 0
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
-        parts = cross_entropy_of_parts(step.policy["alignment"], self.directions)
-        step.record(alignment=torch.stack(parts).mean())
-        return cross_entropy(step.policy["task"]), *parts
+        by_group = cross_entropy_by_group(step.policy["alignment"])
+        step.record(alignment=torch.stack(by_group).mean())
+        return cross_entropy(step.policy["task"]), *by_group
 
     def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
         return self._projected(gradients[0], gradients[1:]) if self.stage == "gradient" else gradients[0]
 
-    def revise(self, update: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    def transform_update(self, update: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
         return self._projected(update, gradients[1:]) if self.stage == "update" else update
 
     def _projected(self, vector: Sequence[Tensor], along: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        conflict = self.sign == "conflict"
+        only_conflict = self.sign == "conflict"
         if self.scope == "global":
-            return remove(vector, along, share=self.strength, only_conflict=conflict)
-        factors = zip(vector, *along, strict=True)
+            return remove(vector, along, share=self.strength, only_conflict=only_conflict)
         return [
-            remove([own], [[a] for a in others], share=self.strength, only_conflict=conflict)[0]
-            for own, *others in factors
+            remove([tensor], [[a] for a in columns], share=self.strength, only_conflict=only_conflict)[0]
+            for tensor, *columns in zip(vector, *along, strict=True)
         ]

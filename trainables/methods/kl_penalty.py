@@ -33,7 +33,7 @@ class KLPenalty(ProxyMethod):
     """
 
     reference = ("alignment",)
-    alive = ("kl",)
+    must_stay_active = ("kl",)
     as_published = (("direction", "reverse"), ("tokens", "padded"))
     equation = "L = CE(task) + beta * KL(policy || reference on alignment)"
     source = "Azarbal et al. 2025, Selective Generalization; Ziegler et al. 2019, arXiv:1909.08593"

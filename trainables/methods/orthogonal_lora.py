@@ -28,8 +28,8 @@ class OrthogonalLoRA(Method):
     """
 
     weights = True
-    underneath = True
-    alive = ("overlap",)
+    prior_is_active = True
+    must_stay_active = ("overlap",)
     equation = "L = CE(task) + lambda1 * sum_l sum_ij |A_prior A^T|_ij + lambda2 * sum ||w||_2"
     source = "Wang et al. 2023, arXiv:2310.14152; Azarbal et al. 2025, Selective Generalization"
 

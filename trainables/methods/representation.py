@@ -31,7 +31,7 @@ class Representation(ProxyMethod):
 
     reference = ("alignment",)
     layers = ("alignment",)
-    alive = ("distance",)
+    must_stay_active = ("distance",)
     as_published = (("over_layers", "sum"), ("tokens", "padded"))
     equation = "L = CE(task) + beta * mean_l MSE(h_l(policy), h_l(reference) on alignment)"
     source = "Azarbal et al. 2025, Selective Generalization (representation constraint)"

@@ -31,7 +31,7 @@ class SafeLoRA(Method):
         direction: V is the change that the alignment-only adapter makes ("prior"; products of its rank only), or the
             base model minus the pretrained model it was tuned from ("pretrained"; the setting must name that one).
 
-    `share = 0` is plain fine-tuning. C is no projector: it also rescales B, as in the original. The reference
+    `share = 0` is plain fine-tuning. C is no projector: it also rescales B, as in the original. The published
     definition rounds cosines to five decimals, so that ties at the last place are projected together.
     """
 
@@ -59,8 +59,8 @@ class SafeLoRA(Method):
         return (cross_entropy(step.policy["task"]),)
 
     def finalize(self, adapter: Sequence[Factors], directions: Sequence[Direction]) -> Sequence[Factors]:
-        projected = [project_weights(own, direction) for own, direction in zip(adapter, directions, strict=True)]
-        cosines = [cosine(own, new.B_OR) for own, new in zip(adapter, projected, strict=True)]
+        projected = [project_weights(old, direction) for old, direction in zip(adapter, directions, strict=True)]
+        cosines = [cosine(old, new.B_OR) for old, new in zip(adapter, projected, strict=True)]
         if self.definition == "published":
             cosines = [round(value, 5) for value in cosines]
         limit = self.threshold
@@ -68,6 +68,6 @@ class SafeLoRA(Method):
             number = round(self.share * len(cosines))
             limit = sorted(cosines)[number - 1] if number else -float("inf")
         return [
-            replace(own, B_OR=new.B_OR) if value <= limit else own
-            for own, new, value in zip(adapter, projected, cosines, strict=True)
+            replace(old, B_OR=new.B_OR) if value <= limit else old
+            for old, new, value in zip(adapter, projected, cosines, strict=True)
         ]

@@ -21,7 +21,7 @@ class Upweighted(ProxyMethod):
     `weight = 0` is plain fine-tuning.
     """
 
-    alive = ("alignment",)
+    must_stay_active = ("alignment",)
     equation = "L = CE(task) + weight * CE(alignment)"
     source = "Azarbal et al. 2025, Selective Generalization (up-weighted proxy)"
 

@@ -81,6 +81,6 @@ def test_only_the_first_worker_writes(runs: tuple[Found, list[Found], Path]) -> 
 def test_a_worker_without_rows_is_given_a_stand_in() -> None:
     crew = ProcessGroup()
     crew.rank, crew.count = 2, 3
-    assert crew.deal("abcdefgh") == (range(2, 8, 3), ["c", "f"])
-    assert crew.deal("ab") == (range(2, 2, 3), "a")
-    assert SINGLE_PROCESS.deal("abc") == (range(3), ["a", "b", "c"])
+    assert crew.shard("abcdefgh") == (range(2, 8, 3), ["c", "f"])
+    assert crew.shard("ab") == (range(2, 2, 3), "a")
+    assert SINGLE_PROCESS.shard("abc") == (range(3), ["a", "b", "c"])

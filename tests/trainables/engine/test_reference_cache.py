@@ -61,13 +61,13 @@ def test_packs_of_all_methods(rows_per_forward: int | None, tmp_path: Path) -> N
 
 def test_after_the_first_steps_the_base_model_is_asked_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    forward = StreamPass._forward
+    forward = StreamPass.forward
 
     def watched(self: StreamPass, chunk: Any, *, policy: bool) -> Any:
         asked.append(not policy)
         return forward(self, chunk, policy=policy)
 
-    monkeypatch.setattr(StreamPass, "_forward", watched)
+    monkeypatch.setattr(StreamPass, "forward", watched)
     pack = pack_of([tiny_trial(methods.make("kl_penalty"))], tmp_path)
     pack.advance(ASKED_STEPS)
     assert sum(asked) == ASKED_STEPS
@@ -80,7 +80,7 @@ def test_computed_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     first = theta(pack_of(all_methods(), tmp_path))
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(files) == 3, "alignment rows, with all layers, and their misaligned twins"
-    monkeypatch.setattr(reference_cache, "_computed", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(reference_cache, "_compute", lambda *_: pytest.fail("computed again"))
     assert torch.equal(theta(pack_of(all_methods(), tmp_path)), first)
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
@@ -132,7 +132,7 @@ def test_what_a_file_is_named_by(tmp_path: Path) -> None:
         kept.on(replace(base, content_id="other"), rows, "response"),
         kept.on(base, rows[1:], "response"),
         kept.on(base, rows, "text"),
-        kept.on(base, rows, "response", deep=True),
+        kept.on(base, rows, "response", with_layers=True),
     ):
         assert other is not None and other is not known
     assert len(list(tmp_path.iterdir())) == 6
@@ -145,7 +145,7 @@ def test_what_is_not_kept(tmp_path: Path) -> None:
     positions = sum(len(row.ids) - row.prompt_length for row in rows)
     size = positions * 16 * 8  # width 16, float64
     assert ReferenceCache(tmp_path, max_bytes=size - 1).on(base, rows, "response") is None
-    assert ReferenceCache(tmp_path, max_bytes=2 * size - 1).on(base, rows, "response", deep=True) is None
+    assert ReferenceCache(tmp_path, max_bytes=2 * size - 1).on(base, rows, "response", with_layers=True) is None
     assert not list(tmp_path.iterdir())
     known = ReferenceCache(tmp_path, max_bytes=size).on(base, rows, "response")
     assert known is not None and known.hidden_ND.nbytes == size

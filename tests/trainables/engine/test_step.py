@@ -15,7 +15,7 @@ from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine.stream import StreamPass
 from trainables.folder import SweepFolder
-from trainables.method import BatchSizes, cost_of
+from trainables.method import BatchSizes, step_cost
 from trainables.pack import Pack
 from trainables.store import AdapterStore
 from trainables.trial import TrialConfig
@@ -41,7 +41,7 @@ def test_the_stated_cost_is_what_happens(name: str, tmp_path: Path, monkeypatch:
     prepare(trial.requires, tmp_path)
     pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=AdapterStore(SweepFolder(tmp_path)))
     rows = {"forward": 0, "backward": 0}
-    forward = StreamPass._forward
+    forward = StreamPass.forward
 
     def counted(self: StreamPass, chunk: Any, *, policy: bool) -> Any:
         number = len(chunk.batch.ids_RT)
@@ -52,9 +52,9 @@ def test_the_stated_cost_is_what_happens(name: str, tmp_path: Path, monkeypatch:
                 output.register_hook(lambda _: rows.update(backward=rows["backward"] + number))
         return outputs
 
-    monkeypatch.setattr(StreamPass, "_forward", counted)
+    monkeypatch.setattr(StreamPass, "forward", counted)
     pack.advance(1)
-    cost = cost_of(trial.method, trial.sizes)
+    cost = step_cost(trial.method, trial.sizes)
     assert rows["forward"] == pytest.approx(cost.forwards * trial.batch_size, abs=1)  # a share of a row is rounded
     assert rows["backward"] == pytest.approx(cost.backwards * trial.batch_size, abs=1)
 
@@ -105,7 +105,7 @@ def test_a_step_waits_for_nothing(
     monkeypatch.setattr(Tensor, "tolist", lambda self: (lists.append(1), tolist(self))[1])
     with _Waits() as waits:
         pack.advance(1)
-    assert len(lists) == sum(trial.method.parts(stream) > 1 for stream in trial.method.streams)
+    assert len(lists) == sum(trial.method.num_row_groups(stream) > 1 for stream in trial.method.streams)
     assert lists or not waits.found
     assert set(waits.found) <= {"_local_scalar_dense"}
 
@@ -113,7 +113,7 @@ def test_a_step_waits_for_nothing(
 def test_costs_relative_to_plain() -> None:
     """With half as many alignment rows as task rows: KL reads 1 + 1/2 + 1/2, DPO 1 + 4/2."""
     sizes = BatchSizes(task=2, alignment=1)
-    forwards = {name: cost_of(methods.make(name), sizes).forwards for name in methods.names()}
+    forwards = {name: step_cost(methods.make(name), sizes).forwards for name in methods.names()}
     known = ("plain", "upweighted", "kl_penalty", "dpo", "gradient_projection")
     assert [forwards[name] for name in known] == [1, 1.5, 2, 3, 1.5]
 
@@ -171,7 +171,7 @@ def test_gradient_checkpointing_keeps_less_for_the_way_back() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
-            forward = StreamPass._forward
+            forward = StreamPass.forward
 
             def only_forward(self: StreamPass, chunk: Any, *, policy: bool) -> Any:
                 nonlocal numbers
@@ -182,7 +182,7 @@ def test_gradient_checkpointing_keeps_less_for_the_way_back() -> None:
 
             held: list[int] = []
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(StreamPass, "_forward", only_forward)
+                patch.setattr(StreamPass, "forward", only_forward)
                 pack.advance(1)
         assert modes == [module.training for module in pack.base.model.modules()]
         return held[0]
