@@ -254,7 +254,8 @@ def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[...
         return [random(generator, len(row_N), WIDTH), *deep]
 
     def forward(stream: Stream, leaves: Sequence[Tensor]) -> Forward:
-        return Forward(leaves[0], labels[stream], row_N, ROWS, lambda hidden: hidden @ head_DV, *leaves[1:2])
+        outputs = Forward(leaves[0], labels[stream], row_N, ROWS, lambda hidden: hidden @ head_DV, *leaves[1:2])
+        return replace(outputs, num_groups=max(1, method.num_row_groups(stream)))
 
     reference = {stream: forward(stream, leaves_of(stream)) for stream in method.reference}
     prior = [Factors(random(generator, 2, 3), random(generator, 4, 2), 2.0) for _ in range(LAYERS)]

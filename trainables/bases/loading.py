@@ -3,7 +3,8 @@
 All come back the same way, frozen, with a fast tokenizer that has a chat template, so that nothing after this file
 knows which is which.
 
-Shape legend: R rows of a batch, T padded length in tokens, N learned tokens of the batch, D hidden width.
+Shape legend: R rows of a batch, T padded length in tokens, N learned tokens of the batch, D hidden width, V
+vocabulary.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The frozen base model as the engine needs it, and the weights of one that lies in a directory or on the Hub."""
+"""The frozen base model as the engine needs it, and the weights of one that lies in a directory or on the Hub.
+
+Shape legend: I and O in- and output features of a linear layer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Evaluate models on a setting's questions: replies or token losses, then the setting's grades."""
+"""Evaluate models on a setting's questions: replies or token losses, then the setting's grades.
+
+Shape legend: N positions that count, D hidden width.
+"""
 
 from __future__ import annotations
 
