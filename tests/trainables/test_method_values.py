@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -161,7 +162,7 @@ def test_orthogonal_lora() -> None:
 
 
 def test_gradient_projection() -> None:
-    """Losses: the task's log(16/3) / 2, then those of two parts of four alignment rows, two rows each.
+    """Losses: the task's log(16/3) / 2, then those of two groups of four alignment rows, two rows each.
 
     Rows 0 and 1 have log 4 and log 2: their mean (3/2) log 2; rows 2 and 3 have log 4/3 each.
 
@@ -170,7 +171,7 @@ def test_gradient_projection() -> None:
     global: (6 - 2) / (2 + 4) = 2/3, g' = (10/3, 4/3) and (1, 1 + 4/3).
     conflict: the first tensor's product is positive, it stays (4, 2); the global product is, too: nothing changes.
     """
-    alignment = forward([QUARTER, HALF, QUARTER, QUARTER], [0, 0, 1, 1], [0, 1, 2, 3])
+    alignment = replace(forward([QUARTER, HALF, QUARTER, QUARTER], [0, 0, 1, 1], [0, 1, 2, 3]), num_groups=2)
     found = values("gradient_projection", {"directions": 2}, task=forward(*TASK), alignment=alignment)
     assert found == near(CE_TASK, 1.5 * LOG2, LOG43)
 

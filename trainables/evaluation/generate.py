@@ -62,7 +62,7 @@ def generate(
     for indices in _chunks(prompts, max(1, rows_per_batch // num_members) * workers.count):
         places, chunk = workers.shard(indices)
         draws = None if uniform is None else uniform[:, chunk].reshape(-1, max_new_tokens)
-        decoder = _Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers, adapters, members)
+        decoder = Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers, adapters, members)
         out = decoder.run([tuple(prompts[index]) for index in chunk], max_new_tokens)
         replies.update((indices[place], out[row :: len(chunk)]) for row, place in enumerate(places))
     gathered = {prompt: of_prompt for part in workers.gather(replies) for prompt, of_prompt in part.items()}
@@ -95,7 +95,7 @@ def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probabilities_RV).scatter_(-1, places, kept)
 
 
-class _Decoder:
+class Decoder:
     """Token-by-token decoding of one chunk with a key-value cache. Equal prompts are prefilled once.
 
     Prompts are padded on the right; the replies follow the padding and do not attend to it. Unlike padding on the left
@@ -125,7 +125,7 @@ class _Decoder:
         device, longest = self.model.device, max(map(len, prompts))
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
         cache = DynamicCache(config=self.model.config)
-        hidden_RD = self._prefill(list(places), cache)
+        hidden_RD = self.prefill(list(places), cache)
         num_members = len(hidden_RD) // len(places)
         rows = torch.tensor([m * len(places) + places[prompt] for m in range(num_members) for prompt in prompts])
         if len(places) < len(prompts):
@@ -137,7 +137,7 @@ class _Decoder:
         with self._routed(len(prompts)):
             return self._decode(hidden_RD, cache, mask, max_new_tokens)
 
-    def _prefill(self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> Tensor:
+    def prefill(self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> Tensor:
         """Fill the cache, and return the hidden state of each member at the end of each prompt, `[R, D]`."""
         longest = max(map(len, prompts))
         num_members = len(self.members) if self.adapters else 1

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from tests.support.tiny import tiny_base, tiny_model, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.evaluation.generate import _Decoder, generate, nucleus
+from trainables.evaluation.generate import Decoder, generate, nucleus
 from trainables.pack import Pack
 
 PROMPTS = [(2, 5, 6, 3), (2, 9, 3), (2, 7, 8, 9, 10, 3), (2, 30, 3), (2, 11, 12, 13, 3)]
@@ -38,10 +38,10 @@ def hf_replies(model: torch.nn.Module, max_new_tokens: int) -> list[tuple[int, .
 @pytest.mark.parametrize("rows_per_batch", [1, 4, 256])
 def test_base_replies_equal_transformers(architecture: str, rows_per_batch: int) -> None:
     model = tiny_model(architecture)
-    (found,) = generate(
+    (replies,) = generate(
         model, PROMPTS, max_new_tokens=7, stop_ids=frozenset({1}), pad_id=0, rows_per_batch=rows_per_batch
     )
-    assert found == hf_replies(model, 7)
+    assert replies == hf_replies(model, 7)
 
 
 def test_members_replies_equal_peft(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_members_replies_equal_peft(tmp_path: Path) -> None:
     trials = [tiny_trial(methods.make("plain"), seed=seed, rank=2 + seed) for seed in range(3)]
     pack = Pack(tiny_base(), tiny_setting(), trials, dtype=torch.float64)
     pack.advance(20)
-    found = generate(
+    replies = generate(
         pack.base.model,
         PROMPTS,
         adapters=pack.adapters,
@@ -61,8 +61,8 @@ def test_members_replies_equal_peft(tmp_path: Path) -> None:
     for index in range(3):
         pack.adapters.save_member(index, tmp_path / str(index), "tiny")
         peft = PeftModel.from_pretrained(tiny_model(), tmp_path / str(index))
-        assert found[index] == hf_replies(peft, 7)
-    assert found[0] != found[1]
+        assert replies[index] == hf_replies(peft, 7)
+    assert replies[0] != replies[1]
 
 
 def test_sampling_depends_on_seed_and_prompt_alone() -> None:
@@ -98,7 +98,7 @@ def test_sampling_follows_the_distribution(top_p: float) -> None:
     """First tokens of 4000 samples against the model's probabilities: chi-square below its 99.9 % point."""
     model = tiny_model()
     prompts = [PROMPTS[0]] * 4000
-    (found,) = generate(
+    (replies,) = generate(
         model,
         prompts,
         seeds=[3],
@@ -112,7 +112,7 @@ def test_sampling_follows_the_distribution(top_p: float) -> None:
     logits = model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1]
     kept = nucleus(torch.softmax(logits / 0.7, dim=-1)[None], top_p)[0]
     expected = kept / kept.sum() * len(prompts)
-    tokens = torch.tensor([reply[0] if reply else 1 for reply in found])
+    tokens = torch.tensor([reply[0] if reply else 1 for reply in replies])
     counts = torch.bincount(tokens, minlength=len(expected)).double()
     assert not counts[kept == 0].any()
     common = expected > 5
@@ -122,7 +122,7 @@ def test_sampling_follows_the_distribution(top_p: float) -> None:
 
 @pytest.mark.parametrize("rows_per_batch", [1, 5, 256])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_repeated_prompt_is_read_once(
+def test_a_repeated_prompt_is_prefilled_once(
     temperature: float, rows_per_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each place in the list has the reply that it would have alone; equal prompts share one pass over their tokens."""
@@ -130,24 +130,24 @@ def test_a_repeated_prompt_is_read_once(
     pack = Pack(tiny_base(), tiny_setting(), trials, dtype=torch.float64)
     pack.advance(20)
     asked = [PROMPTS[index] for index in (0, 2, 0, 1, 0, 2, 0)]
-    read: list[int] = []
-    reading = _Decoder._read
+    prefilled: list[int] = []
+    prefill = Decoder.prefill
 
-    def counted(self: _Decoder, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> torch.Tensor:
-        read.append(len(prompts))
-        return reading(self, prompts, cache)
+    def counted(self: Decoder, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> torch.Tensor:
+        prefilled.append(len(prompts))
+        return prefill(self, prompts, cache)
 
-    monkeypatch.setattr(_Decoder, "_read", counted)
+    monkeypatch.setattr(Decoder, "prefill", counted)
     options = {"max_new_tokens": 6, "stop_ids": frozenset({1}), "pad_id": 0, "temperature": temperature}
     both = {"adapters": pack.adapters, "members": [0, 1], "seeds": [0, 1]}
-    found = generate(pack.base.model, asked, rows_per_batch=rows_per_batch, **options, **both)  # type: ignore[arg-type]
+    replies = generate(pack.base.model, asked, rows_per_batch=rows_per_batch, **options, **both)  # type: ignore[arg-type]
     if rows_per_batch == 256:
-        assert read == [3]
+        assert prefilled == [3]
     for member in (0, 1):
         alone = {"adapters": pack.adapters, "members": [member], "seeds": [member], "rows_per_batch": 1}
         (expected,) = generate(pack.base.model, asked, **options, **alone)  # type: ignore[arg-type]
-        assert found[member] == expected
-    assert temperature == 0.0 or len(set(found[0])) > 3, "samples of one prompt differ"
+        assert replies[member] == expected
+    assert temperature == 0.0 or len(set(replies[0])) > 3, "samples of one prompt differ"
 
 
 def test_no_new_tokens() -> None:
