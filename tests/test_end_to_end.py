@@ -37,7 +37,7 @@ from trainables.pack import Pack
 from trainables.trainable import PackTrainable
 from trainables.trial import TrialConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.longest]
 
 SIZES = "CONFIGURATIONS, STEPS, CONTROLS = 4, 30, False"  # the line of `small_sweep.py` that each test replaces
 

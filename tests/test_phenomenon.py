@@ -19,24 +19,26 @@ from trainables.evaluation.evaluate import evaluate
 from trainables.pack import Pack
 from trainables.trial import trial_for
 
+pytestmark = pytest.mark.longest
+
 Scores = Mapping[str, float]
 
 
 def base_scores(setting: Setting, base: LoadedBase) -> Scores:
-    """Of the untouched base model."""
-    (found,) = evaluate(base.model, EncodedSetting(setting, base.tokenizer, setting.recipe.max_length))
-    return {name: measured.mean for name, measured in found.scores.items()}
+    """Score the untouched base model."""
+    (evaluated,) = evaluate(base.model, EncodedSetting(setting, base.tokenizer, setting.recipe.max_length))
+    return {name: measured.mean for name, measured in evaluated.scores.items()}
 
 
 def tuned(setting: Setting, base: LoadedBase, method: str, seeds: int = 3, **coefficients: Any) -> Scores:
-    """Means over seeds of trials at the setting's recipe."""
-    chosen = methods.make(method, coefficients)
-    pack = Pack(base, setting, [trial_for(setting, SettingRef(setting.name), chosen, seed) for seed in range(seeds)])
+    """Train at the setting's recipe; return each score's mean over seeds."""
+    made = methods.make(method, coefficients)
+    pack = Pack(base, setting, [trial_for(setting, SettingRef(setting.name), made, seed) for seed in range(seeds)])
     pack.advance(setting.recipe.steps)
-    found = list(pack.evaluate().values())
+    evaluated = list(pack.evaluate().values())
     pack.close()
-    assert len(found) == seeds
-    return {name: fmean(one.scores[name].mean for one in found) for name in found[0].scores}
+    assert len(evaluated) == seeds
+    return {name: fmean(member.scores[name].mean for member in evaluated) for name in evaluated[0].scores}
 
 
 @pytest.mark.slow

@@ -1,4 +1,14 @@
-"""The mathematical invariants of the methods, I1 to I8."""
+"""The mathematical invariants of the methods.
+
+I1  A divergence from the reference is exactly zero before the first step, and padding dilutes its mean.
+I2  Up-weighting by 0 gives the task's gradient, by 1 the gradient of the sum of two means.
+I3  A projected gradient is orthogonal to the direction taken out, or no longer conflicts with it.
+I4  DPO's loss is log 2 before the first step, and a step raises the margin.
+I5  Safe LoRA's projection is symmetric and positive semi-definite, and edits the layers of the smallest cosines.
+I6  O-LoRA's overlap is zero for orthogonal row spaces, and its penalty reaches the factors alone.
+I7  The learning rate ends at zero, after the horizon if there is one.
+I8  All methods see the same task rows, whatever proxy rows lie beside them.
+"""
 
 from __future__ import annotations
 
