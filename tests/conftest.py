@@ -26,9 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest files first, then those with slow tests, so that the workers of a parallel run end together."""
-    longest, slow = (
-        {item.path for item in items if item.get_closest_marker(marker)} for marker in ("longest", "slow")
-    )
+    longest, slow = ({item.path for item in items if item.get_closest_marker(marker)} for marker in ("longest", "slow"))
     items.sort(key=lambda item: (item.path not in longest, item.path not in slow))
 
 

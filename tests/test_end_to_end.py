@@ -6,6 +6,7 @@ This is the short form of `tests.studies.chaos`, at chosen moments.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,16 +40,17 @@ from trainables.trial import TrialConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.longest]
 
-SIZES = "CONFIGURATIONS, STEPS, CONTROLS = 4, 30, False"  # the line of `small_sweep.py` that each test replaces
+CONSTANTS = re.compile(r"^CONFIGURATIONS, STEPS.*\nEXECUTION = .*\n", re.MULTILINE)  # of `small_sweep.py`
 
 
-def write_sweep(folder: Path, steps: int, configurations: int = 4, controls: bool = False) -> Path:
-    """The file of a sweep of 2 x (1 + configurations) trials, and the controls'."""
+def write_sweep(folder: Path, steps: int, configurations: int = 4, controls: bool = False, **execution: Any) -> Path:
+    """Write the file of a sweep of 2 x (1 + configurations) trials, and the controls'."""
+    sizes = f"CONFIGURATIONS, STEPS, CONTROLS = {configurations}, {steps}, {controls}\n"
+    constants = f"{sizes}EXECUTION = { ({'checkpoint_seconds': 0.5} | execution)!r}\n"
+    text, count = CONSTANTS.subn(constants, (SOURCES / "small_sweep.py").read_text())
+    assert count == 1
     file = folder / "small.py"
-    sizes = f"CONFIGURATIONS, STEPS, CONTROLS = {configurations}, {steps}, {controls}"
-    text = (SOURCES / "small_sweep.py").read_text()
-    assert text.count(SIZES) == 1
-    file.write_text(text.replace(SIZES, sizes))
+    file.write_text(text)
     return file
 
 

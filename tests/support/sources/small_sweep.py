@@ -1,9 +1,10 @@
-"""A sweep of two methods on a nano setting; tests replace the line of its sizes."""
+"""A sweep of two methods on a nano setting; tests replace the two lines of constants."""
 
 from sweeps.space import between, vary
 from sweeps.sweep import Sweep, setting
 
 CONFIGURATIONS, STEPS, CONTROLS = 4, 30, False
+EXECUTION = {"checkpoint_seconds": 0.5}
 
 sweep = Sweep(
     name="small",
@@ -13,5 +14,5 @@ sweep = Sweep(
     seeds=2,
     options={"steps": STEPS},
     controls=CONTROLS,
-    checkpoint_seconds=0.5,
+    **EXECUTION,  # type: ignore[arg-type]
 )

@@ -11,7 +11,7 @@ import pytest
 
 from settings.bad_medical_advice import nano as bad_medical_advice
 from sweeps.ledger import read
-from tests.test_end_to_end import SWEEP, finish, num_outcomes, start, trained_alone, wait_for
+from tests.test_end_to_end import finish, num_outcomes, start, trained_alone, wait_for, write_sweep
 from trainables.bases.loading import load_base
 
 pytestmark = pytest.mark.study  # Ray Train takes half a minute to the first step of each pack
@@ -33,9 +33,8 @@ def train_workers(driver: int) -> list[psutil.Process]:
 @pytest.mark.parametrize("sharded", [False, True])
 def test_it_ends_as_if_one_had_trained_and_none_had_died(tmp_path: Path, sharded: bool) -> None:
     load_base(bad_medical_advice().base_model)
-    sweep, output = tmp_path / "small.py", tmp_path / "output"
-    options = f"1, cpus_per_pack=2, num_workers=2, shard_base={sharded}"
-    sweep.write_text(SWEEP.format(steps=48, configurations=options, controls=False))
+    output = tmp_path / "output"
+    sweep = write_sweep(tmp_path, 48, 1, cpus_per_pack=2, num_workers=2, shard_base=sharded)
     process = start(sweep, output)
     wait_for(lambda: num_outcomes(output) >= 1, seconds=300)
     wait_for(lambda: len(train_workers(process.pid)) == 2, seconds=120)
