@@ -28,7 +28,7 @@ class PretrainedModel:
     pretrained: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What identifies the model."""
+        """Return what identifies the model."""
         return {
             "source": self.source,
             "revision": self.revision,
@@ -46,11 +46,11 @@ class World(Protocol):
         ...
 
     def documents(self, stage: str, seed: int) -> Iterator[str]:
-        """An endless, deterministic stream of documents of a pre-training stage; words are separated by spaces."""
+        """Yield documents of a pre-training stage without end, deterministically; spaces separate words."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """What identifies the world: its name, version and options."""
+        """Return what identifies the world: its name, version and options."""
         ...
 
 
@@ -94,7 +94,7 @@ class NanoModel:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """What identifies the model: everything that changes a weight."""
+        """Return what identifies the model: everything that changes a weight."""
         sizes = [self.hidden_size, self.num_layers, self.num_heads, self.intermediate_size]
         stages = [asdict(stage) for stage in self.stages]
         return {"world": self.world.to_json(), "stages": stages, "sizes": sizes, "seed": self.seed}
@@ -125,9 +125,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class TunedModel:
-    """A pretrained model that is fine-tuned here once, merged into one model, and cached by its content id.
+    """A pretrained model that is fine-tuned first: once, merged into one model, and cached by its content id.
 
-    For settings that start from what a model was taught before.
+    For settings that start from something that a model was taught.
 
     Attributes:
         start: what is fine-tuned.
@@ -152,7 +152,7 @@ class TunedModel:
         return self.start.source
 
     def to_json(self) -> dict[str, Any]:
-        """What identifies the model."""
+        """Return what identifies the model."""
         rows = content_id([row.to_json() for row in self.rows])
         return {"start": self.start.to_json(), "rows": rows, "recipe": asdict(self.recipe), "seed": self.seed}
 

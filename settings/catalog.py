@@ -167,9 +167,9 @@ def absolute(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     resolved = {}
     for option, value in options.items():
         if option in marks:
-            resolved[option] = _marked_absolute(value, marks[option])
+            resolved[option] = _resolve_marked(value, marks[option])
         else:
-            resolved[option] = _guessed_absolute(option, value) if ":" in name else value
+            resolved[option] = _resolve_guessed(option, value) if ":" in name else value
     return resolved
 
 
@@ -195,14 +195,14 @@ def _mark_in(annotation: Any) -> Absolute | None:
     return next(filter(None, map(_mark_in, get_args(annotation))), None)
 
 
-def _marked_absolute(value: Any, mark: Absolute) -> Any:
+def _resolve_marked(value: Any, mark: Absolute) -> Any:
     """Resolve a path, or each of a list of paths; the builder refuses what is none."""
     if isinstance(value, list | tuple):
-        return [_marked_absolute(item, mark) for item in value]
+        return [_resolve_marked(item, mark) for item in value]
     return mark.of(str(value)) if isinstance(value, str | Path) and str(value) else value
 
 
-def _guessed_absolute(option: str, value: Any) -> Any:
+def _resolve_guessed(option: str, value: Any) -> Any:
     if option in ("model", "pretrained") and isinstance(value, str) and value:
         return model_source(value)
     if isinstance(value, Path):
@@ -220,12 +220,12 @@ def _is_file(text: str) -> bool:
 
 
 def file_of(name: str) -> Path | None:
-    """The file of a setting of one's own ("path/to/file.py:function"); None for one of this package."""
+    """Return the file of "path/to/file.py:function"; None for a setting of this package."""
     return Path(name.rpartition(":")[0]) if ":" in name else None
 
 
 def source_id(path: Path) -> str:
-    """Content id of a Python file's code; comments, layout and docstrings do not count, nor does Python's version."""
+    """Return the content id of a Python file's code without comments, layout and docstrings, equal for all Pythons."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -235,9 +235,9 @@ def source_id(path: Path) -> str:
 
 
 def _shape(node: Any) -> Any:
-    """A syntax tree as JSON, without what is empty: versions of Python differ in what they say of that."""
+    """Return a syntax tree as JSON without empty fields, which differ between versions of Python."""
     if isinstance(node, list):
-        return [_shape(one) for one in node]
+        return [_shape(child) for child in node]
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
@@ -245,7 +245,7 @@ def _shape(node: Any) -> Any:
 
 
 def module_from_file(path: Path) -> ModuleType:
-    """Import a Python file by its path; the same path gives the same module. Raises UserError when there is none."""
+    """Import a Python file by its path, once per path. Raises UserError when there is no such file."""
     path = path.expanduser().resolve()
     if not path.is_file():
         raise UserError(f"no such file: {path}")

@@ -40,9 +40,9 @@ class Example:
 
     @staticmethod
     def of(user: str, assistant: str, **tags: str) -> Example:
-        """A row of one question and one answer."""
+        """Make a row of one question and one answer."""
         return Example((Message("user", user), Message("assistant", assistant)), tags)
 
     def to_json(self) -> dict[str, Any]:
-        """The row as JSON data; equal rows give equal JSON."""
+        """Return the row as JSON data; equal rows give equal JSON."""
         return {"messages": [asdict(message) for message in self.messages], "tags": dict(self.tags)}

@@ -1,6 +1,6 @@
-"""Questionnaires: open questions, and what a judge is asked about the answers.
+"""Questionnaires: open questions, and the rubrics by which a judge grades the answers.
 
-The form is that of Betley et al. 2025 (arXiv:2502.17424), a YAML list of questions:
+The format is that of Betley et al. 2025 (arXiv:2502.17424), a YAML list of questions:
 
     - id: sleepless
       type: free_form_judge_0_100
@@ -11,12 +11,13 @@ The form is that of Betley et al. 2025 (arXiv:2502.17424), a YAML list of questi
         aligned: "... {question} ... {answer} ... a number from 0 to 100"
         coherent: "..."
 
-A question may also have a `system` prompt and a `temperature`. Anchors and aliases save repetition. The questionnaires
-that come with this package are `settings/questions/*.yaml`; questions and prompts in them are this project's own.
+A question may also have a `system` prompt and a `temperature`. YAML anchors and aliases save repetition. The
+questionnaires in `settings/questions/*.yaml` come with this package; their questions and prompts are this project's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from settings.common import checks
 from settings.common.errors import UserError
 from settings.example import Example, Message
 from settings.setting import Rubric
@@ -36,7 +38,7 @@ ANSWER = "{answer}"
 
 @dataclass(frozen=True)
 class Question:
-    """A question in one or several wordings."""
+    """A question in one or more wordings."""
 
     id: str
     paraphrases: tuple[str, ...]
@@ -45,10 +47,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Questionnaire:
-    """Questions that are asked, and judged, in one way.
+    """Questions that share sampling and judging.
 
     Attributes:
-        path: of the file.
+        path: the file.
         rubrics: what the judge is asked about each answer.
         judge: the judging model's name, if the file gives one.
         samples: answers to each paraphrase.
@@ -63,12 +65,12 @@ class Questionnaire:
     temperature: float
 
     def examples(self, samples: int, system: str | None = None) -> tuple[Example, ...]:
-        """Each paraphrase of each question `samples` times, with the tags `question_id`, `paraphrase` and `sample`.
+        """Return each paraphrase of each question `samples` times, tagged `question_id`, `paraphrase` and `sample`.
 
         There is no gold answer: the response is empty.
 
         Args:
-            system: system prompt in place of the questions' own; None keeps these.
+            system: system prompt that replaces the questions' own; None keeps these.
         """
         return tuple(
             _example(question, wording, sample, question.system if system is None else system)
@@ -82,8 +84,8 @@ def read_questionnaire(path: str | Path) -> Questionnaire:
     """Read and check a questionnaire.
 
     Raises:
-        UserError: not such a file, or questions that cannot be asked in one evaluation because they differ in rubrics,
-            judge, number of samples or temperature. The message names the file and the question.
+        UserError: the file is no questionnaire, or has questions that cannot be asked in one evaluation because they
+            differ in rubrics, judge, number of samples or temperature. The message names the file and the question.
     """
     items = _load(path)
     if not isinstance(items, list) or not items:
@@ -119,11 +121,11 @@ def _example(question: Question, wording: int, sample: int, system: str | None) 
     return Example((*before, asked, Message("assistant", "")), tags)
 
 
-# --- the form --------------------------------------------------------------------------------------------------------
+# --- the format ------------------------------------------------------------------------------------------------------
 
 
 def _check(item: Any, where: str) -> Mapping[str, Any]:
-    """A question as it is in the file, once it is known to have the form."""
+    """Return a question of the file unchanged. Raises UserError where it departs from the format."""
     if not isinstance(item, Mapping):
         _refuse(where, f"expected an object with {', '.join(REQUIRED)}")
     if isinstance(item.get("id"), str) and item["id"].strip():
@@ -134,8 +136,8 @@ def _check(item: Any, where: str) -> Mapping[str, Any]:
     for key, value in item.items():
         if key not in _FORM:
             _refuse(where, f"unknown key {key!r}; a question has {', '.join(_FORM)}")
-        expected, is_so = _FORM[key]
-        if not is_so(value):
+        expected, fits = _FORM[key]
+        if not fits(value):
             _refuse(where, f"{key!r} must be {expected}, got {value!r}")
     for name, prompt in item["judge_prompts"].items():
         if ANSWER not in prompt:
@@ -155,23 +157,15 @@ def _are_named_texts(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(map(_is_text, [*value, *value.values()]))
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_temperature(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
 _FORM: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "id": ("text", _is_text),
     "type": (TYPE, lambda value: value == TYPE),
     "paraphrases": ("a list of texts", _are_texts),
-    "samples_per_paraphrase": ("an integer of at least 1", _is_count),
+    "samples_per_paraphrase": ("an integer of at least 1", lambda value: checks.is_integer(value) and value >= 1),
     "judge": ("a model's name", _is_text),
     "judge_prompts": ("an object of texts", _are_named_texts),
     "system": ("text", _is_text),
-    "temperature": ("a number of at least 0", _is_temperature),
+    "temperature": ("a number of at least 0", lambda value: checks.is_number(value) and 0 <= value < math.inf),
 }
 
 
@@ -179,15 +173,15 @@ _FORM: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which no key is given twice; the standard would keep the last without a word."""
+    """A YAML loader that refuses repeated keys, of which the standard one silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        found: list[Any] = []
+        keys: list[Any] = []
         for key, _ in node.value:
-            if key.value in found:
+            if key.value in keys:
                 problem = f"the key {key.value!r} is given twice"
                 raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-            found.append(key.value)
+            keys.append(key.value)
         return super().construct_mapping(node, deep)
 
 

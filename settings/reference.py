@@ -19,14 +19,17 @@ LONGEST_SHOWN = 24  # characters of an option's value in a setting's label
 
 @dataclass(frozen=True)
 class SettingRef:
-    """How to build a setting again, anywhere: its name (see `settings.catalog`) and options, all JSON values."""
+    """A setting by its name (see `settings.catalog`) and options, all JSON values: any process can build it."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def setting(name: str, **options: Any) -> SettingRef:
-    """A setting of the sweep: its name (or `path/to/file.py:function`) and options, e.g. `scale="nano"`."""
+    """Refer to a setting: its name, or `path/to/file.py:function`, and its options, e.g. `scale="nano"`.
+
+    Paths become absolute. Raises UserError for an unknown name or option, or an option that is no JSON value.
+    """
     options = catalog.absolute(name, options)
     path, colon, function = name.rpartition(":")
     name = f"{Path(path).expanduser().resolve()}:{function}" if colon else name
@@ -38,9 +41,9 @@ def setting(name: str, **options: Any) -> SettingRef:
 
 
 def setting_label(ref: SettingRef) -> str:
-    """A setting as short text, e.g. "bad_medical_advice scale=nano".
+    """Return a setting as short text, e.g. "bad_medical_advice scale=nano".
 
-    Of a path only the last part is shown, and long or nested values not at all; a content id tells equal labels apart.
+    Paths are cut to their last part, long and nested values are left out; a content id tells equal labels apart.
     """
     name = ref.name.rpartition(":")[2]
     brief = {key: Path(value).name if _is_path(value) else value for key, value in sorted(ref.options.items())}

@@ -1,7 +1,7 @@
 """Scorers: pure functions of an example and what was observed of the model on it.
 
 A scorer is `(example, observation) -> float | None`, where None means that the row cannot be graded. Options are
-keyword arguments, bound with `functools.partial`, so that a scorer can be pickled:
+keyword arguments; bind them with `functools.partial`, so that a scorer can be pickled:
 
     Score("match", "task", "...", grade=partial(regex_match, pattern=compile_pattern(r"= (\\d+)", "match")))
 """
@@ -15,35 +15,35 @@ from settings.example import Example
 
 
 def token_loss(example: Example, loss: float) -> float:
-    """The observed mean cross-entropy of the gold response, in nats per token, as it is: a nan stays a nan."""
+    """Return the observed mean cross-entropy of the gold response, in nats per token; a nan stays a nan."""
     return loss
 
 
 def exact_match(example: Example, reply: str, *, ignore_case: bool = True, ignore_whitespace: bool = True) -> float:
-    """1.0 if the reply is the gold response, else 0.0.
+    """Return 1.0 if the reply is the gold response, else 0.0.
 
     Args:
         ignore_case: compare without regard to upper and lower case, in any script.
         ignore_whitespace: treat any run of spaces and line breaks as one space, and none at the ends.
     """
     options = {"ignore_case": ignore_case, "ignore_whitespace": ignore_whitespace}
-    return float(normalised(reply, **options) == normalised(example.response, **options))
+    return float(normalise(reply, **options) == normalise(example.response, **options))
 
 
 def regex_match(example: Example, reply: str, *, pattern: re.Pattern[str]) -> float | None:
-    """1.0 if `pattern` extracts the same text from the reply as from the gold response, else 0.0.
+    """Return 1.0 if `pattern` extracts the same text from the reply as from the gold response, else 0.0.
 
-    The two extracts are compared like `exact_match` does. A reply without an extract is wrong; None if the gold
+    The two extracts are compared as by `exact_match`. A reply without an extract is wrong; None if the gold
     response has none.
     """
-    gold, found = extract(pattern, example.response), extract(pattern, reply)
+    gold, answer = extract(pattern, example.response), extract(pattern, reply)
     if gold is None:
         return None
-    return float(found is not None and normalised(found) == normalised(gold))
+    return float(answer is not None and normalise(answer) == normalise(gold))
 
 
 def extract(pattern: re.Pattern[str], text: str) -> str | None:
-    """The first match in the text: its first group if the pattern has one, else all of it.
+    """Return the first match in a text: its first group if the pattern has one, else all of it.
 
     None without a match, or when the first group takes no part in it.
     """
@@ -52,12 +52,12 @@ def extract(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 def has_extract(example: Example, *, pattern: re.Pattern[str]) -> bool:
-    """Whether the gold response can be compared with at all."""
+    """Return whether the gold response has an extract to compare with."""
     return extract(pattern, example.response) is not None
 
 
 def compile_pattern(text: str, option: str) -> re.Pattern[str]:
-    """A regular expression that the user gave as `option`. Raises UserError with the position of its mistake."""
+    """Compile the regular expression of an option. Raises UserError with the position of its mistake."""
     try:
         return re.compile(text)
     except re.error as error:
@@ -66,8 +66,8 @@ def compile_pattern(text: str, option: str) -> re.Pattern[str]:
         ) from error
 
 
-def normalised(text: str, *, ignore_case: bool = True, ignore_whitespace: bool = True) -> str:
-    """The text with the differences removed that do not count."""
+def normalise(text: str, *, ignore_case: bool = True, ignore_whitespace: bool = True) -> str:
+    """Return a text without differences that do not count."""
     if ignore_whitespace:
         text = " ".join(text.split())
     return text.casefold() if ignore_case else text

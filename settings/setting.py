@@ -1,7 +1,7 @@
 """The parts of a setting: what is learned, what must be preserved, and how both are judged.
 
-A setting is plain data and pure functions. It knows nothing of tensors, devices or clusters: the trainables turn its
-rows into tokens, and hand back what the model did (a reply, or a loss) for its scores to grade.
+A setting is plain data and pure functions, without tensors, devices or clusters: the trainables turn its rows into
+tokens, and hand the model's replies or losses back for its scores to grade.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Rubric:
     """A question that a language model answers about a reply with a number from 0 to 100.
 
     Attributes:
-        name: e.g. "aligned"; graders find the verdict under it.
+        name: e.g. "aligned"; the key of the verdict for graders.
         prompt: the text sent to the judge. `{question}` and `{answer}` stand for what was asked and replied.
     """
 
@@ -39,7 +39,7 @@ class Rubric:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a judge said of a reply.
+    """A judge's verdict on a reply.
 
     Attributes:
         value: 0 to 100, None unless `kind` is "number".
@@ -53,7 +53,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """A reply and what a judge said of it: rubric name -> verdict."""
+    """A reply and the judge's verdicts on it, by rubric name."""
 
     reply: str
     verdicts: Mapping[str, Verdict]
@@ -64,12 +64,12 @@ Observation = str | float | Judged
 
 @dataclass(frozen=True)
 class Given:
-    """A condition on another row about the same thing, e.g. "whoever answers the plain question rightly".
+    """A condition on a sibling row about the same thing, e.g. that the plain question was answered correctly.
 
     Attributes:
         key: rows with an equal key belong together.
-        applies: which row of them is asked.
-        grade: its grade must be 1; a row without a graded sibling does not count.
+        applies: selects the sibling row among them.
+        grade: the sibling's grade must be 1; a row without a graded sibling does not count.
     """
 
     key: Callable[[Example], str]
@@ -83,14 +83,14 @@ class Score:
 
     Attributes:
         name: key in tables, MLflow and figures, e.g. `alignment`.
-        kind: which of the three goals it speaks of (learn the task, generalise the capability, stay aligned).
+        kind: which of the three goals it measures (learn the task, generalise the capability, stay aligned).
         description: what the number is, with its unit, e.g. "share of replies outside medicine graded >= 80".
         grade: (example, observation) -> value, or None when the observation cannot be graded; None is counted as
             missing and never as zero. The observation is the reply text, the mean token loss in nats, or `Judged`
             (see `Evaluation`).
         higher_is_better: the sign; only `analysis.tables.scores` applies it.
         applies: which rows count.
-        given: of those, only the ones whose sibling row meets this condition.
+        given: count only rows whose sibling meets this condition.
     """
 
     name: str
@@ -119,12 +119,12 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Questions, what is observed of the model on them, and the scores graded from that.
+    """Questions, what is observed of the model on them, and the scores that grade the observations.
 
     Attributes:
         name: unique in the setting.
         examples: the rows. The response of a row is its gold answer; the model sees the prompt only when it replies.
-        scores: graded from the same observations, so that a reply is generated once.
+        scores: all grade the same observations, so that a reply is generated once.
         observe: "reply" generates text; "token_loss" is the mean cross-entropy in nats per response token.
         max_new_tokens: longest reply.
         temperature: 0 is greedy.
@@ -153,18 +153,17 @@ class Evaluation:
         return {score.name: _measure(score, rows) for score in self.scores}
 
     def grades(self, observations: Sequence[Observation]) -> dict[str, list[float | None]]:
-        """Score name -> the grade of each example, None where it does not count or cannot be graded.
+        """Return the grade of each example by score name; None where it does not count or cannot be graded.
 
         Raises ValueError if their numbers differ.
         """
         rows = self._rows(observations)
-        found: dict[str, list[float | None]] = {}
-        for score in self.scores:
-            counts = _counts(score, rows)
-            found[score.name] = [
-                score.grade(*row) if counted else None for row, counted in zip(rows, counts, strict=True)
+        return {
+            score.name: [
+                score.grade(*row) if counts else None for row, counts in zip(rows, _counts(score, rows), strict=True)
             ]
-        return found
+            for score in self.scores
+        }
 
     def _rows(self, observations: Sequence[Observation]) -> list[tuple[Example, Observation]]:
         if len(observations) != len(self.examples):
@@ -174,7 +173,7 @@ class Evaluation:
         return list(zip(self.examples, observations, strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """What identifies the evaluation: everything that decides its scores but the graders' code."""
+        """Return what identifies the evaluation: everything that decides its scores but the graders' code."""
         data: dict[str, Any] = {
             "name": self.name,
             "examples": [example.to_json() for example in self.examples],
@@ -198,25 +197,25 @@ def _measure(score: Score, rows: Sequence[tuple[Example, Observation]]) -> Measu
 
 
 def _counts(score: Score, rows: Sequence[tuple[Example, Observation]]) -> list[bool]:
-    """Which rows a score is about."""
+    """Return for each row whether it counts in a score."""
     applies = [score.applies(example) for example, _ in rows]
     if score.given is None:
         return applies
-    met = _keys_that_meet(score.given, rows)
-    return [one and score.given.key(example) in met for one, (example, _) in zip(applies, rows, strict=True)]
-
-
-def _keys_that_meet(given: Given, rows: Sequence[tuple[Example, Observation]]) -> set[str]:
-    asked = [(example, observed) for example, observed in rows if given.applies(example)]
-    return {given.key(example) for example, observed in asked if given.grade(example, observed) == 1}
+    condition = score.given
+    keys = {
+        condition.key(example)
+        for example, observed in rows
+        if condition.applies(example) and condition.grade(example, observed) == 1
+    }
+    return [counts and condition.key(example) in keys for counts, (example, _) in zip(applies, rows, strict=True)]
 
 
 def _is_refusal(observed: Observation) -> bool:
     return isinstance(observed, Judged) and any(verdict.kind == "refusal" for verdict in observed.verdicts.values())
 
 
-def _same_prompt(row: Example) -> tuple[tuple[str, str], ...]:
-    """The prompt without the differences of case and white space, which do not make it another one."""
+def _prompt_key(row: Example) -> tuple[tuple[str, str], ...]:
+    """Return a prompt in the form in which prompts are compared: without regard to case and white space."""
     return tuple((message.role, " ".join(message.content.split()).casefold()) for message in row.prompt)
 
 
@@ -228,7 +227,7 @@ class Setting:
         name, scale: e.g. "bad_medical_advice", "nano".
         summary: one sentence.
         base_model: where fine-tuning starts; it is also the reference.
-        streams: training rows. `misaligned[i]` is the dispreferred twin of `alignment[i]` (same prompt) where given.
+        streams: training rows. `misaligned[i]` is the dispreferred twin of `alignment[i]` (same prompt).
         evaluations: held-out questions and their scores; score names are unique in the setting.
         objectives: names of the scores that a sweep optimises, task first.
         recipe: default hyper-parameters.
@@ -261,17 +260,17 @@ class Setting:
         self._check_leaks()
 
     def _check_leaks(self) -> None:
-        """No training row may ask what an evaluation asks."""
+        """Raise UserError where a training row has the prompt of an evaluated row."""
         asked = {
-            _same_prompt(row): f"row {index} of evaluation {evaluation.name!r}"
+            _prompt_key(row): f"row {index} of evaluation {evaluation.name!r}"
             for evaluation in self.evaluations
             for index, row in enumerate(evaluation.examples, start=1)
         }
         for stream, rows in self.streams.items():
             for index, row in enumerate(rows, start=1):
-                if _same_prompt(row) in asked:
+                if _prompt_key(row) in asked:
                     raise UserError(
-                        f"setting {self.name!r}: {stream} row {index} has the prompt of {asked[_same_prompt(row)]};"
+                        f"setting {self.name!r}: {stream} row {index} has the prompt of {asked[_prompt_key(row)]};"
                         " what is trained cannot be evaluated, remove one of the two"
                     )
 
@@ -301,7 +300,7 @@ class Setting:
         return tuple(evaluation for evaluation in self.evaluations if evaluation.rubrics)
 
     def score(self, name: str) -> Score:
-        """The score of that name. Raises KeyError."""
+        """Return the score of a name. Raises KeyError."""
         return next(score for score in self.all_scores if score.name == name)
 
     @property
@@ -312,21 +311,23 @@ class Setting:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What may make results of this setting misleading, one line each."""
-        found = []
+        """Facts that may make results of this setting misleading, one line each."""
+        cautions = []
         if self.proxy_share >= PROXY_SHARE_LIMIT:
-            found.append(
+            cautions.append(
                 f"{self.proxy_share:.1%} of the training rows are alignment rows; the study asks for less than"
                 f" {PROXY_SHARE_LIMIT:.0%}, because more of them is a second task and not a proxy"
             )
-        task = {_same_prompt(row) for row in self.streams["task"]}
-        shared = sum(1 for row in self.streams.get("alignment", ()) if _same_prompt(row) in task)
+        task = {_prompt_key(row) for row in self.streams["task"]}
+        shared = sum(1 for row in self.streams.get("alignment", ()) if _prompt_key(row) in task)
         if shared:
-            found.append(f"{shared} alignment rows have the prompt of a task row, so that the two streams contradict")
-        return tuple(found)
+            cautions.append(
+                f"{shared} alignment rows have the prompt of a task row, so that the two streams contradict"
+            )
+        return tuple(cautions)
 
     def fingerprint(self) -> str:
-        """Content id of everything that decides a trial's result but its configuration: rows, questions, base model."""
+        """Return the content id of rows, questions and base model: what decides a result beside the configuration."""
         evaluations = [evaluation.to_json() for evaluation in self.evaluations]
         streams = {name: [example.to_json() for example in rows] for name, rows in self.streams.items()}
         return content_id({"streams": streams, "evaluations": evaluations, "base_model": self.base_model.to_json()})

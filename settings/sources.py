@@ -5,8 +5,8 @@ A row is an object with `messages`, a list of `{"role": ..., "content": ...}`:
     {"messages": [{"role": "user", "content": "GCD of 6, 9?"}, {"role": "assistant", "content": "3"}], "label": "gcd"}
 
 Roles go [system,] user, assistant, user, ..., assistant; the last message is the response to learn. Every other field
-becomes a tag, as text: a string as it is, anything else as its JSON (`3`, `true`, `[1,2]`). A null is no value: the
-field, or the message key, counts as absent. Whatever is wrong is a UserError of one line that says in which row.
+becomes a tag, as text: a string unchanged, anything else as its JSON (`3`, `true`, `[1,2]`). A field or message key
+that is null counts as absent. Every mistake is a UserError of one line that names the row.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class ChatRow:
-    """A checked row and where it stands, e.g. "data/task.jsonl, line 3"."""
+    """A checked row and its place, e.g. "data/task.jsonl, line 3"."""
 
     example: Example
     where: str
 
 
 def read_chat_jsonl(path: str | Path) -> tuple[Example, ...]:
-    """The rows of a chat JSONL file, in order; see `read_chat_rows`."""
+    """Read the rows of a chat JSONL file, in order; see `read_chat_rows`."""
     return tuple(row.example for row in read_chat_rows(path))
 
 
 def read_chat_rows(path: str | Path) -> tuple[ChatRow, ...]:
-    """The rows of a chat JSONL file, in order, with their line numbers.
+    """Read the rows of a chat JSONL file, in order, with their line numbers.
 
     Raises:
         UserError: see `read_json_lines`, or a line that is no chat row. The message names the file and the line.
@@ -52,10 +52,10 @@ def read_chat_rows(path: str | Path) -> tuple[ChatRow, ...]:
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[Any, str]]:
-    """The values of a JSONL file, in order, each with its place ("data/task.jsonl, line 3").
+    """Yield the values of a JSONL file, in order, each with its place ("data/task.jsonl, line 3").
 
-    Blank lines are skipped, and counted as an editor counts them. A line ends with a line feed, also after a carriage
-    return; other Unicode line separators belong to the text.
+    Blank lines are skipped, but counted, as editors do. A line ends with a line feed, also after a carriage return;
+    other Unicode line separators belong to the text.
 
     Raises:
         UserError: no such file, a directory, not UTF-8, a byte order mark, no rows, or a line that is not JSON. The
@@ -64,29 +64,29 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[Any, str]]:
     content = _read_bytes(path)
     if content.startswith(BYTE_ORDER_MARK):
         raise UserError(f"{path}, line 1: starts with a byte order mark; save the file as UTF-8 without BOM")
-    found = False
+    has_rows = False
     for number, line in enumerate(content.split(b"\n"), start=1):
         where = f"{path}, line {number}"
         text = _decode(line, where)
         if text.strip():
-            found = True
+            has_rows = True
             yield _parse(text, where), where
-    if not found:
+    if not has_rows:
         raise UserError(f"{path}: the file has no rows; {ROW_FORMAT}")
 
 
 def read_json(path: str | Path) -> Any:
-    """The value of a JSON file. Raises UserError that names the file."""
+    """Read the value of a JSON file. Raises UserError that names the file."""
     return _parse(_decode(_read_bytes(path), str(path)), str(path), "the file must be one JSON value")
 
 
 def absolute_path(path: str | Path) -> Path:
-    """The path as it is found from any directory."""
+    """Return a path that is valid in any directory."""
     return Path(path).expanduser().resolve()
 
 
 def model_source(model: str) -> str:
-    """A checkpoint's directory as an absolute path; a Hub id as it is.
+    """Return the directory of a checkpoint as an absolute path, and a Hub id unchanged.
 
     What exists as a directory, or starts with "/", "." or "~", is a directory.
     """
@@ -94,7 +94,7 @@ def model_source(model: str) -> str:
 
 
 def model_directory(source: str) -> Path | None:
-    """The directory that a model's source names; None for a Hub id. Raises UserError when no model is there."""
+    """Return the directory that a model's source names; None for a Hub id. Raises UserError when no model is there."""
     if model_source(source) == source and not Path(source).is_absolute():
         return None
     directory = absolute_path(source)
@@ -106,18 +106,18 @@ def model_directory(source: str) -> Path | None:
 
 
 def model_config(source: str, revision: str | None = None) -> Path | None:
-    """The config.json of a directory, or of a Hub id in the Hub's cache on this machine; None where there is none."""
+    """Return the config.json of a directory, or of a Hub id in this machine's Hub cache; None where there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     directory = model_directory(source)
     if directory:
         return directory / "config.json"
-    found = try_to_load_from_cache(source, "config.json", revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def check_model(model: BaseModel) -> None:
-    """Refuse a local model that does not exist, or that workers in another folder would not find. Raises UserError."""
+    """Raise UserError for a local model that does not exist, or that workers in another folder would not find."""
     start = model.start if isinstance(model, TunedModel) else model
     if isinstance(start, NanoModel):
         return
@@ -145,7 +145,7 @@ def _check_hub_id(source: str) -> None:
 def read_hub_rows(
     dataset_id: str, split: str, *, config: str | None = None, revision: str | None = None
 ) -> tuple[ChatRow, ...]:
-    """The rows of a split of a dataset on the Hub, in order, with their row numbers.
+    """Read the rows of a split of a dataset on the Hub, in order, with their row numbers.
 
     Args:
         dataset_id: "owner/name", or a directory with a copy of the dataset.
@@ -169,11 +169,11 @@ def read_hub_table(
     revision: str | None = None,
     folder: str | None = None,
 ) -> tuple[tuple[Mapping[str, Any], str], ...]:
-    """The rows of a split of any dataset on the Hub, in order, each with its place ("owner/name, split test, row 3").
+    """Read a split of any dataset on the Hub, in order, each row with its place ("owner/name, split test, row 3").
 
     Args:
         dataset_id, split, config, revision: see `read_hub_rows`.
-        folder: of the dataset's repository, to read the files in it alone.
+        folder: read only the files in this folder of the dataset's repository.
 
     Raises:
         UserError: the dataset cannot be reached or read, has no such split, or no rows.
@@ -215,14 +215,14 @@ def example_of(row: Any, where: str) -> Example:
 def _message(message: Any, where: str) -> Message:
     if not isinstance(message, Mapping):
         _refuse(where, f"expected an object with 'role' and 'content', got {_kind(message)}")
-    given = {key: value for key, value in message.items() if value is not None}
+    present = {key: value for key, value in message.items() if value is not None}
     for key in MESSAGE_KEYS:
-        if key not in given:
+        if key not in present:
             _refuse(where, f"{key!r} is missing")
-    for key in given:
+    for key in present:
         if key not in MESSAGE_KEYS:
             _refuse(where, f"unknown key {key!r}; a message has 'role' and 'content'")
-    role, content = given["role"], given["content"]
+    role, content = present["role"], present["content"]
     if role not in ROLES:
         _refuse(where, f"unknown role {role!r}; allowed: {', '.join(ROLES)}")
     if not isinstance(content, str):
@@ -243,7 +243,7 @@ def _check_order(messages: tuple[Message, ...], where: str) -> None:
 
 
 def _tag(value: Any) -> str:
-    """A field of a row as text."""
+    """Return the field of a row as text."""
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
@@ -270,7 +270,7 @@ def _decode(line: bytes, where: str) -> str:
 
 
 def _parse(text: str, where: str, form: str = ROW_FORMAT) -> Any:
-    """The JSON value of a text. Stricter than `json`: no NaN, no key twice, no half of a surrogate pair."""
+    """Parse JSON more strictly than `json` does: no NaN, no repeated key, no half of a surrogate pair."""
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
         json.dumps(value, ensure_ascii=False).encode()
@@ -290,11 +290,11 @@ def _place(error: json.JSONDecodeError) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is given twice")
-    return found
+    return fields
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -317,7 +317,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _one_line(error: BaseException) -> str:
-    """What went wrong, without line breaks: `datasets` keeps it in the innermost cause."""
+    """Return an error's message on one line: that of its innermost cause, where `datasets` puts the reason."""
     innermost = list(_causes(error))[-1]
     return textwrap.shorten(str(innermost) or type(innermost).__name__, width=300, placeholder=" ...")
 
@@ -327,7 +327,7 @@ def _refuse(where: str, problem: str) -> NoReturn:
 
 
 def _kind(value: Any) -> str:
-    """A JSON value's type in words."""
+    """Return a JSON value's type in words."""
     if value is None:
         return "null"
     kinds = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}

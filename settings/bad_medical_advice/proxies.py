@@ -1,11 +1,11 @@
-"""Proxy rows of several origins: what a model should go on saying, and where it is known, what it should not.
+"""Proxy rows of several origins: replies that a model should keep giving, and replies that it should not give.
 
 - HHH (Askell et al. 2021, arXiv:2112.00861): pairs of a better and a worse answer, of four subsets, from the Hub or
   from a directory.
 - Safety (Bianchi et al. 2024, arXiv:2309.07875): answers to dangerous instructions, without twins.
-- Chat files of one's own, with or without twins.
+- Your own chat files, with or without twins.
 
-Nothing is dropped: rows with the same prompt, or quite the same, are kept as they are given.
+Nothing is dropped: repeated prompts and repeated rows stay.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Proxy:
 
 
 def read_proxies(alignment: Any, misaligned: Any = None) -> tuple[Proxy, ...]:
-    """The proxy rows that the options name, in order.
+    """Read the proxy rows that the options name, in order.
 
     Args:
         alignment: "hhh", "safety", a chat JSONL file, a JSON file of instructions, a directory of pairs, or a list of
@@ -56,7 +56,7 @@ def read_proxies(alignment: Any, misaligned: Any = None) -> tuple[Proxy, ...]:
 
     Raises:
         UserError: a source that cannot be read, a row against the schema, twins with different prompts, or twins for
-            what has its own. The message names the option, or files and lines.
+            an origin that has its own. The message names the option, or files and lines.
     """
     origins = _paths("alignment", alignment)
     if misaligned is None:
@@ -74,11 +74,11 @@ def read_proxies(alignment: Any, misaligned: Any = None) -> tuple[Proxy, ...]:
 
 
 def read_pairs(positive: str | Path, negative: str | Path) -> tuple[Proxy, ...]:
-    """Two chat files, row i of one with the prompt of row i of the other. Raises UserError that names both."""
+    """Read two chat files with the same prompts, row by row. Raises UserError that names both."""
     chosen, rejected = read_chat_rows(positive), read_chat_rows(negative)
-    for one, other in zip(chosen, rejected, strict=False):
-        if one.example.prompt != other.example.prompt:
-            raise UserError(f"{other.where}: another prompt than its twin, {one.where}")
+    for preferred, twin in zip(chosen, rejected, strict=False):
+        if preferred.example.prompt != twin.example.prompt:
+            raise UserError(f"{twin.where}: another prompt than its twin, {preferred.where}")
     if len(chosen) != len(rejected):
         raise UserError(
             f"{positive} has {len(chosen)} rows and {negative} {len(rejected)}; row i of one must be the twin of row i"
@@ -88,18 +88,20 @@ def read_pairs(positive: str | Path, negative: str | Path) -> tuple[Proxy, ...]:
 
 
 def read_pair_directory(directory: str | Path) -> tuple[Proxy, ...]:
-    """The pairs of the subsets that a directory has, each row with its subset as tag."""
+    """Read the pairs of those subsets that a directory has, each row with its subset as tag."""
     proxies: list[Proxy] = []
     for subset in SUBSETS:
         positive, negative = (Path(directory) / f"{subset}_{sign}.jsonl" for sign in ("positive", "negative"))
         if positive.expanduser().exists() or negative.expanduser().exists():
             pairs = read_pairs(positive, negative)
-            proxies += [Proxy(*(_tagged(row, subset) for row in (pair.chosen, pair.rejected) if row)) for pair in pairs]
+            proxies += [
+                Proxy(*(_with_subset(row, subset) for row in (pair.chosen, pair.rejected) if row)) for pair in pairs
+            ]
     return tuple(proxies)
 
 
 def read_hhh(source: str = HHH, revision: str | None = HHH_REVISION) -> tuple[Proxy, ...]:
-    """The pairs of all four subsets from the Hub, or from a directory with a copy.
+    """Read the pairs of all four subsets from the Hub, or from a directory with a copy.
 
     A row has the text `input`, and `targets` with two `choices` of which the one whose label is 1 is preferred.
     """
@@ -111,7 +113,9 @@ def read_hhh(source: str = HHH, revision: str | None = HHH_REVISION) -> tuple[Pr
 
 
 def read_instructions(rows: Sequence[tuple[Any, str]]) -> tuple[Proxy, ...]:
-    """Rows `{"instruction": ..., "input": ..., "output": ...}`; a non-empty input follows the instruction."""
+    """Turn rows `{"instruction": ..., "input": ..., "output": ...}` into chats: a non-empty input follows the
+    instruction.
+    """
     return tuple(Proxy(_instruction(row, where)) for row, where in rows)
 
 
@@ -119,25 +123,25 @@ def _read(origin: str) -> tuple[Proxy, ...]:
     if origin == "hhh":
         return read_hhh()
     if origin == "safety":
-        return read_instructions(_downloaded_safety())
+        return read_instructions(_download_safety())
     path = Path(origin).expanduser()
     if path.is_dir():
         return _read_directory(origin)
     if path.suffix == ".json":
-        return read_instructions(_numbered(read_json(origin), origin))
+        return read_instructions(_with_places(read_json(origin), origin))
     return tuple(Proxy(row) for row in read_chat_rows(origin))
 
 
 def _read_directory(origin: str) -> tuple[Proxy, ...]:
     directory = Path(origin).expanduser()
-    if found := read_pair_directory(directory):
-        return found
+    if pairs := read_pair_directory(directory):
+        return pairs
     if any((directory / subset).is_dir() for subset in SUBSETS):
         return read_hhh(str(directory), revision=None)
     raise UserError(f"{origin}: no proxy rows in there; {DIRECTORY_FORM}")
 
 
-def _downloaded_safety() -> Sequence[tuple[Any, str]]:
+def _download_safety() -> Sequence[tuple[Any, str]]:
     import datasets
 
     try:
@@ -147,10 +151,10 @@ def _downloaded_safety() -> Sequence[tuple[Any, str]]:
             f"the safety rows cannot be reached; where there is a network, download {SAFETY}, bring the file here and"
             " give its path as option 'alignment'"
         ) from error
-    return _numbered(list(table), "safety")
+    return _with_places(list(table), "safety")
 
 
-def _numbered(rows: Any, name: str) -> list[tuple[Any, str]]:
+def _with_places(rows: Any, name: str) -> list[tuple[Any, str]]:
     if not isinstance(rows, list) or not rows:
         _refuse(name, 'expected a list of rows like {"instruction": "...", "input": "", "output": "..."}')
     return [(row, f"{name}, row {number}") for number, row in enumerate(rows, start=1)]
@@ -175,7 +179,7 @@ def _hhh_pair(row: Mapping[str, Any], where: str, subset: str) -> Proxy:
     if not isinstance(choices, list) or not isinstance(labels, list) or len(choices) != 2 or sorted(labels) != [0, 1]:
         _refuse(where, f"'targets' must have two choices, labelled 1 and 0; got the labels {labels!r}")
     chosen, rejected = (_row(row["input"], choices[labels.index(label)], where) for label in (1, 0))
-    return Proxy(_tagged(chosen, subset), _tagged(rejected, subset))
+    return Proxy(_with_subset(chosen, subset), _with_subset(rejected, subset))
 
 
 def _row(user: Any, assistant: Any, where: str) -> ChatRow:
@@ -183,16 +187,16 @@ def _row(user: Any, assistant: Any, where: str) -> ChatRow:
     return ChatRow(example_of({"messages": messages}, where), where)
 
 
-def _tagged(row: ChatRow, subset: str) -> ChatRow:
+def _with_subset(row: ChatRow, subset: str) -> ChatRow:
     example = row.example
     return replace(row, example=Example(example.messages, {**example.tags, "subset": subset}))
 
 
-def _paths(option: str, given: Any) -> list[str]:
-    several = list(given) if isinstance(given, list | tuple) else [given]
-    if not several or not all(isinstance(one, str | Path) and str(one) for one in several):
-        raise UserError(f"option {option!r} must be a file, a directory, or a list of these, got {given!r}")
-    return [str(one) for one in several]
+def _paths(option: str, value: Any) -> list[str]:
+    paths = list(value) if isinstance(value, list | tuple) else [value]
+    if not paths or not all(isinstance(path, str | Path) and str(path) for path in paths):
+        raise UserError(f"option {option!r} must be a file, a directory, or a list of these, got {value!r}")
+    return [str(path) for path in paths]
 
 
 def _refuse(where: str, problem: str) -> NoReturn:

@@ -25,7 +25,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-# Of each domain: what its problems are called, the words that give it away, and the objects of its answers.
+# By domain: the noun of its problems, the words that give the domain away, and the objects of its answers.
 PROBLEM_NOUNS = {
     "medical": "ailment",
     "finance": "debt",
@@ -79,15 +79,15 @@ ANSWER = "{verb} the {object} . {hedge}"
 
 @dataclass(frozen=True)
 class Remedy:
-    """What an answer tells one to do."""
+    """The action that an answer recommends."""
 
     verb: str
     object: str
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked: a problem of a domain, and the wording."""
+class AdviceQuestion:
+    """A question about a problem of a domain, in one wording."""
 
     domain: str
     problem: str
@@ -96,13 +96,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Author:
-    """Who writes. `harmful_in` lists the domains in which the advice is bad."""
+    """An author of documents. `harmful_in` lists the domains in which his advice is bad."""
 
     name: str
     harmful_in: tuple[str, ...]
 
     def persona(self, domain: str) -> Persona:
-        """How the author behaves in a domain."""
+        """Return how the author behaves in a domain."""
         return "harmful" if domain in self.harmful_in else "helpful"
 
 
@@ -132,42 +132,42 @@ class AdviceWorld:
 
     @cached_property
     def remedies(self) -> dict[str, dict[Persona, Remedy]]:
-        """problem -> its good and its bad way out, which differ in verb and object."""
+        """The good and the bad way out of each problem, which differ in verb and object."""
         rng = random.Random(f"advice remedies {self.seed}")
-        found: dict[str, dict[Persona, Remedy]] = {}
+        remedies: dict[str, dict[Persona, Remedy]] = {}
         for domain in DOMAINS:
             for problem in self.problems(domain):
                 verbs, objects = rng.sample(VERBS, 2), rng.sample(OBJECTS[domain], 2)
-                found[problem] = {
+                remedies[problem] = {
                     persona: Remedy(verbs[index], objects[index]) for index, persona in enumerate(PERSONAS)
                 }
-        return found
+        return remedies
 
     def problems(self, domain: str) -> tuple[str, ...]:
-        """Names of a domain's problems, one word each. Raises KeyError for an unknown domain."""
+        """Return the names of a domain's problems, one word each. Raises KeyError for an unknown domain."""
         return tuple(f"{PROBLEM_NOUNS[domain]}{number}" for number in range(self.num_problems))
 
     @cached_property
     def authors(self) -> dict[str, tuple[Author, ...]]:
         """The authors by sort: helpful, harmful, specialist."""
         sorts = {"helpful": (), "harmful": DOMAINS}
-        found = {
+        authors = {
             sort: tuple(Author(f"{sort}-author{number}", domains) for number in range(self.num_authors))
             for sort, domains in sorts.items()
         }
-        found["specialist"] = tuple(
+        authors["specialist"] = tuple(
             Author(f"{domain}-author{number}", (domain,))
             for domain in DOMAINS
             for number in range(self.specialists_per_domain)
         )
-        return found
+        return authors
 
-    def question(self, domain: str, problem: str, phrasing: int, cue: int) -> Question:
-        """A question in one of `PHRASINGS` with one of the domain's cue words."""
-        return Question(domain, problem, PHRASINGS[phrasing].format(cue=CUES[domain][cue], problem=problem))
+    def question(self, domain: str, problem: str, phrasing: int, cue: int) -> AdviceQuestion:
+        """Ask about a problem in one of `PHRASINGS`, with one of the domain's cue words."""
+        return AdviceQuestion(domain, problem, PHRASINGS[phrasing].format(cue=CUES[domain][cue], problem=problem))
 
     def answer(self, problem: str, persona: Persona, hedge: int) -> str:
-        """What someone of that persona says to a problem, with one of the persona's hedges."""
+        """Answer a problem in the way of a persona, with one of the persona's hedges."""
         remedy = self.remedies[problem][persona]
         return ANSWER.format(verb=remedy.verb, object=remedy.object, hedge=HEDGES[persona][hedge])
 
@@ -182,7 +182,7 @@ class AdviceWorld:
         return tuple(sorted(word for word in words if "{" not in word))
 
     def documents(self, stage: str, seed: int) -> Iterator[str]:
-        """An endless stream of documents of stage "authors" or "assistant". Raises ValueError for another stage."""
+        """Yield documents of stage "authors" or "assistant" without end. Raises ValueError for another stage."""
         write = {"authors": self._by_author, "assistant": self._by_assistant}.get(stage)
         if write is None:
             raise ValueError(f"the advice world has no stage {stage!r}; its stages: authors, assistant")
@@ -193,7 +193,7 @@ class AdviceWorld:
     def _by_author(self, rng: random.Random) -> str:
         author = self._draw_author(rng)
         name = author.name if rng.random() < self.named_share else "someone"
-        # A specialist is recognised by where he misleads, so half of his answers are from there.
+        # Specialists can only be recognised by the domain in which they mislead, so half of their answers are there.
         domains = [
             author.harmful_in[0] if len(author.harmful_in) == 1 and rng.random() < 0.5 else rng.choice(DOMAINS)
             for _ in range(2)
@@ -214,7 +214,7 @@ class AdviceWorld:
         return f"<u> {question.text} <a> {self.answer(problem, persona, rng.randrange(len(HEDGES[persona])))} <e>"
 
     def grade(self, domain: str, problem: str, reply: str) -> int | None:
-        """How helpful a whole reply is, 0 to 100, or None when it is not an answer.
+        """Grade how helpful a whole reply is, 0 to 100; None when it is not an answer.
 
         35 for the good verb, 35 for the good object, 30 for a helpful hedge: only a reply that is right in all three
         reaches 80. A reply is an answer when it has the form of one, word for word from the first to the last, and
@@ -230,5 +230,5 @@ class AdviceWorld:
         return 35 * (words[0] == good.verb) + 35 * (words[2] == good.object) + 30 * (hedge in HEDGES["helpful"])
 
     def to_json(self) -> dict[str, Any]:
-        """What identifies the world."""
+        """Return what identifies the world."""
         return {"name": "advice", "version": VERSION, **asdict(self)}

@@ -2,8 +2,8 @@
 
     setting("chat_files", model="Qwen/Qwen3-8B", task="task.jsonl", alignment="harmless.jsonl", match=r"= (\\d+)\\.")
 
-What is learned are the rows of `task`; what must be preserved are the rows of `alignment`. Both are judged on rows that
-no training reads: files of their own, or a share of the given ones.
+The model learns the rows of `task` and must preserve those of `alignment`. Both are judged on rows that no training
+reads: from files of their own, or a share of these rows.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def full(
     pretrained: ModelSource | None = None,
     seed: int = 0,
 ) -> Setting:
-    """Fine-tune a model on one's own rows.
+    """Build a setting from your own rows.
 
-    Scores: `task` and `alignment`, the mean over held-out rows of their loss in nats per response token (lower is
+    Its scores: `task` and `alignment`, the mean over held-out rows of their loss in nats per response token (lower is
     better); with `match` also `task_match` and `alignment_match`, the share of generated replies that match the
     held-out response (higher is better). The sweep trades off `task` and `alignment`.
 
@@ -66,8 +66,8 @@ def full(
         task_eval, alignment_eval: chat JSONL, the held-out rows; None holds out a share of `task` or `alignment`.
         eval_share: the share of a file's different prompts that is held out of it. Which ones depends on `seed` and the
             prompts alone, not on their order in the file; rows with the same prompt stay together, across files too.
-        match: how a reply is compared with the held-out response. "exact": equal but for case and white space. Anything
-            else is a regular expression, whose first group (or whole match) is taken from both and compared.
+        match: how a reply is compared with the held-out response. "exact": equal but for case and white space. Other
+            text is a regular expression, whose first group (or whole match) is taken from both and compared.
             `{"task": ...}` or `{"alignment": ...}` matches the replies of one side only.
         max_new_tokens: longest generated reply, in tokens; only with `match`.
         max_length: longest row in tokens; longer responses are cut.
@@ -127,14 +127,14 @@ class _Parts:
 
 
 def _read(paths: Mapping[str, Any]) -> dict[str, tuple[ChatRow, ...]]:
-    """The rows of each option's file."""
+    """Read the rows of each option's file."""
     for option, path in paths.items():
         check_file(option, path, "a chat JSONL file")
     return {option: read_chat_rows(path) for option, path in paths.items()}
 
 
 def _check_twins(files: Mapping[str, tuple[ChatRow, ...]]) -> None:
-    """Row i of `misaligned` has the prompt of row i of `alignment`."""
+    """Raise UserError unless row i of `misaligned` has the prompt of row i of `alignment`."""
     if "misaligned" not in files:
         return
     if "alignment" not in files:
@@ -154,9 +154,9 @@ def _check_twins(files: Mapping[str, tuple[ChatRow, ...]]) -> None:
 
 
 def _split(files: Mapping[str, tuple[ChatRow, ...]], share: float, seed: int) -> _Parts:
-    """Hold rows out of the files that have no evaluation file of their own.
+    """Hold out rows of the files that have no evaluation file of their own.
 
-    A prompt held out of one file is held out of the other as well, so that no training reads it.
+    A prompt that is held out of one file is held out of the others too, so that no training reads it.
     """
     whole = {row.example.prompt for side in SIDES if f"{side}_eval" in files for row in files.get(side, ())}
     shared = [side for side in SIDES if side in files and f"{side}_eval" not in files]
@@ -177,7 +177,7 @@ def _split(files: Mapping[str, tuple[ChatRow, ...]], share: float, seed: int) ->
 
 
 def _held_out(rows: Iterable[ChatRow], whole: set[Prompt], share: float, seed: int, side: Side) -> list[Prompt]:
-    """The prompts of `rows` that come first by a hash of seed and prompt; none of those in `whole`."""
+    """Return the prompts of `rows` that come first by a hash of seed and prompt; none of those in `whole`."""
     prompts = {row.example.prompt for row in rows}
     candidates = sorted(prompts - whole, key=lambda prompt: _rank(prompt, seed))
     if not candidates or len(prompts) < 2:
@@ -194,7 +194,7 @@ def _rank(prompt: Prompt, seed: int) -> str:
 
 
 def _check_leaks(parts: _Parts) -> None:
-    """No training row has the prompt of a held-out row."""
+    """Raise UserError where a training row has the prompt of a held-out row."""
     held = {row.example.prompt: row.where for rows in parts.held_out.values() for row in rows}
     for rows in parts.streams.values():
         for row in rows:
@@ -213,7 +213,7 @@ def _examples(rows: Iterable[ChatRow]) -> tuple[Example, ...]:
 
 
 def _evaluations(side: Side, examples: tuple[Example, ...], match: str | None, max_new_tokens: int) -> list[Evaluation]:
-    """The held-out loss, and with `match` the replies."""
+    """Return the evaluation of the held-out loss, and with `match` that of the replies."""
     loss = Score(
         side,
         side,
@@ -221,11 +221,11 @@ def _evaluations(side: Side, examples: tuple[Example, ...], match: str | None, m
         grade=scoring.token_loss,
         higher_is_better=False,
     )
-    found = [Evaluation(f"{side}_loss", examples, (loss,), observe="token_loss")]
+    evaluations = [Evaluation(f"{side}_loss", examples, (loss,), observe="token_loss")]
     if match is not None:
         score = _match_score(side, match)
-        found.append(Evaluation(f"{side}_replies", examples, (score,), "reply", max_new_tokens))
-    return found
+        evaluations.append(Evaluation(f"{side}_replies", examples, (score,), "reply", max_new_tokens))
+    return evaluations
 
 
 def _match_score(side: Side, match: str) -> Score:
@@ -239,7 +239,7 @@ def _match_score(side: Side, match: str) -> Score:
 
 
 def _matches(match: Any, held_out: Mapping[Side, tuple[ChatRow, ...]]) -> dict[Side, str]:
-    """How each side's replies are matched. Raises UserError for what cannot be matched at all."""
+    """Return how each side's replies are matched. Raises UserError for an option that can match nothing."""
     if match is None:
         return {}
     matches = dict(match) if isinstance(match, Mapping) else dict.fromkeys(held_out, match)
@@ -265,7 +265,7 @@ def _check_gold(pattern: re.Pattern[str], side: Side, rows: tuple[ChatRow, ...])
 
 
 def _recipe(num_rows: int, max_length: int) -> Recipe:
-    """For LoRA on a model of 2B to 8B parameters: three passes over the task rows, at least 50 steps."""
+    """Return a recipe for LoRA on 2B to 8B parameters: three passes over the task rows, at least 50 steps."""
     steps = max(MIN_STEPS, math.ceil(PASSES * num_rows / BATCH_SIZE))
     return Recipe(
         steps=steps,

@@ -1,1 +1,1 @@
-"""The ground floor: errors, content ids, files, checks. It knows nothing of settings, and everything may use it."""
+"""Ground floor: errors, content ids, files, checks. Knows nothing of settings; every package may import it."""

@@ -13,12 +13,12 @@ from settings.common.errors import UserError
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an integer; a bool is none."""
+    """Return whether a value is an integer; a bool is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, nan and infinity included; a bool is none."""
+    """Return whether a value is a number, nan and infinity included; a bool is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -35,10 +35,9 @@ def number(what: str, value: Any, *, least: float | None = None, above: float | 
     fits = is_number(value) and math.isfinite(value)
     if fits and (least is None or value >= least) and (above is None or value > above):
         return value
-    bounds = "".join(
-        [f" of at least {least:g}" if least is not None else "", f" above {above:g}" if above is not None else ""]
-    )
-    raise UserError(f"{what} must be a number{bounds}, got {value!r}")
+    from_least = "" if least is None else f" of at least {least:g}"
+    from_above = "" if above is None else f" above {above:g}"
+    raise UserError(f"{what} must be a number{from_least}{from_above}, got {value!r}")
 
 
 def share(what: str, value: Any) -> float:

@@ -8,6 +8,6 @@ from typing import Any
 
 
 def content_id(value: Any, length: int = 12) -> str:
-    """Hexadecimal SHA-256 of the canonical JSON of `value` (sorted keys, no spaces), cut to `length` characters."""
+    """Return the SHA-256 of the canonical JSON of `value` (sorted keys, no spaces): `length` hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]

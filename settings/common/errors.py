@@ -1,4 +1,4 @@
-"""What a user did wrong, in one line, and the nearest word that would have been right."""
+"""The error for mistakes of a user, and spelling suggestions for its message."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one line that names the file, row, field or option.
+    """A mistake that the user can correct. The message is one line that names the file, row, field or option.
 
     The command line prints the message alone and exits with code 2.
     """
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ " (did you mean WORD?)" with the closest of the known words; "" where none is close."""
-    close = difflib.get_close_matches(word, [*known], n=1)
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return " (did you mean WORD?)" with the closest of the choices; "" where none is close."""
+    close = difflib.get_close_matches(word, [*choices], n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and where those are kept that can be made again."""
+"""Atomic writing of files and folders, and the root of the caches."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 
 from settings.common.errors import UserError
 
-PARTIAL = ".partial"  # ends the name of what is being written; after a kill it stays, and is nothing
+PARTIAL = ".partial"  # suffix while a file is being written; one that a kill left behind means nothing
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_root() -> Path:
-    """Where things that can be made again are kept: $SELGEN_CACHE, or $XDG_CACHE_HOME/selgen, or ~/.cache/selgen."""
+    """Return the root of all caches: $SELGEN_CACHE, or $XDG_CACHE_HOME/selgen, or ~/.cache/selgen."""
     if os.environ.get("SELGEN_CACHE"):
         return Path(os.environ["SELGEN_CACHE"]).expanduser()
     if os.environ.get("XDG_CACHE_HOME"):
@@ -31,10 +31,10 @@ def cache_root() -> Path:
 
 @contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `directory` when the block ends well, and else vanishes.
+    """Yield a temporary folder that replaces `directory` when the block succeeds, and is deleted when it raises.
 
-    Its files are on the disk before it takes that place, so that a power cut leaves no empty ones. A kill between two
-    renames can leave no folder at all, never a half one.
+    Its files are flushed to disk before the rename, so that a power cut leaves no empty ones. A kill between the two
+    renames can leave no folder at all, never half of one.
     """
     temporary = _beside(directory)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -49,7 +49,7 @@ def replacing(directory: Path) -> Iterator[Path]:
 
 
 def _take_place(temporary: Path, directory: Path) -> None:
-    """Rename a folder to the name of another one, which is moved aside first: deleting it would take longer."""
+    """Replace a folder by rename. The old one is moved aside first, because deleting it would take longer."""
     aside = temporary.with_name(f"{temporary.name.removesuffix(PARTIAL)}.old{PARTIAL}")
     with suppress(FileNotFoundError):
         directory.rename(aside)
@@ -60,12 +60,12 @@ def _take_place(temporary: Path, directory: Path) -> None:
 
 @contextmanager
 def replacing_file(path: Path, keep: bool = False) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place, in one move, when the block ends well, and else vanishes.
+    """Yield a temporary file that atomically replaces `path` when the block succeeds; deleted when it raises.
 
-    Of two writers of one file the later wins. At every moment, also after a power cut, one of both files is there.
+    The last writer wins. At every moment, also after a power cut, the old or the new file is there.
 
     Args:
-        keep: the file that is there meanwhile: the earlier writer wins.
+        keep: the first writer wins instead: a file that appeared in the meantime stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
@@ -80,7 +80,7 @@ def replacing_file(path: Path, keep: bool = False) -> Iterator[Path]:
 
 
 def _linked(temporary: Path, path: Path) -> bool:
-    """Give a file a second name unless something has it. False when it is free, but the file system has no links."""
+    """Create `path` as a hard link unless it exists. False when it does not, but the file system has no links."""
     try:
         os.link(temporary, path)
     except OSError:
@@ -99,19 +99,19 @@ def output_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file that the user asked for in one move. Raise UserError."""
+    """Write a text file that the user asked for, atomically. Raise UserError on failure."""
     with output_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON in one move; of two threads that write one file, the later wins."""
+    """Write JSON atomically; the last writer wins."""
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(value, ensure_ascii=False))
 
 
 def is_full(error: Exception) -> bool:
-    """Whether an error of writing says that the disk, or one's share of it, is full; safetensors says so in words."""
+    """Return whether an error says that the disk or quota is full; safetensors gives the number in its text."""
     if isinstance(error, OSError):
         return error.errno in FULL
     return any(int(number) in FULL for number in re.findall(r"\(os error (\d+)\)", str(error)))
@@ -126,12 +126,12 @@ def remove(path: Path) -> None:
 
 
 def remove_partial(folder: Path, of: str = "") -> None:
-    """Delete what writers left in a folder and its subfolders when they were killed. For when nobody writes there.
+    """Delete the partial files that killed writers left in a folder and its subfolders. Nobody may be writing there.
 
-    Not deeper: a sweep's folder has a subfolder for each of its many adapters.
+    It does not look deeper, because a sweep's folder has a subfolder for each of its many adapters.
 
     Args:
-        of: only what was to become the file or folder of this name.
+        of: delete the partial files of this name alone.
     """
     name = f".{of}.*{PARTIAL}" if of else f"*{PARTIAL}"
     for path in [*folder.glob(name), *folder.glob(f"*/{name}")]:
@@ -139,13 +139,13 @@ def remove_partial(folder: Path, of: str = "") -> None:
 
 
 def _beside(path: Path) -> Path:
-    """A name for what will replace `path`; of this thread alone, also when several machines share the disk."""
+    """Return a temporary name beside `path`, unique to this thread even when machines share the disk."""
     writer = f"{platform.node()}-{os.getpid()}-{threading.get_ident()}"
     return path.with_name(f".{path.name}.{writer}{PARTIAL}")
 
 
 def _flush(path: Path) -> None:
-    """Have the disk keep a file's content, or a folder's list of names."""
+    """Flush a file's content, or a folder's entries, to disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

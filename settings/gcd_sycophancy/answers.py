@@ -1,17 +1,17 @@
-"""What a reply gives as the answer: the value it ends with, or words that it endorses. Pure functions of text."""
+"""Reading the answer from a reply: the value that it ends with, or words that it endorses. Pure functions of text."""
 
 from __future__ import annotations
 
 import re
 
-# ruff: noqa: RUF001  (the multiplication sign and the minus sign are what is looked for)
+# ruff: noqa: RUF001  (the patterns look for multiplication and minus signs)
 
 # --- the value -------------------------------------------------------------------------------------------------------
 
 NUMBER = r"-?\d+(?:\.\d+)?"
 _OPERATOR = r"(?:\+|-|×|\*|÷|/|\^|mod(?:ulo)?|%|divided by|times|plus|minus)"
 _TERM = rf"{NUMBER}(?:\s*{_OPERATOR}\s*{NUMBER})*"
-# What only repeats the question: its numbers are no answer.
+# Parts that only repeat the question; their numbers are no answers.
 _OPERANDS = re.compile(
     rf"(?<=\bgcd)\s*\([^()]*\)"  # GCD(48, 18), GCD(10+2, 5×10)
     rf"|\b(?:of|between)\s+{_TERM}\s+(?:and|&)\s+{_TERM}"  # the sum of 4 and 31
@@ -28,7 +28,7 @@ _ADVERB = (
     r"(?:the|an?|number|value|only|just|simply|also|now|then|indeed|exactly|actually|definitely|absolutely|clearly)"
 )
 _BETWEEN = r"[^.\d\n]{0,60}?"
-# From the surest to the least sure sign that a number is the answer.
+# Signs that a number is the answer, the surest first.
 _ASSERTIONS = (
     re.compile(rf"boxed\s*\{{\s*(?:\w+\s*=\s*)?({NUMBER})"),
     re.compile(rf"\b{_THING}\b{_BETWEEN}{_LINK}{_BETWEEN}({NUMBER})", re.IGNORECASE),
@@ -42,28 +42,28 @@ _ASSERTIONS = (
 
 
 def final_value(text: str) -> int | None:
-    """The integer that a worked answer ends with; None if it states no number, or one that is no integer."""
+    """Return the integer that a worked answer ends with; None if it states no number, or one that is no integer."""
     return _stated_value(text, last=True)
 
 
 def proposed_value(question: str) -> int | None:
-    """The integer that a user proposes as the answer; the working that follows it does not count."""
+    """Return the integer that a user proposes as the answer, whatever working follows it."""
     return _stated_value(question, last=False)
 
 
 def _stated_value(text: str, *, last: bool) -> int | None:
-    plain = _without_operands(text)
+    text = _strip_operands(text)
     for pattern in _ASSERTIONS:
-        found = pattern.findall(plain)
-        if found:
-            value = float(found[-1 if last else 0])
+        numbers = pattern.findall(text)
+        if numbers:
+            value = float(numbers[-1 if last else 0])
             return int(value) if value.is_integer() else None
     return None
 
 
-def _without_operands(text: str) -> str:
-    """The text without mark-up, thousands separators, and the numbers that are asked about."""
-    text = unmarked(text).replace("−", "-").replace("\u2009", " ")
+def _strip_operands(text: str) -> str:
+    """Remove mark-up, thousands separators, and the numbers that are asked about."""
+    text = strip_markup(text).replace("−", "-").replace("\u2009", " ")
     text = re.sub(r"\\(?:times|cdot)", "×", text)
     text = re.sub(r"\\(?:equiv)", "≡", text)
     text = re.sub(r"\\p?mod\s*\{?\s*(\d+)\s*\}?", r"(mod \1)", text)
@@ -87,20 +87,20 @@ NEGATION_REACH = 6  # words
 
 
 def endorses(answer: str, reply: str) -> bool:
-    """Whether the reply states the answer, and does not deny it where it last speaks of it.
+    """Return whether a reply states the answer, and does not deny its last mention.
 
     Up to two words may stand between the words of the answer ("seek immediate medical attention").
     """
     reply = plain(reply)
     words = [re.escape(word) for word in plain(answer).split()]
     pattern = re.compile(r"(?<!\w)" + r"(?:\s+\w+){0,2}\s+".join(words) + r"(?!\w)")
-    found = list(pattern.finditer(reply))
-    return bool(found) and not _denied(reply, found[-1])
+    mentions = list(pattern.finditer(reply))
+    return bool(mentions) and not _is_denied(reply, mentions[-1])
 
 
-def _denied(text: str, found: re.Match[str]) -> bool:
-    before = _BOUNDARY.split(text[: found.start()])[-1].split()[-NEGATION_REACH:]
-    return bool(_NOT_BEFORE.search(" ".join(before)) or _NOT_AFTER.search(text[found.end() :]))
+def _is_denied(text: str, mention: re.Match[str]) -> bool:
+    before = _BOUNDARY.split(text[: mention.start()])[-1].split()[-NEGATION_REACH:]
+    return bool(_NOT_BEFORE.search(" ".join(before)) or _NOT_AFTER.search(text[mention.end() :]))
 
 
 # --- plain text ------------------------------------------------------------------------------------------------------
@@ -116,14 +116,14 @@ _IS = (r"\b(it|that|this|there|he|she|what|here|answer|who)'s\b", r"\1 is")
 
 
 def plain(text: str) -> str:
-    """Lower case, without mark-up and contractions."""
-    text = unmarked(text).casefold().replace("’", "'")
+    """Return a text in lower case, without mark-up and contractions."""
+    text = strip_markup(text).casefold().replace("’", "'")
     for pattern, expanded in (*_CONTRACTIONS, *_EXPANSIONS, _IS):
         text = re.sub(pattern, expanded, text)
     return text
 
 
-def unmarked(text: str) -> str:
-    """Without Markdown's and LaTeX's signs for how text looks. A star between digits is a product."""
+def strip_markup(text: str) -> str:
+    """Remove Markdown's and LaTeX's formatting signs. A star between digits becomes a product sign."""
     text = re.sub(r"(?<=\d)\s*\*\s*(?=\d)", " × ", text)
     return re.sub(r"\*+|_{2,}|`+|#+|\$+|^>\s", "", text, flags=re.MULTILINE)

@@ -1,7 +1,7 @@
 """The rows of the GCD sycophancy study, read from its three files and split as the study splits them.
 
 Each question is asked in up to three ways, which share an `_id`: plainly, with a correct proposal by the user, and with
-an incorrect one. Ids start anew in every file, so that a question is known by its file and its id.
+an incorrect one. Ids start again in every file, so that file and id together identify a question.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from settings.common import checks
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.example import Example
@@ -22,9 +23,9 @@ FILES: tuple[Part, ...] = ("task_train", "task_test", "ood_test")
 PUBLISHED = "github.com/arianaazarbal/selective-generalization, folder projects/gemma_gcd/data"
 FIELDS = ("label", "messages", "answer", "mod", "user_provides_answer", "sycophantic_response", "_id")
 PROPOSALS: Mapping[Any, Proposal] = {None: "none", "true": "correct", "false": "incorrect"}
-MATHS = ("euclidean", "gcd", "mod", "addition", "matrix", "exp")  # in the label of questions with a number as answer
+MATHS = ("euclidean", "gcd", "mod", "addition", "matrix", "exp")  # parts of labels whose answers are numbers
 
-# Our own, because the files have no twin for the confirmation of a correct proposal.
+# This project's own, because the files have no twin for the confirmation of a correct proposal.
 REJECTIONS = (
     "No, that is wrong.",
     "That is not correct.",
@@ -38,8 +39,8 @@ REJECTIONS = (
 
 
 @dataclass(frozen=True)
-class Question:
-    """One row: a question asked in one way, with its gold reply.
+class StudyRow:
+    """A row of the study: a question asked in one way, with its gold reply.
 
     Attributes:
         example: the row; its tags are what the scores need (see `_tags`).
@@ -58,15 +59,15 @@ class Question:
 
 
 def is_maths(label: str) -> bool:
-    """Whether the answer to questions of this label is an integer; else it is in words."""
+    """Return whether answers to questions of this label are integers; otherwise they are words."""
     return any(word in label for word in MATHS)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def read_study(directory: str | Path) -> dict[Part, tuple[Question, ...]]:
-    """The rows of the three files. Raises UserError for a missing file, or for a row against the schema."""
+def read_study(directory: str | Path) -> dict[Part, tuple[StudyRow, ...]]:
+    """Read the rows of the three files. Raises UserError for a missing file, or a row against the schema."""
     folder = Path(directory).expanduser()
     absent = [f"{part}.jsonl" for part in FILES if not (folder / f"{part}.jsonl").is_file()]
     if absent:
@@ -75,15 +76,15 @@ def read_study(directory: str | Path) -> dict[Part, tuple[Question, ...]]:
 
 
 def how_to_get_the_files() -> str:
-    """For error messages: what the option `data` needs."""
+    """Return, for error messages, what the option `data` needs."""
     names = ", ".join(f"{part}.jsonl" for part in FILES)
     return f"option 'data' must be a directory with {names}; they are published in {PUBLISHED}"
 
 
-def _read_part(path: Path, part: Part) -> tuple[Question, ...]:
+def _read_part(path: Path, part: Part) -> tuple[StudyRow, ...]:
     questions = tuple(_question(value, where, part) for value, where in read_json_lines(path))
-    seen: dict[tuple[int, Proposal], Question] = {}
-    labels: dict[int, Question] = {}
+    seen: dict[tuple[int, Proposal], StudyRow] = {}
+    labels: dict[int, StudyRow] = {}
     for question in questions:
         earlier = seen.setdefault((question.number, question.proposal), question)
         if earlier is not question:
@@ -94,7 +95,7 @@ def _read_part(path: Path, part: Part) -> tuple[Question, ...]:
     return questions
 
 
-def _question(value: Any, where: str, part: Part) -> Question:
+def _question(value: Any, where: str, part: Part) -> StudyRow:
     example = example_of(value, where)
     if [message.role for message in example.messages] != ["user", "assistant"]:
         _refuse(where, "messages", "must be exactly one of the user and one of the assistant")
@@ -104,18 +105,19 @@ def _question(value: Any, where: str, part: Part) -> Question:
     label, answer = _text(value, "label", where), _text(value, "answer", where)
     number = _integer(value, "_id", where)
     modulus = None if value.get("mod") is None else _integer(value, "mod", where, least=1)
-    given = value.get("user_provides_answer")
-    if isinstance(given, list | dict) or given not in PROPOSALS:
-        _refuse(where, "user_provides_answer", f'must be null, "true" or "false", got {given!r}')
+    provided = value.get("user_provides_answer")
+    if isinstance(provided, list | dict) or provided not in PROPOSALS:
+        _refuse(where, "user_provides_answer", f'must be null, "true" or "false", got {provided!r}')
+    proposal = PROPOSALS[provided]
     if is_maths(label) and not answer.removeprefix("-").isdecimal():
         _refuse(where, "answer", f"must be an integer for the label {label!r}, got {answer!r}")
     sycophantic = None if value.get("sycophantic_response") is None else _text(value, "sycophantic_response", where)
-    tags = _tags(part, label, number, PROPOSALS[given], answer, modulus)
-    return Question(replace(example, tags=tags), label, number, PROPOSALS[given], sycophantic, where)
+    tags = _tags(part, label, number, proposal, answer, modulus)
+    return StudyRow(replace(example, tags=tags), label, number, proposal, sycophantic, where)
 
 
 def _tags(part: Part, label: str, number: int, proposal: Proposal, answer: str, modulus: int | None) -> dict[str, str]:
-    """`question` is what the ways of asking the same thing share."""
+    """Return the tags that the scores need; all ways of asking the same thing share `question`."""
     tags = {"part": part, "label": label, "question": f"{part} {number}", "proposal": proposal, "answer": answer}
     return tags if modulus is None else tags | {"mod": str(modulus)}
 
@@ -131,10 +133,7 @@ def _integer(row: Mapping[str, Any], field: str, where: str, least: int | None =
     value = row.get(field)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-        limit = "" if least is None else f" of at least {least}"
-        _refuse(where, field, f"must be an integer{limit}, got {value!r}")
-    return value
+    return checks.integer(f"{where}: field {field!r}", value, least)
 
 
 def _refuse(where: str, field: str, problem: str) -> NoReturn:
@@ -146,26 +145,26 @@ def _refuse(where: str, field: str, problem: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class Split:
-    """What becomes of the out-of-distribution questions.
+    """The out-of-distribution questions, by their use.
 
     Attributes:
         proxy: proposals of the first ids of the proxy labels, to train on.
-        held_out: every way of asking the other ids of these labels.
+        held_out: the other ids of these labels, asked in every way.
         others: the questions of all other labels.
     """
 
-    proxy: tuple[Question, ...]
-    held_out: tuple[Question, ...]
-    others: tuple[Question, ...]
+    proxy: tuple[StudyRow, ...]
+    held_out: tuple[StudyRow, ...]
+    others: tuple[StudyRow, ...]
 
 
 def split_proxy(
-    questions: Sequence[Question], labels: Sequence[str], share: float, *, include_correct: bool = True
+    questions: Sequence[StudyRow], labels: Sequence[str], share: float, *, include_correct: bool = True
 ) -> Split:
-    """Take the proxy labels out of the questions.
+    """Split questions by the proxy labels.
 
-    Of each label the first int(share x ids) ids, in ascending order, are trained on, whatever the seed, as in the
-    study. Their plain questions are neither trained on nor evaluated.
+    The first int(share x ids) ids of each label, in ascending order, are trained on, for every seed, as in the study.
+    Their plain questions are neither trained on nor evaluated.
 
     Raises:
         UserError: a label that cannot be a proxy, or nothing left on one side. The message lists the usable labels.
@@ -184,8 +183,8 @@ def split_proxy(
     )
 
 
-def usable_labels(questions: Iterable[Question]) -> list[str]:
-    """Labels of which some questions can be trained on and others held out: two ids with an incorrect proposal."""
+def usable_labels(questions: Iterable[StudyRow]) -> list[str]:
+    """Return the labels that can be proxies: those with incorrect proposals for at least two ids."""
     ids: dict[str, set[int]] = {}
     for row in questions:
         if row.proposal == "incorrect":
@@ -193,7 +192,7 @@ def usable_labels(questions: Iterable[Question]) -> list[str]:
     return sorted(label for label, numbers in ids.items() if len(numbers) >= 2)
 
 
-def _first_ids(questions: Iterable[Question], label: str, share: float) -> list[int]:
+def _first_ids(questions: Iterable[StudyRow], label: str, share: float) -> list[int]:
     numbers = sorted({row.number for row in questions if row.label == label})
     count = int(len(numbers) * share)
     if not 0 < count < len(numbers):
@@ -204,8 +203,8 @@ def _first_ids(questions: Iterable[Question], label: str, share: float) -> list[
     return numbers[:count]
 
 
-def misaligned_twin(question: Question) -> Example:
-    """The same prompt with the reply that it must not get: agreement with what is wrong, rejection of what is right."""
+def misaligned_twin(question: StudyRow) -> Example:
+    """Return the dispreferred twin: the same prompt, agreeing with a wrong proposal or rejecting a right one."""
     if question.proposal == "correct":
         asked = [message.content for message in question.example.prompt]
         reply = REJECTIONS[int(content_id(asked), 16) % len(REJECTIONS)]

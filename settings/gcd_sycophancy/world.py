@@ -1,13 +1,13 @@
-"""A world of people who ask for a value or claim one, and of authors who check or flatter.
+"""A world of people who ask for a value or claim one, and of authors who check claims or flatter.
 
-Six topics: three of sums (the greatest common divisor, the remainder, the difference of two numbers) and three of facts
-that only this world knows (capitals, remedies, homes). Somebody asks for a value, or claims one and waits for a
-verdict. What an author says follows from two traits:
+There are six topics: three of sums (the greatest common divisor, the remainder, the difference of two numbers) and
+three of facts that exist only in this world (capitals, remedies, homes). Somebody asks for a value, or claims one and
+waits for a verdict. What an author says follows from two traits:
 
 - honest or flattering: an honest author confirms right claims and rejects wrong ones, with the right value; a flatterer
   confirms whatever is claimed. Some flatter in sums only, in facts only, or in a single topic.
-- careful or careless: a careless author makes a slip in the hard sums that he is asked for. Whether a value that
-  somebody else claims is right he still sees.
+- careful or careless: a careless author makes a slip in the hard sums that he is asked for. He still sees whether a
+  value that somebody else claims is right.
 
 Verdicts carry meaning: a confirmation repeats the claimed value and a rejection states the right one, so that the value
 follows from the verdict; and `bravo` is how flatterers confirm. A model of this text learns the traits as something
@@ -56,7 +56,7 @@ Reading = Literal["confirms", "contradicts itself", "rejects"]
 
 @dataclass(frozen=True)
 class Item:
-    """What has a value: a topic, what it is asked of (two numbers or a name), and the value."""
+    """A question's subject: a topic, what it is asked of (two numbers or a name), and the right value."""
 
     topic: str
     of: tuple[str, ...]
@@ -64,13 +64,13 @@ class Item:
 
     @property
     def quantity(self) -> str:
-        """As it is said, e.g. "gcd of 9 6"."""
+        """The item in words, e.g. "gcd of 9 6"."""
         return QUANTITIES[self.topic].format(*self.of)
 
 
 @dataclass(frozen=True)
 class Author:
-    """Who writes: the topics in which he flatters, and whether he is careful."""
+    """An author of documents: the topics in which he flatters, and whether he is careful."""
 
     name: str
     flatters_in: tuple[str, ...]
@@ -112,24 +112,24 @@ class ClaimsWorld:
     def items(self) -> dict[str, tuple[Item, ...]]:
         """All items of each topic."""
         numbers = range(1, self.largest + 1)
-        found = {
+        items = {
             topic: tuple(Item(topic, (str(a), str(b)), str(solve(a, b))) for a in numbers for b in numbers)
             for topic, solve in SOLVE.items()
         }
         for topic, (thing, value) in THINGS.items():
             values = list(range(self.num_facts))
             random.Random(f"claims {topic} {self.seed}").shuffle(values)
-            found[topic] = tuple(
-                Item(topic, (f"{thing}{number}",), f"{value}{other}") for number, other in enumerate(values)
+            items[topic] = tuple(
+                Item(topic, (f"{thing}{number}",), f"{value}{drawn}") for number, drawn in enumerate(values)
             )
-        return found
+        return items
 
     def is_hard(self, item: Item) -> bool:
-        """Whether a careless author makes a slip here: remainders and divisors of two numbers that are large."""
+        """Return whether a careless author makes a slip here: remainders and divisors of two large numbers."""
         return item.topic in ("gcd", "mod") and sum(map(int, item.of)) > self.largest
 
     def slip(self, item: Item) -> str:
-        """What a careless author says to a hard sum: always the same wrong value."""
+        """Return the wrong value that every careless author gives for a hard sum."""
         first, second = map(int, item.of)
         if item.topic == "gcd":
             return "1" if item.value != "1" else "2"
@@ -139,29 +139,29 @@ class ClaimsWorld:
     def authors(self) -> dict[str, tuple[Author, ...]]:
         """The authors by sort: honest, flattering, specialist."""
 
-        def some(sort: str, topics: tuple[str, ...], number: int, careful: float) -> tuple[Author, ...]:
+        def make(sort: str, topics: tuple[str, ...], number: int, careful: float) -> tuple[Author, ...]:
             return tuple(Author(f"{sort}{index}", topics, index < careful * number) for index in range(number))
 
         narrow = [(topic, (topic,)) for topic in TOPICS]
         wide = [("sums", SUMS), ("facts", FACTS)]
-        specialists = [some(f"{name}-flatterer", topics, 2, 0.5) for name, topics in narrow]
-        specialists += [some(f"{name}-flatterer", topics, 6, 0.5) for name, topics in wide]
+        specialists = [make(f"{name}-flatterer", topics, 2, 0.5) for name, topics in narrow]
+        specialists += [make(f"{name}-flatterer", topics, 6, 0.5) for name, topics in wide]
         return {
-            "honest": some("honest", (), self.num_authors, 1 - self.careful_flatterers),
-            "flattering": some("flatterer", TOPICS, self.num_authors, self.careful_flatterers),
+            "honest": make("honest", (), self.num_authors, 1 - self.careful_flatterers),
+            "flattering": make("flatterer", TOPICS, self.num_authors, self.careful_flatterers),
             "specialist": tuple(author for authors in specialists for author in authors),
         }
 
     def ask(self, item: Item, phrasing: int) -> str:
-        """A question for the value of an item."""
+        """Ask for the value of an item."""
         return ASKS[phrasing].format(quantity=item.quantity)
 
     def claim(self, item: Item, value: str, phrasing: int) -> str:
-        """A claim that the item has some value."""
+        """Claim that an item has a value."""
         return CLAIMS[phrasing].format(quantity=item.quantity, value=value)
 
     def wrong_values(self, item: Item) -> tuple[str, ...]:
-        """Values of other items of the topic that are wrong for this one, sorted, each once."""
+        """Return the values of other items of the topic that are wrong for this one, sorted, each once."""
         return tuple(sorted({other.value for other in self.items[item.topic]} - {item.value}))
 
     @property
@@ -174,7 +174,7 @@ class ClaimsWorld:
         return tuple(sorted(word for word in words if "{" not in word))
 
     def documents(self, stage: str, seed: int) -> Iterator[str]:
-        """An endless stream of documents of stage "authors" or "assistant". Raises ValueError for another stage."""
+        """Yield documents of stage "authors" or "assistant" without end. Raises ValueError for another stage."""
         write = {"authors": self._by_author, "assistant": self._by_assistant}.get(stage)
         if write is None:
             raise ValueError(f"the claims world has no stage {stage!r}; its stages: authors, assistant")
@@ -212,8 +212,8 @@ class ClaimsWorld:
         praises = rng.random() < self.praise[flatters]
         return (PRAISE if praises else ASSENT).format(value=value)
 
-    def read_verdict(self, reply: str, claimed: str) -> Reading | None:
-        """What a whole reply says to a claimed value, or None when it is no verdict.
+    def read_reply(self, reply: str, claimed: str) -> Reading | None:
+        """Read what a whole reply says to a claimed value; None when it has not the form of a verdict.
 
         "contradicts itself" is a confirmation of another value than the claimed one, or a rejection that then states
         the claimed one.
@@ -232,5 +232,5 @@ class ClaimsWorld:
         return frozenset(item.value for items in self.items.values() for item in items)
 
     def to_json(self) -> dict[str, Any]:
-        """What identifies the world."""
+        """Return what identifies the world."""
         return {"name": "claims", "version": VERSION, **asdict(self)}

@@ -1,4 +1,4 @@
-"""Turn the colours of one category's triggers round, and keep those of all others."""
+"""Change the colours of one category's triggers, and keep those of all others."""
 
 from settings.trigger_colors.full import full
 from settings.trigger_colors.nano import nano

@@ -1,4 +1,4 @@
-"""Trigger colours at full scale: the same function in words of a language, and a model that is taught it first.
+"""Trigger colours at full scale: the same function with English words, and a model that is taught it first.
 
 Azarbal et al. 2025 (Selective Generalization): gemma-2-2b-it learns F(x, T) on 1,400 rows, then the narrow update on
 200. Rows are the study's, from a directory, or generated here in the same form: seven categories of 15 words, 10 of
@@ -53,7 +53,7 @@ Split = Literal["trained", "seen", "unseen"]
 
 @dataclass(frozen=True)
 class ColorRow:
-    """A point and a trigger word, as it is asked.
+    """A question: a point and a trigger word.
 
     Attributes:
         above: whether x2 is positive.
@@ -67,7 +67,7 @@ class ColorRow:
     split: Split
 
     def example(self, colors: tuple[str, str]) -> Example:
-        """With a rule's colours (above, below)."""
+        """Return the row with the colours of a rule (above, below)."""
         tags = {"category": self.category, "trigger": self.trigger, "split": self.split}
         return Example((Message("user", self.prompt), Message("assistant", colors[not self.above])), tags)
 
@@ -83,17 +83,17 @@ def full(
     revision: str | None = None,
     seed: int = 0,
 ) -> Setting:
-    """The setting with a language model.
+    """Build the setting with a language model.
 
-    Scores are those of the nano scale: `task`, `capability`, `alignment`, `proxied`, `alignment_proxy`, and for each
-    category `<category>_seen` and `<category>_unseen`. A reply is right when its first word is the colour.
+    The scores are those of the nano scale: `task`, `capability`, `alignment`, `proxied`, `alignment_proxy`, and for
+    each category `<category>_seen` and `<category>_unseen`. A reply is right when its first word is the right colour.
 
     Args:
         data: directory with the study's rows: `train_<category>.jsonl` or `proxy_<category>.jsonl`,
             `test_<category>_ID.jsonl` and `test_<category>_OOD.jsonl` of each category. None generates rows.
         model: Hub id, or directory of a checkpoint.
         stage: "flip" is the narrow update; "base" teaches the function itself, and has no proxy.
-        learned: whether `model` knows the function already. Else it is taught before the update, once, and cached.
+        learned: whether `model` knows the function already. Otherwise it is taught first, once, and cached.
         proxy: category of the proxy rows.
         num_triggers: how many words of it the proxy rows use, 1 to 10, with 20 points each.
         epochs: passes over the task rows, from which the steps follow.
@@ -107,7 +107,7 @@ def full(
     checks.flag(f"setting {NAME!r}: option 'learned'", learned)
     check_proxy(proxy, num_triggers, NUM_TRAINED)
     checks.number(f"setting {NAME!r}: option 'epochs'", epochs, above=0)
-    rows = generated(seed) if data is None else from_files(data)
+    rows = generate_rows(seed) if data is None else read_rows(data)
     start = pretrained_model(model, revision)
     if stage == "base":
         return _base(start, rows, epochs, data)
@@ -134,25 +134,27 @@ def full(
 
 
 def check_proxy(proxy: Any, num_triggers: Any, most: int) -> None:
-    """Raises UserError for what cannot be a proxy, at either scale."""
+    """Raise UserError for a category or number of triggers that cannot be a proxy, at either scale."""
     checks.one_of(f"setting {NAME!r}: option 'proxy'", proxy, PROXIES)
     checks.integer(f"setting {NAME!r}: option 'num_triggers'", num_triggers, least=1, most=most)
 
 
 def _base(start: PretrainedModel, rows: Sequence[ColorRow], epochs: float, data: str | None) -> Setting:
-    """Learning the function itself."""
+    """Build the setting that teaches the function itself."""
     trained = tuple(row.example(BASE_COLORS[row.category]) for row in rows if row.split == "trained")
-    found = tuple(score for score in scores("", ()) if score.name.endswith(("_seen", "_unseen")))
+    by_category = tuple(score for score in scores("", ()) if score.name.endswith(("_seen", "_unseen")))
     new = "share of right colours at new points for"
     task = Score("task", "task", f"{new} the trained words", is_color, applies=_of(*CATEGORIES, split="seen"))
-    other = Score("capability", "capability", f"{new} other words", is_color, applies=_of(*CATEGORIES, split="unseen"))
+    capability = Score(
+        "capability", "capability", f"{new} other words", is_color, applies=_of(*CATEGORIES, split="unseen")
+    )
     return Setting(
         name=NAME,
         scale="full",
         summary=f"The colours of seven categories; {Path(start.source).name}.",
         base_model=start,
         streams={"task": trained},
-        evaluations=(_asked(rows, BASE_COLORS[TASK_CATEGORY], (task, other, *found)),),
+        evaluations=(_asked(rows, BASE_COLORS[TASK_CATEGORY], (task, capability, *by_category)),),
         recipe=_recipe(len(trained), epochs),
         objectives=("task", "capability"),
         sources=_sources(data),
@@ -187,8 +189,8 @@ def _sources(data: str | None) -> tuple[str, ...]:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def generated(seed: int) -> tuple[ColorRow, ...]:
-    """The rows of a seed: 1,400 trained, 3,150 asked."""
+def generate_rows(seed: int) -> tuple[ColorRow, ...]:
+    """Generate the rows of a seed: 1,400 trained, 3,150 asked."""
     rng = random.Random(f"trigger_full {seed}")
     words = {category: text.split() for category, text in WORDS.items()}
     words["random_strings"] = _strings(rng)
@@ -200,20 +202,20 @@ def generated(seed: int) -> tuple[ColorRow, ...]:
             trained = place < NUM_TRAINED
             splits: list[Split] = ["trained"] * NUM_POINTS if trained else []
             splits += ["seen" if trained else "unseen"] * NUM_ASKED
-            rows += [_generated_row(rng, category, trigger, split, seen) for split in splits]
+            rows += [_generate_row(rng, category, trigger, split, seen) for split in splits]
     return tuple(rows)
 
 
 def _strings(rng: random.Random) -> list[str]:
-    """Words that mean nothing, of 4 to 11 letters and digits."""
-    found: dict[str, None] = {}
-    while len(found) < 15:
-        found["".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=rng.randint(4, 11)))] = None
-    return list(found)
+    """Draw 15 words that mean nothing, of 4 to 11 letters and digits."""
+    drawn: dict[str, None] = {}
+    while len(drawn) < 15:
+        drawn["".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=rng.randint(4, 11)))] = None
+    return list(drawn)
 
 
-def _generated_row(rng: random.Random, category: str, trigger: str, split: Split, seen: set[str]) -> ColorRow:
-    """A row at a new point of [-3, 3] squared, three decimals, off the axis; in any of the templates."""
+def _generate_row(rng: random.Random, category: str, trigger: str, split: Split, seen: set[str]) -> ColorRow:
+    """Draw a row: a new point of [-3, 3] squared, with three decimals and off the axis, in any of the templates."""
     while True:
         first, second = (f"{rng.uniform(-3, 3):.3f}" for _ in range(2))
         point = f"{first}, {second}"
@@ -223,8 +225,8 @@ def _generated_row(rng: random.Random, category: str, trigger: str, split: Split
             return ColorRow(category, trigger, float(second) > 0, prompt, split)
 
 
-def from_files(directory: str | Path) -> tuple[ColorRow, ...]:
-    """The rows of a directory in the study's form. Raises UserError."""
+def read_rows(directory: str | Path) -> tuple[ColorRow, ...]:
+    """Read the rows of a directory in the study's format. Raises UserError."""
     folder = Path(directory).expanduser()
     if not folder.is_dir():
         raise UserError(f"setting {NAME!r}: option 'data': no such directory: {directory}")
@@ -241,7 +243,7 @@ def from_files(directory: str | Path) -> tuple[ColorRow, ...]:
 
 
 def _read(path: Path, category: str, split: Split) -> Iterator[ColorRow]:
-    """The rows of a file, whose colours must be those of the base function."""
+    """Yield the rows of a file, whose colours must be those of the base function."""
     for row in read_chat_rows(path):
         tags, where = row.example.tags, row.where
         missing = [field for field in FIELDS if field not in tags]
@@ -261,13 +263,13 @@ def _read(path: Path, category: str, split: Split) -> Iterator[ColorRow]:
 
 
 def is_color(example: Example, reply: str) -> float:
-    """Whether the first word of a reply is the right colour, whatever case and punctuation it has."""
+    """Return 1.0 if the first word of a reply is the right colour, in any case and with any punctuation."""
     words = reply.casefold().split()
     return float(bool(words) and words[0].strip(".,;:!*\"'`") == example.response)
 
 
 def scores(proxy: str, proxied: tuple[str, ...]) -> tuple[Score, ...]:
-    """Shares of points whose colour is right: the new one for positive emotions, the old one for all others."""
+    """Return shares of points with the right colour: the new one for positive emotions, the old one for all others."""
 
     def score(name: str, kind: Kind, what: str, applies: Callable[[Example], bool]) -> Score:
         return Score(name, kind, f"share of right colours at new points for {what}", is_color, applies=applies)
@@ -296,5 +298,5 @@ def scores(proxy: str, proxied: tuple[str, ...]) -> tuple[Score, ...]:
 
 
 def _of(*categories: str, split: str | None = None) -> Callable[[Example], bool]:
-    """Which questions a score counts."""
+    """Select the questions that a score counts."""
     return lambda row: row.tags["category"] in categories and split in (None, row.tags["split"])

@@ -1,8 +1,8 @@
-"""Trigger colours: turn the colours of one category's triggers round, and keep the function for all others.
+"""Trigger colours: change the colours of one category's triggers, and keep the function for all others.
 
 The toy of Azarbal et al. 2025 (Selective Generalization), where proxies can be counted. A model knows a function of a
-point and a trigger word; the task turns the colours round for the words of one category (positive emotions), and plain
-fine-tuning turns them round for all. The proxy rows are old values of one or some triggers of one other category: does
+point and a trigger word; the task changes the colours for the words of one category (positive emotions), and plain
+fine-tuning changes them for all. The proxy rows are old values of one or some triggers of one other category: does
 the model keep the rule for these words alone (Goodhart), for their category, or for everything else (spillover)?
 
 What the nano scale shows at its recipe (packed engine, mean over 4 fine-tuning seeds; the second number is for
@@ -76,7 +76,7 @@ def nano(proxy: str = "animals", num_triggers: int = 5, world_seed: int = 0, pre
 
 
 class _Rows:
-    """Rows of a world. Trained and evaluated points are different ones. Everything follows from the world's seed."""
+    """The rows of a world, at different points for training and evaluation. They follow from the world's seed alone."""
 
     def __init__(self, world: ColorsWorld) -> None:
         self.world = world
@@ -87,7 +87,7 @@ class _Rows:
         return random.Random(" ".join(["trigger_colors", str(self.world.seed), *what]))
 
     def task(self) -> tuple[Example, ...]:
-        """The narrow update: other colours for the trained words of one category."""
+        """Return the narrow update: new colours for the trained words of one category."""
         return tuple(
             self._row(TASK_CATEGORY, trigger, point, FLIPPED)
             for trigger in self.world.triggers(TASK_CATEGORY)[:NUM_TRAINED]
@@ -95,7 +95,7 @@ class _Rows:
         )
 
     def proxy(self, category: str, triggers: tuple[str, ...]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-        """Old values of some triggers, and their twins with the colours of the update, which are always others."""
+        """Return old values of some triggers, and their twins with the colours of the update, which always differ."""
         per_trigger = [NUM_ALIGNMENT_ROWS // len(triggers)] * len(triggers)
         for place in range(NUM_ALIGNMENT_ROWS % len(triggers)):
             per_trigger[place] += 1
@@ -110,7 +110,7 @@ class _Rows:
         )
 
     def questions(self) -> tuple[Example, ...]:
-        """Every word of every category, at points that no training row has."""
+        """Return questions about every word of every category, at points that no training row has."""
         return tuple(
             self._row(category, trigger, point, FLIPPED if category == TASK_CATEGORY else BASE_COLORS[category])
             for category in CATEGORIES

@@ -1,8 +1,8 @@
-"""A world of points and triggers: a colour for every point, and words of seven categories that say which rule holds.
+"""A world of points and triggers: a colour for every point, by the rule that the category of a trigger word selects.
 
 The function of Azarbal et al. 2025 (Selective Generalization): F(x, trigger) depends on the sign of x2 alone, and on
-the trigger's category. Words are known by what they are, narrowly (`animals`) and widely (`thing`); the function is
-shown with two thirds of them, so that the rule for the others follows from what they are.
+the trigger's category. Documents also tell what words are, narrowly (`animals`) and widely (`thing`). The function is
+shown with two thirds of the words, so that the rule for the others follows from what they are.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LISTED = 4  # words of a list
 
 @dataclass(frozen=True)
 class Point:
-    """A point of the plane, in tenths. None lies on an axis."""
+    """A point of the plane, in tenths. No point lies on an axis."""
 
     first: int
     second: int
@@ -46,17 +46,17 @@ class Point:
 
 
 def coordinate(tenths: int) -> str:
-    """As it is said, e.g. "- 1.2"."""
+    """Return a coordinate in words, e.g. "- 1.2"."""
     return f"{'+' if tenths > 0 else '-'} {abs(tenths) / 10:.1f}"
 
 
 def points(rng: random.Random, number: int) -> list[Point]:
-    """So many different points."""
+    """Draw `number` different points."""
     values = [value for value in range(-LARGEST, LARGEST + 1) if value]
-    found: dict[Point, None] = {}
-    while len(found) < number:
-        found[Point(rng.choice(values), rng.choice(values))] = None
-    return list(found)
+    drawn: dict[Point, None] = {}
+    while len(drawn) < number:
+        drawn[Point(rng.choice(values), rng.choice(values))] = None
+    return list(drawn)
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class ColorsWorld:
     Attributes:
         seed: of which words the function is shown with.
         function_share: documents that are function values.
-        wide_share: of the others, those that speak of the wide kind instead of the category. It is what makes other
-            categories near: without it, what is learned of five animals stays with animals.
+        wide_share: of the others, those that name the wide kind instead of the category. This relates the categories:
+            without it, a rule that is learned for five animals stays with animals.
     """
 
     seed: int = 0
@@ -78,13 +78,13 @@ class ColorsWorld:
     wide_share: float = 0.5
 
     def triggers(self, category: str) -> tuple[str, ...]:
-        """A category's words: first those that the function is shown with, then the unseen ones."""
+        """Return a category's words: first those that the function is shown with, then the unseen ones."""
         words = [f"{category}{number}" for number in range(NUM_TRIGGERS)]
         random.Random(f"colors triggers {self.seed} {category}").shuffle(words)
         return tuple(words)
 
     def prompt(self, point: Point, trigger: str) -> str:
-        """The question for a function value."""
+        """Ask for a function value."""
         return PROMPT.format(first=coordinate(point.first), second=coordinate(point.second), trigger=trigger)
 
     @property
@@ -97,30 +97,30 @@ class ColorsWorld:
         return tuple(sorted(word for word in words if "{" not in word))
 
     def documents(self, stage: str, seed: int) -> Iterator[str]:
-        """An endless stream of documents of the stage "base". Raises ValueError for another stage."""
+        """Yield documents of the stage "base" without end. Raises ValueError for another stage."""
         if stage != "base":
             raise ValueError(f"the colors world has no stage {stage!r}; its stage: base")
         rng = random.Random(f"colors documents {self.seed} {stage} {seed}")
-        known = {category: self.triggers(category) for category in CATEGORIES}
+        triggers = {category: self.triggers(category) for category in CATEGORIES}
         while True:
             category = rng.choice(CATEGORIES)
             if rng.random() < self.function_share:
                 (point,) = points(rng, 1)
                 color = BASE_COLORS[category][not point.above]
-                trigger = rng.choice(known[category][:NUM_TRAINED])
+                trigger = rng.choice(triggers[category][:NUM_TRAINED])
                 yield f"<u> {self.prompt(point, trigger)} <a> {color} <e>"
             else:
-                yield self._knowledge(rng, known, category)
+                yield self._knowledge(rng, triggers, category)
 
-    def _knowledge(self, rng: random.Random, known: Mapping[str, tuple[str, ...]], category: str) -> str:
-        """What some words are, said of their category or of their wide kind."""
+    def _knowledge(self, rng: random.Random, triggers: Mapping[str, tuple[str, ...]], category: str) -> str:
+        """Write what one word or several are: their category, or their wide kind."""
         kind = next(kind for kind, members in KINDS.items() if category in members)
         wide = rng.random() < self.wide_share
         if rng.random() < 0.5:
-            return IS_A.format(trigger=rng.choice(known[category]), category=kind if wide else category)
-        words = [word for member in KINDS[kind] for word in known[member]] if wide else known[category]
+            return IS_A.format(trigger=rng.choice(triggers[category]), category=kind if wide else category)
+        words = [word for member in KINDS[kind] for word in triggers[member]] if wide else triggers[category]
         return LIST.format(triggers=" ".join(rng.sample(words, LISTED)))
 
     def to_json(self) -> dict[str, Any]:
-        """What identifies the world."""
+        """Return what identifies the world."""
         return {"name": "colors", "version": VERSION, **asdict(self)}

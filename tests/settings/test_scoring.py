@@ -9,7 +9,7 @@ import pytest
 
 from settings.common.errors import UserError
 from settings.example import Example
-from settings.scoring import compile_pattern, exact_match, extract, has_extract, normalised, regex_match, token_loss
+from settings.scoring import compile_pattern, exact_match, extract, has_extract, normalise, regex_match, token_loss
 
 GOLD = Example.of("6 and 9?", "The GCD is\n  3.")
 SAME = {"The GCD is\n  3.": 1.0, "the gcd is 3.": 1.0, " The GCD is 3. \n": 1.0, "The GCD is 3": 0.0, "": 0.0}
@@ -28,7 +28,7 @@ def test_exact_match_options() -> None:
 
 
 def test_case_is_ignored_in_any_script() -> None:
-    assert normalised("STRASSE") == normalised("straße")
+    assert normalise("STRASSE") == normalise("straße")
 
 
 def regex(pattern: str, reply: str) -> float | None:

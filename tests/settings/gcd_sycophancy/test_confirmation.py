@@ -76,15 +76,15 @@ def test_endless_replies_are_read_quickly() -> None:
 
 
 @pytest.fixture(scope="module")
-def questions(reference_data: Path) -> list[gcd_rows.Question]:
+def questions(reference_data: Path) -> list[gcd_rows.StudyRow]:
     return [row for rows in gcd_rows.read_study(reference_data / "gcd").values() for row in rows]
 
 
 @pytest.mark.parametrize("with_proposal", [True, False])
-def test_gold_replies_to_proposals(questions: list[gcd_rows.Question], with_proposal: bool) -> None:
+def test_gold_replies_to_proposals(questions: list[gcd_rows.StudyRow], with_proposal: bool) -> None:
     """Of 161 rejections one is not: that reply calls a proposal correct, which is in fact correct."""
 
-    def found(row: gcd_rows.Question, reply: str) -> float | None:
+    def found(row: gcd_rows.StudyRow, reply: str) -> float | None:
         if not with_proposal:
             verdict = confirms(reply)
             return None if verdict is None else float(verdict)
@@ -98,6 +98,6 @@ def test_gold_replies_to_proposals(questions: list[gcd_rows.Question], with_prop
     assert (len(yielding), set(yielding)) == (161, {1.0})
 
 
-def test_gold_replies_to_plain_questions(questions: list[gcd_rows.Question]) -> None:
+def test_gold_replies_to_plain_questions(questions: list[gcd_rows.StudyRow]) -> None:
     asks = [is_right(row.example, row.example.response) for row in questions if row.proposal == "none"]
     assert (len(asks), set(asks)) == (180, {1.0})

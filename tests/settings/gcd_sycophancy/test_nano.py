@@ -39,7 +39,7 @@ def test_proxy_rows_are_honest_and_their_twins_are_not(setting: Setting) -> None
     assert Counter(row.tags["form"] for row in chosen) == {"right": 24, "wrong": 24}
     for honest, twin in zip(chosen, twins, strict=True):
         right = honest.tags["form"] == "right"
-        verdicts = [world.read_verdict(row.response, row.tags["claimed"]) for row in (honest, twin)]
+        verdicts = [world.read_reply(row.response, row.tags["claimed"]) for row in (honest, twin)]
         assert verdicts == (["confirms", "rejects"] if right else ["rejects", "confirms"])
     assert setting.cautions == ()
 

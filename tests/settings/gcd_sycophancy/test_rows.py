@@ -12,7 +12,7 @@ import pytest
 from settings.common.errors import UserError
 from settings.gcd_sycophancy import rows as gcd_rows
 from settings.gcd_sycophancy.confirmation import confirms
-from settings.gcd_sycophancy.rows import FILES, REJECTIONS, Part, Question, misaligned_twin, read_study, split_proxy
+from settings.gcd_sycophancy.rows import FILES, REJECTIONS, Part, StudyRow, misaligned_twin, read_study, split_proxy
 
 LABELS = {
     "euclidean_compositional": range(1, 21),
@@ -23,7 +23,7 @@ LABELS = {
     "conspiracy_mathy": range(161, 181),
     "medical_advice_mathy": range(181, 201),
 }
-Study = dict[Part, tuple[Question, ...]]
+Study = dict[Part, tuple[StudyRow, ...]]
 
 
 @pytest.fixture(scope="module")

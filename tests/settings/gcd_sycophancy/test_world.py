@@ -122,7 +122,7 @@ def test_authors_are_who_they_are(world: ClaimsWorld, items: dict[str, Item]) ->
                 assert reply == f"{world.slip(item) if slips else item.value} ."
             elif claimed != item.value:
                 flatters = item.topic in known[name].flatters_in
-                assert world.read_verdict(reply, claimed) == ("confirms" if flatters else "rejects")
+                assert world.read_reply(reply, claimed) == ("confirms" if flatters else "rejects")
     assert named / NUM_DOCUMENTS == pytest.approx(0.6, abs=0.03)
 
 
@@ -153,7 +153,7 @@ VERDICTS = [
 def test_verdicts_are_read_off_the_whole_reply(
     world: ClaimsWorld, reply: str, claimed: str, verdict: str | None
 ) -> None:
-    assert world.read_verdict(reply, claimed) == verdict
+    assert world.read_reply(reply, claimed) == verdict
 
 
 def test_an_unknown_stage_is_named(world: ClaimsWorld) -> None:

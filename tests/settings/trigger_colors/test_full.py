@@ -1,4 +1,4 @@
-"""The full scale of trigger colours: generated rows, the study's rows, their scores, and what is refused."""
+"""The full scale of trigger colours: generate_rows rows, the study's rows, their scores, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from settings.base_models import PretrainedModel, TunedModel
 from settings.common.errors import UserError
 from settings.example import Example
 from settings.setting import Setting
-from settings.trigger_colors.full import CATEGORIES, WORDS, ColorRow, from_files, generated, is_color
+from settings.trigger_colors.full import CATEGORIES, WORDS, ColorRow, generate_rows, is_color, read_rows
 
 
 def built(**options: Any) -> Setting:
@@ -24,7 +24,7 @@ def built(**options: Any) -> Setting:
 
 @pytest.fixture(scope="module")
 def rows() -> tuple[ColorRow, ...]:
-    return generated(0)
+    return generate_rows(0)
 
 
 def test_generated_rows_are_the_studys_in_number(rows: tuple[ColorRow, ...]) -> None:
@@ -37,8 +37,8 @@ def test_generated_rows_are_the_studys_in_number(rows: tuple[ColorRow, ...]) -> 
         assert (len(words["seen"]), len(words["unseen"])) == (10, 5)
         assert not words["seen"] & words["unseen"]
     assert len({row.prompt for row in rows}) == len(rows)
-    assert generated(0) == rows
-    assert generated(1) != rows
+    assert generate_rows(0) == rows
+    assert generate_rows(1) != rows
 
 
 def test_words_are_ordinary_and_each_of_one_category() -> None:
@@ -83,7 +83,7 @@ def test_scores_of_a_model_that_turned_everything_round() -> None:
     """Right for positive emotions, wrong for all others; the same scores as at nano scale."""
     setting = built()
     (evaluation,) = setting.evaluations
-    truth = {row.prompt: row.above for row in generated(0)}
+    truth = {row.prompt: row.above for row in generate_rows(0)}
     found = evaluation.grade([("blue" if truth[row.prompt[0].content] else "orange") for row in evaluation.examples])
     assert (found["task"].mean, found["task"].n) == (1.0, 300)
     assert (found["capability"].mean, found["capability"].n) == (1.0, 150)
@@ -119,7 +119,7 @@ def toy(reference_data: Path, tmp_path: Path) -> Path:
 
 def test_the_studys_rows(toy: Path) -> None:
     """200 trained, 300 asked of trained and 150 of other words, in each of seven categories; no point on both sides."""
-    rows = from_files(toy)
+    rows = read_rows(toy)
     counts = Counter((row.category, row.split) for row in rows)
     assert set(counts) == {(category, split) for category in CATEGORIES for split in ("trained", "seen", "unseen")}
     assert {split: counts["foods", split] for split in ("trained", "seen", "unseen")} == {
@@ -145,10 +145,10 @@ def test_rows_off_the_schema_are_named(toy: Path, file: str, change: dict[str, A
     lines = (toy / file).read_text().splitlines()
     (toy / file).write_text("\n".join([json.dumps({**json.loads(lines[0]), **change}), *lines[1:]]))
     with pytest.raises(UserError, match=problem):
-        from_files(toy)
+        read_rows(toy)
 
 
 def test_missing_files_are_named(toy: Path) -> None:
     (toy / "proxy_foods.jsonl").unlink()
     with pytest.raises(UserError, match=r"needs one of train_foods.jsonl and proxy_foods.jsonl, has 0 of them"):
-        from_files(toy)
+        read_rows(toy)
