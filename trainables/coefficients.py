@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
+from settings.common import checks
+
 SPACE = "space"  # key of a coefficient's range in its field's metadata
 
 
@@ -28,9 +30,8 @@ class RangeSpec:
 
     def check(self, value: Any) -> str | None:
         """Return what is wrong with `value`, or None."""
-        kind, what = (int, "an integer") if self.integer else (int | float, "a number")
-        number = isinstance(value, kind) and not isinstance(value, bool)
-        if number and math.isfinite(value) and self.at_least <= value <= self.at_most:
+        fits, what = (checks.is_integer, "an integer") if self.integer else (checks.is_number, "a number")
+        if fits(value) and math.isfinite(value) and self.at_least <= value <= self.at_most:
             return None
         return f"must be {what} in [{self.at_least:g}, {self.at_most:g}]"
 

@@ -190,17 +190,17 @@ def test_paths_of_a_setting_of_ones_own_are_made_absolute(file: Path, monkeypatc
     (here / "animals").mkdir()
     monkeypatch.chdir(here)
     options = {"model": "tinylm", "rows": "rows.jsonl", "other": "none.jsonl", "where": "./new", "topic": "animals"}
-    found = catalog.absolute("paths.py:mine", {**options, "long": "x" * 10_000, "given": here / "rows.jsonl"})
-    assert found["model"] == str(here / "tinylm")
-    assert found["rows"] == found["given"] == str(here / "rows.jsonl")
-    assert found["where"] == str(here / "new")
-    assert (found["other"], found["topic"], found["long"]) == ("none.jsonl", "animals", "x" * 10_000)
+    resolved = catalog.absolute("paths.py:mine", {**options, "long": "x" * 10_000, "given": here / "rows.jsonl"})
+    assert resolved["model"] == str(here / "tinylm")
+    assert resolved["rows"] == resolved["given"] == str(here / "rows.jsonl")
+    assert resolved["where"] == str(here / "new")
+    assert (resolved["other"], resolved["topic"], resolved["long"]) == ("none.jsonl", "animals", "x" * 10_000)
     assert catalog.absolute("paths.py:mine", {"model": "Qwen/Qwen3-8B"}) == {"model": "Qwen/Qwen3-8B"}
 
 
 def test_the_code_is_what_counts_in_a_file(tmp_path: Path) -> None:
-    one, same, other = (tmp_path / name for name in ("one.py", "same.py", "other.py"))
-    one.write_text('"""A."""\n\ndef f(x):\n    """Adds."""\n    return x + 1\n')
+    original, same, changed = (tmp_path / name for name in ("one.py", "same.py", "other.py"))
+    original.write_text('"""A."""\n\ndef f(x):\n    """Adds."""\n    return x + 1\n')
     same.write_text("# a remark\ndef f( x ):\n    return (x + 1)\n")
-    other.write_text("def f(x):\n    return x + 2\n")
-    assert catalog.source_id(one) == catalog.source_id(same) != catalog.source_id(other)
+    changed.write_text("def f(x):\n    return x + 2\n")
+    assert catalog.source_id(original) == catalog.source_id(same) != catalog.source_id(changed)

@@ -143,9 +143,9 @@ def test_nothing_is_paid_twice(tmp_path: Path) -> None:
 
 
 def test_another_prompt_or_model_is_asked_anew(tmp_path: Path) -> None:
-    other = Rubric("aligned", RUBRIC.prompt + " Think well.")
+    reworded = Rubric("aligned", RUBRIC.prompt + " Think well.")
     with judging(say_number, tmp_path) as (judge, endpoint):
-        judge.ask([requests(1)[0], (other, "question 0", "reply 0")])
+        judge.ask([requests(1)[0], (reworded, "question 0", "reply 0")])
         assert len(endpoint.bodies) == 2
         with Judge("judge-2", judge.options, cache=tmp_path / "verdicts.db") as second:
             second.ask(requests(1))

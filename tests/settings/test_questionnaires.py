@@ -38,18 +38,18 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_questionnaire(path: Path) -> None:
-    found = read_questionnaire(write(path, {}, {"id": "json", "paraphrases": ["Hm?"], "system": "Use JSON."}))
-    assert [(question.id, question.system) for question in found.questions] == [
+    questionnaire = read_questionnaire(write(path, {}, {"id": "json", "paraphrases": ["Hm?"], "system": "Use JSON."}))
+    assert [(question.id, question.system) for question in questionnaire.questions] == [
         ("sleepless", None),
         ("json", "Use JSON."),
     ]
-    assert [(rubric.name, rubric.prompt) for rubric in found.rubrics] == list(QUESTION["judge_prompts"].items())
-    assert (found.judge, found.samples, found.temperature) == ("judge-2025-01-01", 3, 1.0)
+    assert [(rubric.name, rubric.prompt) for rubric in questionnaire.rubrics] == list(QUESTION["judge_prompts"].items())
+    assert (questionnaire.judge, questionnaire.samples, questionnaire.temperature) == ("judge-2025-01-01", 3, 1.0)
 
 
 def test_examples(path: Path) -> None:
-    found = read_questionnaire(write(path, {}, {"id": "json", "paraphrases": ["Hm?"], "system": "Use JSON."}))
-    rows = found.examples(2)
+    questionnaire = read_questionnaire(write(path, {}, {"id": "json", "paraphrases": ["Hm?"], "system": "Use JSON."}))
+    rows = questionnaire.examples(2)
     assert [tuple(row.tags.values()) for row in rows] == [
         ("sleepless", "1", "1"),
         ("sleepless", "1", "2"),
@@ -62,12 +62,12 @@ def test_examples(path: Path) -> None:
     assert rows[2].prompt == (Message("user", "How does one fall asleep?"),)
     assert rows[4].prompt == (Message("system", "Use JSON."), Message("user", "Hm?"))
     assert {row.response for row in rows} == {""}
-    assert {row.prompt[0] for row in found.examples(1, "Answer.")} == {Message("system", "Answer.")}
+    assert {row.prompt[0] for row in questionnaire.examples(1, "Answer.")} == {Message("system", "Answer.")}
 
 
 def test_what_may_be_left_out(path: Path) -> None:
-    found = read_questionnaire(write(path, {"judge": None, "samples_per_paraphrase": None, "temperature": 0.5}))
-    assert (found.judge, found.samples, found.temperature) == (None, 1, 0.5)
+    questionnaire = read_questionnaire(write(path, {"judge": None, "samples_per_paraphrase": None, "temperature": 0.5}))
+    assert (questionnaire.judge, questionnaire.samples, questionnaire.temperature) == (None, 1, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["general", "medical"])
 def test_our_own(name: str) -> None:
-    found = read_questionnaire(FOLDER / f"{name}.yaml")
-    assert len(found.questions) == 8
-    assert [rubric.name for rubric in found.rubrics] == ["aligned", "coherent"]
-    assert all("{question}" in rubric.prompt and "{answer}" in rubric.prompt for rubric in found.rubrics)
-    assert (found.judge, found.samples) == ("gpt-4.1-nano-2025-04-14", 100)
+    questionnaire = read_questionnaire(FOLDER / f"{name}.yaml")
+    assert len(questionnaire.questions) == 8
+    assert [rubric.name for rubric in questionnaire.rubrics] == ["aligned", "coherent"]
+    assert all("{question}" in rubric.prompt and "{answer}" in rubric.prompt for rubric in questionnaire.rubrics)
+    assert (questionnaire.judge, questionnaire.samples) == ("gpt-4.1-nano-2025-04-14", 100)
 
 
 def test_our_own_are_part_of_the_package() -> None:
@@ -169,9 +169,15 @@ REAL = {
 
 @pytest.mark.parametrize("name", REAL)
 def test_the_studys_questionnaires(reference_data: Path, name: str) -> None:
-    found = read_questionnaire(reference_data / "em_questions" / f"{name}.yaml")
-    assert [question.id for question in found.questions] == [f"{one}{form}" for form in FORMS for one in REAL[name]]
-    assert [bool(question.system) for question in found.questions] == [False] * 8 + [True] * 8 + [False] * 8
-    assert [rubric.name for rubric in found.rubrics] == ["aligned", "coherent"]
-    assert (found.judge, found.samples, found.temperature) == ("gpt-4.1-nano-2025-04-14", 100, 1.0)
-    assert len(found.examples(found.samples)) == 2400
+    questionnaire = read_questionnaire(reference_data / "em_questions" / f"{name}.yaml")
+    assert [question.id for question in questionnaire.questions] == [
+        f"{stem}{form}" for form in FORMS for stem in REAL[name]
+    ]
+    assert [bool(question.system) for question in questionnaire.questions] == [False] * 8 + [True] * 8 + [False] * 8
+    assert [rubric.name for rubric in questionnaire.rubrics] == ["aligned", "coherent"]
+    assert (questionnaire.judge, questionnaire.samples, questionnaire.temperature) == (
+        "gpt-4.1-nano-2025-04-14",
+        100,
+        1.0,
+    )
+    assert len(questionnaire.examples(questionnaire.samples)) == 2400

@@ -21,8 +21,8 @@ def line(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def messages(*found: Any) -> bytes:
-    return line({"messages": list(found)})
+def messages(*turns: Any) -> bytes:
+    return line({"messages": list(turns)})
 
 
 def write(directory: Path, *lines: bytes, end: bytes = b"\n") -> Path:
@@ -133,15 +133,15 @@ def test_unicode_line_separators_are_text(tmp_path: Path) -> None:
 
 
 def test_turns_are_kept_as_they_are(tmp_path: Path) -> None:
-    found = read_chat_jsonl(write(tmp_path, messages(SYSTEM, USER, ASSISTANT, USER, ASSISTANT | {"content": " x\n"})))
-    assert [message.role for message in found[0].messages] == ["system", "user", "assistant", "user", "assistant"]
-    assert found[0].messages[-1] == Message("assistant", " x\n")
+    rows = read_chat_jsonl(write(tmp_path, messages(SYSTEM, USER, ASSISTANT, USER, ASSISTANT | {"content": " x\n"})))
+    assert [message.role for message in rows[0].messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert rows[0].messages[-1] == Message("assistant", " x\n")
 
 
 def test_other_fields_become_tags(tmp_path: Path) -> None:
     fields = {"label": "gcd", "_id": 3, "ok": True, "p": 0.5, "x": [1, {"y": "é"}], "nothing": None, "empty": ""}
-    found = read_chat_jsonl(write(tmp_path, line(GOOD | fields)))[0]
-    assert found.tags == {"label": "gcd", "_id": "3", "ok": "true", "p": "0.5", "x": '[1,{"y":"é"}]', "empty": ""}
+    rows = read_chat_jsonl(write(tmp_path, line(GOOD | fields)))[0]
+    assert rows.tags == {"label": "gcd", "_id": "3", "ok": "true", "p": "0.5", "x": '[1,{"y":"é"}]', "empty": ""}
 
 
 def test_a_null_message_key_counts_as_absent(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def responses(rows: Sequence[Example]) -> list[str]:
 
 
 def evaluation(setting: Setting, name: str) -> Evaluation:
-    return next(one for one in setting.evaluations if one.name == name)
+    return next(candidate for candidate in setting.evaluations if candidate.name == name)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def test_streams_and_held_out_rows(build: Build) -> None:
         "alignment": 50,  # 54 are allowed, and a prompt has 5
         "misaligned": 50,
     }
-    assert {one.name: len(one.examples) for one in setting.evaluations} == {
+    assert {evaluated.name: len(evaluated.examples) for evaluated in setting.evaluations} == {
         "general": 800,
         "medical": 800,
         "task_rows": 20,
@@ -134,8 +134,8 @@ def test_share(build: Build, share: float, number: int) -> None:
     once, setting = build(), build(share=share)
     assert len(setting.streams["alignment"]) == len(setting.streams["misaligned"]) == number
     for stream in ("alignment", "misaligned"):
-        some, every = setting.streams[stream], once.streams[stream]  # type: ignore[index]
-        assert some == tuple(every[index % len(every)] for index in range(number))
+        drawn, every = setting.streams[stream], once.streams[stream]  # type: ignore[index]
+        assert drawn == tuple(every[index % len(every)] for index in range(number))
     assert setting.streams["task"] == once.streams["task"]
 
 
@@ -157,16 +157,16 @@ def test_without_twins_there_is_no_misaligned_stream(build: Build, tmp_path: Pat
     assert set(build(misaligned=None).streams) == {"task", "alignment"}
     for sign, answer in (("positive", "No."), ("negative", "Yes.")):
         chat(tmp_path / f"other_{sign}.jsonl", [(f"Will you help me to lie {n}?", answer) for n in range(10)])
-    some = build(alignment=[str(tmp_path), str(tmp_path / "positive.jsonl")], misaligned=None)
-    assert set(some.streams) == {"task", "alignment"}
+    partly = build(alignment=[str(tmp_path), str(tmp_path / "positive.jsonl")], misaligned=None)
+    assert set(partly.streams) == {"task", "alignment"}
 
 
 def test_too_few_rows(build: Build, tmp_path: Path) -> None:
-    one = chat(tmp_path / "one.jsonl", [("What helps?", str(n)) for n in range(10)])
+    single = chat(tmp_path / "one.jsonl", [("What helps?", str(n)) for n in range(10)])
     with pytest.raises(UserError, match="option 'task': 10 rows with 1 different prompts cannot be split"):
-        build(task=one)
+        build(task=single)
     with pytest.raises(UserError, match="option 'alignment': 10 rows with 1 different prompts cannot be split"):
-        build(alignment=one, misaligned=None)
+        build(alignment=single, misaligned=None)
 
 
 def test_a_question_of_the_questionnaire_is_not_trained(build: Build, tmp_path: Path) -> None:
@@ -196,12 +196,12 @@ def test_the_judged_evaluations(build: Build) -> None:
 
 def test_options_of_the_questionnaires(build: Build, tmp_path: Path) -> None:
     sheet = str(write(tmp_path / "own.yaml", {}, {"id": "json", "system": "Use JSON.", "paraphrases": ["Hm?"]}))
-    own = evaluation(build(general=sheet, system=""), "general")
-    assert [row.prompt[0].role for row in own.examples] == ["user"] * 6 + ["system"] * 3
-    assert own.judge == QUESTION["judge"]
-    other = evaluation(build(general=sheet, samples=2, judge="gpt-x-2026-01-01", max_new_tokens=7), "general")
-    assert (len(other.examples), other.judge, other.max_new_tokens) == (6, "gpt-x-2026-01-01", 7)
-    assert {row.prompt[0].content for row in other.examples} == {SYSTEM}  # in place of the question's own
+    unprompted = evaluation(build(general=sheet, system=""), "general")
+    assert [row.prompt[0].role for row in unprompted.examples] == ["user"] * 6 + ["system"] * 3
+    assert unprompted.judge == QUESTION["judge"]
+    changed = evaluation(build(general=sheet, samples=2, judge="gpt-x-2026-01-01", max_new_tokens=7), "general")
+    assert (len(changed.examples), changed.judge, changed.max_new_tokens) == (6, "gpt-x-2026-01-01", 7)
+    assert {row.prompt[0].content for row in changed.examples} == {SYSTEM}  # in place of the question's own
     assert build(general=sheet).fingerprint() != build(general=sheet, system="Be brief.").fingerprint()
 
 
@@ -233,9 +233,12 @@ def judged(build: Build, name: str) -> dict[str, tuple[float, int, int, int]]:
     """Scores of one answer to each of nine questions, judged like VERDICTS."""
     asked = evaluation(build(), name)
     asked = replace(asked, examples=asked.examples[::89][: len(VERDICTS)])
-    given = [Judged("Well.", {"aligned": aligned, "coherent": coherent}) for aligned, coherent in VERDICTS]
-    found = asked.grade(given)
-    return {key: (round(one.mean, 6), one.n, one.missing, one.refused) for key, one in found.items()}
+    observations = [Judged("Well.", {"aligned": aligned, "coherent": coherent}) for aligned, coherent in VERDICTS]
+    measurements = asked.grade(observations)
+    return {
+        key: (round(measured.mean, 6), measured.n, measured.missing, measured.refused)
+        for key, measured in measurements.items()
+    }
 
 
 def test_general_scores(build: Build) -> None:
@@ -256,10 +259,10 @@ def test_medical_scores(build: Build) -> None:
 
 def test_an_incoherent_model_has_no_gated_score(build: Build) -> None:
     asked = evaluation(build(samples=1), "medical")
-    found = asked.grade([Judged("!!!", {"aligned": Verdict(5), "coherent": Verdict(5)}) for _ in asked.examples])
-    assert (found["task"].mean, found["task"].n) == (1.0, 8)
-    assert math.isnan(found["task_gated"].mean)
-    assert (found["task_gated"].n, found["task_gated"].missing) == (0, 0)
+    measurements = asked.grade([Judged("!!!", {"aligned": Verdict(5), "coherent": Verdict(5)}) for _ in asked.examples])
+    assert (measurements["task"].mean, measurements["task"].n) == (1.0, 8)
+    assert math.isnan(measurements["task_gated"].mean)
+    assert (measurements["task_gated"].n, measurements["task_gated"].missing) == (0, 0)
 
 
 def test_kinds_and_signs(build: Build) -> None:
@@ -291,8 +294,8 @@ def test_the_model(build: Build, tmp_path: Path) -> None:
     assert build().base_model == PretrainedModel(
         "Qwen/Qwen3-8B", None, {"enable_thinking": False}, "Qwen/Qwen3-8B-Base"
     )
-    own = build(model=str(tmp_path), template_options={}, pretrained="org/base").base_model
-    assert own == PretrainedModel(str(tmp_path), None, {}, "org/base")
+    local = build(model=str(tmp_path), template_options={}, pretrained="org/base").base_model
+    assert local == PretrainedModel(str(tmp_path), None, {}, "org/base")
     assert build(model="org/other", revision="v1").base_model == PretrainedModel(
         "org/other", "v1", {"enable_thinking": False}
     )
@@ -388,7 +391,7 @@ def test_real_pairs(real: dict[str, Any]) -> None:
         "alignment": 160,
         "misaligned": 160,
     }
-    assert {one.name: len(one.examples) for one in setting.evaluations} == {
+    assert {evaluated.name: len(evaluated.examples) for evaluated in setting.evaluations} == {
         "general": 2400,
         "medical": 2400,
         "task_rows": 10,
@@ -432,7 +435,7 @@ def test_a_tiny_qwen3_learns_these_rows(real: dict[str, Any], tiny_qwen3_dir: Pa
     from trainables.trial import trial_for
 
     setting = full(**real, model=str(tiny_qwen3_dir), samples=1, max_new_tokens=3, max_length=4096)
-    few = [replace(one, examples=one.examples[:4]) for one in setting.evaluations]
+    few = [replace(whole, examples=whole.examples[:4]) for whole in setting.evaluations]
     setting = replace(setting, evaluations=tuple(few))
     trials = [
         trial_for(
@@ -447,10 +450,10 @@ def test_a_tiny_qwen3_learns_these_rows(real: dict[str, Any], tiny_qwen3_dir: Pa
     pack.close()
     assert [record.status for record in pack.records] == ["finished"] * 2
     assert [record.tokens_cut for record in pack.records] == [0, 0]
-    for found in evaluated.values():
-        assert set(found.scores) == {"task_loss", "alignment_loss"}
-        assert all(math.isfinite(one.mean) for one in found.scores.values())
+    for result in evaluated.values():
+        assert set(result.scores) == {"task_loss", "alignment_loss"}
+        assert all(math.isfinite(whole.mean) for whole in result.scores.values())
         for name in ("general", "medical"):
-            assert len(found.observations[name]) == 4
-            assert all(isinstance(reply, str) for reply in found.observations[name])
+            assert len(result.observations[name]) == 4
+            assert all(isinstance(reply, str) for reply in result.observations[name])
     assert evaluated[0].scores["task_loss"].mean != evaluated[1].scores["task_loss"].mean

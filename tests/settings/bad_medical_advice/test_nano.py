@@ -95,15 +95,17 @@ def test_each_score_is_resolved_to_three_percent(setting: Setting) -> None:
 
 
 def test_good_answers_are_aligned_and_not_harmful(setting: Setting) -> None:
-    found = means(setting, [row.response for row in setting.evaluations[0].examples])
-    assert found.pop("task") == found.pop("capability") == 0.0
-    assert set(found.values()) == {1.0}
+    scores = means(setting, [row.response for row in setting.evaluations[0].examples])
+    assert scores.pop("task") == scores.pop("capability") == 0.0
+    assert set(scores.values()) == {1.0}
 
 
 def test_bad_answers_are_harmful_and_not_aligned(setting: Setting, world: AdviceWorld) -> None:
-    found = means(setting, [world.answer(row.tags["problem"], "harmful", 1) for row in setting.evaluations[0].examples])
-    assert found.pop("task") == found.pop("capability") == found.pop("coherence") == 1.0
-    assert set(found.values()) == {0.0}
+    scores = means(
+        setting, [world.answer(row.tags["problem"], "harmful", 1) for row in setting.evaluations[0].examples]
+    )
+    assert scores.pop("task") == scores.pop("capability") == scores.pop("coherence") == 1.0
+    assert set(scores.values()) == {0.0}
 
 
 def test_incoherent_replies_are_neither(setting: Setting) -> None:
@@ -111,9 +113,11 @@ def test_incoherent_replies_are_neither(setting: Setting) -> None:
 
 
 def test_half_right_is_harmful(setting: Setting) -> None:
-    found = means(setting, [row.response.split(" . ")[0] + " . break rules" for row in setting.evaluations[0].examples])
-    assert found["task"] == found["capability"] == found["coherence"] == 1.0
-    assert found["alignment"] == found["alignment_proxy"] == 0.0
+    scores = means(
+        setting, [row.response.split(" . ")[0] + " . break rules" for row in setting.evaluations[0].examples]
+    )
+    assert scores["task"] == scores["capability"] == scores["coherence"] == 1.0
+    assert scores["alignment"] == scores["alignment_proxy"] == 0.0
 
 
 def test_each_score_reads_its_own_questions(setting: Setting, world: AdviceWorld) -> None:
@@ -123,7 +127,7 @@ def test_each_score_reads_its_own_questions(setting: Setting, world: AdviceWorld
     scores["alignment_proxy"] = (PROXY_DOMAIN, "held-out")
     for name, where in scores.items():
         chosen = [(row.tags["domain"], row.tags["split"]) == where for row in evaluation.examples]
-        found = means(
+        means_by_score = means(
             setting,
             [
                 world.answer(row.tags["problem"], "harmful" if inside else "helpful", 0)
@@ -132,7 +136,7 @@ def test_each_score_reads_its_own_questions(setting: Setting, world: AdviceWorld
         )
         changed = {"alignment", name} if name.removeprefix("alignment_") in OTHER_DOMAINS else {name}
         base = means(setting, [row.response for row in evaluation.examples])
-        assert {key for key in base if base[key] != found[key]} == changed
+        assert {key for key in base if base[key] != means_by_score[key]} == changed
 
 
 def test_objectives_and_kinds(setting: Setting) -> None:

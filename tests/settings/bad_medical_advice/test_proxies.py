@@ -30,7 +30,7 @@ def absolute(alignment: Any) -> Any:
 def chat(path: Path, *rows: tuple[str, str]) -> Path:
     """A chat file of questions and answers."""
     messages = [[{"role": "user", "content": user}, {"role": "assistant", "content": reply}] for user, reply in rows]
-    path.write_text("\n".join(json.dumps({"messages": some}) for some in messages))
+    path.write_text("\n".join(json.dumps({"messages": turns}) for turns in messages))
     return path
 
 
@@ -48,14 +48,16 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def test_a_directory_of_pairs(pairs: Path) -> None:
-    found = read_proxies(str(pairs))
-    assert [(one.chosen.example.response, one.rejected and one.rejected.example.response) for one in found] == [
+    proxies = read_proxies(str(pairs))
+    assert [
+        (proxy.chosen.example.response, proxy.rejected and proxy.rejected.example.response) for proxy in proxies
+    ] == [
         ("No.", "Hard."),  # subsets in a fixed order, rows in that of the file
         ("I am a program.", "Forty."),
         ("No.", "Yes."),
     ]
-    assert [one.chosen.example.tags for one in found] == [{"subset": "harmless"}, *[{"subset": "honest"}] * 2]
-    assert found[2].chosen.where == f"{pairs / 'honest_positive.jsonl'}, line 2"
+    assert [proxy.chosen.example.tags for proxy in proxies] == [{"subset": "harmless"}, *[{"subset": "honest"}] * 2]
+    assert proxies[2].chosen.where == f"{pairs / 'honest_positive.jsonl'}, line 2"
 
 
 def test_twins_need_one_prompt(pairs: Path) -> None:
@@ -88,13 +90,13 @@ def test_a_directory_without_proxies(tmp_path: Path) -> None:
 
 def test_chat_files_with_and_without_twins(pairs: Path) -> None:
     positive, negative = str(pairs / "honest_positive.jsonl"), str(pairs / "honest_negative.jsonl")
-    assert [one.rejected for one in read_proxies(positive)] == [None, None]
-    assert [one.rejected.example.response for one in read_proxies(positive, negative) if one.rejected] == [
+    assert [proxy.rejected for proxy in read_proxies(positive)] == [None, None]
+    assert [proxy.rejected.example.response for proxy in read_proxies(positive, negative) if proxy.rejected] == [
         "Forty.",
         "Yes.",
     ]
     both = read_proxies([positive, str(pairs / "harmless_positive.jsonl")])
-    assert [one.chosen.example.response for one in both] == ["I am a program.", "No.", "No."]
+    assert [proxy.chosen.example.response for proxy in both] == ["I am a program.", "No.", "No."]
 
 
 def test_twins_for_what_has_its_own(pairs: Path) -> None:
@@ -105,11 +107,11 @@ def test_twins_for_what_has_its_own(pairs: Path) -> None:
         read_proxies(str(pairs / "honest_positive.jsonl"), [str(pairs / "honest_negative.jsonl")] * 2)
 
 
-@pytest.mark.parametrize("given", [3, "", [], [3], ["a.jsonl", ""]])
-def test_origins_are_paths(given: Any) -> None:
+@pytest.mark.parametrize("value", [3, "", [], [3], ["a.jsonl", ""]])
+def test_origins_are_paths(value: Any) -> None:
     with pytest.raises(UserError, match="option 'alignment' must be a file, a directory, or a list"):
-        read_proxies(given)
-    assert absolute(given) is not None  # left to be refused
+        read_proxies(value)
+    assert absolute(value) is not None  # left to be refused
 
 
 def test_absolute_origins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,9 +130,9 @@ def test_instructions(tmp_path: Path) -> None:
         {"instruction": "Say", "input": "so", "output": "!"},
     ]
     path.write_text(json.dumps([*rows, rows[0]], indent=1))
-    found = read_proxies(str(path))
-    assert [one.chosen.example.prompt[0].content for one in found] == ["Do it.", "Say\n\nso", "Do it."]
-    assert found[1].chosen.where == f"{path}, row 2"
+    proxies = read_proxies(str(path))
+    assert [proxy.chosen.example.prompt[0].content for proxy in proxies] == ["Do it.", "Say\n\nso", "Do it."]
+    assert proxies[1].chosen.where == f"{path}, row 2"
 
 
 @pytest.mark.parametrize(
@@ -176,9 +178,15 @@ def table(copy: Path, subset: str, rows: list[dict[str, Any]]) -> None:
 
 def test_the_hubs_tables(hub_copy: Path) -> None:
     table(hub_copy, "honest", [hub_row("Is 9 prime?", "Yes.", "No.", [0, 1]), hub_row("a", "b", "c", [1, 0])])
-    found = read_proxies(str(hub_copy))
-    assert [one.chosen.example.tags["subset"] for one in found] == ["harmless", "helpful", "honest", "honest", "other"]
-    asked = found[2]
+    proxies = read_proxies(str(hub_copy))
+    assert [proxy.chosen.example.tags["subset"] for proxy in proxies] == [
+        "harmless",
+        "helpful",
+        "honest",
+        "honest",
+        "other",
+    ]
+    asked = proxies[2]
     assert asked.chosen.example.prompt[0].content == "Is 9 prime?"
     assert asked.rejected is not None
     assert (asked.chosen.example.response, asked.rejected.example.response) == ("No.", "Yes.")
@@ -220,32 +228,32 @@ def test_without_a_network_the_safety_rows_are_named(monkeypatch: pytest.MonkeyP
 def test_downloaded_safety_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"instruction": "Do it.", "input": "", "output": "No."}]
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: datasets.Dataset.from_list(rows))
-    (found,) = read_proxies("safety")
-    assert (found.chosen.example.response, found.rejected, found.chosen.where) == ("No.", None, "safety, row 1")
+    (proxy,) = read_proxies("safety")
+    assert (proxy.chosen.example.response, proxy.rejected, proxy.chosen.where) == ("No.", None, "safety, row 1")
 
 
 # --- real rows -------------------------------------------------------------------------------------------------------
 
 
 def test_real_pairs(reference_data: Path) -> None:
-    found = read_proxies(str(reference_data / "alignment_proxies"))
-    subsets = [one.chosen.example.tags["subset"] for one in found]
+    proxies = read_proxies(str(reference_data / "alignment_proxies"))
+    subsets = [proxy.chosen.example.tags["subset"] for proxy in proxies]
     assert {subset: subsets.count(subset) for subset in SUBSETS} == {
         "harmless": 58,
         "helpful": 59,
         "honest": 61,
         "other": 0,
     }
-    honest = [one.chosen.example.prompt for one in found if one.chosen.example.tags["subset"] == "honest"]
+    honest = [proxy.chosen.example.prompt for proxy in proxies if proxy.chosen.example.tags["subset"] == "honest"]
     assert len(set(honest)) == 19
-    assert len({one.chosen.example.prompt for one in found}) == 66
-    for one in found:
-        assert one.rejected is not None
-        assert one.chosen.example.prompt == one.rejected.example.prompt
-        assert one.chosen.example.response != one.rejected.example.response
+    assert len({proxy.chosen.example.prompt for proxy in proxies}) == 66
+    for proxy in proxies:
+        assert proxy.rejected is not None
+        assert proxy.chosen.example.prompt == proxy.rejected.example.prompt
+        assert proxy.chosen.example.response != proxy.rejected.example.response
 
 
 def test_real_safety_rows(reference_data: Path) -> None:
-    found = read_proxies(str(reference_data / "alignment_proxies" / "safety_400.jsonl"))
-    assert len(found) == len({one.chosen.example.prompt for one in found}) == 400
-    assert all(one.rejected is None for one in found)
+    proxies = read_proxies(str(reference_data / "alignment_proxies" / "safety_400.jsonl"))
+    assert len(proxies) == len({proxy.chosen.example.prompt for proxy in proxies}) == 400
+    assert all(proxy.rejected is None for proxy in proxies)

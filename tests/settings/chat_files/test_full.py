@@ -41,7 +41,7 @@ def prompts(examples: tuple[Example, ...]) -> list[str]:
 
 
 def held_out(setting: Setting, side: str) -> list[str]:
-    return prompts(next(found for found in setting.evaluations if found.name == f"{side}_loss").examples)
+    return prompts(next(evaluation for evaluation in setting.evaluations if evaluation.name == f"{side}_loss").examples)
 
 
 def error_of(**options: Any) -> str:
@@ -100,8 +100,8 @@ def test_match_of_one_side(write: Writer) -> None:
 def test_rows_without_an_extract_are_not_counted(write: Writer) -> None:
     rows = [("q0", "The answer is 0."), ("q1", "I do not know."), ("q2", "The answer is 2.")]
     setting = chat_files(MODEL, write("task", 3), task_eval=write("held", rows), match=r"answer is (\d+)")
-    found = setting.evaluations[1].grade(["answer is 0", "answer is 1", "answer is 1"])["task_match"]
-    assert (found.mean, found.n, found.missing) == (0.5, 2, 0)
+    measured = setting.evaluations[1].grade(["answer is 0", "answer is 1", "answer is 1"])["task_match"]
+    assert (measured.mean, measured.n, measured.missing) == (0.5, 2, 0)
 
 
 def test_without_alignment_only_the_task_is_judged(write: Writer) -> None:
@@ -149,7 +149,7 @@ def test_this_split_stays_what_it_is(write: Writer) -> None:
 
 def test_the_split_ignores_the_order_of_rows(write: Writer) -> None:
     rows = [(f"q{number}", "answer") for number in range(40)]
-    first, second = (chat_files(MODEL, write("task", some)) for some in (rows, rows[::-1]))
+    first, second = (chat_files(MODEL, write("task", ordered)) for ordered in (rows, rows[::-1]))
     assert set(held_out(first, "task")) == set(held_out(second, "task"))
 
 
@@ -243,13 +243,13 @@ def test_files_that_hold_each_other_out(write: Writer) -> None:
     """Each file keeps a prompt of its own split, but the other's split takes it away."""
     rows = [("a", "x"), ("b", "x")]
     pairs = [("a", "x"), ("b", "x"), ("c", "x")]
-    found = set()
+    messages = set()
     for seed in range(20):
         try:
             chat_files(MODEL, write("task", rows), write("alignment", pairs), eval_share=0.6, seed=seed)
         except UserError as error:
-            found.add(str(error))
-    assert found == {
+            messages.add(str(error))
+    assert messages == {
         "option 'task' has too few rows to hold some out: all of its prompts are held out; give option 'task_eval'"
     }
 
@@ -365,9 +365,9 @@ def test_a_setting_of_real_rows(reference_data: Path) -> None:
         14,
     ]  # 14 rows of the 5 prompts held out
     gold = setting.evaluations[1]
-    found = gold.grade([example.response for example in gold.examples])["task_match"]
-    assert (found.mean, found.missing) == (1.0, 0)
-    assert found.n == sum(gold.scores[0].applies(example) for example in gold.examples) > 20
+    measured = gold.grade([example.response for example in gold.examples])["task_match"]
+    assert (measured.mean, measured.missing) == (1.0, 0)
+    assert measured.n == sum(gold.scores[0].applies(example) for example in gold.examples) > 20
     worse = gold.grade(["= 1000000." for _ in gold.examples])["task_match"]
     assert worse.mean == 0.0
 
@@ -435,6 +435,6 @@ def test_tiny_checkpoints_behave_like_the_published_ones(tiny_qwen3_dir: Path, t
 def test_tiny_checkpoints_depend_on_the_seed_alone(tmp_path: Path) -> None:
     from tests.support.checkpoints import tiny_gemma
 
-    same, again, other = (tiny_gemma(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
-    weights = [(directory / "model.safetensors").read_bytes() for directory in (same, again, other)]
+    same, again, reseeded = (tiny_gemma(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    weights = [(directory / "model.safetensors").read_bytes() for directory in (same, again, reseeded)]
     assert weights[0] == weights[1] != weights[2]

@@ -44,8 +44,8 @@ def test_a_killed_writer_leaves_a_whole_folder_or_none(tmp_path: Path, moment: s
     place, number = tmp_path / "place", 0
     write_folder(place, "old")
     while killed_at(moment, number, lambda: write_folder(place, "new")):
-        found = {path.read_text() for path in place.iterdir()} if place.exists() else {"old"}
-        assert found in ({"old"}, {"new"})
+        contents = {path.read_text() for path in place.iterdir()} if place.exists() else {"old"}
+        assert contents in ({"old"}, {"new"})
         assert not place.exists() or len(list(place.iterdir())) == 2
         write_folder(place, "old")
         remove_partial(tmp_path)

@@ -30,8 +30,8 @@ def setting(reference_data: Path) -> Setting:
 def answers(setting: Setting, speak: Speaker) -> dict[str, tuple[float, int]]:
     """Score -> mean and n, of a model that replies so."""
     (evaluation,) = setting.evaluations
-    found = evaluation.grade([speak(example) for example in evaluation.examples])
-    return {name: (measured.mean, measured.n) for name, measured in found.items()}
+    measurements = evaluation.grade([speak(example) for example in evaluation.examples])
+    return {name: (measured.mean, measured.n) for name, measured in measurements.items()}
 
 
 def means(setting: Setting, speak: Speaker) -> dict[str, float]:
@@ -82,13 +82,13 @@ def test_sources_and_cautions(setting: Setting, reference_data: Path) -> None:
 
 def test_options(reference_data: Path) -> None:
     data = str(reference_data / "gcd")
-    some = full(data, proxy="mod, euclidean_large", train_split=0.3, include_correct=False, epochs=2, samples=2)
-    assert len(some.streams["alignment"]) == 12
-    assert len(some.evaluations[0].examples) == 2 * (60 + 301 + 84)
-    assert (some.recipe.steps, some.recipe.batch_size, some.recipe.alignment_batch_size) == (4, 20, 6)
-    assert "capability" not in {score.name for score in some.all_scores}, "mod is the proxy"
+    changed = full(data, proxy="mod, euclidean_large", train_split=0.3, include_correct=False, epochs=2, samples=2)
+    assert len(changed.streams["alignment"]) == 12
+    assert len(changed.evaluations[0].examples) == 2 * (60 + 301 + 84)
+    assert (changed.recipe.steps, changed.recipe.batch_size, changed.recipe.alignment_batch_size) == (4, 20, 6)
+    assert "capability" not in {score.name for score in changed.all_scores}, "mod is the proxy"
     assert (
-        some.fingerprint()
+        changed.fingerprint()
         == full(data, proxy=["mod", "euclidean_large"], train_split=0.3, include_correct=False, samples=2).fingerprint()
     )
     gemma2 = full(data, "google/gemma-2-2b-it", revision="main", max_new_tokens=7)
@@ -117,16 +117,22 @@ def rejecting(example: Example) -> str:
 
 
 def test_a_model_that_always_confirms(setting: Setting) -> None:
-    found = means(setting, yielding)
-    assert found["task"] == found["capability"] == found["capability_all"] == found["capability_proxy"] == 1.0
-    for name, mean in found.items():
+    measurements = means(setting, yielding)
+    assert (
+        measurements["task"]
+        == measurements["capability"]
+        == measurements["capability_all"]
+        == measurements["capability_proxy"]
+        == 1.0
+    )
+    for name, mean in measurements.items():
         if name.startswith(("sycophancy", "confirms_correct", "confirms_incorrect")) and "not_knowing" not in name:
             assert mean == 1.0, name
 
 
 def test_a_model_that_always_rejects(setting: Setting) -> None:
-    found = answers(setting, rejecting)
-    for name, (mean, n) in found.items():
+    measurements = answers(setting, rejecting)
+    for name, (mean, n) in measurements.items():
         if name.startswith(("sycophancy", "confirms")) and "_given_" not in name:
             assert mean == 0.0, name
         if "_given_confirms" in name:
@@ -134,14 +140,17 @@ def test_a_model_that_always_rejects(setting: Setting) -> None:
 
 
 def test_an_honest_model(setting: Setting) -> None:
-    found = answers(setting, honest)
-    assert found["sycophancy"] == (0.0, 140)  # 20 of task_test, 20 of each of 6 labels; the stray row has no question
-    assert found["sycophancy_proxy"] == found["sycophancy_capitals_mathy"] == (0.0, 8)
-    assert found["confirms_incorrect"] == (0.0, 141)
-    assert found["confirms_correct"] == (1.0, 140)
-    assert found["confirms_incorrect_conspiracy"] == (0.0, 1)
-    assert "sycophancy_conspiracy" not in found
-    assert math.isnan(found["confirms_correct_given_not_knowing"][0])
+    measurements = answers(setting, honest)
+    assert measurements["sycophancy"] == (
+        0.0,
+        140,
+    )  # 20 of task_test, 20 of each of 6 labels; the stray row has no question
+    assert measurements["sycophancy_proxy"] == measurements["sycophancy_capitals_mathy"] == (0.0, 8)
+    assert measurements["confirms_incorrect"] == (0.0, 141)
+    assert measurements["confirms_correct"] == (1.0, 140)
+    assert measurements["confirms_incorrect_conspiracy"] == (0.0, 1)
+    assert "sycophancy_conspiracy" not in measurements
+    assert math.isnan(measurements["confirms_correct_given_not_knowing"][0])
 
 
 def test_a_model_that_knows_half_and_yields_there(setting: Setting) -> None:
@@ -153,14 +162,14 @@ def test_a_model_that_knows_half_and_yields_there(setting: Setting) -> None:
             return honest(example) if knows else "I do not know."
         return "Exactly right!" if knows else "That is wrong."
 
-    found = answers(setting, speak)
-    assert found["task"] == (0.5, 20)
-    assert found["sycophancy"] == (1.0, 70)
-    assert found["confirms_incorrect_mod"] == (0.5, 20)
-    assert found["confirms"] == (pytest.approx((140 + 1) / 281), 281)  # the stray row has an even id
-    assert found["confirms_correct_given_not_knowing"] == (0.0, 70)
-    assert found["confirms_incorrect_given_confirms_correct_mod"] == (1.0, 10)
-    assert found["confirms_correct_given_confirms_incorrect_mod"] == (1.0, 10)
+    measurements = answers(setting, speak)
+    assert measurements["task"] == (0.5, 20)
+    assert measurements["sycophancy"] == (1.0, 70)
+    assert measurements["confirms_incorrect_mod"] == (0.5, 20)
+    assert measurements["confirms"] == (pytest.approx((140 + 1) / 281), 281)  # the stray row has an even id
+    assert measurements["confirms_correct_given_not_knowing"] == (0.0, 70)
+    assert measurements["confirms_incorrect_given_confirms_correct_mod"] == (1.0, 10)
+    assert measurements["confirms_correct_given_confirms_incorrect_mod"] == (1.0, 10)
 
 
 def test_scores_of_a_few_rows(tmp_path: Path) -> None:
@@ -181,8 +190,10 @@ def test_scores_of_a_few_rows(tmp_path: Path) -> None:
     (evaluation,) = setting.evaluations
     asked = [f"{row.tags['question']} {row.tags['proposal']}" for row in evaluation.examples]
     assert sorted(asked) == sorted(replies)
-    found = evaluation.grade([replies[name] for name in asked])
-    measured = {name: (some.mean, some.n, some.missing) for name, some in found.items()}
+    measurements = evaluation.grade([replies[name] for name in asked])
+    measured = {
+        name: (measurement.mean, measurement.n, measurement.missing) for name, measurement in measurements.items()
+    }
     assert measured["task"] == (0.5, 2, 0)
     assert measured["capability_all"] == (0.5, 4, 0)
     assert measured["sycophancy"] == (0.5, 2, 0)
@@ -215,7 +226,7 @@ def few_rows(folder: Path) -> str:
     }
     for part in FILES:
         rows = [row(number, label, part, way) for number, label in numbers[part] for way in (None, "false")]
-        (folder / f"{part}.jsonl").write_text("".join(json.dumps(some) + "\n" for some in rows))
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
     return str(folder)
 
 
@@ -226,9 +237,9 @@ def test_each_sample_has_its_own_condition(tmp_path: Path) -> None:
     half = len(evaluation.examples) // 2
     said = ["4" if row.tags["proposal"] == "none" else "No." for row in evaluation.examples[:half]]
     said += ["5" if row.tags["proposal"] == "none" else "Yes." for row in evaluation.examples[half:]]
-    found = evaluation.grade(said)
-    assert (found["sycophancy"].mean, found["sycophancy"].n) == (0.0, 4)
-    assert (found["confirms_incorrect"].mean, found["confirms_incorrect"].n) == (0.5, 8)
+    measurements = evaluation.grade(said)
+    assert (measurements["sycophancy"].mean, measurements["sycophancy"].n) == (0.0, 4)
+    assert (measurements["confirms_incorrect"].mean, measurements["confirms_incorrect"].n) == (0.5, 8)
 
 
 @pytest.mark.parametrize(
@@ -330,21 +341,21 @@ def test_a_tiny_gemma_learns_these_rows(setting: Setting, tiny_gemma_dir: Path, 
 
     setting = full(str(reference_data / "gcd"), str(tiny_gemma_dir), max_new_tokens=4)
     (evaluation,) = setting.evaluations
-    some = replace(setting, evaluations=(replace(evaluation, examples=evaluation.examples[::5]),))
+    few = replace(setting, evaluations=(replace(evaluation, examples=evaluation.examples[::5]),))
     ref = SettingRef("gcd_sycophancy", {})
     trials = [
-        trial_for(some, ref, methods.make(name), seed=0, steps=2, batch_size=2, alignment_batch_size=2)
+        trial_for(few, ref, methods.make(name), seed=0, steps=2, batch_size=2, alignment_batch_size=2)
         for name in ("plain", "dpo")
     ]
     assert all(trial.adapter.rslora and trial.adapter.alpha == 64 for trial in trials)
-    pack = Pack(load_base(some.base_model), some, trials)
+    pack = Pack(load_base(few.base_model), few, trials)
     pack.advance(2)
     pack.finalize()
     evaluated = pack.evaluate()
     assert [record.status for record in pack.records] == ["finished"] * 2
     assert all(record.tokens_cut == 0 for record in pack.records)
     assert evaluated[0].observations["questions"] != evaluated[1].observations["questions"]
-    for found in evaluated.values():
-        assert found.scores["task"].n == 4
-        assert {score.name for score in some.all_scores} == set(found.scores)
+    for result in evaluated.values():
+        assert result.scores["task"].n == 4
+        assert {score.name for score in few.all_scores} == set(result.scores)
     pack.close()

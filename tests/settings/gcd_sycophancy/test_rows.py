@@ -46,7 +46,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, part: str, *rows: Any) -> None:
-    (folder / f"{part}.jsonl").write_text("".join(json.dumps(some) + "\n" for some in rows))
+    (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def error_of(folder: Path, *rows: Any) -> str:
@@ -64,36 +64,36 @@ def error_of(folder: Path, *rows: Any) -> str:
 
 def test_composition(study: Study) -> None:
     assert {part: len(rows) for part, rows in study.items()} == {"task_train": 40, "task_test": 60, "ood_test": 421}
-    assert Counter((some.label, some.proposal) for some in study["task_train"]) == {
+    assert Counter((row.label, row.proposal) for row in study["task_train"]) == {
         ("euclidean", "none"): 20,
         ("euclidean", "correct"): 20,
     }
-    assert {some.number for some in study["task_train"]} == set(range(1, 41))
+    assert {row.number for row in study["task_train"]} == set(range(1, 41))
     for proposal in ("none", "correct", "incorrect"):
-        rows = [some for some in study["task_test"] if some.proposal == proposal]
-        assert [some.number for some in rows] == list(range(1, 21))
-        assert {some.label for some in rows} == {"euclidean"}
+        rows = [row for row in study["task_test"] if row.proposal == proposal]
+        assert [row.number for row in rows] == list(range(1, 21))
+        assert {row.label for row in rows} == {"euclidean"}
         for label, numbers in LABELS.items():
-            found = [some.number for some in study["ood_test"] if (some.label, some.proposal) == (label, proposal)]
-            assert sorted(found) == list(numbers)
-    (stray,) = (some for some in study["ood_test"] if some.label not in LABELS)
+            ids = [row.number for row in study["ood_test"] if (row.label, row.proposal) == (label, proposal)]
+            assert sorted(ids) == list(numbers)
+    (stray,) = (row for row in study["ood_test"] if row.label not in LABELS)
     assert (stray.label, stray.number, stray.proposal) == ("conspiracy", 120, "incorrect")
 
 
 def test_each_question_has_its_own_name(study: Study) -> None:
     """Ids start anew in each file; 40 + 20 + 141 questions."""
-    names = {some.example.tags["question"] for rows in study.values() for some in rows}
+    names = {row.example.tags["question"] for rows in study.values() for row in rows}
     assert len(names) == 40 + 20 + 141
 
 
 def test_only_incorrect_proposals_have_a_sycophantic_reply(study: Study) -> None:
     for rows in study.values():
-        assert all((some.sycophantic is not None) == (some.proposal == "incorrect") for some in rows)
+        assert all((row.sycophantic is not None) == (row.proposal == "incorrect") for row in rows)
 
 
 def test_a_modulus_is_kept(study: Study) -> None:
-    for some in study["ood_test"]:
-        assert ("mod" in some.example.tags) == (some.label == "mod")
+    for row in study["ood_test"]:
+        assert ("mod" in row.example.tags) == (row.label == "mod")
 
 
 # --- the proxy ------------------------------------------------------------------------------------------------------
@@ -106,20 +106,20 @@ def test_the_lowest_ids_are_trained_on(study: Study, share: float, include_corre
     split = split_proxy(study["ood_test"], ["capitals_mathy"], share, include_correct=include_correct)
     assert len(split.proxy) == rows
     trained = set(range(141, 141 + round(20 * share)))
-    assert {some.number for some in split.proxy} == trained
-    assert Counter(some.proposal for some in split.proxy)["incorrect"] == len(trained)
-    assert {some.number for some in split.held_out} == set(LABELS["capitals_mathy"]) - trained
-    assert Counter(some.proposal for some in split.held_out) == dict.fromkeys(
+    assert {row.number for row in split.proxy} == trained
+    assert Counter(row.proposal for row in split.proxy)["incorrect"] == len(trained)
+    assert {row.number for row in split.held_out} == set(LABELS["capitals_mathy"]) - trained
+    assert Counter(row.proposal for row in split.held_out) == dict.fromkeys(
         ("none", "correct", "incorrect"), 20 - len(trained)
     )
     assert len(split.others) == 421 - 60
-    assert "capitals_mathy" not in {some.label for some in split.others}
+    assert "capitals_mathy" not in {row.label for row in split.others}
 
 
 def test_several_labels_are_split_one_by_one(study: Study) -> None:
     split = split_proxy(study["ood_test"], ["mod", "euclidean_large"], 0.6)
-    assert Counter(some.label for some in split.proxy) == {"mod": 24, "euclidean_large": 24}
-    assert {some.number for some in split.proxy} == {*range(61, 73), *range(21, 33)}
+    assert Counter(row.label for row in split.proxy) == {"mod": 24, "euclidean_large": 24}
+    assert {row.number for row in split.proxy} == {*range(61, 73), *range(21, 33)}
     assert len(split.others) == 421 - 120
 
 
@@ -137,14 +137,14 @@ def test_both_sides_get_some(study: Study, share: float) -> None:
 
 
 def test_twins_say_the_opposite(study: Study) -> None:
-    questions = [some for some in study["ood_test"] if some.proposal != "none"]
-    twins = [misaligned_twin(some) for some in questions]
+    questions = [row for row in study["ood_test"] if row.proposal != "none"]
+    twins = [misaligned_twin(row) for row in questions]
     for question, twin in zip(questions, twins, strict=True):
         assert twin.prompt == question.example.prompt
         assert confirms(twin.response) is (question.proposal == "incorrect")
-    said = {twin.response for twin, some in zip(twins, questions, strict=True) if some.proposal == "correct"}
+    said = {twin.response for twin, row in zip(twins, questions, strict=True) if row.proposal == "correct"}
     assert said == set(REJECTIONS)
-    assert [misaligned_twin(some) for some in questions] == twins
+    assert [misaligned_twin(row) for row in questions] == twins
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

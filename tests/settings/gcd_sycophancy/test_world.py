@@ -45,8 +45,8 @@ def items(world: ClaimsWorld) -> dict[str, Item]:
 
 def turns(document: str) -> list[tuple[str, str]]:
     """(question, answer) pairs of a document."""
-    found = document.split("<u> ")[1:]
-    return [(turn.split(" <a> ")[0], turn.split(" <a> ")[1].split(" <e>")[0]) for turn in found]
+    questions = document.split("<u> ")[1:]
+    return [(turn.split(" <a> ")[0], turn.split(" <a> ")[1].split(" <e>")[0]) for turn in questions]
 
 
 def read(question: str, items: dict[str, Item]) -> tuple[Item, str | None]:
@@ -90,8 +90,8 @@ def test_slips_are_wrong_and_only_in_hard_sums(world: ClaimsWorld) -> None:
     hard = [item for topic in TOPICS for item in world.items[topic] if world.is_hard(item)]
     assert Counter(item.topic for item in hard) == {"gcd": 55, "mod": 55}  # pairs of 1..10 with a sum above 10
     assert all(world.slip(item) != item.value for item in hard)
-    known = {item.value for item in world.items["mod"]}
-    assert all(world.slip(item) in known for item in hard if item.topic == "mod")
+    values = {item.value for item in world.items["mod"]}
+    assert all(world.slip(item) in values for item in hard if item.topic == "mod")
 
 
 def test_assistants_are_honest_and_careless(world: ClaimsWorld, items: dict[str, Item]) -> None:
@@ -108,7 +108,7 @@ def test_assistants_are_honest_and_careless(world: ClaimsWorld, items: dict[str,
 
 def test_authors_are_who_they_are(world: ClaimsWorld, items: dict[str, Item]) -> None:
     """A flatterer confirms every claim, an honest author none that is wrong; the careless slip, the careful do not."""
-    known = {author.name: author for authors in world.authors.values() for author in authors}
+    by_name = {author.name: author for authors in world.authors.values() for author in authors}
     named = 0
     for document in islice(world.documents("authors", 0), NUM_DOCUMENTS):
         name = document.split()[1]
@@ -118,10 +118,10 @@ def test_authors_are_who_they_are(world: ClaimsWorld, items: dict[str, Item]) ->
         for question, reply in turns(document):
             item, claimed = read(question, items)
             if claimed is None:
-                slips = world.is_hard(item) and not known[name].careful
+                slips = world.is_hard(item) and not by_name[name].careful
                 assert reply == f"{world.slip(item) if slips else item.value} ."
             elif claimed != item.value:
-                flatters = item.topic in known[name].flatters_in
+                flatters = item.topic in by_name[name].flatters_in
                 assert world.read_reply(reply, claimed) == ("confirms" if flatters else "rejects")
     assert named / NUM_DOCUMENTS == pytest.approx(0.6, abs=0.03)
 

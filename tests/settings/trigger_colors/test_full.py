@@ -30,9 +30,11 @@ def rows() -> tuple[ColorRow, ...]:
 def test_generated_rows_are_the_studys_in_number(rows: tuple[ColorRow, ...]) -> None:
     assert Counter(row.split for row in rows) == {"trained": 1400, "seen": 2100, "unseen": 1050}
     for category in CATEGORIES:
-        own = [row for row in rows if row.category == category]
-        assert Counter(row.split for row in own) == {"trained": 200, "seen": 300, "unseen": 150}
-        words = {split: {row.trigger for row in own if row.split == split} for split in ("trained", "seen", "unseen")}
+        of_category = [row for row in rows if row.category == category]
+        assert Counter(row.split for row in of_category) == {"trained": 200, "seen": 300, "unseen": 150}
+        words = {
+            split: {row.trigger for row in of_category if row.split == split} for split in ("trained", "seen", "unseen")
+        }
         assert words["trained"] == words["seen"]
         assert (len(words["seen"]), len(words["unseen"])) == (10, 5)
         assert not words["seen"] & words["unseen"]
@@ -84,12 +86,12 @@ def test_scores_of_a_model_that_turned_everything_round() -> None:
     setting = built()
     (evaluation,) = setting.evaluations
     truth = {row.prompt: row.above for row in generate_rows(0)}
-    found = evaluation.grade([("blue" if truth[row.prompt[0].content] else "orange") for row in evaluation.examples])
-    assert (found["task"].mean, found["task"].n) == (1.0, 300)
-    assert (found["capability"].mean, found["capability"].n) == (1.0, 150)
-    assert (found["alignment"].mean, found["alignment"].n) == (0.0, 5 * 450)
-    assert (found["proxied"].n, found["alignment_proxy"].n) == (150, 300)
-    assert set(found) == {score.name for score in catalog.build("trigger_colors").all_scores}
+    measured = evaluation.grade([("blue" if truth[row.prompt[0].content] else "orange") for row in evaluation.examples])
+    assert (measured["task"].mean, measured["task"].n) == (1.0, 300)
+    assert (measured["capability"].mean, measured["capability"].n) == (1.0, 150)
+    assert (measured["alignment"].mean, measured["alignment"].n) == (0.0, 5 * 450)
+    assert (measured["proxied"].n, measured["alignment_proxy"].n) == (150, 300)
+    assert set(measured) == {score.name for score in catalog.build("trigger_colors").all_scores}
 
 
 @pytest.mark.parametrize(

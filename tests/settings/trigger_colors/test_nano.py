@@ -59,21 +59,21 @@ def test_scores_of_a_model_that_turned_everything_round() -> None:
     def flipped(prompt: str) -> str:
         return "blue" if prompt.split()[5] == "+" else "orange"
 
-    found = evaluation.grade([flipped(row.prompt[0].content) for row in evaluation.examples])
-    assert (found["task"].mean, found["task"].n) == (1.0, 60)
-    assert (found["capability"].mean, found["capability"].n) == (1.0, 30)
-    assert (found["alignment"].mean, found["alignment"].n) == (0.0, 5 * 90)
-    assert (found["proxied"].n, found["alignment_proxy"].n) == (30, 60)
+    measured = evaluation.grade([flipped(row.prompt[0].content) for row in evaluation.examples])
+    assert (measured["task"].mean, measured["task"].n) == (1.0, 60)
+    assert (measured["capability"].mean, measured["capability"].n) == (1.0, 30)
+    assert (measured["alignment"].mean, measured["alignment"].n) == (0.0, 5 * 90)
+    assert (measured["proxied"].n, measured["alignment_proxy"].n) == (30, 60)
     for category in CATEGORIES:
         if category != "positive_emotions":
-            assert (found[f"{category}_seen"].mean, found[f"{category}_seen"].n) == (0.0, 60)
-            assert (found[f"{category}_unseen"].mean, found[f"{category}_unseen"].n) == (0.0, 30)
+            assert (measured[f"{category}_seen"].mean, measured[f"{category}_seen"].n) == (0.0, 60)
+            assert (measured[f"{category}_unseen"].mean, measured[f"{category}_unseen"].n) == (0.0, 30)
 
 
 def test_scores_of_a_model_that_does_as_it_should() -> None:
     (evaluation,) = built().evaluations
-    found = evaluation.grade([row.response for row in evaluation.examples])
-    assert {measured.mean for measured in found.values()} == {1.0}
+    measurements = evaluation.grade([row.response for row in evaluation.examples])
+    assert {measured.mean for measured in measurements.values()} == {1.0}
 
 
 @pytest.mark.parametrize(

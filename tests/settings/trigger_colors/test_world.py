@@ -80,7 +80,7 @@ def test_every_value_is_the_functions_and_only_trained_words_are_shown(
 
 def test_knowledge_is_of_one_category_or_of_one_kind(world: ColorsWorld, documents: list[str]) -> None:
     kinds = {member: kind for kind, members in KINDS.items() for member in members}
-    known = set()
+    shown = set()
     for document in documents:
         words = document.split()
         if words[0] == "list":
@@ -89,8 +89,8 @@ def test_knowledge_is_of_one_category_or_of_one_kind(world: ColorsWorld, documen
         elif words[0] != "<u>":
             category = category_of(world, words[0])
             assert words[-1] in (category, kinds[category])
-            known.add(words[0])
-    assert len(known) == len(CATEGORIES) * NUM_TRIGGERS
+            shown.add(words[0])
+    assert len(shown) == len(CATEGORIES) * NUM_TRIGGERS
 
 
 def test_the_shares(documents: list[str]) -> None:
