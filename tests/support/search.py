@@ -22,7 +22,7 @@ def study_of(out: Path, name: str) -> optuna.Study:
 
 
 def assert_mirrored(rig: Rig) -> None:
-    """The studies on disk say what the ledger says."""
+    """Assert that the studies on disk say what the ledger says."""
     for index, arm in enumerate(rig.sweep.arms):
         proposer = proposer_of(rig.sweep, index)
         for number, asked in sorted(rig.ledger.state.asked.get(arm.key, {}).items()):
@@ -38,6 +38,6 @@ def assert_mirrored(rig: Rig) -> None:
 
 
 def builders(tmp_path: Path) -> Sweep:
-    """A method with a prior, one that only edits another's training, and readouts of plain fine-tuning."""
+    """Declare methods with a prior, one that only edits another training, and readouts of plain fine-tuning."""
     methods = ("orthogonal_lora", grid("safe_lora", share=[0.5, 1.0]), grid("plain", adapter_scale=[0.5]))
     return toy_sweep(tmp_path, methods=methods, configurations=2)

@@ -41,14 +41,14 @@ def dominates(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 
 def depth(points: list[tuple[int, ...]], index: int) -> int:
-    """In which front a point is: one deeper than the deepest that dominates it."""
+    """Return the front of a point: one deeper than the deepest point that dominates it."""
     above = [depth(points, row) for row in range(len(points)) if dominates(points[row], points[index])]
     return 1 + max(above, default=0)
 
 
 @given(POINTS)
 def test_fronts_come_one_after_another(points: list[tuple[int, ...]]) -> None:
-    """By enumeration: every point once, and never one of a deeper front first."""
+    """By enumeration: every point occurs once, and none of a deeper front comes first."""
     ranked = order(points)
     assert sorted(ranked) == list(range(len(points)))
     depths = [depth(points, index) for index in ranked]
@@ -136,7 +136,7 @@ def test_gains_are_means_over_the_seeds_that_were_measured(tmp_path: Path) -> No
 
 
 def early(folder: Path, **changes: Any) -> Sweep:
-    """Eight values of one knob, in rounds of four; 5 updates, looked at after 1 and 2."""
+    """Declare eight values of one knob, in rounds of four; trials of 5 updates are compared after 1 and 2."""
     values: dict[str, Any] = {
         "methods": ("plain", vary("kl_penalty")),
         "configurations": 8,
@@ -168,7 +168,7 @@ class Halting(Rig):
 
 
 def worse_after(beta: float, trial: TrialConfig) -> Outcome:
-    """Configurations beyond a beta lose in both objectives."""
+    """End a trial; from some beta on it loses in both objectives."""
     outcome = finished(trial)
     if trial.coefficients.get("beta", 0.0) < beta:
         return outcome

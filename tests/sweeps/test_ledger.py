@@ -136,7 +136,7 @@ def test_foreign_ledgers_are_refused_with_advice(tmp_path: Path, header: dict, w
 def test_a_ledger_of_another_format_is_refused_and_left_as_it_is(
     tmp_path: Path, trials: tuple[TrialConfig, ...], number: int, age: str
 ) -> None:
-    """Also one whose last line was torn: nobody but its own version may cut it off."""
+    """This holds for a torn last line, too: only the version that wrote the ledger may cut it off."""
     with opened(tmp_path) as ledger:
         ledger.record_outcome(finished(trials[0]))
     folder = SweepFolder(tmp_path / "out")
@@ -231,7 +231,7 @@ def test_the_outcomes_of_an_arm(tmp_path: Path, trials: tuple[TrialConfig, ...])
 
 
 def test_failed_trials_may_be_trained_again(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
-    """Their outcomes count no more, those of others stay, and the next one is kept, also when it is read back."""
+    """Their outcomes no longer count, those of others stay, and the next outcome is kept and read back."""
     with opened(tmp_path) as ledger:
         ledger.record_outcome(finished(trials[0], "failed"))
         ledger.record_outcome(finished(trials[1]))
@@ -243,9 +243,9 @@ def test_failed_trials_may_be_trained_again(tmp_path: Path, trials: tuple[TrialC
 
 
 def test_what_was_made_with_other_code_is_known(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
-    """Also later: the code is kept where it changes, and a trial that ended before that keeps the older one."""
+    """The code is recorded where it changes; a trial that ended before keeps the older one, also when read back."""
     with opened(tmp_path) as ledger:
-        ledger.record_outcome(finished(trials[0]))  # by a version that did not keep the code: nothing is said
+        ledger.record_outcome(finished(trials[0]))  # before any code was recorded: nothing is known
         ledger.record_code({"method a": "1", "method b": "1"})
         ledger.record_outcome(finished(trials[1]))
         ledger.record_outcome(finished(trials[2], "failed"))

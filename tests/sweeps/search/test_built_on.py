@@ -15,7 +15,7 @@ from trainables.trial import TrialConfig
 
 
 def scored(tmp_path: Path, sweep: Sweep) -> Ledger:
-    """A ledger that knows the base model's scores, so that only training is left."""
+    """Open a ledger that has the base model's scores, so that only training is left."""
     ledger = Ledger(tmp_path / "runs", sweep.name, sweep.identity())
     ledger.record_base_scores(setting_label(sweep.settings[0]), {})
     return ledger
@@ -59,7 +59,7 @@ def test_what_others_build_on_is_trained_first_and_once(tmp_path: Path) -> None:
 
 
 def test_a_trial_waits_while_what_it_builds_on_is_trained(tmp_path: Path) -> None:
-    """Nothing else is left: the scheduler waits, and does not end."""
+    """Nothing else is left to train: the scheduler says to wait, not that it has finished."""
     sweep = toy_sweep(tmp_path, methods=(grid("safe_lora", share=[0.5]),), seeds=1, pack_size=2)
     with scored(tmp_path, sweep) as ledger:
         scheduler = PackScheduler(sweep, ledger, tmp_path / "runs")
@@ -106,7 +106,7 @@ def test_checkpoints_that_the_sweep_wants_are_asked_of_the_trainings(tmp_path: P
     assert job["snapshots"] == [2, 4, 5]
 
 
-def test_failed_trials_that_are_to_be_retried_are_dealt_again_with_those_that_build_on_them(tmp_path: Path) -> None:
+def test_failed_trials_that_are_to_be_retried_are_trained_again_with_those_that_build_on_them(tmp_path: Path) -> None:
     sweep, failing = builders(tmp_path), {"plain"}
 
     def ending(trial: TrialConfig) -> Outcome:

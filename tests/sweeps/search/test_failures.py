@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import sweeps.sweep
+import settings.reference
 import trainables.run
 from sweeps.driver import launch
 from sweeps.driver.tune_callbacks import Reporter
@@ -34,7 +34,7 @@ sweep = Sweep(name="mine", settings=(setting("own.py:mine"),), methods=("plain",
 
 
 def without_ray(driver: launch._Driver, *_: object) -> None:
-    """What Tune does: one worker that stays, a pack after another, and nobody tries again what has failed."""
+    """Do what Tune does: one worker that stays, one pack after another; what has failed is not tried again."""
     searcher = PackSearcher(driver.scheduler)
     fixed, actor, count = launch.worker_config(driver.sweep, driver.folder), None, 0
     while isinstance(config := searcher.suggest(f"t{count}"), dict):
@@ -56,18 +56,18 @@ def without_ray(driver: launch._Driver, *_: object) -> None:
 def test_what_failed_is_said_and_trained_again_once_it_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The real driver and the real worker, in one process. What is asked for by name was declared in a file."""
+    """The real driver and the real worker run in one process. The sweep is found by name; a file declares it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch._Driver, "_tune", without_ray)
     folder, setting = tmp_path / "runs" / "mine", tmp_path / "own.py"
     (tmp_path / "mine.py").write_text(SWEEP)
 
     def run(grade: str, *arguments: str) -> tuple[int, str, str, Outcome]:
-        """With another grade, as a start of its own would read it."""
+        """Run the sweep with another grade, which is read as a new process would read it."""
         setting.write_text((SOURCES / "graded_setting.py").read_text().replace("return 1.0", f"return {grade}"))
         for name in [name for name in sys.modules if name.startswith("selgen_user_")]:
             del sys.modules[name]
-        sweeps.sweep._build.cache_clear(), trainables.run._cached_setting.cache_clear()
+        settings.reference._build.cache_clear(), trainables.run._cached_setting.cache_clear()
         code = selgen("sweep", *arguments, monkeypatch=monkeypatch)
         (outcome,) = read(folder).outcomes.values()
         return code, *capsys.readouterr(), outcome
@@ -75,7 +75,7 @@ def test_what_failed_is_said_and_trained_again_once_it_is_mended(
     code, out, err, outcome = run("len(reply) / 0", "run", "mine.py")
     assert (code, err) == (1, "selgen: all trials failed of plain\n")
     file = f"{pack_id([outcome.trial])}.txt"
-    assert outcome.reason == f"ZeroDivisionError: division by zero (own.py:9; traceback in errors/{file})"
+    assert outcome.reason == f"ZeroDivisionError: division by zero (own.py:10; traceback in errors/{file})"
     assert "in grade" in (SweepFolder(folder).errors / file).read_text()
     assert f"failed: plain seed=0: {outcome.reason}\n" in out
     assert "1 failed and stay so; once the cause is mended, add --retry-failed to the command" in out
@@ -93,7 +93,7 @@ def test_what_failed_is_said_and_trained_again_once_it_is_mended(
 
 
 def raised(folder: Path) -> str:
-    """The traceback of a method that multiplies what does not fit: torch raises, the method is to blame."""
+    """Return the traceback of a method that multiplies wrong shapes: torch raises, the method is to blame."""
     file = folder / "my_method.py"
     file.write_text("import torch\n\n\ndef losses():\n    torch.nn.Linear(2, 2)(torch.ones(3))\n")
     names: dict[str, object] = {}
@@ -130,7 +130,7 @@ def test_an_error_of_a_package_alone_has_its_last_frame() -> None:
     assert origin("The actor died unexpectedly") == ""
 
 
-def test_of_a_message_of_several_lines_the_first_counts(tmp_path: Path) -> None:
+def test_the_first_line_of_a_longer_message_counts(tmp_path: Path) -> None:
     frames = f'Traceback (most recent call last):\n  File "{tmp_path}/m.py", line 3, in f\n    x()\n    ^^^\n'
     reason = reason_of(f"{frames}ValueError: no such\n  thing\nat all\n", tmp_path, "pack")
     assert reason == "ValueError: no such (m.py:3; traceback in errors/pack.txt)"

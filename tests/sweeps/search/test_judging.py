@@ -72,7 +72,7 @@ class JudgedRig(Rig):
         return finished(trial)
 
     def step(self) -> Any:
-        """One suggestion; what it deals lands at once."""
+        """Ask for one job, and end it at once."""
         job = self.next_job()
         while self.in_flight:
             self.land(random.Random(0), self.train)
@@ -85,7 +85,7 @@ class JudgedRig(Rig):
 
 
 def test_grades_are_told_when_they_are_in(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
-    """Base and both seeds: two replies each, one liked at 80 and one at 20."""
+    """The base and both seeds have two replies each, one liked at 80 and one at 20."""
     rig = JudgedRig(sweep, tmp_path / "out", asker)
     rig.finish()
     record = rig.ledger.state
@@ -145,7 +145,7 @@ def test_a_spent_budget_ends_the_search_and_can_be_resumed(sweep: Sweep, tmp_pat
 def test_too_few_verdicts_make_a_trial_invalid(
     sweep: Sweep, tmp_path: Path, asker: Asker, replies: tuple[str, str], status: str
 ) -> None:
-    """A refusal is a verdict, and counted; no usable answer of the judge is none."""
+    """A refusal is a verdict and is counted; an answer of the judge that cannot be used is none."""
     rig = JudgedRig(sweep, tmp_path / "out", asker, replies)
     rig.finish()
     for outcome in rig.ledger.state.outcomes.values():
@@ -168,7 +168,7 @@ def test_an_interrupted_driver_does_not_wait_for_the_judge(sweep: Sweep, tmp_pat
 
 
 def test_the_search_goes_on_until_the_last_pack_is_judged(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
-    """The last pack is away and nothing is left to deal: Tune must keep asking, or nobody takes in its grades."""
+    """The last pack is in flight and nothing else is left: Tune must keep asking, or nobody collects its grades."""
     rig = JudgedRig(sweep, tmp_path / "out", asker)
     while isinstance(rig.next_job(), dict):
         pass

@@ -21,7 +21,7 @@ from trainables.trial import TrialConfig
 
 
 def explore(sweep: Sweep, rng: random.Random, ending: Ending = finished) -> list[dict[str, Any]]:
-    """Run one arm to its end, results arriving in random order, asked for as early as possible."""
+    """Run one arm to its end: results arrive in random order, and configurations are asked for as early as possible."""
     proposer = proposer_of(sweep)
     waiting: list[int] = []
     while True:
@@ -40,7 +40,7 @@ def test_proposals_do_not_depend_on_the_order_of_results(tmp_path: Path) -> None
 
 
 def test_a_result_of_the_same_round_is_not_looked_at(tmp_path: Path) -> None:
-    """Told at once or at the end of each round: the same proposals."""
+    """Results told at once or at the end of each round lead to the same proposals."""
     sweep = toy_sweep(tmp_path, configurations=16, round_size=5)
     eager, lazy = proposer_of(sweep), proposer_of(sweep)
     for number in range(16):
@@ -55,7 +55,7 @@ def _told_and_next(proposer: Proposer, sweep: Sweep) -> Any:
 
 
 def test_later_proposals_follow_the_results(tmp_path: Path) -> None:
-    """TPE learns: other results, other proposals; the design at the start does not."""
+    """TPE learns: other results lead to other proposals. The design at the start does not."""
 
     def favouring_large_betas(trial: TrialConfig) -> Outcome:
         outcome = finished(trial)

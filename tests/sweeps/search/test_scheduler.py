@@ -59,7 +59,7 @@ def test_resumed_anywhere_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> 
 
 
 def test_a_pack_of_which_a_part_is_known_is_trained_again_as_it_was(tmp_path: Path) -> None:
-    """Its checkpoint is that of all members, and the last bits of a result depend on the company."""
+    """Its checkpoint holds all members, and the last bits of a result depend on the other members."""
     sweep = toy_sweep(tmp_path, methods=("plain",), seeds=3)
     rig = Rig(sweep, tmp_path / "out")
     rig.next_job(), rig.next_job()
@@ -75,7 +75,7 @@ def test_a_pack_of_which_a_part_is_known_is_trained_again_as_it_was(tmp_path: Pa
 
 
 def test_a_pack_that_is_too_large_now_is_packed_anew(tmp_path: Path) -> None:
-    """And stays small, also when packs may be large again: its checkpoint is the newest."""
+    """It stays small when packs may be large again: its checkpoint is the newest."""
     sweep = toy_sweep(tmp_path, methods=("plain",), seeds=4)
     for pack_size, expected in ((None, [[0, 1, 2, 3]]), (2, [[0, 1], [2, 3]]), (None, [[0, 1], [2, 3]])):
         rig = Rig(replace(sweep, pack_size=pack_size), tmp_path / "out")
@@ -86,7 +86,7 @@ def test_a_pack_that_is_too_large_now_is_packed_anew(tmp_path: Path) -> None:
 
 
 def test_packs_under_way_are_trained_again_as_they_were(tmp_path: Path) -> None:
-    """Dealt anew, what was asked for at different times would be joined."""
+    """Packed anew, trials that were asked for at different times would be joined."""
     methods = ("plain", grid("upweighted", weight=[1, 2]), grid("kl_penalty", beta=[1, 2]))
     sweep = toy_sweep(tmp_path, methods=methods, seeds=1, pack_size=2, round_size=1)
     rig = Rig(sweep, tmp_path / "out")

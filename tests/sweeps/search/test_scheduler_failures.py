@@ -16,7 +16,7 @@ from trainables.outcome import Outcome
 
 @pytest.mark.parametrize("how", ["reported", "killed"])
 def test_a_pack_that_is_out_of_memory_is_trained_in_halves(tmp_path: Path, how: str) -> None:
-    """Four trials at a time do not fit, two do: later packs are as small from the start, and every trial ends once."""
+    """Four trials do not fit, two do. Later packs are that small from the start, and every trial ends once."""
     rig = Rig(toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=[0.1, 1.0, 10.0, 0.3]),), pack_size=4), tmp_path)
     rig.score_base()
     rig.next_job()
@@ -37,7 +37,7 @@ def test_a_pack_that_is_out_of_memory_is_trained_in_halves(tmp_path: Path, how: 
 
 
 def test_after_a_restart_the_halves_are_trained_and_not_the_whole(tmp_path: Path) -> None:
-    """Halves that were under way have checkpoints, and the whole would run out of memory again."""
+    """Halves in training have checkpoints, and the whole pack would run out of memory again."""
     sweep = toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=[0.1, 1.0]),), pack_size=4)
     rig = Rig(sweep, tmp_path / "out")
     rig.score_base()
@@ -63,7 +63,7 @@ def test_a_trial_that_does_not_fit_alone_has_failed(tmp_path: Path) -> None:
 
 
 def test_halves_are_trained_although_nothing_else_is_left(tmp_path: Path) -> None:
-    """The last pack is in the air, and Tune asks for more: after FINISHED it would not ask again."""
+    """The last pack is in flight and Tune asks for more: after FINISHED it would not ask again."""
     rig = Rig(toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=[1.0]),)), tmp_path)
     rig.score_base()
     rig.next_job()

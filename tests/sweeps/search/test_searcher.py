@@ -26,7 +26,7 @@ DEADLY, UNSTABLE = 13.0, 7.0  # weights at which the fake worker dies, or one se
 
 
 class Worker(tune.Trainable):
-    """Reports one trial per step, after a nap of random length."""
+    """A worker that reports one trial per step, after a nap of random length."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self._pack = config["pack"]
@@ -50,7 +50,7 @@ class Worker(tune.Trainable):
         return {"outcomes": [outcome.to_json()], "done": self._done == len(trials)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing to save."""
+        """Save nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_sweep_under_tune(tmp_path: Path, cluster: None) -> None:
     odd = {(UNSTABLE, 1): "invalid", (DEADLY, 0): "finished", (DEADLY, 1): "failed"}
     assert statuses == {key: odd.get(key, "finished") for key in statuses}
     lines = (tmp_path / "one" / "ledger.jsonl").read_text().splitlines()
-    assert len(lines) == 1 + 9 + 9 + 1 + 18, "header, asked, dealt, base, outcomes: each once"
+    assert len(lines) == 1 + 9 + 9 + 1 + 18, "header, asked, dispatched, base, outcomes: each once"
     assert run(sweep, tmp_path / "one").outcomes == record.outcomes, "a finished sweep has nothing to do"
 
 
@@ -109,7 +109,7 @@ def visible_gpus() -> str | None:
 
 @pytest.mark.slow
 def test_a_worker_sees_the_gpus_that_it_has_asked_for(cluster: None) -> None:
-    """None if it has asked for none: CUDA alone would take half a gigabyte of a GPU that others fill."""
+    """A worker without a GPU sees none: CUDA alone would take half a gigabyte of a GPU that others fill."""
     shares = (0, 0.5, 1, 2)
     visible = [ray.get(visible_gpus.options(num_cpus=0, num_gpus=share).remote()) for share in shares]
     assert visible[0] == ""
@@ -122,7 +122,7 @@ def test_a_worker_sees_the_gpus_that_it_has_asked_for(cluster: None) -> None:
 
 @pytest.fixture()
 def rig(tmp_path: Path) -> Rig:
-    """A base model and a pack of two trials are under way, as "t1" and "t2"."""
+    """Put a base model and a pack of two trials in flight, as "t1" and "t2"."""
     rig = Rig(toy_sweep(tmp_path, methods=("plain",)), tmp_path / "out")
     rig.next_job(), rig.next_job()
     return rig
