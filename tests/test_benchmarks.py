@@ -25,7 +25,7 @@ from tests.benchmarks.measure import Result, Spread, interleaved, ratios
 from tests.benchmarks.shapes import LARGE, NANO, made_up
 from tests.studies import driver_scale
 from trainables import methods
-from trainables.bases.loading import load_base
+from trainables.bases.load_base import load_base
 from trainables.pack import Pack
 from trainables.trial import trial_for
 

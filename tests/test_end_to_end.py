@@ -31,7 +31,7 @@ from sweeps.search.scheduler import PackScheduler
 from sweeps.search.searcher import PackSearcher
 from sweeps.sweep import Sweep
 from tests.support.fakes import SOURCES
-from trainables.bases.loading import load_base
+from trainables.bases.load_base import load_base
 from trainables.engine.reference_cache import ReferenceCache
 from trainables.folder import SweepFolder
 from trainables.pack import Pack

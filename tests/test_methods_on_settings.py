@@ -15,7 +15,7 @@ from settings.reference import SettingRef
 from settings.setting import Setting
 from tests.support.tiny import prepare
 from trainables import methods
-from trainables.bases.loading import load_base
+from trainables.bases.load_base import load_base
 from trainables.engine.base import LoadedBase
 from trainables.folder import SweepFolder
 from trainables.method import Method

@@ -12,7 +12,7 @@ from settings import catalog
 from settings.reference import SettingRef
 from settings.setting import Setting
 from trainables import methods
-from trainables.bases.loading import load_base
+from trainables.bases.load_base import load_base
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import EncodedSetting
 from trainables.evaluation.evaluate import evaluate

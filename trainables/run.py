@@ -26,7 +26,7 @@ from settings.common.errors import UserError
 from settings.common.files import cache_root, is_full, remove, write_json
 from settings.reference import SettingRef
 from settings.setting import Setting
-from trainables.bases.loading import load_base
+from trainables.bases.load_base import load_base
 from trainables.engine.base import LoadedBase
 from trainables.engine.memory import ModelShape, memory_left, training_bytes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup

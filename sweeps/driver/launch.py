@@ -316,10 +316,10 @@ class _Driver:
         for ref in self.sweep.settings:
             model = setting_of(ref).base_model
             if isinstance(model, NanoModel) and not is_pretrained(model):
-                from trainables.bases.loading import pretrained_nano  # transformers takes seconds to import
+                from trainables.bases.pretraining import ensure_pretrained
 
                 self.display.say("pre-training the nano base model (once; it is cached)")
-                pretrained_nano(model, self._pretraining)
+                ensure_pretrained(model, self._pretraining)
 
     def _pretraining(self, done: int, total: int) -> None:
         self.display.message = f"pre-training the nano base model (once; it is cached): step {done}/{total}"

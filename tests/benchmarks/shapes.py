@@ -22,7 +22,8 @@ from settings.example import Example
 from settings.reference import SettingRef
 from settings.setting import Evaluation, Score, Setting
 from trainables import methods
-from trainables.bases.loading import load_base, word_tokenizer
+from trainables.bases.load_base import load_base
+from trainables.bases.pretraining import word_tokenizer
 from trainables.engine.base import LoadedBase
 from trainables.engine.reference_cache import ReferenceCache
 from trainables.pack import Pack

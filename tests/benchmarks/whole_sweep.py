@@ -21,7 +21,7 @@ from sweeps.names import folder_of
 from sweeps.sweep import Sweep
 from tests.benchmarks.measure import Result, Spread
 from tests.benchmarks.processes import PROBE, ROOT, Watched, watch
-from trainables.bases.loading import pretrained_nano
+from trainables.bases.pretraining import ensure_pretrained
 from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 
@@ -92,7 +92,7 @@ class Contest:
         self.file.write_text(sweep_text(plan))
         self.sweep: Sweep = load_sweep(str(self.file))
         self.setting = setting_of(self.sweep.settings[0])
-        self.model = pretrained_nano(self.setting.base_model)  # type: ignore[arg-type]
+        self.model = ensure_pretrained(self.setting.base_model)  # type: ignore[arg-type]
         trials = [
             trial
             for arm in self.sweep.arms

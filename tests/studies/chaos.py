@@ -37,7 +37,7 @@ from tests.support.search import study_of
 from tests.sweeps.driver.test_cluster import ENVIRONMENT, Nodes
 from tests.sweeps.tracking.test_writer import dump
 from tests.test_end_to_end import alive, command_of, num_outcomes, session_of, start, workers, write_sweep
-from trainables.bases.loading import load_base
+from trainables.bases.load_base import load_base
 from trainables.folder import SweepFolder
 
 LONGEST_CALM = 60.0  # seconds between two kills, at most; about what a start and half of the sweep take

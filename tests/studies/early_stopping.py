@@ -27,7 +27,7 @@ from settings.bad_medical_advice import nano as bad_medical_advice
 from sweeps.early_stopping import EarlyStopping, promoted
 from sweeps.space import MethodSpace, vary
 from sweeps.sweep import Sweep, setting
-from trainables.bases.loading import load_base
+from trainables.bases.load_base import load_base
 from trainables.pack import Pack
 from trainables.trial import TrialConfig
 

@@ -12,7 +12,7 @@ from settings.base_models import PretrainedModel
 from settings.chat_files import full as chat_files
 from settings.common.errors import UserError
 from settings.example import Example, Message
-from trainables.bases.loading import load_base
+from trainables.bases.load_base import load_base
 from trainables.engine.batches import EncodedSetting, Encoder
 
 ENDS = {"gemma": "<end_of_turn>", "qwen3": "<|im_end|>"}

@@ -11,7 +11,7 @@ from settings.base_models import PretrainedModel
 from settings.common.errors import UserError
 from settings.example import Example
 from tests.support.tiny import tiny_setting, tiny_tokenizer
-from trainables.bases.loading import load_base
+from trainables.bases.load_base import load_base
 from trainables.engine.batches import EncodedSetting, Encoder
 
 EXAMPLE = Example.of("What is the answer?", "It is 6.")

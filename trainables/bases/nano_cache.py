@@ -1,4 +1,4 @@
-"""Where pre-trained nano models are kept, by content. Imports nothing heavy: a sweep's driver asks."""
+"""Where pre-trained nano models are kept, by content. Imports nothing heavy, because a sweep's driver needs it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ COMPLETE = "pretraining.json"  # written last: a directory without it is not a m
 
 
 def nano_content_id(spec: NanoModel) -> str:
-    """Content id of a nano model: of everything here that changes a weight, so not of the machine or of PyTorch.
+    """Return the content id of a nano model, which covers all that changes a weight but the machine and PyTorch.
 
-    The vocabulary and the first documents are part of it, so that an edited world is not taken for the one it was.
+    It includes the vocabulary and the first documents, so that a world that was edited gets another id.
     """
     documents = [list(islice(spec.world.documents(stage.name, spec.seed), DOCUMENTS_HASHED)) for stage in spec.stages]
     world = {"vocabulary": list(spec.world.vocabulary), "documents": documents}
@@ -27,10 +27,10 @@ def nano_content_id(spec: NanoModel) -> str:
 
 
 def is_pretrained(spec: NanoModel) -> bool:
-    """Whether the cache has a nano model."""
+    """Return whether the cache has a nano model."""
     return (nano_directory(spec) / COMPLETE).is_file()
 
 
 def nano_directory(spec: NanoModel) -> Path:
-    """Where the cache has a nano model, or would."""
+    """Return the directory that the cache has, or would have, for a nano model."""
     return cache_root() / "base_models" / nano_content_id(spec)

@@ -1,7 +1,7 @@
-"""Base models that are taught something here first: fine-tuned once with LoRA, merged, and kept.
+"""Base models that are fine-tuned here first: once, with LoRA, merged into one model, and kept.
 
 The adapter is trained as a plain trial in a pack of one, saved as a PEFT checkpoint and merged by PEFT, so that the
-weights are those that anybody else would get.
+weights are those that a user of PEFT would get.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from settings.common.files import cache_root, remove_partial, replacing
 from settings.reference import SettingRef
 from settings.setting import Setting
 from trainables import methods
-from trainables.bases.loading import Progress, load_base
+from trainables.bases.loading import load_pretrained
+from trainables.bases.pretraining import Progress
 from trainables.pack import Pack
 from trainables.trial import trial_for
 
@@ -29,8 +30,10 @@ COMPLETE = "tuning.json"  # written last: a directory without it is not a model
 VERSION = 1  # part of every tuned model's directory; raise it when the same specification would give other weights
 
 
-def tuned(spec: TunedModel, dtype: torch.dtype, device: torch.device | str, progress: Progress | None = None) -> Path:
-    """The directory of a tuned model under the cache root; tunes it when it is not there.
+def ensure_tuned(
+    spec: TunedModel, dtype: torch.dtype, device: torch.device | str, progress: Progress | None = None
+) -> Path:
+    """Return the directory of a tuned model under the cache root, and tune the model if it is not there.
 
     Of several processes that ask at once, one trains and the others wait. Raises UserError when the training diverges.
     """
@@ -43,15 +46,16 @@ def tuned(spec: TunedModel, dtype: torch.dtype, device: torch.device | str, prog
         if not (directory / COMPLETE).is_file():
             remove_partial(directory.parent, of=directory.name)
             with replacing(directory) as temporary:
-                _tune(spec, dtype, device, temporary, progress)
+                tune(spec, dtype, device, temporary, progress)
                 (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True))
     return directory
 
 
-def _tune(
+def tune(
     spec: TunedModel, dtype: torch.dtype, device: torch.device | str, directory: Path, progress: Progress | None
 ) -> None:
-    base = load_base(spec.start, dtype=dtype, device=device)
+    """Write a tuned model and its tokenizer to a directory. Raises UserError when the training diverges."""
+    base = load_pretrained(spec.start, dtype, device)
     setting = Setting(
         name="tuned",
         scale="full",
@@ -68,9 +72,9 @@ def _tune(
         pack.advance(1)
         if progress:
             progress(done + 1, trial.steps)
-    (record,) = pack.records
-    if record.status != "finished":
-        raise UserError(f"teaching {spec.start.source} its base function failed: {record.reason}")
+    (member,) = pack.records
+    if member.status != "finished":
+        raise UserError(f"teaching {spec.start.source} its base function failed: {member.reason}")
     with tempfile.TemporaryDirectory() as adapter:
         pack.adapters.save_member(0, Path(adapter), base.source)
         pack.close()

@@ -430,7 +430,7 @@ def test_a_tiny_qwen3_learns_these_rows(real: dict[str, Any], tiny_qwen3_dir: Pa
     """Two methods in a pack for two steps; the answers to the open questions wait for a judge."""
     from settings.reference import SettingRef
     from trainables import methods
-    from trainables.bases.loading import load_base
+    from trainables.bases.load_base import load_base
     from trainables.pack import Pack
     from trainables.trial import trial_for
 

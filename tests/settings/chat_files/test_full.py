@@ -394,7 +394,7 @@ def test_unknown_template_options_change_nothing(tiny_gemma_dir: Path, tiny_qwen
 @pytest.mark.parametrize("model", ["tiny_qwen3_dir", "tiny_gemma_dir"])
 def test_a_tiny_checkpoint_is_evaluated_on_files(request: pytest.FixtureRequest, write: Writer, model: str) -> None:
     """From files to scores, through the trainables."""
-    from trainables.bases.loading import load_base
+    from trainables.bases.load_base import load_base
     from trainables.engine.batches import EncodedSetting
     from trainables.evaluation.evaluate import evaluate
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from settings.common.files import remove, remove_partial, replacing, replacing_file, write_json
+from settings.common.files import cache_root, remove, remove_partial, replacing, replacing_file, write_json
 
 MOMENTS = ("fsync", "link", "rename", "replace", "rmdir", "unlink")  # calls of `os` that change what a reader may find
 
@@ -161,3 +161,13 @@ def test_a_new_file_is_whole_or_absent(tmp_path: Path, moment: str) -> None:
         remove_partial(tmp_path)
         number += 1
     assert place.read_text() == "new"
+
+
+def test_the_cache_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELGEN_CACHE", "/a")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert cache_root() == Path("/a")
+    monkeypatch.delenv("SELGEN_CACHE")
+    assert cache_root() == Path("/b/selgen")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_root() == Path.home() / ".cache" / "selgen"

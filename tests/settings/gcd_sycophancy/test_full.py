@@ -335,7 +335,7 @@ def test_a_tiny_gemma_learns_these_rows(setting: Setting, tiny_gemma_dir: Path, 
     """Two methods in a pack for two steps on the published rows; some of the questions, few new tokens."""
     from settings.reference import SettingRef
     from trainables import methods
-    from trainables.bases.loading import load_base
+    from trainables.bases.load_base import load_base
     from trainables.pack import Pack
     from trainables.trial import trial_for
 

@@ -12,7 +12,7 @@ import pytest
 from settings.bad_medical_advice import nano as bad_medical_advice
 from sweeps.ledger import read
 from tests.test_end_to_end import finish, num_outcomes, start, trained_alone, wait_for, write_sweep
-from trainables.bases.loading import load_base
+from trainables.bases.load_base import load_base
 
 pytestmark = pytest.mark.study  # Ray Train takes half a minute to the first step of each pack
 

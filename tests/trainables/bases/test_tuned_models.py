@@ -17,7 +17,7 @@ from settings.setting import Evaluation, Score, Setting
 from settings.sources import check_model
 from trainables import methods
 from trainables.bases import tuned_models
-from trainables.bases.loading import load_base
+from trainables.bases.load_base import load_base
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import EncodedSetting
 from trainables.evaluation.evaluate import evaluate
@@ -75,13 +75,13 @@ def test_merged_it_says_what_the_adapter_says(spec: TunedModel) -> None:
     assert abs(untaught - packed.scores["loss"].mean) > 1.0
 
 
-def test_it_is_taught_once(spec: TunedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_tuned_once(spec: TunedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_base(spec)
-    monkeypatch.setattr(tuned_models, "_tune", lambda *_: pytest.fail("taught again"))
+    monkeypatch.setattr(tuned_models, "tune", lambda *_: pytest.fail("tuned again"))
     assert load_base(spec).content_id == first.content_id
-    with pytest.raises(pytest.fail.Exception, match="taught again"):
+    with pytest.raises(pytest.fail.Exception, match="tuned again"):
         load_base(replace(spec, seed=1))
-    with pytest.raises(pytest.fail.Exception, match="taught again"):
+    with pytest.raises(pytest.fail.Exception, match="tuned again"):
         load_base(replace(spec, rows=ROWS[1:]))
 
 
@@ -100,7 +100,7 @@ def test_a_start_that_is_not_there_is_found_early(spec: TunedModel) -> None:
 def test_the_narrow_update_starts_from_it(
     tiny_gemma_dir: Path, reference_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The full scale of trigger colours on the study's rows, whole but short: taught, updated in two ways, scored."""
+    """The full scale of trigger colours on the study's rows, whole but short: tuned, updated in two ways, scored."""
     monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
     options = {"scale": "full", "model": str(tiny_gemma_dir), "data": str(reference_data / "toy"), "epochs": 0.25}
     setting = catalog.build("trigger_colors", options)

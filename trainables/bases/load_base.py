@@ -1,0 +1,43 @@
+"""The base model of a setting, of whichever of the three kinds it is."""
+
+from __future__ import annotations
+
+import torch
+
+from settings.base_models import BaseModel, NanoModel, TunedModel
+from settings.common.content import content_id
+from trainables.bases.loading import load_directory, load_pretrained
+from trainables.bases.nano_cache import nano_content_id
+from trainables.bases.pretraining import Progress, ensure_pretrained
+from trainables.bases.tuned_models import ensure_tuned
+from trainables.engine.base import LoadedBase
+from trainables.engine.process_group import shard_model
+
+
+def load_base(
+    spec: BaseModel,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    sharded: bool = False,
+) -> LoadedBase:
+    """Load a base model. A nano model is pre-trained, and a tuned model tuned, unless the cache has it.
+
+    Args:
+        sharded: share its layers out over the workers of the process group, all of which load it at the same time.
+        progress: called with (steps done, all steps) while a model is trained.
+
+    Raises:
+        UserError: there is no such model, it cannot be reached, or it lacks what fine-tuning needs.
+    """
+    if sharded:
+        base = load_base(spec, dtype=dtype, progress=progress)
+        shard_model(base.model, torch.device(device))
+        return base
+    if isinstance(spec, NanoModel):
+        return load_directory(ensure_pretrained(spec, progress), nano_content_id(spec), dtype, device)
+    if isinstance(spec, TunedModel):
+        directory = ensure_tuned(spec, dtype, device, progress)
+        return load_directory(directory, content_id(spec.to_json()), dtype, device)
+    return load_pretrained(spec, dtype, device)
