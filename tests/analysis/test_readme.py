@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,17 +45,3 @@ def test_every_figure_of_the_study_is_on_the_page() -> None:
 def test_the_rooms_are_the_folders() -> None:
     folders = {path.parent.name for path in FOLDER.glob("*/__init__.py")}
     assert set(re.findall(r"^\| `(\w+)/`", PAGE, flags=re.MULTILINE)) == folders
-
-
-@pytest.mark.parametrize("page", ["README.md", "COVERAGE.md", "gallery/README.md"])
-def test_commands_modules_and_links_exist(page: str) -> None:
-    from typer.main import get_command
-
-    from sweeps.cli.app import app
-
-    text, folder = (FOLDER / page).read_text(), (FOLDER / page).parent
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    assert set(re.findall(r"\bselgen ([a-z]+)", text)) <= set(commands)
-    modules = [module.replace(".", "/") + ".py" for module in re.findall(r"python -m ([\w.]+)", text)]
-    links = [folder / link for link in re.findall(r"\]\(([^)#:]+)\)", text)]
-    assert [path for path in [*map(ROOT.joinpath, modules), *links] if not Path(path).exists()] == []
