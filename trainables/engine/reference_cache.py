@@ -100,7 +100,7 @@ class ReferenceCache:
         """Read a file, or write it. All workers read it, or all compute: a sharded model runs on all or on none."""
         tensors = _read(path)
         if not all(self._workers.gather(tensors is not None)) or tensors is None:
-            tensors = _compute(base, row_positions, with_layers)
+            tensors = compute_outputs(base, row_positions, with_layers)
             if self._workers.first:
                 with replacing_file(path) as temporary:
                     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def _compute(base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool) -> dict[str, Tensor]:
+def compute_outputs(base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool) -> dict[str, Tensor]:
     """Forward the rows through the base model, similar lengths together."""
     order = sorted(range(len(row_positions)), key=lambda index: (len(row_positions[index].row.ids), index))
     hidden: dict[int, Tensor] = {}
