@@ -119,20 +119,19 @@ class SweepDescription:
 
 def describe(sweep: Sweep) -> SweepDescription:
     """Describe a sweep. Raises UserError as `Sweep.check` does."""
-    from settings.reference import setting_label, setting_of
-
     settings = tuple(
         SettingDescription(
-            setting_label(ref),
-            tuple(map(_described_score, sweep.objectives_of(ref))),
-            tuple(map(_described_score, setting_of(ref).all_scores)),
+            case.label,
+            tuple(map(_described_score, case.objectives)),
+            tuple(map(_described_score, case.setting.all_scores)),
         )
-        for ref in sweep.settings
+        for case in sweep.cases
     )
     num_seeds = len(sweep.seed_values)
     arms = tuple(
-        ArmDescription(arm.key, arm.space.method, arm.title, setting_label(arm.setting), arm.budget * num_seeds)
-        for arm in sweep.arms
+        ArmDescription(arm.key, arm.space.method, arm.title, case.label, arm.budget * num_seeds)
+        for case in sweep.cases
+        for arm in case.arms
     )
     built_on: dict[str, set[str]] = {}
     for trial in examples(sweep):
@@ -148,8 +147,7 @@ def _described_score(score: Score) -> Objective:
 
 def examples(sweep: Sweep) -> list[TrialConfig]:
     """Return one trial of every arm."""
-    middles = [arm.space.points or [arm.space.at([0.5] * len(arm.space.ranges))] for arm in sweep.arms]
-    return [sweep.trials_of(arm, values[0])[0] for arm, values in zip(sweep.arms, middles, strict=True)]
+    return [sweep.trials_of(arm, arm.space.examples()[0])[0] for arm in sweep.arms]
 
 
 @dataclass(frozen=True)
@@ -177,11 +175,9 @@ class ConfigurationDescription:
 
 def describe_configuration(sweep: Sweep, trial: TrialConfig) -> dict[str, Any]:
     """Describe a configuration, by one of its trials, as JSON: the fields of `ConfigurationDescription`."""
-    from settings.reference import setting_label
-
     described = ConfigurationDescription(
         trial={key: value for key, value in trial.to_json().items() if key != "seed"},
-        setting=setting_label(trial.setting),
+        setting=sweep.case_of(trial.setting).label,
         method=trial.method.title,
         label=sweep.label_of(trial),
         coefficients=sweep.coefficients_of(trial),

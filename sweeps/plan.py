@@ -1,9 +1,9 @@
 """What a sweep will cost: tokens, memory, time.
 
-The figures of `estimate` are for planning. Tokens are exact to a few per cent where the words of a setting are its
-tokens (nano) and a rule of thumb elsewhere (4 characters a token); memory counts what a training step holds; time
-divides the arithmetic by the speed of a matrix product measured on this machine, until trials of the sweep have ended:
-then their own pace counts.
+The numbers of `estimate` are for planning. Tokens are exact to a few per cent where the words of a setting are its
+tokens (nano) and a rule of thumb elsewhere (4 characters a token). Memory is what a training step holds. Time is the
+arithmetic divided by the speed of a matrix product measured on this machine; once trials of the sweep have ended, it
+follows their pace.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 from settings.base_models import NanoModel
 from settings.example import Example
-from settings.reference import setting_label, setting_of
 from settings.setting import Setting
+from sweeps.case import Case
 from sweeps.ledger import LedgerState
 from sweeps.sweep import Sweep
 from trainables.engine.memory import FLOAT, PROCESS_BYTES, ModelShape, training_bytes
@@ -33,10 +33,13 @@ PACK_SECONDS = 1.0  # of a pack whatever its size
 
 @dataclass(frozen=True)
 class ArmEstimate:
-    """What one method on one setting will cost: configurations, trials, packs, training tokens, seconds of wall time.
+    """What one method on one setting will cost. A method that only others build on has an estimate of its own.
 
-    A method that only others build on has an entry of its own. `ended` counts the trials that have, and `took` has the
-    seconds of those that did not fail.
+    Attributes:
+        tokens: of training, of all trials.
+        seconds: wall time of all trials.
+        ended: how many of the trials have ended.
+        took: wall seconds of each trial that ended and did not fail.
     """
 
     setting: str
@@ -51,7 +54,7 @@ class ArmEstimate:
 
     @property
     def seconds_left(self) -> float:
-        """Of the trials that have not ended."""
+        """Wall time of the trials that have not ended."""
         return self.seconds * max(0.0, 1 - self.ended / self.trials)
 
 
@@ -60,10 +63,10 @@ class CostEstimate:
     """What a sweep will cost.
 
     Attributes:
-        arms: its methods on its settings, and what these build on.
+        arms: the sweep's methods on its settings, and what these build on.
         workers: packs at a time.
         worker_bytes: peak memory of a worker.
-        assumed: models of which nothing is known here, and which are taken to be as large as Qwen3-8B.
+        assumed: models that are not on this machine; they are taken to be as large as Qwen3-8B.
     """
 
     arms: tuple[ArmEstimate, ...]
@@ -104,37 +107,37 @@ class CostEstimate:
 
 @dataclass(frozen=True)
 class _Planned:
-    """A method on a setting: the trials of each configuration, and the arm that asks for them, if one does."""
+    """A method on a setting: the trials of each configuration, and the key of the arm that asks for them, if any."""
 
-    setting: str
+    case: Case
     title: str
-    groups: Sequence[Sequence[TrialConfig]]
+    configurations: Sequence[Sequence[TrialConfig]]
     arm: str | None = None
 
     @property
     def trials(self) -> list[TrialConfig]:
-        return [trial for group in self.groups for trial in group]
+        return [trial for seeds in self.configurations for trial in seeds]
 
-    def ended(self, record: LedgerState) -> list[Outcome]:
-        """How its trials have ended, as far as they have."""
+    def outcomes(self, record: LedgerState) -> list[Outcome]:
+        """Return the outcomes of the trials that have ended."""
         if self.arm is None:
             return [record.outcomes[trial.trial_id] for trial in self.trials if trial.trial_id in record.outcomes]
         return record.outcomes_of(self.arm)
 
 
 def estimate(sweep: Sweep, workers: int, record: LedgerState | None = None) -> CostEstimate:
-    """What the sweep costs from nothing. Raises UserError for values that make no trial.
+    """Estimate what the sweep costs from the start. Raises UserError for values that make no trial.
 
     Args:
         workers: packs at a time.
-        record: what has ended already; its seconds tell the time of the rest.
+        record: the trials that have ended; the time of the others follows from theirs.
     """
     speed = measured_flops()
     arms, memory = [], 0.0
     assumed: dict[str, None] = {}
     for planned in _planned(sweep):
-        trials, trial = planned.trials, planned.groups[len(planned.groups) // 2][0]
-        setting = setting_of(trial.setting)
+        trials, setting = planned.trials, planned.case.setting
+        trial = planned.configurations[len(planned.configurations) // 2][0]
         shape = ModelShape.of(setting.base_model)
         if shape is None:
             shape = ModelShape.assumed()
@@ -144,46 +147,50 @@ def estimate(sweep: Sweep, workers: int, record: LedgerState | None = None) -> C
         # no weight gradients: 2 forward, 2 back to the adapters
         work = (4 * tokens + 2 * evaluation_tokens(setting) * len(trials)) * shape.parameters
         seconds = work / (speed * EFFICIENCY) + packs * PACK_SECONDS / workers
-        ends = planned.ended(record) if record else []
-        took = [end.seconds / workers for end in ends if end.seconds > 0 or end.status == "finished"]
-        size = (len(planned.groups), len(trials), packs, tokens)
-        arms.append(ArmEstimate(planned.setting, planned.title, *size, seconds, len(ends), tuple(took)))
+        outcomes = planned.outcomes(record) if record else []
+        took = [end.seconds / workers for end in outcomes if end.seconds > 0 or end.status == "finished"]
+        size = (len(planned.configurations), len(trials), packs, tokens)
+        arms.append(ArmEstimate(planned.case.label, planned.title, *size, seconds, len(outcomes), tuple(took)))
         memory = max(memory, worker_bytes(sweep, setting, shape, trial))
-    return CostEstimate(_at_their_pace(arms), workers, memory, tuple(assumed))
+    return CostEstimate(_at_measured_pace(arms), workers, memory, tuple(assumed))
 
 
-def _at_their_pace(arms: Sequence[ArmEstimate]) -> tuple[ArmEstimate, ...]:
-    """The arms, those of which trials have ended at the pace of these, and the others in proportion."""
+def _at_measured_pace(arms: Sequence[ArmEstimate]) -> tuple[ArmEstimate, ...]:
+    """Correct the seconds of each arm by its trials that have ended; of an arm without any, in proportion to others."""
     timed = [replace(arm, seconds=fmean(arm.took) * arm.trials) if arm.took else arm for arm in arms]
-    pairs = [(found.seconds, guess.seconds) for found, guess in zip(timed, arms, strict=True) if found.took]
-    took = sum(found for found, _ in pairs)
-    factor = took / sum(guess for _, guess in pairs) if took else 1.0
+    measured = sum(arm.seconds for arm in timed if arm.took)
+    estimated = sum(arm.seconds for arm in arms if arm.took)
+    factor = measured / estimated if measured else 1.0
     return tuple(arm if arm.took else replace(arm, seconds=arm.seconds * factor) for arm in timed)
 
 
 def _planned(sweep: Sweep) -> list[_Planned]:
-    """Every arm, then what they build on and nobody asks for.
+    """List every arm, then the trials that these build on and no arm asks for.
 
-    Configurations that are not known yet are taken from the middle of their ranges.
+    Configurations that will be searched are taken from the middle of their ranges.
     """
-    planned: list[_Planned] = []
-    needed: dict[tuple[str, str], dict[str, list[TrialConfig]]] = {}
-    for arm in sweep.arms:
-        groups = [sweep.trials_of(arm, values) for values in arm.space.examples(arm.budget)]
-        planned.append(_Planned(setting_label(arm.setting), arm.title, groups, arm.key))
-    asked = {trial.trial_id for one in planned for trial in one.trials}
-    for one in planned:
-        for trial in one.trials:
-            for other in trial.built_on:
-                if other.trial_id not in asked:
-                    asked.add(other.trial_id)
-                    key = (one.setting, f"{other.method.title}, for others")
-                    needed.setdefault(key, {}).setdefault(other.configuration_id, []).append(other)
-    return planned + [_Planned(*key, list(groups.values())) for key, groups in needed.items()]
+    planned = []
+    for case in sweep.cases:
+        for arm in case.arms:
+            configurations = [sweep.trials_of(arm, values) for values in arm.space.examples(arm.budget)]
+            planned.append(_Planned(case, arm.title, configurations, arm.key))
+    listed = {trial.trial_id for method in planned for trial in method.trials}
+    auxiliary: dict[tuple[str, str], tuple[Case, dict[str, list[TrialConfig]]]] = {}
+    for method in planned:
+        for trial in method.trials:
+            for needed in trial.built_on:
+                if needed.trial_id not in listed:
+                    listed.add(needed.trial_id)
+                    title = f"{needed.method.title}, for others"
+                    _, needed_by_id = auxiliary.setdefault((method.case.label, title), (method.case, {}))
+                    needed_by_id.setdefault(needed.configuration_id, []).append(needed)
+    return planned + [
+        _Planned(case, title, list(configurations.values())) for (_, title), (case, configurations) in auxiliary.items()
+    ]
 
 
 def training_tokens(setting: Setting, trial: TrialConfig) -> float:
-    """Tokens that a trial sends through the model while training, reference passes included; none for a readout."""
+    """Return the tokens that a trial trains on, reference passes included; 0 for a readout."""
     method = trial.method
     if trial.is_readout:
         return 0.0
@@ -196,12 +203,12 @@ def training_tokens(setting: Setting, trial: TrialConfig) -> float:
 
 
 def evaluation_tokens(setting: Setting) -> float:
-    """Tokens of one evaluation: prompts and replies."""
+    """Return the tokens of one evaluation: prompts and replies."""
     return sum(len(item.examples) * mean_tokens(setting, item.examples) for item in setting.evaluations)
 
 
 def mean_tokens(setting: Setting, examples: Sequence[Example]) -> float:
-    """Tokens of a row, on average."""
+    """Return the mean tokens of a row."""
     texts = [" ".join(message.content for message in example.messages) for example in examples]
     if isinstance(setting.base_model, NanoModel):
         return fmean(len(text.split()) for text in texts) + TEMPLATE_TOKENS
@@ -209,17 +216,18 @@ def mean_tokens(setting: Setting, examples: Sequence[Example]) -> float:
 
 
 def worker_bytes(sweep: Sweep, setting: Setting, shape: ModelShape, trial: TrialConfig) -> float:
-    """Peak memory of a worker with a full pack of such trials: its process, the base model, and what training adds."""
+    """Return the peak memory of a worker with a full pack of such trials: process, base model, and training."""
     lengths = {stream: mean_tokens(setting, setting.streams[stream]) for stream in trial.method.streams}
     members = [trial] * sweep.trials_per_pack
-    added = training_bytes(shape, members, lengths, sweep.rows_per_forward, sweep.gradient_checkpointing)
+    execution = sweep.execution
+    added = training_bytes(shape, members, lengths, execution.rows_per_forward, execution.gradient_checkpointing)
     return PROCESS_BYTES + FLOAT * shape.parameters + added
 
 
 def measured_flops(probes: int = 20) -> float:
-    """Floating-point operations per second of a float32 matrix product on this machine, all BLAS threads at work.
+    """Measure the float32 operations per second of a matrix product on this machine, with all BLAS threads.
 
-    The best of several short probes: whatever else runs makes some of them slower, and none faster.
+    The best of several short probes counts: other processes make some of them slower, and none faster.
     """
     size = 512
     matrix = np.ones((size, size), dtype=np.float32)

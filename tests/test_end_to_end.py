@@ -22,7 +22,7 @@ import pytest
 from analysis.tables import mlflow_runs
 from settings.bad_medical_advice import nano as bad_medical_advice
 from settings.common.files import cache_root
-from sweeps.driver.launch import worker_config
+from sweeps.driver.resources import worker_config
 from sweeps.find import load_sweep
 from sweeps.ledger import Ledger, read
 from sweeps.names import default_uri

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from settings.common.errors import UserError
 from settings.common.files import is_full
+from sweeps.driver.run_options import RunOptions
 
 if TYPE_CHECKING:
     from sweeps.driver.local_cluster import LocalCluster
@@ -105,7 +106,6 @@ def list_command() -> None:
 @sweep_app.command("plan", epilog="Example: selgen sweep plan quickstart")
 def plan_command(name: Name, output: Output = OUTPUT) -> None:
     """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
-    from settings.reference import setting_of
     from sweeps import find, plan
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.progress import clock
@@ -117,9 +117,9 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     sweep = find.find(name, output)
     sweep.check()
     console = Console()
-    for ref in sweep.settings:
-        show_cautions(setting_of(ref), console)
-    here = {"CPU": os.cpu_count() or 1, "GPU": sweep.gpus_per_pack, "memory": float("inf")}
+    for case in sweep.cases:
+        show_cautions(case.setting, console)
+    here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None
     estimate = plan.estimate(sweep, packs_at_a_time(sweep, [here]), known)
@@ -147,7 +147,7 @@ def run_command(
     with start_early(output / name, address) as cluster:
         from sweeps.find import find
 
-        _run(name, find(name, output), output, tracking_uri, address, cluster, retry_failed)
+        _run(name, find(name, output), RunOptions(output, tracking_uri, address, retry_failed), cluster)
 
 
 @sweep_app.command("resume", epilog="Example: selgen sweep resume quickstart")
@@ -168,34 +168,17 @@ def resume_command(
 
         sweep = find(name, output)
         read(folder_of(sweep.name, output))
-        _run(name, sweep, output, tracking_uri, address, cluster, retry_failed)
+        _run(name, sweep, RunOptions(output, tracking_uri, address, retry_failed), cluster)
 
 
-def _run(
-    name: str,
-    sweep: Sweep,
-    output: Path,
-    tracking_uri: str | None,
-    address: str | None,
-    cluster: LocalCluster | None,
-    retry_failed: bool,
-) -> None:
+def _run(name: str, sweep: Sweep, options: RunOptions, cluster: LocalCluster | None) -> None:
     from sweeps import find
     from sweeps.driver import launch
 
     console = Console()
-    finished = launch.run(
-        sweep,
-        output=output,
-        console=console,
-        tracking_uri=tracking_uri,
-        address=address,
-        cluster=cluster,
-        file=find.file_of(name),
-        retry_failed=retry_failed,
-    )
+    finished = launch.run(sweep, options, console, file=find.file_of(name), cluster=cluster)
     if finished.interrupted:
-        line = f"stopped; continue with: selgen sweep resume {name} --output {output}"
+        line = f"stopped; continue with: selgen sweep resume {name} --output {options.output}"
         console.print(line, highlight=False, soft_wrap=True)
         raise typer.Exit(130)
     for note in finished.notes:
@@ -209,7 +192,7 @@ def _run(
             highlight=False,
             soft_wrap=True,
         )
-    where = f"--tracking-uri {tracking_uri}" if tracking_uri else f"--output {output}"
+    where = f"--tracking-uri {options.tracking_uri}" if options.tracking_uri else f"--output {options.output}"
     console.print(f"what it says, as a page: selgen report {sweep.name} {where}", highlight=False, soft_wrap=True)
     console.print(f"see every trial in MLflow: selgen ui {sweep.name} {where}", highlight=False, soft_wrap=True)
     if finished.lost:
@@ -355,17 +338,8 @@ def reproduce_command(
         if reason:
             left_out.append(f"left out {name}: {reason}")
             continue
-        files = reproduce.run(
-            name,
-            scale,
-            given,
-            output=output,
-            folder=gallery or output / "gallery",
-            console=console,
-            tracking_uri=tracking_uri,
-            address=address,
-            retry_failed=retry_failed,
-        )
+        options = RunOptions(output, tracking_uri, address, retry_failed)
+        files = reproduce.run(name, scale, given, options, gallery or output / "gallery", console)
         if files is None:
             console.print("stopped; the same command continues", highlight=False)
             raise typer.Exit(130)

@@ -20,21 +20,18 @@ from analysis.study.setting_results import SettingResults
 from analysis.tables.judged_answers import JudgedFolder, read_judged_folder
 from settings.common.errors import UserError
 from settings.reference import SettingRef, setting_label, setting_of
+from sweeps.case import Case
+from sweeps.driver.run_options import RunOptions
 from sweeps.find import load_sweep
 from sweeps.ledger import LedgerState, read
 from sweeps.results.frontier_files import objectives_of, records_of
 from sweeps.space import MethodSpace
-from sweeps.sweep import Sweep, setting
+from sweeps.sweep import Execution, Sweep, setting
 
 SCALES = ("nano", "full")
 STEP_AXES = ("steps", "checkpoint_step")
-FULL: Mapping[str, Any] = {  # what a pack of a language model occupies; see the README on large models
-    "gpus_per_pack": 1,
-    "pack_size": 1,
-    "rows_per_forward": 2,
-    "gradient_checkpointing": True,
-    "options": {},
-}
+# What a pack of a language model occupies; see the README on large models.
+FULL = Execution(gpus_per_pack=1, pack_size=1, rows_per_forward=2, gradient_checkpointing=True)
 PROXIES = {  # nano -> full: option, and its value
     "bad_medical_advice": ("alignment", {"diverse": "safety"}, "hhh"),
     "gcd_sycophancy": (
@@ -115,7 +112,8 @@ def at_full_scale(sweep: Sweep, files: Files) -> Sweep:
     settings = tuple({setting_label(ref): ref for ref in full}.values())
     usual, longer = (setting_of(refs[0]).recipe.steps for refs in (sweep.settings, settings))
     methods = tuple(_in_proportion(space, longer / usual) for space in sweep.spaces)
-    return replace(sweep, name=f"{sweep.name}_full", settings=settings, methods=methods, **FULL)
+    name = f"{sweep.name}_full"
+    return replace(sweep, name=name, settings=settings, methods=methods, options={}, execution=FULL)
 
 
 def setting_at_full_scale(ref: SettingRef, files: Files) -> SettingRef:
@@ -146,18 +144,18 @@ def results_of(sweeps: Sequence[Sweep], output: Path) -> list[SettingResults]:
     per_setting = []
     for sweep in sweeps:
         record = read(output / sweep.name)
-        per_setting += [_setting_results(sweep, record, ref) for ref in sweep.settings]
+        per_setting += [_setting_results(sweep, record, case) for case in sweep.cases]
     return per_setting
 
 
-def _setting_results(sweep: Sweep, record: LedgerState, ref: SettingRef) -> SettingResults:
-    base = record.bases.get(setting_label(ref), {})
+def _setting_results(sweep: Sweep, record: LedgerState, case: Case) -> SettingResults:
+    base = record.bases.get(case.label, {})
     return SettingResults(
         sweep=sweep.name,
-        setting=setting_label(ref),
-        options=ref.options,
-        objectives=tuple(objectives_of(sweep, ref)),
-        records=tuple(records_of(sweep, record, ref)),
+        setting=case.label,
+        options=case.ref.options,
+        objectives=tuple(objectives_of(case)),
+        records=tuple(records_of(sweep, record, case)),
         base={name: measured.mean for name, measured in base.items()},
         base_counts={name: measured.n for name, measured in base.items()},
     )
@@ -210,19 +208,8 @@ def _evidence(sweeps: Sequence[Sweep], per_setting: Sequence[SettingResults]) ->
     return f"sweep{'s' if len(sweeps) > 1 else ''} {names}, {finished} trials{rest}, {number} seeds"
 
 
-def run(
-    name: str,
-    scale: str,
-    files: Files,
-    *,
-    output: Path,
-    folder: Path,
-    console: Console,
-    tracking_uri: str | None = None,
-    address: str | None = None,
-    retry_failed: bool = False,
-) -> list[Path] | None:
-    """Run what is left of a figure's sweeps, and draw it.
+def run(name: str, scale: str, files: Files, options: RunOptions, folder: Path, console: Console) -> list[Path] | None:
+    """Run what is left of a figure's sweeps, and draw it into `folder`.
 
     Returns the files; None when a sweep was interrupted. Raises UserError.
     """
@@ -230,20 +217,13 @@ def run(
     from sweeps.driver import launch
 
     for sweep in sweeps:
-        finished = launch.run(
-            sweep,
-            output=output,
-            console=console,
-            tracking_uri=tracking_uri,
-            address=address,
-            retry_failed=retry_failed,
-        )
+        finished = launch.run(sweep, options, console)
         if finished.interrupted:
             return None
         for note in finished.notes:
             console.print(note, highlight=False)
         if finished.num_failed:
             console.print(finished.retry_line, style="yellow", highlight=False, soft_wrap=True)
-    entry, written = draw(name, scale, files, sweeps, output, folder)
+    entry, written = draw(name, scale, files, sweeps, options.output, folder)
     console.print(entry.outcome, style="bold", highlight=False)
     return written

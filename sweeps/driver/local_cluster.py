@@ -1,7 +1,7 @@
-"""The Ray cluster of a single machine, in a process of its own.
+"""The Ray cluster of a single machine, in a process of its own, and the connection of a driver to any cluster.
 
-Ray takes seconds to start and mostly waits meanwhile. A driver that asks for it first imports what it needs beside
-that. The cluster ends with its driver, however that ends: the standard input of its process is closed then.
+Ray takes seconds to start and mostly waits meanwhile, so a driver starts it first and imports the rest beside it. The
+cluster ends with its driver, however that ends, because the standard input of its process is closed then.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_worker_niceness": "0",
-    "RAY_prestart_worker_first_driver": "0",  # workers that nobody uses: those of Tune are started with an environment
+    "RAY_prestart_worker_first_driver": "0",  # it would idle: Tune's workers are started with an environment
     "RAY_enable_worker_prestart": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -44,7 +46,7 @@ QUIET = {
 
 
 class LocalCluster:
-    """A context in which Ray starts, and runs once `address` was asked for. Leaving it ends Ray."""
+    """A context in which Ray starts in the background; `address` waits for it. Leaving the context ends Ray."""
 
     def __init__(self) -> None:
         self._address = ""
@@ -65,7 +67,7 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        """Of the cluster, once it runs. Raises UserError when it does not start."""
+        """The address of the cluster; blocks until the cluster runs. Raises UserError when it does not start."""
         if not self._address:
             assert self._process.stdout is not None
             self._address = self._process.stdout.readline().strip()
@@ -80,12 +82,12 @@ class LocalCluster:
         self.close()
 
     def begin_shutdown(self) -> None:
-        """Nobody needs Ray any more: it begins to end."""
+        """Start shutting Ray down without waiting for it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 
     def close(self) -> None:
-        """End Ray: at once when nobody has asked for its address, and else as it wants to."""
+        """End Ray: kill it if its address was never asked for, else let it shut down by itself."""
         assert self._process.stdout is not None
         self.begin_shutdown()
         try:
@@ -98,7 +100,7 @@ class LocalCluster:
 
 
 def start_early(folder: Path, address: str | None) -> AbstractContextManager[LocalCluster | None]:
-    """A cluster that starts while a sweep is read; None where none will be needed, or Ray was imported before.
+    """Start a cluster while the sweep is read; None where none will be needed, or Ray was imported before.
 
     Args:
         folder: of the sweep, as far as its name is known.
@@ -109,16 +111,16 @@ def start_early(folder: Path, address: str | None) -> AbstractContextManager[Loc
 
 
 def start_ray(dashboard: bool = False) -> str:
-    """Start a cluster that is this process's own, and ends with it. Its address.
+    """Start a cluster that ends with this process. Returns its address.
 
     Args:
-        dashboard: with the dashboard's server. Packs that several workers train together need it: what cleans up after
-            a killed one asks it.
+        dashboard: start the dashboard's server, too. Packs that several workers train together need it: Ray asks it
+            when it cleans up after a killed worker.
     """
     import ray
 
     context = ray.init(
-        address="local",  # without it Ray looks for a cluster of others, or a dead one's address, and joins that
+        address="local",  # else Ray joins any cluster whose address it finds, even a dead one
         num_cpus=os.cpu_count(),
         include_dashboard=dashboard,
         dashboard_host="127.0.0.1",
@@ -128,12 +130,50 @@ def start_ray(dashboard: bool = False) -> str:
     return str(context.address_info["gcs_address"])
 
 
+@contextmanager
+def connect(address: str | None, cluster: LocalCluster | None, together: bool) -> Iterator[None]:
+    """Connect to the Ray cluster at an address, else to a local one: `cluster` if it will do.
+
+    Args:
+        together: whether several workers train a pack together, for which an early cluster will not do.
+    """
+    import ray
+
+    if cluster and (address or together):
+        cluster.close()
+        cluster = None
+    if address:
+        ray.init(address=address, runtime_env={"env_vars": QUIET}, **SILENT)
+    elif cluster:
+        ray.init(address=cluster.address, **SILENT)
+    else:
+        start_ray(dashboard=together)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if cluster:
+            cluster.begin_shutdown()  # it takes seconds, in which the frontier is drawn
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings of Ray and its libraries that a user cannot act on from the terminal."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker's error is kept as the reason of its trials
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def main() -> None:
-    """Start Ray, say its address, and end it when nobody can ask for anything any more."""
-    said = os.fdopen(os.dup(1), "w")
+    """Start Ray, print its address, and end it when the driver is gone."""
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing that Ray prints is taken for an address
-    said.write(f"{start_ray()}\n")
-    said.flush()
+    output.write(f"{start_ray()}\n")
+    output.flush()
     sys.stdin.read()
 
 

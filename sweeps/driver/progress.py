@@ -1,4 +1,4 @@
-"""What a running sweep shows in the terminal: what trains, how far, how long, and the frontier so far."""
+"""What a running sweep shows in the terminal: which trials train, how far they are, how long it takes, the frontier."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.statistics.pareto import non_dominated
-from settings.setting import Score
+from settings.setting import Measurement, Score
+from sweeps.ledger import LedgerState
+from sweeps.sweep import Sweep
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
@@ -35,19 +37,19 @@ class Display:
     """Live progress of a sweep. A context manager; without a terminal it prints a line now and then.
 
     Attributes:
-        console: where to.
+        console: where it is printed.
         name: of the sweep.
-        total: trials of the whole sweep.
-        done: of them, finished before this start.
+        total: the number of trials of the whole sweep.
         objectives: of the frontier so far, task first.
-        title: of a trial's configuration.
-        judging: what a judge is at, as a few words; "" when it has nothing to do.
+        title: names a trial's configuration.
+        message: what happens while no trial runs.
+        judging: says in a few words what a judge does; "" when it has nothing to do.
+        outcomes: of the trials that have ended, before this start and in it.
     """
 
     console: Console
     name: str
     total: int
-    done: int
     objectives: Sequence[Score]
     title: Callable[[TrialConfig], str]
     message: str = "starting"
@@ -55,13 +57,27 @@ class Display:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._at_start = self.done
+        self._at_start = len(self.outcomes)
         self._began = time.monotonic()
-        self._first: float | None = None
-        self._spoke = -math.inf
+        self._first_pack_at: float | None = None
+        self._printed_at = -math.inf
         self._running: dict[str, _Running] = {}
         self._ended: set[str] = set()
         self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4, transient=True)
+
+    @staticmethod
+    def of_sweep(console: Console, sweep: Sweep, state: LedgerState, judging: Callable[[], str]) -> Display:
+        """Build the display of a sweep that continues from a ledger."""
+        total = sum(arm.budget for arm in sweep.arms) * len(sweep.seed_values)
+        asked = state.configurations
+        outcomes = [outcome for outcome in state.outcomes.values() if outcome.trial.configuration_id in asked]
+        objectives = sweep.cases[0].objectives
+        return Display(console, sweep.name, total, objectives, title=sweep.title_of, judging=judging, outcomes=outcomes)
+
+    @property
+    def done(self) -> int:
+        """The number of trials that have ended."""
+        return len(self.outcomes)
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -71,35 +87,37 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def say(self, message: str) -> None:
-        """What happens before the first trial runs, or between."""
+    def set_message(self, message: str) -> None:
+        """Show what happens before the first trial runs, or between trials."""
         self.message = message
         self._line(force=True)
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(text, style="yellow", highlight=False, soft_wrap=True)
 
-    def started(self, trials: Sequence[TrialConfig]) -> None:
-        """A pack goes to a worker."""
-        self._first = self._first or time.monotonic()
+    def pack_started(self, trials: Sequence[TrialConfig]) -> None:
+        """Show a pack that went to a worker."""
+        self._first_pack_at = self._first_pack_at or time.monotonic()
         self._running[trials[0].trial_id] = _Running(trials)
         self.message = ""
 
     def progress(self, values: Mapping[str, Mapping[str, float]], steps: tuple[int, int]) -> None:
-        """The newest values of a pack's trials."""
+        """Show the newest values of a pack's trials."""
         for pack in self._running.values():
             if pack.trials[0].trial_id in values:
                 pack.steps = steps
                 pack.loss = fmean(values[trial.trial_id]["loss"] for trial in pack.trials if trial.trial_id in values)
         self._line()
 
-    def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
-        """A trial ended; an auxiliary one does not count, others build on it."""
+    def base_scored(self, setting: str, scores: Mapping[str, Measurement]) -> None:
+        """Show nothing: the base model is not on the frontier."""
+
+    def trial_ended(self, outcome: Outcome, auxiliary: bool = False) -> None:
+        """Count a trial that ended. An auxiliary one does not count: it is only there for others to build on."""
         self._ended.add(outcome.trial.trial_id)
         if not auxiliary:
             self.outcomes.append(outcome)
-            self.done += 1
         if outcome.reason:
             title = f"{self.title(outcome.trial)} seed={outcome.trial.seed}"
             line = f"{outcome.status}: {title}: {outcome.reason}"
@@ -112,17 +130,17 @@ class Display:
         self._line()
 
     def frontier(self) -> list[tuple[str, list[float]]]:
-        """Non-dominated configurations by their means so far: (method and coefficients, objective values)."""
-        groups: dict[str, list[Outcome]] = {}
+        """Return the non-dominated configurations by their means so far: (title, objective values)."""
+        configurations: dict[str, list[Outcome]] = {}
         for outcome in self.outcomes:
             if outcome.status == "finished":
-                groups.setdefault(outcome.trial.configuration_id, []).append(outcome)
+                configurations.setdefault(outcome.trial.configuration_id, []).append(outcome)
         names = [score.name for score in self.objectives]
         points = []
-        for some in groups.values():
-            means = [fmean(outcome.scores[name].mean for outcome in some) for name in names]
+        for outcomes in configurations.values():
+            means = [fmean(outcome.scores[name].mean for outcome in outcomes) for name in names]
             if all(map(math.isfinite, means)):
-                points.append((self.title(some[0].trial), means))
+                points.append((self.title(outcomes[0].trial), means))
         if not points:
             return []
         signs = np.array([1.0 if score.higher_is_better else -1.0 for score in self.objectives])
@@ -130,11 +148,11 @@ class Display:
         return sorted((point for point, on in zip(points, keep, strict=True) if on), key=lambda point: -point[1][0])
 
     def time_left(self) -> float | None:
-        """Seconds, from the pace of the trials of this start; None before the first."""
-        new = self.done - self._at_start
-        if not new or self._first is None:
+        """Return the seconds that are left, by the pace of this start's trials; None before the first has ended."""
+        ended = self.done - self._at_start
+        if not ended or self._first_pack_at is None:
             return None
-        return (time.monotonic() - self._first) / new * (self.total - self.done)
+        return (time.monotonic() - self._first_pack_at) / ended * (self.total - self.done)
 
     def _head(self) -> str:
         left = self.time_left()
@@ -145,10 +163,10 @@ class Display:
         return " · ".join(filter(None, [*parts, self.judging()]))
 
     def _line(self, force: bool = False) -> None:
-        """Without a terminal: one line of progress, not too often."""
-        if self.console.is_terminal or not (force or time.monotonic() - self._spoke > PLAIN_SECONDS):
+        """Print a line of progress where there is no terminal, not too often."""
+        if self.console.is_terminal or not (force or time.monotonic() - self._printed_at > PLAIN_SECONDS):
             return
-        self._spoke = time.monotonic()
+        self._printed_at = time.monotonic()
         self.console.print(f"{self._head()}{' · ' + self.message if self.message else ''}", highlight=False)
 
     def _render(self) -> RenderableType:
@@ -176,7 +194,7 @@ class Display:
         return table
 
     def _describe(self, trials: Sequence[TrialConfig]) -> str:
-        """A pack as short text, e.g. "kl_penalty beta=0.3, 3 trials"."""
+        """Return a pack as short text, e.g. "kl_penalty beta=0.3, 3 trials"."""
         configurations = {trial.configuration_id: self.title(trial) for trial in trials}
         first = next(iter(configurations.values()))
         others = f" and {len(configurations) - 1} more" if len(configurations) > 1 else ""
@@ -184,7 +202,7 @@ class Display:
 
 
 def clock(seconds: float) -> str:
-    """3:07 or 1:02:09."""
+    """Format seconds as 3:07 or 1:02:09."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

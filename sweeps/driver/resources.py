@@ -1,38 +1,42 @@
-"""What a pack occupies on a cluster, and how many packs run at a time."""
+"""What a pack occupies on a cluster, how many packs run at a time, and what workers have to know."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from settings.common.errors import UserError
 from sweeps.sweep import Sweep
+from trainables.folder import SweepFolder
 
 GIGABYTE = 1e9
 UNITS = {"CPU": (1.0, "CPUs"), "GPU": (1.0, "GPUs"), "memory": (GIGABYTE, "GB of memory")}
 ROUNDING = 1e-9  # ten times 0.1 of a GPU is one GPU
 
 
-def of_worker(sweep: Sweep) -> dict[str, float]:
-    """What each worker of a pack needs, by Ray's names (memory in bytes); nothing that is 0."""
+def resources_of_worker(sweep: Sweep) -> dict[str, float]:
+    """Return what each worker of a pack needs, by Ray's names (memory in bytes), without what is 0."""
+    execution = sweep.execution
     pack = {
-        "CPU": sweep.cpus_per_pack,
-        "GPU": sweep.gpus_per_pack,
-        "memory": (sweep.memory_per_pack or 0) * GIGABYTE,
+        "CPU": execution.cpus_per_pack,
+        "GPU": execution.gpus_per_pack,
+        "memory": (execution.memory_per_pack or 0) * GIGABYTE,
     }
-    return {kind: need / sweep.num_workers for kind, need in pack.items() if need}
+    return {kind: need / execution.num_workers for kind, need in pack.items() if need}
 
 
 def threads_of_worker(sweep: Sweep) -> int:
-    """CPU threads of each worker: as many as it has CPUs to itself, so that all workers together fit the cores."""
-    return max(1, int(sweep.cpus_per_pack / sweep.num_workers))
+    """Return the CPU threads of each worker: as many as its CPUs, so that all workers together fit the cores."""
+    return max(1, int(sweep.execution.cpus_per_pack / sweep.execution.num_workers))
 
 
 def memory_of_worker(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> float | None:
-    """Bytes of main memory that each worker of a pack may use: what it reserves, or an equal part of the tightest node.
+    """Return the bytes of main memory that each worker of a pack may use.
 
-    None where Ray says nothing of its nodes' memory.
+    That is what it reserves, else an equal part of the tightest node; None where Ray does not know its nodes' memory.
     """
-    need = of_worker(sweep)
+    need = resources_of_worker(sweep)
     if "memory" in need:
         return need["memory"]
     shares = [node["memory"] / places for node in nodes if "memory" in node and (places := _places(need, node))]
@@ -40,19 +44,44 @@ def memory_of_worker(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> floa
 
 
 def packs_at_a_time(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Packs that run at a time on nodes with these resources. Raises UserError when not even one does."""
-    need = of_worker(sweep)
+    """Return how many packs run at a time on nodes with these resources. Raises UserError when not even one does."""
+    need = resources_of_worker(sweep)
     places = sum(_places(need, node) for node in nodes)
-    if places >= sweep.num_workers:
-        return places // sweep.num_workers
-    who = "a pack" if sweep.num_workers == 1 else f"each of {sweep.num_workers} workers of a pack"
+    num_workers = sweep.execution.num_workers
+    if places >= num_workers:
+        return places // num_workers
+    who = "a pack" if num_workers == 1 else f"each of {num_workers} workers of a pack"
     wants = _listed(need)
     have = " and ".join(_listed({kind: node.get(kind, 0.0) for kind in need}) for node in nodes) or "no node"
     raise UserError(f"{who} of sweep {sweep.name!r} needs {wants} on one node, and Ray has {have}")
 
 
+def worker_config(sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
+    """Return what `PackRun` and `train_together` have to know besides the pack.
+
+    Args:
+        folder: of the sweep.
+        nodes: resources of Ray's nodes, by its names.
+    """
+    execution, resources = sweep.execution, resources_of_worker(sweep)
+    return {
+        "output": str(folder),
+        "storage": str(SweepFolder(folder).train_storage),
+        "num_workers": execution.num_workers,
+        "sharded": execution.shard_base,
+        "resources": resources,
+        "threads": threads_of_worker(sweep),
+        "memory": memory_of_worker(sweep, nodes),
+        "gpus": resources.get("GPU", 0),
+        "checkpoint_seconds": execution.checkpoint_seconds,
+        "rows_per_forward": execution.rows_per_forward,
+        "gradient_checkpointing": execution.gradient_checkpointing,
+        "cache_references": execution.cache_references,
+    }
+
+
 def _places(need: Mapping[str, float], node: Mapping[str, float]) -> int:
-    """How many workers a node has room for."""
+    """Return how many workers a node has room for."""
     return min(int(node.get(kind, 0.0) / amount + ROUNDING) for kind, amount in need.items())
 
 

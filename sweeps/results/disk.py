@@ -14,7 +14,7 @@ from pathlib import Path
 from settings.common.files import PARTIAL, remove
 from sweeps import find
 from sweeps.ledger import Ledger, LedgerState, read
-from sweeps.results.frontier_files import of_setting
+from sweeps.results.frontier_files import of_case
 from sweeps.sweep import Sweep
 from trainables.folder import SweepFolder
 from trainables.trial import pack_name
@@ -115,8 +115,8 @@ def prune(items: Iterable[Item]) -> int:
 def _on_front(sweep: Sweep, record: LedgerState) -> set[str]:
     """Ids of the trials of all configurations on the frontier of their setting."""
     front = set()
-    for ref in sweep.settings:
-        found = of_setting(sweep, record, ref)
+    for case in sweep.cases:
+        found = of_case(sweep, record, case)
         if found.table.num_seeds_C.any():
             front |= {point.configuration for point in found.points if point.on_front}
     return {key for key, outcome in record.outcomes.items() if outcome.trial.configuration_id in front}

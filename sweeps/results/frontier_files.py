@@ -17,9 +17,9 @@ from analysis.tables import schema
 from analysis.tables.mlflow_runs import grades_file
 from analysis.tables.questions import write_grades
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
-from settings.reference import SettingRef, setting_label
 from settings.setting import Measurement
 from sweeps import find
+from sweeps.case import Case
 from sweeps.ledger import LedgerState, read
 from sweeps.results import provenance
 from sweeps.results.question_grades import grades_of
@@ -51,28 +51,26 @@ class SettingFrontier:
         return frontier.frontier(self.table)
 
 
-def of_setting(sweep: Sweep, record: LedgerState, ref: SettingRef) -> SettingFrontier:
-    """What the ledger says of one setting."""
-    base: Mapping[str, Measurement] = record.bases.get(setting_label(ref), {})
+def of_case(sweep: Sweep, record: LedgerState, case: Case) -> SettingFrontier:
+    """Return the results that the ledger has of one setting."""
+    base: Mapping[str, Measurement] = record.bases.get(case.label, {})
     means = {name: measured.mean for name, measured in base.items()}
-    table = ScoreTable.from_records(records_of(sweep, record, ref), objectives_of(sweep, ref))
-    return SettingFrontier(setting_label(ref), table, means)
+    table = ScoreTable.from_records(records_of(sweep, record, case), objectives_of(case))
+    return SettingFrontier(case.label, table, means)
 
 
-def objectives_of(sweep: Sweep, ref: SettingRef) -> list[Objective]:
-    """What the sweep trades off on a setting, as a table has it."""
-    scores = sweep.objectives_of(ref)
-    return [Objective(score.name, score.kind, score.higher_is_better, score.description) for score in scores]
+def objectives_of(case: Case) -> list[Objective]:
+    """Return what the sweep trades off on a setting, as a table has it."""
+    return [Objective(score.name, score.kind, score.higher_is_better, score.description) for score in case.objectives]
 
 
-def records_of(sweep: Sweep, record: LedgerState, ref: SettingRef) -> list[TrialRecord]:
-    """The trials that the search asked for on a setting and that ended, with all of their scores."""
-    names = [score.name for score in sweep.objectives_of(ref)]
+def records_of(sweep: Sweep, record: LedgerState, case: Case) -> list[TrialRecord]:
+    """Return the trials that the search asked for on a setting and that ended, with all of their scores."""
     asked = record.configurations
     return [
-        record_of(sweep, outcome).counted_for(names)
+        record_of(sweep, outcome).counted_for(case.objective_names)
         for outcome in record.outcomes.values()
-        if outcome.trial.setting == ref and outcome.trial.configuration_id in asked
+        if outcome.trial.setting == case.ref and outcome.trial.configuration_id in asked
     ]
 
 
@@ -102,8 +100,8 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
     from analysis.figures.style import save_figure
 
     written, description = [], [f"Sweep `{sweep.name}`: {_ended(record)}.", ""]
-    for number, ref in enumerate(sweep.settings):
-        found = of_setting(sweep, record, ref)
+    for number, case in enumerate(sweep.cases):
+        found = of_case(sweep, record, case)
         if not found.table.num_seeds_C.any():
             continue
         stem = "frontier" if len(sweep.settings) == 1 else f"frontier_{number}"
@@ -124,7 +122,7 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
             tracker.artifact(file)
         description += [f"### {found.setting}", "", _markdown(points, found.table.objectives), "", *picture]
         grades = folder / schema.QUESTIONS / grades_file(found.setting)
-        write_grades(grades, grades_of(sweep, record, ref, folder))
+        write_grades(grades, grades_of(case, record, folder))
         tracker.artifact(grades, schema.QUESTIONS)
         on_front = {point.configuration for point in points if point.on_front}
         _keep_adapters(record, on_front, folder, tracker)
@@ -159,7 +157,7 @@ def _ended(record: LedgerState) -> str:
 
 def complete(sweep: Sweep, record: LedgerState) -> bool:
     """Whether every arm has its budget of configurations, and every trial and base model its outcome."""
-    if any(setting_label(ref) not in record.bases for ref in sweep.settings):
+    if any(case.label not in record.bases for case in sweep.cases):
         return False
     for arm in sweep.arms:
         asked = record.asked.get(arm.key, {})
@@ -175,7 +173,7 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
     folder = output / sweep.name
     record = read(folder)
     arms = []
-    for arm in sweep.arms:
+    for label, arm in [(case.label, arm) for case in sweep.cases for arm in case.arms]:
         ends = Counter(outcome.status for outcome in record.outcomes_of(arm.key))
         total = arm.budget * len(sweep.seed_values)
         counts = {status: ends[status] for status in ("finished", "invalid", "failed", "stopped")}
@@ -183,7 +181,7 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
             {
                 "method": arm.space.method,
                 "title": arm.title,
-                "setting": setting_label(arm.setting),
+                "setting": label,
                 "trials": total,
                 **counts,
                 "left": max(0, total - sum(ends.values())),
@@ -195,11 +193,11 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
 
 def show_results(sweep: Sweep, record: LedgerState, console: Console) -> None:
     """Print every setting's configurations, the frontier first."""
-    for ref in sweep.settings:
-        found = of_setting(sweep, record, ref)
+    for case in sweep.cases:
+        found = of_case(sweep, record, case)
         title = f"{sweep.name}: {found.setting}"
         if not found.table.num_seeds_C.any():
-            ends = Counter(end.status for end in record.outcomes.values() if end.trial.setting == ref)
+            ends = Counter(end.status for end in record.outcomes.values() if end.trial.setting == case.ref)
             ended = ", ".join(f"{count} {status}" for status, count in sorted(ends.items())) or "none has ended"
             console.print(f"{title}: no trial has finished ({ended})", style="yellow", highlight=False)
             continue

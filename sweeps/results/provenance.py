@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from settings import catalog
-from settings.reference import SettingRef
+from sweeps.case import Arm
 from sweeps.ledger import Ledger, LedgerState
 from sweeps.sweep import Sweep
 from trainables import methods
@@ -23,7 +23,7 @@ def changed(sweep: Sweep, ledger: Ledger) -> list[str]:
 
 def code_of(sweep: Sweep) -> dict[str, str]:
     """What ("method kl_penalty") -> content id of its own file. What that imports is not looked at."""
-    names = {trial.method.name for ref in sweep.settings for trial in _examples(sweep, ref)}
+    names = {trial.method.name for arm in sweep.arms for trial in _examples(sweep, arm)}
     code = {f"method {name}": methods.source_id(name) for name in sorted(names)}
     files = {ref.name: catalog.file_of(ref.name) for ref in sweep.settings}
     return code | {f"setting {name}": catalog.source_id(path) for name, path in files.items() if path}
@@ -43,11 +43,10 @@ def lines(record: LedgerState, code: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _examples(sweep: Sweep, ref: SettingRef) -> list[TrialConfig]:
-    """A trial of each method on a setting, and those that it builds on."""
-    arms = [arm for arm in sweep.arms if arm.setting == ref]
-    trials = [sweep.trials_of(arm, arm.space.examples()[0])[0] for arm in arms]
-    return [one for trial in trials for one in (trial, *trial.built_on)]
+def _examples(sweep: Sweep, arm: Arm) -> tuple[TrialConfig, ...]:
+    """Return a trial of an arm, and those that it builds on."""
+    trial = sweep.trials_of(arm, arm.space.examples()[0])[0]
+    return (trial, *trial.built_on)
 
 
 def _names(trial: TrialConfig, kind: str) -> set[str]:

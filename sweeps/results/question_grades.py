@@ -7,27 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analysis.tables.questions import Grade
-from settings.reference import SettingRef, setting_of
 from settings.setting import Setting
+from sweeps.case import Case
 from sweeps.ledger import LedgerState
-from sweeps.sweep import Sweep
 from trainables.folder import SweepFolder
 
 
-def grades_of(sweep: Sweep, record: LedgerState, ref: SettingRef, folder: Path) -> Iterator[Grade]:
+def grades_of(case: Case, record: LedgerState, folder: Path) -> Iterator[Grade]:
     """Grades of the objectives on one setting, from the stored observations of finished trials.
 
     What a judge graded is read from `grades/<trial id>.json`; the rest is graded again. A trial whose observations are
     gone has no grades.
     """
-    setting, asked = setting_of(ref), record.configurations
-    names = {score.name for score in sweep.objectives_of(ref)}
+    asked = record.configurations
     for outcome in record.outcomes.values():
         trial = outcome.trial
-        if outcome.status != "finished" or trial.setting != ref or trial.configuration_id not in asked:
+        if outcome.status != "finished" or trial.setting != case.ref or trial.configuration_id not in asked:
             continue
-        for score, grades in _graded(setting, folder, trial.trial_id).items():
-            if score in names:
+        for score, grades in _graded(case.setting, folder, trial.trial_id).items():
+            if score in case.objective_names:
                 for question, grade in enumerate(grades):
                     if grade is not None:
                         yield Grade(trial.configuration_id, trial.seed, score, question, float(grade))

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from settings.reference import SettingRef, setting_label
+from sweeps.case import Case
 from sweeps.early_stopping import RungDecision
 from sweeps.ledger import Ledger
 from sweeps.search.packing import pack_trials
@@ -28,7 +28,7 @@ class InFlightPack:
 
     members: Sequence[TrialConfig]
     waiting: dict[str, TrialConfig]
-    base: SettingRef | None = None
+    base: Case | None = None
 
     @staticmethod
     def of(trials: Sequence[TrialConfig]) -> InFlightPack:
@@ -66,8 +66,8 @@ class PackQueue:
 
     def restore(self, trials: Sequence[TrialConfig]) -> None:
         """Queue base models without a score, packs that an earlier driver handed out, and what is left of `trials`."""
-        missing = [ref for ref in self._sweep.settings if setting_label(ref) not in self._ledger.state.bases]
-        self.packs.extend(InFlightPack((), {}, base=ref) for ref in missing)
+        unscored = [case for case in self._sweep.cases if case.label not in self._ledger.state.bases]
+        self.packs.extend(InFlightPack((), {}, base=case) for case in unscored)
         for trial in trials:
             self._enqueue(trial)
         self._restore_packs()

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from settings.common.errors import UserError
 from settings.common.files import remove
-from settings.reference import SettingRef, setting_label, setting_of
 from settings.setting import Measurement
+from sweeps.case import Case
 from sweeps.ledger import Ledger
 from sweeps.search.failures import reason_of
 from sweeps.search.judging import Grades, GradingQueue
@@ -129,7 +129,7 @@ class PackScheduler:
 
     def _more_may_come(self) -> bool:
         """Whether packs in flight or the judge may bring more work. After FINISHED, Tune never asks again."""
-        least = 0 if self._sweep.early_stopping else 1
+        least = 0 if self._sweep.search.early_stopping else 1
         if any(len(pack.waiting) > least for pack in self._in_flight.values()):
             return True  # trials may come back from a rung, or in halves
         if self._in_flight and (self._queue.has_trials or not self.search.exhausted):
@@ -138,7 +138,7 @@ class PackScheduler:
 
     def _job_of(self, pack: InFlightPack) -> dict[str, Any]:
         if pack.base:
-            return {"kind": "base", "setting": asdict(pack.base)}
+            return {"kind": "base", "setting": asdict(pack.base.ref)}
         pauses = [self.search.next_rung(trial) for trial in pack.members]
         self._ledger.record_dispatch([trial.trial_id for trial in pack.members], pauses)
         for observer in self._observers:
@@ -178,7 +178,7 @@ class PackScheduler:
         """
         with self._ending_on_problem():
             if pack := self._pack_of_report(name):
-                file = base_id(setting_of(pack.base)) if pack.base else pack_id(pack.members)
+                file = base_id(pack.base.setting) if pack.base else pack_id(pack.members)
                 reason = reason_of(text, self._folder, file)
                 if OUT_OF_MEMORY.search(reason):
                     self._halve(pack, reason)
@@ -229,14 +229,13 @@ class PackScheduler:
     def _note_unscored(self, pack: InFlightPack, reason: str) -> None:
         """Note that a base model, if the pack scores one, has no score."""
         if pack.base:
-            label = setting_label(pack.base)
-            self._notes.append(f"{label}: no score of the base model ({reason}); the next start tries again")
+            self._notes.append(f"{pack.base.label}: no score of the base model ({reason}); the next start tries again")
             pack.base = None
 
     def _receive(self, pack: InFlightPack, outcomes: Sequence[Outcome], rungs: Sequence[Outcome] = ()) -> None:
         for outcome in outcomes:
             if pack.waiting.pop(outcome.trial.trial_id, None):
-                if outcome.status == "finished" and setting_of(outcome.trial.setting).judged:
+                if outcome.status == "finished" and self._sweep.case_of(outcome.trial.setting).setting.judged:
                     self._ledger.record_generated(outcome)
                     self._judge(outcome)
                 else:
@@ -249,32 +248,31 @@ class PackScheduler:
         if pack.members and not pack.waiting:
             remove(SweepFolder(self._folder).checkpoint(pack_id(pack.members)))
 
-    def _base_scored(self, ref: SettingRef, scores: Mapping[str, Measurement]) -> None:
-        setting, label = setting_of(ref), setting_label(ref)
-        if any(score.name not in scores for evaluation in setting.judged for score in evaluation.scores):
+    def _base_scored(self, case: Case, scores: Mapping[str, Measurement]) -> None:
+        if any(score.name not in scores for evaluation in case.setting.judged for score in evaluation.scores):
             assert self._judging is not None
-            self._judging.submit((ref, scores), setting, base_id(setting))
-        elif self._ledger.record_base_scores(label, scores):
+            self._judging.submit((case, scores), case.setting, base_id(case.setting))
+        elif self._ledger.record_base_scores(case.label, scores):
             for observer in self._observers:
-                observer.base_scored(label, scores)
+                observer.base_scored(case.label, scores)
 
     def _judge(self, outcome: Outcome) -> None:
         assert self._judging is not None
-        self._judging.submit(outcome, setting_of(outcome.trial.setting), outcome.trial.trial_id)
+        self._judging.submit(outcome, self._sweep.case_of(outcome.trial.setting).setting, outcome.trial.trial_id)
 
     def _collect_grades(self) -> None:
         for graded, grades in self._judging.collect() if self._judging else ():
             if isinstance(graded, Outcome):
                 self._end(_with_grades(graded, grades))
             else:
-                ref, scores = graded
-                self._base_scored(ref, {**scores, **grades.scores})
+                case, scores = graded
+                self._base_scored(case, {**scores, **grades.scores})
 
     def _end(self, outcome: Outcome) -> None:
         """Write down how a trial ended, and tell the configurations that are complete with it."""
         if not self._ledger.record_outcome(outcome):
             return
-        if self._sweep.early_stopping:
+        if self._sweep.search.early_stopping:
             remove(SweepFolder(self._folder).paused(outcome.trial.trial_id))
         self.search.tell(outcome.trial)
         auxiliary = self.search.is_auxiliary(outcome.trial)

@@ -43,7 +43,9 @@ class SweepSearch:
         self._ledger = ledger
         self._mirror = StudyMirror(folder, sweep.name)
         self.proposers = [
-            Proposer(arm, sweep.objectives_of(arm.setting), sweep.seed, sweep.round_size) for arm in sweep.arms
+            Proposer(arm, case.objectives, sweep.search.seed, sweep.search.round_size)
+            for case in sweep.cases
+            for arm in case.arms
         ]
         self._configurations: dict[tuple[str, int], ArmConfiguration] = {}  # by arm and number
         self._by_trial: dict[str, list[ArmConfiguration]] = {}
@@ -121,12 +123,13 @@ class SweepSearch:
 
     def _decide(self, configuration: ArmConfiguration, rung: int) -> RungRuling:
         """Decide one configuration. All configurations of its round and earlier rounds must have arrived or ended."""
-        assert self._sweep.early_stopping is not None
+        rule = self._sweep.search.early_stopping
+        assert rule is not None
         proposer = configuration.proposer
         until = (configuration.number // proposer.round_size + 1) * proposer.round_size
         numbers = [number for number in proposer.asked if number < until]
         gains = {number: self._gains(self._configurations[proposer.arm.key, number], rung) for number in numbers}
-        return decide_configuration(configuration.number, gains, self._sweep.early_stopping.keep)
+        return decide_configuration(configuration.number, gains, rule.keep)
 
     def _gains(self, configuration: ArmConfiguration, rung: int) -> Gains | None:
         """Return a configuration's mean gains at a rung; () if it ended before it, None if it has not arrived."""

@@ -31,9 +31,9 @@ def sweep_tags(sweep: Sweep) -> dict[str, str]:
             "higher_is_better": score.higher_is_better,
             "description": score.description,
         }
-        for score in sweep.objectives_of(sweep.settings[0])
+        for score in sweep.cases[0].objectives
     ]
-    data = {setting_label(ref): sweep.template(ref).data for ref in sweep.settings}
+    data = {case.label: case.template.data for case in sweep.cases}
     scores = {
         score.name: [score.kind, score.higher_is_better]
         for ref in sweep.settings
@@ -74,14 +74,14 @@ def short_reason(outcome: Outcome) -> str:
 
 def sweep_params(sweep: Sweep) -> dict[str, str]:
     """Return the parameters of a sweep's run."""
-    recipe = _recipe(sweep.template(sweep.settings[0]))
+    recipe = _recipe(sweep.cases[0].template)
     return recipe | {
-        "setting": ", ".join(setting_label(ref) for ref in sweep.settings),
+        "setting": ", ".join(case.label for case in sweep.cases),
         "methods": ", ".join(space.method for space in sweep.spaces),
         "configurations": str(sum(arm.budget for arm in sweep.arms)),
         "seeds": ", ".join(map(str, sweep.seed_values)),
-        "search_seed": str(sweep.seed),
-        "round_size": str(sweep.round_size),
+        "search_seed": str(sweep.search.seed),
+        "round_size": str(sweep.search.round_size),
     }
 
 

@@ -97,12 +97,12 @@ class Tracker:
         for outcome in record.outcomes.values():
             yield partial(self._store.outcome, outcome, outcome.trial.configuration_id not in asked)
 
-    def base(self, setting: str, scores: Mapping[str, Measurement]) -> None:
+    def base_scored(self, setting: str, scores: Mapping[str, Measurement]) -> None:
         """Write the scores of the untouched base model of a setting, named by its label."""
         self._news.set()
         self._put_unless_full(partial(self._store.base, setting, scores))
 
-    def trials_started(self, trials: Sequence[TrialConfig]) -> None:
+    def pack_started(self, trials: Sequence[TrialConfig]) -> None:
         """Write that trials went to a worker."""
         for trial in trials:
             self._put_unless_full(partial(self._store.started, trial))
@@ -113,7 +113,7 @@ class Tracker:
         if self._queue.qsize() < BUFFER // 2:
             self._queue.put(partial(self._store.progress, trial_id, step, dict(metrics), milliseconds()))
 
-    def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
+    def trial_ended(self, outcome: Outcome, auxiliary: bool = False) -> None:
         """Write how a trial ended. An auxiliary one is there only for others to build on."""
         self._news.set()
         self._put_unless_full(partial(self._store.outcome, outcome, auxiliary))

@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from settings.reference import setting_of
 from sweeps.find import load_sweep
 from sweeps.ledger import read
 from sweeps.names import folder_of
@@ -91,7 +90,7 @@ class Contest:
         self.file = folder / "benchmark.py"
         self.file.write_text(sweep_text(plan))
         self.sweep: Sweep = load_sweep(str(self.file))
-        self.setting = setting_of(self.sweep.settings[0])
+        self.setting = self.sweep.cases[0].setting
         self.model = ensure_pretrained(self.setting.base_model)  # type: ignore[arg-type]
         trials = [
             trial

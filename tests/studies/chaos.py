@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 
 from settings.bad_medical_advice import nano as bad_medical_advice
-from sweeps.driver.launch import MAX_FAILURES
+from sweeps.driver.driver import MAX_FAILURES
 from sweeps.find import load_sweep
 from sweeps.sweep import Sweep
 from tests.support.mlflow_server import MlflowServer

@@ -42,7 +42,10 @@ from analysis.findings.frontier import frontier
 from analysis.tables import mlflow_runs
 from settings.setting import Measurement
 from sweeps.driver import launch
+from sweeps.driver.driver import Driver
 from sweeps.driver.local_cluster import LocalCluster
+from sweeps.driver.progress import Display
+from sweeps.driver.run_options import RunOptions
 from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
 from sweeps.names import default_uri, folder_of
@@ -63,7 +66,7 @@ WORKERS = 4
 CURVE_POINTS = 20
 SWEEP = """
 from sweeps.space import between, grid, vary
-from sweeps.sweep import Sweep, setting
+from sweeps.sweep import Execution, Search, Sweep, setting
 
 sweep = Sweep(
     name="scale",
@@ -76,8 +79,8 @@ sweep = Sweep(
         grid("plain", adapter_scale=[(point + 1) / {listed_2} for point in range({listed})]),
     ),
     seeds={seeds},
-    round_size=4,
-    cpus_per_pack={cpus},
+    search=Search(round_size=4),
+    execution=Execution(cpus_per_pack={cpus}),
     controls=False,
 )
 """
@@ -148,7 +151,7 @@ class Meter:
             "propose": [(Proposer, "next")],
             "ledger": [(Ledger, "_append")],
             "study": [(StudyMirror, name) for name in ("open", "add", "tell")],
-            "display": [(launch.Display, name) for name in ("started", "progress", "outcome")],
+            "display": [(Display, name) for name in ("pack_started", "progress", "trial_ended")],
             "tracking": [(Tracker, "_try")],
         }
         patches = [
@@ -262,10 +265,11 @@ class Simulation:
 
     def run(self, with_ray: bool) -> None:
         """The whole sweep."""
-        driver = type("Driver", (_Driver,), {"simulation": self, "with_ray": with_ray})
+        driver = type("Driver", (SimulatedDriver,), {"with_ray": with_ray})
+        tracker = type("Tracker", (ObservedTracker,), {"simulation": self})
         console = Console(file=io.StringIO(), width=120)
-        with self._other, self.meter.watching(), patch.object(launch, "_Driver", driver):
-            launch.run(self.sweep, output=self.output, console=console)
+        with self._other, self.meter.watching(), patch.multiple(launch, Driver=driver, Tracker=tracker):
+            launch.run(self.sweep, RunOptions(self.output), console)
 
 
 class Worker(tune.Trainable):
@@ -293,26 +297,30 @@ def answer(pack: Mapping[str, Any]) -> dict[str, Any]:
     return {"outcomes": outcomes, "done": True}
 
 
-class _Driver(launch._Driver):
-    """The real driver with workers that do not train."""
+class ObservedTracker(Tracker):
+    """The real tracker, which tells the simulation of each trial that it learns of."""
 
     simulation: Simulation
+
+    def trial_ended(self, outcome: Outcome, auxiliary: bool = False) -> None:
+        super().trial_ended(outcome, auxiliary)
+        self.simulation.ended(self)
+
+
+class SimulatedDriver(Driver):
+    """The real driver with workers that do not train."""
+
     with_ray: bool
 
-    def _pretrain(self) -> None:
+    def pretrain(self) -> None:
         """There is no model."""
 
-    def _trainable(self) -> Any:
-        return tune.with_resources(Worker, {"cpu": self.sweep.cpus_per_pack})
+    def trainable(self) -> Any:
+        return tune.with_resources(Worker, {"cpu": self.sweep.execution.cpus_per_pack})
 
-    def trial_ended(self, outcome: Outcome, auxiliary: bool) -> None:
-        super().trial_ended(outcome, auxiliary)
-        assert self.tracker is not None
-        self.simulation.ended(self.tracker)
-
-    def _tune(self, address: str | None, cluster: LocalCluster | None) -> None:
+    def run_packs(self, address: str | None, cluster: LocalCluster | None) -> None:
         if self.with_ray:
-            super()._tune(address, cluster)
+            super().run_packs(address, cluster)
         else:
             drive(PackSearcher(self.scheduler))
 

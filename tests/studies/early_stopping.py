@@ -53,7 +53,7 @@ def trained(space: MethodSpace, configurations: int, seeds: int) -> Curves:
     (arm,) = sweep.arms
     points = [space.at([(number + 0.5) / configurations] * len(space.ranges)) for number in range(configurations)]
     groups = [sweep.trials_of(arm, point) for point in points]
-    objectives = [score.name for score in sweep.objectives_of(arm.setting)]
+    objectives = sweep.cases[0].objective_names
     values = []
     for start in range(0, configurations, SIDE_BY_SIDE):
         some = groups[start : start + SIDE_BY_SIDE]

@@ -14,7 +14,7 @@ from trainables.folder import SweepFolder
 
 
 def proposer_of(sweep: Sweep, arm: int = 1) -> Proposer:
-    return Proposer(sweep.arms[arm], sweep.objectives_of(sweep.settings[0]), sweep.seed, sweep.round_size)
+    return Proposer(sweep.arms[arm], sweep.cases[0].objectives, sweep.search.seed, sweep.search.round_size)
 
 
 def study_of(out: Path, name: str) -> optuna.Study:

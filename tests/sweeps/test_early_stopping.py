@@ -28,7 +28,7 @@ from sweeps.early_stopping import (
 )
 from sweeps.ledger import read
 from sweeps.space import vary
-from sweeps.sweep import Sweep
+from sweeps.sweep import Execution, Search, Sweep
 from tests.support.fakes import BASE_SCORES, Rig, finished, toy, toy_sweep
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
@@ -126,7 +126,7 @@ def test_gains_are_means_over_the_seeds_that_were_measured(tmp_path: Path) -> No
     sweep = toy_sweep(tmp_path, seeds=3, settings=(toy(tmp_path, upside_down=True),))
     ends = [finished(trial) for trial in sweep.trials_of(sweep.arms[1], {"beta": 1.0})]
     ends[2] = replace(ends[2], scores={**ends[2].scores, "alignment": Measurement(float("nan"), 0, 4)})
-    objectives = sweep.objectives_of(sweep.settings[0])
+    objectives = sweep.cases[0].objectives
     means = [(ends[0].scores[name].mean + ends[1].scores[name].mean) / 2 for name in ("task", "alignment")]
     assert gains_at_rung(ends, objectives) == pytest.approx((means[0], -means[1]))
     assert gains_at_rung(ends[2:], objectives) == ()
@@ -135,13 +135,16 @@ def test_gains_are_means_over_the_seeds_that_were_measured(tmp_path: Path) -> No
 # --- a sweep ---
 
 
+def halving(rule: EarlyStopping | None) -> Search:
+    return Search(round_size=4, early_stopping=rule)
+
+
 def early(folder: Path, **changes: Any) -> Sweep:
     """Declare eight values of one knob, in rounds of four; trials of 5 updates are compared after 1 and 2."""
     values: dict[str, Any] = {
         "methods": ("plain", vary("kl_penalty")),
         "configurations": 8,
-        "round_size": 4,
-        "early_stopping": EarlyStopping(rungs=(0.25, 0.5)),
+        "search": halving(EarlyStopping(rungs=(0.25, 0.5))),
     }
     return toy_sweep(folder, **(values | changes))
 
@@ -234,7 +237,7 @@ def test_the_places_of_the_stopped_are_filled(tmp_path: Path) -> None:
     """Two configurations fill a pack. At the rung each pack loses its second, and those that go on share the next."""
     rule = EarlyStopping(rungs=(0.5,))
     methods = (vary("kl_penalty"),)
-    sweep = early(tmp_path, methods=methods, configurations=4, pack_size=4, early_stopping=rule)
+    sweep = early(tmp_path, methods=methods, configurations=4, execution=Execution(pack_size=4), search=halving(rule))
     rig = Halting(sweep, tmp_path / "out")
 
     def betas() -> list[list[float]]:
@@ -252,13 +255,13 @@ def test_the_places_of_the_stopped_are_filled(tmp_path: Path) -> None:
 
 
 def test_it_is_part_of_what_a_sweep_is_and_off_by_default(tmp_path: Path) -> None:
-    assert toy_sweep(tmp_path).early_stopping is None
+    assert toy_sweep(tmp_path).search.early_stopping is None
     identities = {
-        early(tmp_path, early_stopping=rule).identity() for rule in (None, EarlyStopping(), EarlyStopping(keep=0.3))
+        early(tmp_path, search=halving(rule)).identity() for rule in (None, EarlyStopping(), EarlyStopping(keep=0.3))
     }
     assert len(identities) == 3
     with pytest.raises(UserError, match="early_stopping must be EarlyStopping"):
-        toy_sweep(tmp_path, early_stopping=True)
+        Search(early_stopping=True)  # type: ignore[arg-type]
 
 
 def test_a_judge_is_too_slow_for_it(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from analysis.tables import mlflow_runs
 from settings.reference import setting_label
 from sweeps.driver import launch
+from sweeps.driver.run_options import RunOptions
 from sweeps.ledger import read
 from sweeps.names import default_uri
 from sweeps.space import grid
@@ -44,7 +45,7 @@ def test_two_families_to_a_frontier(
         options={"steps": 10, "batch_size": 2, "alignment_batch_size": 2, "rank": 4, "learning_rate": 0.1},
         controls=False,
     )
-    finished = launch.run(sweep, output=tmp_path, console=Console(width=120))
+    finished = launch.run(sweep, RunOptions(tmp_path), Console(width=120))
     assert not finished.interrupted
 
     record = read(tmp_path / sweep.name)

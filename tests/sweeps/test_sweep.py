@@ -1,15 +1,18 @@
 """Sweeps: what a declaration expands to, what it refuses, and how a sweep file's mistakes are shown."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from settings.common.errors import UserError
+from settings.judge import JudgeOptions
 from settings.reference import setting_label
+from sweeps.early_stopping import EarlyStopping
 from sweeps.find import catalog_names, load_sweep
 from sweeps.space import between, grid, vary
-from sweeps.sweep import Sweep, setting
+from sweeps.sweep import Execution, Search, Sweep, setting
 from tests.support.fakes import toy, toy_sweep
 
 HEAD = "from sweeps.sweep import Sweep, setting\nfrom sweeps.space import vary\n"
@@ -67,12 +70,13 @@ def test_options_replace_single_parts_of_the_recipe(tmp_path: Path) -> None:
         ({"seeds": (0.5,)}, ["seeds", "0.5"]),
         ({"configurations": 0}, ["configurations"]),
         ({"configurations": True}, ["configurations"]),
-        ({"round_size": 0}, ["round_size"]),
-        ({"pack_size": 0}, ["pack_size"]),
-        ({"seed": -1}, ["seed"]),
-        ({"cpus_per_pack": -1}, ["cpus_per_pack"]),
-        ({"cpus_per_pack": 0}, ["CPU or a GPU"]),
-        ({"checkpoint_seconds": -1.0}, ["checkpoint_seconds"]),
+        ({"controls": 1}, ["controls must be true or false"]),
+        ({"search": {"seed": 1}}, ["search must be Search(...)", "{'seed': 1}"]),
+        ({"execution": Search()}, ["execution must be Execution(...)"]),
+        ({"pack_size": 4}, ["pack_size belongs to execution=Execution(pack_size=...)"]),
+        ({"judge": None}, ["judge belongs to execution=Execution(judge=...)"]),
+        ({"seed": 1}, ["seed belongs to search=Search(seed=...)"]),
+        ({"seedz": 1}, ["Sweep has no field 'seedz' (did you mean 'seeds'?)"]),
         ({"options": {"step": 5}}, ["'step'", "steps"]),
         ({"options": {"steps": 0}}, ["'steps'", "at least 1"]),
         ({"options": {"steps": "9"}}, ["'steps'", "'9'"]),
@@ -80,7 +84,7 @@ def test_options_replace_single_parts_of_the_recipe(tmp_path: Path) -> None:
         ({"options": {"learning_rate": "1e-3"}}, ["'learning_rate'", "number"]),
         ({"options": {"learning_rate": -1}}, ["'learning_rate'", "-1"]),
         ({"options": {"schedule": "step"}}, ["'schedule'", "linear, cosine, constant"]),
-        ({"options": {"rslora": 1}}, ["'rslora'", "True or False"]),
+        ({"options": {"rslora": 1}}, ["'rslora'", "true or false"]),
     ],
 )
 def test_refusals(tmp_path: Path, changes: dict, words: list[str]) -> None:  # type: ignore[type-arg]
@@ -89,6 +93,29 @@ def test_refusals(tmp_path: Path, changes: dict, words: list[str]) -> None:  # t
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("declaration", "values", "words"),
+    [
+        (Search, {"round_size": 0}, "round_size must be an integer of at least 1, got 0"),
+        (Search, {"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        (Search, {"num_workers": 2}, "num_workers belongs to execution=Execution(num_workers=...)"),
+        (Search, {"seeds": 2}, "seeds belongs to Sweep(seeds=...)"),
+        (Execution, {"round_size": 2}, "round_size belongs to search=Search(round_size=...)"),
+        (Execution, {"packsize": 2}, "Execution has no field 'packsize' (did you mean 'pack_size'?)"),
+        (Execution, {"pack_size": 0}, "pack_size must be an integer of at least 1, got 0"),
+        (Execution, {"keep_adapters": -1}, "keep_adapters must be an integer of at least 0, got -1"),
+        (Execution, {"cpus_per_pack": -1}, "cpus_per_pack must be a number of at least 0, got -1"),
+        (Execution, {"cpus_per_pack": 0}, "a pack needs a CPU or a GPU"),
+        (Execution, {"checkpoint_seconds": -1.0}, "checkpoint_seconds must be a number of at least 0, got -1.0"),
+        (Execution, {"judge": "gpt"}, "judge must be JudgeOptions(...), got 'gpt'"),
+    ],
+)
+def test_refusals_of_search_and_execution(declaration: type, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        declaration(**values)
+    assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
 
 
 def test_the_same_setting_twice_is_refused(tmp_path: Path) -> None:
@@ -107,9 +134,8 @@ def test_unknown_settings_objectives_and_options(tmp_path: Path) -> None:
 
 def test_objectives_default_to_the_settings(tmp_path: Path) -> None:
     sweep = toy_sweep(tmp_path)
-    assert [score.name for score in sweep.objectives_of(sweep.settings[0])] == ["task", "alignment"]
-    other = replace(sweep, objectives=("alignment", "other"))
-    assert [score.name for score in other.objectives_of(sweep.settings[0])] == ["alignment", "other"]
+    assert sweep.cases[0].objective_names == ["task", "alignment"]
+    assert replace(sweep, objectives=("alignment", "other")).cases[0].objective_names == ["alignment", "other"]
 
 
 def test_labels_name_the_function_and_options(tmp_path: Path) -> None:
@@ -118,21 +144,44 @@ def test_labels_name_the_function_and_options(tmp_path: Path) -> None:
 
 def test_identity_changes_with_what_decides_results_and_not_with_the_budget(tmp_path: Path) -> None:
     sweep = toy_sweep(tmp_path)
-    same = [{"configurations": 9}, {"seeds": 5}, {"pack_size": 7}, {"cpus_per_pack": 2}, {"gpus_per_pack": 1}]
-    same.append({"checkpoint_seconds": 5})
-    other = [
+    same: list[dict[str, Any]] = [{"configurations": 9}, {"seeds": 5}, {"controls": True}, {"options": {"steps": 5}}]
+    other: list[dict[str, Any]] = [
         {"name": "other"},
         {"methods": ("plain",)},
         {"methods": ("plain", vary("kl_penalty", beta=between(1, 2)))},
         {"settings": (toy(tmp_path, rows=3),)},
         {"options": {"steps": 6}},
         {"objectives": ("task", "other")},
-        {"seed": 1},
-        {"round_size": 3},
     ]
-    assert {replace(sweep, **change).identity() for change in same} == {sweep.identity()}  # type: ignore[arg-type]
-    ids = [replace(sweep, **change).identity() for change in other]  # type: ignore[arg-type]
+    assert {replace(sweep, **change).identity() for change in same} == {sweep.identity()}
+    ids = [replace(sweep, **change).identity() for change in other]
     assert len({sweep.identity(), *ids}) == 1 + len(other)
+
+
+SEARCH = {"seed": 1, "round_size": 3, "early_stopping": EarlyStopping()}
+EXECUTION = {
+    "pack_size": 7,
+    "cpus_per_pack": 2,
+    "gpus_per_pack": 2,
+    "memory_per_pack": 1,
+    "num_workers": 2,
+    "shard_base": True,
+    "rows_per_forward": 1,
+    "gradient_checkpointing": True,
+    "cache_references": False,
+    "checkpoint_seconds": 5,
+    "keep_adapters": None,
+    "judge": JudgeOptions(max_calls=3),
+}
+
+
+def test_every_field_of_the_search_is_part_of_the_identity_and_none_of_the_execution(tmp_path: Path) -> None:
+    sweep = toy_sweep(tmp_path)
+    assert SEARCH.keys() == {item.name for item in fields(Search)}
+    assert EXECUTION.keys() == {item.name for item in fields(Execution)}
+    ids = {toy_sweep(tmp_path, search=Search(**{name: value})).identity() for name, value in SEARCH.items()}  # type: ignore[arg-type]
+    assert len({sweep.identity(), *ids}) == 1 + len(SEARCH)
+    assert toy_sweep(tmp_path, execution=Execution(**EXECUTION)).identity() == sweep.identity()  # type: ignore[arg-type]
 
 
 def test_the_quickstart_is_in_the_catalog() -> None:
@@ -168,6 +217,10 @@ def test_a_sweep_file_is_loaded(tmp_path: Path) -> None:
             "{file}:4: method 'kl_penalty': coefficient 'beta'",
         ),
         (f"{HEAD}sweep = Sweep(name='x')\n", "{file}:3: TypeError: Sweep.__init__() missing"),
+        (
+            f"{HEAD}sweep = Sweep('x', (), (), pack_size=3)\n",
+            "{file}:3: pack_size belongs to execution=Execution(pack_size=...)",
+        ),
         (HEAD, "{file} does not define `sweep`"),
         ("sweep = 3\n", "{file}: `sweep` must be a Sweep, got int"),
     ],

@@ -1,7 +1,7 @@
 """A sweep of two methods on a nano setting; tests replace the two lines of constants."""
 
 from sweeps.space import between, vary
-from sweeps.sweep import Sweep, setting
+from sweeps.sweep import Execution, Sweep, setting
 
 CONFIGURATIONS, STEPS, CONTROLS = 4, 30, False
 EXECUTION = {"checkpoint_seconds": 0.5}
@@ -14,5 +14,5 @@ sweep = Sweep(
     seeds=2,
     options={"steps": STEPS},
     controls=CONTROLS,
-    **EXECUTION,  # type: ignore[arg-type]
+    execution=Execution(**EXECUTION),  # type: ignore[arg-type]
 )

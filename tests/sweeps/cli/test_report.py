@@ -74,7 +74,7 @@ def test_controls_that_a_sweep_lists_are_not_added() -> None:
 
 
 def test_controls_must_be_said_plainly(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="controls must be True or False, got 'no'"):
+    with pytest.raises(UserError, match="controls must be true or false, got 'no'"):
         toy_sweep(tmp_path, controls="no")
 
 

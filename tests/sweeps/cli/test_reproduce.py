@@ -91,7 +91,7 @@ def test_steps_at_full_scale_are_in_proportion_and_settings_are_real() -> None:
     (checkpoints,) = [space.points for space in full.spaces if space.points]
     wanted = [round(step * recipe.steps / 100) for step in (2, 5, 10, 20, 40, 70)]
     assert [point["checkpoint_step"] for point in checkpoints] == wanted
-    assert (full.gpus_per_pack, full.pack_size, full.seeds, full.options) == (1, 1, nano.seeds, {})
+    assert (full.execution.gpus_per_pack, full.execution.pack_size, full.seeds, full.options) == (1, 1, nano.seeds, {})
     full.check()
 
 
@@ -201,7 +201,7 @@ def ended(interrupted: bool) -> launch.RunSummary:
 def test_a_figure_ends_in_the_gallery(
     figure: str, toy: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launch, "run", lambda sweep, **_: ended(interrupted=False))
+    monkeypatch.setattr(launch, "run", lambda *_: ended(interrupted=False))
     output = tmp_path / "runs"
     assert selgen("reproduce", figure, "-o", output, monkeypatch=monkeypatch) == 0
     entry = read_entries(output / "gallery")["toy"]
@@ -215,7 +215,7 @@ def test_a_figure_ends_in_the_gallery(
 
 
 def test_an_interrupted_sweep_draws_nothing(toy: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "run", lambda sweep, **_: ended(interrupted=True))
+    monkeypatch.setattr(launch, "run", lambda *_: ended(interrupted=True))
     assert selgen("reproduce", "toy", "-o", tmp_path / "runs", monkeypatch=monkeypatch) == 130
     assert not (tmp_path / "runs" / "gallery").exists()
 

@@ -13,10 +13,11 @@ from analysis.tables import mlflow_runs
 from settings.common.errors import UserError
 from settings.judge import JudgeOptions
 from sweeps.driver import launch
+from sweeps.driver.run_options import RunOptions
 from sweeps.ledger import read
 from sweeps.names import default_uri
 from sweeps.space import grid
-from sweeps.sweep import Sweep, setting
+from sweeps.sweep import Execution, Sweep, setting
 from tests.support.fakes import SOURCES
 from tests.support.judge_server import Body, Endpoint, Reply, certain, serving
 
@@ -31,7 +32,7 @@ def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> 
         methods=("plain", grid("kl_penalty", beta=[1.0])),
         seeds=2,
         controls=False,
-        judge=options,
+        execution=Execution(judge=options),
     )
 
 
@@ -48,9 +49,9 @@ def test_a_judged_sweep(tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytes
     console = Console(width=120)
     with serving(answer) as endpoint:
         with pytest.raises(UserError, match="the budget of 9 calls is spent"):
-            launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint, max_calls=9), output=tmp_path, console=console)
+            launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint, max_calls=9), RunOptions(tmp_path), console)
         assert len(endpoint.bodies) == 9
-        finished = launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint), output=tmp_path, console=console)
+        finished = launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint), RunOptions(tmp_path), console)
         prompts = {body["messages"][0]["content"] for body in endpoint.bodies}
         assert len(endpoint.bodies) == len(prompts) <= 5 * 3 * 2  # 4 trials and the base; equal replies are asked once
 

@@ -1,83 +1,10 @@
-"""The driver around Ray: what it starts, when it gives up, and what it cleans up. Without Ray."""
+"""A start of a sweep: what is up to date with its ledger is not written again."""
 
-from __future__ import annotations
-
-import io
-import random
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from unittest.mock import MagicMock
 
-import pytest
-import ray
-from rich.console import Console
-
-from sweeps.driver import launch
-from sweeps.driver.launch import _Driver, _Published, _ray
+from sweeps.driver.launch import Published
 from sweeps.ledger import Ledger
-from tests.support.fakes import Rig, toy_sweep
-from trainables.folder import SweepFolder
-
-
-@pytest.fixture
-def driver(tmp_path: Path) -> Iterator[_Driver]:
-    sweep = toy_sweep(tmp_path, methods=("plain",))
-    with Ledger(tmp_path / "out", sweep.name, sweep.identity()) as ledger:
-        yield _Driver(sweep, ledger, tmp_path / "out", Console(file=io.StringIO()))
-
-
-@pytest.mark.parametrize(("alive", "lost"), [((True, False), False), ((False, False), True), ((), True)])
-def test_a_cluster_that_is_gone_ends_the_start(
-    driver: _Driver, alive: tuple[bool, ...], lost: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tune would wait for its nodes for ever."""
-    monkeypatch.setattr(launch, "NODES_SECONDS", 0.0)
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": one} for one in alive])
-    assert driver._must_stop() == lost
-    assert ("Ray has lost all of its nodes" in str(driver.scheduler.problem)) == lost
-
-
-def test_nodes_are_not_counted_all_the_time(driver: _Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    monkeypatch.setattr(ray, "nodes", lambda: calls.append(1) or [{"Alive": True}])
-    monkeypatch.setattr(launch, "NODES_SECONDS", 0.0)
-    driver._must_stop()
-    monkeypatch.setattr(launch, "NODES_SECONDS", 3600.0)
-    for _ in range(100):
-        assert not driver._must_stop()
-    assert len(calls) == 1
-
-
-def test_without_an_address_no_other_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ray start` leaves an address behind, which Ray would take, also when that cluster was killed long ago."""
-    given: dict[str, Any] = {}
-    monkeypatch.setattr(ray, "init", lambda **options: given.update(options) or MagicMock())
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with _ray(None, None, together=True):
-        assert given["address"] == "local"
-        assert (given["include_dashboard"], given["dashboard_host"]) == (True, "127.0.0.1")
-    with _ray(None, None, together=False):
-        assert not given["include_dashboard"]
-
-
-def test_checkpoints_stay_until_nothing_is_left_to_run(tmp_path: Path) -> None:
-    """What killed processes were writing goes at once."""
-    sweep, folder = toy_sweep(tmp_path, methods=("plain",)), tmp_path / "out"
-    checkpoint = SweepFolder(folder).checkpoints / "pack.safetensors"
-    checkpoint.parent.mkdir(parents=True)
-    for complete in (False, True):
-        if complete:
-            rig = Rig(sweep, folder)
-            rig.run(random.Random(0))
-            rig.kill()
-        checkpoint.touch()
-        checkpoint.with_name(".pack.node-1-1.partial").touch()
-        (folder / ".tune.partial" / "state").mkdir(parents=True)
-        with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-            _Driver(sweep, ledger, folder, Console(file=io.StringIO())).tidy()
-        assert not list(folder.rglob("*.partial"))
-        assert checkpoint.exists() != complete
+from tests.support.fakes import toy_sweep
 
 
 def test_what_is_published_is_known_again_and_no_password_is_written(tmp_path: Path) -> None:
@@ -85,13 +12,13 @@ def test_what_is_published_is_known_again_and_no_password_is_written(tmp_path: P
     uri, file = "http://someone:secret@tracking:5000", tmp_path / "frontier.json"
     file.touch()
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-        _Published(folder, uri, ledger).write([file])
-        assert _Published(folder, uri, ledger).files == (file,)
-        assert _Published(folder, "http://tracking:5000", ledger).files is None, "another server lacks it"
+        Published(folder, uri, ledger).write([file])
+        assert Published(folder, uri, ledger).files == (file,)
+        assert Published(folder, "http://tracking:5000", ledger).files is None, "another server lacks it"
         assert not [path for path in folder.rglob("*") if b"secret" in path.read_bytes()]
         ledger.record_dispatch(["t0"], [None])
-        assert _Published(folder, uri, ledger).files is None, "the ledger has grown"
-        _Published(folder, uri, ledger).write([file])
+        assert Published(folder, uri, ledger).files is None, "the ledger has grown"
+        Published(folder, uri, ledger).write([file])
     file.unlink()
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-        assert _Published(folder, uri, ledger).files is None, "a file is gone"
+        assert Published(folder, uri, ledger).files is None, "a file is gone"

@@ -15,10 +15,10 @@ def test_what_waits_for_the_judge_is_shown(tmp_path: Path) -> None:
     sweep = toy_sweep(tmp_path)
     out = io.StringIO()
     console = Console(file=out, width=120)
-    display = Display(console, sweep.name, 4, 0, sweep.objectives_of(sweep.settings[0]), title=sweep.title_of)
-    display.say("training")
+    display = Display(console, sweep.name, 4, sweep.cases[0].objectives, title=sweep.title_of)
+    display.set_message("training")
     display.judging = lambda: "2 with the judge (310 calls)"
-    display.say("training")
+    display.set_message("training")
     first, second = out.getvalue().splitlines()
     assert "judge" not in first
     assert "2 with the judge (310 calls) · training" in second

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from settings.common.errors import UserError
-from sweeps.driver.resources import memory_of_worker, of_worker, packs_at_a_time, threads_of_worker
+from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker, threads_of_worker
+from sweeps.sweep import Execution
 from tests.support.fakes import toy_sweep
 
 GPUS = {"CPU": 32.0, "GPU": 8.0, "memory": 256e9}
@@ -30,7 +31,7 @@ CPUS = {"CPU": 2.0, "memory": 24e9}
     ],
 )
 def test_packs_at_a_time(tmp_path: Path, options: dict[str, Any], nodes: list[dict[str, float]], packs: int) -> None:
-    assert packs_at_a_time(toy_sweep(tmp_path, **options), nodes) == packs
+    assert packs_at_a_time(toy_sweep(tmp_path, execution=Execution(**options)), nodes) == packs
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_packs_at_a_time(tmp_path: Path, options: dict[str, Any], nodes: list[di
 )
 def test_what_does_not_fit(tmp_path: Path, options: dict[str, Any], nodes: list[dict[str, float]], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        packs_at_a_time(toy_sweep(tmp_path, **options), nodes)
+        packs_at_a_time(toy_sweep(tmp_path, execution=Execution(**options)), nodes)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_what_does_not_fit(tmp_path: Path, options: dict[str, Any], nodes: list[
 def test_memory_of_a_worker(
     tmp_path: Path, options: dict[str, Any], nodes: list[dict[str, float]], memory: float | None
 ) -> None:
-    assert memory_of_worker(toy_sweep(tmp_path, **options), nodes) == memory
+    assert memory_of_worker(toy_sweep(tmp_path, execution=Execution(**options)), nodes) == memory
 
 
 def test_threads_fit_the_cores(tmp_path: Path) -> None:
@@ -74,13 +75,15 @@ def test_threads_fit_the_cores(tmp_path: Path) -> None:
         ({"cpus_per_pack": 8, "num_workers": 4}, 2),
         ({"cpus_per_pack": 0.5, "gpus_per_pack": 0.25}, 1),
     ):
-        assert threads_of_worker(toy_sweep(tmp_path, **options)) == threads
+        assert threads_of_worker(toy_sweep(tmp_path, execution=Execution(**options))) == threads
 
 
 def test_a_worker_has_its_part(tmp_path: Path) -> None:
-    sweep = toy_sweep(tmp_path, cpus_per_pack=8, gpus_per_pack=4, memory_per_pack=64, num_workers=4)
-    assert of_worker(sweep) == {"CPU": 2, "GPU": 1, "memory": 16e9}
-    assert of_worker(toy_sweep(tmp_path)) == {"CPU": 1}
+    sweep = toy_sweep(
+        tmp_path, execution=Execution(cpus_per_pack=8, gpus_per_pack=4, memory_per_pack=64, num_workers=4)
+    )
+    assert resources_of_worker(sweep) == {"CPU": 2, "GPU": 1, "memory": 16e9}
+    assert resources_of_worker(toy_sweep(tmp_path)) == {"CPU": 1}
 
 
 @pytest.mark.parametrize(
@@ -90,9 +93,9 @@ def test_a_worker_has_its_part(tmp_path: Path) -> None:
         ({"num_workers": 0}, "num_workers must be an integer of at least 1"),
         ({"shard_base": True}, "shard_base shares the base model out over workers; num_workers is 1"),
         ({"memory_per_pack": -1}, "memory_per_pack must be a number of at least 0"),
-        ({"gradient_checkpointing": 1}, "gradient_checkpointing must be True or False"),
+        ({"gradient_checkpointing": 1}, "gradient_checkpointing must be true or false"),
     ],
 )
 def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        toy_sweep(tmp_path, **options)
+        toy_sweep(tmp_path, execution=Execution(**options))

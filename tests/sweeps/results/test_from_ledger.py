@@ -16,14 +16,13 @@ from analysis.tables import mlflow_runs
 from analysis.tables.loaded_sweep import LoadedSweep
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
-from settings.reference import setting_label
 from settings.setting import Measurement
 from sweeps.description import SweepDescription, describe
 from sweeps.ledger import read
 from sweeps.ledger_lines import configuration_id, read_raw
 from sweeps.names import default_uri
 from sweeps.results.from_ledger import LedgerReader, is_readable
-from sweeps.results.frontier_files import of_setting, records_of
+from sweeps.results.frontier_files import of_case, records_of
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, finished, toy, toy_sweep
@@ -56,7 +55,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
     tracker.start(record=state)
     dispatched = {trial.trial_id: trial for pack in rig.dispatched for trial in pack}
     asked = [trial for trial in dispatched.values() if trial.configuration_id in state.configurations]
-    tracker.trials_started([trial for trial in asked if trial.trial_id not in state.outcomes])
+    tracker.pack_started([trial for trial in asked if trial.trial_id not in state.outcomes])
     tracker.close()
     assert tracker.problems == []
     rig.kill()
@@ -70,7 +69,7 @@ def by_identity(records: tuple[TrialRecord, ...]) -> list[TrialRecord]:
 def test_ledger_and_mlflow_have_the_same_numbers(swept: tuple[Sweep, Path]) -> None:
     sweep, output = swept
     uri, reader = default_uri(output), LedgerReader.open(output / sweep.name)
-    assert reader.labels == mlflow_runs.settings_of(sweep.name, uri) == [setting_label(ref) for ref in sweep.settings]
+    assert reader.labels == mlflow_runs.settings_of(sweep.name, uri) == [case.label for case in sweep.cases]
     statuses = set()
     for label in reader.labels:
         ours, theirs = reader.load(label), mlflow_runs.load(sweep.name, uri, label)
@@ -99,10 +98,10 @@ def test_it_is_what_the_driver_shows(swept: tuple[Sweep, Path]) -> None:
     """The driver has the training code's objects, and a reader has JSON."""
     sweep, output = swept
     state, reader = read(output / sweep.name), LedgerReader.open(output / sweep.name)
-    for ref in sweep.settings:
-        loaded = reader.load(setting_label(ref))
-        assert by_identity(loaded.records) == by_identity(tuple(records_of(sweep, state, ref)))
-        assert loaded.table.cost_C2.tobytes() == of_setting(sweep, state, ref).table.cost_C2.tobytes()
+    for case in sweep.cases:
+        loaded = reader.load(case.label)
+        assert by_identity(loaded.records) == by_identity(tuple(records_of(sweep, state, case)))
+        assert loaded.table.cost_C2.tobytes() == of_case(sweep, state, case).table.cost_C2.tobytes()
 
 
 def test_raw_lines_and_the_ledger_say_the_same(swept: tuple[Sweep, Path]) -> None:

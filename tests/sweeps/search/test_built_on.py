@@ -3,11 +3,10 @@
 import random
 from pathlib import Path
 
-from settings.reference import setting_label
 from sweeps.ledger import Ledger
 from sweeps.search.scheduler import NoJob, PackScheduler
 from sweeps.space import grid
-from sweeps.sweep import Sweep
+from sweeps.sweep import Execution, Sweep
 from tests.support.fakes import Ending, Rig, finished, toy_sweep
 from tests.support.search import assert_mirrored, builders
 from trainables.outcome import Outcome
@@ -17,7 +16,7 @@ from trainables.trial import TrialConfig
 def scored(tmp_path: Path, sweep: Sweep) -> Ledger:
     """Open a ledger that has the base model's scores, so that only training is left."""
     ledger = Ledger(tmp_path / "runs", sweep.name, sweep.identity())
-    ledger.record_base_scores(setting_label(sweep.settings[0]), {})
+    ledger.record_base_scores(sweep.cases[0].label, {})
     return ledger
 
 
@@ -60,7 +59,7 @@ def test_what_others_build_on_is_trained_first_and_once(tmp_path: Path) -> None:
 
 def test_a_trial_waits_while_what_it_builds_on_is_trained(tmp_path: Path) -> None:
     """Nothing else is left to train: the scheduler says to wait, not that it has finished."""
-    sweep = toy_sweep(tmp_path, methods=(grid("safe_lora", share=[0.5]),), seeds=1, pack_size=2)
+    sweep = toy_sweep(tmp_path, methods=(grid("safe_lora", share=[0.5]),), seeds=1, execution=Execution(pack_size=2))
     with scored(tmp_path, sweep) as ledger:
         scheduler = PackScheduler(sweep, ledger, tmp_path / "runs")
         first = next_pack(scheduler, "a")

@@ -13,7 +13,8 @@ import torch
 
 import settings.reference
 import trainables.run
-from sweeps.driver import launch
+from sweeps.driver.driver import Driver
+from sweeps.driver.resources import worker_config
 from sweeps.driver.tune_callbacks import Reporter
 from sweeps.ledger import read
 from sweeps.search.failures import origin, reason_of
@@ -33,10 +34,10 @@ sweep = Sweep(name="mine", settings=(setting("own.py:mine"),), methods=("plain",
 """
 
 
-def without_ray(driver: launch._Driver, *_: object) -> None:
+def without_ray(driver: Driver, *_: object) -> None:
     """Do what Tune does: one worker that stays, one pack after another; what has failed is not tried again."""
     searcher = PackSearcher(driver.scheduler)
-    fixed, actor, count = launch.worker_config(driver.sweep, driver.folder), None, 0
+    fixed, actor, count = worker_config(driver.sweep, driver.folder), None, 0
     while isinstance(config := searcher.suggest(f"t{count}"), dict):
         if actor is None:
             actor = PackTrainable(fixed | config)
@@ -44,7 +45,7 @@ def without_ray(driver: launch._Driver, *_: object) -> None:
             actor.reset_config(fixed | config)
         result = actor.step()
         while not result["done"]:
-            driver.progress(result)
+            driver.show_progress(result)
             result = actor.step()
         searcher.on_trial_complete(f"t{count}", result=result)
         count += 1
@@ -58,7 +59,7 @@ def test_what_failed_is_said_and_trained_again_once_it_is_mended(
 ) -> None:
     """The real driver and the real worker run in one process. The sweep is found by name; a file declares it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launch._Driver, "_tune", without_ray)
+    monkeypatch.setattr(Driver, "run_packs", without_ray)
     folder, setting = tmp_path / "runs" / "mine", tmp_path / "own.py"
     (tmp_path / "mine.py").write_text(SWEEP)
 

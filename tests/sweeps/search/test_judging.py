@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from settings.common.errors import UserError
-from settings.reference import setting_of
 from settings.setting import Rubric, Verdict
 from sweeps.ledger import read
 from sweeps.search.judging import GradingQueue
@@ -62,7 +61,7 @@ class JudgedRig(Rig):
         self._replies = list(replies)
         self.interrupted = False
         super().__init__(sweep, out, judging=self.judging, interrupted=lambda: self.interrupted)
-        self.store(base_id(setting_of(sweep.settings[0])))
+        self.store(base_id(sweep.cases[0].setting))
 
     def store(self, name: str) -> None:
         (self.out / "observations" / f"{name}.json").write_text(json.dumps({"free": self._replies}))

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from settings.setting import Measurement
 from sweeps.search.proposer import Proposer, summarize_seeds
 from sweeps.space import between, grid, vary
-from sweeps.sweep import Sweep
+from sweeps.sweep import Search, Sweep
 from tests.support.fakes import Ending, Rig, finished, toy_sweep
 from tests.support.search import proposer_of
 from trainables.outcome import Outcome
@@ -34,14 +34,14 @@ def explore(sweep: Sweep, rng: random.Random, ending: Ending = finished) -> list
 
 
 def test_proposals_do_not_depend_on_the_order_of_results(tmp_path: Path) -> None:
-    sweep = toy_sweep(tmp_path, configurations=11, round_size=3)
+    sweep = toy_sweep(tmp_path, configurations=11, search=Search(round_size=3))
     runs = [explore(sweep, random.Random(seed)) for seed in range(3)]
     assert all(run == runs[0] for run in runs) and len(runs[0]) == 11
 
 
 def test_a_result_of_the_same_round_is_not_looked_at(tmp_path: Path) -> None:
     """Results told at once or at the end of each round lead to the same proposals."""
-    sweep = toy_sweep(tmp_path, configurations=16, round_size=5)
+    sweep = toy_sweep(tmp_path, configurations=16, search=Search(round_size=5))
     eager, lazy = proposer_of(sweep), proposer_of(sweep)
     for number in range(16):
         assert eager.next() == (lazy.next() or _told_and_next(lazy, sweep))
@@ -69,12 +69,13 @@ def test_later_proposals_follow_the_results(tmp_path: Path) -> None:
 
 def test_the_seed_changes_the_search_and_a_larger_budget_extends_it(tmp_path: Path) -> None:
     sweep = toy_sweep(tmp_path)
-    runs = [explore(replace(sweep, **change), random.Random(0)) for change in ({}, {"configurations": 9}, {"seed": 1})]  # type: ignore[arg-type]
+    changes: list[dict[str, Any]] = [{}, {"configurations": 9}, {"search": Search(seed=1)}]
+    runs = [explore(replace(sweep, **change), random.Random(0)) for change in changes]
     assert runs[1][:6] == runs[0] and runs[2][1:] != runs[0][1:]
 
 
 def test_a_round_waits_for_all_rounds_before_it(tmp_path: Path) -> None:
-    sweep = toy_sweep(tmp_path, round_size=2)
+    sweep = toy_sweep(tmp_path, search=Search(round_size=2))
     proposer = proposer_of(sweep)
     assert [proposer.next().number for _ in range(2)] == [0, 1]  # type: ignore[union-attr]
     assert proposer.next() is None
@@ -87,7 +88,7 @@ def test_a_round_waits_for_all_rounds_before_it(tmp_path: Path) -> None:
 
 def test_the_first_proposal_is_the_default_and_the_start_is_spread(tmp_path: Path) -> None:
     for seed in range(20):
-        sweep = toy_sweep(tmp_path, seed=seed)
+        sweep = toy_sweep(tmp_path, search=Search(seed=seed))
         assert explore(sweep, random.Random(0))[0] == {"beta": 1.0}
         values = [proposer_of(sweep).design.values(number) for number in range(5)]
         places = sorted(sweep.arms[1].space.position(value)[0] for value in values)
@@ -108,7 +109,9 @@ def test_failures_alone_leave_the_design_in_charge(tmp_path: Path) -> None:
 
 def test_a_small_space_ends_early_with_a_reason(tmp_path: Path) -> None:
     """Between 1 and 1.02 there are three numbers of three digits."""
-    sweep = toy_sweep(tmp_path, methods=("plain", vary("kl_penalty", beta=between(1, 1.02))), round_size=6)
+    sweep = toy_sweep(
+        tmp_path, methods=("plain", vary("kl_penalty", beta=between(1, 1.02))), search=Search(round_size=6)
+    )
     proposer = proposer_of(sweep)
     asked = [proposal.values["beta"] for proposal in iter(proposer.next, None)]
     assert sorted(asked) == [1.0, 1.01, 1.02]

@@ -9,6 +9,7 @@ from settings.setting import Measurement
 from sweeps.ledger import read
 from sweeps.search.scheduler import NoJob
 from sweeps.space import grid, vary
+from sweeps.sweep import Execution, Search
 from tests.support.fakes import Rig, finished, toy_sweep
 from tests.support.search import assert_mirrored
 from trainables.folder import SweepFolder
@@ -78,7 +79,7 @@ def test_a_pack_that_is_too_large_now_is_packed_anew(tmp_path: Path) -> None:
     """It stays small when packs may be large again: its checkpoint is the newest."""
     sweep = toy_sweep(tmp_path, methods=("plain",), seeds=4)
     for pack_size, expected in ((None, [[0, 1, 2, 3]]), (2, [[0, 1], [2, 3]]), (None, [[0, 1], [2, 3]])):
-        rig = Rig(replace(sweep, pack_size=pack_size), tmp_path / "out")
+        rig = Rig(replace(sweep, execution=Execution(pack_size=pack_size)), tmp_path / "out")
         for _ in range(3):
             rig.next_job()
         assert [[trial.seed for trial in pack] for pack in rig.dispatched] == expected
@@ -88,7 +89,7 @@ def test_a_pack_that_is_too_large_now_is_packed_anew(tmp_path: Path) -> None:
 def test_packs_under_way_are_trained_again_as_they_were(tmp_path: Path) -> None:
     """Packed anew, trials that were asked for at different times would be joined."""
     methods = ("plain", grid("upweighted", weight=[1, 2]), grid("kl_penalty", beta=[1, 2]))
-    sweep = toy_sweep(tmp_path, methods=methods, seeds=1, pack_size=2, round_size=1)
+    sweep = toy_sweep(tmp_path, methods=methods, seeds=1, execution=Execution(pack_size=2), search=Search(round_size=1))
     rig = Rig(sweep, tmp_path / "out")
     for _ in range(3):
         rig.next_job()
@@ -165,7 +166,7 @@ def test_two_arms_with_the_same_trial_train_it_once(tmp_path: Path) -> None:
 
 def test_a_trial_that_another_arm_has_finished_is_told_at_once(tmp_path: Path) -> None:
     methods = (grid("kl_penalty", beta=[7, 1]), grid("kl_penalty", beta=[1, 3]))
-    rig = Rig(toy_sweep(tmp_path, methods=methods, round_size=1), tmp_path / "out")
+    rig = Rig(toy_sweep(tmp_path, methods=methods, search=Search(round_size=1)), tmp_path / "out")
     assert rig.run(random.Random(0), workers=1)
     assert len(rig.dispatched) == 3
     assert_mirrored(rig)

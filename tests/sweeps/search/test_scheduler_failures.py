@@ -9,6 +9,7 @@ import pytest
 from settings.common.errors import UserError
 from sweeps.search.scheduler import NoJob
 from sweeps.space import grid
+from sweeps.sweep import Execution
 from tests.support.fakes import Recorder, Rig, finished, toy_sweep
 from tests.support.search import assert_mirrored
 from trainables.outcome import Outcome
@@ -17,7 +18,12 @@ from trainables.outcome import Outcome
 @pytest.mark.parametrize("how", ["reported", "killed"])
 def test_a_pack_that_is_out_of_memory_is_trained_in_halves(tmp_path: Path, how: str) -> None:
     """Four trials do not fit, two do. Later packs are that small from the start, and every trial ends once."""
-    rig = Rig(toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=[0.1, 1.0, 10.0, 0.3]),), pack_size=4), tmp_path)
+    rig = Rig(
+        toy_sweep(
+            tmp_path, methods=(grid("kl_penalty", beta=[0.1, 1.0, 10.0, 0.3]),), execution=Execution(pack_size=4)
+        ),
+        tmp_path,
+    )
     rig.score_base()
     rig.next_job()
     (first,) = rig.dispatched
@@ -38,7 +44,7 @@ def test_a_pack_that_is_out_of_memory_is_trained_in_halves(tmp_path: Path, how: 
 
 def test_after_a_restart_the_halves_are_trained_and_not_the_whole(tmp_path: Path) -> None:
     """Halves in training have checkpoints, and the whole pack would run out of memory again."""
-    sweep = toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=[0.1, 1.0]),), pack_size=4)
+    sweep = toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=[0.1, 1.0]),), execution=Execution(pack_size=4))
     rig = Rig(sweep, tmp_path / "out")
     rig.score_base()
     rig.next_job()

@@ -226,7 +226,7 @@ def test_an_interrupted_trial_is_taken_up_again(tmp_path: Path, out: Path) -> No
     outcome = record.outcomes.pop(trial.trial_id)
     first = Tracker(default_uri(out), sweep)
     first.start("first", record)
-    first.trials_started([trial])
+    first.pack_started([trial])
     first.progress(trial.trial_id, 0, {"loss": 2.0})
     first.progress(trial.trial_id, 2, {"loss": 1.5})
     first.close("KILLED")
@@ -238,7 +238,7 @@ def test_an_interrupted_trial_is_taken_up_again(tmp_path: Path, out: Path) -> No
 
     second = Tracker(default_uri(out), sweep)
     second.start("second", record)
-    second.trials_started([trial])
+    second.pack_started([trial])
     second.progress(trial.trial_id, 2, {"loss": 1.5})
     awake = ["kl_penalty beta=0.5", "kl_penalty beta=0.5 seed=0", "toy-sweep"]
     deadline = time.monotonic() + 20
@@ -248,7 +248,7 @@ def test_an_interrupted_trial_is_taken_up_again(tmp_path: Path, out: Path) -> No
             break
     assert running == awake
     second.progress(trial.trial_id, 3, {"loss": math.inf})
-    second.outcome(outcome)
+    second.trial_ended(outcome)
     second.close()
     assert first.problems == second.problems == []
     points = next(row for row in dump(out, sweep) if row[0] == "kl_penalty beta=0.5 seed=0")[4]
@@ -270,7 +270,7 @@ def test_the_store_is_opened_with_the_first_news(news: bool, tmp_path: Path, mon
     trial = sweep.trials_of(sweep.arms[0], {})[0]
     tracker = Tracker(default_uri(tmp_path), sweep)
     tracker.start()
-    tracker.trials_started([trial])
+    tracker.pack_started([trial])
     time.sleep(0.5)
     assert not store.exists()
     if news:
@@ -295,10 +295,10 @@ def test_a_failed_trial_that_is_trained_again_ends_anew(tmp_path: Path, out: Pat
     record.outcomes = {one.trial_id: Outcome(trial=one, status="failed", reason="broken") for one in (first, second)}
     broken = Tracker(default_uri(out), sweep)
     broken.start()
-    broken.trials_started([first])
+    broken.pack_started([first])
     broken.progress(first.trial_id, 1, {"loss": 9.0})
     for outcome in record.outcomes.values():
-        broken.outcome(outcome)
+        broken.trial_ended(outcome)
     broken.close()
     before = [run for run in runs_of(out, sweep) if "selgen.trial" in run.data.tags]
     assert {(run.info.status, run.data.tags["selgen.reason"]) for run in before} == {("FAILED", "broken")}
@@ -309,9 +309,9 @@ def test_a_failed_trial_that_is_trained_again_ends_anew(tmp_path: Path, out: Pat
     tracker = Tracker(default_uri(out), sweep)
     tracker.start()
     if reached:
-        tracker.trials_started([first, second])
+        tracker.pack_started([first, second])
     for outcome in record.outcomes.values():
-        tracker.outcome(outcome)
+        tracker.trial_ended(outcome)
     tracker.close()
     assert tracker.problems == []
     after = [run for run in runs_of(out, sweep) if "selgen.trial" in run.data.tags]
@@ -332,7 +332,7 @@ def test_progress_is_visible_while_the_trial_runs(tmp_path: Path, out: Path) -> 
     trial = sweep.trials_of(sweep.arms[0], {})[0]
     tracker = Tracker(default_uri(out), sweep, flush_seconds=0.2)
     tracker.start()
-    tracker.trials_started([trial])
+    tracker.pack_started([trial])
     deadline = time.monotonic() + 20
     step = 0
     while time.monotonic() < deadline:  # without a pause: a busy queue must be flushed, too
@@ -372,17 +372,17 @@ def test_a_server_that_is_killed_and_comes_back_has_everything(
     with MlflowServer(out) as server:
         tracker = Tracker(server.uri, sweep, ledger=ledger_of(record, tmp_path / "sweep"), flush_seconds=0.1)
         tracker.start()
-        tracker.base("toy", record.bases["toy"])
-        tracker.trials_started([outcome.trial for outcome in outcomes[:2]])
-        tracker.outcome(outcomes[0])
+        tracker.base_scored("toy", record.bases["toy"])
+        tracker.pack_started([outcome.trial for outcome in outcomes[:2]])
+        tracker.trial_ended(outcomes[0])
         wait_until(lambda: any(run.data.tags.get("selgen.status") == "finished" for run in runs_of(out, sweep)))
         server.kill()
         for outcome in outcomes[1:]:
-            tracker.trials_started([outcome.trial])
+            tracker.pack_started([outcome.trial])
             for step in range(100, 200):  # where no outcome has a point: what is written first stays
                 tracker.progress(outcome.trial.trial_id, step, {"loss": 9.0})
                 assert tracker.num_waiting <= 9
-            tracker.outcome(outcome)
+            tracker.trial_ended(outcome)
         time.sleep(0.5)
         server.start()
         names = len(expected)
@@ -471,7 +471,7 @@ def test_a_broken_store_does_not_reach_the_caller(tmp_path: Path, store: str, mo
     tracker = Tracker(uris[store], sweep)
     began = time.monotonic()
     tracker.start(record=record)
-    tracker.trials_started([outcome.trial for outcome in record.outcomes.values()])
+    tracker.pack_started([outcome.trial for outcome in record.outcomes.values()])
     assert time.monotonic() - began < 0.5, "the caller does not wait"
     tracker.close()
     assert time.monotonic() - began < 20

@@ -1,0 +1,77 @@
+"""What a sweep runs on one setting: the setting itself, its objectives, and one arm per method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from settings.common.content import content_id
+from settings.common.errors import UserError
+from settings.reference import SettingRef
+from settings.setting import Score, Setting
+from sweeps.space import MethodSpace
+from trainables.trial import TrialConfig
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method on one setting: the unit that a search explores.
+
+    Attributes:
+        setting: what is learned.
+        space: the configurations of the method.
+        budget: how many of them to try.
+        key: unique in the sweep and stable; names the arm in the ledger and the study.
+        control: whether the sweep adds it by itself, for methods to beat.
+    """
+
+    setting: SettingRef
+    space: MethodSpace
+    budget: int
+    key: str
+    control: bool = False
+
+    @property
+    def title(self) -> str:
+        """The method and what else its configurations differ in; a control has a star: "plain (adapter_scale)*"."""
+        return f"{self.space.title}{'*' if self.control else ''}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting of a sweep, resolved once.
+
+    Attributes:
+        ref: the identity of the setting.
+        setting: what `ref` builds.
+        label: the setting as short text; unique in the sweep, names it in the ledger and in tables.
+        template: any trial on the setting, for what its trials share: data, adapter, optimizer, sizes.
+        objectives: the scores that the sweep trades off, task first.
+        arms: the methods of the sweep, then the controls.
+    """
+
+    ref: SettingRef
+    setting: Setting
+    label: str
+    template: TrialConfig
+    objectives: tuple[Score, ...]
+    arms: tuple[Arm, ...]
+
+    @property
+    def objective_names(self) -> list[str]:
+        """The names of the objectives, in order."""
+        return [score.name for score in self.objectives]
+
+
+def arm_key(label: str, space: MethodSpace) -> str:
+    """Return a readable key of an arm: unique by the content of the space, so that a method may be searched twice."""
+    return f"{label}/{space.method}-{content_id(space.to_json(), 6)}"
+
+
+def scores_named(setting: Setting, names: Sequence[str]) -> tuple[Score, ...]:
+    """Return the scores of a setting by name. Raises UserError for a name that it does not have."""
+    scores = {score.name: score for score in setting.all_scores}
+    for name in names:
+        if name not in scores:
+            raise UserError(f"setting {setting.name!r} has no score {name!r}; it has {', '.join(scores)}")
+    return tuple(scores[name] for name in names)

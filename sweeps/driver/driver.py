@@ -1,0 +1,270 @@
+"""One start of a sweep: what is left is trained on Ray, and all who want to know learn of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from settings.base_models import NanoModel
+from settings.common.errors import UserError
+from settings.common.files import cache_root, remove, remove_partial
+from settings.setting import Measurement
+from sweeps.driver.local_cluster import LocalCluster, connect, quiet
+from sweeps.driver.progress import Display
+from sweeps.driver.resources import packs_at_a_time, resources_of_worker, worker_config
+from sweeps.ledger import Ledger
+from sweeps.results import disk
+from sweeps.results.frontier_files import publish
+from sweeps.search.judging import GradingQueue, Judges
+from sweeps.search.scheduler import PackScheduler
+from sweeps.sweep import Sweep
+from sweeps.tracking.store import Status
+from sweeps.tracking.writer import Tracker
+from trainables.bases.nano_cache import is_pretrained
+from trainables.folder import SweepFolder
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
+
+MAX_FAILURES = 3  # restarts of a pack whose worker died, from its checkpoint: killed now and then, not broken
+PRUNE_EVERY = 50  # outcomes, at least
+NODES_SECONDS = 5.0  # between two looks at whether Ray has any node left
+CONTROLLER_BYTES = 200e6  # of the process that waits for the workers of a pack; Ray wants it to reserve something
+PRETRAINING = "pre-training the nano base model (once; it is cached)"
+
+
+class Driver:
+    """One start of a sweep: the scheduler, its observers, and Ray around it.
+
+    Args:
+        ledger: open; what it has is not run again.
+        folder: of the sweep.
+        tracker: not started yet.
+
+    Attributes:
+        scheduler: what is left to run.
+        interrupted: whether the user has asked to stop.
+        judges: of the sweep's settings; None where no setting needs one.
+    """
+
+    def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path, console: Console, tracker: Tracker) -> None:
+        self.sweep, self.folder = sweep, folder
+        self.interrupted = False
+        self.judges = open_judges(sweep)
+        self._ledger, self._tracker = ledger, tracker
+        self._grading = GradingQueue(folder, self.judges) if self.judges else None
+        self._display = Display.of_sweep(console, sweep, ledger.state, judging=self._judging_now)
+        self.scheduler = PackScheduler(
+            sweep,
+            ledger,
+            folder,
+            observers=[AdapterPruner(sweep, ledger, folder), self._display, tracker],
+            judging=self._grading,
+            interrupted=lambda: self.interrupted,
+        )
+        self._nodes_counted_at = time.monotonic()
+
+    def run(self, address: str | None, cluster: LocalCluster | None) -> list[Path]:
+        """Train what is left, and publish the frontier. Returns its files.
+
+        Args:
+            address: of a Ray cluster; None is a local one.
+            cluster: a local one that was started before.
+        """
+        self._tracker.start(record=self._ledger.state)
+        status: Status = "FAILED"
+        try:
+            with self._display:
+                self.train(address, cluster)
+            self.tidy()
+            files = publish(self.sweep, self._ledger.state, self.folder, self._tracker)
+            status = "KILLED" if self.interrupted else "FINISHED"
+        finally:
+            self._tracker.close(status)
+        return files
+
+    def train(self, address: str | None, cluster: LocalCluster | None) -> None:
+        """Pre-train what is missing, then run packs on Ray until the scheduler has no more. Raises its problem."""
+        if self.scheduler.done:
+            return
+        try:
+            with quiet(), self._interruptible():
+                self.pretrain()
+                if not self.interrupted:
+                    self._display.set_message("starting Ray")
+                    self.run_packs(address, cluster)
+        finally:
+            self._end_judging()
+        if self.scheduler.problem:
+            raise self.scheduler.problem
+
+    def tidy(self) -> None:
+        """Delete what killed workers left behind, and checkpoints once no pack will continue from them."""
+        remove_partial(self.folder)
+        if self.scheduler.done:
+            remove(SweepFolder(self.folder).checkpoints)
+
+    def pretrain(self) -> None:
+        """Pre-train the nano base models that are not in the cache."""
+        for case in self.sweep.cases:
+            model = case.setting.base_model
+            if isinstance(model, NanoModel) and not is_pretrained(model):
+                from trainables.bases.pretraining import ensure_pretrained  # transformers takes seconds to import
+
+                self._display.set_message(PRETRAINING)
+                ensure_pretrained(model, self._pretrained_steps)
+
+    def run_packs(self, address: str | None, cluster: LocalCluster | None) -> None:
+        """Start Ray, and let Tune run packs until the scheduler has no more or the start must stop."""
+        import ray
+        from ray import tune
+
+        from sweeps.driver.tune_callbacks import Reporter, StopOnProblem
+        from sweeps.search.searcher import PackSearcher
+
+        num_workers = self.sweep.execution.num_workers
+        places = SweepFolder(self.folder)
+        with connect(address, cluster, together=num_workers > 1):
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            packs = packs_at_a_time(self.sweep, nodes)
+            workers = packs * num_workers
+            self._display.set_message(f"starting {workers} worker{'s' if workers > 1 else ''}")
+            reporter = Reporter(self.show_progress)
+            try:
+                tune.Tuner(
+                    self.trainable(),
+                    param_space=worker_config(self.sweep, self.folder, nodes),
+                    tune_config=tune.TuneConfig(
+                        search_alg=PackSearcher(self.scheduler, reason=reporter.reason),
+                        num_samples=-1,
+                        max_concurrent_trials=packs,
+                        reuse_actors=True,
+                    ),
+                    run_config=tune.RunConfig(
+                        name=self.sweep.name,
+                        storage_path=str(places.tune_storage),
+                        verbose=0,
+                        callbacks=[reporter],
+                        stop=StopOnProblem(self.must_stop),
+                        failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                    ),
+                ).fit()
+            finally:
+                remove(places.tune_storage)
+                remove(places.train_storage)
+
+    def trainable(self) -> Any:
+        """Return what runs a pack, with the resources that Tune reserves for it."""
+        from ray import tune
+
+        from trainables.trainable import PackTrainable, train_together
+
+        if self.sweep.execution.num_workers > 1:  # Ray Train reserves for its workers; what starts them only waits
+            return tune.with_resources(train_together, {"cpu": 0, "memory": CONTROLLER_BYTES})
+        resources = {kind.lower(): amount for kind, amount in resources_of_worker(self.sweep).items()}
+        return tune.with_resources(PackTrainable, resources)
+
+    def must_stop(self) -> bool:
+        """Return whether the user or a problem ends this start. Tune asks all the time, also while nothing runs.
+
+        Tune itself would wait for ever for a cluster that is gone.
+        """
+        import ray
+
+        if time.monotonic() - self._nodes_counted_at > NODES_SECONDS:
+            self._nodes_counted_at = time.monotonic()
+            if not any(node["Alive"] for node in ray.nodes()):
+                self.scheduler.abort(UserError("Ray has lost all of its nodes; `selgen sweep resume` continues"))
+        return self.interrupted or self.scheduler.problem is not None
+
+    def show_progress(self, result: Mapping[str, Any]) -> None:
+        """Show and plot what a worker reports."""
+        if result.get("note"):
+            self._display.note(str(result["note"]))
+        progress = result.get("progress") or {}
+        self._display.progress(progress, tuple(result.get("steps", (0, 0))))
+        for trial_id, metrics in progress.items():
+            values = {name: value for name, value in metrics.items() if name != "step"}
+            self._tracker.progress(trial_id, int(metrics["step"]), values)
+
+    def _pretrained_steps(self, done: int, total: int) -> None:
+        self._display.message = f"{PRETRAINING}: step {done}/{total}"
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _judging_now(self) -> str:
+        """Say how much waits for the judge, e.g. "2 with the judge (310 calls)"; "" if nothing does."""
+        waiting = self._grading.pending if self._grading else 0
+        return f"{waiting} with the judge ({self.judges.calls} calls)" if waiting and self.judges else ""
+
+    def _end_judging(self) -> None:
+        """Keep the verdicts that are on their way; the next start asks for the rest."""
+        if self.judges and self._grading:
+            self.judges.close()
+            self._grading.close()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C stop this start after the slices that run; a second one stops it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(*_: object) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+            self._display.set_message("stopping (Ctrl-C again to stop at once)")
+
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+        handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.interrupted = True
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+class AdapterPruner:
+    """Deletes adapters that are no longer needed, now and then, while the sweep runs.
+
+    Ever more rarely: a look at what may go takes time in proportion to the number of outcomes.
+    """
+
+    def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path) -> None:
+        self._sweep, self._ledger, self._folder = sweep, ledger, folder
+        self._newest = sweep.execution.keep_adapters
+        self._next_at = self._newest or 0
+
+    def pack_started(self, trials: Sequence[TrialConfig]) -> None:
+        """Do nothing: only an ended trial makes adapters superfluous."""
+
+    def base_scored(self, setting: str, scores: Mapping[str, Measurement]) -> None:
+        """Do nothing: a base model has no adapter."""
+
+    def trial_ended(self, outcome: Outcome, auxiliary: bool) -> None:
+        """Prune if enough trials have ended since the last time."""
+        ended = len(self._ledger.state.outcomes)
+        if self._newest is not None and ended >= self._next_at:
+            self._next_at = ended + max(PRUNE_EVERY, ended // 4)
+            disk.prune(disk.prunable(self._sweep, self._ledger.state, self._folder, self._newest))
+
+
+def open_judges(sweep: Sweep) -> Judges | None:
+    """Open the judges of a sweep's settings, each tried once so that a missing key is found before anything runs."""
+    models = {str(evaluation.judge) for case in sweep.cases for evaluation in case.setting.judged}
+    if not models:
+        return None
+    judges = Judges(sweep.execution.judge, cache_root() / "verdicts.db")
+    for model in models:
+        judges(model)
+    return judges

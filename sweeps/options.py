@@ -1,0 +1,50 @@
+"""Single hyper-parameters of a setting's recipe that a sweep replaces, e.g. `options={"steps": 100, "rank": 4}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from settings.base_models import Recipe
+from settings.common import checks
+from settings.common.errors import UserError, did_you_mean
+from trainables.trial import AdapterConfig, OptimizerConfig
+
+TRIAL_OPTIONS = ("steps", "batch_size", "alignment_batch_size", "max_length")
+ADAPTER_OPTIONS = tuple(item.name for item in fields(AdapterConfig))
+OPTIMIZER_OPTIONS = tuple(item.name for item in fields(OptimizerConfig))
+OPTIONS = (*TRIAL_OPTIONS, *ADAPTER_OPTIONS, *OPTIMIZER_OPTIONS)
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+def check_option(what: str, option: str, value: Any) -> None:
+    """Refuse an unknown option or a value that it cannot have: raises UserError that begins with `what`."""
+    what = f"{what}: option {option!r}"
+    if option not in OPTIONS:
+        raise UserError(f"{what} does not exist{did_you_mean(option, OPTIONS)}; options: {', '.join(OPTIONS)}")
+    if option == "schedule":
+        checks.one_of(what, value, SCHEDULES)
+    elif option == "targets":
+        names = isinstance(value, tuple) and value and all(isinstance(name, str) for name in value)
+        if value != "all-linear" and not names:
+            raise UserError(f'{what} must be "all-linear" or a tuple of layer names, got {value!r}')
+    elif option == "rslora":
+        checks.flag(what, value)
+    elif option in (*TRIAL_OPTIONS, "rank", "warmup_steps"):
+        checks.integer(what, value, 0 if option == "warmup_steps" else 1)
+    elif option != "max_grad_norm" or value is not None:
+        checks.number(what, value, least=0)
+
+
+def trial_overrides(recipe: Recipe, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `trainables.trial.trial_for` takes for the options; what they do not name stays as in the recipe."""
+    overrides = {name: options[name] for name in TRIAL_OPTIONS if name in options}
+    adapter = {name: options[name] for name in ADAPTER_OPTIONS if name in options}
+    optimizer = {name: options[name] for name in OPTIMIZER_OPTIONS if name in options}
+    if adapter:
+        rank = adapter.pop("rank", recipe.rank)
+        overrides["adapter"] = AdapterConfig(**{"rank": rank, "alpha": 2.0 * rank, "rslora": recipe.rslora, **adapter})
+    if optimizer:
+        overrides["optimizer"] = OptimizerConfig(**{"learning_rate": recipe.learning_rate, **optimizer})
+    return overrides

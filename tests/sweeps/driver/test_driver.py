@@ -1,0 +1,89 @@
+"""The driver around Ray: what it starts, when it gives up, and what it cleans up. Without Ray."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import ray
+from rich.console import Console
+
+from sweeps.driver import driver as driver_module
+from sweeps.driver.driver import Driver
+from sweeps.driver.local_cluster import connect
+from sweeps.ledger import Ledger
+from sweeps.names import default_uri
+from sweeps.sweep import Sweep
+from sweeps.tracking.writer import Tracker
+from tests.support.fakes import Rig, toy_sweep
+from trainables.folder import SweepFolder
+
+
+def driver_of(sweep: Sweep, ledger: Ledger, folder: Path) -> Driver:
+    """A driver whose tracker is never started."""
+    return Driver(sweep, ledger, folder, Console(file=io.StringIO()), Tracker(default_uri(folder), sweep))
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[Driver]:
+    sweep = toy_sweep(tmp_path, methods=("plain",))
+    with Ledger(tmp_path / "out", sweep.name, sweep.identity()) as ledger:
+        yield driver_of(sweep, ledger, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("alive", "lost"), [((True, False), False), ((False, False), True), ((), True)])
+def test_a_cluster_that_is_gone_ends_the_start(
+    driver: Driver, alive: tuple[bool, ...], lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune would wait for its nodes for ever."""
+    monkeypatch.setattr(driver_module, "NODES_SECONDS", 0.0)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": one} for one in alive])
+    assert driver.must_stop() == lost
+    assert ("Ray has lost all of its nodes" in str(driver.scheduler.problem)) == lost
+
+
+def test_nodes_are_not_counted_all_the_time(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(ray, "nodes", lambda: calls.append(1) or [{"Alive": True}])
+    monkeypatch.setattr(driver_module, "NODES_SECONDS", 0.0)
+    driver.must_stop()
+    monkeypatch.setattr(driver_module, "NODES_SECONDS", 3600.0)
+    for _ in range(100):
+        assert not driver.must_stop()
+    assert len(calls) == 1
+
+
+def test_without_an_address_no_other_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray start` leaves an address behind, which Ray would take, also when that cluster was killed long ago."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options) or MagicMock())
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with connect(None, None, together=True):
+        assert given["address"] == "local"
+        assert (given["include_dashboard"], given["dashboard_host"]) == (True, "127.0.0.1")
+    with connect(None, None, together=False):
+        assert not given["include_dashboard"]
+
+
+def test_checkpoints_stay_until_nothing_is_left_to_run(tmp_path: Path) -> None:
+    """What killed processes were writing goes at once."""
+    sweep, folder = toy_sweep(tmp_path, methods=("plain",)), tmp_path / "out"
+    checkpoint = SweepFolder(folder).checkpoints / "pack.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    for complete in (False, True):
+        if complete:
+            rig = Rig(sweep, folder)
+            rig.run(random.Random(0))
+            rig.kill()
+        checkpoint.touch()
+        checkpoint.with_name(".pack.node-1-1.partial").touch()
+        (folder / ".tune.partial" / "state").mkdir(parents=True)
+        with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+            driver_of(sweep, ledger, folder).tidy()
+        assert not list(folder.rglob("*.partial"))
+        assert checkpoint.exists() != complete
