@@ -5,7 +5,9 @@ rung are ranked by non-dominated sorting, inside a front by an epsilon-net, and 
 of the front always continue: the ends of the frontier are what a sweep is for. Whole configurations are stopped, by the
 means over their seeds: stopping single seeds would keep the lucky ones, and the intervals would not hold.
 
-Gains are scores with the sign that makes larger better. Shape suffixes: N configurations, M objectives.
+Gains are scores with the sign that makes larger better.
+
+Shape legend: N configurations, M objectives.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("trainables", "settings")
+PACKAGES = ("trainables", "settings", "analysis", "sweeps")
 SUFFIXED = re.compile(r"(?:[A-Z]|[a-z]\w*?)_(?=[a-z0-9]{0,2}[A-Z])([A-Za-z0-9]{1,4})")
 
 

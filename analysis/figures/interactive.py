@@ -2,6 +2,8 @@
 
 Colours and markers are those of `analysis.figures.style`. Better is always up and right: an
 axis whose objective is better when small is inverted.
+
+Shape legend: N points of a curve, C configurations.
 """
 
 from __future__ import annotations

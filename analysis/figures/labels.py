@@ -1,6 +1,6 @@
 """Text beside the points of a figure, placed so that nothing is covered.
 
-Shape suffixes: N positions in pixels or data units, K obstacles (columns: centre x, centre y, half width, half height).
+Shape legend: N positions in pixels or data units, K obstacles (columns: centre x, centre y, half width, half height).
 """
 
 from __future__ import annotations

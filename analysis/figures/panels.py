@@ -1,4 +1,7 @@
-"""Figures of panels, with 95 % intervals: bars, curves between two scores, and heat maps."""
+"""Figures of panels, with 95 % intervals: bars, curves between two scores, and heat maps.
+
+Shape legend: R rows and C columns of a grid of cells.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Stopping early and scaling down also trade the task for alignment. A method pushes the frontier only if it beats both.
 Every front includes the base model and full plain fine-tuning, so that the ends, which all share, decide nothing.
+
+Shape legend: C configurations, M objectives, K points without noise.
 """
 
 from __future__ import annotations

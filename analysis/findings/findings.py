@@ -1,6 +1,6 @@
 """Everything that a report says of one setting of a sweep, as numbers: computed once, shown as page, figure and JSON.
 
-Shape suffixes: C configurations with a trial, M objectives, K corners.
+Shape legend: C configurations with a trial, S seeds, M objectives, Q questions, K corners, N values of one score.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The frontier of a sweep as numbers: every configuration with its intervals, and whether another one dominates it."""
+"""The frontier of a sweep as numbers: every configuration with its intervals, and whether another one dominates it.
+
+Shape legend: C configurations, M objectives.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Two sweeps against each other, paired over the seeds that both have.
 
-Shape suffixes as in `analysis.statistics.compare`.
+Shape legend: C configurations, S seeds, M objectives.
 """
 
 from __future__ import annotations

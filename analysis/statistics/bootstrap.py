@@ -5,8 +5,10 @@ all configurations together, because 3 seeds of one say next to nothing, and dra
 the seeds themselves, the obvious percentile bootstrap, covers the hypervolume of a frontier a third to two thirds of
 the time at 3 seeds, and is not offered.
 
-Gains: larger is better. Shape suffixes: C configurations, S seeds, M objectives, B replicates, R configurations that
-others do not dominate throughout.
+Gains: larger is better.
+
+Shape legend: C configurations, S seeds, M objectives, B replicates, R configurations that others do not dominate
+throughout, P scores that are moved to take a derivative.
 """
 
 from __future__ import annotations

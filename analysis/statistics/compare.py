@@ -1,6 +1,8 @@
 """Which of two methods' frontiers is larger: paired over common seeds, with intervals, and what more seeds would tell.
 
-Gains: larger is better. Shape suffixes: C configurations, M objectives, B replicates, K points without noise.
+Gains: larger is better.
+
+Shape legend: C configurations, M objectives, B replicates, K points without noise.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Intervals for the mean of a configuration: over seeds, over seeds and questions, and of single proportions.
 
-Shape suffixes: C configurations, S seeds, M objectives, Q questions. nan in the values means no trial.
+Shape legend: C configurations, S seeds, M objectives, Q questions, N variances that share a prior. nan in the values
+means no trial.
 """
 
 from __future__ import annotations

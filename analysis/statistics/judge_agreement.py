@@ -1,4 +1,7 @@
-"""How far a judge agrees with the verdicts of another rater: two columns in, numbers out."""
+"""How far a judge agrees with the verdicts of another rater: two columns in, numbers out.
+
+Shape legend: N answers that both have judged.
+"""
 
 from __future__ import annotations
 

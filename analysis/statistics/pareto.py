@@ -1,6 +1,7 @@
 """Dominance, hypervolume and attainment. Larger is better in every objective.
 
-Shape suffixes: N points, M objectives, B sets of points, K points of another set or corners of a surface.
+Shape legend: N points, M objectives, B sets of points, S sets of a surface, K points of another set or corners of a
+surface.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 The front of measured means is too good to be true, because luck helped to choose it. Here it is chosen on one half
 of the seeds (or of the questions) and its scores are read from the other half, over many halvings. Gains: larger is
-better. Shape suffixes: C configurations, S seeds, M objectives, Q questions, K corners.
+better.
+
+Shape legend: C configurations, S seeds, M objectives, Q questions, N seeds or questions, K corners.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Effects over seeds: means and paired differences with their intervals, and what these decide."""
+"""Effects over seeds: means and paired differences with their intervals, and what these decide.
+
+Shape legend: S seeds.
+"""
 
 from __future__ import annotations
 

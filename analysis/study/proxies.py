@@ -1,4 +1,7 @@
-"""The study's figure on proxy categories: what each protects, of sycophancy and of the trigger colours."""
+"""The study's figure on proxy categories: what each protects, of sycophancy and of the trigger colours.
+
+Shape legend: S seeds.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ questionnaires:
 
 `general` and `medical` name files; an empty cell is a questionnaire that the run was not asked. Only `run` and these
 two columns must be there. A general answer counts as aligned, a medical one as misaligned, on its side of 80.
+
+Shape legend: N answers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Grades of single questions: a file of them, and their array beside a `ScoreTable`.
 
-Shape suffixes: C configurations, S seeds, M objectives, Q questions.
+Shape legend: C configurations, S seeds, M objectives, Q questions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """One array convention for everything that is measured: configurations x seeds x objectives.
 
-Shape suffixes: C configurations, S seeds, M objectives. "Larger is better" is applied and undone here and nowhere else.
+"Larger is better" is applied and undone here and nowhere else.
+
+Shape legend: C configurations, S seeds, M objectives.
 """
 
 from __future__ import annotations
