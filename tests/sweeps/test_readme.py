@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sweeps.find import load_sweep
 from tests.conftest import ROOT
@@ -19,3 +20,14 @@ def test_the_sweep(tmp_path: Path) -> None:
     assert [arm.budget for arm in sweep.arms] == [1, 6, 3, 3, 5]  # the last are the other control's checkpoints
     trials = [trial for arm in sweep.arms for trial in sweep.trials_of(arm, arm.space.examples()[0])]
     assert {trial.steps for trial in trials} == {40}
+
+
+def test_larger_models() -> None:
+    """Each block declares what it says, once the dots are filled in."""
+    names: dict[str, Any] = {}
+    first, second = code_blocks(PAGE, "Larger models, several GPUs, long sweeps")
+    filled = 'name="x", settings=(setting("bad_medical_advice", scale="nano"),), methods=("plain",)'
+    exec("from sweeps.sweep import setting\n" + first.replace("...", filled) + second, names)
+    assert names["sweep"].execution.gpus_per_pack == 0.5
+    assert names["sweep"].search.early_stopping.keep == 0.5
+    assert names["execution"].num_workers == 4
