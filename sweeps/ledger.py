@@ -97,14 +97,6 @@ class LedgerState:
         configurations = {asked.configuration for asked in self.asked.get(arm, {}).values()}
         return [outcome for outcome in self.outcomes.values() if outcome.trial.configuration_id in configurations]
 
-    def made_with_other_code(self, what: str, now: str) -> list[Outcome]:
-        """Return the outcomes, failed ones excepted, from before the code of `what` became `now`."""
-        return [
-            outcome
-            for trial_id, outcome in self.outcomes.items()
-            if outcome.status != "failed" and self.made_with.get(trial_id, {}).get(what, now) != now
-        ]
-
     def apply(self, event: Mapping[str, Any]) -> None:
         """Apply one event; of two about the same thing the first counts. Raises KeyError, TypeError, ValueError."""
         kind = event["event"]

@@ -57,6 +57,14 @@ class RawLedger:
         """Id of each configuration that the search asked for -> its description."""
         return {event["configuration"]: event["described"] for arm in self.asked.values() for event in arm.values()}
 
+    def made_with_other_code(self, what: str, now: str) -> list[Mapping[str, Any]]:
+        """Return the outcomes of trials that did not fail and ended when the code of `what` was another than `now`."""
+        return [
+            outcome
+            for trial_id, outcome in self.outcomes.items()
+            if outcome["status"] != "failed" and self.made_with.get(trial_id, {}).get(what, now) != now
+        ]
+
     def apply(self, event: Mapping[str, Any]) -> None:
         """Take in one event; of two about the same thing the first counts. Raises KeyError, TypeError, ValueError."""
         kind = event["event"]

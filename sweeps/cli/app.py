@@ -15,6 +15,7 @@ from rich.table import Table
 
 from settings.common.errors import UserError
 from settings.common.files import is_full
+from sweeps.cli.say import Say
 from sweeps.driver.run_options import RunOptions
 
 if TYPE_CHECKING:
@@ -207,25 +208,17 @@ def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell how far a sweep is, also while it runs: trials by method and how they ended."""
-    from sweeps.cli.tables import arms_table
+    from sweeps.cli.tables import show_status
     from sweeps.results.disk import usage
-    from sweeps.results.frontier_files import status
+    from sweeps.results.status import status
 
-    found = status(name, output)
-    found["disk"] = usage(Path(found["folder"]))
-    found["bytes"] = sum(found["disk"].values())
+    state = status(name, output)
+    state["disk"] = usage(Path(state["folder"]))
+    state["bytes"] = sum(state["disk"].values())
     if as_json:
-        typer.echo(json.dumps(found))
-        return
-    columns = ("trials", "finished", "invalid", "failed", "stopped", "left")
-    rows = [(arm["setting"], arm["title"], [arm[column] for column in columns]) for arm in found["arms"]]
-    table = arms_table(found["sweep"], columns, rows)
-    console = Console()
-    console.print(table)
-    for line in found["cautions"]:
-        console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)
-    kinds = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in sorted(found["disk"].items()))
-    console.print(f"{found['bytes'] / 1e6:.1f} MB in {found['folder']}: {kinds}", highlight=False, soft_wrap=True)
+        typer.echo(json.dumps(state))
+    else:
+        show_status(Console(), state)
 
 
 @sweep_app.command("clean", epilog="Example: selgen sweep clean quickstart --dry-run")
@@ -239,19 +232,10 @@ def clean_command(
 
     Scores, curves, replies, grades and the MLflow store stay. Refuses while the sweep runs.
     """
-    from sweeps.results.disk import clean
+    from sweeps.cli.tables import show_removed
+    from sweeps.results.cleaning import clean
 
-    items = clean(name, output, keep, dry_run)
-    console = Console()
-    reasons: dict[str, list[int]] = {}
-    for item in items:
-        reasons.setdefault(f"{item.path.parent.name}: {item.reason}", []).append(item.size)
-    table = Table(box=None, padding=(0, 2), title="would go" if dry_run else "gone", title_justify="left")
-    for column in ("what", "number", "MB"):
-        table.add_column(column, justify="left" if column == "what" else "right", overflow="fold")
-    for reason, sizes in reasons.items():
-        table.add_row(reason, str(len(sizes)), f"{sum(sizes) / 1e6:.1f}")
-    console.print(table if items else "nothing to delete")
+    show_removed(Console(), clean(name, output, keep, dry_run), dry_run)
 
 
 @app.command("frontier", epilog="Example: selgen frontier quickstart --json")
@@ -264,8 +248,11 @@ def frontier_command(
     csv: Annotated[Path | None, typer.Option("--csv", help="Also write all configurations to this CSV file.")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Also draw to this PNG, PDF or SVG file.")] = None,
 ) -> None:
-    """Print the non-dominated configurations of a sweep with 95 % intervals, from MLflow alone."""
-    from sweeps.cli.report import show_frontier
+    """Print the non-dominated configurations of a sweep with 95 % intervals.
+
+    They are read from the sweep's folder; from MLflow with --tracking-uri, or where there is no such folder.
+    """
+    from sweeps.cli.frontier import show_frontier
     from sweeps.find import name_of
 
     show_frontier(name_of(sweep), output, tracking_uri, setting, as_json, csv, figure, Console())
@@ -287,8 +274,11 @@ def report_command(
     from sweeps.find import name_of
 
     names = [name.strip() for name in objectives.split(",")] if objectives else None
-    for path in report(name_of(sweep), output, tracking_uri, setting, names, to):
-        Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+    written, say = report(name_of(sweep), output, tracking_uri, setting, names, to), Say(Console())
+    for file in written.files:
+        say.wrote(file)
+    if written.note:
+        say.warn(written.note)
 
 
 @app.command("compare", epilog="Example: selgen compare quickstart methods_nano")
@@ -301,7 +291,7 @@ def compare_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare the frontiers of two sweeps on the seeds that both have: differences with intervals."""
-    from sweeps.cli.report import compare
+    from sweeps.cli.compare import compare
     from sweeps.find import name_of
 
     compare((name_of(sweep_a), name_of(sweep_b)), output, tracking_uri, setting, as_json, Console())
@@ -376,7 +366,7 @@ def import_judged_command(
     report: Annotated[Path | None, typer.Option(help="Also write a report, as selgen report does, here.")] = None,
 ) -> None:
     """Analyse judged answers: columns question_id, aligned, coherent; one file per run and questionnaire."""
-    from sweeps.cli.report import import_judged
+    from sweeps.cli.judged_answers import import_judged
 
     import_judged(folder, as_json, keep_going, report, Console(), Console(stderr=True))
 
@@ -392,14 +382,13 @@ def heatmap_command(
 ) -> None:
     """Draw scores against settings: one row per setting, one column per score, means over the seeds."""
     from analysis.figures import heatmap
-    from analysis.tables import mlflow_runs
     from sweeps.find import name_of
-    from sweeps.names import default_uri
+    from sweeps.results.readers import open_sweep
 
     sweep = name_of(sweep)
-    records = mlflow_runs.load_records(sweep, tracking_uri or default_uri(output))
+    records = open_sweep(sweep, output, tracking_uri).load_records()
     heatmap.save_heatmap(figure, heatmap.build_grid(records, scores, method), sweep)
-    Console().print(f"wrote {figure}", highlight=False, soft_wrap=True)
+    Say(Console()).wrote(figure)
 
 
 @judge_app.command("calibrate", epilog="Example: selgen judge calibrate judged.csv --questions medical --max-dollars 1")

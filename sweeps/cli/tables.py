@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import Parameter, getdoc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sweeps.cli.say import Say
+
 if TYPE_CHECKING:
     from settings.setting import Evaluation, Setting
     from sweeps.plan import CostEstimate
+    from sweeps.results.cleaning import Removable
     from sweeps.sweep import Sweep
     from trainables.method import Method
 
@@ -224,6 +227,35 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
         " worker",
         highlight=False,
     )
+
+
+def show_status(console: Console, state: Mapping[str, Any]) -> None:
+    """Print how far a sweep is: a row per arm, what the user should know, and what its folder holds."""
+    columns = ("trials", "finished", "invalid", "failed", "stopped", "left")
+    rows = [(arm["setting"], arm["title"], [arm[column] for column in columns]) for arm in state["arms"]]
+    console.print(arms_table(state["sweep"], columns, rows))
+    say = Say(console)
+    for line in state["cautions"]:
+        say.warn(f"caution: {line}")
+    kinds = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in sorted(state["disk"].items()))
+    say.note(f"{state['bytes'] / 1e6:.1f} MB in {state['folder']}: {kinds}")
+
+
+def show_removed(console: Console, removed: Sequence[Removable], dry_run: bool) -> None:
+    """Print what was deleted, or would be, by folder and reason."""
+    if not removed:
+        console.print("nothing to delete")
+        return
+    sizes: dict[str, list[int]] = {}
+    for file in removed:
+        sizes.setdefault(f"{file.path.parent.name}: {file.reason}", []).append(file.size)
+    title = "would be deleted" if dry_run else "deleted"
+    table = Table(box=None, padding=(0, 2), title=title, title_justify="left")
+    for column in ("what", "number", "MB"):
+        table.add_column(column, justify="left" if column == "what" else "right", overflow="fold")
+    for what, of_kind in sizes.items():
+        table.add_row(what, str(len(of_kind)), f"{sum(of_kind) / 1e6:.1f}")
+    console.print(table)
 
 
 def arms_table(sweep: str, columns: Sequence[str], rows: Sequence[tuple[str, str, Sequence[object]]]) -> Table:

@@ -21,7 +21,7 @@ from sweeps.driver.local_cluster import LocalCluster, connect, quiet
 from sweeps.driver.progress import Display
 from sweeps.driver.resources import packs_at_a_time, resources_of_worker, worker_config
 from sweeps.ledger import Ledger
-from sweeps.results import disk
+from sweeps.results import cleaning
 from sweeps.results.frontier_files import publish
 from sweeps.search.judging import GradingQueue, Judges
 from sweeps.search.scheduler import PackScheduler
@@ -256,7 +256,7 @@ class AdapterPruner:
         ended = len(self._ledger.state.outcomes)
         if self._newest is not None and ended >= self._next_at:
             self._next_at = ended + max(PRUNE_EVERY, ended // 4)
-            disk.prune(disk.prunable(self._sweep, self._ledger.state, self._folder, self._newest))
+            cleaning.prune(cleaning.prunable(self._sweep, self._ledger.state, self._folder, self._newest))
 
 
 def open_judges(sweep: Sweep) -> Judges | None:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -18,10 +17,8 @@ from analysis.tables.mlflow_runs import grades_file
 from analysis.tables.questions import write_grades
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
 from settings.setting import Measurement
-from sweeps import find
 from sweeps.case import Case
-from sweeps.ledger import LedgerState, read
-from sweeps.results import provenance
+from sweeps.ledger import LedgerState
 from sweeps.results.question_grades import grades_of
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
@@ -165,30 +162,6 @@ def complete(sweep: Sweep, record: LedgerState) -> bool:
         if len(asked) < arm.budget or any(trial.trial_id not in record.outcomes for trial in trials):
             return False
     return True
-
-
-def status(name_or_file: str, output: Path) -> dict[str, Any]:
-    """How far a sweep is, read from its ledger without disturbing the driver. Raises UserError."""
-    sweep = find.find(name_or_file, output)
-    folder = output / sweep.name
-    record = read(folder)
-    arms = []
-    for label, arm in [(case.label, arm) for case in sweep.cases for arm in case.arms]:
-        ends = Counter(outcome.status for outcome in record.outcomes_of(arm.key))
-        total = arm.budget * len(sweep.seed_values)
-        counts = {status: ends[status] for status in ("finished", "invalid", "failed", "stopped")}
-        arms.append(
-            {
-                "method": arm.space.method,
-                "title": arm.title,
-                "setting": label,
-                "trials": total,
-                **counts,
-                "left": max(0, total - sum(ends.values())),
-            }
-        )
-    cautions = provenance.lines(record, provenance.code_of(sweep))
-    return {"sweep": sweep.name, "folder": str(folder), "arms": arms, "cautions": cautions}
 
 
 def show_results(sweep: Sweep, record: LedgerState, console: Console) -> None:

@@ -1,53 +1,78 @@
 """Which code made which trials. A trial's identity is the hash of its arguments, so that a changed method or setting
 would keep its old numbers without a word.
+
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import trainables
 from settings import catalog
-from sweeps.case import Arm
-from sweeps.ledger import Ledger, LedgerState
-from sweeps.sweep import Sweep
-from trainables import methods
-from trainables.trial import TrialConfig
+from sweeps.description import describe, examples
+from sweeps.ledger_lines import RawLedger, read_raw
+
+if TYPE_CHECKING:
+    from sweeps.ledger import Ledger
+    from sweeps.sweep import Sweep
+
+METHOD, SETTING = "method", "setting"  # first words of the keys
 
 
 def changed(sweep: Sweep, ledger: Ledger) -> list[str]:
-    """Keep the code of the sweep's methods and own settings; a line for each that made trials when it was another."""
+    """Keep the code of the sweep's methods and own settings. Return a line for each that made trials as other code."""
     code = code_of(sweep)
     ledger.record_code(code)
-    return lines(ledger.state, code)
+    return changes(read_raw(ledger.path.parent), describe(sweep).built_on, code)
 
 
 def code_of(sweep: Sweep) -> dict[str, str]:
-    """What ("method kl_penalty") -> content id of its own file. What that imports is not looked at."""
-    names = {trial.method.name for arm in sweep.arms for trial in _examples(sweep, arm)}
-    code = {f"method {name}": methods.source_id(name) for name in sorted(names)}
+    """Return what ("method kl_penalty") -> content id of its own file. What that file imports is not looked at."""
+    from trainables import methods
+
+    names = {part.method.name for trial in examples(sweep) for part in (trial, *trial.built_on)}
+    code = {f"{METHOD} {name}": methods.source_id(name) for name in sorted(names)}
     files = {ref.name: catalog.file_of(ref.name) for ref in sweep.settings}
-    return code | {f"setting {name}": catalog.source_id(path) for name, path in files.items() if path}
+    return code | {f"{SETTING} {name}": catalog.source_id(path) for name, path in files.items() if path}
 
 
-def lines(record: LedgerState, code: Mapping[str, str]) -> list[str]:
-    """A line for each method or setting that made trials of the record when its code was another."""
-    found = []
-    for what, source in code.items():
-        kind, _, name = what.partition(" ")
-        old = [end for end in record.made_with_other_code(what, source) if name in _names(end.trial, kind)]
-        if old:
-            found.append(
-                f"{kind} {name} was changed after {len(old)} of its trials had ended; these keep their results."
+def current_code(keys: Iterable[str]) -> dict[str, str]:
+    """Return the content ids of the source of methods and settings as it is now. Files that are gone are left out."""
+    code = {}
+    for key in sorted(keys):
+        kind, _, name = key.partition(" ")
+        path = Path(trainables.__path__[0], "methods", f"{name}.py") if kind == METHOD else catalog.file_of(name)
+        if path and path.is_file():
+            code[key] = catalog.source_id(path)
+    return code
+
+
+def changes(ledger: RawLedger, built_on: Mapping[str, tuple[str, ...]], code: Mapping[str, str]) -> list[str]:
+    """Return a line for each method or setting that made trials of the ledger when its code was another.
+
+    Args:
+        built_on: method -> the methods whose trials it builds on.
+        code: content ids of the source now, as `code_of` has them.
+    """
+    lines = []
+    for key, source in code.items():
+        kind, _, name = key.partition(" ")
+        outcomes = ledger.made_with_other_code(key, source)
+        number = sum(name in _made_by(outcome["trial"], kind, built_on) for outcome in outcomes)
+        if number:
+            lines.append(
+                f"{key} was changed after {number} of its trials had ended; these keep their results."
                 " To train them anew, rename the sweep or choose another --output"
             )
-    return found
+    return lines
 
 
-def _examples(sweep: Sweep, arm: Arm) -> tuple[TrialConfig, ...]:
-    """Return a trial of an arm, and those that it builds on."""
-    trial = sweep.trials_of(arm, arm.space.examples()[0])[0]
-    return (trial, *trial.built_on)
-
-
-def _names(trial: TrialConfig, kind: str) -> set[str]:
-    return {one.method.name if kind == "method" else one.setting.name for one in (trial, *trial.built_on)}
+def _made_by(trial: Mapping[str, Any], kind: str, built_on: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the names of the methods, or of the setting, whose code made a trial."""
+    if kind == SETTING:
+        return (trial["setting"]["name"],)
+    method = trial["method"]["name"]
+    return (method, *built_on.get(method, ()))

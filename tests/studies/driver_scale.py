@@ -49,7 +49,7 @@ from sweeps.driver.run_options import RunOptions
 from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
 from sweeps.names import default_uri, folder_of
-from sweeps.results import frontier_files
+from sweeps.results.status import status
 from sweeps.search.proposer import Proposer
 from sweeps.search.scheduler import PackScheduler
 from sweeps.search.searcher import PackSearcher
@@ -204,7 +204,7 @@ def look(file: Path, output: Path) -> tuple[float, float]:
     """CPU seconds of a status and of a frontier, the cheaper of two."""
     sweep = load_sweep(file)
     asks = (
-        lambda: frontier_files.status(str(file), output),
+        lambda: status(str(file), output),
         lambda: frontier(mlflow_runs.load(sweep.name, default_uri(output)).table),
     )
     found = []

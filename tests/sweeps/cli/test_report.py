@@ -16,8 +16,10 @@ from analysis.findings.controls import control_of
 from analysis.tables.mlflow_runs import load, runs_of
 from settings.common.errors import UserError
 from settings.common.files import write_json
-from sweeps.cli.report import compare, report
+from sweeps.cli.compare import compare
+from sweeps.cli.report import report
 from sweeps.controls import control_spaces
+from sweeps.description import describe
 from sweeps.names import default_uri
 from sweeps.results.frontier_files import publish
 from sweeps.space import grid
@@ -30,6 +32,7 @@ def swept(folder: Path, output: Path, landings: int = 10**6, **changes: object) 
     """A sweep with controls, run by the fake searcher, and published."""
     sweep = toy_sweep(folder, **({"controls": True, "configurations": 3} | changes))
     rig = Rig(sweep, output / sweep.name)
+    describe(sweep).write(output / sweep.name)
     rig.run(random.Random(0), landings=landings)
     for outcome in rig.ledger.state.outcomes.values():
         path = output / sweep.name / "observations" / f"{outcome.trial.trial_id}.json"
@@ -90,7 +93,7 @@ def test_controls_and_grades_reach_mlflow(output: Path) -> None:
 
 
 def test_report_is_written_and_logged(output: Path) -> None:
-    files = report("toy-sweep", output, None)
+    files = report("toy-sweep", output, None).files
     assert files[0] == output / "toy-sweep" / "report" / "report.html"
     client = MlflowClient(default_uri(output))
     runs = runs_of("toy-sweep", default_uri(output))
@@ -109,15 +112,26 @@ def test_the_store_alone_is_enough(output: Path, tmp_path: Path) -> None:
     (tmp_path / "copy" / "toy-sweep").rename(tmp_path / "gone")
     files = report(
         "toy-sweep", tmp_path / "copy", None, objectives=["task", "other", "alignment"], folder=tmp_path / "r"
-    )
+    ).files
     assert files[0].is_file()
     assert (tmp_path / "r" / "frontier_task_other.png").is_file()
 
 
+def test_the_folder_alone_is_enough(output: Path, tmp_path: Path) -> None:
+    """MLflow is gone, or is elsewhere: the same findings, without links."""
+    shutil.copytree(output / "toy-sweep", tmp_path / "copy" / "toy-sweep")
+    written = report("toy-sweep", tmp_path / "copy", None, folder=tmp_path / "ledger")
+    assert "the report is not in MLflow: there is no MLflow store" in written.note
+    from_mlflow = report("toy-sweep", output, default_uri(output), folder=tmp_path / "mlflow")
+    assert from_mlflow.note == ""
+    texts = [(files[0].parent / "findings.json").read_text() for files in (written.files, from_mlflow.files)]
+    assert texts[0] == texts[1]
+    assert not list((tmp_path / "copy").glob("*.db"))
+
+
 def test_a_running_sweep_has_a_report(tmp_path: Path) -> None:
     swept(tmp_path, tmp_path / "runs", landings=4)
-    files = report("toy-sweep", tmp_path / "runs", None)
-    assert files[0].is_file()
+    assert report("toy-sweep", tmp_path / "runs", None).files[0].is_file()
 
 
 def test_refusals(output: Path, tmp_path: Path) -> None:

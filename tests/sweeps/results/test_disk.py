@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from settings.common.errors import UserError
 from sweeps.cli.app import app
 from sweeps.ledger import Ledger, read
-from sweeps.results import disk
-from sweeps.results.disk import prunable, prune, removable, usage
+from sweeps.results.cleaning import prunable, prune, removable
+from sweeps.results.disk import size_of, usage
 from sweeps.space import grid
 from sweeps.sweep import Sweep
 from tests.support.fakes import SOURCES, Rig, finished, toy_sweep
@@ -143,7 +143,7 @@ def test_use_by_kind(tmp_path: Path) -> None:
         "results": 3,
         "leftovers": 2,
     }
-    assert sum(found.values()) == disk.size_of(folder)
+    assert sum(found.values()) == size_of(folder)
 
 
 # --- the command ---
@@ -167,10 +167,10 @@ def test_clean_says_what_would_go_and_then_it_goes(command: tuple[list[str], Pat
     before = sorted(folder.rglob("*"))
     dry = CliRunner().invoke(app, ["sweep", "clean", *options, "--keep", "0", "--dry-run"])
     assert dry.exit_code == 0, dry.exception
-    assert "would go" in dry.output and "adapters: its trial has ended and is not on the frontier" in dry.output
+    assert "would be deleted" in dry.output and "adapters: its trial has ended and is not on the frontier" in dry.output
     assert sorted(folder.rglob("*")) == before
     wet = CliRunner().invoke(app, ["sweep", "clean", *options, "--keep", "0"])
-    assert wet.exit_code == 0 and "gone" in wet.output
+    assert wet.exit_code == 0 and "deleted" in wet.output
     assert len(list((folder / "adapters").iterdir())) == 4
     again = CliRunner().invoke(app, ["sweep", "clean", *options, "--keep", "0"])
     assert "nothing to delete" in again.output

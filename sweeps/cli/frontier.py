@@ -1,0 +1,43 @@
+"""The frontier of a sweep, as `selgen frontier` prints it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from analysis.findings import frontier
+from sweeps.cli.say import Say
+from sweeps.results.readers import open_sweep
+
+
+def show_frontier(
+    sweep: str,
+    output: Path,
+    tracking_uri: str | None,
+    setting: str | None,
+    as_json: bool,
+    csv: Path | None,
+    figure: Path | None,
+    console: Console,
+) -> None:
+    """Print the frontier of a sweep. Raises UserError."""
+    loaded = open_sweep(sweep, output, tracking_uri).load(setting)
+    points = frontier.frontier(loaded.table)
+    if csv:
+        frontier.write_csv(csv, points)
+    if figure:
+        from analysis.figures.frontier import save_frontier
+
+        save_frontier(figure, loaded.table, loaded.base_scores, title=sweep)
+    if as_json:
+        console.file.write(json.dumps(frontier.front_json(sweep, points), allow_nan=False) + "\n")
+        return
+    title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
+    console.print(frontier.rich_table(points, loaded.objectives, title, width=console.width))
+    say = Say(console)
+    for file in filter(None, (csv, figure)):
+        say.wrote(file)
+    if loaded.counts["running"]:
+        say.note(f"{loaded.counts['running']} trials are still running")

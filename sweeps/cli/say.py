@@ -1,0 +1,27 @@
+"""Lines on the terminal in one manner: nothing in them is highlighted, and paths and commands are not broken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Say:
+    """Says one line at a time on a console."""
+
+    console: Console
+
+    def note(self, line: str, style: str | None = None) -> None:
+        """Print a line."""
+        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        """Print a line that a user should not miss."""
+        self.note(line, style="yellow")
+
+    def wrote(self, file: Path) -> None:
+        """Print that a file was written."""
+        self.note(f"wrote {file}")

@@ -1,0 +1,69 @@
+"""A finished or running sweep by its name: from its folder if it has one here, else from MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from analysis.tables import mlflow_runs
+from analysis.tables.loaded_sweep import LoadedSweep
+from analysis.tables.scores import TrialRecord
+from settings.common.errors import UserError
+from sweeps.names import SAFE_NAME, default_uri, folder_of
+from sweeps.results.from_ledger import LedgerReader, is_readable
+
+
+class SweepReader(Protocol):
+    """Reads a sweep's numbers. Every method raises UserError for what cannot be read."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """The settings that trials were started on, sorted."""
+        ...
+
+    def load(self, setting: str | None = None, objectives: Sequence[str] | None = None) -> LoadedSweep:
+        """Read one setting: its label, or a part that no other has."""
+        ...
+
+    def load_records(self) -> dict[str, list[TrialRecord]]:
+        """Return all trials that ended, by setting."""
+        ...
+
+
+@dataclass(frozen=True)
+class MlflowReader:
+    """Reads a sweep from MLflow."""
+
+    sweep: str
+    uri: str
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """The settings that trials were started on, sorted."""
+        return mlflow_runs.settings_of(self.sweep, self.uri)
+
+    def load(self, setting: str | None = None, objectives: Sequence[str] | None = None) -> LoadedSweep:
+        """Read one setting."""
+        return mlflow_runs.load(self.sweep, self.uri, setting, objectives)
+
+    def load_records(self) -> dict[str, list[TrialRecord]]:
+        """Return all trials that ended, by setting."""
+        return mlflow_runs.load_records(self.sweep, self.uri)
+
+
+def open_sweep(sweep: str, output: Path, tracking_uri: str | None) -> SweepReader:
+    """Return the reader of a sweep. Raises UserError.
+
+    Args:
+        sweep: its name.
+        output: root of all sweeps' folders, and of the MLflow store where no other is given.
+        tracking_uri: of MLflow; None prefers the ledger under `output`, which is quicker and has the same numbers.
+    """
+    if not SAFE_NAME.fullmatch(sweep):
+        raise UserError(f"{sweep!r} is no sweep's name; give the name, not the file")
+    folder = folder_of(sweep, output)
+    if tracking_uri is None and is_readable(folder):
+        return LedgerReader.open(folder)
+    return MlflowReader(sweep, tracking_uri or default_uri(output))

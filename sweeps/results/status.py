@@ -1,0 +1,54 @@
+"""How far a sweep is, read from its folder without disturbing the driver. Needs no torch for a sweep that has run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sweeps import find
+from sweeps.description import SweepDescription, describe
+from sweeps.ledger_lines import RawLedger, configuration_id, read_raw
+from sweeps.names import folder_of
+from sweeps.results import provenance
+from sweeps.results.from_ledger import is_readable
+
+ENDS = ("finished", "invalid", "failed", "stopped")
+
+
+def status(name_or_file: str, output: Path) -> dict[str, Any]:
+    """Return how far a sweep is, by arm, and what the user should know. Raises UserError.
+
+    A name is read as its last start declared it, a file as it is now.
+    """
+    if not find.is_file(name_or_file) and is_readable(folder_of(name_or_file, output)):
+        description = SweepDescription.read(folder_of(name_or_file, output))
+    else:
+        description = describe(find.find(name_or_file, output))
+    folder = folder_of(description.name, output)
+    ledger = read_raw(folder)
+    cautions = provenance.changes(ledger, description.built_on, provenance.current_code(ledger.code))
+    arms = _arms(description, ledger)
+    return {"sweep": description.name, "folder": str(folder), "arms": arms, "cautions": cautions}
+
+
+def _arms(description: SweepDescription, ledger: RawLedger) -> list[dict[str, Any]]:
+    statuses: dict[str, Counter[str]] = {}  # configuration id -> how its trials ended
+    for outcome in ledger.outcomes.values():
+        statuses.setdefault(configuration_id(outcome["trial"]), Counter())[outcome["status"]] += 1
+    arms = []
+    for arm in description.arms:
+        ends: Counter[str] = Counter()
+        for configuration in {event["configuration"] for event in ledger.asked.get(arm.key, {}).values()}:
+            ends += statuses.get(configuration, Counter())
+        arms.append(
+            {
+                "method": arm.method,
+                "title": arm.title,
+                "setting": arm.setting,
+                "trials": arm.num_trials,
+                **{status: ends[status] for status in ENDS},
+                "left": max(0, arm.num_trials - sum(ends.values())),
+            }
+        )
+    return arms
