@@ -315,7 +315,7 @@ def _percent(rate: Rate | None) -> float | None:
 
 
 def records_of(judged: JudgedFolder) -> tuple[list[TrialRecord], list[Grade], dict[str, float]]:
-    """The runs as trials, the mean verdict of each question, and the scores of the run called "base".
+    """Return the runs as trials, the mean verdict of each question, and the scores of the run called "base".
 
     A run of which a questionnaire is missing, or whose text is degenerate, is an invalid trial and says why.
     Checkpoints of one training (`epoch` of `epochs`) are configurations of their own. Runs that runs.csv does not tell

@@ -38,14 +38,14 @@ def write_grades(path: Path, grades: Iterable[Grade]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for one in grades:
-        writer.writerow([one.configuration, one.seed, one.score, one.question, f"{one.grade:.6g}"])
+    for grade in grades:
+        writer.writerow([grade.configuration, grade.seed, grade.score, grade.question, f"{grade.grade:.6g}"])
     with output_file(path) as temporary:
         temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
 
 
 def read_grades(path: Path) -> list[Grade]:
-    """The grades of a file that `write_grades` wrote. Raises UserError, naming file and line."""
+    """Read the grades that `write_grades` wrote. Raises UserError, naming file and line."""
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
@@ -75,26 +75,27 @@ class QuestionTable:
     values_MCSQ: Floats
 
     def of(self, objective: int, configuration: int) -> Floats:
-        """values_SQ of one configuration in one objective."""
+        """Return values_SQ of one configuration in one objective."""
         return np.asarray(self.values_MCSQ[objective, configuration])
 
     def seed_means(self) -> Floats:
-        """values_CQM: mean over the seeds that have a grade."""
+        """Return values_CQM: means over the seeds that have a grade."""
         return np.moveaxis(nan_mean(self.values_MCSQ, axis=2), 0, 2)
 
 
 def question_table(table: ScoreTable, grades: Iterable[Grade]) -> QuestionTable | None:
-    """The grades of a table's finished trials; None when there are none. Grades of other trials are left out."""
+    """Return the grades of a table's finished trials, and None when there are none. Other trials are left out."""
     rows = {configuration.id: row for row, configuration in enumerate(table.configurations)}
     seeds = {seed: column for column, seed in enumerate(table.seeds)}
     columns = {objective.name: column for column, objective in enumerate(table.objectives)}
-    ours = [one for one in grades if one.configuration in rows and one.seed in seeds and one.score in columns]
-    if not ours:
+    kept = [grade for grade in grades if grade.configuration in rows and grade.seed in seeds and grade.score in columns]
+    if not kept:
         return None
-    shape = (len(columns), len(rows), len(seeds), 1 + max(one.question for one in ours))
+    shape = (len(columns), len(rows), len(seeds), 1 + max(grade.question for grade in kept))
     values_MCSQ = np.full(shape, np.nan)
-    for one in ours:
-        values_MCSQ[columns[one.score], rows[one.configuration], seeds[one.seed], one.question] = one.grade
+    for grade in kept:
+        place = columns[grade.score], rows[grade.configuration], seeds[grade.seed], grade.question
+        values_MCSQ[place] = grade.grade
     unfinished_CS = np.isnan(table.values_CSM).any(axis=2)
     values_MCSQ[:, unfinished_CS] = np.nan
     return QuestionTable(values_MCSQ)

@@ -112,7 +112,7 @@ class ScoreTable:
 
     @staticmethod
     def from_records(records: Iterable[TrialRecord], objectives: Sequence[Objective]) -> ScoreTable:
-        """The table of trials given in any order.
+        """Build the table of trials in any order.
 
         Raises UserError, naming the row: a (configuration, seed) that occurs twice; one configuration id with two
         meanings; a finished trial in which an objective is missing, nan or infinite; an unknown status.
@@ -136,7 +136,8 @@ class ScoreTable:
             index = row_of[row.configuration.id]
             if row.status == "finished":
                 values_CSM[index, column_of[row.seed]] = _objective_values(row, objectives)
-                count_CSM[index, column_of[row.seed]] = [row.counts.get(one.name, math.nan) for one in objectives]
+                counts_M = [row.counts.get(objective.name, math.nan) for objective in objectives]
+                count_CSM[index, column_of[row.seed]] = counts_M
                 costs[index].append((row.tokens, row.seconds))
             elif row.status in EXCLUDED:
                 excluded[index][row.status] += 1
@@ -170,21 +171,21 @@ class ScoreTable:
         return self.oriented(self.values_CSM)
 
     def oriented(self, values_M: Floats) -> Floats:
-        """Flip the objectives of which less is better: scores to gains, and gains back to scores.
+        """Flip the objectives where less is better: scores to gains, and gains back to scores.
 
         Takes any shape that ends in M.
         """
         return values_M * np.array([1.0 if objective.higher_is_better else -1.0 for objective in self.objectives])
 
     def index(self, name: str) -> int:
-        """Column of an objective. Raises UserError."""
+        """Return the column of an objective. Raises UserError."""
         names = [objective.name for objective in self.objectives]
         if name not in names:
             raise UserError(f"no objective {name!r}; there are {', '.join(names)}")
         return names.index(name)
 
     def select(self, names: Sequence[str]) -> ScoreTable:
-        """The same trials, with these objectives in this order. Raises UserError."""
+        """Return the table with these objectives, in this order. Raises UserError."""
         columns = [self.index(name) for name in names]
         objectives = tuple(self.objectives[column] for column in columns)
         return replace(
@@ -195,7 +196,7 @@ class ScoreTable:
         )
 
     def rows(self, keep_C: NDArray[np.bool_]) -> ScoreTable:
-        """The same objectives and seeds, with some of the configurations."""
+        """Return the table with only the configurations that `keep_C` marks."""
         kept = np.flatnonzero(keep_C).tolist()
         return replace(
             self,
@@ -207,7 +208,7 @@ class ScoreTable:
         )
 
     def num_excluded(self) -> dict[Status, int]:
-        """Trials without a result, of the whole table, by status."""
+        """Count the trials without a result in the whole table, by status."""
         return {status: sum(counts[status] for counts in self.excluded) for status in EXCLUDED}
 
 
@@ -218,14 +219,14 @@ def _check_objectives(objectives: Sequence[Objective]) -> None:
 
 
 def _distinct_configurations(rows: Sequence[TrialRecord]) -> list[Configuration]:
-    found: dict[str, Configuration] = {}
+    by_id: dict[str, Configuration] = {}
     for row in rows:
-        known = found.setdefault(row.configuration.id, row.configuration)
-        if known != row.configuration:
+        first = by_id.setdefault(row.configuration.id, row.configuration)
+        if first != row.configuration:
             raise UserError(
-                f"configuration {known.id!r} has two meanings: {_meaning(known)} and {_meaning(row.configuration)}"
+                f"configuration {first.id!r} has two meanings: {_meaning(first)} and {_meaning(row.configuration)}"
             )
-    return sorted(found.values(), key=_order)
+    return sorted(by_id.values(), key=_order)
 
 
 def _meaning(configuration: Configuration) -> str:
@@ -233,7 +234,7 @@ def _meaning(configuration: Configuration) -> str:
 
 
 def _order(configuration: Configuration) -> tuple[str, list[tuple[str, bool, float, str]], str]:
-    """Sort key: method, then coefficients by name (numbers before words), then id."""
+    """Return a sort key: method, then coefficients by name (numbers before words), then id."""
     coefficients = [
         (name, False, float(value), "") if isinstance(value, int | float) else (name, True, 0.0, str(value))
         for name, value in sorted(configuration.coefficients.items())

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from settings.common.errors import UserError
 from settings.common.files import is_full
@@ -31,7 +29,7 @@ sweep_app = typer.Typer(help="Plan, run, resume and inspect sweeps.", no_args_is
 app.add_typer(sweep_app, name="sweep")
 judge_app = typer.Typer(help="Try a language model as judge.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(judge_app, name="judge")
-import_app = typer.Typer(help="Analyse results that others made.", no_args_is_help=True, rich_markup_mode=None)
+import_app = typer.Typer(help="Analyse results that were made elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(import_app, name="import")
 
 Name = Annotated[
@@ -225,10 +223,12 @@ def status_command(
 def clean_command(
     name: Name,
     output: Output = OUTPUT,
-    keep: Annotated[int, typer.Option(min=0, help="Newest trials whose adapters stay, beside the frontier's.")] = 10,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; delete nothing.")] = False,
+    keep: Annotated[
+        int, typer.Option(min=0, help="Keep the adapters of so many of the newest trials, beside the frontier's.")
+    ] = 10,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted; delete nothing.")] = False,
 ) -> None:
-    """Delete adapters that are neither on the frontier nor new nor built on, and what killed processes left.
+    """Delete adapters that are neither on the frontier nor new nor built on, and half-written files.
 
     Scores, curves, replies, grades and the MLflow store stay. Refuses while the sweep runs.
     """
@@ -316,10 +316,11 @@ def reproduce_command(
     Trials that have finished are never repeated: to resume, run it again.
     """
     from sweeps.cli import reproduce
+    from sweeps.cli.tables import show_figures
 
     console = Console()
     if figure is None:
-        _list_figures(console)
+        show_figures(console)
         return
     names = [each.name for each in reproduce.FIGURES] if figure == "all" else [figure]
     given, made, left_out = reproduce.Files(data, task), 0, []
@@ -342,26 +343,12 @@ def reproduce_command(
         raise UserError("no figure could be made")
 
 
-def _list_figures(console: Console) -> None:
-    from analysis.study.catalog import FIGURES
-    from analysis.study.figure import SweepFigure
-
-    table = Table(box=None, padding=(0, 2), title="figures", title_justify="left")
-    for column in ("figure", "what", "sweeps"):
-        table.add_column(column, overflow="fold")
-    for figure in FIGURES:
-        sweeps = ", ".join(figure.sweeps) if isinstance(figure, SweepFigure) else "none: needs --data DIR"
-        table.add_row(figure.name, figure.title, sweeps)
-    console.print(table)
-    console.print("one of them: selgen reproduce FIGURE; all of them: selgen reproduce all", highlight=False)
-
-
 @import_app.command("judged", epilog="Example: selgen import judged answers/ --report answers_report")
 def import_judged_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with runs.csv and the files that it names.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Leave out files that cannot be read, and say so.")
+        bool, typer.Option("--keep-going", help="Leave out files that cannot be read, and name them.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Also write a report, as selgen report does, here.")] = None,
 ) -> None:
@@ -376,7 +363,7 @@ def heatmap_command(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep over several settings, or its file.")],
     scores: Annotated[str, typer.Option(help="Which scores: a regular expression; its first group names the column.")],
     figure: Annotated[Path, typer.Option(help="PNG, PDF or SVG file to draw to.")],
-    method: Annotated[str | None, typer.Option(help="Whose trials, of a sweep over several methods.")] = None,
+    method: Annotated[str | None, typer.Option(help="Which method's trials, in a sweep over several.")] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
 ) -> None:
@@ -394,34 +381,24 @@ def heatmap_command(
 @judge_app.command("calibrate", epilog="Example: selgen judge calibrate judged.csv --questions medical --max-dollars 1")
 def calibrate_command(
     file: Annotated[
-        Path, typer.Argument(help="CSV, also in gzip: question, answer, question_id and the given verdict.")
+        Path, typer.Argument(help="CSV, also in gzip: question, answer, question_id and a verdict to compare with.")
     ],
     questions: Annotated[
-        str, typer.Option(help="Whose judge prompts: general, medical, or a questionnaire's YAML file.")
+        str, typer.Option(help="Whose judge prompts to use: general, medical, or a questionnaire's YAML file.")
     ] = "general",
-    rubric: Annotated[str, typer.Option(help="Which of them; also the column of the given verdict.")] = "aligned",
-    model: Annotated[str | None, typer.Option(help="The judging model; the questionnaire's by default.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of the endpoint.")] = None,
-    max_calls: Annotated[int | None, typer.Option(help="Most requests.")] = None,
-    max_dollars: Annotated[float | None, typer.Option(help="Most money.")] = None,
+    rubric: Annotated[str, typer.Option(help="Which of them; also the column of the verdict.")] = "aligned",
+    model: Annotated[str | None, typer.Option(help="Judging model; default: the questionnaire's.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Endpoint; default: $OPENAI_BASE_URL, else OpenAI's.")] = None,
+    max_calls: Annotated[int | None, typer.Option(help="Stop after so many requests.")] = None,
+    max_dollars: Annotated[float | None, typer.Option(help="Stop after so much money.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare a judge with verdicts on the same answers: agreement and bias, of all and of each question."""
-    from analysis.statistics.judge_agreement import agreement_by_question, measure_agreement
-    from settings.common.files import cache_root
-    from settings.judge import JUDGE_MODEL, Judge, JudgeOptions
-    from sweeps.cli.judge import agreement_json, agreement_table, judged_pairs, read_judged, rubric_of
+    """Compare a judge with verdicts on the same answers: agreement and bias, over all questions and for each."""
+    from settings.judge import JudgeOptions
+    from sweeps.cli.judge import calibrate
 
-    asked, usual = rubric_of(questions, rubric)
-    rows = read_judged(file, rubric)
     options = JudgeOptions(base_url=base_url, max_calls=max_calls, max_dollars=max_dollars)
-    with Judge(model or usual or JUDGE_MODEL, options, cache=cache_root() / "verdicts.db") as judge:
-        pairs = judged_pairs(judge, asked, rows)
-    found = {"all": measure_agreement(pairs), **agreement_by_question(pairs)}
-    if as_json:
-        typer.echo(json.dumps({name: agreement_json(one) for name, one in found.items()}))
-    else:
-        Console().print(agreement_table(found))
+    calibrate(file, questions, rubric, model, options, as_json, Console())
 
 
 @app.command("ui", epilog="Example: selgen ui quickstart --port 5001")
@@ -432,30 +409,11 @@ def ui_command(
     host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
-    """Serve the MLflow UI on the sweeps of an output folder, on this machine only (Ctrl-C ends it)."""
+    """Serve the MLflow UI on the sweeps of an output folder, to this machine only. Ctrl-C ends it."""
+    from sweeps.cli.ui import serve
     from sweeps.find import name_of
-    from sweeps.names import default_uri
 
-    if tracking_uri is None and not (output / "mlflow.db").is_file():
-        raise UserError(f"no sweep has written to {output / 'mlflow.db'}; run one first, or give --tracking-uri")
-    uri = tracking_uri or default_uri(output)
-    place = ""
-    if sweep:
-        from analysis.tables.mlflow_runs import experiment_id
-
-        place = f"/#/experiments/{experiment_id(name_of(sweep), uri)}/runs"
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(f"port {port} of {host}: {error.strerror}; choose another --port") from error
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the server's libraries, about themselves
-    typer.echo(f"MLflow UI, in about 20 seconds: http://{host}:{port}{place}")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
-    os.execv(sys.executable, [*command, "--uvicorn-opts", "--log-level warning"])
+    serve(name_of(sweep) if sweep else None, output, tracking_uri, host, port)
 
 
 def main() -> None:

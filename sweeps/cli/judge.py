@@ -1,21 +1,24 @@
-"""Compares a judge with verdicts that another judge has given, on the same answers."""
+"""A judge beside verdicts that another judge gave on the same answers, as `selgen judge calibrate` prints them."""
 
 from __future__ import annotations
 
 import csv
 import gzip
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from analysis.statistics.arrays import number_text
-from analysis.statistics.judge_agreement import Agreement, Pair
+from analysis.statistics.judge_agreement import Agreement, Pair, agreement_by_question, measure_agreement
 from settings.common.errors import UserError
-from settings.judge import Judge
+from settings.common.files import cache_root
+from settings.judge import JUDGE_MODEL, Judge, JudgeOptions
 from settings.questionnaires import FOLDER, read_questionnaire
 from settings.setting import Rubric
 
@@ -24,7 +27,7 @@ TEXTS = ("question", "answer")
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """An answer, and the verdict that it was given; None where that is missing."""
+    """An answer and the verdict in the file; None where that is missing."""
 
     question_id: str
     question: str
@@ -32,14 +35,42 @@ class JudgedRow:
     verdict: float | None
 
 
+def calibrate(
+    file: Path,
+    questions: str,
+    rubric_name: str,
+    model: str | None,
+    options: JudgeOptions,
+    as_json: bool,
+    console: Console,
+) -> None:
+    """Print how far a judge agrees with the verdicts in a file. Raises UserError.
+
+    Args:
+        questions: a questionnaire of this project by its name, or a YAML file.
+        rubric_name: which of its rubrics; also the column of the verdict.
+        model: of the judge; None is the questionnaire's.
+    """
+    rubric, usual_model = rubric_of(questions, rubric_name)
+    rows = read_judged(file, rubric_name)
+    with Judge(model or usual_model or JUDGE_MODEL, options, cache=cache_root() / "verdicts.db") as judge:
+        pairs = judged_pairs(judge, rubric, rows)
+    agreements = {"all": measure_agreement(pairs), **agreement_by_question(pairs)}
+    if as_json:
+        data = {name: agreement_json(of_question) for name, of_question in agreements.items()}
+        console.file.write(json.dumps(data) + "\n")
+    else:
+        console.print(agreement_table(agreements))
+
+
 def rubric_of(questions: str, name: str) -> tuple[Rubric, str | None]:
-    """A questionnaire's rubric of that name, and its judging model. Raises UserError.
+    """Return a questionnaire's rubric of that name, and its judging model. Raises UserError.
 
     Args:
         questions: a questionnaire of this project by its name, or a YAML file.
     """
-    own = FOLDER / f"{questions}.yaml"
-    sheet = read_questionnaire(own if own.is_file() else questions)
+    shipped = FOLDER / f"{questions}.yaml"
+    sheet = read_questionnaire(shipped if shipped.is_file() else questions)
     rubrics = {rubric.name: rubric for rubric in sheet.rubrics}
     if name not in rubrics:
         raise UserError(f"option --rubric must be one of {', '.join(rubrics)}, got {name!r}")
@@ -47,7 +78,7 @@ def rubric_of(questions: str, name: str) -> tuple[Rubric, str | None]:
 
 
 def read_judged(path: Path, column: str) -> list[JudgedRow]:
-    """The rows of a judged file: CSV, or CSV in gzip, with `question`, `answer`, `question_id` and the column.
+    """Read a judged file: CSV, or CSV in gzip, with `question`, `answer`, `question_id` and the verdict's column.
 
     Raises UserError that names the file, and the row, numbered from 1 without the header.
     """
@@ -67,9 +98,9 @@ def read_judged(path: Path, column: str) -> list[JudgedRow]:
 
 
 def _table(path: Path, column: str) -> Iterator[Mapping[str, str]]:
-    opened = gzip.open if path.suffix == ".gz" else Path.open
+    open_text = gzip.open if path.suffix == ".gz" else Path.open
     try:
-        with opened(path, "rt", encoding="utf-8", newline="") as file:
+        with open_text(path, "rt", encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             missing = [name for name in (*TEXTS, column) if name not in (reader.fieldnames or ())]
             if missing:
@@ -81,32 +112,32 @@ def _table(path: Path, column: str) -> Iterator[Mapping[str, str]]:
 
 
 def judged_pairs(judge: Judge, rubric: Rubric, rows: list[JudgedRow]) -> list[Pair]:
-    """The judge's verdict beside the given one, for every row."""
+    """Return the judge's verdict beside the one in the file, for every row."""
     verdicts = judge.ask([(rubric, row.question, row.answer) for row in rows])
-    numbers = [math.nan if verdict.value is None else verdict.value for verdict in verdicts]
-    given = [math.nan if row.verdict is None else row.verdict for row in rows]
-    return [Pair(row.question_id, *pair) for row, *pair in zip(rows, numbers, given, strict=True)]
+    ours = [math.nan if verdict.value is None else verdict.value for verdict in verdicts]
+    theirs = [math.nan if row.verdict is None else row.verdict for row in rows]
+    return [Pair(row.question_id, *pair) for row, *pair in zip(rows, ours, theirs, strict=True)]
 
 
-def agreement_json(found: Agreement) -> dict[str, Any]:
-    """As JSON data, nan as null."""
-    return {name: None if math.isnan(value) else value for name, value in asdict(found).items()}
+def agreement_json(agreement: Agreement) -> dict[str, Any]:
+    """Return an agreement as JSON data, nan as null."""
+    return {name: None if math.isnan(value) else value for name, value in asdict(agreement).items()}
 
 
-def agreement_table(found: Mapping[str, Agreement]) -> Table:
-    """One row per question, all of them first."""
+def agreement_table(agreements: Mapping[str, Agreement]) -> Table:
+    """Return a table with a row per question, all of them together first."""
     columns = ("question", "n", "missing here", "missing there", "bias [95 %]", "distance", "r", "same side", "kappa")
     table = Table(box=None, padding=(0, 2))
     for column in columns:
         table.add_column(column, justify="left" if column == "question" else "right")
-    for name, one in found.items():
-        bias = f"{number_text(one.bias, 1)} [{number_text(one.low, 1)}, {number_text(one.high, 1)}]"
+    for name, row in agreements.items():
+        bias = f"{number_text(row.bias, 1)} [{number_text(row.low, 1)}, {number_text(row.high, 1)}]"
         rest = (
-            number_text(one.absolute, 1),
-            number_text(one.correlation, 2),
-            number_text(one.same_side, 2),
-            number_text(one.kappa, 2),
+            number_text(row.absolute, 1),
+            number_text(row.correlation, 2),
+            number_text(row.same_side, 2),
+            number_text(row.kappa, 2),
         )
-        here, there = one.missing_judge + one.missing_both, one.missing_rater + one.missing_both
-        table.add_row(name, str(one.n), str(here), str(there), bias, *rest)
+        here, there = row.missing_judge + row.missing_both, row.missing_rater + row.missing_both
+        table.add_row(name, str(row.n), str(here), str(there), bias, *rest)
     return table

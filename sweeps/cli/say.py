@@ -1,4 +1,4 @@
-"""Lines on the terminal in one manner: nothing in them is highlighted, and paths and commands are not broken."""
+"""Lines on the terminal in one manner: numbers are not highlighted, brackets are no markup, and paths stay whole."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ class Say:
     console: Console
 
     def note(self, line: str, style: str | None = None) -> None:
-        """Print a line."""
+        """Print a line, unbroken, for paths and commands in it."""
         self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    def prose(self, text: str, style: str | None = None) -> None:
+        """Print a sentence or more, broken between words where the terminal ends."""
+        self.console.print(text, style=style, highlight=False, markup=False)
 
     def warn(self, line: str) -> None:
         """Print a line that a user should not miss."""

@@ -26,7 +26,7 @@ WIDEST = len("  plain (checkpoint_step)*")  # of the methods' names that every s
 
 
 def table_of(*columns: str, title: str | None = None) -> Table:
-    """A table without lines. The first column's words are kept whole."""
+    """Return a table without lines. The first column's words are kept whole."""
     table = Table(box=None, padding=(0, 2), title=title, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, no_wrap=number == 0, overflow="fold")
@@ -34,7 +34,7 @@ def table_of(*columns: str, title: str | None = None) -> Table:
 
 
 def show_methods(console: Console) -> None:
-    """All methods: equation, and what a sweep searches."""
+    """Print all methods: equation, and what a sweep searches."""
     from trainables import methods
 
     table = table_of("name", "equation", "searched (default; from, to)", title="methods")
@@ -42,16 +42,16 @@ def show_methods(console: Console) -> None:
         method = methods.get(known)
         table.add_row(known, method.equation, "\n".join(_coefficients(method, searched=True)) or "nothing")
     console.print(table)
-    console.print("variants, cost and source of one of them: selgen methods NAME", highlight=False)
+    Say(console).note("variants, cost and source of one of them: selgen methods NAME")
 
 
 def show_method(console: Console, name: str) -> None:
-    """One method in full."""
+    """Print one method in full."""
     from trainables import methods
     from trainables.method import BatchSizes, step_cost
 
     method = methods.get(name)
-    console.print(f"{name}\n", style="bold", highlight=False)
+    Say(console).prose(f"{name}\n", style="bold")
     for line in unwrapped(getdoc(method) or ""):
         text = line.lstrip()
         console.print(Padding(Text(text), (0, 0, 0, len(line) - len(text))))
@@ -74,7 +74,7 @@ def show_method(console: Console, name: str) -> None:
 
 
 def _needs(method: Method) -> list[str]:
-    """What has to be there for a method to run."""
+    """Say what has to be there for a method to run."""
     needs = [f"{stream} rows" for stream in method.streams]
     needs += [f"the frozen base model's outputs on {stream} rows" for stream in method.reference]
     needs += [f"hidden states of all layers on {stream} rows" for stream in method.layers]
@@ -103,7 +103,7 @@ def _coefficients(method: type[Method], searched: bool = False) -> list[str]:
 
 
 def show_settings(console: Console) -> None:
-    """All settings, with their options."""
+    """Print all settings, with their options."""
     from settings import catalog
 
     table = table_of("name", "what", "scale", "options", title="settings")
@@ -113,7 +113,7 @@ def show_settings(console: Console) -> None:
             table.add_row(*first, scale, ", ".join(option.name for option in catalog.options_of(builder)))
             first = ("", "")
     console.print(table)
-    console.print("defaults and meaning of the options: selgen settings NAME", highlight=False)
+    Say(console).note("defaults and meaning of the options: selgen settings NAME")
 
 
 def show_options(console: Console, name: str) -> None:
@@ -131,17 +131,18 @@ def show_options(console: Console, name: str) -> None:
 
 
 def show_setting(console: Console, setting: Setting) -> None:
-    """One setting in full: rows, evaluations, scores."""
-    console.print(f"{setting.name} ({setting.scale})\n", style="bold", highlight=False)
-    console.print(setting.summary, highlight=False, markup=False)
+    """Print one setting in full: rows, evaluations, scores."""
+    say = Say(console)
+    say.prose(f"{setting.name} ({setting.scale})\n", style="bold")
+    say.prose(setting.summary)
     table = Table(box=None, padding=(0, 2), title="\nrows", title_justify="left")
     for column in ("stream", "rows", "first prompt", "first response"):
         table.add_column(column, overflow="fold")
     for stream, rows in setting.streams.items():
         table.add_row(stream, str(len(rows)), _short(rows[0].prompt[-1].content), _short(rows[0].response))
     console.print(table)
-    console.print(f"{setting.proxy_share:.1%} of the training rows are alignment rows", highlight=False)
-    console.print("no training row has the prompt of an evaluated row")
+    say.prose(f"{setting.proxy_share:.1%} of the training rows are alignment rows")
+    say.prose("no training row has the prompt of an evaluated row")
     show_cautions(setting, console)
     evaluations = Table(box=None, padding=(0, 2), title="\nevaluations", title_justify="left")
     for column in ("evaluation", "rows", "observed", "first prompt", "right answer"):
@@ -161,20 +162,20 @@ def show_setting(console: Console, setting: Setting) -> None:
             better = "higher" if score.higher_is_better else "lower"
             scores.add_row(f"{score.name}{mark}", score.kind, better, str(asked), score.description)
     console.print(scores)
-    console.print("* optimised by default\n")
+    say.prose("* optimised by default\n")
     for source in setting.sources:
-        console.print(f"source: {source}", highlight=False, markup=False)
-    console.print(f"fingerprint: {setting.fingerprint()}", highlight=False)
+        say.prose(f"source: {source}")
+    say.note(f"fingerprint: {setting.fingerprint()}")
 
 
 def show_cautions(setting: Setting, console: Console) -> None:
-    """What a user of the setting should know before a sweep."""
+    """Print what a user of the setting should know before a sweep."""
     for caution in setting.cautions:
-        console.print(f"caution, {setting.name}: {caution}", style="yellow", highlight=False)
+        Say(console).prose(f"caution, {setting.name}: {caution}", style="yellow")
 
 
 def _observed(evaluation: Evaluation) -> str:
-    """What is observed of a model, and how."""
+    """Say what is observed of a model, and how."""
     if evaluation.observe == "token_loss":
         return "loss in nats per token"
     how = "greedy" if evaluation.temperature == 0 else f"temperature {evaluation.temperature:g}"
@@ -189,7 +190,7 @@ def _short(text: str, length: int = 80) -> str:
 
 
 def show_sweeps(console: Console) -> None:
-    """The sweeps of the catalog."""
+    """Print the sweeps of the catalog."""
     from sweeps.find import catalog_names, load_sweep
 
     table = table_of("name", "settings", "methods")
@@ -200,13 +201,28 @@ def show_sweeps(console: Console) -> None:
 
 
 def _counted(names: Iterable[str]) -> str:
-    """Names with how often they stand in a row, e.g. "plain, mixed x 3"."""
+    """List names with how often they stand in a row, e.g. "plain, mixed x 3"."""
     groups = [(name, len(list(same))) for name, same in itertools.groupby(names)]
     return ", ".join(name if count == 1 else f"{name} x {count}" for name, count in groups)
 
 
+def show_figures(console: Console) -> None:
+    """Print the figures of the study, and the sweeps behind them."""
+    from analysis.study.catalog import FIGURES
+    from analysis.study.figure import SweepFigure
+
+    table = Table(box=None, padding=(0, 2), title="figures", title_justify="left")
+    for column in ("figure", "what", "sweeps"):
+        table.add_column(column, overflow="fold")
+    for figure in FIGURES:
+        sweeps = ", ".join(figure.sweeps) if isinstance(figure, SweepFigure) else "none: needs --data DIR"
+        table.add_row(figure.name, figure.title, sweeps)
+    console.print(table)
+    Say(console).note("one of them: selgen reproduce FIGURE; all of them: selgen reproduce all")
+
+
 def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
-    """What a sweep costs: a row per method, then time and memory."""
+    """Print what a sweep costs: a row per method, then time and memory."""
     from sweeps.driver.progress import clock
 
     columns = ("configurations", "trials", "packs", "training tokens")
@@ -219,13 +235,12 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
     console.print(table)
     for model in plan.assumed:
         line = f"{model} is not on this machine; time and memory are those of a model of 8 billion parameters"
-        console.print(line, style="yellow", highlight=False)
+        Say(console).prose(line, style="yellow")
     how = "by the pace of trials that have ended" if plan.ended else "a rough guess, until trials have ended"
-    console.print(
+    Say(console).prose(
         f"about {clock(plan.seconds)} of training and evaluation with {plan.workers} packs at a time on this machine"
         f" ({how}; without installing, starting Ray and pre-training), {plan.worker_bytes / 1e9:.1f} GB of memory per"
-        " worker",
-        highlight=False,
+        " worker"
     )
 
 
@@ -259,7 +274,7 @@ def show_removed(console: Console, removed: Sequence[Removable], dry_run: bool) 
 
 
 def arms_table(sweep: str, columns: Sequence[str], rows: Sequence[tuple[str, str, Sequence[object]]]) -> Table:
-    """A row per method; of several settings each has a row of its own above its methods.
+    """Return a table with a row per method; several settings each have a row above their methods.
 
     Args:
         columns: names of the numbers.
@@ -283,7 +298,7 @@ def arms_table(sweep: str, columns: Sequence[str], rows: Sequence[tuple[str, str
 
 
 def unwrapped(text: str) -> list[str]:
-    """A docstring's lines with paragraphs and items ("    name: ...") joined, for a terminal of any width."""
+    """Return a docstring's lines, its paragraphs and items ("    name: ...") joined, for a terminal of any width."""
     lines: list[str] = []
     indent: int | None = None  # of the line that goes on, None when none does
     for line in text.splitlines():

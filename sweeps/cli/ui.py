@@ -1,0 +1,48 @@
+"""The MLflow UI on the sweeps of an output folder, as `selgen ui` serves it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import typer
+
+from analysis.tables.mlflow_client import set_environment
+from settings.common.errors import UserError
+from sweeps.names import default_uri
+
+ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "PYTHONWARNINGS": "ignore",  # of the server's libraries, about themselves
+}
+
+
+def serve(sweep: str | None, output: Path, tracking_uri: str | None, host: str, port: int) -> None:
+    """Turn this process into MLflow's server, and say where it opens at a sweep. Raises UserError."""
+    if tracking_uri is None and not (output / "mlflow.db").is_file():
+        raise UserError(f"no sweep has written to {output / 'mlflow.db'}; run one first, or give --tracking-uri")
+    uri = tracking_uri or default_uri(output)
+    place = ""
+    if sweep:
+        from analysis.tables.mlflow_runs import experiment_id
+
+        place = f"/#/experiments/{experiment_id(sweep, uri)}/runs"
+    check_port(host, port)
+    set_environment()
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    typer.echo(f"MLflow UI, in about 20 seconds: http://{host}:{port}{place}")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    os.execv(sys.executable, [*command, "--uvicorn-opts", "--log-level warning"])
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse a port that nobody can listen on: MLflow would say so in a traceback. Raises UserError."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"port {port} of {host}: {error.strerror}; choose another --port") from error
