@@ -125,8 +125,7 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     show_plan(console, sweep, estimate)
     if known:
         ended = f"{estimate.ended} of these trials have ended in {folder}"
-        line = f"{ended}; the others take about {clock(estimate.seconds_left)}"
-        console.print(line, highlight=False, soft_wrap=True)
+        Say(console).note(f"{ended}; the others take about {clock(estimate.seconds_left)}")
 
 
 @sweep_app.command("run", epilog="Example: selgen sweep run quickstart --output runs")
@@ -175,25 +174,20 @@ def _run(name: str, sweep: Sweep, options: RunOptions, cluster: LocalCluster | N
     from sweeps.driver import launch
 
     console = Console()
+    say = Say(console)
     finished = launch.run(sweep, options, console, file=find.file_of(name), cluster=cluster)
     if finished.interrupted:
-        line = f"stopped; continue with: selgen sweep resume {name} --output {options.output}"
-        console.print(line, highlight=False, soft_wrap=True)
+        say.note(f"stopped; continue with: selgen sweep resume {name} --output {options.output}")
         raise typer.Exit(130)
     for note in finished.notes:
-        console.print(note, highlight=False)
+        say.prose(note)
     for file in finished.files:
-        console.print(f"wrote {file}", highlight=False, soft_wrap=True)
+        say.wrote(file)
     if finished.num_failed:
-        console.print(
-            finished.retry_line,
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say.warn(finished.retry_line)
     where = f"--tracking-uri {options.tracking_uri}" if options.tracking_uri else f"--output {options.output}"
-    console.print(f"what it says, as a page: selgen report {sweep.name} {where}", highlight=False, soft_wrap=True)
-    console.print(f"see every trial in MLflow: selgen ui {sweep.name} {where}", highlight=False, soft_wrap=True)
+    say.note(f"what it says, as a page: selgen report {sweep.name} {where}")
+    say.note(f"see every trial in MLflow: selgen ui {sweep.name} {where}")
     if finished.lost:
         typer.echo(f"selgen: all trials failed of {'; '.join(finished.lost)}", err=True)
         raise typer.Exit(1)
@@ -319,27 +313,28 @@ def reproduce_command(
     from sweeps.cli.tables import show_figures
 
     console = Console()
+    say = Say(console)
     if figure is None:
         show_figures(console)
         return
     names = [each.name for each in reproduce.FIGURES] if figure == "all" else [figure]
-    given, made, left_out = reproduce.Files(data, task), 0, []
+    study_files, num_drawn, left_out = reproduce.Files(data, task), 0, []
     for name in names:
-        reason = reproduce.missing_files(name, scale, given) if figure == "all" else None
+        reason = reproduce.missing_files(name, scale, study_files) if figure == "all" else None
         if reason:
             left_out.append(f"left out {name}: {reason}")
             continue
         options = RunOptions(output, tracking_uri, address, retry_failed)
-        files = reproduce.run(name, scale, given, options, gallery or output / "gallery", console)
+        files = reproduce.run(name, scale, study_files, options, gallery or output / "gallery", console)
         if files is None:
-            console.print("stopped; the same command continues", highlight=False)
+            say.note("stopped; the same command continues")
             raise typer.Exit(130)
-        made += 1
+        num_drawn += 1
         for file in files:
-            console.print(f"wrote {file}", highlight=False, soft_wrap=True)
+            say.wrote(file)
     for line in left_out:
-        console.print(line, highlight=False, soft_wrap=True)
-    if not made:
+        say.note(line)
+    if not num_drawn:
         raise UserError("no figure could be made")
 
 

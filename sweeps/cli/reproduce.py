@@ -21,6 +21,7 @@ from analysis.tables.judged_answers import JudgedFolder, read_judged_folder
 from settings.common.errors import UserError
 from settings.reference import SettingRef, setting_label, setting_of
 from sweeps.case import Case
+from sweeps.cli.say import Say
 from sweeps.driver.run_options import RunOptions
 from sweeps.find import load_sweep
 from sweeps.ledger import LedgerState, read
@@ -216,14 +217,15 @@ def run(name: str, scale: str, files: Files, options: RunOptions, folder: Path, 
     sweeps = sweeps_of(name, scale, files)
     from sweeps.driver import launch
 
+    say = Say(console)
     for sweep in sweeps:
         finished = launch.run(sweep, options, console)
         if finished.interrupted:
             return None
         for note in finished.notes:
-            console.print(note, highlight=False)
+            say.prose(note)
         if finished.num_failed:
-            console.print(finished.retry_line, style="yellow", highlight=False, soft_wrap=True)
+            say.warn(finished.retry_line)
     entry, written = draw(name, scale, files, sweeps, options.output, folder)
-    console.print(entry.outcome, style="bold", highlight=False)
+    say.prose(entry.outcome, style="bold")
     return written

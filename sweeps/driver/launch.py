@@ -18,7 +18,6 @@ from settings.common.content import content_id
 from settings.common.files import remove_partial, write_json
 from sweeps import find
 from sweeps.description import describe
-from sweeps.driver.driver import Driver
 from sweeps.driver.local_cluster import LocalCluster
 from sweeps.driver.run_options import RunOptions
 from sweeps.ledger import Ledger, LedgerState
@@ -95,6 +94,8 @@ def run(
             show_results(sweep, ledger.state, console)
             console.print("nothing was left to run", highlight=False)
             return RunSummary(published.files, uri, False, (), *_failures(sweep, ledger.state))
+        from sweeps.driver.driver import Driver  # it brings Optuna, which a sweep with nothing left does not need
+
         remove_partial(folder)
         artifacts = output / "artifacts" if options.tracking_uri is None else None
         tracker = Tracker(uri, sweep, artifacts, ledger=folder)

@@ -65,5 +65,13 @@ def test_methods_and_sweeps_import_torch_alone(arguments: list[str]) -> None:
     assert heavy_imports(*arguments) == {"torch"}
 
 
+@pytest.mark.slow
+def test_a_run_with_nothing_left_imports_torch_alone(output: Path) -> None:
+    """The first run has nothing to train, either, and writes the frontier and MLflow."""
+    run = ["sweep", "run", output.parent / "done.py", "--output", output]
+    heavy_imports(*run)
+    assert heavy_imports(*run) == {"torch"}
+
+
 def test_the_heavy_modules_are_seen(output: Path) -> None:
     assert heavy_imports("frontier", "done", "-o", output, "--figure", output / "f.png") == {"matplotlib"}
