@@ -46,13 +46,17 @@ QUIET = {
 
 
 class LocalCluster:
-    """A context in which Ray starts in the background; `address` waits for it. Leaving the context ends Ray."""
+    """A context in which Ray starts in the background; `address` waits for it. Leaving the context ends Ray.
+
+    Attributes:
+        process: starts Ray, and ends it once its standard input is closed.
+    """
 
     def __init__(self) -> None:
         self._address = ""
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by `close`
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for a new cluster, not for one that is joined
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -69,10 +73,10 @@ class LocalCluster:
     def address(self) -> str:
         """The address of the cluster; blocks until the cluster runs. Raises UserError when it does not start."""
         if not self._address:
-            assert self._process.stdout is not None
-            self._address = self._process.stdout.readline().strip()
+            assert self.process.stdout is not None
+            self._address = self.process.stdout.readline().strip()
         if not self._address:
-            self._process.wait()
+            self.process.wait()
             self._errors.seek(0)
             lines = self._errors.read().strip().splitlines()
             raise UserError(f"Ray does not start on this machine: {lines[-1] if lines else 'it says no reason'}")
@@ -83,19 +87,19 @@ class LocalCluster:
 
     def begin_shutdown(self) -> None:
         """Start shutting Ray down without waiting for it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
     def close(self) -> None:
         """End Ray: kill it if its address was never asked for, else let it shut down by itself."""
-        assert self._process.stdout is not None
+        assert self.process.stdout is not None
         self.begin_shutdown()
         try:
-            self._process.wait(CLOSE_SECONDS if self._address else 0.0)
+            self.process.wait(CLOSE_SECONDS if self._address else 0.0)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)  # Ray's agents would look for a killed cluster for a minute
-            self._process.wait()
-        self._process.stdout.close()
+            os.killpg(self.process.pid, signal.SIGKILL)  # Ray's agents would look for a killed cluster for a minute
+            self.process.wait()
+        self.process.stdout.close()
         self._errors.close()
 
 

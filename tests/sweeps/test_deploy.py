@@ -1,4 +1,4 @@
-"""Cluster files against the schemas that their readers use, offline."""
+"""Cluster files keep the schemas that Ray and KubeRay read them with; checked offline."""
 
 from __future__ import annotations
 

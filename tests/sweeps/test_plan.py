@@ -1,4 +1,4 @@
-"""What a sweep will cost, guessed from nothing and from what has ended."""
+"""What a sweep will cost, estimated before its first trial and from the trials that have ended."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from trainables.engine.memory import ModelShape
 
 
 def test_trials_that_ended_tell_the_time_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of plain's 2 trials took 3 s each, three of the penalty's 12 took 5, 5 and 8, on 2 workers."""
+    """Both trials of plain took 3 s each, three of the penalty's 12 took 5, 5 and 8 s, on 2 workers."""
     monkeypatch.setattr(plan, "measured_flops", lambda: 1e9)
     monkeypatch.setattr(plan.ModelShape, "of", lambda model: replace(ModelShape.assumed(), parameters=1e6))
     sweep = toy_sweep(tmp_path)
@@ -29,12 +29,12 @@ def test_trials_that_ended_tell_the_time_of_the_others(tmp_path: Path, monkeypat
         record.asked.setdefault(key, {})[number] = Asked(number, {}, trials[0].configuration_id)
         for trial, took in zip(trials, seconds, strict=False):
             record.outcomes[trial.trial_id] = replace(finished(trial), seconds=took)
-    found = plan.estimate(sweep, 2, record)
-    assert [arm.seconds for arm in found.arms] == pytest.approx([2 * 3 / 2, 12 * 6 / 2])
-    assert found.seconds_left == pytest.approx((12 - 3) * 6 / 2)
-    assert found.ended == 5
+    timed = plan.estimate(sweep, 2, record)
+    assert [arm.seconds for arm in timed.arms] == pytest.approx([2 * 3 / 2, 12 * 6 / 2])
+    assert timed.seconds_left == pytest.approx((12 - 3) * 6 / 2)
+    assert timed.ended == 5
 
-    del record.asked[penalty.key]  # of it nothing has ended: in proportion
+    del record.asked[penalty.key]  # none of its trials has ended now: its time is in proportion
     half = plan.estimate(sweep, 2, record)
     assert half.arms[1].seconds == pytest.approx(guess.arms[1].seconds * 3 / guess.arms[0].seconds)
 
@@ -53,7 +53,7 @@ def test_failed_trials_took_no_time_and_tell_none(tmp_path: Path, monkeypatch: p
     record = LedgerState(sweep.name, sweep.identity())
     trials = sweep.trials_of(sweep.arms[0], {})
     record.asked[sweep.arms[0].key] = {0: Asked(0, {}, trials[0].configuration_id)}
-    record.outcomes = {one.trial_id: replace(finished(one, "failed"), seconds=0.0) for one in trials}
-    found = plan.estimate(sweep, 2, record)
-    assert found.arms[1].seconds == pytest.approx(guess.arms[1].seconds, rel=0.5) and found.arms[1].seconds > 0
-    assert (found.ended, found.arms[0].seconds_left) == (2, 0.0)
+    record.outcomes = {trial.trial_id: replace(finished(trial, "failed"), seconds=0.0) for trial in trials}
+    timed = plan.estimate(sweep, 2, record)
+    assert timed.arms[1].seconds == pytest.approx(guess.arms[1].seconds, rel=0.5) and timed.arms[1].seconds > 0
+    assert (timed.ended, timed.arms[0].seconds_left) == (2, 0.0)

@@ -25,9 +25,11 @@ def test_the_sweep(tmp_path: Path) -> None:
 def test_larger_models() -> None:
     """Each block declares what it says, once the dots are filled in."""
     names: dict[str, Any] = {}
-    first, second = code_blocks(PAGE, "Larger models, several GPUs, long sweeps")
+    first, second, third = code_blocks(PAGE, "Larger models, several GPUs, long sweeps")
     filled = 'name="x", settings=(setting("bad_medical_advice", scale="nano"),), methods=("plain",)'
     exec("from sweeps.sweep import setting\n" + first.replace("...", filled) + second, names)
     assert names["sweep"].execution.gpus_per_pack == 0.5
     assert names["sweep"].search.early_stopping.keep == 0.5
     assert names["execution"].num_workers == 4
+    exec(third, names)
+    assert names["execution"].judge.max_calls == 50_000

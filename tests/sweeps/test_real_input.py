@@ -1,4 +1,4 @@
-"""The whole path on rows that others wrote: files -> two model families -> Ray -> ledger, MLflow, frontier."""
+"""A whole sweep on rows that others wrote: files -> two model families -> Ray -> ledger, MLflow, frontier."""
 
 from __future__ import annotations
 

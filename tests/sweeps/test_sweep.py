@@ -1,4 +1,4 @@
-"""Sweeps: what a declaration expands to, what it refuses, and how a sweep file's mistakes are shown."""
+"""Sweeps: what a declaration expands to, what it refuses, and what is part of its identity."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,12 +10,9 @@ from settings.common.errors import UserError
 from settings.judge import JudgeOptions
 from settings.reference import setting_label
 from sweeps.early_stopping import EarlyStopping
-from sweeps.find import catalog_names, load_sweep
 from sweeps.space import between, grid, vary
-from sweeps.sweep import Execution, Search, Sweep, setting
+from sweeps.sweep import Execution, Search, setting
 from tests.support.fakes import toy, toy_sweep
-
-HEAD = "from sweeps.sweep import Sweep, setting\nfrom sweeps.space import vary\n"
 
 
 def test_arms_are_methods_times_settings(tmp_path: Path) -> None:
@@ -182,62 +179,6 @@ def test_every_field_of_the_search_is_part_of_the_identity_and_none_of_the_execu
     ids = {toy_sweep(tmp_path, search=Search(**{name: value})).identity() for name, value in SEARCH.items()}  # type: ignore[arg-type]
     assert len({sweep.identity(), *ids}) == 1 + len(SEARCH)
     assert toy_sweep(tmp_path, execution=Execution(**EXECUTION)).identity() == sweep.identity()  # type: ignore[arg-type]
-
-
-def test_the_quickstart_is_in_the_catalog() -> None:
-    assert "quickstart" in catalog_names()
-    sweep = load_sweep("quickstart")
-    assert [space.method for space in sweep.spaces] == ["plain", "mixed", "upweighted", "kl_penalty"]
-    assert sweep.seed_values == (0, 1, 2)
-
-
-def write(folder: Path, text: str) -> Path:
-    file = folder / "my_sweep.py"
-    file.write_text(text)
-    return file
-
-
-def test_a_sweep_file_is_loaded(tmp_path: Path) -> None:
-    toy(tmp_path)
-    reference = f"setting('{tmp_path}/toy_setting.py:toy')"
-    file = write(tmp_path, f"{HEAD}sweep = Sweep(name='mine', settings=({reference},), methods=('plain',))\n")
-    found = load_sweep(file)
-    assert isinstance(found, Sweep) and found.name == "mine"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (f"{HEAD}\ntext = 1 / 0\n", "{file}:4: ZeroDivisionError: division by zero"),
-        (f"{HEAD}sweep = Sweep(\n", "{file}:3: SyntaxError: '(' was never closed"),
-        (f"{HEAD}import nothing_here\n", "{file}:3: ModuleNotFoundError: No module named 'nothing_here'"),
-        (f"{HEAD}raise ValueError('one\\ntwo')\n", "{file}:3: ValueError: one"),
-        (
-            f"{HEAD}def f():\n    return vary('kl_penalty', beta=-1)\nf()\n",
-            "{file}:4: method 'kl_penalty': coefficient 'beta'",
-        ),
-        (f"{HEAD}sweep = Sweep(name='x')\n", "{file}:3: TypeError: Sweep.__init__() missing"),
-        (
-            f"{HEAD}sweep = Sweep('x', (), (), pack_size=3)\n",
-            "{file}:3: pack_size belongs to execution=Execution(pack_size=...)",
-        ),
-        (HEAD, "{file} does not define `sweep`"),
-        ("sweep = 3\n", "{file}: `sweep` must be a Sweep, got int"),
-    ],
-)
-def test_mistakes_in_a_sweep_file_are_one_line_with_the_users_line(tmp_path: Path, text: str, expected: str) -> None:
-    file = write(tmp_path, text)
-    with pytest.raises(UserError) as caught:
-        load_sweep(str(file))
-    assert str(caught.value).startswith(expected.format(file=file))
-    assert "\n" not in str(caught.value)
-
-
-def test_unknown_names_and_files(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"unknown sweep 'quikstart' \(did you mean 'quickstart'\?\); available: "):
-        load_sweep("quikstart")
-    with pytest.raises(UserError, match="no such file"):
-        load_sweep(tmp_path / "missing.py")
 
 
 def test_axes_reach_the_trials_and_their_labels(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A sweep as a job on two Ray nodes, one of which is killed and another one added: nothing is lost, nothing changes."""
+"""A sweep is a job on two Ray nodes. One is killed, another joins: no trial is lost, no score changes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP
 
 def free_ports(number: int) -> list[int]:
     sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
+    for free in sockets:
+        free.bind(("127.0.0.1", 0))
+    ports = [int(free.getsockname()[1]) for free in sockets]
+    for free in sockets:
+        free.close()
     return ports
 
 
@@ -52,26 +52,27 @@ class Nodes:
         subprocess.run(command, check=True, capture_output=True, timeout=90, env=os.environ | ENVIRONMENT)
 
     def kill(self, name: str) -> int:
-        """SIGKILL for every process of a node (all nodes for ""); how many there were."""
+        """Kill every process of a node, or of all nodes for "". Returns how many there were."""
         place = str(self.folder / name)
-        ours = [one for one in psutil.process_iter(["cmdline"]) if place in " ".join(one.info["cmdline"] or [])]
-        for process in ours:
-            os.kill(process.pid, signal.SIGKILL)
-        return len(ours)
+        lines = {process.pid: " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])}
+        pids = [pid for pid, line in lines.items() if place in line]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        return len(pids)
 
 
 @pytest.fixture
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     folder = Path("/tmp") / f"selgen-nodes-{os.getpid()}"  # sockets have short names
-    made = Nodes(folder)
+    cluster = Nodes(folder)
     try:
-        yield made
+        yield cluster
     finally:
-        made.kill("")
+        cluster.kill("")
 
 
 def wait_for_job_server(nodes: Nodes) -> None:
-    """The head's agent takes jobs a few seconds after the head has started."""
+    """Wait for the head's agent, which takes jobs a few seconds after the head has started."""
     command = [str(BIN / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{nodes.dashboard}", "--", "true"]
     until = time.monotonic() + 90
     while subprocess.run(command, capture_output=True, timeout=90, env=os.environ | ENVIRONMENT).returncode != 0:
@@ -112,5 +113,5 @@ def test_a_node_is_lost_and_another_joins(tmp_path: Path, nodes: Nodes) -> None:
     outcomes = read(output / "small").outcomes
     assert len(outcomes) == 10
     assert {outcome.status for outcome in outcomes.values()} == {"finished"}
-    found = {trial: {name: m.mean for name, m in outcome.scores.items()} for trial, outcome in outcomes.items()}
-    assert found == trained_alone([outcome.trial for outcome in outcomes.values()])
+    means = {trial: {name: m.mean for name, m in outcome.scores.items()} for trial, outcome in outcomes.items()}
+    assert means == trained_alone([outcome.trial for outcome in outcomes.values()])

@@ -1,4 +1,4 @@
-"""The driver around Ray: what it starts, when it gives up, and what it cleans up. Without Ray."""
+"""What the driver starts, when it gives up, and what it cleans up; no Ray is started."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainables.folder import SweepFolder
 
 
 def driver_of(sweep: Sweep, ledger: Ledger, folder: Path) -> Driver:
-    """A driver whose tracker is never started."""
+    """Build a driver whose tracker is never started."""
     return Driver(sweep, ledger, folder, Console(file=io.StringIO()), Tracker(default_uri(folder), sweep))
 
 
@@ -40,9 +40,9 @@ def driver(tmp_path: Path) -> Iterator[Driver]:
 def test_a_cluster_that_is_gone_ends_the_start(
     driver: Driver, alive: tuple[bool, ...], lost: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tune would wait for its nodes for ever."""
+    """Without this, Tune would wait for its nodes for ever."""
     monkeypatch.setattr(driver_module, "NODES_SECONDS", 0.0)
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": one} for one in alive])
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": is_alive} for is_alive in alive])
     assert driver.must_stop() == lost
     assert ("Ray has lost all of its nodes" in str(driver.scheduler.problem)) == lost
 
@@ -59,7 +59,7 @@ def test_nodes_are_not_counted_all_the_time(driver: Driver, monkeypatch: pytest.
 
 
 def test_without_an_address_no_other_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ray start` leaves an address behind, which Ray would take, also when that cluster was killed long ago."""
+    """`ray start` leaves an address behind that Ray would use, even if that cluster was killed long ago."""
     given: dict[str, Any] = {}
     monkeypatch.setattr(ray, "init", lambda **options: given.update(options) or MagicMock())
     monkeypatch.setattr(ray, "shutdown", lambda: None)
@@ -71,7 +71,7 @@ def test_without_an_address_no_other_cluster_is_joined(monkeypatch: pytest.Monke
 
 
 def test_checkpoints_stay_until_nothing_is_left_to_run(tmp_path: Path) -> None:
-    """What killed processes were writing goes at once."""
+    """Files that killed processes were writing are deleted at once."""
     sweep, folder = toy_sweep(tmp_path, methods=("plain",)), tmp_path / "out"
     checkpoint = SweepFolder(folder).checkpoints / "pack.safetensors"
     checkpoint.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A sweep whose replies a judge grades, whole: model, Ray, a judge's server on this machine, ledger, MLflow."""
+"""A whole sweep whose replies a judge grades: model, Ray, a judge's server on this machine, ledger, MLflow."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_judged_sweep(tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First with a budget that is too small, then to its end: what was judged is not paid for again."""
+    """A first start has too small a budget, a second one ends; no verdict is paid for twice."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
 

@@ -1,4 +1,4 @@
-"""A start of a sweep: what is up to date with its ledger is not written again."""
+"""Files that are up to date with their ledger are not written again."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A local Ray cluster in a process of its own: when it is started, and that nothing of it stays."""
+"""A local Ray cluster in a process of its own: when it is started, and that none of its processes outlives it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_why_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_nothing_stays_of_one_that_nobody_used(tmp_path: Path) -> None:
-    """A wrong name is noticed after Ray began to start."""
+    """A wrong name of a sweep is noticed only after Ray began to start."""
     process = start(tmp_path / "nowhere.py", tmp_path)
     wait_for(lambda: session_of(process))
     _, shown = process.communicate(timeout=60)
@@ -60,12 +60,12 @@ def test_nothing_stays_of_one_that_nobody_used(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nothing_stays_of_one_that_had_just_started() -> None:
-    """Left to themselves, Ray's agents would look for their killed cluster for a minute."""
+    """Unless they are killed, Ray's agents look for their killed cluster for a minute."""
     with LocalCluster() as cluster:
-        process = cluster._process
+        process = cluster.process
         assert process.stdout is not None and select.select([process.stdout], [], [], 60)[0]
         others = psutil.Process(process.pid).children(recursive=True)
-        assert any("Agent" in one.name() for one in others)
+        assert any("Agent" in process.name() for process in others)
     assert not alive(others, seconds=10)
 
 
@@ -76,7 +76,7 @@ def test_it_ends_with_its_driver(killed: bool) -> None:
     driver = subprocess.Popen([sys.executable, "-c", USE], text=True, start_new_session=True, **pipes)
     assert driver.stdout is not None and int(driver.stdout.readline()) >= 1
     others = session_of(driver)
-    assert any("raylet" in one.name() for one in others)
+    assert any("raylet" in process.name() for process in others)
     began = time.monotonic()
     driver.kill() if killed else driver.communicate("\n")
     driver.wait()

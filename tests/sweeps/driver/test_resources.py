@@ -21,7 +21,7 @@ CPUS = {"CPU": 2.0, "memory": 24e9}
     [
         ({}, [CPUS], 2),
         ({}, [CPUS, CPUS], 4),
-        ({"cpus_per_pack": 1.5}, [CPUS, CPUS], 2),  # what is left of two nodes makes no third
+        ({"cpus_per_pack": 1.5}, [CPUS, CPUS], 2),  # half a CPU is left on each node, which is no room for a third
         ({"cpus_per_pack": 0, "gpus_per_pack": 0.1}, [GPUS], 80),
         ({"gpus_per_pack": 2}, [GPUS, CPUS], 4),
         ({"gpus_per_pack": 2, "memory_per_pack": 100}, [GPUS], 2),
@@ -68,7 +68,7 @@ def test_memory_of_a_worker(
 
 
 def test_threads_fit_the_cores(tmp_path: Path) -> None:
-    """As many threads as CPUs, whatever the split; a worker that only drives a GPU has one."""
+    """A worker has as many threads as CPUs, and one if it only drives a GPU."""
     for options, threads in (
         ({}, 1),
         ({"cpus_per_pack": 8}, 8),

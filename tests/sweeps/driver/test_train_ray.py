@@ -18,15 +18,15 @@ pytestmark = pytest.mark.study  # Ray Train takes half a minute to the first ste
 
 
 def train_workers(driver: int) -> list[psutil.Process]:
-    """Ray Train's workers below a driver."""
-    found = []
+    """Return the processes of Ray Train's workers below a driver."""
+    workers = []
     for process in psutil.Process(driver).children(recursive=True):
         try:
             if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
+                workers.append(process)
         except psutil.Error:
             continue
-    return found
+    return workers
 
 
 @pytest.mark.timeout(900)
