@@ -1,4 +1,4 @@
-"""What a sweep has found: from its ledger while it runs and when it ends, from MLflow afterwards."""
+"""The results of a sweep as its driver has them: tables, the frontier's files, and what MLflow shows of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SettingFrontier:
 
     @property
     def points(self) -> list[FrontierPoint]:
-        """All configurations, those on the front first. Raises UserError when no trial has finished."""
+        """All configurations, those on the frontier first. Raises UserError when no trial has finished."""
         return frontier.frontier(self.table)
 
 
@@ -91,34 +91,34 @@ def record_of(sweep: Sweep, outcome: Outcome) -> TrialRecord:
 def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -> list[Path]:
     """Write figure, JSON and CSV of each setting's frontier into the sweep's folder, and show them in MLflow.
 
-    The adapters of frontier configurations are copied there, too. Returns the files written.
+    The adapters of frontier configurations are copied there as well. Returns the files written.
     """
     from analysis.figures.frontier import frontier_figure
     from analysis.figures.style import save_figure
 
     written, description = [], [f"Sweep `{sweep.name}`: {_ended(record)}.", ""]
     for number, case in enumerate(sweep.cases):
-        found = of_case(sweep, record, case)
-        if not found.table.num_seeds_C.any():
+        results = of_case(sweep, record, case)
+        if not results.table.num_seeds_C.any():
             continue
         stem = "frontier" if len(sweep.settings) == 1 else f"frontier_{number}"
-        points, picture = found.points, []
+        points, picture = results.points, []
         files = [folder / f"{stem}.json", folder / f"{stem}.csv"]
         frontier.write_json(files[0], sweep.name, points)
         frontier.write_csv(files[1], points)
-        if len(found.table.objectives) > 1:  # one objective is a ranking, which has no figure
+        if len(results.table.objectives) > 1:  # one objective is a ranking, which has no figure
             files.append(folder / f"{stem}.png")
             preview = folder / schema.PREVIEWS / f"{stem}.png"
-            figure = frontier_figure(found.table, found.base, f"{sweep.name}: {found.setting}")
+            figure = frontier_figure(results.table, results.base, f"{sweep.name}: {results.setting}")
             save_figure(files[-1], figure)
             save_figure(preview, figure, PREVIEW_DPI)
             tracker.artifact(preview, schema.PREVIEWS)
             address = f"get-artifact?path={schema.PREVIEWS}/{stem}.png&run_uuid={{run_id}}"
-            picture = [f"![{found.setting}]({address})", ""]
+            picture = [f"![{results.setting}]({address})", ""]
         for file in files:
             tracker.artifact(file)
-        description += [f"### {found.setting}", "", _markdown(points, found.table.objectives), "", *picture]
-        grades = folder / schema.QUESTIONS / grades_file(found.setting)
+        description += [f"### {results.setting}", "", _markdown(points, results.table.objectives), "", *picture]
+        grades = folder / schema.QUESTIONS / grades_file(results.setting)
         write_grades(grades, grades_of(case, record, folder))
         tracker.artifact(grades, schema.QUESTIONS)
         on_front = {point.configuration for point in points if point.on_front}
@@ -129,7 +129,7 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
 
 
 def _markdown(points: Sequence[FrontierPoint], objectives: Sequence[Objective]) -> str:
-    """The frontier as a Markdown table: means with 95 % intervals."""
+    """Return the frontier as a Markdown table: means with 95 % intervals."""
     names = [objective.name for objective in objectives]
     lines = [f"| configuration | {' | '.join(names)} | seeds |", f"|---|{'---|' * len(names)}---|"]
     for point in points:
@@ -153,7 +153,7 @@ def _ended(record: LedgerState) -> str:
 
 
 def complete(sweep: Sweep, record: LedgerState) -> bool:
-    """Whether every arm has its budget of configurations, and every trial and base model its outcome."""
+    """Return whether every arm has its budget of configurations, and every trial and base model its outcome."""
     if any(case.label not in record.bases for case in sweep.cases):
         return False
     for arm in sweep.arms:
@@ -167,11 +167,11 @@ def complete(sweep: Sweep, record: LedgerState) -> bool:
 def show_results(sweep: Sweep, record: LedgerState, console: Console) -> None:
     """Print every setting's configurations, the frontier first."""
     for case in sweep.cases:
-        found = of_case(sweep, record, case)
-        title = f"{sweep.name}: {found.setting}"
-        if not found.table.num_seeds_C.any():
+        results = of_case(sweep, record, case)
+        title = f"{sweep.name}: {results.setting}"
+        if not results.table.num_seeds_C.any():
             ends = Counter(end.status for end in record.outcomes.values() if end.trial.setting == case.ref)
             ended = ", ".join(f"{count} {status}" for status, count in sorted(ends.items())) or "none has ended"
             console.print(f"{title}: no trial has finished ({ended})", style="yellow", highlight=False)
             continue
-        console.print(frontier.rich_table(found.points, found.table.objectives, title, width=console.width))
+        console.print(frontier.rich_table(results.points, results.table.objectives, title, width=console.width))

@@ -14,7 +14,7 @@ from trainables.folder import SweepFolder
 
 
 def grades_of(case: Case, record: LedgerState, folder: Path) -> Iterator[Grade]:
-    """Grades of the objectives on one setting, from the stored observations of finished trials.
+    """Yield the grades of the objectives on one setting, from the stored observations of finished trials.
 
     What a judge graded is read from `grades/<trial id>.json`; the rest is graded again. A trial whose observations are
     gone has no grades.
@@ -33,9 +33,9 @@ def grades_of(case: Case, record: LedgerState, folder: Path) -> Iterator[Grade]:
 
 def _graded(setting: Setting, folder: Path, trial_id: str) -> dict[str, list[float | None]]:
     judged, observed = SweepFolder(folder).grades(trial_id), SweepFolder(folder).observations(trial_id)
-    found: dict[str, list[float | None]] = json.loads(judged.read_text()) if judged.is_file() else {}
+    grades: dict[str, list[float | None]] = json.loads(judged.read_text()) if judged.is_file() else {}
     observations = json.loads(observed.read_text()) if observed.is_file() else {}
     for evaluation in setting.evaluations:
         if not evaluation.rubrics and evaluation.name in observations:
-            found |= evaluation.grades(observations[evaluation.name])
-    return found
+            grades |= evaluation.grades(observations[evaluation.name])
+    return grades
