@@ -148,7 +148,7 @@ def estimate(sweep: Sweep, workers: int, record: LedgerState | None = None) -> C
         work = (4 * tokens + 2 * evaluation_tokens(setting) * len(trials)) * shape.parameters
         seconds = work / (speed * EFFICIENCY) + packs * PACK_SECONDS / workers
         outcomes = planned.outcomes(record) if record else []
-        took = [end.seconds / workers for end in outcomes if end.seconds > 0 or end.status == "finished"]
+        took = [end.cost.seconds / workers for end in outcomes if end.cost.seconds > 0 or end.status == "finished"]
         size = (len(planned.configurations), len(trials), packs, tokens)
         arms.append(ArmEstimate(planned.case.label, planned.title, *size, seconds, len(outcomes), tuple(took)))
         memory = max(memory, worker_bytes(sweep, setting, shape, trial))

@@ -49,12 +49,12 @@ def test_the_baseline_trains_the_same_trials(setting: Setting) -> None:
     for index, trial in enumerate(trials):
         own = PeftTrial(*load(base.source), setting, trial)
         own.train()
-        curve = [value for _, value in pack.records[index].curves["loss"]]
+        curve = [value for _, value in pack.members[index].curves["loss"]]
         assert torch.stack(own.losses).tolist() == pytest.approx(curve, rel=1e-4, abs=1e-4), trial.method.name
         scores, replies = own.evaluate()
         assert scores == evaluated[index].scores
         assert replies == evaluated[index].observations
-    pack.close()
+    pack.detach()
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ from tests.support.fakes import SOURCES
 from trainables.bases.load_base import load_base
 from trainables.engine.reference_cache import ReferenceCache
 from trainables.folder import SweepFolder
+from trainables.messages import PackReport, to_config
 from trainables.pack import Pack
 from trainables.trainable import PackTrainable
 from trainables.trial import TrialConfig
@@ -141,7 +142,7 @@ def trained_alone(trials: list[TrialConfig]) -> dict[str, dict[str, float]]:
         pack.advance(pack.steps)
         for index, found in pack.evaluate().items():
             scores[members[index].trial_id] = {name: score.mean for name, score in found.scores.items()}
-        pack.close()
+        pack.detach()
     return scores
 
 
@@ -151,12 +152,14 @@ def finish_here(sweep: Sweep, folder: Path) -> list[str]:
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
         scheduler = PackScheduler(sweep, ledger, folder)
         searcher = PackSearcher(scheduler)
-        fixed = worker_config(sweep, folder)
+        fixed = to_config(worker_config(sweep, folder))
         while isinstance(config := searcher.suggest("here"), dict):
             actor, done = PackTrainable(fixed | config), False
             while not done:
                 result = actor.step()
-                notes.append(result.get("note", ""))
+                report = PackReport.from_result(result)
+                assert report is not None
+                notes.append(report.note)
                 searcher.on_trial_result("here", result)
                 done = result["done"]
             actor.cleanup()

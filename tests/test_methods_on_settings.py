@@ -55,8 +55,8 @@ def test_all_methods_train_and_are_scored(built: tuple[Setting, LoadedBase], tmp
     store = prepare((needed for trial in trials for needed in trial.requires), tmp_path, base, setting)
     pack = Pack(base, setting, trials, torch.float64, store=store)
     pack.advance(STEPS)
-    outcomes = pack.finish(SweepFolder(tmp_path))
-    pack.close()
+    outcomes = pack.finish(SweepFolder(tmp_path)).outcomes
+    pack.detach()
     assert len(outcomes) == len(names) >= 10
     for outcome in outcomes:
         assert (outcome.status, outcome.reason) == ("finished", None)

@@ -36,7 +36,7 @@ def tuned(setting: Setting, base: LoadedBase, method: str, seeds: int = 3, **coe
     pack = Pack(base, setting, [trial_for(setting, SettingRef(setting.name), made, seed) for seed in range(seeds)])
     pack.advance(setting.recipe.steps)
     evaluated = list(pack.evaluate().values())
-    pack.close()
+    pack.detach()
     assert len(evaluated) == seeds
     return {name: fmean(member.scores[name].mean for member in evaluated) for name in evaluated[0].scores}
 

@@ -4,11 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from settings.setting import Measurement, Status
 from trainables.trial import TrialConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a trial took.
+
+    Attributes:
+        tokens: sent through the model in training, padding excluded, reference passes included.
+        tokens_cut: response tokens of the training rows that were longer than `max_length`, over the whole training.
+        seconds: the trial's share of the pack's wall time.
+        inherited_tokens, inherited_seconds: what the adapters took that the trial was built on: a prior, or the
+            training that it only edits or scales.
+    """
+
+    tokens: int = 0
+    tokens_cut: int = 0
+    seconds: float = 0.0
+    inherited_tokens: int = 0
+    inherited_seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(**{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)})
+
+    @property
+    def total_tokens(self) -> int:
+        """Training tokens that it takes to come here from nothing."""
+        return self.tokens + self.inherited_tokens
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds that it takes to come here from nothing."""
+        return self.seconds + self.inherited_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +53,7 @@ class Outcome:
         reason: one line, unless finished.
         scores: score name -> measurement, of every evaluation of the setting.
         curves: metric name -> (step, value) pairs, thinned.
-        tokens: tokens sent through the model in training, padding excluded, reference passes included.
-        inherited_tokens, inherited_seconds: what the adapters took that this trial was built on: a prior, or the
-            training that it only edits or scales.
-        tokens_cut: response tokens of the training rows that were longer than `max_length`, over the whole training.
-        seconds: this trial's share of the pack's wall time.
+        cost: what the trial took.
         adapter: name of the adapter's folder under the sweep's `adapters/`, a PEFT checkpoint; None if not kept.
     """
 
@@ -34,41 +62,27 @@ class Outcome:
     reason: str | None = None
     scores: Mapping[str, Measurement] = field(default_factory=dict)
     curves: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
-    tokens: int = 0
-    tokens_cut: int = 0
-    seconds: float = 0.0
-    inherited_tokens: int = 0
-    inherited_seconds: float = 0.0
+    cost: Cost = Cost()
     adapter: str | None = None
 
     def values(self, names: Sequence[str]) -> tuple[float, ...] | None:
-        """The means of the scores of these names; None unless the trial finished and all of them are finite."""
+        """Return the means of the scores of these names; None unless the trial finished and all of them are finite."""
         if self.status != "finished" or not set(names) <= set(self.scores):
             return None
         means = tuple(self.scores[name].mean for name in names)
         return means if all(map(math.isfinite, means)) else None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON data; `from_json` is its inverse."""
+        """Return JSON data; `from_json` is its inverse."""
         return asdict(self) | {"trial": self.trial.to_json()}
-
-    @property
-    def total_tokens(self) -> int:
-        """Training tokens that it takes to come here from nothing."""
-        return self.tokens + self.inherited_tokens
-
-    @property
-    def total_seconds(self) -> float:
-        """Seconds that it takes to come here from nothing."""
-        return self.seconds + self.inherited_seconds
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Outcome:
-        """The outcome that `to_json` wrote. Raises ValueError for an adapter that is not named by its trial."""
+        """Return the outcome that `to_json` wrote. Raises ValueError for an adapter that is not named by its trial."""
         scores = {name: Measurement(**value) for name, value in data["scores"].items()}
         curves = {name: [(int(step), float(value)) for step, value in curve] for name, curve in data["curves"].items()}
         trial = TrialConfig.from_json(data["trial"])
         if data["adapter"] not in (None, trial.trial_id):  # it names a folder, and must not lead elsewhere
             raise ValueError(f"adapter {data['adapter']!r} is not that of trial {trial.trial_id}")
-        rest = {"trial": trial, "scores": scores, "curves": curves}
-        return Outcome(**{**data, **rest})
+        parts = {"trial": trial, "scores": scores, "curves": curves, "cost": Cost(**data["cost"])}
+        return Outcome(**{**data, **parts})

@@ -1,8 +1,4 @@
-"""A pack from its description to its outcomes, in slices of a second. No Ray here.
-
-Base models and settings are kept between packs, so that the next pack in the same process starts in milliseconds
-instead of the seconds that loading takes.
-"""
+"""A job of a worker from its description to its end, in slices of a second. No Ray here."""
 
 from __future__ import annotations
 
@@ -12,28 +8,38 @@ import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from settings import catalog
 from settings.base_models import NanoModel
 from settings.common.errors import UserError
 from settings.common.files import cache_root, is_full, remove, write_json
-from settings.reference import SettingRef
+from settings.reference import setting_of
 from settings.setting import Setting
 from trainables.bases.load_base import load_base
+from trainables.checkpoint import CheckpointError
 from trainables.engine.base import LoadedBase
 from trainables.engine.memory import ModelShape, memory_left, training_bytes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup
 from trainables.engine.reference_cache import ReferenceCache
 from trainables.evaluation.evaluate import evaluate
 from trainables.folder import SweepFolder
-from trainables.pack import CheckpointError, Pack
+from trainables.messages import (
+    Ended,
+    Failed,
+    Job,
+    OutOfMemory,
+    PackEnd,
+    PackReport,
+    ScoreBase,
+    TrainPack,
+    UserProblem,
+    job_from_config,
+    worker_from_config,
+)
+from trainables.pack import Pack
 from trainables.store import AdapterStore
 from trainables.trial import TrialConfig, base_id
 
@@ -42,78 +48,97 @@ DEVICE = re.compile(r"\b(CUDA|CUBLAS|cuDNN|CUDNN|NCCL)")  # in errors after whic
 ALLOCATION = re.compile(r"can't allocate memory|_ALLOC_FAILED")
 
 
+class WorkerCache:
+    """What a worker process keeps between jobs: the base model, which takes seconds to load."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str, bool] | None = None
+        self._base: LoadedBase | None = None
+
+    def base(self, setting: Setting, gpus: float, workers: ProcessGroup) -> LoadedBase:
+        """Return the base model of a setting: bfloat16 on a GPU, float32 on a CPU. Another one is let go first.
+
+        Args:
+            gpus: of this process; a share of one limits its memory to that share.
+            workers: share the layers out among them where the group says so.
+        """
+        model = setting.base_model
+        on_gpu = gpus > 0 and not isinstance(model, NanoModel)
+        device = torch.device("cuda" if on_gpu else "cpu")
+        if isinstance(workers, TorchProcessGroup) and on_gpu:
+            device = workers.device
+        key = (json.dumps(model.to_json(), sort_keys=True), str(device), workers.sharded)
+        if self._base is None or key != self._key:
+            self._base = None
+            if 0 < gpus < 1 and on_gpu:
+                torch.cuda.set_per_process_memory_fraction(gpus)
+            dtype = torch.bfloat16 if on_gpu else torch.float32
+            self._base = load_base(model, dtype=dtype, device=device, sharded=workers.sharded)
+            self._key = key
+        return self._base
+
+
 class PackRun:
-    """One pack on its way, alone or as one of several workers.
+    """A job on its way, done by one worker or by several together.
 
     Args:
-        config: JSON values:
-            pack: `{"kind": "train", "trials": [trial, ...], "snapshots": [step, ...], "pauses": [step or None, ...]}`
-                (see `Pack`), or `{"kind": "base", "setting": {"name", "options"}}` to score the untouched base model.
-            output: folder for adapters, observations and checkpoints.
-            threads: CPU threads of this process.
-            memory: main memory that this process may use, in bytes; None if that is not known.
-            gpus: GPUs of this process; a share of one limits its memory to that share, and 0 hides them all.
-            checkpoint_seconds: time between checkpoints of a running pack.
-            rows_per_forward, gradient_checkpointing: see `Pack`; None is all rows.
-            cache_references: keep what the base model gives on rows that methods refer to (see `ReferenceCache`).
-        workers: who runs the pack together; each calls `slice` until it is done.
+        config: a Tune configuration with worker and job (see `trainables.messages`).
+        cache: what the process keeps for its next job.
+        workers: who does the job together; each calls `slice` until it is done.
     """
 
-    def __init__(self, config: Mapping[str, Any], workers: ProcessGroup = SINGLE_PROCESS) -> None:
-        torch.set_num_threads(int(config["threads"]))
-        self._spec, self._folder = config["pack"], SweepFolder(Path(config["output"]))
-        self._rows_per_forward: int | None = config["rows_per_forward"]
-        self._gradient_checkpointing = bool(config["gradient_checkpointing"])
-        kept = ReferenceCache(cache_root() / "references", workers=workers)
-        self._references = kept if config["cache_references"] else None
-        self._checkpoint_seconds, self._saved_at = float(config["checkpoint_seconds"]), time.monotonic()
-        self._gpus, self._workers = float(config["gpus"]), workers
-        self._memory: float | None = config["memory"]
+    def __init__(
+        self, config: Mapping[str, Any], cache: WorkerCache | None = None, workers: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
+        self._config, self._worker = config, worker_from_config(config)
+        self._cache, self._workers = cache or WorkerCache(), workers
+        torch.set_num_threads(self._worker.threads)
+        self._folder = SweepFolder(self._worker.folder)
+        references = ReferenceCache(cache_root() / "references", workers=workers)
+        self._references = references if self._worker.cache_references else None
+        self._saved_at = time.monotonic()
+        self._job: Job | None = None
         self._pack: Pack | None = None
         self._note = ""
 
-    def slice(self) -> dict[str, Any]:
+    def slice(self) -> PackReport:
         """Work for about a second.
 
-        Returns:
-            `progress` = trial id -> newest values of its curves, `steps` = [done, total], `done`; the last one holds
-            `outcomes` (a list of `Outcome` JSON) and `rungs` (the same of trials that pause), or `base` (score ->
-            measurement). `note` is a line for the user: how a pack was taken up again. Or `user_error`, one line about
-            something that only the user can put right; or `out_of_memory`, one line, and the pack has to be smaller; or
-            `failed`, the traceback of what a method or a setting has raised.
-
-        Raises what another process may not run into, and whatever happens to one of several workers, whom only that
-        keeps from waiting for each other.
+        What the user can put right, too little memory, and what a method or a setting raises end the job. All else is
+        raised: another process may not run into it. Several workers raise whatever happens to one of them, which alone
+        keeps the rest from waiting for it.
         """
         try:
             self._check_folder()
-            return self._train() if self._spec["kind"] == "train" else self._score_base()
+            if self._job is None:
+                self._job = job_from_config(self._config)
+            return self._train(self._job) if isinstance(self._job, TrainPack) else self._score_base(self._job)
         except UserError as error:
-            return {"user_error": str(error), "done": True}
+            return PackReport(end=UserProblem(str(error)))
         except Exception as error:
-            found = self._end_of(error)
-            if found:
-                return {**found, "done": True}
+            end = self._end_of(error)
+            if end is not None:
+                return PackReport(end=end)
             raise
 
-    def _end_of(self, error: Exception) -> dict[str, Any] | None:
-        """How an error ends the pack; None where only another process, or all workers anew, can go on."""
+    def _end_of(self, error: Exception) -> PackEnd | None:
+        """Say how an error ends the job; None where only another process, or all workers anew, can go on."""
         if _is_out_of_memory(error):
             self._drop()
-            return {"out_of_memory": " ".join(str(error).split())[:300] or "no memory left"}
+            return OutOfMemory(" ".join(str(error).split())[:300] or "no memory left")
         if is_full(error):
-            return {"user_error": f"{self._folder.path}: no space left on node {platform.node()}"}
-        broken = isinstance(error, OSError | SafetensorError | torch.AcceleratorError) or DEVICE.search(str(error))
-        if broken or self._workers.count > 1:
+            return UserProblem(f"{self._folder.path}: no space left on node {platform.node()}")
+        is_broken = isinstance(error, OSError | SafetensorError | torch.AcceleratorError) or DEVICE.search(str(error))
+        if is_broken or self._workers.count > 1:
             return None
         self._drop()
-        return {"failed": traceback.format_exc()}
+        return Failed(traceback.format_exc())
 
     def stop(self) -> None:
-        """Let go of the pack; one that has not ended keeps a checkpoint, an older one where the disk is full."""
+        """Let go of the pack. One that has not ended keeps a checkpoint, an older one where the disk is full."""
         try:
             if self._pack is not None and self._pack.active and self._pack.steps_done:
-                self._pack.save(self._checkpoint(self._pack))
+                self._pack.save(self._folder.checkpoint(self._pack.pack_id))
         except (OSError, SafetensorError) as error:
             if not is_full(error):
                 raise
@@ -121,76 +146,73 @@ class PackRun:
 
     def _drop(self) -> None:
         if self._pack is not None:
-            self._pack.close()
+            self._pack.detach()
             self._pack = None
 
     def _check_folder(self) -> None:
         """Refuse to write where nobody reads. Raises UserError, on all workers or on none."""
-        blind = [node for node in self._workers.gather("" if self._folder.path.is_dir() else platform.node()) if node]
+        is_there = self._folder.path.is_dir()
+        blind = [node for node in self._workers.gather("" if is_there else platform.node()) if node]
         if blind:
             raise UserError(
                 f"node {blind[0]} does not see {self._folder.path}; --output must lie on storage that all nodes share"
             )
 
-    def _checkpoint(self, pack: Pack) -> Path:
-        return self._folder.checkpoint(pack.pack_id)
-
-    def _train(self) -> dict[str, Any]:
+    def _train(self, job: TrainPack) -> PackReport:
         if self._pack is None:
-            self._pack = self._open()
+            self._pack = self._open(job)
         pack, until = self._pack, time.monotonic() + SLICE_SECONDS
         pack.advance(1)
         while bool(pack.active) and self._workers.broadcast(time.monotonic() < until):
             pack.advance(1)
         if not pack.active:
-            outcomes = [outcome.to_json() for outcome in pack.finish(self._folder)]
+            end = pack.finish(self._folder)
             for index in pack.paused:
-                pack.keep_member(index, self._folder.paused(pack.trials[index].trial_id))
-            rungs = [outcome.to_json() for outcome in pack.rungs]
-            return {**self._report(pack), "outcomes": outcomes, "rungs": rungs, "done": True}
-        if time.monotonic() - self._saved_at > self._checkpoint_seconds:
-            pack.save(self._checkpoint(pack))
+                pack.save_member_state(index, self._folder.paused(pack.trials[index].trial_id))
+            return self._report(pack, end)
+        if time.monotonic() - self._saved_at > self._worker.checkpoint_seconds:
+            pack.save(self._folder.checkpoint(pack.pack_id))
             self._saved_at = time.monotonic()
-        return {**self._report(pack), "done": False}
+        return self._report(pack)
 
-    def _report(self, pack: Pack) -> dict[str, Any]:
+    def _report(self, pack: Pack, end: Ended | None = None) -> PackReport:
         note, self._note = self._note, ""
-        report = {"progress": pack.progress(), "steps": [pack.steps_done, pack.steps]}
-        return report | ({"note": note} if note else {})
+        return PackReport(
+            progress=pack.progress(), steps_done=pack.steps_done, num_steps=pack.steps, note=note, end=end
+        )
 
-    def _open(self) -> Pack:
-        trials = [TrialConfig.from_json(data) for data in self._spec["trials"]]
-        setting = _setting(trials[0].setting)
-        stale = [trial for trial in trials if trial.data != setting.fingerprint()]
-        if stale:
+    def _open(self, job: TrainPack) -> Pack:
+        trials, worker = job.trials, self._worker
+        setting = setting_of(trials[0].setting)
+        if any(trial.data != setting.fingerprint() for trial in trials):
             raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
-        base = _base(setting, self._gpus, self._workers)
+        base = self._cache.base(setting, worker.gpus, self._workers)
         self._check_memory(base, setting, trials)
         pack = Pack(
             base,
             setting,
             trials,
             store=AdapterStore(self._folder),
-            snapshots=self._spec["snapshots"],
-            pauses=self._spec.get("pauses", ()),
-            rows_per_forward=self._rows_per_forward,
-            gradient_checkpointing=self._gradient_checkpointing,
+            snapshots=job.snapshots,
+            pause_after=job.pause_after,
+            rows_per_forward=worker.rows_per_forward,
+            gradient_checkpointing=worker.gradient_checkpointing,
             references=self._references,
             workers=self._workers,
         )
         try:
             self._resume(pack)
         except BaseException:
-            pack.close()
+            pack.detach()
             raise
         return pack
 
     def _check_memory(self, base: LoadedBase, setting: Setting, trials: Sequence[TrialConfig]) -> None:
         """Refuse several members that would not fit, before they are trained. Raises MemoryError.
 
-        One member is tried in any case: the need is an estimate, and it cannot be dealt any smaller.
+        One member is tried in any case: the need is an estimate, and the pack cannot be any smaller.
         """
-        left = memory_left(base.model.device, self._gpus, self._memory)
+        left = memory_left(base.model.device, self._worker.gpus, self._worker.memory)
         if left is None or len(trials) == 1:
             return
         encoded = base.encoded(setting, max(trial.max_length for trial in trials))
@@ -200,8 +222,8 @@ class PackRun:
             ModelShape.of_config(base.model.config.get_text_config().to_dict()),
             trials,
             lengths,
-            self._rows_per_forward,
-            self._gradient_checkpointing,
+            self._worker.rows_per_forward,
+            self._worker.gradient_checkpointing,
             base.model.dtype.itemsize,
             self._workers.count,
         )
@@ -210,64 +232,33 @@ class PackRun:
             raise MemoryError(f"a pack of {len(trials)} would take {gigabytes}")
 
     def _resume(self, pack: Pack) -> None:
-        """Continue from the pack's checkpoint, else with what its members were elsewhere.
+        """Continue from the pack's checkpoint, else from the states of members that paused in other packs.
 
-        One that cannot be read is discarded, and its trials start anew.
+        A file that cannot be read is deleted, and its trials start anew.
         """
-        paths = {self._folder.paused(trial.trial_id): index for index, trial in enumerate(pack.trials)}
+        path = self._folder.checkpoint(pack.pack_id)
         try:
-            path = self._checkpoint(pack)
             if pack.resume(path):
                 self._note = f"continued after {pack.steps_done} of {pack.steps} steps"
                 return
-            for path, index in paths.items():
-                pack.take_up_member(index, path)
+            for index, trial in enumerate(pack.trials):
+                path = self._folder.paused(trial.trial_id)
+                pack.load_member_state(index, path)
         except CheckpointError as error:
             self._note = f"{error}; its trials start anew"
             if self._workers.first:
                 remove(path)
 
-    def _score_base(self) -> dict[str, Any]:
-        setting = _setting(SettingRef(**self._spec["setting"]))
-        base = _base(setting, self._gpus, self._workers)
+    def _score_base(self, job: ScoreBase) -> PackReport:
+        setting = setting_of(job.setting)
+        base = self._cache.base(setting, self._worker.gpus, self._workers)
         encoded = base.encoded(setting, setting.recipe.max_length)
-        (found,) = evaluate(base.model, encoded, workers=self._workers)
+        (evaluated,) = evaluate(base.model, encoded, workers=self._workers)
         if setting.judged and self._workers.first:
-            write_json(self._folder.observations(base_id(setting)), found.observations)
-        return {"base": {name: asdict(score) for name, score in found.scores.items()}, "done": True}
+            write_json(self._folder.observations(base_id(setting)), evaluated.observations)
+        return PackReport(end=Ended(base=evaluated.scores))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was too small; torch has a class for that of a GPU only."""
+    """Say whether memory was too small. Torch has a class for that of a GPU only."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(ALLOCATION.search(str(error)))
-
-
-def _setting(ref: SettingRef) -> Setting:
-    return _cached_setting(ref.name, json.dumps(dict(ref.options), sort_keys=True))
-
-
-@lru_cache(maxsize=4)
-def _cached_setting(name: str, options: str) -> Setting:
-    return catalog.build(name, json.loads(options))
-
-
-def _base(setting: Setting, gpus: float, workers: ProcessGroup) -> LoadedBase:
-    """The setting's base model, loaded once per process: bfloat16 on a GPU, float32 on a CPU."""
-    model = setting.base_model
-    on_gpu = gpus > 0 and not isinstance(model, NanoModel)
-    device = (
-        workers.device
-        if isinstance(workers, TorchProcessGroup) and on_gpu
-        else torch.device("cuda" if on_gpu else "cpu")
-    )
-    key = (json.dumps(model.to_json(), sort_keys=True), str(device), workers.sharded)
-    if key not in _bases:
-        _bases.clear()
-        if 0 < gpus < 1 and on_gpu:
-            torch.cuda.set_per_process_memory_fraction(gpus)
-        dtype = torch.bfloat16 if on_gpu else torch.float32
-        _bases[key] = load_base(model, dtype=dtype, device=device, sharded=workers.sharded)
-    return _bases[key]
-
-
-_bases: dict[tuple[str, str, bool], LoadedBase] = {}

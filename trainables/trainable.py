@@ -1,7 +1,7 @@
-"""Ray glue: how a pack runs in a Ray process. Everything that it does is `PackRun`.
+"""Ray glue: how a job runs in a Ray process. All that it does there is in `PackRun`.
 
-`PackTrainable` is a long-lived Tune actor that trains one pack after another. `train_together` trains one pack on
-several workers through Ray Train.
+`PackTrainable` is a long-lived Tune actor that does one job after another. `train_together` does one job on several
+workers through Ray Train. Configurations and results are those of `trainables.messages`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from trainables.folder import SweepFolder
+from trainables.messages import OutOfMemory, PackReport, worker_from_config
+
 if TYPE_CHECKING:
     from trainables.run import PackRun
 
@@ -19,68 +22,64 @@ PLACEMENT_FAILURES = 3  # of Ray Train's controller, before the pack is given up
 
 
 class PackTrainable(tune.Trainable):
-    """Trains the pack that its configuration holds, slice by slice: see `PackRun` for configuration and results.
+    """Do the job that the configuration holds, slice by slice.
 
     With `reuse_actors=True` the process stays, and with it the base model.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        from trainables.run import WorkerCache  # takes seconds to import, which the driver need not pay
+
         warnings.filterwarnings("ignore", category=FutureWarning)
-        self._run = _pack_run(config)
+        self._cache = WorkerCache()
+        self._run = self._run_of(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._run.stop()
-        self._run = _pack_run(new_config)
+        self._run = self._run_of(new_config)
         return True
 
+    def _run_of(self, config: dict[str, Any]) -> PackRun:
+        from trainables.run import PackRun
+
+        return PackRun(config, self._cache)
+
     def step(self) -> dict[str, Any]:
-        return self._run.slice()
+        return self._run.slice().to_result()
 
     def cleanup(self) -> None:
         self._run.stop()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: packs keep their checkpoints by content id under `output`, where any later driver finds them."""
+        """Save nothing: packs keep their checkpoints in the sweep's folder, where any later driver finds them."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing; see `save_checkpoint`."""
-
-
-def _pack_run(config: dict[str, Any]) -> PackRun:
-    from trainables.run import PackRun  # takes seconds to import, which the driver need not pay
-
-    return PackRun(config)
+        """Load nothing; see `save_checkpoint`."""
 
 
 def train_together(config: dict[str, Any]) -> None:
-    """A Tune function that trains the pack of its configuration on several workers, with the results of `PackRun`.
+    """Do the job of a Tune configuration on several workers: a Tune function with the results of `PackTrainable`.
 
-    The workers' resources are Ray Train's; the Tune trial itself must ask for none. A worker without memory ends them
-    all, and the others' errors say nothing of it; that is reported as one worker alone would.
-
-    Args:
-        config: as for `PackRun`, and
-            num_workers: how many.
-            resources: of each, by Ray's names.
-            storage: folder for Ray Train's own state, on all nodes.
-            sharded: share the base model's layers out over the workers.
+    Ray Train reserves the workers' resources; the Tune trial itself must ask for none. A worker without memory ends all
+    workers, and the errors of the rest do not mention memory; this function reports what the first kind would.
     """
     from ray import train  # takes seconds to import, which a pack on one worker need not pay
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    worker = worker_from_config(config)
     trainer = TorchTrainer(
         _work,
         train_loop_config=config,
         scaling_config=train.ScalingConfig(
-            num_workers=config["num_workers"],
-            use_gpu=config["gpus"] > 0,
-            resources_per_worker=config["resources"],
+            num_workers=worker.num_workers,
+            use_gpu=worker.gpus > 0,
+            resources_per_worker=dict(worker.resources),
         ),
-        torch_config=TorchConfig(backend="nccl" if config["gpus"] else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if worker.gpus else "gloo"),
         run_config=train.RunConfig(
             name=tune.get_context().get_trial_id(),
-            storage_path=config["storage"],
+            storage_path=str(SweepFolder(worker.folder).train_storage),
             callbacks=[TuneReportCallback()],
             failure_config=train.FailureConfig(
                 max_failures=TRAIN_RESTARTS, controller_failure_limit=PLACEMENT_FAILURES
@@ -94,23 +93,30 @@ def train_together(config: dict[str, Any]) -> None:
         reasons = [line for line in last_lines if line.startswith(MemoryError.__name__)]
         if not reasons:
             raise
-        tune.report({"out_of_memory": reasons[0]})
+        tune.report(_unfinished(PackReport(end=OutOfMemory(reasons[0]))))
 
 
 def _work(config: dict[str, Any]) -> None:
-    """One of the workers. What the first one reports is what Tune sees."""
+    """Do the job as one of the workers. Tune sees what the first one reports."""
     from ray import train
 
     from trainables.engine.process_group import TorchProcessGroup
     from trainables.run import PackRun
 
     warnings.filterwarnings("ignore", category=FutureWarning)
-    run = PackRun(config, TorchProcessGroup(sharded=config["sharded"], cpu=config["gpus"] == 0))
-    done = False
-    while not done:
-        result = run.slice()
-        if "out_of_memory" in result:  # the other workers are in the middle of a step, which only an error ends
-            raise MemoryError(result["out_of_memory"])
-        done = result.pop("done")  # Tune would take the trial down in the middle of Ray Train's end
-        train.report(result)
+    worker = worker_from_config(config)
+    run = PackRun(config, workers=TorchProcessGroup(sharded=worker.sharded, cpu=worker.gpus == 0))
+    report = PackReport()
+    while report.end is None:
+        report = run.slice()
+        if isinstance(report.end, OutOfMemory):  # the rest are in the middle of a step, which only an error ends
+            raise MemoryError(report.end.reason)
+        train.report(_unfinished(report))
     run.stop()
+
+
+def _unfinished(report: PackReport) -> dict[str, Any]:
+    """Return a Tune result without "done", at which Tune would take the trial down in the middle of Ray Train's end."""
+    result = report.to_result()
+    del result["done"]
+    return result

@@ -30,6 +30,7 @@ from sweeps.tracking.store import Status
 from sweeps.tracking.writer import Tracker
 from trainables.bases.nano_cache import is_pretrained
 from trainables.folder import SweepFolder
+from trainables.messages import PackReport, to_config
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
@@ -140,7 +141,7 @@ class Driver:
             try:
                 tune.Tuner(
                     self.trainable(),
-                    param_space=worker_config(self.sweep, self.folder, nodes),
+                    param_space=to_config(worker_config(self.sweep, self.folder, nodes)),
                     tune_config=tune.TuneConfig(
                         search_alg=PackSearcher(self.scheduler, reason=reporter.reason),
                         num_samples=-1,
@@ -186,11 +187,13 @@ class Driver:
 
     def show_progress(self, result: Mapping[str, Any]) -> None:
         """Show and plot what a worker reports."""
-        if result.get("note"):
-            self._display.note(str(result["note"]))
-        progress = result.get("progress") or {}
-        self._display.progress(progress, tuple(result.get("steps", (0, 0))))
-        for trial_id, metrics in progress.items():
+        report = PackReport.from_result(result)
+        if report is None:
+            return
+        if report.note:
+            self._display.note(report.note)
+        self._display.progress(report.progress, (report.steps_done, report.num_steps))
+        for trial_id, metrics in report.progress.items():
             values = {name: value for name, value in metrics.items() if name != "step"}
             self._tracker.progress(trial_id, int(metrics["step"]), values)
 

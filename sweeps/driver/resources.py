@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from settings.common.errors import UserError
 from sweeps.sweep import Sweep
-from trainables.folder import SweepFolder
+from trainables.messages import WorkerConfig
 
 GIGABYTE = 1e9
 UNITS = {"CPU": (1.0, "CPUs"), "GPU": (1.0, "GPUs"), "memory": (GIGABYTE, "GB of memory")}
@@ -56,28 +55,26 @@ def packs_at_a_time(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> int:
     raise UserError(f"{who} of sweep {sweep.name!r} needs {wants} on one node, and Ray has {have}")
 
 
-def worker_config(sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
-    """Return what `PackRun` and `train_together` have to know besides the pack.
+def worker_config(sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]] = ()) -> WorkerConfig:
+    """Return what a worker has to know besides its job.
 
     Args:
         folder: of the sweep.
         nodes: resources of Ray's nodes, by its names.
     """
-    execution, resources = sweep.execution, resources_of_worker(sweep)
-    return {
-        "output": str(folder),
-        "storage": str(SweepFolder(folder).train_storage),
-        "num_workers": execution.num_workers,
-        "sharded": execution.shard_base,
-        "resources": resources,
-        "threads": threads_of_worker(sweep),
-        "memory": memory_of_worker(sweep, nodes),
-        "gpus": resources.get("GPU", 0),
-        "checkpoint_seconds": execution.checkpoint_seconds,
-        "rows_per_forward": execution.rows_per_forward,
-        "gradient_checkpointing": execution.gradient_checkpointing,
-        "cache_references": execution.cache_references,
-    }
+    execution = sweep.execution
+    return WorkerConfig(
+        folder=folder,
+        threads=threads_of_worker(sweep),
+        memory=memory_of_worker(sweep, nodes),
+        checkpoint_seconds=execution.checkpoint_seconds,
+        rows_per_forward=execution.rows_per_forward,
+        gradient_checkpointing=execution.gradient_checkpointing,
+        cache_references=execution.cache_references,
+        num_workers=execution.num_workers,
+        sharded=execution.shard_base,
+        resources=resources_of_worker(sweep),
+    )
 
 
 def _places(need: Mapping[str, float], node: Mapping[str, float]) -> int:

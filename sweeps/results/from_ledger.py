@@ -106,13 +106,14 @@ class LedgerReader:
 
 
 def _record(key: str, description: ConfigurationDescription, outcome: Mapping[str, Any]) -> TrialRecord:
+    cost = outcome["cost"]
     return TrialRecord(
         Configuration(key, description.method, description.label, description.coefficients),
         seed=outcome["trial"]["seed"],
         status=outcome["status"],
         scores=_finite_means(outcome["scores"]),
-        tokens=outcome["tokens"] + outcome["inherited_tokens"],
-        seconds=outcome["seconds"] + outcome["inherited_seconds"],
+        tokens=cost["tokens"] + cost["inherited_tokens"],
+        seconds=cost["seconds"] + cost["inherited_seconds"],
         reason=outcome["reason"] or "",
         counts={name: score["n"] for name, score in outcome["scores"].items()},
     )

@@ -6,10 +6,10 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from settings.common.errors import UserError
 from settings.common.files import remove
@@ -22,6 +22,7 @@ from sweeps.search.pack_queue import InFlightPack, PackQueue
 from sweeps.search.sweep_search import SweepSearch
 from sweeps.sweep import Sweep
 from trainables.folder import SweepFolder
+from trainables.messages import Job, ScoreBase, TrainPack
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig, base_id, pack_id
 
@@ -113,7 +114,7 @@ class PackScheduler:
 
     # --- what is handed out ---
 
-    def next_job(self, name: str) -> dict[str, Any] | NoJob:
+    def next_job(self, name: str) -> Job | NoJob:
         """Take the next pack and call it `name`; or say why there is none."""
         if self.problem:
             return NoJob.FINISHED
@@ -136,15 +137,14 @@ class PackScheduler:
             return True
         return bool(self._judging and (self._in_flight or self._num_judging) and not self._interrupted())
 
-    def _job_of(self, pack: InFlightPack) -> dict[str, Any]:
+    def _job_of(self, pack: InFlightPack) -> Job:
         if pack.base:
-            return {"kind": "base", "setting": asdict(pack.base.ref)}
-        pauses = [self.search.next_rung(trial) for trial in pack.members]
-        self._ledger.record_dispatch([trial.trial_id for trial in pack.members], pauses)
+            return ScoreBase(pack.base.ref)
+        pause_after = [self.search.next_rung(trial) for trial in pack.members]
+        self._ledger.record_dispatch([trial.trial_id for trial in pack.members], pause_after)
         for observer in self._observers:
             observer.pack_started(list(pack.waiting.values()))
-        packed = [trial.to_json() for trial in pack.members]
-        return {"kind": "train", "trials": packed, "snapshots": list(self._sweep.snapshots), "pauses": pauses}
+        return TrainPack(tuple(pack.members), tuple(self._sweep.snapshots), tuple(pause_after))
 
     # --- what comes back ---
 

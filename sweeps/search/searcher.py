@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from settings.common.errors import UserError
-from settings.setting import Measurement
 from sweeps.search.scheduler import NoJob, PackScheduler
-from trainables.outcome import Outcome
+from trainables.messages import Ended, Failed, OutOfMemory, PackReport, UserProblem, to_config
 
 
 class PackSearcher(Searcher):
     """Give Ray Tune the scheduler's packs, and the scheduler what Tune's trials report.
 
-    A Tune configuration is `{"pack": {"kind": "train", "trials": [TrialConfig.to_json(), ...], "snapshots": [...]}}` or
-    `{"pack": {"kind": "base", "setting": {"name": ..., "options": {...}}}}`. A result may carry `outcomes` and `rungs`,
-    lists of `Outcome.to_json()`, and `base`, a dict of score name -> measurement; each may come in several results. A
-    result with `user_error`, one line about what only the user can put right, ends the search; `failed` is the
-    traceback of a pack that has failed, `out_of_memory` the reason of one that is to be halved.
+    Jobs and reports cross Tune as `trainables.messages` says. Reports of one pack may come in any number, and the same
+    one twice.
 
     Args:
         scheduler: has the packs. After `Tuner.fit`, its `problem` says whether the search ended early.
@@ -42,26 +38,24 @@ class PackSearcher(Searcher):
         job = self._scheduler.next_job(trial_id)
         if job is NoJob.FINISHED:
             return Searcher.FINISHED
-        return None if job is NoJob.WAIT else {"pack": job}
+        return None if job is NoJob.WAIT else to_config(job)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on what a worker reports."""
-        if result.get("user_error"):
-            self._scheduler.abort(UserError(str(result["user_error"])))
-        elif result.get("out_of_memory"):
-            self._scheduler.halve(trial_id, str(result["out_of_memory"]))
-        elif result.get("failed"):
-            self._scheduler.fail(trial_id, str(result["failed"]))
-        else:
-            try:
-                outcomes = [Outcome.from_json(data) for data in result.get("outcomes") or ()]
-                rungs = [Outcome.from_json(data) for data in result.get("rungs") or ()]
-            except UserError as error:  # written by another version of the training code
-                self._scheduler.abort(error)
-                return
-            scores = {name: Measurement(**score) for name, score in _branch(result, "base").items()}
-            base = scores if scores or result.get("done") else None
-            self._scheduler.report(trial_id, outcomes=outcomes, rungs=rungs, base=base)
+        try:
+            report = PackReport.from_result(result)
+        except UserError as error:  # written by another version of the training code
+            self._scheduler.abort(error)
+            return
+        match report.end if report else None:
+            case Ended(outcomes, rungs, base):
+                self._scheduler.report(trial_id, outcomes=outcomes, rungs=rungs, base=base)
+            case UserProblem(text):
+                self._scheduler.abort(UserError(text))
+            case OutOfMemory(reason):
+                self._scheduler.halve(trial_id, reason)
+            case Failed(traceback):
+                self._scheduler.fail(trial_id, traceback)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Close a pack. With `error`, its trials without an outcome have failed; else the next start runs them."""
@@ -89,15 +83,3 @@ class PackSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its configuration; open files and observers stay here
-
-
-def _branch(result: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
-    """Return `result[key]`, a dict of dicts, also when Tune has flattened it to "key/score/field" entries."""
-    if isinstance(result.get(key), Mapping):
-        return dict(result[key])
-    branch: dict[str, dict[str, Any]] = {}
-    for path, value in result.items():
-        if path.startswith(f"{key}/"):
-            name, _, leaf = path.removeprefix(f"{key}/").rpartition("/")
-            branch.setdefault(name, {})[leaf] = value
-    return branch

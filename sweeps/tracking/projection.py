@@ -126,8 +126,8 @@ def outcome_points(outcome: Outcome) -> list[Point]:
         if math.isfinite(score.mean)
     ]
     cost = [
-        (schema.TOKENS, float(outcome.total_tokens), now, last),
-        (schema.SECONDS, outcome.total_seconds, now, last),
+        (schema.TOKENS, float(outcome.cost.total_tokens), now, last),
+        (schema.SECONDS, outcome.cost.total_seconds, now, last),
     ]
     return [*curves, *scores, *cost]
 

@@ -46,7 +46,7 @@ def seconds_of(where: World, sizes: Sequence[int], rounds: int, **options: Any) 
     }
     found = interleaved(actions | {"peft": peft.step}, rounds, where.device)
     for pack in packs.values():
-        pack.close()
+        pack.detach()
     return {name: median(some) / (1 if name == "peft" else int(name)) for name, some in found.items()}
 
 

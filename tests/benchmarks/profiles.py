@@ -42,7 +42,7 @@ def parts(where: World, method: str, members: int, steps: int, **options: Any) -
             if hasattr(owner, function):
                 patches.enter_context(patch.object(owner, function, meter.wrapped(name, getattr(owner, function))))
         whole = timed(lambda: own.advance(steps), where.device)
-    own.close()
+    own.detach()
     shares = {name: meter.seconds[name] / whole for name, _, _ in PARTS}
     return shares | {"rest": 1 - sum(shares.values()), "ms": 1000 * whole / steps}
 
@@ -55,7 +55,7 @@ def operations(where: World, method: str, members: int, steps: int, **options: A
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=kinds) as found:
         own.advance(steps)
-    own.close()
+    own.detach()
 
     def spent(event: Any) -> float:
         return float(event.self_device_time_total if cuda else event.self_cpu_time_total)

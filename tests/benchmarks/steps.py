@@ -112,7 +112,7 @@ def efficiency(where: World, members: int, rounds: int, **options: Any) -> dict[
         "body": lambda: base_pass(bare, next(places["body"]), False),
     }
     found = interleaved(actions, rounds, where.device)
-    pack.close()
+    pack.detach()
     return {
         "efficiency": ratios(found["head"], found["step"]),
         "efficiency_without_head": ratios(found["body"], found["step"]),
@@ -223,7 +223,7 @@ def generation(where: World, members: int, rounds: int) -> tuple[dict[str, Sprea
         where.device,
         warmup=0,
     )
-    pack.close()
+    pack.detach()
     ratio = {name: ratios(found[name], found["ours"]) for name in ("by_length", "left_padded")}
     one_by_one = single["one_by_one"][0] * members * len(rows) / len(few) / median(found["ours"])
     equal = fmean(

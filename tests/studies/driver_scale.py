@@ -57,6 +57,7 @@ from sweeps.search.study import StudyMirror
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import finished, toy
+from trainables.messages import Ended, Job, PackReport, ScoreBase, job_from_config
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
@@ -276,25 +277,26 @@ class Worker(tune.Trainable):
     """Answers for a whole pack at once."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._pack = config["pack"]
+        self._job = job_from_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        return answer(self._pack)
+        return answer(self._job)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to save."""
 
 
-def answer(pack: Mapping[str, Any]) -> dict[str, Any]:
-    """A worker's only result for a pack."""
-    if pack["kind"] == "base":
-        return {"base": {"task": {"mean": 0.5, "n": 4, "missing": 0}}, "done": True}
-    outcomes = [ending(TrialConfig.from_json(trial)).to_json() for trial in pack["trials"]]
-    return {"outcomes": outcomes, "done": True}
+def answer(job: Job) -> dict[str, Any]:
+    """Return a worker's only result for a job."""
+    if isinstance(job, ScoreBase):
+        end = Ended(base={"task": Measurement(0.5, 4, 0)})
+    else:
+        end = Ended(tuple(ending(trial) for trial in job.trials))
+    return PackReport(end=end).to_result()
 
 
 class ObservedTracker(Tracker):
@@ -327,18 +329,18 @@ class SimulatedDriver(Driver):
 
 def drive(searcher: PackSearcher, workers: int = WORKERS) -> None:
     """What Tune does, without it: packs end in the order in which they began."""
-    flying: list[tuple[str, Mapping[str, Any]]] = []
+    flying: list[tuple[str, Job]] = []
     count = 0
     while True:
         config: Any = None
         while len(flying) < workers and isinstance(config := searcher.suggest(f"t{count}"), dict):
-            flying.append((f"t{count}", config["pack"]))
+            flying.append((f"t{count}", job_from_config(config)))
             count += 1
         if not flying:
             assert config == Searcher.FINISHED
             return
-        trial_id, pack = flying.pop(0)
-        result = answer(pack)
+        trial_id, job = flying.pop(0)
+        result = answer(job)
         searcher.on_trial_result(trial_id, result)
         searcher.on_trial_complete(trial_id, result=result)
 

@@ -59,11 +59,11 @@ def trained(space: MethodSpace, configurations: int, seeds: int) -> Curves:
         some = groups[start : start + SIDE_BY_SIDE]
         pack = Pack(base, world, [trial for group in some for trial in group])
         values.append(np.stack([_scores(pack, step, objectives, seeds) for step in _looks(groups[0][0])], axis=1))
-        pack.close()
+        pack.detach()
     untouched = Pack(base, world, [replace(groups[0][0], adapter_scale=0.0)])
-    untouched.finalize()
+    untouched.edit_adapters()
     base_M = _scores(untouched, 0, objectives, 1)[0]
-    untouched.close()
+    untouched.detach()
     return Curves(np.concatenate(values), base_M)
 
 

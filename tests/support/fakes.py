@@ -12,7 +12,8 @@ from settings.setting import Measurement
 from sweeps.ledger import Ledger
 from sweeps.search.scheduler import NoJob, PackScheduler
 from sweeps.sweep import Sweep, setting
-from trainables.outcome import Outcome
+from trainables.messages import Job, ScoreBase
+from trainables.outcome import Cost, Outcome
 from trainables.trial import TrialConfig
 
 BASE_SCORES = {"task": Measurement(0.5, 4, 0)}
@@ -52,7 +53,7 @@ def finished(trial: TrialConfig, status: Any = "finished") -> Outcome:
     if status != "finished":
         return Outcome(trial=trial, status=status, reason="a test wants it")
     curves = {"loss": [(0, 2.0), (4, 1.0 + task)]}
-    return Outcome(trial=trial, status="finished", scores=scores, curves=curves, tokens=100, seconds=0.5)
+    return Outcome(trial=trial, status="finished", scores=scores, curves=curves, cost=Cost(tokens=100, seconds=0.5))
 
 
 Ending = Callable[[TrialConfig], Outcome]
@@ -86,36 +87,36 @@ class Rig:
         self.scheduler = PackScheduler(sweep, self.ledger, out, **options)
         self.dispatched: list[list[TrialConfig]] = []
         self.bases = 0
-        self.in_flight: dict[str, dict[str, Any]] = {}
+        self.in_flight: dict[str, Job] = {}
         self._count = 0
 
     def next_job(self) -> Any:
         """Ask for a job, called "t1", "t2", ..."""
         self._count += 1
         job = self.scheduler.next_job(f"t{self._count}")
-        if isinstance(job, dict):
+        if not isinstance(job, NoJob):
             self.in_flight[f"t{self._count}"] = job
-            if job["kind"] == "base":
+            if isinstance(job, ScoreBase):
                 self.bases += 1
             else:
-                self.dispatched.append([TrialConfig.from_json(trial) for trial in job["trials"]])
+                self.dispatched.append(list(job.trials))
         return job
 
     def land(self, rng: random.Random, ending: Ending) -> None:
         """End one pack: a report per trial, the last of them again on completion, as Tune does."""
         name = rng.choice(sorted(self.in_flight))
         job = self.in_flight.pop(name)
-        if job["kind"] == "base":
+        if isinstance(job, ScoreBase):
             self.scheduler.report(name, base=BASE_SCORES)
         else:
-            outcomes = [ending(TrialConfig.from_json(trial)) for trial in job["trials"]]
+            outcomes = [ending(trial) for trial in job.trials]
             for outcome in (*outcomes, outcomes[-1]):
                 self.scheduler.report(name, outcomes=[outcome])
         self.scheduler.close(name)
 
     def score_base(self) -> None:
         """Ask for the first job, which scores the base model, and answer it."""
-        assert self.next_job()["kind"] == "base"
+        assert isinstance(self.next_job(), ScoreBase)
         name = f"t{self._count}"
         del self.in_flight[name]
         self.scheduler.report(name, base=BASE_SCORES)
@@ -127,7 +128,7 @@ class Rig:
             job: Any = None
             while len(self.in_flight) < workers:
                 job = self.next_job()
-                if not isinstance(job, dict):
+                if isinstance(job, NoJob):
                     break
             if not self.in_flight:
                 assert job is NoJob.FINISHED

@@ -142,7 +142,7 @@ def prepare(
             prepare(trial.requires, folder, base, setting)
             pack = Pack(base, setting, [trial], torch.float64, store=store)
             pack.advance(trial.updates)
-            (outcome,) = pack.finish(SweepFolder(folder))
-            pack.close()
+            (outcome,) = pack.finish(SweepFolder(folder)).outcomes
+            pack.detach()
             assert outcome.status == "finished", outcome.reason
     return store

@@ -91,7 +91,7 @@ def trained(precision: str, store: AdapterStore, workers: ProcessGroup) -> Itera
         pack = Pack(base, tiny_setting(), members, dtype, store=store, workers=workers, **options)
         pack.advance(STEPS)
         yield name, pack
-        pack.close()
+        pack.detach()
 
 
 def results(folder: Path, store: AdapterStore, workers: Sequence[ProcessGroup]) -> dict[str, Tensor | list[Any]]:
@@ -103,7 +103,7 @@ def results(folder: Path, store: AdapterStore, workers: Sequence[ProcessGroup]) 
             for name, pack in trained(precision, store, crew):
                 found[f"{kind} {precision} {name}"] = pack.adapters.theta_KP.clone()
                 if name == "all methods in one pack":
-                    outcomes = pack.finish(SweepFolder(folder / f"{kind}-{precision}-{crew.rank}"))
+                    outcomes = pack.finish(SweepFolder(folder / f"{kind}-{precision}-{crew.rank}")).outcomes
                     found[f"{kind} {precision} scores"] = [outcome.scores for outcome in outcomes]
                     found[f"{kind} {precision} losses"] = [outcome.curves["loss"] for outcome in outcomes]
     return found

@@ -30,6 +30,7 @@ from sweeps.ledger import read
 from sweeps.space import vary
 from sweeps.sweep import Execution, Search, Sweep
 from tests.support.fakes import BASE_SCORES, Rig, finished, toy, toy_sweep
+from trainables.messages import ScoreBase
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
@@ -155,13 +156,12 @@ class Halting(Rig):
     def land(self, rng: random.Random, ending: Any) -> None:
         name = rng.choice(sorted(self.in_flight))
         job = self.in_flight.pop(name)
-        if job["kind"] == "base":
+        if isinstance(job, ScoreBase):
             self.scheduler.report(name, base=BASE_SCORES)
         else:
             outcomes: list[Outcome] = []
             rungs: list[Outcome] = []
-            for data, pause in zip(job["trials"], job["pauses"], strict=True):
-                trial = TrialConfig.from_json(data)
+            for trial, pause in zip(job.trials, job.pause_after, strict=True):
                 if pause is None:
                     outcomes.append(ending(trial))
                 else:
@@ -190,7 +190,7 @@ def test_whole_configurations_are_stopped_and_the_record_says_why(tmp_path: Path
         statuses_of.setdefault(outcome.trial.configuration_id, set()).add(outcome.status)
         if outcome.status == "stopped":
             assert outcome.trial.checkpoint_step is None
-            assert not outcome.scores and outcome.tokens == 100 and outcome.curves
+            assert not outcome.scores and outcome.cost.tokens == 100 and outcome.curves
             assert "configurations after" in str(outcome.reason) and str(outcome.reason).endswith("of 5 updates")
     assert len(statuses_of) == 9 and all(len(statuses) == 1 for statuses in statuses_of.values())
     assert {"stopped"} in statuses_of.values() and {"finished"} in statuses_of.values()

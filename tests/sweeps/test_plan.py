@@ -9,6 +9,7 @@ from sweeps import plan
 from sweeps.ledger import Asked, LedgerState
 from tests.support.fakes import finished, toy_sweep
 from trainables.engine.memory import ModelShape
+from trainables.outcome import Cost
 
 
 def test_trials_that_ended_tell_the_time_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +29,7 @@ def test_trials_that_ended_tell_the_time_of_the_others(tmp_path: Path, monkeypat
         trials = sweep.trials_of(arm, {} if arm is plain else {"beta": number + 1.0})
         record.asked.setdefault(key, {})[number] = Asked(number, {}, trials[0].configuration_id)
         for trial, took in zip(trials, seconds, strict=False):
-            record.outcomes[trial.trial_id] = replace(finished(trial), seconds=took)
+            record.outcomes[trial.trial_id] = replace(finished(trial), cost=Cost(seconds=took))
     timed = plan.estimate(sweep, 2, record)
     assert [arm.seconds for arm in timed.arms] == pytest.approx([2 * 3 / 2, 12 * 6 / 2])
     assert timed.seconds_left == pytest.approx((12 - 3) * 6 / 2)
@@ -53,7 +54,7 @@ def test_failed_trials_took_no_time_and_tell_none(tmp_path: Path, monkeypatch: p
     record = LedgerState(sweep.name, sweep.identity())
     trials = sweep.trials_of(sweep.arms[0], {})
     record.asked[sweep.arms[0].key] = {0: Asked(0, {}, trials[0].configuration_id)}
-    record.outcomes = {trial.trial_id: replace(finished(trial, "failed"), seconds=0.0) for trial in trials}
+    record.outcomes = {trial.trial_id: replace(finished(trial, "failed"), cost=Cost()) for trial in trials}
     timed = plan.estimate(sweep, 2, record)
     assert timed.arms[1].seconds == pytest.approx(guess.arms[1].seconds, rel=0.5) and timed.arms[1].seconds > 0
     assert (timed.ended, timed.arms[0].seconds_left) == (2, 0.0)

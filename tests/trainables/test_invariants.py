@@ -102,7 +102,7 @@ def test_i1_divergence_is_exactly_zero_at_step_0(
 ) -> None:
     pack = pack_of(methods.make(name, values), rows_per_forward=rows_per_forward)
     pack.advance(2)
-    first, second = (value for _, value in pack.records[0].curves[term])
+    first, second = (value for _, value in pack.members[0].curves[term])
     assert first == 0.0
     assert second > 0.0
 
@@ -418,6 +418,6 @@ def test_i8_steps_without_proxy_rows_are_plain_steps(name: str) -> None:
     trial = tiny_trial(methods.make(name, {"proxy_schedule": "synchronized"}), max_length=LENGTH, batch_size=2)
     pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64)
     pack.advance(8)  # five rows, three at a time: six steps are a pass, and the last four of them have none
-    assert (pack.records[0].status, pack.records[0].reason) == ("finished", None)
+    assert (pack.members[0].status, pack.members[0].reason) == ("finished", None)
     assert pack.steps_done == 8
-    assert [step for step, _ in pack.records[0].curves[trial.method.must_stay_active[0]]] == [1, 2, 7, 8]
+    assert [step for step, _ in pack.members[0].curves[trial.method.must_stay_active[0]]] == [1, 2, 7, 8]

@@ -89,10 +89,10 @@ def run(trials: Sequence[TrialConfig], store: AdapterStore) -> list[Run]:
 def runs_of(pack: Pack) -> list[Run]:
     """Finalize a trained pack. The factors are PEFT's, without the padding of ranks."""
     trained = [flat(pack, index) for index in range(len(pack.trials))]
-    pack.finalize()
-    assert [(record.status, record.reason) for record in pack.records] == [("finished", None)] * len(pack.trials)
+    pack.edit_adapters()
+    assert [(record.status, record.reason) for record in pack.members] == [("finished", None)] * len(pack.trials)
     final = [flat(pack, index) for index in range(len(pack.trials))]
-    return [Run(*some) for some in zip(trained, final, [record.curves for record in pack.records], strict=True)]
+    return [Run(*some) for some in zip(trained, final, [record.curves for record in pack.members], strict=True)]
 
 
 def flat(pack: Pack, index: int) -> Tensor:
@@ -442,7 +442,7 @@ def test_micro_batches_change_nothing_alone(
     )
     pack.advance(3)
     expected = [value for _, value in solo(name, definition).curves["loss"][:3]]
-    assert [value for _, value in pack.records[0].curves["loss"]] == pytest.approx(expected, rel=1e-9)
+    assert [value for _, value in pack.members[0].curves["loss"]] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -480,8 +480,8 @@ def test_resuming_keeps_what_was_measured_between_two_points_of_a_curve(tmp_path
     first.save(tmp_path / "checkpoint")
     assert second.resume(tmp_path / "checkpoint")
     second.advance(41)
-    assert [record.curves for record in whole.records] == [record.curves for record in second.records]
-    assert [step for step, _ in whole.records[1].curves["kl"]] == [*range(2, 41, 2), 41]
+    assert [record.curves for record in whole.members] == [record.curves for record in second.members]
+    assert [step for step, _ in whole.members[1].curves["kl"]] == [*range(2, 41, 2), 41]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -583,8 +583,8 @@ def test_a_cut_term_is_noticed(
     monkeypatch.setattr(method, "losses", lambda self, step: losses(self, cut(step)))
     pack = Pack(tiny_base(), tiny_setting(), [trial_of(name, definition)], torch.float64, store=store)
     pack.advance(STEPS)
-    assert pack.records[0].status == "invalid"
-    assert any(f"term {term!r} is exactly 0" in str(pack.records[0].reason) for term in method.must_stay_active)
+    assert pack.members[0].status == "invalid"
+    assert any(f"term {term!r} is exactly 0" in str(pack.members[0].reason) for term in method.must_stay_active)
     assert pack.steps_done < STEPS
 
 

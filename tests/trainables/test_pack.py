@@ -16,14 +16,14 @@ from torch import Tensor
 
 from settings.common.files import remove_partial
 from tests.support.tiny import tiny_base, tiny_setting, tiny_trial
-from trainables import methods
-from trainables import pack as pack_module
+from trainables import checkpoint, methods
+from trainables.checkpoint import CheckpointError
 from trainables.engine.adapters import Route
 from trainables.engine.batches import RowPositions, collate
 from trainables.engine.forward import hidden_states
 from trainables.folder import SweepFolder
 from trainables.losses import cross_entropy
-from trainables.pack import CheckpointError, Pack
+from trainables.pack import Pack
 from trainables.trial import OptimizerConfig, TrialConfig
 
 STEPS = 20
@@ -47,7 +47,7 @@ def eight_trials() -> list[TrialConfig]:
 def train(trials: list[TrialConfig], steps: int = STEPS) -> list[dict[str, Tensor]]:
     pack = Pack(tiny_base(), tiny_setting(), trials, dtype=torch.float64)
     pack.advance(steps)
-    assert [record.status for record in pack.records] == ["finished"] * len(trials)
+    assert [member.status for member in pack.members] == ["finished"] * len(trials)
     return [pack.adapters.member(index) for index in range(len(trials))]
 
 
@@ -99,20 +99,20 @@ def test_resume_is_bit_identical(tmp_path: Path) -> None:
     base = tiny_base()
     whole = Pack(base, tiny_setting(), trials, dtype=torch.float64)
     whole.advance(STEPS)
-    whole.close()
+    whole.detach()
 
     first = Pack(base, tiny_setting(), trials, dtype=torch.float64)
     first.advance(7)
     first.save(tmp_path / "checkpoint")
-    first.close()
+    first.detach()
     second = Pack(base, tiny_setting(), trials, dtype=torch.float64)
     assert second.resume(tmp_path / "checkpoint")
     assert second.steps_done == 7
     second.advance(STEPS)
 
     assert torch.equal(whole.adapters.theta_KP, second.adapters.theta_KP)
-    assert [record.curves for record in whole.records] == [record.curves for record in second.records]
-    assert [record.tokens for record in whole.records] == [record.tokens for record in second.records]
+    assert [member.curves for member in whole.members] == [member.curves for member in second.members]
+    assert [member.cost.tokens for member in whole.members] == [member.cost.tokens for member in second.members]
 
 
 def test_resume_without_checkpoint(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_checkpoint_that_is_cut_off_anywhere_is_no_checkpoint(tmp_path: Path) 
     with pytest.raises(CheckpointError):
         pack.resume(path)
     assert torch.equal(pack.adapters.theta_KP, before) and pack.steps_done == 0
-    assert all(not record.curves and not record.tokens for record in pack.records)
+    assert all(not member.curves and not member.cost.tokens for member in pack.members)
     path.write_bytes(whole)
     assert pack.resume(path) and pack.steps_done == 3
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_of_other_content_changes_nothing(tmp_path: Path, damage: s
     with pytest.raises(CheckpointError):
         pack.resume(path)
     assert torch.equal(pack.adapters.theta_KP, before) and pack.steps_done == 0
-    assert len(pack.records) == 2
+    assert len(pack.members) == 2
 
 
 def test_a_checkpoint_of_another_pack_is_refused(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def _die_while_saving(pack: Pack, path: Path, moment: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if moment == "half written":
-        pack_module.save_file = half  # type: ignore[assignment]
+        checkpoint.save_file = half  # type: ignore[assignment]
     else:
         os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, misc]
     pack.save(path)
@@ -223,38 +223,39 @@ def test_members_that_pause_go_on_in_another_pack(tmp_path: Path) -> None:
     """Three of different ranks pause at different steps, go on in other company, and end as trained in one go."""
     trials = eight_trials()[:3]
     pauses = (2, 5, None)
-    first = Pack(tiny_base(), tiny_setting(), trials, torch.float64, pauses=pauses)
+    first = Pack(tiny_base(), tiny_setting(), trials, torch.float64, pause_after=pauses)
     first.advance(first.steps)
     assert first.optimizer.updates == [2, 5, trials[2].updates]
-    outcomes = first.finish(SweepFolder(tmp_path))
+    end = first.finish(SweepFolder(tmp_path))
     assert first.paused == [0, 1]
-    assert [outcome.trial for outcome in outcomes] == [trials[2]]
+    assert [outcome.trial for outcome in end.outcomes] == [trials[2]]
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == [trials[2].trial_id]
     stopped_there = [replace(trial, checkpoint_step=step) for trial, step in zip(trials, pauses[:2], strict=False)]
-    assert [outcome.trial for outcome in first.rungs] == stopped_there
+    assert [outcome.trial for outcome in end.rungs] == stopped_there
     shorter = Pack(tiny_base(), tiny_setting(), stopped_there, torch.float64)
     shorter.advance(shorter.steps)
-    for found, expected in zip(first.rungs, shorter.finish(SweepFolder(tmp_path / "shorter")), strict=True):
-        assert found.adapter is None and found.tokens == expected.tokens > 0
-        assert found.scores.keys() == expected.scores.keys()
-        for name, score in found.scores.items():
+    for rung, expected in zip(end.rungs, shorter.finish(SweepFolder(tmp_path / "shorter")).outcomes, strict=True):
+        assert rung.adapter is None and rung.cost.tokens == expected.cost.tokens > 0
+        assert rung.scores.keys() == expected.scores.keys()
+        for name, score in rung.scores.items():
             assert score.mean == pytest.approx(expected.scores[name].mean, abs=1e-9)
 
     for index in first.paused:
-        first.keep_member(index, tmp_path / f"{index}.safetensors")
+        first.save_member_state(index, tmp_path / f"{index}.safetensors")
     company = [eight_trials()[4], trials[1], trials[0]]
     second = Pack(tiny_base(), tiny_setting(), company, torch.float64)
-    assert second.take_up_member(1, tmp_path / "1.safetensors") and second.take_up_member(2, tmp_path / "0.safetensors")
-    assert not second.take_up_member(0, tmp_path / "none.safetensors")
+    assert second.load_member_state(1, tmp_path / "1.safetensors")
+    assert second.load_member_state(2, tmp_path / "0.safetensors")
+    assert not second.load_member_state(0, tmp_path / "none.safetensors")
     assert second.optimizer.updates == [0, 5, 2]
     second.advance(second.steps)
     for member, trial in ((2, trials[0]), (1, trials[1])):
         alone = Pack(tiny_base(), tiny_setting(), [trial], torch.float64)
         alone.advance(alone.steps)
         assert worst(second.adapters.member(member), alone.adapters.member(0)) < 1e-9
-        curve = alone.records[0].curves["loss"]
-        assert second.records[member].curves["loss"][-1] == pytest.approx(curve[-1], abs=1e-9)
-        assert second.records[member].tokens == alone.records[0].tokens
+        curve = alone.members[0].curves["loss"]
+        assert second.members[member].curves["loss"][-1] == pytest.approx(curve[-1], abs=1e-9)
+        assert second.members[member].cost.tokens == alone.members[0].cost.tokens
 
 
 @pytest.mark.parametrize("other", ["another trial", "another rank"])
@@ -263,7 +264,7 @@ def test_the_state_of_another_member_is_refused(tmp_path: Path, other: str) -> N
     pack = Pack(tiny_base(), tiny_setting(), [one], torch.float64)
     pack.advance(1)
     path = tmp_path / "member.safetensors"
-    pack.keep_member(0, path)
+    pack.save_member_state(0, path)
     if other == "another rank":
         tensors = load_file(path)
         tensors["mean"] = tensors["mean"][:-1]
@@ -271,7 +272,7 @@ def test_the_state_of_another_member_is_refused(tmp_path: Path, other: str) -> N
     later = Pack(tiny_base(), tiny_setting(), [two], torch.float64)
     before = later.adapters.theta_KP.clone()
     with pytest.raises(CheckpointError, match="cannot be read"):
-        later.take_up_member(0, path)
+        later.load_member_state(0, path)
     assert torch.equal(later.adapters.theta_KP, before) and later.optimizer.updates == [0]
 
 
@@ -282,9 +283,9 @@ def test_a_diverging_member_is_invalid_and_alone() -> None:
     wild = TrialConfig(**{**vars(wild), "optimizer": OptimizerConfig(learning_rate=1e300, max_grad_norm=None)})
     pack = Pack(tiny_base(), tiny_setting(), [sane, wild], dtype=torch.float64)
     pack.advance(STEPS)
-    assert pack.records[1].status == "invalid"
-    assert "at step" in str(pack.records[1].reason)
-    assert pack.records[0].status == "finished"
+    assert pack.members[1].status == "invalid"
+    assert "at step" in str(pack.members[1].reason)
+    assert pack.members[0].status == "finished"
     assert worst(train([sane])[0], pack.adapters.member(0)) < 1e-9
 
 
@@ -302,9 +303,9 @@ def test_a_term_that_pulls_at_nothing_is_invalid(monkeypatch: pytest.MonkeyPatch
         tiny_base(), tiny_setting(), [tiny_trial(methods.make("upweighted", {"weight": w})) for w in (1.0, 0.0)]
     )
     pack.advance(STEPS)
-    assert [record.status for record in pack.records] == ["invalid", "finished"]
+    assert [member.status for member in pack.members] == ["invalid", "finished"]
     assert "the term 'alignment' is exactly 0 after the first update, or pulls at nothing" in str(
-        pack.records[0].reason
+        pack.members[0].reason
     )
 
 
@@ -343,8 +344,8 @@ def test_a_dead_term_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kl_penalty, "losses", lambda self, step: losses(self, _policy_is_reference(step)))
     pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make("kl_penalty"))], dtype=torch.float64)
     pack.advance(STEPS)
-    assert pack.records[0].status == "invalid"
-    assert "'kl' is exactly 0" in str(pack.records[0].reason)
+    assert pack.members[0].status == "invalid"
+    assert "'kl' is exactly 0" in str(pack.members[0].reason)
 
 
 def _policy_is_reference(step: object) -> object:
@@ -359,7 +360,7 @@ def _policy_is_reference(step: object) -> object:
 def test_kl_is_exactly_zero_before_the_first_update() -> None:
     pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make("kl_penalty"))], dtype=torch.float64)
     pack.advance(2)
-    first, second = (value for _, value in pack.records[0].curves["kl"])
+    first, second = (value for _, value in pack.members[0].curves["kl"])
     assert first == 0.0
     assert second > 0.0
 
@@ -368,12 +369,12 @@ def test_finish_writes_adapters_and_observations(tmp_path: Path) -> None:
     trials = eight_trials()[:3]
     pack = Pack(tiny_base(), tiny_setting(), trials, dtype=torch.float64)
     pack.advance(STEPS)
-    outcomes = pack.finish(SweepFolder(tmp_path))
+    outcomes = pack.finish(SweepFolder(tmp_path)).outcomes
     for trial, outcome in zip(trials, outcomes, strict=True):
         assert outcome.status == "finished"
         assert outcome.scores["alignment"].n == 6
-        assert outcome.tokens > 0
-        assert outcome.tokens_cut == 0
+        assert outcome.cost.tokens > 0
+        assert outcome.cost.tokens_cut == 0
         assert (tmp_path / "adapters" / trial.trial_id / "adapter_model.safetensors").is_file()
         assert (tmp_path / "observations" / f"{trial.trial_id}.json").is_file()
 
@@ -397,6 +398,6 @@ def test_close_gives_the_base_back() -> None:
     names = [name for name, _ in base.model.named_modules()]
     pack = Pack(base, tiny_setting(), eight_trials(), dtype=torch.float64)
     pack.advance(3)
-    pack.close()
+    pack.detach()
     assert torch.equal(before, base.model(input_ids=ids).logits)
     assert names == [name for name, _ in base.model.named_modules()]

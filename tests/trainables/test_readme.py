@@ -34,7 +34,7 @@ def test_the_methods(example: tuple[str, str], block: str, tmp_path: Path, monke
     made = [methods.make(name), methods.make(name, {coefficient: 0.0}), methods.make("plain")]
     pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(method) for method in made], dtype=torch.float64)
     pack.advance(20)
-    assert [record.status for record in pack.records] == ["finished"] * 3
+    assert [record.status for record in pack.members] == ["finished"] * 3
     changed, neutral, plain = pack.adapters.theta_KP
     assert float((neutral - plain).abs().max()) < 1e-9
     assert float((changed - plain).abs().max()) > 1e-5

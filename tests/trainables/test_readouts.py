@@ -40,7 +40,7 @@ def trial_of(name: str, **overrides: object) -> TrialConfig:
 def packed(trial: TrialConfig, store: AdapterStore | None, **options: object) -> Iterator[Pack]:
     pack = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=store, **options)  # type: ignore[arg-type]
     yield pack
-    pack.close()
+    pack.detach()
 
 
 @torch.no_grad()
@@ -76,20 +76,21 @@ def test_a_checkpoint_is_the_training_up_to_there(name: str, folder: Path, tmp_p
     with packed(trial, AdapterStore(SweepFolder(folder))) as pack:
         assert pack.steps == 0
         loaded = logits(pack)
-        (outcome,) = pack.finish(SweepFolder(tmp_path / "loaded"))
+        (outcome,) = pack.finish(SweepFolder(tmp_path / "loaded")).outcomes
     store = prepare(whole.requires if (whole := trial_of(name)) else (), tmp_path / "priors")
     with packed(trial, store) as pack:
         assert pack.steps == 12
         pack.advance(99)
         assert pack.steps_done == 12
         torch.testing.assert_close(loaded, logits(pack), rtol=0, atol=1e-9)
-        (scratch,) = pack.finish(SweepFolder(tmp_path / "scratch"))
+        (scratch,) = pack.finish(SweepFolder(tmp_path / "scratch")).outcomes
     with packed(replace(trial, checkpoint_step=11), store) as pack:
         pack.advance(99)
         assert float((loaded - logits(pack)).abs().max()) > 1e-5
     assert outcome.scores == scratch.scores
-    assert outcome.tokens == 0
-    assert outcome.total_tokens - (outcome.inherited_tokens - scratch.total_tokens) == scratch.total_tokens
+    assert outcome.cost.tokens == 0
+    inherited_more = outcome.cost.inherited_tokens - scratch.cost.total_tokens
+    assert outcome.cost.total_tokens - inherited_more == scratch.cost.total_tokens
 
 
 def test_a_checkpoint_needs_the_whole_training(name: str) -> None:
@@ -114,7 +115,7 @@ def test_a_checkpoint_outside_the_training_is_refused(step: float) -> None:
 def test_scale_0_is_the_base_model(name: str, folder: Path, tmp_path: Path) -> None:
     """Bit for bit in its scores, whatever lies underneath."""
     with packed(trial_of(name, adapter_scale=0.0), AdapterStore(SweepFolder(folder))) as pack:
-        (outcome,) = pack.finish(SweepFolder(tmp_path))
+        (outcome,) = pack.finish(SweepFolder(tmp_path)).outcomes
         (base,) = evaluate(pack.base.model, pack._encoded[16])
     assert outcome.scores["task"] == base.scores["task"]
     assert outcome.scores["alignment"].mean == pytest.approx(base.scores["alignment"].mean, abs=1e-12)
@@ -160,7 +161,7 @@ def test_scale_half_halves_what_every_layer_adds(name: str, alone: bool, folder:
         with packed(trial_of(name, adapter_scale=scale), store) as pack:
             assert pack.steps == (20 if alone or scale == 1 else 0)
             pack.advance(99)
-            pack.finalize()
+            pack.edit_adapters()
             x = {width: torch.linspace(-1, 1, width, dtype=torch.float64)[None, None] for width in (16, 24)}
             with pack.adapters.routed(Route((0,), (1,))), torch.no_grad():
                 layers = pack.adapters.layers.values()
@@ -193,7 +194,7 @@ def test_the_checkpoint_reproduces_the_packed_logits_in_peft(
     trial = trial_of(name, adapter_scale=scale)
     with packed(trial, AdapterStore(SweepFolder(folder))) as pack:
         pack.advance(99)
-        (outcome,) = pack.finish(SweepFolder(tmp_path))
+        (outcome,) = pack.finish(SweepFolder(tmp_path)).outcomes
         expected, base = logits(pack), tiny_model()(input_ids=IDS).logits
     directory = tmp_path / "adapters" / str(outcome.adapter)
     found = PeftModel.from_pretrained(tiny_model(), directory)(input_ids=IDS).logits
@@ -242,7 +243,7 @@ def test_safe_lora_reads_out_plain_training(tmp_path: Path) -> None:
         with packed(trial, store) as pack:
             assert pack.steps == steps
             pack.advance(99)
-            pack.finalize()
+            pack.edit_adapters()
             found.append(pack.adapters.member(0))
     after = whole.find(trial.requires[0])
     assert before is not None
@@ -279,8 +280,8 @@ def test_safe_lora_projects_on_what_tuning_changed(tmp_path: Path) -> None:
     pack.advance(3)
     trained = pack.adapters.member_factors(0)
     trained = [replace(own, B_OR=own.B_OR.clone()) for own in trained]
-    pack.finalize()
-    assert pack.records[0].status == "finished"
+    pack.edit_adapters()
+    assert pack.members[0].status == "finished"
     for (name, layer), own, new in zip(
         pack.adapters.layers.items(), trained, pack.adapters.member_factors(0), strict=True
     ):
@@ -296,7 +297,7 @@ def test_safe_lora_without_a_change_is_invalid(tmp_path: Path) -> None:
     setting = tuned_setting(model, model)
     pack = Pack(load_base(setting.base_model), setting, [tuned_trial(setting)])
     pack.advance(3)
-    (outcome,) = pack.finish(SweepFolder(tmp_path))
+    (outcome,) = pack.finish(SweepFolder(tmp_path)).outcomes
     assert outcome.status == "invalid"
     assert "the projection leaves nothing of the adapter" in str(outcome.reason)
 
@@ -313,7 +314,7 @@ def test_a_pretrained_model_of_another_shape_is_refused(tmp_path: Path) -> None:
     pack = Pack(load_base(setting.base_model), setting, [tuned_trial(setting)])
     pack.advance(3)
     with pytest.raises(UserError, match=r"other is not what the base model was tuned from: its layer .* does not fit"):
-        pack.finalize()
+        pack.edit_adapters()
 
 
 @pytest.mark.parametrize(("made", "message"), [(False, "no such model directory: "), (True, "it has no config.json")])
@@ -342,6 +343,6 @@ def test_base_stays_as_it_was(tmp_path: Path) -> None:
     store = prepare(trial.requires, tmp_path, base)
     pack = Pack(base, tiny_setting(), [trial], torch.float64, store=store)
     pack.finish(SweepFolder(tmp_path))
-    pack.close()
+    pack.detach()
     assert before.keys() == base.model.state_dict().keys()
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())

@@ -14,6 +14,7 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration import ray_train
 from safetensors import SafetensorError
 
+import trainables.checkpoint
 import trainables.pack
 import trainables.run
 from settings import catalog
@@ -21,6 +22,19 @@ from settings.common.files import remove
 from settings.reference import SettingRef
 from trainables import methods
 from trainables.folder import SweepFolder
+from trainables.messages import (
+    Ended,
+    Failed,
+    Job,
+    OutOfMemory,
+    PackEnd,
+    PackReport,
+    ScoreBase,
+    TrainPack,
+    UserProblem,
+    WorkerConfig,
+    to_config,
+)
 from trainables.outcome import Outcome
 from trainables.trainable import PackTrainable, train_together
 from trainables.trial import AdapterConfig, OptimizerConfig, TrialConfig, pack_id, trial_for
@@ -48,65 +62,88 @@ def trials(ref: SettingRef, steps: int = 6) -> list[TrialConfig]:
     return [trial_for(setting, ref, methods.make("kl_penalty"), seed, **options) for seed in range(2)]
 
 
-def config(folder: Path, some: list[TrialConfig], **changes: Any) -> dict[str, Any]:
+def config(folder: Path, members: list[TrialConfig], job: Job | None = None, **changes: Any) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
-    pack = {"kind": "train", "trials": [trial.to_json() for trial in some], "snapshots": []}
-    rest = {"output": str(folder), "threads": 1, "checkpoint_seconds": 1e9, "rows_per_forward": None}
-    rest |= {"gradient_checkpointing": False, "cache_references": True, "gpus": 0, "memory": None}
-    return {"pack": pack} | rest | changes
+    worker = WorkerConfig(**{"folder": folder, "threads": 1, "checkpoint_seconds": 1e9} | changes)
+    return to_config(worker, job or TrainPack(tuple(members)))
 
 
-def run(actor: PackTrainable) -> list[dict[str, Any]]:
-    results = [actor.step()]
-    while not results[-1]["done"]:
-        results.append(actor.step())
-    return results
+def step(actor: PackTrainable) -> PackReport:
+    """Have an actor work for a slice. Tune is told to go on until the job ended."""
+    result = actor.step()
+    report = PackReport.from_result(result)
+    assert report is not None and result["done"] == (report.end is not None)
+    return report
 
 
-def ended(given: dict[str, Any]) -> dict[str, Any]:
-    """The last result of a pack that runs in an actor of its own, which lets go of the base model in any case."""
-    actor = PackTrainable(given)
+def run(actor: PackTrainable) -> list[PackReport]:
+    reports = [step(actor)]
+    while reports[-1].end is None:
+        reports.append(step(actor))
+    return reports
+
+
+def end_of(actor: PackTrainable) -> PackEnd:
+    end = run(actor)[-1].end
+    assert end is not None
+    return end
+
+
+def ended(tune_config: dict[str, Any]) -> PackEnd:
+    """How a job ends in an actor of its own, which lets go of the base model in any case."""
+    actor = PackTrainable(tune_config)
     try:
-        return run(actor)[-1]
+        return end_of(actor)
     finally:
         actor.cleanup()
 
 
+def outcomes_of(end: PackEnd) -> tuple[Outcome, ...]:
+    assert isinstance(end, Ended), end
+    return end.outcomes
+
+
+def assert_same(first: PackEnd, second: PackEnd) -> None:
+    for one, another in zip(outcomes_of(first), outcomes_of(second), strict=True):
+        assert one.scores == another.scores
+        assert one.curves == another.curves
+
+
 def test_a_stopped_pack_continues_bit_for_bit(tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = PackTrainable(config(tmp_path / "whole", trials(ref)))
-    (expected,) = run(whole)[-1:]
+    expected = end_of(whole)
     whole.cleanup()
 
     monkeypatch.setattr(trainables.run, "SLICE_SECONDS", 0.0)  # a slice is one step
     first = PackTrainable(config(tmp_path / "parts", trials(ref)))
-    assert [first.step()["steps"] for _ in range(3)] == [[1, 6], [2, 6], [3, 6]]
+    reports = [step(first) for _ in range(3)]
+    assert [(report.steps_done, report.num_steps) for report in reports] == [(1, 6), (2, 6), (3, 6)]
     first.cleanup()
     checkpoints = list((tmp_path / "parts" / "checkpoints").iterdir())
     assert len(checkpoints) == 1
     monkeypatch.undo()
 
     second = PackTrainable(config(tmp_path / "parts", trials(ref)))
-    found = run(second)[-1]
+    end = end_of(second)
     second.cleanup()
     assert checkpoints[0].exists(), "until the driver has the outcomes"
-    for one, other in zip(expected["outcomes"], found["outcomes"], strict=True):
-        assert one["scores"] == other["scores"]
-        assert one["curves"] == other["curves"]
-        name = Outcome.from_json(one).trial.trial_id
+    assert_same(expected, end)
+    for outcome in outcomes_of(end):
+        name = outcome.trial.trial_id
         files = [tmp_path / run / "adapters" / name / "adapter_model.safetensors" for run in ("whole", "parts")]
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_pack_that_would_not_fit_is_given_back_before_it_runs(tmp_path: Path, ref: SettingRef) -> None:
-    """The driver deals it again in halves; one trial alone is tried in any case."""
+    """The driver hands it out again in halves; one trial alone is tried in any case."""
     rss = psutil.Process().memory_info().rss
     for memory, members, fits in ((rss, 2, False), (rss, 1, True), (rss + 10e9, 2, True), (None, 2, True)):
         actor = PackTrainable(config(tmp_path / "pack", trials(ref)[:members], memory=memory))
-        result = run(actor)[-1]
+        end = end_of(actor)
         actor.cleanup()
-        assert ("outcomes" in result) == fits
-        if not fits:
-            assert "a pack of 2 would take" in result["out_of_memory"] and "GB are left" in result["out_of_memory"]
+        assert isinstance(end, Ended if fits else OutOfMemory)
+        if isinstance(end, OutOfMemory):
+            assert "a pack of 2 would take" in end.reason and "GB are left" in end.reason
 
 
 def test_a_damaged_checkpoint_costs_time_and_no_more(
@@ -114,7 +151,7 @@ def test_a_damaged_checkpoint_costs_time_and_no_more(
 ) -> None:
     """The pack starts anew and says so; it does not fail now and at every restart."""
     whole = PackTrainable(config(tmp_path / "whole", trials(ref)))
-    expected = run(whole)[-1]
+    expected = end_of(whole)
     whole.cleanup()
     checkpoint = SweepFolder(tmp_path / "parts").checkpoint(pack_id(trials(ref)))
     for damage in (False, True):
@@ -125,14 +162,14 @@ def test_a_damaged_checkpoint_costs_time_and_no_more(
         if damage:
             checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
         second = PackTrainable(config(tmp_path / "parts", trials(ref)))
-        results = run(second)
+        reports = run(second)
         second.cleanup()
-        notes = [result["note"] for result in results if "note" in result]
+        notes = [report.note for report in reports if report.note]
         assert len(notes) == 1 and ("cannot be read" in notes[0]) == damage
         assert notes[0].endswith("its trials start anew" if damage else "after 1 of 6 steps")
         assert checkpoint.exists() != damage, "what cannot be read is deleted"
-        for one, other in zip(expected["outcomes"], results[-1]["outcomes"], strict=True):
-            assert one["scores"] == other["scores"] and one["curves"] == other["curves"]
+        assert reports[-1].end is not None
+        assert_same(expected, reports[-1].end)
         remove(checkpoint)
 
 
@@ -141,31 +178,38 @@ def test_one_actor_runs_one_pack_after_another(tmp_path: Path, ref: SettingRef) 
     used = PackTrainable(config(tmp_path / "used", trials(ref, steps=4)))
     run(used)
     assert used.reset_config(config(tmp_path / "used", trials(ref)))
-    again = run(used)[-1]["outcomes"]
+    again = end_of(used)
     used.cleanup()
-    fresh = ended(config(tmp_path / "fresh", trials(ref)))["outcomes"]
-    assert [one["scores"] for one in again] == [one["scores"] for one in fresh]
+    assert_same(again, ended(config(tmp_path / "fresh", trials(ref))))
 
 
 def test_the_base_model_is_scored(tmp_path: Path, ref: SettingRef) -> None:
-    spec = {"kind": "base", "setting": {"name": ref.name, "options": dict(ref.options)}}
-    result = PackTrainable(config(tmp_path, [], pack=spec)).step()
-    assert result["done"]
-    assert result["base"]["task"]["n"] == 5
+    end = ended(config(tmp_path, [], ScoreBase(ref)))
+    assert isinstance(end, Ended)
+    assert end.base["task"].n == 5
 
 
 def test_changed_data_is_an_error_of_the_user(tmp_path: Path, ref: SettingRef) -> None:
     stale = TrialConfig(**{**vars(trials(ref)[0]), "data": "something else"})
-    result = PackTrainable(config(tmp_path, [stale])).step()
-    assert result["done"]
-    assert "the data of setting 'chat_files' changed" in result["user_error"]
+    end = ended(config(tmp_path, [stale]))
+    assert isinstance(end, UserProblem)
+    assert "the data of setting 'chat_files' changed" in end.text
+
+
+def test_a_job_of_other_training_code_is_an_error_of_the_user(tmp_path: Path, ref: SettingRef) -> None:
+    """A node of the cluster may have another version installed than the driver's."""
+    tune_config = config(tmp_path, trials(ref))
+    tune_config["job"]["trials"][0]["numerics"] = 0
+    end = ended(tune_config)
+    assert isinstance(end, UserProblem) and "trial of numerics version 0" in end.text
 
 
 def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path, ref: SettingRef) -> None:
-    actor = PackTrainable(config(tmp_path / "there", trials(ref)) | {"output": str(tmp_path / "elsewhere")})
-    result = actor.step()
-    assert "elsewhere; --output must lie on storage that all nodes share" in result["user_error"]
-    assert result["done"]
+    tune_config = config(tmp_path / "elsewhere", trials(ref))
+    (tmp_path / "elsewhere").rmdir()
+    end = ended(tune_config)
+    assert isinstance(end, UserProblem)
+    assert "elsewhere; --output must lie on storage that all nodes share" in end.text
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -197,14 +241,11 @@ def test_a_full_disk_ends_the_start_and_no_trial(
         raise error
 
     with monkeypatch.context() as full:
-        full.setattr(trainables.pack, function, refuse)
-        result = ended(config(tmp_path / "parts", trials(ref), checkpoint_seconds=0.0))
-        assert result["done"] and "no space left on node" in result["user_error"]
-        assert "outcomes" not in result
+        full.setattr(trainables.checkpoint if function == "save_file" else trainables.pack, function, refuse)
+        end = ended(config(tmp_path / "parts", trials(ref), checkpoint_seconds=0.0))
+        assert isinstance(end, UserProblem) and "no space left on node" in end.text
     assert function == "write_json" or checkpoint.read_bytes() == before, "the older one is still there"
-    found = ended(config(tmp_path / "parts", trials(ref)))
-    for one, other in zip(expected["outcomes"], found["outcomes"], strict=True):
-        assert one["scores"] == other["scores"] and one["curves"] == other["curves"]
+    assert_same(expected, ended(config(tmp_path / "parts", trials(ref))))
 
 
 def test_another_error_of_the_disk_is_an_error(
@@ -222,11 +263,11 @@ def test_too_little_memory_is_a_result(tmp_path: Path, ref: SettingRef, monkeypa
     """That of a CPU, which torch reports by its most general error, and that of Python."""
     for ask in (lambda *_: torch.empty(10**15), lambda *_: bytearray(10**17)):
         monkeypatch.setattr(trainables.pack.Pack, "advance", ask)
-        result = ended(config(tmp_path, trials(ref)))
-        assert result["done"] and result["out_of_memory"]
+        end = ended(config(tmp_path, trials(ref)))
+        assert isinstance(end, OutOfMemory) and end.reason
     monkeypatch.setattr(trainables.pack.Pack, "advance", lambda *_: torch.zeros(2) @ torch.zeros(3))
-    result = ended(config(tmp_path, trials(ref)))
-    assert "size" in result["failed"] and "out_of_memory" not in result
+    end = ended(config(tmp_path, trials(ref)))
+    assert isinstance(end, Failed) and "size" in end.traceback
 
 
 def test_several_workers_report_too_little_memory_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +278,7 @@ def test_several_workers_report_too_little_memory_as_one_does(monkeypatch: pytes
     monkeypatch.setattr(tune, "report", reported.append)
     monkeypatch.setattr(ray_train, "TuneReportCallback", train.UserCallback)  # its own needs a Tune session
     for failures, expected in (
-        ({0: short, 1: lost}, [{"out_of_memory": "MemoryError: CUDA out of memory"}]),
+        ({0: short, 1: lost}, OutOfMemory("MemoryError: CUDA out of memory")),
         ({1: lost}, None),
     ):
 
@@ -245,22 +286,25 @@ def test_several_workers_report_too_little_memory_as_one_does(monkeypatch: pytes
             raise train.WorkerGroupError("workers failed", failures)
 
         monkeypatch.setattr(TorchTrainer, "fit", fail)
-        given = {"num_workers": 2, "resources": {"CPU": 1}, "gpus": 0, "storage": "/nowhere"}
+        worker = WorkerConfig(
+            folder=Path("/nowhere"), threads=1, checkpoint_seconds=1.0, num_workers=2, resources={"CPU": 1}
+        )
         if expected is None:
             with pytest.raises(train.WorkerGroupError):
-                train_together(given)
+                train_together(to_config(worker))
         else:
-            train_together(given)
-            assert reported == expected
+            train_together(to_config(worker))
+            assert [PackReport.from_result(result) for result in reported] == [PackReport(end=expected)]
+            assert "done" not in reported[0]
 
 
 def test_what_a_method_raises_fails_its_pack_at_once_and_leaves_the_process_sound(
     tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of a step. The next pack in the process ends with the bits of one in a process of its own."""
-    some = trials(ref)
-    whole = ended(config(tmp_path / "alone", some))
-    KL, calls = type(some[0].method), []
+    members = trials(ref)
+    whole = ended(config(tmp_path / "alone", members))
+    KL, calls = type(members[0].method), []
 
     def losses(method: Any, step: Any) -> Any:
         calls.append(step)
@@ -270,18 +314,16 @@ def test_what_a_method_raises_fails_its_pack_at_once_and_leaves_the_process_soun
 
     usual = KL.losses
     monkeypatch.setattr(KL, "losses", losses)
-    actor = PackTrainable(config(tmp_path / "failing", some, checkpoint_seconds=0.0))
+    actor = PackTrainable(config(tmp_path / "failing", members, checkpoint_seconds=0.0))
     try:
-        result = run(actor)[-1]
-        assert result["failed"].endswith("ValueError: no such\nthing\n")
-        assert "in losses" in result["failed"] and "outcomes" not in result
+        end = end_of(actor)
+        assert isinstance(end, Failed)
+        assert end.traceback.endswith("ValueError: no such\nthing\n") and "in losses" in end.traceback
         monkeypatch.setattr(KL, "losses", usual)
-        actor.reset_config(config(tmp_path / "next", some))
-        found = run(actor)[-1]["outcomes"]
+        actor.reset_config(config(tmp_path / "next", members))
+        assert_same(end_of(actor), whole)
     finally:
         actor.cleanup()
-    assert [one["scores"] for one in found] == [one["scores"] for one in whole["outcomes"]]
-    assert [one["curves"]["loss"] for one in found] == [one["curves"]["loss"] for one in whole["outcomes"]]
 
 
 def test_what_breaks_the_process_is_raised_and_ray_starts_another(
@@ -305,12 +347,11 @@ def test_a_pack_that_cannot_even_be_built_leaves_the_model_to_the_next(
         for place, name in ((trainables.pack, "PackedAdamW"), (trainables.pack.Pack, "resume")):
             with monkeypatch.context() as patched:
                 patched.setattr(place, name, _no_memory)
-                assert "out_of_memory" in run(actor)[-1]
+                assert isinstance(end_of(actor), OutOfMemory)
             actor.reset_config(config(tmp_path / name, trials(ref)))
-        found = run(actor)[-1]
+        assert_same(end_of(actor), whole)
     finally:
         actor.cleanup()
-    assert [one["scores"] for one in found["outcomes"]] == [one["scores"] for one in whole["outcomes"]]
 
 
 def _no_memory(*_: Any, **__: Any) -> None:

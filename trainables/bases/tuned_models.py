@@ -72,12 +72,12 @@ def tune(
         pack.advance(1)
         if progress:
             progress(done + 1, trial.steps)
-    (member,) = pack.records
+    (member,) = pack.members
     if member.status != "finished":
         raise UserError(f"teaching {spec.start.source} its base function failed: {member.reason}")
     with tempfile.TemporaryDirectory() as adapter:
         pack.adapters.save_member(0, Path(adapter), base.source)
-        pack.close()
+        pack.detach()
         merged = PeftModel.from_pretrained(base.model, adapter).merge_and_unload()
     merged.save_pretrained(directory)
     base.tokenizer.save_pretrained(directory)

@@ -445,11 +445,11 @@ def test_a_tiny_qwen3_learns_these_rows(real: dict[str, Any], tiny_qwen3_dir: Pa
     ]
     pack = Pack(load_base(setting.base_model), setting, trials)
     pack.advance(2)
-    pack.finalize()
+    pack.edit_adapters()
     evaluated = pack.evaluate()
-    pack.close()
-    assert [record.status for record in pack.records] == ["finished"] * 2
-    assert [record.tokens_cut for record in pack.records] == [0, 0]
+    pack.detach()
+    assert [member.status for member in pack.members] == ["finished"] * 2
+    assert [member.cost.tokens_cut for member in pack.members] == [0, 0]
     for result in evaluated.values():
         assert set(result.scores) == {"task_loss", "alignment_loss"}
         assert all(math.isfinite(whole.mean) for whole in result.scores.values())

@@ -350,12 +350,12 @@ def test_a_tiny_gemma_learns_these_rows(setting: Setting, tiny_gemma_dir: Path, 
     assert all(trial.adapter.rslora and trial.adapter.alpha == 64 for trial in trials)
     pack = Pack(load_base(few.base_model), few, trials)
     pack.advance(2)
-    pack.finalize()
+    pack.edit_adapters()
     evaluated = pack.evaluate()
-    assert [record.status for record in pack.records] == ["finished"] * 2
-    assert all(record.tokens_cut == 0 for record in pack.records)
+    assert [member.status for member in pack.members] == ["finished"] * 2
+    assert all(member.cost.tokens_cut == 0 for member in pack.members)
     assert evaluated[0].observations["questions"] != evaluated[1].observations["questions"]
     for result in evaluated.values():
         assert result.scores["task"].n == 4
         assert {score.name for score in few.all_scores} == set(result.scores)
-    pack.close()
+    pack.detach()

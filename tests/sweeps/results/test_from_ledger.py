@@ -26,7 +26,7 @@ from sweeps.results.frontier_files import of_case, records_of
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, finished, toy, toy_sweep
-from trainables.outcome import Outcome
+from trainables.outcome import Cost, Outcome
 from trainables.trial import TrialConfig
 
 
@@ -35,7 +35,8 @@ def eventful(trial: TrialConfig) -> Outcome:
     fate = int(trial.trial_id, 16) % 7 if trial.method.name == "kl_penalty" else None
     if fate in (0, 1, 2):
         return finished(trial, ("invalid", "failed", "stopped")[fate])
-    outcome = replace(finished(trial), inherited_tokens=7, inherited_seconds=0.1, seconds=0.1 * (trial.seed + 1))
+    cost = Cost(tokens=100, inherited_tokens=7, inherited_seconds=0.1, seconds=0.1 * (trial.seed + 1))
+    outcome = replace(finished(trial), cost=cost)
     if fate == 3:
         return replace(outcome, scores={**outcome.scores, "alignment": Measurement(math.nan, 0, 4)})
     return outcome

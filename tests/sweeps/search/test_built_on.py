@@ -9,6 +9,7 @@ from sweeps.space import grid
 from sweeps.sweep import Execution, Sweep
 from tests.support.fakes import Ending, Rig, finished, toy_sweep
 from tests.support.search import assert_mirrored, builders
+from trainables.messages import TrainPack
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
@@ -23,7 +24,7 @@ def scored(tmp_path: Path, sweep: Sweep) -> Ledger:
 def next_pack(scheduler: PackScheduler, name: str) -> list[TrialConfig]:
     """Take the trials of the next pack; none when the scheduler waits or has no more."""
     job = scheduler.next_job(name)
-    return [TrialConfig.from_json(data) for data in job["trials"]] if isinstance(job, dict) else []
+    return list(job.trials) if isinstance(job, TrainPack) else []
 
 
 def run_all(scheduler: PackScheduler, ending: Ending = finished) -> list[list[TrialConfig]]:
@@ -101,8 +102,8 @@ def test_checkpoints_that_the_sweep_wants_are_asked_of_the_trainings(tmp_path: P
     sweep = toy_sweep(tmp_path, methods=("plain", grid("plain", checkpoint_step=[2, 4, 5])))
     with scored(tmp_path, sweep) as ledger:
         job = PackScheduler(sweep, ledger, tmp_path / "runs").next_job("a")
-    assert isinstance(job, dict)
-    assert job["snapshots"] == [2, 4, 5]
+    assert isinstance(job, TrainPack)
+    assert job.snapshots == (2, 4, 5)
 
 
 def test_failed_trials_that_are_to_be_retried_are_trained_again_with_those_that_build_on_them(tmp_path: Path) -> None:

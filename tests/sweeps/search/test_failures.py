@@ -22,6 +22,7 @@ from sweeps.search.searcher import PackSearcher
 from tests.support.fakes import SOURCES
 from tests.sweeps.cli.test_app import selgen
 from trainables.folder import SweepFolder
+from trainables.messages import to_config
 from trainables.outcome import Outcome
 from trainables.trainable import PackTrainable
 from trainables.trial import pack_id
@@ -37,7 +38,7 @@ sweep = Sweep(name="mine", settings=(setting("own.py:mine"),), methods=("plain",
 def without_ray(driver: Driver, *_: object) -> None:
     """Do what Tune does: one worker that stays, one pack after another; what has failed is not tried again."""
     searcher = PackSearcher(driver.scheduler)
-    fixed, actor, count = worker_config(driver.sweep, driver.folder), None, 0
+    fixed, actor, count = to_config(worker_config(driver.sweep, driver.folder)), None, 0
     while isinstance(config := searcher.suggest(f"t{count}"), dict):
         if actor is None:
             actor = PackTrainable(fixed | config)

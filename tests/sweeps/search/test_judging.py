@@ -75,7 +75,7 @@ class JudgedRig(Rig):
         job = self.next_job()
         while self.in_flight:
             self.land(random.Random(0), self.train)
-        time.sleep(0 if isinstance(job, dict) else 0.01)
+        time.sleep(0 if not isinstance(job, NoJob) else 0.01)
         return job
 
     def finish(self) -> None:
@@ -169,7 +169,7 @@ def test_an_interrupted_driver_does_not_wait_for_the_judge(sweep: Sweep, tmp_pat
 def test_the_search_goes_on_until_the_last_pack_is_judged(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
     """The last pack is in flight and nothing else is left: Tune must keep asking, or nobody collects its grades."""
     rig = JudgedRig(sweep, tmp_path / "out", asker)
-    while isinstance(rig.next_job(), dict):
+    while not isinstance(rig.next_job(), NoJob):
         pass
     assert rig.next_job() is NoJob.WAIT
     rig.finish()

@@ -13,13 +13,14 @@ from sweeps.sweep import Execution, Search
 from tests.support.fakes import Rig, finished, toy_sweep
 from tests.support.search import assert_mirrored
 from trainables.folder import SweepFolder
-from trainables.outcome import Outcome
+from trainables.messages import ScoreBase
+from trainables.outcome import Cost, Outcome
 from trainables.trial import pack_id
 
 
 def test_every_trial_once_and_the_base_first(tmp_path: Path) -> None:
     rig = Rig(toy_sweep(tmp_path, methods=("plain", "kl_penalty", grid("upweighted", weight=[1, 2]))), tmp_path / "out")
-    assert rig.next_job()["kind"] == "base"
+    assert isinstance(rig.next_job(), ScoreBase)
     assert rig.run(random.Random(0))
     dispatched = [trial.trial_id for pack in rig.dispatched for trial in pack]
     assert len(dispatched) == len(set(dispatched)) == (1 + 6 + 2) * 2
@@ -68,11 +69,11 @@ def test_a_pack_of_which_a_part_is_known_is_trained_again_as_it_was(tmp_path: Pa
     rig.kill()
     before = read(tmp_path / "out").outcomes
     again = Rig(sweep, tmp_path / "out")
-    again.run(random.Random(0), ending=lambda trial: replace(finished(trial), seconds=9.0))
+    again.run(random.Random(0), ending=lambda trial: replace(finished(trial), cost=Cost(seconds=9.0)))
     assert [[trial.seed for trial in pack] for pack in again.dispatched] == [[0, 1, 2]]
     assert again.bases == 1, "the base was not scored yet"
     ends = again.ledger.state.outcomes
-    assert [end.seconds for end in ends.values()] == [0.5, 9.0, 9.0] and before.items() <= ends.items()
+    assert [end.cost.seconds for end in ends.values()] == [0.5, 9.0, 9.0] and before.items() <= ends.items()
 
 
 def test_a_pack_that_is_too_large_now_is_packed_anew(tmp_path: Path) -> None:
@@ -148,11 +149,11 @@ def test_done_tells_whether_a_cluster_is_needed(tmp_path: Path) -> None:
 def test_suggest_waits_and_goes_on(tmp_path: Path) -> None:
     rig = Rig(toy_sweep(tmp_path, methods=("kl_penalty",)), tmp_path / "out")
     for _ in range(3):
-        assert isinstance(rig.next_job(), dict)
+        assert not isinstance(rig.next_job(), NoJob)
     assert rig.next_job() is NoJob.WAIT and rig.next_job() is NoJob.WAIT
     while rig.in_flight:
         rig.land(random.Random(0), finished)
-    assert isinstance(rig.next_job(), dict)
+    assert not isinstance(rig.next_job(), NoJob)
 
 
 def test_two_arms_with_the_same_trial_train_it_once(tmp_path: Path) -> None:

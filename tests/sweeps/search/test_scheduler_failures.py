@@ -12,6 +12,7 @@ from sweeps.space import grid
 from sweeps.sweep import Execution
 from tests.support.fakes import Recorder, Rig, finished, toy_sweep
 from tests.support.search import assert_mirrored
+from trainables.messages import ScoreBase
 from trainables.outcome import Outcome
 
 
@@ -89,7 +90,7 @@ def test_a_base_that_cannot_be_scored_is_noted_and_tried_again(tmp_path: Path) -
     rig.scheduler.fail("t2", "t2 had a bad day")
     assert {outcome.reason for outcome in rig.ledger.state.outcomes.values()} == {"t2 had a bad day"}
     rig.kill()
-    assert Rig(rig.sweep, tmp_path / "out").next_job()["kind"] == "base"
+    assert Rig(rig.sweep, tmp_path / isinstance("out").next_job(), ScoreBase)
 
 
 def test_a_base_that_does_not_fit_the_memory_has_no_score(tmp_path: Path) -> None:
@@ -155,6 +156,6 @@ def test_a_ledger_that_cannot_be_written_asks_for_nothing_more(tmp_path: Path, m
         raise UserError("ledger.jsonl: No space left on device")
 
     monkeypatch.setattr(rig.ledger, "record_configuration", full)
-    assert rig.next_job()["kind"] == "base"
+    assert isinstance(rig.next_job(), ScoreBase)
     assert rig.next_job() is NoJob.FINISHED
     assert str(rig.scheduler.problem) == "ledger.jsonl: No space left on device"

@@ -1,5 +1,6 @@
 """The searcher under a real Tuner: every trial ends once, whatever its worker does, and runs agree."""
 
+import json
 import os
 import random
 import time
@@ -20,16 +21,32 @@ from sweeps.search.searcher import PackSearcher
 from sweeps.space import grid, vary
 from sweeps.sweep import Sweep
 from tests.support.fakes import Rig, finished, toy_sweep
-from trainables.trial import TrialConfig
+from trainables.messages import (
+    Ended,
+    Failed,
+    OutOfMemory,
+    PackEnd,
+    PackReport,
+    ScoreBase,
+    TrainPack,
+    UserProblem,
+    job_from_config,
+    to_config,
+)
 
 DEADLY, UNSTABLE = 13.0, 7.0  # weights at which the fake worker dies, or one seed diverges
+
+
+def result_of(end: PackEnd) -> dict[str, Any]:
+    """What Tune passes on when a job ended."""
+    return PackReport(end=end).to_result()
 
 
 class Worker(tune.Trainable):
     """A worker that reports one trial per step, after a nap of random length."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._pack = config["pack"]
+        self._job = job_from_config(config)
         self._done = 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -38,16 +55,16 @@ class Worker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         time.sleep(random.Random(os.urandom(4)).uniform(0, 0.1))
-        if self._pack["kind"] == "base":
-            return {"base": {"task": {"mean": 0.5, "n": 4, "missing": 0}}, "done": True}
-        trials = [TrialConfig.from_json(trial) for trial in self._pack["trials"]]
+        if isinstance(self._job, ScoreBase):
+            return PackReport(end=Ended(base={"task": Measurement(0.5, 4, 0)})).to_result()
+        trials = self._job.trials
         trial = trials[self._done]
         self._done += 1
         if trial.coefficients.get("weight") == DEADLY and self._done == 2:
             os._exit(1)
         unstable = trial.coefficients.get("weight") == UNSTABLE and trial.seed == 1
         outcome = finished(trial, "invalid" if unstable else "finished")
-        return {"outcomes": [outcome.to_json()], "done": self._done == len(trials)}
+        return result_of(Ended((outcome,))) | {"done": self._done == len(trials)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing."""
@@ -128,26 +145,25 @@ def rig(tmp_path: Path) -> Rig:
     return rig
 
 
-@pytest.mark.parametrize(
-    "result",
-    [
-        {"base": {"task": {"mean": 0.25, "n": 4, "missing": 0}}},
-        {"base/task/mean": 0.25, "base/task/n": 4, "base/task/missing": 0},
-    ],
-    ids=["nested", "flattened"],
-)
-def test_base_scores_are_understood_nested_and_flattened(rig: Rig, result: dict[str, Any]) -> None:
-    """Tune flattens the last result of a trial."""
+def test_base_scores_reach_the_ledger(rig: Rig) -> None:
+    result = result_of(Ended(base={"task": Measurement(0.25, 4, 0)}))
     PackSearcher(rig.scheduler).on_trial_complete("t1", result=result)
     assert rig.ledger.state.bases == {"toy": {"task": Measurement(0.25, 4, 0)}}
+
+
+def test_a_report_of_progress_ends_nothing(rig: Rig) -> None:
+    searcher = PackSearcher(rig.scheduler)
+    searcher.on_trial_result("t2", PackReport(steps_done=1, num_steps=5, note="continued").to_result())
+    searcher.on_trial_result("t2", {"training_iteration": 1})
+    assert not rig.ledger.state.outcomes and not rig.scheduler.problem
 
 
 def test_what_a_worker_reports_reaches_the_ledger(rig: Rig) -> None:
     """Tune passes the last result on twice."""
     searcher = PackSearcher(rig.scheduler, reason=lambda trial_id: f"{trial_id} had a bad day")
     first, second = rig.dispatched[0]
-    searcher.on_trial_result("t2", {"outcomes": [finished(first).to_json()]})
-    searcher.on_trial_complete("t2", result={"outcomes": [finished(first).to_json()]}, error=True)
+    searcher.on_trial_result("t2", result_of(Ended((finished(first),))))
+    searcher.on_trial_complete("t2", result=result_of(Ended((finished(first),))), error=True)
     ends = rig.ledger.state.outcomes
     assert [(end.status, end.reason) for end in ends.values()] == [("finished", None), ("failed", "t2 had a bad day")]
     assert list(ends) == [first.trial_id, second.trial_id]
@@ -156,28 +172,26 @@ def test_what_a_worker_reports_reaches_the_ledger(rig: Rig) -> None:
 def test_a_pack_that_is_out_of_memory_comes_back_in_halves(rig: Rig) -> None:
     searcher = PackSearcher(rig.scheduler)
     assert searcher.suggest("t3") is None
-    searcher.on_trial_complete("t2", result={"out_of_memory": "CUDA out of memory", "done": True})
+    searcher.on_trial_complete("t2", result=result_of(OutOfMemory("CUDA out of memory")))
     halves = [searcher.suggest(name) for name in ("t4", "t5")]
-    assert [[TrialConfig.from_json(trial) for trial in half["pack"]["trials"]] for half in halves] == [  # type: ignore[index]
-        [trial] for trial in rig.dispatched[0]
-    ]
+    assert halves == [to_config(TrainPack((trial,), pause_after=(None,))) for trial in rig.dispatched[0]]
 
 
 def test_a_pack_whose_code_raised_has_failed(rig: Rig) -> None:
-    PackSearcher(rig.scheduler).on_trial_complete("t2", result={"failed": "ValueError: no", "done": True})
+    PackSearcher(rig.scheduler).on_trial_complete("t2", result=result_of(Failed("ValueError: no")))
     assert {end.reason for end in rig.ledger.state.outcomes.values()} == {"ValueError: no"}
 
 
 def test_what_only_the_user_can_put_right_ends_the_search(rig: Rig) -> None:
     searcher = PackSearcher(rig.scheduler)
-    searcher.on_trial_result("t2", {"user_error": "no such model"})
+    searcher.on_trial_result("t2", result_of(UserProblem("no such model")))
     assert str(rig.scheduler.problem) == "no such model"
     assert searcher.suggest("t3") == Searcher.FINISHED
 
 
 def test_an_outcome_of_other_training_code_ends_the_search(rig: Rig) -> None:
-    data = finished(rig.dispatched[0][0]).to_json()
-    data["trial"]["numerics"] = 0
-    PackSearcher(rig.scheduler).on_trial_result("t2", {"outcomes": [data]})
+    report = PackReport(end=Ended((finished(rig.dispatched[0][0]),))).to_json()
+    report["end"]["outcomes"][0]["trial"]["numerics"] = 0
+    PackSearcher(rig.scheduler).on_trial_result("t2", {"report": json.dumps(report)})
     assert "numerics version 0" in str(rig.scheduler.problem)
     assert not rig.ledger.state.outcomes

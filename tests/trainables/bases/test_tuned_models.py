@@ -70,7 +70,7 @@ def test_merged_it_says_what_the_adapter_says(spec: TunedModel) -> None:
     pack.advance(RECIPE.steps)
     encoded = EncodedSetting(SETTING, base.tokenizer, 64)
     (packed,) = evaluate(base.model, encoded, adapters=pack.adapters, members=[0], seeds=[0])
-    pack.close()
+    pack.detach()
     assert loss(load_base(spec)) == pytest.approx(packed.scores["loss"].mean, abs=1e-4)
     assert abs(untaught - packed.scores["loss"].mean) > 1.0
 
@@ -112,7 +112,7 @@ def test_the_narrow_update_starts_from_it(
     chosen = [methods.make("kl_penalty"), methods.make("dpo")]
     pack = Pack(base, setting, [trial_for(setting, SettingRef("trigger_colors"), method, 0) for method in chosen])
     pack.advance(2)
-    outcomes = pack.finish(SweepFolder(tmp_path))
-    pack.close()
+    outcomes = pack.finish(SweepFolder(tmp_path)).outcomes
+    pack.detach()
     assert [outcome.status for outcome in outcomes] == ["finished", "finished"]
     assert all(0 <= outcome.scores["alignment"].mean <= 1 for outcome in outcomes)

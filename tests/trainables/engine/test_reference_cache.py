@@ -33,7 +33,7 @@ def pack_of(trials: list[TrialConfig], folder: Path | None, **options: Any) -> P
 
 def theta(pack: Pack, steps: int = STEPS) -> torch.Tensor:
     pack.advance(steps)
-    assert [record.status for record in pack.records] == ["finished"] * len(pack.trials)
+    assert [record.status for record in pack.members] == ["finished"] * len(pack.trials)
     return pack.adapters.theta_KP.clone()
 
 
@@ -118,7 +118,7 @@ def test_a_term_that_is_not_connected_still_shows(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(kl_penalty, "losses", disconnected)
     pack = pack_of([tiny_trial(methods.make("kl_penalty"))], tmp_path)
     pack.advance(STEPS)
-    assert pack.records[0].status == "invalid" and "'kl' is exactly 0" in str(pack.records[0].reason)
+    assert pack.members[0].status == "invalid" and "'kl' is exactly 0" in str(pack.members[0].reason)
 
 
 def test_what_a_file_is_named_by(tmp_path: Path) -> None:

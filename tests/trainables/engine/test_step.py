@@ -26,7 +26,7 @@ STEPS = 20
 def train(trials: list[TrialConfig], steps: int = STEPS, **options: Any) -> list[dict[str, Tensor]]:
     pack = Pack(tiny_base(), tiny_setting(), trials, torch.float64, **options)
     pack.advance(steps)
-    assert [record.status for record in pack.records] == ["finished"] * len(trials)
+    assert [record.status for record in pack.members] == ["finished"] * len(trials)
     return [pack.adapters.member(index) for index in range(len(trials))]
 
 
@@ -138,8 +138,8 @@ def test_a_task_loss_far_worse_than_guessing_is_invalid() -> None:
     base.model.get_output_embeddings().weight.data *= 50
     pack = Pack(base, tiny_setting(), [tiny_trial(methods.make("plain"))], torch.float64)
     pack.advance(STEPS)
-    assert pack.records[0].status == "invalid"
-    assert str(pack.records[0].reason).startswith("the task loss is ")
+    assert pack.members[0].status == "invalid"
+    assert str(pack.members[0].reason).startswith("the task loss is ")
     assert pack.steps_done == 1
 
 

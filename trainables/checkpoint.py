@@ -1,0 +1,152 @@
+"""A pack's state in one file, and the state of a single member, which a later pack of other members takes up.
+
+A file takes the place of an older one in one move. What is read from it gives every later bit as if nothing had been
+interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from settings.common.files import replacing_file
+from settings.setting import Status
+from trainables.engine.adapters import PackedAdapters
+from trainables.engine.optimizer import PackedAdamW
+from trainables.outcome import Cost
+
+
+class CheckpointError(Exception):
+    """A checkpoint is damaged or belongs to other trials; its text says which and why, in one line."""
+
+
+@dataclass
+class MemberState:
+    """What is known of a member besides its weights.
+
+    Attributes:
+        status, reason: how it ended, if it ended now.
+        cost: of its training so far.
+        curves: metric name -> (step, value) pairs.
+        pending: metric name -> (step, value) pairs that are still on the device, and not in the curves yet.
+    """
+
+    status: Status = "finished"
+    reason: str | None = None
+    cost: Cost = field(default_factory=Cost)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    pending: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
+
+    def extend(self, step: int, values: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Add a point to each curve: the mean of `values`, which are (step, value) pairs."""
+        for name, pairs in values.items():
+            self.curves.setdefault(name, []).append((step, sum(value for _, value in pairs) / len(pairs)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data without the pending values; `from_json` is its inverse."""
+        data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "pending"}
+        return data | {"cost": asdict(self.cost)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> MemberState:
+        """Return the state that `to_json` wrote. Raises KeyError, TypeError, ValueError, AttributeError."""
+        curves = {name: [(int(step), value) for step, value in curve] for name, curve in data["curves"].items()}
+        return MemberState(data["status"], data["reason"], Cost(**data["cost"]), curves)
+
+
+def save_pack(
+    path: Path, pack_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, members: Sequence[MemberState]
+) -> None:
+    """Write everything that `load_pack` needs."""
+    _write(path, pack_id, {"theta": adapters.theta_KP, **optimizer.state()}, members)
+
+
+def load_pack(
+    path: Path, pack_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, num_members: int
+) -> list[MemberState]:
+    """Give adapters and optimizer the state in a pack's checkpoint, and return those of the members.
+
+    Raises CheckpointError; adapters and optimizer are then as they were.
+    """
+    tensors, members = _read(path, pack_id, num_members, adapters.theta_KP.device)
+    expected = {"theta": adapters.theta_KP, **optimizer.state()}
+    if any(name not in tensors or tensors[name].shape != tensor.shape for name, tensor in expected.items()):
+        raise CheckpointError(f"checkpoint {path.name} cannot be read: its tensors have other shapes")
+    adapters.theta_KP.copy_(tensors["theta"])
+    optimizer.load_state(tensors)
+    return members
+
+
+def save_member(
+    path: Path, trial_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, index: int, member: MemberState
+) -> None:
+    """Write what a later pack needs to go on with one member, whatever its other members."""
+    state = {"theta": adapters.theta_KP, **optimizer.state()}
+    tensors = {
+        name: value[index : index + 1] if name == "updates" else adapters.cut(index, value[index])
+        for name, value in state.items()
+    }
+    _write(path, trial_id, tensors, [member])
+
+
+def load_member(path: Path, trial_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, index: int) -> MemberState:
+    """Give a member's rows of adapters and optimizer the state that `save_member` wrote, and return the member's.
+
+    Raises CheckpointError; adapters and optimizer are then as they were.
+    """
+    tensors, (member,) = _read(path, trial_id, 1, adapters.theta_KP.device)
+    try:
+        rows = {name: adapters.pad(index, tensors[name]) for name in ("theta", "mean", "square")}
+        updates = int(tensors["updates"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
+    adapters.theta_KP[index] = rows["theta"]
+    optimizer.mean_KP[index], optimizer.square_KP[index] = rows["mean"], rows["square"]
+    optimizer.updates[index] = updates
+    return member
+
+
+def _write(path: Path, name: str, tensors: Mapping[str, Tensor], members: Sequence[MemberState]) -> None:
+    tensors = dict(tensors)
+    for number, member in enumerate(members):
+        for term, pairs in member.pending.items():
+            tensors[f"pending.{number}.{term}"] = torch.stack([value for _, value in pairs])
+            tensors[f"pending_steps.{number}.{term}"] = torch.tensor([step for step, _ in pairs])
+    records = json.dumps([member.to_json() for member in members])
+    with replacing_file(path) as temporary:
+        contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, {"pack": name, "records": records})
+
+
+def _read(path: Path, name: str, num_members: int, device: torch.device) -> tuple[dict[str, Tensor], list[MemberState]]:
+    """Return a checkpoint's tensors and members. Raises CheckpointError."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        if metadata["pack"] != name:
+            raise ValueError("it is of another pack")
+        members = [MemberState.from_json(data) for data in json.loads(metadata["records"])]
+        if len(members) != num_members:
+            raise ValueError("it is of more or fewer members")
+        _read_pending(tensors, members)
+    except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
+    return tensors, members
+
+
+def _read_pending(tensors: Mapping[str, Tensor], members: Sequence[MemberState]) -> None:
+    for key, values in tensors.items():
+        kind, _, place = key.partition(".")
+        if kind == "pending":
+            number, _, term = place.partition(".")
+            steps = tensors[f"pending_steps.{place}"].tolist()
+            members[int(number)].pending[term] = list(zip(steps, values, strict=True))

@@ -1,0 +1,249 @@
+"""What the driver and the workers of a sweep say to each other.
+
+The driver gives a worker its `WorkerConfig` and one job after another, `TrainPack` or `ScoreBase`. The worker answers
+with a `PackReport` about once a second; the last one says how the job ended: `Ended`, `UserProblem`, `OutOfMemory` or
+`Failed`. Ray Tune carries all of it as JSON values: jobs in its configurations, reports in its results. Nothing here
+imports torch or Ray.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from settings.reference import SettingRef
+from settings.setting import Measurement
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig, pack_id
+
+# Keys of a Tune configuration, and of a Tune result.
+WORKER, JOB, REPORT = "worker", "job", "report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """What a worker has to know besides its job.
+
+    Attributes:
+        folder: of the sweep, for adapters, observations and checkpoints.
+        threads: CPU threads of a worker process.
+        memory: main memory that a worker process may use, in bytes; None if that is not known.
+        checkpoint_seconds: time between checkpoints of a running pack.
+        rows_per_forward, gradient_checkpointing: see `Pack`.
+        cache_references: keep what the base model gives on rows that methods refer to (see `ReferenceCache`).
+        num_workers: processes that train a pack together.
+        sharded: share the base model's layers out over them.
+        resources: of each of them, by Ray's names, e.g. {"CPU": 2, "GPU": 0.5}.
+    """
+
+    folder: Path
+    threads: int
+    memory: float | None = None
+    checkpoint_seconds: float
+    rows_per_forward: int | None = None
+    gradient_checkpointing: bool = False
+    cache_references: bool = True
+    num_workers: int = 1
+    sharded: bool = False
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of a worker process. A share of one limits its memory to that share, and 0 hides them all."""
+        return float(self.resources.get("GPU", 0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; `from_json` is its inverse."""
+        return asdict(self) | {"folder": str(self.folder)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> WorkerConfig:
+        """Return the configuration that `to_json` wrote."""
+        return WorkerConfig(**{**data, "folder": Path(data["folder"])})
+
+
+@dataclass(frozen=True)
+class TrainPack:
+    """The job to train trials side by side.
+
+    Attributes:
+        trials: the members, in order.
+        snapshots: updates after which adapters in training are kept, for trials that stop there.
+        pause_after: updates after which each member waits for the others' results; None is never, and an empty tuple
+            is never for all.
+    """
+
+    trials: tuple[TrialConfig, ...]
+    snapshots: tuple[int, ...] = ()
+    pause_after: tuple[int | None, ...] = ()
+
+    @property
+    def pack_id(self) -> str:
+        """Content id of the members, in order."""
+        return pack_id(self.trials)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; `job_from_json` is its inverse."""
+        return {
+            "kind": "train",
+            "trials": [trial.to_json() for trial in self.trials],
+            "snapshots": list(self.snapshots),
+            "pause_after": list(self.pause_after),
+        }
+
+
+@dataclass(frozen=True)
+class ScoreBase:
+    """The job to score the untouched base model of a setting."""
+
+    setting: SettingRef
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; `job_from_json` is its inverse."""
+        return {"kind": "base", "setting": asdict(self.setting)}
+
+
+Job = TrainPack | ScoreBase
+
+
+def job_from_json(data: Mapping[str, Any]) -> Job:
+    """Return the job that `to_json` wrote. Raises UserError when another version of the training code wrote it."""
+    if data["kind"] == "base":
+        return ScoreBase(SettingRef(**data["setting"]))
+    trials = tuple(TrialConfig.from_json(trial) for trial in data["trials"])
+    return TrainPack(trials, tuple(data["snapshots"]), tuple(data["pause_after"]))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job came to its end.
+
+    Attributes:
+        outcomes: how members of a pack ended.
+        rungs: what members have come to that paused, as outcomes of trials of fewer updates.
+        base: score name -> measurement of the base model, after `ScoreBase`.
+    """
+
+    outcomes: tuple[Outcome, ...] = ()
+    rungs: tuple[Outcome, ...] = ()
+    base: Mapping[str, Measurement] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; `PackReport.from_json` reads it."""
+        return {
+            "kind": "ended",
+            "outcomes": [outcome.to_json() for outcome in self.outcomes],
+            "rungs": [outcome.to_json() for outcome in self.rungs],
+            "base": {name: asdict(score) for name, score in self.base.items()},
+        }
+
+
+@dataclass(frozen=True)
+class UserProblem:
+    """Something that only the user can put right ended a job; `text` is one line."""
+
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; `PackReport.from_json` reads it."""
+        return {"kind": "user_problem", "text": self.text}
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """A pack did not fit and has to be smaller; `reason` is one line."""
+
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; `PackReport.from_json` reads it."""
+        return {"kind": "out_of_memory", "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A method or a setting raised an error, which ended a job."""
+
+    traceback: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; `PackReport.from_json` reads it."""
+        return {"kind": "failed", "traceback": self.traceback}
+
+
+PackEnd = Ended | UserProblem | OutOfMemory | Failed
+
+
+def _end_from_json(data: Mapping[str, Any]) -> PackEnd:
+    kind, values = data["kind"], {name: value for name, value in data.items() if name != "kind"}
+    if kind == "user_problem":
+        return UserProblem(**values)
+    if kind == "out_of_memory":
+        return OutOfMemory(**values)
+    if kind == "failed":
+        return Failed(**values)
+    return Ended(
+        tuple(Outcome.from_json(outcome) for outcome in data["outcomes"]),
+        tuple(Outcome.from_json(outcome) for outcome in data["rungs"]),
+        {name: Measurement(**score) for name, score in data["base"].items()},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackReport:
+    """What a worker says after a slice of work.
+
+    Attributes:
+        progress: trial id -> newest values of its curves, with the "step" that they are of.
+        steps_done, num_steps: updates of the longest member.
+        note: a line for the user, e.g. that a pack was resumed; empty if there is none.
+        end: how the job ended; None while it goes on.
+    """
+
+    progress: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    steps_done: int = 0
+    num_steps: int = 0
+    note: str = ""
+    end: PackEnd | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; `from_json` is its inverse."""
+        return {
+            "progress": {trial_id: dict(values) for trial_id, values in self.progress.items()},
+            "steps_done": self.steps_done,
+            "num_steps": self.num_steps,
+            "note": self.note,
+            "end": self.end.to_json() if self.end else None,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> PackReport:
+        """Return the report that `to_json` wrote. Raises UserError when another version of the training code did."""
+        return PackReport(**{**data, "end": _end_from_json(data["end"]) if data["end"] else None})
+
+    def to_result(self) -> dict[str, Any]:
+        """Return a Tune result. The report is one text in it, because Tune flattens dictionaries in results."""
+        return {REPORT: json.dumps(self.to_json()), "done": self.end is not None}
+
+    @staticmethod
+    def from_result(result: Mapping[str, Any]) -> PackReport | None:
+        """Return the report in a Tune result; None if it has none. Raises UserError as `from_json` does."""
+        return PackReport.from_json(json.loads(result[REPORT])) if REPORT in result else None
+
+
+def to_config(*messages: WorkerConfig | Job) -> dict[str, Any]:
+    """Return what a Tune configuration holds of these messages."""
+    return {WORKER if isinstance(message, WorkerConfig) else JOB: message.to_json() for message in messages}
+
+
+def worker_from_config(config: Mapping[str, Any]) -> WorkerConfig:
+    """Return the worker's configuration in a Tune configuration."""
+    return WorkerConfig.from_json(config[WORKER])
+
+
+def job_from_config(config: Mapping[str, Any]) -> Job:
+    """Return the job in a Tune configuration. Raises UserError as `job_from_json` does."""
+    return job_from_json(config[JOB])
