@@ -1,14 +1,16 @@
-"""The tree's rules, read off the source: who imports whom, no swallowed errors, no stray print, no stray folder.
+"""The tree's rules, read off the source: who imports whom, no circles, no swallowed errors, sizes, words, folders.
 
-Each rule is a function from source text to findings, and is first shown to fail on a snippet that breaks it.
+Each rule is a function from source text to findings, and is shown to fail on a snippet that breaks it.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -41,6 +43,13 @@ ONLY_IN = {
     "accelerate": ("trainables/", "sweeps/"),
 }
 Rule = Callable[[str, str], list[str]]
+Graph = Mapping[str, set[str]]
+
+MODULES_PER_FOLDER = 16
+DISCOVERED = {"trainables/methods", "sweeps/catalog"}  # folders that grow by a file per method or sweep
+LINES_PER_MODULE, LINES_PER_CLASS, LINES_PER_FUNCTION = 450, 250, 60  # a function's docstring is not counted
+VAGUE = ("found", "some", "own", "one", "given")  # a variable bears the name of its content
+USES_OF_A_VAGUE_NAME = 30
 
 
 def sources() -> dict[str, str]:
@@ -128,7 +137,42 @@ def prints(path: str, text: str) -> list[str]:
     ]
 
 
-RULES: tuple[Rule, ...] = (crossed_packages, misplaced_libraries, swallowed_errors, prints)
+def oversized(path: str, text: str) -> list[str]:
+    """Modules, classes and functions that are longer than a reader can hold."""
+    findings = [f"{path} has {lines} lines"] if (lines := text.count("\n")) > LINES_PER_MODULE else []
+    for node in ast.walk(tree_of(text)):
+        if isinstance(node, ast.ClassDef) and _lines(node) > LINES_PER_CLASS:
+            findings.append(f"{path}:{node.lineno} {node.name} has {_lines(node)} lines")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = _lines(node.body[0]) if ast.get_docstring(node) is not None else 0
+            if _lines(node) - docstring > LINES_PER_FUNCTION:
+                findings.append(f"{path}:{node.lineno} {node.name} has {_lines(node) - docstring} lines")
+    return findings
+
+
+def _lines(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def dangling_docstrings(path: str, text: str) -> list[str]:
+    """Docstrings that begin in the middle of a sentence, or point at another docstring."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    return [
+        f"{path}:{getattr(node, 'lineno', 1)} begins with {start.group()!r}"
+        for node in ast.walk(tree_of(text))
+        if isinstance(node, documented)
+        and (start := re.match(r"(Of|As|From|By|The same)\b", ast.get_docstring(node) or ""))
+    ]
+
+
+RULES: tuple[Rule, ...] = (
+    crossed_packages,
+    misplaced_libraries,
+    swallowed_errors,
+    prints,
+    oversized,
+    dangling_docstrings,
+)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -188,10 +232,137 @@ def test_the_rule_can_fail(rule: Rule, path: str, text: str) -> None:
         (swallowed_errors, "settings/x.py", "try:\n    f()\nexcept (KeyError, OSError):\n    pass"),
         (prints, "sweeps/cli/app.py", "print('x')"),
         (prints, "settings/x.py", "console.print('x')"),
+        (
+            oversized,
+            "settings/x.py",
+            'def f():\n    """A\n' + "    long\n" * 60 + '    docstring.\n    """\n' + "    x = 1\n" * 50,
+        ),
+        (dangling_docstrings, "settings/x.py", 'def f():\n    """Offer the next pack."""'),
     ],
 )
 def test_the_rule_allows(rule: Rule, path: str, text: str) -> None:
     assert rule(path, text) == []
+
+
+# --- rules about the whole tree: {path: text} -> findings -------------------------------------------------------------
+
+
+def imports_between(files: Mapping[str, str]) -> Graph:
+    """Return module -> the modules among `files` that it imports: lazily, for type checking, or by name as well."""
+    modules = {_module(path): path for path in files}
+    graph: dict[str, set[str]] = {module: set() for module in modules}
+    for module, path in modules.items():
+        for name, _ in imported(path, files[path]):
+            target = name if name in modules else name.rpartition(".")[0]
+            if target in modules and target != module:
+                graph[module].add(target)
+    return graph
+
+
+def _module(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def circles(graph: Graph) -> list[list[str]]:
+    """Return the groups of nodes that reach one another."""
+    nodes = {*graph, *(target for targets in graph.values() for target in targets)}
+    reach = {node: _reachable(graph, node) for node in nodes}
+    groups = {
+        frozenset(other for other in reach[node] if node in reach[other]) for node in nodes if node in reach[node]
+    }
+    return sorted(sorted(group) for group in groups)
+
+
+def _reachable(graph: Graph, start: str) -> set[str]:
+    seen: set[str] = set()
+    todo = [*graph.get(start, ())]
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            todo += graph.get(node, ())
+    return seen
+
+
+def module_circles(files: Mapping[str, str]) -> list[str]:
+    """Modules that import one another, at whatever distance."""
+    return [f"circle of modules: {', '.join(circle)}" for circle in circles(imports_between(files))]
+
+
+def folder_circles(files: Mapping[str, str]) -> list[str]:
+    """Children of a folder that import one another, where a sub-folder with all that is in it is one child."""
+    children: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for module, targets in imports_between(files).items():
+        for target in targets:
+            ours, theirs = module.split("."), target.split(".")
+            shared = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+            if shared is not None:  # else one of them is the package of the other
+                children[".".join(ours[:shared])][ours[shared]].add(theirs[shared])
+    return [
+        f"circle in {folder or 'the tree'}: {', '.join(circle)}"
+        for folder, graph in sorted(children.items())
+        for circle in circles(graph)
+    ]
+
+
+def crowded_folders(files: Mapping[str, str]) -> list[str]:
+    """Folders with more modules than a reader takes in at a glance."""
+    counts = Counter(path.rpartition("/")[0] for path in files if not path.endswith("__init__.py"))
+    return [
+        f"{folder} has {count} modules"
+        for folder, count in counts.items()
+        if count > MODULES_PER_FOLDER and folder not in DISCOVERED
+    ]
+
+
+def vague_names(files: Mapping[str, str]) -> list[str]:
+    """Names that say nothing of what they hold, where they have become a habit."""
+    counts = Counter(
+        node.id
+        for text in files.values()
+        for node in ast.walk(tree_of(text))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    )
+    return [f"{name!r} is assigned {counts[name]} times" for name in VAGUE if counts[name] >= USES_OF_A_VAGUE_NAME]
+
+
+TreeRule = Callable[[Mapping[str, str]], list[str]]
+TREE_RULES: tuple[TreeRule, ...] = (module_circles, folder_circles, crowded_folders, vague_names)
+
+
+@pytest.mark.parametrize("rule", TREE_RULES, ids=lambda rule: rule.__name__)
+def test_the_tree_keeps_the_rule(rule: TreeRule) -> None:
+    assert rule(sources()) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "files"),
+    [
+        (module_circles, {"a/x.py": "import a.y", "a/y.py": "def f():\n    from a import x"}),
+        (module_circles, {"a/x.py": "from a.y import f", "a/y.py": "if TYPE_CHECKING:\n    from a.x import X"}),
+        (module_circles, {"a/x.py": "import a.y", "a/y.py": "import a.z", "a/z.py": "import_module('a.x')"}),
+        (folder_circles, {"a/b/x.py": "from a import y", "a/y.py": "from a.b.z import f", "a/b/z.py": ""}),
+        (folder_circles, {"a/x.py": "import b.x", "b/x.py": "", "b/y.py": "import a.y", "a/y.py": ""}),
+        (crowded_folders, {f"a/x{number}.py": "" for number in range(17)}),
+        (vague_names, {"a/x.py": "found = 1\n" * 20, "a/y.py": "found = 2\n" * 10}),
+    ],
+)
+def test_the_tree_rule_can_fail(rule: TreeRule, files: Mapping[str, str]) -> None:
+    assert len(rule(files)) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "files"),
+    [
+        (module_circles, {"a/__init__.py": "from a.x import f", "a/x.py": "import b.y", "b/y.py": "import json"}),
+        (folder_circles, {"a/b/x.py": "from a import y", "a/y.py": "", "a/z.py": "from a.b import x"}),
+        (crowded_folders, {f"trainables/methods/x{number}.py": "" for number in range(17)}),
+        (crowded_folders, {"a/__init__.py": ""} | {f"a/x{number}.py": "" for number in range(16)}),
+        (vague_names, {"a/x.py": "found = 1\n" * 29}),
+    ],
+)
+def test_the_tree_rule_allows(rule: TreeRule, files: Mapping[str, str]) -> None:
+    assert rule(files) == []
 
 
 # --- imports for real -------------------------------------------------------------------------------------------------
