@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,48 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from settings.common.files import replacing_file
-from settings.setting import Status
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.optimizer import PackedAdamW
-from trainables.outcome import Cost
+from trainables.member import MemberState
 
 
 class CheckpointError(Exception):
     """A checkpoint is damaged or belongs to other trials; its text says which and why, in one line."""
-
-
-@dataclass
-class MemberState:
-    """What is known of a member besides its weights.
-
-    Attributes:
-        status, reason: how it ended, if it ended now.
-        cost: of its training so far.
-        curves: metric name -> (step, value) pairs.
-        pending: metric name -> (step, value) pairs that are still on the device, and not in the curves yet.
-    """
-
-    status: Status = "finished"
-    reason: str | None = None
-    cost: Cost = field(default_factory=Cost)
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    pending: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
-
-    def extend(self, step: int, values: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-        """Add a point to each curve: the mean of `values`, which are (step, value) pairs."""
-        for name, pairs in values.items():
-            self.curves.setdefault(name, []).append((step, sum(value for _, value in pairs) / len(pairs)))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data without the pending values; `from_json` is its inverse."""
-        data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "pending"}
-        return data | {"cost": asdict(self.cost)}
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> MemberState:
-        """Return the state that `to_json` wrote. Raises KeyError, TypeError, ValueError, AttributeError."""
-        curves = {name: [(int(step), value) for step, value in curve] for name, curve in data["curves"].items()}
-        return MemberState(data["status"], data["reason"], Cost(**data["cost"]), curves)
 
 
 def save_pack(

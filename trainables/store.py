@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from settings.common.errors import UserError
 from settings.common.files import replacing
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.peft_format import load_peft
@@ -44,7 +45,7 @@ class AdapterStore:
         self._folder = folder
 
     def find(self, trial: TrialConfig) -> Saved | None:
-        """The adapter of a trial; None when it is not there."""
+        """Return the adapter of a trial; None when it is not there."""
         directory = self._folder.adapter(trial.trial_id)
         if not (directory / DESCRIPTION).is_file():
             return None
@@ -65,3 +66,29 @@ class AdapterStore:
         with replacing(self._folder.adapter(trial.trial_id)) as directory:
             adapters.save_member(member, directory, base_model)
             (directory / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def trained_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | None:
+    """Return the adapter that a trial only reads out, if another trial has trained it."""
+    return store.find(trial.training) if store and trial.is_readout else None
+
+
+def prior_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | None:
+    """Return the adapter that a trial's method wants to be there first; None if it wants none.
+
+    Raises UserError where the store does not have it.
+    """
+    if trial.prior is None:
+        return None
+    saved = store.find(trial.prior) if store else None
+    if saved is None:
+        raise UserError(
+            f"method {trial.method.name!r} needs the adapter of trial {trial.prior.trial_id}"
+            f" ({trial.prior.method.name}, seed {trial.seed}) first"
+        )
+    return saved
+
+
+def merged_config(config: AdapterConfig, saved: Saved | None) -> AdapterConfig:
+    """Return the configuration of a saved adapter with the targets of this one; this one where nothing is saved."""
+    return config if saved is None else replace(saved.config, targets=config.targets)

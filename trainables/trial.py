@@ -223,7 +223,7 @@ class TrialConfig:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TrialConfig:
-        """The trial that `to_json` wrote. Raises UserError when another version of the training code wrote it."""
+        """Return the trial that `to_json` wrote. Raises UserError when another version of the training code wrote it."""
         values = dict(data)
         version = values.pop("numerics", None)
         if version != NUMERICS_VERSION:
@@ -242,7 +242,7 @@ class TrialConfig:
 
 
 def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **overrides: Any) -> TrialConfig:
-    """A trial at the setting's own recipe; `overrides` replace single options of `TrialConfig`.
+    """Return a trial at the setting's own recipe; `overrides` replace single options of `TrialConfig`.
 
     Raises UserError when the method needs what the setting does not have.
     """
@@ -275,7 +275,7 @@ def require(setting: Setting, method: Method) -> None:
 
 
 def base_id(setting: Setting) -> str:
-    """What stands in the place of a trial id for the untouched base model of a setting."""
+    """Return what stands in the place of a trial id for the untouched base model of a setting."""
     return f"base-{setting.fingerprint()}"
 
 
@@ -285,5 +285,5 @@ def pack_id(trials: Sequence[TrialConfig]) -> str:
 
 
 def pack_name(trial_ids: Sequence[str]) -> str:
-    """The same from the trials' ids."""
+    """Return the content id of a pack from its trials' ids."""
     return content_id(list(trial_ids))

@@ -17,8 +17,9 @@ from trainables.engine.reference_cache import ReferenceCache
 from trainables.engine.stream import StreamPass
 from trainables.folder import SweepFolder
 from trainables.method import Definition
-from trainables.pack import ASKED_STEPS, Pack
+from trainables.pack import Pack
 from trainables.store import AdapterStore
+from trainables.training import ASKED_STEPS
 from trainables.trial import TrialConfig
 
 STEPS = 12

@@ -1,0 +1,88 @@
+"""What is known of a member of a pack besides its weights, and whether its numbers can be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+from settings.setting import Status
+from trainables.engine.stream import MemberStep
+from trainables.outcome import Cost
+
+EXPLODED = 3.0  # a task loss of so many times that of guessing among all tokens is no training any more
+
+
+@dataclass
+class MemberState:
+    """What is known of a member besides its weights.
+
+    Attributes:
+        status, reason: how it ended, if it ended now.
+        cost: of its training so far.
+        curves: metric name -> (step, value) pairs.
+        pending: metric name -> (step, value) pairs that are still on the device, and not in the curves yet.
+    """
+
+    status: Status = "finished"
+    reason: str | None = None
+    cost: Cost = field(default_factory=Cost)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    pending: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
+
+    def extend(self, step: int, values: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Add a point to each curve: the mean of `values`, which are (step, value) pairs."""
+        for name, pairs in values.items():
+            self.curves.setdefault(name, []).append((step, sum(value for _, value in pairs) / len(pairs)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data without the pending values; `from_json` is its inverse."""
+        data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "pending"}
+        return data | {"cost": asdict(self.cost)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> MemberState:
+        """Return the state that `to_json` wrote. Raises KeyError, TypeError, ValueError, AttributeError."""
+        curves = {name: [(int(step), value) for step, value in curve] for name, curve in data["curves"].items()}
+        return MemberState(data["status"], data["reason"], Cost(**data["cost"]), curves)
+
+    def count(self, step: MemberStep, seconds: float) -> None:
+        """Add what a step took: tokens that go through the model, reference passes included, and seconds."""
+        tokens = tokens_cut = 0
+        for stream, rows in step.rows.items():
+            passes = 2 if stream in step.method.reference else 1
+            tokens += passes * sum(len(row.ids) for row in rows)
+            tokens_cut += sum(row.num_cut for row in rows)
+        self.cost += Cost(tokens=tokens, tokens_cut=tokens_cut, seconds=seconds)
+
+    def newest(self) -> dict[str, float]:
+        """Return the newest point of each curve, with its step; empty before the first."""
+        if not self.curves:
+            return {}
+        return {"step": self.curves["loss"][-1][0], **{name: curve[-1][1] for name, curve in self.curves.items()}}
+
+
+def find_problem(
+    values: Mapping[str, Sequence[tuple[int, float]]], must_stay_active: Sequence[str], guessing: float
+) -> str | None:
+    """Return why a member's numbers cannot be trusted, or None.
+
+    Args:
+        values: metric name -> (step, value) pairs of the last steps.
+        must_stay_active: terms that may not be zero after the first update.
+        guessing: the loss of guessing among all tokens, in nats; `EXPLODED` times that is no training any more.
+    """
+    for name, pairs in values.items():
+        for step, value in pairs:
+            if not math.isfinite(value):
+                return f"{name} is {value} at step {step}"
+    for step, value in values.get("task", ()):
+        if value > EXPLODED * guessing:
+            return f"the task loss is {value:.3g} at step {step}; guessing tokens would give {guessing:.3g}"
+    for name in must_stay_active:
+        if any(value == 0.0 for step, value in values.get(name, ()) if step > 1):
+            return f"the term {name!r} is exactly 0 after the first update, or pulls at nothing: it is not connected"
+    return None

@@ -1,0 +1,278 @@
+"""The training of a pack: build, step, checkpoint, resume. No Ray here.
+
+A pack trains its trials side by side in one copy of the base model. Nothing that happens to one member reaches another:
+rows, learning rates, clipping and random numbers are its own, and a member that diverges is marked invalid and left out
+of the next steps. What a member is built on (a prior, or a training that it only edits) comes from an `AdapterStore`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from settings.setting import Setting, Stream
+from trainables import checkpoint
+from trainables.engine.adapters import PackedAdapters
+from trainables.engine.base import LoadedBase
+from trainables.engine.forward import check_head
+from trainables.engine.optimizer import PackedAdamW
+from trainables.engine.peft_format import from_peft
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
+from trainables.engine.reference_cache import CachedOutputs, ReferenceCache
+from trainables.engine.step import train_step
+from trainables.engine.stream import MemberStep
+from trainables.member import MemberState, find_problem
+from trainables.outcome import Cost
+from trainables.projections import Factors
+from trainables.store import AdapterStore, Saved, merged_config, prior_adapter, trained_adapter
+from trainables.trial import TrialConfig, pack_id
+
+CURVE_POINTS = 20
+ASKED_STEPS = 2  # in which the base model itself is the reference: a term that is not connected is then exactly 0
+
+
+class PackTraining:
+    """Trials that train side by side in one copy of the base model; `Pack` also evaluates them.
+
+    Args:
+        base: the frozen model; its linear layers are replaced until `detach`.
+        setting: the setting of all members.
+        trials: the members. They share the base model, the adapter's targets and nothing else.
+        dtype: of the adapters.
+        store: where priors and finished trainings are found, and where adapters are kept. Without one, a trial that
+            only edits another's training does that training itself, and a trial with a prior cannot run.
+        snapshots: updates after which the adapters in training are kept in the store, for trials that stop there.
+        pause_after: updates after which members stop for the time being, one per member; None is never. `finish` then
+            says what they have come to, and `save_member_state` and `load_member_state` bring them into a later pack.
+        rows_per_forward, gradient_checkpointing: see `train_step`.
+        references: where the base model's outputs on rows are kept; None asks the base model at every step.
+        workers: who trains the pack together. Each builds the same pack; the first one writes its files.
+
+    Raises:
+        UserError: a row does not fit, an adapter target does not exist, the architecture is not supported, a prior is
+            not in the store.
+    """
+
+    def __init__(
+        self,
+        base: LoadedBase,
+        setting: Setting,
+        trials: Sequence[TrialConfig],
+        dtype: torch.dtype = torch.float32,
+        *,
+        store: AdapterStore | None = None,
+        snapshots: Sequence[int] = (),
+        pause_after: Sequence[int | None] = (),
+        rows_per_forward: int | None = None,
+        gradient_checkpointing: bool = False,
+        references: ReferenceCache | None = None,
+        workers: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
+        self.base, self.setting, self.trials, self._workers = base, setting, tuple(trials), workers
+        self._store, self._snapshots, self._references = store, frozenset(snapshots), references
+        self._rows_per_forward, self._gradient_checkpointing = rows_per_forward, gradient_checkpointing
+        self._outputs_by_key: dict[tuple[object, ...], CachedOutputs | None] = {}
+        check_head(base.model)
+        self._encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
+        self.members = [MemberState() for _ in trials]
+        self._guessing = math.log(base.model.config.get_text_config().vocab_size)  # nats
+        trained = {index: saved for index, trial in enumerate(trials) if (saved := trained_adapter(store, trial))}
+        priors = {index: saved for index, trial in enumerate(trials) if (saved := prior_adapter(store, trial))}
+        configs = [merged_config(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
+        self.adapters = PackedAdapters(base.model, configs, [trial.seed for trial in trials], dtype)
+        try:
+            self._fill(trained, priors)
+        except BaseException:  # other packs need the model
+            self.adapters.detach()
+            raise
+        self._updates = [0 if index in trained else trial.updates for index, trial in enumerate(trials)]
+        pauses = pause_after or [None] * len(trials)
+        self._ends = [
+            updates if pause is None else min(updates, pause)
+            for updates, pause in zip(self._updates, pauses, strict=True)
+        ]
+
+    def _fill(self, trained: Mapping[int, Saved], priors: Mapping[int, Saved]) -> None:
+        """Give the members what others have trained, and all of them an optimizer."""
+        trials = self.trials
+        for index, saved in trained.items():
+            self.adapters.load_member(index, saved.tensors)
+            self._inherit(index, saved)
+        self._prior_factors: dict[int, Sequence[Factors]] = {}
+        for index, saved in priors.items():
+            config = merged_config(trials[index].adapter, saved)
+            prior = from_peft(self.adapters.layers, saved.tensors, config)
+            self._prior_factors[index] = [factors.to(self.adapters.theta_KP) for factors in prior]
+            self._inherit(index, saved)
+        self.adapters.attach_priors(
+            {
+                index: prior
+                for index, prior in self._prior_factors.items()
+                if trials[index].method.prior_is_active and index not in trained
+            }
+        )
+        self.optimizer = PackedAdamW(
+            self.adapters.theta_KP, [trial.optimizer for trial in trials], [trial.steps for trial in trials]
+        )
+
+    def _inherit(self, index: int, saved: Saved) -> None:
+        """Count what another adapter took, on which a member is built."""
+        self.members[index].cost += Cost(inherited_tokens=saved.tokens, inherited_seconds=saved.seconds)
+
+    @property
+    def pack_id(self) -> str:
+        """Content id of the members, in order."""
+        return pack_id(self.trials)
+
+    @property
+    def steps_done(self) -> int:
+        """Updates of the member that has most."""
+        return max(self.optimizer.updates)
+
+    @property
+    def steps(self) -> int:
+        """Updates of the longest member, up to its end or pause."""
+        return max(self._ends)
+
+    @property
+    def active(self) -> list[int]:
+        """Members that still train."""
+        return [
+            index
+            for index in range(len(self.trials))
+            if self.members[index].status == "finished" and self.optimizer.updates[index] < self._ends[index]
+        ]
+
+    @property
+    def paused(self) -> list[int]:
+        """Members that have come to their pause and not to their end."""
+        return [
+            index
+            for index, member in enumerate(self.members)
+            if member.status == "finished" and self._ends[index] <= self.optimizer.updates[index] < self._updates[index]
+        ]
+
+    def advance(self, num_steps: int) -> None:
+        """Train up to `num_steps` more steps."""
+        for _ in range(num_steps):
+            steps = {index: self.member_step(index) for index in self.active}
+            if not steps:
+                break
+            began = time.perf_counter()
+            pad_id = int(self.base.tokenizer.pad_token_id)
+            measured = train_step(
+                self.base.model,
+                self.adapters,
+                self.optimizer,
+                steps,
+                pad_id,
+                self._rows_per_forward,
+                self._gradient_checkpointing,
+                self._workers,
+            )
+            seconds = time.perf_counter() - began
+            for index, step in steps.items():
+                self.members[index].count(step, seconds / len(steps))
+            for index, terms in measured.items():
+                self._measured(index, terms)
+                self._snapshot(index)
+
+    def _measured(self, index: int, terms: dict[str, Tensor]) -> None:
+        """Keep a step's terms on the device; every few steps read them, and see whether the member is still sound."""
+        member, done = self.members[index], self.optimizer.updates[index]
+        pending = member.pending
+        for name, value in terms.items():
+            pending.setdefault(name, []).append((done, value))
+        if done < self._updates[index] and len(pending["loss"]) < max(1, self.trials[index].steps // CURVE_POINTS):
+            return
+        values = {
+            name: list(zip([step for step, _ in pairs], torch.stack([v for _, v in pairs]).tolist(), strict=True))
+            for name, pairs in pending.items()
+        }
+        values = self._workers.broadcast(values)  # a last bit that differs must not let them differ on who is sound
+        member.extend(done, values)
+        member.reason = find_problem(values, self.trials[index].method.must_stay_active, self._guessing)
+        member.status = "invalid" if member.reason else "finished"
+        pending.clear()
+
+    def _snapshot(self, index: int) -> None:
+        """Keep the adapter for trials that stop at this update of the same training."""
+        trial, done = self.trials[index], self.optimizer.updates[index]
+        if self._store is None or done not in self._snapshots or done >= trial.updates:
+            return
+        if trial.training == trial and self.members[index].status == "finished":
+            self._keep(self._store, index, replace(trial, checkpoint_step=done))
+
+    def _keep(self, store: AdapterStore, index: int, trial: TrialConfig) -> None:
+        if not self._workers.first:
+            return
+        cost = self.members[index].cost
+        store.save(trial, self.adapters, index, self.base.source, cost.total_tokens, cost.total_seconds)
+
+    def member_step(self, index: int) -> MemberStep:
+        """Return what a member does at its next step."""
+        trial, step = self.trials[index], self.optimizer.updates[index]
+        rows = self._encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
+        cached = self._cached_outputs(trial) if step >= ASKED_STEPS else {}
+        return MemberStep(trial.method, rows, trial.max_length, cached, checked=step == 1)
+
+    def _cached_outputs(self, trial: TrialConfig) -> dict[Stream, CachedOutputs]:
+        """Return what the cache has of the base model's outputs on the rows that a trial's method refers to."""
+        outputs = {stream: self._outputs(trial, stream) for stream in trial.method.reference}
+        return {stream: cached for stream, cached in outputs.items() if cached is not None}
+
+    def _outputs(self, trial: TrialConfig, stream: Stream) -> CachedOutputs | None:
+        method, encoded = trial.method, self._encoded[trial.max_length]
+        positions, deep = method.positions(stream), stream in method.layers
+        key = (trial.max_length, stream, method.definition, positions, deep)
+        if self._references is not None and key not in self._outputs_by_key:
+            rows = encoded.rows(stream, method.definition)
+            self._outputs_by_key[key] = self._references.on(self.base, rows, positions, with_layers=deep)
+        return self._outputs_by_key.get(key)
+
+    def progress(self) -> dict[str, dict[str, float]]:
+        """Return the newest point of each member's curves, by trial id."""
+        pairs = zip(self.trials, self.members, strict=True)
+        return {trial.trial_id: newest for trial, member in pairs if (newest := member.newest())}
+
+    def save(self, path: Path) -> None:
+        """Write everything that `resume` needs: one file, which takes the place of an older one in one move."""
+        if self._workers.first:
+            checkpoint.save_pack(path, self.pack_id, self.adapters, self.optimizer, self.members)
+
+    def resume(self, path: Path) -> bool:
+        """Continue from a checkpoint of the same members; False when there is none. Every later bit is the same.
+
+        Raises CheckpointError; the pack is then as it was.
+        """
+        if not path.is_file():
+            return False
+        self.members = checkpoint.load_pack(path, self.pack_id, self.adapters, self.optimizer, len(self.trials))
+        return True
+
+    def save_member_state(self, index: int, path: Path) -> None:
+        """Write what a later pack needs to go on with one member, whatever its other members."""
+        if self._workers.first:
+            trial_id, member = self.trials[index].trial_id, self.members[index]
+            checkpoint.save_member(path, trial_id, self.adapters, self.optimizer, index, member)
+
+    def load_member_state(self, index: int, path: Path) -> bool:
+        """Go on with a member that paused in another pack (`save_member_state`); False when nothing is there.
+
+        Raises CheckpointError; the pack is then as it was.
+        """
+        if not path.is_file():
+            return False
+        trial_id = self.trials[index].trial_id
+        self.members[index] = checkpoint.load_member(path, trial_id, self.adapters, self.optimizer, index)
+        return True
+
+    def detach(self) -> None:
+        """Give the base model its own layers back."""
+        self.adapters.detach()
