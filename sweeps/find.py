@@ -1,4 +1,4 @@
-"""From a sweep's name or file to the sweep, and back: the catalog, Python files, and files that ran before.
+"""Find the sweep of a name or file: the catalog's, a file's, or one that ran before.
 
 Commands that only read look up names here, so only `load_sweep` imports `sweeps.sweep`, which takes seconds.
 """

@@ -223,7 +223,7 @@ class TrialConfig:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TrialConfig:
-        """Return the trial that `to_json` wrote. Raises UserError when another version of the training code wrote it."""
+        """Return the trial that `to_json` wrote. Raise UserError where another version of the code wrote it."""
         values = dict(data)
         version = values.pop("numerics", None)
         if version != NUMERICS_VERSION:
@@ -280,7 +280,7 @@ def base_id(setting: Setting) -> str:
 
 
 def pack_id(trials: Sequence[TrialConfig]) -> str:
-    """Content id of trials that are trained side by side, in order."""
+    """Return the content id of trials that are trained side by side, in order."""
     return pack_name([trial.trial_id for trial in trials])
 
 
