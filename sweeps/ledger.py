@@ -110,7 +110,7 @@ class LedgerState:
             self.bases.setdefault(event["setting"], scores)
         elif kind == "rung":
             outcome = Outcome.from_json(event["outcome"])
-            self.rungs.setdefault(outcome.trial.whole.trial_id, {}).setdefault(outcome.trial.updates, outcome)
+            self.rungs.setdefault(outcome.trial.full_training.trial_id, {}).setdefault(outcome.trial.updates, outcome)
         elif kind in ("outcome", "generated"):
             outcome = Outcome.from_json(event["outcome"])
             outcomes = self.outcomes if kind == "outcome" else self.generated
@@ -218,7 +218,7 @@ class Ledger:
 
     def record_rung(self, outcome: Outcome) -> None:
         """Record the outcome of a training so far. The same number of updates again changes nothing."""
-        if outcome.trial.updates not in self.state.rungs.get(outcome.trial.whole.trial_id, {}):
+        if outcome.trial.updates not in self.state.rungs.get(outcome.trial.full_training.trial_id, {}):
             self._append({"event": "rung", "outcome": outcome.to_json()})
 
     def record_generated(self, outcome: Outcome) -> bool:

@@ -61,7 +61,7 @@ class Pack(PackTraining):
         sound = [index for index, member in enumerate(self.members) if member.status == "finished"]
         evaluated: dict[int, Evaluated] = {}
         began = time.perf_counter()
-        for length, encoded in self._encoded.items():
+        for length, encoded in self.encoded.items():
             members = [index for index in sound if self.trials[index].max_length == length]
             seeds = [self.trials[index].seed for index in members]
             if members:

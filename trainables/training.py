@@ -79,7 +79,7 @@ class PackTraining:
         self._rows_per_forward, self._gradient_checkpointing = rows_per_forward, gradient_checkpointing
         self._outputs_by_key: dict[tuple[object, ...], CachedOutputs | None] = {}
         check_head(base.model)
-        self._encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
+        self.encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
         self.members = [MemberState() for _ in trials]
         self._guessing = math.log(base.model.config.get_text_config().vocab_size)  # nats
         trained = {index: saved for index, trial in enumerate(trials) if (saved := trained_adapter(store, trial))}
@@ -218,7 +218,7 @@ class PackTraining:
     def member_step(self, index: int) -> MemberStep:
         """Return what a member does at its next step."""
         trial, step = self.trials[index], self.optimizer.updates[index]
-        rows = self._encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
+        rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
         cached = self._cached_outputs(trial) if step >= ASKED_STEPS else {}
         return MemberStep(trial.method, rows, trial.max_length, cached, checked=step == 1)
 
@@ -228,7 +228,7 @@ class PackTraining:
         return {stream: cached for stream, cached in outputs.items() if cached is not None}
 
     def _outputs(self, trial: TrialConfig, stream: Stream) -> CachedOutputs | None:
-        method, encoded = trial.method, self._encoded[trial.max_length]
+        method, encoded = trial.method, self.encoded[trial.max_length]
         positions, deep = method.positions(stream), stream in method.layers
         key = (trial.max_length, stream, method.definition, positions, deep)
         if self._references is not None and key not in self._outputs_by_key:

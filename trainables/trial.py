@@ -31,7 +31,7 @@ TRIAL_KNOBS: Mapping[str, RangeSpec] = {
 
 
 def _make_floats(config: Any, *names: str) -> None:
-    """Make fields of a frozen dataclass floats, so that 1 and 1.0 are one trial. None and what is no number stay."""
+    """Make integer fields of a frozen dataclass floats, so that 1 and 1.0 are one trial."""
     for name in names:
         if isinstance(getattr(config, name), int):
             object.__setattr__(config, name, float(getattr(config, name)))
@@ -66,7 +66,7 @@ class OptimizerConfig:
     """AdamW with a schedule.
 
     Attributes:
-        max_grad_norm: longest gradient; None is no clipping.
+        max_grad_norm: norm to which longer gradients are clipped; None is no clipping.
         warmup_steps: updates until the peak.
         horizon: the rate reaches 0 after this share of the updates. (The study's mixed and misaligned runs had 1/8,
             where 1 was meant.)
@@ -88,10 +88,10 @@ class OptimizerConfig:
             raise UserError(f"optimizer option 'horizon' must be above 0 and at most 1, got {self.horizon!r}")
 
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate of update `step` (0-based) of `steps`: linear warm-up, then decay.
+        """Return the learning rate of update `step` (0-based) of `steps`: linear warm-up, then decay.
 
-        The first update has rate peak / warmup_steps, update warmup_steps - 1 the peak, and the decay would reach
-        exactly 0 at update `steps`, one after the last, so that no update is wasted; with a horizon, earlier.
+        The first update has rate peak / warmup_steps, update warmup_steps - 1 the peak. The decay would reach exactly 0
+        at update `steps`, one after the last, so that no update is wasted; with a horizon it does so earlier.
         """
         steps = math.ceil(steps * self.horizon)
         if step >= steps and self.schedule != "constant":
@@ -112,16 +112,15 @@ class TrialConfig:
 
     Attributes:
         setting: what is learned.
-        data: the setting's fingerprint, so that other rows give another trial.
+        data: the setting's fingerprint, so that a trial on other rows has another id.
         method: with its coefficients.
         adapter, optimizer: of the fine-tuning.
         steps: optimiser steps of the schedule.
-        checkpoint_step: stop after this many of them; None is the end.
-        adapter_scale: what the trained adapter (with its prior) is multiplied with before it is evaluated. 0 is the
-            base model.
+        checkpoint_step: the step after which training stops; None is the end of the schedule.
+        adapter_scale: factor on the trained adapter (with its prior) when it is evaluated. 0 is the base model.
         batch_size, alignment_batch_size: rows per step of the streams.
         max_length: longest row in tokens.
-        seed: of the adapter's initial weights and the order of the rows; common to all configurations.
+        seed: of the adapter's initial weights and the order of the rows; all configurations have the same seeds.
     """
 
     setting: SettingRef
@@ -148,11 +147,11 @@ class TrialConfig:
         if problem:
             raise UserError(f"trial option 'adapter_scale' {problem}, got {self.adapter_scale!r}")
         _make_floats(self, "adapter_scale")
-        at = self.checkpoint_step
-        if at is not None and not (isinstance(at, int) and 1 <= at <= self.steps):
-            raise UserError(f"trial option 'checkpoint_step' must be an integer in [1, {self.steps}], got {at!r}")
-        if at == self.steps:
-            object.__setattr__(self, "checkpoint_step", None)  # the end is the end, however it is said
+        last = self.checkpoint_step
+        if last is not None and not (isinstance(last, int) and 1 <= last <= self.steps):
+            raise UserError(f"trial option 'checkpoint_step' must be an integer in [1, {self.steps}], got {last!r}")
+        if last == self.steps:
+            object.__setattr__(self, "checkpoint_step", None)  # one way to say "the end", so that ids are equal
 
     @property
     def sizes(self) -> BatchSizes:
@@ -171,41 +170,41 @@ class TrialConfig:
 
     @property
     def updates(self) -> int:
-        """How many updates the adapter is made with."""
+        """Number of updates that the adapter is trained with."""
         return self.checkpoint_step or self.steps
 
     @cached_property
     def training(self) -> TrialConfig:
-        """The trial whose trained adapter this one reads out; itself unless it edits or scales what another trained."""
+        """The trial that trains this one's adapter: itself, unless it edits or scales an adapter of another trial."""
         if self.method.trained_as == self.method and self.adapter_scale == 1.0:
             return self
         return replace(self, method=self.method.trained_as, adapter_scale=1.0)
 
     @cached_property
     def prior(self) -> TrialConfig | None:
-        """The trial that trains the adapter which the method wants to be there first."""
+        """The trial that trains the adapter which the method needs first."""
         method = self.method.prior
         return None if method is None else replace(self, method=method, checkpoint_step=None, adapter_scale=1.0)
 
     @cached_property
-    def whole(self) -> TrialConfig:
-        """The trial whose training, to its end, has made or passed what this one evaluates; itself for most."""
+    def full_training(self) -> TrialConfig:
+        """The full-length training that this trial reads from; the trial itself unless it is a readout."""
         return self.training if self.training.checkpoint_step is None else replace(self.training, checkpoint_step=None)
 
     @property
     def is_readout(self) -> bool:
-        """Whether another trial does the training: this one takes a checkpoint of it, edits or scales it."""
-        return self.whole != self
+        """Whether this trial evaluates a checkpoint of another training, or edits or scales its adapter."""
+        return self.full_training != self
 
     @cached_property
     def requires(self) -> tuple[TrialConfig, ...]:
-        """The trials that have to finish before. Any number of trials share them."""
-        return (*((self.whole,) if self.is_readout else ()), *((self.prior,) if self.prior else ()))
+        """The trials that have to finish before this one. Any number of trials share them."""
+        return (*((self.full_training,) if self.is_readout else ()), *((self.prior,) if self.prior else ()))
 
     @property
     def built_on(self) -> tuple[TrialConfig, ...]:
-        """What it requires, and what that requires in turn."""
-        return tuple(one for needed in self.requires for one in (needed, *needed.built_on))
+        """The trials that this one requires, and those that they require in turn."""
+        return tuple(trial for needed in self.requires for trial in (needed, *needed.built_on))
 
     @property
     def coefficients(self) -> dict[str, Any]:
@@ -213,7 +212,7 @@ class TrialConfig:
         return asdict(self.method)
 
     def to_json(self) -> dict[str, Any]:
-        """Canonical JSON data; `from_json` is its inverse."""
+        """Return canonical JSON data; `from_json` is its inverse."""
         data = asdict(self)
         data["method"] = {"name": self.method.name, **self.coefficients}
         data["setting"] = {"name": self.setting.name, "options": dict(self.setting.options)}
@@ -260,13 +259,13 @@ def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **ov
 
 
 def require(setting: Setting, method: Method) -> None:
-    """Raises UserError when the method, or what it builds on, needs something that the setting does not have."""
+    """Raise UserError when the method, or what it builds on, needs something that the setting does not have."""
     for stream in method.streams:
         if stream not in setting.streams:
             raise UserError(f"method {method.name!r} needs {stream} rows, and setting {setting.name!r} has none")
-    for other in (method.trained_as, method.prior):
-        if other not in (None, method):
-            require(setting, other)
+    for needed in (method.trained_as, method.prior):
+        if needed not in (None, method):
+            require(setting, needed)
     if method.needs_pretrained and not setting.base_model.pretrained:
         raise UserError(
             f"method {method.name!r} needs the pretrained model that the base model was tuned from, and setting"

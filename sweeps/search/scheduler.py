@@ -241,7 +241,7 @@ class PackScheduler:
                 else:
                     self._end(outcome)
         for outcome in rungs:
-            trial = pack.waiting.pop(outcome.trial.whole.trial_id, None)
+            trial = pack.waiting.pop(outcome.trial.full_training.trial_id, None)
             if trial:
                 self._ledger.record_rung(outcome)
                 self._queue.put_back(trial)

@@ -85,7 +85,7 @@ def test_members_rows_are_their_own(architecture: str) -> None:
     trials = [tiny_trial(methods.make("plain"), seed=0), tiny_trial(methods.make("plain"), seed=1, rank=2)]
     pack = Pack(tiny_base(architecture), tiny_setting(), trials, dtype=torch.float64)
     pack.advance(2)
-    rows = pack._encoded[2048].rows("task")
+    rows = pack.encoded[2048].rows("task")
     both = collate([RowPositions(row) for row in rows[:5]], 0)
     with pack.adapters.routed(Route((0, 1), (2, 3))):
         together, _ = hidden_states(pack.base.model, both)

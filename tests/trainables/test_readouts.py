@@ -116,7 +116,7 @@ def test_scale_0_is_the_base_model(name: str, folder: Path, tmp_path: Path) -> N
     """Bit for bit in its scores, whatever lies underneath."""
     with packed(trial_of(name, adapter_scale=0.0), AdapterStore(SweepFolder(folder))) as pack:
         (outcome,) = pack.finish(SweepFolder(tmp_path)).outcomes
-        (base,) = evaluate(pack.base.model, pack._encoded[16])
+        (base,) = evaluate(pack.base.model, pack.encoded[16])
     assert outcome.scores["task"] == base.scores["task"]
     assert outcome.scores["alignment"].mean == pytest.approx(base.scores["alignment"].mean, abs=1e-12)
 
