@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 import trainables.checkpoint
 import trainables.pack
 import trainables.run
+import trainables.training
 from settings import catalog
 from settings.common.files import remove
 from settings.reference import SettingRef
@@ -344,7 +345,7 @@ def test_a_pack_that_cannot_even_be_built_leaves_the_model_to_the_next(
     whole = ended(config(tmp_path / "alone", trials(ref)))
     actor = PackTrainable(config(tmp_path / "first", trials(ref)))
     try:
-        for place, name in ((trainables.pack, "PackedAdamW"), (trainables.pack.Pack, "resume")):
+        for place, name in ((trainables.training, "PackedAdamW"), (trainables.pack.Pack, "resume")):
             with monkeypatch.context() as patched:
                 patched.setattr(place, name, _no_memory)
                 assert isinstance(end_of(actor), OutOfMemory)
