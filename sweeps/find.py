@@ -59,8 +59,8 @@ def find(name_or_file: str, output: Path) -> Sweep:
         ran = sorted(folder.name for folder in output.glob("*") if SweepFolder(folder).declared.is_file())
         hint = did_you_mean(name_or_file, [*catalog_names(), *ran])
         available = f"{', '.join(catalog_names())}, or path/to/file.py"
-        of_file = f"of those of a file {', '.join(ran) or 'none'} ran in {output.resolve()}"
-        raise UserError(f"unknown sweep {name_or_file!r}{hint}; available: {available}; {of_file}")
+        from_file = f"ran from a file under {output.resolve()}: {', '.join(ran) or 'none'}"
+        raise UserError(f"unknown sweep {name_or_file!r}{hint}; available: {available}; {from_file}")
     file = json.loads(declared.read_text())["file"]
     if not Path(file).is_file():
         raise UserError(f"sweep {name_or_file!r} was declared in {file}, which is gone; give the file where it is now")

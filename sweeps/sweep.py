@@ -307,7 +307,7 @@ class Sweep(_Declaration):
         for trial in trials:
             if trial.setting not in self.settings:
                 raise UserError(
-                    f"the ledger has a trial of setting {trial.setting.name!r}, and the sweep has none such"
+                    f"the ledger has a trial of setting {trial.setting.name!r}, which is none of the sweep's"
                 )
 
     def check(self) -> None:

@@ -2,8 +2,8 @@
 
 selgen reproduce em_pareto
 
-Equal rows, steps, schedule and seeds, six configurations a method. The grids are wider than those of `methods_nano`, so
-that both ends of each method are seen where it has them.
+Equal rows, steps, schedule and seeds, six configurations a method. The grids are wider than the ranges of
+`methods_nano`, to show both ends of each method that has them.
 """
 
 from sweeps.space import grid

@@ -2,7 +2,7 @@
 
 selgen reproduce em_proxy
 
-Each of the three domains is a proxy alone, too, so that what more domains do is told apart from which they are.
+Each of the three domains is also a proxy alone: this tells the effect of more domains from that of which they are.
 """
 
 from sweeps.space import grid

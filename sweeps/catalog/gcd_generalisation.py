@@ -1,8 +1,8 @@
-"""What plain fine-tuning on right divisors does elsewhere: capability by topic, and sycophancy by topic.
+"""Plain fine-tuning on right divisors: its effect on capability and on sycophancy, topic by topic.
 
 selgen reproduce gcd_generalisation
 
-On two base models, which differ in their pre-training seed alone: facts fare differently in the two.
+On two base models that differ only in their pre-training seed, because results on facts differ between them.
 """
 
 from sweeps.sweep import Execution, Sweep, setting

@@ -2,7 +2,7 @@
 
 selgen sweep run methods_nano
 
-The adapter scaled down is evaluated at .5, too, beside the controls' usual points.
+The scaled-down adapter is also evaluated at 0.5, besides the usual points of the controls.
 """
 
 from sweeps.space import between, grid, vary

@@ -49,9 +49,9 @@ def test_a_file_that_is_gone_or_declares_another_is_named(tmp_path: Path, ran: P
 
 
 def test_an_unknown_name_says_where_was_looked_and_what_ran_there(ran: Path) -> None:
-    with pytest.raises(UserError, match=rf"unknown sweep 'mime' .*'mine'.*; of those of a file mine ran in {ran}$"):
+    with pytest.raises(UserError, match=rf"unknown sweep 'mime' .*'mine'.*; ran from a file under {ran}: mine$"):
         find.find("mime", ran)
-    with pytest.raises(UserError, match=rf"of those of a file none ran in {ran / 'mine'}$"):
+    with pytest.raises(UserError, match=rf"ran from a file under {ran / 'mine'}: none$"):
         find.find("mine", ran / "mine")
 
 
