@@ -62,6 +62,11 @@ def setting_of(ref: SettingRef) -> Setting:
     return _build(ref.name, json.dumps(dict(ref.options), sort_keys=True))
 
 
+def forget_settings() -> None:
+    """Build every setting anew from now on, for a file of settings that has changed."""
+    _build.cache_clear()
+
+
 @lru_cache(maxsize=32)
 def _build(name: str, options: str) -> Setting:
     return catalog.build(name, json.loads(options))

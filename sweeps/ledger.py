@@ -5,7 +5,7 @@
     {"event": "header", "format": 2, "sweep": name, "identity": id}
     {"event": "asked", "arm": key, "number": n, "values": {...}, "configuration": id,
      "described": {...}}                                    see `sweeps.description.describe_configuration`
-    {"event": "dispatched", "trials": [id, ...], "pauses": [updates or null, ...]}  a pack went to a worker
+    {"event": "dispatched", "trials": [id, ...], "pause_after": [updates or null, ...]}  a pack went to a worker
     {"event": "rung", "outcome": Outcome.to_json()}         a trial so far, as one of fewer updates; it may be stopped
     {"event": "base", "setting": label, "scores": {score: measurement}}
     {"event": "generated", "outcome": Outcome.to_json()}    the trial's replies are stored and wait for a judge
@@ -104,7 +104,7 @@ class LedgerState:
             asked = Asked(int(event["number"]), dict(event["values"]), event["configuration"])
             self.asked.setdefault(event["arm"], {}).setdefault(asked.number, asked)
         elif kind == "dispatched":
-            self.dispatched.setdefault((tuple(event["trials"]), tuple(event["pauses"])))
+            self.dispatched.setdefault((tuple(event["trials"]), tuple(event["pause_after"])))
         elif kind == "base":
             scores = {name: Measurement(**value) for name, value in event["scores"].items()}
             self.bases.setdefault(event["setting"], scores)
@@ -202,10 +202,10 @@ class Ledger:
             event = {"arm": arm, "number": number, "values": dict(values), "configuration": configuration}
             self._append({"event": "asked", **event, "described": dict(described)})
 
-    def record_dispatch(self, trials: Sequence[str], pauses: Sequence[int | None]) -> None:
+    def record_dispatch(self, trials: Sequence[str], pause_after: Sequence[int | None]) -> None:
         """Record that trials, by id, go to a worker as one pack. The same pack again changes nothing."""
-        if (tuple(trials), tuple(pauses)) not in self.state.dispatched:
-            self._append({"event": "dispatched", "trials": list(trials), "pauses": list(pauses)})
+        if (tuple(trials), tuple(pause_after)) not in self.state.dispatched:
+            self._append({"event": "dispatched", "trials": list(trials), "pause_after": list(pause_after)})
 
     def record_base_scores(self, setting: str, scores: Mapping[str, Measurement]) -> bool:
         """Record the scores of an untouched base model. Return False if the ledger already has scores."""

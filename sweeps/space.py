@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from settings.common import checks
 from settings.common.errors import UserError, did_you_mean
 from trainables import methods
 from trainables.coefficients import SPACE, ChoiceSpec, RangeSpec, Spec, coefficients
@@ -157,8 +158,8 @@ def vary(method: str, /, *, configurations: int | None = None, **overrides: Any)
     Raises:
         UserError: unknown method or coefficient, a value or range that the method refuses.
     """
-    if configurations is not None and (not isinstance(configurations, int) or configurations < 1):
-        raise UserError(f"method {method!r}: configurations must be an integer of at least 1, got {configurations!r}")
+    if configurations is not None:
+        checks.integer(f"method {method!r}: configurations", configurations, 1)
     specs = _specs(method, overrides)
     ranges: dict[str, Spec] = {}
     fixed: dict[str, Any] = {}

@@ -209,6 +209,12 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (swallowed_errors, "settings/x.py", "try:\n    f()\nexcept (KeyError, BaseException):\n    return_value = None"),
     (prints, "settings/x.py", "print('x')"),
     (prints, "sweeps/driver/launch.py", "def f(log=print):\n    log('x')"),
+    (oversized, "settings/x.py", "x = 1\n" * 451),
+    (oversized, "settings/x.py", "class X:\n" + "    x = 1\n" * 250),
+    (oversized, "settings/x.py", "def f():\n" + "    x = 1\n" * 60),
+    (dangling_docstrings, "settings/x.py", 'def f():\n    """Of a reply, whether it confirms."""'),
+    (dangling_docstrings, "settings/x.py", 'class X:\n    """The same for a configuration."""'),
+    (dangling_docstrings, "settings/x.py", '"""From a name to its sweep."""'),
 ]
 
 

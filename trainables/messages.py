@@ -123,7 +123,7 @@ class Ended:
 
     Attributes:
         outcomes: how members of a pack ended.
-        rungs: what members have come to that paused, as outcomes of trials of fewer updates.
+        rungs: results so far of members that paused, as outcomes of trials of fewer updates.
         base: score name -> measurement of the base model, after `ScoreBase`.
     """
 

@@ -189,7 +189,7 @@ class Method:
     # --- gradient surgery ---
 
     def num_row_groups(self, stream: Stream) -> int:
-        """Return into how many groups a step's rows of `stream` are dealt for a loss and a gradient each.
+        """Return into how many groups a step's rows of `stream` are split for a loss and a gradient each.
 
         0, the rule, is for rows that only the first loss reads. The rows of a group are contiguous. Each group goes
         back through the base model in a pass of its own, so that no row is computed more often for it.

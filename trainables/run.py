@@ -56,7 +56,7 @@ class WorkerCache:
         self._base: LoadedBase | None = None
 
     def base(self, setting: Setting, gpus: float, workers: ProcessGroup) -> LoadedBase:
-        """Return the base model of a setting: bfloat16 on a GPU, float32 on a CPU. Another one is let go first.
+        """Return the base model of a setting: bfloat16 on a GPU, float32 on a CPU. Another one is dropped first.
 
         Args:
             gpus: of this process; a share of one limits its memory to that share.

@@ -116,7 +116,7 @@ def _work(config: dict[str, Any]) -> None:
 
 
 def _unfinished(report: PackReport) -> dict[str, Any]:
-    """Return a Tune result without "done", at which Tune would take the trial down in the middle of Ray Train's end."""
+    """Return a Tune result without "done", at which Tune would stop the trial while Ray Train shuts down."""
     result = report.to_result()
     del result["done"]
     return result

@@ -49,7 +49,7 @@ class PackTraining:
             only edits another's training does that training itself, and a trial with a prior cannot run.
         snapshots: updates after which the adapters in training are kept in the store, for trials that stop there.
         pause_after: updates after which members stop for the time being, one per member; None is never. `finish` then
-            says what they have come to, and `save_member_state` and `load_member_state` bring them into a later pack.
+            says how far they are, and `save_member_state` and `load_member_state` bring them into a later pack.
         rows_per_forward, gradient_checkpointing: see `train_step`.
         references: where the base model's outputs on rows are kept; None asks the base model at every step.
         workers: who trains the pack together. Each builds the same pack; the first one writes its files.
@@ -151,7 +151,7 @@ class PackTraining:
 
     @property
     def paused(self) -> list[int]:
-        """Members that have come to their pause and not to their end."""
+        """Members that have reached their pause but not their end."""
         return [
             index
             for index, member in enumerate(self.members)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from settings.common import checks
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.reference import SettingRef
@@ -138,18 +139,15 @@ class TrialConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "alignment_batch_size", "max_length"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"trial option {name!r} must be an integer of at least 1, got {value!r}")
-        if self.adapter.rank < 1:
-            raise UserError(f"adapter option 'rank' must be at least 1, got {self.adapter.rank!r}")
+            checks.integer(f"trial option {name!r}", getattr(self, name), 1)
+        checks.integer("adapter option 'rank'", self.adapter.rank, 1)
         problem = TRIAL_KNOBS["adapter_scale"].check(self.adapter_scale)
         if problem:
             raise UserError(f"trial option 'adapter_scale' {problem}, got {self.adapter_scale!r}")
         _make_floats(self, "adapter_scale")
         last = self.checkpoint_step
-        if last is not None and not (isinstance(last, int) and 1 <= last <= self.steps):
-            raise UserError(f"trial option 'checkpoint_step' must be an integer in [1, {self.steps}], got {last!r}")
+        if last is not None:
+            checks.integer("trial option 'checkpoint_step'", last, 1, self.steps)
         if last == self.steps:
             object.__setattr__(self, "checkpoint_step", None)  # one way to say "the end", so that ids are equal
 
@@ -274,7 +272,7 @@ def require(setting: Setting, method: Method) -> None:
 
 
 def base_id(setting: Setting) -> str:
-    """Return what stands in the place of a trial id for the untouched base model of a setting."""
+    """Return the id that replaces a trial's for the untouched base model of a setting."""
     return f"base-{setting.fingerprint()}"
 
 

@@ -1,4 +1,4 @@
-"""The report's figures for print: frontier, hypervolumes, and every method along its knob. Matplotlib, as `figures`."""
+"""Figures for print: the frontier and every method along its knob, drawn with Matplotlib as `figures.frontier` is."""
 
 from __future__ import annotations
 

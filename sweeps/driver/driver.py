@@ -26,7 +26,7 @@ from sweeps.results.frontier_files import publish
 from sweeps.search.judging import GradingQueue, Judges
 from sweeps.search.scheduler import PackScheduler
 from sweeps.sweep import Sweep
-from sweeps.tracking.store import Status
+from sweeps.tracking.store import RunStatus
 from sweeps.tracking.writer import Tracker
 from trainables.bases.nano_cache import is_pretrained
 from trainables.folder import SweepFolder
@@ -80,7 +80,7 @@ class Driver:
             cluster: a local one that was started before.
         """
         self._tracker.start(record=self._ledger.state)
-        status: Status = "FAILED"
+        status: RunStatus = "FAILED"
         try:
             with self._display:
                 self.train(address, cluster)

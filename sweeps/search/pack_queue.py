@@ -105,9 +105,9 @@ class PackQueue:
         record, queued = self._ledger.state, {trial.trial_id: trial for trial in self._trials}
         trials = queued | {key: end.trial for key, end in (record.generated | record.outcomes).items()}
         packs: list[InFlightPack] = []
-        for pack, pauses in reversed(record.dispatched):
+        for pack, pause_after in reversed(record.dispatched):
             fits = len(pack) <= self._sweep.trials_per_pack and trials.keys() >= set(pack)
-            pairs = [(key, pause) for key, pause in zip(pack, pauses, strict=True) if fits and key in queued]
+            pairs = [(key, pause) for key, pause in zip(pack, pause_after, strict=True) if fits and key in queued]
             waiting = {key: queued.pop(key) for key, pause in pairs if pause == self._search.next_rung(queued[key])}
             if waiting:
                 packs.append(InFlightPack([trials[key] for key in pack], waiting))

@@ -160,7 +160,7 @@ class PackScheduler:
 
         Args:
             outcomes: how members ended.
-            rungs: what members have come to that paused at a rung, as trials of fewer updates.
+            rungs: results so far of members that paused at a rung, as trials of fewer updates.
             base: the scores of the base model, if the pack scores one.
         """
         with self._ending_on_problem():

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-RUN_STATUS: Mapping[str, Status] = {
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+RUN_STATUS: Mapping[str, RunStatus] = {
     "finished": "FINISHED",
     "invalid": "FAILED",
     "failed": "FAILED",
@@ -265,7 +265,7 @@ class SweepStore:
         run = self._run_of_sweep()
         self._write(run, tags={schema.DESCRIPTION: markdown.replace("{run_id}", run.run_id)})
 
-    def close(self, status: Status) -> None:
+    def close(self, status: RunStatus) -> None:
         """End the sweep's run, and unfinished ones as killed: a later driver opens them again."""
         self.flush()
         for run in [*self._trials.values(), *self._configurations.values()]:

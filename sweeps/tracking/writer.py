@@ -22,7 +22,7 @@ from settings.setting import Measurement
 from sweeps.ledger import LedgerState, read
 from sweeps.sweep import Sweep
 from sweeps.tracking.projection import milliseconds
-from sweeps.tracking.store import Status, SweepStore
+from sweeps.tracking.store import RunStatus, SweepStore
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
@@ -64,7 +64,7 @@ class Tracker:
         self._ledger = ledger
         self._behind = False  # updates were dropped that the ledger has
         self._queue: queue.Queue[Update | None] = queue.Queue()
-        self._status: Status = "FINISHED"
+        self._status: RunStatus = "FINISHED"
         self._closing = threading.Event()
         self._news = threading.Event()  # a worker has reported: the store is worth opening
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -134,7 +134,7 @@ class Tracker:
         """Set the sweep's description, which MLflow shows on its run; `{run_id}` in it stands for the run's id."""
         self._queue.put(lambda: self._store.describe(markdown))
 
-    def close(self, status: Status = "FINISHED") -> None:
+    def close(self, status: RunStatus = "FINISHED") -> None:
         """Write what is left, end the sweep's run and stop. `problems` says what went wrong, for the caller to show."""
         self._status = status
         self._queue.put(None)

@@ -102,7 +102,7 @@ class Rig:
                 self.dispatched.append(list(job.trials))
         return job
 
-    def land(self, rng: random.Random, ending: Ending) -> None:
+    def finish_pack(self, rng: random.Random, ending: Ending) -> None:
         """End one pack: a report per trial, the last of them again on completion, as Tune does."""
         name = rng.choice(sorted(self.in_flight))
         job = self.in_flight.pop(name)
@@ -122,8 +122,8 @@ class Rig:
         self.scheduler.report(name, base=BASE_SCORES)
         self.scheduler.close(name)
 
-    def run(self, rng: random.Random, ending: Ending = finished, workers: int = 3, landings: int = 10**6) -> bool:
-        """Work until the end (True) or until so many packs have landed (False)."""
+    def run(self, rng: random.Random, ending: Ending = finished, workers: int = 3, packs: int = 10**6) -> bool:
+        """Work until the end (True) or until so many packs have ended (False)."""
         while True:
             job: Any = None
             while len(self.in_flight) < workers:
@@ -133,10 +133,10 @@ class Rig:
             if not self.in_flight:
                 assert job is NoJob.FINISHED
                 return True
-            if landings == 0:
+            if packs == 0:
                 return False
-            landings -= 1
-            self.land(rng, ending)
+            packs -= 1
+            self.finish_pack(rng, ending)
 
     def kill(self) -> None:
         """Do to the ledger what the operating system does to a killed driver's files."""

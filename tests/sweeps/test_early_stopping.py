@@ -153,7 +153,7 @@ def early(folder: Path, **changes: Any) -> Sweep:
 class Halting(Rig):
     """Workers that pause where they are told to."""
 
-    def land(self, rng: random.Random, ending: Any) -> None:
+    def finish_pack(self, rng: random.Random, ending: Any) -> None:
         name = rng.choice(sorted(self.in_flight))
         job = self.in_flight.pop(name)
         if isinstance(job, ScoreBase):
@@ -211,12 +211,12 @@ def test_what_is_stopped_does_not_depend_on_who_comes_first(tmp_path: Path) -> N
         assert ends(rig) == ends(expected)
 
 
-@pytest.mark.parametrize("landings", [2, 5, 9, 14])
-def test_killed_anywhere_it_ends_as_if_nothing_had_happened(tmp_path: Path, landings: int) -> None:
+@pytest.mark.parametrize("packs", [2, 5, 9, 14])
+def test_killed_anywhere_it_ends_as_if_nothing_had_happened(tmp_path: Path, packs: int) -> None:
     expected = Halting(early(tmp_path), tmp_path / "a")
     assert expected.run(random.Random(0))
     first = Halting(early(tmp_path), tmp_path / "b")
-    first.run(random.Random(1), landings=landings)
+    first.run(random.Random(1), packs=packs)
     first.kill()
     again = Halting(early(tmp_path), tmp_path / "b")
     assert again.run(random.Random(2))

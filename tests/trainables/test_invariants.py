@@ -278,7 +278,7 @@ def test_i5_what_is_given_is_not_edited() -> None:
 
 
 def test_i6_overlap_is_zero_for_orthogonal_row_spaces() -> None:
-    """Rows of one orthogonal matrix, dealt to both adapters and mixed within each; and not zero for others."""
+    """Rows of one orthogonal matrix, given to both adapters and mixed within each; and not zero for others."""
     Q_II = torch.linalg.qr(random(0, 6, 6)).Q
     B_OR = random(1, OUT, 3)
     prior = [Factors(random(2, 3, 3) @ Q_II[:3], B_OR, 1.0)]

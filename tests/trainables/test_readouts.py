@@ -1,4 +1,4 @@
-"""Trials that read out another's training: a checkpoint, a scaled adapter, an edited one; and adapters underneath."""
+"""Trials that read out another's training: a checkpoint, a scaled or edited adapter; and active priors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def logits(pack: Pack) -> Tensor:
 
 @pytest.fixture(scope="module", params=["plain", "orthogonal_lora"])
 def name(request: pytest.FixtureRequest) -> str:
-    """A method without and one with an adapter underneath."""
+    """A method without and one with an active prior."""
     return str(request.param)
 
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_outside_the_training_is_refused(step: float) -> None:
 
 
 def test_scale_0_is_the_base_model(name: str, folder: Path, tmp_path: Path) -> None:
-    """Bit for bit in its scores, whatever lies underneath."""
+    """Bit for bit in its scores, whatever prior is active."""
     with packed(trial_of(name, adapter_scale=0.0), AdapterStore(SweepFolder(folder))) as pack:
         (outcome,) = pack.finish(SweepFolder(tmp_path)).outcomes
         (base,) = evaluate(pack.base.model, pack.encoded[16])
@@ -153,7 +153,7 @@ def test_equal_options_are_the_same_trial(kinds: tuple[OptimizerConfig | Adapter
 
 @pytest.mark.parametrize("alone", [False, True], ids=["read out", "trained itself"])
 def test_scale_half_halves_what_every_layer_adds(name: str, alone: bool, folder: Path, tmp_path: Path) -> None:
-    """With what lies underneath, which is a layer of its own unless the training is read out; to 1e-12."""
+    """With the active prior, which is a layer of its own unless the training is read out; to 1e-12."""
     prior = trial_of(name).prior
     store = prepare([prior] if prior else [], tmp_path) if alone else AdapterStore(SweepFolder(folder))
     added: dict[float, list[Tensor]] = {}
@@ -190,7 +190,7 @@ def test_a_scale_above_one_is_refused() -> None:
 def test_the_checkpoint_reproduces_the_packed_logits_in_peft(
     name: str, scale: float, folder: Path, tmp_path: Path
 ) -> None:
-    """With what lies underneath, to 1e-5."""
+    """With the active prior, to 1e-5."""
     trial = trial_of(name, adapter_scale=scale)
     with packed(trial, AdapterStore(SweepFolder(folder))) as pack:
         pack.advance(99)
@@ -202,7 +202,7 @@ def test_the_checkpoint_reproduces_the_packed_logits_in_peft(
     assert float((found - base).abs().max()) > 1e-2
 
 
-def test_the_prior_underneath_is_part_of_the_checkpoint(tmp_path: Path) -> None:
+def test_the_active_prior_is_part_of_the_checkpoint(tmp_path: Path) -> None:
     """The ranks add up; before any step the checkpoint is the prior."""
     trial = trial_of("orthogonal_lora")
     assert trial.prior is not None

@@ -84,7 +84,7 @@ def load_model(source: str, revision: str | None, dtype: torch.dtype) -> PreTrai
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Without the bars of transformers, which would tear the display of a sweep."""
+    """Switch off the progress bars of transformers, which would tear the display of a sweep."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -21,7 +21,7 @@ class GradientProjection(ProxyMethod):
         L = CE(task), stepped along u - strength * <u, a> / ||a||^2 a with a = grad CE(alignment)
 
     Coefficients:
-        directions: the proxy rows of a step are dealt into so many groups, and u is made orthogonal to the gradients
+        directions: the proxy rows of a step are split into so many groups, and u is made orthogonal to the gradients
             of all of them (Farajtabar et al. 2020). No row is computed more often, but the passes are smaller. More
             directions than proxy rows count as one per row; see the trial's `alignment_batch_size`.
         strength: how much of the component is taken out.

@@ -16,8 +16,8 @@ class OrthogonalLoRA(Method):
 
         L = CE(task) + lambda1 * sum_l sum_ij |A_prior A^T|_ij + lambda2 * sum ||w||_2
 
-    l runs over the adapted layers, w over the factors A and B of the new adapter. The first adapter stays underneath
-    when the second is trained and evaluated; the kept checkpoint holds both.
+    l runs over the adapted layers, w over the factors A and B of the new adapter. The first adapter stays active
+    beneath it in training and evaluation; the kept checkpoint holds both.
 
     Coefficients:
         lambda1: weight of the overlap of the two adapters' row spaces. The original uses 0.5 and 5.

@@ -28,12 +28,12 @@ from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, toy_sweep
 
 
-def swept(folder: Path, output: Path, landings: int = 10**6, **changes: object) -> Sweep:
+def swept(folder: Path, output: Path, packs: int = 10**6, **changes: object) -> Sweep:
     """A sweep with controls, run by the fake searcher, and published."""
     sweep = toy_sweep(folder, **({"controls": True, "configurations": 3} | changes))
     rig = Rig(sweep, output / sweep.name)
     describe(sweep).write(output / sweep.name)
-    rig.run(random.Random(0), landings=landings)
+    rig.run(random.Random(0), packs=packs)
     for outcome in rig.ledger.state.outcomes.values():
         path = output / sweep.name / "observations" / f"{outcome.trial.trial_id}.json"
         write_json(path, {"all": ["yes", "no"]})
@@ -130,7 +130,7 @@ def test_the_folder_alone_is_enough(output: Path, tmp_path: Path) -> None:
 
 
 def test_a_running_sweep_has_a_report(tmp_path: Path) -> None:
-    swept(tmp_path, tmp_path / "runs", landings=4)
+    swept(tmp_path, tmp_path / "runs", packs=4)
     assert report("toy-sweep", tmp_path / "runs", None).files[0].is_file()
 
 

@@ -74,7 +74,7 @@ def test_the_frontier_and_the_newest_stay(tmp_path: Path) -> None:
 
 
 def test_what_others_build_on_stays(tmp_path: Path) -> None:
-    """The plain training that a method edits, and the adapter underneath; neither is on the frontier."""
+    """The plain training that a method edits, and the prior; neither is on the frontier."""
     sweep = toy_sweep(tmp_path, methods=(grid("safe_lora", share=[0.5]), grid("kl_penalty", beta=[0.1])), seeds=1)
     rig = Rig(sweep, tmp_path / "out")
 

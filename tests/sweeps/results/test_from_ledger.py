@@ -49,7 +49,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
     output = folder / "runs"
     sweep = toy_sweep(folder, settings=(toy(folder, rows=2), toy(folder, rows=3)), configurations=8, controls=True)
     rig = Rig(sweep, output / sweep.name)
-    assert not rig.run(random.Random(0), eventful, landings=30)
+    assert not rig.run(random.Random(0), eventful, packs=30)
     describe(sweep).write(output / sweep.name)
     state = rig.ledger.state
     tracker = Tracker(default_uri(output), sweep, output / "artifacts")

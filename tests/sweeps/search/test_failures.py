@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import settings.reference
-import trainables.run
+from settings.reference import forget_settings
 from sweeps.driver.driver import Driver
 from sweeps.driver.resources import worker_config
 from sweeps.driver.tune_callbacks import Reporter
@@ -69,7 +68,7 @@ def test_what_failed_is_said_and_trained_again_once_it_is_mended(
         setting.write_text((SOURCES / "graded_setting.py").read_text().replace("return 1.0", f"return {grade}"))
         for name in [name for name in sys.modules if name.startswith("selgen_user_")]:
             del sys.modules[name]
-        settings.reference._build.cache_clear(), trainables.run._cached_setting.cache_clear()
+        forget_settings()
         code = selgen("sweep", *arguments, monkeypatch=monkeypatch)
         (outcome,) = read(folder).outcomes.values()
         return code, *capsys.readouterr(), outcome

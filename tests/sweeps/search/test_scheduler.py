@@ -45,15 +45,15 @@ def test_resumed_anywhere_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> 
     sweep = toy_sweep(tmp_path, configurations=7, seeds=2)
     whole = Rig(sweep, tmp_path / "whole")
     whole.run(random.Random(0))
-    for landings in (0, 1, 3, 6, 8):
-        out = tmp_path / f"out{landings}"
+    for packs in (0, 1, 3, 6, 8):
+        out = tmp_path / f"out{packs}"
         first = Rig(sweep, out)
-        first.run(random.Random(landings), landings=landings)
+        first.run(random.Random(packs), packs=packs)
         done = set(first.ledger.state.outcomes)
         first.kill()
         second = Rig(sweep, out)
         assert_mirrored(second)
-        assert second.run(random.Random(landings + 1))
+        assert second.run(random.Random(packs + 1))
         again = {trial.trial_id for pack in second.dispatched for trial in pack}
         assert not again & done, "finished trials ran twice"
         assert second.ledger.state.outcomes.keys() == whole.ledger.state.outcomes.keys()
@@ -135,7 +135,7 @@ def test_a_finished_sweep_is_finished_and_more_seeds_extend_it(tmp_path: Path) -
 def test_done_tells_whether_a_cluster_is_needed(tmp_path: Path) -> None:
     rig = Rig(toy_sweep(tmp_path), tmp_path / "out")
     assert not rig.scheduler.done
-    rig.run(random.Random(0), landings=6)
+    rig.run(random.Random(0), packs=6)
     assert not rig.scheduler.done
     rig.run(random.Random(0))
     assert rig.scheduler.done
@@ -152,7 +152,7 @@ def test_suggest_waits_and_goes_on(tmp_path: Path) -> None:
         assert not isinstance(rig.next_job(), NoJob)
     assert rig.next_job() is NoJob.WAIT and rig.next_job() is NoJob.WAIT
     while rig.in_flight:
-        rig.land(random.Random(0), finished)
+        rig.finish_pack(random.Random(0), finished)
     assert not isinstance(rig.next_job(), NoJob)
 
 

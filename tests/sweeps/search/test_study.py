@@ -42,7 +42,7 @@ def test_other_directions_are_refused(tmp_path: Path) -> None:
 def test_a_study_that_disagrees_is_replaced(tmp_path: Path, damage: str) -> None:
     sweep = toy_sweep(tmp_path, methods=("kl_penalty",))
     rig = Rig(sweep, tmp_path / "out")
-    rig.run(random.Random(0), landings=5)
+    rig.run(random.Random(0), packs=5)
     rig.kill()
     path, name = SweepFolder(tmp_path / "out").study, f"{sweep.name}/{sweep.arms[0].key}"
     study = study_of(rig.out, name)
