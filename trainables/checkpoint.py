@@ -101,7 +101,7 @@ def _read(path: Path, name: str, num_members: int, device: torch.device) -> tupl
         if len(members) != num_members:
             raise ValueError("it is of more or fewer members")
         _read_pending(tensors, members)
-    except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
     return tensors, members
 

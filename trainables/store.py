@@ -1,4 +1,4 @@
-"""Trained adapters of a sweep, by trial id: where later trials find those they build on."""
+"""The trained adapters of a sweep, by trial id, for later trials that build on them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Saved:
     """An adapter of the store.
 
     Attributes:
-        config: its rank and scale. (One that was trained above a prior is kept as one adapter of the joint rank.)
+        config: its rank and scale. (An adapter that was trained above a prior is kept as one of the joint rank.)
         tensors: the factors under PEFT's names.
-        tokens, seconds: what it took to train, with all that it was built on.
+        tokens, seconds: the cost of its training and of all that it was built on.
     """
 
     config: AdapterConfig
@@ -49,23 +49,23 @@ class AdapterStore:
         directory = self._folder.adapter(trial.trial_id)
         if not (directory / DESCRIPTION).is_file():
             return None
-        about = json.loads((directory / DESCRIPTION).read_text())
+        description = json.loads((directory / DESCRIPTION).read_text())
         config, tensors = load_peft(directory)
-        return Saved(config, tensors, about["tokens"], about["seconds"])
+        return Saved(config, tensors, description["tokens"], description["seconds"])
 
     def save(
         self, trial: TrialConfig, adapters: PackedAdapters, member: int, base_model: str, tokens: int, seconds: float
     ) -> None:
-        """Keep a member's adapter as that of `trial`, in one move.
+        """Write a member's adapter as that of `trial`, in one move.
 
         Args:
             base_model: the name or path that the checkpoint says it belongs to.
-            tokens, seconds: what it took, with all that it was built on.
+            tokens, seconds: the cost of its training and of all that it was built on.
         """
-        about = {"trial": trial.to_json(), "tokens": tokens, "seconds": seconds}
+        description = {"trial": trial.to_json(), "tokens": tokens, "seconds": seconds}
         with replacing(self._folder.adapter(trial.trial_id)) as directory:
             adapters.save_member(member, directory, base_model)
-            (directory / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
+            (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
 def trained_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | None:
@@ -74,7 +74,7 @@ def trained_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | N
 
 
 def prior_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | None:
-    """Return the adapter that a trial's method wants to be there first; None if it wants none.
+    """Return the adapter that a trial's method needs first; None if it needs none.
 
     Raises UserError where the store does not have it.
     """

@@ -38,7 +38,7 @@ Packs = dict[str, tuple[list[TrialConfig], dict[str, Any]]]
 
 
 def trials() -> dict[str, TrialConfig]:
-    """A trial of every method that trains; 5 task rows and 3 alignment rows are uneven for two workers."""
+    """Return a trial of every method that trains; 5 task rows and 3 alignment rows are uneven for two workers."""
     sizes: dict[str, Any] = {"batch_size": 5, "alignment_batch_size": 3, "max_length": LENGTH}
     made = {
         title: tiny_trial(methods.make(title.split(" ")[0].rstrip(","), values), SEED, **sizes)
@@ -48,23 +48,25 @@ def trials() -> dict[str, TrialConfig]:
 
 
 def packs(precision: str) -> Packs:
-    """Name -> members and options of a pack: each method alone, in float32 also accumulated, in float64 all in one.
+    """Return name -> members and options of a pack: each method alone; accumulated in float32, all in one in float64.
 
-    Not all in float32, because of the many seeds there is one whose representation constraint is a difference of all
-    but equal states, which makes 500 times what it was of a rounding, on any number of workers.
+    Not all in one in float32: with some of the seeds, the representation constraint is a difference of nearly equal
+    states, which multiplies a rounding error by 500, on any number of workers.
     """
-    found: Packs = {title: ([trial], {}) for title, trial in trials().items()}
+    solo: Packs = {title: ([trial], {}) for title, trial in trials().items()}
     if precision == "float32":
-        return found | {f"{title}, accumulated": (some, {"rows_per_forward": 2}) for title, (some, _) in found.items()}
+        accumulated = {"rows_per_forward": 2}
+        return solo | {f"{title}, accumulated": (members, accumulated) for title, (members, _) in solo.items()}
     everyone = [_different(trial, number) for number, trial in enumerate(trials().values())]
-    found["all methods in one pack"] = (everyone, {})
-    found["accumulated"] = (everyone, {"rows_per_forward": 3})
-    found["one row at a time, recomputed"] = (everyone[2:5], {"rows_per_forward": 1, "gradient_checkpointing": True})
-    return found
+    return solo | {
+        "all methods in one pack": (everyone, {}),
+        "accumulated": (everyone, {"rows_per_forward": 3}),
+        "one row at a time, recomputed": (everyone[2:5], {"rows_per_forward": 1, "gradient_checkpointing": True}),
+    }
 
 
 def _different(trial: TrialConfig, number: int) -> TrialConfig:
-    """A trial of the same method with another seed, rank and other batches, of one row for some."""
+    """Return a trial of the same method with another seed, rank and batch size; some batches have one row."""
     return tiny_trial(
         trial.method,
         number,
@@ -76,13 +78,13 @@ def _different(trial: TrialConfig, number: int) -> TrialConfig:
 
 
 def prepared(folder: Path) -> AdapterStore:
-    """A store with all that the trials are built on."""
-    needed = [trial for some, _ in packs("float64").values() for one in some for trial in one.requires]
+    """Train all that the trials are built on, and return the store that has it."""
+    needed = [needed for members, _ in packs("float64").values() for trial in members for needed in trial.requires]
     return prepare(needed, folder)
 
 
 def trained(precision: str, store: AdapterStore, workers: ProcessGroup) -> Iterator[tuple[str, Pack]]:
-    """Every pack after its steps, to be looked at before the next."""
+    """Yield every pack after its steps; the next one takes its base model."""
     dtype = DTYPES[precision]
     base = tiny_base(dtype=dtype)
     if workers.sharded:
@@ -95,35 +97,35 @@ def trained(precision: str, store: AdapterStore, workers: ProcessGroup) -> Itera
 
 
 def results(folder: Path, store: AdapterStore, workers: Sequence[ProcessGroup]) -> dict[str, Tensor | list[Any]]:
-    """Adapters of every pack by every kind of workers; scores, replies and files of the pack of all methods."""
-    found: dict[str, Tensor | list[Any]] = {}
+    """Return the adapters of every pack by every kind of workers, and the scores and losses of all methods in one."""
+    values: dict[str, Tensor | list[Any]] = {}
     for crew in workers:
         kind = "sharded" if crew.sharded else "replicated"
         for precision in DTYPES:
             for name, pack in trained(precision, store, crew):
-                found[f"{kind} {precision} {name}"] = pack.adapters.theta_KP.clone()
+                values[f"{kind} {precision} {name}"] = pack.adapters.theta_KP.clone()
                 if name == "all methods in one pack":
                     outcomes = pack.finish(SweepFolder(folder / f"{kind}-{precision}-{crew.rank}")).outcomes
-                    found[f"{kind} {precision} scores"] = [outcome.scores for outcome in outcomes]
-                    found[f"{kind} {precision} losses"] = [outcome.curves["loss"] for outcome in outcomes]
-    return found
+                    values[f"{kind} {precision} scores"] = [outcome.scores for outcome in outcomes]
+                    values[f"{kind} {precision} losses"] = [outcome.curves["loss"] for outcome in outcomes]
+    return values
 
 
 def main(folder: Path, rank: int, count: int) -> None:
-    """One of several workers."""
+    """Do the work of one of several workers."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=count, timeout=timedelta(seconds=60)
     )
     crews = [TorchProcessGroup(cpu=True), TorchProcessGroup(sharded=True, cpu=True)]
-    found = results(folder, AdapterStore(SweepFolder(folder / "store")), crews)
-    torch.save(found, folder / f"{rank}.pt")
+    values = results(folder, AdapterStore(SweepFolder(folder / "store")), crews)
+    torch.save(values, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def alone(folder: Path, store: AdapterStore) -> dict[str, Tensor | list[Any]]:
-    """The same on one worker."""
+    """Return the results of one worker."""
     return results(folder, store, [SINGLE_PROCESS])
 
 

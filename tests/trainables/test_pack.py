@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -23,6 +24,7 @@ from trainables.engine.batches import RowPositions, collate
 from trainables.engine.forward import hidden_states
 from trainables.folder import SweepFolder
 from trainables.losses import cross_entropy
+from trainables.member import MemberState
 from trainables.pack import Pack
 from trainables.trial import OptimizerConfig, TrialConfig
 
@@ -51,9 +53,9 @@ def train(trials: list[TrialConfig], steps: int = STEPS) -> list[dict[str, Tenso
     return [pack.adapters.member(index) for index in range(len(trials))]
 
 
-def worst(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
 def test_pack_equals_solo() -> None:
@@ -61,7 +63,7 @@ def test_pack_equals_solo() -> None:
     packed = train(eight_trials())
     for trial, member in zip(eight_trials(), packed, strict=True):
         (solo,) = train([trial])
-        assert worst(solo, member) < 1e-9, trial.method
+        assert largest_difference(solo, member) < 1e-9, trial.method
         assert float(member["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"].abs().max()) > 1e-3
 
 
@@ -75,8 +77,8 @@ def test_a_misrouted_row_shows(monkeypatch: pytest.MonkeyPatch) -> None:
         original(self, members, wrong)
 
     monkeypatch.setattr(Route, "__init__", shifted)
-    found = train(eight_trials())
-    assert worst(expected[0], found[0]) > 1e-4
+    misrouted = train(eight_trials())
+    assert largest_difference(expected[0], misrouted[0]) > 1e-4
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "llama", "gemma", "gemma2"])
@@ -125,7 +127,7 @@ def two_trials() -> list[TrialConfig]:
 
 
 def checkpointed(path: Path, steps: int = 3) -> Pack:
-    """A pack of two whose state is in a checkpoint."""
+    """Train a pack of two for three steps, and write its checkpoint."""
     pack = Pack(tiny_base(), tiny_setting(), two_trials(), dtype=torch.float64)
     pack.advance(steps)
     pack.save(path)
@@ -182,9 +184,9 @@ def test_a_checkpoint_of_other_content_changes_nothing(tmp_path: Path, damage: s
 
 def test_a_checkpoint_of_another_pack_is_refused(tmp_path: Path) -> None:
     checkpointed(tmp_path / "checkpoint")
-    other = Pack(tiny_base(), tiny_setting(), list(reversed(two_trials())), dtype=torch.float64)
+    turned = Pack(tiny_base(), tiny_setting(), list(reversed(two_trials())), dtype=torch.float64)
     with pytest.raises(CheckpointError, match="of another pack"):
-        other.resume(tmp_path / "checkpoint")
+        turned.resume(tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize("moment", ["half written", "before it takes its place"])
@@ -205,7 +207,7 @@ def test_killed_inside_a_checkpoint_the_older_one_is_there(tmp_path: Path, momen
 
 
 def _die_while_saving(pack: Pack, path: Path, moment: str) -> None:
-    """In this process, a kill comes in the middle of `Pack.save`."""
+    """Kill this process in the middle of `Pack.save`."""
 
     def half(tensors: object, file: Path, about: object) -> None:
         save_file(tensors, file, about)  # type: ignore[arg-type]
@@ -220,7 +222,7 @@ def _die_while_saving(pack: Pack, path: Path, moment: str) -> None:
 
 
 def test_members_that_pause_go_on_in_another_pack(tmp_path: Path) -> None:
-    """Three of different ranks pause at different steps, go on in other company, and end as trained in one go."""
+    """Three members of different ranks pause at different steps, go on in other packs, and end as if trained in one."""
     trials = eight_trials()[:3]
     pauses = (2, 5, None)
     first = Pack(tiny_base(), tiny_setting(), trials, torch.float64, pause_after=pauses)
@@ -252,24 +254,25 @@ def test_members_that_pause_go_on_in_another_pack(tmp_path: Path) -> None:
     for member, trial in ((2, trials[0]), (1, trials[1])):
         alone = Pack(tiny_base(), tiny_setting(), [trial], torch.float64)
         alone.advance(alone.steps)
-        assert worst(second.adapters.member(member), alone.adapters.member(0)) < 1e-9
+        assert largest_difference(second.adapters.member(member), alone.adapters.member(0)) < 1e-9
         curve = alone.members[0].curves["loss"]
         assert second.members[member].curves["loss"][-1] == pytest.approx(curve[-1], abs=1e-9)
         assert second.members[member].cost.tokens == alone.members[0].cost.tokens
 
 
-@pytest.mark.parametrize("other", ["another trial", "another rank"])
-def test_the_state_of_another_member_is_refused(tmp_path: Path, other: str) -> None:
-    one, two = eight_trials()[:2]
-    pack = Pack(tiny_base(), tiny_setting(), [one], torch.float64)
+@pytest.mark.parametrize("difference", ["another trial", "another rank"])
+def test_the_state_of_another_member_is_refused(tmp_path: Path, difference: str) -> None:
+    first, second = eight_trials()[:2]
+    pack = Pack(tiny_base(), tiny_setting(), [first], torch.float64)
     pack.advance(1)
     path = tmp_path / "member.safetensors"
     pack.save_member_state(0, path)
-    if other == "another rank":
+    if difference == "another rank":
         tensors = load_file(path)
         tensors["mean"] = tensors["mean"][:-1]
-        save_file(tensors, path, {"pack": two.trial_id, "records": '[{"status": "finished"}]'})
-    later = Pack(tiny_base(), tiny_setting(), [two], torch.float64)
+        members = json.dumps([MemberState().to_json()])
+        save_file(tensors, path, {"pack": second.trial_id, "records": members})
+    later = Pack(tiny_base(), tiny_setting(), [second], torch.float64)
     before = later.adapters.theta_KP.clone()
     with pytest.raises(CheckpointError, match="cannot be read"):
         later.load_member_state(0, path)
@@ -286,11 +289,11 @@ def test_a_diverging_member_is_invalid_and_alone() -> None:
     assert pack.members[1].status == "invalid"
     assert "at step" in str(pack.members[1].reason)
     assert pack.members[0].status == "finished"
-    assert worst(train([sane])[0], pack.adapters.member(0)) < 1e-9
+    assert largest_difference(train([sane])[0], pack.adapters.member(0)) < 1e-9
 
 
 def test_a_term_that_pulls_at_nothing_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Detached it is above zero, and minimises nothing; where its weight is 0 that is as it should be."""
+    """A detached term is above zero and minimises nothing; with a weight of 0 that is as it should be."""
     upweighted = methods.get("upweighted")
 
     def losses(self: Any, step: Any) -> tuple[torch.Tensor, ...]:

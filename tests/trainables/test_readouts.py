@@ -45,20 +45,20 @@ def packed(trial: TrialConfig, store: AdapterStore | None, **options: object) ->
 
 @torch.no_grad()
 def logits(pack: Pack) -> Tensor:
-    """Of the first member."""
+    """Return the logits of the first member."""
     with pack.adapters.routed(Route((0,), (1,))):
         return pack.base.model(input_ids=IDS).logits
 
 
 @pytest.fixture(scope="module", params=["plain", "orthogonal_lora"])
 def name(request: pytest.FixtureRequest) -> str:
-    """A method without and one with an active prior."""
+    """Return a method without, and one with, an active prior."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a whole training of 20 steps is kept, and its snapshot after 12 steps."""
+    """Return a folder with the adapters of a training of 20 steps and of its snapshot after 12."""
     folder, trial = tmp_path_factory.mktemp(name), trial_of(name)
     store = prepare(trial.requires, folder)
     with packed(trial, store, snapshots=(12,)) as pack:
@@ -130,8 +130,8 @@ def test_equal_numbers_are_the_same_trial() -> None:
     """1 and 1.0 are one scale and one coefficient."""
     assert trial_of("plain", adapter_scale=1).trial_id == trial_of("plain").trial_id
     assert not trial_of("plain", adapter_scale=1).is_readout
-    one, other = (tiny_trial(methods.make("kl_penalty", {"beta": beta})) for beta in (1, 1.0))
-    assert one.trial_id == other.trial_id
+    whole, decimal = (tiny_trial(methods.make("kl_penalty", {"beta": beta})) for beta in (1, 1.0))
+    assert whole.trial_id == decimal.trial_id
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ def test_equal_numbers_are_the_same_trial() -> None:
 def test_equal_options_are_the_same_trial(kinds: tuple[OptimizerConfig | AdapterConfig, ...]) -> None:
     """1 and 1.0 are one learning rate."""
     which = "adapter" if isinstance(kinds[0], AdapterConfig) else "optimizer"
-    one, other = (trial_of("plain", **{which: kind}) for kind in kinds)
-    assert one == other
-    assert one.trial_id == other.trial_id
+    whole, decimal = (trial_of("plain", **{which: kind}) for kind in kinds)
+    assert whole == decimal
+    assert whole.trial_id == decimal.trial_id
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["read out", "trained itself"])
@@ -197,9 +197,9 @@ def test_the_checkpoint_reproduces_the_packed_logits_in_peft(
         (outcome,) = pack.finish(SweepFolder(tmp_path)).outcomes
         expected, base = logits(pack), tiny_model()(input_ids=IDS).logits
     directory = tmp_path / "adapters" / str(outcome.adapter)
-    found = PeftModel.from_pretrained(tiny_model(), directory)(input_ids=IDS).logits
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert float((found - base).abs().max()) > 1e-2
+    loaded = PeftModel.from_pretrained(tiny_model(), directory)(input_ids=IDS).logits
+    torch.testing.assert_close(loaded, expected, rtol=0, atol=1e-5)
+    assert float((loaded - base).abs().max()) > 1e-2
 
 
 def test_the_active_prior_is_part_of_the_checkpoint(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_the_prior_is_frozen(tmp_path: Path) -> None:
         pack.advance(5)
         after = [factor for layer in pack.adapters.layers.values() for factor in layer.prior or ()]
     assert before
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert all(map(torch.equal, before, after))
 
 
 # --- Safe LoRA ---
@@ -238,20 +238,20 @@ def test_safe_lora_reads_out_plain_training(tmp_path: Path) -> None:
     assert [needed.method.name for needed in trial.requires] == ["plain", "alignment_only"]
     whole, alone = prepare(trial.requires, tmp_path / "whole"), prepare(trial.requires[1:], tmp_path / "alone")
     before = whole.find(trial.requires[0])
-    found = []
+    adapters = []
     for store, steps in ((whole, 0), (alone, 20)):
         with packed(trial, store) as pack:
             assert pack.steps == steps
             pack.advance(99)
             pack.edit_adapters()
-            found.append(pack.adapters.member(0))
+            adapters.append(pack.adapters.member(0))
     after = whole.find(trial.requires[0])
     assert before is not None
     assert after is not None
-    for key, tensor in found[0].items():
-        torch.testing.assert_close(tensor, found[1][key], rtol=0, atol=1e-9)
+    for key, tensor in adapters[0].items():
+        torch.testing.assert_close(tensor, adapters[1][key], rtol=0, atol=1e-9)
         assert torch.equal(before.tensors[key], after.tensors[key])
-    edited = [key for key, tensor in found[0].items() if not torch.equal(tensor, after.tensors[key])]
+    edited = [key for key, tensor in adapters[0].items() if not torch.equal(tensor, after.tensors[key])]
     assert len(edited) == 7  # half of 14 layers
     assert all("lora_B" in key for key in edited)
 
@@ -279,16 +279,16 @@ def test_safe_lora_projects_on_what_tuning_changed(tmp_path: Path) -> None:
     pack = Pack(base, setting, [trial])
     pack.advance(3)
     trained = pack.adapters.member_factors(0)
-    trained = [replace(own, B_OR=own.B_OR.clone()) for own in trained]
+    trained = [replace(factors, B_OR=factors.B_OR.clone()) for factors in trained]
     pack.edit_adapters()
     assert pack.members[0].status == "finished"
-    for (name, layer), own, new in zip(
+    for (name, layer), before_edit, edited in zip(
         pack.adapters.layers.items(), trained, pack.adapters.member_factors(0), strict=True
     ):
         V_OI = (layer.base.weight - before[f"{name}.weight"]).double()
-        expected = V_OI @ V_OI.T @ own.B_OR.double() / V_OI.norm()
-        torch.testing.assert_close(new.B_OR.double(), expected, rtol=1e-4, atol=1e-6)
-        assert torch.equal(new.A_RI, own.A_RI)
+        expected = V_OI @ V_OI.T @ before_edit.B_OR.double() / V_OI.norm()
+        torch.testing.assert_close(edited.B_OR.double(), expected, rtol=1e-4, atol=1e-6)
+        assert torch.equal(edited.A_RI, before_edit.A_RI)
 
 
 def test_safe_lora_without_a_change_is_invalid(tmp_path: Path) -> None:
@@ -330,10 +330,10 @@ def test_tuning_directions_are_those_of_the_layers_asked_for(tmp_path: Path) -> 
     tiny_qwen3(tmp_path / "pretrained", seed=1)
     name = "model.layers.1.mlp.up_proj"
     tuned = torch.zeros(96, 64)
-    (found,) = tuning_directions(PretrainedModel("tiny", pretrained=str(tmp_path / "pretrained")), {name: tuned})
-    assert isinstance(found, WeightDirection)
-    assert found.tuned_OI.data_ptr() == tuned.data_ptr()
-    assert found.pretrained_OI.shape == (96, 64)
+    (direction,) = tuning_directions(PretrainedModel("tiny", pretrained=str(tmp_path / "pretrained")), {name: tuned})
+    assert isinstance(direction, WeightDirection)
+    assert direction.tuned_OI.data_ptr() == tuned.data_ptr()
+    assert direction.pretrained_OI.shape == (96, 64)
 
 
 def test_base_stays_as_it_was(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def end_of(actor: PackTrainable) -> PackEnd:
 
 
 def ended(tune_config: dict[str, Any]) -> PackEnd:
-    """How a job ends in an actor of its own, which lets go of the base model in any case."""
+    """Return how a job ends in an actor of its own, which lets go of the base model in any case."""
     actor = PackTrainable(tune_config)
     try:
         return end_of(actor)
@@ -105,9 +105,9 @@ def outcomes_of(end: PackEnd) -> tuple[Outcome, ...]:
 
 
 def assert_same(first: PackEnd, second: PackEnd) -> None:
-    for one, another in zip(outcomes_of(first), outcomes_of(second), strict=True):
-        assert one.scores == another.scores
-        assert one.curves == another.curves
+    for outcome, expected in zip(outcomes_of(first), outcomes_of(second), strict=True):
+        assert outcome.scores == expected.scores
+        assert outcome.curves == expected.curves
 
 
 def test_a_stopped_pack_continues_bit_for_bit(tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ FULL_DISK: dict[str, tuple[str, Exception]] = {
 def test_a_full_disk_ends_the_start_and_no_trial(
     tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Else its trials would have failed for good. With room again they continue from the newest checkpoint."""
+    """Otherwise its trials would have failed for good. With room again they continue from the newest checkpoint."""
     expected = ended(config(tmp_path / "whole", trials(ref)))
     monkeypatch.setattr(trainables.run, "SLICE_SECONDS", 0.0)
     first = PackTrainable(config(tmp_path / "parts", trials(ref)))
@@ -261,7 +261,7 @@ def test_another_error_of_the_disk_is_an_error(
 
 
 def test_too_little_memory_is_a_result(tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of a CPU, which torch reports by its most general error, and that of Python."""
+    """On a CPU, torch reports it by its most general error, and Python by its own."""
     for ask in (lambda *_: torch.empty(10**15), lambda *_: bytearray(10**17)):
         monkeypatch.setattr(trainables.pack.Pack, "advance", ask)
         end = ended(config(tmp_path, trials(ref)))
@@ -272,7 +272,7 @@ def test_too_little_memory_is_a_result(tmp_path: Path, ref: SettingRef, monkeypa
 
 
 def test_several_workers_report_too_little_memory_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two workers one is out of memory, and the other loses it in the middle of a step."""
+    """One of two workers is out of memory; the other one loses its peer in the middle of a step."""
     lost = RuntimeError("Traceback ...\nRuntimeError: connection closed by peer")
     short = RuntimeError("Traceback ...\n  raise MemoryError\nMemoryError: CUDA out of memory")
     reported: list[dict[str, Any]] = []
@@ -302,7 +302,7 @@ def test_several_workers_report_too_little_memory_as_one_does(monkeypatch: pytes
 def test_what_a_method_raises_fails_its_pack_at_once_and_leaves_the_process_sound(
     tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of a step. The next pack in the process ends with the bits of one in a process of its own."""
+    """It raises in the middle of a step. The next pack in the process ends with the bits of one in a fresh process."""
     members = trials(ref)
     whole = ended(config(tmp_path / "alone", members))
     KL, calls = type(members[0].method), []

@@ -1,4 +1,4 @@
-"""A model that is taught something first: once, on its rows, and merged so that it stands alone."""
+"""A model that is tuned first: once, on its rows, and merged so that it stands alone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def spec(tiny_gemma_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def loss(base: LoadedBase) -> float:
-    """Nats per response token of the rows, of the model alone."""
+    """Return the loss of the model alone on the rows, in nats per response token."""
     (measured,) = evaluate(base.model, EncodedSetting(SETTING, base.tokenizer, 64))
     return measured.scores["loss"].mean
 
