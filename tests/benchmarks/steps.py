@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean, median
@@ -146,7 +146,7 @@ def marginal(where: World, method: str, sizes: Sequence[int], rounds: int, **opt
     with ExitStack() as packs:
         for size in (1, *sizes):
             pack = where.pack(where.trials(method, size, steps, **options), copied=size > 1)
-            packs.enter_context(closing(pack))
+            packs.callback(pack.detach)
             actions[str(size)] = partial(pack.advance, 1)
         actions["peft"] = PeftTrial(where.copy(), tokenizer, where.setting, alone_trial).step
         found = interleaved(actions, rounds, where.device)

@@ -41,8 +41,8 @@ from rich.table import Table
 from analysis.findings.frontier import frontier
 from analysis.tables import mlflow_runs
 from settings.setting import Measurement
+from sweeps.driver import driver as real
 from sweeps.driver import launch
-from sweeps.driver.driver import Driver
 from sweeps.driver.local_cluster import LocalCluster
 from sweeps.driver.progress import Display
 from sweeps.driver.run_options import RunOptions
@@ -269,7 +269,8 @@ class Simulation:
         driver = type("Driver", (SimulatedDriver,), {"with_ray": with_ray})
         tracker = type("Tracker", (ObservedTracker,), {"simulation": self})
         console = Console(file=io.StringIO(), width=120)
-        with self._other, self.meter.watching(), patch.multiple(launch, Driver=driver, Tracker=tracker):
+        replaced = patch.object(real, "Driver", driver), patch.object(launch, "Tracker", tracker)
+        with self._other, self.meter.watching(), replaced[0], replaced[1]:
             launch.run(self.sweep, RunOptions(self.output), console)
 
 
@@ -309,7 +310,7 @@ class ObservedTracker(Tracker):
         self.simulation.ended(self)
 
 
-class SimulatedDriver(Driver):
+class SimulatedDriver(real.Driver):
     """The real driver with workers that do not train."""
 
     with_ray: bool

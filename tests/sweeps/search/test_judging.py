@@ -100,7 +100,7 @@ def test_the_next_pack_does_not_wait_for_the_judge(tmp_path: Path, asker: Asker)
     sweep = toy_sweep(tmp_path, settings=(toy(tmp_path, judged=True),), methods=("plain", "kl_penalty"))
     rig = JudgedRig(sweep, tmp_path / "out", asker)
     asker.gate.clear()
-    while isinstance(rig.step(), dict):
+    while not isinstance(rig.step(), NoJob):
         pass
     assert {trials[0].method.name for trials in rig.dispatched} == {"plain", "kl_penalty"}
     assert not rig.ledger.state.outcomes
@@ -114,7 +114,7 @@ def test_the_next_pack_does_not_wait_for_the_judge(tmp_path: Path, asker: Asker)
 def test_a_driver_killed_before_the_grades_trains_nothing_again(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
     rig = JudgedRig(sweep, tmp_path / "out", asker)
     asker.gate.clear()
-    while isinstance(rig.step(), dict):
+    while not isinstance(rig.step(), NoJob):
         pass
     rig.kill()
     again = JudgedRig(sweep, tmp_path / "out", asker)
@@ -158,7 +158,7 @@ def test_too_few_verdicts_make_a_trial_invalid(
 def test_an_interrupted_driver_does_not_wait_for_the_judge(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
     rig = JudgedRig(sweep, tmp_path / "out", asker)
     asker.gate.clear()
-    while isinstance(rig.step(), dict):
+    while not isinstance(rig.step(), NoJob):
         pass
     assert rig.next_job() is NoJob.WAIT
     rig.interrupted = True

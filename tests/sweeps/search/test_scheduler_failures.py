@@ -90,7 +90,7 @@ def test_a_base_that_cannot_be_scored_is_noted_and_tried_again(tmp_path: Path) -
     rig.scheduler.fail("t2", "t2 had a bad day")
     assert {outcome.reason for outcome in rig.ledger.state.outcomes.values()} == {"t2 had a bad day"}
     rig.kill()
-    assert Rig(rig.sweep, tmp_path / isinstance("out").next_job(), ScoreBase)
+    assert isinstance(Rig(rig.sweep, tmp_path / "out").next_job(), ScoreBase)
 
 
 def test_a_base_that_does_not_fit_the_memory_has_no_score(tmp_path: Path) -> None:
