@@ -18,12 +18,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import settings.gcd_sycophancy.confirmation as confirmation
+import settings.gcd_sycophancy.rows as gcd_rows
 from settings.base_models import Recipe
 from settings.common import checks
 from settings.common.errors import UserError
 from settings.example import Example
-from settings.gcd_sycophancy import confirmation
-from settings.gcd_sycophancy import rows as gcd_rows
 from settings.gcd_sycophancy.answers import endorses, final_value
 from settings.gcd_sycophancy.rows import Split, StudyRow
 from settings.options import FilePath, ModelSource, pretrained_model

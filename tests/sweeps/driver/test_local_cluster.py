@@ -50,9 +50,20 @@ def test_why_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_nothing_stays_of_one_that_nobody_used(tmp_path: Path) -> None:
-    """A wrong name of a sweep is noticed only after Ray began to start."""
-    process = start(tmp_path / "nowhere.py", tmp_path)
+    """A sweep's file fails after Ray began to start, and before anything asked for the cluster."""
+    (tmp_path / "broken.py").write_text("import time\n\ntime.sleep(3)\nraise ValueError('a mistake')\n")
+    process = start(tmp_path / "broken.py", tmp_path)
     wait_for(lambda: session_of(process))
+    others = session_of(process)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 2 and "broken.py" in shown and "Traceback" not in shown
+    assert not alive([*others, *session_of(process)])
+
+
+@pytest.mark.slow
+def test_nothing_stays_where_the_name_is_wrong(tmp_path: Path) -> None:
+    """The cluster has hardly begun to start by then."""
+    process = start(tmp_path / "nowhere.py", tmp_path)
     _, shown = process.communicate(timeout=60)
     assert process.returncode == 2 and "nowhere.py" in shown and "Traceback" not in shown
     assert not alive(session_of(process))
