@@ -78,7 +78,8 @@ def _name(event: Mapping[str, Any]) -> str:
 def _fact(event: Mapping[str, Any]) -> Any:
     """What an event says."""
     if event["event"] == "outcome":
-        return {key: value for key, value in event["outcome"].items() if not key.endswith("seconds")}
+        cost = {key: value for key, value in event["outcome"]["cost"].items() if not key.endswith("seconds")}
+        return event["outcome"] | {"cost": cost}
     return event
 
 
