@@ -122,8 +122,8 @@ def describe(sweep: Sweep) -> SweepDescription:
     settings = tuple(
         SettingDescription(
             case.label,
-            tuple(map(_described_score, case.objectives)),
-            tuple(map(_described_score, case.setting.all_scores)),
+            tuple(map(describe_score, case.objectives)),
+            tuple(map(describe_score, case.setting.all_scores)),
         )
         for case in sweep.cases
     )
@@ -141,8 +141,9 @@ def describe(sweep: Sweep) -> SweepDescription:
     return SweepDescription(sweep.name, sweep.identity(), sweep.seed_values, settings, arms, sorted_names)
 
 
-def _described_score(score: Score) -> Objective:
-    return Objective(score.name, score.kind, score.higher_is_better, score.description)
+def describe_score(score: Score) -> Objective:
+    """Describe a score as tables have it."""
+    return Objective(score.name, score.kind, score.higher_is_better, score.description, *score.ends)
 
 
 def examples(sweep: Sweep) -> list[TrialConfig]:
@@ -160,6 +161,7 @@ class ConfigurationDescription:
         method: title of the method.
         label: what tells it from others of the method, e.g. "beta=0.3".
         coefficients: name -> value.
+        training: id of the configuration whose training it reads, its own unless it is a readout; "" in older records.
     """
 
     trial: Mapping[str, Any]
@@ -167,6 +169,7 @@ class ConfigurationDescription:
     method: str
     label: str
     coefficients: Mapping[str, float | str]
+    training: str = ""
 
     def trial_id(self, seed: int) -> str:
         """Return the id of its trial of a seed."""
@@ -181,5 +184,6 @@ def describe_configuration(sweep: Sweep, trial: TrialConfig) -> dict[str, Any]:
         method=trial.method.title,
         label=sweep.label_of(trial),
         coefficients=sweep.coefficients_of(trial),
+        training=trial.full_training.configuration_id,
     )
     return asdict(described)

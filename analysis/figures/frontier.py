@@ -1,6 +1,8 @@
 """The frontier figure: two objectives of a sweep against each other.
 
 Larger is better; an axis whose objective is better when small is inverted, so that better is always up and right.
+
+Shape legend: M objectives.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ from analysis.figures.style import (
     save_figure,
     thin_frame,
 )
-from analysis.findings.controls import PLAIN, control_of
+from analysis.findings.arms import PLAIN, control_of, measure
 from analysis.findings.frontier import FrontierPoint, excluded_text, frontier, knob_of, varying_coefficients
+from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import TWO_SEEDS, Bootstrap
 from analysis.statistics.pareto import staircase
 from analysis.tables.scores import Objective, ScoreTable
@@ -104,7 +107,7 @@ def frontier_figure(
     base = _base_position(shown, base_scores or {})
     cut = _limit(axes, shown, drawn, base)
     _draw_front(axes, shown, [point for point in drawn if point.on_front])
-    banded = _draw_band(axes, shown)
+    banded = _draw_band(axes, shown, None if base is None else np.array(base))
     for method, style in styles.items():
         _draw_method(axes, shown, [point for point in drawn if point.method == method], style)
     if base is not None:
@@ -171,12 +174,12 @@ def _draw_front(axes: Axes, table: ScoreTable, front: Sequence[FrontierPoint]) -
     axes.plot(steps_x, steps_y, color=LINE, linewidth=1.1, linestyle=FRONT_LINE, zorder=1)
 
 
-def _draw_band(axes: Axes, table: ScoreTable) -> bool:
+def _draw_band(axes: Axes, table: ScoreTable, base_M: Floats | None) -> bool:
     """Shade where the whole frontier of the true means lies. Returns whether that is known."""
     table = table.rows(table.num_seeds_C > 0)
     if not (table.num_seeds_C > 1).any():
         return False
-    band = Bootstrap(table.gains_CSM, table.method_C).band()
+    band = Bootstrap(measure(table, base_M)).band()
     worst = table.oriented(np.array([axes.get_xlim()[0], axes.get_ylim()[0]]))
     edges = [table.oriented(staircase(points, *worst.tolist())) for points in (band.high_RM, band.low_RM)]
     outline = np.concatenate([edges[0], edges[1][::-1]])

@@ -17,7 +17,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.figures.style import LINE, OBJECTIVE_COLOURS, Style, method_styles
-from analysis.findings.controls import CHECKPOINT, CONTROLS, PLAIN, SCALE, Control, control_of
+from analysis.findings.arms import CHECKPOINT, PLAIN, SCALE, Control, control_of
+from analysis.findings.controls import CONTROLS
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import Estimate, FrontierPoint, knob_of
 from analysis.statistics.arrays import Floats

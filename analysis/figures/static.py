@@ -19,7 +19,7 @@ from analysis.figures.style import (
     new_figure,
     thin_frame,
 )
-from analysis.findings.controls import control_of
+from analysis.findings.arms import control_of
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, knob_of
 from analysis.statistics.bootstrap import Statistic

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.findings.controls import PLAIN
+from analysis.findings.arms import PLAIN
 from settings.common.errors import UserError
 from settings.common.files import output_file
 

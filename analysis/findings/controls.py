@@ -10,41 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.findings.arms import PLAIN, Control, Named, control_of
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.compare import Difference, Front, compare_fronts
 
-PLAIN = "plain"
-SCALE, CHECKPOINT = "adapter_scale", "checkpoint_step"
-Control = Literal["checkpoint", "scale"]
 CONTROLS: Mapping[Control, str] = {
     "checkpoint": "the checkpoints of plain fine-tuning",
     "scale": "the plain adapter scaled down",
 }
-
-
-class Named(Protocol):
-    """A configuration, or a point of one."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def coefficients(self) -> Mapping[str, float | str]: ...
-
-
-def control_of(configuration: Named) -> Control | None:
-    """Return the control that a configuration is a point of; None for methods and for full plain fine-tuning."""
-    if configuration.method != PLAIN:
-        return None
-    if configuration.coefficients.get(SCALE, 1.0) != 1.0:
-        return "scale"
-    return "checkpoint" if CHECKPOINT in configuration.label else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +74,7 @@ def compare_with_controls(
         base_M: gains of the untouched base model; None when they are not known.
         worst_corner_M: the corner that the hypervolume counts from, in gains.
     """
-    anchors_KM = np.empty((0, bootstrap.noise.mean_CM.shape[1])) if base_M is None else np.atleast_2d(base_M)
+    anchors_KM = np.empty((0, bootstrap.mean_CM.shape[1])) if base_M is None else np.atleast_2d(base_M)
     kinds = [control_of(configuration) for configuration in configurations]
     plain_C = np.array(
         [row.method == PLAIN and kind is None for row, kind in zip(configurations, kinds, strict=True)], dtype=bool
@@ -106,10 +83,10 @@ def compare_with_controls(
     for name in CONTROLS:
         rows_C = np.array([kind == name for kind in kinds], dtype=bool)
         if rows_C.any():
-            controls[name] = Front(rows_C | plain_C, np.asarray(anchors_KM))
+            controls[name] = Front(rows_C | plain_C, np.asarray(anchors_KM), plain_C)
     names = sorted({row.method for row in configurations} - {PLAIN})
     methods = {
-        name: Front(np.array([row.method == name for row in configurations]) | plain_C, np.asarray(anchors_KM))
+        name: Front(np.array([row.method == name for row in configurations]) | plain_C, np.asarray(anchors_KM), plain_C)
         for name in names
     }
     pairs = [(name, control) for name in names for control in controls]

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from analysis.findings.arms import measure
 from analysis.findings.controls import ControlVerdict, compare_with_controls
 from analysis.findings.frontier import FrontierPoint, frontier
 from analysis.statistics import selection
 from analysis.statistics.arrays import Floats
-from analysis.statistics.bootstrap import TWO_SEEDS, Band, Bootstrap, Statistic
+from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS, Band, Bootstrap, Statistic
 from analysis.statistics.compare import Advice, Difference, Front, advise_seeds, compare_fronts, estimate_hypervolume
 from analysis.statistics.intervals import TwoWay, shrunk_spread, two_way_interval
 from analysis.statistics.pareto import attainment_surface
@@ -137,24 +138,26 @@ def analyse(
     """
     names = [objective.name for objective in table.objectives][:3] if objectives is None else list(objectives)
     chosen = table.select(names)
-    points = frontier(chosen)
-    chosen = chosen.rows(chosen.num_seeds_C > 0)
     base_M = _base(chosen, base_scores or {})
+    bootstrap = Bootstrap(measure(chosen, base_M)) if (chosen.num_seeds_C > 1).any() else None
+    points = frontier(chosen, bootstrap=bootstrap)
+    chosen = chosen.rows(chosen.num_seeds_C > 0)
     worst_corner_M = worst_corner_of(chosen, [base_scores or {}], worst_corner or {})
     questions = question_table(chosen, grades)
     gaps = []
     left_out = [objective.name for objective in table.objectives if objective.name not in names]
     if objectives is None and left_out:
         gaps.append(f"three objectives are looked at together; choose others to see {', '.join(left_out)}")
-    bootstrap = None
     if len(names) not in (2, 3):
+        bootstrap = None
         gaps.append(f"no hypervolume, and nothing that rests on it: it needs two or three objectives, not {len(names)}")
-    elif not (chosen.num_seeds_C > 1).any():
+    elif bootstrap is None:
         gaps.append("no band, no hypervolume and no comparison of methods: every configuration has one seed")
-    else:
-        if chosen.num_seeds_C.max() == 2:
-            gaps.append(TWO_SEEDS)
-        bootstrap = Bootstrap(chosen.gains_CSM, chosen.method_C)
+    elif chosen.num_seeds_C.max() < VERDICT_SEEDS:
+        gaps.append(TWO_SEEDS)
+    unknown = [objective.name for objective in chosen.objectives if objective.low is None and objective.high is None]
+    if unknown:
+        gaps.append(f"the range of {', '.join(unknown)} is not recorded, so that its intervals may leave it")
     if questions is None:
         gaps.append("no interval over questions: the sweep has not published the grades of single questions (yet)")
     gain_base_M = None if base_M is None else chosen.oriented(base_M)
@@ -176,7 +179,7 @@ def analyse(
         control_verdicts=compare_with_controls(bootstrap, chosen.configurations, gain_base_M, gain_corner_M)
         if bootstrap
         else [],
-        selections=_selections(chosen, questions, gain_corner_M) if bootstrap else {},
+        selections=_selections(bootstrap, chosen, questions, gain_corner_M) if bootstrap else {},
         advice=advise_seeds(bootstrap, p_front_C) if bootstrap else [],
         questions=_two_way(chosen, questions),
         gaps=gaps,
@@ -238,11 +241,12 @@ def _surface(table: ScoreTable) -> Floats:
 
 
 def _selections(
-    table: ScoreTable, questions: QuestionTable | None, worst_corner_M: Floats
+    bootstrap: Bootstrap, table: ScoreTable, questions: QuestionTable | None, worst_corner_M: Floats
 ) -> dict[str, selection.Selection]:
-    by_half = {"seeds": selection.select_by_seeds(table.gains_CSM, worst_corner_M)}
+    by_half = {"seeds": selection.select_by_seeds(bootstrap, worst_corner_M)}
     if questions is not None:
-        by_half["questions"] = selection.select_by_questions(table.oriented(questions.seed_means()), worst_corner_M)
+        gains_CQM = table.oriented(questions.seed_means())
+        by_half["questions"] = selection.select_by_questions(bootstrap, gains_CQM, worst_corner_M)
     return {halved: chosen for halved, chosen in by_half.items() if chosen is not None}
 
 
@@ -261,7 +265,10 @@ def _two_way(table: ScoreTable, questions: QuestionTable | None) -> dict[str, di
                 variance, freedom = spread.variance_CM[place, column], spread.freedom_CM[place, column]
                 lent = not math.isnan(variance)
                 interval = two_way_interval(
-                    values_SQ, float(variance) if lent else None, float(freedom) if lent else None
+                    values_SQ,
+                    float(variance) if lent else None,
+                    float(freedom) if lent else None,
+                    ends=objective.ends,
                 )
                 intervals.setdefault(table.configurations[row].id, {})[objective.name] = interval
     return intervals

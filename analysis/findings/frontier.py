@@ -19,10 +19,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from analysis.statistics.arrays import Floats, finite_or_none
+from analysis.findings.arms import measure
+from analysis.statistics.arrays import Bools, finite_or_none
 from analysis.statistics.bootstrap import Bootstrap
-from analysis.statistics.intervals import Intervals, intervals_by_method, wilson
+from analysis.statistics.intervals import Intervals, intervals_by_method
 from analysis.statistics.pareto import non_dominated
+from analysis.statistics.proportions import wilson
 from analysis.tables.scores import EXCLUDED, Objective, ScoreTable
 from settings.common.errors import UserError
 from settings.common.files import write_text
@@ -94,7 +96,10 @@ class FrontierPoint:
 
 
 def frontier(
-    table: ScoreTable, objectives: Sequence[str] | None = None, confidence: float = 0.95
+    table: ScoreTable,
+    objectives: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    bootstrap: Bootstrap | None = None,
 ) -> list[FrontierPoint]:
     """List all configurations of a table: those on the front, best in the first objective first, then the others.
 
@@ -105,6 +110,7 @@ def frontier(
     Args:
         objectives: names; None means all of the table's.
         confidence: of the intervals.
+        bootstrap: of the configurations with a finished trial, in these objectives; None makes one.
 
     Raises UserError: no configuration has a finished trial; no such objective.
     """
@@ -113,11 +119,15 @@ def frontier(
     if not num_C.any():
         ended = ", ".join(f"{count} {status}" for status, count in chosen.num_excluded().items() if count)
         raise UserError(f"no trial has finished yet, so there is no frontier ({ended or 'no trial has ended'})")
-    intervals = intervals_by_method(chosen.values_CSM, chosen.method_C, confidence)
+    finished_C = num_C > 0
+    measured = measure(chosen) if bootstrap is None else bootstrap.measured
+    intervals = _spread(intervals_by_method(measured, confidence), finished_C, chosen)
     gain_CM = chosen.oriented(intervals.mean_CM)
-    on_front_C = num_C > 0
-    on_front_C[on_front_C] = non_dominated(gain_CM[on_front_C])
-    p_front_C = _probabilities(chosen)
+    on_front_C = finished_C.copy()
+    on_front_C[finished_C] = non_dominated(gain_CM[finished_C])
+    p_front_C = np.full(len(num_C), np.nan)
+    if (num_C > 1).any():
+        p_front_C[finished_C] = (bootstrap or Bootstrap(measured)).on_front()
     points = []
     for row, configuration in enumerate(chosen.configurations):
         estimates = [_estimate(chosen, intervals, row, column) for column in range(len(chosen.objectives))]
@@ -141,12 +151,15 @@ def frontier(
     return [points[row] for row in front] + [point for point in points if not point.on_front]
 
 
-def _probabilities(table: ScoreTable) -> Floats:
-    """Return probability_C of being on the front; nan where no trial has finished or no configuration has two."""
-    finished_C, probability_C = table.num_seeds_C > 0, np.full(len(table.configurations), np.nan)
-    if (table.num_seeds_C > 1).any():
-        probability_C[finished_C] = Bootstrap(table.gains_CSM[finished_C], table.method_C[finished_C]).on_front()
-    return probability_C
+def _spread(intervals: Intervals, finished_C: Bools, table: ScoreTable) -> Intervals:
+    """Return the intervals as scores, in the order of the table's rows; nan for configurations without a trial."""
+    ends = []
+    for gains_CM in (intervals.mean_CM, intervals.low_CM, intervals.high_CM):
+        values_CM = np.full((len(finished_C), gains_CM.shape[1]), np.nan)
+        values_CM[finished_C] = table.oriented(gains_CM)
+        ends.append(values_CM)
+    low_CM, high_CM = np.fmin(ends[1], ends[2]), np.fmax(ends[1], ends[2])
+    return Intervals(ends[0], low_CM, high_CM, table.num_seeds_C)
 
 
 def _estimate(table: ScoreTable, intervals: Intervals, row: int, column: int) -> Estimate:

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from analysis.findings.arms import lines_of, training_of
 from analysis.findings.findings import worst_corner_of
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.compare import Difference, Front, compare_fronts
+from analysis.statistics.measurements import Measurements, measurements
 from analysis.tables.scores import Configuration, ScoreTable
 from settings.common.errors import UserError
 
@@ -62,12 +64,11 @@ def compare_sweeps(
             raise UserError(
                 f"{name!r} has no configuration with finished trials of two seeds that both sweeps have ({have})"
             )
-    gains_CSM = np.concatenate([part.gains_CSM for part in parts])
     sweep_C = np.repeat([0, 1], [len(part.configurations) for part in parts])
     method_C = np.concatenate([part.method_C for part in parts])
-    bootstrap = Bootstrap(gains_CSM, np.char.add(np.char.add(sweep_C.astype(str), "/"), method_C))
+    bootstrap = Bootstrap(_measure_together(parts))
     worst_corner_M = worst_corner_of(_join(parts), bases)
-    nothing = np.empty((0, gains_CSM.shape[2]))
+    nothing = np.empty((0, len(tables[0].objectives)))
     both = sorted(set(parts[0].methods) & set(parts[1].methods))
     fronts, pairs = {}, []
     for label in (WHOLE, *both):
@@ -82,6 +83,24 @@ def compare_sweeps(
         tuple(worst_corner_M.tolist()),
         dict(zip((WHOLE, *both), differences, strict=True)),
         tuple(sorted(set(parts[0].methods) ^ set(parts[1].methods))),
+    )
+
+
+def _measure_together(parts: Sequence[ScoreTable]) -> Measurements:
+    """Measure two tables as one. Each has lines and variances of its own; a training that both read is one."""
+    lines, methods, trainings, start = [], [], [], 0
+    for side, part in enumerate(parts):
+        lines += [replace(line, rows_K=line.rows_K + start) for line in lines_of(part.configurations)]
+        methods += [f"{side}/{method}" for method in part.method_C]
+        trainings += [each.training or f"{side}/{training_of(each)}" for each in part.configurations]
+        start += len(part.configurations)
+    return measurements(
+        np.concatenate([part.gains_CSM for part in parts]),
+        methods,
+        training_C=trainings,
+        count_CSM=np.concatenate([part.count_CSM for part in parts]),
+        ranges=parts[0].ranges,
+        lines=lines,
     )
 
 

@@ -33,3 +33,9 @@ def finite_or_none(value: float) -> float | None:
 def number_text(value: float | None, digits: int = 3) -> str:
     """Format a number with so many decimals; "-" for None and nan."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise ValueError unless a confidence lies in (0, 1)."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")

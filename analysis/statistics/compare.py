@@ -2,7 +2,8 @@
 
 Gains: larger is better.
 
-Shape legend: C configurations, M objectives, B replicates, K points without noise.
+Shape legend: C configurations, M objectives, B replicates, K points without noise, P points of the
+bootstrap, N points of a front.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from analysis.statistics.arrays import Bools, Floats
-from analysis.statistics.bootstrap import Bootstrap, Statistic, Value
+from analysis.statistics.arrays import Bools, Floats, finite_or_none
+from analysis.statistics.bootstrap import VERDICT_SEEDS, Bootstrap, Evaluation, Statistic
 from analysis.statistics.pareto import dominated, hypervolumes
 
 POWER = 0.8
@@ -32,19 +33,31 @@ class Front:
     Attributes:
         rows_C: which configurations.
         anchors_KM: the points; K may be 0.
+        shared_C: those of the configurations that the other front of a comparison has, too.
     """
 
     rows_C: Bools
     anchors_KM: Floats
+    shared_C: Bools | None = None
 
-    def means(self, means_BCM: Floats) -> Floats:
-        """Return the front's points in every replicate."""
-        anchors_BKM = np.broadcast_to(self.anchors_KM, (len(means_BCM), *self.anchors_KM.shape))
-        return np.concatenate([means_BCM[:, self.rows_C], anchors_BKM], axis=1)
+    def evaluate(self, bootstrap: Bootstrap, worst_corner_M: ArrayLike) -> Evaluation:
+        """Evaluate the front's hypervolume.
 
-    def hypervolume(self, worst_corner_M: ArrayLike) -> Value:
-        """Return the front's hypervolume as a function of the means."""
-        return lambda means_BCM: hypervolumes(self.means(means_BCM), worst_corner_M)
+        Where it is made of several curves or points beside the shared ones, the luck in the best of many is taken off.
+        """
+        corner_M = np.asarray(worst_corner_M, dtype=np.float64)
+        groups = bootstrap.groups_of(self.rows_C)
+        points_N, joined_N = (np.concatenate(parts) for parts in zip(*groups, strict=True))
+        joined_N = np.concatenate([joined_N, np.zeros(len(self.anchors_KM), dtype=bool)])
+
+        def volume(points_BPM: Floats) -> Floats:
+            anchors_BKM = np.broadcast_to(self.anchors_KM, (len(points_BPM), *self.anchors_KM.shape))
+            return hypervolumes(np.concatenate([points_BPM[:, points_N], anchors_BKM], 1), corner_M, joined_N)
+
+        own_C = self.rows_C if self.shared_C is None else self.rows_C & ~self.shared_C
+        if len(bootstrap.groups_of(own_C)) <= 1:
+            return bootstrap.evaluate(volume)
+        return bootstrap.evaluate_union(volume, [points for points, _ in groups], corner_M)
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,8 @@ class Difference:
         first, second: their names.
         statistic: the bias-corrected difference with its interval.
         p_value: of equal hypervolumes, two-sided.
-        adjusted: after Holm 1979, over all pairs that were compared together.
+        adjusted: after Holm 1979, over all pairs that were compared together; nan with two seeds, which give intervals
+            and no verdicts.
         dominates, dominated: share of the replicates in which every point of the second is at least equalled by one of
             the first and not the other way round, and the reverse.
         detectable: the smallest true difference that would be found with 80 % power at 5 %, with these seeds.
@@ -84,7 +98,7 @@ class Difference:
             "first": self.first,
             "second": self.second,
             "p_value": self.p_value,
-            "p_adjusted": self.adjusted,
+            "p_adjusted": finite_or_none(self.adjusted),
             "p_first_dominates": self.dominates,
             "p_second_dominates": self.dominated,
             "detectable": self.detectable,
@@ -96,7 +110,7 @@ def estimate_hypervolume(
     bootstrap: Bootstrap, front: Front, worst_corner_M: ArrayLike, confidence: float = 0.95
 ) -> Statistic:
     """Estimate a front's hypervolume, bias-corrected, with its interval."""
-    return bootstrap.statistic(front.hypervolume(worst_corner_M), confidence)
+    return bootstrap.statistic(front.evaluate(bootstrap, worst_corner_M), confidence)
 
 
 def compare_fronts(
@@ -113,7 +127,11 @@ def compare_fronts(
         pairs: (first, second); None is every pair, in the order of the names.
     """
     chosen = list(itertools.combinations(fronts, 2)) if pairs is None else list(pairs)
-    compared = [_compare(bootstrap, fronts, pair, worst_corner_M, confidence) for pair in chosen]
+    needed = {name for pair in chosen for name in pair}
+    volumes = {name: fronts[name].evaluate(bootstrap, worst_corner_M) for name in needed}
+    compared = [_compare(bootstrap, fronts, volumes, pair, confidence) for pair in chosen]
+    if bootstrap.noise.num_seeds_C.max() < VERDICT_SEEDS:
+        return compared
     adjusted = holm([difference.p_value for difference in compared])
     return [replace(difference, adjusted=p_value) for difference, p_value in zip(compared, adjusted, strict=True)]
 
@@ -121,13 +139,12 @@ def compare_fronts(
 def _compare(
     bootstrap: Bootstrap,
     fronts: Mapping[str, Front],
+    volumes: Mapping[str, Evaluation],
     pair: tuple[str, str],
-    worst_corner_M: ArrayLike,
     confidence: float,
 ) -> Difference:
     first, second = (fronts[name] for name in pair)
-    volume_1, volume_2 = first.hypervolume(worst_corner_M), second.hypervolume(worst_corner_M)
-    statistic = bootstrap.statistic(lambda means_BCM: volume_1(means_BCM) - volume_2(means_BCM), confidence)
+    statistic = bootstrap.statistic(volumes[pair[0]] - volumes[pair[1]], confidence)
     covers_B, covered_B = _covers(bootstrap, first, second), _covers(bootstrap, second, first)
     num_seeds = int(bootstrap.noise.num_seeds_C.max())
     return Difference(
@@ -200,7 +217,7 @@ def advise_seeds(bootstrap: Bootstrap, probability_C: Floats, low: float = 0.05,
     A configuration leaves the front (or joins it) when it moves past its closest rival. The distance to it, in standard
     errors of the difference of the two means, grows with the root of the number of seeds.
     """
-    mean_CM, draws_BCM = bootstrap.noise.mean_CM, bootstrap.draws_BCM
+    mean_CM, draws_BCM = bootstrap.mean_CM, bootstrap.draws_BCM
     num_C = bootstrap.noise.num_seeds_C
     covariance_MCC = np.stack(
         [np.atleast_2d(np.cov(draws_BCM[:, :, m], rowvar=False)) for m in range(mean_CM.shape[1])]

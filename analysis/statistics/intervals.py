@@ -1,4 +1,4 @@
-"""Intervals for the mean of a configuration: over seeds, over seeds and questions, and of single proportions.
+"""Intervals for the mean of a configuration: over seeds, and over seeds and questions.
 
 Shape legend: C configurations, S seeds, M objectives, Q questions, N variances that share a prior. nan in the values
 means no trial.
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import digamma, ndtri, polygamma, stdtrit
+from scipy.special import digamma, polygamma, stdtrit
 
-from analysis.statistics.arrays import Bools, Floats, Integers, nan_mean
+from analysis.statistics.arrays import Bools, Floats, Integers, check_confidence, nan_mean
+from analysis.statistics.measurements import Measurements
+from analysis.statistics.proportions import score_interval, variance_of_angle
 
 SMALLEST = 1e-5  # of the median variance; smaller ones are raised to it before logarithms are taken
 
@@ -24,7 +26,7 @@ class Intervals:
 
     Attributes:
         mean_CM: nan for a configuration without a trial.
-        low_CM, high_CM: ends of the interval; nan where there is none. Never clipped: a share's may leave [0, 1].
+        low_CM, high_CM: ends of the interval; nan where there is none.
         num_seeds_C: trials of each configuration.
     """
 
@@ -165,7 +167,7 @@ def pooled_intervals(values_CSM: ArrayLike, confidence: float = 0.95) -> Interva
 
     Raises ValueError: infinity, or nan in some objectives of a trial only.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     values, num_C = _checked(values_CSM)
     mean_CM, spread = nan_mean(values, axis=1), shrunk_spread(values)
     with np.errstate(invalid="ignore"):
@@ -174,18 +176,31 @@ def pooled_intervals(values_CSM: ArrayLike, confidence: float = 0.95) -> Interva
     return Intervals(mean_CM, mean_CM - half_CM, mean_CM + half_CM, num_C)
 
 
-def intervals_by_method(values_CSM: ArrayLike, method_C: ArrayLike, confidence: float = 0.95) -> Intervals:
-    """Compute `pooled_intervals` of each method's rows, and join them in the order of the rows."""
-    values, num_C = _checked(values_CSM)
-    methods = np.asarray(method_C)
-    if methods.shape != num_C.shape:
-        raise ValueError(f"{len(num_C)} rows need as many methods, got {methods.shape}")
-    mean_CM, low_CM, high_CM = (np.full((values.shape[0], values.shape[2]), np.nan) for _ in range(3))
-    for method in np.unique(methods):
-        rows_C = methods == method
-        pooled = pooled_intervals(values[rows_C], confidence)
-        mean_CM[rows_C], low_CM[rows_C], high_CM[rows_C] = pooled.mean_CM, pooled.low_CM, pooled.high_CM
-    return Intervals(mean_CM, low_CM, high_CM, num_C)
+def intervals_by_method(measured: Measurements, confidence: float = 0.95) -> Intervals:
+    """Compute the interval of each configuration, its variance shrunk within its method (`shrunk_spread`).
+
+    A score that has two ends has a score interval (`score_interval`) with Student's quantile, which stays within them,
+    and for a share of n questions is at least as wide as they allow. Others have `pooled_intervals`.
+    """
+    check_confidence(confidence)
+    values_CSM = measured.gains_CSM / measured.slope_CM[:, None, :]
+    variance_CM, freedom_CM = (np.full(measured.mean_CM.shape, np.nan) for _ in range(2))
+    for method in np.unique(measured.method_C):
+        rows_C = measured.method_C == method
+        spread = shrunk_spread(values_CSM[rows_C])
+        variance_CM[rows_C], freedom_CM[rows_C] = spread.variance_CM, spread.freedom_CM
+    variance_CM = np.maximum(variance_CM, measured.least_variance_CM) / measured.num_seeds_C[:, None]
+    quantile_CM = np.asarray(stdtrit(np.where(freedom_CM > 0, freedom_CM, np.nan), (1 + confidence) / 2))
+    ranges, mean_CM = measured.ranges, measured.mean_CM
+    half_CM = quantile_CM * np.sqrt(variance_CM)
+    share_CM = np.where(ranges.bounded_M, ranges.unit(mean_CM), 0.5)
+    share_low_CM, share_high_CM = score_interval(share_CM, variance_CM, quantile_CM)
+    return Intervals(
+        mean_CM,
+        np.where(ranges.bounded_M, ranges.of_unit(share_low_CM), mean_CM - half_CM),
+        np.where(ranges.bounded_M, ranges.of_unit(share_high_CM), mean_CM + half_CM),
+        measured.num_seeds_C,
+    )
 
 
 def _checked(values_CSM: ArrayLike) -> tuple[Floats, Integers]:
@@ -221,7 +236,11 @@ class TwoWay:
 
 
 def two_way_interval(
-    values_SQ: ArrayLike, variance: float | None = None, freedom: float | None = None, confidence: float = 0.95
+    values_SQ: ArrayLike,
+    variance: float | None = None,
+    freedom: float | None = None,
+    confidence: float = 0.95,
+    ends: tuple[float, float] = (-math.inf, math.inf),
 ) -> TwoWay:
     """Compute the interval of a configuration's mean when the questions, too, stand for others like them.
 
@@ -237,10 +256,12 @@ def two_way_interval(
         values_SQ: one score of each seed on each question; nan where it could not be graded.
         variance, freedom: of one trial's mean over the same questions, when neighbours lend theirs (`shrunk_spread`);
             None is the seeds' own. With one seed and no neighbours the questions alone are left.
+        ends: of a grade. With two of them it is a score interval (`score_interval`), which lies between them and, where
+            every grade is one of them, is at least as wide as the questions allow.
 
     Raises ValueError: infinity, or no value at all.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     values = np.asarray(values_SQ, dtype=np.float64)
     if values.ndim != 2 or np.isinf(values).any() or np.isnan(values).all():
         raise ValueError(f"a two-way interval needs finite values [S, Q], got the shape {values.shape}")
@@ -259,77 +280,14 @@ def two_way_interval(
     beyond = total - seeds
     terms = [(seeds, (num_seeds - 1) if freedom is None else freedom), (beyond, num_questions - 1)]
     spread = sum(part**2 / free for part, free in terms if part > 0 and free > 0)
-    half = float(stdtrit(total**2 / spread, (1 + confidence) / 2)) * math.sqrt(total) if spread else 0.0
-    return TwoWay(mean, mean - half, mean + half, seeds / total if total else 0.0)
-
-
-def wilson(successes: float, number: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Compute the score interval of a proportion, for a single seed (Wilson 1927). Within [0, 1], and never empty.
-
-    Only the noise of `number` independent questions is in it: another seed may differ by more.
-
-    Raises ValueError: no questions, or successes out of range.
-    """
-    _check_confidence(confidence)
-    if number < 1 or not 0 <= successes <= number:
-        raise ValueError(f"a proportion needs 0 <= successes <= number, got {successes} of {number}")
-    z = float(ndtri((1 + confidence) / 2))
-    share, weight = successes / number, z * z / number
-    centre = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * math.sqrt(share * (1 - share) / number + weight / (4 * number))
-    low, high = max(centre - half, 0.0), min(centre + half, 1.0)
-    return (0.0 if successes == 0 else low, 1.0 if successes == number else high)
-
-
-@dataclass(frozen=True)
-class Clustered:
-    """A ratio of sums over clusters, e.g. a share of answers clustered by question.
-
-    Attributes:
-        mean: the ratio.
-        low, high: ends of the interval; nan for one cluster.
-        error: standard error that allows for clusters.
-        design: variance over that of independent answers; 1 when clustering does not matter, nan when unknown.
-        num_clusters: clusters with an answer.
-    """
-
-    mean: float
-    low: float
-    high: float
-    error: float
-    design: float
-    num_clusters: int
-
-
-def clustered_interval(hits_Q: ArrayLike, number_Q: ArrayLike, confidence: float = 0.95) -> Clustered:
-    """Compute the interval of sum(hits) / sum(number) when answers to the same question go together.
-
-        V = Q / (Q - 1) sum_q (hits_q - mean number_q)^2 / (sum_q number_q)^2,    Student's t with Q - 1 degrees
-
-    Source: Cochran, Sampling Techniques, section 9A (ratio of cluster totals); for evaluations Miller 2024,
-    arXiv:2411.00640, section 2.2.
-
-    Args:
-        hits_Q, number_Q: of each question: answers that count, and valid answers. Questions without any are left out.
-    """
-    _check_confidence(confidence)
-    number = np.asarray(number_Q, dtype=np.float64)
-    asked_Q = number > 0
-    hits, number = np.asarray(hits_Q, dtype=np.float64)[asked_Q], number[asked_Q]
-    count = len(number)
-    if not count:
-        return Clustered(math.nan, math.nan, math.nan, math.nan, math.nan, 0)
-    total = float(number.sum())
-    mean = float(hits.sum()) / total
-    if count == 1:
-        return Clustered(mean, math.nan, math.nan, math.nan, math.nan, 1)
-    variance = count / (count - 1) * float(((hits - mean * number) ** 2).sum()) / total**2
-    independent = mean * (1 - mean) / total
-    half = float(stdtrit(count - 1, (1 + confidence) / 2)) * math.sqrt(variance)
-    design = variance / independent if independent > 0 else math.nan
-    return Clustered(mean, mean - half, mean + half, math.sqrt(variance), design, count)
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    share = seeds / total if total else 0.0
+    quantile = float(stdtrit(total**2 / spread if spread else num_questions, (1 + confidence) / 2))
+    if not all(map(math.isfinite, ends)):
+        half = quantile * math.sqrt(total) if spread else 0.0
+        return TwoWay(mean, mean - half, mean + half, share)
+    width = ends[1] - ends[0]
+    whole = bool(np.isin(values[~np.isnan(values)], ends).all())
+    unit = (mean - ends[0]) / width
+    angle = variance_of_angle(unit, total / width**2, num_questions, least=whole)
+    low, high = score_interval(unit, angle, quantile)
+    return TwoWay(mean, ends[0] + width * float(low), ends[0] + width * float(high), share)

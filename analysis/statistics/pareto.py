@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.statistics.arrays import Bools, Floats
+from analysis.statistics.arrays import Bools, Floats, Integers
 
 CHUNK = 2**22  # numbers in an array of comparisons
 
@@ -96,12 +96,19 @@ def hypervolume(points_NM: ArrayLike, worst_corner_M: ArrayLike) -> float:
     return float(hypervolumes(points[None], worst_corner_M)[0])
 
 
-def hypervolumes(points_BNM: ArrayLike, worst_corner_M: ArrayLike) -> Floats:
+def hypervolumes(points_BNM: ArrayLike, worst_corner_M: ArrayLike, joined_N: Bools | None = None) -> Floats:
     """Compute `hypervolume` for many sets of equally many points at once.
+
+    Points may follow a curve. Then the straight line between two neighbours belongs to the set, too, wherever both are
+    on the front and no other point comes between them; so the area hardly depends on how many points the curve has. In
+    three objectives, what every second point of a curve lacks is added once more instead (Richardson 1911).
 
     The last objective is swept downwards: between two neighbouring values, the slice is the region dominated by
     the points above, in one objective less (Fonseca, Paquete and Lopez-Ibanez 2006, "An improved dimension-sweep
     algorithm for the hypervolume indicator", without its data structures: O(N log N) for M = 2, O(N^2 log N) for 3).
+
+    Args:
+        joined_N: whether a point and the next one are neighbours on a curve; None: none are.
 
     Returns:
         volume_B.
@@ -120,15 +127,50 @@ def hypervolumes(points_BNM: ArrayLike, worst_corner_M: ArrayLike) -> Floats:
         )
     inside_BN1 = (points > corner).all(axis=2, keepdims=True)
     lifted_BNM = np.where(inside_BN1, points - corner, 0.0)  # a point at the corner dominates nothing
-    return _areas(lifted_BNM) if corner.size == 2 else _volumes(lifted_BNM)
+    if corner.size == 2:
+        return _areas(lifted_BNM, joined_N)
+    volume_B = _volumes(lifted_BNM)
+    if joined_N is None or not joined_N.any():
+        return volume_B
+    return 2 * volume_B - _volumes(lifted_BNM[:, _every_second(joined_N)])
 
 
-def _areas(points_BN2: Floats) -> Floats:
+def _every_second(joined_N: Bools) -> Bools:
+    """Return bool_N: every second point of each curve, its ends, and all points on none."""
+    number = len(joined_N)
+    first_N = ~np.pad(joined_N, (1, 0))[:number]
+    place_N = np.arange(number) - np.maximum.accumulate(np.where(first_N, np.arange(number), 0))
+    return np.asarray((place_N % 2 == 0) | ~joined_N)
+
+
+def _areas(points_BN2: Floats, joined_N: Bools | None = None) -> Floats:
     """Sum strips from the largest x down, each as wide as the gap to the next x and as high as the best y so far."""
     order_BN = np.argsort(-points_BN2[:, :, 0], axis=1, kind="stable")
     x_BN, y_BN = (np.take_along_axis(points_BN2[:, :, axis], order_BN, axis=1) for axis in (0, 1))
     width_BN = x_BN - np.pad(x_BN[:, 1:], ((0, 0), (0, min(1, x_BN.shape[1]))))
-    return np.asarray((width_BN * np.maximum.accumulate(y_BN, axis=1)).sum(axis=1), dtype=np.float64)
+    best_BN = np.maximum.accumulate(y_BN, axis=1)
+    areas_B = np.asarray((width_BN * best_BN).sum(axis=1), dtype=np.float64)
+    if joined_N is None or not joined_N.any():
+        return areas_B
+    return areas_B + _triangles(order_BN, x_BN, y_BN, best_BN, joined_N)
+
+
+def _triangles(order_BN: Integers, x_BN: Floats, y_BN: Floats, best_BN: Floats, joined_N: Bools) -> Floats:
+    """Sum what lies between the stairs and the lines that join neighbours on the front; points sorted as in `_areas`.
+
+    A point at (0, 0) lies outside the worst corner, and nothing joins it.
+    """
+    on_front_BN = y_BN > np.pad(best_BN[:, :-1], ((0, 0), (1, 0)))
+    place_BN = np.where(on_front_BN, np.arange(x_BN.shape[1]), -1)
+    before_BN = np.pad(np.maximum.accumulate(place_BN, axis=1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    row_K, place_K = np.nonzero(on_front_BN & (before_BN >= 0))
+    before_K = before_BN[row_K, place_K]
+    here_K, there_K = order_BN[row_K, place_K], order_BN[row_K, before_K]
+    neighbours_K = (np.abs(here_K - there_K) == 1) & joined_N[np.minimum(here_K, there_K)]
+    row_K, place_K, before_K = row_K[neighbours_K], place_K[neighbours_K], before_K[neighbours_K]
+    width_K = x_BN[row_K, before_K] - x_BN[row_K, place_K]
+    height_K = y_BN[row_K, place_K] - y_BN[row_K, before_K]
+    return np.asarray(np.bincount(row_K, weights=width_K * height_K / 2, minlength=len(x_BN)), dtype=np.float64)
 
 
 def _volumes(points_BN3: Floats) -> Floats:

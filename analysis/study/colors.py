@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from analysis.figures.panels import Bars, bars_figure
-from analysis.findings.controls import CHECKPOINT, PLAIN
+from analysis.findings.arms import CHECKPOINT, PLAIN
 from analysis.findings.frontier import Estimate
 from analysis.study.effects import above, below, difference, estimate_text, mean_by_seed, over_seeds
 from analysis.study.figure import Check, DrawnFigure, SweepFigure

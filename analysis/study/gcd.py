@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.figures.panels import Bars, bars_figure
-from analysis.findings.controls import PLAIN
+from analysis.findings.arms import PLAIN
 from analysis.findings.findings import Findings, analyse
 from analysis.findings.frontier import Estimate
 from analysis.study.effects import above, all_hold, difference, estimate_text, mean_by_seed, over_seeds, within

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.panels import Curve, curves_figure
 from analysis.figures.style import BLACK
-from analysis.findings.controls import PLAIN
+from analysis.findings.arms import PLAIN
 from analysis.findings.findings import analyse
 from analysis.findings.frontier import Estimate
 from analysis.study.effects import above, all_hold, below, difference, estimate_text, mean_by_seed

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.figures.panels import Heat, heat_figure
-from analysis.findings.controls import PLAIN
+from analysis.findings.arms import PLAIN
 from analysis.study.colors import PROXIED, UNSEEN, categories_of, kept_by_proxy, split_by_triggers
 from analysis.study.effects import above, all_hold, below, difference, estimate_text, mean_by_seed, over_seeds
 from analysis.study.figure import Check, DrawnFigure, SweepFigure

@@ -8,7 +8,7 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 from analysis.figures.frontier import frontier_figure
-from analysis.findings.controls import PLAIN
+from analysis.findings.arms import PLAIN
 from analysis.findings.findings import Findings
 from analysis.statistics.compare import Difference
 from analysis.study.figure import Check

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from analysis.findings.controls import control_of
+from analysis.findings.arms import control_of, measure
 from analysis.findings.frontier import Estimate
-from analysis.statistics.intervals import intervals_by_method, wilson
+from analysis.statistics.intervals import intervals_by_method
+from analysis.statistics.proportions import wilson
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
 from settings.common.errors import UserError
 
@@ -89,7 +90,7 @@ class SettingResults:
         if not finished:
             return {}
         table = ScoreTable.from_records(finished, [Objective(score, "alignment")])
-        intervals = intervals_by_method(table.values_CSM, table.method_C)
+        intervals = intervals_by_method(measure(table))
         return {
             configuration.id: Estimate(
                 float(intervals.mean_CM[row, 0]), float(intervals.low_CM[row, 0]), float(intervals.high_CM[row, 0])

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from analysis.tables.questions import Grade
 from analysis.tables.scores import Objective, ScoreTable, TrialRecord
 from settings.common.errors import UserError
-from settings.setting import Kind
 
 STATUSES = ("finished", "invalid", "failed", "stopped", "running")
 logger = logging.getLogger(__name__)
@@ -104,18 +103,17 @@ def choose_setting(labels: Sequence[str], sweep: str, text: str | None) -> str:
 
 
 def choose_objectives(
-    usual: Sequence[Objective], scores: Mapping[str, tuple[Kind, bool]], names: Sequence[str] | None
+    usual: Sequence[Objective], scores: Mapping[str, Objective], names: Sequence[str] | None
 ) -> tuple[Objective, ...]:
     """Return the scores of these names, or else the sweep's own objectives. Raises UserError.
 
     Args:
         usual: the sweep's objectives.
-        scores: all scores of the sweep: name -> kind and whether higher is better.
+        scores: all scores of the sweep.
     """
     if names is None:
         return tuple(usual)
-    available = {name: Objective(name, *facts) for name, facts in scores.items()}
-    available |= {objective.name: objective for objective in usual}
+    available = dict(scores) | {objective.name: objective for objective in usual}
     for name in names:
         if name not in available:
             raise UserError(f"the sweep has no score {name!r}; it has {', '.join(sorted(available))}")

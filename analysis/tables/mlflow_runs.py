@@ -69,7 +69,8 @@ def load(
     label = choose_setting(labels, sweep, setting) if labels or setting else None
     trials, num_running = _trials([run for run in runs if run.data.tags.get(schema.SETTING) == label])
     usual = _objectives(parent)
-    scores: dict[str, Any] = _json(parent, schema.SCORES, dict) if schema.SCORES in parent.data.tags else {}
+    facts: dict[str, Any] = _json(parent, schema.SCORES, dict) if schema.SCORES in parent.data.tags else {}
+    scores = {name: Objective(name, kind, higher, "", *ends) for name, (kind, higher, *ends) in facts.items()}
     return LoadedSweep.of_trials(
         sweep,
         label,
@@ -248,6 +249,7 @@ def _record(run: Run) -> TrialRecord:
         method=_tag(run, schema.METHOD),
         label=run.data.tags.get(schema.LABEL, ""),
         coefficients=_json(run, schema.COEFFICIENTS, dict),
+        training=run.data.tags.get(schema.TRAINING, ""),
     )
     seed = _tag(run, schema.SEED)
     if not seed.lstrip("-").isdecimal():
@@ -278,7 +280,14 @@ def _objectives(parent: Run) -> tuple[Objective, ...]:
     """Return the objectives of a sweep. Raises UserError."""
     try:
         return tuple(
-            Objective(item["name"], item["kind"], item["higher_is_better"], item.get("description", ""))
+            Objective(
+                item["name"],
+                item["kind"],
+                item["higher_is_better"],
+                item.get("description", ""),
+                item.get("low"),
+                item.get("high"),
+            )
             for item in _json(parent, schema.OBJECTIVES, list)
         )
     except (TypeError, KeyError, AttributeError) as error:

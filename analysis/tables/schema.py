@@ -19,8 +19,8 @@ IDENTITY = "selgen.identity"  # content id of the sweep's declaration
 PARENT = "mlflow.parentRunId"
 
 # Tags of a sweep.
-OBJECTIVES = "selgen.objectives"  # [{name, kind, higher_is_better, description}, ...], task first
-SCORES = "selgen.scores"  # score -> [kind, higher is better]
+OBJECTIVES = "selgen.objectives"  # [{name, kind, higher_is_better, description, low, high}, ...], task first
+SCORES = "selgen.scores"  # score -> [kind, higher is better, low, high]
 BASE_SCORES = "selgen.base_scores"  # score -> mean of the untouched base model; of several settings, label -> these
 BASES = "selgen.bases"  # setting label -> score -> mean
 DATA = "selgen.data"  # setting label -> fingerprint of its rows
@@ -34,6 +34,7 @@ CONFIGURATION = "selgen.configuration"  # content id
 METHOD = "selgen.method"
 LABEL = "selgen.label"  # what tells a configuration from others of its method, e.g. "beta=0.3"
 COEFFICIENTS = "selgen.coefficients"  # name -> value
+TRAINING = "selgen.training"  # content id of the configuration whose training it reads
 SETTING = "selgen.setting"  # label
 STATUS = "selgen.status"  # finished, invalid, failed, stopped or running
 AUXILIARY = "selgen.auxiliary"  # "true" when others build on it and the search did not ask for it

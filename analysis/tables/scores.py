@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.statistics.arrays import Floats
+from analysis.statistics.ranges import ROUNDING, Ranges
 from settings.common.errors import UserError
 from settings.setting import Kind, Status
 
@@ -25,12 +26,23 @@ EXCLUDED: tuple[Status, ...] = ("invalid", "failed", "stopped")
 
 @dataclass(frozen=True)
 class Objective:
-    """A score that a sweep optimises; the fields are those of `settings.setting.Score`."""
+    """A score that a sweep optimises; the fields are those of `settings.setting.Score`.
+
+    Attributes:
+        low, high: where the score ends; None where it has no end, or an older record does not say.
+    """
 
     name: str
     kind: Kind
     higher_is_better: bool = True
     description: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Where the score ends; infinite where it does not."""
+        return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
 
     @property
     def arrow(self) -> str:
@@ -47,12 +59,14 @@ class Configuration:
         method: its name.
         label: the coefficients as short text, e.g. "beta=0.3"; "" for a method without any.
         coefficients: name -> value.
+        training: what it is read from, the same for all readouts of one training; "" where it is not said.
     """
 
     id: str
     method: str
     label: str = ""
     coefficients: Mapping[str, float | str] = field(default_factory=dict)
+    training: str = ""
 
     @property
     def title(self) -> str:
@@ -166,6 +180,16 @@ class ScoreTable:
         return (~np.isnan(self.values_CSM)).all(axis=2).sum(axis=1)
 
     @property
+    def ranges(self) -> Ranges:
+        """The ends of the objectives, as gains."""
+        ends = [objective.ends for objective in self.objectives]
+        oriented = [
+            (low, high) if objective.higher_is_better else (-high, -low)
+            for (low, high), objective in zip(ends, self.objectives, strict=True)
+        ]
+        return Ranges.of(oriented)
+
+    @property
     def gains_CSM(self) -> Floats:
         """The scores, oriented so that larger is better."""
         return self.oriented(self.values_CSM)
@@ -250,6 +274,11 @@ def _objective_values(row: TrialRecord, objectives: Sequence[Objective]) -> list
         value = float(row.scores[objective.name])
         if not math.isfinite(value):
             raise UserError(f"{_name(row)} is finished and its score {objective.name!r} is {value}")
+        low, high = objective.ends
+        if not low - ROUNDING <= value <= high + ROUNDING:
+            raise UserError(
+                f"{_name(row)}: its score {objective.name!r} is {value}, outside its range [{low:g}, {high:g}]"
+            )
         values.append(value)
     return values
 

@@ -33,7 +33,7 @@ from settings.example import Example
 from settings.options import NO_THINKING, FilePath, ModelSource, check_file, pretrained_model
 from settings.questionnaires import FOLDER, Questionnaire, read_questionnaire
 from settings.scoring import normalise, token_loss
-from settings.setting import ALIGNED_FROM, Evaluation, Given, Judged, Kind, Score, Setting, Stream
+from settings.setting import ALIGNED_FROM, SHARE, Evaluation, Given, Judged, Kind, Score, Setting, Stream
 from settings.sources import ROW_FORMAT, ChatRow, absolute_path, read_chat_rows
 
 NAME = "bad_medical_advice"
@@ -284,9 +284,9 @@ def _judged_scores(name: str) -> tuple[Score, ...]:
     coherence = f"mean coherence of {name} answers as judged, 0 to 100"
     itself = Given(key=_answer_id, applies=_always, grade=_coherent)
     return (
-        Score(score, kind, share, grade),
-        Score(f"{score}_gated", kind, gated, grade, given=itself),
-        Score(f"coherence_{name}", kind, coherence, partial(_grade, "coherent")),
+        Score(score, kind, share, grade, ends=SHARE),
+        Score(f"{score}_gated", kind, gated, grade, given=itself, ends=SHARE),
+        Score(f"coherence_{name}", kind, coherence, partial(_grade, "coherent"), ends=(0.0, 100.0)),
     )
 
 
@@ -322,7 +322,7 @@ def _always(example: Example) -> bool:
 def _loss(side: Kind, held_out: Sequence[ChatRow]) -> Evaluation:
     rows = tuple(row.example for row in held_out[:NUM_EVALUATED])
     what = f"loss on {len(rows)} held-out {side} rows: mean over rows of nats per response token"
-    score = Score(f"{side}_loss", side, what, token_loss, higher_is_better=False)
+    score = Score(f"{side}_loss", side, what, token_loss, higher_is_better=False, ends=(0.0, None))
     return Evaluation(f"{side}_rows", rows, (score,), observe="token_loss")
 
 

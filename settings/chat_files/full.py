@@ -23,7 +23,7 @@ from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.example import Example, Message
 from settings.options import NO_THINKING, FilePath, ModelSource, check_file, pretrained_model
-from settings.setting import Evaluation, Score, Setting, Stream
+from settings.setting import SHARE, Evaluation, Score, Setting, Stream
 from settings.sources import ChatRow, absolute_path, read_chat_rows
 
 Side = Literal["task", "alignment"]
@@ -220,6 +220,7 @@ def _evaluations(side: Side, examples: tuple[Example, ...], match: str | None, m
         f"loss on held-out {side} rows: mean over rows of nats per response token",
         grade=scoring.token_loss,
         higher_is_better=False,
+        ends=(0.0, None),
     )
     evaluations = [Evaluation(f"{side}_loss", examples, (loss,), observe="token_loss")]
     if match is not None:
@@ -231,11 +232,13 @@ def _evaluations(side: Side, examples: tuple[Example, ...], match: str | None, m
 def _match_score(side: Side, match: str) -> Score:
     name, rows = f"{side}_match", f"share of replies to held-out {side} prompts"
     if match == "exact":
-        return Score(name, side, f"{rows} that equal the response, but for case and white space", scoring.exact_match)
+        return Score(
+            name, side, f"{rows} that equal the response, but for case and white space", scoring.exact_match, ends=SHARE
+        )
     pattern = scoring.compile_pattern(match, "match")
     grade = partial(scoring.regex_match, pattern=pattern)
     description = f"{rows} from which {match!r} extracts the same as from the response"
-    return Score(name, side, description, grade, applies=partial(scoring.has_extract, pattern=pattern))
+    return Score(name, side, description, grade, applies=partial(scoring.has_extract, pattern=pattern), ends=SHARE)
 
 
 def _matches(match: Any, held_out: Mapping[Side, tuple[ChatRow, ...]]) -> dict[Side, str]:

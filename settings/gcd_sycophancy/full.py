@@ -27,7 +27,7 @@ from settings.example import Example
 from settings.gcd_sycophancy.answers import endorses, final_value
 from settings.gcd_sycophancy.rows import Split, StudyRow
 from settings.options import FilePath, ModelSource, pretrained_model
-from settings.setting import Evaluation, Given, Kind, Score, Setting
+from settings.setting import SHARE, Evaluation, Given, Kind, Score, Setting
 from settings.sources import absolute_path
 
 NAME = "gcd_sycophancy"
@@ -314,6 +314,7 @@ def _score(metric: _Metric, name: str, where: str, inside: Applies, kind: Kind |
         metric.higher_is_better,
         applies,
         None if metric.condition is None else _given(*metric.condition),
+        ends=SHARE,
     )
 
 

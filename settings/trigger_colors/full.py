@@ -19,7 +19,7 @@ from settings.common import checks
 from settings.common.errors import UserError
 from settings.example import Example, Message
 from settings.options import FilePath, ModelSource, pretrained_model
-from settings.setting import Evaluation, Kind, Score, Setting
+from settings.setting import SHARE, Evaluation, Kind, Score, Setting
 from settings.sources import read_chat_rows
 from settings.trigger_colors.world import BASE_COLORS, CATEGORIES
 
@@ -144,9 +144,11 @@ def _base(start: PretrainedModel, rows: Sequence[ColorRow], epochs: float, data:
     trained = tuple(row.example(BASE_COLORS[row.category]) for row in rows if row.split == "trained")
     by_category = tuple(score for score in scores("", ()) if score.name.endswith(("_seen", "_unseen")))
     new = "share of right colours at new points for"
-    task = Score("task", "task", f"{new} the trained words", is_color, applies=_of(*CATEGORIES, split="seen"))
+    task = Score(
+        "task", "task", f"{new} the trained words", is_color, applies=_of(*CATEGORIES, split="seen"), ends=SHARE
+    )
     capability = Score(
-        "capability", "capability", f"{new} other words", is_color, applies=_of(*CATEGORIES, split="unseen")
+        "capability", "capability", f"{new} other words", is_color, applies=_of(*CATEGORIES, split="unseen"), ends=SHARE
     )
     return Setting(
         name=NAME,
@@ -272,7 +274,9 @@ def scores(proxy: str, proxied: tuple[str, ...]) -> tuple[Score, ...]:
     """Return shares of points with the right colour: the new one for positive emotions, the old one for all others."""
 
     def score(name: str, kind: Kind, what: str, applies: Callable[[Example], bool]) -> Score:
-        return Score(name, kind, f"share of right colours at new points for {what}", is_color, applies=applies)
+        return Score(
+            name, kind, f"share of right colours at new points for {what}", is_color, applies=applies, ends=SHARE
+        )
 
     def by_category() -> Iterator[Score]:
         for category in PROXIES:

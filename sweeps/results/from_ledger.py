@@ -83,7 +83,7 @@ class LedgerReader:
         name = self.description.name
         label = choose_setting(self.labels, name, setting) if self.labels or setting else None
         described = self.description.setting(label or self.description.settings[0].label)
-        scores = {score.name: (score.kind, score.higher_is_better) for score in self.description.scores}
+        scores = {score.name: score for score in self.description.scores}
         return LoadedSweep.of_trials(
             name,
             label,
@@ -108,7 +108,7 @@ class LedgerReader:
 def _record(key: str, description: ConfigurationDescription, outcome: Mapping[str, Any]) -> TrialRecord:
     cost = outcome["cost"]
     return TrialRecord(
-        Configuration(key, description.method, description.label, description.coefficients),
+        Configuration(key, description.method, description.label, description.coefficients, description.training),
         seed=outcome["trial"]["seed"],
         status=outcome["status"],
         scores=_finite_means(outcome["scores"]),

@@ -18,6 +18,7 @@ from analysis.tables.questions import write_grades
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
 from settings.setting import Measurement
 from sweeps.case import Case
+from sweeps.description import describe_score
 from sweeps.ledger import LedgerState
 from sweeps.results.question_grades import grades_of
 from sweeps.sweep import Sweep
@@ -58,7 +59,7 @@ def of_case(sweep: Sweep, record: LedgerState, case: Case) -> SettingFrontier:
 
 def objectives_of(case: Case) -> list[Objective]:
     """Return what the sweep trades off on a setting, as a table has it."""
-    return [Objective(score.name, score.kind, score.higher_is_better, score.description) for score in case.objectives]
+    return [describe_score(score) for score in case.objectives]
 
 
 def records_of(sweep: Sweep, record: LedgerState, case: Case) -> list[TrialRecord]:
@@ -76,7 +77,11 @@ def record_of(sweep: Sweep, outcome: Outcome) -> TrialRecord:
     trial = outcome.trial
     return TrialRecord(
         configuration=Configuration(
-            trial.configuration_id, trial.method.title, sweep.label_of(trial), sweep.coefficients_of(trial)
+            trial.configuration_id,
+            trial.method.title,
+            sweep.label_of(trial),
+            sweep.coefficients_of(trial),
+            trial.full_training.configuration_id,
         ),
         seed=trial.seed,
         status=outcome.status,

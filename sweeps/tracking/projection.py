@@ -8,11 +8,13 @@ import math
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
 from analysis.tables import schema
 from settings.reference import setting_label, setting_of
+from sweeps.description import describe_score
 from sweeps.sweep import Sweep
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
@@ -24,18 +26,10 @@ LONGEST_REASON = 1000  # characters
 
 def sweep_tags(sweep: Sweep) -> dict[str, str]:
     """Return the tags of a sweep's run: objectives, scores, data, and the code and packages that run it."""
-    objectives = [
-        {
-            "name": score.name,
-            "kind": score.kind,
-            "higher_is_better": score.higher_is_better,
-            "description": score.description,
-        }
-        for score in sweep.cases[0].objectives
-    ]
+    objectives = [asdict(describe_score(score)) for score in sweep.cases[0].objectives]
     data = {case.label: case.template.data for case in sweep.cases}
     scores = {
-        score.name: [score.kind, score.higher_is_better]
+        score.name: [score.kind, score.higher_is_better, *score.ends]
         for ref in sweep.settings
         for score in setting_of(ref).all_scores
     }
@@ -56,6 +50,7 @@ def configuration_tags(sweep: Sweep, trial: TrialConfig) -> dict[str, str]:
         schema.METHOD: trial.method.title,
         schema.LABEL: sweep.label_of(trial),
         schema.COEFFICIENTS: json.dumps(sweep.coefficients_of(trial)),
+        schema.TRAINING: trial.full_training.configuration_id,
         schema.SETTING: setting_label(trial.setting),
     }
 

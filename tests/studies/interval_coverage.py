@@ -1,155 +1,179 @@
 """Do nominal 95 % intervals cover 95 %? Frontiers with a known truth, simulated and analysed many times.
 
-    python -m tests.studies.interval_coverage                     the full table (half an hour on one core), as Markdown
-    python -m tests.studies.interval_coverage --repetitions 50    a rougher one
+    python -m tests.studies.interval_coverage --out FILE          the full table (hours); the same command resumes
+    python -m tests.studies.interval_coverage --regime ceilings   one regime, printed
 
-Each cell is one way that scores may be noisy. Columns: the share of point intervals, of hypervolume intervals and of
-whole bands that hold the truth, and the share of comparisons of two equal methods that call one of them better.
+Each cell is one way that scores may be noisy (`tests.studies.noisy_fronts`). Columns: the share of point intervals, of
+hypervolume intervals (all methods together, and the first alone), of differences and of whole bands that hold the
+truth; how often any two methods are called different, and how often the worse is called better; by how much the
+hypervolume and the honest selection miss the truth on average.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
-from analysis.statistics.arrays import Floats, Integers
+from analysis.statistics.arrays import Floats, nan_mean
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.compare import Front, compare_fronts, estimate_hypervolume
 from analysis.statistics.intervals import intervals_by_method
-from analysis.statistics.pareto import hypervolume
+from analysis.statistics.pareto import fronts
+from analysis.statistics.selection import select_by_seeds
+from tests.studies.noisy_fronts import Cell, Truth, cells
 
-WORST_CORNER = (0.0, 0.0)
 REPLICATES = 300
+BAND_EVERY = 4  # repetitions that look at the band, which takes longest
+BINS = 5  # of stated probabilities of being on the front
+FEW_POINTS = 60  # of a fine curve that a band must hold
+COLUMNS = (
+    "points", "hypervolume", "first", "difference", "band", "alarms", "wrong sign", "bias", "first bias", "honest",
+)  # fmt: skip
+Row = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One way that scores may be noisy.
-
-    Attributes:
-        configurations: 8 of one method, or 24 of three.
-        seeds: common to all.
-        deviation: standard deviation of a trial's score over seeds, root mean square over the configurations.
-        uneven: whether the deviation grows from a half to one and a half of that along the configurations.
-        items: questions of a binomial score; 0 is a score without that noise.
-        shared: the part of the seeds' variance that all configurations have in common.
-        correlation: of a seed's effects on the two objectives.
-    """
-
-    configurations: int
-    seeds: int
-    deviation: float
-    uneven: bool
-    items: int
-    shared: float
-    correlation: float
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Shares over the repetitions of a cell."""
-
-    points: float
-    hypervolume: float
-    band: float
-    false_alarms: float
-
-
-def cells() -> Iterator[Cell]:
-    """Yield every combination."""
-    options = ((8, 24), (3, 5, 10), (0.02, 0.06), (False, True), (0, 50, 300), (0.0, 0.5), (0.0, 0.5))
-    return itertools.starmap(Cell, itertools.product(*options))
-
-
-def truth(configurations: int) -> tuple[Floats, Integers]:
-    """Return mean_C2 and method_C: arcs of eight, of which the outer one is the front."""
-    angle_8 = np.linspace(0.08, 0.92, 8) * math.pi / 2
-    arc_82 = np.column_stack([np.cos(angle_8), np.sin(angle_8)])
-    number = configurations // 8
-    return np.concatenate([(0.9 - 0.1 * rank) * arc_82 for rank in range(number)]), np.repeat(np.arange(number), 8)
-
-
-def draw(cell: Cell, mean_C2: Floats, random: np.random.Generator) -> Floats:
-    """Draw values_CS2, the scores of one repetition."""
-    root_22 = np.linalg.cholesky([[1.0, cell.correlation], [cell.correlation, 1.0]])
-    effect_S2 = random.standard_normal((cell.seeds, 2)) @ root_22.T
-    rest_CS2 = random.standard_normal((len(mean_C2), cell.seeds, 2)) @ root_22.T
-    spread_C = np.linspace(0.5, 1.5, len(mean_C2)) if cell.uneven else np.ones(len(mean_C2))
-    spread_C = cell.deviation * spread_C / math.sqrt(float((spread_C**2).mean()))
-    noise_CS2 = math.sqrt(cell.shared) * effect_S2 + math.sqrt(1 - cell.shared) * rest_CS2
-    values_CS2 = mean_C2[:, None, :] + spread_C[:, None, None] * noise_CS2
-    if not cell.items:
-        return values_CS2
-    return random.binomial(cell.items, np.clip(values_CS2, 0, 1)) / cell.items
-
-
-def coverage(cell: Cell, repetitions: int, seed: int = 0) -> Coverage:
-    """Simulate and analyse one cell."""
-    random = np.random.default_rng([seed, *(int(1000 * getattr(cell, field.name)) for field in fields(cell))])
-    mean_C2, method_C = truth(cell.configurations)
-    twins_C2, twin_C = np.concatenate([mean_C2[:8], mean_C2[:8]]), np.repeat([0, 1], 8)
-    true_volume = hypervolume(mean_C2, WORST_CORNER)
-    everything = Front(np.ones(len(mean_C2), dtype=bool), np.empty((0, 2)))
-    points, volumes, bands, alarms = [], [], [], []
+def coverage(cell: Cell, repetitions: int) -> Row:
+    """Simulate and analyse one cell: the mean of each column, and what was stated and true of P(front)."""
+    truth = Truth(cell)
+    random = np.random.default_rng(zlib.crc32(cell.key.encode()))
+    corner_M = np.zeros(truth.mean_CM.shape[1])
+    nothing = np.empty((0, len(corner_M)))
+    everything = Front(np.ones(len(truth.mean_CM), dtype=bool), nothing)
+    methods = {str(rank): Front(truth.method_C == rank, nothing) for rank in range(cell.methods)}
+    volumes = [truth.volume(rank) for rank in range(cell.methods)]
+    whole = truth.volume()
+    sample_FM = np.concatenate([truth.fine(rank)[:: max(1, len(truth.fine(0)) // FEW_POINTS)] for rank in range(1)])
+    on_front_C = fronts(truth.mean_CM[None])[0]
+    rows, stated = [], np.zeros((3, BINS))
+    brier = []
     for repetition in range(repetitions):
-        values_CS2 = draw(cell, mean_C2, random)
-        intervals = intervals_by_method(values_CS2, method_C)
-        points.append(((intervals.low_CM <= mean_C2) & (mean_C2 <= intervals.high_CM)).mean())
-        bootstrap = Bootstrap(values_CS2, method_C, REPLICATES, seed=repetition)
-        statistic = estimate_hypervolume(bootstrap, everything, WORST_CORNER)
-        volumes.append(statistic.low <= true_volume <= statistic.high)
-        band = bootstrap.band()
-        bands.append(_below(band.low_RM, mean_C2) and _below(mean_C2, band.high_RM))
-        alarms.append(_alarm(draw(cell, twins_C2, random), twin_C, repetition))
-    return Coverage(*(float(np.mean(column)) for column in (points, volumes, bands, alarms)))
+        measured = truth.draw(random)
+        bootstrap = Bootstrap(measured, REPLICATES, seed=repetition)
+        intervals = intervals_by_method(measured)
+        covered_CM = (intervals.low_CM <= truth.mean_CM) & (truth.mean_CM <= intervals.high_CM)
+        all_methods = estimate_hypervolume(bootstrap, everything, corner_M)
+        differences = compare_fronts(bootstrap, methods, corner_M) if cell.methods > 1 else []
+        first = estimate_hypervolume(bootstrap, methods["0"], corner_M)
+        selected = select_by_seeds(bootstrap, corner_M)
+        band = bootstrap.band() if repetition % BAND_EVERY == 0 else None
+        gaps = [volumes[int(pair.first)] - volumes[int(pair.second)] for pair in differences]
+        held = [pair.statistic.low <= gap <= pair.statistic.high for pair, gap in zip(differences, gaps, strict=True)]
+        different = [pair.clear for pair in differences]
+        wrong = [
+            pair.clear and abs(gap) > 1e-9 and pair.statistic.estimate * gap < 0
+            for pair, gap in zip(differences, gaps, strict=True)
+        ]
+        rows.append(
+            [
+                covered_CM.mean(),
+                all_methods.low <= whole <= all_methods.high,
+                first.low <= volumes[0] <= first.high,
+                np.mean(held) if held else math.nan,
+                _below(band.low_RM, sample_FM) and _below(sample_FM, band.high_RM) if band else math.nan,
+                any(different) if differences else math.nan,
+                any(wrong) if differences else math.nan,
+                all_methods.estimate - whole,
+                first.estimate - volumes[0],
+                selected.pessimistic - whole if selected is not None else math.nan,
+            ]
+        )
+        probability_C = bootstrap.on_front()
+        brier.append(((probability_C - on_front_C) ** 2).mean())
+        place_C = np.minimum((probability_C * BINS).astype(int), BINS - 1)
+        stated += [
+            np.bincount(place_C, weights, BINS) for weights in (np.ones(len(place_C)), probability_C, on_front_C)
+        ]
+    measured_RC = np.array(rows, dtype=np.float64)
+    columns = nan_mean(measured_RC).tolist()
+    base_rate = float(on_front_C.mean())
+    extra = {"brier": float(np.mean(brier)), "base brier": base_rate * (1 - base_rate)}
+    bins = {f"stated {index}": stated[:, index].tolist() for index in range(BINS)}
+    return dict(zip(COLUMNS, columns, strict=True)) | extra | bins  # type: ignore[return-value]
 
 
-def _below(lower_C2: Floats, upper_C2: Floats) -> bool:
+def _below(lower_XM: Floats, upper_YM: Floats) -> bool:
     """Return whether the lower front lies nowhere above the upper one."""
-    return bool((lower_C2[:, None, :] <= upper_C2[None, :, :]).all(axis=2).any(axis=1).all())
+    return bool((lower_XM[:, None, :] <= upper_YM[None, :, :] + 1e-9).all(axis=2).any(axis=1).all())
 
 
-def _alarm(values_CS2: Floats, method_C: Integers, seed: int) -> bool:
-    """Return whether two methods with the same means are called different."""
-    fronts = {str(method): Front(method_C == method, np.empty((0, 2))) for method in (0, 1)}
-    (difference,) = compare_fronts(Bootstrap(values_CS2, method_C, REPLICATES, seed), fronts, WORST_CORNER)
-    return difference.clear
+def _run(job: tuple[Cell, int]) -> tuple[str, str, int, Row]:
+    cell, repetitions = job
+    return cell.regime, cell.key, repetitions, coverage(cell, repetitions)
 
 
-COLUMNS = ("configurations", "seeds", "sd", "uneven", "items", "shared", "correlation")
-HEADER = f"| {' | '.join([*COLUMNS, 'points', 'hypervolume', 'band', 'false alarms'])} |"
+def run(chosen: Iterable[Cell], repetitions: int, out: Path | None, workers: int) -> list[tuple[str, str, Row]]:
+    """Run cells that the file does not hold yet, in so many processes; append each as it ends."""
+    done: dict[str, tuple[str, Row]] = {}
+    if out is not None and out.is_file():
+        for line in out.read_text().splitlines():
+            record = json.loads(line)
+            done[record["key"]] = record["regime"], record["row"]
+    wanted = list(chosen)
+    jobs = [(cell, repetitions) for cell in wanted if cell.key not in done]
+    with ProcessPoolExecutor(workers) as pool:
+        for regime, key, number, row in pool.map(_run, jobs):
+            done[key] = regime, row
+            if out is not None:
+                with out.open("a") as file:
+                    file.write(json.dumps({"regime": regime, "key": key, "repetitions": number, "row": row}) + "\n")
+            else:
+                sys.stdout.write(f"{key}  {_cells_text(row)}\n")
+                sys.stdout.flush()
+    return [(*_first(done, cell.key), done[cell.key][1]) for cell in wanted]
+
+
+def _first(done: Mapping[str, tuple[str, Row]], key: str) -> tuple[str, str]:
+    return done[key][0], key
+
+
+def _cells_text(row: Row) -> str:
+    return " ".join("-" if math.isnan(row[name]) else f"{name} {row[name]:.3f}" for name in COLUMNS)
+
+
+def markdown(rows: Sequence[tuple[str, str, Row]]) -> str:
+    """Return the means of each regime, the lowest coverage in it, and what P(front) is worth, as Markdown."""
+    header = f"| regime | cells | {' | '.join(COLUMNS)} | lowest points | lowest hypervolume |"
+    lines = [header, "|" + "---|" * (len(COLUMNS) + 4)]
+    for regime in [*dict.fromkeys(regime for regime, _, _ in rows), "all"]:
+        chosen = [row for name, _, row in rows if regime in (name, "all")]
+        means = [np.nanmean([row[name] for row in chosen]) if _any(chosen, name) else math.nan for name in COLUMNS]
+        lowest = [min(row[name] for row in chosen) for name in ("points", "hypervolume")]
+        texts = ["-" if math.isnan(value) else f"{value:.3f}" for value in [*means, *lowest]]
+        lines.append(f"| {regime} | {len(chosen)} | {' | '.join(texts)} |")
+    lines += ["", "| P(front) stated | configurations | mean stated | truly on the front |", "|---|---|---|---|"]
+    for index in range(BINS):
+        number, said, true = np.sum([row[f"stated {index}"] for _, _, row in rows], axis=0)
+        ends = f"{index / BINS:.1f} to {(index + 1) / BINS:.1f}"
+        lines.append(f"| {ends} | {int(number)} | {said / max(number, 1):.3f} | {true / max(number, 1):.3f} |")
+    return "\n".join(lines)
+
+
+def _any(rows: Sequence[Row], name: str) -> bool:
+    return not all(math.isnan(row[name]) for row in rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table as it grows, then the range of each column."""
+    """Run cells and print the table."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.studies.interval_coverage", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--repetitions", type=int, default=400)
+    parser.add_argument("--regime", action="append", help="only this one; may be given several times")
     parser.add_argument("--every", type=int, default=1, help="only each so many-th cell")
+    parser.add_argument("--out", type=Path, help="a file of JSON lines, a cell each; cells in it are not run again")
+    parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
-    rows = []
-    lines = [HEADER, "|" + "---|" * HEADER.count(" | ") + "---|"]
-    for cell in itertools.islice(cells(), 0, None, options.every):
-        if lines:
-            sys.stdout.write("\n".join(lines) + "\n")
-            lines = []
-        shares = coverage(cell, options.repetitions)
-        values = [getattr(shares, field.name) for field in fields(shares)]
-        rows.append(values)
-        facts = [getattr(cell, field.name) for field in fields(cell)]
-        texts = [("yes" if fact else "no") if isinstance(fact, bool) else f"{fact:g}" for fact in facts]
-        sys.stdout.write(f"| {' | '.join([*texts, *(f'{value:.3f}' for value in values)])} |\n")
-        sys.stdout.flush()
-    for name, column in zip([field.name for field in fields(Coverage)], np.array(rows).T, strict=True):
-        sys.stdout.write(f"\n{name}: mean {column.mean():.3f}, from {column.min():.3f} to {column.max():.3f}")
-    sys.stdout.write("\n")
+    chosen = [cell for cell in cells() if not options.regime or cell.regime in options.regime]
+    rows = run(chosen[:: options.every], options.repetitions, options.out, options.workers)
+    sys.stdout.write(markdown(rows) + "\n")
 
 
 if __name__ == "__main__":

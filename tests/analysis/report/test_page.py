@@ -90,7 +90,7 @@ def test_files(folder: Path) -> None:
     assert {verdict["method"] for verdict in data["control_verdicts"]} == {"kl <penalty>"}
     assert set(data["control_verdicts"][0]["beats"]) == {"checkpoint", "scale"}
     assert len(data["points"]) == 7
-    assert data["honest_selection"]["questions"]["halvings"] > 100
+    assert data["honest_selection"]["questions"]["halvings"] == 60
     assert "low_over_questions" in data["points"][0]["task"]
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 
-from analysis.findings.controls import compare_with_controls, control_of
-from analysis.statistics import selection
+from analysis.findings.arms import control_of
+from analysis.findings.controls import compare_with_controls
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.compare import Front, advise_seeds, compare_fronts, estimate_hypervolume, holm, relative_to
-from analysis.statistics.pareto import hypervolume, non_dominated
+from analysis.statistics.measurements import Line, measurements
 from analysis.tables.scores import Configuration
 
 NOTHING = np.empty((0, 2))
@@ -38,7 +37,7 @@ def noisy(means: list[list[float]], seeds: int = 5, deviation: float = 0.01, sha
 
 def test_a_clear_difference() -> None:
     """Boxes .8 x .8 and .5 x .5 over the origin: .64 - .25 = .39, and the first dominates."""
-    bootstrap = Bootstrap(noisy([[0.8, 0.8], [0.5, 0.5]]), ["a", "b"])
+    bootstrap = Bootstrap(measurements(noisy([[0.8, 0.8], [0.5, 0.5]]), ["a", "b"]))
     (difference,) = compare_fronts(bootstrap, fronts([True, False], [False, True]), [0, 0])
     assert difference.statistic.estimate == pytest.approx(0.39, abs=0.03)
     assert difference.statistic.low < 0.39 < difference.statistic.high
@@ -48,7 +47,7 @@ def test_a_clear_difference() -> None:
 
 def test_all_differences_seen_from_one() -> None:
     """a - b = .39, so b minus a is -.39; of the pair without a nothing is said."""
-    bootstrap = Bootstrap(noisy([[0.8, 0.8], [0.5, 0.5], [0.3, 0.3]]), ["0", "1", "2"])
+    bootstrap = Bootstrap(measurements(noisy([[0.8, 0.8], [0.5, 0.5], [0.3, 0.3]]), ["0", "1", "2"]))
     differences = compare_fronts(bootstrap, fronts(*np.eye(3, dtype=bool).tolist()), [0, 0])
     relative = relative_to("0", differences)
     assert set(relative) == {"1", "2"}
@@ -61,7 +60,9 @@ def test_all_differences_seen_from_one() -> None:
 
 def test_common_seeds_are_paired() -> None:
     """A seed effect that both share cancels: the difference is known better than either hypervolume."""
-    bootstrap = Bootstrap(noisy([[0.8, 0.8], [0.79, 0.79]] * 4, shared=0.95, deviation=0.05), ["a", "b"] * 4)
+    bootstrap = Bootstrap(
+        measurements(noisy([[0.8, 0.8], [0.79, 0.79]] * 4, shared=0.95, deviation=0.05), ["a", "b"] * 4)
+    )
     pair = fronts([True, False] * 4, [False, True] * 4)
     (difference,) = compare_fronts(bootstrap, pair, [0, 0])
     alone = estimate_hypervolume(bootstrap, pair["0"], [0, 0])
@@ -69,7 +70,7 @@ def test_common_seeds_are_paired() -> None:
 
 
 def test_identical_fronts_do_not_differ() -> None:
-    bootstrap = Bootstrap(noisy([[0.8, 0.8], [0.3, 0.9]]), ["a", "a"])
+    bootstrap = Bootstrap(measurements(noisy([[0.8, 0.8], [0.3, 0.9]]), ["a", "a"]))
     (difference,) = compare_fronts(bootstrap, fronts([True, True], [True, True]), [0, 0])
     assert (difference.statistic.estimate, difference.statistic.error, difference.p_value) == (0.0, 0.0, 1.0)
     assert (difference.dominates, difference.dominated) == (0.0, 0.0)
@@ -77,10 +78,12 @@ def test_identical_fronts_do_not_differ() -> None:
 
 def test_detectable_difference_and_seeds() -> None:
     """Four times the seeds: half the error, so about half the detectable difference."""
+    arc = [[math.cos(angle), math.sin(angle)] for angle in (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)]
+    lines = [Line(6 * side + np.arange(6), np.arange(6.0)[:, None]) for side in (0, 1)]
     few, many = (
         compare_fronts(
-            Bootstrap(noisy([[0.8, 0.8], [0.79, 0.79]] * 6, seeds), ["a", "b"] * 6),
-            fronts([True, False] * 6, [False, True] * 6),
+            Bootstrap(measurements(noisy(arc + arc, seeds), ["a"] * 6 + ["b"] * 6, lines=lines)),
+            fronts([True] * 6 + [False] * 6, [False] * 6 + [True] * 6),
             [0, 0],
         )[0]
         for seeds in (5, 20)
@@ -90,7 +93,7 @@ def test_detectable_difference_and_seeds() -> None:
 
 
 def test_anchors_belong_to_a_front() -> None:
-    bootstrap = Bootstrap(noisy([[0.5, 0.5]]), ["a"])
+    bootstrap = Bootstrap(measurements(noisy([[0.5, 0.5]]), ["a"]))
     front = Front(np.array([True]), np.array([[0.0, 1.0], [1.0, 1.0]]))
     assert estimate_hypervolume(bootstrap, front, [0, 0]).estimate == pytest.approx(1.0)
 
@@ -98,7 +101,7 @@ def test_anchors_belong_to_a_front() -> None:
 def test_advice_names_what_is_not_settled() -> None:
     """Two near ties and one point far ahead in the second objective: only the ties are unsettled, by each other."""
     values = noisy([[0.8, 0.5], [0.801, 0.501], [0.1, 0.9]], deviation=0.02)
-    bootstrap = Bootstrap(values, ["a"] * 3)
+    bootstrap = Bootstrap(measurements(values, ["a"] * 3))
     advice = advise_seeds(bootstrap, bootstrap.on_front())
     assert {each.row for each in advice} <= {0, 1}
     assert advice
@@ -129,7 +132,7 @@ def test_a_method_must_beat_both_controls() -> None:
     """Scaled (.5, .5), checkpoint (.7, .7). good (.9, .9) beats both; bad (.6, .6) beats the scaled adapter alone."""
     values = noisy([[1.0, 0.0], [0.5, 0.5], [0.7, 0.7], [0.9, 0.9], [0.6, 0.6]])
     methods = [row.method for row in configurations()]
-    bad, good = compare_with_controls(Bootstrap(values, methods), configurations(), [0.0, 1.0], [0, 0])
+    bad, good = compare_with_controls(Bootstrap(measurements(values, methods)), configurations(), [0.0, 1.0], [0, 0])
     assert set(good.beats) == {"checkpoint", "scale"}
     assert "good pushes the frontier" in good.text
     assert bad.beats == ("scale",)
@@ -140,50 +143,8 @@ def test_a_method_must_beat_both_controls() -> None:
 
 def test_without_controls_nothing_is_claimed() -> None:
     rows = configurations()[3:]
-    verdicts = compare_with_controls(Bootstrap(noisy([[0.9, 0.9], [0.6, 0.6]]), ["good", "bad"]), rows, None, [0, 0])
+    verdicts = compare_with_controls(
+        Bootstrap(measurements(noisy([[0.9, 0.9], [0.6, 0.6]]), ["good", "bad"])), rows, None, [0, 0]
+    )
     assert "no controls" in verdicts[0].text
     assert verdicts[0].beats == ()
-
-
-def test_selection_by_hand() -> None:
-    """Two seeds. Chosen by seed 0: the first (1, 1), which seed 1 gives (0, 0); by seed 1: the second, and so on."""
-    gains = [[[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]]
-    selected = selection.select_by_seeds(gains, [-1, -1])
-    assert selected is not None
-    assert selected.num_halvings == 2
-    assert selected.chosen_C.tolist() == [0.5, 0.5]
-    assert (selected.optimistic, selected.pessimistic, selected.optimism) == (4.0, 1.0, 3.0)
-    assert selected.optimistic_K2.tolist() == [[1.0, 1.0]]
-    assert selected.pessimistic_K2.tolist() == [[0.0, 0.0]]
-
-
-def test_selection_is_the_enumerated_one() -> None:
-    """Every way to choose three of five seeds, looked at one by one."""
-    gains = np.random.default_rng(2).random((7, 5, 2))
-    selected = selection.select_by_seeds(gains, [0, 0])
-    assert selected is not None
-    halves = list(itertools.combinations(range(5), 3))
-    optimistic, pessimistic = [], []
-    for first in halves:
-        second = [seed for seed in range(5) if seed not in first]
-        front = non_dominated(gains[:, first].mean(axis=1))
-        optimistic.append(hypervolume(gains[:, first].mean(axis=1)[front], [0, 0]))
-        pessimistic.append(hypervolume(gains[:, second].mean(axis=1)[front], [0, 0]))
-    assert selected.num_halvings == 10
-    assert (selected.optimistic, selected.pessimistic) == pytest.approx((np.mean(optimistic), np.mean(pessimistic)))
-
-
-def test_selection_by_questions_and_gaps() -> None:
-    """Questions of one objective alone; a configuration with gaps sits out, one seed gives nothing."""
-    random = np.random.default_rng(0)
-    questions = random.random((4, 30, 3))
-    questions[:, :10, 0] = np.nan
-    questions[3, 5:] = np.nan
-    selected = selection.select_by_questions(questions, [0, 0, 0])
-    assert selected is not None
-    assert selected.num_halvings == selection.MOST_HALVINGS
-    assert selected.chosen_C[3] == 0
-    assert selected.optimism > 0
-    assert selected.optimistic_K2.shape == (0, 2)
-    assert selection.select_by_seeds(random.random((3, 1, 2)), [0, 0]) is None
-    assert selection.select_by_seeds(np.full((2, 3, 2), math.nan), [0, 0]) is None

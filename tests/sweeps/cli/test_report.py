@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from analysis.findings.controls import control_of
+from analysis.findings.arms import control_of
 from analysis.tables.mlflow_runs import load, runs_of
 from settings.common.errors import UserError
 from settings.common.files import write_json

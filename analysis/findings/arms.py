@@ -1,0 +1,138 @@
+"""A table as the statistics of frontiers take it: which configurations lie on a line, and which share a training.
+
+Shape legend: C configurations, S seeds, M objectives, K configurations of a line, D knobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from analysis.statistics.arrays import Floats
+from analysis.statistics.measurements import Line, Measurements, measurements
+from analysis.tables.scores import Configuration, ScoreTable
+
+PLAIN = "plain"
+SCALE, CHECKPOINT = "adapter_scale", "checkpoint_step"
+READOUTS = (SCALE, CHECKPOINT)  # coefficients that train nothing: what is evaluated of one training
+SHORTEST = 3  # values of a knob that make a line
+Control = Literal["checkpoint", "scale"]
+Coefficients = Mapping[str, float | str]
+
+
+class Named(Protocol):
+    """A configuration, or a point of one."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def coefficients(self) -> Mapping[str, float | str]: ...
+
+
+def control_of(configuration: Named) -> Control | None:
+    """Return the control that a configuration is a point of; None for methods and for full plain fine-tuning."""
+    if configuration.method != PLAIN:
+        return None
+    if configuration.coefficients.get(SCALE, 1.0) != 1.0:
+        return "scale"
+    return "checkpoint" if CHECKPOINT in configuration.label else None
+
+
+def measure(table: ScoreTable, base_M: Floats | None = None) -> Measurements:
+    """Return what a table's configurations with a finished trial measured, in its order.
+
+    Args:
+        base_M: scores of the untouched base model, where the controls' lines start; None when one is missing.
+    """
+    finished = table.rows(table.num_seeds_C > 0)
+    return measurements(
+        finished.gains_CSM,
+        finished.method_C,
+        training_C=[training_of(configuration) for configuration in finished.configurations],
+        count_CSM=finished.count_CSM,
+        ranges=finished.ranges,
+        lines=lines_of(finished.configurations, None if base_M is None else finished.oriented(base_M)),
+    )
+
+
+def training_of(configuration: Configuration) -> str:
+    """Return what tells the training that a configuration is read from; where a record does not say, its knobs do."""
+    if configuration.training:
+        return configuration.training
+    if not any(name in configuration.coefficients for name in READOUTS) and configuration.method != PLAIN:
+        return configuration.id
+    kept = sorted((name, str(value)) for name, value in configuration.coefficients.items() if name not in READOUTS)
+    return f"{configuration.method} {kept}"
+
+
+def lines_of(configurations: Sequence[Configuration], base_M: Floats | None = None) -> list[Line]:
+    """Find the lines: configurations of a method that differ in nothing but numeric coefficients.
+
+    Where several coefficients vary, and each configuration differs from others in only one of them, as in a grid or
+    with the two controls, each such row is a line. Otherwise all that vary span one surface.
+
+    Args:
+        base_M: gains of the base model, where the knobs of the controls are 0.
+    """
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[int]] = {}
+    values = [_completed(configuration, configurations) for configuration in configurations]
+    for row, configuration in enumerate(configurations):
+        words = tuple(sorted((name, str(value)) for name, value in values[row].items() if not _is_number(value)))
+        names = tuple(sorted((name, "") for name, value in values[row].items() if _is_number(value)))
+        groups.setdefault((configuration.method, words + names), []).append(row)
+    lines = []
+    for (method, _), rows in groups.items():
+        numbers = {name for row in rows for name, value in values[row].items() if _is_number(value)}
+        knobs = sorted(name for name in numbers if len({values[row][name] for row in rows}) > 1)
+        for name_of_line, members in _single_lines(rows, knobs, values):
+            starts = method == PLAIN and name_of_line in READOUTS and base_M is not None
+            lines.append(_line(members, [name_of_line], values, base_M if starts else None))
+        covered = {row for _, members in _single_lines(rows, knobs, values) for row in members}
+        if len(knobs) > 1 and covered != set(rows):
+            lines.append(_line(rows, knobs, values, None))
+    return lines
+
+
+def _is_number(value: float | str) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _completed(configuration: Configuration, configurations: Sequence[Configuration]) -> dict[str, float | str]:
+    """Return the coefficients; full plain fine-tuning ends both controls, whether its record says so or not."""
+    values = dict(configuration.coefficients)
+    if configuration.method == PLAIN:
+        siblings = [each.coefficients for each in configurations if each.method == PLAIN]
+        if any(SCALE in each for each in siblings):
+            values.setdefault(SCALE, 1.0)
+        steps = [float(each[CHECKPOINT]) for each in siblings if CHECKPOINT in each]
+        if steps:
+            values.setdefault(CHECKPOINT, max(steps) + 1)
+    return values
+
+
+def _single_lines(
+    rows: Sequence[int], knobs: Sequence[str], values: Sequence[Coefficients]
+) -> list[tuple[str, list[int]]]:
+    """Return (knob, rows) of each line along one knob that has enough values."""
+    lines = []
+    for knob in knobs:
+        beside: dict[tuple[tuple[str, float | str], ...], list[int]] = {}
+        for row in rows:
+            rest = tuple(sorted((name, values[row][name]) for name in knobs if name != knob))
+            beside.setdefault(rest, []).append(row)
+        lines += [
+            (knob, members)
+            for members in beside.values()
+            if len({values[row][knob] for row in members}) >= SHORTEST
+            or (knob in READOUTS and len({values[row][knob] for row in members}) >= SHORTEST - 1)
+        ]
+    return lines
+
+
+def _line(rows: Sequence[int], knobs: Sequence[str], values: Sequence[Coefficients], start_M: Floats | None) -> Line:
+    knobs_KD = np.array([[float(values[row][knob]) for knob in knobs] for row in rows])
+    return Line(np.array(rows), knobs_KD, start_M)

@@ -1,0 +1,59 @@
+"""Which configurations of a table lie on a line, and which share a training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.findings.arms import lines_of, measure, training_of
+from analysis.tables.scores import Configuration
+from tests.support.made_up_trials import configuration, record, table
+
+
+def plain(**coefficients: float) -> Configuration:
+    made = configuration("plain", **coefficients)
+    return Configuration(made.id, "plain", made.label, {"adapter_scale": 1.0, "checkpoint_step": 48} | coefficients)
+
+
+def test_one_knob_is_one_line() -> None:
+    rows = [configuration("kl", beta=beta) for beta in (0.1, 1.0, 10.0)] + [configuration("twin")]
+    (line,) = lines_of(rows)
+    assert line.rows_K.tolist() == [0, 1, 2]
+    assert line.knobs_KD.tolist() == [[0.1], [1.0], [10.0]]
+
+
+def test_words_part_lines() -> None:
+    rows = [configuration("kl", beta=beta, direction=side) for side in ("forward", "reverse") for beta in (1, 2, 3)]
+    assert [line.rows_K.tolist() for line in lines_of(rows)] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_the_controls_are_two_lines_from_the_base_model_to_full_training() -> None:
+    rows = [plain(), plain(checkpoint_step=12), plain(checkpoint_step=24), plain(adapter_scale=0.5)]
+    scale, steps = lines_of(rows, np.array([0.0, 1.0]))
+    assert (sorted(scale.rows_K.tolist()), sorted(steps.rows_K.tolist())) == ([0, 3], [0, 1, 2])
+    assert scale.start_M is not None
+    assert scale.start_M.tolist() == [0.0, 1.0]
+    assert all(line.start_M is None for line in lines_of(rows))
+
+
+def test_random_search_of_two_knobs_is_a_surface_and_a_grid_is_lines() -> None:
+    random = [configuration("m", a=a, b=b) for a, b in ((0.1, 0.5), (0.2, 0.9), (0.7, 0.3), (0.9, 0.8))]
+    (surface,) = lines_of(random)
+    assert surface.knobs_KD.shape == (4, 2)
+    grid = [configuration("m", a=a, b=b) for a in (1, 2, 3) for b in (1, 2, 3)]
+    assert sorted(line.knobs_KD.shape for line in lines_of(grid)) == [(3, 1)] * 6
+
+
+def test_readouts_share_their_training() -> None:
+    """By what the record says, or else by the coefficients that train nothing."""
+    full, half, other = plain(), plain(checkpoint_step=24), configuration("kl", beta=1.0)
+    assert training_of(full) == training_of(half) != training_of(other)
+    assert training_of(Configuration("x", "safe_lora", training="t")) == "t"
+    assert training_of(configuration("kl", beta=1.0)) != training_of(configuration("kl", beta=2.0))
+
+
+def test_a_table_is_measured_as_gains() -> None:
+    rows = [configuration("kl", beta=beta) for beta in (1.0, 2.0, 3.0)]
+    measured = measure(table([record(row, seed, 0.5, 0.25) for row in rows for seed in (0, 1)]))
+    assert measured.mean_CM.tolist() == [[0.5, 0.25]] * 3
+    assert len(measured.lines) == 1
+    assert len(set(measured.training_C.tolist())) == 3
