@@ -305,12 +305,12 @@ def _caption(table: ScoreTable, points: Sequence[FrontierPoint], cut: bool, band
     single = {point.method for point in points if point.seeds and math.isnan(next(iter(point.scores.values())).low)}
     if single != {point.method for point in points if point.seeds}:
         text.append(
-            "Bars: 95 % t-interval of the mean in each objective, the variance between seeds shrunk over the"
+            "Bars: 95 % interval of the mean in each objective, the variance between seeds shrunk over the"
             f" configurations of a method{' (cut at the edge)' if cut else ''}."
         )
     if single:
         text.append(f"No interval for {', '.join(sorted(single))}: one seed.")
-    band = "; shaded: where the whole frontier of the true means lies, with 95 % confidence" if banded else ""
+    band = "; shaded: where the whole frontier of the true curves lies, with 95 % confidence" if banded else ""
     text.append(f"Dashed: the frontier of the means{band}.")
     if banded and seeds[-1] == 2:
         text.append(f"{TWO_SEEDS[0].upper()}{TWO_SEEDS[1:]}.")

@@ -90,7 +90,7 @@ def knob_figure(findings: Findings, title: str = "") -> Figure:
         axes.set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=FONT["small"], frameon=False)
-    text = "Means over seeds with 95 % t-intervals, the variance shrunk over the method's configurations."
+    text = "Means over seeds with 95 % intervals, the variance shrunk over the method's configurations."
     _title_and_caption(figure, title, text)
     return figure
 

@@ -32,6 +32,7 @@ from settings.setting import Status
 
 RESERVED = ("method", "configuration", "label", "coefficients", "seeds", "tokens", "seconds", "p_front")
 WIDE = 100  # characters
+QUICK = 300  # replicates, for a table that needs nothing else of them
 Basis = Literal["seeds", "questions", "none"]
 
 
@@ -127,7 +128,7 @@ def frontier(
     on_front_C[finished_C] = non_dominated(gain_CM[finished_C])
     p_front_C = np.full(len(num_C), np.nan)
     if (num_C > 1).any():
-        p_front_C[finished_C] = (bootstrap or Bootstrap(measured)).on_front()
+        p_front_C[finished_C] = (bootstrap or Bootstrap(measured, QUICK)).on_front()
     points = []
     for row, configuration in enumerate(chosen.configurations):
         estimates = [_estimate(chosen, intervals, row, column) for column in range(len(chosen.objectives))]

@@ -145,7 +145,7 @@ def cite(findings: Findings) -> str:
     scores = "; ".join(f"{name} {interactive.interval_text(score)}" for name, score in point.scores.items())
     return (
         f"{point.method} {point.label}".strip()
-        + f": {scores} (mean over {point.seeds} seeds, 95 % t-interval, variance between seeds shrunk over the"
+        + f": {scores} (mean over {point.seeds} seeds, 95 % interval, variance between seeds shrunk over the"
         " configurations of the method)."
     )
 

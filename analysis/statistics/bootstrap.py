@@ -34,6 +34,7 @@ REPLICATES = 1000
 SLOPES = 8  # replicates over which a slope is averaged
 STEP = 1e-2  # of an effect's standard deviation, to take a slope
 TIES = 0.7  # exponent of the share of replicates in which a configuration is on the front
+BAND_REPLICATES = 400  # that the band looks at, which takes longest
 RARE = 0.002  # a point that is on the front of fewer replicates does not matter to the band
 
 
@@ -329,7 +330,7 @@ class Bootstrap:
         widen the band.
         """
         rivals_P = self._rivals_P
-        mean_RM, draws_BRM = self._z_mean_PM[rivals_P], self._z_draws_BPM[:, rivals_P]
+        mean_RM, draws_BRM = self._z_mean_PM[rivals_P], self._z_draws_BPM[:BAND_REPLICATES, rivals_P]
         error_RM = draws_BRM.std(axis=0, ddof=1)
         unit_RM = np.where(error_RM > 0, error_RM, np.inf)
         multiples = []
@@ -337,9 +338,8 @@ class Bootstrap:
             below_BRR = np.full((len(chunk_BRM), len(mean_RM), len(mean_RM)), -np.inf)
             above_BRR = below_BRR.copy()
             for column in range(mean_RM.shape[1]):
-                gap_BRR = (chunk_BRM[:, :, None, column] - mean_RM[None, None, :, column]) / unit_RM[
-                    None, :, None, column
-                ]
+                unit_R1 = unit_RM[:, None, column]
+                gap_BRR = (chunk_BRM[:, :, None, column] - mean_RM[:, column]) / unit_R1
                 np.maximum(below_BRR, gap_BRR, out=below_BRR)
                 np.maximum(above_BRR, -gap_BRR, out=above_BRR)
             multiples.append([below_BRR.min(axis=2).max(axis=1), above_BRR.min(axis=1).max(axis=1)])
