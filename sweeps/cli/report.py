@@ -48,7 +48,7 @@ def report(
         objectives: two or three of the sweep's scores; None is its own.
         folder: of the files; None is `report` in the sweep's folder under `output`.
 
-    Raises UserError.
+    Raise UserError.
     """
     reader, uri = open_sweep(sweep, output, tracking_uri), tracking_uri or default_uri(output)
     labels: Sequence[str | None] = [setting] if setting else reader.labels or [None]

@@ -44,7 +44,7 @@ class SettingFrontier:
 
     @property
     def points(self) -> list[FrontierPoint]:
-        """All configurations, those on the frontier first. Raises UserError when no trial has finished."""
+        """All configurations, those on the frontier first. Raise UserError when no trial has finished."""
         return frontier.frontier(self.table)
 
 
@@ -91,7 +91,7 @@ def record_of(sweep: Sweep, outcome: Outcome) -> TrialRecord:
 def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -> list[Path]:
     """Write figure, JSON and CSV of each setting's frontier into the sweep's folder, and show them in MLflow.
 
-    The adapters of frontier configurations are copied there as well. Returns the files written.
+    The adapters of frontier configurations are copied there as well. Return the files written.
     """
     from analysis.figures.frontier import frontier_figure
     from analysis.figures.style import save_figure
