@@ -180,10 +180,10 @@ class PackTraining:
             for index, step in steps.items():
                 self.members[index].count(step, seconds / len(steps))
             for index, terms in measured.items():
-                self._measured(index, terms)
+                self.record(index, terms)
                 self._snapshot(index)
 
-    def _measured(self, index: int, terms: dict[str, Tensor]) -> None:
+    def record(self, index: int, terms: dict[str, Tensor]) -> None:
         """Keep a step's terms on the device; every few steps read them, and see whether the member is still sound."""
         member, done = self.members[index], self.optimizer.updates[index]
         pending = member.pending
