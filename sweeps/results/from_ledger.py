@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from analysis.tables import schema
 from analysis.tables.loaded_sweep import LoadedSweep, choose_objectives, choose_setting, counted
 from analysis.tables.mlflow_runs import grades_file
 from analysis.tables.questions import read_grades
@@ -102,7 +101,7 @@ class LedgerReader:
         }
 
     def _grades_file(self, label: str | None) -> Path:
-        return self.folder / schema.QUESTIONS / grades_file(label or "")
+        return SweepFolder(self.folder).questions / grades_file(label or "")
 
 
 def _record(key: str, description: ConfigurationDescription, outcome: Mapping[str, Any]) -> TrialRecord:

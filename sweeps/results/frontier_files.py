@@ -108,7 +108,7 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
         frontier.write_csv(files[1], points)
         if len(results.table.objectives) > 1:  # one objective is a ranking, which has no figure
             files.append(folder / f"{stem}.png")
-            preview = folder / schema.PREVIEWS / f"{stem}.png"
+            preview = SweepFolder(folder).previews / f"{stem}.png"
             figure = frontier_figure(results.table, results.base, f"{sweep.name}: {results.setting}")
             save_figure(files[-1], figure)
             save_figure(preview, figure, PREVIEW_DPI)
@@ -118,7 +118,7 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
         for file in files:
             tracker.artifact(file)
         description += [f"### {results.setting}", "", _markdown(points, results.table.objectives), "", *picture]
-        grades = folder / schema.QUESTIONS / grades_file(results.setting)
+        grades = SweepFolder(folder).questions / grades_file(results.setting)
         write_grades(grades, grades_of(case, record, folder))
         tracker.artifact(grades, schema.QUESTIONS)
         on_front = {point.configuration for point in points if point.on_front}
