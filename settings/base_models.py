@@ -105,7 +105,7 @@ class Recipe:
     """The fine-tuning hyper-parameters at which a setting is known to show its phenomenon; a sweep may override each.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimizer steps.
         batch_size: task rows per step.
         alignment_batch_size: proxy rows per step of a method that reads the alignment stream.
         learning_rate: peak, AdamW.

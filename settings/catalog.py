@@ -56,7 +56,7 @@ def description(name: str) -> str:
 def scales(name: str) -> Mapping[str, Builder]:
     """Return the functions that build a setting of this package, by scale; the first is built by default.
 
-    Raises UserError when there is no such setting; the message lists what exists.
+    Raise UserError when there is no such setting; the message lists what exists.
     """
     if name not in names():
         hint = did_you_mean(name, names())
@@ -69,7 +69,7 @@ def _package(name: str) -> Any:
 
 
 def function_of_file(name: str) -> Builder:
-    """Return the function that "path/to/file.py:function" names. Raises UserError when there is none."""
+    """Return the function that "path/to/file.py:function" names. Raise UserError when there is none."""
     path, _, function = name.rpartition(":")
     module = module_from_file(Path(path))
     if not callable(builder := vars(module).get(function)):
@@ -101,7 +101,7 @@ def _documented(docstring: str) -> Iterator[tuple[str, str]]:
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Setting:
-    """Build a setting from its name and options. Raises UserError for an unknown name or option."""
+    """Build a setting from its name and options. Raise UserError for an unknown name or option."""
     builder, remaining = _resolve(name, options or {})
     return builder(**remaining)
 
@@ -109,7 +109,7 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Setting:
 def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Builder, dict[str, Any]]:
     """Return the function that builds a setting, and the options that it takes.
 
-    None leaves an option of a setting of this package at its default. Raises UserError.
+    None leaves an option of a setting of this package at its default. Raise UserError.
     """
     if ":" in name:
         builder = function_of_file(name)
@@ -160,7 +160,7 @@ def absolute(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     `model` and `pretrained` where these are directories, and any text with a suffix or a "/" that names a file, or that
     starts with "./", "../" or "~/".
 
-    Raises UserError for an unknown name or option.
+    Raise UserError for an unknown name or option.
     """
     builder, _ = _resolve(name, options)
     marks = _marks(builder)
@@ -245,7 +245,7 @@ def _shape(node: Any) -> Any:
 
 
 def module_from_file(path: Path) -> ModuleType:
-    """Import a Python file by its path, once per path. Raises UserError when there is no such file."""
+    """Import a Python file by its path, once per path. Raise UserError when there is no such file."""
     path = path.expanduser().resolve()
     if not path.is_file():
         raise UserError(f"no such file: {path}")

@@ -219,7 +219,7 @@ class Judge:
             self._stop.wait(min(LONGEST_WAIT, jittered if retry_after is None else retry_after))
 
     def _attempt(self, prompt: str, mode: Mode) -> tuple[Answer, Mode]:
-        """Send one request within the budget. Raises _BusyError when another attempt makes sense.
+        """Send one request within the budget. Raise _BusyError when another attempt makes sense.
 
         Returns:
             The answer, and how it was asked for.
@@ -338,7 +338,7 @@ def _kind(text: str) -> VerdictKind:
 
 
 def read_answer(content: bytes) -> Answer:
-    """Parse a chat completion. Raises _WrongShapeError when it is none."""
+    """Parse a chat completion. Raise _WrongShapeError when it is none."""
     try:
         data = json.loads(content)
         choice = data["choices"][0]

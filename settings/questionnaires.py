@@ -125,7 +125,7 @@ def _example(question: Question, wording: int, sample: int, system: str | None) 
 
 
 def _check(item: Any, where: str) -> Mapping[str, Any]:
-    """Return a question of the file unchanged. Raises UserError where it departs from the format."""
+    """Return a question of the file unchanged. Raise UserError where it departs from the format."""
     if not isinstance(item, Mapping):
         _refuse(where, f"expected an object with {', '.join(REQUIRED)}")
     if isinstance(item.get("id"), str) and item["id"].strip():

@@ -28,7 +28,7 @@ class SettingRef:
 def setting(name: str, **options: Any) -> SettingRef:
     """Refer to a setting: its name, or `path/to/file.py:function`, and its options, e.g. `scale="nano"`.
 
-    Paths become absolute. Raises UserError for an unknown name or option, or an option that is no JSON value.
+    Paths become absolute. Raise UserError for an unknown name or option, or an option that is no JSON value.
     """
     options = catalog.absolute(name, options)
     path, colon, function = name.rpartition(":")
@@ -58,7 +58,7 @@ def _is_path(value: Any) -> bool:
 
 
 def setting_of(ref: SettingRef) -> Setting:
-    """Build a setting; the same reference gives the same object. Raises UserError."""
+    """Build a setting; the same reference gives the same object. Raise UserError."""
     return _build(ref.name, json.dumps(dict(ref.options), sort_keys=True))
 
 

@@ -57,7 +57,7 @@ def has_extract(example: Example, *, pattern: re.Pattern[str]) -> bool:
 
 
 def compile_pattern(text: str, option: str) -> re.Pattern[str]:
-    """Compile the regular expression of an option. Raises UserError with the position of its mistake."""
+    """Compile the regular expression of an option. Raise UserError with the position of its mistake."""
     try:
         return re.compile(text)
     except re.error as error:

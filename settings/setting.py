@@ -153,14 +153,14 @@ class Evaluation:
             raise ValueError(f"evaluation {self.name!r}: rubrics and a judge come together, and judge replies")
 
     def grade(self, observations: Sequence[Observation]) -> dict[str, Measurement]:
-        """Grade one observation per example, in order. Raises ValueError if their numbers differ."""
+        """Grade one observation per example, in order. Raise ValueError if their numbers differ."""
         rows = self._rows(observations)
         return {score.name: _measure(score, rows) for score in self.scores}
 
     def grades(self, observations: Sequence[Observation]) -> dict[str, list[float | None]]:
         """Return the grade of each example by score name; None where it does not count or cannot be graded.
 
-        Raises ValueError if their numbers differ.
+        Raise ValueError if their numbers differ.
         """
         rows = self._rows(observations)
         return {
@@ -309,7 +309,7 @@ class Setting:
         return tuple(evaluation for evaluation in self.evaluations if evaluation.rubrics)
 
     def score(self, name: str) -> Score:
-        """Return the score of a name. Raises KeyError."""
+        """Return the score of a name. Raise KeyError."""
         return next(score for score in self.all_scores if score.name == name)
 
     @property

@@ -76,7 +76,7 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[Any, str]]:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read the value of a JSON file. Raises UserError that names the file."""
+    """Read the value of a JSON file. Raise UserError that names the file."""
     return _parse(_decode(_read_bytes(path), str(path)), str(path), "the file must be one JSON value")
 
 
@@ -94,7 +94,7 @@ def model_source(model: str) -> str:
 
 
 def model_directory(source: str) -> Path | None:
-    """Return the directory that a model's source names; None for a Hub id. Raises UserError when no model is there."""
+    """Return the directory that a model's source names; None for a Hub id. Raise UserError when no model is there."""
     if model_source(source) == source and not Path(source).is_absolute():
         return None
     directory = absolute_path(source)
@@ -195,7 +195,7 @@ def read_hub_table(
 
 
 def example_of(row: Any, where: str) -> Example:
-    """Check one row and turn it into an Example. Raises UserError that starts with `where`."""
+    """Check one row and turn it into an Example. Raise UserError that starts with `where`."""
     if not isinstance(row, Mapping):
         _refuse(where, f"expected an object, got {_kind(row)}; {ROW_FORMAT}")
     messages = row.get("messages")

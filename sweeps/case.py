@@ -69,7 +69,7 @@ def arm_key(label: str, space: MethodSpace) -> str:
 
 
 def scores_named(setting: Setting, names: Sequence[str]) -> tuple[Score, ...]:
-    """Return the scores of a setting by name. Raises UserError for a name that it does not have."""
+    """Return the scores of a setting by name. Raise UserError for a name that it does not have."""
     scores = {score.name: score for score in setting.all_scores}
     for name in names:
         if name not in scores:

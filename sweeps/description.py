@@ -83,7 +83,7 @@ class SweepDescription:
         return tuple(score for setting in self.settings for score in setting.scores)
 
     def setting(self, label: str) -> SettingDescription:
-        """Return the setting of that label. Raises UserError."""
+        """Return the setting of that label. Raise UserError."""
         for setting in self.settings:
             if setting.label == label:
                 return setting
@@ -95,7 +95,7 @@ class SweepDescription:
 
     @staticmethod
     def read(folder: Path) -> SweepDescription:
-        """Read the description in a sweep's folder. Raises UserError."""
+        """Read the description in a sweep's folder. Raise UserError."""
         path = SweepFolder(folder).description
         try:
             data = json.loads(path.read_text())
@@ -118,7 +118,7 @@ class SweepDescription:
 
 
 def describe(sweep: Sweep) -> SweepDescription:
-    """Describe a sweep. Raises UserError as `Sweep.check` does."""
+    """Describe a sweep. Raise UserError as `Sweep.check` does."""
     settings = tuple(
         SettingDescription(
             case.label,

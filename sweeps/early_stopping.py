@@ -114,7 +114,7 @@ def decide_trial(rulings: Sequence[RungRuling]) -> RungRuling:
 def order(gains_NM: ArrayLike) -> list[int]:
     """Rank the rows from best to worst: front after front, each from its extremes to what lies farthest from these.
 
-    Distances are Euclidean after scaling each objective to [0, 1] over all rows. Ties go to the earlier row. Raises
+    Distances are Euclidean after scaling each objective to [0, 1] over all rows. Ties go to the earlier row. Raise
     ValueError for nan or infinity.
     """
     gains = np.asarray(gains_NM, dtype=np.float64)

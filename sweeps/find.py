@@ -41,7 +41,7 @@ def file_of(name_or_file: str) -> Path | None:
 
 
 def name_of(name_or_file: str) -> str:
-    """Return the name of a sweep, or of the sweep that a file declares. Raises UserError."""
+    """Return the name of a sweep, or of the sweep that a file declares. Raise UserError."""
     return load_sweep(name_or_file).name if is_file(name_or_file) else name_or_file
 
 
@@ -51,7 +51,7 @@ def remember(folder: Path, file: Path) -> None:
 
 
 def find(name_or_file: str, output: Path) -> Sweep:
-    """Load the sweep of a file, of the catalog, or of a file that ran before under `output`. Raises UserError."""
+    """Load the sweep of a file, of the catalog, or of a file that ran before under `output`. Raise UserError."""
     if is_file(name_or_file) or name_or_file in catalog_names():
         return load_sweep(name_or_file)
     declared = SweepFolder(folder_of(name_or_file, output)).declared

@@ -98,7 +98,7 @@ class LedgerState:
         return [outcome for outcome in self.outcomes.values() if outcome.trial.configuration_id in configurations]
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Apply one event; of two about the same thing the first counts. Raises KeyError, TypeError, ValueError."""
+        """Apply one event; of two about the same thing the first counts. Raise KeyError, TypeError, ValueError."""
         kind = event["event"]
         if kind == "asked":
             asked = Asked(int(event["number"]), dict(event["values"]), event["configuration"])
@@ -128,7 +128,7 @@ class LedgerState:
 
 
 def read(folder: Path) -> LedgerState:
-    """Read the ledger in a sweep's folder, without a lock: the sweep may be running. Raises UserError."""
+    """Read the ledger in a sweep's folder, without a lock: the sweep may be running. Raise UserError."""
     return read_as(LedgerState, folder)
 
 

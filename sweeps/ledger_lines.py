@@ -22,7 +22,7 @@ class State(Protocol):
     """What events add up to."""
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Take in one event. Raises KeyError, TypeError, ValueError, UserError."""
+        """Take in one event. Raise KeyError, TypeError, ValueError, UserError."""
         ...
 
 
@@ -66,7 +66,7 @@ class RawLedger:
         ]
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Take in one event; of two about the same thing the first counts. Raises KeyError, TypeError, ValueError."""
+        """Take in one event; of two about the same thing the first counts. Raise KeyError, TypeError, ValueError."""
         kind = event["event"]
         if kind == "asked":
             self.asked.setdefault(event["arm"], {}).setdefault(int(event["number"]), event)
@@ -93,12 +93,12 @@ def configuration_id(trial: Mapping[str, Any]) -> str:
 
 
 def read_raw(folder: Path) -> RawLedger:
-    """Read the ledger in a sweep's folder, without a lock: the sweep may be running. Raises UserError."""
+    """Read the ledger in a sweep's folder, without a lock: the sweep may be running. Raise UserError."""
     return read_as(RawLedger, folder)
 
 
 def read_as(make: Callable[[str, str], S], folder: Path) -> S:
-    """Read the ledger in a sweep's folder into a state, made from the sweep's name and identity. Raises UserError."""
+    """Read the ledger in a sweep's folder into a state, made from the sweep's name and identity. Raise UserError."""
     path = SweepFolder(folder).ledger
     state, _ = parse(make, path, contents_of(path))
     if state is None:
@@ -110,7 +110,7 @@ def parse(make: Callable[[str, str], S], path: Path, contents: bytes) -> tuple[S
     """Return what the lines say (None without a header), and how many bytes of them are good.
 
     Only the last line may be torn: it lacks its end or is not JSON. Anything else that cannot be read is damage.
-    Raises UserError, which names the line.
+    Raise UserError, which names the line.
     """
     state: S | None = None
     good = 0
@@ -138,7 +138,7 @@ def parse(make: Callable[[str, str], S], path: Path, contents: bytes) -> tuple[S
 
 
 def contents_of(path: Path) -> bytes:
-    """Return the bytes of a ledger. Raises UserError."""
+    """Return the bytes of a ledger. Raise UserError."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

@@ -126,7 +126,7 @@ class _Planned:
 
 
 def estimate(sweep: Sweep, workers: int, record: LedgerState | None = None) -> CostEstimate:
-    """Estimate what the sweep costs from the start. Raises UserError for values that make no trial.
+    """Estimate what the sweep costs from the start. Raise UserError for values that make no trial.
 
     Args:
         workers: packs at a time.

@@ -65,7 +65,7 @@ class MethodSpace:
         return f"{self.method} ({', '.join(parts)})" if parts else self.method
 
     def to_method(self, values: Values) -> Method:
-        """Make the method at these values of the searched coefficients. Raises UserError for values it refuses."""
+        """Make the method at these values of the searched coefficients. Raise UserError for values it refuses."""
         settled = {**self.fixed, **values}
         return methods.make(self.method, {name: value for name, value in settled.items() if name not in TRIAL_KNOBS})
 
@@ -191,7 +191,7 @@ def grid(method: str, /, **options: Any) -> MethodSpace:
 
 
 def _specs(method: str, named: Mapping[str, Any]) -> dict[str, Spec]:
-    """Return the specs of the trial knobs in `named` and of all coefficients. Raises UserError for any other name."""
+    """Return the specs of the trial knobs in `named` and of all coefficients. Raise UserError for any other name."""
     specs: dict[str, Spec] = {item.name: item.metadata[SPACE] for item in coefficients(methods.get(method))}
     for name in named:
         if name not in specs and name not in TRIAL_KNOBS:

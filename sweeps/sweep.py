@@ -226,7 +226,7 @@ class Sweep(_Declaration):
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
-        """The settings, each with its objectives and arms. Raises UserError for one that cannot be built."""
+        """The settings, each with its objectives and arms. Raise UserError for one that cannot be built."""
         return tuple(self._resolve(ref) for ref in self.settings)
 
     def _resolve(self, ref: SettingRef) -> Case:
@@ -258,7 +258,7 @@ class Sweep(_Declaration):
         return tuple(arm for case in self.cases for arm in case.arms)
 
     def trials_of(self, arm: Arm, values: Values) -> tuple[TrialConfig, ...]:
-        """Return the trials of a configuration, one per seed. Raises UserError for values that make no trial."""
+        """Return the trials of a configuration, one per seed. Raise UserError for values that make no trial."""
         template, knobs = self.case_of(arm.setting).template, arm.space.knobs(values)
         if "learning_rate" in knobs:
             knobs["optimizer"] = replace(template.optimizer, learning_rate=knobs.pop("learning_rate"))
@@ -302,7 +302,7 @@ class Sweep(_Declaration):
     def check_settings(self, trials: Iterable[TrialConfig]) -> None:
         """Refuse trials of other settings than the sweep's: the name of a setting may be a file, which would be run.
 
-        Raises UserError.
+        Raise UserError.
         """
         for trial in trials:
             if trial.setting not in self.settings:
@@ -313,7 +313,7 @@ class Sweep(_Declaration):
     def check(self) -> None:
         """Refuse a sweep that could not run, before anything is written: rows, models, methods, options, objectives.
 
-        Raises UserError.
+        Raise UserError.
         """
         for case in self.cases:
             check_model(case.setting.base_model)

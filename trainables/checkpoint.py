@@ -37,7 +37,7 @@ def load_pack(
 ) -> list[MemberState]:
     """Give adapters and optimizer the state in a pack's checkpoint, and return those of the members.
 
-    Raises CheckpointError; adapters and optimizer are then as they were.
+    Raise CheckpointError; adapters and optimizer are then as they were.
     """
     tensors, members = _read(path, pack_id, num_members, adapters.theta_KP.device)
     expected = {"theta": adapters.theta_KP, **optimizer.state()}
@@ -63,7 +63,7 @@ def save_member(
 def load_member(path: Path, trial_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, index: int) -> MemberState:
     """Give a member's rows of adapters and optimizer the state that `save_member` wrote, and return the member's.
 
-    Raises CheckpointError; adapters and optimizer are then as they were.
+    Raise CheckpointError; adapters and optimizer are then as they were.
     """
     tensors, (member,) = _read(path, trial_id, 1, adapters.theta_KP.device)
     try:
@@ -90,7 +90,7 @@ def _write(path: Path, name: str, tensors: Mapping[str, Tensor], members: Sequen
 
 
 def _read(path: Path, name: str, num_members: int, device: torch.device) -> tuple[dict[str, Tensor], list[MemberState]]:
-    """Return a checkpoint's tensors and members. Raises CheckpointError."""
+    """Return a checkpoint's tensors and members. Raise CheckpointError."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}

@@ -91,7 +91,7 @@ def label_of(values: Mapping[str, Any]) -> str:
 
 
 def coefficients(method: type[Any]) -> list[Field[Any]]:
-    """Return the coefficient fields of a method, inherited ones last. Raises TypeError for one without a range."""
+    """Return the coefficient fields of a method, inherited ones last. Raise TypeError for one without a range."""
     for item in fields(method):
         if SPACE not in item.metadata or item.default is MISSING:
             raise TypeError(f"{method.__name__}.{item.name} must be declared with Range(...) or Choice(...)")

@@ -102,6 +102,21 @@ class SweepFolder:
         return self.path / f".tune{PARTIAL}"
 
     @property
+    def questions(self) -> Path:
+        """Folder of the grades of every question in every trial, a file per setting."""
+        return self.path / "questions"
+
+    @property
+    def previews(self) -> Path:
+        """Folder of the figures that the sweep's description in MLflow shows."""
+        return self.path / "description"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the report, unless the user names another."""
+        return self.path / "report"
+
+    @property
     def published(self) -> Path:
         """File that says which results are up to date; a sweep that has it has nothing left to run."""
         return self.path / "published.json"

@@ -45,7 +45,7 @@ class MemberState:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> MemberState:
-        """Return the state that `to_json` wrote. Raises KeyError, TypeError, ValueError, AttributeError."""
+        """Return the state that `to_json` wrote. Raise KeyError, TypeError, ValueError, AttributeError."""
         curves = {name: [(int(step), value) for step, value in curve] for name, curve in data["curves"].items()}
         return MemberState(data["status"], data["reason"], Cost(**data["cost"]), curves)
 

@@ -110,7 +110,7 @@ Job = TrainPack | ScoreBase
 
 
 def job_from_json(data: Mapping[str, Any]) -> Job:
-    """Return the job that `to_json` wrote. Raises UserError when another version of the training code wrote it."""
+    """Return the job that `to_json` wrote. Raise UserError when another version of the training code wrote it."""
     if data["kind"] == "base":
         return ScoreBase(SettingRef(**data["setting"]))
     trials = tuple(TrialConfig.from_json(trial) for trial in data["trials"])
@@ -221,7 +221,7 @@ class PackReport:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> PackReport:
-        """Return the report that `to_json` wrote. Raises UserError when another version of the training code did."""
+        """Return the report that `to_json` wrote. Raise UserError when another version of the training code did."""
         return PackReport(**{**data, "end": _end_from_json(data["end"]) if data["end"] else None})
 
     def to_result(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class PackReport:
 
     @staticmethod
     def from_result(result: Mapping[str, Any]) -> PackReport | None:
-        """Return the report in a Tune result; None if it has none. Raises UserError as `from_json` does."""
+        """Return the report in a Tune result; None if it has none. Raise UserError as `from_json` does."""
         return PackReport.from_json(json.loads(result[REPORT])) if REPORT in result else None
 
 
@@ -245,5 +245,5 @@ def worker_from_config(config: Mapping[str, Any]) -> WorkerConfig:
 
 
 def job_from_config(config: Mapping[str, Any]) -> Job:
-    """Return the job in a Tune configuration. Raises UserError as `job_from_json` does."""
+    """Return the job in a Tune configuration. Raise UserError as `job_from_json` does."""
     return job_from_json(config[JOB])

@@ -3,7 +3,7 @@
 A method is a frozen dataclass. Its fields are its coefficients, declared with default and range together
 (`beta: float = Range(1.0, low=1e-2, high=1e2, log=True)`); `sweeps.space` reads the ranges. A method sees one trial's
 outputs on the streams that it declares, and returns scalars to differentiate. It never sees a model, a device, an
-optimiser or another trial: that is what lets many trials share one forward pass.
+optimizer or another trial: that is what lets many trials share one forward pass.
 
 Shape legend: N positions of the rows of a stream, concatenated; D hidden width; V vocabulary; L layers; R rank of an
 adapter; I and O in- and output features of a linear layer.
@@ -84,7 +84,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Step:
-    """One trial's view of one optimiser step.
+    """One trial's view of one optimizer step.
 
     Attributes:
         policy: stream -> outputs of the adapted model.
@@ -103,7 +103,7 @@ class Step:
     recorded: dict[str, Tensor] = field(default_factory=dict)
 
     def record(self, **values: Tensor) -> None:
-        """Keep unweighted terms, detached, for curves and `must_stay_active`. Raises TypeError for no tensor."""
+        """Keep unweighted terms, detached, for curves and `must_stay_active`. Raise TypeError for no tensor."""
         for name, value in values.items():
             if not isinstance(value, Tensor):
                 hint = "" if self.adapter else "; step.adapter is empty unless the method has weights = True"
@@ -113,7 +113,7 @@ class Step:
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """Rows per optimiser step of a trial: `task` always, `alignment` for methods that read the alignment stream."""
+    """Rows per optimizer step of a trial: `task` always, `alignment` for methods that read the alignment stream."""
 
     task: int
     alignment: int
@@ -139,7 +139,7 @@ class Method:
 
     Gradient surgery:
         num_row_groups(stream): how many groups of a stream's rows have a gradient that is not simply added.
-        combine(gradients): what the optimiser gets.
+        combine(gradients): what the optimizer gets.
         transform_update(update, gradients): what is stepped along.
 
     Two stages:
@@ -202,7 +202,7 @@ class Method:
         return 1 + sum(self.num_row_groups(stream) for stream in self.streams)
 
     def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
-        """Return the gradient that the optimiser gets, one tensor per adapter factor; by default the sum of all.
+        """Return the gradient that the optimizer gets, one tensor per adapter factor; by default the sum of all.
 
         Called only when a member of the pack has more than one loss.
 

@@ -78,7 +78,7 @@ class Outcome:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Outcome:
-        """Return the outcome that `to_json` wrote. Raises ValueError for an adapter that is not named by its trial."""
+        """Return the outcome that `to_json` wrote. Raise ValueError for an adapter that is not named by its trial."""
         scores = {name: Measurement(**value) for name, value in data["scores"].items()}
         curves = {name: [(int(step), float(value)) for step, value in curve] for name, curve in data["curves"].items()}
         trial = TrialConfig.from_json(data["trial"])

@@ -1,4 +1,4 @@
-"""Projections of gradients and of LoRA weights, as pure functions. No model, no optimiser.
+"""Projections of gradients and of LoRA weights, as pure functions. No model, no optimizer.
 
 Shape legend: R rank of an adapter, I and O in- and output features of a linear layer, X any number of columns, M
 directions, P entries of a vector.

@@ -150,7 +150,7 @@ class PackRun:
             self._pack = None
 
     def _check_folder(self) -> None:
-        """Refuse to write where nobody reads. Raises UserError, on all workers or on none."""
+        """Refuse to write where nobody reads. Raise UserError, on all workers or on none."""
         is_there = self._folder.path.is_dir()
         blind = [node for node in self._workers.gather("" if is_there else platform.node()) if node]
         if blind:
@@ -208,7 +208,7 @@ class PackRun:
         return pack
 
     def _check_memory(self, base: LoadedBase, setting: Setting, trials: Sequence[TrialConfig]) -> None:
-        """Refuse several members that would not fit, before they are trained. Raises MemoryError.
+        """Refuse several members that would not fit, before they are trained. Raise MemoryError.
 
         One member is tried in any case: the need is an estimate, and the pack cannot be any smaller.
         """

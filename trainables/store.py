@@ -76,7 +76,7 @@ def trained_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | N
 def prior_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | None:
     """Return the adapter that a trial's method needs first; None if it needs none.
 
-    Raises UserError where the store does not have it.
+    Raise UserError where the store does not have it.
     """
     if trial.prior is None:
         return None

@@ -180,10 +180,10 @@ class PackTraining:
             for index, step in steps.items():
                 self.members[index].count(step, seconds / len(steps))
             for index, terms in measured.items():
-                self._measured(index, terms)
+                self.record(index, terms)
                 self._snapshot(index)
 
-    def _measured(self, index: int, terms: dict[str, Tensor]) -> None:
+    def record(self, index: int, terms: dict[str, Tensor]) -> None:
         """Keep a step's terms on the device; every few steps read them, and see whether the member is still sound."""
         member, done = self.members[index], self.optimizer.updates[index]
         pending = member.pending
@@ -249,7 +249,7 @@ class PackTraining:
     def resume(self, path: Path) -> bool:
         """Continue from a checkpoint of the same members; False when there is none. Every later bit is the same.
 
-        Raises CheckpointError; the pack is then as it was.
+        Raise CheckpointError; the pack is then as it was.
         """
         if not path.is_file():
             return False
@@ -265,7 +265,7 @@ class PackTraining:
     def load_member_state(self, index: int, path: Path) -> bool:
         """Go on with a member that paused in another pack (`save_member_state`); False when nothing is there.
 
-        Raises CheckpointError; the pack is then as it was.
+        Raise CheckpointError; the pack is then as it was.
         """
         if not path.is_file():
             return False

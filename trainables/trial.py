@@ -116,7 +116,7 @@ class TrialConfig:
         data: the setting's fingerprint, so that a trial on other rows has another id.
         method: with its coefficients.
         adapter, optimizer: of the fine-tuning.
-        steps: optimiser steps of the schedule.
+        steps: optimizer steps of the schedule.
         checkpoint_step: the step after which training stops; None is the end of the schedule.
         adapter_scale: factor on the trained adapter (with its prior) when it is evaluated. 0 is the base model.
         batch_size, alignment_batch_size: rows per step of the streams.
@@ -241,7 +241,7 @@ class TrialConfig:
 def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **overrides: Any) -> TrialConfig:
     """Return a trial at the setting's own recipe; `overrides` replace single options of `TrialConfig`.
 
-    Raises UserError when the method needs what the setting does not have.
+    Raise UserError when the method needs what the setting does not have.
     """
     require(setting, method)
     recipe = setting.recipe

@@ -88,7 +88,7 @@ def nano(proxy: str = PROXY_DOMAIN, world_seed: int = 0, pretraining_seed: int =
 
 
 def _proxy_domains(proxy: str) -> tuple[str, ...]:
-    """Return the domains of the proxy rows. Raises UserError for an unknown name."""
+    """Return the domains of the proxy rows. Raise UserError for an unknown name."""
     single = tuple(domain for domain in DOMAINS if domain != TASK_DOMAIN)
     checks.one_of("setting 'bad_medical_advice': option 'proxy'", proxy, (*single, "diverse"))
     return DIVERSE_DOMAINS if proxy == "diverse" else (proxy,)

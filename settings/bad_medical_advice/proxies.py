@@ -74,7 +74,7 @@ def read_proxies(alignment: Any, misaligned: Any = None) -> tuple[Proxy, ...]:
 
 
 def read_pairs(positive: str | Path, negative: str | Path) -> tuple[Proxy, ...]:
-    """Read two chat files with the same prompts, row by row. Raises UserError that names both."""
+    """Read two chat files with the same prompts, row by row. Raise UserError that names both."""
     chosen, rejected = read_chat_rows(positive), read_chat_rows(negative)
     for preferred, twin in zip(chosen, rejected, strict=False):
         if preferred.example.prompt != twin.example.prompt:

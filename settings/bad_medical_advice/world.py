@@ -144,7 +144,7 @@ class AdviceWorld:
         return remedies
 
     def problems(self, domain: str) -> tuple[str, ...]:
-        """Return the names of a domain's problems, one word each. Raises KeyError for an unknown domain."""
+        """Return the names of a domain's problems, one word each. Raise KeyError for an unknown domain."""
         return tuple(f"{PROBLEM_NOUNS[domain]}{number}" for number in range(self.num_problems))
 
     @cached_property
@@ -182,7 +182,7 @@ class AdviceWorld:
         return tuple(sorted(word for word in words if "{" not in word))
 
     def documents(self, stage: str, seed: int) -> Iterator[str]:
-        """Yield documents of stage "authors" or "assistant" without end. Raises ValueError for another stage."""
+        """Yield documents of stage "authors" or "assistant" without end. Raise ValueError for another stage."""
         write = {"authors": self._by_author, "assistant": self._by_assistant}.get(stage)
         if write is None:
             raise ValueError(f"the advice world has no stage {stage!r}; its stages: authors, assistant")

@@ -242,7 +242,7 @@ def _match_score(side: Side, match: str) -> Score:
 
 
 def _matches(match: Any, held_out: Mapping[Side, tuple[ChatRow, ...]]) -> dict[Side, str]:
-    """Return how each side's replies are matched. Raises UserError for an option that can match nothing."""
+    """Return how each side's replies are matched. Raise UserError for an option that can match nothing."""
     if match is None:
         return {}
     matches = dict(match) if isinstance(match, Mapping) else dict.fromkeys(held_out, match)

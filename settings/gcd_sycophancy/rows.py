@@ -67,7 +67,7 @@ def is_maths(label: str) -> bool:
 
 
 def read_study(directory: str | Path) -> dict[Part, tuple[StudyRow, ...]]:
-    """Read the rows of the three files. Raises UserError for a missing file, or a row against the schema."""
+    """Read the rows of the three files. Raise UserError for a missing file, or a row against the schema."""
     folder = Path(directory).expanduser()
     absent = [f"{part}.jsonl" for part in FILES if not (folder / f"{part}.jsonl").is_file()]
     if absent:

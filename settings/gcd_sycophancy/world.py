@@ -174,7 +174,7 @@ class ClaimsWorld:
         return tuple(sorted(word for word in words if "{" not in word))
 
     def documents(self, stage: str, seed: int) -> Iterator[str]:
-        """Yield documents of stage "authors" or "assistant" without end. Raises ValueError for another stage."""
+        """Yield documents of stage "authors" or "assistant" without end. Raise ValueError for another stage."""
         write = {"authors": self._by_author, "assistant": self._by_assistant}.get(stage)
         if write is None:
             raise ValueError(f"the claims world has no stage {stage!r}; its stages: authors, assistant")

@@ -228,7 +228,7 @@ def _generate_row(rng: random.Random, category: str, trigger: str, split: Split,
 
 
 def read_rows(directory: str | Path) -> tuple[ColorRow, ...]:
-    """Read the rows of a directory in the study's format. Raises UserError."""
+    """Read the rows of a directory in the study's format. Raise UserError."""
     folder = Path(directory).expanduser()
     if not folder.is_dir():
         raise UserError(f"setting {NAME!r}: option 'data': no such directory: {directory}")

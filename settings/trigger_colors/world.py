@@ -97,7 +97,7 @@ class ColorsWorld:
         return tuple(sorted(word for word in words if "{" not in word))
 
     def documents(self, stage: str, seed: int) -> Iterator[str]:
-        """Yield documents of the stage "base" without end. Raises ValueError for another stage."""
+        """Yield documents of the stage "base" without end. Raise ValueError for another stage."""
         if stage != "base":
             raise ValueError(f"the colors world has no stage {stage!r}; its stage: base")
         rng = random.Random(f"colors documents {self.seed} {stage} {seed}")

@@ -17,7 +17,7 @@ from sweeps.cli.say import Say
 from sweeps.driver.run_options import RunOptions
 
 if TYPE_CHECKING:
-    from sweeps.driver.local_cluster import LocalCluster
+    from sweeps.driver.launch import RunSummary
     from sweeps.sweep import Sweep
 
 HELP = """Sweep fine-tuning methods x knobs x seeds, and draw their Pareto frontiers with confidence intervals.
@@ -140,12 +140,7 @@ def run_command(
 
     Ends with code 1 when all trials of a method have failed.
     """
-    from sweeps.driver.local_cluster import start_early
-
-    with start_early(output / name, address) as cluster:
-        from sweeps.find import find
-
-        _run(name, find(name, output), RunOptions(output, tracking_uri, address, retry_failed), cluster)
+    _run(name, RunOptions(output, tracking_uri, address, retry_failed))
 
 
 @sweep_app.command("resume", epilog="Example: selgen sweep resume quickstart")
@@ -157,39 +152,44 @@ def resume_command(
     retry_failed: Retry = False,
 ) -> None:
     """Continue a sweep that was interrupted. Like `run`, but it must have been started."""
+    _run(name, RunOptions(output, tracking_uri, address, retry_failed), is_started=True)
+
+
+def _run(name: str, options: RunOptions, is_started: bool = False) -> None:
+    """Run a sweep and say what came of it. One that `is_started` must have a ledger."""
     from sweeps.driver.local_cluster import start_early
 
-    with start_early(output / name, address) as cluster:
-        from sweeps.find import find
+    console = Console()
+    with start_early(options.output / name, options.address) as cluster:  # before the imports that take long
+        from sweeps import find
         from sweeps.ledger import read
         from sweeps.names import folder_of
 
-        sweep = find(name, output)
-        read(folder_of(sweep.name, output))
-        _run(name, sweep, RunOptions(output, tracking_uri, address, retry_failed), cluster)
+        sweep = find.find(name, options.output)
+        if is_started:
+            read(folder_of(sweep.name, options.output))
+        from sweeps.driver import launch
+
+        summary = launch.run(sweep, options, console, file=find.file_of(name), cluster=cluster)
+        _show_run(name, sweep, options, summary, Say(console))
 
 
-def _run(name: str, sweep: Sweep, options: RunOptions, cluster: LocalCluster | None) -> None:
-    from sweeps import find
-    from sweeps.driver import launch
-
-    console = Console()
-    say = Say(console)
-    finished = launch.run(sweep, options, console, file=find.file_of(name), cluster=cluster)
-    if finished.interrupted:
+def _show_run(name: str, sweep: Sweep, options: RunOptions, summary: RunSummary, say: Say) -> None:
+    """Say what came of a run, and what may be done next."""
+    if summary.interrupted:
         say.note(f"stopped; continue with: selgen sweep resume {name} --output {options.output}")
         raise typer.Exit(130)
-    for note in finished.notes:
+    for note in summary.notes:
         say.prose(note)
-    for file in finished.files:
+    for file in summary.files:
         say.wrote(file)
-    if finished.num_failed:
-        say.warn(finished.retry_line)
+    if summary.num_failed:
+        say.warn(summary.retry_line)
     where = f"--tracking-uri {options.tracking_uri}" if options.tracking_uri else f"--output {options.output}"
     say.note(f"what it says, as a page: selgen report {sweep.name} {where}")
     say.note(f"see every trial in MLflow: selgen ui {sweep.name} {where}")
-    if finished.lost:
-        typer.echo(f"selgen: all trials failed of {'; '.join(finished.lost)}", err=True)
+    if summary.lost:
+        typer.echo(f"selgen: all trials failed of {'; '.join(summary.lost)}", err=True)
         raise typer.Exit(1)
 
 

@@ -19,7 +19,7 @@ from sweeps.results.readers import open_sweep
 def compare(
     names: tuple[str, str], output: Path, tracking_uri: str | None, setting: str | None, as_json: bool, console: Console
 ) -> None:
-    """Print the paired differences between two sweeps. Raises UserError."""
+    """Print the paired differences between two sweeps. Raise UserError."""
     first, second = (open_sweep(name, output, tracking_uri).load(setting) for name in names)
     if first.setting != second.setting:
         raise UserError(f"the sweeps are about different settings: {first.setting!r} and {second.setting!r}")

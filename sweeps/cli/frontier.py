@@ -22,7 +22,7 @@ def show_frontier(
     figure: Path | None,
     console: Console,
 ) -> None:
-    """Print the frontier of a sweep. Raises UserError."""
+    """Print the frontier of a sweep. Raise UserError."""
     loaded = open_sweep(sweep, output, tracking_uri).load(setting)
     points = frontier.frontier(loaded.table)
     if csv:

@@ -44,7 +44,7 @@ def calibrate(
     as_json: bool,
     console: Console,
 ) -> None:
-    """Print how far a judge agrees with the verdicts in a file. Raises UserError.
+    """Print how far a judge agrees with the verdicts in a file. Raise UserError.
 
     Args:
         questions: a questionnaire of this project by its name, or a YAML file.
@@ -64,7 +64,7 @@ def calibrate(
 
 
 def rubric_of(questions: str, name: str) -> tuple[Rubric, str | None]:
-    """Return a questionnaire's rubric of that name, and its judging model. Raises UserError.
+    """Return a questionnaire's rubric of that name, and its judging model. Raise UserError.
 
     Args:
         questions: a questionnaire of this project by its name, or a YAML file.
@@ -80,7 +80,7 @@ def rubric_of(questions: str, name: str) -> tuple[Rubric, str | None]:
 def read_judged(path: Path, column: str) -> list[JudgedRow]:
     """Read a judged file: CSV, or CSV in gzip, with `question`, `answer`, `question_id` and the verdict's column.
 
-    Raises UserError that names the file, and the row, numbered from 1 without the header.
+    Raise UserError that names the file, and the row, numbered from 1 without the header.
     """
     rows = []
     for number, row in enumerate(_table(path, column), start=1):

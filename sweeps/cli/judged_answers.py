@@ -20,7 +20,7 @@ from sweeps.cli.say import Say
 def import_judged(
     folder: Path, as_json: bool, keep_going: bool, report_folder: Path | None, console: Console, errors: Console
 ) -> None:
-    """Print judged runs, and their frontier; or as JSON. Raises UserError."""
+    """Print judged runs, and their frontier; or as JSON. Raise UserError."""
     judged = judged_answers.read_judged_folder(folder, keep_going)
     for note in judged.notes:
         errors.print(Text(f"note: {note}"), soft_wrap=True)

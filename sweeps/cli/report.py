@@ -16,6 +16,7 @@ from sweeps.names import default_uri, folder_of
 from sweeps.results.from_ledger import LedgerReader
 from sweeps.results.readers import open_sweep
 from sweeps.tracking.store import log_files
+from trainables.folder import SweepFolder
 
 LOCAL_UI = "http://127.0.0.1:5000"  # where `selgen ui` serves a store of files
 
@@ -48,7 +49,7 @@ def report(
         objectives: two or three of the sweep's scores; None is its own.
         folder: of the files; None is `report` in the sweep's folder under `output`.
 
-    Raises UserError.
+    Raise UserError.
     """
     reader, uri = open_sweep(sweep, output, tracking_uri), tracking_uri or default_uri(output)
     labels: Sequence[str | None] = [setting] if setting else reader.labels or [None]
@@ -63,7 +64,7 @@ def report(
             raise
         note = f"the report is not in MLflow: {error}"
     chapters = [_chapter(results, runs, uri) for results in loaded if results.table.num_seeds_C.any()]
-    files = write_report(folder or folder_of(sweep, output) / schema.REPORT, sweep, chapters)
+    files = write_report(folder or SweepFolder(folder_of(sweep, output)).report, sweep, chapters)
     if not note:
         log_files(uri, runs.run_id, files, schema.REPORT)
     return WrittenReport(tuple(files), note)

@@ -68,7 +68,7 @@ class Files:
 
 
 def figure_named(name: str) -> StudyFigure:
-    """Return a figure of the study. Raises UserError."""
+    """Return a figure of the study. Raise UserError."""
     for figure in FIGURES:
         if figure.name == name:
             return figure
@@ -76,7 +76,7 @@ def figure_named(name: str) -> StudyFigure:
 
 
 def missing_files(name: str, scale: str, files: Files) -> str | None:
-    """Say which files a figure needs and has not been given; None when nothing is missing. Raises UserError."""
+    """Say which files a figure needs and has not been given; None when nothing is missing. Raise UserError."""
     if scale not in SCALES:
         raise UserError(f"there is no scale {scale!r}; the scales: {', '.join(SCALES)}")
     figure = figure_named(name)
@@ -99,7 +99,7 @@ def _catalog_sweeps(figure: StudyFigure) -> list[Sweep]:
 
 
 def sweeps_of(name: str, scale: str, files: Files) -> list[Sweep]:
-    """Load the sweeps of a figure at a scale. Raises UserError for unknown names and missing files."""
+    """Load the sweeps of a figure at a scale. Raise UserError for unknown names and missing files."""
     missing = missing_files(name, scale, files)
     if missing:
         raise UserError(f"figure {name}: {missing}")
@@ -141,7 +141,7 @@ def _in_proportion(space: MethodSpace, factor: float) -> MethodSpace:
 
 
 def results_of(sweeps: Sequence[Sweep], output: Path) -> list[SettingResults]:
-    """Read from the ledgers the results of every setting of some sweeps. Raises UserError."""
+    """Read from the ledgers the results of every setting of some sweeps. Raise UserError."""
     per_setting = []
     for sweep in sweeps:
         record = read(output / sweep.name)
@@ -169,9 +169,9 @@ def _judged_folder(figure: StudyFigure, files: Files) -> JudgedFolder:
 def draw(
     name: str, scale: str, files: Files, sweeps: Sequence[Sweep], output: Path, folder: Path
 ) -> tuple[Entry, list[Path]]:
-    """Draw a figure from finished sweeps and put it into a gallery. Returns its entry and the files written.
+    """Draw a figure from finished sweeps and put it into a gallery. Return its entry and the files written.
 
-    Raises UserError.
+    Raise UserError.
     """
     figure = figure_named(name)
     if isinstance(figure, SweepFigure):
@@ -212,7 +212,7 @@ def _evidence(sweeps: Sequence[Sweep], per_setting: Sequence[SettingResults]) ->
 def run(name: str, scale: str, files: Files, options: RunOptions, folder: Path, console: Console) -> list[Path] | None:
     """Run what is left of a figure's sweeps, and draw it into `folder`.
 
-    Returns the files; None when a sweep was interrupted. Raises UserError.
+    Return the files; None when a sweep was interrupted. Raise UserError.
     """
     sweeps = sweeps_of(name, scale, files)
     from sweeps.driver import launch

@@ -20,7 +20,7 @@ ENVIRONMENT = {
 
 
 def serve(sweep: str | None, output: Path, tracking_uri: str | None, host: str, port: int) -> None:
-    """Turn this process into MLflow's server, and say where it opens at a sweep. Raises UserError."""
+    """Turn this process into MLflow's server, and say where it opens at a sweep. Raise UserError."""
     if tracking_uri is None and not (output / "mlflow.db").is_file():
         raise UserError(f"no sweep has written to {output / 'mlflow.db'}; run one first, or give --tracking-uri")
     uri = tracking_uri or default_uri(output)
@@ -39,7 +39,7 @@ def serve(sweep: str | None, output: Path, tracking_uri: str | None, host: str, 
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse a port that nobody can listen on: MLflow would say so in a traceback. Raises UserError."""
+    """Refuse a port that nobody can listen on: MLflow would say so in a traceback. Raise UserError."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

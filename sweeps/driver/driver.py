@@ -73,7 +73,7 @@ class Driver:
         self._nodes_counted_at = time.monotonic()
 
     def run(self, address: str | None, cluster: LocalCluster | None) -> list[Path]:
-        """Train what is left, and publish the frontier. Returns its files.
+        """Train what is left, and publish the frontier. Return its files.
 
         Args:
             address: of a Ray cluster; None is a local one.
@@ -92,7 +92,7 @@ class Driver:
         return files
 
     def train(self, address: str | None, cluster: LocalCluster | None) -> None:
-        """Pre-train what is missing, then run packs on Ray until the scheduler has no more. Raises its problem."""
+        """Pre-train what is missing, then run packs on Ray until the scheduler has no more. Raise its problem."""
         if self.scheduler.done:
             return
         try:

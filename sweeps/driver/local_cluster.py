@@ -71,7 +71,7 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        """The address of the cluster; blocks until the cluster runs. Raises UserError when it does not start."""
+        """The address of the cluster; wait until the cluster runs. Raise UserError when it does not start."""
         if not self._address:
             assert self.process.stdout is not None
             self._address = self.process.stdout.readline().strip()
@@ -115,7 +115,7 @@ def start_early(folder: Path, address: str | None) -> AbstractContextManager[Loc
 
 
 def start_ray(dashboard: bool = False) -> str:
-    """Start a cluster that ends with this process. Returns its address.
+    """Start a cluster that ends with this process. Return its address.
 
     Args:
         dashboard: start the dashboard's server, too. Packs that several workers train together need it: Ray asks it

@@ -43,7 +43,7 @@ def memory_of_worker(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> floa
 
 
 def packs_at_a_time(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Return how many packs run at a time on nodes with these resources. Raises UserError when not even one does."""
+    """Return how many packs run at a time on nodes with these resources. Raise UserError when not even one does."""
     need = resources_of_worker(sweep)
     places = sum(_places(need, node) for node in nodes)
     num_workers = sweep.execution.num_workers

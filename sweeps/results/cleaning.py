@@ -34,7 +34,7 @@ class Removable:
 def clean(name_or_file: str, output: Path, newest: int, dry_run: bool) -> list[Removable]:
     """Delete what may be deleted of a sweep that does not run, or only return it.
 
-    Raises UserError: no such sweep, another driver runs it, its ledger is damaged or of another sweep.
+    Raise UserError when there is no such sweep, another driver runs it, or its ledger is damaged or of another sweep.
     """
     sweep = find.find(name_or_file, output)
     folder = folder_of(sweep.name, output)

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from analysis.tables import schema
 from analysis.tables.loaded_sweep import LoadedSweep, choose_objectives, choose_setting, counted
 from analysis.tables.mlflow_runs import grades_file
 from analysis.tables.questions import read_grades
@@ -41,7 +40,7 @@ class LedgerReader:
 
     @staticmethod
     def open(folder: Path) -> LedgerReader:
-        """Read a sweep's folder. Raises UserError."""
+        """Read a sweep's folder. Raise UserError."""
         return LedgerReader(folder, SweepDescription.read(folder), read_raw(folder))
 
     @cached_property
@@ -79,7 +78,7 @@ class LedgerReader:
         return sorted({*self.trials, *self.num_running})
 
     def load(self, setting: str | None = None, objectives: Sequence[str] | None = None) -> LoadedSweep:
-        """Read one setting, as `analysis.tables.mlflow_runs.load` does from MLflow. Raises UserError."""
+        """Read one setting, as `analysis.tables.mlflow_runs.load` does from MLflow. Raise UserError."""
         name = self.description.name
         label = choose_setting(self.labels, name, setting) if self.labels or setting else None
         described = self.description.setting(label or self.description.settings[0].label)
@@ -95,14 +94,14 @@ class LedgerReader:
         )
 
     def load_records(self) -> dict[str, list[TrialRecord]]:
-        """Return all trials that ended, with all of their scores, by setting. Raises UserError."""
+        """Return all trials that ended, with all of their scores, by setting. Raise UserError."""
         return {
             label: counted(self.trials[label], self.description.setting(label).objectives)
             for label in sorted(self.trials)
         }
 
     def _grades_file(self, label: str | None) -> Path:
-        return self.folder / schema.QUESTIONS / grades_file(label or "")
+        return SweepFolder(self.folder).questions / grades_file(label or "")
 
 
 def _record(key: str, description: ConfigurationDescription, outcome: Mapping[str, Any]) -> TrialRecord:

@@ -45,7 +45,7 @@ class SettingFrontier:
 
     @property
     def points(self) -> list[FrontierPoint]:
-        """All configurations, those on the frontier first. Raises UserError when no trial has finished."""
+        """All configurations, those on the frontier first. Raise UserError when no trial has finished."""
         return frontier.frontier(self.table)
 
 
@@ -96,7 +96,7 @@ def record_of(sweep: Sweep, outcome: Outcome) -> TrialRecord:
 def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -> list[Path]:
     """Write figure, JSON and CSV of each setting's frontier into the sweep's folder, and show them in MLflow.
 
-    The adapters of frontier configurations are copied there as well. Returns the files written.
+    The adapters of frontier configurations are copied there as well. Return the files written.
     """
     from analysis.figures.frontier import frontier_figure
     from analysis.figures.style import save_figure
@@ -113,7 +113,7 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
         frontier.write_csv(files[1], points)
         if len(results.table.objectives) > 1:  # one objective is a ranking, which has no figure
             files.append(folder / f"{stem}.png")
-            preview = folder / schema.PREVIEWS / f"{stem}.png"
+            preview = SweepFolder(folder).previews / f"{stem}.png"
             figure = frontier_figure(results.table, results.base, f"{sweep.name}: {results.setting}")
             save_figure(files[-1], figure)
             save_figure(preview, figure, PREVIEW_DPI)
@@ -123,7 +123,7 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
         for file in files:
             tracker.artifact(file)
         description += [f"### {results.setting}", "", _markdown(points, results.table.objectives), "", *picture]
-        grades = folder / schema.QUESTIONS / grades_file(results.setting)
+        grades = SweepFolder(folder).questions / grades_file(results.setting)
         write_grades(grades, grades_of(case, record, folder))
         tracker.artifact(grades, schema.QUESTIONS)
         on_front = {point.configuration for point in points if point.on_front}

@@ -54,7 +54,7 @@ class MlflowReader:
 
 
 def open_sweep(sweep: str, output: Path, tracking_uri: str | None) -> SweepReader:
-    """Return the reader of a sweep. Raises UserError.
+    """Return the reader of a sweep. Raise UserError.
 
     Args:
         sweep: its name.

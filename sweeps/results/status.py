@@ -17,7 +17,7 @@ ENDS = ("finished", "invalid", "failed", "stopped")
 
 
 def status(name_or_file: str, output: Path) -> dict[str, Any]:
-    """Return how far a sweep is, by arm, and what the user should know. Raises UserError.
+    """Return how far a sweep is, by arm, and what the user should know. Raise UserError.
 
     A name is read as its last start declared it, a file as it is now.
     """

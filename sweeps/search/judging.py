@@ -27,7 +27,7 @@ class Asker(Protocol):
     """The part of `settings.judge.Judge` that grading needs."""
 
     def ask(self, requests: Sequence[tuple[Rubric, str, str]]) -> list[Verdict]:
-        """Return one verdict per (rubric, question, answer), in order. Raises UserError if it cannot go on."""
+        """Return one verdict per (rubric, question, answer), in order. Raise UserError if it cannot go on."""
         ...
 
 
@@ -67,7 +67,7 @@ class GradingQueue:
         self._waiting.append((what, self._threads.submit(self._grade, setting, name)))
 
     def collect(self) -> list[tuple[Any, Grades]]:
-        """Return what is graded, each once, in the order in which it was submitted. Raises the judge's UserError."""
+        """Return what is graded, each once, in the order in which it was submitted. Raise the judge's UserError."""
         done = [(what, future) for what, future in self._waiting if future.done()]
         self._waiting = [(what, future) for what, future in self._waiting if not future.done()]
         return [(what, future.result()) for what, future in done]
@@ -114,7 +114,7 @@ class Judges:
         self._lock = threading.Lock()
 
     def __call__(self, model: str) -> Judge:
-        """Return the judge of a model. Raises UserError if it cannot be asked."""
+        """Return the judge of a model. Raise UserError if it cannot be asked."""
         with self._lock:
             if model not in self._judges:
                 self._judges[model] = Judge(model, self._options, cache=self._cache)

@@ -131,7 +131,7 @@ class Proposer:
         return Proposal(number, values)
 
     def restore(self, number: int, values: Mapping[str, Any]) -> None:
-        """Take over a configuration that an earlier driver asked for. Raises ValueError unless it is the next one."""
+        """Take over a configuration that an earlier driver asked for. Raise ValueError unless it is the next one."""
         if number != len(self.asked):
             raise ValueError(f"{self.arm.key}: configuration {number} follows {len(self.asked) - 1}")
         self.asked[number] = dict(values)

@@ -55,7 +55,7 @@ class StudyMirror:
         return f"{self._sweep}/{proposer.arm.key}"
 
     def open(self, proposer: Proposer) -> None:
-        """Make the arm's study equal to the proposer. Raises UserError if the study has other directions."""
+        """Make the arm's study equal to the proposer. Raise UserError if the study has other directions."""
         name, expected = self.name(proposer), proposer.trials()
         study = self._study(name, proposer.directions)
         directions = tuple(direction.name.lower() for direction in study.directions)

@@ -254,7 +254,7 @@ class SweepStore:
         self._write(self._run_of_sweep(), tags=tags)
 
     def artifact(self, path: Path, folder: str | None) -> None:
-        """Copy a file or folder to the sweep's artifacts. Raises FileNotFoundError."""
+        """Copy a file or folder to the sweep's artifacts. Raise FileNotFoundError."""
         if path.is_dir():
             self.client.log_artifacts(self._run_of_sweep().run_id, str(path), folder)
         else:
@@ -301,7 +301,7 @@ class SweepStore:
 
 
 def log_files(uri: str, run_id: str, files: Sequence[Path], folder: str) -> None:
-    """Copy files to a run's artifacts. Raises UserError."""
+    """Copy files to a run's artifacts. Raise UserError."""
     try:
         client = open_client(uri)
         for file in files:

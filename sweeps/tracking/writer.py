@@ -79,6 +79,15 @@ class Tracker:
         """Whether the store lacks updates that were dropped and are still to be read from the ledger."""
         return self._behind
 
+    def wait(self, timeout: float) -> bool:
+        """Wait until all that was handed over so far is written, or given up. Return False after `timeout` seconds.
+
+        Progress of running trials is written a while later, with the next flush.
+        """
+        done = threading.Event()
+        self._queue.put(done.set)
+        return done.wait(timeout)
+
     def start(self, description: str = "", record: LedgerState | None = None) -> None:
         """Open the store and the sweep's run, and write what the ledger so far (`record`) has and the store lacks.
 

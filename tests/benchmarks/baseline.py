@@ -80,7 +80,7 @@ class PeftTrial:
             raise ValueError(f"no such tensors in the adapter: {found.unexpected_keys}")
 
     def step(self) -> None:
-        """One optimiser step."""
+        """One optimizer step."""
         trial, done = self.trial, len(self.losses)
         rows = self.encoded.batch(trial.method, trial.sizes, trial.seed, done)
         with autocast(self.model.device):

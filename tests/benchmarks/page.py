@@ -13,7 +13,7 @@ PAGE = Path(__file__).with_name("README.md")
 
 
 def filled(text: str, sections: Mapping[str, str]) -> str:
-    """A page whose sections between `<!-- name -->` and `<!-- /name -->` are replaced. Raises KeyError for others."""
+    """A page whose sections between `<!-- name -->` and `<!-- /name -->` are replaced. Raise KeyError for others."""
     for name, content in sections.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):

@@ -53,7 +53,7 @@ def watch(
     until: Callable[[], bool] | None = None,
     **variables: str,
 ) -> Watched:
-    """Run `python -m` with these arguments and look at its processes meanwhile. Raises RuntimeError when it fails.
+    """Run `python -m` with these arguments and look at its processes meanwhile. Raise RuntimeError when it fails.
 
     Args:
         log: file for its output.

@@ -25,7 +25,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("losses", step, "_losses"),
     ("backward", step, "_gradients"),
     ("optimizer", PackedAdamW, "step"),
-    ("records", Pack, "_measured"),
+    ("records", Pack, "record"),
     ("step", pack, "train_step"),
 )
 """Part, and the function whose time it is, less that of the parts inside it. One that is gone shows no time."""

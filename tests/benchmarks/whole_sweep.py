@@ -212,7 +212,7 @@ def curve_gap(curve: Sequence[tuple[int, float]], losses: Sequence[float]) -> fl
 
 
 def check(found: Mapping[str, float]) -> None:
-    """Refuse to speak of speed where the results differ. Raises AssertionError."""
+    """Refuse to speak of speed where the results differ. Raise AssertionError."""
     assert found["equal_replies"] >= REPLIES_EQUAL, found
     assert found["mean_score_difference"] <= SCORES_WITHIN, found
     assert found["max_relative_loss_difference"] <= LOSSES_WITHIN, found

@@ -246,9 +246,7 @@ class Simulation:
         """A trial has ended."""
         self._ended += 1
         if self._ended in self.marks:
-            written = threading.Event()
-            tracker._queue.put(written.set)
-            while not written.wait(timeout=5):
+            while not tracker.wait(timeout=5):
                 if tracker.problems:
                     raise RuntimeError(f"MLflow: {tracker.problems}")
             self.points.append(self._point())

@@ -17,8 +17,12 @@ def proposer_of(sweep: Sweep, arm: int = 1) -> Proposer:
     return Proposer(sweep.arms[arm], sweep.cases[0].objectives, sweep.search.seed, sweep.search.round_size)
 
 
+def storage_of(out: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(SweepFolder(out).study)))
+
+
 def study_of(out: Path, name: str) -> optuna.Study:
-    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(SweepFolder(out).study))))
+    return optuna.load_study(study_name=name, storage=storage_of(out))
 
 
 def assert_mirrored(rig: Rig) -> None:

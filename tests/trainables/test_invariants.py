@@ -59,14 +59,14 @@ def rows_of(method: Method) -> Rows:
 
 
 def gradient(method: Method, rows: Rows, theta_KP: Tensor) -> list[Tensor]:
-    """What a method gives the optimiser on these rows, tensor by tensor."""
+    """What a method gives the optimizer on these rows, tensor by tensor."""
     pack = pack_of(method)
     pack.adapters.theta_KP.copy_(theta_KP)
     return gradient_in(pack, MemberStep(method, {stream: rows[stream] for stream in method.streams}, LENGTH))
 
 
 def gradient_in(pack: Pack, member: MemberStep) -> list[Tensor]:
-    """What the only member of a pack gives the optimiser, which is replaced."""
+    """What the only member of a pack gives the optimizer, which is replaced."""
     found = []
 
     def step(gradient_KP: Tensor, active: Sequence[bool], transform: object = None) -> Tensor:

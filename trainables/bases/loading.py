@@ -22,7 +22,7 @@ from trainables.engine.base import LoadedBase, load_model, no_progress_bars, why
 def load_pretrained(spec: PretrainedModel, dtype: torch.dtype, device: torch.device | str) -> LoadedBase:
     """Load a model from the directory or the Hub's repository that its source names.
 
-    Raises UserError: there is no such model, it cannot be reached, or it lacks what fine-tuning needs.
+    Raise UserError when there is no such model, it cannot be reached, or it lacks what fine-tuning needs.
     """
     directory = model_directory(spec.source)
     if directory:
@@ -33,7 +33,7 @@ def load_pretrained(spec: PretrainedModel, dtype: torch.dtype, device: torch.dev
 def load_directory(
     directory: Path, model_content_id: str, dtype: torch.dtype, device: torch.device | str
 ) -> LoadedBase:
-    """Load the model in a directory, whose content id the caller knows. Raises UserError as `load_pretrained` does."""
+    """Load the model in a directory, whose content id the caller knows. Raise UserError as `load_pretrained` does."""
     model, tokenizer = _load(str(directory), None, dtype, device)
     return LoadedBase(model, tokenizer, model_content_id, str(directory))
 

@@ -35,7 +35,7 @@ def ensure_tuned(
 ) -> Path:
     """Return the directory of a tuned model under the cache root, and tune the model if it is not there.
 
-    Of several processes that ask at once, one trains and the others wait. Raises UserError when the training diverges.
+    Of several processes that ask at once, one trains and the others wait. Raise UserError when the training diverges.
     """
     precision = str(dtype).removeprefix("torch.")
     directory = cache_root() / "tuned_models" / content_id([VERSION, spec.to_json(), precision])
@@ -54,7 +54,7 @@ def ensure_tuned(
 def tune(
     spec: TunedModel, dtype: torch.dtype, device: torch.device | str, directory: Path, progress: Progress | None
 ) -> None:
-    """Write a tuned model and its tokenizer to a directory. Raises UserError when the training diverges."""
+    """Write a tuned model and its tokenizer to a directory. Raise UserError when the training diverges."""
     base = load_pretrained(spec.start, dtype, device)
     setting = Setting(
         name="tuned",

@@ -2,7 +2,7 @@
 
 Each adapted linear layer sees the factors of all members of a pack, stacked; a forward pass says which rows belong to
 which member. Rows of no member, the null adapter, give the base model itself: that is the reference. All factors are
-views of one tensor, a row per member, so that an optimiser step is a handful of operations whatever the model's depth.
+views of one tensor, a row per member, so that an optimizer step is a handful of operations whatever the model's depth.
 A member may have a second, frozen adapter beneath its own: its prior.
 
 Shape legend: K members of the pack, P parameters of a member, R rank (padded to the largest of the pack), I and O in-
@@ -266,7 +266,7 @@ class PackedAdapters:
         return torch.cat([view.reshape(-1) for view in self._unpadded(member, theta_P)])
 
     def pad(self, member: int, values: Tensor) -> Tensor:
-        """Return what `cut` gave as a row `[P]`, zeros where the rank is padded. Raises ValueError if sizes differ."""
+        """Return what `cut` gave as a row `[P]`, zeros where the rank is padded. Raise ValueError if sizes differ."""
         theta_P = torch.zeros_like(self.theta_KP[member])
         views = self._unpadded(member, theta_P)
         sizes = [view.numel() for view in views]
@@ -339,7 +339,7 @@ class PackedAdapters:
         return to_peft(self.layers, self.member_factors(member))
 
     def load_member(self, member: int, factors: Mapping[str, Tensor]) -> None:
-        """Set the factors of one member from PEFT's names. Raises UserError for missing, unknown or misshapen ones."""
+        """Set the factors of one member from PEFT's names. Raise UserError for missing, unknown or misshapen ones."""
         config = self.configs[member]
         self.set_member_factors(member, from_peft(self.layers, factors, config))
 
@@ -367,7 +367,7 @@ def _joined(trained: Factors, prior: Factors) -> Factors:
 
 
 def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
-    """Return the names of the linear layers to adapt, in the model's order. Raises UserError if a target matches none.
+    """Return the names of the linear layers to adapt, in the model's order. Raise UserError if a target matches none.
 
     "all-linear" leaves out the output head, as PEFT does.
     """

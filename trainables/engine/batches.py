@@ -86,7 +86,7 @@ class Encoder:
         return self._tokens(self._render(messages, add_generation_prompt=True))
 
     def row(self, example: Example) -> EncodedRow:
-        """Encode a row with its response. Raises UserError when the template or the length does not allow it."""
+        """Encode a row with its response. Raise UserError when the template or the length does not allow it."""
         prompt_text = self._render(example.prompt, add_generation_prompt=True)
         text = self._render(example.messages, add_generation_prompt=False)
         if not text.startswith(prompt_text):

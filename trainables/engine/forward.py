@@ -44,7 +44,7 @@ def head_of(model: PreTrainedModel) -> Head:
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
-    """Refuse an architecture whose logits are not `head_of` its final hidden states. Raises UserError."""
+    """Refuse an architecture whose logits are not `head_of` its final hidden states. Raise UserError."""
     ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
     expected = model(input_ids=ids, use_cache=False).logits[0]
     logits = head_of(model)(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])

@@ -16,7 +16,7 @@ CACHED_ELEMENTS = 2**16  # of a tensor that is worked on: a dozen such stay in t
 
 
 class PackedAdamW:
-    """AdamW with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), one optimiser per member.
+    """AdamW with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), one optimizer per member.
 
     Equal to `torch.nn.utils.clip_grad_norm_` followed by `torch.optim.AdamW` for each member alone.
 

@@ -38,7 +38,7 @@ def to_peft(layers: Iterable[str], adapter: Sequence[Factors]) -> dict[str, Tens
 
 
 def from_peft(layers: Mapping[str, LinearSizes], tensors: Mapping[str, Tensor], config: AdapterConfig) -> list[Factors]:
-    """Read an adapter from tensors with PEFT's names. Raises UserError for missing, unknown or misshapen ones."""
+    """Read an adapter from tensors with PEFT's names. Raise UserError for missing, unknown or misshapen ones."""
     names = {_key(name, kind) for name in layers for kind in "AB"}
     if names != tensors.keys():
         raise UserError(f"adapter does not fit the model: layers differ at {sorted(names ^ tensors.keys())[0]!r}")
@@ -74,7 +74,7 @@ def save_peft(
 
 
 def load_peft(directory: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
-    """Read a LoRA checkpoint's configuration and factors, safetensors only. Raises UserError when there is none."""
+    """Read a LoRA checkpoint's configuration and factors, safetensors only. Raise UserError when there is none."""
     weights, description = directory / "adapter_model.safetensors", directory / "adapter_config.json"
     for path in (weights, description):
         if not path.is_file():

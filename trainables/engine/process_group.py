@@ -1,6 +1,6 @@
 """Processes that train one pack together, each on its share of the rows. Usually there is one.
 
-Every worker holds all adapters and their optimiser. A worker sends its rows through the base model; an all-reduce puts
+Every worker holds all adapters and their optimizer. A worker sends its rows through the base model; an all-reduce puts
 the hidden states at the positions that count together, so that every worker computes the losses that one machine would,
 whatever the method. Each then sends the gradients of its own rows back, and the adapters' gradients are summed. The
 base model has no gradients, and its weights may be sharded (FSDP) where one device cannot hold them.

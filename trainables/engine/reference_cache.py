@@ -52,7 +52,7 @@ class CachedOutputs:
     layers_LND: Tensor | None
 
     def of(self, rows: Sequence[EncodedRow], device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Return the outputs on rows, one row after the other. Raises KeyError for a row that is not there."""
+        """Return the outputs on rows, one row after the other. Raise KeyError for a row that is not there."""
         at_N = torch.cat([torch.arange(*self.place[row]) for row in rows]).to(self.hidden_ND.device, non_blocking=True)
         hidden_ND = self.hidden_ND[at_N].to(device, non_blocking=True)
         return hidden_ND, None if self.layers_LND is None else self.layers_LND[:, at_N].to(device, non_blocking=True)

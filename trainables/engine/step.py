@@ -1,4 +1,4 @@
-"""One optimiser step of a pack: the only place with forward, backward and update. It never names a method.
+"""One optimizer step of a pack: the only place with forward, backward and update. It never names a method.
 
 The rows of all members go through the frozen base together, stream by stream (`StreamPass`). Each method turns its
 pieces of the outputs into scalars; their gradients at the hidden states are sent back through the base in one pass.
@@ -208,7 +208,7 @@ def _combine(
 def _update_transform(
     adapters: PackedAdapters, members: Mapping[int, MemberStep], gradients: Sequence[Sequence[Tensor]]
 ) -> Callable[[Tensor], Tensor]:
-    """Return `transform_update` of all members' methods as one function of the optimiser's directions `[K, P]`."""
+    """Return `transform_update` of all members' methods as one function of the optimizer's directions `[K, P]`."""
 
     def transform(update_KP: Tensor) -> Tensor:
         transformed_KP = update_KP.clone()

@@ -26,8 +26,8 @@ def names() -> list[str]:
 def get(name: str) -> type[Method]:
     """Return the method class of a name.
 
-    Raises UserError: no such method, with those that exist; a file that cannot be imported, with the line; a file that
-    is not one method; a coefficient without a range.
+    Raise UserError for no such method, with those that exist; for a file that cannot be imported, with the line; for a
+    file that is not one method; for a coefficient without a range.
     """
     if name not in names():
         raise UserError(f"unknown method {name!r}{did_you_mean(name, names())}; available: {', '.join(names())}")
@@ -41,7 +41,7 @@ def get(name: str) -> type[Method]:
 
 @lru_cache
 def _check(method: type[Method], file: str) -> None:
-    """Refuse a class that is not declared as a method has to be. Raises UserError."""
+    """Refuse a class that is not declared as a method has to be. Raise UserError."""
     if "__dataclass_params__" not in vars(method):
         raise UserError(f"{file}: put @dataclass(frozen=True, kw_only=True) before {method.__name__}")
     try:
@@ -58,7 +58,7 @@ def _check(method: type[Method], file: str) -> None:
 
 
 def _module(name: str) -> ModuleType:
-    """Import the module of a method. Raises UserError, one line with file and line, for what the import raises."""
+    """Import the module of a method. Raise UserError, one line with file and line, for what the import raises."""
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except SyntaxError as error:
@@ -76,7 +76,7 @@ def source_id(name: str) -> str:
 
 
 def make(name: str, values: Mapping[str, Any] | None = None) -> Method:
-    """Build a method with its coefficients. Raises UserError for an unknown method, coefficient or value."""
+    """Build a method with its coefficients. Raise UserError for an unknown method, coefficient or value."""
     method, values = get(name), dict(values or {})
     allowed = [coefficient.name for coefficient in coefficients(method)]
     for key in values:

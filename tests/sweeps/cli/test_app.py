@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from sweeps.cli import app, tables
 from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
 from sweeps.ledger_lines import FORMAT
+from tests.support.fakes import SOURCES
 from trainables import methods
 
 ROW = '{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}\n'
@@ -374,28 +376,12 @@ def test_a_single_setting_without_its_comma(
     assert "settings must be a tuple; of a single one: settings=(...,)" in error
 
 
-OWN = """
-from settings.base_models import PretrainedModel, Recipe
-from settings.example import Example
-from settings.setting import Evaluation, Score, Setting
-
-def mine(model, task="t"):
-    rows = (Example.of("a", "b"),)
-    score = Score("task", "task", "same", lambda example, reply: 1.0)
-    recipe = Recipe(steps=2, batch_size=1, alignment_batch_size=1, learning_rate=1e-3, rank=2)
-    evaluations = (Evaluation("all", (Example.of("c", "d"),), (score,)),)
-    return Setting(name="mine", scale="full", summary="Mine.", base_model=PretrainedModel({source}),
-                   streams={{"task": rows}}, evaluations=evaluations, recipe=recipe,
-                   objectives=("task",))
-"""
-
-
 def test_the_model_of_a_setting_of_ones_own(
     tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A directory counts from here, whoever builds the setting; one that only the setting knows has to be absolute."""
     (tmp_path / "tinylm").symlink_to(tiny_qwen3_dir)
-    (tmp_path / "own.py").write_text(OWN.format(source="model"))
+    shutil.copyfile(SOURCES / "own_setting.py", tmp_path / "own.py")
     monkeypatch.chdir(tmp_path)
     folders = [tmp_path / name for name in "abcd"]  # a file is read once
     for folder in folders:
@@ -405,8 +391,7 @@ def test_the_model_of_a_setting_of_ones_own(
     file = sweep_file(folders[1], '"own.py:mine", model="./nothing"')
     error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
     assert f"no such model directory: {tmp_path / 'nothing'}" in error
-    (tmp_path / "fixed.py").write_text(OWN.format(source='"tinylm"'))
-    file = sweep_file(folders[2], '"fixed.py:mine", model=""')
+    file = sweep_file(folders[2], '"own.py:fixed", model=""')
     error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
     assert "the model 'tinylm' is a directory, and workers have another current one" in error
     for name in ("no/such/folder", "my model"):

@@ -52,7 +52,7 @@ class Nodes:
         subprocess.run(command, check=True, capture_output=True, timeout=90, env=os.environ | ENVIRONMENT)
 
     def kill(self, name: str) -> int:
-        """Kill every process of a node, or of all nodes for "". Returns how many there were."""
+        """Kill every process of a node, or of all nodes for "". Return how many there were."""
         place = str(self.folder / name)
         lines = {process.pid: " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])}
         pids = [pid for pid, line in lines.items() if place in line]

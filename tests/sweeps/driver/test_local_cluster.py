@@ -16,18 +16,6 @@ from sweeps.driver.local_cluster import LocalCluster, start_early
 from tests.test_end_to_end import alive, session_of, start, wait_for
 from trainables.folder import SweepFolder
 
-USE = """
-import sys
-from sweeps.driver.local_cluster import LocalCluster
-with LocalCluster() as cluster:
-    assert "ray" not in sys.modules
-    import ray
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    print(int(ray.cluster_resources()["CPU"]), flush=True)
-    sys.stdin.readline()
-    ray.shutdown()
-"""
-
 
 def test_none_is_started_where_none_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ray", raising=False)
@@ -84,7 +72,9 @@ def test_nothing_stays_of_one_that_had_just_started() -> None:
 @pytest.mark.parametrize("killed", [False, True])
 def test_it_ends_with_its_driver(killed: bool) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    driver = subprocess.Popen([sys.executable, "-c", USE], text=True, start_new_session=True, **pipes)
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.cluster_user"], text=True, start_new_session=True, **pipes
+    )
     assert driver.stdout is not None and int(driver.stdout.readline()) >= 1
     others = session_of(driver)
     assert any("raylet" in process.name() for process in others)

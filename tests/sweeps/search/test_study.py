@@ -14,7 +14,7 @@ from sweeps.search.proposer import Proposer
 from sweeps.search.scheduler import NoJob
 from sweeps.search.study import StudyMirror
 from tests.support.fakes import Rig, finished, toy, toy_sweep
-from tests.support.search import assert_mirrored, proposer_of, study_of
+from tests.support.search import assert_mirrored, proposer_of, storage_of, study_of
 from trainables.folder import SweepFolder
 
 
@@ -45,15 +45,17 @@ def test_a_study_that_disagrees_is_replaced(tmp_path: Path, damage: str) -> None
     rig.run(random.Random(0), packs=5)
     rig.kill()
     path, name = SweepFolder(tmp_path / "out").study, f"{sweep.name}/{sweep.arms[0].key}"
-    study = study_of(rig.out, name)
+    study, storage = study_of(rig.out, name), storage_of(rig.out)
     if damage == "zombie":
         study.ask(distributions_of(sweep.arms[0].space))
     elif damage == "missing":
-        optuna.delete_study(study_name=name, storage=study._storage)
+        optuna.delete_study(study_name=name, storage=storage)
     elif damage == "extra":
         study.add_trial(study.get_trials()[0])
     elif damage == "changed":
-        study._storage.set_trial_user_attr(study.get_trials()[-1]._trial_id, "values", {"beta": 4.0})
+        study_id = storage.get_study_id_from_name(name)
+        newest = storage.get_trial_id_from_study_id_trial_number(study_id, len(study.get_trials()) - 1)
+        storage.set_trial_user_attr(newest, "values", {"beta": 4.0})
     elif damage == "torn":
         path.write_bytes(path.read_bytes()[:-20])
     elif damage == "garbage":

@@ -514,12 +514,10 @@ def test_a_store_that_comes_back_gets_everything(tmp_path: Path, out: Path, monk
     (out / "mlflow.db").mkdir()
     tracker = Tracker(default_uri(out), sweep)
     tracker.start(record=record)
-    time.sleep(0.3)
+    assert not tracker.wait(timeout=0.3)
     (out / "mlflow.db").rmdir()
     (out / "away.db").rename(out / "mlflow.db")
-    deadline = time.monotonic() + 20
-    while tracker._queue.qsize() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert tracker.wait(timeout=20)
     tracker.close()
     assert len(tracker.problems) == 1 and "unable to open database file" in tracker.problems[0]
     assert len(runs_of(out, sweep)) == 10

@@ -99,7 +99,7 @@ def test_a_step_waits_for_nothing(
         rows_per_forward=rows_per_forward,
     )
     pack.advance(2)
-    monkeypatch.setattr(Pack, "_measured", lambda self, index, terms: None)  # which reads a few steps at a time
+    monkeypatch.setattr(Pack, "record", lambda self, index, terms: None)  # which reads a few steps at a time
     lists: list[int] = []
     tolist = Tensor.tolist
     monkeypatch.setattr(Tensor, "tolist", lambda self: (lists.append(1), tolist(self))[1])
