@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analysis.findings.arms import control_of, measure
@@ -29,6 +29,7 @@ class SettingResults:
         records: the trials that ended, with all of their scores.
         base: score -> mean of the untouched base model.
         base_counts: score -> number of questions behind that mean.
+        described: score -> what it is, with its ends; one that is not here is looked at as if it had none.
     """
 
     sweep: str
@@ -38,6 +39,7 @@ class SettingResults:
     records: tuple[TrialRecord, ...]
     base: Mapping[str, float]
     base_counts: Mapping[str, int]
+    described: Mapping[str, Objective] = field(default_factory=dict)
 
     @property
     def table(self) -> ScoreTable:
@@ -89,7 +91,7 @@ class SettingResults:
         finished = [record for record in measured if record.status == "finished"]
         if not finished:
             return {}
-        table = ScoreTable.from_records(finished, [Objective(score, "alignment")])
+        table = ScoreTable.from_records(finished, [self.described.get(score, Objective(score, "alignment"))])
         intervals = intervals_by_method(measure(table))
         return {
             configuration.id: Estimate(
@@ -115,4 +117,7 @@ class SettingResults:
 
         records = tuple(replace(record, scores=add_mean(record.scores)) for record in self.records)
         counts = {**self.base_counts, name: sum(self.base_counts.get(score, 0) for score in scores)}
-        return replace(self, records=records, base=add_mean(self.base), base_counts=counts)
+        described = dict(self.described)
+        if all(score in described for score in scores):
+            described[name] = replace(described[scores[0]], name=name)
+        return replace(self, records=records, base=add_mean(self.base), base_counts=counts, described=described)

@@ -22,6 +22,7 @@ from settings.common.errors import UserError
 from settings.reference import SettingRef, setting_label, setting_of
 from sweeps.case import Case
 from sweeps.cli.say import Say
+from sweeps.description import describe_score
 from sweeps.driver.run_options import RunOptions
 from sweeps.find import load_sweep
 from sweeps.ledger import LedgerState, read
@@ -159,6 +160,7 @@ def _setting_results(sweep: Sweep, record: LedgerState, case: Case) -> SettingRe
         records=tuple(records_of(sweep, record, case)),
         base={name: measured.mean for name, measured in base.items()},
         base_counts={name: measured.n for name, measured in base.items()},
+        described={score.name: describe_score(score) for score in case.setting.all_scores},
     )
 
 
