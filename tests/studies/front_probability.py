@@ -2,8 +2,8 @@
 
     python -m tests.studies.front_probability
 
-Worlds are drawn at random: one to four methods on curves .03 apart or so, 5 to 15 values of each knob, 3 or 5 seeds, and
-configurations that lie off their method's curve by so much ("rough"). The truth is the front of the true means.
+Worlds are drawn at random: one to four methods on curves .03 apart or so, 5 to 15 values of each knob, 3 or 5 seeds,
+and configurations that lie off their method's curve by so much ("rough"). The truth is the front of the true means.
 
 Shape legend: C configurations, M objectives.
 """

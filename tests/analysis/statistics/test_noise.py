@@ -73,3 +73,17 @@ def test_a_share_is_never_known_better_than_its_questions_allow() -> None:
     counted = measurements(sure, ["a"] * 3, count_CSM=np.full(sure.shape, 20), ranges=Ranges.of([(0, 1)]))
     assert estimate_noise(counted).scale_CM.ravel().tolist() == pytest.approx([80**-0.5] * 3)
     assert estimate_noise(measurements(sure, ["a"] * 3)).scale_CM.tolist() == [[0.0]] * 3
+
+
+def test_the_covariance_is_that_of_the_draws() -> None:
+    """Of two readouts of one training and a third configuration, with a missing trial."""
+    random = np.random.default_rng(4)
+    effect = random.normal(size=(6, 5, 2))[[0, 0, 1, 1, 2, 3]] + random.normal(size=(1, 5, 2))
+    values = effect + 0.5 * random.normal(size=effect.shape)
+    values[1, 0] = np.nan
+    noise = estimate_noise(measurements(values, ["a"] * 6, training_C=[0, 0, 1, 1, 2, 3]))
+    rows = np.array([0, 1, 4])
+    errors = noise.draw(np.random.default_rng(0), 100_000)[:, rows]
+    for objective, expected in enumerate(noise.covariance(rows)):
+        np.testing.assert_allclose(np.cov(errors[:, :, objective], rowvar=False), expected, atol=0.02 * expected.max())
+    assert noise.training_MM[0, 0] > 0.1
