@@ -77,6 +77,9 @@ class Noise:
 
         noise_BCM = effect(self.residual_MM, num_configurations) / np.sqrt(self.num_seeds_C)[:, None]
         noise_BCM += np.einsum("cs,bsm->bcm", self.weight_CS, effect(self.shared_MM, num_seeds), optimize=True)
+        alone_C = ~np.any([np.zeros(num_configurations, dtype=bool), *self.trainings], axis=0)
+        trained_BCM = effect(self.training_MM, int(alone_C.sum()))
+        noise_BCM[:, alone_C] += trained_BCM / np.sqrt(self.num_seeds_C[alone_C])[:, None]
         for rows_C in self.trainings:
             effect_BSM = effect(self.training_MM, num_seeds)
             noise_BCM[:, rows_C] += np.einsum("cs,bsm->bcm", self.weight_CS[rows_C], effect_BSM, optimize=True)
