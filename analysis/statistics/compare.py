@@ -130,10 +130,17 @@ def compare_fronts(
     needed = {name for pair in chosen for name in pair}
     volumes = {name: fronts[name].evaluate(bootstrap, worst_corner_M) for name in needed}
     compared = [_compare(bootstrap, fronts, volumes, pair, confidence) for pair in chosen]
-    if bootstrap.noise.num_seeds_C.max() < VERDICT_SEEDS:
-        return compared
-    adjusted = holm([difference.p_value for difference in compared])
-    return [replace(difference, adjusted=p_value) for difference, p_value in zip(compared, adjusted, strict=True)]
+    return compared if bootstrap.noise.num_seeds_C.max() < VERDICT_SEEDS else _adjusted(compared)
+
+
+def adjust(differences: Sequence[Difference]) -> list[Difference]:
+    """Adjust the p-values of some differences together; those of two seeds stay without."""
+    return list(differences) if any(math.isnan(each.adjusted) for each in differences) else _adjusted(differences)
+
+
+def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
+    adjusted = holm([difference.p_value for difference in differences])
+    return [replace(difference, adjusted=p_value) for difference, p_value in zip(differences, adjusted, strict=True)]
 
 
 def _compare(

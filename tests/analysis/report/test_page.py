@@ -104,7 +104,7 @@ def test_page_says_it_in_words(folder: Path) -> None:
         "&lt;/script&gt;&lt;b&gt;out of memory",
         'href="http://127.0.0.1:5000/#/experiments/1/runs/abc"',
         "How to cite a number",
-        "95 % t-interval",
+        "95 % interval",
     ):
         assert words in text, words
     assert "<b>out of memory" not in text
