@@ -59,6 +59,12 @@ def measure(table: ScoreTable, base_M: Floats | None = None) -> Measurements:
     )
 
 
+def base_values(table: ScoreTable, base_scores: Mapping[str, float]) -> Floats | None:
+    """Return base_M, the untouched base model's score in each objective; None when one is missing."""
+    values_M = np.array([base_scores.get(objective.name, np.nan) for objective in table.objectives])
+    return values_M if np.isfinite(values_M).all() else None
+
+
 def training_of(configuration: Configuration) -> str:
     """Return what tells the training that a configuration is read from; where a record does not say, its knobs do."""
     if configuration.training:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.findings.arms import measure
+from analysis.findings.arms import base_values, measure
 from analysis.findings.controls import ControlVerdict, compare_with_controls
 from analysis.findings.frontier import FrontierPoint, frontier
 from analysis.statistics import selection
@@ -138,7 +138,7 @@ def analyse(
     """
     names = [objective.name for objective in table.objectives][:3] if objectives is None else list(objectives)
     chosen = table.select(names)
-    base_M = _base(chosen, base_scores or {})
+    base_M = base_values(chosen, base_scores or {})
     bootstrap = Bootstrap(measure(chosen, base_M)) if (chosen.num_seeds_C > 1).any() else None
     points = frontier(chosen, bootstrap=bootstrap)
     chosen = chosen.rows(chosen.num_seeds_C > 0)
@@ -184,11 +184,6 @@ def analyse(
         questions=_two_way(chosen, questions),
         gaps=gaps,
     )
-
-
-def _base(table: ScoreTable, base_scores: Mapping[str, float]) -> Floats | None:
-    values_M = np.array([base_scores.get(objective.name, math.nan) for objective in table.objectives])
-    return values_M if np.isfinite(values_M).all() else None
 
 
 def worst_corner_of(

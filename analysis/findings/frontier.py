@@ -19,7 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from analysis.findings.arms import measure
+from analysis.findings.arms import base_values, measure
 from analysis.statistics.arrays import Bools, finite_or_none
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.intervals import Intervals, intervals_by_method
@@ -32,7 +32,6 @@ from settings.setting import Status
 
 RESERVED = ("method", "configuration", "label", "coefficients", "seeds", "tokens", "seconds", "p_front")
 WIDE = 100  # characters
-QUICK = 300  # replicates, for a table that needs nothing else of them
 Basis = Literal["seeds", "questions", "none"]
 
 
@@ -100,6 +99,7 @@ def frontier(
     table: ScoreTable,
     objectives: Sequence[str] | None = None,
     confidence: float = 0.95,
+    base_scores: Mapping[str, float] | None = None,
     bootstrap: Bootstrap | None = None,
 ) -> list[FrontierPoint]:
     """List all configurations of a table: those on the front, best in the first objective first, then the others.
@@ -111,6 +111,7 @@ def frontier(
     Args:
         objectives: names; None means all of the table's.
         confidence: of the intervals.
+        base_scores: score name -> mean of the untouched base model, where the controls' curves start.
         bootstrap: of the configurations with a finished trial, in these objectives; None makes one.
 
     Raises UserError: no configuration has a finished trial; no such objective.
@@ -121,14 +122,14 @@ def frontier(
         ended = ", ".join(f"{count} {status}" for status, count in chosen.num_excluded().items() if count)
         raise UserError(f"no trial has finished yet, so there is no frontier ({ended or 'no trial has ended'})")
     finished_C = num_C > 0
-    measured = measure(chosen) if bootstrap is None else bootstrap.measured
+    measured = measure(chosen, base_values(chosen, base_scores or {})) if bootstrap is None else bootstrap.measured
     intervals = _spread(intervals_by_method(measured, confidence), finished_C, chosen)
     gain_CM = chosen.oriented(intervals.mean_CM)
     on_front_C = finished_C.copy()
     on_front_C[finished_C] = non_dominated(gain_CM[finished_C])
     p_front_C = np.full(len(num_C), np.nan)
     if (num_C > 1).any():
-        p_front_C[finished_C] = (bootstrap or Bootstrap(measured, QUICK)).on_front()
+        p_front_C[finished_C] = (bootstrap or Bootstrap(measured)).on_front()
     points = []
     for row, configuration in enumerate(chosen.configurations):
         estimates = [_estimate(chosen, intervals, row, column) for column in range(len(chosen.objectives))]

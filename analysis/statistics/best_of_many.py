@@ -25,6 +25,7 @@ from analysis.statistics.arrays import Bools, Floats, Integers
 RAYS = 36  # in two objectives; in three, RAYS_3 squared
 RAYS_3 = 8
 DIFFERENT = 1.5  # contenders whose variance is so many times beyond what noise explains are certainly not tied
+MOST_TIED = 0.9  # probability of a tie where noise explains all: small differences cannot be told from none
 GOLDEN = (math.sqrt(5) - 1) / 2  # spreads the replicates of tied contenders evenly over all
 CONTENDER = 3.0  # standard deviations behind the lead, within which a front may be tied with it
 
@@ -98,7 +99,7 @@ def _posterior(centre_JG: Floats, noise_BJG: Floats) -> Floats:
     expected = float(np.where(contends_JG, variance_JG, 0.0).sum())
     apart = min(max((seen / expected - 1) / DIFFERENT, 0.0), 1.0) if expected > 0 else 1.0
     tied_JG = contends_JG & (number_J > 1)[:, None]
-    tied_B = (np.arange(len(noise_BJG)) * GOLDEN) % 1 >= apart
+    tied_B = (np.arange(len(noise_BJG)) * GOLDEN) % 1 < MOST_TIED * (1 - apart)
     equal_BJ = mean_J + common_BJ
     apart_BJG = centre_JG + noise_BJG
     radius_BJG = np.where(tied_B[:, None, None] & tied_JG, equal_BJ[:, :, None], apart_BJG)

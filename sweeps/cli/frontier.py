@@ -24,7 +24,7 @@ def show_frontier(
 ) -> None:
     """Print the frontier of a sweep. Raise UserError."""
     loaded = open_sweep(sweep, output, tracking_uri).load(setting)
-    points = frontier.frontier(loaded.table)
+    points = frontier.frontier(loaded.table, base_scores=loaded.base_scores)
     if csv:
         frontier.write_csv(csv, points)
     if figure:

@@ -46,7 +46,7 @@ class SettingFrontier:
     @property
     def points(self) -> list[FrontierPoint]:
         """All configurations, those on the frontier first. Raise UserError when no trial has finished."""
-        return frontier.frontier(self.table)
+        return frontier.frontier(self.table, base_scores=self.base)
 
 
 def of_case(sweep: Sweep, record: LedgerState, case: Case) -> SettingFrontier:
