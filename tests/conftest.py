@@ -12,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the Hub fails at once
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE_DATA = ROOT.parent / "shared" / "reference_data"
@@ -52,3 +53,16 @@ def tiny_gemma_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.checkpoints import tiny_gemma
 
     return tiny_gemma(tmp_path_factory.mktemp("gemma"))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store without runs, to be copied; the processes of a parallel run share it."""
+    from tests.support.mlflow_store import make_store
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "empty_store.lock"):
+        store = shared / "empty_store" / "mlflow.db"
+        return store if store.exists() else make_store(store.parent)

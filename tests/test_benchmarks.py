@@ -24,6 +24,7 @@ from tests.benchmarks.baseline import LOSSES, PeftTrial, load
 from tests.benchmarks.measure import Result, Spread, interleaved, ratios
 from tests.benchmarks.shapes import LARGE, NANO, made_up
 from tests.studies import driver_scale
+from tests.support.mlflow_store import copy_store
 from trainables import methods
 from trainables.bases.load_base import load_base
 from trainables.pack import Pack
@@ -148,9 +149,12 @@ def test_the_page_has_a_place_for_every_table() -> None:
 
 
 @pytest.mark.slow
-def test_the_simulation_of_a_long_sweep_runs_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulation_of_a_long_sweep_runs_to_its_end(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a few trials: the tables need minutes to hours, and what it overrides of the driver may change before."""
     monkeypatch.setattr(driver_scale, "SHARES", (0.25, 0.5, 1.0))
+    copy_store(empty_store, tmp_path / "output")
     points = driver_scale.simulate(tmp_path, configurations=16, seeds=1, with_ray=False)
     assert len(points) == len(driver_scale.SHARES)
     assert points[-1].trials == driver_scale.number_of_trials(load_sweep(tmp_path / "scale_sweep.py"))

@@ -20,15 +20,16 @@ from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.studies.chaos import differences, facts, leftovers
 from tests.support.fakes import Rig, toy_sweep
+from tests.support.mlflow_store import copy_store
 from trainables.folder import SweepFolder
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
+def ended(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Sweep, Path]:
     """A sweep that has ended, without any training."""
-    output = tmp_path_factory.mktemp("ended")
+    output = copy_store(empty_store, tmp_path_factory.mktemp("ended"))
     sweep = toy_sweep(output, methods=("plain",))
     folder = output / sweep.name
     rig = Rig(sweep, folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 
 from settings import catalog
 from settings.base_models import NanoModel, Stage
+from settings.example import Example
 from settings.reference import SettingRef
 from settings.setting import Setting
 from tests.support.tiny import prepare
@@ -33,14 +36,22 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=NANO)
 def built(request: pytest.FixtureRequest, cache: Path) -> tuple[Setting, LoadedBase]:
-    """A nano setting whose base model has been pre-trained for a moment only."""
+    """A nano setting with a quarter of its questions, whose base model has been pre-trained for a moment only."""
     setting = catalog.build(request.param, {"scale": "nano"})
     assert isinstance(setting.base_model, NanoModel)
     stages = tuple(Stage(stage.name, 2, 2, stage.learning_rate) for stage in setting.base_model.stages)
-    setting = replace(setting, base_model=replace(setting.base_model, stages=stages))
+    setting = replace(
+        setting,
+        base_model=replace(setting.base_model, stages=stages),
+        evaluations=tuple(replace(whole, examples=some_of(whole.examples)) for whole in setting.evaluations),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SELGEN_CACHE", str(cache))
         return setting, load_base(setting.base_model, dtype=torch.float64)
+
+
+def some_of(examples: Sequence[Example]) -> tuple[Example, ...]:
+    return tuple(random.Random(0).sample(examples, k=len(examples) // 4))
 
 
 def trial_of(setting: Setting, method: Method) -> TrialConfig:
@@ -61,4 +72,5 @@ def test_all_methods_train_and_are_scored(built: tuple[Setting, LoadedBase], tmp
     for outcome in outcomes:
         assert (outcome.status, outcome.reason) == ("finished", None)
         assert set(outcome.scores) == {score.name for score in setting.all_scores}
+        assert outcome.scores["task"].n > 0
         assert all(math.isfinite(outcome.scores[name].mean) for name in setting.objectives if outcome.scores[name].n)

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from settings import catalog
+from settings.common.files import cache_root
 from settings.reference import SettingRef
 from settings.setting import Setting
 from trainables import methods
 from trainables.bases.load_base import load_base
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import EncodedSetting
+from trainables.engine.reference_cache import ReferenceCache
 from trainables.evaluation.evaluate import evaluate
 from trainables.pack import Pack
 from trainables.trial import trial_for
@@ -33,7 +35,8 @@ def base_scores(setting: Setting, base: LoadedBase) -> Scores:
 def tuned(setting: Setting, base: LoadedBase, method: str, seeds: int = 3, **coefficients: Any) -> Scores:
     """Train at the setting's recipe; return each score's mean over seeds."""
     made = methods.make(method, coefficients)
-    pack = Pack(base, setting, [trial_for(setting, SettingRef(setting.name), made, seed) for seed in range(seeds)])
+    trials = [trial_for(setting, SettingRef(setting.name), made, seed) for seed in range(seeds)]
+    pack = Pack(base, setting, trials, references=ReferenceCache(cache_root() / "references"))
     pack.advance(setting.recipe.steps)
     evaluated = list(pack.evaluate().values())
     pack.detach()

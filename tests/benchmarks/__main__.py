@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tests.benchmarks import growth, page, profiles, steps, whole_sweep
 from tests.benchmarks.measure import Result, Sheet, goals, machine
+from tests.support.fakes import ONE_AT_A_TIME
 
 SWEEP_GOALS = ("sweep_speedup", "first_step_s", "overhead_share")
 STEP_GOALS: dict[str, Callable[[steps.Plan], list[Result]]] = {
@@ -25,7 +26,9 @@ STEP_GOALS: dict[str, Callable[[steps.Plan], list[Result]]] = {
     "generation_speedup": steps.generation_speedup,
 }
 NAMES = (*SWEEP_GOALS, *STEP_GOALS)
-SHORT_SWEEP = whole_sweep.Plan(share=0.0, seeds=2, options={"steps": 4}, ours=1, theirs=1, reusing=False, starts=0)
+SHORT_SWEEP = whole_sweep.Plan(
+    share=0.0, seeds=2, options={"steps": 4}, cpus=ONE_AT_A_TIME, ours=1, theirs=1, reusing=False, starts=0
+)
 SHORT_ROUNDS = 2
 WIDTH = 160  # of what is printed into a file
 

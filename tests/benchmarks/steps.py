@@ -36,7 +36,7 @@ class Plan:
 
     Attributes:
         rounds: of steps; generation takes a quarter of them.
-        large: sizes beyond nano, too.
+        large: sizes beyond nano, and packs of 8, too.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -52,6 +52,10 @@ class Plan:
                 gc.collect()  # packs and models refer to each other
                 torch.cuda.empty_cache()
                 yield world(shape, self.device, length=256, rank=16)
+
+    def pack_sizes(self, where: World) -> Sequence[int]:
+        """The seeds of a configuration, and where a step takes little time also more."""
+        return (SEEDS, 8) if self.large and where.shape in (NANO, SMALL) else (SEEDS,)
 
     def rounds_of(self, where: World) -> int:
         """Fewer rounds where a step takes long."""
@@ -124,7 +128,7 @@ def step_efficiency(plan: Plan) -> list[Result]:
     """The goal speaks of the pack that a sweep makes by itself: the seeds of a configuration."""
     cases: dict[str, dict[str, Spread]] = {}
     for where in plan.worlds():
-        for members in (SEEDS, 8) if where.shape in (NANO, SMALL) else (SEEDS,):
+        for members in plan.pack_sizes(where):
             name, rounds = f"{where.shape.name}, pack of {members}", plan.rounds_of(where)
             cases |= if_it_fits(name, efficiency, where, members, rounds)
     headline = cases[f"{NANO.name}, pack of {SEEDS}"]["efficiency"]
@@ -165,7 +169,7 @@ def seed_marginal_cost(plan: Plan) -> list[Result]:
     cases: dict[str, dict[str, Spread]] = {}
     for where in plan.worlds(copies=3):
         for method in ("plain", "kl_penalty"):
-            sizes = (SEEDS, 8) if where.shape in (NANO, SMALL) else (SEEDS,)
+            sizes = plan.pack_sizes(where)
             options = {"batch_size": 4, "alignment_batch_size": 4}
             name, rounds = f"{where.shape.name}, {method}", plan.rounds_of(where)
             cases |= if_it_fits(name, marginal, where, method, sizes, rounds, **options)
@@ -255,7 +259,7 @@ def generation_speedup(plan: Plan) -> list[Result]:
     cases: dict[str, dict[str, Spread]] = {}
     equal = {}
     for where in plan.worlds():
-        for members in (SEEDS, 8) if where.shape is NANO else (SEEDS,):
+        for members in plan.pack_sizes(where) if where.shape is NANO else (SEEDS,):
             name = f"{where.shape.name}, pack of {members}"
             rounds = max(1, plan.rounds_of(where) // 4)
             for case, (found, same) in if_it_fits(name, generation, where, members, rounds).items():

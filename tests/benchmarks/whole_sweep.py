@@ -33,7 +33,7 @@ GRIDS: Mapping[str, tuple[str, tuple[float, ...]]] = {
 """Method -> coefficient and values; with plain fine-tuning, 24 configurations."""
 
 SWEEP = """from sweeps.space import grid
-from sweeps.sweep import Sweep, setting
+from sweeps.sweep import Execution, Sweep, setting
 
 sweep = Sweep(
     name="benchmark",
@@ -42,6 +42,7 @@ sweep = Sweep(
     seeds={seeds},
     options={options!r},
     controls=False,
+    execution=Execution(cpus_per_pack={cpus}),
 )
 """
 
@@ -58,6 +59,7 @@ class Plan:
         share: of the configurations of each method, at least one; 0 is plain fine-tuning alone.
         seeds: of each configuration.
         options: of the recipe, e.g. steps.
+        cpus: of a pack.
         ours: repetitions of our side.
         theirs: repetitions of each baseline; 0 leaves them out.
         reusing: whether baseline (b) runs, too.
@@ -67,6 +69,7 @@ class Plan:
     share: float = 1.0
     seeds: int = 3
     options: Mapping[str, Any] = field(default_factory=dict)
+    cpus: float = 1
     ours: int = 3
     theirs: int = 1
     reusing: bool = True
@@ -79,7 +82,9 @@ def sweep_text(plan: Plan) -> str:
     for method, (coefficient, values) in GRIDS.items():
         kept = list(values[:: max(1, round(1 / plan.share))]) if plan.share else []
         methods += [f'grid("{method}", {coefficient}={kept})'] if kept else []
-    return SWEEP.format(methods="".join(f"{each}, " for each in methods), seeds=plan.seeds, options=dict(plan.options))
+    return SWEEP.format(
+        methods="".join(f"{each}, " for each in methods), seeds=plan.seeds, options=dict(plan.options), cpus=plan.cpus
+    )
 
 
 class Contest:

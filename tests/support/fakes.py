@@ -1,6 +1,7 @@
 """A setting without a model, and results that are a pure function of the trial: what the sweep tests run on."""
 
 import math
+import os
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from trainables.trial import TrialConfig
 
 BASE_SCORES = {"task": Measurement(0.5, 4, 0)}
 SOURCES = Path(__file__).parent / "sources"  # files that tests copy
+ONE_AT_A_TIME = (os.cpu_count() or 1) / 2 + 0.5  # CPUs of a pack; a second worker would import torch for seconds
 
 
 def toy(folder: Path, **options: Any) -> SettingRef:

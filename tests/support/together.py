@@ -23,7 +23,7 @@ from trainables.pack import Pack
 from trainables.store import AdapterStore
 from trainables.trial import TrialConfig
 
-STEPS, LENGTH = 3, 16
+STEPS, LENGTH = 2, 16
 SEED = (
     5  # with others a gradient of 1e-9 somewhere lets float32 rounding decide a step of Adam, on any number of workers
 )

@@ -17,13 +17,15 @@ from sweeps.driver.run_options import RunOptions
 from sweeps.ledger import read
 from sweeps.names import default_uri
 from sweeps.space import grid
-from sweeps.sweep import Sweep, setting
+from sweeps.sweep import Execution, Sweep, setting
+from tests.support.fakes import ONE_AT_A_TIME
+from tests.support.mlflow_store import copy_store
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_families_to_a_frontier(
-    tmp_path: Path, reference_data: Path, tiny_gemma_dir: Path, tiny_qwen3_dir: Path
+    tmp_path: Path, reference_data: Path, empty_store: Path, tiny_gemma_dir: Path, tiny_qwen3_dir: Path
 ) -> None:
     """2 models x 2 methods x 2 seeds: 8 trials, each once, with scores, adapters and runs."""
     settings = tuple(
@@ -44,7 +46,9 @@ def test_two_families_to_a_frontier(
         seeds=2,
         options={"steps": 10, "batch_size": 2, "alignment_batch_size": 2, "rank": 4, "learning_rate": 0.1},
         controls=False,
+        execution=Execution(cpus_per_pack=ONE_AT_A_TIME),
     )
+    copy_store(empty_store, tmp_path)
     finished = launch.run(sweep, RunOptions(tmp_path), Console(width=120))
     assert not finished.interrupted
 

@@ -421,8 +421,9 @@ def test_every_method_can_run(build: Build) -> None:
     from trainables import methods
     from trainables.trial import require
 
+    setting = build()
     for name in methods.names():
-        require(build(), methods.make(name))
+        require(setting, methods.make(name))
 
 
 @pytest.mark.slow

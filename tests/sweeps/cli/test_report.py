@@ -26,6 +26,7 @@ from sweeps.space import grid
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, toy_sweep
+from tests.support.mlflow_store import copy_store
 
 
 def swept(folder: Path, output: Path, packs: int = 10**6, **changes: object) -> Sweep:
@@ -47,9 +48,9 @@ def swept(folder: Path, output: Path, packs: int = 10**6, **changes: object) -> 
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     folder = tmp_path_factory.mktemp("sweeps")
-    out = folder / "runs"
+    out = copy_store(empty_store, folder / "runs")
     swept(folder, out)
     swept(folder, out, name="other-sweep", seeds=(1, 2, 3))
     return out
@@ -129,8 +130,8 @@ def test_the_folder_alone_is_enough(output: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "copy").glob("*.db"))
 
 
-def test_a_running_sweep_has_a_report(tmp_path: Path) -> None:
-    swept(tmp_path, tmp_path / "runs", packs=4)
+def test_a_running_sweep_has_a_report(tmp_path: Path, empty_store: Path) -> None:
+    swept(tmp_path, copy_store(empty_store, tmp_path / "runs"), packs=4)
     assert report("toy-sweep", tmp_path / "runs", None).files[0].is_file()
 
 

@@ -18,8 +18,9 @@ from sweeps.ledger import read
 from sweeps.names import default_uri
 from sweeps.space import grid
 from sweeps.sweep import Execution, Sweep, setting
-from tests.support.fakes import SOURCES
+from tests.support.fakes import ONE_AT_A_TIME, SOURCES
 from tests.support.judge_server import Body, Endpoint, Reply, certain, serving
+from tests.support.mlflow_store import copy_store
 
 
 def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> Sweep:
@@ -32,15 +33,18 @@ def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> 
         methods=("plain", grid("kl_penalty", beta=[1.0])),
         seeds=2,
         controls=False,
-        execution=Execution(judge=options),
+        execution=Execution(cpus_per_pack=ONE_AT_A_TIME, judge=options),
     )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_judged_sweep(tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_judged_sweep(
+    tmp_path: Path, empty_store: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A first start has too small a budget, a second one ends; no verdict is paid for twice."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    copy_store(empty_store, tmp_path)
     monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
 
     def answer(body: Body, count: int) -> Reply:

@@ -26,6 +26,7 @@ from sweeps.results.frontier_files import of_case, records_of
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, finished, toy, toy_sweep
+from tests.support.mlflow_store import copy_store
 from trainables.outcome import Cost, Outcome
 from trainables.trial import TrialConfig
 
@@ -43,10 +44,10 @@ def eventful(trial: TrialConfig) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
+def swept(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Sweep, Path]:
     """A sweep over two settings, interrupted while trials run, and its output folder."""
     folder = tmp_path_factory.mktemp("swept")
-    output = folder / "runs"
+    output = copy_store(empty_store, folder / "runs")
     sweep = toy_sweep(folder, settings=(toy(folder, rows=2), toy(folder, rows=3)), configurations=8, controls=True)
     rig = Rig(sweep, output / sweep.name)
     assert not rig.run(random.Random(0), eventful, packs=30)

@@ -20,6 +20,7 @@ from sweeps.search.scheduler import PackScheduler
 from sweeps.search.searcher import PackSearcher
 from sweeps.space import grid, vary
 from sweeps.sweep import Sweep
+from tests.conftest import ROOT
 from tests.support.fakes import Rig, finished, toy_sweep
 from trainables.messages import (
     Ended,
@@ -72,12 +73,13 @@ class Worker(tune.Trainable):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    root = str(Path(__file__).parents[3])
-    environment = {"env_vars": QUIET | {"PYTHONPATH": root}}
-    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
-    yield
-    ray.shutdown()
+    """A cluster with the environment of a local one of ours."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (QUIET | {"PYTHONPATH": str(ROOT)}).items():
+            patch.setenv(name, value)
+        ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 def run(sweep: Sweep, out: Path) -> LedgerState:

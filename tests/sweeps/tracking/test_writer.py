@@ -8,9 +8,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,40 +27,17 @@ from sweeps.tracking import projection, writer
 from sweeps.tracking.writer import Tracker, add_problem, project
 from tests.support.fakes import finished, toy, toy_sweep
 from tests.support.mlflow_server import MlflowServer
+from tests.support.mlflow_store import copy_store
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite store with MLflow's tables: their creation takes seconds, a copy does not."""
-    folder = tmp_path_factory.mktemp("store")
-    sweep = toy_sweep(folder)
-    assert project(LedgerState(sweep.name, sweep.identity()), sweep, default_uri(folder)) == []
-    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        for table in ("tags", "params", "metrics", "latest_metrics", "runs", "experiment_tags"):
-            database.execute(f"DELETE FROM {table}")
-        database.execute("DELETE FROM experiments WHERE name = ?", (sweep.name,))
-        database.commit()
-    return folder / "mlflow.db"
-
-
-@contextmanager
-def _copied(store: Path, folder: Path) -> Iterator[Path]:
-    folder.mkdir()
-    with closing(sqlite3.connect(store)) as source, closing(sqlite3.connect(folder / "mlflow.db")) as target:
-        source.backup(target)
-    yield folder
-
-
 @pytest.fixture()
-def out(tmp_path: Path, empty: Path) -> Iterator[Path]:
+def out(tmp_path: Path, empty_store: Path) -> Path:
     """An output folder with an empty store."""
-    with _copied(empty, tmp_path / "out") as folder:
-        yield folder
+    return copy_store(empty_store, tmp_path / "out")
 
 
 def record_of(sweep: Sweep, betas: tuple[float, ...] = (0.5, 2.0)) -> LedgerState:
@@ -152,6 +129,12 @@ def test_hierarchy_tags_params_and_metrics(tmp_path: Path, out: Path) -> None:
     assert runs["kl_penalty beta=2"].data.metrics["seeds"] == 1, "only valid seeds are averaged"
 
 
+def test_a_ledger_without_outcomes_is_a_sweep_alone(tmp_path: Path, out: Path) -> None:
+    sweep = toy_sweep(tmp_path)
+    assert project(LedgerState(sweep.name, sweep.identity()), sweep, default_uri(out)) == []
+    assert [run.info.run_name for run in runs_of(out, sweep)] == [sweep.name]
+
+
 def test_what_others_build_on_is_marked_until_the_search_asks_for_it(tmp_path: Path, out: Path) -> None:
     sweep = toy_sweep(tmp_path)
     record = record_of(sweep)
@@ -177,12 +160,12 @@ def test_projecting_again_changes_nothing(tmp_path: Path, out: Path, monkeypatch
 
 
 @pytest.fixture(scope="module")
-def whole(empty: Path) -> tuple[Sweep, list[Any]]:
+def whole(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Sweep, list[Any]]:
     """A sweep and what its undisturbed projection leaves in the store."""
-    sweep = toy_sweep(empty.parent)
-    with _copied(empty, empty.parent / "whole") as folder:
-        assert project(record_of(sweep), sweep, default_uri(folder)) == []
-        return sweep, dump(folder, sweep)
+    folder = copy_store(empty_store, tmp_path_factory.mktemp("whole"))
+    sweep = toy_sweep(folder)
+    assert project(record_of(sweep), sweep, default_uri(folder)) == []
+    return sweep, dump(folder, sweep)
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3, 5, 6, 9, 15, 24])
@@ -281,6 +264,8 @@ def test_the_store_is_opened_with_the_first_news(news: bool, tmp_path: Path, mon
     assert store.exists()
     tracker.close()
     assert not tracker.problems
+    with closing(sqlite3.connect(store)) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 @pytest.mark.parametrize("reached", [True, False])

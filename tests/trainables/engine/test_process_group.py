@@ -37,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, list[Found], 
 
 @pytest.mark.parametrize("name", together.packs("float64") | together.packs("float32"))
 def test_two_workers_train_what_one_trains(name: str, runs: tuple[Found, list[Found], Path]) -> None:
-    """To 1e-6 in float32 and 1e-10 in float64 after three steps of Adam, whose updates are 1e-2."""
+    """To 1e-6 in float32 and 1e-10 in float64 after two steps of Adam, whose updates are 1e-2."""
     alone, both, _ = runs
     for precision, tolerance in TOLERANCE.items():
         if name not in together.packs(precision):
