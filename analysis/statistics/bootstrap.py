@@ -15,6 +15,7 @@ others rarely dominate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ from analysis.statistics.curves import Curve, fit_curve
 from analysis.statistics.measurements import Measurements
 from analysis.statistics.noise import estimate_noise
 from analysis.statistics.pareto import CHUNK, fronts
+from analysis.statistics.ranges import Ranges
 
 Value = Callable[[Floats], Floats]  # points_BPM -> value_B
 REPLICATES = 1000
@@ -272,18 +274,25 @@ class Bootstrap:
         moved_DB = value(self._moved_DBPM.reshape(-1, *self.mean_PM.shape)).reshape(len(self._moved_DBPM), -1)
         return np.asarray((moved_DB - values_B[:SLOPES]).mean(axis=1) / STEP)
 
-    def statistic(self, value: Value | Evaluation, confidence: float = 0.95) -> Statistic:
+    def statistic(
+        self, value: Value | Evaluation, confidence: float = 0.95, ends: tuple[float, float] = (-math.inf, math.inf)
+    ) -> Statistic:
         """Estimate a function of the points, with its interval.
 
         estimate = value(points) - bias
-        estimate +- t_{freedom, (1 + confidence) / 2} sd over replicates
+        z(estimate) +- t_{freedom, (1 + confidence) / 2} sd of z over replicates
+
+        z is the value itself where it has no two `ends`; where it has, the scale on which it does not end (`Ranges`).
         """
         evaluation = value if isinstance(value, Evaluation) else self.evaluate(value)
         bias, error = evaluation.bias, float(evaluation.values_B.std(ddof=1))
         freedom = self._freedom(evaluation.slope_D, error**2)
-        half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
-        estimate = evaluation.plain - bias
-        return Statistic(estimate, estimate - half, estimate + half, error, freedom, bias)
+        scale = Ranges.of([ends])
+        estimate = float(scale.of_unit(scale.unit(np.array([evaluation.plain - bias])))[0])
+        z_error = float(scale.exact(evaluation.values_B[:, None]).std(ddof=1))
+        half = float(stdtrit(freedom, (1 + confidence) / 2)) * z_error
+        low, high = scale.back(scale.exact(np.array([[estimate]])) + np.array([[-half], [half]])).ravel()
+        return Statistic(estimate, float(low), float(high), error, freedom, bias)
 
     def _freedom(self, slope_D: Floats, variance: float) -> float:
         """Return the degrees of freedom of a statistic's estimated variance.

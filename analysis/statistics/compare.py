@@ -109,8 +109,10 @@ class Difference:
 def estimate_hypervolume(
     bootstrap: Bootstrap, front: Front, worst_corner_M: ArrayLike, confidence: float = 0.95
 ) -> Statistic:
-    """Estimate a front's hypervolume, bias-corrected, with its interval."""
-    return bootstrap.statistic(front.evaluate(bootstrap, worst_corner_M), confidence)
+    """Estimate a front's hypervolume, bias-corrected, with its interval: within what the scores' ranges allow."""
+    most = float(np.prod(bootstrap.noise.ranges.high_M - np.asarray(worst_corner_M, dtype=np.float64)))
+    ends = (0.0, most) if most > 0 else (-math.inf, math.inf)  # nan: a range ends at the corner, another nowhere
+    return bootstrap.statistic(front.evaluate(bootstrap, worst_corner_M), confidence, ends)
 
 
 def compare_fronts(

@@ -13,7 +13,8 @@ import itertools
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.measurements import measurements
 from analysis.tables.scores import Configuration
+from tests.studies.resumable import Result, resume
 
 REPLICATES = 300
 RADIUS = 0.9  # of the controls' curve
@@ -100,21 +102,29 @@ def pushes(sweep: Sweep, repetitions: int) -> tuple[float, float]:
     return float(np.mean(some)), float(np.mean(share))
 
 
+def _run(job: tuple[Sweep, int]) -> Result:
+    sweep, repetitions = job
+    some, share = pushes(sweep, repetitions)
+    return asdict(sweep) | {"some": some, "share": share}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.studies.control_verdicts", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--repetitions", type=int, default=1000)
+    parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--out", type=Path, help="a file of JSON lines, a row each; rows in it are not run again")
+    parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
     sys.stdout.write(
         "| places | methods | seeds | sd | gain | any pushes | a method pushes |\n|---|---|---|---|---|---|---|\n"
     )
-    equal = itertools.product((6, 12, 40), (2, 9), (3, 10), (0.02, 0.06))
-    for sweep in [Sweep(12, 2, 3, 0.02, gain=0.05), *itertools.starmap(Sweep, equal)]:
-        some, share = pushes(sweep, options.repetitions)
-        facts = f"{sweep.places} | {sweep.methods} | {sweep.seeds} | {sweep.deviation} | {sweep.gain}"
-        sys.stdout.write(f"| {facts} | {some:.3f} | {share:.3f} |\n")
+    equal = itertools.product((4, 12, 40), (2, 9), (3, 10), (0.02, 0.06))
+    sweeps = [Sweep(12, 2, 3, 0.02, gain=0.05), *itertools.starmap(Sweep, equal)]
+    jobs = {str(sweep): (sweep, options.repetitions) for sweep in sweeps}
+    for _, row in resume(_run, jobs, options.out, options.workers):
+        sys.stdout.write(f"| {' | '.join(format(value, '.3g') for value in row.values())} |\n")
         sys.stdout.flush()
 
 

@@ -12,12 +12,10 @@ hypervolume and the honest selection miss the truth on average.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +27,13 @@ from analysis.statistics.intervals import intervals_by_method
 from analysis.statistics.pareto import fronts
 from analysis.statistics.selection import select_by_seeds
 from tests.studies.noisy_fronts import Cell, Truth, cells
+from tests.studies.resumable import Result, resume
 
 REPLICATES = 300
+FEW = 100  # repetitions of a cell
+REPETITIONS = {  # where rates of a few per cent count, and where 288 cells make one mean
+    "near-duplicates": 200, "density": 200, "equal methods": 200, "1 % apart": 200, "apart": 40,
+}  # fmt: skip
 BAND_EVERY = 4  # repetitions that look at the band, which takes longest
 BINS = 5  # of stated probabilities of being on the front
 FEW_POINTS = 60  # of a fine curve that a band must hold
@@ -104,34 +107,24 @@ def _below(lower_XM: Floats, upper_YM: Floats) -> bool:
     return bool((lower_XM[:, None, :] <= upper_YM[None, :, :] + 1e-9).all(axis=2).any(axis=1).all())
 
 
-def _run(job: tuple[Cell, int]) -> tuple[str, str, int, Row]:
+def _run(job: tuple[Cell, int]) -> Result:
     cell, repetitions = job
-    return cell.regime, cell.key, repetitions, coverage(cell, repetitions)
+    return {"regime": cell.regime, "repetitions": repetitions, "row": coverage(cell, repetitions)}
 
 
-def run(chosen: Iterable[Cell], repetitions: int, out: Path | None, workers: int) -> list[tuple[str, str, Row]]:
-    """Run cells that the file does not hold yet, in so many processes; append each as it ends."""
-    done: dict[str, tuple[str, Row]] = {}
-    if out is not None and out.is_file():
-        for line in out.read_text().splitlines():
-            record = json.loads(line)
-            done[record["key"]] = record["regime"], record["row"]
-    wanted = list(chosen)
-    jobs = [(cell, repetitions) for cell in wanted if cell.key not in done]
-    with ProcessPoolExecutor(workers) as pool:
-        for regime, key, number, row in pool.map(_run, jobs):
-            done[key] = regime, row
-            if out is not None:
-                with out.open("a") as file:
-                    file.write(json.dumps({"regime": regime, "key": key, "repetitions": number, "row": row}) + "\n")
-            else:
-                sys.stdout.write(f"{key}  {_cells_text(row)}\n")
-                sys.stdout.flush()
-    return [(*_first(done, cell.key), done[cell.key][1]) for cell in wanted]
+def run(chosen: Iterable[Cell], repetitions: int | None, out: Path | None, workers: int) -> list[tuple[str, str, Row]]:
+    """Run cells that the file does not hold yet, in so many processes; append each as it ends.
 
-
-def _first(done: Mapping[str, tuple[str, Row]], key: str) -> tuple[str, str]:
-    return done[key][0], key
+    Return (regime, key, row) of each.
+    """
+    jobs = {cell.key: (cell, repetitions or REPETITIONS.get(cell.regime, FEW)) for cell in chosen}
+    rows = {}
+    for key, result in resume(_run, jobs, out, workers):
+        rows[key] = result["regime"], key, result["row"]
+        if out is None:
+            sys.stdout.write(f"{key}  {_cells_text(result['row'])}\n")
+            sys.stdout.flush()
+    return [rows[key] for key in jobs]
 
 
 def _cells_text(row: Row) -> str:
@@ -165,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.studies.interval_coverage", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--repetitions", type=int, default=400)
+    parser.add_argument("--repetitions", type=int, help=f"of every cell (default: {REPETITIONS}, else {FEW})")
     parser.add_argument("--regime", action="append", help="only this one; may be given several times")
     parser.add_argument("--every", type=int, default=1, help="only each so many-th cell")
     parser.add_argument("--out", type=Path, help="a file of JSON lines, a cell each; cells in it are not run again")
