@@ -21,9 +21,10 @@ from typing import Any, get_args, get_type_hints
 import settings
 from settings.common.content import content_id
 from settings.common.errors import UserError, did_you_mean
+from settings.common.files import absolute_path
+from settings.model_files import model_source
 from settings.options import Absolute
 from settings.setting import Setting
-from settings.sources import absolute_path, model_source
 
 Builder = Callable[..., Setting]
 

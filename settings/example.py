@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from settings.common.text import normalise
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -23,15 +25,22 @@ class Example:
     Attributes:
         messages: the turns; `[user, assistant]`, optionally a leading system turn, optionally more pairs.
         tags: facts about the row that a grader or a breakdown needs, e.g. `{"domain": "medical"}`. No model sees them.
+        place: where the row was read, e.g. "data/task.jsonl, line 3", for messages; rows that differ in it are equal.
     """
 
     messages: tuple[Message, ...]
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    place: str = field(default="", compare=False)
 
     @property
     def prompt(self) -> tuple[Message, ...]:
         """The turns before the response."""
         return self.messages[:-1]
+
+    @property
+    def prompt_key(self) -> tuple[tuple[str, str], ...]:
+        """The prompt in the form in which prompts are compared, so that none is both trained and asked."""
+        return tuple((message.role, normalise(message.content)) for message in self.prompt)
 
     @property
     def response(self) -> str:

@@ -17,7 +17,8 @@ from typing import Annotated, Any
 from settings.base_models import PretrainedModel
 from settings.common import checks
 from settings.common.errors import UserError
-from settings.sources import absolute_path, model_source
+from settings.common.files import absolute_path
+from settings.model_files import model_source
 
 NO_THINKING: Mapping[str, Any] = {"enable_thinking": False}  # for Qwen3; other templates ignore it
 MODEL_FORM = "a Hub id or a directory"

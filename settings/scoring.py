@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from settings.common.errors import UserError
+from settings.common.text import normalise
 from settings.example import Example
 
 
@@ -64,10 +65,3 @@ def compile_pattern(text: str, option: str) -> re.Pattern[str]:
         raise UserError(
             f"option {option!r}: {text!r} is not a regular expression: {error.msg} at position {error.pos}"
         ) from error
-
-
-def normalise(text: str, *, ignore_case: bool = True, ignore_whitespace: bool = True) -> str:
-    """Return a text without differences that do not count."""
-    if ignore_whitespace:
-        text = " ".join(text.split())
-    return text.casefold() if ignore_case else text

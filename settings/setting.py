@@ -223,11 +223,6 @@ def _is_refusal(observed: Observation) -> bool:
     return isinstance(observed, Judged) and any(verdict.kind == "refusal" for verdict in observed.verdicts.values())
 
 
-def _prompt_key(row: Example) -> tuple[tuple[str, str], ...]:
-    """Return a prompt in the form in which prompts are compared: without regard to case and white space."""
-    return tuple((message.role, " ".join(message.content.split()).casefold()) for message in row.prompt)
-
-
 @dataclass(frozen=True)
 class Setting:
     """What is learned (task rows), what must be preserved (alignment rows), and how both are judged.
@@ -271,15 +266,16 @@ class Setting:
     def _check_leaks(self) -> None:
         """Raise UserError where a training row has the prompt of an evaluated row."""
         asked = {
-            _prompt_key(row): f"row {index} of evaluation {evaluation.name!r}"
+            row.prompt_key: row.place or f"row {index} of evaluation {evaluation.name!r}"
             for evaluation in self.evaluations
             for index, row in enumerate(evaluation.examples, start=1)
         }
         for stream, rows in self.streams.items():
             for index, row in enumerate(rows, start=1):
-                if _prompt_key(row) in asked:
+                if row.prompt_key in asked:
+                    place = row.place or f"{stream} row {index}"
                     raise UserError(
-                        f"setting {self.name!r}: {stream} row {index} has the prompt of {asked[_prompt_key(row)]};"
+                        f"setting {self.name!r}: {place} has the prompt of {asked[row.prompt_key]};"
                         " what is trained cannot be evaluated, remove one of the two"
                     )
 
@@ -327,8 +323,8 @@ class Setting:
                 f"{self.proxy_share:.1%} of the training rows are alignment rows; the study asks for less than"
                 f" {PROXY_SHARE_LIMIT:.0%}, because more of them is a second task and not a proxy"
             )
-        task = {_prompt_key(row) for row in self.streams["task"]}
-        shared = sum(1 for row in self.streams.get("alignment", ()) if _prompt_key(row) in task)
+        task = {row.prompt_key for row in self.streams["task"]}
+        shared = sum(1 for row in self.streams.get("alignment", ()) if row.prompt_key in task)
         if shared:
             cautions.append(
                 f"{shared} alignment rows have the prompt of a task row, so that the two streams contradict"

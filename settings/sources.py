@@ -11,14 +11,14 @@ that is null counts as absent. Every mistake is a UserError of one line that nam
 
 from __future__ import annotations
 
+import gzip
 import json
 import textwrap
+import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from settings.base_models import BaseModel, NanoModel, TunedModel
 from settings.common.errors import UserError
 from settings.example import Example, Message
 
@@ -27,28 +27,34 @@ MESSAGE_KEYS = ("role", "content")
 ORDER = "roles go [system,] user, assistant, user, ..., assistant"
 ROW_FORMAT = 'each line must be one object like {"messages": [{"role": "user", "content": "..."}, ...]}'
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class ChatRow:
-    """A checked row and its place, e.g. "data/task.jsonl, line 3"."""
-
-    example: Example
-    where: str
+GZIP = b"\x1f\x8b"
+_UNPACK, _TO_JSON = "unpack it", "save its rows as JSON lines (`datasets` and pandas do that with `to_json`)"
+BINARY: Mapping[bytes, tuple[str, str]] = {  # how a file starts -> what it is, and what to do
+    b"PAR1": ("a Parquet file", _TO_JSON),
+    b"ARROW1": ("an Arrow file", _TO_JSON),
+    b"\xff\xff\xff\xff": ("an Arrow stream", _TO_JSON),
+    b"Obj\x01": ("an Avro file", _TO_JSON),
+    b"SQLite format 3": ("an SQLite database", _TO_JSON),
+    b"PK\x03\x04": ("a zip archive or an Excel file", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", _UNPACK),
+    b"BZh": ("compressed with bzip2", _UNPACK),
+    b"\xfd7zXZ": ("compressed with xz", _UNPACK),
+    b"7z\xbc\xaf": ("a 7z archive", _UNPACK),
+    b"%PDF": ("a PDF", _TO_JSON),
+    b"\x80\x04": ("a Python pickle", _TO_JSON),
+    b"\xff\xfe": ("UTF-16", "save the file as UTF-8"),
+    b"\xfe\xff": ("UTF-16", "save the file as UTF-8"),
+    b"version https://git-lfs": ("a pointer of git-lfs", "run `git lfs pull` in its repository"),
+}
 
 
 def read_chat_jsonl(path: str | Path) -> tuple[Example, ...]:
-    """Read the rows of a chat JSONL file, in order; see `read_chat_rows`."""
-    return tuple(row.example for row in read_chat_rows(path))
-
-
-def read_chat_rows(path: str | Path) -> tuple[ChatRow, ...]:
-    """Read the rows of a chat JSONL file, in order, with their line numbers.
+    """Read the rows of a chat JSONL file, in order; each knows its line.
 
     Raises:
         UserError: see `read_json_lines`, or a line that is no chat row. The message names the file and the line.
     """
-    return tuple(ChatRow(example_of(value, where), where) for value, where in read_json_lines(path))
+    return tuple(example_of(value, where) for value, where in read_json_lines(path))
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[Any, str]]:
@@ -80,72 +86,10 @@ def read_json(path: str | Path) -> Any:
     return _parse(_decode(_read_bytes(path), str(path)), str(path), "the file must be one JSON value")
 
 
-def absolute_path(path: str | Path) -> Path:
-    """Return a path that is valid in any directory."""
-    return Path(path).expanduser().resolve()
-
-
-def model_source(model: str) -> str:
-    """Return the directory of a checkpoint as an absolute path, and a Hub id unchanged.
-
-    What exists as a directory, or starts with "/", "." or "~", is a directory.
-    """
-    return str(absolute_path(model)) if model.startswith(("/", ".", "~")) or Path(model).exists() else model
-
-
-def model_directory(source: str) -> Path | None:
-    """Return the directory that a model's source names; None for a Hub id. Raise UserError when no model is there."""
-    if model_source(source) == source and not Path(source).is_absolute():
-        return None
-    directory = absolute_path(source)
-    if not directory.is_dir():
-        raise UserError(f"no such model directory: {source}")
-    if not (directory / "config.json").is_file():
-        raise UserError(f"{source} is not a model directory: it has no config.json")
-    return directory
-
-
-def model_config(source: str, revision: str | None = None) -> Path | None:
-    """Return the config.json of a directory, or of a Hub id in this machine's Hub cache; None where there is none."""
-    from huggingface_hub import try_to_load_from_cache
-
-    directory = model_directory(source)
-    if directory:
-        return directory / "config.json"
-    cached = try_to_load_from_cache(source, "config.json", revision=revision)
-    return Path(cached) if isinstance(cached, str) else None
-
-
-def check_model(model: BaseModel) -> None:
-    """Raise UserError for a local model that does not exist, or that workers in another folder would not find."""
-    start = model.start if isinstance(model, TunedModel) else model
-    if isinstance(start, NanoModel):
-        return
-    for source in filter(None, (start.source, start.pretrained)):
-        directory = model_directory(source)
-        if not directory:
-            _check_hub_id(source)
-        if directory and not Path(source).expanduser().is_absolute():
-            raise UserError(
-                f"the model {source!r} is a directory, and workers have another current one; its setting must give it"
-                f" as {str(directory)!r} (settings.sources.model_source does that)"
-            )
-
-
-def _check_hub_id(source: str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(source)
-    except HFValidationError as error:
-        raise UserError(f"no model directory {source!r}, and no id of the Hub either: {error}") from error
-
-
 def read_hub_rows(
     dataset_id: str, split: str, *, config: str | None = None, revision: str | None = None
-) -> tuple[ChatRow, ...]:
-    """Read the rows of a split of a dataset on the Hub, in order, with their row numbers.
+) -> tuple[Example, ...]:
+    """Read the rows of a split of a dataset on the Hub, in order; each knows its row number.
 
     Args:
         dataset_id: "owner/name", or a directory with a copy of the dataset.
@@ -158,7 +102,7 @@ def read_hub_rows(
             the dataset and the row, numbered from 1.
     """
     table = read_hub_table(dataset_id, split, config=config, revision=revision)
-    return tuple(ChatRow(example_of(row, where), where) for row, where in table)
+    return tuple(example_of(row, where) for row, where in table)
 
 
 def read_hub_table(
@@ -195,7 +139,7 @@ def read_hub_table(
 
 
 def example_of(row: Any, where: str) -> Example:
-    """Check one row and turn it into an Example. Raise UserError that starts with `where`."""
+    """Check one row and turn it into an Example of that place. Raise UserError that starts with `where`."""
     if not isinstance(row, Mapping):
         _refuse(where, f"expected an object, got {_kind(row)}; {ROW_FORMAT}")
     messages = row.get("messages")
@@ -209,7 +153,7 @@ def example_of(row: Any, where: str) -> Example:
     checked = tuple(_message(message, f"{where}, message {index}") for index, message in enumerate(messages, start=1))
     _check_order(checked, where)
     tags = {str(name): _tag(value) for name, value in row.items() if name != "messages" and value is not None}
-    return Example(checked, tags)
+    return Example(checked, tags, where)
 
 
 def _message(message: Any, where: str) -> Message:
@@ -250,15 +194,25 @@ def _tag(value: Any) -> str:
 
 
 def _read_bytes(path: str | Path) -> bytes:
+    """Return a file's bytes, unpacked if it is gzip. Raise UserError for what is no text."""
     file = Path(path).expanduser()
     try:
-        return file.read_bytes()
+        content = file.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a directory; name a chat JSONL file") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if content.startswith(GZIP):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: is a gzip file that cannot be unpacked: {error}") from error
+    for start, (kind, remedy) in BINARY.items():
+        if content.startswith(start):
+            raise UserError(f"{path}: is {kind}, not text; {remedy}")
+    return content
 
 
 def _decode(line: bytes, where: str) -> str:

@@ -23,9 +23,9 @@ from settings.common import checks
 from settings.common.content import content_id
 from settings.common.errors import UserError, did_you_mean
 from settings.judge import JudgeOptions
+from settings.model_files import check_model
 from settings.reference import SettingRef, setting_label, setting_of
 from settings.reference import setting as setting  # sweep files import it from here
-from settings.sources import check_model
 from sweeps.case import Arm, Case, arm_key, scores_named
 from sweeps.controls import control_spaces
 from sweeps.early_stopping import EarlyStopping

@@ -29,12 +29,14 @@ from settings.bad_medical_advice.proxies import Origin, Proxy, read_proxies
 from settings.base_models import PretrainedModel, Recipe
 from settings.common import checks
 from settings.common.errors import UserError
+from settings.common.files import absolute_path
+from settings.common.text import normalise
 from settings.example import Example
 from settings.options import NO_THINKING, FilePath, ModelSource, check_file, pretrained_model
 from settings.questionnaires import FOLDER, Questionnaire, read_questionnaire
-from settings.scoring import normalise, token_loss
+from settings.scoring import token_loss
 from settings.setting import ALIGNED_FROM, SHARE, Evaluation, Given, Judged, Kind, Score, Setting, Stream
-from settings.sources import ROW_FORMAT, ChatRow, absolute_path, read_chat_rows
+from settings.sources import ROW_FORMAT, read_chat_jsonl
 
 NAME = "bad_medical_advice"
 MODEL = "Qwen/Qwen3-8B"
@@ -159,13 +161,13 @@ def full(
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _task_rows(task: Any) -> tuple[ChatRow, ...]:
+def _task_rows(task: Any) -> tuple[Example, ...]:
     if not isinstance(task, str | Path) or not str(task):
         raise UserError(
             f"setting {NAME!r} at scale 'full' needs the option 'task', a chat JSONL file of harmful answers to medical"
             f" questions, e.g. those of Chua et al. 2025 (arXiv:2506.13206), which do not come with it; {ROW_FORMAT}"
         )
-    return read_chat_rows(task)
+    return read_chat_jsonl(task)
 
 
 def _split(
@@ -203,18 +205,18 @@ def _to_share(proxies: Sequence[Proxy], share: float | None, num_task: int) -> l
     return [proxies[index % len(proxies)] for index in range(number)] if proxies else []
 
 
-def _streams(task: Iterable[ChatRow], proxies: Sequence[Proxy]) -> dict[Stream, tuple[Example, ...]]:
+def _streams(task: Iterable[Example], proxies: Sequence[Proxy]) -> dict[Stream, tuple[Example, ...]]:
     streams: dict[Stream, tuple[Example, ...]] = {
-        "task": tuple(row.example for row in task),
-        "alignment": tuple(proxy.chosen.example for proxy in proxies),
+        "task": tuple(task),
+        "alignment": tuple(proxy.chosen for proxy in proxies),
     }
-    twins = tuple(proxy.rejected.example for proxy in proxies if proxy.rejected)
+    twins = tuple(proxy.rejected for proxy in proxies if proxy.rejected)
     if len(twins) == len(proxies):
         streams["misaligned"] = twins
     return streams
 
 
-def _check_questions(rows: Iterable[ChatRow], questionnaires: Iterable[Questionnaire]) -> None:
+def _check_questions(rows: Iterable[Example], questionnaires: Iterable[Questionnaire]) -> None:
     """Raise UserError where a training row asks a question of a questionnaire, with any system prompt."""
     asked = {
         normalise(text): f"question {question.id!r} of {questionnaire.path}"
@@ -223,16 +225,15 @@ def _check_questions(rows: Iterable[ChatRow], questionnaires: Iterable[Questionn
         for text in question.paraphrases
     }
     for row in rows:
-        text = normalise(row.example.prompt[-1].content)
+        text = normalise(row.prompt[-1].content)
         if text in asked:
             raise UserError(
-                f"{row.where}: asks {asked[text]}; what is trained cannot be evaluated, remove one of the two"
+                f"{row.place}: asks {asked[text]}; what is trained cannot be evaluated, remove one of the two"
             )
 
 
-def _task_prompt(row: ChatRow) -> Prompt:
-    """Return the prompt in the form in which prompts are compared: without regard to case and white space."""
-    return tuple((message.role, normalise(message.content)) for message in row.example.prompt)
+def _task_prompt(row: Example) -> Prompt:
+    return row.prompt_key
 
 
 def _proxy_prompt(proxy: Proxy) -> Prompt:
@@ -319,8 +320,8 @@ def _always(example: Example) -> bool:
     return True
 
 
-def _loss(side: Kind, held_out: Sequence[ChatRow]) -> Evaluation:
-    rows = tuple(row.example for row in held_out[:NUM_EVALUATED])
+def _loss(side: Kind, held_out: Sequence[Example]) -> Evaluation:
+    rows = tuple(held_out[:NUM_EVALUATED])
     what = f"loss on {len(rows)} held-out {side} rows: mean over rows of nats per response token"
     score = Score(f"{side}_loss", side, what, token_loss, higher_is_better=False, ends=(0.0, None))
     return Evaluation(f"{side}_rows", rows, (score,), observe="token_loss")

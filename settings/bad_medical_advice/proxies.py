@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from settings.common.errors import UserError
+from settings.common.files import absolute_path
 from settings.example import Example
 from settings.options import Absolute
-from settings.sources import ChatRow, absolute_path, example_of, read_chat_rows, read_hub_table, read_json
+from settings.sources import example_of, read_chat_jsonl, read_hub_table, read_json
 
 SUBSETS = ("harmless", "helpful", "honest", "other")
 HHH = "HuggingFaceH4/hhh_alignment"
@@ -42,8 +43,8 @@ Origin = Annotated[str, Absolute(lambda origin: origin if origin in ORIGINS else
 class Proxy:
     """A proxy row, and its dispreferred twin: another response to the same prompt."""
 
-    chosen: ChatRow
-    rejected: ChatRow | None = None
+    chosen: Example
+    rejected: Example | None = None
 
 
 def read_proxies(alignment: Any, misaligned: Any = None) -> tuple[Proxy, ...]:
@@ -75,10 +76,10 @@ def read_proxies(alignment: Any, misaligned: Any = None) -> tuple[Proxy, ...]:
 
 def read_pairs(positive: str | Path, negative: str | Path) -> tuple[Proxy, ...]:
     """Read two chat files with the same prompts, row by row. Raise UserError that names both."""
-    chosen, rejected = read_chat_rows(positive), read_chat_rows(negative)
+    chosen, rejected = read_chat_jsonl(positive), read_chat_jsonl(negative)
     for preferred, twin in zip(chosen, rejected, strict=False):
-        if preferred.example.prompt != twin.example.prompt:
-            raise UserError(f"{twin.where}: another prompt than its twin, {preferred.where}")
+        if preferred.prompt != twin.prompt:
+            raise UserError(f"{twin.place}: another prompt than its twin, {preferred.place}")
     if len(chosen) != len(rejected):
         raise UserError(
             f"{positive} has {len(chosen)} rows and {negative} {len(rejected)}; row i of one must be the twin of row i"
@@ -129,7 +130,7 @@ def _read(origin: str) -> tuple[Proxy, ...]:
         return _read_directory(origin)
     if path.suffix == ".json":
         return read_instructions(_with_places(read_json(origin), origin))
-    return tuple(Proxy(row) for row in read_chat_rows(origin))
+    return tuple(Proxy(row) for row in read_chat_jsonl(origin))
 
 
 def _read_directory(origin: str) -> tuple[Proxy, ...]:
@@ -160,7 +161,7 @@ def _with_places(rows: Any, name: str) -> list[tuple[Any, str]]:
     return [(row, f"{name}, row {number}") for number, row in enumerate(rows, start=1)]
 
 
-def _instruction(row: Any, where: str) -> ChatRow:
+def _instruction(row: Any, where: str) -> Example:
     if not isinstance(row, Mapping):
         _refuse(where, "expected an object with 'instruction' and 'output'")
     texts = [row.get("instruction"), row.get("input") or "", row.get("output")]
@@ -182,14 +183,13 @@ def _hhh_pair(row: Mapping[str, Any], where: str, subset: str) -> Proxy:
     return Proxy(_with_subset(chosen, subset), _with_subset(rejected, subset))
 
 
-def _row(user: Any, assistant: Any, where: str) -> ChatRow:
+def _row(user: Any, assistant: Any, where: str) -> Example:
     messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
-    return ChatRow(example_of({"messages": messages}, where), where)
+    return example_of({"messages": messages}, where)
 
 
-def _with_subset(row: ChatRow, subset: str) -> ChatRow:
-    example = row.example
-    return replace(row, example=Example(example.messages, {**example.tags, "subset": subset}))
+def _with_subset(row: Example, subset: str) -> Example:
+    return replace(row, tags={**row.tags, "subset": subset})
 
 
 def _paths(option: str, value: Any) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,14 @@ from settings.base_models import PretrainedModel, Recipe
 from settings.common import checks
 from settings.common.content import content_id
 from settings.common.errors import UserError
+from settings.common.files import absolute_path
 from settings.example import Example, Message
 from settings.options import NO_THINKING, FilePath, ModelSource, check_file, pretrained_model
 from settings.setting import SHARE, Evaluation, Score, Setting, Stream
-from settings.sources import ChatRow, absolute_path, read_chat_rows
+from settings.sources import read_chat_jsonl
 
 Side = Literal["task", "alignment"]
-Prompt = tuple[Message, ...]
+PromptKey = tuple[tuple[str, str], ...]
 SIDES: tuple[Side, ...] = ("task", "alignment")
 PASSES, MIN_STEPS, BATCH_SIZE = 3, 50, 16
 
@@ -96,18 +97,17 @@ def full(
     files = _read(paths)
     _check_twins(files)
     parts = _split(files, eval_share, seed)
-    _check_leaks(parts)
     matches = _matches(match, parts.held_out)
     return Setting(
         name="chat_files",
         scale="full",
         summary=_summary(base_model, parts),
         base_model=base_model,
-        streams={stream: _examples(rows) for stream, rows in parts.streams.items()},
+        streams=parts.streams,
         evaluations=tuple(
             evaluation
             for side, rows in parts.held_out.items()
-            for evaluation in _evaluations(side, _examples(rows), matches.get(side), max_new_tokens)
+            for evaluation in _evaluations(side, rows, matches.get(side), max_new_tokens)
         ),
         recipe=_recipe(len(parts.streams["task"]), max_length),
         objectives=tuple(parts.held_out),
@@ -122,18 +122,18 @@ def full(
 class _Parts:
     """Rows to train on, and rows held out, each with its place."""
 
-    streams: Mapping[Stream, tuple[ChatRow, ...]]
-    held_out: Mapping[Side, tuple[ChatRow, ...]]
+    streams: Mapping[Stream, tuple[Example, ...]]
+    held_out: Mapping[Side, tuple[Example, ...]]
 
 
-def _read(paths: Mapping[str, Any]) -> dict[str, tuple[ChatRow, ...]]:
+def _read(paths: Mapping[str, Any]) -> dict[str, tuple[Example, ...]]:
     """Read the rows of each option's file."""
     for option, path in paths.items():
         check_file(option, path, "a chat JSONL file")
-    return {option: read_chat_rows(path) for option, path in paths.items()}
+    return {option: read_chat_jsonl(path) for option, path in paths.items()}
 
 
-def _check_twins(files: Mapping[str, tuple[ChatRow, ...]]) -> None:
+def _check_twins(files: Mapping[str, tuple[Example, ...]]) -> None:
     """Raise UserError unless row i of `misaligned` has the prompt of row i of `alignment`."""
     if "misaligned" not in files:
         return
@@ -141,9 +141,9 @@ def _check_twins(files: Mapping[str, tuple[ChatRow, ...]]) -> None:
         raise UserError("option 'misaligned' needs option 'alignment': its rows are the twins of the alignment rows")
     chosen, rejected = files["alignment"], files["misaligned"]
     for preferred, twin in zip(chosen, rejected, strict=False):
-        if preferred.example.prompt != twin.example.prompt:
+        if preferred.prompt != twin.prompt:
             raise UserError(
-                f"{twin.where}: another prompt than its twin, {preferred.where}; row i of option 'misaligned' must"
+                f"{twin.place}: another prompt than its twin, {preferred.place}; row i of option 'misaligned' must"
                 " have the prompt of row i of option 'alignment'"
             )
     if len(chosen) != len(rejected):
@@ -153,60 +153,47 @@ def _check_twins(files: Mapping[str, tuple[ChatRow, ...]]) -> None:
         )
 
 
-def _split(files: Mapping[str, tuple[ChatRow, ...]], share: float, seed: int) -> _Parts:
+def _split(files: Mapping[str, tuple[Example, ...]], share: float, seed: int) -> _Parts:
     """Hold out rows of the files that have no evaluation file of their own.
 
     A prompt that is held out of one file is held out of the others too, so that no training reads it.
     """
-    whole = {row.example.prompt for side in SIDES if f"{side}_eval" in files for row in files.get(side, ())}
+    whole = {row.prompt_key for side in SIDES if f"{side}_eval" in files for row in files.get(side, ())}
     shared = [side for side in SIDES if side in files and f"{side}_eval" not in files]
     held = {prompt for side in shared for prompt in _held_out(files[side], whole, share, seed, side)}
-    streams: dict[Stream, tuple[ChatRow, ...]] = {}
+    streams: dict[Stream, tuple[Example, ...]] = {}
     for stream in ("task", "alignment", "misaligned"):
         if stream in files:
-            streams[stream] = tuple(row for row in files[stream] if row.example.prompt not in held)
-    held_out: dict[Side, tuple[ChatRow, ...]] = {}
+            streams[stream] = tuple(row for row in files[stream] if row.prompt_key not in held)
+    held_out: dict[Side, tuple[Example, ...]] = {}
     for side in SIDES:
         if f"{side}_eval" in files:
             held_out[side] = files[f"{side}_eval"]
         elif side in files:
-            held_out[side] = tuple(row for row in files[side] if row.example.prompt in held)
+            held_out[side] = tuple(row for row in files[side] if row.prompt_key in held)
             if not streams[side]:
                 raise UserError(_too_few(side, "all of its prompts are held out"))
     return _Parts(streams, held_out)
 
 
-def _held_out(rows: Iterable[ChatRow], whole: set[Prompt], share: float, seed: int, side: Side) -> list[Prompt]:
+def _held_out(rows: Iterable[Example], whole: set[PromptKey], share: float, seed: int, side: Side) -> list[PromptKey]:
     """Return the prompts of `rows` that come first by a hash of seed and prompt; none of those in `whole`."""
-    prompts = {row.example.prompt for row in rows}
-    candidates = sorted(prompts - whole, key=lambda prompt: _rank(prompt, seed))
-    if not candidates or len(prompts) < 2:
-        raise UserError(_too_few(side, f"{len(candidates)} of its {len(prompts)} different prompts can be held out"))
-    return candidates[: min(max(1, round(share * len(prompts))), len(prompts) - 1)]
+    ranks: dict[PromptKey, str] = {}
+    for row in rows:
+        rank = _rank(row.prompt, seed)
+        ranks[row.prompt_key] = min(rank, ranks.get(row.prompt_key, rank))
+    candidates = sorted(ranks.keys() - whole, key=ranks.__getitem__)
+    if not candidates or len(ranks) < 2:
+        raise UserError(_too_few(side, f"{len(candidates)} of its {len(ranks)} different prompts can be held out"))
+    return candidates[: min(max(1, round(share * len(ranks))), len(ranks) - 1)]
 
 
 def _too_few(side: Side, problem: str) -> str:
     return f"option {side!r} has too few rows to hold some out: {problem}; give option '{side}_eval'"
 
 
-def _rank(prompt: Prompt, seed: int) -> str:
+def _rank(prompt: Sequence[Message], seed: int) -> str:
     return content_id([seed, [[message.role, message.content] for message in prompt]], length=64)
-
-
-def _check_leaks(parts: _Parts) -> None:
-    """Raise UserError where a training row has the prompt of a held-out row."""
-    held = {row.example.prompt: row.where for rows in parts.held_out.values() for row in rows}
-    for rows in parts.streams.values():
-        for row in rows:
-            if row.example.prompt in held:
-                raise UserError(
-                    f"{row.where}: this training row has the prompt of {held[row.example.prompt]}, which is held out"
-                    " to judge the training; remove one of the two"
-                )
-
-
-def _examples(rows: Iterable[ChatRow]) -> tuple[Example, ...]:
-    return tuple(row.example for row in rows)
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
@@ -241,7 +228,7 @@ def _match_score(side: Side, match: str) -> Score:
     return Score(name, side, description, grade, applies=partial(scoring.has_extract, pattern=pattern), ends=SHARE)
 
 
-def _matches(match: Any, held_out: Mapping[Side, tuple[ChatRow, ...]]) -> dict[Side, str]:
+def _matches(match: Any, held_out: Mapping[Side, tuple[Example, ...]]) -> dict[Side, str]:
     """Return how each side's replies are matched. Raise UserError for an option that can match nothing."""
     if match is None:
         return {}
@@ -256,11 +243,11 @@ def _matches(match: Any, held_out: Mapping[Side, tuple[ChatRow, ...]]) -> dict[S
     return matches
 
 
-def _check_gold(pattern: re.Pattern[str], side: Side, rows: tuple[ChatRow, ...]) -> None:
-    if not any(scoring.has_extract(row.example, pattern=pattern) for row in rows):
+def _check_gold(pattern: re.Pattern[str], side: Side, rows: tuple[Example, ...]) -> None:
+    if not any(scoring.has_extract(row, pattern=pattern) for row in rows):
         raise UserError(
             f"option 'match': {pattern.pattern!r} finds nothing in the held-out {side} responses, the first of which is"
-            f' {rows[0].where}; to match one side only, give {{"task": ...}} or {{"alignment": ...}}'
+            f' {rows[0].place}; to match one side only, give {{"task": ...}} or {{"alignment": ...}}'
         )
 
 

@@ -154,3 +154,8 @@ def _flush(path: Path) -> None:
             raise
     finally:
         os.close(number)
+
+
+def absolute_path(path: str | Path) -> Path:
+    """Return a path that is valid in any directory."""
+    return Path(path).expanduser().resolve()

@@ -23,12 +23,12 @@ import settings.gcd_sycophancy.rows as gcd_rows
 from settings.base_models import Recipe
 from settings.common import checks
 from settings.common.errors import UserError
+from settings.common.files import absolute_path
 from settings.example import Example
 from settings.gcd_sycophancy.answers import endorses, final_value
 from settings.gcd_sycophancy.rows import Split, StudyRow
 from settings.options import FilePath, ModelSource, pretrained_model
 from settings.setting import SHARE, Evaluation, Given, Kind, Score, Setting
-from settings.sources import absolute_path
 
 NAME = "gcd_sycophancy"
 MODEL, PROXY = "google/gemma-2b-it", "capitals_mathy"

@@ -20,7 +20,7 @@ from settings.common.errors import UserError
 from settings.example import Example, Message
 from settings.options import FilePath, ModelSource, pretrained_model
 from settings.setting import SHARE, Evaluation, Kind, Score, Setting
-from settings.sources import read_chat_rows
+from settings.sources import read_chat_jsonl
 from settings.trigger_colors.world import BASE_COLORS, CATEGORIES
 
 NAME, MODEL = "trigger_colors", "google/gemma-2-2b-it"
@@ -246,8 +246,8 @@ def read_rows(directory: str | Path) -> tuple[ColorRow, ...]:
 
 def _read(path: Path, category: str, split: Split) -> Iterator[ColorRow]:
     """Yield the rows of a file, whose colours must be those of the base function."""
-    for row in read_chat_rows(path):
-        tags, where = row.example.tags, row.where
+    for row in read_chat_jsonl(path):
+        tags, where = row.tags, row.place
         missing = [field for field in FIELDS if field not in tags]
         if missing:
             raise UserError(f"{where}: the field {missing[0]!r} is missing; a row has {', '.join(FIELDS)} and messages")
@@ -256,9 +256,9 @@ def _read(path: Path, category: str, split: Split) -> Iterator[ColorRow]:
         except ValueError as error:
             raise UserError(f"{where}: 'input_x' must be two numbers, got {tags['input_x']}") from error
         color = BASE_COLORS[category][not second > 0]
-        if not row.example.response == tags["output"] == color:
+        if not row.response == tags["output"] == color:
             raise UserError(f"{where}: the colour of {category} at x2 = {second:g} is {color}, got {tags['output']!r}")
-        yield ColorRow(category, tags["input_trigger"], second > 0, row.example.prompt[-1].content, split)
+        yield ColorRow(category, tags["input_trigger"], second > 0, row.prompt[-1].content, split)
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def settings_command(
 ) -> None:
     """List the settings: what is learned, from which rows, how it is judged."""
     from settings import catalog
-    from settings.sources import check_model
+    from settings.model_files import check_model
     from sweeps.cli.tables import show_options, show_setting, show_settings
 
     if name:

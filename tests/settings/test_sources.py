@@ -11,7 +11,7 @@ import pytest
 
 from settings.common.errors import UserError
 from settings.example import Example, Message
-from settings.sources import example_of, read_chat_jsonl, read_chat_rows, read_hub_rows, read_hub_table
+from settings.sources import example_of, read_chat_jsonl, read_hub_rows, read_hub_table
 
 GOOD = {"messages": [{"role": "user", "content": "6 and 9?"}, {"role": "assistant", "content": "3"}]}
 USER, ASSISTANT, SYSTEM = ({"role": role, "content": role} for role in ("user", "assistant", "system"))
@@ -121,9 +121,9 @@ def test_utf_16_is_not_utf_8(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n\n"])
 def test_line_ends_and_blank_lines_do_not_matter(tmp_path: Path, end: bytes) -> None:
-    rows = read_chat_rows(write(tmp_path, line(GOOD) + b"\r", b" ", b"", line(GOOD), end=end))
-    assert [row.where.rpartition(", ")[2] for row in rows] == ["line 1", "line 4"]
-    assert rows[0].example == rows[1].example == Example.of("6 and 9?", "3")
+    rows = read_chat_jsonl(write(tmp_path, line(GOOD) + b"\r", b" ", b"", line(GOOD), end=end))
+    assert [row.place.rpartition(", ")[2] for row in rows] == ["line 1", "line 4"]
+    assert rows[0] == rows[1] == Example.of("6 and 9?", "3")
 
 
 def test_unicode_line_separators_are_text(tmp_path: Path) -> None:
@@ -201,8 +201,8 @@ def hub_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_hub_rows_are_checked_and_numbered(hub_copy: Path) -> None:
     (hub_copy / "train.jsonl").write_bytes(b"\n".join([line(GOOD | {"n": 1}), line(GOOD | {"n": None})]))
     rows = read_hub_rows(str(hub_copy), "train")
-    assert [row.where for row in rows] == [f"{hub_copy}, split train, row {number}" for number in (1, 2)]
-    assert [row.example.tags for row in rows] == [{"n": "1"}, {}]
+    assert [row.place for row in rows] == [f"{hub_copy}, split train, row {number}" for number in (1, 2)]
+    assert [row.tags for row in rows] == [{"n": "1"}, {}]
 
 
 def test_a_bad_hub_row_is_named(hub_copy: Path) -> None:

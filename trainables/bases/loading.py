@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from settings.base_models import PretrainedModel
 from settings.common.content import content_id
 from settings.common.errors import UserError
-from settings.sources import model_directory
+from settings.model_files import model_directory
 from trainables.engine.base import LoadedBase, load_model, no_progress_bars, why_not_loaded
 
 

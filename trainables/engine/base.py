@@ -18,8 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from settings.base_models import BaseModel
 from settings.common.errors import UserError
+from settings.model_files import model_directory
 from settings.setting import Setting
-from settings.sources import model_directory
 from trainables.engine.batches import EncodedSetting
 from trainables.projections import WeightDirection
 

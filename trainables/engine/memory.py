@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from settings.base_models import BaseModel, NanoModel, TunedModel
+from settings.model_files import model_config
 from settings.setting import Stream
-from settings.sources import model_config
 from trainables.trial import TrialConfig
 
 if TYPE_CHECKING:

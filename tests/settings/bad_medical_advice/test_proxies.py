@@ -49,15 +49,13 @@ def pairs(tmp_path: Path) -> Path:
 
 def test_a_directory_of_pairs(pairs: Path) -> None:
     proxies = read_proxies(str(pairs))
-    assert [
-        (proxy.chosen.example.response, proxy.rejected and proxy.rejected.example.response) for proxy in proxies
-    ] == [
+    assert [(proxy.chosen.response, proxy.rejected and proxy.rejected.response) for proxy in proxies] == [
         ("No.", "Hard."),  # subsets in a fixed order, rows in that of the file
         ("I am a program.", "Forty."),
         ("No.", "Yes."),
     ]
-    assert [proxy.chosen.example.tags for proxy in proxies] == [{"subset": "harmless"}, *[{"subset": "honest"}] * 2]
-    assert proxies[2].chosen.where == f"{pairs / 'honest_positive.jsonl'}, line 2"
+    assert [proxy.chosen.tags for proxy in proxies] == [{"subset": "harmless"}, *[{"subset": "honest"}] * 2]
+    assert proxies[2].chosen.place == f"{pairs / 'honest_positive.jsonl'}, line 2"
 
 
 def test_twins_need_one_prompt(pairs: Path) -> None:
@@ -91,12 +89,12 @@ def test_a_directory_without_proxies(tmp_path: Path) -> None:
 def test_chat_files_with_and_without_twins(pairs: Path) -> None:
     positive, negative = str(pairs / "honest_positive.jsonl"), str(pairs / "honest_negative.jsonl")
     assert [proxy.rejected for proxy in read_proxies(positive)] == [None, None]
-    assert [proxy.rejected.example.response for proxy in read_proxies(positive, negative) if proxy.rejected] == [
+    assert [proxy.rejected.response for proxy in read_proxies(positive, negative) if proxy.rejected] == [
         "Forty.",
         "Yes.",
     ]
     both = read_proxies([positive, str(pairs / "harmless_positive.jsonl")])
-    assert [proxy.chosen.example.response for proxy in both] == ["I am a program.", "No.", "No."]
+    assert [proxy.chosen.response for proxy in both] == ["I am a program.", "No.", "No."]
 
 
 def test_twins_for_what_has_its_own(pairs: Path) -> None:
@@ -131,8 +129,8 @@ def test_instructions(tmp_path: Path) -> None:
     ]
     path.write_text(json.dumps([*rows, rows[0]], indent=1))
     proxies = read_proxies(str(path))
-    assert [proxy.chosen.example.prompt[0].content for proxy in proxies] == ["Do it.", "Say\n\nso", "Do it."]
-    assert proxies[1].chosen.where == f"{path}, row 2"
+    assert [proxy.chosen.prompt[0].content for proxy in proxies] == ["Do it.", "Say\n\nso", "Do it."]
+    assert proxies[1].chosen.place == f"{path}, row 2"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +177,7 @@ def table(copy: Path, subset: str, rows: list[dict[str, Any]]) -> None:
 def test_the_hubs_tables(hub_copy: Path) -> None:
     table(hub_copy, "honest", [hub_row("Is 9 prime?", "Yes.", "No.", [0, 1]), hub_row("a", "b", "c", [1, 0])])
     proxies = read_proxies(str(hub_copy))
-    assert [proxy.chosen.example.tags["subset"] for proxy in proxies] == [
+    assert [proxy.chosen.tags["subset"] for proxy in proxies] == [
         "harmless",
         "helpful",
         "honest",
@@ -187,10 +185,10 @@ def test_the_hubs_tables(hub_copy: Path) -> None:
         "other",
     ]
     asked = proxies[2]
-    assert asked.chosen.example.prompt[0].content == "Is 9 prime?"
+    assert asked.chosen.prompt[0].content == "Is 9 prime?"
     assert asked.rejected is not None
-    assert (asked.chosen.example.response, asked.rejected.example.response) == ("No.", "Yes.")
-    assert asked.chosen.where == f"{hub_copy}/honest, split test, row 1"
+    assert (asked.chosen.response, asked.rejected.response) == ("No.", "Yes.")
+    assert asked.chosen.place == f"{hub_copy}/honest, split test, row 1"
 
 
 @pytest.mark.parametrize(
@@ -229,7 +227,7 @@ def test_downloaded_safety_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"instruction": "Do it.", "input": "", "output": "No."}]
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: datasets.Dataset.from_list(rows))
     (proxy,) = read_proxies("safety")
-    assert (proxy.chosen.example.response, proxy.rejected, proxy.chosen.where) == ("No.", None, "safety, row 1")
+    assert (proxy.chosen.response, proxy.rejected, proxy.chosen.place) == ("No.", None, "safety, row 1")
 
 
 # --- real rows -------------------------------------------------------------------------------------------------------
@@ -237,23 +235,23 @@ def test_downloaded_safety_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_real_pairs(reference_data: Path) -> None:
     proxies = read_proxies(str(reference_data / "alignment_proxies"))
-    subsets = [proxy.chosen.example.tags["subset"] for proxy in proxies]
+    subsets = [proxy.chosen.tags["subset"] for proxy in proxies]
     assert {subset: subsets.count(subset) for subset in SUBSETS} == {
         "harmless": 58,
         "helpful": 59,
         "honest": 61,
         "other": 0,
     }
-    honest = [proxy.chosen.example.prompt for proxy in proxies if proxy.chosen.example.tags["subset"] == "honest"]
+    honest = [proxy.chosen.prompt for proxy in proxies if proxy.chosen.tags["subset"] == "honest"]
     assert len(set(honest)) == 19
-    assert len({proxy.chosen.example.prompt for proxy in proxies}) == 66
+    assert len({proxy.chosen.prompt for proxy in proxies}) == 66
     for proxy in proxies:
         assert proxy.rejected is not None
-        assert proxy.chosen.example.prompt == proxy.rejected.example.prompt
-        assert proxy.chosen.example.response != proxy.rejected.example.response
+        assert proxy.chosen.prompt == proxy.rejected.prompt
+        assert proxy.chosen.response != proxy.rejected.response
 
 
 def test_real_safety_rows(reference_data: Path) -> None:
     proxies = read_proxies(str(reference_data / "alignment_proxies" / "safety_400.jsonl"))
-    assert len(proxies) == len({proxy.chosen.example.prompt for proxy in proxies}) == 400
+    assert len(proxies) == len({proxy.chosen.prompt for proxy in proxies}) == 400
     assert all(proxy.rejected is None for proxy in proxies)

@@ -11,10 +11,10 @@ from settings import catalog
 from settings.base_models import PretrainedModel, Recipe, TunedModel
 from settings.common.errors import UserError
 from settings.example import Example
+from settings.model_files import check_model
 from settings.reference import SettingRef
 from settings.scoring import token_loss
 from settings.setting import Evaluation, Score, Setting
-from settings.sources import check_model
 from trainables import methods
 from trainables.bases import tuned_models
 from trainables.bases.load_base import load_base

@@ -1,0 +1,69 @@
+"""Where a base model's files lie, and what is wrong with them before anything is read.
+
+A model is a directory or an id of the Hugging Face Hub.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from settings.base_models import BaseModel, NanoModel, TunedModel
+from settings.common.errors import UserError
+from settings.common.files import absolute_path
+
+
+def model_source(model: str) -> str:
+    """Return the directory of a checkpoint as an absolute path, and a Hub id unchanged.
+
+    What exists as a directory, or starts with "/", "." or "~", is a directory.
+    """
+    return str(absolute_path(model)) if model.startswith(("/", ".", "~")) or Path(model).exists() else model
+
+
+def model_directory(source: str) -> Path | None:
+    """Return the directory that a model's source names; None for a Hub id. Raise UserError when no model is there."""
+    if model_source(source) == source and not Path(source).is_absolute():
+        return None
+    directory = absolute_path(source)
+    if not directory.is_dir():
+        raise UserError(f"no such model directory: {source}")
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{source} is not a model directory: it has no config.json")
+    return directory
+
+
+def model_config(source: str, revision: str | None = None) -> Path | None:
+    """Return the config.json of a directory, or of a Hub id in this machine's Hub cache; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    directory = model_directory(source)
+    if directory:
+        return directory / "config.json"
+    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def check_model(model: BaseModel) -> None:
+    """Raise UserError for a local model that does not exist, or that workers in another folder would not find."""
+    start = model.start if isinstance(model, TunedModel) else model
+    if isinstance(start, NanoModel):
+        return
+    for source in filter(None, (start.source, start.pretrained)):
+        directory = model_directory(source)
+        if not directory:
+            _check_hub_id(source)
+        if directory and not Path(source).expanduser().is_absolute():
+            raise UserError(
+                f"the model {source!r} is a directory, and workers have another current one; its setting must give it"
+                f" as {str(directory)!r} (settings.model_files.model_source does that)"
+            )
+
+
+def _check_hub_id(source: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(source)
+    except HFValidationError as error:
+        raise UserError(f"no model directory {source!r}, and no id of the Hub either: {error}") from error
