@@ -11,6 +11,8 @@ from settings.base_models import BaseModel, NanoModel, TunedModel
 from settings.common.errors import UserError
 from settings.common.files import absolute_path
 
+LFS_POINTER = b"version https://git-lfs"
+
 
 def model_source(model: str) -> str:
     """Return the directory of a checkpoint as an absolute path, and a Hub id unchanged.
@@ -30,6 +32,27 @@ def model_directory(source: str) -> Path | None:
     if not (directory / "config.json").is_file():
         raise UserError(f"{source} is not a model directory: it has no config.json")
     return directory
+
+
+def check_files(source: str) -> None:
+    """Raise UserError for a directory whose files are pointers of git-lfs, or that holds an adapter beside a model."""
+    directory = Path(source)
+    if not directory.is_dir():
+        return
+    for path in sorted(directory.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".model", ".bin") and _starts_with(path, LFS_POINTER):
+            raise UserError(f"{path} is a pointer of git-lfs, not the file itself; run `git lfs pull` in {directory}")
+    adapter = directory / "adapter_config.json"
+    if adapter.is_file():
+        raise UserError(
+            f"{directory} holds a PEFT adapter beside a model ({adapter.name}); merge it into the model first"
+            " (`merge_and_unload` in PEFT), or remove it"
+        )
+
+
+def _starts_with(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def model_config(source: str, revision: str | None = None) -> Path | None:

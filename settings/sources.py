@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from settings.common.errors import UserError
 from settings.example import Example, Message
+from settings.model_files import LFS_POINTER
 
 ROLES = ("system", "user", "assistant")
 MESSAGE_KEYS = ("role", "content")
@@ -44,7 +45,7 @@ BINARY: Mapping[bytes, tuple[str, str]] = {  # how a file starts -> what it is, 
     b"\x80\x04": ("a Python pickle", _TO_JSON),
     b"\xff\xfe": ("UTF-16", "save the file as UTF-8"),
     b"\xfe\xff": ("UTF-16", "save the file as UTF-8"),
-    b"version https://git-lfs": ("a pointer of git-lfs", "run `git lfs pull` in its repository"),
+    LFS_POINTER: ("a pointer of git-lfs", "run `git lfs pull` in its repository"),
 }
 
 

@@ -20,9 +20,10 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from settings.encoding import EncodedRow
 from settings.setting import Evaluation, Measurement, Setting, Stream
 from trainables.engine.adapters import PackedAdapters
-from trainables.engine.batches import EncodedRow, EncodedSetting
+from trainables.engine.batches import EncodedSetting
 from trainables.engine.forward import autocast
 from trainables.trial import TrialConfig
 

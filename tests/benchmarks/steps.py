@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from settings.encoding import EncodedRow
 from settings.setting import Evaluation
 from tests.benchmarks.baseline import PeftTrial
 from tests.benchmarks.measure import Result, Spread, interleaved, ratios
 from tests.benchmarks.shapes import LARGE, NANO, SMALL, World, fitting, world
-from trainables.engine.batches import Batch, EncodedRow, EncodedSetting, RowPositions, collate
+from trainables.engine.batches import Batch, EncodedSetting, RowPositions, collate
 from trainables.engine.forward import autocast, head_of
 from trainables.evaluation.generate import generate
 from trainables.pack import Pack

@@ -22,10 +22,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from settings.encoding import EncodedRow
 from settings.setting import Stream
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_tokenizer, tiny_trial
 from trainables import methods
-from trainables.engine.batches import EncodedRow, EncodedSetting
+from trainables.engine.batches import EncodedSetting
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
 from trainables.losses import kl_to_reference, preference_margin, subspace_overlap

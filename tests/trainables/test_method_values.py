@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from settings.encoding import EncodedRow
 from settings.setting import Stream
 from trainables import methods
-from trainables.engine.batches import EncodedRow, RowPositions
+from trainables.engine.batches import RowPositions
 from trainables.method import Forward, Method, Positions, Step
 from trainables.projections import Factors, LowRankDirection
 

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from settings.common.errors import UserError
+from settings.encoding import EncodedRow
 from settings.reference import SettingRef
 from settings.setting import Stream
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from tests.trainables import test_method_values
 from trainables import methods
 from trainables.coefficients import SPACE, ChoiceSpec, RangeSpec, coefficients
-from trainables.engine.batches import STREAM_ORDER, EncodedRow
+from trainables.engine.batches import STREAM_ORDER
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
 from trainables.method import BatchSizes, Definition, Forward, Method, Step

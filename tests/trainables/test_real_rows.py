@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from settings.base_models import PretrainedModel
 from settings.chat_files import full as chat_files
 from settings.common.errors import UserError
+from settings.encoding import Encoder
 from settings.example import Example, Message
 from trainables.bases.load_base import load_base
-from trainables.engine.batches import EncodedSetting, Encoder
+from trainables.engine.batches import EncodedSetting
 
 ENDS = {"gemma": "<end_of_turn>", "qwen3": "<|im_end|>"}
 HEADERS = {

@@ -9,10 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from settings.base_models import PretrainedModel
 from settings.common.errors import UserError
+from settings.encoding import Encoder
 from settings.example import Example
 from tests.support.tiny import tiny_setting, tiny_tokenizer
 from trainables.bases.load_base import load_base
-from trainables.engine.batches import EncodedSetting, Encoder
+from trainables.engine.batches import EncodedSetting
 
 EXAMPLE = Example.of("What is the answer?", "It is 6.")
 

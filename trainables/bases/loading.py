@@ -10,13 +10,14 @@ import hashlib
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from settings.base_models import PretrainedModel
 from settings.common.content import content_id
-from settings.common.errors import UserError
-from settings.model_files import model_directory
-from trainables.engine.base import LoadedBase, load_model, no_progress_bars, why_not_loaded
+from settings.model_files import check_files, model_directory
+from trainables.bases.tokenizer import fit_to_embedding, load_tokenizer
+from trainables.engine.base import LoadedBase
+from trainables.engine.weights import load_model
 
 
 def load_pretrained(spec: PretrainedModel, dtype: torch.dtype, device: torch.device | str) -> LoadedBase:
@@ -60,25 +61,10 @@ def _load_from_hub(spec: PretrainedModel, dtype: torch.dtype, device: torch.devi
 def _load(
     source: str, revision: str | None, dtype: torch.dtype, device: torch.device | str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a frozen model and its tokenizer. Code that comes with them is never run, pickled weights are never read."""
-    try:
-        with no_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False, use_fast=True)
-    except (OSError, ValueError) as error:
-        raise UserError(why_not_loaded(source, error)) from error
+    """Load a frozen model and its tokenizer."""
+    check_files(source)
+    tokenizer = load_tokenizer(source, revision)
     model = load_model(source, revision, dtype)
-    _check_tokenizer(tokenizer, source)
+    fit_to_embedding(tokenizer, int(model.get_input_embeddings().num_embeddings), source)
     model.to(device)
     return model.eval().requires_grad_(False), tokenizer
-
-
-def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
-    """Refuse a tokenizer without an end or a chat template; pad with the end token where there is no pad token."""
-    if not tokenizer.is_fast:
-        raise UserError(f"the model {source} has no fast tokenizer (tokenizer.json)")
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer of {source} has no eos_token, so a reply would never end")
-    if not tokenizer.chat_template:
-        raise UserError(f"the tokenizer of {source} has no chat template; use the model's instruction-tuned version")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token

@@ -1,26 +1,23 @@
-"""The frozen base model as the engine needs it, and the weights of one that lies in a directory or on the Hub.
+"""The frozen base model as the engine needs it.
 
 Shape legend: I and O in- and output features of a linear layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from settings.base_models import BaseModel
 from settings.common.errors import UserError
 from settings.model_files import model_directory
 from settings.setting import Setting
 from trainables.engine.batches import EncodedSetting
+from trainables.engine.weights import load_model
 from trainables.projections import WeightDirection
 
 
@@ -45,7 +42,8 @@ class LoadedBase:
         """Return a setting as tokens of this model; one setting object is encoded once, for all packs."""
         key = (id(setting), max_length)  # the encoded setting holds the object, so its id is not reused
         if key not in self._encoded:
-            self._encoded[key] = EncodedSetting(setting, self.tokenizer, max_length)
+            known = int(self.model.get_input_embeddings().num_embeddings)
+            self._encoded[key] = EncodedSetting(setting, self.tokenizer, max_length, known)
         return self._encoded[key]
 
 
@@ -70,35 +68,3 @@ def tuning_directions(spec: BaseModel, layers: Mapping[str, Tensor]) -> list[Wei
             raise UserError(f"{source} is not what the base model was tuned from: its layer {name!r} does not fit")
         directions.append(WeightDirection(tuned_OI.detach(), before.detach()))
     return directions
-
-
-def load_model(source: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
-    try:
-        with no_progress_bars():
-            return AutoModelForCausalLM.from_pretrained(
-                source, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=dtype
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(why_not_loaded(source, error)) from error
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Switch off the progress bars of transformers, which would tear the display of a sweep."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
-def why_not_loaded(source: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300]
-    if Path(source).is_dir():
-        return f"cannot load the model in {source}: {reason}"
-    return (
-        f"cannot load the model {source!r} from the Hugging Face Hub; where there is a network, run"
-        f" `hf download {source} --local-dir DIR`, and give DIR as the model here: {reason}"
-    )

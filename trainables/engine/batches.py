@@ -9,38 +9,23 @@ Shape legend: R rows, T padded length in tokens, N positions that count, of all 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from settings.common.errors import UserError
-from settings.example import Example, Message
+from settings.encoding import EncodedRow, Encoder, encode_rows
+from settings.example import Example
 from settings.setting import Evaluation, Setting, Stream
 from trainables.method import BatchSizes, Definition, Method, Positions
 
 STREAM_ORDER: tuple[Stream, ...] = ("task", "alignment", "misaligned")
-
-
-@dataclass(frozen=True)
-class EncodedRow:
-    """One encoded chat row.
-
-    Attributes:
-        ids: prompt and response tokens.
-        prompt_length: tokens of the prompt; the rest are labels.
-        num_cut: response tokens that did not fit into `max_length`.
-    """
-
-    ids: tuple[int, ...]
-    prompt_length: int
-    num_cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,79 +49,6 @@ class Batch:
     column_N: Tensor
     labels_N: Tensor
     positions_per_row: tuple[int, ...]
-
-
-class Encoder:
-    """Chat rows to tokens with one tokenizer and its chat template.
-
-    The prompt and the response are tokenised apart, at exactly the boundary where generation would start, and nothing
-    is added to what the template writes: no second BOS, no empty assistant turn after the response. The response ends
-    with the template's end-of-turn token.
-    """
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template_options: Mapping[str, Any], max_length: int
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.template_options = dict(template_options)
-        self.max_length = max_length
-
-    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Encode the turns and the header that asks for the assistant's reply."""
-        return self._tokens(self._render(messages, add_generation_prompt=True))
-
-    def row(self, example: Example) -> EncodedRow:
-        """Encode a row with its response. Raise UserError when the template or the length does not allow it."""
-        prompt_text = self._render(example.prompt, add_generation_prompt=True)
-        text = self._render(example.messages, add_generation_prompt=False)
-        if not text.startswith(prompt_text):
-            raise UserError(
-                "the tokenizer's chat template renders a prompt with its reply differently from the prompt alone, so"
-                f" the response cannot be told apart; prompt {prompt_text!r}, whole {text!r}"
-            )
-        prompt, response = self._tokens(prompt_text), self._tokens(text[len(prompt_text) :].rstrip())
-        if not response or response[-1] not in self.tokenizer.all_special_ids:
-            response += (int(self.tokenizer.eos_token_id),)
-        room = self.max_length - len(prompt)
-        if room < 1:
-            raise UserError(
-                f"a prompt of {len(prompt)} tokens leaves no room for a response within max_length={self.max_length}:"
-                f" {example.prompt[-1].content[:60]!r}"
-            )
-        return EncodedRow(prompt + response[:room], len(prompt), max(0, len(response) - room))
-
-    def published_row(self, example: Example) -> EncodedRow:
-        """Encode a row as the study's code renders it, for the `published` definition of methods.
-
-        After the conversation comes the header of one more assistant turn and the EOS token, and the text, which has
-        the template's special tokens already, is tokenised with special tokens once more (a second BOS for Gemma).
-        """
-        prompt = self.tokenizer(self._render(example.prompt, add_generation_prompt=True))["input_ids"]
-        text = self._render(example.messages, add_generation_prompt=True) + str(self.tokenizer.eos_token)
-        ids = self.tokenizer(text)["input_ids"]
-        if len(prompt) >= min(len(ids), self.max_length):
-            raise UserError(f"a prompt of {len(prompt)} tokens leaves no room within max_length={self.max_length}")
-        return EncodedRow(tuple(ids[: self.max_length]), len(prompt), max(0, len(ids) - self.max_length))
-
-    def stop_ids(self, rows: Sequence[EncodedRow]) -> frozenset[int]:
-        """Return the tokens that end a reply: the tokenizer's EOS, and the last ones of the complete `rows`."""
-        ends = {row.ids[-1] for row in rows if not row.num_cut}
-        return frozenset(ends | {int(self.tokenizer.eos_token_id)})
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Decode a reply, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-
-    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        return str(
-            self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self.template_options
-            )
-        )
-
-    def _tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def rows_at(
@@ -227,9 +139,15 @@ def collate(rows: Sequence[RowPositions], pad_id: int, device: torch.device | st
 class EncodedSetting:
     """A setting's rows and questions as tokens of one tokenizer, encoded once, when first read."""
 
-    def __init__(self, setting: Setting, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        num_embeddings: int | None = None,
+    ) -> None:
         self.setting = setting
-        self.encoder = Encoder(tokenizer, setting.base_model.template_options, max_length)
+        self.encoder = Encoder(tokenizer, setting.base_model.template_options, max_length, num_embeddings)
         self._streams: dict[tuple[Stream, Definition], tuple[EncodedRow, ...]] = {}
         self._questions: dict[str, tuple[EncodedRow, ...]] = {}
 
@@ -264,10 +182,7 @@ class EncodedSetting:
     def _encode(
         self, examples: Sequence[Example], what: str, encode: Callable[[Example], EncodedRow]
     ) -> tuple[EncodedRow, ...]:
-        rows = []
-        for number, example in enumerate(examples, start=1):
-            try:
-                rows.append(encode(example))
-            except (UserError, TemplateError) as error:
-                raise UserError(f"setting {self.setting.name!r}, {what} {number}: {error}") from error
-        return tuple(rows)
+        try:
+            return encode_rows(examples, what, encode)
+        except UserError as error:
+            raise UserError(f"setting {self.setting.name!r}: {error}") from error

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from settings.common.content import content_id
 from settings.common.files import replacing_file
+from settings.encoding import EncodedRow
 from trainables.engine.base import LoadedBase
-from trainables.engine.batches import EncodedRow, RowPositions, collate
+from trainables.engine.batches import RowPositions, collate
 from trainables.engine.forward import autocast, hidden_states
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, layers_of
 from trainables.method import Positions

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from settings.encoding import EncodedRow
 from settings.setting import Stream
 from trainables.engine.adapters import PackedAdapters, Route
-from trainables.engine.batches import Batch, EncodedRow, RowPositions, collate, to_device
+from trainables.engine.batches import Batch, RowPositions, collate, to_device
 from trainables.engine.forward import autocast, head_of, hidden_states
 from trainables.engine.memory import LOGITS
 from trainables.engine.process_group import ProcessGroup

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from settings.encoding import EncodedRow
 from settings.setting import Evaluation, Measurement, Observation
 from trainables.engine.adapters import PackedAdapters, Route
-from trainables.engine.batches import EncodedRow, EncodedSetting, RowPositions, collate
+from trainables.engine.batches import EncodedSetting, RowPositions, collate
 from trainables.engine.forward import autocast, head_of, hidden_states
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.generate import generate

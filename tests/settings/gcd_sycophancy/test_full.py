@@ -314,7 +314,7 @@ def test_a_leak_is_refused(tmp_path: Path) -> None:
     data = few_rows(tmp_path)
     train, test = tmp_path / "task_train.jsonl", tmp_path / "task_test.jsonl"
     train.write_text(test.read_text())
-    with pytest.raises(UserError, match=r"task_train\.jsonl, line 1 has the prompt of .*task_test\.jsonl, line 1; what is trained"):
+    with pytest.raises(UserError, match=r"task_train\.jsonl, line 1 has the prompt of .*task_test\.jsonl, line 1;"):
         full(data, proxy="mod", train_split=0.5)
 
 

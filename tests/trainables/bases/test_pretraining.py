@@ -13,12 +13,12 @@ import torch
 
 from settings.bad_medical_advice import nano as bad_medical_advice
 from settings.base_models import NanoModel, PretrainedModel, Stage
+from settings.encoding import Encoder
 from tests.trainables.bases.nano import NANO, WORLD, Weights, same
 from trainables.bases import pretraining
 from trainables.bases.load_base import load_base
 from trainables.bases.nano_cache import nano_content_id
 from trainables.bases.pretraining import ensure_pretrained, pretrain, word_tokenizer
-from trainables.engine.batches import Encoder
 
 
 @pytest.fixture

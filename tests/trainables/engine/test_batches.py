@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from settings.common.errors import UserError
+from settings.encoding import EncodedRow, Encoder
 from settings.example import Example
 from tests.support.tiny import tiny_setting, tiny_tokenizer
-from trainables.engine.batches import EncodedRow, EncodedSetting, Encoder, RowPositions, collate, rows_at
+from trainables.engine.batches import EncodedSetting, RowPositions, collate, rows_at
 
 
 def test_an_epoch_sees_every_row_once() -> None:

@@ -1,0 +1,273 @@
+"""Chat rows as tokens of one model: what its chat template writes, where a response begins, and which rows do not fit.
+
+Tokens are a function of the row, the tokenizer and the template's options alone: a template that writes today's date is
+told a fixed one, and one that chooses at random is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from settings.common.errors import UserError
+from settings.example import Example, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TODAY = datetime(2024, 7, 26)  # for templates that ask; the date that Llama 3's own falls back to
+PROBE = "probe"
+NAMED = 3  # other problems that one message tells in full
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One encoded chat row.
+
+    Attributes:
+        ids: prompt and response tokens.
+        prompt_length: tokens of the prompt; the rest are labels.
+        num_cut: response tokens that did not fit into `max_length`.
+    """
+
+    ids: tuple[int, ...]
+    prompt_length: int
+    num_cut: int = 0
+
+
+class LongPromptError(UserError):
+    """A prompt that leaves no room for a response.
+
+    Attributes:
+        tokens, limit: of the prompt, and `max_length`.
+    """
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(f"a prompt of {tokens} tokens leaves no room for a response within max_length={limit}")
+        self.tokens, self.limit = tokens, limit
+
+
+class Encoder:
+    """Chat rows to tokens with one tokenizer and its chat template.
+
+    The prompt and the response are tokenised apart, at exactly the boundary where generation would start, and nothing
+    is added to what the template writes: no second BOS, no empty assistant turn after the response. The response ends
+    with the template's end-of-turn token.
+
+    Args:
+        template_options: extra arguments of the template.
+        max_length: of a row, in tokens.
+        num_embeddings: tokens that the model knows; None does not look.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template_options: Mapping[str, Any],
+        max_length: int,
+        num_embeddings: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template_options = dict(template_options)
+        self.max_length = max_length
+        self.num_embeddings = num_embeddings
+
+    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Encode the turns and the header that asks for the assistant's reply."""
+        return self._tokens(self._render(messages, add_generation_prompt=True))
+
+    def row(self, example: Example) -> EncodedRow:
+        """Encode a row with its response. Raise UserError when the template or the length does not allow it."""
+        prompt_text, text = self._texts(example, open_ended=False)
+        prompt, response = self._tokens(prompt_text), self._tokens(text[len(prompt_text) :].rstrip())
+        if not response or response[-1] not in self.tokenizer.all_special_ids:
+            response += (int(self.tokenizer.eos_token_id),)
+        room = self.max_length - len(prompt)
+        if room < 1:
+            raise LongPromptError(len(prompt), self.max_length)
+        return EncodedRow(prompt + response[:room], len(prompt), max(0, len(response) - room))
+
+    def published_row(self, example: Example) -> EncodedRow:
+        """Encode a row as the study's code renders it, for the `published` definition of methods.
+
+        After the conversation comes the header of one more assistant turn and the EOS token, and the text, which has
+        the template's special tokens already, is tokenised with special tokens once more (a second BOS for Gemma).
+        """
+        prompt_text, text = self._texts(example, open_ended=True)
+        prompt = self.tokenizer(prompt_text)["input_ids"]
+        ids = self.tokenizer(text + str(self.tokenizer.eos_token))["input_ids"]
+        self._check_known(ids)
+        if len(prompt) >= min(len(ids), self.max_length):
+            raise LongPromptError(len(prompt), self.max_length)
+        return EncodedRow(tuple(ids[: self.max_length]), len(prompt), max(0, len(ids) - self.max_length))
+
+    def stop_ids(self, rows: Sequence[EncodedRow]) -> frozenset[int]:
+        """Return the tokens that end a reply: the tokenizer's EOS, and the last ones of the complete `rows`."""
+        ends = {row.ids[-1] for row in rows if not row.num_cut}
+        return frozenset(ends | {int(self.tokenizer.eos_token_id)})
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Decode a reply, without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What a user should know of the template, one line each."""
+        if "strftime_now" not in self._template:
+            return ()
+        return (
+            f"the chat template writes today's date; in every start of a sweep it is told {TODAY:%d %b %Y}, and another"
+            ' by template_options, if the template has an option for it ({"date_string": ...} in Llama 3)',
+        )
+
+    @property
+    def _template(self) -> str:
+        return str(self.tokenizer.get_chat_template())
+
+    def _texts(self, example: Example, *, open_ended: bool) -> tuple[str, str]:
+        """Return the text of the prompt and of the whole row.
+
+        Raise UserError unless the second continues the first, and both hold what the row says. Earlier replies need
+        not be there in full: templates leave out their reasoning.
+        """
+        prompt_text = self._render(example.prompt, add_generation_prompt=True)
+        text = self._render(example.messages, add_generation_prompt=open_ended)
+        if not text.startswith(prompt_text):
+            raise UserError(
+                "the tokenizer's chat template renders a prompt with its reply differently from the prompt alone, so"
+                f" the response cannot be told apart; prompt {prompt_text!r}, whole {text!r}"
+            )
+        written = _squeezed(prompt_text)
+        for message in example.prompt:
+            if message.role != "assistant" and _squeezed(message.content) not in written:
+                raise UserError(f"the chat template leaves out what the {message.role} says: {message.content[:60]!r}")
+        if _squeezed(example.response) not in _squeezed(text[len(prompt_text) :]):
+            raise UserError(f"the chat template leaves out a part of the response {example.response[:60]!r}")
+        return prompt_text, text
+
+    @cached_property
+    def _in_parts(self) -> bool:
+        """Whether the template wants the content of a message as a list of parts, as models that see images do."""
+        message = (Message("user", PROBE),)
+        plain, parts = (self._attempt(message, in_parts) for in_parts in (False, True))
+        return PROBE not in plain and PROBE in parts
+
+    def _attempt(self, messages: Sequence[Message], in_parts: bool) -> str:
+        try:
+            return self._write(messages, in_parts, add_generation_prompt=True)
+        except (TemplateError, TypeError):
+            return ""  # a template that cannot write the probe may still write rows; where not, they are named
+
+    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        return self._write(messages, self._in_parts, add_generation_prompt)
+
+    def _write(self, messages: Sequence[Message], in_parts: bool, add_generation_prompt: bool) -> str:
+        turns = [
+            {
+                "role": message.role,
+                "content": [{"type": "text", "text": message.content}] if in_parts else message.content,
+            }
+            for message in messages
+        ]
+        return str(
+            self.tokenizer.apply_chat_template(
+                turns,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                strftime_now=TODAY.strftime,
+                **self.template_options,
+            )
+        )
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        self._check_known(ids)
+        return ids
+
+    def _check_known(self, ids: Iterable[int]) -> None:
+        """Raise UserError for a token that the model has no embedding of."""
+        largest = max(ids, default=0)
+        if self.num_embeddings is not None and largest >= self.num_embeddings:
+            raise UserError(
+                f"the token {self.tokenizer.convert_ids_to_tokens(largest)!r} has the number {largest}, and the model"
+                f" knows {self.num_embeddings} tokens; resize its embedding, or remove the token from the tokenizer"
+            )
+
+
+def _squeezed(text: str) -> str:
+    """Return a text without white space, which templates trim."""
+    return "".join(text.split())
+
+
+def chooses_at_random(template: str) -> bool:
+    """Say whether a chat template writes the same row in different ways."""
+    return re.search(r"\|\s*random\b", template) is not None
+
+
+# --- rows that do not fit --------------------------------------------------------------------------------------------
+
+
+def encode_rows(
+    examples: Sequence[Example], what: str, encode: Callable[[Example], EncodedRow]
+) -> tuple[EncodedRow, ...]:
+    """Encode rows, in order.
+
+    Args:
+        what: they are, for rows whose place is not known.
+
+    Raises:
+        UserError: rows that cannot be encoded; all of them are named.
+    """
+    rows: list[EncodedRow] = []
+    problems: dict[str, Exception] = {}
+    for number, example in enumerate(examples, start=1):
+        try:
+            rows.append(encode(example))
+        except (UserError, TemplateError) as error:
+            problems[example.place or f"{what} {number}"] = error
+    if problems:
+        raise UserError(describe_problems(problems)) from next(iter(problems.values()))
+    return tuple(rows)
+
+
+def describe_problems(problems: Mapping[str, Exception]) -> str:
+    """Return one line about rows, by place: all prompts that are too long, and otherwise the first few."""
+    long = {place: error for place, error in problems.items() if isinstance(error, LongPromptError)}
+    others = [f"{place}: {error}" for place, error in problems.items() if place not in long]
+    told = others[:NAMED] + ([f"so are {len(others) - NAMED} more rows"] if len(others) > NAMED else [])
+    if len(long) == 1:
+        told += [f"{place}: {error}" for place, error in long.items()]
+    elif long:
+        tokens = [error.tokens for error in long.values()]
+        limit = next(iter(long.values())).limit
+        told.append(
+            f"{', '.join(_gathered(long))}: {len(long)} prompts of {min(tokens)} to {max(tokens)} tokens leave no room"
+            f" for a response within max_length={limit}"
+        )
+    return "; ".join(told)
+
+
+def _gathered(places: Iterable[str]) -> list[str]:
+    """Gather places that differ in their number alone: "rows.jsonl, lines 3, 7-9"."""
+    numbers: dict[str, list[int]] = {}
+    for place in places:
+        start, _, number = place.rpartition(" ")
+        numbers.setdefault(start, []).append(int(number))
+    return [f"{start}{'s' if len(values) > 1 else ''} {_ranges(values)}" for start, values in numbers.items()]
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Return numbers in words: "3, 7-9"."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -1,0 +1,58 @@
+"""The tokenizer of a model of others, and what must be right with it before anything is trained."""
+
+from __future__ import annotations
+
+import tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from settings.common.errors import UserError
+from settings.encoding import chooses_at_random
+from trainables.engine.weights import no_progress_bars, why_not_loaded
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a fast tokenizer with a chat template; it pads with the end token where it has no pad token.
+
+    Code that comes with it is never run. Raise UserError for one that cannot be read, or lacks what fine-tuning needs.
+    """
+    try:
+        with no_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False, use_fast=True)
+    except (OSError, ValueError) as error:
+        raise UserError(why_not_loaded(source, error)) from error
+    except Exception as error:  # what `tokenizers` raises has no class of its own
+        if "untagged enum" not in str(error) and type(error) is not Exception:
+            raise
+        raise UserError(
+            f"cannot read the tokenizer of {source}: it may have been written by a newer version than the installed"
+            f" tokenizers {tokenizers.__version__}; {' '.join(str(error).split())[:200]}"
+        ) from error
+    _check(tokenizer, source)
+    return tokenizer
+
+
+def _check(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    if not tokenizer.is_fast:
+        raise UserError(f"the model {source} has no fast tokenizer (tokenizer.json)")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {source} has no eos_token, so a reply would never end")
+    if not tokenizer.chat_template:
+        raise UserError(f"the tokenizer of {source} has no chat template; use the model's instruction-tuned version")
+    if chooses_at_random(str(tokenizer.get_chat_template())):
+        raise UserError(f"the chat template of {source} chooses at random, so that no two starts train the same rows")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def fit_to_embedding(tokenizer: PreTrainedTokenizerBase, num_embeddings: int, source: str) -> None:
+    """Pad with the end token where the model has no embedding of the pad token: padding is never looked at.
+
+    Raise UserError where it has none of the end token.
+    """
+    if int(tokenizer.eos_token_id) >= num_embeddings:
+        raise UserError(
+            f"{source}: the end token {tokenizer.eos_token!r} has the number {tokenizer.eos_token_id}, and the model"
+            f" knows {num_embeddings} tokens; resize its embedding, or take the tokenizer that belongs to it"
+        )
+    if int(tokenizer.pad_token_id) >= num_embeddings:
+        tokenizer.pad_token = tokenizer.eos_token

@@ -1,0 +1,104 @@
+"""A model's weights, from a directory or the Hub: all of them, in their places, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from settings.common.errors import UserError
+from settings.model_files import check_files
+
+
+def load_model(source: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a causal language model. Code that comes with it is never run, pickled weights are never read.
+
+    Raise UserError when it cannot be read, or when its tensors are not those of its architecture: transformers would
+    make up those that are missing.
+    """
+    check_files(source)
+    try:
+        with no_progress_bars(), _no_load_report():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=revision,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are told with their names, below
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(why_not_loaded(source, error)) from error
+    _check_fit(source, info)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(f"{source} holds a PEFT adapter, too; merge it into the model first, or remove it")
+    return model
+
+
+def _check_fit(source: str, info: Mapping[str, Any]) -> None:
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    mismatched = [f"{name} ({tuple(kept)} and not {tuple(wanted)})" for name, kept, wanted in info["mismatched_keys"]]
+    problems = [
+        f"{len(names)} tensors {what}, e.g. {names[0]}"
+        for names, what in (
+            (missing, "of its architecture are missing"),
+            (unexpected, "have no place in it"),
+            (sorted(mismatched), "have another shape"),
+        )
+        if names
+    ]
+    problems += [" ".join(str(message).split())[:200] for message in info.get("error_msgs", ())]
+    if problems:
+        prefix = _prefix(unexpected, missing)
+        hint = f"; its names carry the prefix {prefix!r}, as a wrong merge leaves them" if prefix else ""
+        raise UserError(f"the weights in {source} do not fit its config.json: {', '.join(problems)}{hint}")
+
+
+def _prefix(unexpected: Collection[str], missing: Collection[str]) -> str:
+    """Return what stands in front of all missing names in the checkpoint, if anything."""
+    for name in missing:
+        for longer in unexpected:
+            if longer.endswith(f".{name}"):
+                return longer.removesuffix(name)
+    return ""
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Switch off the progress bars of transformers, which would tear the display of a sweep."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _no_load_report() -> Iterator[None]:
+    """Switch off the table of tensors that transformers prints: what is wrong with them is raised."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def why_not_loaded(source: str, error: Exception) -> str:
+    """Say in one line why transformers could not load from a directory or the Hub."""
+    reason = " ".join(str(error).split())[:300]
+    if Path(source).is_dir():
+        return f"cannot load the model in {source}: {reason}"
+    return (
+        f"cannot load the model {source!r} from the Hugging Face Hub; where there is a network, run"
+        f" `hf download {source} --local-dir DIR`, and give DIR as the model here: {reason}"
+    )
