@@ -6,6 +6,7 @@ told a fixed one, and one that chooses at random is refused.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TODAY = datetime(2024, 7, 26)  # for templates that ask; the date that Llama 3's own falls back to
+DATE = re.compile(r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)""")
 PROBE = "probe"
 NAMED = 3  # other problems that one message tells in full
 
@@ -107,6 +109,15 @@ class Encoder:
             raise LongPromptError(len(prompt), self.max_length)
         return EncodedRow(tuple(ids[: self.max_length]), len(prompt), max(0, len(ids) - self.max_length))
 
+    def long_prompt(self, example: Example) -> LongPromptError | None:
+        """Return the error of a row whose prompt leaves no room for a response, under either definition of methods."""
+        try:
+            self.row(example)
+            self.published_row(example)
+        except LongPromptError as error:
+            return error
+        return None
+
     def stop_ids(self, rows: Sequence[EncodedRow]) -> frozenset[int]:
         """Return the tokens that end a reply: the tokenizer's EOS, and the last ones of the complete `rows`."""
         ends = {row.ids[-1] for row in rows if not row.num_cut}
@@ -119,16 +130,20 @@ class Encoder:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What a user should know of the template, one line each."""
-        if "strftime_now" not in self._template:
+        if not DATE.search(str(self.tokenizer.get_chat_template())):
             return ()
         return (
             f"the chat template writes today's date; in every start of a sweep it is told {TODAY:%d %b %Y}, and another"
             ' by template_options, if the template has an option for it ({"date_string": ...} in Llama 3)',
         )
 
-    @property
+    @cached_property
     def _template(self) -> str:
-        return str(self.tokenizer.get_chat_template())
+        """The chat template with a fixed date. Raise UserError for one that asks for it in a form unknown before."""
+        pinned = DATE.sub(lambda call: json.dumps(TODAY.strftime(call[2])), str(self.tokenizer.get_chat_template()))
+        if "strftime_now(" in pinned:
+            raise UserError("the chat template asks for today's date in a form that it computes; give one without")
+        return pinned
 
     def _texts(self, example: Example, *, open_ended: bool) -> tuple[str, str]:
         """Return the text of the prompt and of the whole row.
@@ -179,8 +194,8 @@ class Encoder:
             self.tokenizer.apply_chat_template(
                 turns,
                 tokenize=False,
+                chat_template=self._template,
                 add_generation_prompt=add_generation_prompt,
-                strftime_now=TODAY.strftime,
                 **self.template_options,
             )
         )

@@ -236,6 +236,7 @@ class Setting:
         objectives: names of the scores that a sweep optimises, task first.
         recipe: default hyper-parameters.
         sources: where the rows come from, with licences.
+        remarks: what was done to the rows that a user should know, e.g. that some were left out.
     """
 
     name: str
@@ -247,6 +248,7 @@ class Setting:
     recipe: Recipe
     objectives: tuple[str, ...] = ("task", "alignment")
     sources: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [score.name for score in self.all_scores]
@@ -317,7 +319,7 @@ class Setting:
     @property
     def cautions(self) -> tuple[str, ...]:
         """Facts that may make results of this setting misleading, one line each."""
-        cautions = []
+        cautions = list(self.remarks)
         if self.proxy_share >= PROXY_SHARE_LIMIT:
             cautions.append(
                 f"{self.proxy_share:.1%} of the training rows are alignment rows; the study asks for less than"

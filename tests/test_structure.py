@@ -38,7 +38,7 @@ ONLY_IN = {
     "mlflow": ("sweeps/tracking/", "analysis/tables/"),
     "openai": ("settings/judge.py",),
     "torch": ("trainables/", "sweeps/"),
-    "transformers": ("settings/encoding.py", "trainables/", "sweeps/"),
+    "transformers": ("settings/encoding.py", "settings/tokenizer.py", "trainables/", "sweeps/"),
     "peft": ("trainables/", "sweeps/"),
     "accelerate": ("trainables/", "sweeps/"),
 }

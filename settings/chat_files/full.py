@@ -22,10 +22,12 @@ from settings.common import checks
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.common.files import absolute_path
+from settings.encoding import Encoder, LongPromptError, describe_problems
 from settings.example import Example, Message
 from settings.options import NO_THINKING, FilePath, ModelSource, check_file, pretrained_model
 from settings.setting import SHARE, Evaluation, Score, Setting, Stream
 from settings.sources import read_chat_jsonl
+from settings.tokenizer import load_tokenizer
 
 Side = Literal["task", "alignment"]
 PromptKey = tuple[tuple[str, str], ...]
@@ -44,6 +46,7 @@ def full(
     match: str | Mapping[str, str] | None = None,
     max_new_tokens: int = 256,
     max_length: int = 1024,
+    drop_long_prompts: bool = False,
     revision: str | None = None,
     template_options: Mapping[str, Any] = NO_THINKING,
     pretrained: ModelSource | None = None,
@@ -71,7 +74,8 @@ def full(
             text is a regular expression, whose first group (or whole match) is taken from both and compared.
             `{"task": ...}` or `{"alignment": ...}` matches the replies of one side only.
         max_new_tokens: longest generated reply, in tokens; only with `match`.
-        max_length: longest row in tokens; longer responses are cut.
+        max_length: longest row in tokens; longer responses are cut, and prompts that leave no room for one refused.
+        drop_long_prompts: leave such rows out, training and held-out ones, and say which.
         revision: branch, tag or commit of a model on the Hub.
         template_options: extra arguments of the model's chat template, which ignores those that it does not know.
         pretrained: Hub id, or directory, of the model that `model` was tuned from. For Safe LoRA's directions.
@@ -86,6 +90,7 @@ def full(
     checks.integer("option 'seed'", seed, least=0)
     checks.integer("option 'max_new_tokens'", max_new_tokens, least=1)
     checks.integer("option 'max_length'", max_length, least=1)
+    checks.flag("option 'drop_long_prompts'", drop_long_prompts)
     base_model = pretrained_model(model, revision, template_options=template_options, pretrained=pretrained)
     optional = {
         "alignment": alignment,
@@ -96,6 +101,9 @@ def full(
     paths = {"task": task, **{option: path for option, path in optional.items() if path is not None}}
     files = _read(paths)
     _check_twins(files)
+    remarks: tuple[str, ...] = ()
+    if drop_long_prompts:
+        files, remarks = _without_long_prompts(files, base_model, max_length)
     parts = _split(files, eval_share, seed)
     matches = _matches(match, parts.held_out)
     return Setting(
@@ -112,6 +120,7 @@ def full(
         recipe=_recipe(len(parts.streams["task"]), max_length),
         objectives=tuple(parts.held_out),
         sources=tuple(str(absolute_path(path)) for path in paths.values()),
+        remarks=remarks,
     )
 
 
@@ -151,6 +160,25 @@ def _check_twins(files: Mapping[str, tuple[Example, ...]]) -> None:
             f"option 'misaligned' has {len(rejected)} rows and option 'alignment' {len(chosen)}; row i of one must be"
             " the twin of row i of the other"
         )
+
+
+def _without_long_prompts(
+    files: Mapping[str, tuple[Example, ...]], model: PretrainedModel, max_length: int
+) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...]]:
+    """Leave out the rows whose prompts leave no room for a response; also return a line on which these are.
+
+    Twins have the same prompt, so that they go together. Raise UserError when no row of a file is left.
+    """
+    encoder = Encoder(load_tokenizer(model.source, model.revision), model.template_options, max_length)
+    short: dict[str, tuple[Example, ...]] = {}
+    long: dict[str, LongPromptError] = {}
+    for option, rows in files.items():
+        errors = [encoder.long_prompt(row) for row in rows]
+        long |= {row.place: error for row, error in zip(rows, errors, strict=True) if error}
+        short[option] = tuple(row for row, error in zip(rows, errors, strict=True) if not error)
+        if not short[option]:
+            raise UserError(f"option {option!r}: no row is left: {describe_problems(long)}")
+    return short, (f"left out: {describe_problems(long)}",) if long else ()
 
 
 def _split(files: Mapping[str, tuple[Example, ...]], share: float, seed: int) -> _Parts:

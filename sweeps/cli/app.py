@@ -111,13 +111,14 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.ledger import read
     from sweeps.names import folder_of
+    from sweeps.row_check import check_rows
     from trainables.folder import SweepFolder
 
     sweep = find.find(name, output)
     sweep.check()
     console = Console()
     for case in sweep.cases:
-        show_cautions(case.setting, console)
+        show_cautions(case.setting, console, check_rows(case))
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None

@@ -168,9 +168,9 @@ def show_setting(console: Console, setting: Setting) -> None:
     say.note(f"fingerprint: {setting.fingerprint()}")
 
 
-def show_cautions(setting: Setting, console: Console) -> None:
+def show_cautions(setting: Setting, console: Console, more: Sequence[str] = ()) -> None:
     """Print what a user of the setting should know before a sweep."""
-    for caution in setting.cautions:
+    for caution in (*setting.cautions, *more):
         Say(console).prose(f"caution, {setting.name}: {caution}", style="yellow")
 
 

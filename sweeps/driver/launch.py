@@ -24,6 +24,7 @@ from sweeps.ledger import Ledger, LedgerState
 from sweeps.names import default_uri, folder_of
 from sweeps.results import provenance
 from sweeps.results.frontier_files import complete, show_results
+from sweeps.row_check import check_rows
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from trainables.folder import SweepFolder
@@ -94,6 +95,9 @@ def run(
             show_results(sweep, ledger.state, console)
             console.print("nothing was left to run", highlight=False)
             return RunSummary(published.files, uri, False, (), *_failures(sweep, ledger.state))
+        for case in sweep.cases:
+            for caution in check_rows(case):
+                console.print(f"caution, {case.setting.name}: {caution}", style="yellow", highlight=False)
         from sweeps.driver.driver import Driver  # it brings Optuna, which a sweep with nothing left does not need
 
         remove_partial(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -116,7 +118,25 @@ def test_a_byte_order_mark(tmp_path: Path) -> None:
 
 
 def test_utf_16_is_not_utf_8(tmp_path: Path) -> None:
-    assert "line 1: byte 1 (0xff) is not UTF-8" in error_of(write(tmp_path, json.dumps(GOOD).encode("utf-16"), end=b""))
+    assert "is UTF-16, not text; save the file as UTF-8" in error_of(
+        write(tmp_path, json.dumps(GOOD).encode("utf-16"), end=b"")
+    )
+
+
+def test_gzip_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(line(GOOD) + b"\n" + line(GOOD)))
+    assert [row.place.rpartition(", ")[2] for row in read_chat_jsonl(path)] == ["line 1", "line 2"]
+    path.write_bytes(path.read_bytes()[:-12])
+    assert "is a gzip file that cannot be unpacked" in error_of(path)
+
+
+def test_a_binary_file_is_named_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    datasets.Dataset.from_list([GOOD]).to_parquet(path)
+    assert f"{path}: is a Parquet file, not text; save its rows as JSON lines" in error_of(path)
+    path.write_bytes(bz2.compress(line(GOOD)))
+    assert "is compressed with bzip2, not text; unpack it" in error_of(path)
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n\n"])

@@ -74,7 +74,7 @@ def test_a_system_turn_that_the_template_refuses_is_named(tiny_gemma_dir: Path, 
     with_system = Example((Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello")))
     setting = replace(setting, streams={"task": (with_system,)})
     tokenizer = tokenizer_of(tiny_gemma_dir)
-    with pytest.raises(UserError, match=r"setting 'chat_files', task row 1: .*[Ss]ystem"):
+    with pytest.raises(UserError, match=r"setting 'chat_files': task row 1: .*[Ss]ystem"):
         EncodedSetting(setting, tokenizer, 256).rows("task")
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from settings.base_models import PretrainedModel
 from settings.common.content import content_id
 from settings.model_files import check_files, model_directory
-from trainables.bases.tokenizer import fit_to_embedding, load_tokenizer
+from settings.tokenizer import fit_to_embedding, load_tokenizer
 from trainables.engine.base import LoadedBase
 from trainables.engine.weights import load_model
 

@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3
 
 from settings.base_models import NanoModel, Stage, World
 from settings.common.files import remove_partial, replacing
+from settings.tokenizer import no_progress_bars
 from trainables.bases.nano_cache import COMPLETE, is_pretrained, nano_directory
-from trainables.engine.weights import no_progress_bars
 
 Progress = Callable[[int, int], None]
 

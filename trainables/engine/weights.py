@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from settings.common.errors import UserError
 from settings.model_files import check_files
+from settings.tokenizer import no_progress_bars, why_not_loaded
 
 
 def load_model(source: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
@@ -71,18 +71,6 @@ def _prefix(unexpected: Collection[str], missing: Collection[str]) -> str:
 
 
 @contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Switch off the progress bars of transformers, which would tear the display of a sweep."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
-@contextmanager
 def _no_load_report() -> Iterator[None]:
     """Switch off the table of tensors that transformers prints: what is wrong with them is raised."""
     level = transformers_logging.get_verbosity()
@@ -91,14 +79,3 @@ def _no_load_report() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(level)
-
-
-def why_not_loaded(source: str, error: Exception) -> str:
-    """Say in one line why transformers could not load from a directory or the Hub."""
-    reason = " ".join(str(error).split())[:300]
-    if Path(source).is_dir():
-        return f"cannot load the model in {source}: {reason}"
-    return (
-        f"cannot load the model {source!r} from the Hugging Face Hub; where there is a network, run"
-        f" `hf download {source} --local-dir DIR`, and give DIR as the model here: {reason}"
-    )

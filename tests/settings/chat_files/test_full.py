@@ -391,6 +391,34 @@ def test_unknown_template_options_change_nothing(tiny_gemma_dir: Path, tiny_qwen
     assert qwen3[1] == qwen3[0] + "<think>\n\n</think>\n\n"
 
 
+def test_long_prompts_are_left_out_on_request(tiny_qwen3_dir: Path, write: Writer) -> None:
+    rows = [(f"question {number} " + "again " * (300 if number in (2, 5, 6) else 1), "Yes.") for number in range(12)]
+    path = write("task", rows)
+    options: dict[str, Any] = {"max_length": 100, "eval_share": 0.5}
+    whole = chat_files(str(tiny_qwen3_dir), path, **options)
+    setting = chat_files(str(tiny_qwen3_dir), path, drop_long_prompts=True, **options)
+    assert len(whole.streams["task"]) + len(held_out(whole, "task")) == 12
+    left = prompts(setting.streams["task"]) + held_out(setting, "task")
+    assert sorted(left) == sorted(text for number, (text, _) in enumerate(rows) if number not in (2, 5, 6))
+    (remark,) = setting.cautions
+    assert remark.startswith(f"left out: {path}, lines 3, 6-7: 3 prompts of ")
+    all_long = write("alignment", [(text + "and again " * 300, reply) for text, reply in rows])
+    with pytest.raises(UserError, match=r"option 'task': no row is left: .*, lines 1-12: 12 prompts of"):
+        chat_files(str(tiny_qwen3_dir), all_long, drop_long_prompts=True, **options)
+
+
+def test_forms_of_unicode_are_one_prompt(write: Writer) -> None:
+    composed, apart = "Caf\u00e9?", "Cafe\u0301?"
+    rows = [(composed, "1"), (apart, "2"), *[(f"q{number}", "3") for number in range(6)]]
+    setting = chat_files(MODEL, write("task", rows), eval_share=0.5)
+    sides = [{"Cafe" in text or "Caf\u00e9" in text for text in texts} for texts in (
+        prompts(setting.streams["task"]), held_out(setting, "task"))]  # fmt: skip
+    assert sum(True in side for side in sides) == 1
+    message = error_of(task=write("task", [(composed, "1")]), task_eval=write("task_eval", [(apart, "2")]))
+    assert "task.jsonl, line 1 has the prompt of " in message
+    assert "task_eval.jsonl, line 1; what is trained cannot be evaluated" in message
+
+
 @pytest.mark.parametrize("model", ["tiny_qwen3_dir", "tiny_gemma_dir"])
 def test_a_tiny_checkpoint_is_evaluated_on_files(request: pytest.FixtureRequest, write: Writer, model: str) -> None:
     """From files to scores, through the trainables."""

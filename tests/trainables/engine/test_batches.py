@@ -61,7 +61,7 @@ def test_long_responses_are_cut_and_counted() -> None:
 
 def test_a_prompt_without_room_is_named() -> None:
     setting = tiny_setting()
-    with pytest.raises(UserError, match=r"setting 'tiny', task row 1: a prompt of 5 tokens .* max_length=5"):
+    with pytest.raises(UserError, match=r"^setting 'tiny': task rows 1-12: 12 prompts of 5 to 7 tokens "):
         EncodedSetting(setting, tiny_tokenizer(), 5).rows("task")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from settings.common.errors import UserError
 from settings.encoding import chooses_at_random
-from trainables.engine.weights import no_progress_bars, why_not_loaded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -15,6 +19,9 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
 
     Code that comes with it is never run. Raise UserError for one that cannot be read, or lacks what fine-tuning needs.
     """
+    import tokenizers
+    from transformers import AutoTokenizer  # takes seconds, and most settings are nano
+
     try:
         with no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False, use_fast=True)
@@ -56,3 +63,28 @@ def fit_to_embedding(tokenizer: PreTrainedTokenizerBase, num_embeddings: int, so
         )
     if int(tokenizer.pad_token_id) >= num_embeddings:
         tokenizer.pad_token = tokenizer.eos_token
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Switch off the progress bars of transformers, which would tear the display of a sweep."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def why_not_loaded(source: str, error: Exception) -> str:
+    """Say in one line why transformers could not load from a directory or the Hub."""
+    reason = " ".join(str(error).split())[:300]
+    if Path(source).is_dir():
+        return f"cannot load the model in {source}: {reason}"
+    return (
+        f"cannot load the model {source!r} from the Hugging Face Hub; where there is a network, run"
+        f" `hf download {source} --local-dir DIR`, and give DIR as the model here: {reason}"
+    )

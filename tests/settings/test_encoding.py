@@ -1,0 +1,90 @@
+"""What a chat template may do to rows, and what it may not."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+from settings.common.errors import UserError
+from settings.encoding import Encoder, LongPromptError, chooses_at_random, describe_problems, encode_rows
+from settings.example import Example, Message
+
+HEADER = "{% if add_generation_prompt %}<assistant> {% endif %}"
+TEXT = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}" + HEADER
+PART = "{% for p in m.content if p.type == 'text' %}{{ p.text }}{% endfor %}"
+PARTS = TEXT.replace("{{ m.content }}", PART)
+ROW = Example.of("six and nine", "three")
+
+
+def encoder(template: str, max_length: int = 20, num_embeddings: int | None = None, **options: object) -> Encoder:
+    words = ["<pad>", "<e>", "<user>", "<assistant>", "<system>", "six", "and", "nine", "three", "2024-07-26", "Monday"]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<e>")
+    wrapped.chat_template = template
+    return Encoder(wrapped, options, max_length, num_embeddings)
+
+
+@pytest.mark.parametrize("template", [TEXT, PARTS])
+def test_content_is_written_as_text_or_as_parts(template: str) -> None:
+    row = encoder(template).row(ROW)
+    assert row.ids == (2, 5, 6, 7, 3, 8, 1)  # <user> six and nine <assistant> three <e>
+    assert row.prompt_length == 5
+
+
+@pytest.mark.parametrize(
+    ("template", "lost"),
+    [
+        (TEXT.replace("m.content", "'' if m.role == 'user' else m.content"), "what the user says: 'six and nine'"),
+        (TEXT.replace("m.content", "m.content[:3] if m.role == 'assistant' else m.content"), "the response 'three'"),
+        (TEXT.replace("m.content", "m.content if m.role != 'system' else ''"), "what the system says: 'Monday'"),
+    ],
+)
+def test_a_template_that_drops_content_is_refused(template: str, lost: str) -> None:
+    row = Example((Message("system", "Monday"), *ROW.messages))
+    with pytest.raises(UserError, match=lost):
+        encoder(template).row(row)
+
+
+def test_the_date_is_the_same_in_every_start() -> None:
+    dated = "{{ strftime_now('%Y-%m-%d') }} " + TEXT
+    assert encoder(dated).row(ROW).ids[0] == 9  # 2024-07-26
+    with pytest.raises(UserError, match="in a form that it computes"):
+        encoder("{{ strftime_now('%Y' + '-') }} " + TEXT).row(ROW)
+    (caution,) = encoder(dated).cautions
+    assert "26 Jul 2024" in caution
+    assert encoder(TEXT).cautions == ()
+
+
+def test_a_template_may_not_choose_at_random() -> None:
+    assert chooses_at_random("{{ ['a', 'b'] | random }}")
+    assert not chooses_at_random("{{ 'random' }}")
+
+
+def test_a_token_without_an_embedding_is_named() -> None:
+    assert encoder(TEXT, num_embeddings=9).row(ROW).ids[-2] == 8
+    with pytest.raises(UserError, match="the token 'three' has the number 8, and the model knows 8 tokens"):
+        encoder(TEXT, num_embeddings=8).row(ROW)
+
+
+def test_every_long_prompt_is_named_with_its_line() -> None:
+    long = Example.of("six and " * 10, "three")
+    rows = [
+        Example(row.messages, place=f"rows.jsonl, line {line}")
+        for line, row in enumerate([ROW, long, long, long, ROW, long], start=3)
+    ]
+    with pytest.raises(UserError) as caught:
+        encode_rows(rows, "task row", encoder(TEXT, max_length=15).row)
+    assert str(caught.value) == (
+        "rows.jsonl, lines 4-6, 8: 4 prompts of 22 to 22 tokens leave no room for a response within max_length=15"
+    )
+
+
+def test_one_long_prompt_is_one_sentence() -> None:
+    problems = {"rows.jsonl, line 8": LongPromptError(22, 15)}
+    assert describe_problems(problems) == (
+        "rows.jsonl, line 8: a prompt of 22 tokens leaves no room for a response within max_length=15"
+    )
