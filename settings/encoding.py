@@ -36,11 +36,13 @@ class EncodedRow:
         ids: prompt and response tokens.
         prompt_length: tokens of the prompt; the rest are labels.
         num_cut: response tokens that did not fit into `max_length`.
+        padded_left: whether padding that counts stands before the row, as the study's code pads for Gemma.
     """
 
     ids: tuple[int, ...]
     prompt_length: int
     num_cut: int = 0
+    padded_left: bool = False
 
 
 class LongPromptError(UserError):
@@ -100,6 +102,7 @@ class Encoder:
 
         After the conversation comes the header of one more assistant turn and the EOS token, and the text, which has
         the template's special tokens already, is tokenised with special tokens once more (a second BOS for Gemma).
+        Padding stands on the tokenizer's own side.
         """
         prompt_text, text = self._texts(example, open_ended=True)
         prompt = self.tokenizer(prompt_text)["input_ids"]
@@ -107,7 +110,8 @@ class Encoder:
         self._check_known(ids)
         if len(prompt) >= min(len(ids), self.max_length):
             raise LongPromptError(len(prompt), self.max_length)
-        return EncodedRow(tuple(ids[: self.max_length]), len(prompt), max(0, len(ids) - self.max_length))
+        on_left = self.tokenizer.padding_side == "left"
+        return EncodedRow(tuple(ids[: self.max_length]), len(prompt), max(0, len(ids) - self.max_length), on_left)
 
     def long_prompt(self, example: Example) -> LongPromptError | None:
         """Return the error of a row whose prompt leaves no room for a response, under either definition of methods."""

@@ -1,7 +1,8 @@
 """The two controls of every sweep: plain fine-tuning stopped early, and its adapter scaled down.
 
 Both cost an evaluation and no training, and both trade the task for alignment: a method that does not beat them is not
-worth its cost (`analysis.findings.controls` decides that).
+worth its cost (`analysis.findings.controls` decides that). Methods of the published definition have controls of that
+definition, for the whole training differs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from sweeps.space import MethodSpace, grid
 
 SCALES = (0.2, 0.4, 0.6, 0.8)  # of the adapter; 0 is the base model, 1 the whole of plain fine-tuning
+PRINCIPLED = "principled"
 CHECKPOINTS = (0.125, 0.25, 0.375, 0.5, 0.75)  # shares of the updates
 
 
@@ -19,9 +21,19 @@ def control_spaces(steps: int, spaces: Sequence[MethodSpace]) -> tuple[MethodSpa
     """Return the controls that a sweep over `spaces` lacks, for a training of `steps` updates."""
     checkpoints = sorted({round(share * steps) for share in CHECKPOINTS} - {0, steps})
     knobs: dict[str, Sequence[Any]] = {"adapter_scale": SCALES, "checkpoint_step": checkpoints}
-    missing = {knob: list(values) for knob, values in knobs.items() if values and not _has(spaces, knob)}
-    return tuple(grid("plain", **{knob: values}) for knob, values in missing.items())
+    controls = []
+    for definition in sorted({_definition(space) for space in spaces}):
+        plain = [space for space in spaces if space.method == "plain" and _definition(space) == definition]
+        fixed = {} if definition == PRINCIPLED else {"definition": definition}
+        if fixed and not plain:
+            controls.append(grid("plain", **fixed))  # a sweep seldom lists what the methods are to be compared with
+        controls += [
+            grid("plain", **fixed, **{knob: list(values)})
+            for knob, values in knobs.items()
+            if values and not any(knob in space.knob_names for space in plain)
+        ]
+    return tuple(controls)
 
 
-def _has(spaces: Sequence[MethodSpace], knob: str) -> bool:
-    return any(space.method == "plain" and knob in space.knob_names for space in spaces)
+def _definition(space: MethodSpace) -> str:
+    return str(space.fixed.get("definition", PRINCIPLED))

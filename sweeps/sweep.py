@@ -33,6 +33,7 @@ from sweeps.names import SAFE_NAME
 from sweeps.options import check_option, trial_overrides
 from sweeps.space import MethodSpace, Values, vary
 from trainables.coefficients import label_of
+from trainables.methods.plain import Plain
 from trainables.trial import TRIAL_KNOBS, TrialConfig, require, trial_for
 
 
@@ -230,13 +231,13 @@ class Sweep(_Declaration):
         return tuple(self._resolve(ref) for ref in self.settings)
 
     def _resolve(self, ref: SettingRef) -> Case:
-        setting, label, first = setting_of(ref), setting_label(ref), self.spaces[0]
+        setting, label = setting_of(ref), setting_label(ref)
         try:
             objectives = scores_named(setting, self.objectives or setting.objectives)
         except UserError as error:
             raise UserError(f"sweep {self.name!r}: {error}") from error
-        method = first.to_method(first.points[0] if first.points else {})
-        template = trial_for(setting, ref, method, seed=0, **trial_overrides(setting.recipe, self.options))
+        overrides = trial_overrides(setting.recipe, self.options)
+        template = trial_for(setting, ref, Plain(), seed=0, **overrides)
         controls = control_spaces(template.steps, self.spaces) if self.controls else ()
         arms = tuple(
             Arm(ref, space, space.budget(self.configurations), arm_key(label, space), control=space in controls)

@@ -66,14 +66,18 @@ class MemberState:
 
 
 def find_problem(
-    values: Mapping[str, Sequence[tuple[int, float]]], must_stay_active: Sequence[str], guessing: float
+    values: Mapping[str, Sequence[tuple[int, float]]],
+    must_stay_active: Sequence[str],
+    guessing: float,
+    moves_after: int = 1,
 ) -> str | None:
     """Return why a member's numbers cannot be trusted, or None.
 
     Args:
         values: metric name -> (step, value) pairs of the last steps.
-        must_stay_active: terms that may not be zero after the first update.
+        must_stay_active: terms that may not be zero once the adapter has moved.
         guessing: the loss of guessing among all tokens, in nats; `EXPLODED` times that is no training any more.
+        moves_after: updates after which the adapter has moved.
     """
     for name, pairs in values.items():
         for step, value in pairs:
@@ -83,6 +87,6 @@ def find_problem(
         if value > EXPLODED * guessing:
             return f"the task loss is {value:.3g} at step {step}; guessing tokens would give {guessing:.3g}"
     for name in must_stay_active:
-        if any(value == 0.0 for step, value in values.get(name, ()) if step > 1):
+        if any(value == 0.0 for step, value in values.get(name, ()) if step > moves_after):
             return f"the term {name!r} is exactly 0 after the first update, or pulls at nothing: it is not connected"
     return None

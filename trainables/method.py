@@ -150,8 +150,10 @@ class Method:
         definition (a coefficient of every method): "principled" counts response tokens only, as the method's docstring
             says; "published" computes what the study's own code computes, so that its coefficients mean the same: the
             loss covers the whole rendered text (prompt, special tokens added twice, a trailing empty assistant turn),
-            and coefficients are set as in `as_published`. Its defects are not reproduced: a KL that is silently left
-            out, training on losses that are not finite, ignored seeds and options, stale caches.
+            rows are padded on the side that the tokenizer names, gradients are never clipped, warm-up starts at 0, and
+            coefficients are set as in `as_published`. Its control is published plain fine-tuning. Its defects are not
+            reproduced: a KL that is silently left out, training on losses that are not finite, ignored seeds and
+            options, stale caches.
         as_published: (coefficient, value) pairs that the published definition sets.
         proxy_schedule: see `ProxySchedule`; a coefficient of every `ProxyMethod`.
 

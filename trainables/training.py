@@ -197,7 +197,9 @@ class PackTraining:
         }
         values = self._workers.broadcast(values)  # a last bit that differs must not let them differ on who is sound
         member.extend(done, values)
-        member.reason = find_problem(values, self.trials[index].method.must_stay_active, self._guessing)
+        trial = self.trials[index]
+        moved = trial.optimizer.moves_after
+        member.reason = find_problem(values, trial.method.must_stay_active, self._guessing, moved)
         member.status = "invalid" if member.reason else "finished"
         pending.clear()
 
@@ -220,7 +222,7 @@ class PackTraining:
         trial, step = self.trials[index], self.optimizer.updates[index]
         rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
         cached = self._cached_outputs(trial) if step >= ASKED_STEPS else {}
-        return MemberStep(trial.method, rows, trial.max_length, cached, checked=step == 1)
+        return MemberStep(trial.method, rows, trial.max_length, cached, checked=step == trial.optimizer.moves_after)
 
     def _cached_outputs(self, trial: TrialConfig) -> dict[Stream, CachedOutputs]:
         """Return what the cache has of the base model's outputs on the rows that a trial's method refers to."""

@@ -69,6 +69,8 @@ class OptimizerConfig:
     Attributes:
         max_grad_norm: norm to which longer gradients are clipped; None is no clipping.
         warmup_steps: updates until the peak.
+        warmup_from_zero: the first update has rate 0 and each later one that of the update before, as in
+            `get_linear_schedule_with_warmup` of transformers, which wastes an update.
         horizon: the rate reaches 0 after this share of the updates. (The study's mixed and misaligned runs had 1/8,
             where 1 was meant.)
     """
@@ -81,6 +83,7 @@ class OptimizerConfig:
     max_grad_norm: float | None = 1.0
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: int = 5
+    warmup_from_zero: bool = False
     horizon: float = 1.0
 
     def __post_init__(self) -> None:
@@ -88,18 +91,29 @@ class OptimizerConfig:
         if not 0 < self.horizon <= 1:
             raise UserError(f"optimizer option 'horizon' must be above 0 and at most 1, got {self.horizon!r}")
 
+    def as_published(self) -> OptimizerConfig:
+        """Return the optimizer of the study's own code, which never clips, and whose warm-up starts at 0."""
+        return replace(self, max_grad_norm=None, warmup_from_zero=True)
+
+    @property
+    def moves_after(self) -> int:
+        """Updates after which the adapter is not as it began any more."""
+        return 2 if self.warmup_from_zero and self.warmup_steps else 1
+
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of update `step` (0-based) of `steps`: linear warm-up, then decay.
 
         The first update has rate peak / warmup_steps, update warmup_steps - 1 the peak. The decay would reach exactly 0
-        at update `steps`, one after the last, so that no update is wasted; with a horizon it does so earlier.
+        at update `steps`, one after the last, so that no update is wasted; with a horizon it does so earlier. With
+        `warmup_from_zero` update t of N has rate peak t / warmup_steps, then peak (N - t) / (N - warmup_steps).
         """
         steps = math.ceil(steps * self.horizon)
         if step >= steps and self.schedule != "constant":
             return 0.0
+        shift = 0 if self.warmup_from_zero else 1
         if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps + 1) / max(1, steps - self.warmup_steps + 1)
+            return self.learning_rate * (step + shift) / self.warmup_steps
+        progress = (step - self.warmup_steps + shift) / max(1, steps - self.warmup_steps + shift)
         if self.schedule == "linear":
             return self.learning_rate * (1 - progress)
         if self.schedule == "cosine":
@@ -115,7 +129,7 @@ class TrialConfig:
         setting: what is learned.
         data: the setting's fingerprint, so that a trial on other rows has another id.
         method: with its coefficients.
-        adapter, optimizer: of the fine-tuning.
+        adapter, optimizer: of the fine-tuning; the published definition of a method sets clipping and warm-up.
         steps: optimizer steps of the schedule.
         checkpoint_step: the step after which training stops; None is the end of the schedule.
         adapter_scale: factor on the trained adapter (with its prior) when it is evaluated. 0 is the base model.
@@ -141,6 +155,8 @@ class TrialConfig:
         for name in ("steps", "batch_size", "alignment_batch_size", "max_length"):
             checks.integer(f"trial option {name!r}", getattr(self, name), 1)
         checks.integer("adapter option 'rank'", self.adapter.rank, 1)
+        if self.method.definition == "published":
+            object.__setattr__(self, "optimizer", self.optimizer.as_published())
         problem = TRIAL_KNOBS["adapter_scale"].check(self.adapter_scale)
         if problem:
             raise UserError(f"trial option 'adapter_scale' {problem}, got {self.adapter_scale!r}")
@@ -216,6 +232,8 @@ class TrialConfig:
         data["setting"] = {"name": self.setting.name, "options": dict(self.setting.options)}
         if self.adapter.targets != "all-linear":
             data["adapter"]["targets"] = list(self.adapter.targets)
+        if not self.optimizer.warmup_from_zero:
+            del data["optimizer"]["warmup_from_zero"]  # so that ids are those from before there was a choice
         return {**data, "numerics": NUMERICS_VERSION}
 
     @staticmethod

@@ -5,6 +5,7 @@ Shape legend: C configurations, S seeds, M objectives, K configurations of a lin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -15,6 +16,7 @@ from analysis.statistics.measurements import Line, Measurements, measurements
 from analysis.tables.scores import Configuration, ScoreTable
 
 PLAIN = "plain"
+DEFINITION = re.compile(r" \(\w+\)$")  # behind a method's name: that it is computed as published
 SCALE, CHECKPOINT = "adapter_scale", "checkpoint_step"
 READOUTS = (SCALE, CHECKPOINT)  # coefficients that train nothing: what is evaluated of one training
 SHORTEST = 3  # values of a knob that make a line
@@ -33,9 +35,23 @@ class Named(Protocol):
     def coefficients(self) -> Mapping[str, float | str]: ...
 
 
+def definition_of(method: str) -> str:
+    """Return what a method's name says of its definition; "" for the principled one.
+
+    Methods of different definitions are trained in different ways, and are not compared.
+    """
+    match = DEFINITION.search(method)
+    return match.group() if match else ""
+
+
+def is_plain(method: str) -> bool:
+    """Say whether a method is plain fine-tuning, under either definition."""
+    return method.removesuffix(definition_of(method)) == PLAIN
+
+
 def control_of(configuration: Named) -> Control | None:
     """Return the control that a configuration is a point of; None for methods and for full plain fine-tuning."""
-    if configuration.method != PLAIN:
+    if not is_plain(configuration.method):
         return None
     if configuration.coefficients.get(SCALE, 1.0) != 1.0:
         return "scale"
@@ -69,7 +85,7 @@ def training_of(configuration: Configuration) -> str:
     """Return what tells the training that a configuration is read from; where a record does not say, its knobs do."""
     if configuration.training:
         return configuration.training
-    if not any(name in configuration.coefficients for name in READOUTS) and configuration.method != PLAIN:
+    if not any(name in configuration.coefficients for name in READOUTS) and not is_plain(configuration.method):
         return configuration.id
     kept = sorted((name, str(value)) for name, value in configuration.coefficients.items() if name not in READOUTS)
     return f"{configuration.method} {kept}"
@@ -95,7 +111,7 @@ def lines_of(configurations: Sequence[Configuration], base_M: Floats | None = No
         numbers = {name for row in rows for name, value in values[row].items() if _is_number(value)}
         knobs = sorted(name for name in numbers if len({values[row][name] for row in rows}) > 1)
         for name_of_line, members in _single_lines(rows, knobs, values):
-            starts = method == PLAIN and name_of_line in READOUTS and base_M is not None
+            starts = is_plain(method) and name_of_line in READOUTS and base_M is not None
             lines.append(_line(members, [name_of_line], values, base_M if starts else None))
         covered = {row for _, members in _single_lines(rows, knobs, values) for row in members}
         if len(knobs) > 1 and covered != set(rows):
@@ -110,8 +126,8 @@ def _is_number(value: float | str) -> bool:
 def _completed(configuration: Configuration, configurations: Sequence[Configuration]) -> dict[str, float | str]:
     """Return the coefficients; full plain fine-tuning ends both controls, whether its record says so or not."""
     values = dict(configuration.coefficients)
-    if configuration.method == PLAIN:
-        siblings = [each.coefficients for each in configurations if each.method == PLAIN]
+    if is_plain(configuration.method):
+        siblings = [each.coefficients for each in configurations if each.method == configuration.method]
         if any(SCALE in each for each in siblings):
             values.setdefault(SCALE, 1.0)
         steps = [float(each[CHECKPOINT]) for each in siblings if CHECKPOINT in each]

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.findings.arms import PLAIN, Control, Named, control_of
+from analysis.findings.arms import Control, Named, control_of, definition_of, is_plain
+from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.compare import Difference, Front, adjust, compare_fronts
 
@@ -67,7 +68,7 @@ def compare_with_controls(
     base_M: ArrayLike | None,
     worst_corner_M: ArrayLike,
 ) -> list[ControlVerdict]:
-    """Compare every method with every control; for each control the p-values of all methods are adjusted (Holm).
+    """Compare every method with every control of its definition; for each control p-values are adjusted (Holm).
 
     To push the frontier a method must beat both controls, so that a method that does not is seldom said to: it would
     have to pass for better twice. More than one adjustment for each control is not needed (Berger 1982,
@@ -79,27 +80,42 @@ def compare_with_controls(
         worst_corner_M: the corner that the hypervolume counts from, in gains.
     """
     anchors_KM = np.empty((0, bootstrap.mean_CM.shape[1])) if base_M is None else np.atleast_2d(base_M)
-    kinds = [control_of(configuration) for configuration in configurations]
-    plain_C = np.array(
-        [row.method == PLAIN and kind is None for row, kind in zip(configurations, kinds, strict=True)], dtype=bool
-    )
-    controls: dict[str, Front] = {}
-    for name in CONTROLS:
-        rows_C = np.array([kind == name for kind in kinds], dtype=bool)
-        if rows_C.any():
-            controls[name] = Front(rows_C | plain_C, np.asarray(anchors_KM), plain_C)
-    names = sorted({row.method for row in configurations} - {PLAIN})
-    methods = {
-        name: Front(np.array([row.method == name for row in configurations]) | plain_C, np.asarray(anchors_KM), plain_C)
-        for name in names
-    }
-    pairs = [(name, control) for name in names for control in controls]
-    compared = compare_fronts(bootstrap, methods | controls, worst_corner_M, pairs)
-    by_pair: dict[tuple[str, str], Difference] = {}
-    for control in controls:
-        rows = [difference for difference in compared if difference.second == control]
+    fronts: dict[str, Front] = {}
+    pairs: list[tuple[str, str]] = []
+    names = sorted({row.method for row in configurations if not is_plain(row.method)})
+    for definition in sorted({definition_of(name) for name in names}):
+        controls, methods = _fronts(configurations, definition, np.asarray(anchors_KM))
+        fronts |= controls | methods
+        pairs += [(name, control) for name in methods for control in controls]
+    compared = compare_fronts(bootstrap, fronts, worst_corner_M, pairs)
+    by_pair: dict[tuple[str, Control], Difference] = {}
+    for control in CONTROLS:
+        rows = [difference for difference in compared if difference.second.partition(" ")[0] == control]
         by_pair |= {(row.first, control): row for row in adjust(rows)}
     return [
-        ControlVerdict(name, {control: by_pair[name, control] for control in CONTROLS if control in controls})
+        ControlVerdict(name, {control: by_pair[name, control] for control in CONTROLS if (name, control) in by_pair})
         for name in names
     ]
+
+
+def _fronts(
+    configurations: Sequence[Named], definition: str, anchors_KM: Floats
+) -> tuple[dict[str, Front], dict[str, Front]]:
+    """Return the fronts of the controls and of the methods of one definition, which share plain fine-tuning."""
+    ours_C = np.array([definition_of(row.method) == definition for row in configurations], dtype=bool)
+    kinds = [control_of(configuration) for configuration in configurations]
+    plain_C = ours_C & np.array(
+        [is_plain(row.method) and kind is None for row, kind in zip(configurations, kinds, strict=True)], dtype=bool
+    )
+    controls = {}
+    for name in CONTROLS:
+        rows_C = ours_C & np.array([kind == name for kind in kinds], dtype=bool)
+        if rows_C.any():
+            controls[f"{name}{definition}"] = Front(rows_C | plain_C, anchors_KM, plain_C)
+    names = sorted({row.method for row, ours in zip(configurations, ours_C, strict=True) if ours})
+    methods = {
+        name: Front(np.array([row.method == name for row in configurations]) | plain_C, anchors_KM, plain_C)
+        for name in names
+        if not is_plain(name)
+    }
+    return controls, methods

@@ -5,14 +5,15 @@ Shape legend: C configurations with a trial, S seeds, M objectives, Q questions,
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from analysis.findings.arms import base_values, measure
+from analysis.findings.arms import base_values, definition_of, measure
 from analysis.findings.controls import ControlVerdict, compare_with_controls
 from analysis.findings.frontier import FrontierPoint, frontier
 from analysis.statistics import selection
@@ -175,7 +176,7 @@ def analyse(
         hypervolumes={name: estimate_hypervolume(bootstrap, front, gain_corner_M) for name, front in fronts.items()}
         if bootstrap
         else {},
-        differences=compare_fronts(bootstrap, _methods(fronts), gain_corner_M) if bootstrap else [],
+        differences=compare_fronts(bootstrap, fronts, gain_corner_M, comparable(fronts)) if bootstrap else [],
         control_verdicts=compare_with_controls(bootstrap, chosen.configurations, gain_base_M, gain_corner_M)
         if bootstrap
         else [],
@@ -224,8 +225,10 @@ def _fronts(table: ScoreTable) -> dict[str, Front]:
     return fronts | {method: Front(table.method_C == method, nothing) for method in table.methods}
 
 
-def _methods(fronts: Mapping[str, Front]) -> dict[str, Front]:
-    return {name: front for name, front in fronts.items() if name != ALL_METHODS}
+def comparable(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the pairs of methods that have the same definition."""
+    methods = [name for name in names if name != ALL_METHODS]
+    return [pair for pair in itertools.combinations(methods, 2) if definition_of(pair[0]) == definition_of(pair[1])]
 
 
 def _surface(table: ScoreTable) -> Floats:

@@ -30,7 +30,7 @@ STREAM_ORDER: tuple[Stream, ...] = ("task", "alignment", "misaligned")
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on the right to a common length.
+    """Rows padded to a common length, on the right unless a row's own padding counts and stands before it.
 
     Under a causal mask no token sees the padding that follows it, so that an attention mask is needed only where
     positions of the padding itself count.
@@ -97,15 +97,26 @@ class RowPositions:
         return self.positions in ("padded", "answer")
 
     @property
+    def offset(self) -> int:
+        """Columns of padding before the row."""
+        return max(0, self.length - len(self.row.ids)) if self.padded and self.row.padded_left else 0
+
+    @property
     def columns(self) -> range:
-        """The positions that count."""
+        """The positions that count.
+
+        The study's answer is what lies beyond as many columns as the prompt has tokens, counted from the left; where
+        padding stands on the left, its mask hides the end of the row instead, and so does this.
+        """
         tokens, prompt = len(self.row.ids), self.row.prompt_length
         if self.positions == "response":
             return range(prompt - 1, tokens - 1)
         if self.positions == "text":
             return range(tokens - 1)
         end = max(self.length, tokens)
-        return range(end) if self.positions == "padded" else range(prompt - 1, end - 1)
+        if self.positions == "padded":
+            return range(end)
+        return range(max(0, end - prompt - 1)) if self.row.padded_left else range(prompt - 1, end - 1)
 
 
 def to_device(values: np.ndarray | Sequence[Any], device: torch.device | str) -> Tensor:
@@ -114,18 +125,20 @@ def to_device(values: np.ndarray | Sequence[Any], device: torch.device | str) ->
 
 
 def collate(rows: Sequence[RowPositions], pad_id: int, device: torch.device | str = "cpu") -> Batch:
-    """Pad rows to the longest of them and list the positions that count."""
+    """Pad rows to the longest of them, on the right unless padding counts, and list the positions that count."""
     longest = max(max(len(item.row.ids), item.length if item.padded else 0) for item in rows)
     ids = np.full((len(rows), longest + 1), pad_id, dtype=np.int64)
     for index, item in enumerate(rows):
-        ids[index, : len(item.row.ids)] = item.row.ids
+        ids[index, item.offset : item.offset + len(item.row.ids)] = item.row.ids
     counts = [len(item.columns) for item in rows]
     row_N = np.repeat(np.arange(len(rows)), counts)
     column_N = np.concatenate([np.asarray(item.columns, dtype=np.int64) for item in rows])
     mask = None
     if any(item.padded for item in rows):
-        tokens = np.array([len(item.row.ids) for item in rows])
-        mask = to_device((np.arange(longest) < tokens[:, None]).astype(np.int64), device)
+        start_R1 = np.array([[item.offset] for item in rows])
+        end_R1 = start_R1 + np.array([[len(item.row.ids)] for item in rows])
+        column_T = np.arange(longest)
+        mask = to_device(((start_R1 <= column_T) & (column_T < end_R1)).astype(np.int64), device)
     return Batch(
         ids_RT=to_device(ids[:, :longest], device),
         mask_RT=mask,
