@@ -22,8 +22,8 @@ def control_spaces(steps: int, spaces: Sequence[MethodSpace]) -> tuple[MethodSpa
     checkpoints = sorted({round(share * steps) for share in CHECKPOINTS} - {0, steps})
     knobs: dict[str, Sequence[Any]] = {"adapter_scale": SCALES, "checkpoint_step": checkpoints}
     controls = []
-    for definition in sorted({_definition(space) for space in spaces}):
-        plain = [space for space in spaces if space.method == "plain" and _definition(space) == definition]
+    for definition in sorted({name for space in spaces for name in space.definitions} or {PRINCIPLED}):
+        plain = [space for space in spaces if space.method == "plain" and definition in space.definitions]
         fixed = {} if definition == PRINCIPLED else {"definition": definition}
         if fixed and not plain:
             controls.append(grid("plain", **fixed))  # a sweep seldom lists what the methods are to be compared with
@@ -33,7 +33,3 @@ def control_spaces(steps: int, spaces: Sequence[MethodSpace]) -> tuple[MethodSpa
             if values and not any(knob in space.knob_names for space in plain)
         ]
     return tuple(controls)
-
-
-def _definition(space: MethodSpace) -> str:
-    return str(space.fixed.get("definition", PRINCIPLED))

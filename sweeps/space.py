@@ -58,10 +58,19 @@ class MethodSpace:
         return (self.configurations or configurations) if self.ranges else 1
 
     @property
+    def definitions(self) -> set[str]:
+        """The definitions that its configurations have."""
+        searched = self.ranges.get("definition")
+        if isinstance(searched, ChoiceSpec):
+            return set(map(str, searched.options))
+        listed = (self.fixed, *(self.points or ()))
+        return {str(values["definition"]) for values in listed if "definition" in values} or {"principled"}
+
+    @property
     def title(self) -> str:
         """The method, its definition and the knobs that its configurations differ in, e.g. "plain (adapter_scale)"."""
-        definition = self.fixed.get("definition", "principled")
-        parts = [*([] if definition == "principled" else [definition]), *sorted(self.knob_names)]
+        named = self.definitions if self.definitions != {"principled"} else set()
+        parts = [*sorted(named), *sorted(self.knob_names)]
         return f"{self.method} ({', '.join(parts)})" if parts else self.method
 
     def to_method(self, values: Values) -> Method:

@@ -77,6 +77,18 @@ def test_controls_that_a_sweep_lists_are_not_added() -> None:
     assert [space.title for space in control_spaces(1, [])] == ["plain (adapter_scale)"]
 
 
+def test_published_methods_have_published_controls() -> None:
+    """And plain fine-tuning itself, which nobody lists under that definition."""
+    spaces = [grid("plain"), grid("kl_penalty", beta=[1.0], definition="published")]
+    assert [space.title for space in control_spaces(48, spaces)] == [
+        "plain (adapter_scale)",
+        "plain (checkpoint_step)",
+        "plain (published)",
+        "plain (published, adapter_scale)",
+        "plain (published, checkpoint_step)",
+    ]
+
+
 def test_controls_must_be_said_plainly(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="controls must be true or false, got 'no'"):
         toy_sweep(tmp_path, controls="no")

@@ -1,0 +1,54 @@
+"""A method is compared with the controls of its own definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analysis.findings.controls import compare_with_controls
+from analysis.findings.findings import ALL_METHODS, comparable
+from analysis.statistics.bootstrap import Bootstrap
+from analysis.statistics.measurements import measurements
+from analysis.tables.scores import Configuration
+
+SCALES = (0.25, 0.5, 0.75)
+
+
+def configurations(suffix: str) -> list[Configuration]:
+    """Plain fine-tuning, its adapter scaled, and a method."""
+    scaled = [
+        Configuration(f"s{scale}{suffix}", f"plain{suffix}", f"adapter_scale={scale}", {"adapter_scale": scale})
+        for scale in SCALES
+    ]
+    return [
+        Configuration(f"plain{suffix}", f"plain{suffix}", "", {"adapter_scale": 1.0}),
+        *scaled,
+        Configuration(f"kl{suffix}", f"kl{suffix}", "beta=1.0", {"beta": 1.0}),
+    ]
+
+
+def test_definitions_are_not_compared() -> None:
+    """Both methods lie at (.7, .7): far above the principled controls and far below the published ones."""
+    rows = configurations("") + configurations(" (published)")
+    weak = [(0.5, 0.1), (0.2, 0.4), (0.3, 0.3), (0.4, 0.2), (0.7, 0.7)]
+    strong = [(0.99, 0.5), (0.8, 0.98), (0.9, 0.96), (0.95, 0.9), (0.7, 0.7)]
+    noise = 0.005 * np.random.default_rng(0).standard_normal((10, 3, 2))
+    values_CSM = np.array(weak + strong)[:, None, :] + noise
+    bootstrap = Bootstrap(measurements(values_CSM, [row.method for row in rows]))
+    verdicts = compare_with_controls(bootstrap, rows, None, [0.0, 0.0])
+    assert {verdict.method: (verdict.beats, verdict.loses) for verdict in verdicts} == {
+        "kl": (("scale",), ()),
+        "kl (published)": ((), ("scale",)),
+    }
+
+
+def test_methods_are_compared_within_a_definition() -> None:
+    names = [ALL_METHODS, "kl_penalty", "kl_penalty (published)", "plain", "plain (published)"]
+    assert comparable(names) == [("kl_penalty", "plain"), ("kl_penalty (published)", "plain (published)")]
+
+
+@pytest.mark.parametrize(("method", "definition"), [("kl_penalty", ""), ("kl_penalty (published)", " (published)")])
+def test_the_name_says_the_definition(method: str, definition: str) -> None:
+    from analysis.findings.arms import definition_of
+
+    assert definition_of(method) == definition
