@@ -85,7 +85,7 @@ class PackTraining:
         trained = {index: saved for index, trial in enumerate(trials) if (saved := trained_adapter(store, trial))}
         priors = {index: saved for index, trial in enumerate(trials) if (saved := prior_adapter(store, trial))}
         configs = [merged_config(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
-        self.adapters = PackedAdapters(base.model, configs, [trial.seed for trial in trials], dtype)
+        self.adapters = PackedAdapters(base.model, configs, [trial.adapter_seed for trial in trials], dtype)
         try:
             self._fill(trained, priors)
         except BaseException:  # other packs need the model

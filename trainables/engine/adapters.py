@@ -183,7 +183,7 @@ class PackedAdapters:
         model: a causal language model whose parameters are frozen.
         configs: one per member, all with the same targets. Ranks may differ: shorter ones are padded with zeros, which
             stay zero, as the gradient of a padded row of A is B's zero column times something, and vice versa.
-        seeds: the seed of each member's initial A.
+        seeds: what each member's initial A is drawn from (`TrialConfig.adapter_seed`).
         dtype: the factors' type.
     """
 
@@ -191,7 +191,7 @@ class PackedAdapters:
         self,
         model: nn.Module,
         configs: Sequence[AdapterConfig],
-        seeds: Sequence[int],
+        seeds: Sequence[int | str],
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if len({config.targets for config in configs}) != 1:
@@ -218,7 +218,7 @@ class PackedAdapters:
             self._initialise(member, config.rank, seed)
         self._priors: dict[int, list[Factors]] = {}
 
-    def _initialise(self, member: int, rank: int, seed: int) -> None:
+    def _initialise(self, member: int, rank: int, seed: int | str) -> None:
         """Draw A uniformly in +- 1/sqrt(I) from the seed and the layer's name alone; B is zero (PEFT's default)."""
         for name, layer in self.layers.items():
             generator = torch.Generator().manual_seed(_seed_of(seed, name))
@@ -396,5 +396,5 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
-def _seed_of(seed: int, name: str) -> int:
+def _seed_of(seed: int | str, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
