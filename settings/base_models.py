@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from settings.common.content import content_id
 from settings.example import Example
 
-TUNING_SEEDS = 2**32  # the seeds of tuned models lie above those that a sweep would name
+TUNING_SEEDS = 2**31  # the seeds of tuned models lie above those that a sweep would name
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Shape legend: R rows of a forward pass, one per member and prompt; D hidden widt
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -27,7 +28,7 @@ def generate(
     *,
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
-    seeds: Sequence[int] = (),
+    seeds: Sequence[int | str] = (),
     max_new_tokens: int,
     stop_ids: frozenset[int],
     pad_id: int,
@@ -41,8 +42,9 @@ def generate(
     Args:
         prompts: tokens of each prompt, up to the place where the reply starts.
         adapters, members: the members that reply; without adapters the base model replies.
-        seeds: one per member; used when sampling. A reply depends on its member's weights and seed and on the place of
-            its prompt in the list, and not on other members.
+        seeds: one per member; used when sampling, and different for lists of prompts whose draws shall differ. A reply
+            depends on its member's weights and seed and on the place of its prompt in the list, and not on other
+            members.
         max_new_tokens: longest reply.
         stop_ids: tokens that end a reply; they are not part of it.
         temperature: 0 is greedy.
@@ -76,10 +78,16 @@ def _chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def _uniforms(seeds: Sequence[int], num_prompts: int, num_tokens: int) -> np.ndarray:
+def _uniforms(seeds: Sequence[int | str], num_prompts: int, num_tokens: int) -> np.ndarray:
     """Draw a number in [0, 1) per member, prompt and token, `[members, prompts, tokens]`, from (seed, prompt) alone."""
-    rows = [[np.random.default_rng([seed, index]).random(num_tokens) for index in range(num_prompts)] for seed in seeds]
+    rows = [[_generator(seed, place).random(num_tokens) for place in range(num_prompts)] for seed in seeds]
     return np.asarray(rows)
+
+
+def _generator(seed: int | str, place: int) -> np.random.Generator:
+    """Return a generator that shares its numbers with none of another purpose, such as the order of the rows."""
+    digest = hashlib.sha256(f"reply/{seed}/{place}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
