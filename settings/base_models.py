@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from settings.common.content import content_id
 from settings.example import Example
 
+TUNING_SEEDS = 2**31  # the seeds of tuned models lie above those that a sweep would name
+
 
 @dataclass(frozen=True)
 class PretrainedModel:
@@ -133,7 +135,7 @@ class TunedModel:
         start: what is fine-tuned.
         rows: what it is taught.
         recipe: how, as plain fine-tuning.
-        seed: of the adapter's initial weights and the order of the rows.
+        seed: of the adapter's initial weights and the order of the rows (`training_seed`).
     """
 
     start: PretrainedModel
@@ -151,10 +153,15 @@ class TunedModel:
         """The source of the model that this one is tuned from."""
         return self.start.source
 
+    @property
+    def training_seed(self) -> int:
+        """The seed that the training draws from: none of a trial, as trials' adapters lie on top of this one."""
+        return TUNING_SEEDS + self.seed
+
     def to_json(self) -> dict[str, Any]:
         """Return what identifies the model."""
         rows = content_id([row.to_json() for row in self.rows])
-        return {"start": self.start.to_json(), "rows": rows, "recipe": asdict(self.recipe), "seed": self.seed}
+        return {"start": self.start.to_json(), "rows": rows, "recipe": asdict(self.recipe), "seed": self.training_seed}
 
 
 BaseModel = PretrainedModel | NanoModel | TunedModel

@@ -185,6 +185,8 @@ class Evaluation:
             "scores": [score.name for score in self.scores],
             "observe": [self.observe, self.max_new_tokens, self.temperature],
         }
+        if self.temperature > 0:
+            data["draws"] = "of this evaluation alone"  # those of older versions were other evaluations' as well
         if self.top_p != 1.0:
             data["top_p"] = self.top_p
         if self.rubrics:

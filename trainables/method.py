@@ -287,6 +287,14 @@ class Method:
             object.__setattr__(self, name, published)
 
     @property
+    def revision(self) -> int:
+        """How often trials of this method, as it is set, have come to give other numbers while those of others did not.
+
+        Part of a trial's identity. 1 where a prior lies beneath the adapter, which once started as a copy of it.
+        """
+        return int(self.prior_is_active)
+
+    @property
     def name(self) -> str:
         """The name of the file that defines the method."""
         return type(self).__module__.rpartition(".")[2]
@@ -310,7 +318,7 @@ class Method:
 
     @property
     def is_neutral(self) -> bool:
-        """Whether a coefficient has the value at which the method is plain fine-tuning."""
+        """Whether the losses add nothing to the task's: a coefficient has the value of plain fine-tuning."""
         specs = {item.name: item.metadata[SPACE] for item in coefficients(type(self))}
         return any(getattr(self, name) == getattr(spec, "neutral", None) for name, spec in specs.items())
 

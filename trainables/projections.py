@@ -107,16 +107,36 @@ def remove(
         vector: g.
         along: the columns of A, each tensors of the shapes of g. Zero columns change nothing.
         share: how much of the part is taken out; 1 makes g' orthogonal to all columns.
-        only_conflict: leave out the columns with <g, a> >= 0.
+        only_conflict: take out as little as leaves no column with <g', a> < 0, and nothing where there is none before:
+            with a share of 1, g' is the nearest vector to g that conflicts with no column (Lopez-Paz & Ranzato 2017,
+            arXiv:1706.08840). Columns without a part in it are left out of A. Leaving out those with
+            <g, a> >= 0 would not do: to be orthogonal to the others may turn g' against these.
     """
     columns_MP = torch.stack([_flat(column) for column in along]).double()
     inner_M = columns_MP @ _flat(vector).double()
     if only_conflict:
-        columns_MP, inner_M = columns_MP[inner_M < 0], inner_M[inner_M < 0]
+        binding_M = _binding(columns_MP @ columns_MP.T, inner_M)
+        columns_MP, inner_M = columns_MP[binding_M], inner_M[binding_M]
     weights_M = torch.linalg.pinv(columns_MP @ columns_MP.T, rtol=RANK_TOLERANCE, hermitian=True) @ inner_M
     part = (weights_M @ columns_MP).to(vector[0])
     pieces = part.split([tensor.numel() for tensor in vector])
     return [tensor - share * piece.view(tensor.shape) for tensor, piece in zip(vector, pieces, strict=True)]
+
+
+def _binding(gram_MM: Tensor, inner_M: Tensor) -> Tensor:
+    """Return which columns of A the nearest vector g' to g with A^T g' >= 0 is made orthogonal to.
+
+    By duality g' = g + A w with the w >= 0 that minimises ||g + A w||; A^T A and A^T g are all that this depends on.
+    """
+    from scipy.optimize import nnls
+
+    squares_M, directions_MM = torch.linalg.eigh(gram_MM)
+    kept = squares_M > RANK_TOLERANCE * squares_M[-1].clamp_min(TINY)
+    roots_M = squares_M[kept].sqrt()
+    matrix = roots_M[:, None] * directions_MM[:, kept].T
+    target_M = directions_MM[:, kept].T @ -inner_M / roots_M
+    weights, _ = nnls(matrix.cpu().numpy(), target_M.cpu().numpy())
+    return torch.from_numpy(weights > 0).to(inner_M.device)
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from settings.setting import Setting, Stream
 from trainables import checkpoint
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.base import LoadedBase
-from trainables.engine.forward import check_head
+from trainables.engine.forward import check_architecture
 from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.peft_format import from_peft
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
@@ -78,14 +78,14 @@ class PackTraining:
         self._store, self._snapshots, self._references = store, frozenset(snapshots), references
         self._rows_per_forward, self._gradient_checkpointing = rows_per_forward, gradient_checkpointing
         self._outputs_by_key: dict[tuple[object, ...], CachedOutputs | None] = {}
-        check_head(base.model)
+        check_architecture(base.model, trials[0].adapter)
         self.encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
         self.members = [MemberState() for _ in trials]
         self._guessing = math.log(base.model.config.get_text_config().vocab_size)  # nats
         trained = {index: saved for index, trial in enumerate(trials) if (saved := trained_adapter(store, trial))}
         priors = {index: saved for index, trial in enumerate(trials) if (saved := prior_adapter(store, trial))}
         configs = [merged_config(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
-        self.adapters = PackedAdapters(base.model, configs, [trial.seed for trial in trials], dtype)
+        self.adapters = PackedAdapters(base.model, configs, [trial.adapter_seed for trial in trials], dtype)
         try:
             self._fill(trained, priors)
         except BaseException:  # other packs need the model

@@ -18,7 +18,8 @@ from trainables.coefficients import RangeSpec
 from trainables.method import BatchSizes, Method
 
 # Part of every trial's identity. Raise it when the same configuration would give other numbers than before, so that
-# results of two versions of the training code are never taken for one another.
+# results of two versions of the training code are never taken for one another. Where only some methods' trials change,
+# `Method.revision` is raised instead, and all others stay what they are.
 NUMERICS_VERSION = 2
 
 # What a sweep may vary besides a method's coefficients, with the values that make sense.
@@ -29,6 +30,11 @@ TRIAL_KNOBS: Mapping[str, RangeSpec] = {
     "alignment_batch_size": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "learning_rate": RangeSpec(0, math.inf, log=True, at_least=0, at_most=math.inf),
 }
+
+
+def _numerics(method: Method) -> int | str:
+    """Return the version of the numbers of a method's trials, e.g. 2, or "2.1" after the method's first revision."""
+    return f"{NUMERICS_VERSION}.{method.revision}" if method.revision else NUMERICS_VERSION
 
 
 def _make_floats(config: Any, *names: str) -> None:
@@ -200,6 +206,20 @@ class TrialConfig:
         method = self.method.prior
         return None if method is None else replace(self, method=method, checkpoint_step=None, adapter_scale=1.0)
 
+    @property
+    def num_beneath(self) -> int:
+        """How many adapters lie frozen beneath the trained one."""
+        return 1 + self.prior.num_beneath if self.prior and self.method.prior_is_active else 0
+
+    @property
+    def adapter_seed(self) -> str:
+        """What the adapter's initial weights are drawn from.
+
+        The seed alone, so that all configurations start alike; above others also the place, so that no adapter of a
+        trial starts in the row space of one beneath it.
+        """
+        return f"{self.seed}/above {self.num_beneath}" if self.num_beneath else f"{self.seed}"
+
     @cached_property
     def full_training(self) -> TrialConfig:
         """The full-length training that this trial reads from; the trial itself unless it is a readout."""
@@ -234,22 +254,23 @@ class TrialConfig:
             data["adapter"]["targets"] = list(self.adapter.targets)
         if not self.optimizer.warmup_from_zero:
             del data["optimizer"]["warmup_from_zero"]  # so that ids are those from before there was a choice
-        return {**data, "numerics": NUMERICS_VERSION}
+        return {**data, "numerics": _numerics(self.method)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TrialConfig:
         """Return the trial that `to_json` wrote. Raise UserError where another version of the code wrote it."""
         values = dict(data)
+        described = dict(values.pop("method"))
+        method = methods.make(described.pop("name"), described)
         version = values.pop("numerics", None)
-        if version != NUMERICS_VERSION:
-            raise UserError(f"trial of numerics version {version}; this code is version {NUMERICS_VERSION}")
-        method = dict(values.pop("method"))
+        if version != _numerics(method):
+            raise UserError(f"trial of numerics version {version}; this code is version {_numerics(method)}")
         adapter = dict(values.pop("adapter"))
         if adapter["targets"] != "all-linear":
             adapter["targets"] = tuple(adapter["targets"])
         return TrialConfig(
             setting=SettingRef(**values.pop("setting")),
-            method=methods.make(method.pop("name"), method),
+            method=method,
             adapter=AdapterConfig(**adapter),
             optimizer=OptimizerConfig(**values.pop("optimizer")),
             **values,

@@ -5,7 +5,8 @@ I2  Up-weighting by 0 gives the task's gradient, by 1 the gradient of the sum of
 I3  A projected gradient is orthogonal to the direction taken out, or no longer conflicts with it.
 I4  DPO's loss is log 2 before the first step, and a step raises the margin.
 I5  Safe LoRA's projection is symmetric and positive semi-definite, and edits the layers of the smallest cosines.
-I6  O-LoRA's overlap is zero for orthogonal row spaces, and its penalty reaches the factors alone.
+I6  O-LoRA's overlap is zero for orthogonal row spaces, and its penalty reaches the factors alone. It starts in a space
+    of its own.
 I7  The learning rate ends at zero, after the horizon if there is one.
 I8  All methods see the same task rows, whatever proxy rows lie beside them.
 """
@@ -26,6 +27,7 @@ from settings.encoding import EncodedRow
 from settings.setting import Stream
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_tokenizer, tiny_trial
 from trainables import methods
+from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import EncodedSetting
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
@@ -310,6 +312,23 @@ def test_i6_the_penalty_reaches_the_factors_alone(tmp_path: Path) -> None:
         expected = 2 * torch.sign(factors.A_RI @ before.A_RI.T) @ before.A_RI
         torch.testing.assert_close(more[0], expected, rtol=0, atol=1e-9)
         torch.testing.assert_close(more[1], torch.zeros_like(more[1]), rtol=0, atol=1e-9)
+
+
+def test_i6_the_adapters_of_a_trial_start_in_row_spaces_of_their_own() -> None:
+    """Two random spaces of rank R in width I share R / I of each other on average, with a deviation below R / (3 I).
+
+    The share is the mean squared cosine of their principal angles: ||Q1 Q2^T||^2 / R. A copy shares all, 1.
+    """
+    rank, width = 8, 512
+    above: Any = methods.make("orthogonal_lora")
+    twice = type("Twice", (type(above),), {"prior": property(lambda self: above), "name": "twice"})()
+    trials = [tiny_trial(method, 3, rank=rank) for method in (above.prior, above, twice)]
+    assert [trial.num_beneath for trial in trials] == [0, 1, 2]
+    model = torch.nn.Sequential(torch.nn.Linear(width, 2))
+    pack = PackedAdapters(model, [trial.adapter for trial in trials], [trial.adapter_seed for trial in trials])
+    spaces = [torch.linalg.qr(pack.member_factors(member)[0].A_RI.T).Q.T for member in range(3)]
+    for one, other in itertools.combinations(spaces, 2):
+        assert float((one @ other.T).square().sum()) / rank == pytest.approx(rank / width, rel=1)
 
 
 # --- I7: the schedule ---

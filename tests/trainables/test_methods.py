@@ -6,6 +6,7 @@ The rows are at most 16 tokens long and two linear layers of each block are adap
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -361,12 +362,12 @@ def neutral() -> list[tuple[str, str, float]]:
 
 
 @pytest.fixture(scope="module")
-def neutral_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Run]:
-    """(method, whether its coefficient is neutral) -> its run; all with one seed, in one pack."""
-    found = {("plain", False): methods.make("plain")}
+def neutral_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str | None], Run]:
+    """(method, which coefficient is neutral) -> its run; all with one seed, in one pack."""
+    found: dict[tuple[str, str | None], Method] = {("plain", None): methods.make("plain")}
     for name, coefficient, value in neutral():
-        found[name, False] = methods.make(name)
-        found[name, True] = methods.make(name, {coefficient: value})
+        found[name, None] = methods.make(name)
+        found[name, coefficient] = methods.make(name, {coefficient: value})
     trials = [small(method) for method in found.values()]
     store = prepare([trial.prior for trial in trials if trial.prior], tmp_path_factory.mktemp("neutral"))
     return dict(zip(found, run(trials, store), strict=True))
@@ -378,12 +379,12 @@ def test_all_but_three_methods_have_a_neutral_value() -> None:
 
 @pytest.mark.parametrize(("name", "coefficient", "value"), neutral())
 def test_the_neutral_value_is_plain(
-    name: str, coefficient: str, value: float, neutral_runs: dict[tuple[str, bool], Run]
+    name: str, coefficient: str, value: float, neutral_runs: dict[tuple[str, str | None], Run]
 ) -> None:
     """To 1e-9 in float64 after 20 steps and `finalize`; and the default is not."""
-    plain = neutral_runs["plain", False]
-    assert gap(neutral_runs[name, True].final_P, plain.final_P) < 1e-9
-    assert gap(neutral_runs[name, False].final_P, plain.final_P) > 1e-5
+    plain = neutral_runs["plain", None]
+    assert gap(neutral_runs[name, coefficient].final_P, plain.final_P) < 1e-9
+    assert gap(neutral_runs[name, None].final_P, plain.final_P) > 1e-5
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -587,6 +588,29 @@ def test_a_cut_term_is_noticed(
     assert pack.members[0].status == "invalid"
     assert any(f"term {term!r} is exactly 0" in str(pack.members[0].reason) for term in method.must_stay_active)
     assert pack.steps_done < STEPS
+
+
+def edges() -> list[tuple[str, str, float]]:
+    """(method, coefficient, value) for every finite end of the values that a number may have."""
+    ends = []
+    for name in ALL:
+        for item in coefficients(methods.get(name)):
+            spec = item.metadata[SPACE]
+            if isinstance(spec, RangeSpec):
+                values = {spec.low, spec.high, spec.at_least, spec.at_most}
+                ends += [(name, item.name, value) for value in sorted(values) if math.isfinite(value)]
+    return ends
+
+
+def test_every_allowed_value_is_valid(tmp_path: Path) -> None:
+    """What a coefficient's documented ends, 0 among them, make of a method still counts."""
+    trials = {edge: small(methods.make(edge[0], {edge[1]: edge[2]}), steps=3) for edge in edges()}
+    store = prepare([trial.prior for trial in trials.values() if trial.prior], tmp_path)
+    pack = Pack(tiny_base(), tiny_setting(), list(trials.values()), torch.float64, store=store)
+    pack.advance(3)
+    ended = {edge: member.reason for edge, member in zip(trials, pack.members, strict=True)}
+    assert {edge: reason for edge, reason in ended.items() if reason} == {}
+    assert ("orthogonal_lora", "lambda1", 0.0) in ended
 
 
 # --- golden losses ---

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -145,6 +147,38 @@ def test_only_conflict_leaves_a_helpful_gradient() -> None:
     for one, other in zip(removed, remove(vector, [against]), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     assert not torch.equal(removed[0], vector[0])
+
+
+def nearest_without_conflict(g_P: Tensor, A_PM: Tensor) -> Tensor:
+    """Return the nearest vector with A^T g' >= 0, by trying every set of columns to be made orthogonal to."""
+    candidates = []
+    for size in range(A_PM.shape[1] + 1):
+        for chosen in itertools.combinations(range(A_PM.shape[1]), size):
+            part_PM = A_PM[:, list(chosen)]
+            candidate_P = g_P - part_PM @ torch.linalg.lstsq(part_PM, g_P).solution if chosen else g_P
+            if bool((A_PM.T @ candidate_P >= -1e-9).all()):
+                candidates.append(candidate_P)
+    return min(candidates, key=lambda candidate_P: float((candidate_P - g_P).norm()))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_only_conflict_leaves_no_conflict_and_as_much_as_it_can(seed: int) -> None:
+    """Orthogonality to the columns that conflict at first would turn the vector against some of the others."""
+    g_P, A_PM = random(seed, 9), random(100 + seed, 9, 5)
+    kept = remove([g_P], [[column] for column in A_PM.T], only_conflict=True)[0]
+    torch.testing.assert_close(kept, nearest_without_conflict(g_P, A_PM), rtol=0, atol=1e-9)
+
+
+def test_directions_that_conflict_only_afterwards_occur() -> None:
+    """g = (0, 1), a = (1, -1), b = (-1, .1): a alone conflicts, and what is orthogonal to it, (.5, .5), does with b.
+
+    The nearest vector that conflicts with neither is 0: a wants x >= y, b wants x <= y / 10, and both want y <= 0.
+    """
+    g_P, a_P, b_P = (torch.tensor(values, dtype=torch.float64) for values in ((0.0, 1.0), (1.0, -1.0), (-1.0, 0.1)))
+    (alone,) = remove([g_P], [[a_P]], only_conflict=True)
+    torch.testing.assert_close(alone, torch.tensor([0.5, 0.5], dtype=torch.float64))
+    (both,) = remove([g_P], [[a_P], [b_P]], only_conflict=True)
+    torch.testing.assert_close(both, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def test_nothing_to_remove_along() -> None:

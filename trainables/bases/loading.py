@@ -17,7 +17,9 @@ from settings.common.content import content_id
 from settings.model_files import check_files, model_directory
 from settings.tokenizer import fit_to_embedding, load_tokenizer
 from trainables.engine.base import LoadedBase
+from trainables.engine.forward import check_architecture
 from trainables.engine.weights import load_model
+from trainables.trial import AdapterConfig
 
 
 def load_pretrained(spec: PretrainedModel, dtype: torch.dtype, device: torch.device | str) -> LoadedBase:
@@ -66,5 +68,6 @@ def _load(
     tokenizer = load_tokenizer(source, revision)
     model = load_model(source, revision, dtype)
     fit_to_embedding(tokenizer, int(model.get_input_embeddings().num_embeddings), source)
-    model.to(device)
-    return model.eval().requires_grad_(False), tokenizer
+    model.to(device).eval().requires_grad_(False)
+    check_architecture(model, AdapterConfig())
+    return model, tokenizer

@@ -66,7 +66,7 @@ def tune(
         recipe=spec.recipe,
         objectives=(),
     )
-    trial = trial_for(setting, SettingRef("tuned"), methods.make("plain"), spec.seed)
+    trial = trial_for(setting, SettingRef("tuned"), methods.make("plain"), spec.training_seed)
     pack = Pack(base, setting, [trial])
     for done in range(trial.steps):
         pack.advance(1)

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from settings.common.errors import UserError
 from trainables.engine.peft_format import from_peft, save_peft, to_peft
+from trainables.engine.targets import sizes_of, target_names, weight_of
 from trainables.projections import Factors
 from trainables.trial import AdapterConfig
 
@@ -50,7 +50,9 @@ class Route:
         """Cut `[rows, ..., F]` into views `[m, n, F]` of m members with n positions: one view, or one per member."""
         if self.even:
             return [rows.reshape(len(self.members), -1, rows.shape[-1])]
-        return [part.reshape(1, -1, rows.shape[-1]) for part in rows.split(self.counts)]
+        per_row = len(rows) // sum(self.counts)  # 1, or its tokens where a layer has them one below the other
+        parts = rows.split([count * per_row for count in self.counts])
+        return [part.reshape(1, -1, rows.shape[-1]) for part in parts]
 
 
 class PackedLinear(nn.Module):
@@ -60,9 +62,10 @@ class PackedLinear(nn.Module):
         prior: A, B and scale of frozen prior adapters, stacked in the same way; None when no member has one.
     """
 
-    def __init__(self, base: nn.Linear, pack: PackedAdapters, A_KRI: Tensor, B_KOR: Tensor) -> None:
+    def __init__(self, base: Any, pack: PackedAdapters, A_KRI: Tensor, B_KOR: Tensor) -> None:
         super().__init__()
         self.base = base
+        self.in_features, self.out_features = sizes_of(base)
         self._pack = [pack]  # in a list, so that the pack's tensors stay outside the model's state
         self.A_KRI, self.B_KOR = A_KRI, B_KOR
         self.prior: tuple[Tensor, Tensor, Tensor] | None = None
@@ -73,14 +76,9 @@ class PackedLinear(nn.Module):
         return self.base.weight
 
     @property
-    def in_features(self) -> int:
-        """The frozen layer's."""
-        return self.base.in_features
-
-    @property
-    def out_features(self) -> int:
-        """The frozen layer's."""
-        return self.base.out_features
+    def weight_OI(self) -> Tensor:
+        """The frozen layer's, whichever way it stores it."""
+        return weight_of(self.base)
 
     @property
     def bias(self) -> Tensor | None:
@@ -96,7 +94,7 @@ class PackedLinear(nn.Module):
             return y
         x = x.to(self.weight.dtype)
         factors = [factor.to(x.dtype) for factor in _of_members(route, self.A_KRI, self.B_KOR, pack.scale_K)]
-        y = _Adapted.apply(x, self.weight, self.bias, *factors, route)
+        y = _Adapted.apply(x, self.weight_OI, self.bias, *factors, route)
         if self.prior is not None:
             y = y + _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.prior)))
         return y
@@ -183,7 +181,7 @@ class PackedAdapters:
         model: a causal language model whose parameters are frozen.
         configs: one per member, all with the same targets. Ranks may differ: shorter ones are padded with zeros, which
             stay zero, as the gradient of a padded row of A is B's zero column times something, and vice versa.
-        seeds: the seed of each member's initial A.
+        seeds: what each member's initial A is drawn from (`TrialConfig.adapter_seed`).
         dtype: the factors' type.
     """
 
@@ -191,7 +189,7 @@ class PackedAdapters:
         self,
         model: nn.Module,
         configs: Sequence[AdapterConfig],
-        seeds: Sequence[int],
+        seeds: Sequence[int | str],
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if len({config.targets for config in configs}) != 1:
@@ -202,28 +200,29 @@ class PackedAdapters:
         if any(isinstance(module, PackedLinear) for module in model.modules()):
             raise RuntimeError("another pack is attached to this model; detach it first")
         names = target_names(model, configs[0])
-        bases = {name: _linear(model, name) for name in names}
+        bases: dict[str, Any] = {name: model.get_submodule(name) for name in names}
         device = bases[names[0]].weight.device
         self.scale_K = torch.tensor([config.scale for config in configs], dtype=dtype, device=device)
-        sizes = [self.rank * features for base in bases.values() for features in (base.in_features, base.out_features)]
+        sizes = [self.rank * features for base in bases.values() for features in sizes_of(base)]
         self.theta_KP = torch.zeros(self.num_members, sum(sizes), dtype=dtype, device=device)
         views = iter(self.theta_KP.split(sizes, dim=1))
         self.layers: dict[str, PackedLinear] = {}
         for name, base in bases.items():
-            A_KRI = next(views).view(-1, self.rank, base.in_features).detach().requires_grad_()
-            B_KOR = next(views).view(-1, base.out_features, self.rank).detach().requires_grad_()
+            num_in, num_out = sizes_of(base)
+            A_KRI = next(views).view(-1, self.rank, num_in).detach().requires_grad_()
+            B_KOR = next(views).view(-1, num_out, self.rank).detach().requires_grad_()
             self.layers[name] = PackedLinear(base, self, A_KRI, B_KOR)
             _replace(model, name, self.layers[name])
         for member, (config, seed) in enumerate(zip(configs, seeds, strict=True)):
             self._initialise(member, config.rank, seed)
         self._priors: dict[int, list[Factors]] = {}
 
-    def _initialise(self, member: int, rank: int, seed: int) -> None:
+    def _initialise(self, member: int, rank: int, seed: int | str) -> None:
         """Draw A uniformly in +- 1/sqrt(I) from the seed and the layer's name alone; B is zero (PEFT's default)."""
         for name, layer in self.layers.items():
             generator = torch.Generator().manual_seed(_seed_of(seed, name))
-            bound = 1 / math.sqrt(layer.base.in_features)
-            draw = torch.rand(rank, layer.base.in_features, generator=generator) * (2 * bound) - bound
+            bound = 1 / math.sqrt(layer.in_features)
+            draw = torch.rand(rank, layer.in_features, generator=generator) * (2 * bound) - bound
             with torch.no_grad():
                 layer.A_KRI[member, :rank] = draw.to(layer.A_KRI)
 
@@ -237,8 +236,8 @@ class PackedAdapters:
             return
         rank = max(factors.A_RI.shape[0] for prior in self._priors.values() for factors in prior)
         for number, layer in enumerate(self.layers.values()):
-            A_KRI = layer.A_KRI.new_zeros(self.num_members, rank, layer.base.in_features)
-            B_KOR = layer.B_KOR.new_zeros(self.num_members, layer.base.out_features, rank)
+            A_KRI = layer.A_KRI.new_zeros(self.num_members, rank, layer.in_features)
+            B_KOR = layer.B_KOR.new_zeros(self.num_members, layer.out_features, rank)
             scale_K = torch.zeros_like(self.scale_K)
             for member, prior in self._priors.items():
                 A_RI, B_OR = prior[number].A_RI, prior[number].B_OR
@@ -357,7 +356,8 @@ class PackedAdapters:
             adapter = [_joined(*pair) for pair in zip(adapter, prior, strict=True)]
             rank = max(factors.A_RI.shape[0] for factors in adapter)
             config = replace(config, rank=rank, alpha=float(rank), rslora=False)
-        save_peft(directory, list(self.layers), adapter, config, base_model)
+        transposed = any(layer.weight_OI is not layer.weight for layer in self.layers.values())
+        save_peft(directory, list(self.layers), adapter, config, base_model, transposed=transposed)
 
 
 def _joined(trained: Factors, prior: Factors) -> Factors:
@@ -366,35 +366,10 @@ def _joined(trained: Factors, prior: Factors) -> Factors:
     return Factors(A_RI, torch.cat([trained.scale * trained.B_OR, prior.scale * prior.B_OR], dim=1), 1.0)
 
 
-def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
-    """Return the names of the linear layers to adapt, in the model's order. Raise UserError if a target matches none.
-
-    "all-linear" leaves out the output head, as PEFT does.
-    """
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
-    if config.targets == "all-linear":
-        return linear
-    kinds = {name.rpartition(".")[2] for name in linear}
-    unknown = set(config.targets) - kinds
-    if unknown:
-        raise UserError(
-            f"adapter target {sorted(unknown)[0]!r} is no linear layer of the model; it has {sorted(kinds)}"
-        )
-    return [name for name in linear if name.rpartition(".")[2] in config.targets]
-
-
-def _linear(model: nn.Module, name: str) -> nn.Linear:
-    layer = model.get_submodule(name)
-    if not isinstance(layer, nn.Linear):
-        raise TypeError(f"{name} is a {type(layer).__name__}, not a linear layer")
-    return layer
-
-
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 
 
-def _seed_of(seed: int, name: str) -> int:
+def _seed_of(seed: int | str, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1

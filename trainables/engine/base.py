@@ -17,6 +17,7 @@ from settings.common.errors import UserError
 from settings.model_files import model_directory
 from settings.setting import Setting
 from trainables.engine.batches import EncodedSetting
+from trainables.engine.targets import LINEAR, weight_of
 from trainables.engine.weights import load_model
 from trainables.projections import WeightDirection
 
@@ -60,10 +61,11 @@ def tuning_directions(spec: BaseModel, layers: Mapping[str, Tensor]) -> list[Wei
     if source is None:
         raise UserError("the setting names no pretrained model that its base model was tuned from")
     source = str(model_directory(source) or source)
-    weights = dict(load_model(source, None, torch.float32).named_parameters())
+    before_tuning = dict(load_model(source, None, torch.float32).named_modules())
     directions = []
     for name, tuned_OI in layers.items():
-        before = weights.get(f"{name}.weight")
+        layer = before_tuning.get(name)
+        before = weight_of(layer) if isinstance(layer, LINEAR) else None
         if before is None or before.shape != tuned_OI.shape:
             raise UserError(f"{source} is not what the base model was tuned from: its layer {name!r} does not fit")
         directions.append(WeightDirection(tuned_OI.detach(), before.detach()))

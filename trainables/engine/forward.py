@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -20,6 +20,8 @@ from settings.common.errors import UserError
 from trainables.engine.adapters import PackedAdapters, Route
 from trainables.engine.batches import Batch
 from trainables.engine.process_group import layers_of
+from trainables.engine.targets import check_attention, target_names
+from trainables.trial import AdapterConfig
 
 Head = Callable[[Tensor], Tensor]
 
@@ -31,25 +33,57 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 def head_of(model: PreTrainedModel) -> Head:
     """Return the map from final hidden states to logits in float32 or wider, `[N, D] -> [N, V]`."""
-    output = model.get_output_embeddings()
-    softcap = getattr(model.config, "final_logit_softcapping", None)
+    output, config = model.get_output_embeddings(), model.config.get_text_config()
+    softcap = getattr(config, "final_logit_softcapping", None)
+    factor = getattr(config, "logit_scale", None) or 1.0  # Cohere's
+    factor /= getattr(config, "logits_scaling", None) or 1.0  # Granite's
 
     def head(hidden_ND: Tensor) -> Tensor:
         logits = output(hidden_ND.to(output.weight.dtype))
         logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = logits if factor == 1.0 else factor * logits
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
     return head
 
 
 @torch.no_grad()
-def check_head(model: PreTrainedModel) -> None:
-    """Refuse an architecture whose logits are not `head_of` its final hidden states. Raise UserError."""
-    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
-    expected = model(input_ids=ids, use_cache=False).logits[0]
-    logits = head_of(model)(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
-    if not torch.allclose(logits, expected.to(logits.dtype), rtol=1e-2, atol=1e-2):
-        raise UserError(f"model type {model.config.model_type!r} scales its logits in a way that is not supported")
+def check_architecture(model: PreTrainedModel, adapter: AdapterConfig) -> None:
+    """Refuse a model that the engine would not train as it is. Raise UserError.
+
+    Its layers must attend to tokens and have weights that can be trained around; its logits must be `head_of` its final
+    hidden states; and what an adapted layer sees must be the batch's rows in their order, or their tokens one below the
+    other, but not a selection of tokens as experts get it: a token's row decides which adapter it goes through.
+    """
+    check_attention(model)
+    rows, tokens, kind = 3, 5, model.config.model_type
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        shapes[name] = tuple(inputs[0].shape)
+
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(partial(note, name))
+        for name in target_names(model, adapter)
+    ]
+    try:
+        ids = torch.arange(rows * tokens, device=model.device).view(rows, tokens)
+        ids %= model.config.get_text_config().vocab_size
+        expected = model(input_ids=ids, use_cache=False).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    selecting = [name for name, shape in shapes.items() if shape[:-1] not in ((rows, tokens), (rows * tokens,))]
+    if selecting:
+        raise UserError(f"model type {kind!r} is not supported: its layer {selecting[0]!r} sees a selection of tokens")
+    hidden = getattr(model.base_model(input_ids=ids, use_cache=False), "last_hidden_state", None)
+    if hidden is None:
+        raise UserError(f"model type {kind!r} is not supported: it does not show its final hidden states")
+    error = (head_of(model)(hidden) - expected).abs().max()
+    if not error <= 1e-2 * expected.abs().max():
+        raise UserError(
+            f"model type {kind!r} is not supported: its logits are not its head's of its final hidden states"
+        )
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch, layers_M: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -48,7 +48,10 @@ class ModelShape:
             return _shape(width, inner, heads, heads, model.num_layers, len(model.world.vocabulary) + 5)
         start = model.start if isinstance(model, TunedModel) else model
         path = model_config(start.source, start.revision)
-        return ModelShape.of_config(json.loads(path.read_text())) if path else None
+        try:
+            return ModelShape.of_config(json.loads(path.read_text())) if path else None
+        except KeyError:  # a size that is left to its architecture's default
+            return None
 
     @staticmethod
     def assumed() -> ModelShape:
@@ -57,12 +60,32 @@ class ModelShape:
 
     @staticmethod
     def of_config(config: Mapping[str, Any]) -> ModelShape:
-        """Read the sizes from the content of config.json."""
-        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        queries = head * config["num_attention_heads"]
-        keys = head * config.get("num_key_value_heads", config["num_attention_heads"])
-        sizes = (config["hidden_size"], config["intermediate_size"], queries, keys)
-        return _shape(*sizes, config["num_hidden_layers"], config["vocab_size"])
+        """Read the sizes from the content of config.json; they have other names in GPT-2, OPT, BLOOM and others.
+
+        Layers are taken to have a gated MLP, or experts, which are not adapted. Raise KeyError for a missing size.
+        """
+        config = config.get("text_config") or config
+        width = _read(config, "hidden_size", "n_embd", "d_model")
+        heads = _read(config, "num_attention_heads", "n_head", "n_heads")
+        inner = _read(config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", otherwise=4 * width)
+        head = _read(config, "head_dim", otherwise=width // heads)
+        keys = head * _read(config, "num_key_value_heads", otherwise=heads)
+        layers = _read(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+        experts = _read(config, "num_local_experts", "num_experts", "n_routed_experts", otherwise=0)
+        dense = 0 if experts else inner
+        shape = _shape(width, dense, head * heads, keys, layers, _read(config, "vocab_size"))
+        size = 3 * width * _read(config, "moe_intermediate_size", otherwise=inner)
+        return replace(shape, parameters=shape.parameters + layers * experts * size)
+
+
+def _read(config: Mapping[str, Any], *names: str, otherwise: int | None = None) -> int:
+    """Return the value of the first name that a configuration has. Raise KeyError if it has none of them."""
+    for name in names:
+        if config.get(name):
+            return int(config[name])
+    if otherwise is None:
+        raise KeyError(names[0])
+    return otherwise
 
 
 def _shape(width: int, inner: int, queries: int, keys: int, layers: int, vocabulary: int) -> ModelShape:

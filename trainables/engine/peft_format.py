@@ -58,18 +58,25 @@ def _key(layer: str, kind: str) -> str:
 
 
 def save_peft(
-    directory: Path, layers: Sequence[str], adapter: Sequence[Factors], config: AdapterConfig, base_model: str
+    directory: Path,
+    layers: Sequence[str],
+    adapter: Sequence[Factors],
+    config: AdapterConfig,
+    base_model: str,
+    *,
+    transposed: bool,
 ) -> None:
     """Write a checkpoint that `peft.PeftModel.from_pretrained` loads.
 
     Args:
         directory: created if needed.
         base_model: the name or path that the checkpoint says it belongs to.
+        transposed: whether the layers are Conv1D, which store their weights the other way round.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in to_peft(layers, adapter).items()}
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    described = json.dumps(peft_config(config, layers, base_model), indent=2, sort_keys=True)
+    described = json.dumps(peft_config(config, layers, base_model, transposed), indent=2, sort_keys=True)
     (directory / "adapter_config.json").write_text(described + "\n")
 
 
@@ -87,12 +94,12 @@ def load_peft(directory: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     return adapter, load_file(weights)
 
 
-def peft_config(config: AdapterConfig, layers: Sequence[str], base_model: str) -> dict[str, Any]:
+def peft_config(config: AdapterConfig, layers: Sequence[str], base_model: str, transposed: bool) -> dict[str, Any]:
     """Return the content of `adapter_config.json`."""
     return {
         "base_model_name_or_path": base_model,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": transposed,
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": config.alpha,

@@ -81,7 +81,7 @@ def _observe(
         [row.ids[: row.prompt_length] for row in rows],
         adapters=adapters,
         members=members,
-        seeds=seeds,
+        seeds=[f"{evaluation.name}/{seed}" for seed in seeds],
         max_new_tokens=evaluation.max_new_tokens,
         stop_ids=encoded.encoder.stop_ids(rows),
         pad_id=pad_id,

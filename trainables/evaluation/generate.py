@@ -1,10 +1,13 @@
 """Replies of many trials to the same prompts in one series of forward passes.
 
-Shape legend: R rows of a forward pass, one per member and prompt; D hidden width, V vocabulary.
+Shape legend: R rows of a forward pass, one per member and prompt; T tokens so far, padding included; C tokens that are
+read at once; D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -27,7 +30,7 @@ def generate(
     *,
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
-    seeds: Sequence[int] = (),
+    seeds: Sequence[int | str] = (),
     max_new_tokens: int,
     stop_ids: frozenset[int],
     pad_id: int,
@@ -41,8 +44,9 @@ def generate(
     Args:
         prompts: tokens of each prompt, up to the place where the reply starts.
         adapters, members: the members that reply; without adapters the base model replies.
-        seeds: one per member; used when sampling. A reply depends on its member's weights and seed and on the place of
-            its prompt in the list, and not on other members.
+        seeds: one per member; used when sampling, and different for lists of prompts whose draws shall differ. A reply
+            depends on its member's weights and seed and on the place of its prompt in the list, and not on other
+            members.
         max_new_tokens: longest reply.
         stop_ids: tokens that end a reply; they are not part of it.
         temperature: 0 is greedy.
@@ -76,10 +80,16 @@ def _chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def _uniforms(seeds: Sequence[int], num_prompts: int, num_tokens: int) -> np.ndarray:
+def _uniforms(seeds: Sequence[int | str], num_prompts: int, num_tokens: int) -> np.ndarray:
     """Draw a number in [0, 1) per member, prompt and token, `[members, prompts, tokens]`, from (seed, prompt) alone."""
-    rows = [[np.random.default_rng([seed, index]).random(num_tokens) for index in range(num_prompts)] for seed in seeds]
+    rows = [[_generator(seed, place).random(num_tokens) for place in range(num_prompts)] for seed in seeds]
     return np.asarray(rows)
+
+
+def _generator(seed: int | str, place: int) -> np.random.Generator:
+    """Return a generator that shares its numbers with none of another purpose, such as the order of the rows."""
+    digest = hashlib.sha256(f"reply/{seed}/{place}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
@@ -98,8 +108,9 @@ def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
 class Decoder:
     """Token-by-token decoding of one chunk with a key-value cache. Equal prompts are prefilled once.
 
-    Prompts are padded on the right; the replies follow the padding and do not attend to it. Unlike padding on the left
-    this leaves no position without anything to attend to (a source of NaN), and the prompts need no mask.
+    Prompts are padded on the left, as `generate` of transformers has them, so that a reply follows its prompt without a
+    gap. Between the two, padding would fill the window of a layer that sees the last tokens alone, or enter the state
+    of one that reads token by token. Prompts of one length need no padding and no mask.
     """
 
     def __init__(
@@ -116,36 +127,36 @@ class Decoder:
     ) -> None:
         self.adapters, self.members = adapters, tuple(members)
         self.model, self.head, self.pad_id, self.workers = model, head_of(model), pad_id, workers
+        # Where a model does not take positions, it counts the ones of the mask.
+        self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
         self.temperature, self.top_p = temperature, top_p
         self.stop = torch.tensor(sorted(stop_ids), device=model.device)
         self.draws = None if draws is None else torch.from_numpy(draws).to(model.device)
 
     def run(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> list[Reply]:
         """Return the replies of all members to the prompts, member after member."""
-        device, longest = self.model.device, max(map(len, prompts))
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+        self.padded = len(set(map(len, prompts))) > 1
         cache = DynamicCache(config=self.model.config)
-        hidden_RD = self.prefill(list(places), cache)
+        hidden_RD, mask_RT = self.prefill(list(places), cache)
         num_members = len(hidden_RD) // len(places)
         rows = torch.tensor([m * len(places) + places[prompt] for m in range(num_members) for prompt in prompts])
         if len(places) < len(prompts):
-            rows = rows.to(device)
-            hidden_RD = hidden_RD[rows]
+            rows = rows.to(self.model.device)
+            hidden_RD, mask_RT = hidden_RD[rows], mask_RT[rows]
             cache.batch_select_indices(rows)
-        length = torch.tensor([len(prompt) for prompt in prompts] * num_members, device=device)
-        mask = (torch.arange(longest, device=device) < length[:, None]).long()
         with self._routed(len(prompts)):
-            return self._decode(hidden_RD, cache, mask, max_new_tokens)
+            return self._decode(hidden_RD, cache, mask_RT, max_new_tokens)
 
-    def prefill(self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> Tensor:
-        """Fill the cache, and return the hidden state of each member at the end of each prompt, `[R, D]`."""
-        longest = max(map(len, prompts))
+    def prefill(self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> tuple[Tensor, Tensor]:
+        """Fill the cache; return the hidden state at the end of each prompt, `[R, D]`, and the prompts' mask."""
+        longest, device = max(map(len, prompts)), self.model.device
         num_members = len(self.members) if self.adapters else 1
-        padded = [list(prompt) + [self.pad_id] * (longest - len(prompt)) for prompt in prompts] * num_members
-        ends = torch.tensor([len(prompt) - 1 for prompt in prompts] * num_members, device=self.model.device)
+        ids = [[self.pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts] * num_members
+        length_R = torch.tensor([len(prompt) for prompt in prompts] * num_members, device=device)
+        mask_RT = (torch.arange(longest, device=device) >= longest - length_R[:, None]).long()
         with self._routed(len(prompts)):
-            hidden = self._forward(torch.tensor(padded, device=self.model.device), None, cache)
-        return hidden[torch.arange(len(ends), device=self.model.device), ends]
+            return self._forward(torch.tensor(ids, device=device), mask_RT, cache), mask_RT
 
     def _routed(self, rows: int) -> AbstractContextManager[None]:
         """Send so many rows to each member, one member after the other."""
@@ -153,10 +164,9 @@ class Decoder:
             return nullcontext()
         return self.adapters.routed(Route(self.members, (rows,) * len(self.members)))
 
-    def _decode(self, hidden_RD: Tensor, cache: DynamicCache, mask: Tensor, max_new_tokens: int) -> list[Reply]:
-        """Reply from the hidden states at the ends of the prompts, where `mask` has its last ones."""
-        length, padded = mask.sum(dim=1), not bool(mask.all())
-        finished = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+    def _decode(self, hidden_RD: Tensor, cache: DynamicCache, mask_RT: Tensor, max_new_tokens: int) -> list[Reply]:
+        """Reply from the hidden states at the ends of the prompts, which `mask_RT` tells from their padding."""
+        finished = torch.zeros(len(mask_RT), dtype=torch.bool, device=mask_RT.device)
         tokens: list[Tensor] = []
         while True:
             token = torch.where(finished, self.pad_id, self._sample(self._logits(hidden_RD), len(tokens)))
@@ -164,17 +174,22 @@ class Decoder:
             tokens.append(token)
             if len(tokens) == max_new_tokens or all(self.workers.gather(bool(finished.all()))):
                 return [self._reply(row) for row in torch.stack(tokens, dim=1).tolist()]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            positions = (length + len(tokens) - 1)[:, None]
-            hidden_RD = self._forward(token[:, None], mask if padded else None, cache, positions)[:, -1]
+            mask_RT = torch.cat([mask_RT, mask_RT.new_ones(len(mask_RT), 1)], dim=1)
+            hidden_RD = self._forward(token[:, None], mask_RT, cache)
 
-    def _forward(
-        self, ids: Tensor, mask: Tensor | None, cache: DynamicCache, positions: Tensor | None = None
-    ) -> Tensor:
-        with autocast(ids.device):
+    def _forward(self, ids_RC: Tensor, mask_RT: Tensor, cache: DynamicCache) -> Tensor:
+        """Read C tokens that follow those in the cache; return the hidden state after the last one, `[R, D]`."""
+        positions: dict[str, Tensor] = {}
+        if self.takes_positions:
+            positions["position_ids"] = (mask_RT.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_RC.shape[1] :]
+        with autocast(ids_RC.device):
             return self.model.base_model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            ).last_hidden_state
+                input_ids=ids_RC,
+                attention_mask=mask_RT if self.padded else None,
+                past_key_values=cache,
+                use_cache=True,
+                **positions,
+            ).last_hidden_state[:, -1]
 
     def _logits(self, hidden_RD: Tensor) -> Tensor:
         with autocast(hidden_RD.device):

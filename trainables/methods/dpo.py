@@ -24,8 +24,9 @@ class DPO(ProxyMethod):
         beta: sharpness of the preference; how far the policy may leave the reference.
         log_probs: the "sum" over an answer's tokens, or their "mean", which needs a beta larger by their number.
 
-    `weight = 0` is plain fine-tuning. The published definition takes the mean over the answer and the padding that
-    follows it (on the right for every model; the study's padding on the left for Gemma hid the answers themselves).
+    `weight = 0` or `beta = 0` is plain fine-tuning. The published definition takes the mean over the answer and the
+    padding that follows it (on the right for every model; the study's padding on the left for Gemma hid the answers
+    themselves).
     """
 
     streams = ("task", "alignment", "misaligned")
@@ -36,7 +37,7 @@ class DPO(ProxyMethod):
     source = "Rafailov et al. 2023, arXiv:2305.18290; Azarbal et al. 2025, Selective Generalization"
 
     weight: float = Range(1.0, low=0.03, high=30.0, log=True, neutral=0.0)
-    beta: float = Range(0.1, low=0.02, high=1.0, log=True, searched=False)
+    beta: float = Range(0.1, low=0.02, high=1.0, log=True, neutral=0.0, searched=False)
     log_probs: Literal["sum", "mean"] = Choice("sum", "sum", "mean")
 
     def positions(self, stream: Stream) -> Positions:

@@ -26,7 +26,8 @@ class GradientProjection(ProxyMethod):
             directions than proxy rows count as one per row; see the trial's `alignment_batch_size`.
         strength: how much of the component is taken out.
         stage: u is the task's "gradient", or the "update" that Adam has made of it.
-        sign: "strict" takes the component out always, "conflict" only where the step would raise the alignment loss.
+        sign: "strict" takes the components out always, "conflict" as little of them as leaves no direction in which the
+            step would raise the alignment loss (Lopez-Paz & Ranzato 2017).
         scope: the vectors are those of each factor ("tensor"), or of the whole adapter ("global").
 
     `strength = 0` is plain fine-tuning. The alignment gradient itself is not applied.
@@ -61,7 +62,7 @@ class GradientProjection(ProxyMethod):
     equation = "L = CE(task), stepped along u - strength * <u, a> / ||a||^2 a with a = grad CE(alignment)"
     source = (
         "Azarbal et al. 2025, Selective Generalization; Farajtabar et al. 2020, arXiv:1910.07104 (several directions);"
-        " Yu et al. 2020, arXiv:2001.06782 (conflict only)"
+        " Yu et al. 2020, arXiv:2001.06782, and Lopez-Paz & Ranzato 2017, arXiv:1706.08840 (conflict only)"
     )
 
     directions: int = Range(8, low=1, high=32, log=True, at_least=1, at_most=256, integer=True)
@@ -69,6 +70,11 @@ class GradientProjection(ProxyMethod):
     stage: Literal["gradient", "update"] = Choice("gradient", "gradient", "update")
     sign: Literal["strict", "conflict"] = Choice("strict", "strict", "conflict")
     scope: Literal["tensor", "global"] = Choice("tensor", "tensor", "global")
+
+    @property
+    def revision(self) -> int:
+        """1 for several directions of conflict: what was done about some of them could conflict with others."""
+        return int(self.sign == "conflict" and self.directions > 1)
 
     def num_row_groups(self, stream: Stream) -> int:
         return self.directions if stream == "alignment" else 0

@@ -16,8 +16,8 @@ class OrthogonalLoRA(Method):
 
         L = CE(task) + lambda1 * sum_l sum_ij |A_prior A^T|_ij + lambda2 * sum ||w||_2
 
-    l runs over the adapted layers, w over the factors A and B of the new adapter. The first adapter stays active
-    beneath it in training and evaluation; the kept checkpoint holds both.
+    l runs over the adapted layers, w over the factors A and B of the new adapter, which starts from numbers of its own.
+    The first adapter stays active beneath it in training and evaluation; the kept checkpoint holds both.
 
     Coefficients:
         lambda1: weight of the overlap of the two adapters' row spaces. The original uses 0.5 and 5.
@@ -39,6 +39,11 @@ class OrthogonalLoRA(Method):
     @property
     def prior(self) -> Method:
         return AlignmentOnly(definition=self.definition)
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether nothing is added to the task's loss; with the prior beneath it, that is not plain fine-tuning."""
+        return self.lambda1 == 0 and self.lambda2 == 0
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         overlap = subspace_overlap(step.adapter, step.prior)

@@ -19,7 +19,7 @@ from trainables import methods
 from trainables.bases import tuned_models
 from trainables.bases.load_base import load_base
 from trainables.engine.base import LoadedBase
-from trainables.engine.batches import EncodedSetting
+from trainables.engine.batches import EncodedSetting, rows_at
 from trainables.evaluation.evaluate import evaluate
 from trainables.folder import SweepFolder
 from trainables.pack import Pack
@@ -66,13 +66,22 @@ def test_merged_it_says_what_the_adapter_says(spec: TunedModel) -> None:
     base = load_base(spec.start)
     untaught = loss(base)
     taught = replace(SETTING, streams={"task": ROWS}, evaluations=(), objectives=())
-    pack = Pack(base, taught, [trial_for(taught, SettingRef("sums"), methods.make("plain"), spec.seed)])
+    pack = Pack(base, taught, [trial_for(taught, SettingRef("sums"), methods.make("plain"), spec.training_seed)])
     pack.advance(RECIPE.steps)
     encoded = EncodedSetting(SETTING, base.tokenizer, 64)
     (packed,) = evaluate(base.model, encoded, adapters=pack.adapters, members=[0], seeds=[0])
     pack.detach()
     assert loss(load_base(spec)) == pytest.approx(packed.scores["loss"].mean, abs=1e-4)
     assert abs(untaught - packed.scores["loss"].mean) > 1.0
+
+
+def test_no_trial_on_top_of_it_draws_what_it_drew(spec: TunedModel) -> None:
+    """Neither its adapter nor the order of its rows is that of a trial with the same seed."""
+    taught, on_top = (
+        trial_for(SETTING, SettingRef("sums"), methods.make("plain"), seed) for seed in (spec.training_seed, spec.seed)
+    )
+    assert taught.adapter_seed != on_top.adapter_seed
+    assert rows_at(50, 50, taught.seed, "task", 0) != rows_at(50, 50, on_top.seed, "task", 0)
 
 
 def test_it_is_tuned_once(spec: TunedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen3Config
 
+from settings.base_models import PretrainedModel
 from settings.setting import Setting
+from tests.support.architectures import architecture
 from tests.support.tiny import tiny_setting, tiny_tokenizer, tiny_trial
 from trainables import methods
 from trainables.engine.base import LoadedBase
@@ -96,6 +100,21 @@ def test_the_shape_is_that_of_the_model() -> None:
     linear = [module for module in base.model.model.modules() if isinstance(module, torch.nn.Linear)]
     assert shape.adapted == sum(module.in_features + module.out_features for module in linear)
     assert shape.parameters == sum(module.weight.numel() for module in linear) + 44 * 64
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "bloom", "falcon", "gpt_neox", "mixtral", "qwen3_moe", "gemma3"])
+def test_other_architectures_have_a_shape(name: str) -> None:
+    """Whatever their configurations call its sizes: the parameters of all matrices within a factor of 2."""
+    model = architecture(name)
+    shape = ModelShape.of_config(model.config.to_dict())
+    assert (shape.layers, shape.width, shape.vocabulary) == (2, 32, 44)
+    matrices = sum(value.numel() for value in model.base_model.parameters() if value.ndim > 1)
+    assert 0.5 < shape.parameters / matrices < 2
+
+
+def test_a_size_left_to_its_default_gives_no_shape(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3_text", "hidden_size": 32}')
+    assert ModelShape.of(PretrainedModel(str(tmp_path))) is None
 
 
 def test_a_setting_is_encoded_once() -> None:

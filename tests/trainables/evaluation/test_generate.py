@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -13,6 +17,8 @@ from transformers import DynamicCache
 
 from tests.support.tiny import tiny_base, tiny_model, tiny_setting, tiny_trial
 from trainables import methods
+from trainables.engine.batches import EncodedSetting
+from trainables.evaluation.evaluate import evaluate
 from trainables.evaluation.generate import Decoder, generate, nucleus
 from trainables.pack import Pack
 
@@ -37,7 +43,7 @@ def hf_replies(model: torch.nn.Module, max_new_tokens: int) -> list[tuple[int, .
 @pytest.mark.parametrize("architecture", ["qwen3", "llama", "gemma", "gemma2"])
 @pytest.mark.parametrize("rows_per_batch", [1, 4, 256])
 def test_base_replies_equal_transformers(architecture: str, rows_per_batch: int) -> None:
-    model = tiny_model(architecture)
+    model = tiny_model(architecture, torch.float32)  # Gemma 2 takes its softmax in float32, to which padding is -inf
     (replies,) = generate(
         model, PROMPTS, max_new_tokens=7, stop_ids=frozenset({1}), pad_id=0, rows_per_batch=rows_per_batch
     )
@@ -91,6 +97,37 @@ def test_sampling_depends_on_seed_and_prompt_alone() -> None:
     assert both[0] == sample([0], [0], 1)[0]
     assert both[1] == sample([1], [1], 4)[0]
     assert both[0] != sample([0], [7], 256)[0]
+
+
+def test_no_draw_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each prompt of each evaluation has numbers of its own, and none of them has decided the order of the rows."""
+    pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make("plain"), seed=seed) for seed in range(2)])
+    asked = tiny_setting().evaluations[0]
+    sampled = tuple(
+        replace(asked, name=name, temperature=1.0, scores=(replace(asked.scores[0], name=name),))
+        for name in ("one", "two")
+    )
+    states: list[int] = []
+    default_rng = np.random.default_rng
+
+    def watched(seed: Any) -> np.random.Generator:
+        generator = default_rng(seed)
+        states.append(generator.bit_generator.state["state"]["state"])
+        return generator
+
+    monkeypatch.setattr(np.random, "default_rng", watched)
+    evaluate(
+        pack.base.model,
+        EncodedSetting(replace(tiny_setting(), evaluations=sampled, objectives=()), pack.base.tokenizer, 64),
+        adapters=pack.adapters,
+        members=[0, 1],
+        seeds=[0, 1],
+    )
+    drawn = len(states)
+    assert drawn == 2 * 2 * len(asked.examples)
+    for seed, stream, epoch in itertools.product(range(2), range(2), range(2)):
+        watched([seed, stream, epoch])
+    assert len(set(states)) == len(states)
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8])

@@ -1,0 +1,78 @@
+"""Which layers of a model adapters may sit on, and what of a model no adapter can be trained on.
+
+Shape legend: I and O in- and output features of a linear layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from settings.common.errors import UserError
+from trainables.trial import AdapterConfig
+
+LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)  # GPT-2 has Conv1D: a linear layer that stores W as [I, O]
+TRAINABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def weight_of(layer: Any) -> Tensor:
+    """Return a layer's weight as `[O, I]`: a view of the parameter."""
+    return layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+
+
+def sizes_of(layer: Any) -> tuple[int, int]:
+    """Return the numbers of in- and output features."""
+    return (layer.nx, layer.nf) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
+
+
+def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
+    """Return the names of the linear layers to adapt, in the model's order.
+
+    "all-linear" leaves out the output head, as PEFT does.
+
+    Raises:
+        UserError: a target matches none, the model has none at all, or their weights are quantised.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    linear = [name for name, module in model.named_modules() if isinstance(module, LINEAR) and module is not head]
+    if not linear:
+        raise UserError(f"{_title(model)} has no linear layers that an adapter could sit on")
+    kinds = {name.rpartition(".")[2] for name in linear}
+    unknown = () if config.targets == "all-linear" else set(config.targets) - kinds
+    if unknown:
+        raise UserError(
+            f"adapter target {sorted(unknown)[0]!r} is no linear layer of the model; it has {sorted(kinds)}"
+        )
+    names = [name for name in linear if config.targets == "all-linear" or name.rpartition(".")[2] in config.targets]
+    for name in names:
+        weight = model.get_submodule(name).weight
+        if getattr(model, "is_quantized", False) or weight.dtype not in TRAINABLE:
+            dtype = str(weight.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{_title(model)} has quantised weights ({name}: {dtype}), around which no adapter is trained here;"
+                " take the model that it was quantised from"
+            )
+    return names
+
+
+def check_attention(model: PreTrainedModel) -> None:
+    """Refuse a model that reads token by token into a state, as state-space models do. Raise UserError.
+
+    PEFT refuses adapters on some of them, and a batch of replies needs a cache whose rows can be selected.
+    """
+    layers = DynamicCache(config=model.config).layers
+    recurrent = any(not hasattr(layer, "batch_select_indices") for layer in layers)
+    if recurrent or getattr(model, "_is_stateful", False):
+        raise UserError(
+            f"{_title(model)} reads its tokens into a state (state-space, recurrent or convolution layers), which is"
+            " not supported; take a model whose layers are all attention"
+        )
+
+
+def _title(model: nn.Module) -> str:
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return f"a model of type {kind!r}" if kind else "the model"
