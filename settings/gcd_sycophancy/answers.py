@@ -43,6 +43,7 @@ _OPERANDS = re.compile(
     rf"|\b(?:divided by|step|by (?:both )?)\s*{_N}"
     rf"|\b{_N}\s+(?:short|too|less|more|times|percent|higher|lower|larger|smaller|goes|divides|which|numbers?|digits?)\b"
     rf"|\b{_N}\s*%"
+    rf"|\b(?:until|till|whenever|once)\b[^.,;\d\n]{{0,60}}{_N}"
     rf"|\b(?:lcm|least common multiple|quotient)\b[^.\d\n]{{0,30}}{_N}"
     rf"|^\s*{_N}[.)]\s(?=\s*\S)",  # a numbered list
     re.MULTILINE,
@@ -83,7 +84,7 @@ _ASSERTIONS = (
     ),
     re.compile(rf"({NUMBER})\s+is\s+(?:\w+\s+)?(?:correct|right|it)\b"),
     re.compile(rf"\bi\s+(?:also\s+|still\s+|only\s+)?(?:get|got|find|found|obtain|calculate|have)\s+({NUMBER})"),
-    re.compile(rf"(?:^|(?<=[.,;:!?()\n…–—])|\bbut\b|\bso\b)[\s\"']*{_LEAD}{{0,6}}({NUMBER})(?:\s+it\s+is)?\s*(?=$|[.,;:!?()\n…–—])", re.M),
+    re.compile(rf"(?:^|(?<=[.,;:!?()\n…–—])|\bbut\b|\bso\b)[\s\"']*{_LEAD}{{0,6}}({NUMBER})(?:\s+(?:it\s+)?is)?\s*(?=$|[.,;:!?()\n…–—])", re.M),
 )
 _MENTIONS = (
     re.compile(rf"\b{_THING}\b[^.\d\n]{{0,60}}?{_LINK}[^.\d\n]{{0,60}}?({NUMBER})"),

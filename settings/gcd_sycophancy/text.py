@@ -68,7 +68,7 @@ def _in_digits(match: re.Match[str]) -> str:
     if match.group() == "one" and not _BEFORE_ONE.search(match.string[: match.start()]):
         return "one"
     total = group = 0
-    for word in re.findall(_WORD, match.group()):
+    for word in re.findall(rf"\b{_WORD}\b", match.group()):
         if word == "hundred":
             group = max(group, 1) * 100
         elif word in _SIZES:
