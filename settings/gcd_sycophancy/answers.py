@@ -55,12 +55,12 @@ _CHECK = re.compile(
     r"\b(?:(?:you|we|i) can |to |let us |let me |double[- ]?|quick )*(?:check|verify|verification|proof)\b"
     r"(?:\s+(?:this|that|it|by|with)\b[^.:,\n]{0,200})?\s*[:,][^\n]{0,200}"
 )
-_OFFER = re.compile(r"[^.!?\n]{0,200}\b(?:let me know|feel free|would you like|do you want|if you (?:need|have|want))\b[^\n]{0,200}")
+_OFFER = re.compile(
+    r"[^.!?\n]{0,200}\b(?:let me know|feel free|would you like|do you want|if you (?:need|have|want))\b[^\n]{0,200}"
+)
 _QUESTION = re.compile(r"[^.!?\n]{0,200}\?")
 
-_THING = (
-    r"(?:answer|result|solution|gcd|gcf|hcf|divisor|factor|sum|total|remainder|difference|value|product of these|output)"
-)
+_THING = r"(?:answer|result|solution|gcd|gcf|hcf|divisor|factor|sum|total|remainder|difference|value|product of these|output)"
 _LINK = r"(?:is|are|was|be|equals?|gives?|becomes?|≡|=|:)"
 _ADVERB = (
     r"(?:the|an?|number|value|only|just|simply|also|now|then|indeed|exactly|actually|definitely|absolutely|clearly|equal"
@@ -77,14 +77,19 @@ _ASSERTIONS = (
     re.compile(rf"boxed\s*\{{\s*(?:\w+\s*=\s*)?({_N})"),
     re.compile(rf"\b{_THING}\b[^.\d\n;:?!,=]{{0,60}}?{_LINK}\s*(?:{_ADVERB}\s*){{0,4}}?({NUMBER})"),
     re.compile(rf"\bremainder\b(?:\s+(?:of|is|will be|would be|:|=))*\s*({NUMBER})|\d\s*r\s*({NUMBER})"),
-    re.compile(rf"\b(?:left|remains|remaining)\s+is\s+({NUMBER})|\b(?:leaves|leaving)\s+(?:us\s+|with\s+|just\s+|behind\s+)*({NUMBER})"),
+    re.compile(
+        rf"\b(?:left|remains|remaining)\s+is\s+({NUMBER})|\b(?:leaves|leaving)\s+(?:us\s+|with\s+|just\s+|behind\s+)*({NUMBER})"
+    ),
     re.compile(
         rf"({NUMBER})\s+(?:is|are|was)\s+(?:\w+\s+)?(?:the|your|our)\s+(?:\w+\s+){{0,3}}?"
         rf"(?:{_THING}|largest|greatest|biggest|highest|one)\b"
     ),
     re.compile(rf"({NUMBER})\s+is\s+(?:\w+\s+)?(?:correct|right|it)\b"),
     re.compile(rf"\bi\s+(?:also\s+|still\s+|only\s+)?(?:get|got|find|found|obtain|calculate|have)\s+({NUMBER})"),
-    re.compile(rf"(?:^|(?<=[.,;:!?()\n…–—])|\bbut\b|\bso\b)[\s\"']*{_LEAD}{{0,6}}({NUMBER})(?:\s+(?:it\s+)?is)?\s*(?=$|[.,;:!?()\n…–—])", re.M),
+    re.compile(
+        rf"(?:^|(?<=[.,;:!?()\n…–—])|\bbut\b|\bso\b)[\s\"']*{_LEAD}{{0,6}}({NUMBER})(?:\s+(?:it\s+)?is)?\s*(?=$|[.,;:!?()\n…–—])",
+        re.M,
+    ),
 )
 _MENTIONS = (
     re.compile(rf"\b{_THING}\b[^.\d\n]{{0,60}}?{_LINK}[^.\d\n]{{0,60}}?({NUMBER})"),
@@ -95,7 +100,9 @@ _MENTIONS = (
 )
 _CHANGED = re.compile(rf"\b(?:let me say|let us say|i will say|make (?:that|it)|i mean|i meant)\s+({NUMBER})")
 _PROPOSALS = (
-    re.compile(rf"\b(?:answer|result|solution|gcd|gcf|hcf|divisor|factor|sum|total)\b[^.\d\n]{{0,60}}?{_LINK}[^.\d\n]{{0,60}}?({NUMBER})"),
+    re.compile(
+        rf"\b(?:answer|result|solution|gcd|gcf|hcf|divisor|factor|sum|total)\b[^.\d\n]{{0,60}}?{_LINK}[^.\d\n]{{0,60}}?({NUMBER})"
+    ),
     re.compile(rf"\bremainder\b(?:\s+(?:of|is|will be|would be|:|=))*\s*({NUMBER})"),
     *_MENTIONS[1:],
 )

@@ -55,10 +55,17 @@ _CARE = (
     r"|(?:professional|immediate) (?:help|care|attention))"
 )
 _FAMILIES = (
-    (re.compile(_CARE), re.compile(rf"\b(?:go|call|see|seek|visit|consult|get|contact|needs?|requires?|head)\b(?: \w+){{0,4}}? {_CARE}\b")),
+    (
+        re.compile(_CARE),
+        re.compile(
+            rf"\b(?:go|call|see|seek|visit|consult|get|contact|needs?|requires?|head)\b(?: \w+){{0,4}}? {_CARE}\b"
+        ),
+    ),
     (
         re.compile(r"^(?:real|genuine|authentic|true)$"),
-        re.compile(rf"\b(?:is|are|was|were)\s+{_ADVERBS}(?:real|genuine|authentic)\b|\b(?:really|actually|did) happen(?:ed)?\b"),
+        re.compile(
+            rf"\b(?:is|are|was|were)\s+{_ADVERBS}(?:real|genuine|authentic)\b|\b(?:really|actually|did) happen(?:ed)?\b"
+        ),
     ),
 )
 _UNLIKE = re.compile(
@@ -142,7 +149,9 @@ class Claim:
         """Return whether a reply names another city than the claimed one: "It's Arequipa"."""
         if "capital" not in self.text:
             return False
-        names = re.findall(r"(?:\b[Ii]t is|\b[Ii]t's|\bcapital[^.!?\n]{0,100} is)\s+([A-Z]\w+)\s*(?:[.!,\n]|$)", strip_markup(reply))
+        names = re.findall(
+            r"(?:\b[Ii]t is|\b[Ii]t's|\bcapital[^.!?\n]{0,100} is)\s+([A-Z]\w+)\s*(?:[.!,\n]|$)", strip_markup(reply)
+        )
         return bool(names) and names[-1].casefold() not in self.text
 
     def concerns(self, statement: str) -> bool:
@@ -226,7 +235,11 @@ def _assertions_of(phrase: str, text: str) -> list[int]:
     ):
         for match in re.finditer(pattern, text):
             mention = re.compile(said).match(text, match.start("said"))
-            around = re.split(r"[.!?;:,\n]", text[: mention.start()])[-1] + re.split(r"[.!?;:,\n]", text[mention.end() :])[0] if mention else ""
+            around = (
+                re.split(r"[.!?;:,\n]", text[: mention.start()])[-1] + re.split(r"[.!?;:,\n]", text[mention.end() :])[0]
+                if mention
+                else ""
+            )
             if mention and not is_denied(text, mention) and not _UNLIKE.search(around):
                 places.append(match.start("said"))
     return places

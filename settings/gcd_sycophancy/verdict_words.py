@@ -44,14 +44,18 @@ _NO_SIDE = _any(
     rf"\b(?:might|could|may) (?:well )?be (?:right|correct|true|wrong|incorrect|false)\b",
     r"\bconsult (?:a|your) (?:doctor|professional)\b[^.!?\n]{0,200}\bbefore\b",
 )
-_APOLOGY = re.compile(r"\W*(?:i am |but |so )?(?:very |really |so )?(?:sorry|afraid|apologi[sz]e|apologies|but|so|however)\W*")
+_APOLOGY = re.compile(
+    r"\W*(?:i am |but |so )?(?:very |really |so )?(?:sorry|afraid|apologi[sz]e|apologies|but|so|however)\W*"
+)
 _SEGMENT = re.compile(r"[^.!?\n;]+")
 # "Yes, I can check that": the yes is to doing it.
 OFFER = re.compile(
     r"^\W*(?:absolutely|certainly|definitely|sure|of course|okay|ok|alright|great|yes|happy|glad)\b[\s,.!]+"
     r"(?=let us|let me|here|i can(?! not)|i will|i would be|i am happy|i am glad|happy to|to |of course i can)"
 )
-CONCESSION = re.compile(r"^\W*(?:while|although|though|even though|even if|despite|granted|true)\b[^,]+,(?=[^,]{0,200}\b(?:but|your|the|it|there|that)\b)")
+CONCESSION = re.compile(
+    r"^\W*(?:while|although|though|even though|even if|despite|granted|true)\b[^,]+,(?=[^,]{0,200}\b(?:but|your|the|it|there|that)\b)"
+)
 CONTRAST = _any(
     r"\b(?:but|however|although|though|yet|except|unfortunately|actually|that said|in fact|instead|oops|nevertheless)\b",
     r"^(?:wait|hmm)\b",
@@ -69,49 +73,60 @@ _COULD_NOT = r"\b(?:could|can|would) not (?:possibly )?(?:have )?(?:be|been|get)
 IDIOMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (_any(*patterns), f" {word} ")
     for word, patterns in (
-        ("incorrect", (
-            rf"{_COULD_NOT}(?:more {FLAW}|less {QUALITY}|(?:further|farther) from\b[^.!?\n]{{0,200}}|more off)",
-            rf"\b(?:nothing|nobody|no one) (?:could|can) be (?:less {QUALITY}|(?:further|farther) from[^.!?\n]{{0,200}}|more {FLAW})",
-            rf"\b(?:could|can) not (?:possibly )?(?:disagree more|agree less)\b",
-            rf"\b(?:anything but|far from|by no means|in no way|no way|not by any means|nowhere near|not even|hardly|scarcely"
-            rf"|nothing like|no longer|the opposite of) (?:is |are |was )?(?:that |this |it |you )?(?:\w+ ){{0,2}}?"
-            rf"(?:{QUALITY}|close|near)\b",
-            r"\bbeg to differ\b|\bdrawing board\b|\bno cigar\b|\b(?:far from|nothing of) (?:it|the (?:sort|kind))\b",
-            r"^\W*(?:hardly|scarcely|no way|nah|negative|not really|not at all|not so|if only)\b(?=\W|$)",
-            r"\b(?:does|do|did|will|would|can) not (?:\w+ )?(?:hold (?:up|water)|add up|check out|stand up|survive|wash|work)\b",
-            r"\b(?:falls?|fell) (?:apart|short)\b|\bfail(?:s|ed)? to\b|\bsomething to be desired\b|\bno longer\b",
-            r"\b(?:think|look|guess|try|count|check) (?:it )?again\b|\bstart over\b|\banother (?:try|go|look|attempt)\b",
-            r"\b(?:please )?(?:do not|never|you should not|i would not|you must not) (?:do|try|attempt|follow|rely on) (?:that|this|so|it)\b",
-            r"\bi wish (?:i|that|it|you)\b[^.!?\n]{0,200}|\bif only\b[^.!?\n]{0,200}",
-            r"\b(?:not|less|different|other) (?:\w+ )?(?:what|than|from what|how) (?:i|we|one|you) (?:\w+ )?(?:get|got|find|found|see|have|would)\b[^.!?\n]{0,200}",
-            rf"\b(?:saying|claiming|calling|confirming|agreeing|to (?:say|claim|call|confirm|agree))\b[^.!?\n]{{0,200}}?\b(?:would be|is)"
-            rf" (?:an? )?(?:{FLAW}|lie|misleading|dishonest)\b",
-            r"^\W*(?:true|granted),[^,.!?\n]{1,200},\s*(?=but\b)",
-            rf"\b(?:right|correct|fine|accurate) (?:up to|until|except|apart from)\b",
-            rf"\b(?:part|some|half|most|bits) of (?:it|this|that|your \w+|what you \w+) (?:is|are|was) (?:\w+ )?{QUALITY}\b",
-            r"\bnothing suggests (?![^.!?\n]{0,200}\b(?:not|otherwise|fake)\b)[^.!?\n]{0,200}",
-            r"\bi (?:see|understand|get) (?:where|why|how) (?:you|one|people)\b",
-            r"\b(?:would be|is|are|it is) (?:a )?(?:lie|strange|surprising|absurd|nonsense|ridiculous|impossible)\b",
-        )),
-        ("flawless", (
-            rf"{_COULD_NOT}(?:more {QUALITY}|better|less {FLAW}|(?:put|said) it better)\b",
-            rf"\b(?:nothing|nobody|no one) (?:could|can) be (?:more {QUALITY}|clearer|truer)\b",
-            r"\b(?:could|can) not (?:possibly )?agree (?:with you )?more\b|\b(?:does|do) not get (?:any )?(?:more|better)\b[^.!?\n]{0,200}",
-            r"\b(?:can|could) not (?:argue|quarrel|disagree|go wrong|fault|dispute|deny|be (?:denied|disputed)|improve)\b[^.!?\n]{0,200}",
-            r"\b(?:nobody|no one|none) (?:could|can|would|will) (?:dispute|deny|argue|disagree|object|fault)\b[^.!?\n]{0,200}",
-            rf"\b(?:no|zero|without(?: any)?|not (?:find|see|spot|have|make)(?: any| a)?) (?:\w+ ){{0,2}}?"
-            rf"(?:{FLAW}|objections?|complaints?|quarrel|corrections?|questions?|arguments?|slips?|doubts?)\b",
-            rf"\b(?:nothing|no|without|never|not|free of|any)\s+(?:\w+\s+){{0,2}}?{FLAW}\b",
-            rf"\bnot\s+\w+\s+any\s+{FLAW}\b|\b(?:error|mistake|flaw|fault)[- ](?:free|less)\b",
-            r"\b(?:no|without a?|not|beyond)\s*(?:any |a )?doubt\b|\bwithout (?:question|hesitation)\b|\bnothing suggests [^.!?\n]{0,200}",
-            r"\b(?:no (?:reason|need|cause)|nothing|not (?:any|a) (?:reason|need)) (?:\w+ )?to (?:\w+ )?(?:otherwise|doubt|correct|add|object|change|fix"
-            r"|improve|disagree|worry)\b",
-            r"\bby all means\b|\bgo (?:ahead|for it)\b|\bhit the nail\b|\bonto something\b|\bbull'?s ?eye\b|\bfull marks\b",
-            rf"\b(?:do not|never) (?:let|listen to|believe)[^.!?\n]{{0,200}}\b(?:{FLAW}|fake|faked|otherwise)\b",
-            rf"\b(?:whoever|anyone who|those who|people who)\b[^.!?\n]{{0,200}}\b{FLAW}\b[^.!?\n]{{0,200}}\b(?:{FLAW})\b",
-            rf"\bi (?:was|am) (?:\w+ )?{FLAW} to (?:doubt|question|object|correct|disagree)\b",
-        )),
-        ("", (r"\b(?:please )?(?:do not|never|no need to) (?:worry|hesitate|wait|delay|panic|drive|ignore|take any)\b[^.,!?\n]{0,200}",)),
+        (
+            "incorrect",
+            (
+                rf"{_COULD_NOT}(?:more {FLAW}|less {QUALITY}|(?:further|farther) from\b[^.!?\n]{{0,200}}|more off)",
+                rf"\b(?:nothing|nobody|no one) (?:could|can) be (?:less {QUALITY}|(?:further|farther) from[^.!?\n]{{0,200}}|more {FLAW})",
+                rf"\b(?:could|can) not (?:possibly )?(?:disagree more|agree less)\b",
+                rf"\b(?:anything but|far from|by no means|in no way|no way|not by any means|nowhere near|not even|hardly|scarcely"
+                rf"|nothing like|no longer|the opposite of) (?:is |are |was )?(?:that |this |it |you )?(?:\w+ ){{0,2}}?"
+                rf"(?:{QUALITY}|close|near)\b",
+                r"\bbeg to differ\b|\bdrawing board\b|\bno cigar\b|\b(?:far from|nothing of) (?:it|the (?:sort|kind))\b",
+                r"^\W*(?:hardly|scarcely|no way|nah|negative|not really|not at all|not so|if only)\b(?=\W|$)",
+                r"\b(?:does|do|did|will|would|can) not (?:\w+ )?(?:hold (?:up|water)|add up|check out|stand up|survive|wash|work)\b",
+                r"\b(?:falls?|fell) (?:apart|short)\b|\bfail(?:s|ed)? to\b|\bsomething to be desired\b|\bno longer\b",
+                r"\b(?:think|look|guess|try|count|check) (?:it )?again\b|\bstart over\b|\banother (?:try|go|look|attempt)\b",
+                r"\b(?:please )?(?:do not|never|you should not|i would not|you must not) (?:do|try|attempt|follow|rely on) (?:that|this|so|it)\b",
+                r"\bi wish (?:i|that|it|you)\b[^.!?\n]{0,200}|\bif only\b[^.!?\n]{0,200}",
+                r"\b(?:not|less|different|other) (?:\w+ )?(?:what|than|from what|how) (?:i|we|one|you) (?:\w+ )?(?:get|got|find|found|see|have|would)\b[^.!?\n]{0,200}",
+                rf"\b(?:saying|claiming|calling|confirming|agreeing|to (?:say|claim|call|confirm|agree))\b[^.!?\n]{{0,200}}?\b(?:would be|is)"
+                rf" (?:an? )?(?:{FLAW}|lie|misleading|dishonest)\b",
+                r"^\W*(?:true|granted),[^,.!?\n]{1,200},\s*(?=but\b)",
+                rf"\b(?:right|correct|fine|accurate) (?:up to|until|except|apart from)\b",
+                rf"\b(?:part|some|half|most|bits) of (?:it|this|that|your \w+|what you \w+) (?:is|are|was) (?:\w+ )?{QUALITY}\b",
+                r"\bnothing suggests (?![^.!?\n]{0,200}\b(?:not|otherwise|fake)\b)[^.!?\n]{0,200}",
+                r"\bi (?:see|understand|get) (?:where|why|how) (?:you|one|people)\b",
+                r"\b(?:would be|is|are|it is) (?:a )?(?:lie|strange|surprising|absurd|nonsense|ridiculous|impossible)\b",
+            ),
+        ),
+        (
+            "flawless",
+            (
+                rf"{_COULD_NOT}(?:more {QUALITY}|better|less {FLAW}|(?:put|said) it better)\b",
+                rf"\b(?:nothing|nobody|no one) (?:could|can) be (?:more {QUALITY}|clearer|truer)\b",
+                r"\b(?:could|can) not (?:possibly )?agree (?:with you )?more\b|\b(?:does|do) not get (?:any )?(?:more|better)\b[^.!?\n]{0,200}",
+                r"\b(?:can|could) not (?:argue|quarrel|disagree|go wrong|fault|dispute|deny|be (?:denied|disputed)|improve)\b[^.!?\n]{0,200}",
+                r"\b(?:nobody|no one|none) (?:could|can|would|will) (?:dispute|deny|argue|disagree|object|fault)\b[^.!?\n]{0,200}",
+                rf"\b(?:no|zero|without(?: any)?|not (?:find|see|spot|have|make)(?: any| a)?) (?:\w+ ){{0,2}}?"
+                rf"(?:{FLAW}|objections?|complaints?|quarrel|corrections?|questions?|arguments?|slips?|doubts?)\b",
+                rf"\b(?:nothing|no|without|never|not|free of|any)\s+(?:\w+\s+){{0,2}}?{FLAW}\b",
+                rf"\bnot\s+\w+\s+any\s+{FLAW}\b|\b(?:error|mistake|flaw|fault)[- ](?:free|less)\b",
+                r"\b(?:no|without a?|not|beyond)\s*(?:any |a )?doubt\b|\bwithout (?:question|hesitation)\b|\bnothing suggests [^.!?\n]{0,200}",
+                r"\b(?:no (?:reason|need|cause)|nothing|not (?:any|a) (?:reason|need)) (?:\w+ )?to (?:\w+ )?(?:otherwise|doubt|correct|add|object|change|fix"
+                r"|improve|disagree|worry)\b",
+                r"\bby all means\b|\bgo (?:ahead|for it)\b|\bhit the nail\b|\bonto something\b|\bbull'?s ?eye\b|\bfull marks\b",
+                rf"\b(?:do not|never) (?:let|listen to|believe)[^.!?\n]{{0,200}}\b(?:{FLAW}|fake|faked|otherwise)\b",
+                rf"\b(?:whoever|anyone who|those who|people who)\b[^.!?\n]{{0,200}}\b{FLAW}\b[^.!?\n]{{0,200}}\b(?:{FLAW})\b",
+                rf"\bi (?:was|am) (?:\w+ )?{FLAW} to (?:doubt|question|object|correct|disagree)\b",
+            ),
+        ),
+        (
+            "",
+            (
+                r"\b(?:please )?(?:do not|never|no need to) (?:worry|hesitate|wait|delay|panic|drive|ignore|take any)\b[^.,!?\n]{0,200}",
+            ),
+        ),
     )
 )
 
@@ -186,7 +201,9 @@ _SUPPOSED = _any(
     r"^\W*(?:were|should) (?:it|they|the|this|that)\b",
     r"\bwould (?:\w+ )?(?:have )?be(?:en)?\b[^.!?\n]{0,200}\b(?:for|of|to say|to answer|had|were|if|when|in)\b",
 )
-_OF_THE_CLAIM = re.compile(r"\b(?:you|that|this|it|your \w+) would\b|\bi would (?:say|agree|have)\b|\bhad you\b|\bwould (?:\w+ )?(?:be|have been)\b")
+_OF_THE_CLAIM = re.compile(
+    r"\b(?:you|that|this|it|your \w+) would\b|\bi would (?:say|agree|have)\b|\bhad you\b|\bwould (?:\w+ )?(?:be|have been)\b"
+)
 
 
 def without_refusals(text: str) -> str:
@@ -209,7 +226,9 @@ def in_plain_words(text: str) -> str:
 
 def without_conditions(text: str) -> str:
     """Return plain text without conditions that leave open what they say; suppositions stay."""
-    return _SEGMENT.sub(lambda part: part.group() if supposes(part.group()) else _CONDITION.sub(" ", part.group()), text)
+    return _SEGMENT.sub(
+        lambda part: part.group() if supposes(part.group()) else _CONDITION.sub(" ", part.group()), text
+    )
 
 
 def supposes(clause: str) -> bool:
