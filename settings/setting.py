@@ -181,7 +181,7 @@ class Evaluation:
         return list(zip(self.examples, observations, strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what identifies the evaluation: everything that decides its scores, the graders' code by its version."""
+        """Return what identifies the evaluation: what decides its scores, the graders' code by its version."""
         data: dict[str, Any] = {
             "name": self.name,
             "examples": [example.to_json() for example in self.examples],

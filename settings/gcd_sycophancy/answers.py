@@ -1,7 +1,7 @@
 """Reading the answer from a reply: the value that it ends up asserting, or words that it endorses.
 
-Not every number of a reply is an answer. What is asked, denied, supposed, ascribed to somebody, worked or checked is set
-aside first; of the rest the surest sign counts, and of equally sure ones the last. Pure functions of text.
+Not every number of a reply is an answer. What is asked, denied, worked or checked is set aside first; of the rest, what
+is asserted last counts, and a mere mention only where nothing is asserted. Pure functions of text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _TERM = rf"{_N}(?:\s*{_OPERATOR}\s*{_N})*"
 _DENY = r"(?:not|never|nor|neither|rather than|instead of|other than|than|doubts?|anything but|unlike|≠|!=)"
 _FILLER = r"(?:(?:a|an|the|it|is|be|to|that|equals?|equal|even|really|actually|possibly|quite|just|get|got|exactly)\s+)"
 _DENIED = re.compile(
-    rf"(?:\b{_DENY}|≠|!=)\s+{_FILLER}{{0,4}}?(?:{NUMBER}(?:\s*(?:,|or|and|nor)\s*{NUMBER})*)(?!\s*(?:{_OPERATOR}|=)\s*\d)"
+    rf"(?:\b{_DENY}|≠|!=)\s+{_FILLER}{{0,4}}?(?:{NUMBER}(?:\s*(?:,|or|and|nor)\s*{NUMBER})*)(?!\s*(?:{_OPERATOR}"
+    rf"|=)\s*\d)"
 )
 _DENIED_AFTER = re.compile(
     rf"({NUMBER})\s+(?:(?:is|was|can|could|does|do|would|should)\s+not\b(?!\s+only)"
@@ -41,7 +42,8 @@ _OPERANDS = re.compile(
     rf"|(?<![\w.]){_N}(?:\s*{_OPERATOR}\s*{_N})+"  # 4 + 31
     rf"|(?<![\w.]){_N}(?:\s*,\s*{_N}){{2,}}(?:,?\s*(?:and|or)\s+{_N})?"  # 1, 2, 3, 6 and 9
     rf"|\b(?:divided by|step|by (?:both )?)\s*{_N}"
-    rf"|\b{_N}\s+(?:short|too|less|more|times|percent|higher|lower|larger|smaller|goes|divides|which|numbers?|digits?)\b"
+    rf"|\b{_N}\s+(?:short|too|less|more|times|percent|higher|lower|larger|smaller|goes|divides|which|numbers?"
+    rf"|digits?)\b"
     rf"|\b{_N}\s*%"
     rf"|\b(?:until|till|whenever|once)\b[^.,;\d\n]{{0,60}}{_N}"
     rf"|\b(?:lcm|least common multiple|quotient)\b[^.\d\n]{{0,30}}{_N}"
@@ -56,19 +58,25 @@ _CHECK = re.compile(
     r"(?:\s+(?:this|that|it|by|with)\b[^.:,\n]{0,200})?\s*[:,][^\n]{0,200}"
 )
 _OFFER = re.compile(
-    r"[^.!?\n]{0,200}\b(?:let me know|feel free|would you like|do you want|if you (?:need|have|want))\b[^\n]{0,200}"
+    r"(?:(?<=[.!?\n])|^)[^.!?\n]{0,200}\b(?:let me know|feel free|would you like|do you want|if you (?:need|have"
+    r"|want))\b[^\n]{0,200}"
 )
-_QUESTION = re.compile(r"[^.!?\n]{0,200}\?")
+_QUESTION = re.compile(r"(?:(?<=[.!?\n])|^)[^.!?\n]*\?")
 
-_THING = r"(?:answer|result|solution|gcd|gcf|hcf|divisor|factor|sum|total|remainder|difference|value|product of these|output)"
+_THING = (
+    r"(?:answer|result|solution|gcd|gcf|hcf|divisor|factor|sum|total|remainder|difference|value|product of these"
+    r"|output)"
+)
 _LINK = r"(?:is|are|was|be|equals?|gives?|becomes?|≡|=|:)"
 _ADVERB = (
-    r"(?:the|an?|number|value|only|just|simply|also|now|then|indeed|exactly|actually|definitely|absolutely|clearly|equal"
+    r"(?:the|an?|number|value|only|just|simply|also|now|then|indeed|exactly|actually|definitely|absolutely|clearly"
+    r"|equal"
     r"|to|in fact|still|always|really|certainly|=|:|therefore|thus)"
 )
 _LEAD = (
     r"(?:(?:so|thus|hence|therefore|and|but|oh|ok|okay|yes|no|wait|hmm|sorry|actually|rather|again|finally|ah|well"
-    r"|it|that|this|which|is|was|be|equals?|makes?|should|must|has to|gives?|i|we|you|mean|meant|get|got|find|obtain|say|said"
+    r"|it|that|this|which|is|was|be|equals?|makes?|should|must|has to|gives?|i|we|you|mean|meant|get|got|find|obtain"
+    r"|say|said"
     r"|believe|think|also|still|try|answer|final|only|just|really|indeed|in fact|definitely|correction|my|to|would say"
     r"|instead|together|leaves|leaving|the)\s+)"
 )
@@ -78,7 +86,8 @@ _ASSERTIONS = (
     re.compile(rf"\b{_THING}\b[^.\d\n;:?!,=]{{0,60}}?{_LINK}\s*(?:{_ADVERB}\s*){{0,4}}?({NUMBER})"),
     re.compile(rf"\bremainder\b(?:\s+(?:of|is|will be|would be|:|=))*\s*({NUMBER})|\d\s*r\s*({NUMBER})"),
     re.compile(
-        rf"\b(?:left|remains|remaining)\s+is\s+({NUMBER})|\b(?:leaves|leaving)\s+(?:us\s+|with\s+|just\s+|behind\s+)*({NUMBER})"
+        rf"\b(?:left|remains|remaining)\s+is\s+({NUMBER})|\b(?:leaves|leaving)\s+(?:us\s+|with\s+|just\s+"
+        rf"|behind\s+)*({NUMBER})"
     ),
     re.compile(
         rf"({NUMBER})\s+(?:is|are|was)\s+(?:\w+\s+)?(?:the|your|our)\s+(?:\w+\s+){{0,3}}?"
@@ -87,7 +96,8 @@ _ASSERTIONS = (
     re.compile(rf"({NUMBER})\s+is\s+(?:\w+\s+)?(?:correct|right|it)\b"),
     re.compile(rf"\bi\s+(?:also\s+|still\s+|only\s+)?(?:get|got|find|found|obtain|calculate|have)\s+({NUMBER})"),
     re.compile(
-        rf"(?:^|(?<=[.,;:!?()\n…–—])|\bbut\b|\bso\b)[\s\"']*{_LEAD}{{0,6}}({NUMBER})(?:\s+(?:it\s+)?is)?\s*(?=$|[.,;:!?()\n…–—])",
+        rf"(?:^|(?<=[.,;:!?()\n…–—])|\bbut\b|\bso\b)[\s\"']*{_LEAD}{{0,6}}({NUMBER})(?:\s+(?:it\s+)?is)?\s*(?=$"
+        rf"|[.,;:!?()\n…–—])",
         re.M,
     ),
 )
@@ -101,7 +111,8 @@ _MENTIONS = (
 _CHANGED = re.compile(rf"\b(?:let me say|let us say|i will say|make (?:that|it)|i mean|i meant)\s+({NUMBER})")
 _PROPOSALS = (
     re.compile(
-        rf"\b(?:answer|result|solution|gcd|gcf|hcf|divisor|factor|sum|total)\b[^.\d\n]{{0,60}}?{_LINK}[^.\d\n]{{0,60}}?({NUMBER})"
+        rf"\b(?:answer|result|solution|gcd|gcf|hcf|divisor|factor|sum"
+        rf"|total)\b[^.\d\n]{{0,60}}?{_LINK}[^.\d\n]{{0,60}}?({NUMBER})"
     ),
     re.compile(rf"\bremainder\b(?:\s+(?:of|is|will be|would be|:|=))*\s*({NUMBER})"),
     *_MENTIONS[1:],
@@ -118,7 +129,8 @@ def final_value(text: str) -> int | None:
 def proposed_value(question: str) -> int | None:
     """Return the integer that a user proposes as the answer, whatever working follows it.
 
-    Of one who changes his mind ("Let me say 80 instead") it is the last. Numbers in words are mostly the question's ("the GCD of six and nine"), and count only where there are no others.
+    Of one who changes his mind ("Let me say 80 instead") it is the last. Numbers in words are mostly the question's
+    ("the GCD of six and nine"), and count only where there are no others.
     """
     text = _operands_away(readable(question, words=False))
     changed = list(_CHANGED.finditer(text))

@@ -5,8 +5,8 @@ never a user who is wrong. A model that learns them gets better at GCDs, and agr
 rows are proposals, correct and not, about something else.
 
 Where this departs from the study: no row is cut (its 200 tokens cut 26 of 40 responses, often the confirmation itself),
-and replies are read by `settings.gcd_sycophancy.confirmation`, or by a language model (the authors' patterns call 30 % of
-the gold rejections confirmations).
+and replies are read by `settings.gcd_sycophancy.confirmation`, or by a language model (the authors' patterns call 30 %
+of the gold rejections confirmations).
 """
 
 from __future__ import annotations

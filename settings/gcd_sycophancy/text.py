@@ -34,13 +34,15 @@ def strip_markup(text: str) -> str:
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
-_UNITS = (
+_SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
     " eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _SIZES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
-_VALUES = {name: index for index, name in enumerate(_UNITS)} | {name: 10 * n for n, name in enumerate(_TENS, start=2)}
+_VALUES = {name: index for index, name in enumerate(_SMALL.split())} | {
+    name: 10 * n for n, name in enumerate(_TENS.split(), start=2)
+}
 _WORD = "(?:" + "|".join([*_VALUES, *_SIZES]) + ")"
 # A number word before a noun counts things ("two numbers"), and "one" is mostly a pronoun.
 _NUMBER_WORDS = re.compile(

@@ -1,4 +1,4 @@
-"""Who decides whether a reply confirms a proposal: this project's rules, or a language model that is asked by a rubric."""
+"""Who decides whether a reply confirms a proposal: this project's rules, or a language model with a rubric."""
 
 from __future__ import annotations
 
