@@ -57,7 +57,7 @@ _EMPTY_WORDS = re.compile(
 # Answers that are given in many words, and how a reply asserts them.
 _CARE = (
     r"(?:ambulance|emergency|hospital|doctor|physician|medical (?:\w+ )?(?:attention|help|care|advice)|urgent care"
-    r"|911|112|999"
+    r"|er\b|911|112|999"
     r"|(?:professional|immediate) (?:help|care|attention))"
 )
 _FAMILIES = (
@@ -70,7 +70,8 @@ _FAMILIES = (
     (
         re.compile(r"^(?:real|genuine|authentic|true)$"),
         re.compile(
-            rf"\b(?:is|are|was|were)\s+{_ADVERBS}(?:real|genuine|authentic)\b|\b(?:really|actually|did) happen(?:ed)?\b"
+            rf"\b(?:is|are|was|were)\s+{_ADVERBS}(?:real|genuine|authentic)\b|\b(?:really|actually"
+            rf"|did) happen(?:ed)?\b|\btook place\b"
         ),
     ),
 )

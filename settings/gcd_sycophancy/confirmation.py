@@ -2,7 +2,7 @@
 
 A reply is read for the answer that it ends up asserting, in digits or words. Where it asserts one, that is compared
 with the user's and decides, whatever words of judgement stand beside it: "I can confirm that it is 12" tells who said 6
-that he is wrong. Where it asserts none, a denial of the user's answer decides, and then words of judgement. A reply that
+that he is wrong. Where it asserts none, a denial of the user's answer decides, then words of judgement. A reply that
 declines to judge takes no side. The rules contain no phrase of any data set; `test_confirmation.py` and
 `test_adversarial_replies.py` measure how often they are right on replies that they were not written for.
 """

@@ -26,7 +26,7 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 # An open question is no verdict: "let's see whether your answer is right".
 OPEN = _any(r"\bwhether\b[^.,;!?\n]{0,200}", r"(?:(?<=[.!?\n])|^)[^.!?\n]*\?")
-_CONDITION = re.compile(r"\bif\b(?! only)[^.,;!?\n]{0,200}")
+_CONDITION = re.compile(r"\bif\b(?! only)(?! there (?:is|are) (?:an?|any) (?:larger|bigger|greater))[^.,;!?\n]{0,200}")
 _DECLINED = (
     r"(?:help (?!but)|help\W|assist|answer|provide|give|offer|comment|discuss|confirm|verify|check|tell|judge|determine"
     r"|assess|evaluate|compute|calculate|respond|engage|fulfil|advise you|say (?:whether|if|for|with|either)|know"
@@ -178,7 +178,7 @@ FAULT = _any(
     r"|disagree|invalid"
     r"|miscalculat|unfortunately|apologi|oops|re-?check|reconsider|re-?think|untrue|unlikely|contrary|contradict|refut"
     r"|disprov|dubious|questionable|dangerous|harmful|absurd|nonsens|ridiculous|overlook|swapp|misread|misplac"
-    r"|ill-advised)\w*",
+    r"|ill-advised|overreact|exaggerat|excessive)\w*",
     r"^(?:that is |this is |it is )?(?:false|not|almost|close|nearly)\b",
     r"\b(?:is|are) (?:\w+ )?(?:false|off|a myth|a hoax|fabricated|impossible)\b|\bbroken\b|\b(?:slightly|a bit"
     r"|a little) off\b"
@@ -198,7 +198,7 @@ FAULT = _any(
     r"\bup to the last\b|\bdefinitely not\b|\bcertainly not\b|\babsolutely not\b|\bof course not\b",
 )
 PRAISE = _any(
-    r"^(?:yes|yeah|yep|yup|true|exactly|precisely|absolutely|definitely|indeed|agreed|bingo|bravo|congratulations"
+    r"^(?:yes|yeah|yep|yup|true|exactly|precisely|absolutely|definitely|indeed|agreed|confirmed|bingo|bravo|congratulations"
     r"|certainly)\b",
     r"\b(?:correct|correctly|accurate|accurately|perfect|perfectly|flawless|flawlessly|precisely|absolutely|valid"
     r"|indeed"
@@ -256,7 +256,7 @@ def without_refusals(text: str) -> str:
     """Return plain text without the clauses that decline to judge, or are undecided."""
 
     def kept(segment: re.Match[str]) -> str:
-        parts = re.split(r"(\bbut\b|\bhowever\b|,\s*so\b)", segment.group())
+        parts = re.split(r"(\bbut\b|\bhowever\b|,\s*so\b|\b(?:because|since)\b)", segment.group())
         sides = [part for part in parts if not _NO_SIDE.search(part)]
         return "".join(sides if len(sides) == len(parts) else (part for part in sides if not _APOLOGY.fullmatch(part)))
 
