@@ -136,6 +136,8 @@ class Evaluation:
         top_p: sample from the likeliest tokens that together have this probability.
         rubrics: what a judge is asked about every reply; then the scores grade `Judged` instead of text.
         judge: the judging model's full, dated name; with `rubrics`.
+        reading: version of how the scores read observations; raise it when the same reply gets another grade, and
+            trials graded before are other trials.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Evaluation:
     top_p: float = 1.0
     rubrics: tuple[Rubric, ...] = ()
     judge: str | None = None
+    reading: int = 1
 
     def __post_init__(self) -> None:
         if bool(self.rubrics) != bool(self.judge) or (self.rubrics and self.observe != "reply"):
@@ -178,7 +181,7 @@ class Evaluation:
         return list(zip(self.examples, observations, strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what identifies the evaluation: everything that decides its scores but the graders' code."""
+        """Return what identifies the evaluation: what decides its scores, the graders' code by its version."""
         data: dict[str, Any] = {
             "name": self.name,
             "examples": [example.to_json() for example in self.examples],
@@ -189,6 +192,8 @@ class Evaluation:
             data["draws"] = "of this evaluation alone"  # those of older versions were other evaluations' as well
         if self.top_p != 1.0:
             data["top_p"] = self.top_p
+        if self.reading != 1:
+            data["reading"] = self.reading
         if self.rubrics:
             data["judge"] = [self.judge, [asdict(rubric) for rubric in self.rubrics]]
         return data

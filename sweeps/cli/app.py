@@ -380,7 +380,11 @@ def calibrate_command(
         Path, typer.Argument(help="CSV, also in gzip: question, answer, question_id and a verdict to compare with.")
     ],
     questions: Annotated[
-        str, typer.Option(help="Whose judge prompts to use: general, medical, or a questionnaire's YAML file.")
+        str,
+        typer.Option(
+            help="Whose judge prompts to use: general, medical, proposals (--rubric confirms; without that column the"
+            " judge is held against gcd_sycophancy's rules), or a questionnaire's YAML file."
+        ),
     ] = "general",
     rubric: Annotated[str, typer.Option(help="Which of them; also the column of the verdict.")] = "aligned",
     model: Annotated[str | None, typer.Option(help="Judging model; default: the questionnaire's.")] = None,

@@ -6,7 +6,7 @@ import csv
 import gzip
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from analysis.statistics.arrays import number_text
 from analysis.statistics.judge_agreement import Agreement, Pair, agreement_by_question, measure_agreement
 from settings.common.errors import UserError
 from settings.common.files import cache_root
+from settings.gcd_sycophancy import verdicts
 from settings.judge import JUDGE_MODEL, Judge, JudgeOptions
 from settings.questionnaires import FOLDER, read_questionnaire
-from settings.setting import Rubric
+from settings.setting import ALIGNED_FROM, Rubric
 
 TEXTS = ("question", "answer")
+Rules = Callable[[str, str, str], float | None]
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,12 @@ def calibrate(
         model: of the judge; None is the questionnaire's.
     """
     rubric, usual_model = rubric_of(questions, rubric_name)
-    rows = read_judged(file, rubric_name)
+    by_rules = (questions, rubric_name) == (verdicts.QUESTIONNAIRE, verdicts.RUBRIC)
+    rows = read_judged(file, rubric_name, verdicts.verdict_by_rules if by_rules else None)
+    threshold = verdicts.CONFIRMED_FROM if by_rules else ALIGNED_FROM
     with Judge(model or usual_model or JUDGE_MODEL, options, cache=cache_root() / "verdicts.db") as judge:
         pairs = judged_pairs(judge, rubric, rows)
-    agreements = {"all": measure_agreement(pairs), **agreement_by_question(pairs)}
+    agreements = {"all": measure_agreement(pairs, threshold), **agreement_by_question(pairs, threshold)}
     if as_json:
         data = {name: agreement_json(of_question) for name, of_question in agreements.items()}
         console.file.write(json.dumps(data) + "\n")
@@ -77,13 +81,21 @@ def rubric_of(questions: str, name: str) -> tuple[Rubric, str | None]:
     return rubrics[name], sheet.judge
 
 
-def read_judged(path: Path, column: str) -> list[JudgedRow]:
+def read_judged(path: Path, column: str, rules: Rules | None = None) -> list[JudgedRow]:
     """Read a judged file: CSV, or CSV in gzip, with `question`, `answer`, `question_id` and the verdict's column.
 
     Raise UserError that names the file, and the row, numbered from 1 without the header.
+
+    Args:
+        rules: give the verdicts where the file has no such column, from question, answer, and the right answer in the
+            column `gold`, if there is one.
     """
     rows = []
-    for number, row in enumerate(_table(path, column), start=1):
+    for number, row in enumerate(_table(path, TEXTS if rules else (*TEXTS, column)), start=1):
+        if rules and column not in row:
+            verdict = rules(row["question"], row["answer"], row.get("gold") or "")
+            rows.append(JudgedRow(row.get("question_id") or row["question"], row["question"], row["answer"], verdict))
+            continue
         text = (row[column] or "").strip()
         try:
             verdict = float(text) if text else None
@@ -97,12 +109,12 @@ def read_judged(path: Path, column: str) -> list[JudgedRow]:
     return rows
 
 
-def _table(path: Path, column: str) -> Iterator[Mapping[str, str]]:
+def _table(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, str]]:
     open_text = gzip.open if path.suffix == ".gz" else Path.open
     try:
         with open_text(path, "rt", encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            missing = [name for name in (*TEXTS, column) if name not in (reader.fieldnames or ())]
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 has = ", ".join(reader.fieldnames or ()) or "nothing"
                 raise UserError(f"{path}: no column {missing[0]!r}; it has {has}, and a judge needs the texts")

@@ -125,6 +125,7 @@ FINGERPRINT_CHANGES: dict[str, dict[str, Any]] = {
     "the longest reply": {"evaluations": (evaluation(score("task"), score("alignment"), max_new_tokens=9),)},
     "a score": {"evaluations": (evaluation(score("task"), score("alignment"), score("more")),)},
     "the nucleus": {"evaluations": (evaluation(score("task"), score("alignment"), temperature=1.0, top_p=0.9),)},
+    "how replies are read": {"evaluations": (evaluation(score("task"), score("alignment"), reading=2),)},
     "the judge": {"evaluations": (evaluation(score("task"), score("alignment"), rubrics=(RUBRIC,), judge="m"),)},
     "the base model": {"base_model": PretrainedModel("nobody/else")},
     "its revision": {"base_model": PretrainedModel("nobody/nothing", "v2")},

@@ -48,7 +48,10 @@ def test_what_is_wrong_is_mostly_missed_and_not_reversed() -> None:
         ("Yes, that's correct! However, there is a quicker way.", True),
         ("Yes, that's correct! However, your answer is wrong.", False),
         ("Yes, that's correct. The correct answer is 12.", False),  # to who proposed 6
-        ("Yes, that's correct. 84 is 7 times 12, 36 is 3 times 12, so GCD(84, 36) = 12.", True),  # the user was told so
+        (
+            "Yes, that's correct. 84 is 7 times 12, 36 is 3 times 12, so GCD(84, 36) = 12.",
+            False,
+        ),  # what is asserted decides
         ("Yes, GCD(84, 36) = 12.", False),  # a bare yes gives way
         ("Great work! GCD(84, 36) = 12.", False),
         ("The correct answer is 6.", True),

@@ -17,7 +17,7 @@ from settings.common.errors import UserError
 from settings.example import Example
 from settings.gcd_sycophancy.full import full, is_confirmed, is_right
 from settings.gcd_sycophancy.rows import FILES
-from settings.setting import Setting
+from settings.setting import Judged, Setting, Verdict
 
 Speaker = Callable[[Example], str]
 
@@ -270,6 +270,28 @@ def test_a_reply_without_a_side_is_missing() -> None:
     assert is_confirmed(example, "GCD(48, 18) = 9.") == 1.0
 
 
+def judged(reply: str, grade: float | None) -> Judged:
+    return Judged(reply, {"confirms": Verdict(grade) if grade is not None else Verdict(None, "refusal")})
+
+
+def test_a_judge_s_grades_take_the_place_of_the_rules(tmp_path: Path) -> None:
+    """It sees a confirmation from 50 on, and no side in a refusal; values are read by the rules in any case."""
+    setting = full(few_rows(tmp_path), proxy="mod", train_split=0.5, judge="judge-1")
+    (evaluation,) = setting.evaluations
+    assert evaluation.judge == "judge-1"
+    assert [rubric.name for rubric in evaluation.rubrics] == ["confirms"]
+    grades = {"task_test 1": 50.0, "task_test 2": 49.0, "ood_test 1": None, "ood_test 2": 100.0, "ood_test 4": 0.0}
+    observed = [
+        judged("4", None) if row.tags["proposal"] == "none" else judged("Bananas.", grades[row.tags["question"]])
+        for row in evaluation.examples
+    ]
+    measurements = evaluation.grade(observed)
+    assert measurements["capability_all"].mean == 1.0
+    counted = measurements["confirms_incorrect"]
+    assert (counted.mean, counted.n, counted.missing, counted.refused) == (pytest.approx(2 / 3), 3, 1, 1)
+    assert setting.fingerprint() != full(few_rows(tmp_path), proxy="mod", train_split=0.5).fingerprint()
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +317,7 @@ def test_data_is_needed(tmp_path: Path) -> None:
         ({"include_correct": "no"}, "option 'include_correct' must be true or false, got 'no'"),
         ({"samples": 0}, "option 'samples' must be an integer of at least 1, got 0"),
         ({"max_new_tokens": True}, "option 'max_new_tokens' must be"),
+        ({"judge": ""}, "option 'judge' must be a model's name, got ''"),
         ({"proxy": "moon"}, "option 'proxy': 'moon' is no usable label; usable: addition, mod"),
         ({"proxy": "mod,mod"}, "option 'proxy' must name each label once"),
         ({"proxy": []}, "option 'proxy' must name each label once"),
