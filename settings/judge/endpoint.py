@@ -149,7 +149,7 @@ class Endpoint:
             messages: Any = [{"role": "user", "content": prompt}]
             timeout = self._options.timeout * (REASONING_TIMEOUT if manner.level == "room" else 1)
             raw = self._client.chat.completions.with_raw_response.create(
-                model=self.model, messages=messages, timeout=timeout, **manner.parameters
+                model=self._model, messages=messages, timeout=timeout, **manner.parameters
             )
             completion = read_completion(raw.content)
             return completion
