@@ -37,8 +37,14 @@ def open_client(base_url: str | None, timeout: float) -> Any:
         raise UserError(f"the key in the environment variable {KEY} has white space in or around it, or a line's end")
     if not key.isascii() or not key.isprintable():
         raise UserError(f"the key in the environment variable {KEY} has characters that no key has")
-    direct = DefaultHttpxClient(mounts=DIRECT, timeout=timeout)
-    return OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0, http_client=direct)
+    near = url is not None and urlsplit(url).scheme == "http" and urlsplit(url).hostname in LOOPBACK
+    try:
+        connections = DefaultHttpxClient(mounts=DIRECT, timeout=timeout, trust_env=not near)
+    except (ImportError, ValueError) as error:
+        proxies = ", ".join(f"{scheme}_proxy" for scheme in sorted(urllib.request.getproxies()))
+        why = type(error).__name__ if isinstance(error, ValueError) else str(error)
+        raise UserError(f"the proxy that the environment names ({proxies}) cannot be used: {why}") from None
+    return OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0, http_client=connections)
 
 
 def _without_password(url: str) -> str:

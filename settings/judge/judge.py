@@ -179,6 +179,8 @@ class Judge:
                 " (JudgeOptions(reasoning_tokens=...)), or turn its reasoning off"
             )
         text = " ".join(completion.text.split())
+        if not text:
+            return "its reply is empty"
         text = text if len(text) <= QUOTED else text[:QUOTED] + "..."
         return f"its reply does not hold exactly one grade on the scale from 0 to {HIGHEST}: {text!r}"
 
