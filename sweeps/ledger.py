@@ -138,8 +138,8 @@ class LedgerState:
         elif kind == "retried":
             for trial_id in event["trials"]:
                 self.outcomes.pop(trial_id, None)
-                self.rungs.pop(trial_id, None)
-                if trial_id not in self.generated:
+                if trial_id not in self.generated:  # else it is judged again, not trained
+                    self.rungs.pop(trial_id, None)
                     self.made_with.pop(trial_id, None)
         elif kind == "code":
             self.code = {**self.code, **event["of"]}
