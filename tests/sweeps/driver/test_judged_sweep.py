@@ -44,7 +44,7 @@ def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> 
 def test_a_judged_sweep(
     tmp_path: Path, empty_store: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No start without a judge; then too small a budget, then a judge that gives no usable verdicts, then one that does.
+    """No start without a judge; then a small budget, then a judge that gives no usable verdicts, then one that does.
 
     Nothing is trained twice, no verdict is paid for twice, and the last start needs no Ray.
     """
