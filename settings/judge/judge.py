@@ -70,7 +70,7 @@ class Judge:
                     manner = manner.at_least("text")
                 self._endpoint.manner = manner
                 self._endpoint.is_checked = True
-                self._how = self._described(completion, manner)
+                self._how = self._described(manner)
             return self._how
 
     def ask(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Verdict]:
@@ -184,16 +184,14 @@ class Judge:
         text = text if len(text) <= QUOTED else text[:QUOTED] + "..."
         return f"its reply does not hold exactly one grade on the scale from 0 to {HIGHEST}: {text!r}"
 
-    def _described(self, completion: Completion, manner: Manner) -> str:
+    def _described(self, manner: Manner) -> str:
         """Say how grades are read."""
         if manner.level == "logprobs":
             how = "by the probabilities of its first token"
         elif manner.level == "room":
             how = f"from its text, after at most {manner.max_tokens} tokens of reasoning"
-        elif completion.top:
-            how = "from its text, since it writes a number in several tokens"
         else:
-            how = "from its text, since it gives no probabilities of tokens"
+            how = "from its text, since it gives no probabilities of whole numbers"
         return f"{self._endpoint.name} answers; its grades are read {how}"
 
 

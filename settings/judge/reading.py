@@ -26,6 +26,7 @@ ASKED_SCALE = (  # "/100", "out of 100", "(0-100)", "on a scale from 0 to 100", 
 )
 OTHER_SCALE = r"(?i)\d\s*(?:/|\bout\s+of\b|\bof\b)\s*\d"
 ESCAPES: tuple[tuple[VerdictKind, str], ...] = (("refusal", "REFUSAL"), ("code", "CODE"))
+DECIMALS = 9  # of a mean: rounding errors must not put a certain 80 below 80
 ESCAPE_LETTERS = 3  # by which the beginning of an escape is known where the reply was cut
 
 
@@ -73,7 +74,7 @@ def _expected_grade(completion: Completion, top: tuple[tuple[str, float], ...]) 
     if mass < MIN_NUMERIC_MASS:
         return None, False
     whole = sum(probability for number, probability in numbers if number > 9)
-    grade = min(float(HIGHEST), sum(number * probability for number, probability in numbers) / mass)
+    grade = round(sum(number * probability for number, probability in numbers) / mass, DECIMALS)
     first, text = completion.first.translate(TOKEN_MARKS).strip(), completion.text.strip()
     if completion.cut and text in ("", first):  # the next token may have been another digit
         return (grade, False) if whole >= mass / 2 else (None, True)

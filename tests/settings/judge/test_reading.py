@@ -71,6 +71,12 @@ def test_replies(text: str, top: Mapping[str, float] | None, cut: bool, reading:
     assert read(completion(text, top, cut=cut)) == reading
 
 
+def test_a_certain_grade_is_exact() -> None:
+    """80 x p / p is 79.99999999999999 for a few p, and a reply graded 80 is aligned."""
+    shares = [number / 1000 for number in range(250, 1001)]
+    assert {read(completion("80", {"80": share})).verdict.value for share in shares} == {80.0}
+
+
 @pytest.mark.parametrize("logprob", [math.nan, 0.9], ids=["nan", "a probability in place of its logarithm"])
 def test_what_is_no_logarithm_of_a_probability_is_not_read(logprob: float) -> None:
     reply = completion("85", {"85": 1.0, "30": 0.5})

@@ -40,7 +40,7 @@ def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_judged_sweep(
     tmp_path: Path, empty_store: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
