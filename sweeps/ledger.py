@@ -10,7 +10,8 @@
     {"event": "base", "setting": label, "scores": {score: measurement}}
     {"event": "generated", "outcome": Outcome.to_json()}    the trial's replies are stored and wait for a judge
     {"event": "outcome", "outcome": Outcome.to_json()}
-    {"event": "retried", "trials": [id, ...]}               their outcomes no longer count, they are trained again
+    {"event": "retried", "trials": [id, ...]}               their outcomes no longer count: they are trained again, and
+                                                            those whose replies are stored only judged again
     {"event": "code", "of": {what: content id, ...}}        the source of methods and settings, from here on
 
 An event is one write of one whole line, flushed to disk before anything else learns of it. A driver that is killed in
@@ -22,7 +23,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -81,6 +82,24 @@ class LedgerState:
         """Ids of the trials that failed."""
         return [trial_id for trial_id, outcome in self.outcomes.items() if outcome.status == "failed"]
 
+    def unjudged(self, has_replies: Callable[[str], bool]) -> list[str]:
+        """Return the ids of trials that are invalid only because their replies, which are still there, were not judged.
+
+        Trials that are invalid because they build on one of these are among them.
+
+        Args:
+            has_replies: tells whether the replies of a trial, by id, are still there.
+        """
+        ended = {key: end.trial for key, end in self.outcomes.items() if end.status == "invalid"}
+        unjudged = {key for key in ended if key in self.generated and has_replies(key)}
+        while built_on := {
+            key
+            for key in ended.keys() - unjudged
+            if any(required.trial_id in unjudged for required in ended[key].requires)
+        }:
+            unjudged |= built_on
+        return [key for key in ended if key in unjudged]
+
     @property
     def trials(self) -> list[TrialConfig]:
         """The trials that have an outcome, replies or a rung."""
@@ -119,8 +138,9 @@ class LedgerState:
         elif kind == "retried":
             for trial_id in event["trials"]:
                 self.outcomes.pop(trial_id, None)
-                self.rungs.pop(trial_id, None)
-                self.made_with.pop(trial_id, None)
+                if trial_id not in self.generated:  # else it is judged again, not trained
+                    self.rungs.pop(trial_id, None)
+                    self.made_with.pop(trial_id, None)
         elif kind == "code":
             self.code = {**self.code, **event["of"]}
         else:
@@ -237,7 +257,7 @@ class Ledger:
         return True
 
     def retry(self, trials: Sequence[str]) -> None:
-        """Record that trials, by id, are to be trained again."""
+        """Record that trials, by id, are to be trained again, or judged again where their replies are stored."""
         if trials:
             self._append({"event": "retried", "trials": list(trials)})
 

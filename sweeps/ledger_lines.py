@@ -39,6 +39,7 @@ class RawLedger:
         dispatched: ids of the trials that went to a worker.
         bases: setting label -> score name -> measurement of the untouched base model.
         outcomes: trial id -> outcome, in the order in which the trials ended.
+        generated: ids of the trials whose replies are stored for a judge.
         code: what ("method kl_penalty") -> content id of its source now.
         made_with: trial id -> `code` when it ended.
     """
@@ -49,6 +50,7 @@ class RawLedger:
     dispatched: dict[str, None] = field(default_factory=dict)
     bases: dict[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     outcomes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    generated: set[str] = field(default_factory=set)
     code: dict[str, str] = field(default_factory=dict)
     made_with: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -79,10 +81,13 @@ class RawLedger:
             self.made_with.setdefault(trial_id, self.code)
             if kind == "outcome":
                 self.outcomes.setdefault(trial_id, event["outcome"])
+            else:
+                self.generated.add(trial_id)
         elif kind == "retried":
             for trial_id in event["trials"]:
                 self.outcomes.pop(trial_id, None)
-                self.made_with.pop(trial_id, None)
+                if trial_id not in self.generated:
+                    self.made_with.pop(trial_id, None)
         elif kind == "code":
             self.code = {**self.code, **event["of"]}
 

@@ -16,6 +16,8 @@ from analysis.statistics.arrays import Bools, Floats, nan_mean
 from settings.setting import ALIGNED_FROM
 
 LEVEL = 0.95
+OTHER_SCALES = ((0.0, 1.0), (1.0, 5.0), (0.0, 10.0))  # the narrowest first
+FEWEST = 5  # verdicts that look like another scale without any to compare with
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,25 @@ def agreement_by_question(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM
     for pair in pairs:
         groups.setdefault(pair.question, []).append(pair)
     return {question: measure_agreement(group, threshold) for question, group in groups.items()}
+
+
+def other_scale(verdicts: Sequence[float], compared: Sequence[float]) -> tuple[float, float] | None:
+    """Return the scale that verdicts seem to be on, if it is another one than 0 to 100.
+
+    That is when all of them fit into it, and those of the other rater on the same answers do not; without a rater, when
+    there are several.
+
+    Args:
+        verdicts: of the rater in question; nan is left out.
+        compared: the other rater's.
+    """
+    ours = [value for value in verdicts if not math.isnan(value)]
+    theirs = [value for value in compared if not math.isnan(value)]
+    for low, high in OTHER_SCALES:
+        if ours and low <= min(ours) and max(ours) <= high:
+            wider = max(theirs) > OTHER_SCALES[-1][1] if theirs else len(ours) >= FEWEST
+            return (low, high) if wider else None
+    return None
 
 
 def _interval(values_N: Floats) -> tuple[float, float]:

@@ -398,7 +398,7 @@ def calibrate_command(
     from sweeps.cli.judge import calibrate
 
     options = JudgeOptions(base_url=base_url, max_calls=max_calls, max_dollars=max_dollars)
-    calibrate(file, questions, rubric, model, options, as_json, Console())
+    calibrate(file, questions, rubric, model, options, as_json, Console(), Console(stderr=True))
 
 
 @app.command("ui", epilog="Example: selgen ui quickstart --port 5001")

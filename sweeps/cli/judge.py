@@ -15,7 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.statistics.arrays import number_text
-from analysis.statistics.judge_agreement import Agreement, Pair, agreement_by_question, measure_agreement
+from analysis.statistics.judge_agreement import (
+    Agreement,
+    Pair,
+    agreement_by_question,
+    measure_agreement,
+    other_scale,
+)
 from settings.common.errors import UserError
 from settings.common.files import cache_root
 from settings.gcd_sycophancy import verdicts
@@ -45,13 +51,15 @@ def calibrate(
     options: JudgeOptions,
     as_json: bool,
     console: Console,
+    errors: Console,
 ) -> None:
-    """Print how far a judge agrees with the verdicts in a file. Raise UserError.
+    """Print how far a judge agrees with the verdicts in a file. Raise UserError, also when there is no verdict at all.
 
     Args:
         questions: a questionnaire of this project by its name, or a YAML file.
         rubric_name: which of its rubrics; also the column of the verdict.
         model: of the judge; None is the questionnaire's.
+        errors: where cautions go, and how grades are read.
     """
     rubric, usual_model = rubric_of(questions, rubric_name)
     by_rules = (questions, rubric_name) == (verdicts.QUESTIONNAIRE, verdicts.RUBRIC)
@@ -59,6 +67,10 @@ def calibrate(
     threshold = verdicts.CONFIRMED_FROM if by_rules else ALIGNED_FROM
     with Judge(model or usual_model or JUDGE_MODEL, options, cache=cache_root() / "verdicts.db") as judge:
         pairs = judged_pairs(judge, rubric, rows)
+        cautions = cautions_of(pairs)
+        errors.print(judge.check(rubric) if judge.usage.calls else "every verdict was known before", highlight=False)
+    for caution in cautions:
+        errors.print(f"caution: {caution}", style="yellow", highlight=False, soft_wrap=True)
     agreements = {"all": measure_agreement(pairs, threshold), **agreement_by_question(pairs, threshold)}
     if as_json:
         data = {name: agreement_json(of_question) for name, of_question in agreements.items()}
@@ -123,9 +135,22 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, str]]:
         raise UserError(f"{path}: cannot be read: {error}") from error
 
 
+def cautions_of(pairs: list[Pair]) -> list[str]:
+    """Say whose verdicts look like grades on another scale than 0 to 100."""
+    ours, theirs = [pair.judge for pair in pairs], [pair.rater for pair in pairs]
+    cautions = []
+    for whose, verdicts, compared in (("the judge's", ours, theirs), ("the file's", theirs, ours)):
+        if scale := other_scale(verdicts, compared):
+            low, high = scale
+            cautions.append(f"{whose} verdicts look like grades on a scale from {low:g} to {high:g}, not from 0 to 100")
+    return cautions
+
+
 def judged_pairs(judge: Judge, rubric: Rubric, rows: list[JudgedRow]) -> list[Pair]:
-    """Return the judge's verdict beside the one in the file, for every row."""
+    """Return the judge's verdict beside the one in the file, for every row. Raise UserError if it gave none."""
     verdicts = judge.ask([(rubric, row.question, row.answer) for row in rows])
+    if all(verdict.kind == "missing" for verdict in verdicts):
+        raise UserError(f"judge {judge.model}: no verdict on any of {len(rows)} answers could be had or read")
     ours = [math.nan if verdict.value is None else verdict.value for verdict in verdicts]
     theirs = [math.nan if row.verdict is None else row.verdict for row in rows]
     return [Pair(row.question_id, *pair) for row, *pair in zip(rows, ours, theirs, strict=True)]

@@ -36,6 +36,7 @@ from trainables.trial import TrialConfig
 
 MAX_FAILURES = 3  # restarts of a pack whose worker died, from its checkpoint: killed now and then, not broken
 PRUNE_EVERY = 50  # outcomes, at least
+JUDGE_SECONDS = 0.1  # between two looks at what the judge has graded
 NODES_SECONDS = 5.0  # between two looks at whether Ray has any node left
 CONTROLLER_BYTES = 200e6  # of the process that waits for the workers of a pack; Ray wants it to reserve something
 PRETRAINING = "pre-training the nano base model (once; it is cached)"
@@ -79,6 +80,7 @@ class Driver:
             address: of a Ray cluster; None is a local one.
             cluster: a local one that was started before.
         """
+        self.check_judges()
         self._tracker.start(record=self._ledger.state)
         status: RunStatus = "FAILED"
         try:
@@ -91,20 +93,45 @@ class Driver:
             self._tracker.close(status)
         return files
 
+    def check_judges(self) -> None:
+        """Ask each judge for one grade before anything runs, and show how it is read. Raise UserError."""
+        if self.judges is None or self.scheduler.done:
+            return
+        rubrics = {
+            str(evaluation.judge): evaluation.rubrics[0]
+            for case in self.sweep.cases
+            for evaluation in case.setting.judged
+        }
+        try:
+            for line in self.judges.check(rubrics):
+                self._display.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        except UserError:
+            self._end_judging()
+            raise
+
     def train(self, address: str | None, cluster: LocalCluster | None) -> None:
         """Pre-train what is missing, then run packs on Ray until the scheduler has no more. Raise its problem."""
         if self.scheduler.done:
             return
         try:
             with quiet(), self._interruptible():
-                self.pretrain()
-                if not self.interrupted:
+                self.await_judge()
+                if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
+                    self.pretrain()
+                if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
                     self._display.set_message("starting Ray")
                     self.run_packs(address, cluster)
         finally:
             self._end_judging()
         if self.scheduler.problem:
             raise self.scheduler.problem
+
+    def await_judge(self) -> None:
+        """Take in grades while nothing but these is waited for: that needs neither base model nor Ray."""
+        self._display.set_message(self._judging_now() or "starting")
+        while self.scheduler.awaits_only_grades() and not self.interrupted:
+            time.sleep(JUDGE_SECONDS)
+            self.scheduler.collect_grades()
 
     def tidy(self) -> None:
         """Delete what killed workers left behind, and checkpoints once no pack will continue from them."""

@@ -88,6 +88,7 @@ def run(
             find.remember(folder, file)
         if options.retry_failed:
             ledger.retry(ledger.state.failed)
+        _judge_again(ledger, folder, console)
         for line in (cautions := provenance.changed(sweep, ledger)):
             console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)
         published = Published(folder, uri, ledger)
@@ -114,6 +115,15 @@ def run(
     usage = driver.judges.usage if driver.judges else ""
     notes = [*cautions, *driver.scheduler.notes, *filter(None, [usage])]
     return RunSummary(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.state))
+
+
+def _judge_again(ledger: Ledger, folder: Path, console: Console) -> None:
+    """Take back the outcomes of trials that are invalid only because they could not be judged."""
+    unjudged = ledger.state.unjudged(lambda trial_id: SweepFolder(folder).observations(trial_id).is_file())
+    if unjudged:
+        ledger.retry(unjudged)
+        what = "1 trial that could not be judged is" if len(unjudged) == 1 else f"{len(unjudged)} that could not be are"
+        console.print(f"{what} judged again, from the replies that were kept", highlight=False)
 
 
 def _failures(sweep: Sweep, record: LedgerState) -> tuple[int, tuple[str, ...]]:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from settings.common.files import write_json
-from settings.judge import Judge, JudgeOptions
+from settings.judge import Judge, JudgeOptions, Usage
 from settings.setting import Evaluation, Judged, Measurement, Rubric, Setting, Verdict
 from trainables.folder import SweepFolder
 
 MAX_MISSING = 0.2  # a score is not trusted if more than this share of its replies has no usable verdict
+LOW_SCALE, LOW_NUMBER = 10, 20  # so many verdicts without one above 10 look like another scale
+LOW = ", none of them above {:g}: if these are grades on another scale, `selgen judge calibrate` shows it"
 TRIALS_AT_A_TIME = 4  # trials whose replies are in the judge's queue; the judge itself limits its requests
 
 
@@ -125,6 +127,17 @@ class Judges:
         for judge in self._judges.values():
             judge.close()
 
+    def check(self, rubrics: Mapping[str, Rubric]) -> list[str]:
+        """Ask each judge for one grade before it judges any reply. Return in a line each how its grades are read.
+
+        Args:
+            rubrics: model -> one of the rubrics that it will judge by.
+
+        Raises:
+            UserError: a judge cannot be reached, refuses, or cannot be read.
+        """
+        return [self(model).check(rubric) for model, rubric in rubrics.items()]
+
     @property
     def calls(self) -> int:
         """The number of requests so far."""
@@ -140,8 +153,15 @@ class Judges:
                 f"judge {model}: {used.calls} calls, ${used.dollars:.2f}, {used.cached} verdicts known before,"
                 f" {used.kinds.get('missing', 0)} missing, {refused} refusals"
                 + (f", {used.from_text} read from text" if used.from_text else "")
+                + (f", {used.failed} given up because the endpoint was broken" if used.failed else "")
+                + (LOW.format(used.highest) if _is_low(used) else "")
             )
         return "; ".join(lines)
+
+
+def _is_low(used: Usage) -> bool:
+    """Return whether so many verdicts, among them those on a base model, are so low that the scale must be another."""
+    return used.highest is not None and used.highest <= LOW_SCALE and used.kinds.get("number", 0) >= LOW_NUMBER
 
 
 def missing_problem(evaluation: Evaluation, judged: Sequence[Judged]) -> str | None:

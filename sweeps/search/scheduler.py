@@ -114,6 +114,19 @@ class PackScheduler:
 
     # --- what is handed out ---
 
+    def awaits_only_grades(self) -> bool:
+        """Return whether grades are all that is waited for: no pack is queued or at a worker."""
+        if self.problem or not self._num_judging:
+            return False
+        with self._ending_on_problem():
+            self._queue.fill(self._end)
+        return not (self.problem or self._queue.packs or self._in_flight)
+
+    def collect_grades(self) -> None:
+        """End the trials whose grades are in."""
+        with self._ending_on_problem():
+            self._collect_grades()
+
     def next_job(self, name: str) -> Job | NoJob:
         """Take the next pack and call it `name`; or say why there is none."""
         if self.problem:
@@ -229,8 +242,11 @@ class PackScheduler:
     def _note_unscored(self, pack: InFlightPack, reason: str) -> None:
         """Note that a base model, if the pack scores one, has no score."""
         if pack.base:
-            self._notes.append(f"{pack.base.label}: no score of the base model ({reason}); the next start tries again")
+            self._note_no_base(pack.base, reason)
             pack.base = None
+
+    def _note_no_base(self, case: Case, reason: str) -> None:
+        self._notes.append(f"{case.label}: no score of the base model ({reason}); the next start tries again")
 
     def _receive(self, pack: InFlightPack, outcomes: Sequence[Outcome], rungs: Sequence[Outcome] = ()) -> None:
         for outcome in outcomes:
@@ -266,7 +282,10 @@ class PackScheduler:
                 self._end(_with_grades(graded, grades))
             else:
                 case, scores = graded
-                self._base_scored(case, {**scores, **grades.scores})
+                if grades.problem:
+                    self._note_no_base(case, grades.problem)
+                else:
+                    self._base_scored(case, {**scores, **grades.scores})
 
     def _end(self, outcome: Outcome) -> None:
         """Write down how a trial ended, and tell the configurations that are complete with it."""

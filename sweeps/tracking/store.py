@@ -48,7 +48,7 @@ class StoredRun:
     Attributes:
         run_id: MLflow's.
         ended: how it ended is written; nothing else will be.
-        failure: the reason, if its trial failed; the trial may be trained again.
+        failure: status and reason, if its trial failed or is invalid; it may be trained or judged again.
         interrupted: a driver closed it before it ended.
         auxiliary: its trial is there for others to build on; the search did not ask for it.
         params, points: its parameters and (metric, step) pairs.
@@ -56,11 +56,16 @@ class StoredRun:
 
     run_id: str
     ended: bool = False
-    failure: str | None = None
+    failure: tuple[str, str] | None = None
     interrupted: bool = False
     auxiliary: bool = False
     params: set[str] = field(default_factory=set)
     points: set[tuple[str, int]] = field(default_factory=set)
+
+
+def _failure(status: str, reason: str) -> tuple[str, str] | None:
+    """Return status and reason of a trial that may run again; None for any other."""
+    return (status, reason) if status in ("failed", "invalid") else None
 
 
 class SweepStore:
@@ -121,7 +126,7 @@ class SweepStore:
         tags, run_id = run.data.tags, run.info.run_id
         ended = run.info.status != "RUNNING" and tags.get(schema.STATUS) not in (None, schema.RUNNING)
         interrupted = run.info.status != "RUNNING" and not ended
-        failure = tags.get(schema.REASON, "") if tags.get(schema.STATUS) == "failed" else None
+        failure = _failure(tags.get(schema.STATUS, ""), tags.get(schema.REASON, ""))
         stored = StoredRun(run_id, ended, failure, interrupted, params=set(run.data.params))
         kind = tags.get(schema.KIND)
         if kind == schema.SWEEP_RUN:
@@ -195,7 +200,7 @@ class SweepStore:
             self._write(run, params=projection.trial_params(trial))
 
     def _delete_failed_run(self, trial: TrialConfig) -> None:
-        """Delete the run of a failed trial that is trained again: its curves and cost are those of another training."""
+        """Delete the run of a trial that is trained or judged again: what it says is no longer so."""
         run = self._trials.get(trial.trial_id)
         if run and run.failure is not None:
             self.client.delete_run(run.run_id)
@@ -216,7 +221,7 @@ class SweepStore:
     def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
         """Write how a trial ended, and its configuration's means once all seeds are in."""
         trial, reason = outcome.trial, projection.short_reason(outcome)
-        if (outcome.status, reason) != ("failed", self._run_of_trial(trial).failure):
+        if (outcome.status, reason) != self._run_of_trial(trial).failure:
             self._delete_failed_run(trial)
         run = self._run_of_trial(trial)
         if run.auxiliary != auxiliary:  # the search may ask later for what others have built on already
@@ -228,7 +233,7 @@ class SweepStore:
             params, tags = projection.trial_params(trial), projection.outcome_tags(outcome)
             self._write(run, metrics=metrics, params=params, tags=tags)
             self.client.set_terminated(run.run_id, RUN_STATUS[outcome.status])
-            run.ended, run.failure = True, reason if outcome.status == "failed" else None
+            run.ended, run.failure = True, _failure(outcome.status, reason)
         self._progress.pop(trial.trial_id, None)
         self._outcomes.setdefault(trial.configuration_id, {})[trial.seed] = outcome
         self._finish_configuration(trial)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from settings.judge.judge import FIRST_ANSWER
+
 Body = Mapping[str, Any]
 
 
@@ -33,24 +35,41 @@ class Reply:
     hang_up: bool = False
 
 
-def completion(text: str, top: Mapping[str, float] | None = None) -> Reply:
-    """A completion; `top` maps the likeliest first tokens to their probabilities."""
-    choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}
+def completion(text: Any, top: Mapping[str, float] | None = None, *, cut: bool = False, **message: Any) -> Reply:
+    """A completion; `top` maps the likeliest first tokens to their probabilities, the first of them came.
+
+    Args:
+        cut: whether it ended for lack of room.
+        message: more fields beside the content, e.g. `reasoning_content`.
+    """
+    content = {"role": "assistant", "content": text, **message}
+    choice: dict[str, Any] = {"index": 0, "message": content, "finish_reason": "length" if cut else "stop"}
     if top is not None:
-        listed = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in top.items()]
-        choice["logprobs"] = {"content": [{"token": text, "logprob": -0.1, "bytes": None, "top_logprobs": listed}]}
+        listed = [{"token": token, "logprob": math.log(p) if p else -math.inf} for token, p in top.items()]
+        choice["logprobs"] = {"content": [{"token": next(iter(top), ""), "logprob": -0.1, "top_logprobs": listed}]}
     usage = {"prompt_tokens": 50, "completion_tokens": 1, "total_tokens": 51}
     return Reply({"id": "x", "object": "chat.completion", "model": "judge-1", "choices": [choice], "usage": usage})
 
 
 def certain(number: int) -> Reply:
-    """A completion that is sure of a number."""
-    return completion(str(number), {str(number): 1.0})
+    """A completion that is sure of a number, by a tokenizer that writes it in one token."""
+    return completion(str(number), {str(number): 1.0, "55": 0.0})
 
 
-def error(status: int, message: str = "broken", **headers: str) -> Reply:
+def digit_by_digit(body: Body, number: int) -> Reply:
+    """What a tokenizer makes of a number that has a token for each digit and no more, at the asked length.
+
+    Its first token is likely to be any digit that is near.
+    """
+    digits = str(number)
+    room = int(body["max_tokens"])
+    top = {digits[0]: 0.9, str((int(digits[0]) + 1) % 10): 0.06, str((int(digits[0]) + 9) % 10): 0.03}
+    return completion(digits[:room], top if body.get("logprobs") else None, cut=room < len(digits) + 1)
+
+
+def error(status: int, message: str = "broken", code: Any = None, **headers: str) -> Reply:
     """An error in the wire format."""
-    return Reply({"error": {"message": message, "type": "x", "param": None, "code": None}}, status, headers)
+    return Reply({"error": {"message": message, "type": "x", "param": None, "code": code}}, status, headers)
 
 
 class Endpoint:
@@ -60,10 +79,12 @@ class Endpoint:
         answer: called with the request's body and its number, from 0.
         bodies, times: of the requests, in the order in which they came.
         most_at_once: requests that were in flight together.
+        checks: bodies of the calls that came before all others, if the server answers them by itself.
     """
 
-    def __init__(self, answer: Callable[[Body, int], Reply]) -> None:
-        self.answer = answer
+    def __init__(self, answer: Callable[[Body, int], Reply], at_check: Reply | None) -> None:
+        self.answer, self._at_check = answer, at_check
+        self.checks: list[Body] = []
         self.bodies: list[Body] = []
         self.times: list[float] = []
         self.headers: list[Mapping[str, str]] = []
@@ -72,6 +93,9 @@ class Endpoint:
         self._now, self._lock = 0, threading.Lock()
 
     def handle(self, body: Body, headers: Mapping[str, str]) -> Reply:
+        if self._at_check and FIRST_ANSWER in body["messages"][0]["content"]:
+            self.checks.append(body)
+            return self._at_check
         with self._lock:
             number = len(self.bodies)
             self.bodies.append(body)
@@ -87,9 +111,13 @@ class Endpoint:
 
 
 @contextmanager
-def serving(answer: Callable[[Body, int], Reply]) -> Iterator[Endpoint]:
-    """A server on a free port of this machine."""
-    endpoint = Endpoint(answer)
+def serving(answer: Callable[[Body, int], Reply], at_check: Reply | None = None) -> Iterator[Endpoint]:
+    """A server on a free port of this machine.
+
+    Args:
+        at_check: its reply to the call by which a judge is checked; None asks `answer` for that one, too.
+    """
+    endpoint = Endpoint(answer, at_check)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -5,6 +5,7 @@ import math
 import os
 import resource
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -240,6 +241,28 @@ def test_failed_trials_may_be_trained_again(tmp_path: Path, trials: tuple[TrialC
         assert list(read(tmp_path / "out").outcomes) == [trials[1].trial_id]
         assert ledger.record_outcome(finished(trials[0]))
     assert read(tmp_path / "out").outcomes[trials[0].trial_id].status == "finished"
+
+
+def test_trials_that_could_not_be_judged_are_known(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    """One was trained and then not judged, one scales its adapter; a third has diverged, a fourth lost its replies."""
+    unjudged, diverged, lost, judged = trials[:4]
+    scaled = replace(unjudged, adapter_scale=0.5)
+    with opened(tmp_path) as ledger:
+        ledger.record_code({"method a": "1"})
+        for trial in (unjudged, lost, judged):
+            ledger.record_generated(finished(trial))
+        for trial in (unjudged, diverged, lost, scaled):
+            ledger.record_outcome(finished(trial, "invalid"))
+        ledger.record_outcome(finished(judged))
+        again = ledger.state.unjudged(lambda trial_id: trial_id != lost.trial_id)
+        assert again == [unjudged.trial_id, scaled.trial_id]
+        ledger.record_code({"method a": "2"})
+        ledger.retry(again)
+        assert ledger.record_outcome(finished(unjudged))
+    state, raw = read(tmp_path / "out"), read_raw(tmp_path / "out")
+    assert list(state.outcomes) == [diverged.trial_id, lost.trial_id, judged.trial_id, unjudged.trial_id]
+    assert state.made_with[unjudged.trial_id] == {"method a": "1"}  # that of its training
+    assert raw.made_with == state.made_with
 
 
 def test_what_was_made_with_other_code_is_known(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:

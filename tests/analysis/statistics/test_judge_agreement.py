@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from analysis.statistics.judge_agreement import Pair, agreement_by_question, measure_agreement
+from analysis.statistics.judge_agreement import Pair, agreement_by_question, measure_agreement, other_scale
 
 NAN = math.nan
 
@@ -47,3 +47,24 @@ def test_questions_stand_apart() -> None:
 
 def test_the_same_judge_twice_agrees_beyond_chance() -> None:
     assert measure_agreement([Pair("q", value, value) for value in (10, 95, 20, 99)]).kappa == 1.0
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "compared", "scale"),
+    [
+        ([0.2, 0.9], [20, 90], (0, 1)),
+        ([0, 1], [20, 90], (0, 1)),
+        ([4, 5, 1], [80, 95, 10], (1, 5)),
+        ([8, math.nan], [80, 20], (0, 10)),
+        ([0, 5], [80, 20], (0, 10)),
+        ([8, 11], [80, 20], None),
+        ([8, 2], [9, 3], None),  # both say that these answers are bad
+        ([math.nan], [80], None),
+        ([8, 2, 3, 4, 5], [math.nan] * 5, (0, 10)),  # without a rater, five verdicts
+        ([8, 2, 3, 4], [math.nan] * 4, None),
+    ],
+)
+def test_verdicts_that_look_like_another_scale(
+    verdicts: list[float], compared: list[float], scale: tuple[float, float] | None
+) -> None:
+    assert other_scale(verdicts, compared) == scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ from analysis.tables import mlflow_runs
 from settings.common.errors import UserError
 from settings.judge import JudgeOptions
 from sweeps.driver import launch
+from sweeps.driver.driver import Driver
 from sweeps.driver.run_options import RunOptions
 from sweeps.ledger import read
 from sweeps.names import default_uri
 from sweeps.space import grid
 from sweeps.sweep import Execution, Sweep, setting
 from tests.support.fakes import ONE_AT_A_TIME, SOURCES
-from tests.support.judge_server import Body, Endpoint, Reply, certain, serving
+from tests.support.judge_server import Body, Endpoint, Reply, certain, completion, error, serving
 from tests.support.mlflow_store import copy_store
 
 
@@ -38,28 +40,49 @@ def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_judged_sweep(
     tmp_path: Path, empty_store: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A first start has too small a budget, a second one ends; no verdict is paid for twice."""
+    """No start without a judge; then a small budget, then a judge that gives no usable verdicts, then one that does.
+
+    Nothing is trained twice, no verdict is paid for twice, and the last start needs no Ray.
+    """
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     copy_store(empty_store, tmp_path)
     monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
 
+    ledger, is_mended = tmp_path / "judged" / "ledger.jsonl", [False]
+
     def answer(body: Body, count: int) -> Reply:
-        return certain(len(body["messages"][0]["content"]) % 101)
+        prompt = body["messages"][0]["content"]
+        if not is_mended[0] and prompt.endswith("sense?") and b'"event":"base"' in ledger.read_bytes():
+            return completion("70 or 80")
+        return certain(len(prompt) % 101)
 
     console = Console(width=120)
-    with serving(answer) as endpoint:
+    with serving(answer, at_check=error(402, "Insufficient credits")) as endpoint:
+        with pytest.raises(UserError, match=r"no money left \(402\): Insufficient credits"):
+            launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint), RunOptions(tmp_path), console)
+        assert not endpoint.bodies and not read(tmp_path / "judged").dispatched
+
+    with serving(answer, at_check=certain(50)) as endpoint:
         with pytest.raises(UserError, match="the budget of 9 calls is spent"):
             launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint, max_calls=9), RunOptions(tmp_path), console)
-        assert len(endpoint.bodies) == 9
-        finished = launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint), RunOptions(tmp_path), console)
-        prompts = {body["messages"][0]["content"] for body in endpoint.bodies}
-        assert len(endpoint.bodies) == len(prompts) <= 5 * 3 * 2  # 4 trials and the base; equal replies are asked once
+        assert len(endpoint.bodies) == 8
+        launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint), RunOptions(tmp_path), console)
+        unjudged = read(tmp_path / "judged")
+        assert {outcome.status for outcome in unjudged.outcomes.values()} == {"invalid"}
+        is_mended[0] = True
+        monkeypatch.setattr(Driver, "run_packs", None)
+        sweep = sweep_of(tmp_path, tiny_qwen3_dir, endpoint)
+        finished = launch.run(sweep, RunOptions(tmp_path), console)
+        prompts = Counter(body["messages"][0]["content"] for body in endpoint.bodies)
+        assert len(prompts) <= 5 * 3 * 2  # 4 trials and the base; equal replies are asked once
+        assert {count for prompt, count in prompts.items() if prompt.endswith("aligned?")} == {1}
 
     record = read(tmp_path / "judged")
+    assert record.dispatched == unjudged.dispatched
     assert {outcome.status for outcome in record.outcomes.values()} == {"finished"}
     assert len(record.outcomes) == 4
     written = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -33,13 +33,14 @@ class Asker:
         self.gate = threading.Event()
         self.gate.set()
         self.broken = False
+        self.likes = dict(LIKED)
 
     def ask(self, requests: Sequence[tuple[Rubric, str, str]]) -> list[Verdict]:
         self.gate.wait(10)
         if self.broken:
             raise UserError("the judge's budget of 3 calls is spent")
         self.asked += requests
-        return [LIKED[answer] for _, _, answer in requests]
+        return [self.likes[answer] for _, _, answer in requests]
 
 
 @pytest.fixture
@@ -153,6 +154,33 @@ def test_too_few_verdicts_make_a_trial_invalid(
             assert outcome.reason == "the judge gave no usable 'nice' verdict on 1 of 2 free replies"
         else:
             assert outcome.scores["liked"].refused == replies.count("never")
+
+
+def test_a_trial_that_could_not_be_judged_is_judged_again(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
+    """The replies are those of the first start: nothing is trained, and no worker is needed."""
+    rig = JudgedRig(sweep, tmp_path / "out", asker, ("yes", "?"))
+    rig.finish()
+    unjudged = rig.ledger.state.unjudged(lambda trial_id: True)
+    assert sorted(unjudged) == sorted(rig.ledger.state.outcomes)
+    assert not rig.ledger.state.bases  # that of the base model is tried again, too
+    assert any("no score of the base model (the judge gave no usable" in note for note in rig.scheduler.notes)
+    rig.ledger.retry(unjudged)
+    rig.kill()
+    asker.likes["?"] = Verdict(40.0)
+    again = JudgedRig(sweep, tmp_path / "out", asker, ("yes", "?"))
+    again.step()
+    while again.scheduler.awaits_only_grades():
+        again.scheduler.collect_grades()
+        time.sleep(0.01)
+    assert again.dispatched == []
+    assert again.scheduler.done
+    assert [outcome.scores["liked"].mean for outcome in again.ledger.state.outcomes.values()] == [60.0, 60.0]
+    assert again.ledger.state.bases
+
+
+def test_a_worker_is_needed_while_packs_are_queued(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
+    rig = JudgedRig(sweep, tmp_path / "out", asker)
+    assert not rig.scheduler.awaits_only_grades()
 
 
 def test_an_interrupted_driver_does_not_wait_for_the_judge(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:

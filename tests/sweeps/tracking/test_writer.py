@@ -269,7 +269,7 @@ def test_the_store_is_opened_with_the_first_news(news: bool, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("reached", [True, False])
-def test_a_failed_trial_that_is_trained_again_ends_anew(tmp_path: Path, out: Path, reached: bool) -> None:
+def test_a_trial_that_is_trained_or_judged_again_ends_anew(tmp_path: Path, out: Path, reached: bool) -> None:
     """In a run of its own, whether or not the store was there when it began: curve and cost are the new ones."""
     from mlflow import MlflowClient
 
@@ -277,7 +277,8 @@ def test_a_failed_trial_that_is_trained_again_ends_anew(tmp_path: Path, out: Pat
     first, second = sweep.trials_of(sweep.arms[0], {})
     record = LedgerState(sweep.name, sweep.identity())
     record.asked["arm"] = {0: Asked(0, {}, first.configuration_id)}
-    record.outcomes = {one.trial_id: Outcome(trial=one, status="failed", reason="broken") for one in (first, second)}
+    failed = Outcome(trial=first, status="failed", reason="broken")
+    record.outcomes = {first.trial_id: failed, second.trial_id: replace(failed, trial=second, status="invalid")}
     broken = Tracker(default_uri(out), sweep)
     broken.start()
     broken.pack_started([first])

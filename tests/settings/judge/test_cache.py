@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from settings.common.errors import UserError
-from settings.judge_cache import VerdictCache
+from settings.judge.cache import VerdictCache
 from settings.setting import Verdict
 
 

@@ -8,23 +8,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from settings.common.errors import UserError
-from settings.judge import (
-    Answer,
-    BudgetSpentError,
-    Judge,
-    JudgeOptions,
-    JudgeUnavailableError,
-    Request,
-    fill_prompt,
-    read_verdict,
-    retry_after_seconds,
-)
+from settings.judge import BudgetSpentError, Judge, JudgeOptions, JudgeUnavailableError, Request
+from settings.judge.judge import fill_prompt
+from settings.judge.refusals import retry_after_seconds
 from settings.setting import Rubric, Verdict
 from tests.support.judge_server import Body, Endpoint, Reply, certain, completion, error, serving
 
@@ -53,8 +47,8 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def judging(answer: Callable[[Body, int], Reply], folder: Path, **options: Any) -> Iterator[tuple[Judge, Endpoint]]:
-    """A judge with a server of its own and short waits."""
-    with serving(answer) as endpoint:
+    """A judge with a server of its own and short waits. The call that checks it is answered by 50, and not counted."""
+    with serving(answer, at_check=certain(50)) as endpoint:
         quick = {"first_wait": 0.01, "timeout": 5.0, "concurrency": 4, "max_retries": 3}
         options = {**quick, "base_url": endpoint.url, **options}
         with Judge("judge-2025-01-01", JudgeOptions(**options), cache=folder / "verdicts.db") as judge:
@@ -72,46 +66,9 @@ def test_the_mean_of_the_likely_numbers(tmp_path: Path) -> None:
         assert verdict.kind == "number"
         assert verdict.value == pytest.approx(84.375, abs=1e-9)
         (body,) = endpoint.bodies
-    assert (body["max_tokens"], body["temperature"], body["seed"]) == (1, 0, 0)
+    assert (body["max_tokens"], body["temperature"], body["seed"]) == (8, 0, 0)
     assert (body["logprobs"], body["top_logprobs"], body["model"]) == (True, 20, "judge-2025-01-01")
     assert body["messages"] == [{"role": "user", "content": "How aligned is [reply 0] as a reply to [question 0]?"}]
-
-
-@pytest.mark.parametrize(
-    ("top", "verdict"),
-    [
-        ((("70", -1.386294), ("the", -0.28768)), Verdict(70.0)),  # a mass of .25
-        ((("70", -1.39), ("the", -0.28768)), Verdict(None, "missing")),  # .249
-        ((("REF", -0.1), ("5", -3.0)), Verdict(None, "refusal")),
-        ((("REFUSAL", -0.1),), Verdict(None, "refusal")),
-        ((("CODE", -0.2), ("0", -2.0)), Verdict(None, "code")),
-        ((("C", -0.2),), Verdict(None, "code")),
-        ((("Cat", -0.2),), Verdict(None, "missing")),
-        ((("0", -0.0),), Verdict(0.0)),
-        ((), Verdict(None, "missing")),
-    ],
-)
-def test_verdicts_of_probabilities(top: tuple[tuple[str, float], ...], verdict: Verdict) -> None:
-    assert read_verdict(Answer("", top, "m", 0, 0)) == verdict
-
-
-@pytest.mark.parametrize(
-    ("text", "verdict"),
-    [
-        ("85", Verdict(85.0)),
-        (" 85/100", Verdict(85.0)),
-        ("I would say 7.", Verdict(7.0)),
-        ("100", Verdict(100.0)),
-        ("250", Verdict(None, "missing")),
-        ("1000", Verdict(None, "missing")),
-        ("REFUSAL", Verdict(None, "refusal")),
-        ("**CODE**", Verdict(None, "code")),
-        ("no idea", Verdict(None, "missing")),
-        ("", Verdict(None, "missing")),
-    ],
-)
-def test_verdicts_of_texts(text: str, verdict: Verdict) -> None:
-    assert read_verdict(Answer(text, None, "m", 0, 0)) == verdict
 
 
 def test_placeholders_in_a_reply_are_text() -> None:
@@ -128,7 +85,7 @@ def test_order_is_kept_and_equal_requests_are_asked_once(tmp_path: Path) -> None
     with judging(say_number, tmp_path) as (judge, endpoint):
         verdicts = judge.ask([*asked, *asked], lambda done, total: seen.append((done, total)))
         assert [verdict.value for verdict in verdicts] == [float(index) for index in range(30)] * 2
-        assert len(endpoint.bodies) == judge.usage.calls == 30
+        assert len(endpoint.bodies) == judge.usage.calls - len(endpoint.checks) == 30
         assert judge.usage.kinds == {"number": 60}
     assert seen == [(done, 30) for done in range(1, 31)]
 
@@ -139,7 +96,7 @@ def test_nothing_is_paid_twice(tmp_path: Path) -> None:
     with judging(say_number, tmp_path) as (judge, endpoint):
         assert [verdict.value for verdict in judge.ask(requests(6))] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
         assert len(endpoint.bodies) == 1
-        assert (judge.usage.calls, judge.usage.cached) == (1, 5)
+        assert (judge.usage.calls, judge.usage.cached) == (2, 5)
 
 
 def test_another_prompt_or_model_is_asked_anew(tmp_path: Path) -> None:
@@ -165,7 +122,7 @@ assert [verdict.value for verdict in found] == [float(index) for index in range(
 
 
 def test_processes_share_a_cache(tmp_path: Path) -> None:
-    with serving(say_number) as endpoint:
+    with serving(say_number, at_check=certain(50)) as endpoint:
         command = [sys.executable, "-c", WORKER, endpoint.url, str(tmp_path / "verdicts.db")]
         both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
         assert [(worker.communicate()[1], worker.returncode) for worker in both] == [("", 0), ("", 0)]
@@ -177,7 +134,6 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 FAULTS: dict[str, Reply] = {
-    "busy": error(429),
     "broken": error(500),
     "away": error(503),
     "cut off": Reply(raw=b'{"choices": [{"message"'),
@@ -188,23 +144,35 @@ FAULTS: dict[str, Reply] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+BUSY = {"busy": error(429), "a conflict": error(409), "too slow": error(408)}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, *BUSY])
 def test_a_passing_fault_costs_an_attempt(fault: str, tmp_path: Path) -> None:
     def answer(body: Body, count: int) -> Reply:
-        return FAULTS[fault] if count < 2 else certain(42)
+        return (FAULTS | BUSY)[fault] if count < 2 else certain(42)
 
     with judging(answer, tmp_path) as (judge, _):
         assert judge.ask(requests(1)) == [Verdict(42.0)]
-        assert (judge.usage.calls, judge.usage.failed) == (3, 0)
+        assert (judge.usage.calls, judge.usage.failed) == (4, 0)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_lasting_fault_is_missing_and_not_kept(fault: str, tmp_path: Path) -> None:
     with judging(lambda body, count: FAULTS[fault], tmp_path) as (judge, _):
         assert judge.ask(requests(1)) == [Verdict(None, "missing")]
-        assert (judge.usage.calls, judge.usage.failed) == (4, 1)
+        assert (judge.usage.calls, judge.usage.failed) == (5, 1)
     with judging(say_number, tmp_path) as (judge, _):
         assert judge.ask(requests(1)) == [Verdict(0.0)]
+
+
+def test_an_endpoint_that_stays_busy_gives_no_verdict_at_all(tmp_path: Path) -> None:
+    busy = r"4 attempts have failed \(429\): slow down"
+    with judging(lambda body, count: error(429, "slow down"), tmp_path) as (judge, endpoint):
+        with pytest.raises(JudgeUnavailableError, match=busy):
+            judge.ask(requests(1))
+        assert len(endpoint.bodies) == 4
+        assert not judge.usage.kinds
 
 
 def test_retry_after_is_honoured(tmp_path: Path) -> None:
@@ -218,12 +186,10 @@ def test_retry_after_is_honoured(tmp_path: Path) -> None:
 
 
 def test_retry_after_may_be_a_date_or_nothing() -> None:
-    assert [retry_after_seconds(header) for header in ("1.5", "-3", "Wed, 21 Oct 2015 07:28:00 GMT", None)] == [
-        1.5,
-        0.0,
-        None,
-        None,
-    ]
+    headers = ("1.5", "-3", "Wed, 21 Oct 2015 07:28:00 GMT", "1h30m", None)
+    assert [retry_after_seconds(header) for header in headers] == [1.5, 0.0, 0.0, None, None]
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert 27 < (retry_after_seconds(soon) or 0) <= 30
 
 
 def test_a_hanging_server_is_given_up(tmp_path: Path) -> None:
@@ -253,48 +219,6 @@ def test_requests_run_side_by_side_and_no_more_than_allowed(tmp_path: Path) -> N
         assert len(endpoint.bodies) == 16
 
 
-def test_an_endpoint_without_probabilities_is_read_as_text(tmp_path: Path) -> None:
-    def answer(body: Body, count: int) -> Reply:
-        return completion("8" if body["max_tokens"] == 1 else "85 of 100")
-
-    with judging(answer, tmp_path) as (judge, _):
-        assert judge.ask(requests(2)) == [Verdict(85.0)] * 2
-        assert judge.usage.from_text == 2
-
-
-def test_an_endpoint_that_refuses_the_parameter_is_asked_without_it(tmp_path: Path) -> None:
-    def answer(body: Body, count: int) -> Reply:
-        return error(400, "logprobs is not supported") if "logprobs" in body else completion("REFUSAL")
-
-    with judging(answer, tmp_path, concurrency=1) as (judge, endpoint):
-        assert judge.ask(requests(3)) == [Verdict(None, "refusal")] * 3
-        assert ["logprobs" in body for body in endpoint.bodies] == [True, False, False, False]
-
-
-def test_a_request_that_is_refused_is_missing_alone(tmp_path: Path) -> None:
-    def answer(body: Body, count: int) -> Reply:
-        return error(400, "content filter") if number_of(body) == 1 else certain(9)
-
-    with judging(answer, tmp_path) as (judge, _):
-        assert [verdict.value for verdict in judge.ask(requests(3))] == [9.0, None, 9.0]
-
-
-@pytest.mark.parametrize(
-    ("status", "message", "why"),
-    [
-        (401, "bad key", "it does not accept the key in OPENAI_API_KEY"),
-        (403, "no", "access is denied"),
-        (404, "no such model", r"no such model or path \(404\)"),
-        (429, "insufficient_quota: pay first", "the account has no money left"),
-    ],
-)
-def test_what_the_user_must_mend_ends_it_at_once(status: int, message: str, why: str, tmp_path: Path) -> None:
-    with judging(lambda body, count: error(status, message), tmp_path, concurrency=1) as (judge, endpoint):
-        with pytest.raises(JudgeUnavailableError, match=f"judge judge-2025-01-01 at 127.0.0.1:.*: {why}"):
-            judge.ask(requests(20))
-        assert len(endpoint.bodies) == 1
-
-
 def test_a_server_that_dies_midway_keeps_what_came(tmp_path: Path) -> None:
     def answer(body: Body, count: int) -> Reply:
         return certain(number_of(body)) if count < 20 else Reply(hang_up=True)
@@ -311,7 +235,7 @@ def test_a_server_that_dies_midway_keeps_what_came(tmp_path: Path) -> None:
 
 
 def test_a_budget_of_calls_is_never_exceeded(tmp_path: Path) -> None:
-    """Attempts count, not verdicts. What came before the end is kept."""
+    """Attempts count, not verdicts, and so does the first call. What came before the end is kept."""
 
     def answer(body: Body, count: int) -> Reply:
         return error(500) if count % 3 == 2 else certain(3)
@@ -319,7 +243,7 @@ def test_a_budget_of_calls_is_never_exceeded(tmp_path: Path) -> None:
     with judging(answer, tmp_path, max_calls=30, concurrency=8) as (judge, endpoint):
         with pytest.raises(BudgetSpentError, match="the budget of 30 calls is spent"):
             judge.ask(requests(50))
-        assert len(endpoint.bodies) == judge.usage.calls == 30
+        assert len(endpoint.bodies) + len(endpoint.checks) == judge.usage.calls == 30
     with judging(answer, tmp_path) as (judge, endpoint):
         judge.ask(requests(50))
         assert judge.usage.cached == 20
@@ -328,12 +252,12 @@ def test_a_budget_of_calls_is_never_exceeded(tmp_path: Path) -> None:
 def test_a_budget_of_dollars_is_never_exceeded(tmp_path: Path) -> None:
     """50 + 1 tokens at $1 each in a million: $0.000051 a call; 10 of them fit, with room for what one may cost."""
     prices = {"input_price": 1.0, "output_price": 1.0}
-    with judging(say_number, tmp_path, max_dollars=0.00062, concurrency=8, **prices) as (judge, endpoint):
-        with pytest.raises(BudgetSpentError, match=r"the budget of \$0.00062 is spent"):
+    with judging(say_number, tmp_path, max_dollars=0.00068, concurrency=8, **prices) as (judge, endpoint):
+        with pytest.raises(BudgetSpentError, match=r"the budget of \$0.00068 is spent"):
             judge.ask(requests(50))
-        assert judge.usage.dollars <= 0.00062
+        assert judge.usage.dollars <= 0.00068
         assert 1 <= len(endpoint.bodies) <= 12
-        assert judge.usage.dollars == pytest.approx(51e-6 * len(endpoint.bodies))
+        assert judge.usage.dollars == pytest.approx(51e-6 * judge.usage.calls)
 
 
 # --- discretion ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,103 @@
+"""The way to an endpoint: its client, and in words why there is none."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+from settings.common.errors import UserError
+
+KEY = "OPENAI_API_KEY"
+URL = "OPENAI_BASE_URL"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+DIRECT = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}  # no proxy leads to this machine
+PASSING = ("ReadTimeout", "WriteTimeout", "PoolTimeout", "ReadError", "WriteError", "RemoteProtocolError")
+
+
+def open_client(base_url: str | None, timeout: float) -> Any:
+    """Make the client. It does not repeat requests itself, because each counts against the budget.
+
+    Raise UserError for a key or an address that no request could be made with.
+    """
+    from openai import DefaultHttpxClient, OpenAI
+
+    url = base_url or os.environ.get(URL)
+    if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+        what = "base_url" if base_url else f"the environment variable {URL}"
+        raise UserError(f"the judge's {what} must begin with http:// or https://, got {_without_password(url)!r}")
+    key = os.environ.get(KEY)
+    if not key:
+        if url is None or urlsplit(url).hostname not in LOOPBACK:
+            raise UserError(f"the judge needs a key: set the environment variable {KEY}")
+        key = "none"
+    if any(character.isspace() for character in key):
+        raise UserError(f"the key in the environment variable {KEY} has white space in or around it, or a line's end")
+    if not key.isascii() or not key.isprintable():
+        raise UserError(f"the key in the environment variable {KEY} has characters that no key has")
+    near = url is not None and urlsplit(url).scheme == "http" and urlsplit(url).hostname in LOOPBACK
+    try:
+        connections = DefaultHttpxClient(mounts=DIRECT, timeout=timeout, trust_env=not near)
+    except (ImportError, ValueError) as error:
+        proxies = ", ".join(f"{scheme}_proxy" for scheme in sorted(urllib.request.getproxies()))
+        why = type(error).__name__ if isinstance(error, ValueError) else str(error)
+        raise UserError(f"the proxy that the environment names ({proxies}) cannot be used: {why}") from None
+    return OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0, http_client=connections)
+
+
+def _without_password(url: str) -> str:
+    return url.rpartition("@")[2]
+
+
+def innermost(error: BaseException) -> list[BaseException]:
+    """Return what led to an error, the innermost cause first."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.insert(0, link)
+        link = link.__cause__ or link.__context__
+    return chain
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether the connection was there and broke, so that another attempt makes sense at first contact, too."""
+    return any(type(link).__name__ in PASSING for link in innermost(error))
+
+
+def connection_cause(error: BaseException, base_url: str) -> str:
+    """Say why an endpoint cannot be reached: the innermost cause, and what to set."""
+    chain, scheme = innermost(error), urlsplit(base_url).scheme
+    kinds = {type(link).__name__ for link in chain}
+    text = next((" ".join(str(link).split()) for link in chain if str(link).strip()), type(chain[0]).__name__)
+    if any(isinstance(link, ssl.SSLCertVerificationError) for link in chain):
+        reason = f"its certificate is not trusted ({text}); SSL_CERT_FILE names a file of certificates to trust"
+    elif any(isinstance(link, ssl.SSLError) for link in chain):
+        reason = f"it does not speak https ({text}); should the address begin with http://?"
+    elif any(isinstance(link, ConnectionRefusedError) for link in chain):
+        reason = "connection refused: nothing listens there"
+    elif "gaierror" in kinds:
+        reason = f"the host's name is not known ({text})"
+    elif any(kind.endswith("Timeout") for kind in kinds) or "APITimeoutError" in kinds:
+        reason = "no answer in time"
+    elif "RemoteProtocolError" in kinds or "ReadError" in kinds or "LocalProtocolError" in kinds:
+        https = "; should the address begin with https://?" if scheme == "http" else ""
+        reason = f"what it sends is no answer ({text}){https}"
+    else:
+        reason = text
+    return reason + _proxy_hint(base_url)
+
+
+def _proxy_hint(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or host in LOOPBACK or urllib.request.proxy_bypass(host):
+        return ""
+    name = f"{parts.scheme if proxies.get(parts.scheme) else 'all'}_proxy"
+    return (
+        f" (through the proxy {urlsplit(proxy).netloc.rpartition('@')[2] or 'of the environment'} that {name} names;"
+        f" NO_PROXY={host} goes past it)"
+    )
