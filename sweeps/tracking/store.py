@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from analysis.statistics.arrays import finite_or_none
-from analysis.tables import mlflow_client, schema
+from analysis.tables import long_tags, mlflow_client, schema
+from analysis.tables.mlflow_checks import reason_of
+from settings.common.addresses import SQLITE, sqlite_file, without_password
 from settings.common.errors import UserError
 from settings.common.files import replacing_file
 from settings.setting import Measurement
@@ -39,6 +41,7 @@ RUN_STATUS: Mapping[str, RunStatus] = {
     "stopped": "KILLED",
 }
 BATCH = 1000  # metrics in one log_batch; the limit of a server
+TAG_BATCH = 100  # tags, likewise
 
 
 @dataclass
@@ -51,6 +54,8 @@ class StoredRun:
         failure: the reason, if its trial failed; the trial may be trained again.
         interrupted: a driver closed it before it ended.
         auxiliary: its trial is there for others to build on; the search did not ask for it.
+        status: how its trial ended.
+        parent: id of the run above it.
         params, points: its parameters and (metric, step) pairs.
     """
 
@@ -59,6 +64,8 @@ class StoredRun:
     failure: str | None = None
     interrupted: bool = False
     auxiliary: bool = False
+    status: str = ""
+    parent: str = ""
     params: set[str] = field(default_factory=set)
     points: set[tuple[str, int]] = field(default_factory=set)
 
@@ -83,6 +90,7 @@ class SweepStore:
         self._progress: dict[str, list[Point]] = {}  # trial id -> points that wait for the next flush
         self._outcomes: dict[str, dict[int, Outcome]] = {}  # configuration id -> seed -> outcome
         self._bases: dict[str, dict[str, float | None]] = {}
+        self._tags_are_whole = True  # of the sweep's run
 
     @property
     def client(self) -> MlflowClient:
@@ -118,25 +126,50 @@ class SweepStore:
         return experiment.experiment_id
 
     def _remember(self, client: MlflowClient, run: Run) -> None:
+        """Keep a run that is in the store. Of several for the same thing the newest counts, which comes first."""
         tags, run_id = run.data.tags, run.info.run_id
+        kind, trial_id = tags.get(schema.KIND), tags.get(schema.TRIAL, "")
         ended = run.info.status != "RUNNING" and tags.get(schema.STATUS) not in (None, schema.RUNNING)
         interrupted = run.info.status != "RUNNING" and not ended
-        failure = tags.get(schema.REASON, "") if tags.get(schema.STATUS) == "failed" else None
-        stored = StoredRun(run_id, ended, failure, interrupted, params=set(run.data.params))
-        kind = tags.get(schema.KIND)
-        if kind == schema.SWEEP_RUN:
+        status, failure = tags.get(schema.STATUS, ""), tags.get(schema.REASON, "")
+        stored = StoredRun(
+            run_id,
+            ended and (kind != schema.TRIAL_RUN or _is_json(tags, schema.COUNTS)),  # else its tags are written again
+            failure if status == "failed" else None,
+            interrupted,
+            status=status,
+            parent=tags.get(schema.PARENT, ""),
+            params=set(run.data.params),
+        )
+        if kind == schema.SWEEP_RUN and self._sweep_run is None:
             self._sweep_run = stored
-            self._bases = {**json.loads(tags.get(schema.BASES, "{}")), **self._bases}
+            self._tags_are_whole = all(_is_json(tags, key) for key in (schema.SCORES, schema.BASE_SCORES))
         elif kind == schema.CONFIGURATION_RUN:
             num_seeds = int(run.data.metrics.get(schema.NUM_SEEDS, 0))
             stored.points = {(name, num_seeds) for name in run.data.metrics}
-            self._configurations[tags[schema.CONFIGURATION]] = stored
-        elif kind == schema.TRIAL_RUN:
+            self._configurations.setdefault(tags.get(schema.CONFIGURATION, ""), stored)
+        elif kind == schema.TRIAL_RUN and trial_id not in self._trials:
             stored.auxiliary = tags.get(schema.AUXILIARY) == "true"
-            if not ended:
+            if not stored.ended:
                 histories = (client.get_metric_history(run_id, name) for name in run.data.metrics)
                 stored.points = {(metric.key, metric.step) for history in histories for metric in history}
-            self._trials[tags[schema.TRIAL]] = stored
+            self._trials[trial_id] = stored
+
+    def lacks(self, outcomes: Sequence[Outcome]) -> list[Outcome] | None:
+        """Return the ended trials that the store lacks; None where it lacks, or has cut, what the sweep itself says.
+
+        They, or the runs above them, were deleted or never written.
+        """
+        if self._sweep_run is None or not self._tags_are_whole:
+            return None
+        return [outcome for outcome in outcomes if not self._has(outcome, self._sweep_run)]
+
+    def _has(self, outcome: Outcome, sweep_run: StoredRun) -> bool:
+        trial = self._trials.get(outcome.trial.trial_id)
+        configuration = self._configurations.get(outcome.trial.configuration_id)
+        if trial is None or configuration is None or not trial.ended or trial.status != outcome.status:
+            return False
+        return (trial.parent, configuration.parent) == (configuration.run_id, sweep_run.run_id)
 
     def open_sweep(self, description: str) -> None:
         """Make the sweep's run, or open it again."""
@@ -150,34 +183,42 @@ class SweepStore:
     def _run_of_sweep(self) -> StoredRun:
         if self._sweep_run is None:
             tags = self._shared | {schema.KIND: schema.SWEEP_RUN}
-            run = self.client.create_run(self._experiment, run_name=self._sweep.name, tags=tags)
-            self._sweep_run = StoredRun(run.info.run_id)
+            self._sweep_run = self._create(self._sweep.name, tags)
         return self._sweep_run
 
+    def _create(self, name: str, tags: Mapping[str, str], parent: str = "") -> StoredRun:
+        above = {schema.PARENT: parent} if parent else {}
+        run = self.client.create_run(self._experiment, run_name=name, tags=long_tags.split(tags) | above)
+        return StoredRun(run.info.run_id, parent=parent)
+
+    def _put_below(self, run: StoredRun, parent: str) -> None:
+        """Move a run below another one that was made anew, because the one above it was deleted."""
+        if run.parent != parent:
+            self._write(run, tags={schema.PARENT: parent})
+            run.parent = parent
+
     def _run_of_configuration(self, trial: TrialConfig) -> StoredRun:
-        key = trial.configuration_id
+        key, above = trial.configuration_id, self._run_of_sweep().run_id
         if key not in self._configurations:
-            tags = self._tags(schema.CONFIGURATION_RUN, trial) | {schema.PARENT: self._run_of_sweep().run_id}
-            run = self.client.create_run(self._experiment, run_name=self._sweep.title_of(trial), tags=tags)
-            self._configurations[key] = StoredRun(run.info.run_id)
+            tags = self._tags(schema.CONFIGURATION_RUN, trial)
+            self._configurations[key] = self._create(self._sweep.title_of(trial), tags, above)
         stored = self._configurations[key]
+        self._put_below(stored, above)
         if not stored.params:
             self._write(stored, params=projection.configuration_params(trial))
         return stored
 
     def _run_of_trial(self, trial: TrialConfig) -> StoredRun:
-        key = trial.trial_id
+        key, above = trial.trial_id, self._run_of_configuration(trial).run_id
         if key not in self._trials:
-            parent = self._run_of_configuration(trial).run_id
             tags = self._tags(schema.TRIAL_RUN, trial) | {
-                schema.PARENT: parent,
                 schema.TRIAL: key,
                 schema.SEED: str(trial.seed),
                 schema.STATUS: schema.RUNNING,
             }
             name = f"{self._sweep.title_of(trial)} seed={trial.seed}"
-            run = self.client.create_run(self._experiment, run_name=name, tags=tags)
-            self._trials[key] = StoredRun(run.info.run_id)
+            self._trials[key] = self._create(name, tags, above)
+        self._put_below(self._trials[key], above)
         return self._trials[key]
 
     def _tags(self, kind: str, trial: TrialConfig) -> dict[str, str]:
@@ -229,6 +270,7 @@ class SweepStore:
             self._write(run, metrics=metrics, params=params, tags=tags)
             self.client.set_terminated(run.run_id, RUN_STATUS[outcome.status])
             run.ended, run.failure = True, reason if outcome.status == "failed" else None
+            run.status = outcome.status
         self._progress.pop(trial.trial_id, None)
         self._outcomes.setdefault(trial.configuration_id, {})[trial.seed] = outcome
         self._finish_configuration(trial)
@@ -245,13 +287,13 @@ class SweepStore:
         self.client.set_terminated(run.run_id, "FINISHED" if finished else "FAILED")
         run.ended = True
 
-    def base(self, setting: str, scores: Mapping[str, Measurement]) -> None:
-        """Write the base model's scores: score -> mean; in a sweep of several settings, setting -> score -> mean."""
-        self._bases[setting] = {name: finite_or_none(score.mean) for name, score in scores.items()}
+    def bases(self, scores_of: Mapping[str, Mapping[str, Measurement]]) -> None:
+        """Write base models' scores: score -> mean; in a sweep of several settings, setting -> score -> mean."""
+        for setting, scores in scores_of.items():
+            self._bases[setting] = {name: finite_or_none(score.mean) for name, score in scores.items()}
         single = len(self._sweep.settings) == 1
-        shown = self._bases[setting] if single else self._bases
-        tags = {schema.BASE_SCORES: json.dumps(shown), schema.BASES: json.dumps(self._bases)}
-        self._write(self._run_of_sweep(), tags=tags)
+        shown = next(iter(self._bases.values()), {}) if single else self._bases
+        self._write(self._run_of_sweep(), tags={schema.BASE_SCORES: json.dumps(shown)})
 
     def artifact(self, path: Path, folder: str | None) -> None:
         """Copy a file or folder to the sweep's artifacts. Raise FileNotFoundError."""
@@ -263,7 +305,8 @@ class SweepStore:
     def describe(self, markdown: str) -> None:
         """Set the sweep's description; `{run_id}` in it stands for the run's id."""
         run = self._run_of_sweep()
-        self._write(run, tags={schema.DESCRIPTION: markdown.replace("{run_id}", run.run_id)})
+        text = projection.shortened(markdown.replace("{run_id}", run.run_id), long_tags.LONGEST)
+        self._write(run, tags={schema.DESCRIPTION: text})
 
     def close(self, status: RunStatus) -> None:
         """End the sweep's run, and unfinished ones as killed: a later driver opens them again."""
@@ -287,15 +330,15 @@ class SweepStore:
         new_params = {key: value for key, value in (params or {}).items() if key not in run.params}
         points = [Metric(key, _or_nan(value), now, step) for (key, step), (value, now) in new_points.items()]
         batches = [points[start : start + BATCH] for start in range(0, len(points), BATCH)] or [[]]
+        last = [RunTag(key, value) for key, value in long_tags.split(tags or {}).items()]
         for batch in batches[:-1]:
             self.client.log_batch(run.run_id, metrics=batch)
-        if batches[-1] or new_params or tags:
-            self.client.log_batch(
-                run.run_id,
-                metrics=batches[-1],
-                params=[Param(key, value) for key, value in new_params.items()],
-                tags=[RunTag(key, value) for key, value in (tags or {}).items()],
-            )
+        while len(last) > TAG_BATCH:
+            self.client.log_batch(run.run_id, tags=last[:TAG_BATCH])
+            del last[:TAG_BATCH]
+        if batches[-1] or new_params or last:
+            new = [Param(key, value) for key, value in new_params.items()]
+            self.client.log_batch(run.run_id, metrics=batches[-1], params=new, tags=last)
         run.points.update(new_points)
         run.params.update(new_params)
 
@@ -307,14 +350,14 @@ def log_files(uri: str, run_id: str, files: Sequence[Path], folder: str) -> None
         for file in files:
             client.log_artifact(run_id, str(file), folder)
     except mlflow_client.store_errors() as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{files[0].parent} is written, but cannot be logged to {uri}: {reason}") from error
+        where = without_password(uri)
+        reason = reason_of(error, uri)
+        raise UserError(f"{files[0].parent} is written, but cannot be logged to {where}: {reason}") from error
 
 
 def open_client(uri: str) -> MlflowClient:
     """Return a client. An SQLite store is made if it is not there, and kept in write-ahead mode."""
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if path := sqlite_file(uri):
         if not path.exists():
             _create(path)
         with closing(sqlite3.connect(path, timeout=60)) as database:
@@ -322,11 +365,20 @@ def open_client(uri: str) -> MlflowClient:
     return mlflow_client.connect(uri)
 
 
+def _is_json(tags: Mapping[str, str], key: str) -> bool:
+    """Return whether a tag, if it is there, holds JSON: earlier versions left long ones to MLflow, which cut them."""
+    try:
+        json.loads(long_tags.whole(tags, key) or "{}")
+    except ValueError:
+        return False
+    return True
+
+
 def _create(path: Path) -> None:
     """Make an SQLite store in one move. MLflow needs seconds for its tables, and never accepts half of them."""
     with tempfile.TemporaryDirectory(prefix="selgen-") as folder, replacing_file(path, keep=True) as temporary:
         complete = Path(folder) / path.name
-        mlflow_client.connect(f"sqlite:///{complete}").search_experiments()
+        mlflow_client.connect(f"{SQLITE}{complete}").search_experiments()
         with closing(sqlite3.connect(complete)) as source, closing(sqlite3.connect(temporary)) as target:
             source.backup(target)
 
