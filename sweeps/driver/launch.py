@@ -17,7 +17,7 @@ from rich.console import Console
 from analysis.tables.mlflow_checks import check_usable
 from settings.common.addresses import sqlite_file
 from settings.common.content import content_id
-from settings.common.files import remove_partial, write_json
+from settings.common.files import check_cache_root, remove_partial, write_json
 from sweeps import find
 from sweeps.description import describe
 from sweeps.driver.local_cluster import LocalCluster
@@ -82,6 +82,7 @@ def run(
             console.print(f"caution, {case.setting.name}: {caution}", style="yellow", highlight=False)
     uri = options.tracking_uri or default_uri(output)
     check_usable(uri)
+    check_cache_root()
     artifacts = output / "artifacts" if options.tracking_uri is None else None
     folder = folder_of(sweep.name, output)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
@@ -139,7 +140,7 @@ class Published:
         self._path, self._uri, self._ledger = SweepFolder(folder).published, uri, ledger
         self.files: tuple[Path, ...] | None = None
         if self._path.is_file():
-            published = json.loads(self._path.read_text())
+            published = json.loads(self._path.read_text(encoding="utf-8"))
             files = tuple(Path(file) for file in published["files"])
             stores = [store] if (store := sqlite_file(uri)) else []
             if published["of"] == self._state() and all(path.is_file() for path in (*files, *stores)):

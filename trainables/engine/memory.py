@@ -48,7 +48,7 @@ class ModelShape:
             return _shape(width, inner, heads, heads, model.num_layers, len(model.world.vocabulary) + 5)
         start = model.start if isinstance(model, TunedModel) else model
         path = model_config(start.source, start.revision)
-        return ModelShape.of_config(json.loads(path.read_text())) if path else None
+        return ModelShape.of_config(json.loads(path.read_text(encoding="utf-8"))) if path else None
 
     @staticmethod
     def assumed() -> ModelShape:
