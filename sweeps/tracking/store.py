@@ -98,6 +98,11 @@ class SweepStore:
         assert self._client is not None
         return self._client
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the store is open, and what it has of the sweep is known."""
+        return self._client is not None
+
     def connect(self) -> None:
         """Open the store and find the sweep's runs again. Make database and experiment if need be."""
         if self._client is not None:

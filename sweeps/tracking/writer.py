@@ -69,6 +69,7 @@ class Tracker:
         self._queue: queue.Queue[Update | None] = queue.Queue()
         self._status: RunStatus = "FINISHED"
         self._closing = threading.Event()
+        self._at_once = False  # what is not written is left to the next start
         self._news = threading.Event()  # a worker has reported: the store is worth opening
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
@@ -146,9 +147,13 @@ class Tracker:
         """Set the sweep's description, which MLflow shows on its run; `{run_id}` in it stands for the run's id."""
         self._queue.put(lambda: self._store.describe(markdown))
 
-    def close(self, status: RunStatus = "FINISHED") -> None:
-        """Write what is left, end the sweep's run and stop. `problems` says what went wrong, for the caller to show."""
-        self._status = status
+    def close(self, status: RunStatus = "FINISHED", at_once: bool = False) -> None:
+        """Write what is left, end the sweep's run and stop. `problems` says what went wrong, for the caller to show.
+
+        Args:
+            at_once: leave what is not written to the next start, and do not open a store for it.
+        """
+        self._status, self._at_once = status, at_once
         self._queue.put(None)
         self._closing.set()
         self._news.set()
@@ -169,6 +174,10 @@ class Tracker:
 
     def _step(self) -> bool:
         """Apply one update, or do what is due. Return False at the end."""
+        if self._at_once:
+            if self._store.is_connected:
+                self._try(lambda: self._store.close(self._status))
+            return False
         if time.monotonic() - self._flushed_at > self._flush_seconds:
             self._flushed_at = time.monotonic()
             return self._try(self._store.flush)
