@@ -63,6 +63,8 @@ def check_address(uri: str) -> None:
 
 def check_file(file: Path) -> None:
     """Raise UserError for an SQLite file without MLflow's tables or with those of another version, sqlite3.Error."""
+    if not file.is_file():
+        raise UserError(f"the MLflow store {file} is a folder; give the file of a database, e.g. {file / 'mlflow.db'}")
     with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=60)) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "experiments", "runs"} <= tables:
