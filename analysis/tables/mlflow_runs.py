@@ -235,9 +235,7 @@ def _trials(runs: Sequence[Run]) -> tuple[list[TrialRecord], int]:
             ended.append(_run_that_counts(over))
     counts = [_counts(run) for run in ended]
     if broken := counts.count(None):
-        logger.warning(
-            "of %d trials the tag %s is cut: how many replies were graded is not known", broken, schema.COUNTS
-        )
+        logger.warning("tag %s is cut in %d trials: how many replies were graded is not known", schema.COUNTS, broken)
     records = [_record(run, graded or {}) for run, graded in zip(ended, counts, strict=True)]
     return records, len(by_trial) - len(ended)
 
