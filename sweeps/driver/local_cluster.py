@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from settings.common.errors import UserError
-from sweeps.driver.ray_environment import code_path, environment
+from sweeps.driver import ray_environment
 from trainables.folder import SweepFolder
 
 OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
@@ -57,14 +57,14 @@ class LocalCluster:
         self._address = ""
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- see `close`
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for a new cluster, not for one that is joined
-        os.environ.update(environment())
+        ray_environment.enter()
         self.process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**QUIET, **os.environ},
+            env={**QUIET, **os.environ, **ray_environment.import_path()},
             process_group=0,  # of all that Ray starts; Ctrl-C is for the driver, which still needs Ray then
         )
 
@@ -123,7 +123,8 @@ def start_ray(dashboard: bool = False) -> str:
         dashboard: start the dashboard's server, too. Packs that several workers train together need it: Ray asks it
             when it cleans up after a killed worker.
     """
-    os.environ.update(environment())
+    ray_environment.enter()
+    os.environ.update(ray_environment.import_path())
     import ray
 
     context = ray.init(
@@ -145,7 +146,7 @@ def job_config() -> Any:
     """
     from ray.job_config import JobConfig
 
-    return JobConfig(_client_job=True, _py_driver_sys_path=code_path())
+    return JobConfig(_client_job=True, _py_driver_sys_path=ray_environment.code_path())
 
 
 @contextmanager

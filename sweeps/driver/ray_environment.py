@@ -19,13 +19,13 @@ SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1
 FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # short ones that most machines have
 
 
-def environment() -> dict[str, str]:
-    """Return the variables that a local cluster needs and does not have. Raise UserError."""
-    return import_path() | temporary_folder() | token()
+def enter() -> None:
+    """Set in this process what Ray needs in a driver as well as in the cluster that it starts. Raise UserError."""
+    os.environ.update(temporary_folder() | token())
 
 
 def import_path() -> dict[str, str]:
-    """Keep the current directory out of `sys.path`, also where PYTHONPATH has an empty entry, and put ROOT first."""
+    """Return what keeps the current directory out of `sys.path`, also an empty entry of PYTHONPATH; ROOT is first."""
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys([*code_path(), *entries]))}
 
