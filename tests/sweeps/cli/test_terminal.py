@@ -14,14 +14,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from analysis.tables.loaded_sweep import LoadedSweep
+from analysis.tables.mlflow_runs import SweepRuns
+from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
 from settings.common.files import cache_root, check_cache_root
 from sweeps.cli import app, terminal
+from sweeps.cli import report as report_command
 from sweeps.cli.say import Say, command, hidden_address, places
 from sweeps.driver.launch import RunSummary
 from sweeps.driver.run_options import RunOptions
 from tests.conftest import ROOT
 from tests.support.fakes import toy_sweep
+from tests.support.made_up_trials import OBJECTIVES, PLAIN
 from tests.sweeps.cli.test_app import selgen
 
 SECRET = "postgresql://me:secret@127.0.0.1:9/mlflow"
@@ -125,6 +130,14 @@ def test_advice_can_be_pasted(interrupted: bool, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
     assert hidden_address(RunOptions(Path("runs"), SECRET)) == ""
     assert places(RunOptions(Path("runs"))) == "--output runs" and command("a b", 1) == "'a b' 1"
+
+
+def test_links_of_a_report_name_no_password() -> None:
+    """A report is written to a file, and logged for others to read."""
+    trials = (TrialRecord(PLAIN, 0, "finished", {"task": 0.5, "alignment": 0.5}),)
+    loaded = LoadedSweep.of_trials("mini", None, OBJECTIVES, trials)
+    chapter = report_command._chapter(loaded, SweepRuns("7", "r", {"c": "run"}), "https://me:secret@host:5000/")
+    assert chapter.links == {"c": "https://host:5000/#/experiments/7/runs/run"}
 
 
 def test_lines_hide_passwords() -> None:
