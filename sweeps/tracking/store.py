@@ -12,7 +12,6 @@ import sqlite3
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,12 +25,12 @@ from settings.setting import Measurement
 from sweeps.sweep import Sweep
 from sweeps.tracking import projection
 from sweeps.tracking.projection import Point
+from sweeps.tracking.stored_runs import StoredRun, StoredRuns
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 RUN_STATUS: Mapping[str, RunStatus] = {
@@ -42,32 +41,6 @@ RUN_STATUS: Mapping[str, RunStatus] = {
 }
 BATCH = 1000  # metrics in one log_batch; the limit of a server
 TAG_BATCH = 100  # tags, likewise
-
-
-@dataclass
-class StoredRun:
-    """What is known of a run in the store.
-
-    Attributes:
-        run_id: MLflow's.
-        ended: how it ended is written; nothing else will be.
-        failure: the reason, if its trial failed; the trial may be trained again.
-        interrupted: a driver closed it before it ended.
-        auxiliary: its trial is there for others to build on; the search did not ask for it.
-        status: how its trial ended.
-        parent: id of the run above it.
-        params, points: its parameters and (metric, step) pairs.
-    """
-
-    run_id: str
-    ended: bool = False
-    failure: str | None = None
-    interrupted: bool = False
-    auxiliary: bool = False
-    status: str = ""
-    parent: str = ""
-    params: set[str] = field(default_factory=set)
-    points: set[tuple[str, int]] = field(default_factory=set)
 
 
 class SweepStore:
@@ -84,13 +57,10 @@ class SweepStore:
         self._shared = {schema.SWEEP: sweep.name, schema.IDENTITY: sweep.identity()}
         self._client: MlflowClient | None = None
         self._experiment = ""
-        self._sweep_run: StoredRun | None = None
-        self._configurations: dict[str, StoredRun] = {}
-        self._trials: dict[str, StoredRun] = {}
+        self._runs = StoredRuns()
         self._progress: dict[str, list[Point]] = {}  # trial id -> points that wait for the next flush
         self._outcomes: dict[str, dict[int, Outcome]] = {}  # configuration id -> seed -> outcome
         self._bases: dict[str, dict[str, float | None]] = {}
-        self._tags_are_whole = True  # of the sweep's run
 
     @property
     def client(self) -> MlflowClient:
@@ -109,10 +79,10 @@ class SweepStore:
             return
         client = open_client(self._uri)
         self._experiment = self._open_experiment(client)
-        self._sweep_run, self._configurations, self._trials = None, {}, {}
+        self._runs = StoredRuns()
         condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._shared.items())
         for run in mlflow_client.search_runs(client, [self._experiment], condition):
-            self._remember(client, run)
+            self._runs.add(client, run)
         self._client = client
 
     def disconnect(self) -> None:
@@ -130,51 +100,9 @@ class SweepStore:
             client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id
 
-    def _remember(self, client: MlflowClient, run: Run) -> None:
-        """Keep a run that is in the store. Of several for the same thing the newest counts, which comes first."""
-        tags, run_id = run.data.tags, run.info.run_id
-        kind, trial_id = tags.get(schema.KIND), tags.get(schema.TRIAL, "")
-        ended = run.info.status != "RUNNING" and tags.get(schema.STATUS) not in (None, schema.RUNNING)
-        interrupted = run.info.status != "RUNNING" and not ended
-        status, failure = tags.get(schema.STATUS, ""), tags.get(schema.REASON, "")
-        stored = StoredRun(
-            run_id,
-            ended and (kind != schema.TRIAL_RUN or _is_json(tags, schema.COUNTS)),  # else its tags are written again
-            failure if status == "failed" else None,
-            interrupted,
-            status=status,
-            parent=tags.get(schema.PARENT, ""),
-            params=set(run.data.params),
-        )
-        if kind == schema.SWEEP_RUN and self._sweep_run is None:
-            self._sweep_run = stored
-            self._tags_are_whole = all(_is_json(tags, key) for key in (schema.SCORES, schema.BASE_SCORES))
-        elif kind == schema.CONFIGURATION_RUN:
-            num_seeds = int(run.data.metrics.get(schema.NUM_SEEDS, 0))
-            stored.points = {(name, num_seeds) for name in run.data.metrics}
-            self._configurations.setdefault(tags.get(schema.CONFIGURATION, ""), stored)
-        elif kind == schema.TRIAL_RUN and trial_id not in self._trials:
-            stored.auxiliary = tags.get(schema.AUXILIARY) == "true"
-            if not stored.ended:
-                histories = (client.get_metric_history(run_id, name) for name in run.data.metrics)
-                stored.points = {(metric.key, metric.step) for history in histories for metric in history}
-            self._trials[trial_id] = stored
-
     def lacks(self, outcomes: Sequence[Outcome]) -> list[Outcome] | None:
-        """Return the ended trials that the store lacks; None where it lacks, or has cut, what the sweep itself says.
-
-        They, or the runs above them, were deleted or never written.
-        """
-        if self._sweep_run is None or not self._tags_are_whole:
-            return None
-        return [outcome for outcome in outcomes if not self._has(outcome, self._sweep_run)]
-
-    def _has(self, outcome: Outcome, sweep_run: StoredRun) -> bool:
-        trial = self._trials.get(outcome.trial.trial_id)
-        configuration = self._configurations.get(outcome.trial.configuration_id)
-        if trial is None or configuration is None or not trial.ended or trial.status != outcome.status:
-            return False
-        return (trial.parent, configuration.parent) == (configuration.run_id, sweep_run.run_id)
+        """Return the ended trials that the store lacks; None where it lacks what the sweep itself says."""
+        return self._runs.lacks(outcomes)
 
     def open_sweep(self, description: str) -> None:
         """Make the sweep's run, or open it again."""
@@ -186,10 +114,10 @@ class SweepStore:
         self._write(run, tags=tags, params=projection.sweep_params(self._sweep))
 
     def _run_of_sweep(self) -> StoredRun:
-        if self._sweep_run is None:
+        if self._runs.sweep is None:
             tags = self._shared | {schema.KIND: schema.SWEEP_RUN}
-            self._sweep_run = self._create(self._sweep.name, tags)
-        return self._sweep_run
+            self._runs.sweep = self._create(self._sweep.name, tags)
+        return self._runs.sweep
 
     def _create(self, name: str, tags: Mapping[str, str], parent: str = "") -> StoredRun:
         above = {schema.PARENT: parent} if parent else {}
@@ -204,10 +132,10 @@ class SweepStore:
 
     def _run_of_configuration(self, trial: TrialConfig) -> StoredRun:
         key, above = trial.configuration_id, self._run_of_sweep().run_id
-        if key not in self._configurations:
+        if key not in self._runs.configurations:
             tags = self._tags(schema.CONFIGURATION_RUN, trial)
-            self._configurations[key] = self._create(self._sweep.title_of(trial), tags, above)
-        stored = self._configurations[key]
+            self._runs.configurations[key] = self._create(self._sweep.title_of(trial), tags, above)
+        stored = self._runs.configurations[key]
         self._put_below(stored, above)
         if not stored.params:
             self._write(stored, params=projection.configuration_params(trial))
@@ -215,16 +143,16 @@ class SweepStore:
 
     def _run_of_trial(self, trial: TrialConfig) -> StoredRun:
         key, above = trial.trial_id, self._run_of_configuration(trial).run_id
-        if key not in self._trials:
+        if key not in self._runs.trials:
             tags = self._tags(schema.TRIAL_RUN, trial) | {
                 schema.TRIAL: key,
                 schema.SEED: str(trial.seed),
                 schema.STATUS: schema.RUNNING,
             }
             name = f"{self._sweep.title_of(trial)} seed={trial.seed}"
-            self._trials[key] = self._create(name, tags, above)
-        self._put_below(self._trials[key], above)
-        return self._trials[key]
+            self._runs.trials[key] = self._create(name, tags, above)
+        self._put_below(self._runs.trials[key], above)
+        return self._runs.trials[key]
 
     def _tags(self, kind: str, trial: TrialConfig) -> dict[str, str]:
         return self._shared | {schema.KIND: kind} | projection.configuration_tags(self._sweep, trial)
@@ -242,10 +170,10 @@ class SweepStore:
 
     def _delete_failed_run(self, trial: TrialConfig) -> None:
         """Delete the run of a failed trial that is trained again: its curves and cost are those of another training."""
-        run = self._trials.get(trial.trial_id)
+        run = self._runs.trials.get(trial.trial_id)
         if run and run.failure is not None:
             self.client.delete_run(run.run_id)
-            del self._trials[trial.trial_id]
+            del self._runs.trials[trial.trial_id]
 
     def progress(self, trial_id: str, step: int, metrics: Mapping[str, float], now: int) -> None:
         """Keep training metrics until the next flush."""
@@ -254,7 +182,7 @@ class SweepStore:
     def flush(self) -> None:
         """Write the progress of running trials, and drop that of trials that ended or are unknown."""
         for trial_id in list(self._progress):
-            run = self._trials.get(trial_id)
+            run = self._runs.trials.get(trial_id)
             if run and not run.ended:
                 self._write(run, metrics=self._progress[trial_id])
             del self._progress[trial_id]
@@ -316,7 +244,7 @@ class SweepStore:
     def close(self, status: RunStatus) -> None:
         """End the sweep's run, and unfinished ones as killed: a later driver opens them again."""
         self.flush()
-        for run in [*self._trials.values(), *self._configurations.values()]:
+        for run in [*self._runs.trials.values(), *self._runs.configurations.values()]:
             if not run.ended:
                 self.client.set_terminated(run.run_id, "KILLED")
         self.client.set_terminated(self._run_of_sweep().run_id, status)
@@ -368,15 +296,6 @@ def open_client(uri: str) -> MlflowClient:
         with closing(sqlite3.connect(path, timeout=60)) as database:
             database.execute("PRAGMA journal_mode=WAL")
     return mlflow_client.connect(uri)
-
-
-def _is_json(tags: Mapping[str, str], key: str) -> bool:
-    """Return whether a tag, if it is there, holds JSON: earlier versions left long ones to MLflow, which cut them."""
-    try:
-        json.loads(long_tags.whole(tags, key) or "{}")
-    except ValueError:
-        return False
-    return True
 
 
 def _create(path: Path) -> None:
