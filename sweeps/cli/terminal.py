@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 import sys
+import tempfile
 import threading
 import traceback
 import unicodedata
@@ -25,6 +26,8 @@ def prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="selgen.plain")
     exempt_loopback()
+    if not os.access(os.environ.get("HOME", "/"), os.W_OK):  # Matplotlib would keep its fonts there, and complain
+        os.environ.setdefault("MPLCONFIGDIR", tempfile.gettempdir())
     forget_current_directory()
     threading.excepthook = lambda failed: show_error(failed.exc_type, failed.exc_value, failed.exc_traceback)
 
