@@ -1,1 +1,1 @@
-"""Ground floor: errors, content ids, files, addresses, checks. Knows nothing of settings; all packages may import it."""
+"""Ground floor: errors, content ids, files, addresses, checks. Knows no settings; every package may import it."""
