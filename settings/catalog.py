@@ -227,7 +227,7 @@ def file_of(name: str) -> Path | None:
 
 def source_id(path: Path) -> str:
     """Return the content id of a Python file's code without comments, layout and docstrings, equal for all Pythons."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         if isinstance(node, documented) and ast.get_docstring(node) is not None:

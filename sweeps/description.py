@@ -98,7 +98,7 @@ class SweepDescription:
         """Read the description in a sweep's folder. Raise UserError."""
         path = SweepFolder(folder).description
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(path.read_text(encoding="utf-8"))
             if data.pop("format") != FORMAT:
                 raise UserError(f"{path} was written by another version; run the sweep again to write it anew")
             settings = [

@@ -61,7 +61,7 @@ def find(name_or_file: str, output: Path) -> Sweep:
         available = f"{', '.join(catalog_names())}, or path/to/file.py"
         from_file = f"ran from a file under {output.resolve()}: {', '.join(ran) or 'none'}"
         raise UserError(f"unknown sweep {name_or_file!r}{hint}; available: {available}; {from_file}")
-    file = json.loads(declared.read_text())["file"]
+    file = json.loads(declared.read_text(encoding="utf-8"))["file"]
     if not Path(file).is_file():
         raise UserError(f"sweep {name_or_file!r} was declared in {file}, which is gone; give the file where it is now")
     sweep = load_sweep(file)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from settings.common.addresses import sqlite_address
+
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")  # a sweep's name is the name of its folder
 
 
@@ -14,5 +16,5 @@ def folder_of(sweep: str, output: Path) -> Path:
 
 
 def default_uri(output: Path) -> str:
-    """Return the URI of the SQLite store that all sweeps of an output folder share."""
-    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+    """Return the URI of the SQLite store that all sweeps of an output folder share. Raise UserError."""
+    return sqlite_address((output / "mlflow.db").resolve())

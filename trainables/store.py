@@ -49,7 +49,7 @@ class AdapterStore:
         directory = self._folder.adapter(trial.trial_id)
         if not (directory / DESCRIPTION).is_file():
             return None
-        description = json.loads((directory / DESCRIPTION).read_text())
+        description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
         config, tensors = load_peft(directory)
         return Saved(config, tensors, description["tokens"], description["seconds"])
 
@@ -65,7 +65,7 @@ class AdapterStore:
         description = {"trial": trial.to_json(), "tokens": tokens, "seconds": seconds}
         with replacing(self._folder.adapter(trial.trial_id)) as directory:
             adapters.save_member(member, directory, base_model)
-            (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+            (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def trained_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
 PAGE = 1000  # runs in one answer of a search
+DATABASE_ATTEMPTS = 2  # of MLflow to open a database; by itself it would try for two minutes
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -26,6 +27,11 @@ def connect(uri: str) -> MlflowClient:
     """Return a client that neither phones home nor prints. MLflow creates an SQLite store that is not there."""
     set_environment()
     import mlflow
+
+    if not uri.startswith("http"):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -51,10 +57,19 @@ def store_errors() -> tuple[type[Exception], ...]:
     return (*errors, CommandError, MlflowException, SQLAlchemyError)
 
 
-def search_runs(client: MlflowClient, experiments: Sequence[str], condition: str = "") -> list[Run]:
-    """Return all runs of the experiments that meet a condition in MLflow's search syntax."""
+def search_runs(
+    client: MlflowClient, experiments: Sequence[str], condition: str = "", deleted: bool = False
+) -> list[Run]:
+    """Return all runs of the experiments that meet a condition in MLflow's search syntax, the newest first.
+
+    Args:
+        deleted: those that were deleted, as in the UI, instead of those that are there.
+    """
+    from mlflow.entities import ViewType
+
+    view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
     return _all_pages(
-        lambda token: client.search_runs(list(experiments), condition, max_results=PAGE, page_token=token)
+        lambda token: client.search_runs(list(experiments), condition, view, max_results=PAGE, page_token=token)
     )
 
 

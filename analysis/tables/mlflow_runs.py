@@ -9,20 +9,20 @@ import json
 import logging
 import math
 import re
-import sqlite3
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from analysis.tables import mlflow_client, schema
+from analysis.tables import long_tags, mlflow_client, schema
 from analysis.tables.loaded_sweep import LoadedSweep, choose_objectives, choose_setting, counted
+from analysis.tables.mlflow_checks import check_readable, reading
 from analysis.tables.questions import Grade, read_grades
 from analysis.tables.scores import Configuration, Objective, TrialRecord
+from settings.common.addresses import without_password
 from settings.common.errors import UserError
 from settings.setting import Status
 
@@ -53,7 +53,8 @@ def load(
 ) -> LoadedSweep:
     """Read one setting of a sweep. Trials that still run are counted and left out.
 
-    Of two sweep runs of one name, as after a change of the sweep's file, the newer one is read.
+    Of two sweep runs of one name, as after a change of the sweep's file, the newer one is read. A warning says how many
+    trials are deleted there, and which tags are broken.
 
     Args:
         sweep: its name, which is the experiment's.
@@ -67,9 +68,17 @@ def load(
     parent, runs = _sweep(sweep, tracking_uri)
     labels = _labels(runs)
     label = choose_setting(labels, sweep, setting) if labels or setting else None
-    trials, num_running = _trials([run for run in runs if run.data.tags.get(schema.SETTING) == label])
+    trials, num_running = _trials([run for run in runs if _setting(run) == label])
+    if deleted := _num_deleted(tracking_uri, parent, runs, label):
+        logger.warning(
+            "%d trials of sweep %r are deleted in %s and left out; %s",
+            deleted,
+            sweep,
+            without_password(tracking_uri),
+            _written_again(sweep),
+        )
     usual = _objectives(parent)
-    facts: dict[str, Any] = _json(parent, schema.SCORES, dict) if schema.SCORES in parent.data.tags else {}
+    facts = _optional_json(parent, schema.SCORES, "only the sweep's own objectives are known")
     scores = {name: Objective(name, kind, higher, "", *ends) for name, (kind, higher, *ends) in facts.items()}
     return LoadedSweep.of_trials(
         sweep,
@@ -93,7 +102,7 @@ def load_records(sweep: str, tracking_uri: str) -> dict[str, list[TrialRecord]]:
     objectives = _objectives(parent)
     records = {}
     for label in sorted({_tag(run, schema.SETTING) for run in runs}):
-        trials, _ = _trials([run for run in runs if run.data.tags.get(schema.SETTING) == label])
+        trials, _ = _trials([run for run in runs if _setting(run) == label])
         records[label] = counted(trials, objectives)
     return records
 
@@ -107,7 +116,7 @@ def runs_of(sweep: str, tracking_uri: str) -> SweepRuns:
 
 def experiment_id(sweep: str, tracking_uri: str) -> str:
     """Return the id of a sweep's experiment, as in the addresses of MLflow's UI. Raises UserError as `load`."""
-    with _reading(tracking_uri):
+    with reading(tracking_uri):
         return _experiment(sweep, tracking_uri)[1]
 
 
@@ -118,7 +127,7 @@ def grades_file(setting: str) -> str:
 
 def _grades(parent: Run, tracking_uri: str, setting: str | None) -> list[Grade]:
     """Read the grades of single questions, which a sweep publishes as artifacts when it ends."""
-    with _reading(tracking_uri), tempfile.TemporaryDirectory() as folder:
+    with reading(tracking_uri), tempfile.TemporaryDirectory() as folder:
         client = mlflow_client.connect(tracking_uri)
         artifacts = client.list_artifacts(parent.info.run_id, schema.QUESTIONS)
         paths = {Path(artifact.path).name: artifact.path for artifact in artifacts}
@@ -130,61 +139,38 @@ def _grades(parent: Run, tracking_uri: str, setting: str | None) -> list[Grade]:
 
 def _sweep(sweep: str, tracking_uri: str) -> tuple[Run, list[Run]]:
     """Return the newest run of a sweep, and the trial runs below it that the search asked for."""
-    with _reading(tracking_uri):
+    with reading(tracking_uri):
         client, experiment = _experiment(sweep, tracking_uri)
         runs = mlflow_client.search_runs(client, [experiment])
     parents = [run for run in runs if _kind(run) == schema.SWEEP_RUN]
     if not parents:
-        raise UserError(f"experiment {sweep!r} in {tracking_uri} holds no run of a sweep")
+        raise UserError(
+            f"experiment {sweep!r} in {without_password(tracking_uri)} holds no run of a sweep;"
+            f" of a sweep that is deleted there, {_written_again(sweep)}"
+        )
     if len(parents) > 1:
-        logger.warning("sweep %r has %d runs in %s; reading the newest", sweep, len(parents), tracking_uri)
+        where = without_password(tracking_uri)
+        logger.warning("sweep %r has %d runs in %s; reading the newest", sweep, len(parents), where)
     parent = max(parents, key=lambda run: (run.info.start_time, run.info.run_id))
     return parent, _asked_trials(runs, parent)
 
 
 def _experiment(sweep: str, tracking_uri: str) -> tuple[MlflowClient, str]:
     """Return a client of the store, and the id of the sweep's experiment there."""
-    _check_exists(tracking_uri)
+    check_readable(tracking_uri)
     client = mlflow_client.connect(tracking_uri)
     experiment = client.get_experiment_by_name(sweep)
-    if experiment is None or experiment.lifecycle_stage == "deleted":
+    if experiment is None:
         raise UserError(_unknown(client, sweep, tracking_uri))
+    if experiment.lifecycle_stage == "deleted":
+        where = without_password(tracking_uri)
+        raise UserError(f"no sweep {sweep!r} in {where}: its experiment is deleted there; {_written_again(sweep)}")
     return client, str(experiment.experiment_id)
 
 
-@contextmanager
-def _reading(tracking_uri: str) -> Iterator[None]:
-    """Turn whatever a store raises into one line."""
-    try:
-        yield
-    except mlflow_client.store_errors() as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"cannot read the MLflow store {tracking_uri}: {reason}") from error
-
-
-def _check_exists(tracking_uri: str) -> None:
-    """Refuse a local store that is not there: MLflow would create it. Raises UserError and sqlite3.Error."""
-    scheme, _, rest = tracking_uri.partition(":")
-    if not rest or scheme == "file":
-        raise UserError(f"{tracking_uri!r} is not the address of an MLflow store, e.g. sqlite:///runs/mlflow.db")
-    if scheme.partition("+")[0] != "sqlite":
-        return
-    from sqlalchemy.engine import make_url
-
-    path = Path(make_url(tracking_uri).database or "")  # as MLflow reads it, %20 and all
-    if not path.is_file():
-        raise UserError(f"there is no MLflow store {path}; run a sweep first, or give the address of another store")
-    mlflow_client.set_environment()
-    import mlflow.store.tracking.dbmodels.models  # noqa: F401 - fills the metadata
-    from mlflow.store.db.base_sql_model import Base
-
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=60)) as database:
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not set(Base.metadata.tables) <= tables:
-        raise UserError(
-            f"{path} is not a store of this version of MLflow, or is still being made; "
-            "if MLflow was killed meanwhile, delete it and resume the sweep, whose ledger has everything"
-        )
+def _written_again(sweep: str) -> str:
+    """Say what brings back what was deleted or cut in MLflow."""
+    return f"the next start, selgen sweep run {shlex.quote(sweep)}, writes it again from the sweep's ledger"
 
 
 def _unknown(client: MlflowClient, sweep: str, tracking_uri: str) -> str:
@@ -194,7 +180,27 @@ def _unknown(client: MlflowClient, sweep: str, tracking_uri: str) -> str:
     condition = f"tags.`{schema.KIND}` = '{schema.SWEEP_RUN}'"
     parents = {run.info.experiment_id for run in mlflow_client.search_runs(client, ids, condition)} if ids else set()
     names = sorted(experiment.name for experiment in experiments if experiment.experiment_id in parents)
-    return f"no sweep {sweep!r} in {tracking_uri}; it has {', '.join(names) if names else 'no sweep at all'}"
+    listing = ", ".join(names) if names else "no sweep at all"
+    return f"no sweep {sweep!r} in {without_password(tracking_uri)}; it has {listing}"
+
+
+def _num_deleted(tracking_uri: str, parent: Run, asked: Sequence[Run], setting: str | None) -> int:
+    """Return how many trials of a setting are there no more: deleted themselves, or their configuration's run."""
+    identity = parent.data.tags.get(schema.IDENTITY)
+    condition = f"tags.`{schema.KIND}` = '{schema.TRIAL_RUN}' and tags.`{schema.IDENTITY}` = '{identity}'"
+    with reading(tracking_uri):
+        client = mlflow_client.connect(tracking_uri)
+        runs = [
+            run
+            for deleted in (True, False)
+            for run in mlflow_client.search_runs(client, [parent.info.experiment_id], condition, deleted)
+        ]
+    written = {
+        run.data.tags.get(schema.TRIAL)
+        for run in runs
+        if _setting(run) == setting and run.data.tags.get(schema.AUXILIARY) != "true"
+    }
+    return len(written - {run.data.tags.get(schema.TRIAL) for run in asked})
 
 
 def _kind(run: Run) -> str | None:
@@ -214,7 +220,7 @@ def _asked_trials(runs: Sequence[Run], parent: Run) -> list[Run]:
 
 def _labels(runs: Sequence[Run]) -> list[str]:
     """Return the settings of trial runs, sorted."""
-    return sorted({label for run in runs if (label := run.data.tags.get(schema.SETTING)) is not None})
+    return sorted({label for run in runs if (label := _setting(run)) is not None})
 
 
 def _trials(runs: Sequence[Run]) -> tuple[list[TrialRecord], int]:
@@ -227,7 +233,11 @@ def _trials(runs: Sequence[Run]) -> tuple[list[TrialRecord], int]:
         over = [run for run in same_trial if _status(run) != schema.RUNNING]
         if over:
             ended.append(_run_that_counts(over))
-    return [_record(run) for run in ended], len(by_trial) - len(ended)
+    counts = [_counts(run) for run in ended]
+    if broken := counts.count(None):
+        logger.warning("tag %s is cut in %d trials: how many replies were graded is not known", schema.COUNTS, broken)
+    records = [_record(run, graded or {}) for run, graded in zip(ended, counts, strict=True)]
+    return records, len(by_trial) - len(ended)
 
 
 def _run_that_counts(runs: Sequence[Run]) -> Run:
@@ -243,18 +253,26 @@ def _run_that_counts(runs: Sequence[Run]) -> Run:
     return newest
 
 
-def _record(run: Run) -> TrialRecord:
+def _counts(run: Run) -> dict[str, int] | None:
+    """Return how many replies of a trial were graded for each score; None where the tag is broken."""
+    try:
+        counts = json.loads(long_tags.whole(run.data.tags, schema.COUNTS) or "{}")
+        return {name: int(graded[0]) for name, graded in counts.items()}
+    except ValueError:
+        return None
+
+
+def _record(run: Run, counts: dict[str, int]) -> TrialRecord:
     configuration = Configuration(
         id=_tag(run, schema.CONFIGURATION),
         method=_tag(run, schema.METHOD),
-        label=run.data.tags.get(schema.LABEL, ""),
+        label=_tag_or_none(run, schema.LABEL) or "",
         coefficients=_json(run, schema.COEFFICIENTS, dict),
         training=run.data.tags.get(schema.TRAINING, ""),
     )
     seed = _tag(run, schema.SEED)
     if not seed.lstrip("-").isdecimal():
         raise UserError(f"run {run.info.run_id}: tag {schema.SEED} is not an integer: {seed!r}")
-    counts = _json(run, schema.COUNTS, dict) if schema.COUNTS in run.data.tags else {}
     return TrialRecord(
         configuration,
         int(seed),
@@ -262,8 +280,8 @@ def _record(run: Run) -> TrialRecord:
         _scores(run),
         tokens=run.data.metrics.get(schema.TOKENS, math.nan),
         seconds=run.data.metrics.get(schema.SECONDS, math.nan),
-        reason=run.data.tags.get(schema.REASON, ""),
-        counts={name: int(graded[0]) for name, graded in counts.items()},
+        reason=_tag_or_none(run, schema.REASON) or "",
+        counts=counts,
     )
 
 
@@ -296,23 +314,34 @@ def _objectives(parent: Run) -> tuple[Objective, ...]:
 
 def _base_scores(parent: Run, setting: str | None) -> dict[str, float]:
     """Return the base model's scores; in a sweep of several settings the tag holds one such table for each."""
-    if schema.BASE_SCORES not in parent.data.tags:
-        return {}
-    scores: dict[str, Any] = _json(parent, schema.BASE_SCORES, dict)
+    scores = _optional_json(parent, schema.BASE_SCORES, "the base model's scores are left out")
     if setting is not None and isinstance(scores.get(setting), dict):
         scores = scores[setting]
     return {name: float(value) for name, value in scores.items() if isinstance(value, int | float)}
 
 
 def _status(run: Run) -> Status:
-    status: Any = _tag(run, "selgen.status")
+    status: Any = _tag(run, schema.STATUS)
     return status
 
 
+def _setting(run: Run) -> str | None:
+    """Return the label of what a trial learned."""
+    return _tag_or_none(run, schema.SETTING)
+
+
 def _tag(run: Run, key: str) -> str:
-    if key not in run.data.tags:
+    value = _tag_or_none(run, key)
+    if value is None:
         raise UserError(f"run {run.info.run_id} has no tag {key}; was it written by another version of selgen?")
-    return run.data.tags[key]
+    return value
+
+
+def _tag_or_none(run: Run, key: str) -> str | None:
+    try:
+        return long_tags.whole(run.data.tags, key)
+    except long_tags.BrokenTagError as error:
+        raise UserError(f"run {run.info.run_id}: {error}") from error
 
 
 def _json(run: Run, key: str, kind: type) -> Any:
@@ -324,3 +353,20 @@ def _json(run: Run, key: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise UserError(f"run {run.info.run_id}: tag {key} must hold a {kind.__name__}")
     return value
+
+
+def _optional_json(parent: Run, key: str, without: str) -> dict[str, Any]:
+    """Return the JSON object in a tag of a sweep; empty where it is missing, or broken, of which a warning tells.
+
+    Args:
+        without: what follows from that, in words.
+    """
+    if key not in parent.data.tags:
+        return {}
+    try:
+        scores: dict[str, Any] = _json(parent, key, dict)
+    except UserError as error:
+        again = _written_again(parent.data.tags.get(schema.SWEEP, "NAME"))
+        logger.warning("%s: %s; %s", without, error, again)
+        return {}
+    return scores

@@ -5,6 +5,8 @@ per configuration, below that one per trial.
 
 Metrics: a trial has `eval/<score>`, `train/<curve>` by step, and `tokens` and `seconds`, which include all that it was
 built on. A configuration has the means of `eval/<score>` over its finished seeds, and their number as `seeds`.
+
+A tag that is too long for MLflow is split over several, see `analysis.tables.long_tags`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ PARENT = "mlflow.parentRunId"
 OBJECTIVES = "selgen.objectives"  # [{name, kind, higher_is_better, description, low, high}, ...], task first
 SCORES = "selgen.scores"  # score -> [kind, higher is better, low, high]
 BASE_SCORES = "selgen.base_scores"  # score -> mean of the untouched base model; of several settings, label -> these
-BASES = "selgen.bases"  # setting label -> score -> mean
 DATA = "selgen.data"  # setting label -> fingerprint of its rows
 VERSION = "selgen.version"
 COMMIT = "selgen.commit"

@@ -1,1 +1,1 @@
-"""Ground floor: errors, content ids, files, checks. Knows nothing of settings; every package may import it."""
+"""Ground floor: errors, content ids, files, addresses, checks. Knows no settings; every package may import it."""

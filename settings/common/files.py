@@ -21,12 +21,26 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_root() -> Path:
-    """Return the root of all caches: $SELGEN_CACHE, or $XDG_CACHE_HOME/selgen, or ~/.cache/selgen."""
+    """Return the root of all caches: $SELGEN_CACHE, or $XDG_CACHE_HOME/selgen, or ~/.cache/selgen. Raise UserError."""
     if os.environ.get("SELGEN_CACHE"):
         return Path(os.environ["SELGEN_CACHE"]).expanduser()
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(os.environ["XDG_CACHE_HOME"]).expanduser() / "selgen"
-    return Path.home() / ".cache" / "selgen"
+    try:
+        return Path.home() / ".cache" / "selgen"
+    except RuntimeError as error:
+        raise UserError("this user has no home directory for the cache; set SELGEN_CACHE to a folder") from error
+
+
+def check_cache_root() -> None:
+    """Make the root of the caches. Raise UserError where it cannot be written: a worker would fail there later."""
+    root, reason = cache_root(), "it is read-only"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise UserError(f"the cache {root} cannot be written ({reason}); set SELGEN_CACHE to a folder that can")
 
 
 @contextmanager
@@ -107,7 +121,7 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; the last writer wins."""
     with replacing_file(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False))
+        temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 
 def is_full(error: Exception) -> bool:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from settings.common.addresses import redacted
 from settings.common.errors import UserError
 from settings.common.files import is_full
-from sweeps.cli.say import Say
+from sweeps.cli import terminal
+from sweeps.cli.say import Say, command, hidden_address, places
 from sweeps.driver.run_options import RunOptions
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ HELP = """Sweep fine-tuning methods x knobs x seeds, and draw their Pareto front
 
 A first look: selgen sweep run quickstart
 """
-app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(
+    help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 sweep_app = typer.Typer(help="Plan, run, resume and inspect sweeps.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sweep_app, name="sweep")
 judge_app = typer.Typer(help="Try a language model as judge.", no_args_is_help=True, rich_markup_mode=None)
@@ -178,17 +182,21 @@ def _run(name: str, options: RunOptions, is_started: bool = False) -> None:
 def _show_run(name: str, sweep: Sweep, options: RunOptions, summary: RunSummary, say: Say) -> None:
     """Say what came of a run, and what may be done next."""
     if summary.interrupted:
-        say.note(f"stopped; continue with: selgen sweep resume {name} --output {options.output}")
+        address = f" {command('--address', options.address)}" if options.address else ""
+        say.note(f"stopped; continue with: {command('selgen', 'sweep', 'resume', name)} {places(options)}{address}")
+    else:
+        for note in summary.notes:
+            say.prose(note)
+        for file in summary.files:
+            say.wrote(file)
+        if summary.num_failed:
+            say.warn(summary.retry_line)
+        say.note(f"what it says, as a page: {command('selgen', 'report', sweep.name)} {places(options)}")
+        say.note(f"see every trial in MLflow: {command('selgen', 'ui', sweep.name)} {places(options)}")
+    if hidden := hidden_address(options):
+        say.note(hidden)
+    if summary.interrupted:
         raise typer.Exit(130)
-    for note in summary.notes:
-        say.prose(note)
-    for file in summary.files:
-        say.wrote(file)
-    if summary.num_failed:
-        say.warn(summary.retry_line)
-    where = f"--tracking-uri {options.tracking_uri}" if options.tracking_uri else f"--output {options.output}"
-    say.note(f"what it says, as a page: selgen report {sweep.name} {where}")
-    say.note(f"see every trial in MLflow: selgen ui {sweep.name} {where}")
     if summary.lost:
         typer.echo(f"selgen: all trials failed of {'; '.join(summary.lost)}", err=True)
         raise typer.Exit(1)
@@ -418,16 +426,18 @@ def ui_command(
 
 def main() -> None:
     """Run the command line: errors of the user are one line on standard error and exit code 2."""
+    terminal.prepare()
     try:
         app()
     except UserError as error:
-        typer.echo(f"selgen: {error}", err=True)
+        typer.echo(f"selgen: {redacted(str(error))}", err=True)
         sys.exit(2)
-    except OSError as error:
-        if error.filename is None and not is_full(error):  # which file was too much for the disk nobody knows
-            raise
-        typer.echo(f"selgen: {error.filename or 'a file could not be written'}: {error.strerror}", err=True)
-        sys.exit(2)
+    except Exception as error:
+        if isinstance(error, OSError) and (error.filename or is_full(error)):  # which file filled the disk nobody knows
+            typer.echo(f"selgen: {error.filename or 'a file could not be written'}: {error.strerror}", err=True)
+            sys.exit(2)
+        sys.excepthook = terminal.show_error  # Typer has put its own there
+        raise
 
 
 if __name__ == "__main__":

@@ -139,8 +139,8 @@ def cautions_of(pairs: list[Pair]) -> list[str]:
     """Say whose verdicts look like grades on another scale than 0 to 100."""
     ours, theirs = [pair.judge for pair in pairs], [pair.rater for pair in pairs]
     cautions = []
-    for whose, verdicts, compared in (("the judge's", ours, theirs), ("the file's", theirs, ours)):
-        if scale := other_scale(verdicts, compared):
+    for whose, grades, compared in (("the judge's", ours, theirs), ("the file's", theirs, ours)):
+        if scale := other_scale(grades, compared):
             low, high = scale
             cautions.append(f"{whose} verdicts look like grades on a scale from {low:g} to {high:g}, not from 0 to 100")
     return cautions

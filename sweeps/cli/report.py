@@ -11,6 +11,7 @@ from analysis.report.page import Chapter, write_report
 from analysis.tables import mlflow_runs, schema
 from analysis.tables.loaded_sweep import LoadedSweep
 from analysis.tables.mlflow_runs import SweepRuns
+from settings.common.addresses import without_user
 from settings.common.errors import UserError
 from sweeps.names import default_uri, folder_of
 from sweeps.results.from_ledger import LedgerReader
@@ -71,7 +72,7 @@ def report(
 
 
 def _chapter(loaded: LoadedSweep, runs: SweepRuns, uri: str) -> Chapter:
-    place = uri.rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL_UI
+    place = without_user(uri).rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL_UI
     links = {
         configuration: f"{place}/#/experiments/{runs.experiment}/runs/{run}"
         for configuration, run in runs.configurations.items()

@@ -16,6 +16,7 @@ from sweeps.names import default_uri
 ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "PYTHONWARNINGS": "ignore",  # of the server's libraries, about themselves
+    "PYTHONSAFEPATH": "1",  # the current directory may hold modules of the same names
 }
 
 
@@ -33,8 +34,9 @@ def serve(sweep: str | None, output: Path, tracking_uri: str | None, host: str, 
     set_environment()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # on the command line others could read its password
     typer.echo(f"MLflow UI, in about 20 seconds: http://{host}:{port}{place}")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
     os.execv(sys.executable, [*command, "--uvicorn-opts", "--log-level warning"])
 
 

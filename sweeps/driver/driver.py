@@ -53,12 +53,13 @@ class Driver:
     Attributes:
         scheduler: what is left to run.
         interrupted: whether the user has asked to stop.
+        at_once: whether the user has asked again, and waits.
         judges: of the sweep's settings; None where no setting needs one.
     """
 
     def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path, console: Console, tracker: Tracker) -> None:
         self.sweep, self.folder = sweep, folder
-        self.interrupted = False
+        self.interrupted = self.at_once = False
         self.judges = open_judges(sweep)
         self._ledger, self._tracker = ledger, tracker
         self._grading = GradingQueue(folder, self.judges) if self.judges else None
@@ -87,10 +88,10 @@ class Driver:
             with self._display:
                 self.train(address, cluster)
             self.tidy()
-            files = publish(self.sweep, self._ledger.state, self.folder, self._tracker)
+            files = [] if self.at_once else publish(self.sweep, self._ledger.state, self.folder, self._tracker)
             status = "KILLED" if self.interrupted else "FINISHED"
         finally:
-            self._tracker.close(status)
+            self._tracker.close(status, self.at_once)
         return files
 
     def check_judges(self) -> None:
@@ -153,12 +154,14 @@ class Driver:
         """Start Ray, and let Tune run packs until the scheduler has no more or the start must stop."""
         import ray
         from ray import tune
+        from ray.air._internal import usage
 
         from sweeps.driver.tune_callbacks import Reporter, StopOnProblem
         from sweeps.search.searcher import PackSearcher
 
         num_workers = self.sweep.execution.num_workers
         places = SweepFolder(self.folder)
+        usage.tag_callbacks = lambda _: False  # to count callbacks for statistics that are off, it would import MLflow
         with connect(address, cluster, together=num_workers > 1):
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             packs = packs_at_a_time(self.sweep, nodes)
@@ -249,6 +252,7 @@ class Driver:
 
         def stop(*_: object) -> None:
             if self.interrupted:
+                self.at_once = True
                 raise KeyboardInterrupt
             self.interrupted = True
             self._display.set_message("stopping (Ctrl-C again to stop at once)")

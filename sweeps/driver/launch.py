@@ -14,8 +14,10 @@ from typing import Any
 
 from rich.console import Console
 
+from analysis.tables.mlflow_checks import check_usable
+from settings.common.addresses import sqlite_file
 from settings.common.content import content_id
-from settings.common.files import remove_partial, write_json
+from settings.common.files import check_cache_root, remove_partial, write_json
 from sweeps import find
 from sweeps.description import describe
 from sweeps.driver.local_cluster import LocalCluster
@@ -26,7 +28,7 @@ from sweeps.results import provenance
 from sweeps.results.frontier_files import complete, show_results
 from sweeps.row_check import check_rows
 from sweeps.sweep import Sweep
-from sweeps.tracking.writer import Tracker
+from sweeps.tracking.writer import Tracker, lacks
 from trainables.folder import SweepFolder
 
 
@@ -71,8 +73,8 @@ def run(
         cluster: a local Ray cluster that was started before, so that it need not be waited for.
 
     Raises:
-        UserError: the output belongs to another sweep or cannot be written, a model or its data cannot be read, another
-            process runs this sweep.
+        UserError: the output belongs to another sweep or cannot be written, the MLflow store cannot be used, a model or
+            its data cannot be read, another process runs this sweep.
     """
     output = options.output.resolve()
     sweep.check()
@@ -80,6 +82,9 @@ def run(
         for caution in case.setting.cautions:
             console.print(f"caution, {case.setting.name}: {caution}", style="yellow", highlight=False)
     uri = options.tracking_uri or default_uri(output)
+    check_usable(uri)
+    check_cache_root()
+    artifacts = output / "artifacts" if options.tracking_uri is None else None
     folder = folder_of(sweep.name, output)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
         sweep.check_settings(ledger.state.trials)
@@ -93,16 +98,18 @@ def run(
             console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)
         published = Published(folder, uri, ledger)
         if published.files is not None and complete(sweep, ledger.state):
-            show_results(sweep, ledger.state, console)
-            console.print("nothing was left to run", highlight=False)
-            return RunSummary(published.files, uri, False, (), *_failures(sweep, ledger.state))
+            lacking = lacks(ledger.state, sweep, uri, artifacts)
+            if not lacking:
+                show_results(sweep, ledger.state, console)
+                console.print("nothing was left to run", highlight=False)
+                return RunSummary(published.files, uri, False, (), *_failures(sweep, ledger.state))
+            console.print(f"nothing is left to run, but MLflow lacks {lacking}: written again", highlight=False)
         for case in sweep.cases:
             for caution in check_rows(case):
                 console.print(f"caution, {case.setting.name}: {caution}", style="yellow", highlight=False)
         from sweeps.driver.driver import Driver  # it brings Optuna, which a sweep with nothing left does not need
 
         remove_partial(folder)
-        artifacts = output / "artifacts" if options.tracking_uri is None else None
         tracker = Tracker(uri, sweep, artifacts, ledger=folder)
         driver = Driver(sweep, ledger, folder, console, tracker)
         files = driver.run(options.address, cluster)
@@ -147,9 +154,9 @@ class Published:
         self._path, self._uri, self._ledger = SweepFolder(folder).published, uri, ledger
         self.files: tuple[Path, ...] | None = None
         if self._path.is_file():
-            published = json.loads(self._path.read_text())
+            published = json.loads(self._path.read_text(encoding="utf-8"))
             files = tuple(Path(file) for file in published["files"])
-            stores = [Path(uri.removeprefix("sqlite:///"))] if uri.startswith("sqlite:///") else []
+            stores = [store] if (store := sqlite_file(uri)) else []
             if published["of"] == self._state() and all(path.is_file() for path in (*files, *stores)):
                 self.files = files
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from settings.common.errors import UserError
+from sweeps.driver import ray_environment
 from trainables.folder import SweepFolder
 
 OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
@@ -54,15 +55,16 @@ class LocalCluster:
 
     def __init__(self) -> None:
         self._address = ""
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by `close`
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- see `close`
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for a new cluster, not for one that is joined
+        ray_environment.enter()
         self.process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**QUIET, **os.environ},
+            env={**QUIET, **os.environ, **ray_environment.import_path()},
             process_group=0,  # of all that Ray starts; Ctrl-C is for the driver, which still needs Ray then
         )
 
@@ -121,6 +123,8 @@ def start_ray(dashboard: bool = False) -> str:
         dashboard: start the dashboard's server, too. Packs that several workers train together need it: Ray asks it
             when it cleans up after a killed worker.
     """
+    ray_environment.enter()
+    os.environ.update(ray_environment.import_path())
     import ray
 
     context = ray.init(
@@ -129,9 +133,20 @@ def start_ray(dashboard: bool = False) -> str:
         include_dashboard=dashboard,
         dashboard_host="127.0.0.1",
         object_store_memory=OBJECT_STORE_BYTES,
+        job_config=job_config(),
         **SILENT,
     )
     return str(context.address_info["gcs_address"])
+
+
+def job_config() -> Any:
+    """Return Ray's settings of a driver whose workers import this code, and nothing from its current directory.
+
+    Ray would put that directory first in their `sys.path`, unless the job comes from a client elsewhere.
+    """
+    from ray.job_config import JobConfig
+
+    return JobConfig(_client_job=True, _py_driver_sys_path=ray_environment.code_path())
 
 
 @contextmanager
@@ -147,9 +162,9 @@ def connect(address: str | None, cluster: LocalCluster | None, together: bool) -
         cluster.close()
         cluster = None
     if address:
-        ray.init(address=address, runtime_env={"env_vars": QUIET}, **SILENT)
+        ray.init(address=address, runtime_env={"env_vars": QUIET}, job_config=job_config(), **SILENT)
     elif cluster:
-        ray.init(address=cluster.address, **SILENT)
+        ray.init(address=cluster.address, job_config=job_config(), **SILENT)
     else:
         start_ray(dashboard=together)
     try:

@@ -23,7 +23,7 @@ class Reporter(Callback):
         """Return the error of a failed Tune trial, with its traceback where there is one."""
         trial = self._trials.get(trial_id)
         file = trial.error_file if trial is not None else None
-        text = Path(file).read_text().strip() if file and Path(file).is_file() else ""
+        text = Path(file).read_text(encoding="utf-8").strip() if file and Path(file).is_file() else ""
         return text or "the worker died"
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:

@@ -33,8 +33,8 @@ def grades_of(case: Case, record: LedgerState, folder: Path) -> Iterator[Grade]:
 
 def _graded(setting: Setting, folder: Path, trial_id: str) -> dict[str, list[float | None]]:
     judged, observed = SweepFolder(folder).grades(trial_id), SweepFolder(folder).observations(trial_id)
-    grades: dict[str, list[float | None]] = json.loads(judged.read_text()) if judged.is_file() else {}
-    observations = json.loads(observed.read_text()) if observed.is_file() else {}
+    grades: dict[str, list[float | None]] = json.loads(judged.read_text(encoding="utf-8")) if judged.is_file() else {}
+    observations = json.loads(observed.read_text(encoding="utf-8")) if observed.is_file() else {}
     for evaluation in setting.evaluations:
         if not evaluation.rubrics and evaluation.name in observations:
             grades |= evaluation.grades(observations[evaluation.name])

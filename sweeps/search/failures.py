@@ -29,7 +29,7 @@ def reason_of(text: str, folder: Path, name: str) -> str:
     file = SweepFolder(folder).error(name)
     try:
         with replacing_file(file) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:  # a disk that is full costs the traceback, not the outcome
         return f"{line} ({place}; no traceback: {error.strerror})"
     return f"{line} ({place}; traceback in {file.relative_to(folder)})"

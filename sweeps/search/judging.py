@@ -79,7 +79,7 @@ class GradingQueue:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _grade(self, setting: Setting, name: str) -> Grades:
-        observations = json.loads(self._folder.observations(name).read_text())
+        observations = json.loads(self._folder.observations(name).read_text(encoding="utf-8"))
         scores: dict[str, Measurement] = {}
         grades: dict[str, list[float | None]] = {}
         problem = None

@@ -7,7 +7,7 @@ import json
 import math
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +21,7 @@ from trainables.trial import TrialConfig
 
 Point = tuple[str, float, int, int]  # a metric's name, value, time in milliseconds and step
 PACKAGES = ("ray", "torch", "transformers", "peft", "optuna", "mlflow", "numpy")
-LONGEST_REASON = 1000  # characters
+LONGEST_REASON, LONGEST_PARAM = 1000, 500  # characters
 
 
 def sweep_tags(sweep: Sweep) -> dict[str, str]:
@@ -71,13 +71,28 @@ def sweep_params(sweep: Sweep) -> dict[str, str]:
     """Return the parameters of a sweep's run."""
     recipe = _recipe(sweep.cases[0].template)
     return recipe | {
-        "setting": ", ".join(case.label for case in sweep.cases),
-        "methods": ", ".join(space.method for space in sweep.spaces),
+        "setting": _listing(case.label for case in sweep.cases),
+        "methods": _listing(space.method for space in sweep.spaces),
         "configurations": str(sum(arm.budget for arm in sweep.arms)),
-        "seeds": ", ".join(map(str, sweep.seed_values)),
+        "seeds": _listing(map(str, sweep.seed_values)),
         "search_seed": str(sweep.search.seed),
         "round_size": str(sweep.search.round_size),
     }
+
+
+def _listing(names: Iterable[str]) -> str:
+    """Return names as a parameter can show them: of very many, the first ones and how many there are."""
+    listed = list(names)
+    text = ", ".join(listed)
+    return text if len(text) <= LONGEST_PARAM else f"{text[:LONGEST_PARAM]}... ({len(listed)} in all)"
+
+
+def shortened(markdown: str, longest: int) -> str:
+    """Return a description that is not too long: whole lines of it, and where the rest is."""
+    if len(markdown) <= longest:
+        return markdown
+    rest = "\n\n... and more than a description can hold: see the artifacts of this run."
+    return markdown[: longest - len(rest)].rpartition("\n")[0] + rest
 
 
 def configuration_params(trial: TrialConfig) -> dict[str, str]:

@@ -12,24 +12,25 @@ import sqlite3
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from analysis.statistics.arrays import finite_or_none
-from analysis.tables import mlflow_client, schema
+from analysis.tables import long_tags, mlflow_client, schema
+from analysis.tables.mlflow_checks import reason_of
+from settings.common.addresses import SQLITE, sqlite_file, without_password
 from settings.common.errors import UserError
 from settings.common.files import replacing_file
 from settings.setting import Measurement
 from sweeps.sweep import Sweep
 from sweeps.tracking import projection
 from sweeps.tracking.projection import Point
+from sweeps.tracking.stored_runs import StoredRun, StoredRuns, failure_of
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 RUN_STATUS: Mapping[str, RunStatus] = {
@@ -39,33 +40,7 @@ RUN_STATUS: Mapping[str, RunStatus] = {
     "stopped": "KILLED",
 }
 BATCH = 1000  # metrics in one log_batch; the limit of a server
-
-
-@dataclass
-class StoredRun:
-    """What is known of a run in the store.
-
-    Attributes:
-        run_id: MLflow's.
-        ended: how it ended is written; nothing else will be.
-        failure: status and reason, if its trial failed or is invalid; it may be trained or judged again.
-        interrupted: a driver closed it before it ended.
-        auxiliary: its trial is there for others to build on; the search did not ask for it.
-        params, points: its parameters and (metric, step) pairs.
-    """
-
-    run_id: str
-    ended: bool = False
-    failure: tuple[str, str] | None = None
-    interrupted: bool = False
-    auxiliary: bool = False
-    params: set[str] = field(default_factory=set)
-    points: set[tuple[str, int]] = field(default_factory=set)
-
-
-def _failure(status: str, reason: str) -> tuple[str, str] | None:
-    """Return status and reason of a trial that may run again; None for any other."""
-    return (status, reason) if status in ("failed", "invalid") else None
+TAG_BATCH = 100  # tags, likewise
 
 
 class SweepStore:
@@ -82,9 +57,7 @@ class SweepStore:
         self._shared = {schema.SWEEP: sweep.name, schema.IDENTITY: sweep.identity()}
         self._client: MlflowClient | None = None
         self._experiment = ""
-        self._sweep_run: StoredRun | None = None
-        self._configurations: dict[str, StoredRun] = {}
-        self._trials: dict[str, StoredRun] = {}
+        self._runs = StoredRuns()
         self._progress: dict[str, list[Point]] = {}  # trial id -> points that wait for the next flush
         self._outcomes: dict[str, dict[int, Outcome]] = {}  # configuration id -> seed -> outcome
         self._bases: dict[str, dict[str, float | None]] = {}
@@ -95,16 +68,21 @@ class SweepStore:
         assert self._client is not None
         return self._client
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the store is open, and what it has of the sweep is known."""
+        return self._client is not None
+
     def connect(self) -> None:
         """Open the store and find the sweep's runs again. Make database and experiment if need be."""
         if self._client is not None:
             return
         client = open_client(self._uri)
         self._experiment = self._open_experiment(client)
-        self._sweep_run, self._configurations, self._trials = None, {}, {}
+        self._runs = StoredRuns()
         condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._shared.items())
         for run in mlflow_client.search_runs(client, [self._experiment], condition):
-            self._remember(client, run)
+            self._runs.add(client, run)
         self._client = client
 
     def disconnect(self) -> None:
@@ -122,26 +100,9 @@ class SweepStore:
             client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id
 
-    def _remember(self, client: MlflowClient, run: Run) -> None:
-        tags, run_id = run.data.tags, run.info.run_id
-        ended = run.info.status != "RUNNING" and tags.get(schema.STATUS) not in (None, schema.RUNNING)
-        interrupted = run.info.status != "RUNNING" and not ended
-        failure = _failure(tags.get(schema.STATUS, ""), tags.get(schema.REASON, ""))
-        stored = StoredRun(run_id, ended, failure, interrupted, params=set(run.data.params))
-        kind = tags.get(schema.KIND)
-        if kind == schema.SWEEP_RUN:
-            self._sweep_run = stored
-            self._bases = {**json.loads(tags.get(schema.BASES, "{}")), **self._bases}
-        elif kind == schema.CONFIGURATION_RUN:
-            num_seeds = int(run.data.metrics.get(schema.NUM_SEEDS, 0))
-            stored.points = {(name, num_seeds) for name in run.data.metrics}
-            self._configurations[tags[schema.CONFIGURATION]] = stored
-        elif kind == schema.TRIAL_RUN:
-            stored.auxiliary = tags.get(schema.AUXILIARY) == "true"
-            if not ended:
-                histories = (client.get_metric_history(run_id, name) for name in run.data.metrics)
-                stored.points = {(metric.key, metric.step) for history in histories for metric in history}
-            self._trials[tags[schema.TRIAL]] = stored
+    def lacks(self, outcomes: Sequence[Outcome]) -> list[Outcome] | None:
+        """Return the ended trials that the store lacks; None where it lacks what the sweep itself says."""
+        return self._runs.lacks(outcomes)
 
     def open_sweep(self, description: str) -> None:
         """Make the sweep's run, or open it again."""
@@ -153,37 +114,45 @@ class SweepStore:
         self._write(run, tags=tags, params=projection.sweep_params(self._sweep))
 
     def _run_of_sweep(self) -> StoredRun:
-        if self._sweep_run is None:
+        if self._runs.sweep is None:
             tags = self._shared | {schema.KIND: schema.SWEEP_RUN}
-            run = self.client.create_run(self._experiment, run_name=self._sweep.name, tags=tags)
-            self._sweep_run = StoredRun(run.info.run_id)
-        return self._sweep_run
+            self._runs.sweep = self._create(self._sweep.name, tags)
+        return self._runs.sweep
+
+    def _create(self, name: str, tags: Mapping[str, str], parent: str = "") -> StoredRun:
+        above = {schema.PARENT: parent} if parent else {}
+        run = self.client.create_run(self._experiment, run_name=name, tags=long_tags.split(tags) | above)
+        return StoredRun(run.info.run_id, parent=parent)
+
+    def _put_below(self, run: StoredRun, parent: str) -> None:
+        """Move a run below another one that was made anew, because the one above it was deleted."""
+        if run.parent != parent:
+            self._write(run, tags={schema.PARENT: parent})
+            run.parent = parent
 
     def _run_of_configuration(self, trial: TrialConfig) -> StoredRun:
-        key = trial.configuration_id
-        if key not in self._configurations:
-            tags = self._tags(schema.CONFIGURATION_RUN, trial) | {schema.PARENT: self._run_of_sweep().run_id}
-            run = self.client.create_run(self._experiment, run_name=self._sweep.title_of(trial), tags=tags)
-            self._configurations[key] = StoredRun(run.info.run_id)
-        stored = self._configurations[key]
+        key, above = trial.configuration_id, self._run_of_sweep().run_id
+        if key not in self._runs.configurations:
+            tags = self._tags(schema.CONFIGURATION_RUN, trial)
+            self._runs.configurations[key] = self._create(self._sweep.title_of(trial), tags, above)
+        stored = self._runs.configurations[key]
+        self._put_below(stored, above)
         if not stored.params:
             self._write(stored, params=projection.configuration_params(trial))
         return stored
 
     def _run_of_trial(self, trial: TrialConfig) -> StoredRun:
-        key = trial.trial_id
-        if key not in self._trials:
-            parent = self._run_of_configuration(trial).run_id
+        key, above = trial.trial_id, self._run_of_configuration(trial).run_id
+        if key not in self._runs.trials:
             tags = self._tags(schema.TRIAL_RUN, trial) | {
-                schema.PARENT: parent,
                 schema.TRIAL: key,
                 schema.SEED: str(trial.seed),
                 schema.STATUS: schema.RUNNING,
             }
             name = f"{self._sweep.title_of(trial)} seed={trial.seed}"
-            run = self.client.create_run(self._experiment, run_name=name, tags=tags)
-            self._trials[key] = StoredRun(run.info.run_id)
-        return self._trials[key]
+            self._runs.trials[key] = self._create(name, tags, above)
+        self._put_below(self._runs.trials[key], above)
+        return self._runs.trials[key]
 
     def _tags(self, kind: str, trial: TrialConfig) -> dict[str, str]:
         return self._shared | {schema.KIND: kind} | projection.configuration_tags(self._sweep, trial)
@@ -201,10 +170,10 @@ class SweepStore:
 
     def _delete_failed_run(self, trial: TrialConfig) -> None:
         """Delete the run of a trial that is trained or judged again: what it says is no longer so."""
-        run = self._trials.get(trial.trial_id)
+        run = self._runs.trials.get(trial.trial_id)
         if run and run.failure is not None:
             self.client.delete_run(run.run_id)
-            del self._trials[trial.trial_id]
+            del self._runs.trials[trial.trial_id]
 
     def progress(self, trial_id: str, step: int, metrics: Mapping[str, float], now: int) -> None:
         """Keep training metrics until the next flush."""
@@ -213,7 +182,7 @@ class SweepStore:
     def flush(self) -> None:
         """Write the progress of running trials, and drop that of trials that ended or are unknown."""
         for trial_id in list(self._progress):
-            run = self._trials.get(trial_id)
+            run = self._runs.trials.get(trial_id)
             if run and not run.ended:
                 self._write(run, metrics=self._progress[trial_id])
             del self._progress[trial_id]
@@ -233,7 +202,8 @@ class SweepStore:
             params, tags = projection.trial_params(trial), projection.outcome_tags(outcome)
             self._write(run, metrics=metrics, params=params, tags=tags)
             self.client.set_terminated(run.run_id, RUN_STATUS[outcome.status])
-            run.ended, run.failure = True, _failure(outcome.status, reason)
+            run.ended, run.failure = True, failure_of(outcome.status, reason)
+            run.status = outcome.status
         self._progress.pop(trial.trial_id, None)
         self._outcomes.setdefault(trial.configuration_id, {})[trial.seed] = outcome
         self._finish_configuration(trial)
@@ -250,13 +220,13 @@ class SweepStore:
         self.client.set_terminated(run.run_id, "FINISHED" if finished else "FAILED")
         run.ended = True
 
-    def base(self, setting: str, scores: Mapping[str, Measurement]) -> None:
-        """Write the base model's scores: score -> mean; in a sweep of several settings, setting -> score -> mean."""
-        self._bases[setting] = {name: finite_or_none(score.mean) for name, score in scores.items()}
+    def bases(self, scores_of: Mapping[str, Mapping[str, Measurement]]) -> None:
+        """Write base models' scores: score -> mean; in a sweep of several settings, setting -> score -> mean."""
+        for setting, scores in scores_of.items():
+            self._bases[setting] = {name: finite_or_none(score.mean) for name, score in scores.items()}
         single = len(self._sweep.settings) == 1
-        shown = self._bases[setting] if single else self._bases
-        tags = {schema.BASE_SCORES: json.dumps(shown), schema.BASES: json.dumps(self._bases)}
-        self._write(self._run_of_sweep(), tags=tags)
+        shown = next(iter(self._bases.values()), {}) if single else self._bases
+        self._write(self._run_of_sweep(), tags={schema.BASE_SCORES: json.dumps(shown)})
 
     def artifact(self, path: Path, folder: str | None) -> None:
         """Copy a file or folder to the sweep's artifacts. Raise FileNotFoundError."""
@@ -268,12 +238,13 @@ class SweepStore:
     def describe(self, markdown: str) -> None:
         """Set the sweep's description; `{run_id}` in it stands for the run's id."""
         run = self._run_of_sweep()
-        self._write(run, tags={schema.DESCRIPTION: markdown.replace("{run_id}", run.run_id)})
+        text = projection.shortened(markdown.replace("{run_id}", run.run_id), long_tags.LONGEST)
+        self._write(run, tags={schema.DESCRIPTION: text})
 
     def close(self, status: RunStatus) -> None:
         """End the sweep's run, and unfinished ones as killed: a later driver opens them again."""
         self.flush()
-        for run in [*self._trials.values(), *self._configurations.values()]:
+        for run in [*self._runs.trials.values(), *self._runs.configurations.values()]:
             if not run.ended:
                 self.client.set_terminated(run.run_id, "KILLED")
         self.client.set_terminated(self._run_of_sweep().run_id, status)
@@ -292,15 +263,15 @@ class SweepStore:
         new_params = {key: value for key, value in (params or {}).items() if key not in run.params}
         points = [Metric(key, _or_nan(value), now, step) for (key, step), (value, now) in new_points.items()]
         batches = [points[start : start + BATCH] for start in range(0, len(points), BATCH)] or [[]]
+        last = [RunTag(key, value) for key, value in long_tags.split(tags or {}).items()]
         for batch in batches[:-1]:
             self.client.log_batch(run.run_id, metrics=batch)
-        if batches[-1] or new_params or tags:
-            self.client.log_batch(
-                run.run_id,
-                metrics=batches[-1],
-                params=[Param(key, value) for key, value in new_params.items()],
-                tags=[RunTag(key, value) for key, value in (tags or {}).items()],
-            )
+        while len(last) > TAG_BATCH:
+            self.client.log_batch(run.run_id, tags=last[:TAG_BATCH])
+            del last[:TAG_BATCH]
+        if batches[-1] or new_params or last:
+            new = [Param(key, value) for key, value in new_params.items()]
+            self.client.log_batch(run.run_id, metrics=batches[-1], params=new, tags=last)
         run.points.update(new_points)
         run.params.update(new_params)
 
@@ -312,14 +283,14 @@ def log_files(uri: str, run_id: str, files: Sequence[Path], folder: str) -> None
         for file in files:
             client.log_artifact(run_id, str(file), folder)
     except mlflow_client.store_errors() as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{files[0].parent} is written, but cannot be logged to {uri}: {reason}") from error
+        where = without_password(uri)
+        reason = reason_of(error, uri)
+        raise UserError(f"{files[0].parent} is written, but cannot be logged to {where}: {reason}") from error
 
 
 def open_client(uri: str) -> MlflowClient:
     """Return a client. An SQLite store is made if it is not there, and kept in write-ahead mode."""
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if path := sqlite_file(uri):
         if not path.exists():
             _create(path)
         with closing(sqlite3.connect(path, timeout=60)) as database:
@@ -331,7 +302,7 @@ def _create(path: Path) -> None:
     """Make an SQLite store in one move. MLflow needs seconds for its tables, and never accepts half of them."""
     with tempfile.TemporaryDirectory(prefix="selgen-") as folder, replacing_file(path, keep=True) as temporary:
         complete = Path(folder) / path.name
-        mlflow_client.connect(f"sqlite:///{complete}").search_experiments()
+        mlflow_client.connect(f"{SQLITE}{complete}").search_experiments()
         with closing(sqlite3.connect(complete)) as source, closing(sqlite3.connect(temporary)) as target:
             source.backup(target)
 

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from analysis.tables.mlflow_checks import reading
 from analysis.tables.mlflow_client import store_errors
+from settings.common.addresses import redacted
 from settings.common.errors import UserError
 from settings.setting import Measurement
 from sweeps.ledger import LedgerState, read
@@ -58,6 +60,7 @@ class Tracker:
         ledger: Path | None = None,
     ) -> None:
         self.problems: list[str] = []
+        self._uri = uri
         self._store = SweepStore(uri, sweep, artifact_root)
         self._flush_seconds = flush_seconds
         self._flushed_at = time.monotonic()
@@ -66,6 +69,7 @@ class Tracker:
         self._queue: queue.Queue[Update | None] = queue.Queue()
         self._status: RunStatus = "FINISHED"
         self._closing = threading.Event()
+        self._at_once = False  # what is not written is left to the next start
         self._news = threading.Event()  # a worker has reported: the store is worth opening
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
@@ -100,8 +104,8 @@ class Tracker:
 
     def _updates_of(self, record: LedgerState) -> Iterator[Update]:
         """Yield all that a ledger says as updates. What the store has already stays as it is."""
-        for label, scores in record.bases.items():
-            yield partial(self._store.base, label, scores)
+        if record.bases:
+            yield partial(self._store.bases, dict(record.bases))
         asked = record.configurations
         for outcome in record.outcomes.values():
             yield partial(self._store.outcome, outcome, outcome.trial.configuration_id not in asked)
@@ -109,7 +113,7 @@ class Tracker:
     def base_scored(self, setting: str, scores: Mapping[str, Measurement]) -> None:
         """Write the scores of the untouched base model of a setting, named by its label."""
         self._news.set()
-        self._put_unless_full(partial(self._store.base, setting, scores))
+        self._put_unless_full(partial(self._store.bases, {setting: scores}))
 
     def pack_started(self, trials: Sequence[TrialConfig]) -> None:
         """Write that trials went to a worker."""
@@ -143,9 +147,13 @@ class Tracker:
         """Set the sweep's description, which MLflow shows on its run; `{run_id}` in it stands for the run's id."""
         self._queue.put(lambda: self._store.describe(markdown))
 
-    def close(self, status: RunStatus = "FINISHED") -> None:
-        """Write what is left, end the sweep's run and stop. `problems` says what went wrong, for the caller to show."""
-        self._status = status
+    def close(self, status: RunStatus = "FINISHED", at_once: bool = False) -> None:
+        """Write what is left, end the sweep's run and stop. `problems` says what went wrong, for the caller to show.
+
+        Args:
+            at_once: leave what is not written to the next start, and do not open a store for it.
+        """
+        self._status, self._at_once = status, at_once
         self._queue.put(None)
         self._closing.set()
         self._news.set()
@@ -166,6 +174,10 @@ class Tracker:
 
     def _step(self) -> bool:
         """Apply one update, or do what is due. Return False at the end."""
+        if self._at_once:
+            if self._store.is_connected:
+                self._try(lambda: self._store.close(self._status))
+            return False
         if time.monotonic() - self._flushed_at > self._flush_seconds:
             self._flushed_at = time.monotonic()
             return self._try(self._store.flush)
@@ -187,7 +199,7 @@ class Tracker:
         try:
             record = read(self._ledger) if self._ledger else None
         except UserError as error:
-            add_problem(self.problems, error)
+            add_problem(self.problems, error, self._uri)
             return True
         if record is None:
             self.problems.append("not all updates fit into memory; the next start of the sweep writes what is missing")
@@ -211,7 +223,7 @@ class Tracker:
                 update()
             except store_errors() as error:
                 attempts += 1
-                add_problem(self.problems, error)
+                add_problem(self.problems, error, self._uri)
                 self._store.disconnect()
             else:
                 return True
@@ -222,18 +234,36 @@ class Tracker:
         try:
             self._store.connect()
         except store_errors() as error:
-            add_problem(self.problems, error)
+            add_problem(self.problems, error, self._uri)
             self._store.disconnect()
             return False
         return True
 
 
-def add_problem(problems: list[str], error: BaseException) -> None:
-    """Keep an error as one line, each once: addresses of objects differ from one attempt to the next."""
-    text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+def add_problem(problems: list[str], error: BaseException, uri: str = "") -> None:
+    """Keep an error as one line, each once: addresses of objects differ from one attempt to the next.
+
+    Args:
+        uri: of the store, whose password is left out.
+    """
+    text = f"{type(error).__name__}: {redacted(str(error).strip().partition(chr(10))[0], uri)}"
     text = re.sub(r"0x[0-9a-f]+", "0x...", text)
     if text not in problems and len(problems) < PROBLEMS:
         problems.append(text)
+
+
+def lacks(record: LedgerState, sweep: Sweep, uri: str, artifact_root: Path | None = None) -> str:
+    """Say what a store lacks of the trials that have ended, e.g. "3 trials"; "" if nothing. Raise UserError.
+
+    Whoever deletes runs in MLflow, or loses the store, gets them back from the ledger.
+    """
+    store = SweepStore(uri, sweep, artifact_root)
+    with reading(uri):
+        store.connect()
+    outcomes = store.lacks(list(record.outcomes.values()))
+    if outcomes is None:
+        return "the sweep's run"
+    return f"{len(outcomes)} trial{'s' if len(outcomes) > 1 else ''}" if outcomes else ""
 
 
 def project(record: LedgerState, sweep: Sweep, uri: str, artifact_root: Path | None = None) -> list[str]:

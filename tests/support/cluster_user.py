@@ -1,15 +1,27 @@
-"""A process with a local Ray cluster: it writes how many CPUs there are, and ends at the next line, or killed."""
+"""A process with a local Ray cluster: it writes how many CPUs there are, and ends at the next line, or killed.
 
+With an argument it first writes where a worker imports `settings` from, and the worker's `sys.path`, as JSON.
+"""
+
+import json
 import sys
 
-from sweeps.driver.local_cluster import LocalCluster
+from sweeps.driver.local_cluster import LocalCluster, connect
 
 with LocalCluster() as cluster:
     assert "ray" not in sys.modules
-    import ray
+    with connect(None, cluster, together=False):
+        import ray
 
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    sys.stdout.write(f"{int(ray.cluster_resources()['CPU'])}\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
-    ray.shutdown()
+        def imports() -> tuple[str, list[str]]:
+            import sys
+
+            import settings.common.errors
+
+            return settings.common.errors.__file__, sys.path
+
+        if sys.argv[1:]:
+            sys.stdout.write(json.dumps(ray.get(ray.remote(imports).remote())) + "\n")
+        sys.stdout.write(f"{int(ray.cluster_resources()['CPU'])}\n")
+        sys.stdout.flush()
+        sys.stdin.readline()

@@ -64,7 +64,7 @@ def ensure_pretrained(spec: NanoModel, progress: Progress | None = None) -> Path
             with replacing(directory) as temporary, no_progress_bars():
                 model.save_pretrained(temporary)
                 tokenizer.save_pretrained(temporary)
-                (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True))
+                (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True), encoding="utf-8")
     return directory
 
 

@@ -47,7 +47,7 @@ def ensure_tuned(
             remove_partial(directory.parent, of=directory.name)
             with replacing(directory) as temporary:
                 tune(spec, dtype, device, temporary, progress)
-                (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True))
+                (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True), encoding="utf-8")
     return directory
 
 

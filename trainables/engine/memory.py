@@ -49,7 +49,7 @@ class ModelShape:
         start = model.start if isinstance(model, TunedModel) else model
         path = model_config(start.source, start.revision)
         try:
-            return ModelShape.of_config(json.loads(path.read_text())) if path else None
+            return ModelShape.of_config(json.loads(path.read_text(encoding="utf-8"))) if path else None
         except KeyError:  # a size that is left to its architecture's default
             return None
 

@@ -77,7 +77,7 @@ def save_peft(
     tensors = {name: tensor.cpu().contiguous() for name, tensor in to_peft(layers, adapter).items()}
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     described = json.dumps(peft_config(config, layers, base_model, transposed), indent=2, sort_keys=True)
-    (directory / "adapter_config.json").write_text(described + "\n")
+    (directory / "adapter_config.json").write_text(described + "\n", encoding="utf-8")
 
 
 def load_peft(directory: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
@@ -86,7 +86,7 @@ def load_peft(directory: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     for path in (weights, description):
         if not path.is_file():
             raise UserError(f"not a PEFT checkpoint: {path} is missing")
-    config = json.loads(description.read_text())
+    config = json.loads(description.read_text(encoding="utf-8"))
     targets = tuple(config["target_modules"])
     adapter = AdapterConfig(
         rank=config["r"], alpha=config["lora_alpha"], rslora=config.get("use_rslora", False), targets=targets

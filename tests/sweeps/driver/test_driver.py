@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,3 +89,26 @@ def test_checkpoints_stay_until_nothing_is_left_to_run(tmp_path: Path) -> None:
             driver_of(sweep, ledger, folder).tidy()
         assert not list(folder.rglob("*.partial"))
         assert checkpoint.exists() != complete
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_again_leaves_figures_and_mlflow_to_the_next_start(
+    driver: Driver, signals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a moment of each other, while the first is still being answered; no traceback, and no wait."""
+    published: list[Any] = []
+    monkeypatch.setattr(driver_module, "publish", lambda *_: published.append(1) or [])
+    handler = signal.getsignal(signal.SIGINT)
+
+    def train(*_: Any) -> None:
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(driver, "run_packs", train)
+    closed: list[Any] = []
+    monkeypatch.setattr(driver._tracker, "start", lambda **_: None)
+    monkeypatch.setattr(driver._tracker, "close", lambda *arguments: closed.append(arguments))
+    assert driver.run(None, None) == []
+    assert driver.interrupted and driver.at_once == (signals == 2)
+    assert (len(published), closed) == ((0, [("KILLED", True)]) if signals == 2 else (1, [("KILLED", False)]))
+    assert signal.getsignal(signal.SIGINT) is handler

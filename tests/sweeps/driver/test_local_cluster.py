@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import select
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from settings.common.errors import UserError
 from sweeps.driver.local_cluster import LocalCluster, start_early
+from tests.conftest import ROOT
 from tests.test_end_to_end import alive, session_of, start, wait_for
 from trainables.folder import SweepFolder
 
@@ -68,14 +72,37 @@ def test_nothing_stays_of_one_that_had_just_started() -> None:
     assert not alive(others, seconds=10)
 
 
+def hostile_place(folder: Path) -> dict[str, Any]:
+    """Make a place to start a process in where users have modules of our names, and no home, and a batch system."""
+    (folder / "settings.py").write_text("DEBUG = True\n")
+    (folder / "ray.py").write_text("raise RuntimeError('the user has a module of this name')\n")
+    for package in ("sweeps", "trainables"):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").touch()
+    scratch = folder / "scratch" / "jobs" / "123456789.master.cluster.example" / "tmp"
+    scratch.mkdir(parents=True)
+    proxy = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    places = {"PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), "HOME": str(folder / "settings.py")}
+    unset = ("RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "PYTHONSAFEPATH")
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
+    return {"cwd": folder, "env": inherited | proxy | places | {"LC_ALL": "C"}}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
-def test_it_ends_with_its_driver(killed: bool) -> None:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+def test_it_ends_with_its_driver(killed: bool, tmp_path: Path) -> None:
+    """Also where it is started among modules of the same names, without a home and with a long TMPDIR."""
+    place: dict[str, Any] = {} if killed else hostile_place(tmp_path)
+    options, arguments = ([], []) if killed else (["-P"], ["imports"])
+    command = [sys.executable, *options, "-m", "tests.support.cluster_user", *arguments]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.cluster_user"], text=True, start_new_session=True, **pipes
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, **place
     )
-    assert driver.stdout is not None and int(driver.stdout.readline()) >= 1
+    assert driver.stdout is not None
+    if not killed:
+        imported_from, path = json.loads(driver.stdout.readline())
+        assert Path(imported_from).is_relative_to(ROOT) and str(tmp_path) not in path
+    assert int(driver.stdout.readline()) >= 1
     others = session_of(driver)
     assert any("raylet" in process.name() for process in others)
     began = time.monotonic()

@@ -402,6 +402,28 @@ def test_an_outage_is_a_few_lines_whatever_its_length() -> None:
     assert len(problems) == writer.PROBLEMS
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_who_cannot_wait_leaves_the_rest_to_the_next_start(
+    tmp_path: Path, out: Path, is_open: bool, monkeypatch: Any
+) -> None:
+    """A store that is not open stays closed; one that is open gets no more than the end of the sweep's run."""
+    monkeypatch.setattr(writer, "QUIET_SECONDS", 0.0 if is_open else 60.0)
+    sweep = toy_sweep(tmp_path)
+    record = record_of(sweep)
+    tracker = Tracker(default_uri(out), sweep)
+    tracker.start()
+    if is_open:
+        assert tracker.wait(timeout=60)
+    for outcome in record.outcomes.values():
+        tracker._put_unless_full(lambda ended=outcome: tracker._store.outcome(ended))
+    began = time.monotonic()
+    tracker.close("KILLED", at_once=True)
+    assert time.monotonic() - began < 5 and tracker.problems == []
+    assert all(run.info.status != "RUNNING" for run in runs_of(out, sweep))
+    assert len(runs_of(out, sweep)) < 10 and (is_open or not runs_of(out, sweep))
+    assert project(record, sweep, default_uri(out)) == [] and len(runs_of(out, sweep)) == 10
+
+
 def test_artifacts_and_description(tmp_path: Path, out: Path) -> None:
     sweep = toy_sweep(tmp_path)
     (tmp_path / "figures").mkdir()

@@ -1,0 +1,122 @@
+"""Whether an address leads to a store that this version of MLflow can use; if not, one line says why and what helps.
+
+MLflow itself may wait for minutes, make a database that is not there, or advise an upgrade that is none. What can be
+said of an SQLite file is said without importing MLflow, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from analysis.tables import mlflow_client
+from settings.common.addresses import redacted, sqlite_file, without_password
+from settings.common.errors import UserError
+
+MIGRATIONS = "store/db_migrations/versions"  # in MLflow's package: a file for each revision of its tables
+_REVISION = re.compile(r"""^(down_)?revision\b.*?=\s*["'](\w+)["']""", re.MULTILINE)
+_FOUND_REVISION = re.compile(r"found version (\w+), but expected")
+_REFUSED = re.compile(r"\[Errno -?\d+\] ([\w ]+)")
+
+
+def check_usable(uri: str) -> None:
+    """Raise UserError unless a sweep can be written to a store. An SQLite file that is not there is made later."""
+    check_address(uri)
+    file = sqlite_file(uri)
+    with reading(uri):
+        if file is None:
+            mlflow_client.connect(uri).search_experiments(max_results=1)
+        elif file.exists():
+            check_file(file)
+            if not os.access(file, os.W_OK):
+                raise UserError(f"the MLflow store {file} cannot be written; give another one with --tracking-uri")
+
+
+def check_readable(uri: str) -> None:
+    """Raise UserError for an address of nothing, and for an SQLite file that is not there or is no store of ours."""
+    check_address(uri)
+    file = sqlite_file(uri)
+    if file is None:
+        return
+    if not file.is_file():
+        raise UserError(f"there is no MLflow store {file}; run a sweep first, or give the address of another store")
+    check_file(file)
+
+
+def check_address(uri: str) -> None:
+    """Raise UserError for what is no address of a database or server, such as MLflow's former folders of files."""
+    scheme, _, rest = uri.partition(":")
+    if not rest or scheme == "file":
+        raise UserError(
+            f"{without_password(uri)!r} is not the address of an MLflow store that can be used, e.g."
+            " sqlite:///runs/mlflow.db or http://host:5000; MLflow no longer writes folders of files such as ./mlruns"
+            " (mlflow migrate-filestore makes a database of one)"
+        )
+
+
+def check_file(file: Path) -> None:
+    """Raise UserError for an SQLite file without MLflow's tables or with those of another version, sqlite3.Error."""
+    if not file.is_file():
+        raise UserError(f"the MLflow store {file} is a folder; give the file of a database, e.g. {file / 'mlflow.db'}")
+    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=60)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not {"alembic_version", "experiments", "runs"} <= tables:
+            raise UserError(
+                f"{file} is not a store of this version of MLflow, or is still being made; "
+                "if MLflow was killed meanwhile, delete it and resume the sweep, whose ledger has everything"
+            )
+        revisions = [revision for (revision,) in database.execute("SELECT version_num FROM alembic_version")]
+    known, newest = known_revisions()
+    if known and revisions != [newest]:
+        revision = revisions[0] if revisions else "none"
+        raise UserError(f"the MLflow store {file} {_other_version(revision, f'sqlite:///{file}')}")
+
+
+def known_revisions() -> tuple[set[str], str]:
+    """Return the revisions of a database that the installed MLflow knows, and its own; nothing where it hides them."""
+    package = importlib.util.find_spec("mlflow")
+    folders = package.submodule_search_locations if package else None
+    found = [
+        match
+        for file in (Path(folders[0], MIGRATIONS).glob("*.py") if folders else ())
+        for match in _REVISION.findall(file.read_text(encoding="utf-8"))
+    ]
+    known, passed = ({name for down, name in found if bool(down) == before} for before in (False, True))
+    heads = known - passed
+    return (known, heads.pop()) if len(heads) == 1 else (set(), "")
+
+
+def _other_version(revision: str, uri: str) -> str:
+    """Say of a store that an older or a newer MLflow wrote it, by the revision of its tables."""
+    if revision not in known_revisions()[0]:
+        return f"was written by a newer MLflow (tables {revision}); upgrade the package: pip install --upgrade mlflow"
+    upgrade = f"mlflow db upgrade {shlex.quote(without_password(uri))}"
+    return f"was written by an older MLflow (tables {revision}); make a copy of it, then run: {upgrade}"
+
+
+@contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Turn whatever a store raises into a UserError."""
+    try:
+        yield
+    except mlflow_client.store_errors() as error:
+        raise UserError(f"cannot use the MLflow store {without_password(uri)}: {reason_of(error, uri)}") from error
+
+
+def reason_of(error: Exception, uri: str) -> str:
+    """Return in a line, without a password, why a store cannot be used."""
+    text = str(error).strip()
+    if other := _FOUND_REVISION.search(text):
+        return f"it {_other_version(other[1], uri)}"
+    if isinstance(error, ModuleNotFoundError):
+        return f"Python has no package {error.name!r}, which such an address needs; install it"
+    if uri.startswith("http") and (refused := _REFUSED.search(text)):
+        return f"the server does not answer ({refused[1].strip()}); is it running, and is the address right?"
+    return redacted(text.partition("\n")[0], uri)

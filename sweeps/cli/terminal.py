@@ -1,0 +1,68 @@
+"""What `selgen` sets up before a command runs, so that terminals, proxies and errors do no harm."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+import tempfile
+import threading
+import traceback
+import unicodedata
+from pathlib import Path
+from types import TracebackType
+
+from settings.common.addresses import redacted
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+PLAIN = {"↑": "^", "↓": "v", "·": "-", "—": "-", "…": ".", "×": "x", "≤": "<", "≥": ">"}  # noqa: RUF001
+
+
+def prepare() -> None:
+    """Make the process safe to print in any terminal, to fail without a password, and to reach this machine."""
+    codecs.register_error("selgen.plain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="selgen.plain")
+    exempt_loopback()
+    if not os.access(os.environ.get("HOME", "/"), os.W_OK):  # Matplotlib would keep its fonts there, and complain
+        os.environ.setdefault("MPLCONFIGDIR", tempfile.gettempdir())
+    forget_current_directory()
+    threading.excepthook = lambda failed: show_error(failed.exc_type, failed.exc_value, failed.exc_traceback)
+
+
+def plain(error: UnicodeError) -> tuple[str, int]:
+    """Replace what a terminal's encoding lacks by one ASCII character each, so that tables stay aligned."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_plain_character, error.object[error.start : error.end])), error.end
+
+
+def _plain_character(character: str) -> str:
+    without_accents = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return PLAIN.get(character, without_accents[:1] or "?")
+
+
+def exempt_loopback() -> None:
+    """Keep connections to this machine, as to a judge or an MLflow server, away from a proxy that is for others."""
+    names = {name for name in os.environ if name.lower().endswith("_proxy") and os.environ[name]}
+    if not names - {"no_proxy", "NO_PROXY"}:
+        return
+    listed = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
+    hosts = dict.fromkeys(host for item in listed if (host := item.strip()))
+    if "*" not in hosts:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
+
+
+def forget_current_directory() -> None:
+    """Take the current directory from `sys.path` where only an empty entry of PYTHONPATH, as in "$PATH_A:", put it."""
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    here = str(Path.cwd())
+    if "" in entries and here not in map(os.path.realpath, filter(None, entries)):
+        sys.path[:] = [folder for folder in sys.path if folder not in ("", here)]
+
+
+def show_error(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """Print the traceback of a bug without passwords."""
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
