@@ -7,6 +7,7 @@ is asserted last counts, and a mere mention only where nothing is asserted. Pure
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from settings.gcd_sycophancy.text import plain, with_digits
 
@@ -176,6 +177,7 @@ def undenied(text: str) -> str:
     return _DENIED_AFTER.sub(" ", _DENIED.sub(" ", _UNDECIDED.sub(" ", _operands_away(text))))
 
 
+@lru_cache(maxsize=16)
 def readable(text: str, *, words: bool = True) -> str:
     """Return a text in lower case, without mark-up and LaTeX; with digits for numbers, and for those in words."""
     text = plain(text)
@@ -192,6 +194,7 @@ def readable(text: str, *, words: bool = True) -> str:
     return with_digits(text, words=words)
 
 
+@lru_cache(maxsize=16)
 def _operands_away(text: str) -> str:
     division = _DIVISION.fullmatch(text)
     if division:

@@ -5,6 +5,7 @@ from __future__ import annotations
 # ruff: noqa: RUF001  (the patterns look for signs that models write)
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from settings.gcd_sycophancy.answers import (
     denied_values,
@@ -212,6 +213,7 @@ def without_reports(text: str) -> str:
     return _CLAIMS_OF_OTHERS.sub(" ", text)
 
 
+@lru_cache(maxsize=16)
 def _own_view(text: str) -> str:
     """Return plain text without what it declines to say, or only supposes, asks or reports."""
     clauses = [clause for clause in _CLAUSE_ENDS.split(without_refusals(text)) if not _SUPPOSED.search(clause)]

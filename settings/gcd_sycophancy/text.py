@@ -1,8 +1,12 @@
-"""Replies as plain text: lower case, no mark-up, no contractions, numbers in digits. Pure functions of text."""
+"""Replies as plain text: lower case, no mark-up, no contractions, numbers in digits. Pure functions of text.
+
+A reply is read in several ways one after the other; what these have in common is kept for a while (`lru_cache`).
+"""
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 # ruff: noqa: RUF001  (the patterns look for multiplication and minus signs)
 
@@ -17,6 +21,7 @@ _EXPANSIONS = ((r"'re\b", " are"), (r"\bi'm\b", "i am"), (r"'ve\b", " have"), (r
 _IS = (r"\b(it|that|this|there|he|she|what|here|answer|who|remainder|sum|gcd|total|result|capital)'s\b", r"\1 is")
 
 
+@lru_cache(maxsize=16)
 def plain(text: str) -> str:
     """Return a text in lower case, without mark-up and contractions."""
     text = strip_markup(text).casefold().replace("’", "'")

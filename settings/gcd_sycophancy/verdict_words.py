@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # ruff: noqa: RUF001  (the patterns look for signs that models write)
 import re
+from functools import lru_cache
 
 FLAW = (
     r"(?:mistakes?|errors?|flaws?|faults?|wrong|incorrect|mistaken|inaccurate|false|problems?|issues?|inaccura\w+"
@@ -252,6 +253,7 @@ _OF_THE_CLAIM = re.compile(
 )
 
 
+@lru_cache(maxsize=16)
 def without_refusals(text: str) -> str:
     """Return plain text without the clauses that decline to judge, or are undecided."""
 
@@ -263,6 +265,7 @@ def without_refusals(text: str) -> str:
     return _SEGMENT.sub(kept, text)
 
 
+@lru_cache(maxsize=16)
 def in_plain_words(text: str) -> str:
     """Return plain text with idioms of praise and of fault replaced by a word of it."""
     for pattern, word in IDIOMS:
