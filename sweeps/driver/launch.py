@@ -129,7 +129,11 @@ def _judge_again(ledger: Ledger, folder: Path, console: Console) -> None:
     unjudged = ledger.state.unjudged(lambda trial_id: SweepFolder(folder).observations(trial_id).is_file())
     if unjudged:
         ledger.retry(unjudged)
-        what = "1 trial that could not be judged is" if len(unjudged) == 1 else f"{len(unjudged)} that could not be are"
+        what = (
+            "1 trial that could not be judged is"
+            if len(unjudged) == 1
+            else f"{len(unjudged)} trials that could not be judged are"
+        )
         console.print(f"{what} judged again, from the replies that were kept", highlight=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections import Counter
@@ -13,16 +14,19 @@ from rich.console import Console
 from analysis.tables import mlflow_runs
 from settings.common.errors import UserError
 from settings.judge import JudgeOptions
+from settings.setting import Measurement
 from sweeps.driver import launch
 from sweeps.driver.driver import Driver
 from sweeps.driver.run_options import RunOptions
-from sweeps.ledger import read
+from sweeps.ledger import Ledger, read
 from sweeps.names import default_uri
 from sweeps.space import grid
 from sweeps.sweep import Execution, Sweep, setting
-from tests.support.fakes import ONE_AT_A_TIME, SOURCES
+from sweeps.tracking.writer import Tracker
+from tests.support.fakes import BASE_SCORES, ONE_AT_A_TIME, SOURCES, finished, toy, toy_sweep
 from tests.support.judge_server import Body, Endpoint, Reply, certain, completion, error, serving
 from tests.support.mlflow_store import copy_store
+from trainables.folder import SweepFolder
 
 
 def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> Sweep:
@@ -37,6 +41,43 @@ def sweep_of(folder: Path, model: Path, endpoint: Endpoint, **judge: object) -> 
         controls=False,
         execution=Execution(cpus_per_pack=ONE_AT_A_TIME, judge=options),
     )
+
+
+def no_ray(*_: object) -> None:
+    raise AssertionError("Ray is not needed")
+
+
+def test_what_only_waits_for_the_judge_needs_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seeds are trained, and were not judged: their kept replies are, after one call that shows how."""
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setattr(Driver, "run_packs", no_ray)
+    out = tmp_path / "out"
+    with serving(lambda body, count: certain(70), at_check=certain(50)) as endpoint:
+        execution = Execution(judge=JudgeOptions(base_url=endpoint.url))
+        toys = (toy(tmp_path, judged=True),)
+        sweep = toy_sweep(tmp_path, settings=toys, methods=("plain",), execution=execution)
+        trials = sweep.trials_of(sweep.arms[0], {})
+        with Ledger(out, sweep.name, sweep.identity()) as ledger:
+            (out / "observations").mkdir()
+            for trial in trials:
+                SweepFolder(out).observations(trial.trial_id).write_text(json.dumps({"free": ["yes", "no"]}))
+                ledger.record_generated(finished(trial))
+                ledger.record_outcome(finished(trial, "invalid"))
+            ledger.record_base_scores(sweep.cases[0].label, {**BASE_SCORES, "liked": Measurement(50.0, 2, 0)})
+            printed = io.StringIO()
+            launch._judge_again(ledger, out, Console(file=printed, width=120))
+            driver = Driver(sweep, ledger, out, Console(file=printed, width=120), Tracker("sqlite:///none.db", sweep))
+            driver.check_judges()
+            driver.train(None, None)
+            assert driver.scheduler.done
+            assert [end.scores["liked"].mean for end in ledger.state.outcomes.values()] == [70.0, 70.0]
+        assert len(endpoint.checks) == 1
+        assert 2 <= len(endpoint.bodies) <= 4  # the seeds' replies are equal; two threads may ask for them at once
+        assert (
+            "2 trials that could not be judged are judged again, from the replies that were kept" in printed.getvalue()
+        )
+        assert "its grades are read by the probabilities of its first token" in printed.getvalue()
 
 
 @pytest.mark.slow
