@@ -106,6 +106,8 @@ def reading(uri: str) -> Iterator[None]:
     """Turn whatever a store raises into a UserError."""
     try:
         yield
+    except UserError:  # before MLflow is imported, only to know its errors
+        raise
     except mlflow_client.store_errors() as error:
         raise UserError(f"cannot use the MLflow store {without_password(uri)}: {reason_of(error, uri)}") from error
 
