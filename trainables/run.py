@@ -24,6 +24,7 @@ from trainables.engine.base import LoadedBase
 from trainables.engine.memory import ModelShape, memory_left, training_bytes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup
 from trainables.engine.reference_cache import ReferenceCache
+from trainables.engine.targets import adapted_share, target_names
 from trainables.evaluation.evaluate import evaluate
 from trainables.folder import SweepFolder
 from trainables.messages import (
@@ -41,9 +42,10 @@ from trainables.messages import (
 )
 from trainables.pack import Pack
 from trainables.store import AdapterStore
-from trainables.trial import TrialConfig, base_id
+from trainables.trial import AdapterConfig, TrialConfig, base_id
 
 SLICE_SECONDS = 1.0
+FEW_ADAPTED = 0.5  # of the parameters between embedding and output head
 DEVICE = re.compile(r"\b(CUDA|CUBLAS|cuDNN|CUDNN|NCCL)")  # in errors after which a process may be of no use
 ALLOCATION = re.compile(r"can't allocate memory|_ALLOC_FAILED")
 
@@ -54,6 +56,7 @@ class WorkerCache:
     def __init__(self) -> None:
         self._key: tuple[str, str, bool] | None = None
         self._base: LoadedBase | None = None
+        self._cautioned: set[str] = set()
 
     def base(self, setting: Setting, gpus: float, workers: ProcessGroup) -> LoadedBase:
         """Return the base model of a setting: bfloat16 on a GPU, float32 on a CPU. Another one is dropped first.
@@ -76,6 +79,16 @@ class WorkerCache:
             self._base = load_base(model, dtype=dtype, device=device, sharded=workers.sharded)
             self._key = key
         return self._base
+
+    def caution(self, base: LoadedBase, adapter: AdapterConfig) -> str:
+        """Say once of a base model that adapters on all its linear layers sit on less than half of its parameters."""
+        if adapter.targets != "all-linear" or base.content_id in self._cautioned:
+            return ""
+        self._cautioned.add(base.content_id)
+        share = adapted_share(base.model, target_names(base.model, adapter))
+        if share >= FEW_ADAPTED:
+            return ""
+        return f"caution: adapters sit on {share:.0%} of the parameters of {base.source}; its other layers stay frozen"
 
 
 class PackRun:
@@ -188,6 +201,7 @@ class PackRun:
             raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
         base = self._cache.base(setting, worker.gpus, self._workers)
         self._check_memory(base, setting, trials)
+        self._note = self._cache.caution(base, trials[0].adapter)
         pack = Pack(
             base,
             setting,
@@ -239,15 +253,18 @@ class PackRun:
         path = self._folder.checkpoint(pack.pack_id)
         try:
             if pack.resume(path):
-                self._note = f"continued after {pack.steps_done} of {pack.steps} steps"
+                self._add_note(f"continued after {pack.steps_done} of {pack.steps} steps")
                 return
             for index, trial in enumerate(pack.trials):
                 path = self._folder.paused(trial.trial_id)
                 pack.load_member_state(index, path)
         except CheckpointError as error:
-            self._note = f"{error}; its trials start anew"
+            self._add_note(f"{error}; its trials start anew")
             if self._workers.first:
                 remove(path)
+
+    def _add_note(self, text: str) -> None:
+        self._note = "; ".join(filter(None, [self._note, text]))
 
     def _score_base(self, job: ScoreBase) -> PackReport:
         setting = setting_of(job.setting)

@@ -5,6 +5,7 @@ Shape legend: I and O in- and output features of a linear layer.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -57,6 +58,15 @@ def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
                 " take the model that it was quantised from"
             )
     return names
+
+
+def adapted_share(model: PreTrainedModel, names: Iterable[str]) -> float:
+    """Return the share of the parameters between embedding and output head that lie in layers of these names."""
+    ends = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
+    outside = {id(parameter) for module in ends for parameter in module.parameters()}
+    between = [each for each in model.parameters() if each.ndim >= 2 and id(each) not in outside]
+    adapted = sum(weight_of(model.get_submodule(name)).numel() for name in names)
+    return adapted / max(1, sum(parameter.numel() for parameter in between))
 
 
 def check_attention(model: PreTrainedModel) -> None:
