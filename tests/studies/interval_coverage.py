@@ -149,6 +149,15 @@ def markdown(rows: Sequence[tuple[str, str, Row]]) -> str:
     return "\n".join(lines)
 
 
+def cells_markdown(rows: Sequence[tuple[str, str, Row]]) -> str:
+    """Return every cell as a row of a Markdown table."""
+    lines = [f"| cell | {' | '.join(COLUMNS)} |", "|" + "---|" * (len(COLUMNS) + 1)]
+    for _, key, row in rows:
+        texts = ["-" if math.isnan(row[name]) else f"{row[name]:.3f}" for name in COLUMNS]
+        lines.append(f"| {key} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
 def _any(rows: Sequence[Row], name: str) -> bool:
     return not all(math.isnan(row[name]) for row in rows)
 
@@ -163,10 +172,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=1, help="only each so many-th cell")
     parser.add_argument("--out", type=Path, help="a file of JSON lines, a cell each; cells in it are not run again")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cells", action="store_true", help="also print every cell")
     options = parser.parse_args(arguments)
     chosen = [cell for cell in cells() if not options.regime or cell.regime in options.regime]
     rows = run(chosen[:: options.every], options.repetitions, options.out, options.workers)
     sys.stdout.write(markdown(rows) + "\n")
+    if options.cells:
+        sys.stdout.write("\n" + cells_markdown(rows) + "\n")
 
 
 if __name__ == "__main__":
