@@ -79,6 +79,19 @@ def check_file(file: Path) -> None:
         raise UserError(f"the MLflow store {file} {_other_version(revision, f'sqlite:///{file}')}")
 
 
+def kept_runs(uri: str, experiment: str) -> list[str] | None:
+    """Return the ids of an experiment's runs that are not deleted, in order; None where only MLflow can tell."""
+    file = sqlite_file(uri)
+    if file is None or not file.is_file():
+        return None
+    query = (
+        "SELECT run_uuid FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = ?"
+        " AND runs.lifecycle_stage = 'active' AND experiments.lifecycle_stage = 'active' ORDER BY run_uuid"
+    )
+    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=60)) as database:
+        return [run for (run,) in database.execute(query, (experiment,))]
+
+
 def known_revisions() -> tuple[set[str], str]:
     """Return the revisions of a database that the installed MLflow knows, and its own; nothing where it hides them."""
     package = importlib.util.find_spec("mlflow")

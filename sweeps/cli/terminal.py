@@ -57,9 +57,10 @@ def exempt_loopback() -> None:
 
 def forget_current_directory() -> None:
     """Take the current directory from `sys.path` where only an empty entry of PYTHONPATH, as in "$PATH_A:", put it."""
-    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    here = str(Path.cwd())
-    if "" in entries and here not in map(os.path.realpath, filter(None, entries)):
+    value = os.environ.get("PYTHONPATH", "")
+    entries, here = value.split(os.pathsep), str(Path.cwd())
+    is_ours = Path(__file__).resolve().parents[2] == Path(here)
+    if value and "" in entries and not is_ours and here not in map(os.path.realpath, filter(None, entries)):
         sys.path[:] = [folder for folder in sys.path if folder not in ("", here)]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from analysis.tables.mlflow_checks import check_usable
+from analysis.tables.mlflow_checks import check_usable, kept_runs
 from settings.common.addresses import sqlite_file
 from settings.common.content import content_id
 from settings.common.files import check_cache_root, remove_partial, write_json
@@ -96,9 +96,9 @@ def run(
         _judge_again(ledger, folder, console)
         for line in (cautions := provenance.changed(sweep, ledger)):
             console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)
-        published = Published(folder, uri, ledger)
+        published = Published(folder, uri, ledger, sweep.name)
         if published.files is not None and complete(sweep, ledger.state):
-            lacking = lacks(ledger.state, sweep, uri, artifacts)
+            lacking = "" if published.runs_are_there else lacks(ledger.state, sweep, uri, artifacts)
             if not lacking:
                 show_results(sweep, ledger.state, console)
                 console.print("nothing was left to run", highlight=False)
@@ -152,21 +152,30 @@ class Published:
 
     Attributes:
         files: what was written; None when something has changed, or is gone.
+        runs_are_there: whether a local MLflow store has the very runs that it had; False where that is not known.
     """
 
-    def __init__(self, folder: Path, uri: str, ledger: Ledger) -> None:
+    def __init__(self, folder: Path, uri: str, ledger: Ledger, experiment: str) -> None:
         self._path, self._uri, self._ledger = SweepFolder(folder).published, uri, ledger
+        self._experiment = experiment
         self.files: tuple[Path, ...] | None = None
+        self.runs_are_there = False
         if self._path.is_file():
             published = json.loads(self._path.read_text(encoding="utf-8"))
             files = tuple(Path(file) for file in published["files"])
             stores = [store] if (store := sqlite_file(uri)) else []
             if published["of"] == self._state() and all(path.is_file() for path in (*files, *stores)):
                 self.files = files
+                self.runs_are_there = published.get("runs") is not None and published["runs"] == self._runs()
 
     def _state(self) -> list[Any]:
         return [content_id(self._uri, 16), self._ledger.path.stat().st_size]  # a URI may hold a password
 
+    def _runs(self) -> str | None:
+        runs = kept_runs(self._uri, self._experiment)
+        return content_id(runs) if runs else None
+
     def write(self, files: Sequence[Path]) -> None:
         """Write down that everything is up to date now."""
-        write_json(self._path, {"of": self._state(), "files": [str(file) for file in files]})
+        facts = {"of": self._state(), "files": [str(file) for file in files], "runs": self._runs()}
+        write_json(self._path, facts)

@@ -124,18 +124,18 @@ def start_ray(dashboard: bool = False) -> str:
             when it cleans up after a killed worker.
     """
     ray_environment.enter()
-    os.environ.update(ray_environment.import_path())
     import ray
 
-    context = ray.init(
-        address="local",  # else Ray joins any cluster whose address it finds, even a dead one
-        num_cpus=os.cpu_count(),
-        include_dashboard=dashboard,
-        dashboard_host="127.0.0.1",
-        object_store_memory=OBJECT_STORE_BYTES,
-        job_config=job_config(),
-        **SILENT,
-    )
+    with ray_environment.for_children():
+        context = ray.init(
+            address="local",  # else Ray joins any cluster whose address it finds, even a dead one
+            num_cpus=os.cpu_count(),
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            object_store_memory=OBJECT_STORE_BYTES,
+            job_config=job_config(),
+            **SILENT,
+        )
     return str(context.address_info["gcs_address"])
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import secrets
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from settings.common.errors import UserError
@@ -28,6 +30,21 @@ def import_path() -> dict[str, str]:
     """Return what keeps the current directory out of `sys.path`, also an empty entry of PYTHONPATH; ROOT is first."""
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys([*code_path(), *entries]))}
+
+
+@contextmanager
+def for_children() -> Iterator[None]:
+    """Set `import_path` for processes that are started now; other children of this process do not inherit it."""
+    before = {name: os.environ.get(name) for name in import_path()}
+    os.environ.update(import_path())
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def code_path() -> list[str]:

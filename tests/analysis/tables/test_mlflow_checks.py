@@ -12,7 +12,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _get_latest_schema_revision
 
-from analysis.tables.mlflow_checks import check_readable, check_usable, known_revisions, reason_of
+from analysis.tables.mlflow_checks import check_readable, check_usable, kept_runs, known_revisions, reason_of
 from analysis.tables.mlflow_client import connect
 from settings.common.errors import UserError
 
@@ -87,3 +87,18 @@ def test_a_package_that_an_address_needs_is_named() -> None:
 def test_a_store_that_is_not_there_is_made_later(tmp_path: Path) -> None:
     check_usable(f"sqlite:///{tmp_path}/runs/mlflow.db")
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_that_are_kept_are_read_without_mlflow(store: Path) -> None:
+    uri = f"sqlite:///{store}"
+    client = connect(uri)
+    ours, others = (client.create_experiment(name) for name in ("ours", "others"))
+    runs = sorted(client.create_run(ours).info.run_id for _ in range(3))
+    client.create_run(others)
+    assert kept_runs(uri, "ours") == runs
+    client.delete_run(runs[1])
+    assert kept_runs(uri, "ours") == [runs[0], runs[2]]
+    client.delete_experiment(ours)
+    assert kept_runs(uri, "ours") == []
+    assert kept_runs("http://tracking:5000", "ours") is None
+    assert kept_runs(f"sqlite:///{store.parent / 'nowhere.db'}", "ours") is None

@@ -12,13 +12,13 @@ def test_what_is_published_is_known_again_and_no_password_is_written(tmp_path: P
     uri, file = "http://someone:secret@tracking:5000", tmp_path / "frontier.json"
     file.touch()
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-        Published(folder, uri, ledger).write([file])
-        assert Published(folder, uri, ledger).files == (file,)
-        assert Published(folder, "http://tracking:5000", ledger).files is None, "another server lacks it"
+        Published(folder, uri, ledger, sweep.name).write([file])
+        assert Published(folder, uri, ledger, sweep.name).files == (file,)
+        assert Published(folder, "http://tracking:5000", ledger, sweep.name).files is None, "another server lacks it"
         assert not [path for path in folder.rglob("*") if b"secret" in path.read_bytes()]
         ledger.record_dispatch(["t0"], [None])
-        assert Published(folder, uri, ledger).files is None, "the ledger has grown"
-        Published(folder, uri, ledger).write([file])
+        assert Published(folder, uri, ledger, sweep.name).files is None, "the ledger has grown"
+        Published(folder, uri, ledger, sweep.name).write([file])
     file.unlink()
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-        assert Published(folder, uri, ledger).files is None, "a file is gone"
+        assert Published(folder, uri, ledger, sweep.name).files is None, "a file is gone"
