@@ -12,6 +12,7 @@ from settings.common.errors import UserError
 from settings.common.files import absolute_path
 
 LFS_POINTER = b"version https://git-lfs"
+ADAPTER = "adapter_config.json"
 
 
 def model_source(model: str) -> str:
@@ -29,6 +30,8 @@ def model_directory(source: str) -> Path | None:
     directory = absolute_path(source)
     if not directory.is_dir():
         raise UserError(f"no such model directory: {source}")
+    if not (directory / "config.json").is_file() and (directory / ADAPTER).is_file():
+        raise UserError(f"{source} is a PEFT adapter, not a model; merge it into its base model first")
     if not (directory / "config.json").is_file():
         raise UserError(f"{source} is not a model directory: it has no config.json")
     return directory
@@ -42,10 +45,9 @@ def check_files(source: str) -> None:
     for path in sorted(directory.iterdir()):
         if path.suffix in (".safetensors", ".json", ".model", ".bin") and _starts_with(path, LFS_POINTER):
             raise UserError(f"{path} is a pointer of git-lfs, not the file itself; run `git lfs pull` in {directory}")
-    adapter = directory / "adapter_config.json"
-    if adapter.is_file():
+    if (directory / ADAPTER).is_file():
         raise UserError(
-            f"{directory} holds a PEFT adapter beside a model ({adapter.name}); merge it into the model first"
+            f"{directory} holds a PEFT adapter beside a model ({ADAPTER}); merge it into the model first"
             " (`merge_and_unload` in PEFT), or remove it"
         )
 

@@ -70,6 +70,12 @@ def test_an_adapter_beside_the_model_is_refused(directory: Path) -> None:
         load_base(PretrainedModel(str(directory)))
 
 
+def test_an_adapter_alone_is_no_model(directory: Path) -> None:
+    (directory / "config.json").rename(directory / "adapter_config.json")
+    with pytest.raises(UserError, match="is a PEFT adapter, not a model"):
+        load_base(PretrainedModel(str(directory)))
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_a_pointer_of_git_lfs_is_named(directory: Path, name: str) -> None:
     (directory / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
