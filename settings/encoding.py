@@ -114,12 +114,17 @@ class Encoder:
         return EncodedRow(tuple(ids[: self.max_length]), len(prompt), max(0, len(ids) - self.max_length), on_left)
 
     def long_prompt(self, example: Example) -> LongPromptError | None:
-        """Return the error of a row whose prompt leaves no room for a response, under either definition of methods."""
+        """Return the error of a row whose prompt leaves no room for a response, under either definition of methods.
+
+        What else is wrong with a row is said when it is encoded.
+        """
         try:
             self.row(example)
             self.published_row(example)
         except LongPromptError as error:
             return error
+        except (UserError, TemplateError):
+            return None
         return None
 
     def stop_ids(self, rows: Sequence[EncodedRow]) -> frozenset[int]:
@@ -277,8 +282,14 @@ def _gathered(places: Iterable[str]) -> list[str]:
     numbers: dict[str, list[int]] = {}
     for place in places:
         start, _, number = place.rpartition(" ")
-        numbers.setdefault(start, []).append(int(number))
-    return [f"{start}{'s' if len(values) > 1 else ''} {_ranges(values)}" for start, values in numbers.items()]
+        if start and number.isdecimal():
+            numbers.setdefault(start, []).append(int(number))
+        else:
+            numbers[place] = []
+    return [
+        f"{start}{'s' if len(values) > 1 else ''} {_ranges(values)}" if values else start
+        for start, values in numbers.items()
+    ]
 
 
 def _ranges(numbers: Iterable[int]) -> str:

@@ -58,13 +58,18 @@ def _starts_with(path: Path, start: bytes) -> bool:
 
 
 def model_config(source: str, revision: str | None = None) -> Path | None:
-    """Return the config.json of a directory, or of a Hub id in this machine's Hub cache; None where there is none."""
+    """Return the config.json of a model; see `model_file`."""
+    return model_file(source, "config.json", revision)
+
+
+def model_file(source: str, name: str, revision: str | None = None) -> Path | None:
+    """Return a file of a directory, or of a Hub id in this machine's Hub cache; None where there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     directory = model_directory(source)
     if directory:
-        return directory / "config.json"
-    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+        return directory / name if (directory / name).is_file() else None
+    cached = try_to_load_from_cache(source, name, revision=revision)
     return Path(cached) if isinstance(cached, str) else None
 
 

@@ -232,8 +232,11 @@ class PackRun:
         encoded = base.encoded(setting, max(trial.max_length for trial in trials))
         streams = {stream for trial in trials for stream in trial.method.streams}
         lengths = {stream: max(len(row.ids) for row in encoded.rows(stream)) for stream in streams}
+        shape = ModelShape.of_config(base.model.config.get_text_config().to_dict())
+        if shape is None:
+            return
         need = training_bytes(
-            ModelShape.of_config(base.model.config.get_text_config().to_dict()),
+            shape,
             trials,
             lengths,
             self._worker.rows_per_forward,

@@ -268,13 +268,16 @@ class TrialConfig:
         adapter = dict(values.pop("adapter"))
         if adapter["targets"] != "all-linear":
             adapter["targets"] = tuple(adapter["targets"])
-        return TrialConfig(
+        trial = TrialConfig(
             setting=SettingRef(**values.pop("setting")),
             method=method,
             adapter=AdapterConfig(**adapter),
             optimizer=OptimizerConfig(**values.pop("optimizer")),
             **values,
         )
+        if content_id(trial.to_json()) != content_id(data):
+            raise UserError(f"trial of {method.title}, which this code would train in another way")
+        return trial
 
 
 def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **overrides: Any) -> TrialConfig:

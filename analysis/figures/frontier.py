@@ -35,7 +35,7 @@ from analysis.figures.style import (
     save_figure,
     thin_frame,
 )
-from analysis.findings.arms import PLAIN, control_of, measure
+from analysis.findings.arms import control_of, is_plain, measure, plain_title
 from analysis.findings.frontier import FrontierPoint, excluded_text, frontier, knob_of, varying_coefficients
 from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import TWO_SEEDS, Bootstrap
@@ -232,7 +232,7 @@ def _curves(points: Sequence[FrontierPoint]) -> list[tuple[list[FrontierPoint], 
 
     A method has one along its knob; plain fine-tuning has one for each control, which ends at its full training.
     """
-    if points and points[0].method == PLAIN:
+    if points and is_plain(points[0].method):
         full = [point for point in points if not point.label]
         lines = [
             ([point for point in points if control_of(point) == control] + full, dashes)
@@ -263,11 +263,11 @@ def _legend(
     handles: list[Line2D | Patch] = []
     if with_base:
         handles.append(_handle("base model", "*", "#FFFFFF", BLACK, 12))
-    for method in sorted(styles, key=lambda name: (name != PLAIN, name)):
+    for method in sorted(styles, key=lambda name: (not is_plain(name), name)):
         method_points = [point for point in points if point.method == method]
         if method_points:
-            knobs, style = "" if method == PLAIN else ", ".join(varying_coefficients(method_points)), styles[method]
-            name = "plain fine-tuning" if method == PLAIN else method
+            knobs, style = "" if is_plain(method) else ", ".join(varying_coefficients(method_points)), styles[method]
+            name = plain_title(method) if is_plain(method) else method
             text = "\n".join(textwrap.wrap(f"{name} ({knobs})" if knobs else name, LEGEND_WIDTH))
             handles.append(_handle(text, style.marker, style.colour, style.colour, style.size))
     kinds = {control_of(point) for point in points}
@@ -325,7 +325,7 @@ def _short_label(point: FrontierPoint, points: Sequence[FrontierPoint]) -> str:
 
     Where several vary, name those that differ from their value in most of the method's points.
     """
-    if point.method == PLAIN:
+    if is_plain(point.method):
         return point.label
     siblings = [sibling for sibling in points if sibling.method == point.method]
     knobs = varying_coefficients(siblings)

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.figures.style import LINE, OBJECTIVE_COLOURS, Style, method_styles
-from analysis.findings.arms import CHECKPOINT, PLAIN, SCALE, Control, control_of
+from analysis.findings.arms import CHECKPOINT, SCALE, Control, control_of, definition_of, is_plain, plain_title
 from analysis.findings.controls import CONTROLS
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import Estimate, FrontierPoint, knob_of
@@ -59,9 +59,10 @@ def frontier_plot(findings: Findings, x: int = 0, y: int = 1, links: Mapping[str
     points = [point for point in findings.points if point.seeds]
     if len(findings.table.objectives) == 2:
         _fronts(figure, findings, x, y)
-    for control, name in CONTROLS.items():
-        _control(figure, findings, control, name, x, y)
-    for method in sorted(styles, key=lambda name: (name != PLAIN, name)):
+    for plain in filter(is_plain, findings.table.methods):
+        for control, name in CONTROLS.items():
+            _control(figure, findings, plain, control, f"{name}{definition_of(plain)}", x, y)
+    for method in sorted(styles, key=lambda name: (not is_plain(name), name)):
         curve = _along_knob([point for point in points if point.method == method and control_of(point) is None])
         if curve:
             _method(figure, findings, curve, styles[method], (x, y), links or {})
@@ -130,16 +131,17 @@ def _fronts(figure: go.Figure, findings: Findings, x: int, y: int) -> None:
         )
 
 
-def _control(figure: go.Figure, findings: Findings, control: Control, name: str, x: int, y: int) -> None:
+def _control(figure: go.Figure, findings: Findings, plain: str, control: Control, name: str, x: int, y: int) -> None:
     """Add a control as a curve from the base model to plain fine-tuning."""
     table = findings.table
-    points = [point for point in findings.points if point.seeds and control_of(point) == control]
+    trained = [point for point in findings.points if point.seeds and point.method == plain]
+    points = [point for point in trained if control_of(point) == control]
     if not points:
         return
     key = SCALE if control == "scale" else CHECKPOINT
     points = sorted(points, key=lambda point: float(point.coefficients.get(key, math.nan)))
     names = [table.objectives[axis].name for axis in (x, y)]
-    ends = [point for point in findings.points if point.seeds and point.method == PLAIN and not point.label]
+    ends = [point for point in trained if not point.label]
     rows = [[point.scores[axis].mean for axis in names] for point in (*points, *ends[:1])]
     texts = [f"{key} = {point.coefficients.get(key)}" for point in points] + ["plain"] * len(ends[:1])
     if findings.base_M is not None:
@@ -174,7 +176,7 @@ def _method(
         error_x=_bars(estimates[0], style.colour),
         error_y=_bars(estimates[1], style.colour),
         mode="lines+markers" if knob_of(points) else "markers",
-        name="plain fine-tuning" if method == PLAIN else method,
+        name=plain_title(method) if is_plain(method) else method,
         line={"color": style.colour, "width": 1},
         marker={
             "symbol": [SYMBOLS[style.marker] + ("" if on else "-open") for on in front],

@@ -49,6 +49,11 @@ def is_plain(method: str) -> bool:
     return method.removesuffix(definition_of(method)) == PLAIN
 
 
+def plain_title(method: str) -> str:
+    """Return how figures call plain fine-tuning of a definition."""
+    return f"plain fine-tuning{definition_of(method)}"
+
+
 def control_of(configuration: Named) -> Control | None:
     """Return the control that a configuration is a point of; None for methods and for full plain fine-tuning."""
     if not is_plain(configuration.method):

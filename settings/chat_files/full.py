@@ -75,7 +75,8 @@ def full(
             `{"task": ...}` or `{"alignment": ...}` matches the replies of one side only.
         max_new_tokens: longest generated reply, in tokens; only with `match`.
         max_length: longest row in tokens; longer responses are cut, and prompts that leave no room for one refused.
-        drop_long_prompts: leave such rows out, training and held-out ones, and say which.
+        drop_long_prompts: leave such rows out, training and held-out ones, and say which; a `max_length` among the
+            options of a sweep does not count here.
         revision: branch, tag or commit of a model on the Hub.
         template_options: extra arguments of the model's chat template, which ignores those that it does not know.
         pretrained: Hub id, or directory, of the model that `model` was tuned from. For Safe LoRA's directions.

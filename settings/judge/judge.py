@@ -66,7 +66,8 @@ class Judge:
                 reading, completion, manner = self._read((rubric, FIRST_QUESTION, FIRST_ANSWER))
                 if reading.verdict.kind == "missing":
                     self._endpoint.refuse(self._unreadable(completion, manner))
-                if reading.source == "text" and reading.verdict.kind == "number":
+                several_digits = (reading.verdict.value or 0) >= 10  # of one digit, the reply does not show how it is
+                if reading.source == "text" and reading.verdict.kind == "number" and several_digits:
                     manner = manner.at_least("text")
                 self._endpoint.manner = manner
                 self._endpoint.is_checked = True

@@ -130,7 +130,11 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, str]]:
             if missing:
                 has = ", ".join(reader.fieldnames or ()) or "nothing"
                 raise UserError(f"{path}: no column {missing[0]!r}; it has {has}, and a judge needs the texts")
-            yield from reader
+            for number, row in enumerate(reader, start=1):
+                empty = [name for name in columns if row[name] is None]
+                if empty:
+                    raise UserError(f"{path}, row {number}: has no {empty[0]}; the row is too short")
+                yield row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
 

@@ -106,7 +106,7 @@ class Driver:
         try:
             for line in self.judges.check(rubrics):
                 self._display.console.print(line, highlight=False, soft_wrap=True, markup=False)
-        except UserError:
+        except BaseException:  # also Ctrl-C: what waits to be judged would be asked and paid for
             self._end_judging()
             raise
 

@@ -48,10 +48,7 @@ class ModelShape:
             return _shape(width, inner, heads, heads, model.num_layers, len(model.world.vocabulary) + 5)
         start = model.start if isinstance(model, TunedModel) else model
         path = model_config(start.source, start.revision)
-        try:
-            return ModelShape.of_config(json.loads(path.read_text(encoding="utf-8"))) if path else None
-        except KeyError:  # a size that is left to its architecture's default
-            return None
+        return ModelShape.of_config(json.loads(path.read_text(encoding="utf-8"))) if path else None
 
     @staticmethod
     def assumed() -> ModelShape:
@@ -59,11 +56,19 @@ class ModelShape:
         return _shape(4096, 12288, 4096, 1024, 36, 151_936)
 
     @staticmethod
-    def of_config(config: Mapping[str, Any]) -> ModelShape:
+    def of_config(config: Mapping[str, Any]) -> ModelShape | None:
         """Read the sizes from the content of config.json; they have other names in GPT-2, OPT, BLOOM and others.
 
-        Layers are taken to have a gated MLP, or experts, which are not adapted. Raise KeyError for a missing size.
+        Layers are taken to have a gated MLP, or experts, which are not adapted. None where a size is left to the
+        architecture's default, has another name, or differs from layer to layer.
         """
+        try:
+            return ModelShape._of_sizes(config)
+        except KeyError:
+            return None
+
+    @staticmethod
+    def _of_sizes(config: Mapping[str, Any]) -> ModelShape:
         config = config.get("text_config") or config
         width = _read(config, "hidden_size", "n_embd", "d_model")
         heads = _read(config, "num_attention_heads", "n_head", "n_heads")
@@ -79,9 +84,9 @@ class ModelShape:
 
 
 def _read(config: Mapping[str, Any], *names: str, otherwise: int | None = None) -> int:
-    """Return the value of the first name that a configuration has. Raise KeyError if it has none of them."""
+    """Return the first of these numbers that a configuration has. Raise KeyError if it has none of them."""
     for name in names:
-        if config.get(name):
+        if isinstance(config.get(name), int) and config[name]:
             return int(config[name])
     if otherwise is None:
         raise KeyError(names[0])

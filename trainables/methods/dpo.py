@@ -25,8 +25,8 @@ class DPO(ProxyMethod):
         log_probs: the "sum" over an answer's tokens, or their "mean", which needs a beta larger by their number.
 
     `weight = 0` or `beta = 0` is plain fine-tuning. The published definition takes the mean over the answer and the
-    padding that follows it (on the right for every model; the study's padding on the left for Gemma hid the answers
-    themselves).
+    padding that follows it; where the tokenizer pads on the left (Gemma), the study's mask hides the end of the row,
+    and with it the answer or most of it, and so does this.
     """
 
     streams = ("task", "alignment", "misaligned")

@@ -28,7 +28,7 @@ class KLPenalty(ProxyMethod):
 
     `beta = 0` is plain fine-tuning. The published definition takes the mean over padded rows, where most positions say
     little, so that its beta is about as many times weaker as there is padding (7 to 20 times in the study); padding is
-    on the right for every model. Its code leaves the term out without a word where the model has no adapter; here the
+    on the tokenizer's side. Its code leaves the term out without a word where the model has no adapter; here the
     trial is invalid when the term is not connected.
     """
 

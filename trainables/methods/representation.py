@@ -26,7 +26,7 @@ class Representation(ProxyMethod):
             "text", or every position of the row "padded" to the longest that the trial allows.
 
     `beta = 0` is plain fine-tuning. The published definition sums over layers and takes the mean over padded rows (on
-    the right for every model); the study's runs with beta >= 30 were not finite and are invalid here.
+    the tokenizer's side); the study's runs with beta >= 30 were not finite and are invalid here.
     """
 
     reference = ("alignment",)
