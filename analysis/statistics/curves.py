@@ -76,7 +76,7 @@ def fit_curve(line: Line, noise: Noise, start_M: Floats | None) -> Curve | None:
         start_M: the line's start on the scale of the noise.
     """
     rows_K, knobs_KD = line.rows_K, line.knobs_KD
-    mean_KM, covariance_MKK = noise.mean_CM[rows_K], noise.covariance(rows_K)
+    mean_KM, covariance_MKK = noise.mean_CM[rows_K], noise.covariance(rows_K, alike=True)
     if start_M is not None:
         rows_K = np.append(-1, rows_K)
         knobs_KD = np.concatenate([np.zeros((1, knobs_KD.shape[1])), knobs_KD])

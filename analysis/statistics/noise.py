@@ -12,6 +12,7 @@ covariance.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -85,8 +86,13 @@ class Noise:
             noise_BCM[:, rows_C] += np.einsum("cs,bsm->bcm", self.weight_CS[rows_C], effect_BSM, optimize=True)
         return np.asarray(noise_BCM * self.scale_CM)
 
-    def covariance(self, rows_K: Integers) -> Floats:
-        """Return covariance_MKK of the errors of some configurations' means, objective by objective."""
+    def covariance(self, rows_K: Integers, alike: bool = False) -> Floats:
+        """Return covariance_MKK of the errors of some configurations' means, objective by objective.
+
+        Args:
+            alike: as if all of these configurations were equally noisy, as a curve through them takes them to be. Where
+                noise is skewed, an outlier moves a mean and raises its variance, and weights would take sides.
+        """
         weight_KS = self.weight_CS[rows_K]
         common_KK = weight_KS @ weight_KS.T
         same_KK = self.training_C[rows_K][:, None] == self.training_C[rows_K]
@@ -98,6 +104,8 @@ class Noise:
             )
             unit_KK = shared * common_KK + training * common_KK * same_KK + residual * alone_KK
             scale_K = self.scale_CM[rows_K, column]
+            if alike:
+                scale_K = np.full_like(scale_K, math.sqrt(float((scale_K**2).mean())))
             parts.append(unit_KK * scale_K[:, None] * scale_K)
         return np.stack(parts)
 
