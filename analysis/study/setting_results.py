@@ -91,7 +91,8 @@ class SettingResults:
         finished = [record for record in measured if record.status == "finished"]
         if not finished:
             return {}
-        table = ScoreTable.from_records(finished, [self.described.get(score, Objective(score, "alignment"))])
+        objective = replace(self.described.get(score, Objective(score, "alignment")), higher_is_better=True)  # as it is
+        table = ScoreTable.from_records(finished, [objective])
         intervals = intervals_by_method(measure(table))
         return {
             configuration.id: Estimate(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from analysis.tables.scores import Objective
 from settings.common.errors import UserError
 from tests.support.made_up_trials import KL1, KL10, PLAIN, configuration, setting_results
 
@@ -21,6 +22,12 @@ def test_an_estimate_is_of_the_trials_that_have_the_score() -> None:
     assert set(ONE.estimates("extra")) == {KL1.id}
     assert ONE.estimates("nothing") == {}
     assert ONE.scores == ("alignment", "extra", "task")
+
+
+def test_an_estimate_is_the_score_whichever_way_is_better() -> None:
+    lower = Objective("alignment", "alignment", higher_is_better=False, low=0.0, high=1.0)
+    estimate = replace(ONE, described={"alignment": lower}).estimates("alignment")[KL1.id]
+    assert estimate.mean == pytest.approx(0.8)
 
 
 def test_controls_and_failed_trials_are_no_configurations() -> None:
