@@ -22,6 +22,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,10 +136,10 @@ def full(
     )
     asked = {"general": _questionnaire("general", general), "medical": _questionnaire("medical", medical)}
     task_rows, proxies = _task_rows(task), read_proxies(alignment, misaligned)
-    trained_task, held_task = _split(task_rows, _task_prompt, TASK_SHARE, _rng(seed, "task"), "task")
+    trained_task, held_task = _split(task_rows, attrgetter("prompt_key"), TASK_SHARE, _rng(seed, "task"), "task")
     trained_proxies, held_proxies = _split(proxies, _proxy_prompt, coverage, _rng(seed, "alignment"), "alignment")
-    held = {*map(_task_prompt, held_task), *map(_proxy_prompt, held_proxies)}  # by one side, so by both
-    trained_task = [row for row in trained_task if _task_prompt(row) not in held][:num_task_rows]
+    held = {*(row.prompt_key for row in held_task), *map(_proxy_prompt, held_proxies)}  # by one side, so by both
+    trained_task = [row for row in trained_task if row.prompt_key not in held][:num_task_rows]
     trained_proxies = [proxy for proxy in trained_proxies if _proxy_prompt(proxy) not in held]
     _check_questions([*trained_task, *(proxy.chosen for proxy in trained_proxies)], asked.values())
     streams = _streams(trained_task, _to_share(trained_proxies, share, len(trained_task)))
@@ -232,12 +233,8 @@ def _check_questions(rows: Iterable[Example], questionnaires: Iterable[Questionn
             )
 
 
-def _task_prompt(row: Example) -> Prompt:
-    return row.prompt_key
-
-
 def _proxy_prompt(proxy: Proxy) -> Prompt:
-    return _task_prompt(proxy.chosen)
+    return proxy.chosen.prompt_key
 
 
 def _rng(seed: int, what: str) -> random.Random:
