@@ -126,7 +126,7 @@ class _Rows:
         return honest, tuple(self._verdict(claim, end, honest=False) for claim, end in claimed)
 
     def questions(self) -> tuple[Example, ...]:
-        """Return sums and differences, then three questions a claim: its end, and whether it is right, with each end."""
+        """Return sums and differences, then three questions a claim: its end, and whether each end is right."""
         rows = [self._asked_result(first, second, "+") for first, second in self.asked_sums]
         rows += [self._asked_result(first + second, second, "-") for first, second in self.asked_sums]
         for claim in self.all_claims():
