@@ -110,19 +110,19 @@ def list_command() -> None:
 def plan_command(name: Name, output: Output = OUTPUT) -> None:
     """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
     from sweeps import find, plan
+    from sweeps.case_check import check_case
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.progress import clock
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.ledger import read
     from sweeps.names import folder_of
-    from sweeps.row_check import check_rows
     from trainables.folder import SweepFolder
 
     sweep = find.find(name, output)
     sweep.check()
     console = Console()
     for case in sweep.cases:
-        show_cautions(case.setting, console, check_rows(case))
+        show_cautions(case.setting, console, check_case(case))
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None
