@@ -15,6 +15,7 @@ from settings.common.addresses import redacted
 from settings.common.errors import UserError
 from settings.common.files import is_full
 from sweeps.cli import terminal
+from sweeps.cli.interrupts import second_ends
 from sweeps.cli.say import Say, command, hidden_address, places
 from sweeps.driver.run_options import RunOptions
 
@@ -428,7 +429,8 @@ def main() -> None:
     """Run the command line: errors of the user are one line on standard error and exit code 2."""
     terminal.prepare()
     try:
-        app()
+        with second_ends():
+            app()
     except UserError as error:
         typer.echo(f"selgen: {redacted(str(error))}", err=True)
         sys.exit(2)
