@@ -29,8 +29,9 @@ def made_up(
         for knob, point in enumerate(points, start=1):
             which: Configuration = configuration(method, beta=float(knob))
             for seed in range(seeds):
-                scores = {each.name: value + NOISE * random.standard_normal() for each, value in zip(OBJECTIVES, point)}
-                counts = dict.fromkeys(scores, questions) if questions == questions else {}
+                noisy = [value + NOISE * random.standard_normal() for value in point]
+                scores = dict(zip([each.name for each in OBJECTIVES], noisy, strict=True))
+                counts = {} if np.isnan(questions) else dict.fromkeys(scores, questions)
                 records.append(TrialRecord(which, seed, "finished", scores, counts=counts))
     return ScoreTable.from_records(records, objectives)
 
