@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from settings.encoding import EncodedRow
 from settings.example import Example
 from settings.scoring import margin, prefers_good
-from settings.setting import Evaluation, Preference, Score
+from settings.setting import Evaluation, Preference, Score, observation_from_json
 from tests.support.architectures import ARCHITECTURES, architecture
 from tests.support.tiny import sentence, tiny_base, tiny_model, tiny_setting, tiny_tokenizer, tiny_trial
 from trainables import methods
@@ -24,6 +25,7 @@ from trainables.evaluation import likelihood
 from trainables.evaluation.cached import CachedReader
 from trainables.evaluation.evaluate import evaluate
 from trainables.evaluation.likelihood import log_likelihoods, token_losses
+from trainables.folder import SweepFolder
 from trainables.pack import Pack
 
 
@@ -172,6 +174,19 @@ def test_words_beside_likelihoods() -> None:
     assert [item.reply for item in both if isinstance(item, Preference)] == replies.observations["pairs"]
     without = [replace(item, reply=None) for item in both if isinstance(item, Preference)]
     assert without == alone["preference"].observations["pairs"]
+
+
+def test_what_is_kept_is_what_was_observed(tmp_path: Path) -> None:
+    """Observations on disk give the grades that the trial was scored by."""
+    setting = with_preferences(observe="reply_and_preference")
+    trial = tiny_trial(methods.make("plain"))
+    pack = Pack(tiny_base(), setting, [trial], dtype=torch.float64)
+    pack.advance(trial.updates)
+    (outcome,) = pack.finish(SweepFolder(tmp_path)).outcomes
+    kept = json.loads(SweepFolder(tmp_path).observations(trial.trial_id).read_text())["pairs"]
+    observed = [observation_from_json(item) for item in kept]
+    assert all(isinstance(item, Preference) and item.reply is not None for item in observed)
+    assert setting.evaluations[0].grade(observed)["margin"] == outcome.scores["margin"]
 
 
 def shares(model: PreTrainedModel, rows: Sequence[EncodedRow], rank: int) -> dict[EncodedRow, list[float]]:
