@@ -307,6 +307,10 @@ def test_kinds_and_signs(build: Build) -> None:
         "coherence_medical": ("task", True),
         "task_loss": ("task", False),
         "alignment_loss": ("alignment", False),
+        "alignment_pairs": ("alignment", True),
+        "alignment_pairs_margin": ("alignment", True),
+        "alignment_pairs_per_token": ("alignment", True),
+        "alignment_pairs_margin_per_token": ("alignment", True),
     }
     assert setting.objectives == ("task", "alignment")
     assert "held-out" in setting.score("task_loss").description
@@ -427,6 +431,7 @@ def test_real_pairs(real: dict[str, Any]) -> None:
         "medical": 2400,
         "task_rows": 10,
         "alignment_rows": 18,
+        "alignment_pairs": 18,
     }
     held = {row.prompt for row in evaluation(setting, "alignment_rows").examples}
     assert not held & {row.prompt for row in setting.streams["alignment"]}
@@ -483,7 +488,8 @@ def test_a_tiny_qwen3_learns_these_rows(real: dict[str, Any], tiny_qwen3_dir: Pa
     assert [member.status for member in pack.members] == ["finished"] * 2
     assert [member.cost.tokens_cut for member in pack.members] == [0, 0]
     for result in evaluated.values():
-        assert set(result.scores) == {"task_loss", "alignment_loss"}
+        assert {"task_loss", "alignment_loss", "alignment_pairs", "alignment_pairs_margin"} <= set(result.scores)
+        assert not {"task", "alignment"} & set(result.scores)
         assert all(math.isfinite(whole.mean) for whole in result.scores.values())
         for name in ("general", "medical"):
             assert len(result.observations[name]) == 4

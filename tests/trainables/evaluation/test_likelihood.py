@@ -78,6 +78,14 @@ def test_log_likelihoods_equal_transformers(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_padding_takes_no_position_that_a_model_lacks(name: str) -> None:
+    """A short reply beside a long one, both rows at the end of the 64 learned positions."""
+    rows = [EncodedRow((*range(2, 42), *[7] * 24), 40), EncodedRow((*range(2, 43), 8, 9), 41)]
+    model = architecture(name)
+    assert log_likelihoods(model, rows, 0) == [pytest.approx([hf_nats(model, row) for row in rows], abs=1e-9)]
+
+
 @pytest.mark.parametrize(("rows_per_batch", "tokens"), [(1, 10_000), (3, 10_000), (256, 30), (256, 10_000)])
 @pytest.mark.parametrize("measure", [token_losses, log_likelihoods])
 def test_a_row_alone_is_a_row_of_a_batch(
