@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -137,9 +137,7 @@ def full(
     sizes = {"num_task_rows": num_task_rows, "max_new_tokens": max_new_tokens, "max_length": max_length}
     for option, size in (sizes if samples is None else sizes | {"samples": samples}).items():
         checks.integer(f"option {option!r}", size, least=1)
-    for option, text in (("judge", judge), ("system", system)):
-        if not isinstance(text, str | None):
-            raise UserError(f"option {option!r} must be text, got {text!r}")
+    _check_texts(judge=judge, system=system)
     base_model = pretrained_model(
         model, revision, template_options=template_options, pretrained=pretrained, tuned_from=TUNED_FROM
     )
@@ -152,9 +150,7 @@ def full(
     trained_proxies = [proxy for proxy in trained_proxies if _proxy_prompt(proxy) not in held]
     _check_questions([*trained_task, *(proxy.chosen for proxy in trained_proxies)], asked.values())
     streams = _streams(trained_task, _to_share(trained_proxies, share, len(trained_task)))
-    compared, left_out = _asked_pairs(
-        pairs, held_proxies, {row.prompt_key for rows in streams.values() for row in rows}
-    )
+    compared, left_out = _asked_pairs(pairs, held_proxies, streams)
     return Setting(
         name=NAME,
         scale="full",
@@ -213,9 +209,10 @@ def _split(
 
 
 def _asked_pairs(
-    option: Any, held_out: Sequence[Proxy], trained: Collection[Prompt]
+    option: Any, held_out: Sequence[Proxy], streams: Mapping[Stream, Sequence[Example]]
 ) -> tuple[tuple[Example, ...], tuple[str, ...]]:
     """Return the pairs to ask, and a remark where some are left out because their prompts are trained on."""
+    trained = {row.prompt_key for rows in streams.values() for row in rows}
     if option is None:
         proxies: Sequence[Proxy] = held_out
     else:
@@ -363,6 +360,12 @@ def _loss(side: Kind, held_out: Sequence[Example]) -> Evaluation:
 
 
 # --- model, recipe, options ------------------------------------------------------------------------------------------
+
+
+def _check_texts(**options: Any) -> None:
+    for option, text in options.items():
+        if not isinstance(text, str | None):
+            raise UserError(f"option {option!r} must be text, got {text!r}")
 
 
 def _recipe(num_task: int, epochs: float, max_length: int) -> Recipe:
