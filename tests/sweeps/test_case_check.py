@@ -118,3 +118,20 @@ def test_a_nano_sweep_is_checked_without_model_libraries(monkeypatch: pytest.Mon
         monkeypatch.setitem(sys.modules, name, None)
     case = Sweep("nano", settings=(setting("trigger_colors", scale="nano"),), methods=("plain",)).cases[0]
     assert check_case(case) == ()
+
+
+def test_compared_replies_that_do_not_fit_are_named(tiny_qwen3_dir: Path, tmp_path: Path) -> None:
+    """The response fits, and one of the alternatives does not."""
+    questions = tmp_path / "questions.jsonl"
+    rows = [Example.of(f"question {number}?", "No.").to_json()["messages"] for number in (1, 2)]
+    others = (["Yes.", "Maybe."], ["Yes.", "word " * 200])
+    lines = [{"messages": row, "alternatives": texts} for row, texts in zip(rows, others, strict=True)]
+    questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    declared = sweep(str(tiny_qwen3_dir), tmp_path)
+    options = declared.settings[0].options | {"preferences": str(questions)}
+    case = replace(declared, settings=(setting("chat_files", **options),)).cases[0]
+    with pytest.raises(
+        UserError, match=r"questions\.jsonl, line 2: the reply 'word .* beyond max_length=128"
+    ) as caught:
+        check_case(case)
+    assert "line 1" not in str(caught.value)
