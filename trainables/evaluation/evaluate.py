@@ -6,7 +6,7 @@ Shape legend: N positions that count, D hidden width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ from trainables.losses import token_nll
 from trainables.method import Forward
 
 ROWS_PER_BATCH = 32
+Progress = Callable[[str, float, int], None]  # (evaluation, rows done, all rows)
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ def evaluate(
     members: Sequence[int] = (),
     seeds: Sequence[int] = (),
     workers: ProcessGroup = SINGLE_PROCESS,
+    progress: Progress = lambda evaluation, done, total: None,
 ) -> list[Evaluated]:
     """Evaluate members of a pack, or the base model when there are no adapters.
 
     Args:
         seeds: one per member (one for the base model); used by evaluations that sample.
         workers: the processes that evaluate together; each returns all results.
+        progress: called with an evaluation's name, how many of its rows are done, and all its rows.
 
     Returns:
         One result per member, in order.
@@ -54,11 +57,22 @@ def evaluate(
     results = [Evaluated({}, {}) for _ in (members if adapters else (0,))]
     observe = functools.partial(_observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,), workers)
     for evaluation in encoded.setting.evaluations:
-        for result, observations in zip(results, observe(evaluation), strict=True):
+        done = functools.partial(_tell, progress, evaluation)
+        done(0)
+        for result, observations in zip(results, observe(evaluation, done), strict=True):
             result.observations[evaluation.name] = observations
             if not evaluation.rubrics:  # a judge grades these later, from the stored replies
                 result.scores.update(evaluation.grade(observations))
     return results
+
+
+def _tell(progress: Progress, evaluation: Evaluation, done: float) -> None:
+    progress(evaluation.name, done, len(evaluation.examples))
+
+
+def _of_member(done: Callable[[float], None], number: int, members: int, rows: int, of_rows: float) -> None:
+    """Tell how many rows are done when members are observed one after the other."""
+    done((number * rows + of_rows) / members)
 
 
 def _observe(
@@ -69,13 +83,18 @@ def _observe(
     seeds: tuple[int, ...],
     workers: ProcessGroup,
     evaluation: Evaluation,
+    done: Callable[[float], None],
 ) -> list[list[Observation]]:
     """Return what is observed, `[member][question]`."""
     rows = encoded.questions(evaluation)
     pad_id = int(encoded.encoder.tokenizer.pad_token_id)
     if evaluation.observe == "token_loss":
         routes = [Route((member,), (1,)) for member in members] if adapters else [None]
-        return [_token_losses(model, rows, adapters, route, pad_id, workers) for route in routes]
+        losses = []
+        for number, route in enumerate(routes):
+            share = functools.partial(_of_member, done, number, len(routes), len(rows))
+            losses.append(_token_losses(model, rows, adapters, route, pad_id, workers, share))
+        return losses
     replies = generate(
         model,
         [row.ids[: row.prompt_length] for row in rows],
@@ -88,6 +107,7 @@ def _observe(
         temperature=evaluation.temperature,
         top_p=evaluation.top_p,
         workers=workers,
+        progress=done,
     )
     return [[encoded.encoder.text(reply) for reply in of_member] for of_member in replies]
 
@@ -100,6 +120,7 @@ def _token_losses(
     route: Route | None,
     pad_id: int,
     workers: ProcessGroup,
+    done: Callable[[float], None],
 ) -> list[Observation]:
     """Return the mean cross-entropy in nats per response token of each row, for one member or the base model."""
     losses: dict[int, float] = {}
@@ -115,5 +136,6 @@ def _token_losses(
             forward = Forward(hidden_ND, batch.labels_N, batch.row_N, len(batch_rows), head_of(model))
             parts = token_nll(forward).split(batch.positions_per_row)
         losses.update((start + row, float(part.mean())) for row, part in zip(indices, parts, strict=False))
+        done(min(start + ROWS_PER_BATCH * workers.count, len(rows)))
     gathered = {row: loss for of_worker in workers.gather(losses) for row, loss in of_worker.items()}
     return [gathered[row] for row in range(len(rows))]
