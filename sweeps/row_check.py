@@ -22,19 +22,9 @@ def check_rows(case: Case) -> tuple[str, ...]:
     Raises:
         UserError: rows that do not fit, with their places, or a tokenizer that cannot be used.
     """
-    setting = case.setting
-    model = setting.base_model.start if isinstance(setting.base_model, TunedModel) else setting.base_model
-    if isinstance(model, NanoModel):
+    setting, encoder = case.setting, encoder_of(case)
+    if encoder is None:
         return ()
-    config = model_config(model.source, model.revision)
-    tokenizer_files = [model_file(model.source, name, model.revision) for name in TOKENIZER_FILES]
-    if config is None or not any(tokenizer_files):
-        return ()
-    check_files(model.source)
-    tokenizer = load_tokenizer(model.source, model.revision)
-    encoder = Encoder(
-        tokenizer, model.template_options, case.template.max_length, _vocabulary(config.read_text(encoding="utf-8"))
-    )
     rows = [(f"{stream} row", examples) for stream, examples in setting.streams.items()]
     streams = {what for what, _ in rows}
     published = any("published" in arm.space.definitions for arm in case.arms)
@@ -50,6 +40,25 @@ def check_rows(case: Case) -> tuple[str, ...]:
     if problems:
         raise UserError(f"setting {setting.name!r}: {'; '.join(dict.fromkeys(problems))}")
     return encoder.cautions
+
+
+def encoder_of(case: Case) -> Encoder | None:
+    """Return what turns a case's rows into tokens; None for a nano model, and one whose files are not here.
+
+    Raise UserError for a tokenizer that cannot be used.
+    """
+    model = case.setting.base_model
+    model = model.start if isinstance(model, TunedModel) else model
+    if isinstance(model, NanoModel):
+        return None
+    config = model_config(model.source, model.revision)
+    tokenizer_files = [model_file(model.source, name, model.revision) for name in TOKENIZER_FILES]
+    if config is None or not any(tokenizer_files):
+        return None
+    check_files(model.source)
+    tokenizer = load_tokenizer(model.source, model.revision)
+    vocabulary = _vocabulary(config.read_text(encoding="utf-8"))
+    return Encoder(tokenizer, model.template_options, case.template.max_length, vocabulary)
 
 
 def _vocabulary(config: str) -> int | None:

@@ -111,10 +111,11 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
     from sweeps import find, plan
     from sweeps.cli.tables import show_cautions, show_plan
-    from sweeps.driver.progress import clock
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.ledger import read
     from sweeps.names import folder_of
+    from sweeps.planning.fit import free_memory
+    from sweeps.results.running import clock
     from sweeps.row_check import check_rows
     from trainables.folder import SweepFolder
 
@@ -126,7 +127,7 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None
-    estimate = plan.estimate(sweep, packs_at_a_time(sweep, [here]), known)
+    estimate = plan.estimate(sweep, packs_at_a_time(sweep, [here]), known, free_memory())
     show_plan(console, sweep, estimate)
     if known:
         ended = f"{estimate.ended} of these trials have ended in {folder}"

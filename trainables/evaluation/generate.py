@@ -10,6 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -69,12 +70,16 @@ def generate(
         places, chunk = workers.shard(indices)
         draws = None if uniform is None else uniform[:, chunk].reshape(-1, max_new_tokens)
         decoder = Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers, adapters, members)
-        before, part = len(replies), len(chunk) / max_new_tokens
-        decoder.progress = lambda tokens, before=before, part=part: progress(before + tokens * part)
+        decoder.progress = partial(_tell, progress, len(replies), len(chunk) / max_new_tokens)
         out = decoder.run([tuple(prompts[index]) for index in chunk], max_new_tokens)
         replies.update((indices[place], out[row :: len(chunk)]) for row, place in enumerate(places))
     gathered = {prompt: of_prompt for part in workers.gather(replies) for prompt, of_prompt in part.items()}
     return [[gathered[prompt][member] for prompt in range(len(prompts))] for member in range(num_members)]
+
+
+def _tell(progress: Callable[[float], None], before: int, part: float, tokens: int) -> None:
+    """Tell how many prompts are done: those of earlier chunks, and the tokens' part of those of this one."""
+    progress(before + part * tokens)
 
 
 def _chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
