@@ -57,14 +57,14 @@ def packs_at_a_time(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> int:
 
 
 def worker_config(
-    sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]], fit: Fit, shared: float = 0.0
+    sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]] = (), fit: Fit | None = None, shared: float = 0.0
 ) -> WorkerConfig:
     """Return what a worker has to know besides its job.
 
     Args:
         folder: of the sweep.
         nodes: resources of Ray's nodes, by its names.
-        fit: the sweep's micro-batches.
+        fit: the sweep's micro-batches; None has all rows at a time.
         shared: see `memory_of_worker`.
     """
     execution = sweep.execution
@@ -73,7 +73,7 @@ def worker_config(
         threads=sweep.execution.threads,
         memory=memory_of_worker(sweep, nodes, shared),
         checkpoint_seconds=execution.checkpoint_seconds,
-        rows_per_forward=fit.rows_per_forward,
+        rows_per_forward=fit.rows_per_forward if fit else None,
         gradient_checkpointing=execution.gradient_checkpointing,
         cache_references=execution.cache_references,
         num_workers=execution.num_workers,
