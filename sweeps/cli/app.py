@@ -209,7 +209,7 @@ def status_command(
     output: Output = OUTPUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell how far a sweep is, also while it runs: trials by method and how they ended."""
+    """Tell how far a sweep is: trials by method and how they ended, and what each worker does while it runs."""
     from sweeps.cli.tables import show_status
     from sweeps.results.disk import usage
     from sweeps.results.status import status

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -72,7 +72,7 @@ class Display:
         self._began = self.clock()
         self._printed_at = self._looked_at = -math.inf
         self._running: dict[str, Sequence[TrialConfig]] = {}  # first trial of a pack -> all
-        self._packs: list[RunningPack] = []  # as of the last look
+        self._shown = RunningSweep(time.time(), self.done, self.total, 0.0)  # as of the last look
         self._all_ended = list(self.outcomes)  # those that others build on as well
         self._ended: set[str] = set()
         self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -129,9 +129,9 @@ class Display:
         if not force and self.clock() - self._looked_at < ACTIVITY_SECONDS:
             return
         self._looked_at = self.clock()
-        self._packs = self._look()
+        self._shown = self._state(self._look())
         with suppress(OSError):  # a full disk ends a sweep where it matters: at the ledger, or at a worker
-            write_json(SweepFolder(self.folder).running, self._state().to_json(), durable=False)
+            write_json(SweepFolder(self.folder).running, self._shown.to_json(), durable=False)
         self._line(force)
 
     def base_scored(self, setting: str, scores: Mapping[str, Measurement]) -> None:
@@ -180,21 +180,20 @@ class Display:
         packs = [RunningPack(trials, of_trial.get(first)) for first, trials in self._running.items()]
         return [RunningPack((), activity) for activity in activities if not activity.trials] + packs
 
-    def time_left(self) -> float | None:
-        """Return the seconds that are left; None before that can be told."""
-        return sweep_seconds_left(self.forecast, self._all_ended, self._packs) if self.forecast else None
-
-    def _state(self) -> RunningSweep:
+    def _state(self, packs: Sequence[RunningPack]) -> RunningSweep:
         """Return how far the sweep is."""
-        pace = pace_of_all(self.forecast, self._all_ended, self._packs) if self.forecast else 1.0
+        ended, pace, left = self._all_ended, 1.0, None
+        if self.forecast:
+            pace = pace_of_all(self.forecast, ended, packs)
+            left = sweep_seconds_left(self.forecast, ended, packs)
         return RunningSweep(
             at=time.time(),
             done=self.done,
             total=self.total,
             elapsed=self.clock() - self._began,
-            seconds_left=self.time_left(),
+            seconds_left=left,
             message=self.message,
-            packs=tuple(self._pack_status(pack, pace) for pack in self._packs),
+            packs=tuple(self._pack_status(pack, pace) for pack in packs),
         )
 
     def _pack_status(self, pack: RunningPack, pace: float) -> PackStatus:
@@ -205,7 +204,8 @@ class Display:
         return PackStatus.of(what, activity, left)
 
     def _head(self) -> str:
-        parts = [self._state().head(self.name)]
+        now = replace(self._shown, done=self.done, elapsed=self.clock() - self._began)
+        parts = [now.head(self.name)]
         bad = sum(outcome.status in ("invalid", "failed") for outcome in self.outcomes)
         parts += [f"{bad} invalid or failed"] if bad else []
         return " · ".join(filter(None, [*parts, self.judging()]))
@@ -216,14 +216,14 @@ class Display:
         if self.console.is_terminal or not (force or self.clock() - self._printed_at > between):
             return
         self._printed_at = self.clock()
-        packs = [pack.line for pack in self._state().packs]
+        packs = [pack.line for pack in self._shown.packs]
         self.console.print(" · ".join(filter(None, [self._head(), self.message, *packs])), highlight=False)
 
     def _render(self) -> RenderableType:
         parts: list[RenderableType] = [Text(self._head(), style="bold")]
         if self.message:
             parts.append(Text(f"  {self.message}", style="dim"))
-        parts += [Text(f"  {pack.line}") for pack in self._state().packs]
+        parts += [Text(f"  {pack.line}") for pack in self._shown.packs]
         points = self.frontier()
         if points:
             parts.append(self._table(points))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -73,12 +73,11 @@ class CaseForecast:
 
     def seconds(self, trial: TrialConfig) -> TrialSeconds:
         """Return how long a trial takes."""
-        key = replace(trial, seed=0)
-        if key.trial_id not in self._seconds:
+        if trial.trial_id not in self._seconds:
             work = self.work(trial)
             scoring = {name: self.speed.seconds(of_rows) for name, of_rows in work.scoring.items()}
-            self._seconds[key.trial_id] = TrialSeconds(self.speed.seconds(work.training), scoring)
-        return self._seconds[key.trial_id]
+            self._seconds[trial.trial_id] = TrialSeconds(self.speed.seconds(work.training), scoring)
+        return self._seconds[trial.trial_id]
 
     @cached_property
     def _seconds(self) -> dict[str, TrialSeconds]:

@@ -196,7 +196,7 @@ def test_the_ledger_has_it_before_anyone_hears_of_it(tmp_path: Path) -> None:
 
 def test_packs_are_as_small_as_the_first_start_chose(tmp_path: Path) -> None:
     """Two seeds would make packs of two; memory that held one trial at a time made packs of one, for good."""
-    rig = Rig(toy_sweep(tmp_path), tmp_path / "out")
+    rig = Rig(toy_sweep(tmp_path, methods=("plain",)), tmp_path / "out")
     rig.ledger.record_fit(Fit(None, 1))
     assert rig.run(random.Random(0))
     assert {len(pack) for pack in rig.dispatched} == {1}
