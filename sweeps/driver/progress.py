@@ -32,6 +32,7 @@ from trainables.messages import ACTIVITY_SECONDS, Activity
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
+STARTING = "starting"  # begins messages that hold until a worker does something
 MAX_POINTS = 8
 PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal, at first
 RARER = 0.05  # of the time that has passed, between lines later
@@ -62,7 +63,7 @@ class Display:
     objectives: Sequence[Score]
     folder: Path
     title: Callable[[TrialConfig], str]
-    message: str = "starting"
+    message: str = STARTING
     judging: Callable[[], str] = lambda: ""
     outcomes: list[Outcome] = field(default_factory=list)
     forecast: SweepForecast | None = None
@@ -129,7 +130,10 @@ class Display:
         if not force and self.clock() - self._looked_at < ACTIVITY_SECONDS:
             return
         self._looked_at = self.clock()
-        self._shown = self._state(self._look())
+        packs = self._look()
+        if self.message.startswith(STARTING) and any(pack.activity for pack in packs):
+            self.message = ""
+        self._shown = self._state(packs)
         with suppress(OSError):  # a full disk ends a sweep where it matters: at the ledger, or at a worker
             write_json(SweepFolder(self.folder).running, self._shown.to_json(), durable=False)
         self._line(force)
@@ -200,7 +204,7 @@ class Display:
         activity, left = pack.activity, None
         if pack.trials and self.forecast:
             left = pack_seconds_left(activity, self.forecast.pack(pack.trials), pace)
-        what = self._describe(pack.trials) if pack.trials else "base model"
+        what = self._describe(pack.trials) if pack.trials else ""
         return PackStatus.of(what, activity, left)
 
     def _head(self) -> str:
@@ -217,7 +221,8 @@ class Display:
             return
         self._printed_at = self.clock()
         packs = [pack.line for pack in self._shown.packs]
-        self.console.print(" · ".join(filter(None, [self._head(), self.message, *packs])), highlight=False)
+        line = " · ".join(filter(None, [self._head(), self.message, *packs]))
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _render(self) -> RenderableType:
         parts: list[RenderableType] = [Text(self._head(), style="bold")]

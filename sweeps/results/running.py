@@ -13,6 +13,7 @@ from trainables.folder import SweepFolder
 
 SILENT_SECONDS = 30.0  # after which a driver that has written nothing may be gone
 STARTING = "waiting for its worker"
+BASE = "scoring the base model"
 PHASES = {
     "loading": "loading the base model for",
     "preparing": "training the base model for",
@@ -42,7 +43,7 @@ class PackStatus:
     """What is done for a pack.
 
     Attributes:
-        trials: the pack as short text.
+        trials: the pack as short text; "" where the base model is scored.
         phase: see `trainables.messages.Phase`; "" before a worker has begun.
         what: the evaluation that is scored.
         done, total: updates or rows; 0 of 0 where that is not known.
@@ -76,7 +77,10 @@ class PackStatus:
             parts.append(f"{f'{self.what} ' if self.what else ''}{int(self.done)}/{self.total:.0f} rows")
         parts += [f"{self.seconds_per_step:.3g} s per step"] if self.seconds_per_step is not None else []
         parts += [f"about {clock(self.seconds_left)} left"] if self.seconds_left is not None else []
-        subject = f"{PHASES[self.phase]} {self.trials}" if self.phase else f"{self.trials} {STARTING}"
+        if not self.trials:
+            subject = BASE if self.phase == "scoring" else PHASES[self.phase].removesuffix(" for")
+        else:
+            subject = f"{PHASES[self.phase]} {self.trials}" if self.phase else f"{self.trials} {STARTING}"
         return f"{subject}: {', '.join(parts)}" if parts else subject
 
 

@@ -106,8 +106,8 @@ def test_the_base_model_that_is_scored_is_shown(tmp_path: Path) -> None:
     display, out, _ = display_of(tmp_path, clock := Clock())
     setting = toy_sweep(tmp_path).cases[0].setting
     ActivityFile(SweepFolder(tmp_path).activity(base_id(setting)), (), clock=clock).tell("scoring", 1, 2, "all")
-    display.refresh()
-    assert "scoring base model: all 1/2 rows" in out.getvalue()
+    display.set_message("starting 2 workers")
+    assert out.getvalue() == "toy-sweep: 0/6 trials · 0:00 elapsed · scoring the base model: all 1/2 rows\n"
 
 
 def test_it_looks_once_a_second_and_prints_more_rarely(tmp_path: Path) -> None:
