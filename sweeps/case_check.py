@@ -24,27 +24,47 @@ def check_case(case: Case) -> tuple[str, ...]:
         UserError: a model that is not supported, rows that do not fit, with their places, or a tokenizer that cannot be
             used.
     """
-    base = case.setting.base_model
-    model = base.start if isinstance(base, TunedModel) else base
-    if isinstance(model, NanoModel) or (isinstance(model, PackagedModel) and not model.is_fetched):
-        return ()
-    config = model_config(model.source, model.revision)
-    if config is None:
+    model = _start_of(case)
+    config = None if model is None else model_config(model.source, model.revision)
+    if model is None or config is None:
         return ()
     from trainables.bases.config_check import check_config  # it brings transformers, and most settings are nano
 
     check_files(model.source)
     check_config(config, model.source, case.template.adapter)
+    encoder = encoder_of(case)
+    return () if encoder is None else _check_rows(case, encoder)
+
+
+def _start_of(case: Case) -> PretrainedModel | PackagedModel | None:
+    """Return the model of others that a case starts from; None for a nano model, and one that is not fetched yet."""
+    base = case.setting.base_model
+    model = base.start if isinstance(base, TunedModel) else base
+    if isinstance(model, NanoModel) or (isinstance(model, PackagedModel) and not model.is_fetched):
+        return None
+    return model
+
+
+def encoder_of(case: Case) -> Encoder | None:
+    """Return what turns a case's rows into tokens; None for a nano model, and one whose files are not here.
+
+    Raise UserError for a tokenizer that cannot be used.
+    """
+    model = _start_of(case)
+    config = None if model is None else model_config(model.source, model.revision)
+    if model is None or config is None:
+        return None
     if not any(model_file(model.source, name, model.revision) for name in TOKENIZER_FILES):
-        return ()
-    return _check_rows(case, model, _vocabulary(config.read_text(encoding="utf-8")))
+        return None
+    check_files(model.source)
+    tokenizer = load_tokenizer(model.source, model.revision)
+    vocabulary = _vocabulary(config.read_text(encoding="utf-8"))
+    return Encoder(tokenizer, model.template_options, case.template.max_length, vocabulary)
 
 
-def _check_rows(case: Case, model: PretrainedModel | PackagedModel, vocabulary: int | None) -> tuple[str, ...]:
+def _check_rows(case: Case, encoder: Encoder) -> tuple[str, ...]:
     """Encode all rows and questions. Raise UserError with the places of those that do not fit."""
     setting = case.setting
-    tokenizer = load_tokenizer(model.source, model.revision)
-    encoder = Encoder(tokenizer, model.template_options, case.template.max_length, vocabulary)
     rows = [(f"{stream} row", examples) for stream, examples in setting.streams.items()]
     published = any("published" in arm.space.definitions for arm in case.arms)
     problems = []

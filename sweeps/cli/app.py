@@ -113,10 +113,11 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     from sweeps import find, plan
     from sweeps.case_check import check_case
     from sweeps.cli.tables import show_cautions, show_plan
-    from sweeps.driver.progress import clock
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.ledger import read
     from sweeps.names import folder_of
+    from sweeps.planning.fit import free_memory
+    from sweeps.results.running import clock
     from trainables.folder import SweepFolder
 
     sweep = find.find(name, output)
@@ -127,7 +128,7 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None
-    estimate = plan.estimate(sweep, packs_at_a_time(sweep, [here]), known)
+    estimate = plan.estimate(sweep, packs_at_a_time(sweep, [here]), known, free_memory())
     show_plan(console, sweep, estimate)
     if known:
         ended = f"{estimate.ended} of these trials have ended in {folder}"
@@ -209,7 +210,7 @@ def status_command(
     output: Output = OUTPUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell how far a sweep is, also while it runs: trials by method and how they ended."""
+    """Tell how far a sweep is: trials by method and how they ended, and what each worker does while it runs."""
     from sweeps.cli.tables import show_status
     from sweeps.results.disk import usage
     from sweeps.results.status import status

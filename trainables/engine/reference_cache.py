@@ -12,7 +12,7 @@ layers, D hidden width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -66,10 +66,18 @@ class ReferenceCache:
         folder: where the files lie.
         max_bytes: of one file; rows that would take more are not cached.
         workers: the processes that read together. Each must read the same outputs, in the same order.
+        progress: called with (rows done, all rows) while outputs are computed.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: float = MAX_BYTES, workers: ProcessGroup = SINGLE_PROCESS) -> None:
-        self._folder, self._max_bytes, self._workers = folder, max_bytes, workers
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: float = MAX_BYTES,
+        workers: ProcessGroup = SINGLE_PROCESS,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self._folder, self._max_bytes, self._workers, self._progress = folder, max_bytes, workers, progress
         self._outputs: dict[str, CachedOutputs] = {}
 
     def on(
@@ -101,7 +109,7 @@ class ReferenceCache:
         """Read a file, or write it. All workers read it, or all compute: a sharded model runs on all or on none."""
         tensors = _read(path)
         if not all(self._workers.gather(tensors is not None)) or tensors is None:
-            tensors = compute_outputs(base, row_positions, with_layers)
+            tensors = compute_outputs(base, row_positions, with_layers, self._progress)
             if self._workers.first:
                 with replacing_file(path) as temporary:
                     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
@@ -137,12 +145,18 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def compute_outputs(base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool) -> dict[str, Tensor]:
+def compute_outputs(
+    base: LoadedBase,
+    row_positions: Sequence[RowPositions],
+    with_layers: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Tensor]:
     """Forward the rows through the base model, similar lengths together."""
     order = sorted(range(len(row_positions)), key=lambda index: (len(row_positions[index].row.ids), index))
     hidden: dict[int, Tensor] = {}
     layers: dict[int, Tensor] = {}
     for start in range(0, len(order), ROWS_PER_BATCH):
+        progress(start, len(order))
         indices = order[start : start + ROWS_PER_BATCH]
         batch = collate(
             [row_positions[index] for index in indices], int(base.tokenizer.pad_token_id), base.model.device

@@ -29,6 +29,7 @@ from trainables.method import Forward
 ROWS_PER_BATCH, TOKENS_PER_BATCH = 256, 1 << 14  # of all members, padding included; a single row may be longer
 Measure = Callable[[Sequence[EncodedRow]], Sequence[Tensor]]
 """Return the negative log-likelihoods of each row's response tokens, member after member."""
+Progress = Callable[[float], None]
 
 
 @torch.no_grad()
@@ -40,12 +41,14 @@ def token_losses(
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
     workers: ProcessGroup = SINGLE_PROCESS,
+    progress: Progress = lambda share: None,
 ) -> list[list[float]]:
     """Return the mean cross-entropy in nats per response token, `[member][row]`.
 
     Args:
         adapters, members: the members that read; without adapters the base model reads.
         workers: the processes that read together, each a part of the rows; each returns all values.
+        progress: called with the share of the rows that are read.
     """
 
     def measure(batch_rows: Sequence[EncodedRow]) -> Sequence[Tensor]:
@@ -57,7 +60,7 @@ def token_losses(
 
     num_members = len(members) if adapters else 1
     order = sorted(set(rows), key=lambda row: (len(row.ids), row.ids))
-    return _values(rows, order, measure, torch.mean, num_members, workers)
+    return _values(rows, order, measure, torch.mean, num_members, workers, progress)
 
 
 @torch.no_grad()
@@ -69,6 +72,7 @@ def log_likelihoods(
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
     workers: ProcessGroup = SINGLE_PROCESS,
+    progress: Progress = lambda share: None,
 ) -> list[list[float]]:
     """Return the log-likelihood in nats of each row's response given its prompt, `[member][row]`.
 
@@ -76,14 +80,14 @@ def log_likelihoods(
     responses of more than one token are read beyond it.
 
     Args:
-        adapters, members, workers: see `token_losses`.
+        adapters, members, workers, progress: see `token_losses`.
     """
     num_members = len(members) if adapters else 1
     order = sorted(set(rows), key=lambda row: (row.prompt_length, row.ids[: row.prompt_length], len(row.ids), row.ids))
     # Layers of a sharded model run on all workers or on none, so that this must not depend on a worker's rows.
     beyond = any(len(row.ids) > row.prompt_length + 1 for row in rows)
     measure = partial(_reply_nll, model, CachedReader(model, pad_id, adapters, members), num_members, beyond)
-    values = _values(rows, order, measure, torch.sum, num_members, workers)
+    values = _values(rows, order, measure, torch.sum, num_members, workers, progress)
     return [[-nats for nats in of_member] for of_member in values]
 
 
@@ -129,6 +133,7 @@ def _values(
     reduce: Callable[[Tensor], Tensor],
     num_members: int,
     workers: ProcessGroup,
+    progress: Progress,
 ) -> list[list[float]]:
     """Return a value of each row, `[member][row]`.
 
@@ -141,6 +146,7 @@ def _values(
         shared, of_worker = workers.shard([order[place] for place in batch])
         numbers = torch.stack([reduce(nll) for nll in measure(of_worker)]).tolist()
         values.update((batch[index], numbers[at :: len(of_worker)]) for at, index in enumerate(shared))
+        progress(batch.stop / len(order))
     gathered = {place: of_row for part in workers.gather(values) for place, of_row in part.items()}
     places = {row: place for place, row in enumerate(order)}
     return [[gathered[places[row]][member] for row in rows] for member in range(num_members)]
