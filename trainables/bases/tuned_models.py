@@ -14,15 +14,17 @@ import torch
 from filelock import FileLock
 from peft import PeftModel
 
-from settings.base_models import TunedModel
+from settings.base_models import PackagedModel, PretrainedModel, TunedModel
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.common.files import cache_root, remove_partial, replacing
 from settings.reference import SettingRef
 from settings.setting import Setting
 from trainables import methods
-from trainables.bases.loading import load_pretrained
+from trainables.bases.loading import load_directory, load_pretrained
+from trainables.bases.packaged_models import ensure_fetched
 from trainables.bases.pretraining import Progress
+from trainables.engine.base import LoadedBase
 from trainables.pack import Pack
 from trainables.trial import trial_for
 
@@ -51,11 +53,18 @@ def ensure_tuned(
     return directory
 
 
+def load_start(spec: PretrainedModel | PackagedModel, dtype: torch.dtype, device: torch.device | str) -> LoadedBase:
+    """Load a model of others. Raise UserError as `load_base` does."""
+    if isinstance(spec, PackagedModel):
+        return load_directory(ensure_fetched(spec), spec.content_id, dtype, device)
+    return load_pretrained(spec, dtype, device)
+
+
 def tune(
     spec: TunedModel, dtype: torch.dtype, device: torch.device | str, directory: Path, progress: Progress | None
 ) -> None:
     """Write a tuned model and its tokenizer to a directory. Raise UserError when the training diverges."""
-    base = load_pretrained(spec.start, dtype, device)
+    base = load_start(spec.start, dtype, device)
     setting = Setting(
         name="tuned",
         scale="full",

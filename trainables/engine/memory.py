@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from settings.base_models import BaseModel, NanoModel, TunedModel
+from settings.base_models import BaseModel, NanoModel, PackagedModel, TunedModel
 from settings.model_files import model_config
 from settings.setting import Stream
 from trainables.trial import TrialConfig
@@ -42,11 +42,13 @@ class ModelShape:
 
     @staticmethod
     def of(model: BaseModel) -> ModelShape | None:
-        """Read the sizes from a nano specification or a config.json (in a directory or the Hub cache); None without."""
+        """Read the sizes from a specification, or a config.json in a directory or the Hub cache; None without."""
         if isinstance(model, NanoModel):
             width, inner, heads = model.hidden_size, model.intermediate_size, model.hidden_size
             return _shape(width, inner, heads, heads, model.num_layers, len(model.world.vocabulary) + 5)
         start = model.start if isinstance(model, TunedModel) else model
+        if isinstance(start, PackagedModel):
+            return ModelShape.of_config(start.config)
         path = model_config(start.source, start.revision)
         return ModelShape.of_config(json.loads(path.read_text(encoding="utf-8"))) if path else None
 

