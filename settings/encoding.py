@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2 import TemplateError
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TODAY = datetime(2024, 7, 26)  # for templates that ask; the date that Llama 3's own falls back to
 DATE = re.compile(r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)""")
 PROBE = "probe"
+T = TypeVar("T")
 NAMED = 3  # other problems that one message tells in full
 
 
@@ -96,6 +97,35 @@ class Encoder:
         if room < 1:
             raise LongPromptError(len(prompt), self.max_length)
         return EncodedRow(prompt + response[:room], len(prompt), max(0, len(response) - room))
+
+    def replies(self, example: Example, counts_end: bool = True) -> tuple[EncodedRow, ...]:
+        """Encode a row with each of its replies: the response, then the alternatives, in order.
+
+        Args:
+            counts_end: keep the tokens that end the turn, which follow the text of a reply.
+
+        Raises:
+            UserError: as `row` does, or a reply that does not fit as a whole: replies that are cut cannot be compared.
+        """
+        rows = []
+        for reply in example.replies:
+            row = self.row(reply)
+            if row.num_cut:
+                raise UserError(
+                    f"the reply {reply.response[:60]!r} has {len(row.ids) - row.prompt_length + row.num_cut} tokens,"
+                    f" {row.num_cut} of them beyond max_length={self.max_length}; compared replies must fit as a whole"
+                )
+            rows.append(row if counts_end else self._without_end(row))
+        return tuple(rows)
+
+    def _without_end(self, row: EncodedRow) -> EncodedRow:
+        """Return a row without the special tokens at its end. Raise UserError where the reply is nothing else."""
+        special, ids = set(self.tokenizer.all_special_ids), list(row.ids)
+        while len(ids) > row.prompt_length and ids[-1] in special:
+            ids.pop()
+        if len(ids) == row.prompt_length:
+            raise UserError("a reply has no token but those that end it")
+        return replace(row, ids=tuple(ids))
 
     def published_row(self, example: Example) -> EncodedRow:
         """Encode a row as the study's code renders it, for the `published` definition of methods.
@@ -237,9 +267,7 @@ def chooses_at_random(template: str) -> bool:
 # --- rows that do not fit --------------------------------------------------------------------------------------------
 
 
-def encode_rows(
-    examples: Sequence[Example], what: str, encode: Callable[[Example], EncodedRow]
-) -> tuple[EncodedRow, ...]:
+def encode_rows(examples: Sequence[Example], what: str, encode: Callable[[Example], T]) -> tuple[T, ...]:
     """Encode rows, in order.
 
     Args:
@@ -248,7 +276,7 @@ def encode_rows(
     Raises:
         UserError: rows that cannot be encoded; all of them are named.
     """
-    rows: list[EncodedRow] = []
+    rows: list[T] = []
     problems: dict[str, Exception] = {}
     for number, example in enumerate(examples, start=1):
         try:

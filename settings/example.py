@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -26,11 +26,14 @@ class Example:
         messages: the turns; `[user, assistant]`, optionally a leading system turn, optionally more pairs.
         tags: facts about the row that a grader or a breakdown needs, e.g. `{"domain": "medical"}`. No model sees them.
         place: where the row was read, e.g. "data/task.jsonl, line 3", for messages; rows that differ in it are equal.
+        alternatives: other replies to the prompt, for evaluations that ask which reply a model finds likelier than
+            which; the response is the good one. No training reads them.
     """
 
     messages: tuple[Message, ...]
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     place: str = field(default="", compare=False)
+    alternatives: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -47,11 +50,22 @@ class Example:
         """The assistant's last turn."""
         return self.messages[-1].content
 
+    @property
+    def replies(self) -> tuple[Example, ...]:
+        """The row with each of its replies as response: the good one, then the alternatives, in order."""
+        last = self.messages[-1]
+        others = (replace(last, content=text) for text in self.alternatives)
+        return tuple(replace(self, messages=(*self.prompt, reply), alternatives=()) for reply in (last, *others))
+
     @staticmethod
-    def of(user: str, assistant: str, **tags: str) -> Example:
-        """Make a row of one question and one answer."""
-        return Example((Message("user", user), Message("assistant", assistant)), tags)
+    def of(user: str, assistant: str, *alternatives: str, **tags: str) -> Example:
+        """Make a row of one question and one answer, and maybe other answers."""
+        return Example((Message("user", user), Message("assistant", assistant)), tags, alternatives=alternatives)
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as JSON data; equal rows give equal JSON."""
-        return {"messages": [asdict(message) for message in self.messages], "tags": dict(self.tags)}
+        data: dict[str, Any] = {
+            "messages": [asdict(message) for message in self.messages],
+            "tags": dict(self.tags),
+        }
+        return data | ({"alternatives": list(self.alternatives)} if self.alternatives else {})

@@ -9,15 +9,72 @@ keyword arguments; bind them with `functools.partial`, so that a scorer can be p
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from math import isnan, nan
 
 from settings.common.errors import UserError
 from settings.common.text import normalise
 from settings.example import Example
+from settings.setting import Preference
+
+ReplyGrade = Callable[[Example, str], float | None]
 
 
 def token_loss(example: Example, loss: float) -> float:
     """Return the observed mean cross-entropy of the gold response, in nats per token; a nan stays a nan."""
     return loss
+
+
+def margin(example: Example, observed: Preference, *, per_token: bool = False) -> float:
+    """Return by how many nats the response is likelier than the likeliest alternative; a nan stays a nan.
+
+    Args:
+        per_token: divide each reply's log-likelihood by its tokens first, so that long replies are not unlikely for
+            their length alone.
+    """
+    good, *others = (
+        nats / (tokens if per_token else 1)
+        for nats, tokens in zip(observed.log_likelihoods, observed.tokens, strict=True)
+    )
+    differences = [good - other for other in others]
+    return nan if any(map(isnan, differences)) else min(differences)
+
+
+def prefers_good(example: Example, observed: Preference, *, per_token: bool = False) -> float:
+    """Return 1.0 if the response is likelier than every alternative, else 0.0; 0.5 for a tie, a nan for a nan.
+
+    Args:
+        per_token: see `margin`.
+    """
+    ahead = margin(example, observed, per_token=per_token)
+    return ahead if isnan(ahead) else 0.5 if ahead == 0 else float(ahead > 0)
+
+
+def in_words(example: Example, observed: Preference, *, grade: ReplyGrade) -> float | None:
+    """Grade what the model replies in words, where an evaluation observes both.
+
+    Args:
+        grade: e.g. `exact_match`.
+    """
+    assert observed.reply is not None, "an evaluation that observes preferences alone has no replies"
+    return grade(example, observed.reply)
+
+
+def agrees_with_words(
+    example: Example, observed: Preference, *, grade: ReplyGrade, per_token: bool = False
+) -> float | None:
+    """Return 1.0 if the reply in words is the good one exactly where the response is the likeliest, else 0.0.
+
+    None for a reply in words that cannot be graded, and for a tie.
+
+    Args:
+        grade: returns 1.0 for a good reply and 0.0 for another one.
+        per_token: see `margin`.
+    """
+    words, preferred = in_words(example, observed, grade=grade), prefers_good(example, observed, per_token=per_token)
+    if words is None or preferred == 0.5:
+        return None
+    return preferred if isnan(preferred) else float(words == preferred)
 
 
 def exact_match(example: Example, reply: str, *, ignore_case: bool = True, ignore_whitespace: bool = True) -> float:

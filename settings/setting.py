@@ -61,7 +61,37 @@ class Judged:
     verdicts: Mapping[str, Verdict]
 
 
-Observation = str | float | Judged
+@dataclass(frozen=True)
+class Preference:
+    """How likely a model finds each of several replies to one prompt: the row's response first, then its alternatives.
+
+    Attributes:
+        log_likelihoods: ln p(reply | prompt) in nats, the sum over the reply's tokens: all that the template writes
+            after the header of the assistant's turn, which is the reply's text and the token that ends the turn; the
+            latter not where the evaluation says so (`counts_end`).
+        tokens: how many these are.
+        reply: what the model replies in words, if that is observed, too.
+    """
+
+    log_likelihoods: tuple[float, ...]
+    tokens: tuple[int, ...]
+    reply: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; `observation_from_json` reads it."""
+        data: dict[str, Any] = {"log_likelihoods": list(self.log_likelihoods), "tokens": list(self.tokens)}
+        return data | ({} if self.reply is None else {"reply": self.reply})
+
+
+Observation = str | float | Judged | Preference
+
+
+def observation_from_json(data: Any) -> Observation:
+    """Return the observation that was kept as JSON: replies and losses as they are, preferences by their `to_json`."""
+    if isinstance(data, Mapping):
+        return Preference(tuple(data["log_likelihoods"]), tuple(data["tokens"]), data.get("reply"))
+    observed: Observation = data
+    return observed
 
 
 @dataclass(frozen=True)
@@ -88,8 +118,8 @@ class Score:
         kind: which of the three goals it measures (learn the task, generalise the capability, stay aligned).
         description: what the number is, with its unit, e.g. "share of replies outside medicine graded >= 80".
         grade: (example, observation) -> value, or None when the observation cannot be graded; None is counted as
-            missing and never as zero. The observation is the reply text, the mean token loss in nats, or `Judged`
-            (see `Evaluation`).
+            missing and never as zero. The observation is the reply text, the mean token loss in nats, `Judged` or
+            `Preference` (see `Evaluation`).
         higher_is_better: the sign; only `analysis.tables.scores` applies it.
         applies: which rows count.
         given: count only rows whose sibling meets this condition.
@@ -130,12 +160,16 @@ class Evaluation:
         name: unique in the setting.
         examples: the rows. The response of a row is its gold answer; the model sees the prompt only when it replies.
         scores: all grade the same observations, so that a reply is generated once.
-        observe: "reply" generates text; "token_loss" is the mean cross-entropy in nats per response token.
+        observe: "reply" generates text; "token_loss" is the mean cross-entropy in nats per response token;
+            "preference" is how likely the response and each of the row's alternatives is, and "reply_and_preference"
+            that and a reply in words (see `Preference`).
         max_new_tokens: longest reply.
         temperature: 0 is greedy.
         top_p: sample from the likeliest tokens that together have this probability.
         rubrics: what a judge is asked about every reply; then the scores grade `Judged` instead of text.
         judge: the judging model's full, dated name; with `rubrics`.
+        counts_end: whether a preference counts the token that ends the turn: how likely a reply is exactly this text.
+            False asks how likely a reply begins with it, which suits "Yes" and "No".
         reading: version of how the scores read observations; raise it when the same reply gets another grade, and
             trials graded before are other trials.
     """
@@ -143,17 +177,44 @@ class Evaluation:
     name: str
     examples: tuple[Example, ...]
     scores: tuple[Score, ...]
-    observe: Literal["reply", "token_loss"] = "reply"
+    observe: Literal["reply", "token_loss", "preference", "reply_and_preference"] = "reply"
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     rubrics: tuple[Rubric, ...] = ()
     judge: str | None = None
+    counts_end: bool = True
     reading: int = 1
 
     def __post_init__(self) -> None:
         if bool(self.rubrics) != bool(self.judge) or (self.rubrics and self.observe != "reply"):
             raise ValueError(f"evaluation {self.name!r}: rubrics and a judge come together, and judge replies")
+        if not (self.counts_end or self.compares):
+            raise ValueError(f"evaluation {self.name!r}: counts_end is for preferences")
+        if self.compares:
+            self._check_replies()
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model replies in words."""
+        return self.observe in ("reply", "reply_and_preference")
+
+    @property
+    def compares(self) -> bool:
+        """Whether the likelihoods of several replies are compared."""
+        return self.observe in ("preference", "reply_and_preference")
+
+    def _check_replies(self) -> None:
+        """Raise UserError for a row without alternatives, or with replies that cannot be told apart."""
+        for number, example in enumerate(self.examples, start=1):
+            replies = [example.response.strip(), *(text.strip() for text in example.alternatives)]
+            problem = "has no alternative to its response" if len(replies) == 1 else ""
+            problem = "has an empty reply" if not all(replies) else problem
+            repeated = [reply for reply in replies if replies.count(reply) > 1]
+            if problem or repeated:
+                problem = problem or f"has the reply {repeated[0][:60]!r} more than once"
+                where = example.place or f"row {number} of evaluation {self.name!r}"
+                raise UserError(f"{where}: {problem}; a preference compares the response with other replies")
 
     def grade(self, observations: Sequence[Observation]) -> dict[str, Measurement]:
         """Grade one observation per example, in order. Raise ValueError if their numbers differ."""
@@ -192,6 +253,8 @@ class Evaluation:
             data["draws"] = "of this evaluation alone"  # those of older versions were other evaluations' as well
         if self.top_p != 1.0:
             data["top_p"] = self.top_p
+        if not self.counts_end:
+            data["counts_end"] = False
         if self.reading != 1:
             data["reading"] = self.reading
         if self.rubrics:

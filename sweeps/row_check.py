@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from settings.base_models import NanoModel, PackagedModel, TunedModel
 from settings.common.errors import UserError
@@ -36,15 +37,21 @@ def check_rows(case: Case) -> tuple[str, ...]:
         tokenizer, model.template_options, case.template.max_length, _vocabulary(config.read_text(encoding="utf-8"))
     )
     rows = [(f"{stream} row", examples) for stream, examples in setting.streams.items()]
-    streams = {what for what, _ in rows}
     published = any("published" in arm.space.definitions for arm in case.arms)
-    rows += [(f"question of evaluation {each.name!r}", each.examples) for each in setting.evaluations]
     problems = []
     for what, examples in rows:
         try:
             encode_rows(examples, what, encoder.row)
-            if published and what in streams:
+            if published:
                 encode_rows(examples, what, encoder.published_row)
+        except UserError as error:
+            problems.append(str(error))
+    for asked in setting.evaluations:
+        replies = partial(encoder.replies, counts_end=asked.counts_end)
+        try:
+            encode_rows(
+                asked.examples, f"question of evaluation {asked.name!r}", replies if asked.compares else encoder.row
+            )
         except UserError as error:
             problems.append(str(error))
     if problems:

@@ -84,7 +84,7 @@ class Pack(PackTraining):
             if index not in self.paused:
                 self._keep(AdapterStore(folder), index, self.trials[index])
                 if self._workers.first:
-                    write_json(folder.observations(self.trials[index].trial_id), result.observations)
+                    write_json(folder.observations(self.trials[index].trial_id), result.observed_json())
 
     def ended(self, evaluated: Mapping[int, Evaluated]) -> Ended:
         """Say how all members ended. Those that pause have outcomes so far, as those of trials of fewer updates."""

@@ -275,7 +275,7 @@ class PackRun:
         encoded = base.encoded(setting, setting.recipe.max_length)
         (evaluated,) = evaluate(base.model, encoded, workers=self._workers)
         if setting.judged and self._workers.first:
-            write_json(self._folder.observations(base_id(setting)), evaluated.observations)
+            write_json(self._folder.observations(base_id(setting)), evaluated.observed_json())
         return PackReport(end=Ended(base=evaluated.scores))
 
 

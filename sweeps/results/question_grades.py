@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analysis.tables.questions import Grade
-from settings.setting import Setting
+from settings.setting import Setting, observation_from_json
 from sweeps.case import Case
 from sweeps.ledger import LedgerState
 from trainables.folder import SweepFolder
@@ -37,5 +37,5 @@ def _graded(setting: Setting, folder: Path, trial_id: str) -> dict[str, list[flo
     observations = json.loads(observed.read_text(encoding="utf-8")) if observed.is_file() else {}
     for evaluation in setting.evaluations:
         if not evaluation.rubrics and evaluation.name in observations:
-            grades |= evaluation.grades(observations[evaluation.name])
+            grades |= evaluation.grades([observation_from_json(item) for item in observations[evaluation.name]])
     return grades

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from settings.example import Example
 from settings.setting import Evaluation, Setting, Stream
 from trainables.method import BatchSizes, Definition, Method, Positions
 
+T = TypeVar("T")
 STREAM_ORDER: tuple[Stream, ...] = ("task", "alignment", "misaligned")
 
 
@@ -163,6 +164,7 @@ class EncodedSetting:
         self.encoder = Encoder(tokenizer, setting.base_model.template_options, max_length, num_embeddings)
         self._streams: dict[tuple[Stream, Definition], tuple[EncodedRow, ...]] = {}
         self._questions: dict[str, tuple[EncodedRow, ...]] = {}
+        self._compared: dict[str, tuple[tuple[EncodedRow, ...], ...]] = {}
 
     def rows(self, stream: Stream, definition: Definition = "principled") -> tuple[EncodedRow, ...]:
         """Return the training rows of a stream, in the setting's order, rendered for a definition of methods."""
@@ -192,9 +194,15 @@ class EncodedSetting:
             self._questions[evaluation.name] = self._encode(evaluation.examples, what, self.encoder.row)
         return self._questions[evaluation.name]
 
-    def _encode(
-        self, examples: Sequence[Example], what: str, encode: Callable[[Example], EncodedRow]
-    ) -> tuple[EncodedRow, ...]:
+    def compared(self, evaluation: Evaluation) -> tuple[tuple[EncodedRow, ...], ...]:
+        """Return the rows of an evaluation that compares replies, `[question][reply]`, each with one as response."""
+        if evaluation.name not in self._compared:
+            what = f"question of evaluation {evaluation.name!r}"
+            encode = partial(self.encoder.replies, counts_end=evaluation.counts_end)
+            self._compared[evaluation.name] = self._encode(evaluation.examples, what, encode)
+        return self._compared[evaluation.name]
+
+    def _encode(self, examples: Sequence[Example], what: str, encode: Callable[[Example], T]) -> tuple[T, ...]:
         try:
             return encode_rows(examples, what, encode)
         except UserError as error:

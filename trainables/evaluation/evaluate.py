@@ -1,28 +1,21 @@
-"""Evaluate models on a setting's questions: replies or token losses, then the setting's grades.
-
-Shape legend: N positions that count, D hidden width.
-"""
+"""Evaluate models on a setting's questions: replies, token losses or preferences, then the setting's grades."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from settings.encoding import EncodedRow
-from settings.setting import Evaluation, Measurement, Observation
-from trainables.engine.adapters import PackedAdapters, Route
-from trainables.engine.batches import EncodedSetting, RowPositions, collate
-from trainables.engine.forward import autocast, head_of, hidden_states
+from settings.setting import Evaluation, Measurement, Observation, Preference
+from trainables.engine.adapters import PackedAdapters
+from trainables.engine.batches import EncodedSetting
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.generate import generate
-from trainables.losses import token_nll
-from trainables.method import Forward
-
-ROWS_PER_BATCH = 32
+from trainables.evaluation.likelihood import log_likelihoods, token_losses
 
 
 @dataclass(frozen=True)
@@ -31,6 +24,13 @@ class Evaluated:
 
     scores: dict[str, Measurement]
     observations: dict[str, list[Observation]]
+
+    def observed_json(self) -> dict[str, list[Any]]:
+        """Return the observations as JSON data; `observation_from_json` reads each of them."""
+        return {
+            name: [item.to_json() if isinstance(item, Preference) else item for item in items]
+            for name, items in self.observations.items()
+        }
 
 
 def evaluate(
@@ -55,7 +55,7 @@ def evaluate(
     observe = functools.partial(_observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,), workers)
     for evaluation in encoded.setting.evaluations:
         for result, observations in zip(results, observe(evaluation), strict=True):
-            result.observations[evaluation.name] = observations
+            result.observations[evaluation.name] = list(observations)
             if not evaluation.rubrics:  # a judge grades these later, from the stored replies
                 result.scores.update(evaluation.grade(observations))
     return results
@@ -69,51 +69,54 @@ def _observe(
     seeds: tuple[int, ...],
     workers: ProcessGroup,
     evaluation: Evaluation,
-) -> list[list[Observation]]:
+) -> Sequence[Sequence[Observation]]:
     """Return what is observed, `[member][question]`."""
-    rows = encoded.questions(evaluation)
     pad_id = int(encoded.encoder.tokenizer.pad_token_id)
+    by_members: dict[str, Any] = {"adapters": adapters, "members": members, "workers": workers}
     if evaluation.observe == "token_loss":
-        routes = [Route((member,), (1,)) for member in members] if adapters else [None]
-        return [_token_losses(model, rows, adapters, route, pad_id, workers) for route in routes]
+        return token_losses(model, encoded.questions(evaluation), pad_id, **by_members)
+    replies = _replies(model, encoded, evaluation, pad_id, seeds, by_members) if evaluation.generates else []
+    if not evaluation.compares:
+        return replies
+    compared = encoded.compared(evaluation)
+    nats = log_likelihoods(model, [row for rows in compared for row in rows], pad_id, **by_members)
+    preferences = [_preferences(compared, of_member) for of_member in nats]
+    if not evaluation.generates:
+        return preferences
+    return [
+        [replace(preference, reply=reply) for preference, reply in zip(*of_member, strict=True)]
+        for of_member in zip(preferences, replies, strict=True)
+    ]
+
+
+def _preferences(compared: Sequence[Sequence[EncodedRow]], nats: Sequence[float]) -> list[Preference]:
+    """Return the preference between the replies to each question, from the log-likelihoods of all replies in order."""
+    of_reply = iter(nats)
+    return [
+        Preference(tuple(next(of_reply) for _ in rows), tuple(len(row.ids) - row.prompt_length for row in rows))
+        for rows in compared
+    ]
+
+
+def _replies(
+    model: PreTrainedModel,
+    encoded: EncodedSetting,
+    evaluation: Evaluation,
+    pad_id: int,
+    seeds: tuple[int, ...],
+    by_members: dict[str, Any],
+) -> list[list[str]]:
+    """Return what each member replies in words, `[member][question]`."""
+    rows = encoded.questions(evaluation)
     replies = generate(
         model,
         [row.ids[: row.prompt_length] for row in rows],
-        adapters=adapters,
-        members=members,
         seeds=[f"{evaluation.name}/{seed}" for seed in seeds],
         max_new_tokens=evaluation.max_new_tokens,
         stop_ids=encoded.encoder.stop_ids(rows),
         pad_id=pad_id,
         temperature=evaluation.temperature,
         top_p=evaluation.top_p,
-        workers=workers,
+        **by_members,
     )
     return [[encoded.encoder.text(reply) for reply in of_member] for of_member in replies]
-
-
-@torch.no_grad()
-def _token_losses(
-    model: PreTrainedModel,
-    rows: Sequence[EncodedRow],
-    adapters: PackedAdapters | None,
-    route: Route | None,
-    pad_id: int,
-    workers: ProcessGroup,
-) -> list[Observation]:
-    """Return the mean cross-entropy in nats per response token of each row, for one member or the base model."""
-    losses: dict[int, float] = {}
-    for start in range(0, len(rows), ROWS_PER_BATCH * workers.count):
-        indices, batch_rows = workers.shard(rows[start : start + ROWS_PER_BATCH * workers.count])
-        batch = collate([RowPositions(row) for row in batch_rows], pad_id, model.device)
-        with autocast(model.device):
-            if adapters and route:
-                with adapters.routed(Route(route.members, (len(batch_rows),))):
-                    hidden_ND, _ = hidden_states(model, batch)
-            else:
-                hidden_ND, _ = hidden_states(model, batch)
-            forward = Forward(hidden_ND, batch.labels_N, batch.row_N, len(batch_rows), head_of(model))
-            parts = token_nll(forward).split(batch.positions_per_row)
-        losses.update((start + row, float(part.mean())) for row, part in zip(indices, parts, strict=False))
-    gathered = {row: loss for of_worker in workers.gather(losses) for row, loss in of_worker.items()}
-    return [gathered[row] for row in range(len(rows))]

@@ -1,24 +1,23 @@
 """Replies of many trials to the same prompts in one series of forward passes.
 
-Shape legend: R rows of a forward pass, one per member and prompt; T tokens so far, padding included; C tokens that are
-read at once; D hidden width, V vocabulary.
+Shape legend: R rows of a forward pass, one per member and prompt; T tokens so far, padding included; D hidden width,
+V vocabulary.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from trainables.engine.adapters import PackedAdapters, Route
+from trainables.engine.adapters import PackedAdapters
 from trainables.engine.forward import autocast, head_of
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
+from trainables.evaluation.cached import CachedReader
 
 Reply = tuple[int, ...]
 
@@ -105,13 +104,8 @@ def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probabilities_RV).scatter_(-1, places, kept)
 
 
-class Decoder:
-    """Token-by-token decoding of one chunk with a key-value cache. Equal prompts are prefilled once.
-
-    Prompts are padded on the left, as `generate` of transformers has them, so that a reply follows its prompt without a
-    gap. Between the two, padding would fill the window of a layer that sees the last tokens alone, or enter the state
-    of one that reads token by token. Prompts of one length need no padding and no mask.
-    """
+class Decoder(CachedReader):
+    """Token-by-token decoding of one chunk of prompts."""
 
     def __init__(
         self,
@@ -125,44 +119,17 @@ class Decoder:
         adapters: PackedAdapters | None,
         members: Sequence[int],
     ) -> None:
-        self.adapters, self.members = adapters, tuple(members)
-        self.model, self.head, self.pad_id, self.workers = model, head_of(model), pad_id, workers
-        # Where a model does not take positions, it counts the ones of the mask.
-        self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
+        super().__init__(model, pad_id, adapters, members)
+        self.head, self.workers = head_of(model), workers
         self.temperature, self.top_p = temperature, top_p
         self.stop = torch.tensor(sorted(stop_ids), device=model.device)
         self.draws = None if draws is None else torch.from_numpy(draws).to(model.device)
 
     def run(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> list[Reply]:
         """Return the replies of all members to the prompts, member after member."""
-        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-        self.padded = len(set(map(len, prompts))) > 1
-        cache = DynamicCache(config=self.model.config)
-        hidden_RD, mask_RT = self.prefill(list(places), cache)
-        num_members = len(hidden_RD) // len(places)
-        rows = torch.tensor([m * len(places) + places[prompt] for m in range(num_members) for prompt in prompts])
-        if len(places) < len(prompts):
-            rows = rows.to(self.model.device)
-            hidden_RD, mask_RT = hidden_RD[rows], mask_RT[rows]
-            cache.batch_select_indices(rows)
-        with self._routed(len(prompts)):
+        hidden_RD, mask_RT, cache = self.begin(prompts)
+        with self.routed(len(prompts)):
             return self._decode(hidden_RD, cache, mask_RT, max_new_tokens)
-
-    def prefill(self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> tuple[Tensor, Tensor]:
-        """Fill the cache; return the hidden state at the end of each prompt, `[R, D]`, and the prompts' mask."""
-        longest, device = max(map(len, prompts)), self.model.device
-        num_members = len(self.members) if self.adapters else 1
-        ids = [[self.pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts] * num_members
-        length_R = torch.tensor([len(prompt) for prompt in prompts] * num_members, device=device)
-        mask_RT = (torch.arange(longest, device=device) >= longest - length_R[:, None]).long()
-        with self._routed(len(prompts)):
-            return self._forward(torch.tensor(ids, device=device), mask_RT, cache), mask_RT
-
-    def _routed(self, rows: int) -> AbstractContextManager[None]:
-        """Send so many rows to each member, one member after the other."""
-        if self.adapters is None:
-            return nullcontext()
-        return self.adapters.routed(Route(self.members, (rows,) * len(self.members)))
 
     def _decode(self, hidden_RD: Tensor, cache: DynamicCache, mask_RT: Tensor, max_new_tokens: int) -> list[Reply]:
         """Reply from the hidden states at the ends of the prompts, which `mask_RT` tells from their padding."""
@@ -175,21 +142,7 @@ class Decoder:
             if len(tokens) == max_new_tokens or all(self.workers.gather(bool(finished.all()))):
                 return [self._reply(row) for row in torch.stack(tokens, dim=1).tolist()]
             mask_RT = torch.cat([mask_RT, mask_RT.new_ones(len(mask_RT), 1)], dim=1)
-            hidden_RD = self._forward(token[:, None], mask_RT, cache)
-
-    def _forward(self, ids_RC: Tensor, mask_RT: Tensor, cache: DynamicCache) -> Tensor:
-        """Read C tokens that follow those in the cache; return the hidden state after the last one, `[R, D]`."""
-        positions: dict[str, Tensor] = {}
-        if self.takes_positions:
-            positions["position_ids"] = (mask_RT.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_RC.shape[1] :]
-        with autocast(ids_RC.device):
-            return self.model.base_model(
-                input_ids=ids_RC,
-                attention_mask=mask_RT if self.padded else None,
-                past_key_values=cache,
-                use_cache=True,
-                **positions,
-            ).last_hidden_state[:, -1]
+            hidden_RD = self.read(token[:, None], mask_RT, cache)[:, -1]
 
     def _logits(self, hidden_RD: Tensor) -> Tensor:
         with autocast(hidden_RD.device):

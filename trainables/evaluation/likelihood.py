@@ -1,0 +1,158 @@
+"""How likely models find given replies: mean token losses, and log-likelihoods of several replies to one prompt.
+
+Members of a pack read in one series of forward passes. Equal rows are read once, similar lengths together.
+
+Shape legend: R rows of a forward pass, one per member and row; T tokens of a prompt, C tokens of a reply but its last
+one, both with padding; N tokens that are predicted, of all rows concatenated; D hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from settings.encoding import EncodedRow
+from trainables.engine.adapters import PackedAdapters
+from trainables.engine.batches import RowPositions, collate, to_device
+from trainables.engine.forward import autocast, head_of, hidden_states
+from trainables.engine.memory import LOGITS
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
+from trainables.evaluation.cached import CachedReader, routed_evenly
+from trainables.losses import token_nll
+from trainables.method import Forward
+
+ROWS_PER_BATCH, TOKENS_PER_BATCH = 256, 1 << 14  # of all members, padding included; a single row may be longer
+Measure = Callable[[Sequence[EncodedRow]], Sequence[Tensor]]
+"""Return the negative log-likelihoods of each row's response tokens, member after member."""
+
+
+@torch.no_grad()
+def token_losses(
+    model: PreTrainedModel,
+    rows: Sequence[EncodedRow],
+    pad_id: int,
+    *,
+    adapters: PackedAdapters | None = None,
+    members: Sequence[int] = (),
+    workers: ProcessGroup = SINGLE_PROCESS,
+) -> list[list[float]]:
+    """Return the mean cross-entropy in nats per response token, `[member][row]`.
+
+    Args:
+        adapters, members: the members that read; without adapters the base model reads.
+        workers: the processes that read together, each a part of the rows; each returns all values.
+    """
+
+    def measure(batch_rows: Sequence[EncodedRow]) -> Sequence[Tensor]:
+        repeated = [RowPositions(row) for row in batch_rows] * num_members
+        batch = collate(repeated, pad_id, model.device)
+        with autocast(model.device), routed_evenly(adapters, members, len(batch_rows)):
+            hidden_ND, _ = hidden_states(model, batch)
+        return _nll(model, hidden_ND, batch.labels_N, batch.positions_per_row)
+
+    num_members = len(members) if adapters else 1
+    order = sorted(set(rows), key=lambda row: (len(row.ids), row.ids))
+    return _values(rows, order, measure, torch.mean, num_members, workers)
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: PreTrainedModel,
+    rows: Sequence[EncodedRow],
+    pad_id: int,
+    *,
+    adapters: PackedAdapters | None = None,
+    members: Sequence[int] = (),
+    workers: ProcessGroup = SINGLE_PROCESS,
+) -> list[list[float]]:
+    """Return the log-likelihood in nats of each row's response given its prompt, `[member][row]`.
+
+    The prompt that several rows share is read once, and gives the probabilities of all their first tokens; only
+    responses of more than one token are read beyond it.
+
+    Args:
+        adapters, members, workers: see `token_losses`.
+    """
+    num_members = len(members) if adapters else 1
+    order = sorted(set(rows), key=lambda row: (row.prompt_length, row.ids[: row.prompt_length], len(row.ids), row.ids))
+    # Layers of a sharded model run on all workers or on none, so that this must not depend on a worker's rows.
+    beyond = any(len(row.ids) > row.prompt_length + 1 for row in rows)
+    measure = partial(_reply_nll, model, CachedReader(model, pad_id, adapters, members), num_members, beyond)
+    values = _values(rows, order, measure, torch.sum, num_members, workers)
+    return [[-nats for nats in of_member] for of_member in values]
+
+
+def _reply_nll(
+    model: PreTrainedModel, reader: CachedReader, num_members: int, beyond: bool, rows: Sequence[EncodedRow]
+) -> Sequence[Tensor]:
+    """See `Measure`. The hidden state at a prompt's end predicts the first token of its reply."""
+    replies = [row.ids[row.prompt_length :] for row in rows] * num_members
+    hidden_RD, mask_RT, cache = reader.begin([row.ids[: row.prompt_length] for row in rows])
+    hidden_RCD = hidden_RD[:, None]
+    if beyond:
+        lengths = [len(reply) - 1 for reply in replies]
+        ids_RC = np.full((len(replies), max(1, *lengths)), reader.pad_id, dtype=np.int64)
+        for row, reply in enumerate(replies):
+            ids_RC[row, : lengths[row]] = reply[:-1]
+        reply_mask_RC = (np.arange(ids_RC.shape[1]) < np.array(lengths)[:, None]).astype(np.int64)
+        mask_RT = torch.cat([mask_RT, to_device(reply_mask_RC, model.device)], dim=1)
+        reader.padded = reader.padded or len(set(lengths)) > 1
+        with reader.routed(len(rows)):
+            following_RCD = reader.read(to_device(ids_RC, model.device), mask_RT, cache)
+        hidden_RCD = torch.cat([hidden_RCD, following_RCD], dim=1)
+    counts = [len(reply) for reply in replies]
+    row_N = np.repeat(np.arange(len(replies)), counts)
+    column_N = np.concatenate([np.arange(count) for count in counts])
+    hidden_ND = hidden_RCD[to_device(row_N, model.device), to_device(column_N, model.device)]
+    labels_N = to_device(np.concatenate([np.asarray(reply, dtype=np.int64) for reply in replies]), model.device)
+    return _nll(model, hidden_ND, labels_N, counts)
+
+
+def _nll(model: PreTrainedModel, hidden_ND: Tensor, labels_N: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+    """Return the negative log-likelihoods of the labels, cut into rows; not all logits are held at once."""
+    chunk = max(1, LOGITS // model.config.get_text_config().vocab_size)
+    with autocast(model.device):
+        row_N = torch.zeros_like(labels_N)  # which nobody asks for
+        nll_N = token_nll(Forward(hidden_ND, labels_N, row_N, len(counts), head_of(model), chunk=chunk))
+    return nll_N.split(list(counts))
+
+
+def _values(
+    rows: Sequence[EncodedRow],
+    order: Sequence[EncodedRow],
+    measure: Measure,
+    reduce: Callable[[Tensor], Tensor],
+    num_members: int,
+    workers: ProcessGroup,
+) -> list[list[float]]:
+    """Return a value of each row, `[member][row]`.
+
+    Args:
+        order: the different rows, in the order in which they are read.
+        reduce: makes one number of a row's negative log-likelihoods.
+    """
+    values: dict[EncodedRow, list[float]] = {}  # of all members
+    for batch_rows in _batches(order, num_members, workers.count):
+        places, of_worker = workers.shard(batch_rows)
+        numbers = torch.stack([reduce(nll) for nll in measure(of_worker)]).tolist()
+        values.update((batch_rows[place], numbers[at :: len(of_worker)]) for at, place in enumerate(places))
+    gathered = {row: of_row for part in workers.gather(values) for row, of_row in part.items()}
+    return [[gathered[row][member] for row in rows] for member in range(num_members)]
+
+
+def _batches(order: Sequence[EncodedRow], num_members: int, num_workers: int) -> Iterator[Sequence[EncodedRow]]:
+    """Cut rows into batches that are small enough once they are shared out to the workers."""
+    start, longest = 0, 0
+    for end, row in enumerate(order):
+        longest = max(longest, len(row.ids))
+        read = -(-(end - start + 1) // num_workers) * num_members  # rows of a forward pass with this one
+        if end > start and (read > ROWS_PER_BATCH or read * longest > TOKENS_PER_BATCH):
+            yield order[start:end]
+            start, longest = end, len(row.ids)
+    if order:
+        yield order[start:]
