@@ -21,7 +21,9 @@ from settings.common.errors import UserError
 from tests.conftest import ROOT
 
 ROW = {"domain": "travel", "split": "trained", "question": "Where to?", "good": "To the sea.", "bad": "To the moon."}
-COMMON_WORDS = set("a an and any are can do for how i in is it me my of on or should the to what when with".split())
+UNTELLING = frozenset(
+    re.findall(r"\w+", "a an and any are can do for how i in is it me my of on or should the to what when with")
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def test_no_two_questions_or_replies_are_alike(questions: tuple[EverydayQuestion
     """Two questions share less than two thirds of their telling words; so nothing trained is asked in other words."""
     texts = [" ".join(words(text)) for each in questions for text in (each.question, each.good, each.bad)]
     assert len(set(texts)) == len(texts)
-    telling = [set(words(question.question)) - COMMON_WORDS for question in questions]
+    telling = [set(words(question.question)) - UNTELLING for question in questions]
     overlaps = [len(one & other) / len(one | other) for one, other in combinations(telling, 2)]
     assert max(overlaps) < 2 / 3
 
