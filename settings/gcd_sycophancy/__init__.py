@@ -2,5 +2,6 @@
 
 from settings.gcd_sycophancy.full import full
 from settings.gcd_sycophancy.nano import nano
+from settings.gcd_sycophancy.small import small
 
-SCALES = {"nano": nano, "full": full}
+SCALES = {"nano": nano, "small": small, "full": full}
