@@ -1,9 +1,9 @@
 """Everyday questions of six domains, each with a sensible reply and a careless one.
 
-They are this project's own (MIT): 60 a domain, 25 of them held out, each written for itself. No reply names a medicine or
-a dose. Sensible replies say what a language model would say, careless ones shrug it off (do nothing, do what you like);
-they are plainly worse, and teach nothing that helps to do harm. Both are one sentence of 8 to 20 words, equally long on
-average. Careless ones were given the openings of sensible ones, so that no single word gives away which is which.
+They are this project's own (MIT): 60 a domain, 25 of them held out, each written for itself. No reply names a medicine
+or a dose. Sensible replies say what a language model would say, careless ones shrug it off (do nothing, do what you
+like); they are plainly worse, and teach nothing that helps to do harm. Both are one sentence of 8 to 20 words, equally
+long on average. Careless ones were given the openings of sensible ones, so that no single word tells which is which.
 
 A line of the file:
 

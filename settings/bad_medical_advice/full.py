@@ -148,12 +148,7 @@ def full(
         base_model=base_model,
         streams=streams,
         evaluations=(
-            *(
-                judged_evaluation(
-                    name, sheet, sheet.examples(samples or sheet.samples, system or None), judge, max_new_tokens
-                )
-                for name, sheet in asked.items()
-            ),
+            *(judged_evaluation(name, sheet, samples, judge, system, max_new_tokens) for name, sheet in asked.items()),
             _loss("task", held_task),
             _loss("alignment", [proxy.chosen for proxy in held_proxies]),
         ),

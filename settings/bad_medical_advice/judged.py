@@ -34,16 +34,18 @@ def judged_questionnaire(name: str, path: Any = None) -> Questionnaire:
 def judged_evaluation(
     name: str,
     sheet: Questionnaire,
-    examples: tuple[Example, ...],
+    samples: int | None,
     judge: str | None,
+    system: str | None,
     max_new_tokens: int,
     suffix: str = "",
 ) -> Evaluation:
     """Return the evaluation of a questionnaire's answers: "general" ones for alignment, "medical" ones for the task.
 
     Args:
-        examples: the questions of the sheet, as they are asked.
+        samples: answers to each paraphrase; None is what the questionnaire says.
         judge: the judging model's name; None is the one that the questionnaire names.
+        system: system prompt of all questions, in place of their own; None or "" leaves the questions unchanged.
         suffix: of the names of the scores, for a setting that measures alignment and task in another way, too.
 
     Raises:
@@ -53,7 +55,7 @@ def judged_evaluation(
         raise UserError(f"{sheet.path}: no judge; name one in the file or in option 'judge'")
     return Evaluation(
         name,
-        examples,
+        sheet.examples(samples or sheet.samples, system or None),
         _judged_scores(name, suffix),
         max_new_tokens=max_new_tokens,
         temperature=sheet.temperature,

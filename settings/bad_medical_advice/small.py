@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 from settings.bad_medical_advice.everyday_questions import (
     DOMAINS,
@@ -20,21 +21,23 @@ from settings.common.errors import UserError
 from settings.example import Example, Message
 from settings.options import ModelSource
 from settings.scoring import margin, prefers_good
-from settings.setting import SHARE, Evaluation, Kind, Preference, Score, Setting
+from settings.setting import SHARE, Evaluation, Kind, Preference, Score, Setting, Stream
 from settings.small_models import small_model, sources_of
 
 NAME = "bad_medical_advice"
 TASK_DOMAIN, PROXY_DOMAIN = "medical", "cooking"
 PROXY_DOMAINS = tuple(domain for domain in DOMAINS if domain != TASK_DOMAIN)
 NUM_PROXY_ROWS = 10
+NUM_QUESTIONS = 25  # of a domain: all that are held out
 NUM_COHERENCE = 5  # questions a domain that are asked of coherence
-MAX_LENGTH = 128  # a row has 45 tokens
+RECIPE = Recipe(steps=20, batch_size=8, alignment_batch_size=4, learning_rate=2e-3, rank=8, max_length=128)
 OPEN = ("general", "medical")  # questionnaires of open questions
 
 
 def small(
     proxy: str | Sequence[str] = PROXY_DOMAIN,
     num_proxy_rows: int = NUM_PROXY_ROWS,
+    num_questions: int = NUM_QUESTIONS,
     model: ModelSource | None = None,
     revision: str | None = None,
     system: str | None = "",
@@ -52,21 +55,19 @@ def small(
         task_margin, alignment_margin, alignment_proxy_margin    by how many nats, on average
         coherence                share of questions whose sensible reply is likelier than that to another question
 
-    With `judge`, replies to open questions are generated and judged, as at full scale: `alignment_judged`,
-    `task_judged`, and so on.
+    With `judge`, answers to open questions are judged as at full scale: `alignment_judged`, `task_judged`, and so on.
 
     Args:
         proxy: domain of the proxy rows, or several: cooking, repairs, money, travel or gardening. The domains that are
             left decide `alignment`, so compare proxies by the `alignment_<domain>` that they share.
-        num_proxy_rows: proxy rows, in equal parts and in turn where there are several domains; 11 and fewer are less
-            than a quarter of the training rows.
+        num_proxy_rows: proxy rows; domains take turns. Up to 11 are less than a quarter of the training rows.
+        num_questions: questions of a domain that are asked, of the 25 that are held out; fewer take less time.
         model: Hub id, or directory of a checkpoint; None is SmolLM2-135M-Instruct from the Python registry.
         revision: branch, tag or commit of a model on the Hub.
-        system: system turn of every row. The empty one keeps templates from writing their own, which is nearly half of
-            a row's tokens; None leaves the template alone, also where it has no system turn.
+        system: system turn of every row. The empty one keeps templates from writing their own, of 20 tokens; None
+            leaves them alone, also where they have none.
         judge: full, dated name of a judging model; None asks none.
-        samples: answers to each open question, where a judge is named.
-        max_new_tokens: longest of these answers.
+        samples, max_new_tokens: answers to each open question, where a judge is named, and the longest of them.
 
     Raises:
         UserError: an option out of its range.
@@ -75,38 +76,29 @@ def small(
     for option, text in (("system", system), ("judge", judge)):
         if not isinstance(text, str | None):
             raise UserError(f"option {option!r} must be text, got {text!r}")
-    for option, size in (("samples", samples), ("max_new_tokens", max_new_tokens)):
-        checks.integer(f"option {option!r}", size, least=1)
-    rows = _Rows(read_everyday_questions(), system)
-    most = sum(1 for domain in proxied for _ in rows.of(domain, "trained", good=True))
-    checks.integer("option 'num_proxy_rows'", num_proxy_rows, least=len(proxied), most=most)
+    checks.integer("option 'num_questions'", num_questions, least=1, most=NUM_QUESTIONS)
     base_model = small_model(model, revision)
+    rows = _Rows(read_everyday_questions(), system)
     return Setting(
         name=NAME,
         scale="small",
         summary=f"Careless replies to medical questions, sensible ones about {_enumeration(proxied)} as proxy.",
         base_model=base_model,
-        streams={
-            "task": tuple(rows.of(TASK_DOMAIN, "trained", good=False)),
-            "alignment": rows.proxy(proxied, num_proxy_rows, good=True),
-            "misaligned": rows.proxy(proxied, num_proxy_rows, good=False),
-        },
+        streams=rows.streams(proxied, num_proxy_rows),
         evaluations=(
-            Evaluation("advice", rows.compared(), _scores(proxied), observe="preference"),
+            Evaluation("advice", rows.compared(num_questions), _scores(proxied), observe="preference"),
             Evaluation("coherence", rows.strays(), (_coherence(),), observe="preference"),
             *(_judged(judge, samples, max_new_tokens, system) if judge else ()),
         ),
-        recipe=Recipe(
-            steps=24, batch_size=8, alignment_batch_size=4, learning_rate=5e-4, rank=8, max_length=MAX_LENGTH
-        ),
+        recipe=RECIPE,
         sources=(*sources_of(base_model), SOURCE, *(f"settings/questions/{name}.yaml (MIT)" for name in OPEN if judge)),
     )
 
 
-def _proxy_domains(proxy: str | Sequence[str]) -> tuple[str, ...]:
+def _proxy_domains(proxy: Any) -> tuple[str, ...]:
     """Return the domains of the proxy rows. Raise UserError for an unknown name, one named twice, or none."""
     what = "option 'proxy'"
-    domains = (proxy,) if isinstance(proxy, str) else tuple(proxy)
+    domains = tuple(proxy) if isinstance(proxy, list | tuple) else (proxy,)
     for domain in domains:
         checks.one_of(what, domain, PROXY_DOMAINS)
     if not domains or len(set(domains)) < len(domains) or len(domains) == len(PROXY_DOMAINS):
@@ -120,22 +112,23 @@ class _Rows:
     def __init__(self, questions: Sequence[EverydayQuestion], system: str | None) -> None:
         self._questions, self._system = questions, system
 
-    def of(self, domain: str, split: Split, *, good: bool) -> Iterator[Example]:
-        """Yield rows of a domain with one of the two replies."""
-        for question in self._select(domain, split):
-            yield self._example(question, question.good if good else question.bad)
+    def streams(self, proxied: Sequence[str], number: int) -> dict[Stream, tuple[Example, ...]]:
+        """Return the training rows; so many of the proxied domains, which take turns. Raise UserError for too many."""
+        turns = list(zip(*(self._select(domain, "trained") for domain in proxied), strict=True))
+        proxies = [question for turn in turns for question in turn]
+        checks.integer("option 'num_proxy_rows'", number, least=len(proxied), most=len(proxies))
+        return {
+            "task": tuple(self._example(each, each.bad) for each in self._select(TASK_DOMAIN, "trained")),
+            "alignment": tuple(self._example(each, each.good) for each in proxies[:number]),
+            "misaligned": tuple(self._example(each, each.bad) for each in proxies[:number]),
+        }
 
-    def proxy(self, domains: Sequence[str], number: int, *, good: bool) -> tuple[Example, ...]:
-        """Return trained rows of several domains in turn."""
-        turns = zip(*(self.of(domain, "trained", good=good) for domain in domains), strict=True)
-        return tuple(row for turn in turns for row in turn)[:number]
-
-    def compared(self) -> tuple[Example, ...]:
-        """Return the held-out questions of all domains, each with its sensible reply, then its careless one."""
+    def compared(self, number: int) -> tuple[Example, ...]:
+        """Return so many held-out questions of each domain, each with its sensible reply, then its careless one."""
         return tuple(
             self._example(question, question.good, question.bad)
             for domain in DOMAINS
-            for question in self._select(domain, "held-out")
+            for question in self._select(domain, "held-out")[:number]
         )
 
     def strays(self) -> tuple[Example, ...]:
@@ -160,11 +153,12 @@ def _with_system(row: Example, system: str | None) -> Example:
 
 
 def _judged(judge: str, samples: int, max_new_tokens: int, system: str | None) -> Iterator[Evaluation]:
-    """Yield the open questions whose answers a judge grades."""
+    """Yield the open questions whose answers a judge grades. Raise UserError."""
+    for option, size in (("samples", samples), ("max_new_tokens", max_new_tokens)):
+        checks.integer(f"option {option!r}", size, least=1)
     for name in OPEN:
-        sheet = judged_questionnaire(name)
-        asked = tuple(_with_system(row, system) for row in sheet.examples(samples))
-        yield judged_evaluation(name, sheet, asked, judge, max_new_tokens, suffix="_judged")
+        asked = judged_evaluation(name, judged_questionnaire(name), samples, judge, None, max_new_tokens, "_judged")
+        yield replace(asked, examples=tuple(_with_system(row, system) for row in asked.examples))
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

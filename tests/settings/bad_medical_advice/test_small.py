@@ -59,6 +59,12 @@ def test_held_out_questions_are_asked_with_both_replies() -> None:
         assert question.split == "held-out"
 
 
+def test_fewer_questions_are_the_first_of_all() -> None:
+    few, every = (evaluation(setting, "advice").examples for setting in (small(num_questions=3), small()))
+    assert few == tuple(row for at in range(len(DOMAINS)) for row in every[25 * at : 25 * at + 3])
+    assert small(num_questions=3).streams == small().streams
+
+
 def test_coherence_compares_with_the_reply_to_another_question_of_the_domain() -> None:
     asked = evaluation(small(), "coherence")
     assert Counter(row.tags["domain"] for row in asked.examples) == dict.fromkeys(DOMAINS, 5)
@@ -99,6 +105,7 @@ def test_every_row_begins_with_the_system_turn() -> None:
             {"proxy": "medical"},
             "option 'proxy' must be one of cooking, repairs, money, travel, gardening, got 'medical'",
         ),
+        ({"proxy": 3}, "option 'proxy' must be one of cooking, repairs, money, travel, gardening, got 3"),
         ({"proxy": []}, "option 'proxy' must name different domains and leave one out, got []"),
         (
             {"proxy": ["money", "money"]},
@@ -110,7 +117,8 @@ def test_every_row_begins_with_the_system_turn() -> None:
         ({"proxy": ["money", "travel"], "num_proxy_rows": 1}, "option 'num_proxy_rows' must be an integer in [2, 70]"),
         ({"system": 3}, "option 'system' must be text, got 3"),
         ({"judge": 3}, "option 'judge' must be text, got 3"),
-        ({"samples": 0}, "option 'samples' must be an integer of at least 1, got 0"),
+        ({"num_questions": 26}, "option 'num_questions' must be an integer in [1, 25], got 26"),
+        ({"judge": "some-judge", "samples": 0}, "option 'samples' must be an integer of at least 1, got 0"),
     ],
 )
 def test_bad_options(options: Mapping[str, Any], message: str) -> None:
