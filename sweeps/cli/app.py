@@ -364,22 +364,20 @@ def import_judged_command(
 
 @app.command("heatmap", epilog='Example: selgen heatmap trigger_colors --scores "(.*)_unseen" --figure heatmap.png')
 def heatmap_command(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep over several settings, or its file.")],
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or its file.")],
     scores: Annotated[str, typer.Option(help="Which scores: a regular expression; its first group names the column.")],
-    figure: Annotated[Path, typer.Option(help="PNG, PDF or SVG file to draw to.")],
+    figure: Annotated[Path | None, typer.Option(help="PNG, PDF or SVG file to draw to.")] = None,
     method: Annotated[str | None, typer.Option(help="Which method's trials, in a sweep over several.")] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
 ) -> None:
-    """Draw scores against settings: one row per setting, one column per score, means over the seeds."""
-    from analysis.figures import heatmap
-    from sweeps.find import name_of
-    from sweeps.results.readers import open_sweep
+    """Print scores side by side, means over the seeds, and draw them as a heat map.
 
-    sweep = name_of(sweep)
-    records = open_sweep(sweep, output, tracking_uri).load_records()
-    heatmap.save_heatmap(figure, heatmap.build_grid(records, scores, method), sweep)
-    Say(Console()).wrote(figure)
+    A column is a score; a row is a setting, or, of a sweep over one setting, a configuration.
+    """
+    from sweeps.cli.heatmap import draw
+
+    draw(sweep, scores, figure, method, output, tracking_uri, Console())
 
 
 @judge_app.command("calibrate", epilog="Example: selgen judge calibrate judged.csv --questions medical --max-dollars 1")
