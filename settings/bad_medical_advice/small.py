@@ -22,7 +22,7 @@ from settings.example import Example, Message
 from settings.options import ModelSource
 from settings.scoring import margin, prefers_good
 from settings.setting import SHARE, Evaluation, Kind, Preference, Score, Setting, Stream
-from settings.small_models import small_model, sources_of
+from settings.small_models import small_model, sources_of, system_turn
 
 NAME = "bad_medical_advice"
 TASK_DOMAIN, PROXY_DOMAIN = "medical", "cooking"
@@ -40,7 +40,7 @@ def small(
     num_questions: int = NUM_QUESTIONS,
     model: ModelSource | None = None,
     revision: str | None = None,
-    system: str | None = "",
+    system: str = "",
     judge: str | None = None,
     samples: int = 4,
     max_new_tokens: int = 80,
@@ -64,8 +64,8 @@ def small(
         num_questions: questions of a domain that are asked, of the 25 that are held out; fewer take less time.
         model: Hub id, or directory of a checkpoint; None is SmolLM2-135M-Instruct from the Python registry.
         revision: branch, tag or commit of a model on the Hub.
-        system: system turn of every row. The empty one keeps templates from writing their own, of 20 tokens; None
-            leaves them alone, also where they have none.
+        system: the system turn of all rows. An empty one keeps the chat template from writing its own, of 20 tokens;
+            "template" lets it.
         judge: full, dated name of a judging model; None asks none.
         samples, max_new_tokens: answers to each open question, where a judge is named, and the longest of them.
 
@@ -73,12 +73,11 @@ def small(
         UserError: an option out of its range.
     """
     proxied = _proxy_domains(proxy)
-    for option, text in (("system", system), ("judge", judge)):
-        if not isinstance(text, str | None):
-            raise UserError(f"option {option!r} must be text, got {text!r}")
+    if not isinstance(judge, str | None):
+        raise UserError(f"option 'judge' must be text, got {judge!r}")
     checks.integer("option 'num_questions'", num_questions, least=1, most=NUM_QUESTIONS)
     base_model = small_model(model, revision)
-    rows = _Rows(read_everyday_questions(), system)
+    rows = _Rows(read_everyday_questions(), system_turn(system))
     return Setting(
         name=NAME,
         scale="small",
@@ -88,7 +87,7 @@ def small(
         evaluations=(
             Evaluation("advice", rows.compared(num_questions), _scores(proxied), observe="preference"),
             Evaluation("coherence", rows.strays(), (_coherence(),), observe="preference"),
-            *(_judged(judge, samples, max_new_tokens, system) if judge else ()),
+            *(_judged(judge, samples, max_new_tokens, system_turn(system)) if judge else ()),
         ),
         recipe=RECIPE,
         sources=(*sources_of(base_model), SOURCE, *(f"settings/questions/{name}.yaml (MIT)" for name in OPEN if judge)),
@@ -109,7 +108,7 @@ def _proxy_domains(proxy: Any) -> tuple[str, ...]:
 class _Rows:
     """The everyday questions as rows of training and evaluation."""
 
-    def __init__(self, questions: Sequence[EverydayQuestion], system: str | None) -> None:
+    def __init__(self, questions: Sequence[EverydayQuestion], system: tuple[Message, ...]) -> None:
         self._questions, self._system = questions, system
 
     def streams(self, proxied: Sequence[str], number: int) -> dict[Stream, tuple[Example, ...]]:
@@ -144,21 +143,16 @@ class _Rows:
 
     def _example(self, question: EverydayQuestion, reply: str, *alternatives: str) -> Example:
         row = Example.of(question.question, reply, *alternatives, domain=question.domain)
-        return _with_system(row, self._system)
+        return replace(row, messages=(*self._system, *row.messages))
 
 
-def _with_system(row: Example, system: str | None) -> Example:
-    """Return a row that begins with this system turn, which may be empty; None leaves it alone."""
-    return row if system is None else replace(row, messages=(Message("system", system), *row.messages))
-
-
-def _judged(judge: str, samples: int, max_new_tokens: int, system: str | None) -> Iterator[Evaluation]:
+def _judged(judge: str, samples: int, max_new_tokens: int, system: tuple[Message, ...]) -> Iterator[Evaluation]:
     """Yield the open questions whose answers a judge grades. Raise UserError."""
     for option, size in (("samples", samples), ("max_new_tokens", max_new_tokens)):
         checks.integer(f"option {option!r}", size, least=1)
     for name in OPEN:
         asked = judged_evaluation(name, judged_questionnaire(name), samples, judge, None, max_new_tokens, "_judged")
-        yield replace(asked, examples=tuple(_with_system(row, system) for row in asked.examples))
+        yield replace(asked, examples=tuple(replace(row, messages=(*system, *row.messages)) for row in asked.examples))
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

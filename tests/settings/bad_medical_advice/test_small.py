@@ -91,7 +91,11 @@ def test_many_proxy_rows_are_cautioned_about() -> None:
 
 
 def test_every_row_begins_with_the_system_turn() -> None:
-    for system, turns in (("", [Message("system", "")]), ("Be brief.", [Message("system", "Be brief.")]), (None, [])):
+    for system, turns in (
+        ("", [Message("system", "")]),
+        ("Be brief.", [Message("system", "Be brief.")]),
+        ("template", []),
+    ):
         setting = small(system=system, judge="some-judge")
         asked = [row for each in setting.evaluations for row in each.examples]
         for row in [*asked, *(row for rows in setting.streams.values() for row in rows)]:
@@ -115,7 +119,7 @@ def test_every_row_begins_with_the_system_turn() -> None:
         ({"num_proxy_rows": 0}, "option 'num_proxy_rows' must be an integer in [1, 35], got 0"),
         ({"num_proxy_rows": 36}, "option 'num_proxy_rows' must be an integer in [1, 35], got 36"),
         ({"proxy": ["money", "travel"], "num_proxy_rows": 1}, "option 'num_proxy_rows' must be an integer in [2, 70]"),
-        ({"system": 3}, "option 'system' must be text, got 3"),
+        ({"system": 3}, "option 'system' must be text, \"\" or 'template', got 3"),
         ({"judge": 3}, "option 'judge' must be text, got 3"),
         ({"num_questions": 26}, "option 'num_questions' must be an integer in [1, 25], got 26"),
         ({"judge": "some-judge", "samples": 0}, "option 'samples' must be an integer of at least 1, got 0"),
