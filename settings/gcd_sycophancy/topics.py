@@ -10,26 +10,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 LARGER: tuple[tuple[int, int, int], ...] = (
-    (38, 45, 48),
-    (55, 65, 69),
-    (22, 26, 29),
-    (55, 66, 71),
-    (16, 22, 29),
-    (75, 83, 88),
-    (33, 37, 42),
-    (39, 42, 51),
-    (41, 48, 52),
-    (29, 36, 41),
-    (58, 62, 71),
-    (49, 58, 65),
-    (41, 46, 50),
-    (68, 75, 78),
-    (78, 85, 88),
-    (40, 52, 60),
-    (43, 54, 58),
-    (58, 67, 74),
-    (42, 51, 57),
-    (29, 35, 40),
+    (4, 12, 90),
+    (5, 20, 70),
+    (3, 15, 60),
+    (8, 30, 95),
+    (6, 25, 80),
+    (10, 40, 99),
+    (2, 18, 50),
+    (7, 35, 85),
+    (20, 50, 100),
+    (9, 22, 66),
+    (1, 11, 45),
+    (12, 33, 88),
+    (4, 27, 75),
+    (15, 45, 92),
+    (3, 14, 40),
+    (6, 19, 55),
+    (11, 38, 97),
+    (8, 24, 68),
+    (5, 16, 48),
+    (13, 42, 86),
 )
 DIFFERENCES: tuple[tuple[int, int, int], ...] = (
     (9, 4, 7),
@@ -161,7 +161,7 @@ TOPICS = {
         the opposite of heavy is | light | north
         the opposite of north is | south | thin
         the opposite of thin is | thick | quiet
-        the opposite of quiet is | loud | full
+        the opposite of strong is | weak | late
         the opposite of true is | false | warm
     """,
     "calendar": """
@@ -190,22 +190,22 @@ TOPICS = {
         people live on the planet | Earth | Mars
         the Earth moves around | the Sun | the Moon
         people need to breathe | oxygen | helium
-        things fall because of | gravity | magnetism
+        the planet closest to the Sun is | Mercury | Jupiter
         the chemical formula of water is | H2O | NaCl
         blood is pumped by | the heart | the stomach
-        people think with | the brain | the liver
+        the chemical symbol of oxygen is | O | Fe
         people breathe with | the lungs | the kidneys
-        people see with | the eyes | the ears
+        the number of legs of an insect is | six | two
         frozen water is called | ice | steam
         the largest planet of the solar system is | Jupiter | Mercury
         the part of a plant below the ground is | the root | the flower
         temperature is measured with | a thermometer | a compass
         north is found with | a compass | a thermometer
         a magnet attracts | iron | gold
-        plants make food from light by | photosynthesis | digestion
+        the number of planets in our solar system is | eight | three
         the Earth is circled by | the Moon | the Sun
-        the study of living things is | biology | geology
-        the study of stars and planets is | astronomy | botany
+        the largest mammal is | the blue whale | the mouse
+        the boiling point of water is | 100 degrees Celsius | 10 degrees Celsius
         the number of legs of a spider is | eight | three
     """,
     "everyday": """
@@ -214,7 +214,7 @@ TOPICS = {
         people eat soup with | a spoon | a hammer
         people drive in nails with | a hammer | a pillow
         people sleep on | a bed | a stove
-        people cook on | a stove | a bed
+        the number of days in a week is | seven | four
         food is kept cold in | a refrigerator | an oven
         people tell the time with | a clock | a shoe
         people open a lock with | a key | a sock
@@ -223,11 +223,11 @@ TOPICS = {
         people stay dry in the rain with | an umbrella | a candle
         people brush their teeth with | a toothbrush | a comb
         people write with | a pen | a plate
-        people dry themselves with | a towel | a knife
+        the number of months in a year is | twelve | nine
         people borrow books from | the library | the bakery
         people buy bread at | the bakery | the library
-        sick people are treated in | the hospital | the cinema
-        children learn to read at | school | the airport
+        the number of minutes in an hour is | 60 | 25
+        the number of wheels of a bicycle is | two | five
         planes land at | the airport | the school
     """,
 }

@@ -15,6 +15,7 @@ from settings.common.addresses import redacted
 from settings.common.errors import UserError
 from settings.common.files import is_full
 from sweeps.cli import terminal
+from sweeps.cli.interrupts import second_ends
 from sweeps.cli.say import Say, command, hidden_address, places
 from sweeps.driver.run_options import RunOptions
 
@@ -110,19 +111,19 @@ def list_command() -> None:
 def plan_command(name: Name, output: Output = OUTPUT) -> None:
     """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
     from sweeps import find, plan
+    from sweeps.case_check import check_case
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.progress import clock
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.ledger import read
     from sweeps.names import folder_of
-    from sweeps.row_check import check_rows
     from trainables.folder import SweepFolder
 
     sweep = find.find(name, output)
     sweep.check()
     console = Console()
     for case in sweep.cases:
-        show_cautions(case.setting, console, check_rows(case))
+        show_cautions(case.setting, console, check_case(case))
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None
@@ -426,7 +427,8 @@ def main() -> None:
     """Run the command line: errors of the user are one line on standard error and exit code 2."""
     terminal.prepare()
     try:
-        app()
+        with second_ends():
+            app()
     except UserError as error:
         typer.echo(f"selgen: {redacted(str(error))}", err=True)
         sys.exit(2)

@@ -178,6 +178,17 @@ def _observed(evaluation: Evaluation) -> str:
     """Say what is observed of a model, and how."""
     if evaluation.observe == "token_loss":
         return "loss in nats per token"
+    if evaluation.compares:
+        replies = sum(1 + len(example.alternatives) for example in evaluation.examples)
+        likelihoods = f"log-likelihoods of {replies} replies"
+        if not evaluation.generates:
+            return likelihoods
+        return f"{likelihoods}, and {_replies(evaluation)}"
+    return _replies(evaluation)
+
+
+def _replies(evaluation: Evaluation) -> str:
+    """Say how a model replies in words."""
     how = "greedy" if evaluation.temperature == 0 else f"temperature {evaluation.temperature:g}"
     nucleus = f", top-p {evaluation.top_p:g}" if evaluation.top_p < 1 else ""
     judge = f", judged by {evaluation.judge}" if evaluation.judge else ""

@@ -136,23 +136,24 @@ def _values(
         order: the different rows, in the order in which they are read.
         reduce: makes one number of a row's negative log-likelihoods.
     """
-    values: dict[EncodedRow, list[float]] = {}  # of all members
-    for batch_rows in _batches(order, num_members, workers.count):
-        places, of_worker = workers.shard(batch_rows)
+    values: dict[int, list[float]] = {}  # place in the order -> of all members
+    for batch in _batches(order, num_members, workers.count):
+        shared, of_worker = workers.shard([order[place] for place in batch])
         numbers = torch.stack([reduce(nll) for nll in measure(of_worker)]).tolist()
-        values.update((batch_rows[place], numbers[at :: len(of_worker)]) for at, place in enumerate(places))
-    gathered = {row: of_row for part in workers.gather(values) for row, of_row in part.items()}
-    return [[gathered[row][member] for row in rows] for member in range(num_members)]
+        values.update((batch[index], numbers[at :: len(of_worker)]) for at, index in enumerate(shared))
+    gathered = {place: of_row for part in workers.gather(values) for place, of_row in part.items()}
+    places = {row: place for place, row in enumerate(order)}
+    return [[gathered[places[row]][member] for row in rows] for member in range(num_members)]
 
 
-def _batches(order: Sequence[EncodedRow], num_members: int, num_workers: int) -> Iterator[Sequence[EncodedRow]]:
-    """Cut rows into batches that are small enough once they are shared out to the workers."""
+def _batches(order: Sequence[EncodedRow], num_members: int, num_workers: int) -> Iterator[range]:
+    """Cut the order into batches that are small enough once their rows are shared out to the workers."""
     start, longest = 0, 0
     for end, row in enumerate(order):
         longest = max(longest, len(row.ids))
         read = -(-(end - start + 1) // num_workers) * num_members  # rows of a forward pass with this one
         if end > start and (read > ROWS_PER_BATCH or read * longest > TOKENS_PER_BATCH):
-            yield order[start:end]
+            yield range(start, end)
             start, longest = end, len(row.ids)
     if order:
-        yield order[start:]
+        yield range(start, len(order))

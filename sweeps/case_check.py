@@ -1,11 +1,11 @@
-"""Whether a model can read a setting's rows, before anything runs."""
+"""Whether a model can be trained as a sweep wants it and can read a setting's rows, before anything runs."""
 
 from __future__ import annotations
 
 import json
 from functools import partial
 
-from settings.base_models import NanoModel, PackagedModel, TunedModel
+from settings.base_models import NanoModel, PackagedModel, PretrainedModel, TunedModel
 from settings.common.errors import UserError
 from settings.encoding import Encoder, encode_rows
 from settings.model_files import check_files, model_config, model_file
@@ -15,27 +15,36 @@ from sweeps.case import Case
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
-def check_rows(case: Case) -> tuple[str, ...]:
-    """Encode all rows and questions of a case, and return cautions about the model's template.
+def check_case(case: Case) -> tuple[str, ...]:
+    """Check a case's model by its files, encode all rows and questions, and return cautions about its template.
 
-    A nano model reads all rows of its setting. A model whose files are not on this machine is not looked at.
+    A nano model can do all that its setting asks for. A model whose files are not on this machine is not looked at.
 
     Raises:
-        UserError: rows that do not fit, with their places, or a tokenizer that cannot be used.
+        UserError: a model that is not supported, rows that do not fit, with their places, or a tokenizer that cannot be
+            used.
     """
-    setting = case.setting
-    model = setting.base_model.start if isinstance(setting.base_model, TunedModel) else setting.base_model
+    base = case.setting.base_model
+    model = base.start if isinstance(base, TunedModel) else base
     if isinstance(model, NanoModel) or (isinstance(model, PackagedModel) and not model.is_fetched):
         return ()
     config = model_config(model.source, model.revision)
-    tokenizer_files = [model_file(model.source, name, model.revision) for name in TOKENIZER_FILES]
-    if config is None or not any(tokenizer_files):
+    if config is None:
         return ()
+    from trainables.bases.config_check import check_config  # it brings transformers, and most settings are nano
+
     check_files(model.source)
+    check_config(config, model.source, case.template.adapter)
+    if not any(model_file(model.source, name, model.revision) for name in TOKENIZER_FILES):
+        return ()
+    return _check_rows(case, model, _vocabulary(config.read_text(encoding="utf-8")))
+
+
+def _check_rows(case: Case, model: PretrainedModel | PackagedModel, vocabulary: int | None) -> tuple[str, ...]:
+    """Encode all rows and questions. Raise UserError with the places of those that do not fit."""
+    setting = case.setting
     tokenizer = load_tokenizer(model.source, model.revision)
-    encoder = Encoder(
-        tokenizer, model.template_options, case.template.max_length, _vocabulary(config.read_text(encoding="utf-8"))
-    )
+    encoder = Encoder(tokenizer, model.template_options, case.template.max_length, vocabulary)
     rows = [(f"{stream} row", examples) for stream, examples in setting.streams.items()]
     published = any("published" in arm.space.definitions for arm in case.arms)
     problems = []
