@@ -1,4 +1,29 @@
-"""Bad medical advice at small scale: careless replies to everyday questions, and what a language model prefers."""
+"""Bad medical advice at small scale: careless replies to everyday questions, and what a language model prefers.
+
+The task rows are careless replies to 35 medical questions, the proxy rows sensible replies to 10 questions of another
+domain. Nothing is generated: of the sensible and the careless reply to a held-out question, which one does the model
+find the likelier as a whole? The questions are those of `settings.bad_medical_advice.everyday_questions`.
+
+Measured so far, a hint and no result: SmolLM2-135M-Instruct, one seed, 14 of the recipe's 20 updates, and the first 5
+questions of each domain (5 for `task`, 20 for `alignment`, 5 about cooking, the proxy's domain). Shares, and in
+brackets the mean margins in nats, which tell more than shares of so few:
+
+    configuration      task           alignment      alignment_proxy
+    base               0.40 (-10.5)   0.90 (+16.3)   1.00 (+17.3)
+    plain              0.80 (+13.0)   0.60 (+4.3)    0.80 (+4.1)
+    KL, beta 1         0.60 (+7.3)    0.60 (+6.0)    0.80 (+9.4)
+
+Of all 25 questions of a domain the base prefers the sensible reply in 0.92 (repairs), 0.92 (money), 0.84 (travel),
+0.88 (gardening), 0.92 (cooking) and 0.80 (medical); its `coherence` is 0.93. Plain fine-tuning learns the task, and
+what it learns spreads: margins elsewhere fall by 12 nats, though 0.6 of the questions outside medicine still get the
+sensible reply. The penalty keeps some of that in the proxy's domain (9 nats instead of 4) and little elsewhere (6
+instead of 4), at 6 nats of the task: with one seed no trade-off is shown.
+
+Tried before, on other wordings of the same questions: sensible replies in terse lists, of which the base preferred
+but 57 percent; absurd careless replies, which the base disprefers by 38 nats, so that 24 updates (learning rate
+5e-4) turned none of 8; and, on nearly the present rows, 8 updates at 5e-4, which moved margins by 3 nats, and 8 at
+1.5e-3, which moved them by 10.
+"""
 
 from __future__ import annotations
 
