@@ -82,7 +82,7 @@ class WorkerCache:
 
     def caution(self, base: LoadedBase, adapter: AdapterConfig) -> str:
         """Say once of a base model that adapters on all its linear layers sit on less than half of its parameters."""
-        if adapter.targets != "all-linear" or base.content_id in self._cautioned:
+        if adapter.targets != "all-linear" or adapter.layers != "all" or base.content_id in self._cautioned:
             return ""
         self._cautioned.add(base.content_id)
         share = adapted_share(base.model, target_names(base.model, adapter))

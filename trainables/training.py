@@ -16,13 +16,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from settings.encoding import EncodedRow
 from settings.setting import Setting, Stream
 from trainables import checkpoint
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.base import LoadedBase
+from trainables.engine.batches import counts_padding
 from trainables.engine.forward import check_architecture
 from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.peft_format import from_peft
+from trainables.engine.prefix import Prefix
+from trainables.engine.prefix_cache import PrefixCache
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.reference_cache import CachedOutputs, ReferenceCache
 from trainables.engine.step import train_step
@@ -52,6 +56,7 @@ class PackTraining:
             says how far they are, and `save_member_state` and `load_member_state` bring them into a later pack.
         rows_per_forward, gradient_checkpointing: see `train_step`.
         references: where the base model's outputs on rows are kept; None asks the base model at every step.
+        prefixes: where what lies below the lowest adapted layer is kept; None computes it at every step.
         workers: who trains the pack together. Each builds the same pack; the first one writes its files.
 
     Raises:
@@ -72,13 +77,16 @@ class PackTraining:
         rows_per_forward: int | None = None,
         gradient_checkpointing: bool = False,
         references: ReferenceCache | None = None,
+        prefixes: PrefixCache | None = None,
         workers: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.base, self.setting, self.trials, self._workers = base, setting, tuple(trials), workers
         self._store, self._snapshots, self._references = store, frozenset(snapshots), references
         self._rows_per_forward, self._gradient_checkpointing = rows_per_forward, gradient_checkpointing
         self._outputs_by_key: dict[tuple[object, ...], CachedOutputs | None] = {}
-        check_architecture(base.model, trials[0].adapter)
+        self._prefixes, self._prefixes_by_key = prefixes, dict[tuple[object, ...], Prefix | None]()
+        for adapter in {(trial.adapter.targets, trial.adapter.layers): trial.adapter for trial in trials}.values():
+            check_architecture(base.model, adapter)
         self.encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
         self.members = [MemberState() for _ in trials]
         self._guessing = math.log(base.model.config.get_text_config().vocab_size)  # nats
@@ -107,7 +115,7 @@ class PackTraining:
         self._prior_factors: dict[int, Sequence[Factors]] = {}
         for index, saved in priors.items():
             config = merged_config(trials[index].adapter, saved)
-            prior = from_peft(self.adapters.layers, saved.tensors, config)
+            prior = from_peft(self.adapters.layers_of(index), saved.tensors, config)
             self._prior_factors[index] = [factors.to(self.adapters.theta_KP) for factors in prior]
             self._inherit(index, saved)
         self.adapters.attach_priors(
@@ -222,7 +230,9 @@ class PackTraining:
         trial, step = self.trials[index], self.optimizer.updates[index]
         rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
         cached = self._cached_outputs(trial) if step >= ASKED_STEPS else {}
-        return MemberStep(trial.method, rows, trial.max_length, cached, checked=step == trial.optimizer.moves_after)
+        prefixes = {stream: prefix for stream in trial.method.streams if (prefix := self._prefix(trial, stream))}
+        checked = step == trial.optimizer.moves_after
+        return MemberStep(trial.method, rows, trial.max_length, cached, prefixes, checked)
 
     def _cached_outputs(self, trial: TrialConfig) -> dict[Stream, CachedOutputs]:
         """Return what the cache has of the base model's outputs on the rows that a trial's method refers to."""
@@ -237,6 +247,20 @@ class PackTraining:
             rows = encoded.rows(stream, method.definition)
             self._outputs_by_key[key] = self._references.on(self.base, rows, positions, with_layers=deep)
         return self._outputs_by_key.get(key)
+
+    def _prefix(self, trial: TrialConfig, stream: Stream) -> Prefix | None:
+        """Return what lies below the lowest adapted layer of the pack on the rows of a stream."""
+        definition = trial.method.definition
+        key = (trial.max_length, stream, definition)
+        if counts_padding(trial.method.positions(stream)):
+            return None
+        if key not in self._prefixes_by_key:
+            self._prefixes_by_key[key] = self.prefix_on(self.encoded[trial.max_length].rows(stream, definition))
+        return self._prefixes_by_key[key]
+
+    def prefix_on(self, rows: Sequence[EncodedRow]) -> Prefix | None:
+        """Return what lies below the lowest adapted layer of the pack on rows; None where it is not kept."""
+        return self._prefixes.on(self.base, self.adapters.first_block, rows) if self._prefixes else None
 
     def progress(self) -> dict[str, dict[str, float]]:
         """Return the newest point of each member's curves, by trial id."""

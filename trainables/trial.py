@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -32,6 +33,9 @@ TRIAL_KNOBS: Mapping[str, RangeSpec] = {
 }
 
 
+LAST = re.compile(r"last [1-9]\d*")
+
+
 def _numerics(method: Method) -> int | str:
     """Return the version of the numbers of a method's trials, e.g. 2, or "2.1" after the method's first revision."""
     return f"{NUMERICS_VERSION}.{method.revision}" if method.revision else NUMERICS_VERSION
@@ -52,20 +56,68 @@ class AdapterConfig:
         rank: rows of A.
         alpha: scale is alpha / rank, or alpha / sqrt(rank) with `rslora` (Kalajdzievski 2023, arXiv:2312.03732).
         targets: "all-linear" (every linear layer but the head) or names of the layers' last components.
+        layers: the blocks of the model that are adapted: "all", "last N", or their numbers from 0. What lies below the
+            lowest of them is the base model's for all trials, and is computed once (`engine.prefix_cache`).
+
+    Several names or numbers may also be one text, "q_proj+v_proj" or "3+5", as a sweep's tables have them.
     """
 
     rank: int = 8
     alpha: float = 16.0
     rslora: bool = False
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    layers: str | tuple[int, ...] = "all"
 
     def __post_init__(self) -> None:
         _make_floats(self, "alpha")
+        object.__setattr__(self, "targets", _targets(self.targets))
+        object.__setattr__(self, "layers", _layers(self.layers))
+
+    def layer_numbers(self, num_layers: int) -> tuple[int, ...]:
+        """Return the numbers of the adapted blocks of a model with `num_layers`. Raise UserError for one beyond."""
+        if self.layers == "all":
+            return tuple(range(num_layers))
+        if isinstance(self.layers, str):
+            last = int(self.layers.removeprefix("last "))
+            numbers = tuple(range(num_layers - last, num_layers))
+        else:
+            numbers = self.layers
+        if numbers[0] < 0 or numbers[-1] >= num_layers:
+            raise UserError(
+                f"adapter option 'layers' is {self.layers!r}, and the model has {num_layers} layers, 0 to"
+                f" {num_layers - 1}"
+            )
+        return numbers
 
     @property
     def scale(self) -> float:
         """Factor of B A x."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+def _targets(value: Any) -> Literal["all-linear"] | tuple[str, ...]:
+    """Return an adapter's targets in the form of `AdapterConfig`. Raise UserError."""
+    if value == "all-linear":
+        return "all-linear"
+    names = value.split("+") if isinstance(value, str) else value
+    if isinstance(names, list | tuple) and names and all(isinstance(name, str) and name for name in names):
+        return tuple(names)
+    raise UserError(f"adapter option 'targets' must be \"all-linear\" or a tuple of layer names, got {value!r}")
+
+
+def _layers(value: Any) -> str | tuple[int, ...]:
+    """Return an adapter's layers in the form of `AdapterConfig`, numbers in order. Raise UserError."""
+    if isinstance(value, str) and (value == "all" or LAST.fullmatch(value)):
+        return value
+    numbers = value.split("+") if isinstance(value, str) else value
+    if isinstance(value, str) and all(number.isdecimal() for number in numbers):
+        numbers = [int(number) for number in numbers]
+    if isinstance(numbers, list | tuple) and numbers and all(checks.is_integer(n) and n >= 0 for n in numbers):
+        if len(set(numbers)) == len(numbers):
+            return tuple(sorted(numbers))
+    raise UserError(
+        f'adapter option \'layers\' must be "all", "last N" or a tuple of different layer numbers from 0, got {value!r}'
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +302,10 @@ class TrialConfig:
         data = asdict(self)
         data["method"] = {"name": self.method.name, **self.coefficients}
         data["setting"] = {"name": self.setting.name, "options": dict(self.setting.options)}
-        if self.adapter.targets != "all-linear":
-            data["adapter"]["targets"] = list(self.adapter.targets)
+        adapter = data["adapter"]
+        data["adapter"] = {key: list(value) if isinstance(value, tuple) else value for key, value in adapter.items()}
+        if self.adapter.layers == "all":
+            del data["adapter"]["layers"]  # so that ids are those from before there was a choice
         if not self.optimizer.warmup_from_zero:
             del data["optimizer"]["warmup_from_zero"]  # so that ids are those from before there was a choice
         return {**data, "numerics": _numerics(self.method)}
@@ -265,13 +319,10 @@ class TrialConfig:
         version = values.pop("numerics", None)
         if version != _numerics(method):
             raise UserError(f"trial of numerics version {version}; this code is version {_numerics(method)}")
-        adapter = dict(values.pop("adapter"))
-        if adapter["targets"] != "all-linear":
-            adapter["targets"] = tuple(adapter["targets"])
         trial = TrialConfig(
             setting=SettingRef(**values.pop("setting")),
             method=method,
-            adapter=AdapterConfig(**adapter),
+            adapter=AdapterConfig(**values.pop("adapter")),
             optimizer=OptimizerConfig(**values.pop("optimizer")),
             **values,
         )
