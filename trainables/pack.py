@@ -71,6 +71,7 @@ class Pack(PackTraining):
                     adapters=self.adapters,
                     members=members,
                     seeds=seeds,
+                    prefixes=self.prefixes,
                     workers=self._workers,
                 )
                 evaluated.update(zip(members, results, strict=True))

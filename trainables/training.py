@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from settings.encoding import EncodedRow
 from settings.setting import Setting, Stream
 from trainables import checkpoint
 from trainables.engine.adapters import PackedAdapters
@@ -26,7 +25,7 @@ from trainables.engine.forward import check_architecture
 from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.peft_format import from_peft
 from trainables.engine.prefix import Prefix
-from trainables.engine.prefix_cache import PrefixCache
+from trainables.engine.prefix_cache import PackPrefixes, PrefixCache
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.reference_cache import CachedOutputs, ReferenceCache
 from trainables.engine.step import train_step
@@ -84,7 +83,7 @@ class PackTraining:
         self._store, self._snapshots, self._references = store, frozenset(snapshots), references
         self._rows_per_forward, self._gradient_checkpointing = rows_per_forward, gradient_checkpointing
         self._outputs_by_key: dict[tuple[object, ...], CachedOutputs | None] = {}
-        self._prefixes, self._prefixes_by_key = prefixes, dict[tuple[object, ...], Prefix | None]()
+        self._prefixes_by_key: dict[tuple[object, ...], Prefix | None] = {}
         for adapter in {(trial.adapter.targets, trial.adapter.layers): trial.adapter for trial in trials}.values():
             check_architecture(base.model, adapter)
         self.encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
@@ -94,6 +93,7 @@ class PackTraining:
         priors = {index: saved for index, trial in enumerate(trials) if (saved := prior_adapter(store, trial))}
         configs = [merged_config(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
         self.adapters = PackedAdapters(base.model, configs, [trial.adapter_seed for trial in trials], dtype)
+        self.prefixes = PackPrefixes(prefixes, base, self.adapters.first_block)
         try:
             self._fill(trained, priors)
         except BaseException:  # other packs need the model
@@ -255,12 +255,8 @@ class PackTraining:
         if counts_padding(trial.method.positions(stream)):
             return None
         if key not in self._prefixes_by_key:
-            self._prefixes_by_key[key] = self.prefix_on(self.encoded[trial.max_length].rows(stream, definition))
+            self._prefixes_by_key[key] = self.prefixes.on(self.encoded[trial.max_length].rows(stream, definition))
         return self._prefixes_by_key[key]
-
-    def prefix_on(self, rows: Sequence[EncodedRow]) -> Prefix | None:
-        """Return what lies below the lowest adapted layer of the pack on rows; None where it is not kept."""
-        return self._prefixes.on(self.base, self.adapters.first_block, rows) if self._prefixes else None
 
     def progress(self) -> dict[str, dict[str, float]]:
         """Return the newest point of each member's curves, by trial id."""

@@ -15,7 +15,7 @@ from settings.common.errors import UserError
 from settings.reference import SettingRef
 from settings.setting import Setting
 from trainables import methods
-from trainables.coefficients import RangeSpec
+from trainables.coefficients import ChoiceSpec, OpenSpec, RangeSpec, Spec
 from trainables.method import BatchSizes, Method
 
 # Part of every trial's identity. Raise it when the same configuration would give other numbers than before, so that
@@ -23,14 +23,23 @@ from trainables.method import BatchSizes, Method
 # `Method.revision` is raised instead, and all others stay what they are.
 NUMERICS_VERSION = 2
 
+SCHEDULES = ("linear", "cosine", "constant")
 # What a sweep may vary besides a method's coefficients, with the values that make sense.
-TRIAL_KNOBS: Mapping[str, RangeSpec] = {
+TRIAL_KNOBS: Mapping[str, Spec | OpenSpec] = {
     "steps": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "checkpoint_step": RangeSpec(1, math.inf, log=False, at_least=1, at_most=math.inf, integer=True),
     "adapter_scale": RangeSpec(0, 1, log=False, at_least=0, at_most=1),
     "alignment_batch_size": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "learning_rate": RangeSpec(0, math.inf, log=True, at_least=0, at_most=math.inf),
+    "schedule": ChoiceSpec(SCHEDULES, searched=True),
+    "batch_size": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
+    "rank": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
+    "alpha": RangeSpec(0, math.inf, log=True, at_least=0, at_most=math.inf),
+    "layers": OpenSpec(lambda value: AdapterConfig(layers=value).layers_text),
+    "targets": OpenSpec(lambda value: AdapterConfig(targets=value).targets_text),
 }
+# Those that change how many rows a trial reads, so that configurations which differ in them have not the same budget.
+BUDGET_KNOBS = ("steps", "checkpoint_step", "batch_size", "alignment_batch_size")
 
 
 LAST = re.compile(r"last [1-9]\d*")
@@ -73,6 +82,16 @@ class AdapterConfig:
         object.__setattr__(self, "targets", _targets(self.targets))
         object.__setattr__(self, "layers", _layers(self.layers))
 
+    @property
+    def layers_text(self) -> str:
+        """The layers in one text, e.g. "last 10" or "3+5"."""
+        return self.layers if isinstance(self.layers, str) else "+".join(map(str, self.layers))
+
+    @property
+    def targets_text(self) -> str:
+        """The targets in one text, e.g. "q_proj+v_proj"."""
+        return self.targets if isinstance(self.targets, str) else "+".join(self.targets)
+
     def layer_numbers(self, num_layers: int) -> tuple[int, ...]:
         """Return the numbers of the adapted blocks of a model with `num_layers`. Raise UserError for one beyond."""
         if self.layers == "all":
@@ -109,14 +128,15 @@ def _layers(value: Any) -> str | tuple[int, ...]:
     """Return an adapter's layers in the form of `AdapterConfig`, numbers in order. Raise UserError."""
     if isinstance(value, str) and (value == "all" or LAST.fullmatch(value)):
         return value
-    numbers = value.split("+") if isinstance(value, str) else value
-    if isinstance(value, str) and all(number.isdecimal() for number in numbers):
-        numbers = [int(number) for number in numbers]
-    if isinstance(numbers, list | tuple) and numbers and all(checks.is_integer(n) and n >= 0 for n in numbers):
-        if len(set(numbers)) == len(numbers):
-            return tuple(sorted(numbers))
+    listed: Any = value
+    if isinstance(value, str) and all(number.isdecimal() for number in value.split("+")):
+        listed = [int(number) for number in value.split("+")]
+    if isinstance(listed, list | tuple) and listed and all(checks.is_integer(n) and n >= 0 for n in listed):
+        if len(set(listed)) < len(listed):
+            raise UserError(f"adapter option 'layers' names a layer twice: {value!r}")
+        return tuple(sorted(listed))
     raise UserError(
-        f'adapter option \'layers\' must be "all", "last N" or a tuple of different layer numbers from 0, got {value!r}'
+        f'adapter option \'layers\' must be "all", "last N" or a tuple of layer numbers from 0, got {value!r}'
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,44 +26,29 @@ from trainables.engine.process_group import layers_of
 CLOSE = 1e-3  # of the largest final hidden state: a pass that begins above may be so far from the whole pass
 
 
+class Span(NamedTuple):
+    """Some consecutive positions of a row of tokens."""
+
+    row: tuple[int, ...]
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True)
-class Prefix:
-    """What the lowest layers of a base model make of some rows.
+class Start:
+    """Where forward passes may begin.
 
     Attributes:
-        first_block: the number of the block that reads these states.
-        place: tokens of a row -> where its positions start and end.
-        states_ND: hidden states after the block below, at every position of every row.
+        first_block: the number of the lowest block that is computed.
         num_outputs: how many things a block returns in a tuple; None where it returns its hidden states.
     """
 
     first_block: int
-    place: Mapping[tuple[int, ...], tuple[int, int]]
-    states_ND: Tensor
     num_outputs: int | None
-
-    def of(
-        self, rows: Sequence[tuple[int, ...]], columns: int, device: torch.device, offsets: Sequence[int] | None = None
-    ) -> Tensor:
-        """Return the states of rows of tokens, `[R, T, D]`; at padding those of some other token.
-
-        Args:
-            columns: T.
-            offsets: columns before the first token of each row; None is no padding on the left.
-
-        Raises:
-            KeyError: a row is not there.
-        """
-        at_RT = np.zeros((len(rows), columns), dtype=np.int64)
-        for number, row in enumerate(rows):
-            start, end = self.place[row]
-            offset = offsets[number] if offsets else 0
-            at_RT[number, offset : offset + end - start] = np.arange(start, end)
-        return self.states_ND[to_device(at_RT, self.states_ND.device)].to(device, non_blocking=True)
 
     @contextmanager
     def begun(self, model: PreTrainedModel, states_RTD: Tensor, cache: Cache | None = None) -> Iterator[None]:
-        """Let a forward pass inside begin above, with these states.
+        """Let a forward pass inside begin with these states.
 
         Args:
             cache: key-value cache of the pass. The blocks below get placeholders, since some models ask the first
@@ -73,15 +58,56 @@ class Prefix:
         with replaced(below, [None] * (len(below) - 1) + [states_RTD], self.num_outputs):
             yield
         if cache is not None:
-            blank = states_RTD.new_zeros(*states_RTD.shape[:1], 1, states_RTD.shape[1], 1)
+            blank = states_RTD.new_zeros(len(states_RTD), 1, states_RTD.shape[1], 1)
             for number in range(self.first_block):
                 cache.update(blank, blank, number)
 
+    @contextmanager
+    def ended(self, model: PreTrainedModel, states: list[Tensor]) -> Iterator[None]:
+        """Let a forward pass inside end below, and append the hidden states that it ends with."""
+        blocks = layers_of(model)
+        above, returned = blocks[self.first_block :], list[Any]()
+        with output_of(blocks[self.first_block - 1], returned), replaced(above, [None] * len(above), self.num_outputs):
+            yield
+        states.extend(output if self.num_outputs is None else output[0] for output in returned)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the lowest layers of a base model make of some rows.
+
+    Attributes:
+        start: where passes over these rows begin.
+        place: tokens of a row -> where its positions start and end.
+        states_ND: hidden states after the block below, at every position of every row.
+    """
+
+    start: Start
+    place: Mapping[tuple[int, ...], tuple[int, int]]
+    states_ND: Tensor
+
+    def of(self, spans: Sequence[Span], columns: int, device: torch.device, *, padded_left: bool = False) -> Tensor:
+        """Return the states at positions of rows, `[R, T, D]`; at padding those of some other token.
+
+        Args:
+            columns: T.
+
+        Raises:
+            KeyError: a row is not there.
+        """
+        at_RT = np.zeros((len(spans), columns), dtype=np.int64)
+        for number, (row, start, stop) in enumerate(spans):
+            first, offset = self.place[row][0], columns - (stop - start) if padded_left else 0
+            at_RT[number, offset : offset + stop - start] = np.arange(first + start, first + stop)
+        return self.states_ND[to_device(at_RT, self.states_ND.device)].to(device, non_blocking=True)
+
+    def of_rows(self, rows: Sequence[tuple[int, ...]], columns: int, device: torch.device) -> Tensor:
+        """Return the states at all positions of rows, padded on the right to so many columns, `[R, T, D]`."""
+        return self.of([Span(row, 0, len(row)) for row in rows], columns, device)
+
 
 @contextmanager
-def replaced(
-    blocks: Sequence[nn.Module], outputs: Sequence[Tensor | None], num_outputs: int | None
-) -> Iterator[None]:
+def replaced(blocks: Sequence[nn.Module], outputs: Sequence[Tensor | None], num_outputs: int | None) -> Iterator[None]:
     """Let blocks return these hidden states without computing anything; None is what they are given."""
 
     def stand_in(output: Tensor | None, *args: Any, **kwargs: Any) -> Any:
@@ -108,37 +134,34 @@ def output_of(block: nn.Module, into: list[Any]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def outputs_below(model: PreTrainedModel, first_block: int, ids_RT: Tensor) -> tuple[int | None, str]:
-    """Try on some rows whether a pass that begins at a block gives what the whole pass gives.
+def find_start(model: PreTrainedModel, first_block: int) -> Start | str:
+    """Return how a pass begins at a block above the lowest; or why such a pass cannot stand for the whole one.
 
-    Returns:
-        The number of outputs (`Prefix.num_outputs`), and why such a pass cannot stand for the whole one; "" if it can.
+    It is tried on some tokens.
     """
-    below = layers_of(model)[first_block - 1]
+    rows, tokens = 3, 5
+    ids_RT = torch.arange(rows * tokens, device=model.device).view(rows, tokens)
+    ids_RT %= model.config.get_text_config().vocab_size
     returned: list[Any] = []
-    with output_of(below, returned):
+    with output_of(layers_of(model)[first_block - 1], returned):
         whole = model.base_model(input_ids=ids_RT, use_cache=False).last_hidden_state
-    number = len(returned[0]) if isinstance(returned[0], tuple) else None
-    states = returned[0] if number is None else returned[0][0]
+    states = returned[0][0] if isinstance(returned[0], tuple) else returned[0]
     if len(returned) != 1 or states.shape[:2] != ids_RT.shape or states.ndim != 3:
-        return number, "its hidden states are not one vector for each token"
+        return "its hidden states are not one vector for each token"
     if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
-        return number, "its upper layers read the keys and values of lower ones"
-    prefix = Prefix(first_block, {}, states[0], number)
-    with prefix.begun(model, states):
+        return "its upper layers read the keys and values of lower ones"
+    start = Start(first_block, len(returned[0]) if isinstance(returned[0], tuple) else None)
+    with start.begun(model, states):
         begun = model.base_model(input_ids=ids_RT, use_cache=False).last_hidden_state
     if not (begun - whole).abs().max() <= CLOSE * whole.abs().max():
-        return number, "its upper layers read more than the states of the layer below them"
-    return number, ""
+        return "its upper layers read more than the states of the layer below them"
+    return start
 
 
 @torch.no_grad()
-def states_below(model: PreTrainedModel, first_block: int, num_outputs: int | None, ids_RT: Tensor) -> Tensor:
-    """Return the hidden states that enter a block, `[R, T, D]`. Nothing above is computed."""
-    blocks = layers_of(model)
-    returned: list[Any] = []
-    above = blocks[first_block:]
-    with output_of(blocks[first_block - 1], returned), replaced(above, [None] * len(above), num_outputs):
+def states_below(model: PreTrainedModel, start: Start, ids_RT: Tensor) -> Tensor:
+    """Return the hidden states that a pass begins with, `[R, T, D]`. Nothing above is computed."""
+    states: list[Tensor] = []
+    with start.ended(model, states):
         model.base_model(input_ids=ids_RT, use_cache=False)
-    states: Tensor = returned[0] if num_outputs is None else returned[0][0]
-    return states
+    return states[0]

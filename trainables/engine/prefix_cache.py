@@ -7,7 +7,9 @@ files named by their content, as the outputs of `reference_cache` do, at every p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,11 @@ from settings.encoding import EncodedRow
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import to_device
 from trainables.engine.forward import autocast
-from trainables.engine.prefix import Prefix, outputs_below, states_below
+from trainables.engine.prefix import Prefix, Start, find_start, states_below
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.reference_cache import MAX_BYTES, ROWS_PER_BATCH, content_key, shared_tensors
 
 VERSION = 1  # part of a file's name; raise it when the same rows would give other numbers
-CHECKED_ROWS = 4  # on which a pass that begins above is compared with the whole pass
-PrefixOn = Callable[[Sequence[EncodedRow]], Prefix | None]
-"""Return what lies below the lowest adapted layer on rows; None where passes begin at the bottom."""
 
 
 class PrefixCache:
@@ -43,70 +42,95 @@ class PrefixCache:
     def __init__(self, folder: Path, *, max_bytes: float = MAX_BYTES, workers: ProcessGroup = SINGLE_PROCESS) -> None:
         self._folder, self._max_bytes, self._workers = folder, max_bytes, workers
         self._prefixes: dict[str, Prefix] = {}
-        self._num_outputs: dict[tuple[str, int], tuple[int | None, str]] = {}
+        self._starts: dict[tuple[str, int], Start | str] = {}
         self.caution = ""
+
+    def start(self, base: LoadedBase, first_block: int) -> Start | None:
+        """Return how passes begin at a block; None where they must begin at the bottom.
+
+        They must where nothing lies below, where the base model is sharded, and where such a pass would not give what
+        the whole pass gives.
+        """
+        if first_block == 0 or self._workers.sharded:
+            return None
+        key = (base.content_id, first_block)
+        if key not in self._starts:
+            with autocast(base.model.device):
+                self._starts[key] = find_start(base.model, first_block)
+        start = self._starts[key]
+        if isinstance(start, Start):
+            return start
+        self.caution = f"every step computes all layers of a {base.model.config.model_type} model: {start}"
+        return None
 
     def on(self, base: LoadedBase, first_block: int, rows: Sequence[EncodedRow]) -> Prefix | None:
         """Return what the blocks below `first_block` make of rows, computed now unless it is there.
 
-        None where nothing lies below, where it would be too large, where the base model is sharded, and where a pass
-        that begins above would not give what the whole pass gives.
+        None where passes must begin at the bottom, or it would be too large.
         """
-        if first_block == 0 or not rows or self._workers.sharded:
+        start = self.start(base, first_block)
+        if start is None or not rows:
             return None
         ids = list(dict.fromkeys(row.ids for row in rows))
-        need = sum(map(len, ids)) * base.model.config.get_text_config().hidden_size * base.model.dtype.itemsize
+        need = prefix_bytes(sum(map(len, ids)), base.model.config.get_text_config().hidden_size, base.model.dtype)
         if need > self._max_bytes:
             self.caution = (
-                f"the states below layer {first_block} take {need / 1e9:.1f} GB, more than {self._max_bytes / 1e9:.1f}"
-                " GB, and are computed anew in every step"
+                f"what lies below layer {first_block} would take {need / 1e9:.1f} GB, more than"
+                f" {self._max_bytes / 1e9:.1f} GB, and is computed anew in every step"
             )
             return None
         key = _key(base, first_block, ids)
         if key not in self._prefixes:
-            num_outputs, problem = self._try(base, first_block, ids)
-            if problem:
-                self.caution = f"every step computes all layers of a {base.model.config.model_type} model: {problem}"
-                return None
-            self._prefixes[key] = self._read_or_compute(base, first_block, num_outputs, ids, key)
+            self._prefixes[key] = self._read_or_compute(base, start, ids, self._folder / f"{key}.safetensors")
         return self._prefixes[key]
 
-    def _try(self, base: LoadedBase, first_block: int, ids: Sequence[tuple[int, ...]]) -> tuple[int | None, str]:
-        """See `outputs_below`; asked once of each base model and layer."""
-        key = (base.content_id, first_block)
-        if key not in self._num_outputs:
-            ids_RT = _padded(sorted(ids, key=len)[:CHECKED_ROWS], base)
-            with autocast(base.model.device):
-                self._num_outputs[key] = outputs_below(base.model, first_block, ids_RT)
-        return self._num_outputs[key]
-
-    def _read_or_compute(
-        self, base: LoadedBase, first_block: int, num_outputs: int | None, ids: Sequence[tuple[int, ...]], key: str
-    ) -> Prefix:
-        ends = np.cumsum([len(row) for row in ids]).tolist()
-        place = {row: (end - len(row), end) for row, end in zip(ids, ends, strict=True)}
+    def _read_or_compute(self, base: LoadedBase, start: Start, ids: Sequence[tuple[int, ...]], path: Path) -> Prefix:
         tensors = shared_tensors(
-            self._folder / f"{key}.safetensors",
-            lambda: {"states": compute_states(base, first_block, num_outputs, ids)},
-            self._workers,
-            base.model.device,
+            path, lambda: {"states": compute_states(base, start, ids)}, self._workers, base.model.device
         )
-        return Prefix(first_block, place, tensors["states"], num_outputs)
+        ends = accumulate(map(len, ids))
+        place = {row: (end - len(row), end) for row, end in zip(ids, ends, strict=True)}
+        return Prefix(start, place, tensors["states"])
 
 
-def compute_states(
-    base: LoadedBase, first_block: int, num_outputs: int | None, ids: Sequence[tuple[int, ...]]
-) -> Tensor:
-    """Return the hidden states that enter a block at every position of rows; similar lengths are read together."""
+@dataclass(frozen=True)
+class PackPrefixes:
+    """What lies below the lowest adapted layer of one pack.
+
+    Attributes:
+        cache: where it is kept; None is nowhere, and passes begin at the bottom.
+        base: the model.
+        first_block: the lowest adapted block.
+    """
+
+    cache: PrefixCache | None
+    base: LoadedBase
+    first_block: int
+
+    def on(self, rows: Sequence[EncodedRow]) -> Prefix | None:
+        """See `PrefixCache.on`."""
+        return self.cache.on(self.base, self.first_block, rows) if self.cache else None
+
+    @property
+    def start(self) -> Start | None:
+        """See `PrefixCache.start`."""
+        return self.cache.start(self.base, self.first_block) if self.cache else None
+
+
+def prefix_bytes(tokens: float, width: int, dtype: torch.dtype) -> float:
+    """Return how large the states of so many tokens are."""
+    return tokens * width * dtype.itemsize
+
+
+def compute_states(base: LoadedBase, start: Start, ids: Sequence[tuple[int, ...]]) -> Tensor:
+    """Return the hidden states that passes begin with, row after row; similar lengths are read together."""
     order = sorted(range(len(ids)), key=lambda index: (len(ids[index]), index))
     states: dict[int, Tensor] = {}
-    for start in range(0, len(order), ROWS_PER_BATCH):
-        indices = order[start : start + ROWS_PER_BATCH]
+    for first in range(0, len(order), ROWS_PER_BATCH):
+        indices = order[first : first + ROWS_PER_BATCH]
         with autocast(base.model.device):
-            states_RTD = states_below(
-                base.model, first_block, num_outputs, _padded([ids[index] for index in indices], base)
-            )
-        states.update((index, row[: len(ids[index])].clone()) for index, row in zip(indices, states_RTD, strict=True))
+            states_RTD = states_below(base.model, start, _padded([ids[index] for index in indices], base))
+        states.update((index, row[: len(ids[index])]) for index, row in zip(indices, states_RTD, strict=True))
     return torch.cat([states[index] for index in range(len(ids))])
 
 

@@ -174,8 +174,10 @@ class StreamPass:
         if not self._prefixes:
             return nullcontext()
         columns, device = chunk.batch.ids_RT.shape[1], self._model.device
-        states_RTD = torch.cat([self._prefixes[index].of([row.row.ids], columns, device) for index, row in chunk.sent])
-        return next(iter(self._prefixes.values())).begun(self._model, states_RTD)
+        states_RTD = torch.cat(
+            [self._prefixes[index].of_rows([row.row.ids], columns, device) for index, row in chunk.sent]
+        )
+        return next(iter(self._prefixes.values())).start.begun(self._model, states_RTD)
 
     def _cut(self, rows: Mapping[int, Sequence[RowPositions]], rows_per_forward: int | None) -> list[Chunk]:
         """Return the chunks, in an order in which each member's rows keep theirs."""
@@ -277,11 +279,9 @@ class StreamPass:
             pieces[index] = Forward(hidden_ND, labels_N, row_N, len(member_rows), head, layers_LND, size, groups)
         return pieces
 
-    def _put_lower_layers(
-        self, layers_LND: Tensor, rows: Sequence[RowPositions], outputs: CachedOutputs
-    ) -> None:
+    def _put_lower_layers(self, layers_LND: Tensor, rows: Sequence[RowPositions], outputs: CachedOutputs) -> None:
         """Set the states of the layers that nobody adapts, which a pass that begins above has not computed."""
-        below = next(iter(self._prefixes.values())).first_block
+        below = next(iter(self._prefixes.values())).start.first_block
         _, known_LND = outputs.of([row.row for row in rows], self._model.device)
         if known_LND is not None:
             layers_LND[:below] = known_LND[:below]

@@ -76,7 +76,9 @@ def block_names(model: nn.Module) -> list[str]:
 def block_numbers(model: nn.Module) -> dict[str, int]:
     """Return which block each module lies in, by the module's name; those that lie in none are left out."""
     blocks = zip(block_names(model), layers_of(model), strict=True)
-    return {f"{name}.{inner}": number for number, (name, block) in enumerate(blocks) for inner, _ in block.named_modules()}
+    return {
+        f"{name}.{inner}": number for number, (name, block) in enumerate(blocks) for inner, _ in block.named_modules()
+    }
 
 
 def adapted_share(model: PreTrainedModel, names: Iterable[str]) -> float:

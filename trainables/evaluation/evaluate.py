@@ -13,6 +13,7 @@ from settings.encoding import EncodedRow
 from settings.setting import Evaluation, Measurement, Observation, Preference
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import EncodedSetting
+from trainables.engine.prefix_cache import PackPrefixes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.generate import generate
 from trainables.evaluation.likelihood import log_likelihoods, token_losses
@@ -40,19 +41,23 @@ def evaluate(
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
     seeds: Sequence[int] = (),
+    prefixes: PackPrefixes | None = None,
     workers: ProcessGroup = SINGLE_PROCESS,
 ) -> list[Evaluated]:
     """Evaluate members of a pack, or the base model when there are no adapters.
 
     Args:
         seeds: one per member (one for the base model); used by evaluations that sample.
+        prefixes: what lies below the lowest adapted layer; None computes it.
         workers: the processes that evaluate together; each returns all results.
 
     Returns:
         One result per member, in order.
     """
     results = [Evaluated({}, {}) for _ in (members if adapters else (0,))]
-    observe = functools.partial(_observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,), workers)
+    observe = functools.partial(
+        _observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,), prefixes, workers
+    )
     for evaluation in encoded.setting.evaluations:
         for result, observations in zip(results, observe(evaluation), strict=True):
             result.observations[evaluation.name] = list(observations)
@@ -67,12 +72,13 @@ def _observe(
     adapters: PackedAdapters | None,
     members: tuple[int, ...],
     seeds: tuple[int, ...],
+    prefixes: PackPrefixes | None,
     workers: ProcessGroup,
     evaluation: Evaluation,
 ) -> Sequence[Sequence[Observation]]:
     """Return what is observed, `[member][question]`."""
     pad_id = int(encoded.encoder.tokenizer.pad_token_id)
-    by_members: dict[str, Any] = {"adapters": adapters, "members": members, "workers": workers}
+    by_members: dict[str, Any] = {"adapters": adapters, "members": members, "workers": workers, "prefixes": prefixes}
     if evaluation.observe == "token_loss":
         return token_losses(model, encoded.questions(evaluation), pad_id, **by_members)
     replies = _replies(model, encoded, evaluation, pad_id, seeds, by_members) if evaluation.generates else []
