@@ -2,6 +2,8 @@
 
 The hidden states that enter that layer are the base model's for every trial, seed, step and evaluation. They lie in
 files named by their content, as the outputs of `reference_cache` do, at every position of each row.
+
+Shape legend: R rows, T padded length in tokens, D hidden width.
 """
 
 from __future__ import annotations
