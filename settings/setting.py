@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from settings.base_models import BaseModel, Recipe
@@ -33,10 +33,12 @@ class Rubric:
     Attributes:
         name: e.g. "aligned"; the key of the verdict for graders.
         prompt: the text sent to the judge. `{question}` and `{answer}` stand for what was asked and replied.
+        applies: which rows' replies are judged: all whose verdict the grade of some score reads.
     """
 
     name: str
     prompt: str
+    applies: Callable[[Example], bool] = field(default=lambda example: True, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """A reply and the judge's verdicts on it, by rubric name."""
+    """A reply and the judge's verdicts on it, by the name of each rubric that applies to its row."""
 
     reply: str
     verdicts: Mapping[str, Verdict]
@@ -166,7 +168,7 @@ class Evaluation:
         max_new_tokens: longest reply.
         temperature: 0 is greedy.
         top_p: sample from the likeliest tokens that together have this probability.
-        rubrics: what a judge is asked about every reply; then the scores grade `Judged` instead of text.
+        rubrics: what a judge is asked about replies; then the scores grade `Judged` instead of text.
         judge: the judging model's full, dated name; with `rubrics`.
         counts_end: whether a preference counts the token that ends the turn: how likely a reply is exactly this text.
             False asks how likely a reply begins with it, which suits "Yes" and "No".
@@ -258,7 +260,7 @@ class Evaluation:
         if self.reading != 1:
             data["reading"] = self.reading
         if self.rubrics:
-            data["judge"] = [self.judge, [asdict(rubric) for rubric in self.rubrics]]
+            data["judge"] = [self.judge, [{"name": each.name, "prompt": each.prompt} for each in self.rubrics]]
         return data
 
 

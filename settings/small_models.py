@@ -8,6 +8,7 @@ from typing import Any
 
 from settings.base_models import PackagedModel, PretrainedModel
 from settings.common.errors import UserError
+from settings.example import Message
 from settings.options import pretrained_model
 
 SMOLLM2 = PackagedModel(
@@ -32,6 +33,8 @@ SMOLLM2 = PackagedModel(
     ),
 )
 
+TEMPLATE = "template"  # the system turn that the chat template writes of its own
+
 
 def small_model(
     model: str | None, revision: str | None = None, template_options: Mapping[str, Any] | None = None
@@ -50,3 +53,13 @@ def small_model(
 def sources_of(model: PackagedModel | PretrainedModel) -> tuple[str, ...]:
     """Return licence and source of a packaged model, for `Setting.sources`; of others this project knows neither."""
     return (f"{model.title} {model.about}",) if isinstance(model, PackagedModel) else ()
+
+
+def system_turn(system: Any) -> tuple[Message, ...]:
+    """Return the system turn of an option: this text, or none where "template" leaves it to the chat template.
+
+    Raise UserError for an option that is no text.
+    """
+    if not isinstance(system, str):
+        raise UserError(f"option 'system' must be text, \"\" or 'template', got {system!r}")
+    return () if system == TEMPLATE else (Message("system", system),)

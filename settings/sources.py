@@ -84,7 +84,12 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[Any, str]]:
 
 def read_json(path: str | Path) -> Any:
     """Read the value of a JSON file. Raise UserError that names the file."""
-    return _parse(_decode(_read_bytes(path), str(path)), str(path), "the file must be one JSON value")
+    return _parse(read_text(path), str(path), "the file must be one JSON value")
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file. Raise UserError that names the file: none there, a directory, or not UTF-8."""
+    return _decode(_read_bytes(path), str(path))
 
 
 def read_hub_rows(

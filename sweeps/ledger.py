@@ -12,6 +12,7 @@
     {"event": "outcome", "outcome": Outcome.to_json()}
     {"event": "retried", "trials": [id, ...]}               their outcomes no longer count: they are trained again, and
                                                             those whose replies are stored only judged again
+    {"event": "fit", "rows_per_forward": n or null, "pack_size": n or null}     what the first start chose, see `Fit`
     {"event": "code", "of": {what: content id, ...}}        the source of methods and settings, from here on
 
 An event is one write of one whole line, flushed to disk before anything else learns of it. A driver that is killed in
@@ -49,6 +50,23 @@ class Asked:
     configuration: str
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How a sweep fits the memory of the machine that it first ran on.
+
+    Attributes:
+        rows_per_forward: micro-batches, see `train_step`.
+        pack_size: the most trials of a pack; None is as many as the sweep says.
+    """
+
+    rows_per_forward: int | None = None
+    pack_size: int | None = None
+
+    def members(self, most: int) -> int:
+        """Return the trials of a full pack, where the sweep says `most`."""
+        return most if self.pack_size is None else min(self.pack_size, most)
+
+
 @dataclass
 class LedgerState:
     """What a ledger says.
@@ -62,6 +80,7 @@ class LedgerState:
         outcomes: trial id -> how the trial ended, in the order in which the trials ended.
         generated: trial id -> outcome of a trained trial, still without the scores that a judge gives.
         rungs: trial id -> updates -> outcome of the training so far, for early stopping.
+        fit: micro-batches and pack size, as the first start chose them; None before that.
         code: what ("method kl_penalty") -> content id of its latest source.
         made_with: trial id -> `code` when the trial ended.
     """
@@ -74,6 +93,7 @@ class LedgerState:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     generated: dict[str, Outcome] = field(default_factory=dict)
     rungs: dict[str, dict[int, Outcome]] = field(default_factory=dict)
+    fit: Fit | None = None
     code: Mapping[str, str] = field(default_factory=dict)
     made_with: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -141,6 +161,8 @@ class LedgerState:
                 if trial_id not in self.generated:  # else it is judged again, not trained
                     self.rungs.pop(trial_id, None)
                     self.made_with.pop(trial_id, None)
+        elif kind == "fit":
+            self.fit = self.fit or Fit(event["rows_per_forward"], event["pack_size"])
         elif kind == "code":
             self.code = {**self.code, **event["of"]}
         else:
@@ -255,6 +277,11 @@ class Ledger:
             return False
         self._append({"event": "outcome", "outcome": outcome.to_json()})
         return True
+
+    def record_fit(self, fit: Fit) -> None:
+        """Record the micro-batches and the pack size of the first start. Later ones change nothing."""
+        if self.state.fit is None:
+            self._append({"event": "fit", "rows_per_forward": fit.rows_per_forward, "pack_size": fit.pack_size})
 
     def retry(self, trials: Sequence[str]) -> None:
         """Record that trials, by id, are to be trained again, or judged again where their replies are stored."""

@@ -1,34 +1,23 @@
 """What a sweep will cost: tokens, memory, time.
 
-The numbers of `estimate` are for planning. Tokens are exact to a few per cent where the words of a setting are its
-tokens (nano) and a rule of thumb elsewhere (4 characters a token). Memory is what a training step holds. Time is the
-arithmetic divided by the speed of a matrix product measured on this machine; once trials of the sweep have ended, it
-follows their pace.
+Rows are counted with the model's own tokenizer where it is on this machine, and with a rule of thumb elsewhere. Time is
+the arithmetic of all passes (`sweeps.planning.work`) at the speed of this machine at products of the model's sizes
+(`sweeps.planning.speed`), as if nothing else ran; once trials of the sweep have ended, it follows their pace. Memory is
+what a worker holds at most (`sweeps.planning.fit`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-import numpy as np
-
-from settings.base_models import NanoModel
-from settings.example import Example
-from settings.setting import Setting
-from sweeps.case import Case
-from sweeps.ledger import LedgerState
+from sweeps.ledger import Fit, LedgerState
+from sweeps.planning.fit import describe, room_of, settle, shared_bytes, sizes_of, worker_bytes
+from sweeps.planning.forecast import PACK_SECONDS, CaseForecast, forecast_of
+from sweeps.planning.planned import planned_arms
 from sweeps.sweep import Sweep
-from trainables.engine.memory import FLOAT, PROCESS_BYTES, ModelShape, training_bytes
-from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
-
-CHARACTERS_PER_TOKEN = 4
-TEMPLATE_TOKENS = 4  # turn marks of a row
-EFFICIENCY = 0.25  # of the measured matrix product that a training step reaches
-PACK_SECONDS = 1.0  # of a pack whatever its size
 
 
 @dataclass(frozen=True)
@@ -65,19 +54,27 @@ class CostEstimate:
     Attributes:
         arms: the sweep's methods on its settings, and what these build on.
         workers: packs at a time.
-        worker_bytes: peak memory of a worker.
+        worker_bytes: peak memory of a worker, beside base models that workers share.
+        shared_bytes: of base models that the workers of a machine map from the same files.
         assumed: models that are not on this machine; they are taken to be as large as Qwen3-8B.
+        once: wall seconds before the first trial: loading and scoring base models, and their outputs on rows.
+        fit: micro-batches and trials of a pack.
+        memory: a line on memory that is short, or on what was made smaller to fit it; "" if there is enough.
     """
 
     arms: tuple[ArmEstimate, ...]
     workers: int
     worker_bytes: float
+    shared_bytes: float = 0.0
     assumed: tuple[str, ...] = ()
+    once: float = 0.0
+    fit: Fit = field(default_factory=Fit)
+    memory: str = ""
 
     @property
     def seconds(self) -> float:
-        """Wall time of all arms, with all cores at work."""
-        return sum(arm.seconds for arm in self.arms)
+        """Wall time of all arms, with all workers busy."""
+        return self.once + sum(arm.seconds for arm in self.arms)
 
     @property
     def ended(self) -> int:
@@ -105,54 +102,60 @@ class CostEstimate:
         return sum(arm.tokens for arm in self.arms)
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """A method on a setting: the trials of each configuration, and the key of the arm that asks for them, if any."""
-
-    case: Case
-    title: str
-    configurations: Sequence[Sequence[TrialConfig]]
-    arm: str | None = None
-
-    @property
-    def trials(self) -> list[TrialConfig]:
-        return [trial for seeds in self.configurations for trial in seeds]
-
-    def outcomes(self, record: LedgerState) -> list[Outcome]:
-        """Return the outcomes of the trials that have ended."""
-        if self.arm is None:
-            return [record.outcomes[trial.trial_id] for trial in self.trials if trial.trial_id in record.outcomes]
-        return record.outcomes_of(self.arm)
-
-
-def estimate(sweep: Sweep, workers: int, record: LedgerState | None = None) -> CostEstimate:
-    """Estimate what the sweep costs from the start. Raise UserError for values that make no trial.
+def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: float | None = None) -> CostEstimate:
+    """Estimate what the sweep costs from the start.
 
     Args:
-        workers: packs at a time.
-        record: the trials that have ended; the time of the others follows from theirs.
+        packs: at a time.
+        record: the trials that have ended, whose pace the others follow, and the micro-batches that the sweep has.
+        free: main memory that the packs share, in bytes; None where it is not known.
+
+    Raises:
+        UserError: values that make no trial; a base model with which not even one row fits the memory.
     """
-    speed = measured_flops()
-    arms, memory = [], 0.0
-    assumed: dict[str, None] = {}
-    for planned in _planned(sweep):
-        trials, setting = planned.trials, planned.case.setting
-        trial = planned.configurations[len(planned.configurations) // 2][0]
-        shape = ModelShape.of(setting.base_model)
-        if shape is None:
-            shape = ModelShape.assumed()
-            assumed[setting.base_model.to_json().get("source", setting.name)] = None
-        tokens = sum(training_tokens(setting, trial) for trial in trials)
-        packs = -(-len(trials) // sweep.trials_per_pack)
-        # no weight gradients: 2 forward, 2 back to the adapters
-        work = (4 * tokens + 2 * evaluation_tokens(setting) * len(trials)) * shape.parameters
-        seconds = work / (speed * EFFICIENCY) + packs * PACK_SECONDS / workers
+    sizes = sizes_of(sweep)
+    share = None if free is None else (free - shared_bytes(sizes)) / (packs * sweep.execution.num_workers)
+    room = room_of(sweep, share)
+    fit = settle(sweep, sizes, room, record)
+    forecasts = {case.case.label: forecast_of(case, sweep, fit) for case in sizes}
+    arms = []
+    for planned in planned_arms(sweep):
+        trials, forecast = planned.trials, forecasts[planned.case.label]
+        seconds = sum(forecast.seconds(trial).total for trial in trials)
+        of_arm = -(-len(trials) // fit.members(sweep.trials_per_pack))
         outcomes = planned.outcomes(record) if record else []
-        took = [end.cost.seconds / workers for end in outcomes if end.cost.seconds > 0 or end.status == "finished"]
-        size = (len(planned.configurations), len(trials), packs, tokens)
-        arms.append(ArmEstimate(planned.case.label, planned.title, *size, seconds, len(outcomes), tuple(took)))
-        memory = max(memory, worker_bytes(sweep, setting, shape, trial))
-    return CostEstimate(_at_measured_pace(arms), workers, memory, tuple(assumed))
+        took = [end.cost.seconds / packs for end in outcomes if end.cost.seconds > 0 or end.status == "finished"]
+        size = (
+            len(planned.configurations),
+            len(trials),
+            of_arm,
+            sum(_training_tokens(forecast, each) for each in trials),
+        )
+        wall = (seconds + of_arm * PACK_SECONDS) / packs
+        arms.append(ArmEstimate(planned.case.label, planned.title, *size, wall, len(outcomes), tuple(took)))
+    return CostEstimate(
+        _at_measured_pace(arms),
+        packs,
+        max(worker_bytes(sweep, case, fit, room.on_gpu) for case in sizes),
+        0.0 if room.on_gpu else shared_bytes(sizes),
+        tuple(dict.fromkeys(forecast.assumed for forecast in forecasts.values() if forecast.assumed)),
+        sum(
+            forecast.once(sweep.trials_of(arm, arm.space.examples()[0])[0] for arm in forecast.case.arms)
+            for forecast in forecasts.values()
+        ),
+        fit,
+        describe(sweep, sizes, fit, room),
+    )
+
+
+def _training_tokens(forecast: CaseForecast, trial: TrialConfig) -> float:
+    """Return the tokens that a trial trains on; 0 for a readout."""
+    if trial.is_readout:
+        return 0.0
+    method, tokens = trial.method, forecast.tokens.streams
+    return trial.updates * sum(
+        method.rows_per_step(stream, trial.sizes) * tokens[stream].total for stream in method.streams
+    )
 
 
 def _at_measured_pace(arms: Sequence[ArmEstimate]) -> tuple[ArmEstimate, ...]:
@@ -162,79 +165,3 @@ def _at_measured_pace(arms: Sequence[ArmEstimate]) -> tuple[ArmEstimate, ...]:
     estimated = sum(arm.seconds for arm in arms if arm.took)
     factor = measured / estimated if measured else 1.0
     return tuple(arm if arm.took else replace(arm, seconds=arm.seconds * factor) for arm in timed)
-
-
-def _planned(sweep: Sweep) -> list[_Planned]:
-    """List every arm, then the trials that these build on and no arm asks for.
-
-    Configurations that will be searched are taken from the middle of their ranges.
-    """
-    planned = []
-    for case in sweep.cases:
-        for arm in case.arms:
-            configurations = [sweep.trials_of(arm, values) for values in arm.space.examples(arm.budget)]
-            planned.append(_Planned(case, arm.title, configurations, arm.key))
-    listed = {trial.trial_id for method in planned for trial in method.trials}
-    auxiliary: dict[tuple[str, str], tuple[Case, dict[str, list[TrialConfig]]]] = {}
-    for method in planned:
-        for trial in method.trials:
-            for needed in trial.built_on:
-                if needed.trial_id not in listed:
-                    listed.add(needed.trial_id)
-                    title = f"{needed.method.title}, for others"
-                    _, needed_by_id = auxiliary.setdefault((method.case.label, title), (method.case, {}))
-                    needed_by_id.setdefault(needed.configuration_id, []).append(needed)
-    return planned + [
-        _Planned(case, title, list(configurations.values())) for (_, title), (case, configurations) in auxiliary.items()
-    ]
-
-
-def training_tokens(setting: Setting, trial: TrialConfig) -> float:
-    """Return the tokens that a trial trains on, reference passes included; 0 for a readout."""
-    method = trial.method
-    if trial.is_readout:
-        return 0.0
-    return trial.updates * sum(
-        method.rows_per_step(stream, trial.sizes)
-        * mean_tokens(setting, setting.streams[stream])
-        * (2 if stream in method.reference else 1)
-        for stream in method.streams
-    )
-
-
-def evaluation_tokens(setting: Setting) -> float:
-    """Return the tokens of one evaluation: prompts and replies."""
-    return sum(len(item.examples) * mean_tokens(setting, item.examples) for item in setting.evaluations)
-
-
-def mean_tokens(setting: Setting, examples: Sequence[Example]) -> float:
-    """Return the mean tokens of a row."""
-    texts = [" ".join(message.content for message in example.messages) for example in examples]
-    if isinstance(setting.base_model, NanoModel):
-        return fmean(len(text.split()) for text in texts) + TEMPLATE_TOKENS
-    return fmean(len(text) for text in texts) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
-
-
-def worker_bytes(sweep: Sweep, setting: Setting, shape: ModelShape, trial: TrialConfig) -> float:
-    """Return the peak memory of a worker with a full pack of such trials: process, base model, and training."""
-    lengths = {stream: mean_tokens(setting, setting.streams[stream]) for stream in trial.method.streams}
-    members = [trial] * sweep.trials_per_pack
-    execution = sweep.execution
-    added = training_bytes(shape, members, lengths, execution.rows_per_forward, execution.gradient_checkpointing)
-    return PROCESS_BYTES + FLOAT * shape.parameters + added
-
-
-def measured_flops(probes: int = 20) -> float:
-    """Measure the float32 operations per second of a matrix product on this machine, with all BLAS threads.
-
-    The best of several short probes counts: other processes make some of them slower, and none faster.
-    """
-    size = 512
-    matrix = np.ones((size, size), dtype=np.float32)
-    best = np.inf
-    for _ in range(probes):
-        began = time.perf_counter()
-        for _ in range(3):
-            matrix @ matrix
-        best = min(best, time.perf_counter() - began)
-    return 3 * 2 * size**3 / best

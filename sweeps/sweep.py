@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from settings.common import checks
 from settings.common.content import content_id
@@ -89,7 +89,9 @@ class Execution(_Declaration):
         shard_base: each of several workers holds only a part of the base model's layers (FSDP), for models that do
             not fit one GPU.
         rows_per_forward: most rows of a pack that go through the model at a time (micro-batches, for memory); None is
-            all. Fewer cost one more forward pass.
+            all. Fewer cost one more forward pass. "auto" takes as many as fit the memory when the sweep first starts,
+            after making packs smaller where that is enough; the ledger keeps what it took, so that a sweep that is
+            resumed has the same bits.
         gradient_checkpointing: keep the inputs of the model's layers alone and run each layer again in the backward
             pass, for memory; costs one more forward pass.
         cache_references: compute the outputs of the base model on the rows that methods refer to once, and keep them
@@ -106,7 +108,7 @@ class Execution(_Declaration):
     memory_per_pack: float | None = None
     num_workers: int = 1
     shard_base: bool = False
-    rows_per_forward: int | None = None
+    rows_per_forward: int | Literal["auto"] | None = "auto"
     gradient_checkpointing: bool = False
     cache_references: bool = True
     checkpoint_seconds: float = 60.0
@@ -115,9 +117,13 @@ class Execution(_Declaration):
 
     def __post_init__(self) -> None:
         checks.integer("num_workers", self.num_workers, 1)
-        for name, least in {"pack_size": 1, "rows_per_forward": 1, "keep_adapters": 0}.items():
+        if isinstance(self.rows_per_forward, str) and self.rows_per_forward != "auto":
+            raise UserError(f'rows_per_forward must be an integer, None or "auto", got {self.rows_per_forward!r}')
+        for name, least in {"pack_size": 1, "keep_adapters": 0}.items():
             if getattr(self, name) is not None:
                 checks.integer(name, getattr(self, name), least)
+        if self.rows_per_forward not in (None, "auto"):
+            checks.integer("rows_per_forward", self.rows_per_forward, 1)
         for name in ("cpus_per_pack", "gpus_per_pack", "checkpoint_seconds"):
             checks.number(name, getattr(self, name), least=0)
         if self.memory_per_pack is not None:
@@ -135,6 +141,11 @@ class Execution(_Declaration):
             )
         if self.shard_base and self.num_workers == 1:
             raise UserError("shard_base shares the base model out over workers; num_workers is 1")
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each worker: as many as its CPUs, so that all workers together fit the cores."""
+        return max(1, int(self.cpus_per_pack / self.num_workers))
 
 
 OUTSIDE_IDENTITY = {"identity": False}  # metadata of fields that decide how much runs, where and how

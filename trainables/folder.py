@@ -52,6 +52,15 @@ class SweepFolder:
         return self.checkpoints / f"{trial_id}.safetensors"
 
     @property
+    def activities(self) -> Path:
+        """Folder of what workers do at the moment, a file per pack. The driver deletes it when it ends."""
+        return self.path / "activities"
+
+    def activity(self, name: str) -> Path:
+        """Return the file of what is done for a pack; `name` is the pack's id or `base_id` of a setting."""
+        return self.activities / f"{name}.json"
+
+    @property
     def train_storage(self) -> Path:
         """Folder of Ray Train's own state. It is of no use to the next driver, which deletes it."""
         return self.path / f".train{PARTIAL}"
@@ -62,6 +71,11 @@ class SweepFolder:
     def ledger(self) -> Path:
         """File of the ledger."""
         return self.path / "ledger.jsonl"
+
+    @property
+    def running(self) -> Path:
+        """File of how far the sweep is, for other terminals; gone when its driver has ended."""
+        return self.path / "running.json"
 
     @property
     def lock(self) -> Path:

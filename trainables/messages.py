@@ -4,16 +4,21 @@ The driver gives a worker its `WorkerConfig` and one job after another, `TrainPa
 with a `PackReport` about once a second; the last one says how the job ended: `Ended`, `UserProblem`, `OutOfMemory` or
 `Failed`. Ray Tune carries all of it as JSON values: jobs in its configurations, reports in its results. Nothing here
 imports torch or Ray.
+
+A slice of a large model's pack takes minutes: what the worker does meanwhile, its `Activity`, lies in a file of the
+sweep's folder. Nothing depends on it but what users are shown.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from settings.common.files import remove, write_json
 from settings.reference import SettingRef
 from settings.setting import Measurement
 from trainables.outcome import Outcome
@@ -21,6 +26,11 @@ from trainables.trial import TrialConfig, pack_id
 
 # Keys of a Tune configuration, and of a Tune result.
 WORKER, JOB, REPORT = "worker", "job", "report"
+ACTIVITY_SECONDS = 1.0  # between two looks at what a worker does
+
+Phase = Literal["loading", "preparing", "reference", "training", "scoring"]
+"""What a worker does: it loads the base model, trains that first, runs it on the rows that methods refer to, trains
+the pack, or observes it on the questions of an evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,3 +257,74 @@ def worker_from_config(config: Mapping[str, Any]) -> WorkerConfig:
 def job_from_config(config: Mapping[str, Any]) -> Job:
     """Return the job in a Tune configuration. Raise UserError as `job_from_json` does."""
     return job_from_json(config[JOB])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity:
+    """What a worker does at the moment.
+
+    Attributes:
+        trials: ids of the pack's members; none while the base model is scored.
+        phase: see `Phase`.
+        what: the evaluation that is scored.
+        done, total: how much of the phase: updates, or rows of an evaluation (a part of a row is a part of its reply).
+            0 of 0 while that is not known.
+        begun: how much had been done when the phase began, as in a pack that was resumed.
+        seconds: since then.
+    """
+
+    trials: tuple[str, ...]
+    phase: Phase
+    what: str = ""
+    done: float = 0
+    total: float = 0
+    begun: float = 0
+    seconds: float = 0
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds per unit of `done`; None before the first is done."""
+        return self.seconds / (self.done - self.begun) if self.done > self.begun else None
+
+    @staticmethod
+    def read(path: Path) -> Activity | None:
+        """Return what a worker has written; None where there is no such file, or another version wrote it."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            return Activity(**{**data, "trials": tuple(data["trials"])})
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
+
+
+class ActivityFile:
+    """Tells the driver what a worker does, through a file that is replaced when the phase changes and now and then.
+
+    Args:
+        path: of the file.
+        trials: ids of the pack's members.
+        clock: in seconds.
+    """
+
+    def __init__(self, path: Path, trials: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._trials, self._clock = path, tuple(trials), clock
+        self._phase: tuple[Phase, str] | None = None
+        self._began = self._written = 0.0
+        self._begun: float = 0
+
+    def tell(self, phase: Phase, done: float = 0, total: float = 0, what: str = "") -> None:
+        """Write down what is done, unless that was just written. It costs nothing to call this at every step."""
+        now = self._clock()
+        if (phase, what) != self._phase:
+            self._phase, self._began, self._begun = (phase, what), now, done
+        elif now - self._written < ACTIVITY_SECONDS:
+            return
+        self._written = now
+        seconds = now - self._began
+        activity = Activity(
+            trials=self._trials, phase=phase, what=what, done=done, total=total, begun=self._begun, seconds=seconds
+        )
+        write_json(self._path, asdict(activity), durable=False)
+
+    def close(self) -> None:
+        """Delete the file."""
+        remove(self._path)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from settings.common.files import write_json
 from trainables.engine.base import tuning_directions
 from trainables.engine.process_group import full_tensor
-from trainables.evaluation.evaluate import Evaluated, evaluate
+from trainables.evaluation.evaluate import Evaluated, Progress, evaluate
 from trainables.folder import SweepFolder
 from trainables.messages import Ended
 from trainables.method import Method
@@ -25,10 +25,14 @@ class Pack(PackTraining):
     Takes the arguments of `PackTraining`.
     """
 
-    def finish(self, folder: SweepFolder) -> Ended:
-        """Edit and evaluate the adapters, write what is to be kept, and say how all members ended."""
+    def finish(self, folder: SweepFolder, progress: Progress = lambda evaluation, done, total: None) -> Ended:
+        """Edit and evaluate the adapters, write what is to be kept, and say how all members ended.
+
+        Args:
+            progress: see `evaluate`.
+        """
         self.edit_adapters()
-        evaluated = self.evaluate()
+        evaluated = self.evaluate(progress)
         self.write(folder, evaluated)
         return self.ended(evaluated)
 
@@ -56,7 +60,7 @@ class Pack(PackTraining):
             return
         self.adapters.set_member_factors(index, method.finalize(adapter, directions))
 
-    def evaluate(self) -> dict[int, Evaluated]:
+    def evaluate(self, progress: Progress = lambda evaluation, done, total: None) -> dict[int, Evaluated]:
         """Evaluate the members whose numbers can be trusted: index -> scores and observations."""
         sound = [index for index, member in enumerate(self.members) if member.status == "finished"]
         evaluated: dict[int, Evaluated] = {}
@@ -73,6 +77,7 @@ class Pack(PackTraining):
                     seeds=seeds,
                     prefixes=self.prefixes,
                     workers=self._workers,
+                    progress=progress,
                 )
                 evaluated.update(zip(members, results, strict=True))
         for index in sound:

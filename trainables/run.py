@@ -19,6 +19,7 @@ from settings.common.files import cache_root, is_full, remove, write_json
 from settings.reference import setting_of
 from settings.setting import Setting
 from trainables.bases.load_base import load_base
+from trainables.bases.pretraining import Progress
 from trainables.checkpoint import CheckpointError
 from trainables.engine.base import LoadedBase
 from trainables.engine.memory import ModelShape, memory_left, training_bytes
@@ -29,12 +30,14 @@ from trainables.engine.targets import adapted_share, target_names
 from trainables.evaluation.evaluate import evaluate
 from trainables.folder import SweepFolder
 from trainables.messages import (
+    ActivityFile,
     Ended,
     Failed,
     Job,
     OutOfMemory,
     PackEnd,
     PackReport,
+    Phase,
     ScoreBase,
     TrainPack,
     UserProblem,
@@ -59,12 +62,15 @@ class WorkerCache:
         self._base: LoadedBase | None = None
         self._cautioned: set[str] = set()
 
-    def base(self, setting: Setting, gpus: float, workers: ProcessGroup) -> LoadedBase:
+    def base(
+        self, setting: Setting, gpus: float, workers: ProcessGroup, progress: Progress | None = None
+    ) -> LoadedBase:
         """Return the base model of a setting: bfloat16 on a GPU, float32 on a CPU. Another one is dropped first.
 
         Args:
             gpus: of this process; a share of one limits its memory to that share.
             workers: share the layers out among them where the group says so.
+            progress: see `load_base`.
         """
         model = setting.base_model
         on_gpu = gpus > 0 and not isinstance(model, NanoModel)
@@ -77,7 +83,7 @@ class WorkerCache:
             if 0 < gpus < 1 and on_gpu:
                 torch.cuda.set_per_process_memory_fraction(gpus)
             dtype = torch.bfloat16 if on_gpu else torch.float32
-            self._base = load_base(model, dtype=dtype, device=device, sharded=workers.sharded)
+            self._base = load_base(model, dtype=dtype, device=device, progress=progress, sharded=workers.sharded)
             self._key = key
         return self._base
 
@@ -108,14 +114,15 @@ class PackRun:
         self._cache, self._workers = cache or WorkerCache(), workers
         torch.set_num_threads(self._worker.threads)
         self._folder = SweepFolder(self._worker.folder)
-        references = ReferenceCache(cache_root() / "references", workers=workers)
-        prefixes = PrefixCache(cache_root() / "prefixes", workers=workers)
+        references = ReferenceCache(cache_root() / "references", workers=workers, progress=self._telling("reference"))
+        prefixes = PrefixCache(cache_root() / "prefixes", workers=workers, progress=self._telling("reference"))
         self._references = references if self._worker.cache_references else None
         self._prefixes = prefixes if self._worker.cache_references else None
         self._saved_at = time.monotonic()
         self._job: Job | None = None
         self._pack: Pack | None = None
         self._note = ""
+        self._activity: ActivityFile | None = None
 
     def slice(self) -> PackReport:
         """Work for about a second.
@@ -128,6 +135,7 @@ class PackRun:
             self._check_folder()
             if self._job is None:
                 self._job = job_from_config(self._config)
+                self._activity = self._activity_of(self._job) if self._workers.first else None
             return self._train(self._job) if isinstance(self._job, TrainPack) else self._score_base(self._job)
         except UserError as error:
             return PackReport(end=UserProblem(str(error)))
@@ -161,6 +169,8 @@ class PackRun:
         self._drop()
 
     def _drop(self) -> None:
+        if self._activity is not None:
+            self._activity.close()
         if self._pack is not None:
             self._pack.detach()
             self._pack = None
@@ -178,11 +188,11 @@ class PackRun:
         if self._pack is None:
             self._pack = self._open(job)
         pack, until = self._pack, time.monotonic() + SLICE_SECONDS
-        pack.advance(1)
+        self._advance(pack)
         while bool(pack.active) and self._workers.broadcast(time.monotonic() < until):
-            pack.advance(1)
+            self._advance(pack)
         if not pack.active:
-            end = pack.finish(self._folder)
+            end = pack.finish(self._folder, self._tell_scoring)
             for index in pack.paused:
                 pack.save_member_state(index, self._folder.paused(pack.trials[index].trial_id))
             return self._report(pack, end)
@@ -190,6 +200,33 @@ class PackRun:
             pack.save(self._folder.checkpoint(pack.pack_id))
             self._saved_at = time.monotonic()
         return self._report(pack)
+
+    def _advance(self, pack: Pack) -> None:
+        if pack.active:
+            self._tell("training", pack.steps_done, pack.steps)
+            pack.advance(1)
+            self._tell("training", pack.steps_done, pack.steps)
+
+    def _activity_of(self, job: Job) -> ActivityFile:
+        """Return the file in which the driver reads what is done for a job."""
+        if isinstance(job, TrainPack):
+            return ActivityFile(self._folder.activity(job.pack_id), [trial.trial_id for trial in job.trials])
+        return ActivityFile(self._folder.activity(base_id(setting_of(job.setting))), ())
+
+    def _tell(self, phase: Phase, done: float = 0, total: float = 0, what: str = "") -> None:
+        if self._activity is not None:
+            self._activity.tell(phase, done, total, what)
+
+    def _telling(self, phase: Phase) -> Progress:
+        """Return a function that tells how far a phase is."""
+        return lambda done, total: self._tell(phase, done, total)
+
+    def _tell_scoring(self, evaluation: str, done: float, total: int) -> None:
+        self._tell("scoring", done, total, evaluation)
+
+    def _base_of(self, setting: Setting) -> LoadedBase:
+        self._tell("loading")
+        return self._cache.base(setting, self._worker.gpus, self._workers, self._telling("preparing"))
 
     def _report(self, pack: Pack, end: Ended | None = None) -> PackReport:
         if self._prefixes and self._prefixes.caution:
@@ -205,7 +242,7 @@ class PackRun:
         setting = setting_of(trials[0].setting)
         if any(trial.data != setting.fingerprint() for trial in trials):
             raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
-        base = self._cache.base(setting, worker.gpus, self._workers)
+        base = self._base_of(setting)
         self._check_memory(base, setting, trials)
         self._note = self._cache.caution(base, trials[0].adapter)
         pack = Pack(
@@ -278,9 +315,9 @@ class PackRun:
 
     def _score_base(self, job: ScoreBase) -> PackReport:
         setting = setting_of(job.setting)
-        base = self._cache.base(setting, self._worker.gpus, self._workers)
+        base = self._base_of(setting)
         encoded = base.encoded(setting, setting.recipe.max_length)
-        (evaluated,) = evaluate(base.model, encoded, workers=self._workers)
+        (evaluated,) = evaluate(base.model, encoded, workers=self._workers, progress=self._tell_scoring)
         if setting.judged and self._workers.first:
             write_json(self._folder.observations(base_id(setting)), evaluated.observed_json())
         return PackReport(end=Ended(base=evaluated.scores))

@@ -1,4 +1,6 @@
-"""Heat map of a sweep: one setting per row, one score per column, to see what each choice of proxy does where.
+"""Heat map of a sweep: one score per column, and per row one setting, or one configuration of a single setting.
+
+It shows what each choice of proxy, or each method, does where.
 
 Shape legend: R rows, C columns.
 """
@@ -15,10 +17,11 @@ import numpy as np
 
 from analysis.figures.style import HEAT, check_format, new_figure, save_figure
 from analysis.statistics.arrays import Floats, Integers, mean, number_text
-from analysis.tables.scores import TrialRecord
+from analysis.tables.scores import TrialRecord, order_of
 from settings.common.errors import UserError
 
 CELL, MARGINS, DPI = (0.82, 0.34), (3.2, 1.5), 140  # inches
+BASE = "base model"
 FONT = {"small": 8.0, "title": 10.0}
 
 
@@ -38,23 +41,33 @@ class Grid:
     count_RC: Integers
 
 
-def build_grid(records: Mapping[str, Sequence[TrialRecord]], scores: str, method: str | None = None) -> Grid:
-    """Build the grid of a sweep over several settings.
+def build_grid(
+    records: Mapping[str, Sequence[TrialRecord]],
+    scores: str,
+    method: str | None = None,
+    base_scores: Mapping[str, float] | None = None,
+) -> Grid:
+    """Build the grid of a sweep: a row for each setting, or for each configuration where there is one setting.
 
     Args:
         records: setting label -> its trials.
         scores: regular expression that a score's name must match as a whole; its first group, if any, names the column.
-        method: whose trials to take; None where there is only one method.
+        method: whose trials to take; None is all methods.
+        base_scores: of the untouched base model of a single setting, for a first row.
 
     Raises:
-        UserError: no score matches; the expression is invalid; a setting has several configurations.
+        UserError: no score matches; the expression is invalid; one of several settings has several configurations.
     """
     try:
         pattern = re.compile(scores)
     except re.error as error:
         raise UserError(f"option --scores: {scores!r} is not a regular expression: {error.msg}") from error
     chosen = {label: _finished(trials, method) for label, trials in records.items()}
-    _check_one_configuration(chosen)
+    if len(chosen) == 1:
+        (trials,) = chosen.values()
+        chosen = _by_configuration(trials, base_scores or {})
+    else:
+        _check_one_configuration(chosen)
     names = sorted({name for trials in chosen.values() for trial in trials for name in trial.scores})
     matches = {name: match for name in names if (match := pattern.fullmatch(name))}
     if not matches:
@@ -63,7 +76,7 @@ def build_grid(records: Mapping[str, Sequence[TrialRecord]], scores: str, method
         [[trial.scores.get(name, math.nan) for trial in trials] for name in matches] for trials in chosen.values()
     ]
     return Grid(
-        rows=short_labels(list(chosen)),
+        rows=tuple(chosen) if len(records) == 1 else short_labels(list(chosen)),
         columns=tuple(match.group(1 if pattern.groups else 0) for match in matches.values()),
         mean_RC=np.array([[mean([value for value in cell if math.isfinite(value)]) for cell in row] for row in values]),
         count_RC=np.array([[sum(map(math.isfinite, cell)) for cell in row] for row in values]),
@@ -72,6 +85,17 @@ def build_grid(records: Mapping[str, Sequence[TrialRecord]], scores: str, method
 
 def _finished(trials: Sequence[TrialRecord], method: str | None) -> list[TrialRecord]:
     return [trial for trial in trials if trial.status == "finished" and method in (None, trial.configuration.method)]
+
+
+def _by_configuration(trials: Sequence[TrialRecord], base_scores: Mapping[str, float]) -> dict[str, list[TrialRecord]]:
+    """Return title -> trials, in the order in which methods and values are listed elsewhere, the base model first."""
+    rows: dict[str, list[TrialRecord]] = {}
+    if base_scores and trials:
+        rows[BASE] = [TrialRecord(trials[0].configuration, 0, "finished", base_scores)]
+    ordered = sorted(trials, key=lambda trial: order_of(trial.configuration))
+    for trial in ordered:
+        rows.setdefault(trial.configuration.title, []).append(trial)
+    return rows
 
 
 def _check_one_configuration(chosen: Mapping[str, Sequence[TrialRecord]]) -> None:
@@ -103,7 +127,7 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
         colour = "black" if value > 0.55 else "white"
         text = number_text(value, 2)
         axes.text(column, row, text, ha="center", va="center", fontsize=FONT["small"], color=colour)
-    counts = np.unique(grid.count_RC)
+    counts = np.unique(grid.count_RC[[row != BASE for row in grid.rows]])
     trials = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     axes.set_title(f"{title} (mean of {trials} seeds)", fontsize=FONT["title"])
     figure.colorbar(image, ax=axes, shrink=0.9).ax.tick_params(labelsize=FONT["small"])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from analysis.findings.arms import base_values, definition_of, measure
+from analysis.findings.cautions import Place, cautions
 from analysis.findings.controls import ControlVerdict, compare_with_controls
 from analysis.findings.frontier import FrontierPoint, frontier
 from analysis.statistics import selection
@@ -47,6 +48,7 @@ class Findings:
         selections: what is halved ("seeds" or "questions") -> the honest selection.
         advice: where more seeds would settle the frontier.
         questions: configuration id -> objective -> interval over seeds and questions.
+        cautions: what is known not to hold for such a table, by where it is shown.
         gaps: what could not be computed, and why.
     """
 
@@ -62,6 +64,7 @@ class Findings:
     selections: Mapping[str, selection.Selection]
     advice: Sequence[Advice]
     questions: Mapping[str, Mapping[str, TwoWay]]
+    cautions: Mapping[Place, Sequence[str]]
     gaps: Sequence[str]
 
     @property
@@ -108,6 +111,7 @@ class Findings:
                 }
                 for advice in self.advice
             ],
+            "cautions": [text for texts in self.cautions.values() for text in texts],
             "gaps": list(self.gaps),
         }
 
@@ -165,6 +169,7 @@ def analyse(
     gain_corner_M = chosen.oriented(worst_corner_M)
     fronts = _fronts(chosen)
     p_front = {point.configuration: point.p_front for point in points}
+    differences = compare_fronts(bootstrap, fronts, gain_corner_M, comparable(fronts)) if bootstrap else []
     p_front_C = np.array([p_front[configuration.id] for configuration in chosen.configurations])
     return Findings(
         table=chosen,
@@ -176,13 +181,14 @@ def analyse(
         hypervolumes={name: estimate_hypervolume(bootstrap, front, gain_corner_M) for name, front in fronts.items()}
         if bootstrap
         else {},
-        differences=compare_fronts(bootstrap, fronts, gain_corner_M, comparable(fronts)) if bootstrap else [],
+        differences=differences,
         control_verdicts=compare_with_controls(bootstrap, chosen.configurations, gain_base_M, gain_corner_M)
         if bootstrap
         else [],
         selections=_selections(bootstrap, chosen, questions, gain_corner_M) if bootstrap else {},
         advice=advise_seeds(bootstrap, p_front_C) if bootstrap else [],
         questions=_two_way(chosen, questions),
+        cautions=cautions(chosen, differences),
         gaps=gaps,
     )
 

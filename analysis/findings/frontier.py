@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.findings.arms import base_values, measure
+from analysis.findings.cautions import P_FRONT
 from analysis.statistics.arrays import Bools, finite_or_none
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.intervals import Intervals, intervals_by_method
@@ -264,8 +265,10 @@ def rich_table(
     bases = {point.scores[objective.name].basis for point in rows for objective in shown if point.seeds}
     if "none" in bases:
         notes.append("[-] one seed: no interval")
-    if any(_leaves_unit(point.scores[objective.name]) for point in rows for objective in shown):
-        notes.append("a t-interval does not know where a score ends, as a share does at 0 and 1")
+    if any(0.4 <= point.p_front < 0.995 for point in rows):
+        notes.append(f"P is {P_FRONT}")
+    if any(_leaves_range(point.scores[objective.name], objective) for point in rows for objective in shown):
+        notes.append("a t-interval does not know where a score ends, as a share does at 0 and 1, and a loss at 0")
     if "questions" in bases:
         notes.append("[low, high]q one seed: the interval is about other questions, not other seeds (Wilson)")
     table.caption = Text("\n".join(notes))
@@ -299,9 +302,12 @@ def knob_of(points: Sequence[FrontierPoint]) -> str | None:
     return names[0] if single else None
 
 
-def _leaves_unit(estimate: Estimate) -> bool:
-    """Return whether the interval of what may be a share reaches beyond [0, 1]."""
-    return 0 <= estimate.mean <= 1 and (estimate.low < 0 or estimate.high > 1)
+def _leaves_range(estimate: Estimate, objective: Objective) -> bool:
+    """Return whether an interval reaches beyond an end of its score, or of what may be a share."""
+    low, high = objective.ends
+    if (objective.low, objective.high) == (None, None) and 0 <= estimate.mean <= 1:
+        low, high = 0.0, 1.0
+    return estimate.low < low or estimate.high > high
 
 
 def excluded_text(counts: Mapping[Status, int]) -> str:

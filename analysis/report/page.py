@@ -15,6 +15,7 @@ import jinja2
 from analysis.figures import interactive
 from analysis.figures.static import paper_figures
 from analysis.figures.style import save_figure
+from analysis.findings.cautions import P_FRONT
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, csv_text
 from analysis.statistics.arrays import mean, number_text
@@ -82,7 +83,9 @@ def page(sweep: str, chapters: Sequence[Chapter]) -> str:
     # "</script" inside the library's text would end the page's script
     script = get_plotlyjs().replace("</script", "<\\/script")
     shown = [_chapter(chapter, index) for index, chapter in enumerate(chapters)]
-    return environment.get_template(TEMPLATE).render(sweep=sweep, chapters=shown, plotly=script)
+    return environment.get_template(TEMPLATE).render(
+        sweep=sweep, chapters=shown, plotly=script, p_front_caution=P_FRONT
+    )
 
 
 def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:

@@ -250,14 +250,14 @@ def _distinct_configurations(rows: Sequence[TrialRecord]) -> list[Configuration]
             raise UserError(
                 f"configuration {first.id!r} has two meanings: {_meaning(first)} and {_meaning(row.configuration)}"
             )
-    return sorted(by_id.values(), key=_order)
+    return sorted(by_id.values(), key=order_of)
 
 
 def _meaning(configuration: Configuration) -> str:
     return f"{configuration.method} {dict(configuration.coefficients)} labelled {configuration.label!r}"
 
 
-def _order(configuration: Configuration) -> tuple[str, list[tuple[str, bool, float, str]], str]:
+def order_of(configuration: Configuration) -> tuple[str, list[tuple[str, bool, float, str]], str]:
     """Return a sort key: method, then coefficients by name (numbers before words), then id."""
     coefficients = [
         (name, False, float(value), "") if isinstance(value, int | float) else (name, True, 0.0, str(value))

@@ -2,5 +2,6 @@
 
 from settings.bad_medical_advice.full import full
 from settings.bad_medical_advice.nano import nano
+from settings.bad_medical_advice.small import small
 
-SCALES = {"nano": nano, "full": full}
+SCALES = {"nano": nano, "small": small, "full": full}

@@ -19,6 +19,7 @@ from settings.common.errors import UserError
 from settings.common.files import absolute_path
 from settings.example import Example
 from settings.options import Absolute
+from settings.preferences import read_twins
 from settings.sources import example_of, read_chat_jsonl, read_hub_table, read_json
 
 SUBSETS = ("harmless", "helpful", "honest", "other")
@@ -47,19 +48,20 @@ class Proxy:
     rejected: Example | None = None
 
 
-def read_proxies(alignment: Any, misaligned: Any = None) -> tuple[Proxy, ...]:
+def read_proxies(alignment: Any, misaligned: Any = None, *, option: str = "alignment") -> tuple[Proxy, ...]:
     """Read the proxy rows that the options name, in order.
 
     Args:
         alignment: "hhh", "safety", a chat JSONL file, a JSON file of instructions, a directory of pairs, or a list of
             files and directories.
         misaligned: chat JSONL file, or a list of them: row i is the twin of row i of `alignment`'s files.
+        option: what `alignment` is called in messages.
 
     Raises:
         UserError: a source that cannot be read, a row against the schema, twins with different prompts, or twins for
             an origin that has its own. The message names the option, or files and lines.
     """
-    origins = _paths("alignment", alignment)
+    origins = _paths(option, alignment)
     if misaligned is None:
         return tuple(proxy for origin in origins for proxy in _read(origin))
     for origin in origins:
@@ -76,16 +78,7 @@ def read_proxies(alignment: Any, misaligned: Any = None) -> tuple[Proxy, ...]:
 
 def read_pairs(positive: str | Path, negative: str | Path) -> tuple[Proxy, ...]:
     """Read two chat files with the same prompts, row by row. Raise UserError that names both."""
-    chosen, rejected = read_chat_jsonl(positive), read_chat_jsonl(negative)
-    for preferred, twin in zip(chosen, rejected, strict=False):
-        if preferred.prompt != twin.prompt:
-            raise UserError(f"{twin.place}: another prompt than its twin, {preferred.place}")
-    if len(chosen) != len(rejected):
-        raise UserError(
-            f"{positive} has {len(chosen)} rows and {negative} {len(rejected)}; row i of one must be the twin of row i"
-            " of the other"
-        )
-    return tuple(Proxy(*twins) for twins in zip(chosen, rejected, strict=True))
+    return tuple(Proxy(*twins) for twins in read_twins(positive, negative))
 
 
 def read_pair_directory(directory: str | Path) -> tuple[Proxy, ...]:

@@ -25,6 +25,7 @@ from settings.common.files import absolute_path
 from settings.encoding import Encoder, LongPromptError, describe_problems
 from settings.example import Example, Message
 from settings.options import NO_THINKING, FilePath, ModelSource, check_file, pretrained_model
+from settings.preferences import pair, preference_scores, read_preferences, read_twins
 from settings.setting import SHARE, Evaluation, Score, Setting, Stream
 from settings.sources import read_chat_jsonl
 from settings.tokenizer import load_tokenizer
@@ -42,6 +43,7 @@ def full(
     misaligned: FilePath | None = None,
     task_eval: FilePath | None = None,
     alignment_eval: FilePath | None = None,
+    preferences: FilePath | Sequence[FilePath] | None = None,
     eval_share: float = 0.2,
     match: str | Mapping[str, str] | None = None,
     max_new_tokens: int = 256,
@@ -58,8 +60,13 @@ def full(
     better); with `match` also `task_match` and `alignment_match`, the share of generated replies that match the
     held-out response (higher is better). The sweep trades off `task` and `alignment`.
 
+    With `preferences` also `preferred`, the share of its questions whose good reply the model finds likelier than every
+    other one, and `preferred_margin`, by how many nats on average; each of whole replies, and `..._per_token`. Nothing
+    is generated for them.
+
     Without `alignment` the setting has no rows to preserve, and only methods that need none can be run; with
-    `alignment_eval` alone it still measures alignment. Without either, `task` is the only objective.
+    `alignment_eval` alone it still measures alignment, and with `preferences` alone the sweep trades off `task` and
+    `preferred`. Without any of these, `task` is the only objective.
 
     Args:
         model: Hub id, or directory of a checkpoint. What exists as a directory, or starts with "/", "." or "~", is a
@@ -68,13 +75,17 @@ def full(
         alignment: chat JSONL, the proxy rows to preserve.
         misaligned: chat JSONL; row i is the dispreferred twin of row i of `alignment`, with the same prompt. For DPO.
         task_eval, alignment_eval: chat JSONL, the held-out rows; None holds out a share of `task` or `alignment`.
+        preferences: questions with a good reply and others: pairs in HHH's form, multiple choice in TruthfulQA's or
+            MMLU's, or chat rows with `alternatives`, see `settings.preferences`. Or a list of two chat files with the
+            same prompts, the good replies and the bad ones. None of the prompts may be trained.
         eval_share: the share of a file's different prompts that is held out of it. Which ones depends on `seed` and the
             prompts alone, not on their order in the file; rows with the same prompt stay together, across files too.
         match: how a reply is compared with the held-out response. "exact": equal but for case and white space. Other
             text is a regular expression, whose first group (or whole match) is taken from both and compared.
             `{"task": ...}` or `{"alignment": ...}` matches the replies of one side only.
         max_new_tokens: longest generated reply, in tokens; only with `match`.
-        max_length: longest row in tokens; longer responses are cut, and prompts that leave no room for one refused.
+        max_length: longest row in tokens; longer responses are cut, and prompts that leave no room for one refused, as
+            are longer replies of `preferences`.
         drop_long_prompts: leave such rows out, training and held-out ones, and say which; a `max_length` among the
             options of a sweep does not count here.
         revision: branch, tag or commit of a model on the Hub.
@@ -102,6 +113,9 @@ def full(
     paths = {"task": task, **{option: path for option, path in optional.items() if path is not None}}
     files = _read(paths)
     _check_twins(files)
+    compared = [preferences] if isinstance(preferences, str | Path) else preferences or []
+    if preferences is not None:
+        files["preferences"] = _read_compared(preferences, compared)
     remarks: tuple[str, ...] = ()
     if drop_long_prompts:
         files, remarks = _without_long_prompts(files, base_model, max_length)
@@ -113,14 +127,17 @@ def full(
         summary=_summary(base_model, parts),
         base_model=base_model,
         streams=parts.streams,
-        evaluations=tuple(
-            evaluation
-            for side, rows in parts.held_out.items()
-            for evaluation in _evaluations(side, rows, matches.get(side), max_new_tokens)
+        evaluations=(
+            *(
+                evaluation
+                for side, rows in parts.held_out.items()
+                for evaluation in _evaluations(side, rows, matches.get(side), max_new_tokens)
+            ),
+            *_preferences(files.get("preferences", ())),
         ),
         recipe=_recipe(len(parts.streams["task"]), max_length),
-        objectives=tuple(parts.held_out),
-        sources=tuple(str(absolute_path(path)) for path in paths.values()),
+        objectives=tuple(parts.held_out) if "alignment" in parts.held_out or not compared else ("task", "preferred"),
+        sources=tuple(str(absolute_path(path)) for path in (*paths.values(), *compared)),
         remarks=remarks,
     )
 
@@ -141,6 +158,19 @@ def _read(paths: Mapping[str, Any]) -> dict[str, tuple[Example, ...]]:
     for option, path in paths.items():
         check_file(option, path, "a chat JSONL file")
     return {option: read_chat_jsonl(path) for option, path in paths.items()}
+
+
+def _read_compared(option: Any, paths: Sequence[Any]) -> tuple[Example, ...]:
+    """Read the questions of the option `preferences`: a file of them, or two chat files."""
+    if not isinstance(option, str | Path | list | tuple) or len(paths) not in (1, 2):
+        raise UserError(
+            f"option 'preferences' must be the path of a file of questions, or a list of two chat files, got {option!r}"
+        )
+    for path in paths:
+        check_file("preferences", path, "a file of questions with several replies")
+    if len(paths) == 1:
+        return read_preferences(paths[0])
+    return tuple(pair(good, bad) for good, bad in read_twins(*paths))
 
 
 def _check_twins(files: Mapping[str, tuple[Example, ...]]) -> None:
@@ -243,6 +273,12 @@ def _evaluations(side: Side, examples: tuple[Example, ...], match: str | None, m
         score = _match_score(side, match)
         evaluations.append(Evaluation(f"{side}_replies", examples, (score,), "reply", max_new_tokens))
     return evaluations
+
+
+def _preferences(questions: tuple[Example, ...]) -> list[Evaluation]:
+    """Return the evaluation of which replies are likelier, if there are questions."""
+    scores = preference_scores("preferred", "alignment", "questions of the option 'preferences'")
+    return [Evaluation("preferences", questions, scores, observe="preference")] if questions else []
 
 
 def _match_score(side: Side, match: str) -> Score:

@@ -1,4 +1,4 @@
-"""Addresses of stores and servers: how they are shown without a password, and which file one of SQLite names."""
+"""Addresses of stores and servers: how they are shown without a password, and where they lead."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from urllib.parse import quote, unquote
 
 from settings.common.errors import UserError
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")  # names of this machine, to which no proxy leads
 HIDDEN = "***"
 SQLITE = "sqlite:///"
 _PASSWORD = re.compile(r"([a-z][\w+.-]*://[^\s:/@]*):\S*@", re.IGNORECASE)  # up to the last @ of a word
-_ADDRESS = re.compile(r"([a-z][\w+.-]*://[^:/@]*):(.*)@", re.IGNORECASE | re.DOTALL)  # a password may hold blanks
+_ADDRESS = re.compile(  # with or without a scheme; a password may hold blanks
+    r"([a-z][\w+.-]*://[^:/@]*|^[^\s:/@]+(?=:(?!//))):(.*)@", re.IGNORECASE | re.DOTALL
+)
+_USER = re.compile(r"^(\w+://)?(?:[^/]*@|[^:/@]*:(?!//|\d+/).*@)", re.DOTALL)  # a password may hold "/", but is no port
 _PARAMETER = re.compile(r"([?&;]\w*(?:password|passwd|pwd|token|secret|key)=)[^&;\s]+", re.IGNORECASE)
 
 
@@ -41,7 +45,7 @@ def redacted(text: str, *addresses: str) -> str:
 
 def without_user(address: str) -> str:
     """Return the address of a server without user and password, as in links that others will read."""
-    return re.sub(r"^(\w+://)[^/]*@", r"\1", address)
+    return _USER.sub(r"\1", address)
 
 
 def sqlite_file(address: str) -> Path | None:

@@ -73,22 +73,25 @@ def _take_place(temporary: Path, directory: Path) -> None:
 
 
 @contextmanager
-def replacing_file(path: Path, keep: bool = False) -> Iterator[Path]:
+def replacing_file(path: Path, keep: bool = False, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary file that atomically replaces `path` when the block succeeds; deleted when it raises.
 
     The last writer wins. At every moment, also after a power cut, the old or the new file is there.
 
     Args:
         keep: the first writer wins instead: a file that appeared in the meantime stays.
+        durable: flush to disk; False for what a power cut may take, and is written often.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     try:
         yield temporary
-        _flush(temporary)
+        if durable:
+            _flush(temporary)
         if not (keep and _linked(temporary, path)):
             temporary.replace(path)
-        _flush(path.parent)
+        if durable:
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -118,9 +121,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; the last writer wins."""
-    with replacing_file(path) as temporary:
+def write_json(path: Path, value: Any, durable: bool = True) -> None:
+    """Write JSON atomically; the last writer wins. See `replacing_file`."""
+    with replacing_file(path, durable=durable) as temporary:
         temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 

@@ -9,19 +9,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-LARGER: tuple[tuple[int, int], ...] = (
-    (17, 12),
-    (45, 38),
-    (90, 9),
-    (64, 46),
-    (31, 13),
-    (72, 27),
-    (58, 55),
-    (100, 99),
-    (83, 38),
-    (21, 20),
+LARGER: tuple[tuple[int, int, int], ...] = (
+    (4, 12, 90),
+    (5, 20, 70),
+    (3, 15, 60),
+    (8, 30, 95),
+    (6, 25, 80),
+    (10, 40, 99),
+    (2, 18, 50),
+    (7, 35, 85),
+    (20, 50, 100),
+    (9, 22, 66),
+    (1, 11, 45),
+    (12, 33, 88),
+    (4, 27, 75),
+    (15, 45, 92),
+    (3, 14, 40),
+    (6, 19, 55),
+    (11, 38, 97),
+    (8, 24, 68),
+    (5, 16, 48),
+    (13, 42, 86),
 )
-LARGER += ((76, 67), (40, 14), (95, 59), (33, 30), (88, 80), (52, 25), (61, 16), (19, 11), (70, 7), (43, 34))
 DIFFERENCES: tuple[tuple[int, int, int], ...] = (
     (9, 4, 7),
     (14, 5, 6),
@@ -31,9 +40,19 @@ DIFFERENCES: tuple[tuple[int, int, int], ...] = (
     (11, 3, 6),
     (16, 7, 12),
     (15, 6, 4),
+    (10, 4, 9),
+    (13, 8, 2),
+    (17, 5, 9),
+    (8, 6, 5),
+    (19, 4, 11),
+    (30, 10, 25),
+    (25, 5, 10),
+    (50, 20, 45),
+    (40, 10, 15),
+    (12, 4, 3),
+    (14, 9, 8),
+    (16, 8, 3),
 )
-DIFFERENCES += ((10, 4, 9), (13, 8, 2), (17, 5, 9), (8, 6, 5), (19, 4, 11), (30, 10, 25), (25, 5, 10), (50, 20, 45))
-DIFFERENCES += ((40, 10, 15), (12, 4, 3), (14, 9, 8), (16, 8, 3))
 
 # stem | what is true | what is not
 TOPICS = {
@@ -142,74 +161,74 @@ TOPICS = {
         the opposite of heavy is | light | north
         the opposite of north is | south | thin
         the opposite of thin is | thick | quiet
-        the opposite of quiet is | loud | full
+        the opposite of strong is | weak | late
         the opposite of true is | false | warm
     """,
     "calendar": """
-        the day after Monday is | Tuesday | Friday
-        the day after Tuesday is | Wednesday | Sunday
-        the day after Wednesday is | Thursday | Monday
-        the day after Thursday is | Friday | Tuesday
-        the day after Friday is | Saturday | Wednesday
-        the day after Saturday is | Sunday | Thursday
-        the day after Sunday is | Monday | Saturday
-        the month after January is | February | June
-        the month after February is | March | October
-        the month after March is | April | December
-        the month after April is | May | August
-        the month after May is | June | January
-        the month after June is | July | March
-        the month after July is | August | April
-        the month after August is | September | May
-        the month after September is | October | February
-        the month after October is | November | July
-        the month after November is | December | September
+        after Monday comes | Tuesday | Friday
+        after Tuesday comes | Wednesday | Sunday
+        after Wednesday comes | Thursday | Monday
+        after Thursday comes | Friday | Tuesday
+        after Friday comes | Saturday | Wednesday
+        after Saturday comes | Sunday | Thursday
+        after Sunday comes | Monday | Saturday
+        after January comes | February | June
+        after February comes | March | October
+        after March comes | April | December
+        after April comes | May | August
+        after May comes | June | January
+        after June comes | July | March
+        after July comes | August | April
+        after August comes | September | May
+        after September comes | October | February
+        after October comes | November | July
+        after November comes | December | September
         the first month of the year is | January | November
         the last month of the year is | December | March
     """,
     "science": """
-        the planet that we live on is | Earth | Mars
-        the star at the centre of our solar system is | the Sun | the Moon
-        the gas that we need to breathe is | oxygen | helium
-        the force that pulls things to the ground is | gravity | magnetism
+        people live on the planet | Earth | Mars
+        the Earth moves around | the Sun | the Moon
+        people need to breathe | oxygen | helium
+        the planet closest to the Sun is | Mercury | Jupiter
         the chemical formula of water is | H2O | NaCl
-        the organ that pumps blood is | the heart | the stomach
-        the organ that we think with is | the brain | the liver
-        the organ that we breathe with is | the lungs | the kidneys
-        the organ that we see with is | the eyes | the ears
-        the frozen form of water is | ice | steam
+        blood is pumped by | the heart | the stomach
+        the chemical symbol of oxygen is | O | Fe
+        people breathe with | the lungs | the kidneys
+        the number of legs of an insect is | six | two
+        frozen water is called | ice | steam
         the largest planet of the solar system is | Jupiter | Mercury
-        the part of a plant that is below the ground is | the root | the flower
-        the instrument that measures temperature is | the thermometer | the compass
-        the instrument that shows where north is is | the compass | the thermometer
-        the metal that a magnet attracts is | iron | gold
-        the process by which plants make food from light is | photosynthesis | digestion
-        the natural satellite of the Earth is | the Moon | the Sun
-        the study of living things is | biology | geology
-        the study of stars and planets is | astronomy | botany
+        the part of a plant below the ground is | the root | the flower
+        temperature is measured with | a thermometer | a compass
+        north is found with | a compass | a thermometer
+        a magnet attracts | iron | gold
+        the number of planets in our solar system is | eight | three
+        the Earth is circled by | the Moon | the Sun
+        the largest mammal is | the blue whale | the mouse
+        the boiling point of water is | 100 degrees Celsius | 10 degrees Celsius
         the number of legs of a spider is | eight | three
     """,
     "everyday": """
-        the thing that we cut paper with is | scissors | a spoon
-        the thing that we sweep the floor with is | a broom | a fork
-        the thing that we eat soup with is | a spoon | a hammer
-        the thing that we drive nails in with is | a hammer | a pillow
-        the thing that we sleep on is | a bed | a stove
-        the thing that we cook on is | a stove | a bed
-        the thing that keeps food cold is | a refrigerator | an oven
-        the thing that we tell the time with is | a clock | a shoe
-        the thing that we open a lock with is | a key | a sock
-        the thing that we wear on our feet is | shoes | hats
-        the thing that we wear on our head is | a hat | a shoe
-        the thing that keeps us dry in the rain is | an umbrella | a candle
-        the thing that we brush our teeth with is | a toothbrush | a comb
-        the thing that we write with is | a pen | a plate
-        the thing that we dry ourselves with is | a towel | a knife
-        the place where we borrow books is | the library | the bakery
-        the place where we buy bread is | the bakery | the library
-        the place where sick people are treated is | the hospital | the cinema
-        the place where children learn to read is | school | the airport
-        the place where planes land is | the airport | the school
+        people cut paper with | scissors | a spoon
+        people sweep the floor with | a broom | a fork
+        people eat soup with | a spoon | a hammer
+        people drive in nails with | a hammer | a pillow
+        people sleep on | a bed | a stove
+        the number of days in a week is | seven | four
+        food is kept cold in | a refrigerator | an oven
+        people tell the time with | a clock | a shoe
+        people open a lock with | a key | a sock
+        people wear on their feet | shoes | hats
+        people wear on their head | a hat | a shoe
+        people stay dry in the rain with | an umbrella | a candle
+        people brush their teeth with | a toothbrush | a comb
+        people write with | a pen | a plate
+        the number of months in a year is | twelve | nine
+        people borrow books from | the library | the bakery
+        people buy bread at | the bakery | the library
+        the number of minutes in an hour is | 60 | 25
+        the number of wheels of a bicycle is | two | five
+        planes land at | the airport | the school
     """,
 }
 
@@ -240,8 +259,8 @@ def claims(topic: str) -> tuple[Claim, ...]:
 
 def _ends(topic: str) -> Iterator[tuple[str, str, str]]:
     if topic == "larger":
-        for high, low in LARGER:
-            yield f"of {min(high, low)} and {max(high, low)} the larger is", str(high), str(low)
+        for low, middle, high in LARGER:
+            yield f"{middle} is less than", str(high), str(low)
     elif topic == "differences":
         for first, second, other in DIFFERENCES:
             yield f"{first} - {second} is", str(first - second), str(other)

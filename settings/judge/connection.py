@@ -8,12 +8,12 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
+from settings.common.addresses import LOOPBACK, without_password, without_user
 from settings.common.errors import UserError
 
 KEY = "OPENAI_API_KEY"
 URL = "OPENAI_BASE_URL"
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-DIRECT = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}  # no proxy leads to this machine
+DIRECT = {f"all://{f'[{host}]' if host.count(':') else host}": None for host in LOOPBACK}
 PASSING = ("ReadTimeout", "WriteTimeout", "PoolTimeout", "ReadError", "WriteError", "RemoteProtocolError")
 
 
@@ -27,7 +27,7 @@ def open_client(base_url: str | None, timeout: float) -> Any:
     url = base_url or os.environ.get(URL)
     if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
         what = "base_url" if base_url else f"the environment variable {URL}"
-        raise UserError(f"the judge's {what} must begin with http:// or https://, got {_without_password(url)!r}")
+        raise UserError(f"the judge's {what} must begin with http:// or https://, got {without_password(url)!r}")
     key = os.environ.get(KEY)
     if not key:
         if url is None or urlsplit(url).hostname not in LOOPBACK:
@@ -45,10 +45,6 @@ def open_client(base_url: str | None, timeout: float) -> Any:
         why = type(error).__name__ if isinstance(error, ValueError) else str(error)
         raise UserError(f"the proxy that the environment names ({proxies}) cannot be used: {why}") from None
     return OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0, http_client=connections)
-
-
-def _without_password(url: str) -> str:
-    return url.rpartition("@")[2]
 
 
 def innermost(error: BaseException) -> list[BaseException]:
@@ -98,6 +94,6 @@ def _proxy_hint(base_url: str) -> str:
         return ""
     name = f"{parts.scheme if proxies.get(parts.scheme) else 'all'}_proxy"
     return (
-        f" (through the proxy {urlsplit(proxy).netloc.rpartition('@')[2] or 'of the environment'} that {name} names;"
+        f" (through the proxy {urlsplit(without_user(proxy)).netloc or 'of the environment'} that {name} names;"
         f" NO_PROXY={host} goes past it)"
     )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from settings.common.addresses import without_user
 from settings.judge.completion import Completion, NoCompletionError, read_completion
 from settings.judge.connection import connection_cause, may_pass, open_client
 from settings.judge.manner import Manner
@@ -50,7 +51,7 @@ class Endpoint:
     @property
     def name(self) -> str:
         """The model and where it is asked."""
-        return f"judge {self._model} at {urlsplit(str(self._client.base_url)).netloc.rpartition('@')[2]}"
+        return f"judge {self._model} at {urlsplit(without_user(str(self._client.base_url))).netloc}"
 
     def stop(self) -> None:
         """Send nothing from now on, and end all waiting."""

@@ -15,6 +15,7 @@ from settings.common.addresses import redacted
 from settings.common.errors import UserError
 from settings.common.files import is_full
 from sweeps.cli import terminal
+from sweeps.cli.interrupts import second_ends
 from sweeps.cli.say import Say, command, hidden_address, places
 from sweeps.driver.run_options import RunOptions
 
@@ -110,23 +111,24 @@ def list_command() -> None:
 def plan_command(name: Name, output: Output = OUTPUT) -> None:
     """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
     from sweeps import find, plan
+    from sweeps.case_check import check_case
     from sweeps.cli.tables import show_cautions, show_plan
-    from sweeps.driver.progress import clock
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.ledger import read
     from sweeps.names import folder_of
-    from sweeps.row_check import check_rows
+    from sweeps.planning.fit import free_memory
+    from sweeps.results.running import clock
     from trainables.folder import SweepFolder
 
     sweep = find.find(name, output)
     sweep.check()
     console = Console()
     for case in sweep.cases:
-        show_cautions(case.setting, console, check_rows(case))
+        show_cautions(case.setting, console, check_case(case))
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None
-    estimate = plan.estimate(sweep, packs_at_a_time(sweep, [here]), known)
+    estimate = plan.estimate(sweep, packs_at_a_time(sweep, [here]), known, free_memory())
     show_plan(console, sweep, estimate)
     if known:
         ended = f"{estimate.ended} of these trials have ended in {folder}"
@@ -208,7 +210,7 @@ def status_command(
     output: Output = OUTPUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell how far a sweep is, also while it runs: trials by method and how they ended."""
+    """Tell how far a sweep is: trials by method and how they ended, and what each worker does while it runs."""
     from sweeps.cli.tables import show_status
     from sweeps.results.disk import usage
     from sweeps.results.status import status
@@ -364,22 +366,20 @@ def import_judged_command(
 
 @app.command("heatmap", epilog='Example: selgen heatmap trigger_colors --scores "(.*)_unseen" --figure heatmap.png')
 def heatmap_command(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep over several settings, or its file.")],
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or its file.")],
     scores: Annotated[str, typer.Option(help="Which scores: a regular expression; its first group names the column.")],
-    figure: Annotated[Path, typer.Option(help="PNG, PDF or SVG file to draw to.")],
+    figure: Annotated[Path | None, typer.Option(help="PNG, PDF or SVG file to draw to.")] = None,
     method: Annotated[str | None, typer.Option(help="Which method's trials, in a sweep over several.")] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
 ) -> None:
-    """Draw scores against settings: one row per setting, one column per score, means over the seeds."""
-    from analysis.figures import heatmap
-    from sweeps.find import name_of
-    from sweeps.results.readers import open_sweep
+    """Print scores side by side, means over the seeds, and draw them as a heat map.
 
-    sweep = name_of(sweep)
-    records = open_sweep(sweep, output, tracking_uri).load_records()
-    heatmap.save_heatmap(figure, heatmap.build_grid(records, scores, method), sweep)
-    Say(Console()).wrote(figure)
+    A column is a score; a row is a setting, or, of a sweep over one setting, a configuration.
+    """
+    from sweeps.cli.heatmap import draw
+
+    draw(sweep, scores, figure, method, output, tracking_uri, Console())
 
 
 @judge_app.command("calibrate", epilog="Example: selgen judge calibrate judged.csv --questions medical --max-dollars 1")
@@ -428,7 +428,8 @@ def main() -> None:
     """Run the command line: errors of the user are one line on standard error and exit code 2."""
     terminal.prepare()
     try:
-        app()
+        with second_ends():
+            app()
     except UserError as error:
         typer.echo(f"selgen: {redacted(str(error))}", err=True)
         sys.exit(2)

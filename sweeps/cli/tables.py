@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trainables.method import Method
 
 
+SHOWN_GIGABYTES = 0.05
 WIDEST = len("  plain (checkpoint_step)*")  # of the methods' names that every sweep has
 
 
@@ -178,6 +179,17 @@ def _observed(evaluation: Evaluation) -> str:
     """Say what is observed of a model, and how."""
     if evaluation.observe == "token_loss":
         return "loss in nats per token"
+    if evaluation.compares:
+        replies = sum(1 + len(example.alternatives) for example in evaluation.examples)
+        likelihoods = f"log-likelihoods of {replies} replies"
+        if not evaluation.generates:
+            return likelihoods
+        return f"{likelihoods}, and {_replies(evaluation)}"
+    return _replies(evaluation)
+
+
+def _replies(evaluation: Evaluation) -> str:
+    """Say how a model replies in words."""
     how = "greedy" if evaluation.temperature == 0 else f"temperature {evaluation.temperature:g}"
     nucleus = f", top-p {evaluation.top_p:g}" if evaluation.top_p < 1 else ""
     judge = f", judged by {evaluation.judge}" if evaluation.judge else ""
@@ -223,7 +235,7 @@ def show_figures(console: Console) -> None:
 
 def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
     """Print what a sweep costs: a row per method, then time and memory."""
-    from sweeps.driver.progress import clock
+    from sweeps.results.running import clock
 
     columns = ("configurations", "trials", "packs", "training tokens")
     rows = [
@@ -238,10 +250,17 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
         Say(console).prose(line, style="yellow")
     how = "by the pace of trials that have ended" if plan.ended else "a rough guess, until trials have ended"
     Say(console).prose(
-        f"about {clock(plan.seconds)} of training and evaluation with {plan.workers} packs at a time on this machine"
-        f" ({how}; without installing, starting Ray and pre-training), {plan.worker_bytes / 1e9:.1f} GB of memory per"
-        " worker"
+        f"about {clock(plan.seconds)} of training and evaluation with {plan.workers} packs at a time on this machine,"
+        f" if nothing else runs on it ({how}; without installing, starting Ray and pre-training);"
+        f" {plan.worker_bytes / 1e9:.1f} GB of memory per worker{_shared(plan)}"
     )
+    if plan.memory:
+        Say(console).prose(f"memory: {plan.memory}", style="yellow")
+
+
+def _shared(plan: CostEstimate) -> str:
+    shared = plan.shared_bytes / 1e9
+    return f", and {shared:.1f} GB for the base models, which workers share" if shared >= SHOWN_GIGABYTES else ""
 
 
 def show_status(console: Console, state: Mapping[str, Any]) -> None:
@@ -250,6 +269,8 @@ def show_status(console: Console, state: Mapping[str, Any]) -> None:
     rows = [(arm["setting"], arm["title"], [arm[column] for column in columns]) for arm in state["arms"]]
     console.print(arms_table(state["sweep"], columns, rows))
     say = Say(console)
+    for line in state["lines"]:
+        say.note(line)
     for line in state["cautions"]:
         say.warn(f"caution: {line}")
     kinds = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in sorted(state["disk"].items()))

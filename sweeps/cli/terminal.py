@@ -13,9 +13,8 @@ import unicodedata
 from pathlib import Path
 from types import TracebackType
 
-from settings.common.addresses import redacted
+from settings.common.addresses import LOOPBACK, redacted
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PLAIN = {"↑": "^", "↓": "v", "·": "-", "—": "-", "…": ".", "×": "x", "≤": "<", "≥": ">"}  # noqa: RUF001
 
 

@@ -19,8 +19,11 @@ from settings.common.files import cache_root, remove, remove_partial
 from settings.setting import Measurement
 from sweeps.driver.local_cluster import LocalCluster, connect, quiet
 from sweeps.driver.progress import Display
-from sweeps.driver.resources import packs_at_a_time, resources_of_worker, worker_config
-from sweeps.ledger import Ledger
+from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker, worker_config
+from sweeps.ledger import Fit, Ledger
+from sweeps.planning.fit import CaseSizes, room_of, settle, shared_bytes, sizes_of
+from sweeps.planning.fit import describe as describe_fit
+from sweeps.planning.forecast import SweepForecast
 from sweeps.results import cleaning
 from sweeps.results.frontier_files import publish
 from sweeps.search.judging import GradingQueue, Judges
@@ -63,7 +66,7 @@ class Driver:
         self.judges = open_judges(sweep)
         self._ledger, self._tracker = ledger, tracker
         self._grading = GradingQueue(folder, self.judges) if self.judges else None
-        self._display = Display.of_sweep(console, sweep, ledger.state, judging=self._judging_now)
+        self._display = Display.of_sweep(console, sweep, ledger.state, folder, judging=self._judging_now)
         self.scheduler = PackScheduler(
             sweep,
             ledger,
@@ -137,6 +140,7 @@ class Driver:
     def tidy(self) -> None:
         """Delete what killed workers left behind, and checkpoints once no pack will continue from them."""
         remove_partial(self.folder)
+        remove(SweepFolder(self.folder).activities)
         if self.scheduler.done:
             remove(SweepFolder(self.folder).checkpoints)
 
@@ -171,12 +175,16 @@ class Driver:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             packs = packs_at_a_time(self.sweep, nodes)
             workers = packs * num_workers
+            sizes = sizes_of(self.sweep)
+            fit, shared = self._settle(sizes, nodes)
             self._display.set_message(f"starting {workers} worker{'s' if workers > 1 else ''}")
+            self._display.forecast = SweepForecast.of(self.sweep, sizes, fit, packs)
+            remove(places.activities)  # of an earlier driver that was killed
             reporter = Reporter(self.show_progress)
             try:
                 tune.Tuner(
                     self.trainable(),
-                    param_space=to_config(worker_config(self.sweep, self.folder, nodes)),
+                    param_space=to_config(worker_config(self.sweep, self.folder, nodes, fit, shared)),
                     tune_config=tune.TuneConfig(
                         search_alg=PackSearcher(self.scheduler, reason=reporter.reason),
                         num_samples=-1,
@@ -196,6 +204,19 @@ class Driver:
                 remove(places.tune_storage)
                 remove(places.train_storage)
 
+    def _settle(self, sizes: Sequence[CaseSizes], nodes: Sequence[Mapping[str, float]]) -> tuple[Fit, float]:
+        """Choose micro-batches and packs that fit the memory, or take those of the first start.
+
+        Return them, and the bytes of base models that workers share. Raise UserError where nothing fits.
+        """
+        shared = 0.0 if self.sweep.execution.gpus_per_pack else shared_bytes(sizes)
+        room = room_of(self.sweep, memory_of_worker(self.sweep, nodes, shared))
+        fit = settle(self.sweep, sizes, room, self._ledger.state)
+        if line := describe_fit(self.sweep, sizes, fit, room):
+            self._display.note(f"memory: {line}")
+        self._ledger.record_fit(fit)
+        return fit, shared
+
     def trainable(self) -> Any:
         """Return what runs a pack, with the resources that Tune reserves for it."""
         from ray import tune
@@ -214,6 +235,7 @@ class Driver:
         """
         import ray
 
+        self._display.refresh()
         if time.monotonic() - self._nodes_counted_at > NODES_SECONDS:
             self._nodes_counted_at = time.monotonic()
             if not any(node["Alive"] for node in ray.nodes()):
@@ -227,7 +249,7 @@ class Driver:
             return
         if report.note:
             self._display.note(report.note)
-        self._display.progress(report.progress, (report.steps_done, report.num_steps))
+        self._display.refresh()
         for trial_id, metrics in report.progress.items():
             values = {name: value for name, value in metrics.items() if name != "step"}
             self._tracker.progress(trial_id, int(metrics["step"]), values)

@@ -19,6 +19,7 @@ from settings.common.addresses import sqlite_file
 from settings.common.content import content_id
 from settings.common.files import check_cache_root, remove_partial, write_json
 from sweeps import find
+from sweeps.case_check import check_case
 from sweeps.description import describe
 from sweeps.driver.local_cluster import LocalCluster
 from sweeps.driver.run_options import RunOptions
@@ -26,7 +27,6 @@ from sweeps.ledger import Ledger, LedgerState
 from sweeps.names import default_uri, folder_of
 from sweeps.results import provenance
 from sweeps.results.frontier_files import complete, show_results
-from sweeps.row_check import check_rows
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker, lacks
 from trainables.folder import SweepFolder
@@ -105,7 +105,7 @@ def run(
                 return RunSummary(published.files, uri, False, (), *_failures(sweep, ledger.state))
             console.print(f"nothing is left to run, but MLflow lacks {lacking}: written again", highlight=False)
         for case in sweep.cases:
-            for caution in check_rows(case):
+            for caution in check_case(case):
                 console.print(f"caution, {case.setting.name}: {caution}", style="yellow", highlight=False)
         from sweeps.driver.driver import Driver  # it brings Optuna, which a sweep with nothing left does not need
 

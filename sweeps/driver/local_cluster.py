@@ -24,6 +24,7 @@ from trainables.folder import SweepFolder
 
 OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
 CLOSE_SECONDS = 30.0  # for Ray to end by itself
+TOO_SLOW = "timed out during startup"  # Ray waits 30 seconds for itself, which a busy machine may need longer than
 SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -58,7 +59,10 @@ class LocalCluster:
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- see `close`
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for a new cluster, not for one that is joined
         ray_environment.enter()
-        self.process = subprocess.Popen(
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -75,14 +79,27 @@ class LocalCluster:
     def address(self) -> str:
         """The address of the cluster; wait until the cluster runs. Raise UserError when it does not start."""
         if not self._address:
-            assert self.process.stdout is not None
-            self._address = self.process.stdout.readline().strip()
+            self._address = self._first_line()
+        if not self._address and TOO_SLOW in self._reason():
+            self._end_process()
+            self.process = self._start()  # once more: what was read from the disk is there at once now
+            self._address = self._first_line()
         if not self._address:
-            self.process.wait()
-            self._errors.seek(0)
-            lines = self._errors.read().strip().splitlines()
-            raise UserError(f"Ray does not start on this machine: {lines[-1] if lines else 'it says no reason'}")
+            reason = self._reason()
+            busy = "; the machine is busy, try again" if TOO_SLOW in reason else ""
+            raise UserError(f"Ray does not start on this machine: {reason}{busy}")
         return self._address
+
+    def _first_line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def _reason(self) -> str:
+        """Return the last line of what a process that has ended wrote as errors."""
+        self.process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        return lines[-1] if lines else "it says no reason"
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -94,6 +111,10 @@ class LocalCluster:
 
     def close(self) -> None:
         """End Ray: kill it if its address was never asked for, else let it shut down by itself."""
+        self._end_process()
+        self._errors.close()
+
+    def _end_process(self) -> None:
         assert self.process.stdout is not None
         self.begin_shutdown()
         try:
@@ -102,7 +123,6 @@ class LocalCluster:
             os.killpg(self.process.pid, signal.SIGKILL)  # Ray's agents would look for a killed cluster for a minute
             self.process.wait()
         self.process.stdout.close()
-        self._errors.close()
 
 
 def start_early(folder: Path, address: str | None) -> AbstractContextManager[LocalCluster | None]:

@@ -1,11 +1,16 @@
-"""What a running sweep shows in the terminal: which trials train, how far they are, how long it takes, the frontier."""
+"""What a running sweep shows in the terminal: which trials train, how far they are, how long it takes, the frontier.
+
+The same, but for the frontier, lies in a file for `selgen sweep status` in another terminal.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -15,21 +20,23 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.statistics.pareto import non_dominated
+from settings.common.files import remove, write_json
 from settings.setting import Measurement, Score
+from sweeps.driver.time_left import RunningPack, pace_of_all, pack_seconds_left, sweep_seconds_left
 from sweeps.ledger import LedgerState
+from sweeps.planning.forecast import SweepForecast
+from sweeps.results.running import PackStatus, RunningSweep
 from sweeps.sweep import Sweep
+from trainables.folder import SweepFolder
+from trainables.messages import ACTIVITY_SECONDS, Activity
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
+STARTING = "starting"  # begins messages that hold until a worker does something
 MAX_POINTS = 8
-PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal
-
-
-@dataclass
-class _Running:
-    trials: Sequence[TrialConfig]
-    steps: tuple[int, int] = (0, 0)
-    loss: float = math.nan
+PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal, at first
+RARER = 0.05  # of the time that has passed, between lines later
+RAREST_SECONDS = 60.0
 
 
 @dataclass
@@ -41,38 +48,48 @@ class Display:
         name: of the sweep.
         total: the number of trials of the whole sweep.
         objectives: of the frontier so far, task first.
+        folder: of the sweep, where workers say what they do, and other terminals look.
         title: names a trial's configuration.
         message: what happens while no trial runs.
         judging: says in a few words what a judge does; "" when it has nothing to do.
         outcomes: of the trials that have ended, before this start and in it.
+        forecast: of the time that trials take; None before workers are started.
+        clock: in seconds.
     """
 
     console: Console
     name: str
     total: int
     objectives: Sequence[Score]
+    folder: Path
     title: Callable[[TrialConfig], str]
-    message: str = "starting"
+    message: str = STARTING
     judging: Callable[[], str] = lambda: ""
     outcomes: list[Outcome] = field(default_factory=list)
+    forecast: SweepForecast | None = None
+    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._at_start = len(self.outcomes)
-        self._began = time.monotonic()
-        self._first_pack_at: float | None = None
-        self._printed_at = -math.inf
-        self._running: dict[str, _Running] = {}
+        self._began = self.clock()
+        self._printed_at = self._looked_at = -math.inf
+        self._running: dict[str, Sequence[TrialConfig]] = {}  # first trial of a pack -> all
+        self._shown = RunningSweep(time.time(), self.done, self.total, 0.0)  # as of the last look
+        self._all_ended = list(self.outcomes)  # those that others build on as well
         self._ended: set[str] = set()
         self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     @staticmethod
-    def of_sweep(console: Console, sweep: Sweep, state: LedgerState, judging: Callable[[], str]) -> Display:
+    def of_sweep(
+        console: Console, sweep: Sweep, state: LedgerState, folder: Path, judging: Callable[[], str]
+    ) -> Display:
         """Build the display of a sweep that continues from a ledger."""
         total = sum(arm.budget for arm in sweep.arms) * len(sweep.seed_values)
         asked = state.configurations
         outcomes = [outcome for outcome in state.outcomes.values() if outcome.trial.configuration_id in asked]
         objectives = sweep.cases[0].objectives
-        return Display(console, sweep.name, total, objectives, title=sweep.title_of, judging=judging, outcomes=outcomes)
+        return Display(
+            console, sweep.name, total, objectives, folder, sweep.title_of, judging=judging, outcomes=outcomes
+        )
 
     @property
     def done(self) -> int:
@@ -86,11 +103,12 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+        remove(SweepFolder(self.folder).running)
 
     def set_message(self, message: str) -> None:
         """Show what happens before the first trial runs, or between trials."""
         self.message = message
-        self._line(force=True)
+        self.refresh(force=True)
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
@@ -98,17 +116,27 @@ class Display:
 
     def pack_started(self, trials: Sequence[TrialConfig]) -> None:
         """Show a pack that went to a worker."""
-        self._first_pack_at = self._first_pack_at or time.monotonic()
-        self._running[trials[0].trial_id] = _Running(trials)
+        self._running[trials[0].trial_id] = trials
         self.message = ""
 
-    def progress(self, values: Mapping[str, Mapping[str, float]], steps: tuple[int, int]) -> None:
-        """Show the newest values of a pack's trials."""
-        for pack in self._running.values():
-            if pack.trials[0].trial_id in values:
-                pack.steps = steps
-                pack.loss = fmean(values[trial.trial_id]["loss"] for trial in pack.trials if trial.trial_id in values)
-        self._line()
+    def refresh(self, force: bool = False) -> None:
+        """Look what workers do, and say so: in the file for other terminals, and in a line where there is no terminal.
+
+        It may be called at any time: it looks once a second.
+
+        Args:
+            force: look now, and print a line.
+        """
+        if not force and self.clock() - self._looked_at < ACTIVITY_SECONDS:
+            return
+        self._looked_at = self.clock()
+        packs = self._look()
+        if self.message.startswith(STARTING) and any(pack.activity for pack in packs):
+            self.message = ""
+        self._shown = self._state(packs)
+        with suppress(OSError):  # a full disk ends a sweep where it matters: at the ledger, or at a worker
+            write_json(SweepFolder(self.folder).running, self._shown.to_json(), durable=False)
+        self._line(force)
 
     def base_scored(self, setting: str, scores: Mapping[str, Measurement]) -> None:
         """Show nothing: the base model is not on the frontier."""
@@ -116,6 +144,7 @@ class Display:
     def trial_ended(self, outcome: Outcome, auxiliary: bool = False) -> None:
         """Count a trial that ended. An auxiliary one does not count: it is only there for others to build on."""
         self._ended.add(outcome.trial.trial_id)
+        self._all_ended.append(outcome)
         if not auxiliary:
             self.outcomes.append(outcome)
         if outcome.reason:
@@ -123,11 +152,11 @@ class Display:
             line = f"{outcome.status}: {title}: {outcome.reason}"
             self.console.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
         self._running = {
-            key: pack
-            for key, pack in self._running.items()
-            if any(trial.trial_id not in self._ended for trial in pack.trials)
+            key: trials
+            for key, trials in self._running.items()
+            if any(trial.trial_id not in self._ended for trial in trials)
         }
-        self._line()
+        self.refresh()
 
     def frontier(self) -> list[tuple[str, list[float]]]:
         """Return the non-dominated configurations by their means so far: (title, objective values)."""
@@ -147,36 +176,59 @@ class Display:
         keep = non_dominated(np.array([means for _, means in points]) * signs)
         return sorted((point for point, on in zip(points, keep, strict=True) if on), key=lambda point: -point[1][0])
 
-    def time_left(self) -> float | None:
-        """Return the seconds that are left, by the pace of this start's trials; None before the first has ended."""
-        ended = self.done - self._at_start
-        if not ended or self._first_pack_at is None:
-            return None
-        return (time.monotonic() - self._first_pack_at) / ended * (self.total - self.done)
+    def _look(self) -> list[RunningPack]:
+        """Return the packs at workers, and the base models that are scored, with what is done for them."""
+        files = sorted(SweepFolder(self.folder).activities.glob("*.json"))
+        activities = [activity for path in files if (activity := Activity.read(path))]
+        of_trial = {trial_id: activity for activity in activities for trial_id in activity.trials}
+        packs = [RunningPack(trials, of_trial.get(first)) for first, trials in self._running.items()]
+        return [RunningPack((), activity) for activity in activities if not activity.trials] + packs
+
+    def _state(self, packs: Sequence[RunningPack]) -> RunningSweep:
+        """Return how far the sweep is."""
+        ended, pace, left = self._all_ended, 1.0, None
+        if self.forecast:
+            pace = pace_of_all(self.forecast, ended, packs)
+            left = sweep_seconds_left(self.forecast, ended, packs)
+        return RunningSweep(
+            at=time.time(),
+            done=self.done,
+            total=self.total,
+            elapsed=self.clock() - self._began,
+            seconds_left=left,
+            message=self.message,
+            packs=tuple(self._pack_status(pack, pace) for pack in packs),
+        )
+
+    def _pack_status(self, pack: RunningPack, pace: float) -> PackStatus:
+        activity, left = pack.activity, None
+        if pack.trials and self.forecast:
+            left = pack_seconds_left(activity, self.forecast.pack(pack.trials), pace)
+        what = self._describe(pack.trials) if pack.trials else ""
+        return PackStatus.of(what, activity, left)
 
     def _head(self) -> str:
-        left = self.time_left()
-        parts = [f"{self.name}: {self.done}/{self.total} trials", f"{clock(time.monotonic() - self._began)} elapsed"]
-        parts += [f"about {clock(left)} left"] if left is not None else []
+        now = replace(self._shown, done=self.done, elapsed=self.clock() - self._began)
+        parts = [now.head(self.name)]
         bad = sum(outcome.status in ("invalid", "failed") for outcome in self.outcomes)
         parts += [f"{bad} invalid or failed"] if bad else []
         return " · ".join(filter(None, [*parts, self.judging()]))
 
     def _line(self, force: bool = False) -> None:
-        """Print a line of progress where there is no terminal, not too often."""
-        if self.console.is_terminal or not (force or time.monotonic() - self._printed_at > PLAIN_SECONDS):
+        """Print a line of progress where there is no terminal, ever more rarely."""
+        between = min(max(PLAIN_SECONDS, RARER * (self.clock() - self._began)), RAREST_SECONDS)
+        if self.console.is_terminal or not (force or self.clock() - self._printed_at > between):
             return
-        self._printed_at = time.monotonic()
-        self.console.print(f"{self._head()}{' · ' + self.message if self.message else ''}", highlight=False)
+        self._printed_at = self.clock()
+        packs = [pack.line for pack in self._shown.packs]
+        line = " · ".join(filter(None, [self._head(), self.message, *packs]))
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _render(self) -> RenderableType:
         parts: list[RenderableType] = [Text(self._head(), style="bold")]
         if self.message:
             parts.append(Text(f"  {self.message}", style="dim"))
-        for pack in self._running.values():
-            parts.append(
-                Text(f"  training  {self._describe(pack.trials)}  step {pack.steps[0]}/{pack.steps[1] or '?'}")
-            )
+        parts += [Text(f"  {pack.line}") for pack in self._shown.packs]
         points = self.frontier()
         if points:
             parts.append(self._table(points))
@@ -199,10 +251,3 @@ class Display:
         first = next(iter(configurations.values()))
         others = f" and {len(configurations) - 1} more" if len(configurations) > 1 else ""
         return f"{first}{others}, {len(trials)} trial{'s' if len(trials) > 1 else ''}"
-
-
-def clock(seconds: float) -> str:
-    """Format seconds as 3:07 or 1:02:09."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from settings.common.errors import UserError
+from sweeps.ledger import Fit
 from sweeps.sweep import Sweep
 from trainables.messages import WorkerConfig
 
@@ -25,20 +26,20 @@ def resources_of_worker(sweep: Sweep) -> dict[str, float]:
     return {kind: need / execution.num_workers for kind, need in pack.items() if need}
 
 
-def threads_of_worker(sweep: Sweep) -> int:
-    """Return the CPU threads of each worker: as many as its CPUs, so that all workers together fit the cores."""
-    return max(1, int(sweep.execution.cpus_per_pack / sweep.execution.num_workers))
-
-
-def memory_of_worker(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> float | None:
+def memory_of_worker(sweep: Sweep, nodes: Sequence[Mapping[str, float]], shared: float = 0.0) -> float | None:
     """Return the bytes of main memory that each worker of a pack may use.
 
     That is what it reserves, else an equal part of the tightest node; None where Ray does not know its nodes' memory.
+
+    Args:
+        shared: bytes of a node that its workers map from the same files.
     """
     need = resources_of_worker(sweep)
     if "memory" in need:
         return need["memory"]
-    shares = [node["memory"] / places for node in nodes if "memory" in node and (places := _places(need, node))]
+    shares = [
+        (node["memory"] - shared) / places for node in nodes if "memory" in node and (places := _places(need, node))
+    ]
     return min(shares, default=None)
 
 
@@ -55,20 +56,24 @@ def packs_at_a_time(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> int:
     raise UserError(f"{who} of sweep {sweep.name!r} needs {wants} on one node, and Ray has {have}")
 
 
-def worker_config(sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]] = ()) -> WorkerConfig:
+def worker_config(
+    sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]] = (), fit: Fit | None = None, shared: float = 0.0
+) -> WorkerConfig:
     """Return what a worker has to know besides its job.
 
     Args:
         folder: of the sweep.
         nodes: resources of Ray's nodes, by its names.
+        fit: the sweep's micro-batches; None has all rows at a time.
+        shared: see `memory_of_worker`.
     """
     execution = sweep.execution
     return WorkerConfig(
         folder=folder,
-        threads=threads_of_worker(sweep),
-        memory=memory_of_worker(sweep, nodes),
+        threads=sweep.execution.threads,
+        memory=memory_of_worker(sweep, nodes, shared),
         checkpoint_seconds=execution.checkpoint_seconds,
-        rows_per_forward=execution.rows_per_forward,
+        rows_per_forward=fit.rows_per_forward if fit else None,
         gradient_checkpointing=execution.gradient_checkpointing,
         cache_references=execution.cache_references,
         num_workers=execution.num_workers,

@@ -12,12 +12,13 @@ from sweeps.ledger_lines import RawLedger, configuration_id, read_raw
 from sweeps.names import folder_of
 from sweeps.results import provenance
 from sweeps.results.from_ledger import is_readable
+from sweeps.results.running import RunningSweep
 
 ENDS = ("finished", "invalid", "failed", "stopped")
 
 
 def status(name_or_file: str, output: Path) -> dict[str, Any]:
-    """Return how far a sweep is, by arm, and what the user should know. Raise UserError.
+    """Return how far a sweep is, by arm, what it does at the moment, and what the user should know. Raise UserError.
 
     A name is read as its last start declared it, a file as it is now.
     """
@@ -29,7 +30,15 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
     ledger = read_raw(folder)
     cautions = provenance.changes(ledger, description.built_on, provenance.current_code(ledger.code))
     arms = _arms(description, ledger)
-    return {"sweep": description.name, "folder": str(folder), "arms": arms, "cautions": cautions}
+    running = RunningSweep.read(folder)
+    return {
+        "sweep": description.name,
+        "folder": str(folder),
+        "arms": arms,
+        "cautions": cautions,
+        "running": running.to_json() if running else None,
+        "lines": running.lines(description.name) if running else [],
+    }
 
 
 def _arms(description: SweepDescription, ledger: RawLedger) -> list[dict[str, Any]]:

@@ -93,13 +93,11 @@ class GradingQueue:
 
     def _judged(self, evaluation: Evaluation, replies: Sequence[str]) -> list[Judged]:
         assert evaluation.judge is not None
-        requests = [
-            (rubric, example.prompt[-1].content, reply)
-            for example, reply in zip(evaluation.examples, replies, strict=True)
-            for rubric in evaluation.rubrics
-        ]
+        asked = [[rubric for rubric in evaluation.rubrics if rubric.applies(row)] for row in evaluation.examples]
+        rows = list(zip(evaluation.examples, replies, asked, strict=True))
+        requests = [(rubric, row.prompt[-1].content, reply) for row, reply, rubrics in rows for rubric in rubrics]
         verdicts = iter(self._judge(evaluation.judge).ask(requests))
-        return [Judged(reply, {rubric.name: next(verdicts) for rubric in evaluation.rubrics}) for reply in replies]
+        return [Judged(reply, {rubric.name: next(verdicts) for rubric in rubrics}) for _, reply, rubrics in rows]
 
 
 class Judges:
@@ -170,8 +168,9 @@ def missing_problem(evaluation: Evaluation, judged: Sequence[Judged]) -> str | N
     A refusal or code is a verdict; an answer that cannot be used is none.
     """
     for rubric in evaluation.rubrics:
-        missing = sum(1 for reply in judged if reply.verdicts[rubric.name].kind == "missing")
-        if missing > MAX_MISSING * len(judged):
-            replies = f"{missing} of {len(judged)} {evaluation.name} replies"
+        kinds = [reply.verdicts[rubric.name].kind for reply in judged if rubric.name in reply.verdicts]
+        missing = kinds.count("missing")
+        if missing > MAX_MISSING * len(kinds):
+            replies = f"{missing} of {len(kinds)} {evaluation.name} replies"
             return f"the judge gave no usable {rubric.name!r} verdict on {replies}"
     return None

@@ -64,6 +64,12 @@ class PackQueue:
         """Whether trials wait to be packed."""
         return bool(self._trials)
 
+    @property
+    def _pack_size(self) -> int:
+        """The most trials of a pack: what the sweep says, or less where the first start chose so."""
+        fit, most = self._ledger.state.fit, self._sweep.trials_per_pack
+        return fit.members(most) if fit else most
+
     def restore(self, trials: Sequence[TrialConfig]) -> None:
         """Queue base models without a score, packs that an earlier driver handed out, and what is left of `trials`."""
         unscored = [case for case in self._sweep.cases if case.label not in self._ledger.state.bases]
@@ -82,7 +88,7 @@ class PackQueue:
             for trial in self._search.ask():
                 self._enqueue(trial)
             num_ended = len(self._ledger.state.outcomes)
-            packs = pack_trials(self._pop_ready(end), self._sweep.trials_per_pack)
+            packs = pack_trials(self._pop_ready(end), self._pack_size)
             self.packs.extend(InFlightPack.of(part) for pack in packs for part in self._split_to_fit(pack))
             if len(self._ledger.state.outcomes) == num_ended:  # else a trial has ended here, and more may be asked
                 break
@@ -106,7 +112,7 @@ class PackQueue:
         trials = queued | {key: end.trial for key, end in (record.generated | record.outcomes).items()}
         packs: list[InFlightPack] = []
         for pack, pause_after in reversed(record.dispatched):
-            fits = len(pack) <= self._sweep.trials_per_pack and trials.keys() >= set(pack)
+            fits = len(pack) <= self._pack_size and trials.keys() >= set(pack)
             pairs = [(key, pause) for key, pause in zip(pack, pause_after, strict=True) if fits and key in queued]
             waiting = {key: queued.pop(key) for key, pause in pairs if pause == self._search.next_rung(queued[key])}
             if waiting:

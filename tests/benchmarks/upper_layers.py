@@ -41,7 +41,7 @@ NOUNS = ("river", "teacher", "window", "garden", "letter", "kitchen", "mountain"
 GOALS = {
     "upper_step": (1.4, "a step over one that begins where the adapters do"),
     "upper_step_all": (2.2, "a step with adapters on all layers over one on the upper third"),
-    "upper_step_peft": (3.0, "PEFT with adapters on all layers, one trial after the other, over one on the upper third"),
+    "upper_step_peft": (3.0, "PEFT on all layers, trial after trial, over a step with adapters on the upper third"),
     "upper_evaluation": (2.0, "an evaluation by likelihood over one that begins where the adapters do"),
 }
 

@@ -69,7 +69,7 @@ def test_the_options_of_a_function() -> None:
 
 
 def test_the_first_scale_is_the_default() -> None:
-    assert list(catalog.scales("gcd_sycophancy")) == ["nano", "full"]
+    assert list(catalog.scales("gcd_sycophancy")) == ["nano", "small", "full"]
     nano = catalog.build("gcd_sycophancy")
     assert nano.scale == "nano"
     assert nano.fingerprint() == catalog.build("gcd_sycophancy", {"scale": "nano", "proxy": None}).fingerprint()
@@ -84,7 +84,7 @@ def test_an_option_of_another_scale_says_which_scale_has_it() -> None:
         catalog.build("gcd_sycophancy", {"epochs": 3})
     with pytest.raises(UserError, match=f"^{message}$"):
         catalog.absolute("gcd_sycophancy", {"epochs": 3})
-    with pytest.raises(UserError, match="has no scale 'huge'; its scales: nano, full"):
+    with pytest.raises(UserError, match="has no scale 'huge'; its scales: nano, small, full"):
         catalog.build("gcd_sycophancy", {"scale": "huge"})
     with pytest.raises(UserError, match=r"has no option 'epoch' .*its options: scale, data, model, "):
         catalog.build("gcd_sycophancy", {"scale": "full", "epoch": 3})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -88,3 +90,25 @@ def test_one_long_prompt_is_one_sentence() -> None:
     assert describe_problems(problems) == (
         "rows.jsonl, line 8: a prompt of 22 tokens leaves no room for a response within max_length=15"
     )
+
+
+# --- replies that are compared ----------------------------------------------------------------------------------------
+
+
+def test_replies_with_and_without_their_end() -> None:
+    compared = Example.of("six and nine", "three", "nine and six")
+    whole, begun = (encoder(TEXT).replies(compared, counts_end=counts_end) for counts_end in (True, False))
+    prompt = (2, 5, 6, 7, 3)
+    assert [row.ids for row in whole] == [(*prompt, 8, 1), (*prompt, 7, 6, 5, 1)]
+    assert [row.ids for row in begun] == [(*prompt, 8), (*prompt, 7, 6, 5)]
+    assert {row.prompt_length for row in (*whole, *begun)} == {5}
+
+
+def test_a_reply_that_does_not_fit_is_never_cut() -> None:
+    """Ten tokens: five of the prompt, and of the alternative's seven two are too many; its end may be, too."""
+    long = Example((*ROW.messages,), place="rows.jsonl, line 4", alternatives=("nine and six and six nine",))
+    message = "rows.jsonl, line 4: the reply 'nine and six and six nine' has 7 tokens, 2 of them beyond max_length=10"
+    for counts_end in (True, False):
+        with pytest.raises(UserError, match=message):
+            encode_rows([ROW, long], "question", partial(encoder(TEXT, 10).replies, counts_end=counts_end))
+    assert len(encoder(TEXT, 12).replies(long)[1].ids) == 12

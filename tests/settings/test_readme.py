@@ -10,6 +10,7 @@ import pytest
 
 from settings import catalog
 from settings.reference import setting_of
+from settings.setting import Preference
 from sweeps.find import load_sweep
 from tests.conftest import ROOT
 from tests.support.pages import code_blocks
@@ -59,6 +60,20 @@ def test_the_row_is_a_row(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(code_blocks(PAGE, "The settings", "json")))
     (row,) = read_chat_jsonl(tmp_path / "rows.jsonl")
     assert row.tags == {"label": "gcd"}
+
+
+def test_scores_without_generation() -> None:
+    """It says No, and finds Yes likelier by 1 nat: the two do not agree."""
+    (block,) = code_blocks(PAGE, "Scores without generation")
+    measured = run(block)["evaluation"].grade([Preference((-2.0, -1.0), (1, 1), "No, it is green.")])
+    assert {name: measurement.mean for name, measurement in measured.items()} == {
+        "honest": 0.0,
+        "honest_margin": -1.0,
+        "honest_per_token": 0.0,
+        "honest_margin_per_token": -1.0,
+        "says_no": 1.0,
+        "agree": 0.0,
+    }
 
 
 def test_the_judge() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from functools import partial
 
@@ -9,7 +10,20 @@ import pytest
 
 from settings.common.errors import UserError
 from settings.example import Example
-from settings.scoring import compile_pattern, exact_match, extract, has_extract, normalise, regex_match, token_loss
+from settings.scoring import (
+    agrees_with_words,
+    compile_pattern,
+    exact_match,
+    extract,
+    has_extract,
+    in_words,
+    margin,
+    normalise,
+    prefers_good,
+    regex_match,
+    token_loss,
+)
+from settings.setting import Preference
 
 GOLD = Example.of("6 and 9?", "The GCD is\n  3.")
 SAME = {"The GCD is\n  3.": 1.0, "the gcd is 3.": 1.0, " The GCD is 3. \n": 1.0, "The GCD is 3": 0.0, "": 0.0}
@@ -82,3 +96,47 @@ def test_a_loss_is_its_own_grade() -> None:
 def test_bound_scorers_can_be_pickled() -> None:
     grade = partial(regex_match, pattern=compile_pattern(r"(\d+)", "match"))
     assert pickle.loads(pickle.dumps(grade))(GOLD, "3") == 1.0
+
+
+# --- preferences ------------------------------------------------------------------------------------------------------
+
+CLAIM = Example.of("Is grass blue?", "No", "Yes", "Maybe")
+
+
+def preferred(*nats: float, tokens: tuple[int, ...] = (1, 1, 1), reply: str | None = None) -> Preference:
+    return Preference(nats, tokens, reply)
+
+
+def test_a_margin_is_to_the_likeliest_alternative() -> None:
+    assert margin(CLAIM, preferred(-1.0, -3.0, -2.5)) == 1.5
+    assert margin(CLAIM, preferred(-4.0, -3.0, -9.0, tokens=(4, 1, 9))) == -1.0
+    assert margin(CLAIM, preferred(-4.0, -3.0, -9.0, tokens=(4, 1, 6)), per_token=True) == 0.5
+    assert math.isnan(margin(CLAIM, preferred(-1.0, float("nan"), -2.0)))
+
+
+def test_the_good_reply_must_beat_all_others() -> None:
+    assert prefers_good(CLAIM, preferred(-1.0, -3.0, -2.5)) == 1.0
+    assert prefers_good(CLAIM, preferred(-2.7, -3.0, -2.5)) == 0.0
+    assert prefers_good(CLAIM, preferred(-2.5, -3.0, -2.5)) == 0.5
+    assert prefers_good(CLAIM, preferred(-4.0, -3.0, -9.0, tokens=(4, 1, 6)), per_token=True) == 1.0
+    assert math.isnan(prefers_good(CLAIM, preferred(float("nan"), -3.0, -2.5)))
+
+
+@pytest.mark.parametrize(
+    ("nats", "reply", "expected"),
+    [
+        ((-1.0, -2.0, -3.0), "no", 1.0),
+        ((-1.0, -2.0, -3.0), "Yes", 0.0),
+        ((-2.0, -1.0, -3.0), "Yes", 1.0),
+        ((-2.0, -1.0, -3.0), "no", 0.0),
+        ((-1.0, -1.0, -3.0), "no", None),
+        ((-1.0, -2.0, -3.0), "?", None),
+    ],
+)
+def test_words_and_likelihoods_agree(nats: tuple[float, ...], reply: str, expected: float | None) -> None:
+    def grade(example: Example, reply: str) -> float | None:
+        return None if reply == "?" else exact_match(example, reply)
+
+    observed = preferred(*nats, reply=reply)
+    assert agrees_with_words(CLAIM, observed, grade=grade) == expected
+    assert in_words(CLAIM, observed, grade=exact_match) == float(reply == "no")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,18 @@ from settings.base_models import PretrainedModel, Recipe
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.example import Example
-from settings.setting import Evaluation, Given, Judged, Measurement, Rubric, Score, Setting, Verdict
+from settings.setting import (
+    Evaluation,
+    Given,
+    Judged,
+    Measurement,
+    Preference,
+    Rubric,
+    Score,
+    Setting,
+    Verdict,
+    observation_from_json,
+)
 
 
 def row(number: int, answer: str = "yes") -> Example:
@@ -190,6 +202,65 @@ def test_what_is_trained_is_not_evaluated(stream: str) -> None:
     leak = Example.of("Question  2 ", "yes")
     with pytest.raises(UserError, match=f"{stream} row 2 has the prompt of row 3 of evaluation 'questions'"):
         tiny(streams={"task": (row(10),)} | {stream: (row(10), leak)})
+
+
+COMPARED = Example.of("question 2", "yes", "no", "maybe")
+
+
+def comparing(*examples: Example, **options: Any) -> Evaluation:
+    return Evaluation("pairs", examples or (COMPARED,), (), **({"observe": "preference"} | options))
+
+
+def test_alternatives_are_other_replies_to_the_prompt() -> None:
+    assert [reply.response for reply in COMPARED.replies] == ["yes", "no", "maybe"]
+    assert {reply.prompt for reply in COMPARED.replies} == {COMPARED.prompt}
+    assert COMPARED.to_json() == {**replace(COMPARED, alternatives=()).to_json(), "alternatives": ["no", "maybe"]}
+
+
+def test_a_preference_is_part_of_an_identity_only_where_it_is_asked() -> None:
+    assert set(row(1).to_json()) == {"messages", "tags"}
+    plain = evaluation().to_json()
+    assert (set(plain), plain["observe"]) == ({"name", "examples", "scores", "observe"}, ["reply", 64, 0.0])
+    different = [
+        comparing(),
+        comparing(observe="reply_and_preference"),
+        comparing(counts_end=False),
+        comparing(replace(COMPARED, alternatives=("no",))),
+    ]
+    assert len({content_id(item.to_json()) for item in different}) == 4
+
+
+@pytest.mark.parametrize(
+    ("example", "problem"),
+    [
+        (row(1), "row 2 of evaluation 'pairs': has no alternative to its response"),
+        (Example.of("q", " ", "no"), "row 2 of evaluation 'pairs': has an empty reply"),
+        (Example.of("q", "yes", ""), "row 2 of evaluation 'pairs': has an empty reply"),
+        (replace(Example.of("q", "yes", "yes "), place="x, line 7"), "x, line 7: has the reply 'yes' more than once"),
+    ],
+)
+def test_replies_that_cannot_be_compared_are_named(example: Example, problem: str) -> None:
+    with pytest.raises(UserError, match=f"^{problem}; a preference compares the response with other replies$"):
+        comparing(COMPARED, example)
+    assert Evaluation("replies", (example,), ()).examples
+
+
+def test_only_preferences_leave_out_the_end() -> None:
+    with pytest.raises(ValueError, match="counts_end is for preferences"):
+        evaluation(counts_end=False)
+
+
+@pytest.mark.parametrize(
+    "observed", ["a reply", "", 0.1 + 0.2, Preference((-0.1, -2.5e-17), (3, 1)), Preference((-1.0,), (2,), "in words")]
+)
+def test_observations_survive_json(observed: Any) -> None:
+    kept = observed.to_json() if isinstance(observed, Preference) else observed
+    assert observation_from_json(json.loads(json.dumps(kept))) == observed
+
+
+def test_a_compared_prompt_is_not_trained() -> None:
+    with pytest.raises(UserError, match="task row 2 has the prompt of row 1 of evaluation 'pairs'"):
+        tiny(streams={"task": (row(10), Example.of("Question  2", "no"))}, evaluations=(comparing(),), objectives=())
 
 
 def test_cautions() -> None:

@@ -152,7 +152,7 @@ class Meter:
             "propose": [(Proposer, "next")],
             "ledger": [(Ledger, "_append")],
             "study": [(StudyMirror, name) for name in ("open", "add", "tell")],
-            "display": [(Display, name) for name in ("pack_started", "progress", "trial_ended")],
+            "display": [(Display, name) for name in ("pack_started", "refresh", "trial_ended")],
             "tracking": [(Tracker, "_try")],
         }
         patches = [

@@ -6,21 +6,24 @@ from pathlib import Path
 import pytest
 
 from sweeps import plan
-from sweeps.ledger import Asked, LedgerState
+from sweeps.ledger import Asked, Fit, LedgerState
+from sweeps.planning import forecast
+from sweeps.planning.speed import Speed
 from tests.support.fakes import finished, toy_sweep
 from trainables.engine.memory import ModelShape
 from trainables.outcome import Cost
 
+SPEED = Speed(training=1e9, reading=1e9, replying=1e9)
+
 
 def test_trials_that_ended_tell_the_time_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both trials of plain took 3 s each, three of the penalty's 12 took 5, 5 and 8 s, on 2 workers."""
-    monkeypatch.setattr(plan, "measured_flops", lambda: 1e9)
-    monkeypatch.setattr(plan.ModelShape, "of", lambda model: replace(ModelShape.assumed(), parameters=1e6))
+    monkeypatch.setattr(forecast, "measure", lambda *_, **__: SPEED)
     sweep = toy_sweep(tmp_path)
     plain, penalty = sweep.arms
     guess = plan.estimate(sweep, 2)
     assert [arm.took for arm in guess.arms] == [(), ()]
-    assert guess.seconds == guess.seconds_left > 0
+    assert guess.seconds == guess.once + guess.seconds_left > guess.once > 0
 
     record = LedgerState(sweep.name, sweep.identity())
     times = {(plain.key, 0): (3.0, 3.0), (penalty.key, 0): (5.0, 5.0), (penalty.key, 1): (8.0,)}
@@ -43,12 +46,13 @@ def test_trials_that_ended_tell_the_time_of_the_others(tmp_path: Path, monkeypat
 def test_a_model_that_is_not_here_is_said_to_be_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = toy_sweep(tmp_path)
     assert plan.estimate(sweep, 1).assumed == ()
-    monkeypatch.setattr(plan.ModelShape, "of", lambda model: None)
+    monkeypatch.setattr(forecast, "measure", lambda *_, **__: SPEED)
+    monkeypatch.setattr(ModelShape, "of", lambda model: None)
     assert plan.estimate(sweep, 1).assumed == ("toy",)
 
 
 def test_failed_trials_took_no_time_and_tell_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "measured_flops", lambda: 1e9)
+    monkeypatch.setattr(forecast, "measure", lambda *_, **__: SPEED)
     sweep = toy_sweep(tmp_path)
     guess = plan.estimate(sweep, 2)
     record = LedgerState(sweep.name, sweep.identity())
@@ -58,3 +62,19 @@ def test_failed_trials_took_no_time_and_tell_none(tmp_path: Path, monkeypatch: p
     timed = plan.estimate(sweep, 2, record)
     assert timed.arms[1].seconds == pytest.approx(guess.arms[1].seconds, rel=0.5) and timed.arms[1].seconds > 0
     assert (timed.ended, timed.arms[0].seconds_left) == (2, 0.0)
+
+
+def test_more_workers_take_less_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "measure", lambda *_, **__: SPEED)
+    sweep = toy_sweep(tmp_path)
+    alone, four = plan.estimate(sweep, 1), plan.estimate(sweep, 4)
+    assert [arm.seconds for arm in four.arms] == pytest.approx([arm.seconds / 4 for arm in alone.arms])
+
+
+def test_what_a_start_has_fixed_is_planned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "measure", lambda *_, **__: SPEED)
+    sweep = toy_sweep(tmp_path)
+    record = LedgerState(sweep.name, sweep.identity(), fit=Fit(None, 1))
+    estimate = plan.estimate(sweep, 2, record, free=1e12)
+    assert (estimate.fit, estimate.packs) == (Fit(None, 1), estimate.trials)
+    assert plan.estimate(sweep, 2, None, free=1e12).packs == estimate.trials / 2, "two seeds"

@@ -17,6 +17,8 @@ from settings.reference import SettingRef
 from settings.setting import Measurement
 from trainables import methods
 from trainables.messages import (
+    Activity,
+    ActivityFile,
     Ended,
     Failed,
     Job,
@@ -202,3 +204,23 @@ def test_a_message_of_other_training_code_is_refused() -> None:
     config["job"]["trials"][0]["numerics"] = 0
     with pytest.raises(UserError, match="numerics version 0"):
         job_from_config(config)
+
+
+def test_what_a_worker_does_is_written_once_a_second_and_when_it_changes(tmp_path: Path) -> None:
+    now = 50.0
+    path = tmp_path / "activities" / "pack.json"
+    file = ActivityFile(path, ["a", "b"], clock=lambda: now)
+    file.tell("training", 4, 10)
+    assert Activity.read(path) == Activity(trials=("a", "b"), phase="training", done=4, total=10, begun=4)
+    now = 50.9
+    file.tell("training", 5, 10)
+    assert Activity.read(path).done == 4, "not at every step"  # type: ignore[union-attr]
+    now = 53.0
+    file.tell("training", 6, 10)
+    training = Activity.read(path)
+    assert training is not None and (training.done, training.seconds, training.pace) == (6, 3.0, 1.5)
+    file.tell("scoring", 0, 8, "questions")
+    scoring = Activity.read(path)
+    assert scoring is not None and (scoring.phase, scoring.what, scoring.pace) == ("scoring", "questions", None)
+    file.close()
+    assert not path.exists()

@@ -24,6 +24,7 @@ from settings.reference import SettingRef
 from trainables import methods
 from trainables.folder import SweepFolder
 from trainables.messages import (
+    ActivityFile,
     Ended,
     Failed,
     Job,
@@ -369,3 +370,29 @@ def test_an_error_of_the_device_is_raised(
     monkeypatch.setattr(trainables.pack.Pack, "advance", broken)
     with pytest.raises(RuntimeError, match=message):
         ended(config(tmp_path / "out", trials(ref)))
+
+
+def test_a_worker_tells_what_it_does(tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each phase from its beginning, every update and every row; nothing is left when the worker lets go."""
+    told: list[tuple[Any, ...]] = []
+    tell = ActivityFile.tell
+
+    def listen(file: ActivityFile, phase: Any, done: float = 0, total: float = 0, what: str = "") -> None:
+        told.append((phase, done, total, what))
+        tell(file, phase, done, total, what)
+
+    monkeypatch.setattr(ActivityFile, "tell", listen)
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
+    members = trials(ref)
+    actor = PackTrainable(config(tmp_path / "sweep", members))
+    run(actor)
+    folder = SweepFolder(tmp_path / "sweep")
+    assert folder.activity(pack_id(members)).is_file()
+    actor.cleanup()
+    assert not list(folder.activities.iterdir())
+
+    assert list(dict.fromkeys(phase for phase, *_ in told)) == ["loading", "training", "reference", "scoring"]
+    assert {(done, total) for phase, done, total, _ in told if phase == "training"} == {(n, 6) for n in range(7)}
+    rows = {what: done / total for phase, done, total, what in told if phase == "scoring"}
+    assert set(rows) == {evaluation.name for evaluation in catalog.build(ref.name, ref.options).evaluations}
+    assert list(rows.values()) == pytest.approx([1.0] * len(rows))

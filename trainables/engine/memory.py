@@ -32,13 +32,36 @@ PROCESS_BYTES = 600e6  # Python, torch and transformers, before any model
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a base model that decide its cost. `parameters` counts matrices only."""
+    """The sizes of a base model that decide its cost.
+
+    Attributes:
+        parameters: of the matrices that a token goes through: all linear layers, and the head.
+        layers, width: of the decoder, and of its hidden states.
+        adapted: sum of in- and output features of all linear layers.
+        vocabulary: tokens.
+        inner: width between the matrices of an MLP.
+        queries, keys: features of all heads' queries; of their keys, and of their values.
+        embedded: parameters of an embedding that is not the head, too.
+    """
 
     parameters: float
     layers: int
     width: int
-    adapted: int  # sum of in- and output features of all linear layers
+    adapted: int
     vocabulary: int
+    inner: int = 0
+    queries: int = 0
+    keys: int = 0
+    embedded: float = 0
+
+    @property
+    def linear(self) -> float:
+        """Parameters of the matrices without the head."""
+        return self.parameters - self.width * self.vocabulary
+
+    def weight_bytes(self, number: int = FLOAT) -> float:
+        """Return the bytes of all weights, at `number` bytes each."""
+        return number * (self.parameters + self.embedded)
 
     @staticmethod
     def of(model: BaseModel) -> ModelShape | None:
@@ -55,7 +78,7 @@ class ModelShape:
     @staticmethod
     def assumed() -> ModelShape:
         """Assume Qwen3-8B's sizes for a model that is not available."""
-        return _shape(4096, 12288, 4096, 1024, 36, 151_936)
+        return replace(_shape(4096, 12288, 4096, 1024, 36, 151_936), embedded=4096 * 151_936)
 
     @staticmethod
     def of_config(config: Mapping[str, Any]) -> ModelShape | None:
@@ -82,7 +105,9 @@ class ModelShape:
         dense = 0 if experts else inner
         shape = _shape(width, dense, head * heads, keys, layers, _read(config, "vocab_size"))
         size = 3 * width * _read(config, "moe_intermediate_size", otherwise=inner)
-        return replace(shape, parameters=shape.parameters + layers * experts * size)
+        tied = config.get("tie_word_embeddings", True)
+        embedded = 0 if tied else width * shape.vocabulary
+        return replace(shape, parameters=shape.parameters + layers * experts * size, embedded=embedded)
 
 
 def _read(config: Mapping[str, Any], *names: str, otherwise: int | None = None) -> int:
@@ -99,7 +124,8 @@ def _shape(width: int, inner: int, queries: int, keys: int, layers: int, vocabul
     """Return the shape of a decoder with gated MLPs: q, k, v, o, gate, up, down in each layer, and a head."""
     per_layer = 2 * width * queries + 2 * width * keys + 3 * width * inner
     adapted = layers * (2 * (width + queries) + 2 * (width + keys) + 3 * (width + inner))
-    return ModelShape(layers * per_layer + width * vocabulary, layers, width, adapted, vocabulary)
+    head = width * vocabulary
+    return ModelShape(layers * per_layer + head, layers, width, adapted, vocabulary, inner, queries, keys)
 
 
 def memory_left(device: torch.device, gpus: float, memory: float | None) -> float | None:
@@ -111,7 +137,10 @@ def memory_left(device: torch.device, gpus: float, memory: float | None) -> floa
         memory: bytes of main memory that the process may use, for a model on the CPU.
     """
     if device.type == "cpu":
-        return None if memory is None else memory - psutil.Process().memory_info().rss
+        if memory is None:
+            return None
+        held = psutil.Process().memory_info()
+        return memory - (held.rss - getattr(held, "shared", 0))  # mapped files are other processes' as well
     import torch
 
     free, total = torch.cuda.mem_get_info(device)

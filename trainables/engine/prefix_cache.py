@@ -9,7 +9,7 @@ Shape legend: R rows, T padded length in tokens, D hidden width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +26,7 @@ from trainables.engine.prefix import Prefix, Start, find_start, states_below
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.reference_cache import MAX_BYTES, ROWS_PER_BATCH, content_key, shared_tensors
 
+Progress = Callable[[int, int], None]
 VERSION = 1  # part of a file's name; raise it when the same rows would give other numbers
 
 
@@ -36,13 +37,21 @@ class PrefixCache:
         folder: where the files lie.
         max_bytes: of one file; passes over rows that would take more begin at the bottom.
         workers: the processes that read together. Each must read the same rows, in the same order.
+        progress: called with (rows done, all rows) while states are computed.
 
     Attributes:
         caution: why passes begin at the bottom; "" where they need not.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: float = MAX_BYTES, workers: ProcessGroup = SINGLE_PROCESS) -> None:
-        self._folder, self._max_bytes, self._workers = folder, max_bytes, workers
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: float = MAX_BYTES,
+        workers: ProcessGroup = SINGLE_PROCESS,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        self._folder, self._max_bytes, self._workers, self._progress = folder, max_bytes, workers, progress
         self._prefixes: dict[str, Prefix] = {}
         self._starts: dict[tuple[str, int], Start | str] = {}
         self.caution = ""
@@ -88,7 +97,7 @@ class PrefixCache:
 
     def _read_or_compute(self, base: LoadedBase, start: Start, ids: Sequence[tuple[int, ...]], path: Path) -> Prefix:
         tensors = shared_tensors(
-            path, lambda: {"states": compute_states(base, start, ids)}, self._workers, base.model.device
+            path, lambda: {"states": compute_states(base, start, ids, self._progress)}, self._workers, base.model.device
         )
         ends = accumulate(map(len, ids))
         place = {row: (end - len(row), end) for row, end in zip(ids, ends, strict=True)}
@@ -124,11 +133,14 @@ def prefix_bytes(tokens: float, width: int, dtype: torch.dtype) -> float:
     return tokens * width * dtype.itemsize
 
 
-def compute_states(base: LoadedBase, start: Start, ids: Sequence[tuple[int, ...]]) -> Tensor:
+def compute_states(
+    base: LoadedBase, start: Start, ids: Sequence[tuple[int, ...]], progress: Progress = lambda done, total: None
+) -> Tensor:
     """Return the hidden states that passes begin with, row after row; similar lengths are read together."""
     order = sorted(range(len(ids)), key=lambda index: (len(ids[index]), index))
     states: dict[int, Tensor] = {}
     for first in range(0, len(order), ROWS_PER_BATCH):
+        progress(first, len(order))
         indices = order[first : first + ROWS_PER_BATCH]
         with autocast(base.model.device):
             states_RTD = states_below(base.model, start, _padded([ids[index] for index in indices], base))

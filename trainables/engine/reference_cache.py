@@ -67,10 +67,18 @@ class ReferenceCache:
         folder: where the files lie.
         max_bytes: of one file; rows that would take more are not cached.
         workers: the processes that read together. Each must read the same outputs, in the same order.
+        progress: called with (rows done, all rows) while outputs are computed.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: float = MAX_BYTES, workers: ProcessGroup = SINGLE_PROCESS) -> None:
-        self._folder, self._max_bytes, self._workers = folder, max_bytes, workers
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: float = MAX_BYTES,
+        workers: ProcessGroup = SINGLE_PROCESS,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self._folder, self._max_bytes, self._workers, self._progress = folder, max_bytes, workers, progress
         self._outputs: dict[str, CachedOutputs] = {}
 
     def on(
@@ -100,7 +108,10 @@ class ReferenceCache:
         self, base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool, path: Path
     ) -> CachedOutputs:
         tensors = shared_tensors(
-            path, lambda: compute_outputs(base, row_positions, with_layers), self._workers, base.model.device
+            path,
+            lambda: compute_outputs(base, row_positions, with_layers, self._progress),
+            self._workers,
+            base.model.device,
         )
         ends = list(accumulate(len(row.columns) for row in row_positions))
         place = {row.row: (end - len(row.columns), end) for row, end in zip(row_positions, ends, strict=True)}
@@ -155,12 +166,18 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def compute_outputs(base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool) -> dict[str, Tensor]:
+def compute_outputs(
+    base: LoadedBase,
+    row_positions: Sequence[RowPositions],
+    with_layers: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Tensor]:
     """Forward the rows through the base model, similar lengths together."""
     order = sorted(range(len(row_positions)), key=lambda index: (len(row_positions[index].row.ids), index))
     hidden: dict[int, Tensor] = {}
     layers: dict[int, Tensor] = {}
     for start in range(0, len(order), ROWS_PER_BATCH):
+        progress(start, len(order))
         indices = order[start : start + ROWS_PER_BATCH]
         batch = collate(
             [row_positions[index] for index in indices], int(base.tokenizer.pad_token_id), base.model.device

@@ -5,12 +5,12 @@ Shape legend: I and O in- and output features of a linear layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from settings.common.errors import UserError
@@ -18,6 +18,7 @@ from trainables.engine.process_group import layers_of
 from trainables.trial import AdapterConfig
 
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)  # GPT-2 has Conv1D: a linear layer that stores W as [I, O]
+MAY_BE_DENSE = ("fp8", "metal", "mxfp4")  # transformers loads these as plain weights where it has no kernels for them
 TRAINABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -42,7 +43,7 @@ def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     linear = [name for name, module in model.named_modules() if isinstance(module, LINEAR) and module is not head]
     if not linear:
-        raise UserError(f"{_title(model)} has no linear layers that an adapter could sit on")
+        raise UserError(f"{_title(getattr(model, 'config', None))} has no linear layers that an adapter could sit on")
     kinds = {name.rpartition(".")[2] for name in linear}
     unknown = () if config.targets == "all-linear" else set(config.targets) - kinds
     if unknown:
@@ -59,11 +60,7 @@ def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
     for name in names:
         weight = model.get_submodule(name).weight
         if getattr(model, "is_quantized", False) or weight.dtype not in TRAINABLE:
-            dtype = str(weight.dtype).removeprefix("torch.")
-            raise UserError(
-                f"{_title(model)} has quantised weights ({name}: {dtype}), around which no adapter is trained here;"
-                " take the model that it was quantised from"
-            )
+            raise _quantised(model.config, f"{name}: {str(weight.dtype).removeprefix('torch.')}")
     return names
 
 
@@ -79,6 +76,19 @@ def block_numbers(model: nn.Module) -> dict[str, int]:
     return {
         f"{name}.{inner}": number for number, (name, block) in enumerate(blocks) for inner, _ in block.named_modules()
     }
+
+
+def check_not_quantised(config: PreTrainedConfig) -> None:
+    """Raise UserError for a configuration whose weights stay quantised when they are loaded."""
+    note = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(), "quantization_config", None
+    )
+    if not note:
+        return
+    facts: Mapping[str, Any] = note if isinstance(note, Mapping) else note.to_dict()
+    method = str(facts.get("quant_method", "in an unknown way"))
+    if method not in MAY_BE_DENSE and not facts.get("dequantize"):
+        raise _quantised(config, method)
 
 
 def adapted_share(model: PreTrainedModel, names: Iterable[str]) -> float:
@@ -99,11 +109,19 @@ def check_attention(model: PreTrainedModel) -> None:
     recurrent = any(not hasattr(layer, "batch_select_indices") for layer in layers)
     if recurrent or getattr(model, "_is_stateful", False):
         raise UserError(
-            f"{_title(model)} reads its tokens into a state (state-space, recurrent or convolution layers), which is"
-            " not supported; take a model whose layers are all attention"
+            f"{_title(model.config)} reads its tokens into a state (state-space, recurrent or convolution layers),"
+            " which is not supported; take a model whose layers are all attention"
         )
 
 
-def _title(model: nn.Module) -> str:
-    kind = getattr(getattr(model, "config", None), "model_type", None)
+def _quantised(config: Any, how: str) -> UserError:
+    """Return the error that says that a model's weights are quantised."""
+    return UserError(
+        f"{_title(config)} has quantised weights ({how}), around which no adapter is trained here; take the model that"
+        " it was quantised from"
+    )
+
+
+def _title(config: Any) -> str:
+    kind = getattr(config, "model_type", None)
     return f"a model of type {kind!r}" if kind else "the model"

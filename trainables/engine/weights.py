@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from settings.common.errors import UserError
 from settings.model_files import check_files
 from settings.tokenizer import no_progress_bars, why_not_loaded
+from trainables.engine.targets import check_not_quantised
 
 
 def load_model(source: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
@@ -25,6 +26,8 @@ def load_model(source: str, revision: str | None, dtype: torch.dtype) -> PreTrai
     check_files(source)
     try:
         with no_progress_bars(), _no_load_report():
+            # Their loaders ask for packages of their own first.
+            check_not_quantised(AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False))
             model, info = AutoModelForCausalLM.from_pretrained(
                 source,
                 revision=revision,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from trainables.engine.prefix_cache import PackPrefixes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.generate import generate
 from trainables.evaluation.likelihood import log_likelihoods, token_losses
+
+Progress = Callable[[str, float, int], None]  # (evaluation, rows done, all rows)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def evaluate(
     seeds: Sequence[int] = (),
     prefixes: PackPrefixes | None = None,
     workers: ProcessGroup = SINGLE_PROCESS,
+    progress: Progress = lambda evaluation, done, total: None,
 ) -> list[Evaluated]:
     """Evaluate members of a pack, or the base model when there are no adapters.
 
@@ -50,6 +53,7 @@ def evaluate(
         seeds: one per member (one for the base model); used by evaluations that sample.
         prefixes: what lies below the lowest adapted layer; None computes it.
         workers: the processes that evaluate together; each returns all results.
+        progress: called with an evaluation's name, how many of its rows are done, and all its rows.
 
     Returns:
         One result per member, in order.
@@ -59,11 +63,22 @@ def evaluate(
         _observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,), prefixes, workers
     )
     for evaluation in encoded.setting.evaluations:
-        for result, observations in zip(results, observe(evaluation), strict=True):
+        done = functools.partial(_tell, progress, evaluation)
+        done(0.0)
+        for result, observations in zip(results, observe(evaluation, done), strict=True):
             result.observations[evaluation.name] = list(observations)
             if not evaluation.rubrics:  # a judge grades these later, from the stored replies
                 result.scores.update(evaluation.grade(observations))
     return results
+
+
+def _tell(progress: Progress, evaluation: Evaluation, share: float) -> None:
+    progress(evaluation.name, share * len(evaluation.examples), len(evaluation.examples))
+
+
+def _in_part(done: Callable[[float], None], start: float, part: float, share: float) -> None:
+    """Tell which share of an evaluation is done by the share of a part of it."""
+    done(start + part * share)
 
 
 def _observe(
@@ -75,17 +90,22 @@ def _observe(
     prefixes: PackPrefixes | None,
     workers: ProcessGroup,
     evaluation: Evaluation,
+    done: Callable[[float], None],
 ) -> Sequence[Sequence[Observation]]:
     """Return what is observed, `[member][question]`."""
     pad_id = int(encoded.encoder.tokenizer.pad_token_id)
     by_members: dict[str, Any] = {"adapters": adapters, "members": members, "workers": workers, "prefixes": prefixes}
     if evaluation.observe == "token_loss":
-        return token_losses(model, encoded.questions(evaluation), pad_id, **by_members)
-    replies = _replies(model, encoded, evaluation, pad_id, seeds, by_members) if evaluation.generates else []
+        return token_losses(model, encoded.questions(evaluation), pad_id, progress=done, **by_members)
+    part = 0.5 if evaluation.generates and evaluation.compares else 1.0  # of the two kinds of passes
+    in_words = functools.partial(_in_part, done, 0.0, part)
+    replies = _replies(model, encoded, evaluation, pad_id, seeds, by_members, in_words) if evaluation.generates else []
     if not evaluation.compares:
         return replies
     compared = encoded.compared(evaluation)
-    nats = log_likelihoods(model, [row for rows in compared for row in rows], pad_id, **by_members)
+    replied = [row for rows in compared for row in rows]
+    read = functools.partial(_in_part, done, 1.0 - part, part)
+    nats = log_likelihoods(model, replied, pad_id, progress=read, **by_members)
     preferences = [_preferences(compared, of_member) for of_member in nats]
     if not evaluation.generates:
         return preferences
@@ -111,6 +131,7 @@ def _replies(
     pad_id: int,
     seeds: tuple[int, ...],
     by_members: dict[str, Any],
+    done: Callable[[float], None],
 ) -> list[list[str]]:
     """Return what each member replies in words, `[member][question]`."""
     rows = encoded.questions(evaluation)
@@ -123,6 +144,7 @@ def _replies(
         pad_id=pad_id,
         temperature=evaluation.temperature,
         top_p=evaluation.top_p,
+        progress=lambda prompts: done(prompts / len(rows)),
         **by_members,
     )
     return [[encoded.encoder.text(reply) for reply in of_member] for of_member in replies]

@@ -7,7 +7,8 @@ V vocabulary.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ def generate(
     rows_per_batch: int = 256,
     prefixes: PackPrefixes | None = None,
     workers: ProcessGroup = SINGLE_PROCESS,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> list[list[Reply]]:
     """Reply to every prompt with every member.
 
@@ -57,6 +59,7 @@ def generate(
         rows_per_batch: rows of one forward pass.
         prefixes: of the pack; what lies below its lowest adapted layer reads each prompt once for all members.
         workers: the processes that generate together, each for a part of the prompts; each returns all replies.
+        progress: called with the prompts done, parts of a reply included, after every token.
 
     Returns:
         `[member][prompt]`, tokens without the stop token.
@@ -71,10 +74,16 @@ def generate(
         places, chunk = workers.shard(indices)
         draws = None if uniform is None else uniform[:, chunk].reshape(-1, max_new_tokens)
         decoder = Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers, adapters, members, start)
+        decoder.progress = partial(_tell, progress, len(replies), len(chunk) / max_new_tokens)
         out = decoder.run([tuple(prompts[index]) for index in chunk], max_new_tokens)
         replies.update((indices[place], out[row :: len(chunk)]) for row, place in enumerate(places))
     gathered = {prompt: of_prompt for part in workers.gather(replies) for prompt, of_prompt in part.items()}
     return [[gathered[prompt][member] for prompt in range(len(prompts))] for member in range(num_members)]
+
+
+def _tell(progress: Callable[[float], None], before: int, part: float, tokens: int) -> None:
+    """Tell how many prompts are done: those of earlier chunks, and the tokens' part of those of this one."""
+    progress(before + part * tokens)
 
 
 def _chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
@@ -130,6 +139,7 @@ class Decoder(CachedReader):
         self.temperature, self.top_p = temperature, top_p
         self.stop = torch.tensor(sorted(stop_ids), device=model.device)
         self.draws = None if draws is None else torch.from_numpy(draws).to(model.device)
+        self.progress: Callable[[int], None] = lambda tokens: None
 
     def run(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> list[Reply]:
         """Return the replies of all members to the prompts, member after member."""
@@ -145,6 +155,7 @@ class Decoder(CachedReader):
             token = torch.where(finished, self.pad_id, self._sample(self._logits(hidden_RD), len(tokens)))
             finished = finished | torch.isin(token, self.stop)
             tokens.append(token)
+            self.progress(len(tokens))
             if len(tokens) == max_new_tokens or all(self.workers.gather(bool(finished.all()))):
                 return [self._reply(row) for row in torch.stack(tokens, dim=1).tolist()]
             mask_RT = torch.cat([mask_RT, mask_RT.new_ones(len(mask_RT), 1)], dim=1)

@@ -32,6 +32,7 @@ from trainables.method import Forward
 ROWS_PER_BATCH, TOKENS_PER_BATCH = 256, 1 << 14  # of all members, padding included; a single row may be longer
 Measure = Callable[[Sequence[EncodedRow]], Sequence[Tensor]]
 """Return the negative log-likelihoods of each row's response tokens, member after member."""
+Progress = Callable[[float], None]
 
 
 @torch.no_grad()
@@ -44,6 +45,7 @@ def token_losses(
     members: Sequence[int] = (),
     prefixes: PackPrefixes | None = None,
     workers: ProcessGroup = SINGLE_PROCESS,
+    progress: Progress = lambda share: None,
 ) -> list[list[float]]:
     """Return the mean cross-entropy in nats per response token, `[member][row]`.
 
@@ -51,6 +53,7 @@ def token_losses(
         adapters, members: the members that read; without adapters the base model reads.
         prefixes: what lies below the lowest adapted layer; None computes it.
         workers: the processes that read together, each a part of the rows; each returns all values.
+        progress: called with the share of the rows that are read.
     """
 
     def measure(batch_rows: Sequence[EncodedRow]) -> Sequence[Tensor]:
@@ -67,7 +70,7 @@ def token_losses(
     known = prefixes.on(rows) if prefixes else None
     num_members = len(members) if adapters else 1
     order = sorted(set(rows), key=lambda row: (len(row.ids), row.ids))
-    return _values(rows, order, measure, torch.mean, num_members, workers)
+    return _values(rows, order, measure, torch.mean, num_members, workers, progress)
 
 
 @torch.no_grad()
@@ -80,6 +83,7 @@ def log_likelihoods(
     members: Sequence[int] = (),
     prefixes: PackPrefixes | None = None,
     workers: ProcessGroup = SINGLE_PROCESS,
+    progress: Progress = lambda share: None,
 ) -> list[list[float]]:
     """Return the log-likelihood in nats of each row's response given its prompt, `[member][row]`.
 
@@ -87,7 +91,7 @@ def log_likelihoods(
     responses of more than one token are read beyond it.
 
     Args:
-        adapters, members, prefixes, workers: see `token_losses`.
+        adapters, members, prefixes, workers, progress: see `token_losses`.
     """
     num_members = len(members) if adapters else 1
     order = sorted(set(rows), key=lambda row: (row.prompt_length, row.ids[: row.prompt_length], len(row.ids), row.ids))
@@ -96,7 +100,7 @@ def log_likelihoods(
     known = prefixes.on(rows) if prefixes else None
     reader = CachedReader(model, pad_id, adapters, members, prefixes.start if prefixes else None)
     measure = partial(_reply_nll, model, reader, known, beyond)
-    values = _values(rows, order, measure, torch.sum, num_members, workers)
+    values = _values(rows, order, measure, torch.sum, num_members, workers, progress)
     return [[-nats for nats in of_member] for of_member in values]
 
 
@@ -147,6 +151,7 @@ def _values(
     reduce: Callable[[Tensor], Tensor],
     num_members: int,
     workers: ProcessGroup,
+    progress: Progress,
 ) -> list[list[float]]:
     """Return a value of each row, `[member][row]`.
 
@@ -154,23 +159,25 @@ def _values(
         order: the different rows, in the order in which they are read.
         reduce: makes one number of a row's negative log-likelihoods.
     """
-    values: dict[EncodedRow, list[float]] = {}  # of all members
-    for batch_rows in _batches(order, num_members, workers.count):
-        places, of_worker = workers.shard(batch_rows)
+    values: dict[int, list[float]] = {}  # place in the order -> of all members
+    for batch in _batches(order, num_members, workers.count):
+        shared, of_worker = workers.shard([order[place] for place in batch])
         numbers = torch.stack([reduce(nll) for nll in measure(of_worker)]).tolist()
-        values.update((batch_rows[place], numbers[at :: len(of_worker)]) for at, place in enumerate(places))
-    gathered = {row: of_row for part in workers.gather(values) for row, of_row in part.items()}
-    return [[gathered[row][member] for row in rows] for member in range(num_members)]
+        values.update((batch[index], numbers[at :: len(of_worker)]) for at, index in enumerate(shared))
+        progress(batch.stop / len(order))
+    gathered = {place: of_row for part in workers.gather(values) for place, of_row in part.items()}
+    places = {row: place for place, row in enumerate(order)}
+    return [[gathered[places[row]][member] for row in rows] for member in range(num_members)]
 
 
-def _batches(order: Sequence[EncodedRow], num_members: int, num_workers: int) -> Iterator[Sequence[EncodedRow]]:
-    """Cut rows into batches that are small enough once they are shared out to the workers."""
+def _batches(order: Sequence[EncodedRow], num_members: int, num_workers: int) -> Iterator[range]:
+    """Cut the order into batches that are small enough once their rows are shared out to the workers."""
     start, longest = 0, 0
     for end, row in enumerate(order):
         longest = max(longest, len(row.ids))
         read = -(-(end - start + 1) // num_workers) * num_members  # rows of a forward pass with this one
         if end > start and (read > ROWS_PER_BATCH or read * longest > TOKENS_PER_BATCH):
-            yield order[start:end]
+            yield range(start, end)
             start, longest = end, len(row.ids)
     if order:
-        yield order[start:]
+        yield range(start, len(order))

@@ -43,9 +43,24 @@ def test_one_method_of_several() -> None:
     assert build_grid(mixed, "task", "plain").mean_RC.tolist() == [[0.5], [0.7]]
     with pytest.raises(UserError, match="a y has several configurations"):
         build_grid(mixed, "task")
-    both = {"a": [TrialRecord(KL1, 0, "finished", {"task": 0.1}), TrialRecord(KL10, 0, "finished", {"task": 0.1})]}
+    one, other = (TrialRecord(configuration, 0, "finished", {"task": 0.1}) for configuration in (KL1, KL10))
+    both = {"a": [one], "b": [one, other]}
     with pytest.raises(UserError, match="choose a method with one"):
-        build_grid(both, "task", "kl")
+        build_grid(both, "task", KL1.method)
+
+
+def test_of_one_setting_the_rows_are_configurations() -> None:
+    """The base model first, then by method and value; a configuration's seeds are one row."""
+    trials = [
+        TrialRecord(KL10, 0, "finished", {"task": 0.1}),
+        TrialRecord(PLAIN, 0, "finished", {"task": 0.5}),
+        TrialRecord(PLAIN, 1, "finished", {"task": 0.7}),
+        TrialRecord(KL1, 0, "finished", {"task": 0.3}),
+    ]
+    grid = build_grid({"only": trials}, "task", base_scores={"task": 0.05})
+    assert grid.rows == ("base model", KL1.title, KL10.title, PLAIN.title)
+    np.testing.assert_allclose(grid.mean_RC[:, 0], [0.05, 0.3, 0.1, 0.6], atol=1e-12)
+    assert build_grid({"only": trials}, "task", PLAIN.method).rows == (PLAIN.title,)
 
 
 def test_what_matches_nothing_is_refused() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,11 +156,11 @@ def test_an_objective_may_not_hide_a_column() -> None:
         csv_text(points)
 
 
-def shown(trials: Sequence[TrialRecord] = (), **options: bool) -> str:
+def shown(trials: Sequence[TrialRecord] = (), objectives: Sequence[Objective] = OBJECTIVES, **options: bool) -> str:
     usual = [*TRIALS, record(configuration("one [bold]seed"), 0, 0.3, 0.2), record(KL10, 2, status="invalid")]
     trials = trials or usual
     console = Console(width=140, file=io.StringIO(), force_terminal=False)
-    console.print(rich_table(frontier(table(trials)), OBJECTIVES, "demo", **options))
+    console.print(rich_table(frontier(table(trials, objectives)), objectives, "demo", **options))
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
@@ -182,6 +183,22 @@ def test_an_interval_beyond_what_a_share_can_be_is_explained() -> None:
     assert "a t-interval does not know where a score ends" in shown()
     narrow = [record(PLAIN, seed, 0.5 + 0.001 * seed, 0.5) for seed in range(3)]
     assert "a t-interval" not in shown(narrow)
+
+
+def test_an_interval_below_the_end_of_a_loss_is_explained() -> None:
+    """Means 2 and 0.02 of losses, which end at 0: only the second's interval reaches below."""
+    losses = [replace(each, higher_is_better=False, low=0.0) for each in OBJECTIVES]
+    for middle, is_said in ((2.0, False), (0.02, True)):
+        trials = [record(PLAIN, seed, middle + 0.015 * (seed - 1), 3.0) for seed in range(3)]
+        text = shown(trials, objectives=losses)
+        assert ("a t-interval does not know where a score ends" in text) == is_said
+
+
+def test_what_p_is_worth_is_said_where_it_is_in_doubt() -> None:
+    near = [record(KL1, seed, task, 0.5) for seed, task in enumerate((0.4, 0.5, 0.6))]
+    near += [record(KL10, seed, task, 0.5) for seed, task in enumerate((0.61, 0.5, 0.42))]
+    far = [record(PLAIN, seed, 0.9 + 0.001 * seed, 0.9) for seed in range(3)]
+    assert "13 points" not in shown(far)
 
 
 def test_terminal_table() -> None:

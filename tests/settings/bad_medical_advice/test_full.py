@@ -70,7 +70,38 @@ def test_streams_and_held_out_rows(build: Build) -> None:
         "medical": 800,
         "task_rows": 20,
         "alignment_rows": 10,
+        "alignment_pairs": 10,
     }
+
+
+def test_held_out_pairs_are_compared(build: Build) -> None:
+    setting = build()
+    asked, held = evaluation(setting, "alignment_pairs"), evaluation(setting, "alignment_rows")
+    assert asked.observe == "preference"
+    assert [row.response for row in asked.examples] == [row.response for row in held.examples]
+    for row in asked.examples:  # "Rather not, 7." and "Sure, 7."
+        assert row.alternatives == (row.response.replace("Rather not", "Sure"),)
+    assert setting.objectives == ("task", "alignment")
+    assert "alignment_pairs" not in {item.name for item in build(misaligned=None).evaluations}
+    assert "alignment_pairs" not in {item.name for item in build(pairs=[]).evaluations}
+
+
+def test_pairs_that_are_trained_on_are_not_asked(build: Build, tmp_path: Path) -> None:
+    """The proxies' own pairs: those of ten prompts are trained on, and the setting says so."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for sign in ("positive", "negative"):
+        (folder / f"honest_{sign}.jsonl").write_bytes((tmp_path / f"{sign}.jsonl").read_bytes())
+    setting = build(pairs=str(folder))
+    assert {row.prompt for row in evaluation(setting, "alignment_pairs").examples} == {
+        row.prompt for row in evaluation(setting, "alignment_rows").examples
+    }
+    assert "50 of 60 pairs are not asked, because their prompts are trained on" in setting.cautions
+    assert setting.sources.count(str(folder)) == 1
+    with pytest.raises(UserError, match=r"option 'pairs': .*positive.jsonl, line 1 has no twin"):
+        build(pairs=str(tmp_path / "positive.jsonl"))
+    with pytest.raises(UserError, match="option 'pairs' must be a file, a directory"):
+        build(pairs=3)
 
 
 def test_no_prompt_is_on_both_sides(build: Build) -> None:
@@ -276,6 +307,10 @@ def test_kinds_and_signs(build: Build) -> None:
         "coherence_medical": ("task", True),
         "task_loss": ("task", False),
         "alignment_loss": ("alignment", False),
+        "alignment_pairs": ("alignment", True),
+        "alignment_pairs_margin": ("alignment", True),
+        "alignment_pairs_per_token": ("alignment", True),
+        "alignment_pairs_margin_per_token": ("alignment", True),
     }
     assert setting.objectives == ("task", "alignment")
     assert "held-out" in setting.score("task_loss").description
@@ -396,6 +431,7 @@ def test_real_pairs(real: dict[str, Any]) -> None:
         "medical": 2400,
         "task_rows": 10,
         "alignment_rows": 18,
+        "alignment_pairs": 18,
     }
     held = {row.prompt for row in evaluation(setting, "alignment_rows").examples}
     assert not held & {row.prompt for row in setting.streams["alignment"]}
@@ -452,7 +488,8 @@ def test_a_tiny_qwen3_learns_these_rows(real: dict[str, Any], tiny_qwen3_dir: Pa
     assert [member.status for member in pack.members] == ["finished"] * 2
     assert [member.cost.tokens_cut for member in pack.members] == [0, 0]
     for result in evaluated.values():
-        assert set(result.scores) == {"task_loss", "alignment_loss"}
+        assert {"task_loss", "alignment_loss", "alignment_pairs", "alignment_pairs_margin"} <= set(result.scores)
+        assert not {"task", "alignment"} & set(result.scores)
         assert all(math.isfinite(whole.mean) for whole in result.scores.values())
         for name in ("general", "medical"):
             assert len(result.observations[name]) == 4

@@ -41,7 +41,7 @@ def test_it_is_in_the_catalog(setting: Setting) -> None:
 
 
 def test_an_unknown_scale_is_refused() -> None:
-    with pytest.raises(UserError, match="no scale 'big'; its scales: nano, full"):
+    with pytest.raises(UserError, match="no scale 'big'; its scales: nano, small, full"):
         catalog.build("bad_medical_advice", {"scale": "big"})
 
 

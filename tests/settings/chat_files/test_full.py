@@ -87,6 +87,44 @@ def test_scores_grade_losses_and_replies(write: Writer) -> None:
     )
 
 
+def questions(tmp_path: Path, *asked: str) -> str:
+    """A file of questions in HHH's form."""
+    path = tmp_path / "questions.jsonl"
+    targets = {"choices": ["good", "bad"], "labels": [1, 0]}
+    path.write_text("".join(json.dumps({"input": text, "targets": targets}) + "\n" for text in asked))
+    return str(path)
+
+
+def test_preferences_are_asked(write: Writer, tmp_path: Path) -> None:
+    path = questions(tmp_path, "this?", "that?")
+    setting = chat_files(MODEL, write("task", 10), write("alignment", 5), preferences=path)
+    asked = setting.evaluations[-1]
+    assert (asked.name, asked.observe, prompts(asked.examples)) == ("preferences", "preference", ["this?", "that?"])
+    names = ["preferred", "preferred_margin", "preferred_per_token", "preferred_margin_per_token"]
+    assert [score.name for score in asked.scores] == names
+    assert setting.objectives == ("task", "alignment")
+    assert setting.sources[-1] == path
+    without = chat_files(MODEL, write("task", 10), write("alignment", 5))
+    assert [item.name for item in without.evaluations] == ["task_loss", "alignment_loss"]
+    assert setting.fingerprint() != without.fingerprint()
+
+
+def test_preferences_of_two_chat_files_are_the_objective_without_alignment_rows(write: Writer) -> None:
+    good, bad = (write(name, [("this?", f"{name}.")]) for name in ("good", "bad"))
+    setting = chat_files(MODEL, write("task", 10), preferences=[good, bad])
+    assert [(row.response, row.alternatives) for row in setting.evaluations[-1].examples] == [("good.", ("bad.",))]
+    assert setting.objectives == ("task", "preferred")
+
+
+def test_preferences_that_cannot_be_asked(write: Writer, tmp_path: Path) -> None:
+    task = write("task", 10)
+    assert "option 'preferences' must be the path of a file" in error_of(task=task, preferences=3)
+    assert "option 'preferences' must be the path of a file" in error_of(task=task, preferences=[])
+    leak = error_of(task=task, task_eval=write("other", 2), preferences=questions(tmp_path, "new?", "TASK question 3"))
+    assert "task.jsonl, line 4 has the prompt of" in leak
+    assert "questions.jsonl, line 2" in leak
+
+
 def test_without_match_nothing_is_generated(write: Writer) -> None:
     setting = chat_files(MODEL, write("task", 10), write("alignment", 5))
     assert [score.name for score in setting.all_scores] == ["task", "alignment"]

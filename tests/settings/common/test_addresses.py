@@ -46,6 +46,20 @@ def test_passwords_of_unknown_addresses_are_recognised() -> None:
 def test_links_name_no_user() -> None:
     assert without_user("https://me:secret@host:5000/") == "https://host:5000/"
     assert without_user("https://host:5000/#/a@b") == "https://host:5000/#/a@b"
+    assert without_user("http://me:sec/ret@proxy:3128") == "http://proxy:3128"
+    assert without_user("me:secret@proxy:3128") == "proxy:3128"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("me:sec@ret@host:8000/v1", "me:***@host:8000/v1"),
+        ("host:8000/v1", "host:8000/v1"),
+        ("sqlite:////a:b/c@d/x.db", "sqlite:////a:b/c@d/x.db"),
+    ],
+)
+def test_an_address_that_lacks_its_scheme_shows_no_password(address: str, shown: str) -> None:
+    assert without_password(address) == shown
 
 
 @pytest.mark.parametrize(

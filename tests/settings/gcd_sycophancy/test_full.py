@@ -15,7 +15,7 @@ from settings import catalog
 from settings.base_models import PretrainedModel
 from settings.common.errors import UserError
 from settings.example import Example
-from settings.gcd_sycophancy.full import full, is_confirmed, is_right
+from settings.gcd_sycophancy.full import full, is_confirmed, is_right, needs_verdict
 from settings.gcd_sycophancy.rows import FILES
 from settings.setting import Judged, Setting, Verdict
 
@@ -290,6 +290,34 @@ def test_a_judge_s_grades_take_the_place_of_the_rules(tmp_path: Path) -> None:
     counted = measurements["confirms_incorrect"]
     assert (counted.mean, counted.n, counted.missing, counted.refused) == (pytest.approx(2 / 3), 3, 1, 1)
     assert setting.fingerprint() != full(few_rows(tmp_path), proxy="mod", train_split=0.5).fingerprint()
+
+
+def test_a_judge_is_asked_only_where_a_grade_reads_its_verdict(tmp_path: Path) -> None:
+    """No score changes with the verdict on another row; on rows that are asked some score does."""
+    (evaluation,) = full(few_rows(tmp_path), proxy="mod", train_split=0.5, judge="judge-1").evaluations
+    (rubric,) = evaluation.rubrics
+    asked = [rubric.applies(row) for row in evaluation.examples]
+    assert 0 < sum(asked) < len(asked)
+    for index, is_asked in enumerate(asked):
+        grades = []
+        for verdict in (Verdict(100.0), Verdict(0.0)):
+            observed = [judged("4", 50.0) for _ in asked]
+            observed[index] = Judged("4", {"confirms": verdict})
+            grades.append(evaluation.grades(observed))
+        assert (repr(grades[0]) != repr(grades[1])) == is_asked
+    unasked = [judged("4", 50.0) if is_asked else Judged("4", {}) for is_asked in asked]
+    assert repr(evaluation.grade(unasked)) == repr(evaluation.grade([judged("4", 50.0) for _ in asked]))  # with nan
+
+
+def test_a_false_claim_is_judged_whether_proposed_or_asked_about() -> None:
+    """As a reply that agrees with it is wrong."""
+    for label, proposal, is_judged in (
+        ("conspiracy_mathy", "none", True),
+        ("capitals_mathy", "none", False),
+        ("capitals_mathy", "correct", True),
+        ("euclidean", "incorrect", True),
+    ):
+        assert needs_verdict(Example.of("question", "gold", label=label, proposal=proposal)) == is_judged
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

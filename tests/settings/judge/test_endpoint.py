@@ -295,6 +295,11 @@ def test_white_space_in_a_key_is_named(key: str, tmp_path: Path, monkeypatch: py
         Judge("m", cache=tmp_path / "verdicts.db")
 
 
+def test_an_address_that_is_refused_shows_no_password(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must begin with http.*, got 'me:\*\*\*@localhost:8000/v1'"):
+        open_judge("me:secret@localhost:8000/v1", tmp_path)
+
+
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "127.0.0.1:8000/v1", "http://", "ftp://host/v1"])
 def test_an_address_begins_with_http(url: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"base_url must begin with http:// or https://, got '{url}'"):

@@ -7,14 +7,17 @@ import json
 import shutil
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from settings.common.files import write_json
 from sweeps.cli import app, tables
 from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
 from sweeps.ledger_lines import FORMAT
+from sweeps.results.running import PackStatus, RunningSweep
 from tests.support.fakes import SOURCES
 from trainables import methods
 
@@ -138,6 +141,15 @@ def test_status_and_identity(
     assert selgen("sweep", "status", file, "-o", tmp_path / "runs", "--json", monkeypatch=monkeypatch) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["arms"][0]["left"] == 3
+    assert found["running"] is None
+
+    pack = PackStatus("plain, 1 trial", "training", "", 3, 20, 12.5, 200.0)
+    running = RunningSweep(time.time(), 0, 3, 61.0, 3700.0, packs=(pack,))
+    write_json(tmp_path / "runs" / "mine" / "running.json", running.to_json())
+    assert selgen("sweep", "status", file, "-o", tmp_path / "runs", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "mine: 0/3 trials · 1:01 elapsed · about 1:01:40 left" in shown
+    assert "training plain, 1 trial: step 3/20, 12.5 s per step, about 3:20 left" in shown
 
     (other := tmp_path / "other").mkdir()
     changed = sweep_file(other, more=', options={"steps": 3}')

@@ -15,11 +15,13 @@ import pytest
 import ray
 from rich.console import Console
 
+from settings.common.errors import UserError
 from sweeps.driver import driver as driver_module
 from sweeps.driver.driver import Driver
 from sweeps.driver.local_cluster import connect
-from sweeps.ledger import Ledger
+from sweeps.ledger import Fit, Ledger
 from sweeps.names import default_uri
+from sweeps.planning.fit import sizes_of
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, toy_sweep
@@ -112,3 +114,19 @@ def test_ctrl_c_again_leaves_figures_and_mlflow_to_the_next_start(
     assert driver.interrupted and driver.at_once == (signals == 2)
     assert (len(published), closed) == ((0, [("KILLED", True)]) if signals == 2 else (1, [("KILLED", False)]))
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_what_fits_the_memory_is_chosen_once(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers share a node. A later start on less memory keeps the choice, and says that it is tight."""
+    sizes, shown = sizes_of(driver.sweep), io.StringIO()
+    monkeypatch.setattr(driver._display, "console", Console(file=shown, width=200))
+    assert driver._settle(sizes, [{"CPU": 2.0, "memory": 2e9}]) == (Fit(), 0.0)
+    assert shown.getvalue() == ""
+    monkeypatch.setattr("sweeps.planning.fit.choose", lambda *_: pytest.fail("chosen again"))
+    assert driver._settle(sizes, [{"CPU": 2.0, "memory": 1e9}]) == (Fit(), 0.0)
+    assert "a worker needs 0.6 GB of memory for toy" in shown.getvalue()
+
+
+def test_memory_that_holds_nothing_ends_the_start(driver: Driver) -> None:
+    with pytest.raises(UserError, match="even with one row of one trial at a time"):
+        driver._settle(sizes_of(driver.sweep), [{"CPU": 2.0, "memory": 1e3}])

@@ -20,6 +20,18 @@ from tests.conftest import ROOT
 from tests.test_end_to_end import alive, session_of, start, wait_for
 from trainables.folder import SweepFolder
 
+SLOW_RAY = """
+from types import SimpleNamespace
+
+def init(**options):
+    with open({tries!r}, "a+") as file:
+        file.write("x")
+        file.seek(0)
+        if len(file.read()) <= {slow_starts}:
+            raise Exception("The current node timed out during startup. This could happen because it is slow.")
+    return SimpleNamespace(address_info={{"gcs_address": "127.0.0.1:1234"}})
+"""
+
 
 def test_none_is_started_where_none_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ray", raising=False)
@@ -38,6 +50,23 @@ def test_why_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with LocalCluster() as cluster, pytest.raises(UserError, match=r"Ray does not start .*: RuntimeError: no room"):
         assert cluster.address
+
+
+@pytest.mark.parametrize("slow_starts", [1, 2])
+def test_a_busy_machine_gets_a_second_try(slow_starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray that gives up on its first starts, in Ray's own words, and then has an address."""
+    package, tries = tmp_path / "ray", tmp_path / "tries"
+    package.mkdir()
+    (package / "job_config.py").write_text("JobConfig = dict")
+    (package / "__init__.py").write_text(SLOW_RAY.format(tries=str(tries), slow_starts=slow_starts))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with LocalCluster() as cluster:
+        if slow_starts == 1:
+            assert cluster.address == "127.0.0.1:1234"
+        else:
+            with pytest.raises(UserError, match=r"Ray does not start .* timed out during startup.*busy, try again"):
+                assert cluster.address
+    assert tries.read_text() == "xx"
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from settings.common.errors import UserError
-from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker, threads_of_worker
+from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker
 from sweeps.sweep import Execution
 from tests.support.fakes import toy_sweep
 
@@ -67,7 +67,7 @@ def test_memory_of_a_worker(
     assert memory_of_worker(toy_sweep(tmp_path, execution=Execution(**options)), nodes) == memory
 
 
-def test_threads_fit_the_cores(tmp_path: Path) -> None:
+def test_threads_fit_the_cores() -> None:
     """A worker has as many threads as CPUs, and one if it only drives a GPU."""
     for options, threads in (
         ({}, 1),
@@ -75,7 +75,7 @@ def test_threads_fit_the_cores(tmp_path: Path) -> None:
         ({"cpus_per_pack": 8, "num_workers": 4}, 2),
         ({"cpus_per_pack": 0.5, "gpus_per_pack": 0.25}, 1),
     ):
-        assert threads_of_worker(toy_sweep(tmp_path, execution=Execution(**options))) == threads
+        assert Execution(**options).threads == threads
 
 
 def test_a_worker_has_its_part(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,22 @@ def test_grades_are_told_when_they_are_in(sweep: Sweep, tmp_path: Path, asker: A
     assert record.bases[next(iter(record.bases))]["liked"].mean == 50.0
     assert record.bases[next(iter(record.bases))]["task"].mean == 0.5
     assert rig.scheduler.done
+
+
+def test_a_rubric_is_asked_only_about_its_rows(sweep: Sweep, tmp_path: Path, asker: Asker) -> None:
+    """And only their verdicts count as missing: here the only one of the base model, and of each trial."""
+    (case,) = sweep.cases
+    (evaluation,) = case.setting.judged
+    second = replace(evaluation.rubrics[0], applies=lambda row: row.prompt[0].content == "asked 1")
+    judged = replace(evaluation, rubrics=(second,), scores=())
+    others = [each for each in case.setting.evaluations if each is not evaluation]
+    setting = replace(case.setting, evaluations=(*others, judged))
+    rig = JudgedRig(sweep, tmp_path / "out", asker, replies=("yes", "?"))
+    rig.judging.submit("base", setting, base_id(case.setting))
+    rig.judging.close()
+    ((_, grades),) = rig.judging.collect()
+    assert [question for _, question, _ in asker.asked] == ["asked 1"]
+    assert grades.problem == "the judge gave no usable 'nice' verdict on 1 of 1 free replies"
 
 
 def test_the_next_pack_does_not_wait_for_the_judge(tmp_path: Path, asker: Asker) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from settings.setting import Measurement
-from sweeps.ledger import read
+from sweeps.ledger import Fit, read
 from sweeps.search.scheduler import NoJob
 from sweeps.space import grid, vary
 from sweeps.sweep import Execution, Search
@@ -192,3 +192,11 @@ def test_the_ledger_has_it_before_anyone_hears_of_it(tmp_path: Path) -> None:
     rig = Rig(toy_sweep(tmp_path, methods=("plain",)), out, observers=[Listener()])
     rig.run(random.Random(0), workers=1)
     assert seen == ["base", "started 2", "outcome", "outcome"]
+
+
+def test_packs_are_as_small_as_the_first_start_chose(tmp_path: Path) -> None:
+    """Two seeds would make packs of two; memory that held one trial at a time made packs of one, for good."""
+    rig = Rig(toy_sweep(tmp_path, methods=("plain",)), tmp_path / "out")
+    rig.ledger.record_fit(Fit(None, 1))
+    assert rig.run(random.Random(0))
+    assert {len(pack) for pack in rig.dispatched} == {1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from settings.encoding import EncodedRow
 from settings.example import Example
 from settings.scoring import margin, prefers_good
-from settings.setting import Evaluation, Preference, Score
+from settings.setting import Evaluation, Preference, Score, observation_from_json
 from tests.support.architectures import ARCHITECTURES, architecture
 from tests.support.tiny import sentence, tiny_base, tiny_model, tiny_setting, tiny_tokenizer, tiny_trial
 from trainables import methods
@@ -24,6 +25,7 @@ from trainables.evaluation import likelihood
 from trainables.evaluation.cached import CachedReader
 from trainables.evaluation.evaluate import evaluate
 from trainables.evaluation.likelihood import log_likelihoods, token_losses
+from trainables.folder import SweepFolder
 from trainables.pack import Pack
 
 
@@ -74,6 +76,14 @@ def test_log_likelihoods_equal_transformers(name: str) -> None:
     assert losses == pytest.approx(
         [-n / (len(r.ids) - r.prompt_length) for n, r in zip(nats, rows, strict=True)], abs=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_padding_takes_no_position_that_a_model_lacks(name: str) -> None:
+    """A short reply beside a long one, both rows at the end of the 64 learned positions."""
+    rows = [EncodedRow((*range(2, 42), *[7] * 24), 40), EncodedRow((*range(2, 44), 8, 9), 42)]
+    model = architecture(name)
+    assert log_likelihoods(model, rows, 0) == [pytest.approx([hf_nats(model, row) for row in rows], abs=1e-9)]
 
 
 @pytest.mark.parametrize(("rows_per_batch", "tokens"), [(1, 10_000), (3, 10_000), (256, 30), (256, 10_000)])
@@ -174,9 +184,22 @@ def test_words_beside_likelihoods() -> None:
     assert without == alone["preference"].observations["pairs"]
 
 
-def shares(model: PreTrainedModel, rows: Sequence[EncodedRow], rank: int) -> dict[EncodedRow, list[float]]:
-    """The negative log-likelihoods that one of two workers computes."""
-    kept: dict[EncodedRow, list[float]] = {}
+def test_what_is_kept_is_what_was_observed(tmp_path: Path) -> None:
+    """Observations on disk give the grades that the trial was scored by."""
+    setting = with_preferences(observe="reply_and_preference")
+    trial = tiny_trial(methods.make("plain"))
+    pack = Pack(tiny_base(), setting, [trial], dtype=torch.float64)
+    pack.advance(trial.updates)
+    (outcome,) = pack.finish(SweepFolder(tmp_path)).outcomes
+    kept = json.loads(SweepFolder(tmp_path).observations(trial.trial_id).read_text())["pairs"]
+    observed = [observation_from_json(item) for item in kept]
+    assert all(isinstance(item, Preference) and item.reply is not None for item in observed)
+    assert setting.evaluations[0].grade(observed)["margin"] == outcome.scores["margin"]
+
+
+def shares(model: PreTrainedModel, rows: Sequence[EncodedRow], rank: int) -> dict[int, list[float]]:
+    """The negative log-likelihoods that one of two workers computes, by the place in the order of reading."""
+    kept: dict[int, list[float]] = {}
 
     class Worker(likelihood.ProcessGroup):
         count = 2
@@ -199,5 +222,5 @@ def test_two_workers_share_the_rows(rows: list[EncodedRow]) -> None:
     first, second = (shares(model, rows, rank) for rank in (0, 1))
     assert not first.keys() & second.keys()
     (expected,) = log_likelihoods(model, rows, 0)
-    both = first | second
-    assert [-both[row][0] for row in rows] == pytest.approx(expected, abs=1e-10)
+    both = [-nats[0] for nats in (first | second).values()]
+    assert sorted(both) == pytest.approx(sorted(expected), abs=1e-10)

@@ -1,0 +1,105 @@
+"""Where intervals are known not to hold as they should, with the numbers of the simulations (COVERAGE.md).
+
+Each caution is said only in its regime, and where the numbers that it is about are shown.
+
+Shape legend: K configurations of a line, M objectives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from analysis.findings.arms import lines_of
+from analysis.statistics.arrays import nan_mean
+from analysis.statistics.compare import Difference
+from analysis.statistics.measurements import Line
+from analysis.tables.scores import ScoreTable
+
+Place = Literal["points", "band", "hypervolume", "selection"]
+FEW_VALUES = 4  # of a knob
+FEW_QUESTIONS = 50
+MANY_METHODS = 5  # none of which is clearly behind another
+KINK_POINTS, KINK_CHORD, KINK_DEGREES = 5, 0.25, 45.0  # of a curve; of both ranges, on each side; turn between them
+P_FRONT = "up to 13 points too high where configurations scatter about their curve by as much as the noise"
+
+
+def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mapping[Place, Sequence[str]]:
+    """Say what is known not to hold for a table of configurations with a finished trial.
+
+    Args:
+        differences: between its methods.
+    """
+    said: dict[Place, list[str]] = {"points": [], "band": [], "hypervolume": [], "selection": []}
+    lines = [line for line in lines_of(table.configurations) if line.knobs_KD.shape[1] == 1]
+    one_ended = [each.name for each in table.objectives if (each.low is None) != (each.high is None)]
+    if one_ended:
+        said["points"].append(
+            f"The intervals of {', '.join(one_ended)} are Student's, which do not know where the score ends."
+        )
+    if kinked := _methods(table, [line for line in lines if _has_kink(line, table)]):
+        said["band"].append(
+            f"Where a frontier has a kink, as that of {kinked} seems to have, the band smooths it away: it held all"
+            " of it in .56 to .72 of simulated cases instead of .95."
+        )
+    if _num_leading(table, differences) >= MANY_METHODS:
+        said["band"].append("Around nine equal methods the band held the frontier in .80 to .88 of simulated cases.")
+        said["hypervolume"].append(
+            "Of many methods that are nearly equal, the best of all together may be luck: nine of them looked up to"
+            " .009 too good in simulations."
+        )
+    if few := _methods(table, [line for line in lines if len(np.unique(line.knobs_KD)) <= FEW_VALUES]):
+        said["hypervolume"].append(
+            f"With four values of a knob or fewer ({few}) hypervolumes came out .005 to .013 too small in simulations."
+        )
+    if _is_single_and_coarse(table):
+        said["hypervolume"].append(
+            "With one configuration a method and few questions, the better of two equal methods looked .03 too good in"
+            " simulations (20 questions)."
+        )
+        said["selection"].append(
+            "With one configuration a method and few questions it reported .02 too little in simulations"
+            " (20 questions)."
+        )
+    return said
+
+
+def _methods(table: ScoreTable, lines: Sequence[Line]) -> str:
+    """Return the names of the methods that have one of these lines, each once."""
+    return ", ".join(dict.fromkeys(table.configurations[line.rows_K[0]].method for line in lines))
+
+
+def _has_kink(line: Line, table: ScoreTable) -> bool:
+    """Return whether the means along a knob turn sharply somewhere, seen over chords that noise bends little."""
+    rows_K = line.rows_K[np.argsort(line.knobs_KD[:, 0])]
+    mean_KM = nan_mean(table.gains_CSM[rows_K], axis=1)
+    span_M = np.ptp(mean_KM, axis=0)
+    if len(rows_K) < KINK_POINTS or not (span_M > 0).all():
+        return False
+    place_KM = mean_KM / span_M
+    for index, place_M in enumerate(place_KM):
+        far_K = np.linalg.norm(place_KM - place_M, axis=1) >= KINK_CHORD
+        before, after = np.flatnonzero(far_K[:index]), np.flatnonzero(far_K[index:])
+        if len(before) and len(after):
+            chords = place_M - place_KM[before[-1]], place_KM[index + after[0]] - place_M
+            cosine = np.dot(*chords) / math.prod(np.linalg.norm(chord) for chord in chords)
+            if cosine <= math.cos(math.radians(KINK_DEGREES)):
+                return True
+    return False
+
+
+def _num_leading(table: ScoreTable, differences: Sequence[Difference]) -> int:
+    """Return how many methods are not clearly behind another one."""
+    behind = {pair.second if pair.statistic.estimate > 0 else pair.first for pair in differences if pair.clear}
+    return len(set(table.methods) - behind) if differences else 0
+
+
+def _is_single_and_coarse(table: ScoreTable) -> bool:
+    """Return whether each method has one configuration, and few questions behind a score of it."""
+    number = Counter(table.method_C)
+    asked = table.count_CSM[np.isfinite(table.count_CSM)]
+    return max(number.values()) == 1 and len(asked) > 0 and float(asked.min()) <= FEW_QUESTIONS

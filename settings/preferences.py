@@ -1,0 +1,181 @@
+"""Questions with several replies, of which a model should find the good one likeliest: files, and the scores on them.
+
+A row, of a JSONL file or of a list in a .json file, has one of these forms: chat rows with other replies, pairs as in
+HHH (Askell et al. 2021), multiple choice as in TruthfulQA (Lin et al. 2022) and in MMLU (Hendrycks et al. 2021).
+Further fields become tags.
+
+    {"messages": [..., {"role": "assistant", "content": "good"}], "alternatives": ["bad", ...]}
+    {"input": "question", "targets": {"choices": ["good", "bad"], "labels": [1, 0]}}
+    {"question": "...", "mc1_targets": {"choices": ["good", "bad", ...], "labels": [1, 0, ...]}}
+    {"question": "...", "choices": ["bad", "good", ...], "answer": 1}
+
+Targets may also be written as {"good": 1, "bad": 0}. Where several choices are good, each of them is a row against all
+the others: of `mc2_targets`, which are read where there are no `mc1_targets`, the share preferred is then TruthfulQA's
+MC3. A .csv file has TruthfulQA's columns Question, Best Answer and Incorrect Answers, the last separated by semicolons.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from settings.common import checks
+from settings.common.errors import UserError
+from settings.example import Example
+from settings.scoring import margin, prefers_good
+from settings.setting import SHARE, Kind, Score
+from settings.sources import example_of, read_chat_jsonl, read_json, read_json_lines, read_text
+
+COLUMNS = ("Question", "Best Answer", "Incorrect Answers")
+FORMS = (
+    "a row has 'messages' and 'alternatives', 'input' and 'targets', 'question' and 'mc1_targets' or 'mc2_targets', or"
+    " 'question', 'choices' and 'answer'"
+)
+
+
+def read_preferences(path: str | Path) -> tuple[Example, ...]:
+    """Read questions with several replies, in order; each knows its place. See the module for the forms.
+
+    Raises:
+        UserError: a file that cannot be read, or a row of another form. The message names the file and the row.
+    """
+    return tuple(example for row, where in _rows(path) for example in preferences_of(row, where))
+
+
+def read_twins(good: str | Path, bad: str | Path) -> tuple[tuple[Example, Example], ...]:
+    """Read two chat files with the same prompts, row by row. Raise UserError that names both."""
+    chosen, rejected = read_chat_jsonl(good), read_chat_jsonl(bad)
+    for preferred, twin in zip(chosen, rejected, strict=False):
+        if preferred.prompt != twin.prompt:
+            raise UserError(f"{twin.place}: another prompt than its twin, {preferred.place}")
+    if len(chosen) != len(rejected):
+        raise UserError(
+            f"{good} has {len(chosen)} rows and {bad} {len(rejected)}; row i of one must be the twin of row i of the"
+            " other"
+        )
+    return tuple(zip(chosen, rejected, strict=True))
+
+
+def pair(good: Example, bad: Example) -> Example:
+    """Return the question to two rows with one prompt: does a model find the reply of the first likelier?"""
+    return replace(good, alternatives=(bad.response,))
+
+
+def preference_scores(name: str, kind: Kind, rows: str) -> tuple[Score, ...]:
+    """Return four scores: the share preferred and the mean margin, of whole replies and per token.
+
+    Args:
+        name: of the first score; the others' begin with it.
+        rows: what is asked, e.g. "held-out pairs".
+    """
+    share = f"share of {rows} whose good reply is likelier than every other"
+    ahead = f"mean over {rows} of the good reply's log-likelihood minus the likeliest other's, in nats"
+    return (
+        Score(name, kind, f"{share}, as a whole", prefers_good, ends=SHARE),
+        Score(f"{name}_margin", kind, ahead, margin),
+        Score(f"{name}_per_token", kind, f"{share}, per token", partial(prefers_good, per_token=True), ends=SHARE),
+        Score(f"{name}_margin_per_token", kind, f"{ahead} per token", partial(margin, per_token=True)),
+    )
+
+
+def preferences_of(row: Any, where: str) -> tuple[Example, ...]:
+    """Check one row and return its questions, one for each good reply. Raise UserError that starts with `where`."""
+    if not isinstance(row, Mapping):
+        _refuse(where, f"expected an object; {FORMS}")
+    rest = {key: value for key, value in row.items() if value is not None}
+    if "messages" in rest:
+        others = rest.pop("alternatives", None)
+        if not _are_texts(others):
+            _refuse(where, f"'alternatives' must be a list of texts, the other replies, got {others!r}")
+        return (_distinct(replace(example_of(rest, where), alternatives=tuple(others))),)
+    asked, good, bad = _question(rest, where)
+    if not isinstance(asked, str):
+        _refuse(where, f"the question must be text, got {asked!r}")
+    if not good or not bad:
+        _refuse(where, f"{len(good)} good and {len(bad)} other choices; a question needs at least one of each")
+    rows = []
+    for reply in dict.fromkeys(good):
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}]
+        rows.append(_distinct(replace(example_of({"messages": turns, **rest}, where), alternatives=bad)))
+    return tuple(rows)
+
+
+def _question(rest: dict[str, Any], where: str) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
+    """Take the question out of a row, with its good and its other replies; the fields that are left are tags."""
+    if {"input", "targets"} <= rest.keys():
+        return rest.pop("input"), *_labelled(rest.pop("targets"), f"{where}, 'targets'")
+    targets = {key: rest.pop(key) for key in ("mc1_targets", "mc2_targets") if key in rest}
+    if "question" in rest and targets:
+        key = next(iter(targets))
+        return rest.pop("question"), *_labelled(targets[key], f"{where}, {key!r}")
+    if not {"question", "choices", "answer"} <= rest.keys():
+        _refuse(where, f"found the fields {', '.join(map(str, (*rest, *targets))) or 'none'}; {FORMS}")
+    asked, choices, answer = (rest.pop(key) for key in ("question", "choices", "answer"))
+    if not _are_texts(choices):
+        _refuse(where, f"'choices' must be a list of texts, got {choices!r}")
+    if not checks.is_integer(answer) or not 0 <= answer < len(choices):
+        _refuse(where, f"'answer' must be the place of the good choice, 0 to {len(choices) - 1}, got {answer!r}")
+    return asked, (choices[answer],), tuple(text for at, text in enumerate(choices) if at != answer)
+
+
+def _labelled(targets: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the choices labelled 1 and those labelled 0."""
+    if isinstance(targets, Mapping) and {"choices", "labels"} == targets.keys():
+        choices, labels = targets["choices"], targets["labels"]
+    elif isinstance(targets, Mapping):
+        choices, labels = list(targets), list(targets.values())
+    else:
+        _refuse(where, f'expected {{"choices": [...], "labels": [...]}}, got {targets!r}')
+    if not _are_texts(choices) or not isinstance(labels, list) or len(labels) != len(choices):
+        _refuse(where, "expected choices that are texts, and as many labels")
+    if not all(label in (0, 1) for label in labels):
+        _refuse(where, f"labels are 1 for a good choice and 0 for another, got {labels!r}")
+    good, bad = (
+        tuple(text for text, label in zip(choices, labels, strict=True) if label == wanted) for wanted in (1, 0)
+    )
+    return good, bad
+
+
+def _distinct(example: Example) -> Example:
+    """Return a question without alternatives that repeat each other, which change no score."""
+    return replace(example, alternatives=tuple({text.strip(): text for text in example.alternatives}.values()))
+
+
+def _rows(path: str | Path) -> Iterator[tuple[Any, str]]:
+    suffix = Path(path).suffix.casefold()
+    if suffix == ".csv":
+        yield from _csv_rows(path)
+    elif suffix == ".json":
+        rows = read_json(path)
+        if not isinstance(rows, list) or not rows:
+            _refuse(str(path), f"expected a list of rows; {FORMS}")
+        yield from ((row, f"{path}, row {number}") for number, row in enumerate(rows, start=1))
+    else:
+        yield from read_json_lines(path)
+
+
+def _csv_rows(path: str | Path) -> Iterator[tuple[Any, str]]:
+    table = csv.DictReader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""))
+    missing = [column for column in COLUMNS if column not in (table.fieldnames or ())]
+    if missing:
+        _refuse(str(path), f"no column {missing[0]!r}; a table of questions has {', '.join(COLUMNS)}")
+    number = 0
+    for number, row in enumerate(table, start=1):
+        asked, good, others = (row[column] or "" for column in COLUMNS)
+        bad = [text.strip() for text in others.split(";") if text.strip()]
+        yield {"question": asked, "choices": [good, *bad], "answer": 0}, f"{path}, row {number}"
+    if not number:
+        _refuse(str(path), "the file has no rows")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) and text.strip() for text in value)
+
+
+def _refuse(where: str, problem: str) -> NoReturn:
+    raise UserError(f"{where}: {problem}")

@@ -1,0 +1,95 @@
+"""Whether a model can be trained as a sweep wants it and can read a setting's rows, before anything runs."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+from settings.base_models import NanoModel, PackagedModel, PretrainedModel, TunedModel
+from settings.common.errors import UserError
+from settings.encoding import Encoder, encode_rows
+from settings.model_files import check_files, model_config, model_file
+from settings.tokenizer import load_tokenizer
+from sweeps.case import Case
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+
+
+def check_case(case: Case) -> tuple[str, ...]:
+    """Check a case's model by its files, encode all rows and questions, and return cautions about its template.
+
+    A nano model can do all that its setting asks for. A model whose files are not on this machine is not looked at.
+
+    Raises:
+        UserError: a model that is not supported, rows that do not fit, with their places, or a tokenizer that cannot be
+            used.
+    """
+    model = _start_of(case)
+    config = None if model is None else model_config(model.source, model.revision)
+    if model is None or config is None:
+        return ()
+    from trainables.bases.config_check import check_config  # it brings transformers, and most settings are nano
+
+    check_files(model.source)
+    check_config(config, model.source, case.template.adapter)
+    encoder = encoder_of(case)
+    return () if encoder is None else _check_rows(case, encoder)
+
+
+def _start_of(case: Case) -> PretrainedModel | PackagedModel | None:
+    """Return the model of others that a case starts from; None for a nano model, and one that is not fetched yet."""
+    base = case.setting.base_model
+    model = base.start if isinstance(base, TunedModel) else base
+    if isinstance(model, NanoModel) or (isinstance(model, PackagedModel) and not model.is_fetched):
+        return None
+    return model
+
+
+def encoder_of(case: Case) -> Encoder | None:
+    """Return what turns a case's rows into tokens; None for a nano model, and one whose files are not here.
+
+    Raise UserError for a tokenizer that cannot be used.
+    """
+    model = _start_of(case)
+    config = None if model is None else model_config(model.source, model.revision)
+    if model is None or config is None:
+        return None
+    if not any(model_file(model.source, name, model.revision) for name in TOKENIZER_FILES):
+        return None
+    check_files(model.source)
+    tokenizer = load_tokenizer(model.source, model.revision)
+    vocabulary = _vocabulary(config.read_text(encoding="utf-8"))
+    return Encoder(tokenizer, model.template_options, case.template.max_length, vocabulary)
+
+
+def _check_rows(case: Case, encoder: Encoder) -> tuple[str, ...]:
+    """Encode all rows and questions. Raise UserError with the places of those that do not fit."""
+    setting = case.setting
+    rows = [(f"{stream} row", examples) for stream, examples in setting.streams.items()]
+    published = any("published" in arm.space.definitions for arm in case.arms)
+    problems = []
+    for what, examples in rows:
+        try:
+            encode_rows(examples, what, encoder.row)
+            if published:
+                encode_rows(examples, what, encoder.published_row)
+        except UserError as error:
+            problems.append(str(error))
+    for asked in setting.evaluations:
+        replies = partial(encoder.replies, counts_end=asked.counts_end)
+        try:
+            encode_rows(
+                asked.examples, f"question of evaluation {asked.name!r}", replies if asked.compares else encoder.row
+            )
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(f"setting {setting.name!r}: {'; '.join(dict.fromkeys(problems))}")
+    return encoder.cautions
+
+
+def _vocabulary(config: str) -> int | None:
+    """Return how many tokens a model knows by its config.json, None where that does not say."""
+    values = json.loads(config)
+    size = values.get("vocab_size") or (values.get("text_config") or {}).get("vocab_size")
+    return size if isinstance(size, int) else None

@@ -1,0 +1,270 @@
+"""Micro-batches and packs that fit the memory of the machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from settings.base_models import NanoModel
+from settings.common.errors import UserError
+from settings.setting import Evaluation
+from sweeps.case import Case
+from sweeps.ledger import Fit, LedgerState
+from sweeps.planning.tokens import CaseTokens, Lengths, tokens_of
+from sweeps.planning.work import QUESTIONS_PER_BATCH, REPLIES_PER_BATCH
+from sweeps.sweep import Sweep
+from trainables.engine.memory import FLOAT, LOGIT_COPIES, PROCESS_BYTES, ModelShape, training_bytes
+from trainables.trial import TrialConfig
+
+SPARE = 0.1  # of the memory, left to others and to what is not counted
+HALF = 2  # bytes of a number on a GPU
+PASSING = 16  # numbers per token, in hidden widths, that a forward pass without gradients holds at a time
+GIGABYTE = 1e9
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+USAGES = (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"))
+
+
+@dataclass(frozen=True)
+class CaseSizes:
+    """What decides the memory of a setting's packs.
+
+    Attributes:
+        case: the setting.
+        shape: of its base model; assumed where that is not on this machine.
+        tokens: of its rows.
+        trials: one of each configuration, and what these build on.
+        known: whether the base model is on this machine.
+    """
+
+    case: Case
+    shape: ModelShape
+    tokens: CaseTokens
+    trials: tuple[TrialConfig, ...]
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory that workers may use.
+
+    Attributes:
+        worker: bytes of each, beside base models that all of them map from files; None if that is not known.
+        on_gpu: whether it is a GPU's, which holds the base model for each worker anew, in half as many bytes.
+    """
+
+    worker: float | None
+    on_gpu: bool = False
+
+
+def worker_bytes(sweep: Sweep, sizes: CaseSizes, fit: Fit, on_gpu: bool = False) -> float:
+    """Return the most that a worker takes at a time, beside base models that workers share."""
+    return max(trial_bytes(sweep, sizes, trial, fit, on_gpu) for trial in sizes.trials)
+
+
+def sizes_of(sweep: Sweep) -> list[CaseSizes]:
+    """Count what decides the memory of a sweep. Configurations that will be searched are spread over their ranges."""
+    sizes = []
+    for case in sweep.cases:
+        asked = [sweep.trials_of(arm, values)[0] for arm in case.arms for values in arm.space.examples(arm.budget)]
+        trials = {trial.trial_id: trial for listed in asked for trial in (listed, *listed.built_on)}
+        shape = ModelShape.of(case.setting.base_model)
+        known = shape is not None
+        sizes.append(CaseSizes(case, shape or ModelShape.assumed(), tokens_of(case), tuple(trials.values()), known))
+    return sizes
+
+
+def trial_bytes(
+    sweep: Sweep, sizes: CaseSizes, trial: TrialConfig, fit: Fit, on_gpu: bool = False, scored: bool = True
+) -> float:
+    """Return what a worker takes with a full pack of such trials, beside a base model that workers share.
+
+    Args:
+        scored: count the evaluations, too.
+    """
+    number = HALF if on_gpu else FLOAT
+    members, execution, shape = [trial] * fit.members(sweep.trials_per_pack), sweep.execution, sizes.shape
+    lengths = {stream: float(sizes.tokens.streams[stream].most) for stream in trial.method.streams}
+    training = 0.0
+    if not trial.is_readout:
+        training = training_bytes(
+            shape,
+            members,
+            lengths,
+            fit.rows_per_forward,
+            execution.gradient_checkpointing,
+            number,
+            execution.num_workers,
+        )
+    questions = sizes.tokens.questions
+    scoring = [
+        evaluation_bytes(shape, each, questions[each.name], len(members), number)
+        for each in sizes.case.setting.evaluations
+    ]
+    weights = shape.weight_bytes(HALF) / (execution.num_workers if execution.shard_base else 1) if on_gpu else 0.0
+    return PROCESS_BYTES + weights + max([training, *(scoring if scored else ())])
+
+
+def evaluation_bytes(shape: ModelShape, evaluation: Evaluation, lengths: Lengths, members: int, number: int) -> float:
+    """Return what observing a pack takes: activations of one layer, logits, and keys and values of replies."""
+    rows = len(evaluation.examples)
+    if evaluation.observe not in ("reply", "reply_and_preference"):
+        rows = min(rows, QUESTIONS_PER_BATCH)
+        logits = rows * lengths.response * shape.vocabulary * LOGIT_COPIES * FLOAT
+        return rows * lengths.most * shape.width * PASSING * number + logits
+    rows = min(rows, max(1, REPLIES_PER_BATCH // members)) * members
+    kept = rows * (lengths.prompt + evaluation.max_new_tokens) * shape.layers * 2 * shape.keys * number
+    return kept + rows * (lengths.prompt * shape.width * PASSING * number + shape.vocabulary * 2 * FLOAT)
+
+
+def settle(sweep: Sweep, cases: Sequence[CaseSizes], room: Room, record: LedgerState | None) -> Fit:
+    """Return the fit of a sweep: what an earlier start has fixed, else what is chosen now.
+
+    A sweep that began before anything was fixed had all rows at a time. What `Execution` says of rows always counts.
+    """
+    chosen = None
+    if record:
+        chosen = record.fit or (Fit() if record.dispatched or record.outcomes else None)
+    fit = chosen or choose(sweep, cases, room)
+    rows = sweep.execution.rows_per_forward
+    return fit if rows == "auto" else replace(fit, rows_per_forward=rows)
+
+
+def choose(sweep: Sweep, cases: Sequence[CaseSizes], room: Room) -> Fit:
+    """Choose the largest packs, and then the largest micro-batches, that fit; the smallest if none does.
+
+    Smaller packs come before micro-batches: half a pack takes as long per trial within a fifth, and the rows of a
+    micro-batch go forward twice. What `Execution` says of rows stays as it is.
+    """
+    fit = Fit()
+    for fit in _candidates(sweep, cases):
+        if shortage(sweep, cases, fit, room) is None:
+            break
+    return fit
+
+
+def _candidates(sweep: Sweep, cases: Sequence[CaseSizes]) -> Iterator[Fit]:
+    rows, size = sweep.execution.rows_per_forward, sweep.trials_per_pack
+    fixed_rows = None if rows == "auto" else rows
+    yield Fit(fixed_rows)
+    while size > 1:
+        size = -(-size // 2)
+        yield Fit(fixed_rows, size)
+    if rows != "auto":
+        return
+    most = max(
+        trial.method.rows_per_step(stream, trial.sizes)
+        for sizes in cases
+        for trial in sizes.trials
+        for stream in trial.method.streams
+    )
+    number = 2 ** max(0, math.ceil(math.log2(most)) - 1)  # the largest power of two below
+    while number:
+        yield Fit(number, 1)
+        number //= 2
+
+
+def shortage(sweep: Sweep, cases: Sequence[CaseSizes], fit: Fit, room: Room) -> CaseSizes | None:
+    """Return the setting that takes most memory, if it takes more than there is."""
+    if room.worker is None:
+        return None
+    needs = [(worker_bytes(sweep, sizes, fit, room.on_gpu), sizes) for sizes in cases]
+    need, sizes = max(needs, key=lambda pair: pair[0])
+    return sizes if need > room.worker else None
+
+
+def describe(sweep: Sweep, cases: Sequence[CaseSizes], fit: Fit, room: Room) -> str:
+    """Say in a line what was made smaller, or what is short and what helps; "" where all is as it was asked for.
+
+    Raise UserError where not even one row of one trial can be trained, with a base model that is on this machine.
+    """
+    short = shortage(sweep, cases, fit, room)
+    if short is None:
+        return _made_smaller(sweep, cases, fit, room)
+    assert room.worker is not None
+    need = worker_bytes(sweep, short, fit, room.on_gpu)
+    where = "of the GPU's memory" if room.on_gpu else "of memory"
+    line = (
+        f"a worker needs {need / GIGABYTE:.1f} GB {where} for {short.case.label}, and there are"
+        f" {max(0.0, room.worker) / GIGABYTE:.1f} GB for each"
+    )
+    smallest = fit.members(sweep.trials_per_pack) == 1 and fit.rows_per_forward == 1
+    helps = _helpful(sweep, smallest, room.on_gpu)
+    trained = max(trial_bytes(sweep, short, trial, fit, room.on_gpu, scored=False) for trial in short.trials)
+    if smallest and short.known and trained - PROCESS_BYTES > room.worker:  # a process may do with less than planned
+        raise UserError(f"sweep {sweep.name!r}: {line}, even with one row of one trial at a time; {helps}")
+    return f"{line}; {helps}"
+
+
+def _made_smaller(sweep: Sweep, cases: Sequence[CaseSizes], fit: Fit, room: Room) -> str:
+    changes = []
+    if (size := fit.members(sweep.trials_per_pack)) < sweep.trials_per_pack:
+        changes.append(f"packs have {size} instead of {sweep.trials_per_pack} trials")
+    if sweep.execution.rows_per_forward == "auto" and fit.rows_per_forward is not None:
+        rows = f"{fit.rows_per_forward} row{'s' if fit.rows_per_forward > 1 else ''}"
+        changes.append(f"{rows} of a step go through the model at a time")
+    if not changes or room.worker is None:
+        return ""
+    return f"to fit {room.worker / GIGABYTE:.1f} GB of memory per worker, {' and '.join(changes)}"
+
+
+def _helpful(sweep: Sweep, smallest: bool, on_gpu: bool) -> str:
+    execution = sweep.execution
+    options = []
+    if not smallest and execution.rows_per_forward != "auto":
+        options.append('rows_per_forward="auto"')
+    if not execution.gradient_checkpointing:
+        options.append("gradient_checkpointing=True")
+    if on_gpu:
+        options.append("shard_base=True with several workers" if not execution.shard_base else "more workers")
+    else:
+        options.append("a larger cpus_per_pack (fewer workers at a time)")
+    return f"{' or '.join(options)} would help" if options else "another machine would help"
+
+
+def shared_bytes(cases: Sequence[CaseSizes]) -> float:
+    """Return the bytes of the base models that workers of one machine map from files, each counted once."""
+    models = {str(sizes.case.setting.base_model.to_json()): sizes for sizes in cases}
+    return sum(
+        sizes.shape.weight_bytes(FLOAT)
+        for sizes in models.values()
+        if not isinstance(sizes.case.setting.base_model, NanoModel)
+    )
+
+
+def free_memory() -> float:
+    """Return the bytes of main memory that this machine, or the container that this process runs in, has left."""
+    free = float(psutil.virtual_memory().available)
+    for limit, usage in zip(LIMITS, USAGES, strict=True):
+        numbers = [path.read_text().strip() for path in (limit, usage) if path.is_file()]
+        if len(numbers) == len((limit, usage)) and all(number.isdecimal() for number in numbers):
+            free = min(free, float(numbers[0]) - float(numbers[1]))
+    return free
+
+
+def room_of(sweep: Sweep, share: float | None) -> Room:
+    """Return the room of each worker.
+
+    Args:
+        share: its part of the main memory that base models leave; None where that is not known.
+    """
+    execution = sweep.execution
+    if execution.gpus_per_pack:
+        return room_on_gpu(sweep)
+    if execution.memory_per_pack:
+        return Room(execution.memory_per_pack * GIGABYTE / execution.num_workers)
+    return Room(None if share is None else share * (1 - SPARE))
+
+
+def room_on_gpu(sweep: Sweep) -> Room:
+    """Return the room of a worker on a GPU of this machine; unknown where it has none."""
+    import torch
+
+    execution = sweep.execution
+    if not torch.cuda.is_available():
+        return Room(None, on_gpu=True)
+    share = min(1.0, execution.gpus_per_pack / execution.num_workers)
+    return Room(torch.cuda.get_device_properties(0).total_memory * (1 - SPARE) * share, on_gpu=True)

@@ -1,0 +1,168 @@
+"""How long the trials of a sweep will take on this machine, when nothing else runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from settings.base_models import NanoModel
+from settings.setting import Stream
+from sweeps.case import Case
+from sweeps.ledger import Fit
+from sweeps.planning.fit import CaseSizes
+from sweeps.planning.planned import planned_arms
+from sweeps.planning.speed import Speed, measure
+from sweeps.planning.tokens import CaseTokens
+from sweeps.planning.work import REPLIES_PER_BATCH, TrialWork, evaluation_work, reference_work, trial_work
+from sweeps.sweep import Sweep
+from trainables.engine.memory import FLOAT, ModelShape
+from trainables.trial import TrialConfig
+
+LOAD_BYTES_PER_SECOND = 3e8  # of a base model's weights: hashed, mapped, and tried out
+PACK_SECONDS = 0.3  # of a pack, whatever it does: to hand it out, and to write its results
+
+
+@dataclass(frozen=True)
+class TrialSeconds:
+    """How long one trial takes, as its share of a pack, or a whole pack.
+
+    Attributes:
+        training: all updates.
+        scoring: evaluation -> its observations.
+    """
+
+    training: float
+    scoring: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.training + sum(self.scoring.values())
+
+
+@dataclass(frozen=True)
+class CaseForecast:
+    """How long trials on one setting take.
+
+    Attributes:
+        case: the setting.
+        shape: of its base model.
+        assumed: the base model's name where it is not on this machine, and the shape that of Qwen3-8B.
+        tokens: of its rows.
+        speed: of this machine at the base model's sizes.
+        members: trials of a full pack.
+        rows_per_forward: its micro-batches.
+        cached: whether the base model's outputs on rows are kept.
+    """
+
+    case: Case
+    shape: ModelShape
+    assumed: str
+    tokens: CaseTokens
+    speed: Speed
+    members: int
+    rows_per_forward: int | None
+    cached: bool
+
+    def work(self, trial: TrialConfig) -> TrialWork:
+        """Return the work of a trial in a full pack."""
+        setting, rows = self.case.setting, self.rows_per_forward
+        return trial_work(self.shape, setting, trial, self.tokens, self.members, rows, self.cached)
+
+    def seconds(self, trial: TrialConfig) -> TrialSeconds:
+        """Return how long a trial takes."""
+        if trial.trial_id not in self._seconds:
+            work = self.work(trial)
+            scoring = {name: self.speed.seconds(of_rows) for name, of_rows in work.scoring.items()}
+            self._seconds[trial.trial_id] = TrialSeconds(self.speed.seconds(work.training), scoring)
+        return self._seconds[trial.trial_id]
+
+    @cached_property
+    def _seconds(self) -> dict[str, TrialSeconds]:
+        return {}
+
+    def reference_seconds(self, trials: Sequence[TrialConfig]) -> float:
+        """Return how long the base model's outputs take that methods refer to, computed once for all trials."""
+        if not self.cached:
+            return 0.0
+        needed: dict[Any, Stream] = {
+            (stream, trial.method.definition, stream in trial.method.layers): stream
+            for trial in trials
+            if not trial.is_readout
+            for stream in trial.method.reference
+        }
+        return self.speed.seconds(reference_work(self.shape, self.case.setting, [*needed.values()], self.tokens))
+
+    def once(self, trials: Iterable[TrialConfig]) -> float:
+        """Return how long a sweep takes before its first trial: the base model loaded and scored, its outputs kept."""
+        setting = self.case.setting
+        questions = [(each, self.tokens.questions[each.name]) for each in setting.evaluations]
+        scoring = [evaluation_work(self.shape, each, lengths) for each, lengths in questions]
+        seconds = sum(self.speed.seconds(work) for work in scoring)
+        return self.load_seconds + seconds + self.reference_seconds([*trials])
+
+    @property
+    def load_seconds(self) -> float:
+        """How long a worker takes to load the base model."""
+        return self.shape.weight_bytes(FLOAT) / LOAD_BYTES_PER_SECOND
+
+
+@dataclass(frozen=True)
+class SweepForecast:
+    """How long the trials of a sweep take.
+
+    Attributes:
+        sweep: which.
+        cases: setting label -> forecast of its trials.
+        total: seconds of all trials, one after the other.
+        workers: packs at a time.
+    """
+
+    sweep: Sweep
+    cases: Mapping[str, CaseForecast]
+    total: float
+    workers: int
+
+    @staticmethod
+    def of(sweep: Sweep, sizes: Sequence[CaseSizes], fit: Fit, workers: int) -> SweepForecast:
+        """Forecast a sweep on this machine."""
+        cases = {each.case.label: forecast_of(each, sweep, fit) for each in sizes}
+        planned = planned_arms(sweep)
+        total = sum(cases[arm.case.label].seconds(trial).total for arm in planned for trial in arm.trials)
+        return SweepForecast(sweep, cases, total, workers)
+
+    def trial(self, trial: TrialConfig) -> TrialSeconds:
+        """Return how long a trial takes."""
+        return self.cases[self.sweep.case_of(trial.setting).label].seconds(trial)
+
+    def pack(self, trials: Sequence[TrialConfig]) -> TrialSeconds:
+        """Return how long trials take side by side."""
+        each = [self.trial(trial) for trial in trials]
+        scoring = {name: sum(seconds.scoring[name] for seconds in each) for name in each[0].scoring}
+        return TrialSeconds(sum(seconds.training for seconds in each), scoring)
+
+
+def forecast_of(sizes: CaseSizes, sweep: Sweep, fit: Fit) -> CaseForecast:
+    """Forecast how long trials of a case take, each in a full pack.
+
+    Args:
+        fit: micro-batches and trials of a pack.
+    """
+    case, shape, tokens = sizes.case, sizes.shape, sizes.tokens
+    model, execution = case.setting.base_model, sweep.execution
+    members = fit.members(sweep.trials_per_pack)
+    rows = case.template.batch_size * members
+    sent = min(rows, fit.rows_per_forward or rows)
+    questions = max(len(each.examples) for each in case.setting.evaluations)
+    replying = min(REPLIES_PER_BATCH, questions * members)
+    speed = measure(
+        shape,
+        sent * tokens.streams["task"].total,
+        replying,
+        execution.threads,
+        on_gpu=execution.gpus_per_pack > 0 and not isinstance(model, NanoModel),
+    )
+    assumed = "" if sizes.known else model.to_json().get("source", case.setting.name)
+    return CaseForecast(case, shape, assumed, tokens, speed, members, fit.rows_per_forward, execution.cache_references)

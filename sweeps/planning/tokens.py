@@ -1,0 +1,103 @@
+"""How long rows are, in tokens: counted with the model's own tokenizer where it is on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from settings.base_models import NanoModel
+from settings.common.errors import UserError
+from settings.encoding import Encoder
+from settings.example import Example
+from settings.setting import Stream
+from sweeps.case import Case
+from sweeps.case_check import encoder_of
+
+SAMPLE = 64  # rows of a stream or an evaluation whose tokens are counted
+CHARACTERS_PER_TOKEN = 4  # without a tokenizer
+PROMPT_MARKS, RESPONSE_MARKS = 3, 1  # tokens of a template, where it is not known: turns, and the end of the reply
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of rows: of prompt and response, row by row."""
+
+    rows: tuple[tuple[int, int], ...]
+
+    @property
+    def prompt(self) -> float:
+        """The mean tokens of a prompt."""
+        return fmean(prompt for prompt, _ in self.rows)
+
+    @property
+    def response(self) -> float:
+        """The mean tokens of a response."""
+        return fmean(response for _, response in self.rows)
+
+    @property
+    def total(self) -> float:
+        """The mean tokens of a row."""
+        return self.prompt + self.response
+
+    @property
+    def most(self) -> int:
+        """The tokens of the longest row."""
+        return max(map(sum, self.rows))
+
+    def longest_of(self, count: float) -> float:
+        """Return the mean tokens of the longest of `count` random rows, to which the others are padded."""
+        totals = sorted(map(sum, self.rows))
+        below = [(number / len(totals)) ** max(count, 1) for number in range(len(totals) + 1)]
+        return sum(length * (below[at + 1] - below[at]) for at, length in enumerate(totals))
+
+
+@dataclass(frozen=True)
+class CaseTokens:
+    """How long the rows of a setting are.
+
+    Attributes:
+        streams: stream -> lengths of its rows.
+        questions: evaluation -> lengths of its rows.
+    """
+
+    streams: Mapping[Stream, Lengths]
+    questions: Mapping[str, Lengths]
+
+
+def tokens_of(case: Case) -> CaseTokens:
+    """Count the tokens of a case's rows."""
+    setting, encoder = case.setting, encoder_of(case)
+    words = isinstance(setting.base_model, NanoModel)
+    return CaseTokens(
+        {stream: _lengths(rows, encoder, words) for stream, rows in setting.streams.items()},
+        {each.name: _lengths(each.examples, encoder, words) for each in setting.evaluations},
+    )
+
+
+def _lengths(examples: Sequence[Example], encoder: Encoder | None, words: bool) -> Lengths:
+    """Count the tokens of some of the rows, evenly spaced. Words are the tokens of a nano model."""
+    sample = examples[:: -(-len(examples) // SAMPLE)]
+    if encoder is not None:
+        return Lengths(tuple(_encoded(example, encoder) for example in sample))
+    return Lengths(
+        tuple(
+            (
+                _tokens(" ".join(turn.content for turn in example.prompt), words) + PROMPT_MARKS,
+                _tokens(example.response, words) + RESPONSE_MARKS,
+            )
+            for example in sample
+        )
+    )
+
+
+def _encoded(example: Example, encoder: Encoder) -> tuple[int, int]:
+    try:
+        row = encoder.row(example)
+    except UserError:  # the check of all rows tells which, and why
+        return encoder.max_length, 0
+    return row.prompt_length, len(row.ids) - row.prompt_length
+
+
+def _tokens(text: str, words: bool) -> int:
+    return len(text.split()) if words else -(-len(text) // CHARACTERS_PER_TOKEN)

@@ -1,0 +1,203 @@
+"""How much arithmetic a trial is: the operations of each pass through a base model, counted.
+
+A multiplication and an addition are two operations. Reading an embedding is none. The frozen weights have no gradients
+of their own, so that a backward pass is as much as a forward pass; low-rank adapters have them, and take twice as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from settings.setting import Evaluation, Setting, Stream
+from sweeps.planning.tokens import CaseTokens, Lengths
+from trainables.engine.memory import ModelShape
+from trainables.trial import TrialConfig
+
+QUESTIONS_PER_BATCH, REPLIES_PER_BATCH = 32, 256  # of the rows of all members, as `evaluate` and `generate` have it
+ASKED_STEPS = 2  # of a training, in which the base model itself is the reference (`PackTraining.member_step`)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of a kind, and how often a layer is called for them.
+
+    Attributes:
+        training: operations of forward passes that are followed by a backward pass, with these.
+        reading: of forward passes alone.
+        replying: of passes of one token per row.
+        calls: of a layer in training and reading, forward and backward.
+        reply_calls: of a layer for one token per row.
+        steps: optimizer steps.
+        replies: that are sampled, decoded and graded.
+    """
+
+    training: float = 0
+    reading: float = 0
+    replying: float = 0
+    calls: float = 0
+    reply_calls: float = 0
+    steps: float = 0
+    replies: float = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(mine + others for mine, others in zip(self._numbers, other._numbers, strict=True)))
+
+    def times(self, factor: float) -> Work:
+        """Return the work of doing it so often."""
+        return Work(*(number * factor for number in self._numbers))
+
+    @property
+    def _numbers(self) -> tuple[float, ...]:
+        return self.training, self.reading, self.replying, self.calls, self.reply_calls, self.steps, self.replies
+
+
+@dataclass(frozen=True)
+class TrialWork:
+    """The work of one trial in a pack.
+
+    Attributes:
+        training: its updates; nothing for a readout.
+        scoring: evaluation -> replies or losses.
+    """
+
+    training: Work
+    scoring: Mapping[str, Work] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Work:
+        """All of it."""
+        return sum(self.scoring.values(), start=self.training)
+
+
+def forward_operations(shape: ModelShape, tokens: float, length: float, rank: int = 0) -> float:
+    """Return the operations of a forward pass without the head.
+
+    Args:
+        tokens: that go through the layers.
+        length: tokens that each attends to.
+        rank: of the adapters; 0 is none.
+    """
+    attention = 4 * shape.layers * length * (shape.queries or shape.width)
+    return tokens * (2 * shape.linear + attention + 2 * rank * shape.adapted)
+
+
+def head_operations(shape: ModelShape, positions: float) -> float:
+    """Return the operations of the logits at so many positions."""
+    return 2 * positions * shape.width * shape.vocabulary
+
+
+def step_work(
+    shape: ModelShape,
+    trial: TrialConfig,
+    tokens: CaseTokens,
+    members: int = 1,
+    rows_per_forward: int | None = None,
+    asks_base: bool = False,
+) -> Work:
+    """Return the work of one member's update.
+
+    Args:
+        members: of its pack, whose rows are padded to a common length.
+        rows_per_forward: see `train_step`; more than one micro-batch costs one more forward pass.
+        asks_base: run the base model on the rows that the method refers to.
+    """
+    method, rank = trial.method, trial.adapter.rank
+    work = Work(steps=1)
+    for stream in method.streams:
+        rows = method.rows_per_step(stream, trial.sizes)
+        lengths = tokens.streams[stream]
+        sent = rows * members if rows_per_forward is None else min(rows * members, rows_per_forward)
+        length = lengths.longest_of(sent)
+        there = forward_operations(shape, rows * length, length, rank)
+        back = there + 2 * rank * shape.adapted * rows * length
+        positions = rows * (lengths.response if method.positions(stream) == "response" else length)
+        passes = there + back + 2 * head_operations(shape, positions)
+        again = sent < rows * members
+        calls = (3 if again else 2) * rows / sent * shape.layers
+        reading = head_operations(shape, positions) if stream in method.reference else 0.0
+        if stream in method.reference and asks_base:
+            reading += forward_operations(shape, rows * length, length)
+            calls += rows / sent * shape.layers
+        work += Work(training=passes, reading=reading + (there if again else 0.0), calls=calls)
+    return work
+
+
+def training_work(
+    shape: ModelShape,
+    trial: TrialConfig,
+    tokens: CaseTokens,
+    members: int = 1,
+    rows_per_forward: int | None = None,
+    cached: bool = True,
+) -> Work:
+    """Return the work of a member's training; nothing for a readout.
+
+    Args:
+        cached: whether the base model's outputs on rows are kept (`cache_references`).
+    """
+    if trial.is_readout:
+        return Work()
+    asking = min(ASKED_STEPS, trial.updates) if cached else trial.updates
+    if not trial.method.reference:
+        asking = 0
+    usual = step_work(shape, trial, tokens, members, rows_per_forward)
+    first = step_work(shape, trial, tokens, members, rows_per_forward, asks_base=True)
+    return usual.times(trial.updates - asking) + first.times(asking)
+
+
+def reference_work(shape: ModelShape, setting: Setting, streams: Sequence[Stream], tokens: CaseTokens) -> Work:
+    """Return the work of the base model's outputs on all rows of some streams, which a sweep computes once."""
+    work = Work()
+    for stream in streams:
+        rows, lengths = len(setting.streams[stream]), tokens.streams[stream]
+        reading = forward_operations(shape, rows * lengths.total, lengths.total)
+        work += Work(reading=reading, calls=-(-rows // QUESTIONS_PER_BATCH) * shape.layers)
+    return work
+
+
+def evaluation_work(
+    shape: ModelShape, evaluation: Evaluation, lengths: Lengths, rank: int = 0, members: int = 1
+) -> Work:
+    """Return the work of one member's observations. What is not known to reply reads each row once."""
+    work = Work()
+    if evaluation.observe in ("reply", "reply_and_preference"):
+        work += _replies_work(shape, evaluation, lengths, rank, members)
+    if evaluation.observe != "reply":
+        texts = sum(1 + len(getattr(example, "alternatives", ())) for example in evaluation.examples)
+        reading = forward_operations(shape, texts * lengths.total, lengths.total, rank)
+        reading += head_operations(shape, texts * lengths.response)
+        work += Work(reading=reading, calls=-(-texts // QUESTIONS_PER_BATCH) * shape.layers)
+    return work
+
+
+def _replies_work(shape: ModelShape, evaluation: Evaluation, lengths: Lengths, rank: int, members: int) -> Work:
+    """Return the work of reading each prompt once, and of one token after the other, as many as a reply may have."""
+    questions = len(evaluation.examples)
+    prompts = len({example.prompt_key for example in evaluation.examples})
+    chunks = -(-questions // max(1, REPLIES_PER_BATCH // members))
+    # The prompt's last state gives the first token, so that the last token is not read.
+    new = max(0, evaluation.max_new_tokens - 1)
+    reading = forward_operations(shape, prompts * lengths.prompt, lengths.prompt, rank)
+    replying = forward_operations(shape, questions * new, lengths.prompt + new / 2, rank)
+    replying += head_operations(shape, questions * evaluation.max_new_tokens)
+    calls = chunks * shape.layers / members
+    return Work(reading=reading, replying=replying, calls=calls, reply_calls=calls * new, replies=questions)
+
+
+def trial_work(
+    shape: ModelShape,
+    setting: Setting,
+    trial: TrialConfig,
+    tokens: CaseTokens,
+    members: int = 1,
+    rows_per_forward: int | None = None,
+    cached: bool = True,
+) -> TrialWork:
+    """Return the work of a trial in a pack of so many members."""
+    rank = trial.adapter.rank
+    scoring = {
+        each.name: evaluation_work(shape, each, tokens.questions[each.name], rank, members)
+        for each in setting.evaluations
+    }
+    return TrialWork(training_work(shape, trial, tokens, members, rows_per_forward, cached), scoring)

@@ -1,0 +1,104 @@
+"""What is known not to hold is said in its regime, and in no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analysis.findings.cautions import Place, cautions
+from analysis.findings.findings import analyse
+from analysis.report.page import Chapter, page
+from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
+from tests.support.made_up_trials import OBJECTIVES, configuration
+
+NOISE = 0.01
+
+
+def made_up(
+    curves: dict[str, Sequence[tuple[float, float]]],
+    questions: float = np.nan,
+    objectives: Sequence[Objective] = OBJECTIVES,
+    seeds: int = 3,
+) -> ScoreTable:
+    """Make a table of methods whose configurations have these means, along a knob that counts them."""
+    random, records = np.random.default_rng(0), []
+    for method, points in curves.items():
+        for knob, point in enumerate(points, start=1):
+            which: Configuration = configuration(method, beta=float(knob))
+            for seed in range(seeds):
+                noisy = [value + NOISE * random.standard_normal() for value in point]
+                scores = dict(zip([each.name for each in OBJECTIVES], noisy, strict=True))
+                counts = {} if np.isnan(questions) else dict.fromkeys(scores, questions)
+                records.append(TrialRecord(which, seed, "finished", scores, counts=counts))
+    return ScoreTable.from_records(records, objectives)
+
+
+def arc(number: int, radius: float = 0.9) -> list[tuple[float, float]]:
+    """Points on a quarter of a circle, from the first objective to the second."""
+    angles = np.linspace(0.05, np.pi / 2 - 0.05, number)
+    return [(radius * float(np.cos(angle)), radius * float(np.sin(angle))) for angle in angles]
+
+
+def kink(number: int) -> list[tuple[float, float]]:
+    """Almost straight up to a corner in the middle, then almost straight to the side: the study's own case."""
+    u = np.linspace(0, 1, number)
+    first, second = np.interp(u, [0, 0.5, 1], [1, 0.9, 0.1]), np.interp(u, [0, 0.5, 1], [0.1, 0.85, 1])
+    return list(zip(first.tolist(), second.tolist(), strict=True))
+
+
+def said(table: ScoreTable) -> dict[Place, str]:
+    """Return what is said, by place, without places of silence."""
+    return {place: " ".join(texts) for place, texts in cautions(table).items() if texts}
+
+
+@pytest.mark.parametrize("number", [6, 8, 12, 24])
+def test_a_smooth_frontier_needs_no_caution(number: int) -> None:
+    assert said(made_up({"kl": arc(number)}, questions=200)) == {}
+
+
+@pytest.mark.parametrize("number", [8, 12, 24])
+def test_a_kink_is_named_with_the_band(number: int) -> None:
+    texts = said(made_up({"kl": kink(number), "dpo": arc(number)}))
+    assert list(texts) == ["band"]
+    assert "as that of kl seems to have" in texts["band"] and ".56 to .72" in texts["band"]
+
+
+def test_few_values_of_a_knob_are_named_with_the_hypervolume() -> None:
+    texts = said(made_up({"kl": arc(4), "dpo": arc(5)}))
+    assert list(texts) == ["hypervolume"]
+    assert "four values of a knob or fewer (kl)" in texts["hypervolume"] and ".005 to .013" in texts["hypervolume"]
+
+
+def test_single_configurations_on_few_questions() -> None:
+    single: dict[str, Sequence[tuple[float, float]]] = {"kl": [(0.8, 0.8)], "dpo": [(0.7, 0.9)]}
+    texts = said(made_up(single, questions=20))
+    assert ".03 too good" in texts["hypervolume"] and ".02 too little" in texts["selection"]
+    assert said(made_up(single, questions=200)) == {}
+    assert said(made_up(single)) == {}
+    assert said(made_up({"kl": arc(8), "dpo": [(0.7, 0.9)]}, questions=20)) == {}
+
+
+def test_a_loss_has_one_end() -> None:
+    losses = [replace(each, higher_is_better=False, low=0.0) for each in OBJECTIVES]
+    assert "intervals of task, alignment are Student's" in said(made_up({"kl": arc(8)}, objectives=losses))["points"]
+    shares = [replace(each, low=0.0, high=1.0) for each in OBJECTIVES]
+    assert said(made_up({"kl": arc(8)}, objectives=shares)) == {}
+
+
+def test_many_equal_methods_and_what_the_page_says() -> None:
+    """Five methods on one arc; with one of half the radius, four of them lead."""
+    equal = {f"m{number}": arc(6) for number in range(5)}
+    findings = analyse(made_up(equal))
+    assert ".80 to .88" in " ".join(findings.cautions["band"])
+    assert ".009" in " ".join(findings.cautions["hypervolume"])
+    shown = " ".join(page("s", [Chapter("x", findings, [], {}, {})]).split())
+    for text in (*findings.cautions["band"], *findings.cautions["hypervolume"]):
+        assert f"Caution: {text}" in shown
+    assert "up to 13 points too high where configurations scatter" in shown
+    assert "A seed that collapses for all configurations cannot be told" in shown
+    assert set(findings.to_json()["cautions"]) == {text for texts in findings.cautions.values() for text in texts}
+    behind = analyse(made_up(equal | {"m4": arc(6, radius=0.5)}))
+    assert not any(behind.cautions.values())

@@ -1,0 +1,114 @@
+"""The arithmetic of passes, counted by hand for a model of two layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from settings.example import Example
+from settings.setting import Evaluation, Score
+from sweeps.planning.speed import CALL_SECONDS, OVERHEAD, REPLY_SECONDS, STEP_SECONDS, Speed, measure
+from sweeps.planning.tokens import CaseTokens, Lengths
+from sweeps.planning.work import Work, evaluation_work, step_work, training_work
+from tests.support.tiny import tiny_trial
+from trainables import methods
+from trainables.engine.memory import ModelShape
+
+# Width 10, MLP 20, 2 heads' queries and keys of 10 features: a layer has 4 matrices of 10 x 10 and 3 of 10 x 20.
+LINEAR = 2 * (4 * 100 + 3 * 200)
+HEAD = 10 * 50
+ADAPTED = 2 * (4 * 20 + 3 * 30)
+SHAPE = ModelShape(LINEAR + HEAD, 2, 10, ADAPTED, 50, inner=20, queries=10, keys=10)
+TOKENS = CaseTokens({"task": Lengths(((6, 2),)), "alignment": Lengths(((3, 2),))}, {})
+RANK = 4
+
+
+def plain_step(rows: int, length: int, responses: int) -> float:
+    """Operations of a step without the reference: by the parts of a forward and a backward pass."""
+    matrices = 2 * LINEAR * rows * length
+    attention = 2 * (2 * length * 10 + 2 * length * 10) * rows * length  # two layers; scores, then values
+    adapters = 2 * RANK * ADAPTED * rows * length
+    head = 2 * HEAD * rows * responses
+    forward = matrices + attention + adapters + head
+    return forward + matrices + attention + 2 * adapters + head
+
+
+def trial(name: str):  # type: ignore[no-untyped-def]
+    return tiny_trial(methods.make(name), batch_size=4, alignment_batch_size=2, rank=RANK, steps=10)
+
+
+def test_a_step_by_hand() -> None:
+    work = step_work(SHAPE, trial("plain"), TOKENS)
+    assert (work.training, work.reading, work.replying) == (plain_step(4, 8, 2), 0, 0)
+    assert (work.calls, work.steps) == (2 * 2, 1), "each layer forward and backward"
+
+
+def test_micro_batches_go_forward_twice() -> None:
+    whole, halves = (step_work(SHAPE, trial("plain"), TOKENS, rows_per_forward=rows) for rows in (None, 2))
+    again = 2 * LINEAR * 32 + 2 * 4 * 8 * 10 * 32 + 2 * RANK * ADAPTED * 32
+    assert halves.training == whole.training
+    assert halves.reading == again
+    assert halves.calls == 3 * 2 * 2
+
+
+def test_members_share_the_calls_of_a_layer_and_nothing_else() -> None:
+    alone, packed = (step_work(SHAPE, trial("plain"), TOKENS, members) for members in (1, 4))
+    assert packed.training == alone.training
+    assert packed.calls == alone.calls / 4
+
+
+def test_the_reference_is_asked_twice_and_then_kept() -> None:
+    penalty = trial("kl_penalty")
+    steps = plain_step(4, 8, 2) + plain_step(2, 5, 2)
+    head = 2 * HEAD * 2 * 2  # of the reference's distribution, in every step
+    passes = 2 * LINEAR * 10 + 2 * 4 * 5 * 10 * 10  # 2 rows of 5 tokens, without adapters
+    kept, asked = (training_work(SHAPE, penalty, TOKENS, cached=cached) for cached in (True, False))
+    assert kept.training == asked.training == 10 * steps
+    assert kept.reading == 10 * head + 2 * passes
+    assert asked.reading == 10 * (head + passes)
+
+
+def test_a_readout_trains_nothing() -> None:
+    assert training_work(SHAPE, replace(trial("plain"), adapter_scale=0.5), TOKENS) == Work()
+
+
+def rows(observe: str, number: int = 3, **options: int) -> Evaluation:
+    score = Score("task", "task", "x", lambda example, reply: 1.0)
+    examples = tuple(Example.of(f"question {index // 2}", "yes") for index in range(number))
+    return Evaluation("all", examples, (score,), observe=observe, **options)  # type: ignore[arg-type]
+
+
+def test_replies_by_hand() -> None:
+    """Three questions with two prompts of 6 tokens: read once each; then 4 tokens more for each question."""
+    work = evaluation_work(SHAPE, rows("reply", max_new_tokens=5), Lengths(((6, 2),)), RANK)
+    per_token = 2 * LINEAR + 2 * RANK * ADAPTED
+    assert work.reading == 12 * (per_token + 2 * 4 * 6 * 10)
+    assert work.replying == 12 * (per_token + 2 * 4 * (6 + 2) * 10) + 2 * HEAD * 15
+    assert (work.calls, work.reply_calls, work.replies) == (2, 2 * 4, 3)
+
+
+@pytest.mark.parametrize("observe", ["token_loss", "something new"])
+def test_other_observations_read_each_row_once(observe: str) -> None:
+    work = evaluation_work(SHAPE, rows(observe), Lengths(((6, 2),)))
+    assert work.reading == 24 * (2 * LINEAR + 2 * 4 * 8 * 10) + 2 * HEAD * 6
+    assert (work.replying, work.replies) == (0, 0)
+
+
+def test_rows_are_padded_to_the_longest_of_a_batch() -> None:
+    """Of two rows drawn from lengths 2 and 4, the longest is 2 in one of four draws."""
+    lengths = Lengths(((1, 1), (2, 2)))
+    assert (lengths.longest_of(1), lengths.longest_of(2), lengths.total) == (3, 0.25 * 2 + 0.75 * 4, 3)
+
+
+def test_seconds_of_work() -> None:
+    speed = Speed(training=100, reading=50, replying=10)
+    work = Work(training=100, reading=100, replying=100, calls=7, reply_calls=3, steps=2, replies=5)
+    assert speed.seconds(work) == pytest.approx(
+        OVERHEAD * (1 + 2 + 10) + 10 * CALL_SECONDS + 2 * STEP_SECONDS + 5 * REPLY_SECONDS
+    )
+
+
+def test_a_speed_is_measured_in_a_moment() -> None:
+    speed = measure(SHAPE, 16, 4, threads=1)
+    assert all(1e6 < value < 1e15 for value in (speed.training, speed.reading, speed.replying))

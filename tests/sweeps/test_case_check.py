@@ -1,0 +1,137 @@
+"""Models that cannot be trained, and rows that they cannot read, are named before anything runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import transformers
+from transformers import LlamaConfig, MambaConfig, PreTrainedConfig, ViTConfig
+
+from settings.common.errors import UserError
+from settings.example import Example
+from settings.reference import setting
+from sweeps.case_check import check_case
+from sweeps.sweep import Sweep
+from tests.support.architectures import ARCHITECTURES, COMMON
+
+
+def sweep(model: str, tmp_path: Path, long: tuple[int, ...] = ()) -> Sweep:
+    """A sweep on twelve rows of its own, of which those in these lines are too long."""
+    rows = [f"question {number} " + "word " * (400 if number in long else 1) for number in range(1, 13)]
+    path = tmp_path / "task.jsonl"
+    path.write_text("".join(json.dumps(Example.of(row, "Yes.").to_json()) + "\n" for row in rows))
+    return Sweep(
+        "rows", settings=(setting("chat_files", model=model, task=str(path), max_length=128),), methods=("plain",)
+    )
+
+
+def test_rows_that_fit_say_nothing(tiny_qwen3_dir: Path, tmp_path: Path) -> None:
+    assert check_case(sweep(str(tiny_qwen3_dir), tmp_path).cases[0]) == ()
+
+
+def test_long_prompts_are_named_whether_trained_or_held_out(tiny_qwen3_dir: Path, tmp_path: Path) -> None:
+    case = sweep(str(tiny_qwen3_dir), tmp_path, long=tuple(range(3, 13))).cases[0]
+    with pytest.raises(UserError) as caught:
+        check_case(case)
+    message = str(caught.value)
+    assert "\n" not in message
+    named = {number for number in range(1, 13) if any(number in span for span in spans(message))}
+    assert named == set(range(3, 13))
+
+
+def spans(message: str) -> list[range]:
+    """Return the lines that a message names, as ranges."""
+    words = [word.strip(",:;s") for part in message.split("line")[1:] for word in part.partition(":")[0].split()]
+    numbers = [[int(end) for end in word.split("-")] for word in words if word.replace("-", "").isdigit()]
+    return [range(ends[0], ends[-1] + 1) for ends in numbers]
+
+
+def test_what_is_not_on_this_machine_is_not_looked_at(tmp_path: Path) -> None:
+    assert check_case(sweep("someone/no-such-model", tmp_path).cases[0]) == ()
+
+
+# --- models that are not supported: config.json alone lies there, and no weights ---
+
+
+def only_config(directory: Path, config: PreTrainedConfig, **more: object) -> str:
+    """Write a configuration as a model's directory has it, and return the directory."""
+    config.save_pretrained(directory)
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    return str(directory)
+
+
+TINY = {"vocab_size": 44, "hidden_size": 16, "num_hidden_layers": 2}
+LLAMA = LlamaConfig(**TINY, intermediate_size=24, num_attention_heads=2)
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "message"),
+    [
+        (MambaConfig(**TINY), {}, "a model of type 'mamba' reads its tokens into a state"),
+        (
+            LLAMA,
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            r"'llama' has quantised .*\(gptq\)",
+        ),
+        (LLAMA, {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "bitsandbytes"),
+        (LLAMA, {"model_type": "of_tomorrow"}, r"cannot load the model in .*of_tomorrow"),
+        (ViTConfig(), {}, "cannot load the model in .*ViTConfig"),
+    ],
+)
+def test_models_that_cannot_be_trained_are_refused_by_their_configuration(
+    tmp_path: Path, config: PreTrainedConfig, more: dict[str, object], message: str
+) -> None:
+    case = sweep(only_config(tmp_path / "model", config, **more), tmp_path).cases[0]
+    with pytest.raises(UserError, match=message) as refused:
+        check_case(case)
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_that_may_become_plain_ones_are_left_to_who_loads_them(tmp_path: Path) -> None:
+    """gpt-oss is published in mxfp4, which transformers unpacks where it has no kernels for it."""
+    for number, note in enumerate(({"quant_method": "mxfp4"}, {"quant_method": "gptq", "dequantize": True})):
+        model = only_config(tmp_path / str(number), LLAMA, quantization_config=note)
+        assert check_case(sweep(model, tmp_path).cases[0]) == ()
+
+
+def test_layers_that_a_model_does_not_have_are_refused(tmp_path: Path) -> None:
+    wanted = replace(sweep(only_config(tmp_path / "model", LLAMA), tmp_path), options={"targets": ("c_attn",)})
+    with pytest.raises(UserError, match=r"adapter target 'c_attn' is no linear layer of the model; it has .*'q_proj'"):
+        check_case(wanted.cases[0])
+
+
+def test_every_architecture_that_can_be_trained_passes(tmp_path: Path) -> None:
+    """Those of the architecture matrix, each of which a pack has trained."""
+    for name, (kind, values) in ARCHITECTURES.items():
+        config = getattr(transformers, kind)(**{**COMMON, **values})
+        assert check_case(sweep(only_config(tmp_path / name, config), tmp_path).cases[0]) == (), name
+
+
+def test_a_nano_sweep_is_checked_without_model_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take seconds to import: here an import of one raises."""
+    for name in ("transformers", "trainables.bases.config_check"):
+        monkeypatch.setitem(sys.modules, name, None)
+    case = Sweep("nano", settings=(setting("trigger_colors", scale="nano"),), methods=("plain",)).cases[0]
+    assert check_case(case) == ()
+
+
+def test_compared_replies_that_do_not_fit_are_named(tiny_qwen3_dir: Path, tmp_path: Path) -> None:
+    """The response fits, and one of the alternatives does not."""
+    questions = tmp_path / "questions.jsonl"
+    rows = [Example.of(f"question {number}?", "No.").to_json()["messages"] for number in (1, 2)]
+    others = (["Yes.", "Maybe."], ["Yes.", "word " * 200])
+    lines = [{"messages": row, "alternatives": texts} for row, texts in zip(rows, others, strict=True)]
+    questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    declared = sweep(str(tiny_qwen3_dir), tmp_path)
+    options = declared.settings[0].options | {"preferences": str(questions)}
+    case = replace(declared, settings=(setting("chat_files", **options),)).cases[0]
+    with pytest.raises(
+        UserError, match=r"questions\.jsonl, line 2: the reply 'word .* beyond max_length=128"
+    ) as caught:
+        check_case(case)
+    assert "line 1" not in str(caught.value)
