@@ -29,7 +29,7 @@ from settings.common.errors import UserError, did_you_mean
 from trainables import methods
 from trainables.coefficients import SPACE, ChoiceSpec, OpenSpec, RangeSpec, Spec, coefficients
 from trainables.method import Method
-from trainables.trial import BUDGET_KNOBS, TRIAL_KNOBS
+from trainables.trial import TRIAL_KNOBS
 
 SIGNIFICANT_DIGITS = 3
 Values = Mapping[str, Any]
@@ -89,12 +89,6 @@ class MethodSpace:
         """The trial knobs that the configurations may differ in or that the user set."""
         named = {*self.ranges, *self.fixed, *(name for point in self.points or () for name in point)}
         return named & TRIAL_KNOBS.keys()
-
-    @property
-    def budget_knobs(self) -> list[str]:
-        """The trial knobs in which configurations differ that change how many rows a trial reads."""
-        differing = {name for name in BUDGET_KNOBS if len({point.get(name) for point in self.points or ()}) > 1}
-        return [name for name in BUDGET_KNOBS if name in self.ranges or name in differing]
 
     def rounded(self, values: Values) -> dict[str, Any]:
         """Round the values to 3 significant digits, still inside their ranges."""

@@ -39,7 +39,7 @@ TRIAL_KNOBS: Mapping[str, Spec | OpenSpec] = {
     "targets": OpenSpec(lambda value: AdapterConfig(targets=value).targets_text),
 }
 # Those that change how many rows a trial reads, so that configurations which differ in them have not the same budget.
-BUDGET_KNOBS = ("steps", "checkpoint_step", "batch_size", "alignment_batch_size")
+BUDGET_KNOBS = ("steps", "batch_size", "alignment_batch_size")
 
 
 LAST = re.compile(r"last [1-9]\d*")
@@ -92,8 +92,11 @@ class AdapterConfig:
         """The targets in one text, e.g. "q_proj+v_proj"."""
         return self.targets if isinstance(self.targets, str) else "+".join(self.targets)
 
-    def layer_numbers(self, num_layers: int) -> tuple[int, ...]:
-        """Return the numbers of the adapted blocks of a model with `num_layers`. Raise UserError for one beyond."""
+    def layer_numbers(self, num_layers: int, *, check: bool = True) -> tuple[int, ...]:
+        """Return the numbers of the adapted blocks of a model with `num_layers`.
+
+        Raise UserError for one that the model does not have, unless it is not to be checked.
+        """
         if self.layers == "all":
             return tuple(range(num_layers))
         if isinstance(self.layers, str):
@@ -101,7 +104,7 @@ class AdapterConfig:
             numbers = tuple(range(num_layers - last, num_layers))
         else:
             numbers = self.layers
-        if numbers[0] < 0 or numbers[-1] >= num_layers:
+        if check and (numbers[0] < 0 or numbers[-1] >= num_layers):
             raise UserError(
                 f"adapter option 'layers' is {self.layers!r}, and the model has {num_layers} layers, 0 to"
                 f" {num_layers - 1}"
