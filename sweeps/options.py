@@ -9,13 +9,12 @@ from typing import Any
 from settings.base_models import Recipe
 from settings.common import checks
 from settings.common.errors import UserError, did_you_mean
-from trainables.trial import AdapterConfig, OptimizerConfig
+from trainables.trial import SCHEDULES, AdapterConfig, OptimizerConfig
 
 TRIAL_OPTIONS = ("steps", "batch_size", "alignment_batch_size", "max_length")
 ADAPTER_OPTIONS = tuple(item.name for item in fields(AdapterConfig))
 OPTIMIZER_OPTIONS = tuple(item.name for item in fields(OptimizerConfig))
 OPTIONS = (*TRIAL_OPTIONS, *ADAPTER_OPTIONS, *OPTIMIZER_OPTIONS)
-SCHEDULES = ("linear", "cosine", "constant")
 
 
 def check_option(what: str, option: str, value: Any) -> None:
@@ -25,10 +24,11 @@ def check_option(what: str, option: str, value: Any) -> None:
         raise UserError(f"{what} does not exist{did_you_mean(option, OPTIONS)}; options: {', '.join(OPTIONS)}")
     if option == "schedule":
         checks.one_of(what, value, SCHEDULES)
-    elif option == "targets":
-        names = isinstance(value, tuple) and value and all(isinstance(name, str) for name in value)
-        if value != "all-linear" and not names:
-            raise UserError(f'{what} must be "all-linear" or a tuple of layer names, got {value!r}')
+    elif option in ("targets", "layers"):
+        try:
+            AdapterConfig(**{option: value})
+        except UserError as error:
+            raise UserError(f"{what}: {error}") from error
     elif option == "rslora":
         checks.flag(what, value)
     elif option in (*TRIAL_OPTIONS, "rank", "warmup_steps"):
@@ -38,7 +38,10 @@ def check_option(what: str, option: str, value: Any) -> None:
 
 
 def trial_overrides(recipe: Recipe, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `trainables.trial.trial_for` takes for the options; what they do not name stays as in the recipe."""
+    """Return what `trainables.trial.trial_for` takes for the options; what they do not name stays as in the recipe.
+
+    An alpha that is not named is twice the rank, so that a rank changes how much an adapter can say and not how loudly.
+    """
     overrides = {name: options[name] for name in TRIAL_OPTIONS if name in options}
     adapter = {name: options[name] for name in ADAPTER_OPTIONS if name in options}
     optimizer = {name: options[name] for name in OPTIMIZER_OPTIONS if name in options}

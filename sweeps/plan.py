@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
+from sweeps.case import Case
 from sweeps.ledger import Fit, LedgerState
 from sweeps.planning.fit import describe, room_of, settle, shared_bytes, sizes_of, worker_bytes
 from sweeps.planning.forecast import PACK_SECONDS, CaseForecast, forecast_of
 from sweeps.planning.planned import planned_arms
 from sweeps.sweep import Sweep
-from trainables.trial import TrialConfig
+from trainables.trial import BUDGET_KNOBS, TrialConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ArmEstimate:
         seconds: wall time of all trials.
         ended: how many of the trials have ended.
         took: wall seconds of each trial that ended and did not fail.
+        budget_knobs: in what the configurations differ that changes how many rows a trial reads.
     """
 
     setting: str
@@ -40,6 +42,7 @@ class ArmEstimate:
     seconds: float
     ended: int = 0
     took: tuple[float, ...] = ()
+    budget_knobs: tuple[str, ...] = ()
 
     @property
     def seconds_left(self) -> float:
@@ -60,6 +63,7 @@ class CostEstimate:
         once: wall seconds before the first trial: loading and scoring base models, and their outputs on rows.
         fit: micro-batches and trials of a pack.
         memory: a line on memory that is short, or on what was made smaller to fit it; "" if there is enough.
+        prefix_bytes: of what lies below the lowest adapted layers, in the cache.
     """
 
     arms: tuple[ArmEstimate, ...]
@@ -70,6 +74,7 @@ class CostEstimate:
     once: float = 0.0
     fit: Fit = field(default_factory=Fit)
     memory: str = ""
+    prefix_bytes: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -118,6 +123,7 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
     room = room_of(sweep, share)
     fit = settle(sweep, sizes, room, record)
     forecasts = {case.case.label: forecast_of(case, sweep, fit) for case in sizes}
+    asked = {case.label: _asked(sweep, case) for case in sweep.cases}
     arms = []
     for planned in planned_arms(sweep):
         trials, forecast = planned.trials, forecasts[planned.case.label]
@@ -131,21 +137,25 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
             of_arm,
             sum(_training_tokens(forecast, each) for each in trials),
         )
+        knobs = _budget_knobs(trials)
         wall = (seconds + of_arm * PACK_SECONDS) / packs
-        arms.append(ArmEstimate(planned.case.label, planned.title, *size, wall, len(outcomes), tuple(took)))
+        arms.append(ArmEstimate(planned.case.label, planned.title, *size, wall, len(outcomes), tuple(took), knobs))
     return CostEstimate(
         _at_measured_pace(arms),
         packs,
         max(worker_bytes(sweep, case, fit, room.on_gpu) for case in sizes),
         0.0 if room.on_gpu else shared_bytes(sizes),
         tuple(dict.fromkeys(forecast.assumed for forecast in forecasts.values() if forecast.assumed)),
-        sum(
-            forecast.once(sweep.trials_of(arm, arm.space.examples()[0])[0] for arm in forecast.case.arms)
-            for forecast in forecasts.values()
-        ),
+        sum(forecast.once(asked[label]) for label, forecast in forecasts.items()),
         fit,
         describe(sweep, sizes, fit, room),
+        sum(forecast.prefix_bytes(asked[label]) for label, forecast in forecasts.items()),
     )
+
+
+def _asked(sweep: Sweep, case: Case) -> list[TrialConfig]:
+    """Return a trial of each configuration of a setting whose layers are known."""
+    return [sweep.trials_of(arm, values)[0] for arm in case.arms for values in arm.space.every_option()]
 
 
 def _training_tokens(forecast: CaseForecast, trial: TrialConfig) -> float:
@@ -156,6 +166,11 @@ def _training_tokens(forecast: CaseForecast, trial: TrialConfig) -> float:
     return trial.updates * sum(
         method.rows_per_step(stream, trial.sizes) * tokens[stream].total for stream in method.streams
     )
+
+
+def _budget_knobs(trials: Sequence[TrialConfig]) -> tuple[str, ...]:
+    """Return the knobs in which trials differ that change how many rows a training reads."""
+    return tuple(name for name in BUDGET_KNOBS if len({getattr(trial.full_training, name) for trial in trials}) > 1)
 
 
 def _at_measured_pace(arms: Sequence[ArmEstimate]) -> tuple[ArmEstimate, ...]:

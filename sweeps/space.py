@@ -7,11 +7,13 @@ In a sweep file:
     vary("kl_penalty", beta=0.3)                                # one configuration
     grid("upweighted", weight=[0.3, 1, 3])                      # exactly these, without a search
 
-Besides the coefficients of its method, a configuration may vary in its steps, learning_rate and alignment_batch_size,
-and in what is evaluated of one training: the checkpoint after checkpoint_step updates, the adapter times adapter_scale.
+Besides the coefficients of its method, a configuration may vary in its steps, batch_size, alignment_batch_size,
+learning_rate and schedule, in its adapter's rank, alpha (twice the rank unless it is named), targets and layers, and in
+what is evaluated of one training: the checkpoint after checkpoint_step updates, the adapter times adapter_scale.
 These are the trial knobs (`trainables.trial.TRIAL_KNOBS`).
 
     grid("plain", adapter_scale=[0, 0.25, 0.5, 0.75, 1])        # one training, five evaluations
+    vary("kl_penalty", layers=one_of("all", "last 10", (24,)), rank=between(1, 32))
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 from settings.common import checks
 from settings.common.errors import UserError, did_you_mean
 from trainables import methods
-from trainables.coefficients import SPACE, ChoiceSpec, RangeSpec, Spec, coefficients
+from trainables.coefficients import SPACE, ChoiceSpec, OpenSpec, RangeSpec, Spec, coefficients
 from trainables.method import Method
 from trainables.trial import TRIAL_KNOBS
 
@@ -120,6 +122,13 @@ class MethodSpace:
         """Return configurations to plan with: those that are listed, else the middle of each range, `count` times."""
         return list(self.points) if self.points else [self.at([0.5] * len(self.ranges))] * count
 
+    def every_option(self) -> list[Values]:
+        """Return configurations to check: those that are listed, else every option that has no order, in mid-range."""
+        choices = {name: spec.options for name, spec in self.ranges.items() if isinstance(spec, ChoiceSpec)}
+        middle = self.at([0.5] * len(self.ranges))
+        options = (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
+        return list(self.points) if self.points else [{**middle, **chosen} for chosen in options]
+
     def to_json(self) -> dict[str, Any]:
         """Return, as JSON data, what decides which configurations are proposed: everything but how many."""
         ranges = {
@@ -174,7 +183,7 @@ def vary(method: str, /, *, configurations: int | None = None, **overrides: Any)
     fixed: dict[str, Any] = {}
     for name, spec in specs.items():
         if name not in overrides:
-            if spec.searched:
+            if spec.searched and not isinstance(spec, OpenSpec):
                 ranges[name] = spec
         elif isinstance(overrides[name], Between | OneOf):
             ranges[name] = _narrowed(method, name, spec, overrides[name])
@@ -199,9 +208,9 @@ def grid(method: str, /, **options: Any) -> MethodSpace:
     return MethodSpace(method, points=points)
 
 
-def _specs(method: str, named: Mapping[str, Any]) -> dict[str, Spec]:
+def _specs(method: str, named: Mapping[str, Any]) -> dict[str, Spec | OpenSpec]:
     """Return the specs of the trial knobs in `named` and of all coefficients. Raise UserError for any other name."""
-    specs: dict[str, Spec] = {item.name: item.metadata[SPACE] for item in coefficients(methods.get(method))}
+    specs: dict[str, Spec | OpenSpec] = {item.name: item.metadata[SPACE] for item in coefficients(methods.get(method))}
     for name in named:
         if name not in specs and name not in TRIAL_KNOBS:
             raise UserError(
@@ -211,16 +220,19 @@ def _specs(method: str, named: Mapping[str, Any]) -> dict[str, Spec]:
     return {name: TRIAL_KNOBS[name] for name in TRIAL_KNOBS if name in named} | specs
 
 
-def _value(method: str, name: str, spec: Spec, value: Any) -> Any:
-    """Check a value. Numbers become floats, so that 1 and 1.0 are one configuration."""
+def _value(method: str, name: str, spec: Spec | OpenSpec, value: Any) -> Any:
+    """Check a value. Numbers become floats and names a text, so that each configuration is written in one way."""
     problem = spec.check(value)
     if problem:
         raise UserError(f"method {method!r}: coefficient {name!r} {problem}, got {value!r}")
+    if isinstance(spec, OpenSpec):
+        return spec.read(value)
     return float(value) if isinstance(spec, RangeSpec) and not spec.integer else value
 
 
-def _values(method: str, name: str, spec: Spec, listed: Any) -> list[Any]:
-    options = list(listed) if isinstance(listed, list | tuple) else [listed]
+def _values(method: str, name: str, spec: Spec | OpenSpec, listed: Any) -> list[Any]:
+    single = isinstance(spec, OpenSpec) and isinstance(listed, tuple)  # the names or numbers of one value
+    options = list(listed) if isinstance(listed, list | tuple) and not single else [listed]
     values = [_value(method, name, spec, option) for option in options]
     if not values:
         raise UserError(f"method {method!r}: the grid of coefficient {name!r} is empty; list at least one value")
@@ -230,14 +242,13 @@ def _values(method: str, name: str, spec: Spec, listed: Any) -> list[Any]:
     return values
 
 
-def _narrowed(method: str, name: str, spec: Spec, override: Between | OneOf) -> Spec:
+def _narrowed(method: str, name: str, spec: Spec | OpenSpec, override: Between | OneOf) -> Spec:
     where = f"method {method!r}: coefficient {name!r}"
-    if isinstance(spec, ChoiceSpec):
+    if isinstance(spec, ChoiceSpec | OpenSpec):
         if not isinstance(override, OneOf):
-            raise UserError(
-                f"{where} is one of {', '.join(map(repr, spec.options))}; use one_of(...), not between(...)"
-            )
-        return ChoiceSpec(tuple(_values(method, name, spec, override.options)), searched=True)
+            what = f"is one of {', '.join(map(repr, spec.options))}" if isinstance(spec, ChoiceSpec) else "has no order"
+            raise UserError(f"{where} {what}; use one_of(...), not between(...)")
+        return ChoiceSpec(tuple(_values(method, name, spec, list(override.options))), searched=True)
     if not isinstance(override, Between):
         raise UserError(
             f"{where} is a number; use between(low, high), or grid({method!r}, {name}=[...]) to list values"

@@ -30,9 +30,10 @@ from sweeps.case import Arm, Case, arm_key, scores_named
 from sweeps.controls import control_spaces
 from sweeps.early_stopping import EarlyStopping
 from sweeps.names import SAFE_NAME
-from sweeps.options import check_option, trial_overrides
+from sweeps.options import OPTIONS, check_option, trial_overrides
 from sweeps.space import MethodSpace, Values, vary
 from trainables.coefficients import label_of
+from trainables.engine.memory import ModelShape
 from trainables.methods.plain import Plain
 from trainables.trial import TRIAL_KNOBS, TrialConfig, require, trial_for
 
@@ -271,10 +272,11 @@ class Sweep(_Declaration):
 
     def trials_of(self, arm: Arm, values: Values) -> tuple[TrialConfig, ...]:
         """Return the trials of a configuration, one per seed. Raise UserError for values that make no trial."""
-        template, knobs = self.case_of(arm.setting).template, arm.space.knobs(values)
-        if "learning_rate" in knobs:
-            knobs["optimizer"] = replace(template.optimizer, learning_rate=knobs.pop("learning_rate"))
-        trial = replace(template, method=arm.space.to_method(values), **knobs)
+        case, knobs = self.case_of(arm.setting), arm.space.knobs(values)
+        options = {name: value for name, value in knobs.items() if name in OPTIONS}
+        overrides = trial_overrides(case.setting.recipe, {**self.options, **options})
+        readout = {name: value for name, value in knobs.items() if name not in OPTIONS}
+        trial = replace(case.template, method=arm.space.to_method(values), **overrides, **readout)
         return tuple(replace(trial, seed=seed) for seed in self.seed_values)
 
     @cached_property
@@ -288,7 +290,8 @@ class Sweep(_Declaration):
     def coefficients_of(self, trial: TrialConfig) -> dict[str, Any]:
         """Return a trial's coefficients, and whatever else the sweep varies of its method, by name."""
         varied = self._varied.get(trial.method.name, set())  # none of a method that only others build on
-        values = {**vars(trial), "learning_rate": trial.optimizer.learning_rate}
+        adapter = {"layers": trial.adapter.layers_text, "targets": trial.adapter.targets_text}
+        values = {**vars(trial.adapter), **adapter, **vars(trial.optimizer), **vars(trial)}
         values["checkpoint_step"] = trial.updates  # the last step is a checkpoint, too
         return trial.coefficients | {name: values[name] for name in sorted(varied)}
 
@@ -329,6 +332,7 @@ class Sweep(_Declaration):
         """
         for case in self.cases:
             check_model(case.setting.base_model)
+            shape = ModelShape.of(case.setting.base_model)
             judged = {score for evaluation in case.setting.judged for score in evaluation.scores}
             if self.search.early_stopping and judged.intersection(case.objectives):
                 raise UserError(
@@ -336,8 +340,11 @@ class Sweep(_Declaration):
                     f" {', '.join(score.name for score in case.objectives if score in judged)}"
                 )
             for arm in case.arms:
-                for values in arm.space.examples():
-                    require(case.setting, self.trials_of(arm, values)[0].method)
+                for values in arm.space.every_option():
+                    trial = self.trials_of(arm, values)[0]
+                    require(case.setting, trial.method)
+                    if shape:
+                        trial.adapter.layer_numbers(shape.layers)
 
     def rungs_of(self, arm: Arm, trial: TrialConfig) -> tuple[int, ...]:
         """Return the updates after which a trial of an arm is compared with others; none without early stopping."""

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from settings.common import checks
+from settings.common.errors import UserError
 
 SPACE = "space"  # key of a coefficient's range in its field's metadata
 
@@ -46,6 +47,26 @@ class ChoiceSpec:
     def check(self, value: Any) -> str | None:
         """Return what is wrong with `value`, or None."""
         return None if value in self.options else f"must be one of {', '.join(map(repr, self.options))}"
+
+
+@dataclass(frozen=True)
+class OpenSpec:
+    """The values of a knob without order that depend on the model: none is proposed, all that `read` takes are allowed.
+
+    Attributes:
+        read: returns the one text that stands for a value in tables; raises UserError for what is no value.
+    """
+
+    read: Callable[[Any], str]
+    searched: bool = False
+
+    def check(self, value: Any) -> str | None:
+        """Return what is wrong with `value`, or None."""
+        try:
+            self.read(value)
+        except UserError as error:
+            return f"is refused: {error}"
+        return None
 
 
 Spec = RangeSpec | ChoiceSpec

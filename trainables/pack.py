@@ -51,7 +51,7 @@ class Pack(PackTraining):
         adapter = self.adapters.member_factors(index)
         directions: list[Direction] = [LowRankDirection(factors) for factors in self._prior_factors.get(index, ())]
         if method.needs_pretrained:
-            layers = {name: full_tensor(layer.weight_OI) for name, layer in self.adapters.layers.items()}
+            layers = {name: full_tensor(layer.weight_OI) for name, layer in self.adapters.layers_of(index).items()}
             directions = list(tuning_directions(self.setting.base_model, layers))
         pairs = zip(adapter, directions, strict=False)
         if directions and not any(direction.project(factors.B_OR).any() for factors, direction in pairs):
@@ -75,6 +75,7 @@ class Pack(PackTraining):
                     adapters=self.adapters,
                     members=members,
                     seeds=seeds,
+                    prefixes=self.prefixes,
                     workers=self._workers,
                     progress=progress,
                 )

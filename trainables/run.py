@@ -23,6 +23,7 @@ from trainables.bases.pretraining import Progress
 from trainables.checkpoint import CheckpointError
 from trainables.engine.base import LoadedBase
 from trainables.engine.memory import ModelShape, memory_left, training_bytes
+from trainables.engine.prefix_cache import PrefixCache
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup
 from trainables.engine.reference_cache import ReferenceCache
 from trainables.engine.targets import adapted_share, target_names
@@ -88,7 +89,7 @@ class WorkerCache:
 
     def caution(self, base: LoadedBase, adapter: AdapterConfig) -> str:
         """Say once of a base model that adapters on all its linear layers sit on less than half of its parameters."""
-        if adapter.targets != "all-linear" or base.content_id in self._cautioned:
+        if adapter.targets != "all-linear" or adapter.layers != "all" or base.content_id in self._cautioned:
             return ""
         self._cautioned.add(base.content_id)
         share = adapted_share(base.model, target_names(base.model, adapter))
@@ -114,7 +115,9 @@ class PackRun:
         torch.set_num_threads(self._worker.threads)
         self._folder = SweepFolder(self._worker.folder)
         references = ReferenceCache(cache_root() / "references", workers=workers, progress=self._telling("reference"))
+        prefixes = PrefixCache(cache_root() / "prefixes", workers=workers, progress=self._telling("reference"))
         self._references = references if self._worker.cache_references else None
+        self._prefixes = prefixes if self._worker.cache_references else None
         self._saved_at = time.monotonic()
         self._job: Job | None = None
         self._pack: Pack | None = None
@@ -226,6 +229,9 @@ class PackRun:
         return self._cache.base(setting, self._worker.gpus, self._workers, self._telling("preparing"))
 
     def _report(self, pack: Pack, end: Ended | None = None) -> PackReport:
+        if self._prefixes and self._prefixes.caution:
+            self._add_note(f"caution: {self._prefixes.caution}")
+            self._prefixes.caution = ""
         note, self._note = self._note, ""
         return PackReport(
             progress=pack.progress(), steps_done=pack.steps_done, num_steps=pack.steps, note=note, end=end
@@ -249,6 +255,7 @@ class PackRun:
             rows_per_forward=worker.rows_per_forward,
             gradient_checkpointing=worker.gradient_checkpointing,
             references=self._references,
+            prefixes=self._prefixes,
             workers=self._workers,
         )
         try:

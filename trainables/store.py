@@ -90,5 +90,5 @@ def prior_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | Non
 
 
 def merged_config(config: AdapterConfig, saved: Saved | None) -> AdapterConfig:
-    """Return the configuration of a saved adapter with the targets of this one; this one where nothing is saved."""
-    return config if saved is None else replace(saved.config, targets=config.targets)
+    """Return the configuration of a saved adapter with the layers of this one; this one where nothing is saved."""
+    return config if saved is None else replace(saved.config, targets=config.targets, layers=config.layers)

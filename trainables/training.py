@@ -16,15 +16,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from settings.setting import Setting, Stream
+from settings.setting import Setting
 from trainables import checkpoint
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.base import LoadedBase
 from trainables.engine.forward import check_architecture
+from trainables.engine.known import KnownStates
 from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.peft_format import from_peft
+from trainables.engine.prefix_cache import PackPrefixes, PrefixCache
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
-from trainables.engine.reference_cache import CachedOutputs, ReferenceCache
+from trainables.engine.reference_cache import ReferenceCache
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
 from trainables.member import MemberState, find_problem
@@ -52,6 +54,7 @@ class PackTraining:
             says how far they are, and `save_member_state` and `load_member_state` bring them into a later pack.
         rows_per_forward, gradient_checkpointing: see `train_step`.
         references: where the base model's outputs on rows are kept; None asks the base model at every step.
+        prefixes: where what lies below the lowest adapted layer is kept; None computes it at every step.
         workers: who trains the pack together. Each builds the same pack; the first one writes its files.
 
     Raises:
@@ -72,13 +75,14 @@ class PackTraining:
         rows_per_forward: int | None = None,
         gradient_checkpointing: bool = False,
         references: ReferenceCache | None = None,
+        prefixes: PrefixCache | None = None,
         workers: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.base, self.setting, self.trials, self._workers = base, setting, tuple(trials), workers
-        self._store, self._snapshots, self._references = store, frozenset(snapshots), references
+        self._store, self._snapshots = store, frozenset(snapshots)
         self._rows_per_forward, self._gradient_checkpointing = rows_per_forward, gradient_checkpointing
-        self._outputs_by_key: dict[tuple[object, ...], CachedOutputs | None] = {}
-        check_architecture(base.model, trials[0].adapter)
+        for adapter in {(trial.adapter.targets, trial.adapter.layers): trial.adapter for trial in trials}.values():
+            check_architecture(base.model, adapter)
         self.encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
         self.members = [MemberState() for _ in trials]
         self._guessing = math.log(base.model.config.get_text_config().vocab_size)  # nats
@@ -86,6 +90,8 @@ class PackTraining:
         priors = {index: saved for index, trial in enumerate(trials) if (saved := prior_adapter(store, trial))}
         configs = [merged_config(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
         self.adapters = PackedAdapters(base.model, configs, [trial.adapter_seed for trial in trials], dtype)
+        self.prefixes = PackPrefixes(prefixes, base, self.adapters.first_block)
+        self._known = KnownStates(base, self.encoded, references, self.prefixes)
         try:
             self._fill(trained, priors)
         except BaseException:  # other packs need the model
@@ -107,7 +113,7 @@ class PackTraining:
         self._prior_factors: dict[int, Sequence[Factors]] = {}
         for index, saved in priors.items():
             config = merged_config(trials[index].adapter, saved)
-            prior = from_peft(self.adapters.layers, saved.tensors, config)
+            prior = from_peft(self.adapters.layers_of(index), saved.tensors, config)
             self._prior_factors[index] = [factors.to(self.adapters.theta_KP) for factors in prior]
             self._inherit(index, saved)
         self.adapters.attach_priors(
@@ -221,22 +227,9 @@ class PackTraining:
         """Return what a member does at its next step."""
         trial, step = self.trials[index], self.optimizer.updates[index]
         rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
-        cached = self._cached_outputs(trial) if step >= ASKED_STEPS else {}
-        return MemberStep(trial.method, rows, trial.max_length, cached, checked=step == trial.optimizer.moves_after)
-
-    def _cached_outputs(self, trial: TrialConfig) -> dict[Stream, CachedOutputs]:
-        """Return what the cache has of the base model's outputs on the rows that a trial's method refers to."""
-        outputs = {stream: self._outputs(trial, stream) for stream in trial.method.reference}
-        return {stream: cached for stream, cached in outputs.items() if cached is not None}
-
-    def _outputs(self, trial: TrialConfig, stream: Stream) -> CachedOutputs | None:
-        method, encoded = trial.method, self.encoded[trial.max_length]
-        positions, deep = method.positions(stream), stream in method.layers
-        key = (trial.max_length, stream, method.definition, positions, deep)
-        if self._references is not None and key not in self._outputs_by_key:
-            rows = encoded.rows(stream, method.definition)
-            self._outputs_by_key[key] = self._references.on(self.base, rows, positions, with_layers=deep)
-        return self._outputs_by_key.get(key)
+        outputs = self._known.outputs(trial) if step >= ASKED_STEPS else {}
+        checked = step == trial.optimizer.moves_after
+        return MemberStep(trial.method, rows, trial.max_length, outputs, self._known.prefixes(trial), checked)
 
     def progress(self) -> dict[str, dict[str, float]]:
         """Return the newest point of each member's curves, by trial id."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from settings.common.errors import UserError
 from settings.reference import SettingRef
 from settings.setting import Setting
 from trainables import methods
-from trainables.coefficients import RangeSpec
+from trainables.coefficients import ChoiceSpec, OpenSpec, RangeSpec, Spec
 from trainables.method import BatchSizes, Method
 
 # Part of every trial's identity. Raise it when the same configuration would give other numbers than before, so that
@@ -22,14 +23,26 @@ from trainables.method import BatchSizes, Method
 # `Method.revision` is raised instead, and all others stay what they are.
 NUMERICS_VERSION = 2
 
+SCHEDULES = ("linear", "cosine", "constant")
 # What a sweep may vary besides a method's coefficients, with the values that make sense.
-TRIAL_KNOBS: Mapping[str, RangeSpec] = {
+TRIAL_KNOBS: Mapping[str, Spec | OpenSpec] = {
     "steps": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "checkpoint_step": RangeSpec(1, math.inf, log=False, at_least=1, at_most=math.inf, integer=True),
     "adapter_scale": RangeSpec(0, 1, log=False, at_least=0, at_most=1),
     "alignment_batch_size": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "learning_rate": RangeSpec(0, math.inf, log=True, at_least=0, at_most=math.inf),
+    "schedule": ChoiceSpec(SCHEDULES, searched=True),
+    "batch_size": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
+    "rank": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
+    "alpha": RangeSpec(0, math.inf, log=True, at_least=0, at_most=math.inf),
+    "layers": OpenSpec(lambda value: AdapterConfig(layers=value).layers_text),
+    "targets": OpenSpec(lambda value: AdapterConfig(targets=value).targets_text),
 }
+# Those that change how many rows a trial reads, so that configurations which differ in them have not the same budget.
+BUDGET_KNOBS = ("steps", "batch_size", "alignment_batch_size")
+
+
+LAST = re.compile(r"last [1-9]\d*")
 
 
 def _numerics(method: Method) -> int | str:
@@ -52,20 +65,82 @@ class AdapterConfig:
         rank: rows of A.
         alpha: scale is alpha / rank, or alpha / sqrt(rank) with `rslora` (Kalajdzievski 2023, arXiv:2312.03732).
         targets: "all-linear" (every linear layer but the head) or names of the layers' last components.
+        layers: the blocks of the model that are adapted: "all", "last N", or their numbers from 0. What lies below the
+            lowest of them is the base model's for all trials, and is computed once (`engine.prefix_cache`).
+
+    Several names or numbers may also be one text, "q_proj+v_proj" or "3+5", as a sweep's tables have them.
     """
 
     rank: int = 8
     alpha: float = 16.0
     rslora: bool = False
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    layers: str | tuple[int, ...] = "all"
 
     def __post_init__(self) -> None:
         _make_floats(self, "alpha")
+        object.__setattr__(self, "targets", _targets(self.targets))
+        object.__setattr__(self, "layers", _layers(self.layers))
+
+    @property
+    def layers_text(self) -> str:
+        """The layers in one text, e.g. "last 10" or "3+5"."""
+        return self.layers if isinstance(self.layers, str) else "+".join(map(str, self.layers))
+
+    @property
+    def targets_text(self) -> str:
+        """The targets in one text, e.g. "q_proj+v_proj"."""
+        return self.targets if isinstance(self.targets, str) else "+".join(self.targets)
+
+    def layer_numbers(self, num_layers: int, *, check: bool = True) -> tuple[int, ...]:
+        """Return the numbers of the adapted blocks of a model with `num_layers`.
+
+        Raise UserError for one that the model does not have, unless it is not to be checked.
+        """
+        if self.layers == "all":
+            return tuple(range(num_layers))
+        if isinstance(self.layers, str):
+            last = int(self.layers.removeprefix("last "))
+            numbers = tuple(range(num_layers - last, num_layers))
+        else:
+            numbers = self.layers
+        if check and (numbers[0] < 0 or numbers[-1] >= num_layers):
+            raise UserError(
+                f"adapter option 'layers' is {self.layers!r}, and the model has {num_layers} layers, 0 to"
+                f" {num_layers - 1}"
+            )
+        return numbers
 
     @property
     def scale(self) -> float:
         """Factor of B A x."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+def _targets(value: Any) -> Literal["all-linear"] | tuple[str, ...]:
+    """Return an adapter's targets in the form of `AdapterConfig`. Raise UserError."""
+    if value == "all-linear":
+        return "all-linear"
+    names = value.split("+") if isinstance(value, str) else value
+    if isinstance(names, list | tuple) and names and all(isinstance(name, str) and name for name in names):
+        return tuple(names)
+    raise UserError(f"adapter option 'targets' must be \"all-linear\" or a tuple of layer names, got {value!r}")
+
+
+def _layers(value: Any) -> str | tuple[int, ...]:
+    """Return an adapter's layers in the form of `AdapterConfig`, numbers in order. Raise UserError."""
+    if isinstance(value, str) and (value == "all" or LAST.fullmatch(value)):
+        return value
+    listed: Any = value
+    if isinstance(value, str) and all(number.isdecimal() for number in value.split("+")):
+        listed = [int(number) for number in value.split("+")]
+    if isinstance(listed, list | tuple) and listed and all(checks.is_integer(n) and n >= 0 for n in listed):
+        if len(set(listed)) < len(listed):
+            raise UserError(f"adapter option 'layers' names a layer twice: {value!r}")
+        return tuple(sorted(listed))
+    raise UserError(
+        f'adapter option \'layers\' must be "all", "last N" or a tuple of layer numbers from 0, got {value!r}'
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +325,10 @@ class TrialConfig:
         data = asdict(self)
         data["method"] = {"name": self.method.name, **self.coefficients}
         data["setting"] = {"name": self.setting.name, "options": dict(self.setting.options)}
-        if self.adapter.targets != "all-linear":
-            data["adapter"]["targets"] = list(self.adapter.targets)
+        adapter = data["adapter"]
+        data["adapter"] = {key: list(value) if isinstance(value, tuple) else value for key, value in adapter.items()}
+        if self.adapter.layers == "all":
+            del data["adapter"]["layers"]  # so that ids are those from before there was a choice
         if not self.optimizer.warmup_from_zero:
             del data["optimizer"]["warmup_from_zero"]  # so that ids are those from before there was a choice
         return {**data, "numerics": _numerics(self.method)}
@@ -265,13 +342,10 @@ class TrialConfig:
         version = values.pop("numerics", None)
         if version != _numerics(method):
             raise UserError(f"trial of numerics version {version}; this code is version {_numerics(method)}")
-        adapter = dict(values.pop("adapter"))
-        if adapter["targets"] != "all-linear":
-            adapter["targets"] = tuple(adapter["targets"])
         trial = TrialConfig(
             setting=SettingRef(**values.pop("setting")),
             method=method,
-            adapter=AdapterConfig(**adapter),
+            adapter=AdapterConfig(**values.pop("adapter")),
             optimizer=OptimizerConfig(**values.pop("optimizer")),
             **values,
         )

@@ -21,6 +21,7 @@ from analysis.statistics.measurements import Line
 from analysis.tables.scores import ScoreTable
 
 Place = Literal["points", "band", "hypervolume", "selection"]
+BUDGET_KNOBS = ("steps", "batch_size", "alignment_batch_size")  # that change how many rows a training reads
 FEW_VALUES = 4  # of a knob
 FEW_QUESTIONS = 50
 MANY_METHODS = 5  # none of which is clearly behind another
@@ -41,6 +42,8 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
         said["points"].append(
             f"The intervals of {', '.join(one_ended)} are Student's, which do not know where the score ends."
         )
+    if unequal := _unequal_budgets(table):
+        said["points"].append(f"Not all configurations had the same budget: {unequal}.")
     if kinked := _methods(table, [line for line in lines if _has_kink(line, table)]):
         said["band"].append(
             f"Where a frontier has a kink, as that of {kinked} seems to have, the band smooths it away: it held all"
@@ -71,6 +74,16 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
 def _methods(table: ScoreTable, lines: Sequence[Line]) -> str:
     """Return the names of the methods that have one of these lines, each once."""
     return ", ".join(dict.fromkeys(table.configurations[line.rows_K[0]].method for line in lines))
+
+
+def _unequal_budgets(table: ScoreTable) -> str:
+    """Say in which knobs the configurations of methods differ that change how many rows a training reads."""
+    differing = []
+    for method in dict.fromkeys(table.methods):
+        values = [each.coefficients for each in table.configurations if each.method == method]
+        names = [name for name in BUDGET_KNOBS if len({each.get(name) for each in values}) > 1]
+        differing += [f"those of {method} differ in {' and '.join(names)}"] if names else []
+    return "; ".join(differing)
 
 
 def _has_kink(line: Line, table: ScoreTable) -> bool:

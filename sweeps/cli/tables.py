@@ -68,6 +68,11 @@ def show_method(console: Console, name: str) -> None:
         f"{cost.forwards:.3g} x the forwards, {cost.backwards:.3g} x the backwards and {cost.memory:.3g} x the"
         f" activations of plain{rows}",
     )
+    table.add_row(
+        "on upper layers",
+        'with layers="last N" a step computes N layers and the head, forward and backward; what lies below is computed'
+        " once for each row. Where padding counts (published definition), it computes all layers",
+    )
     table.add_row("needs", "\n".join(_needs(default)))
     table.add_row("source", method.source)
     console.print()
@@ -254,6 +259,13 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
         f" if nothing else runs on it ({how}; without installing, starting Ray and pre-training);"
         f" {plan.worker_bytes / 1e9:.1f} GB of memory per worker{_shared(plan)}"
     )
+    if plan.prefix_bytes:
+        size = f"{plan.prefix_bytes / 1e6:,.0f} MB"
+        Say(console).note(f"what lies below the lowest adapted layer is computed once: {size} in the cache")
+    for arm in plan.arms:
+        if arm.budget_knobs:
+            knobs = " and ".join(arm.budget_knobs)
+            Say(console).note(f"{arm.setting}: configurations of {arm.method} differ in {knobs}: in their budgets")
     if plan.memory:
         Say(console).prose(f"memory: {plan.memory}", style="yellow")
 

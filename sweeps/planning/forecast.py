@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,15 @@ from sweeps.planning.fit import CaseSizes
 from sweeps.planning.planned import planned_arms
 from sweeps.planning.speed import Speed, measure
 from sweeps.planning.tokens import CaseTokens
-from sweeps.planning.work import REPLIES_PER_BATCH, TrialWork, evaluation_work, reference_work, trial_work
+from sweeps.planning.work import (
+    REPLIES_PER_BATCH,
+    TrialWork,
+    evaluation_work,
+    prefix_tokens,
+    prefix_work,
+    reference_work,
+    trial_work,
+)
 from sweeps.sweep import Sweep
 from trainables.engine.memory import FLOAT, ModelShape
 from trainables.trial import TrialConfig
@@ -95,13 +103,29 @@ class CaseForecast:
         }
         return self.speed.seconds(reference_work(self.shape, self.case.setting, [*needed.values()], self.tokens))
 
-    def once(self, trials: Iterable[TrialConfig]) -> float:
+    def prefix_tokens(self, trials: Sequence[TrialConfig]) -> dict[int, float]:
+        """Return on how many tokens what lies below the lowest adapted layer is kept, by that layer's number."""
+        streams: dict[int, dict[Stream, None]] = {}
+        for trial in trials if self.cached else ():
+            first = self.shape.layers - self.shape.upper_part([trial.adapter]).layers
+            if first:
+                streams.setdefault(first, {}).update(dict.fromkeys(trial.method.streams))
+        return {first: prefix_tokens(self.case.setting, read, self.tokens) for first, read in streams.items()}
+
+    def prefix_bytes(self, trials: Sequence[TrialConfig]) -> float:
+        """Return how large what lies below the lowest adapted layers is in the cache."""
+        return sum(self.prefix_tokens(trials).values()) * self.shape.width * FLOAT
+
+    def once(self, trials: Sequence[TrialConfig]) -> float:
         """Return how long a sweep takes before its first trial: the base model loaded and scored, its outputs kept."""
         setting = self.case.setting
         questions = [(each, self.tokens.questions[each.name]) for each in setting.evaluations]
         scoring = [evaluation_work(self.shape, each, lengths) for each, lengths in questions]
         seconds = sum(self.speed.seconds(work) for work in scoring)
-        return self.load_seconds + seconds + self.reference_seconds([*trials])
+        length = self.tokens.streams["task"].total
+        below = [prefix_work(self.shape, first, number, length) for first, number in self.prefix_tokens(trials).items()]
+        seconds += sum(self.speed.seconds(work) for work in below)
+        return self.load_seconds + seconds + self.reference_seconds(trials)
 
     @property
     def load_seconds(self) -> float:

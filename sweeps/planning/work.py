@@ -6,8 +6,8 @@ of their own, so that a backward pass is as much as a forward pass; low-rank ada
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from settings.setting import Evaluation, Setting, Stream
 from sweeps.planning.tokens import CaseTokens, Lengths
@@ -94,6 +94,7 @@ def step_work(
     members: int = 1,
     rows_per_forward: int | None = None,
     asks_base: bool = False,
+    cached: bool = True,
 ) -> Work:
     """Return the work of one member's update.
 
@@ -101,8 +102,10 @@ def step_work(
         members: of its pack, whose rows are padded to a common length.
         rows_per_forward: see `train_step`; more than one micro-batch costs one more forward pass.
         asks_base: run the base model on the rows that the method refers to.
+        cached: begin at the lowest adapted layer, forward as backward; what lies below is kept.
     """
-    method, rank = trial.method, trial.adapter.rank
+    method, rank, upper = trial.method, trial.adapter.rank, shape.upper_part([trial.adapter])
+    shape = upper if cached else replace(shape, adapted=upper.adapted)
     work = Work(steps=1)
     for stream in method.streams:
         rows = method.rows_per_step(stream, trial.sizes)
@@ -110,7 +113,7 @@ def step_work(
         sent = rows * members if rows_per_forward is None else min(rows * members, rows_per_forward)
         length = lengths.longest_of(sent)
         there = forward_operations(shape, rows * length, length, rank)
-        back = there + 2 * rank * shape.adapted * rows * length
+        back = forward_operations(upper, rows * length, length, rank) + 2 * rank * upper.adapted * rows * length
         positions = rows * (lengths.response if method.positions(stream) == "response" else length)
         passes = there + back + 2 * head_operations(shape, positions)
         again = sent < rows * members
@@ -141,8 +144,8 @@ def training_work(
     asking = min(ASKED_STEPS, trial.updates) if cached else trial.updates
     if not trial.method.reference:
         asking = 0
-    usual = step_work(shape, trial, tokens, members, rows_per_forward)
-    first = step_work(shape, trial, tokens, members, rows_per_forward, asks_base=True)
+    usual = step_work(shape, trial, tokens, members, rows_per_forward, cached=cached)
+    first = step_work(shape, trial, tokens, members, rows_per_forward, asks_base=True, cached=cached)
     return usual.times(trial.updates - asking) + first.times(asking)
 
 
@@ -156,29 +159,67 @@ def reference_work(shape: ModelShape, setting: Setting, streams: Sequence[Stream
     return work
 
 
+def prefix_tokens(setting: Setting, streams: Iterable[Stream], tokens: CaseTokens) -> float:
+    """Return the tokens of rows on which what lies below the lowest adapted layer is kept: streams, and likelihoods."""
+    of_streams = sum(len(setting.streams[stream]) * tokens.streams[stream].total for stream in streams)
+    read = [each for each in setting.evaluations if each.observe != "reply"]
+    return of_streams + sum(_texts(each) * tokens.questions[each.name].total for each in read)
+
+
+def prefix_work(shape: ModelShape, first_layer: int, tokens: float, length: float) -> Work:
+    """Return the work of what lies below a layer on so many tokens, which a sweep computes once."""
+    below = replace(
+        shape, layers=first_layer, parameters=shape.parameters - shape.linear * (1 - first_layer / shape.layers)
+    )
+    calls = -(-tokens / max(1.0, length) // QUESTIONS_PER_BATCH) * first_layer
+    return Work(reading=forward_operations(below, tokens, length), calls=calls)
+
+
+def _texts(evaluation: Evaluation) -> int:
+    """Return how many texts an evaluation by likelihood reads."""
+    return sum(1 + len(getattr(example, "alternatives", ())) for example in evaluation.examples)
+
+
 def evaluation_work(
-    shape: ModelShape, evaluation: Evaluation, lengths: Lengths, rank: int = 0, members: int = 1
+    shape: ModelShape,
+    evaluation: Evaluation,
+    lengths: Lengths,
+    rank: int = 0,
+    members: int = 1,
+    upper: ModelShape | None = None,
 ) -> Work:
-    """Return the work of one member's observations. What is not known to reply reads each row once."""
-    work = Work()
+    """Return the work of one member's observations. What is not known to reply reads each row once.
+
+    Args:
+        upper: the part of the model that each member computes; None is all of it.
+    """
+    work, upper = Work(), upper or shape
     if evaluation.observe in ("reply", "reply_and_preference"):
-        work += _replies_work(shape, evaluation, lengths, rank, members)
+        work += _replies_work(shape, evaluation, lengths, rank, members, upper)
     if evaluation.observe != "reply":
-        texts = sum(1 + len(getattr(example, "alternatives", ())) for example in evaluation.examples)
-        reading = forward_operations(shape, texts * lengths.total, lengths.total, rank)
+        texts = _texts(evaluation)
+        reading = forward_operations(upper, texts * lengths.total, lengths.total, rank)
         reading += head_operations(shape, texts * lengths.response)
-        work += Work(reading=reading, calls=-(-texts // QUESTIONS_PER_BATCH) * shape.layers)
+        work += Work(reading=reading, calls=-(-texts // QUESTIONS_PER_BATCH) * upper.layers)
     return work
 
 
-def _replies_work(shape: ModelShape, evaluation: Evaluation, lengths: Lengths, rank: int, members: int) -> Work:
-    """Return the work of reading each prompt once, and of one token after the other, as many as a reply may have."""
+def _replies_work(
+    shape: ModelShape, evaluation: Evaluation, lengths: Lengths, rank: int, members: int, upper: ModelShape
+) -> Work:
+    """Return the work of reading each prompt once, and of one token after the other, as many as a reply may have.
+
+    What lies below the adapters reads prompts once for all members, and new tokens for each.
+    """
     questions = len(evaluation.examples)
     prompts = len({example.prompt_key for example in evaluation.examples})
     chunks = -(-questions // max(1, REPLIES_PER_BATCH // members))
     # The prompt's last state gives the first token, so that the last token is not read.
     new = max(0, evaluation.max_new_tokens - 1)
-    reading = forward_operations(shape, prompts * lengths.prompt, lengths.prompt, rank)
+    reading = forward_operations(upper, prompts * lengths.prompt, lengths.prompt, rank)
+    below = forward_operations(shape, 1, lengths.prompt) - forward_operations(upper, 1, lengths.prompt)
+    reading += below * prompts * lengths.prompt / members
+    shape = replace(shape, adapted=upper.adapted)
     replying = forward_operations(shape, questions * new, lengths.prompt + new / 2, rank)
     replying += head_operations(shape, questions * evaluation.max_new_tokens)
     calls = chunks * shape.layers / members
@@ -195,9 +236,10 @@ def trial_work(
     cached: bool = True,
 ) -> TrialWork:
     """Return the work of a trial in a pack of so many members."""
-    rank = trial.adapter.rank
+    rank, upper = trial.adapter.rank, shape.upper_part([trial.adapter])
+    upper = upper if cached else replace(shape, adapted=upper.adapted)
     scoring = {
-        each.name: evaluation_work(shape, each, tokens.questions[each.name], rank, members)
+        each.name: evaluation_work(shape, each, tokens.questions[each.name], rank, members, upper)
         for each in setting.evaluations
     }
     return TrialWork(training_work(shape, trial, tokens, members, rows_per_forward, cached), scoring)

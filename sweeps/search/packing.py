@@ -10,14 +10,14 @@ from trainables.trial import TrialConfig
 def pack_trials(trials: Sequence[TrialConfig], size: int) -> list[list[TrialConfig]]:
     """Join trials into packs of at most `size`.
 
-    Seeds of one configuration stay together; configurations share a pack if they have base model and adapted layers in
-    common.
+    Seeds of one configuration stay together; configurations share a pack if they have base model and adapter targets in
+    common. Those that adapt the same layers come one after the other, since a pack begins at the lowest of its members.
     """
     configurations: dict[str, list[TrialConfig]] = {}
     for trial in trials:
         configurations.setdefault(trial.configuration_id, []).append(trial)
     packs_by_base: dict[object, list[list[TrialConfig]]] = {}
-    for seeds in configurations.values():
+    for seeds in sorted(configurations.values(), key=lambda seeds: seeds[0].adapter.layers_text):
         packs = packs_by_base.setdefault((seeds[0].data, seeds[0].adapter.targets), [])
         for start in range(0, len(seeds), size):
             part = seeds[start : start + size]

@@ -109,7 +109,11 @@ def trial_params(trial: TrialConfig) -> dict[str, str]:
 def _recipe(trial: TrialConfig) -> dict[str, str]:
     return {
         "learning_rate": f"{trial.optimizer.learning_rate:g}",
+        "schedule": trial.optimizer.schedule,
         "rank": str(trial.adapter.rank),
+        "alpha": f"{trial.adapter.alpha:g}",
+        "targets": trial.adapter.targets_text,
+        "layers": trial.adapter.layers_text,
         "steps": str(trial.steps),
         "checkpoint_step": str(trial.updates),
         "adapter_scale": f"{trial.adapter_scale:g}",

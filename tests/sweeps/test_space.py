@@ -48,7 +48,7 @@ def test_grid_is_the_product() -> None:
     ("make", "words"),
     [
         (lambda: vary("kl_penality"), ["kl_penality", "kl_penalty", "plain"]),
-        (lambda: vary("kl_penalty", alpha=1), ["'alpha'", "beta"]),
+        (lambda: vary("kl_penalty", gamma=1), ["'gamma'", "beta"]),
         (lambda: vary("plain", beta=1), ["'beta'", "definition", "steps"]),
         (lambda: grid("plain", steps=[0]), ["'steps'", "an integer"]),
         (lambda: grid("plain", adapter_scale=[1.5]), ["'adapter_scale'", "[0, 1]"]),

@@ -3,7 +3,8 @@
 Each adapted linear layer sees the factors of all members of a pack, stacked; a forward pass says which rows belong to
 which member. Rows of no member, the null adapter, give the base model itself: that is the reference. All factors are
 views of one tensor, a row per member, so that an optimizer step is a handful of operations whatever the model's depth.
-A member may have a second, frozen adapter beneath its own: its prior.
+A member may have a second, frozen adapter beneath its own: its prior. Members may adapt different layers: on the others
+they have zeros, as where their rank is padded.
 
 Shape legend: K members of the pack, P parameters of a member, R rank (padded to the largest of the pack), I and O in-
 and output features of a layer, M members that take part in a forward, m of them in a block with n positions each, F
@@ -23,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.engine.peft_format import from_peft, save_peft, to_peft
-from trainables.engine.targets import sizes_of, target_names, weight_of
+from trainables.engine.peft_format import Stack, from_peft, save_peft, to_peft
+from trainables.engine.targets import block_names, block_numbers, sizes_of, target_names, weight_of
 from trainables.projections import Factors
 from trainables.trial import AdapterConfig
 
@@ -179,10 +180,14 @@ class PackedAdapters:
 
     Args:
         model: a causal language model whose parameters are frozen.
-        configs: one per member, all with the same targets. Ranks may differ: shorter ones are padded with zeros, which
-            stay zero, as the gradient of a padded row of A is B's zero column times something, and vice versa.
+        configs: one per member. Ranks may differ: shorter ones are padded with zeros, which stay zero, as the gradient
+            of a padded row of A is B's zero column times something, and vice versa. On a layer that others adapt and
+            not it, a member is nothing but such padding.
         seeds: what each member's initial A is drawn from (`TrialConfig.adapter_seed`).
         dtype: the factors' type.
+
+    Attributes:
+        first_block: the lowest block of the model that a member adapts. What lies below is the base model's.
     """
 
     def __init__(
@@ -192,16 +197,19 @@ class PackedAdapters:
         seeds: Sequence[int | str],
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if len({config.targets for config in configs}) != 1:
-            raise ValueError("the members of a pack must adapt the same layers")
         self.model, self.configs, self.dtype = model, tuple(configs), dtype
         self.num_members, self.rank = len(configs), max(config.rank for config in configs)
         self.route: Route | None = None
         if any(isinstance(module, PackedLinear) for module in model.modules()):
             raise RuntimeError("another pack is attached to this model; detach it first")
-        names = target_names(model, configs[0])
-        bases: dict[str, Any] = {name: model.get_submodule(name) for name in names}
-        device = bases[names[0]].weight.device
+        names_of_members = [target_names(model, config) for config in configs]
+        adapted = set().union(*names_of_members)
+        bases: dict[str, Any] = {name: module for name, module in model.named_modules() if name in adapted}
+        # The layers of each member, by their places among all layers.
+        self._places = [[at for at, name in enumerate(bases) if name in names] for names in names_of_members]
+        blocks = block_numbers(model)
+        self.first_block = min(blocks.get(name, 0) for name in bases)
+        device = next(iter(bases.values())).weight.device
         self.scale_K = torch.tensor([config.scale for config in configs], dtype=dtype, device=device)
         sizes = [self.rank * features for base in bases.values() for features in sizes_of(base)]
         self.theta_KP = torch.zeros(self.num_members, sum(sizes), dtype=dtype, device=device)
@@ -219,15 +227,24 @@ class PackedAdapters:
 
     def _initialise(self, member: int, rank: int, seed: int | str) -> None:
         """Draw A uniformly in +- 1/sqrt(I) from the seed and the layer's name alone; B is zero (PEFT's default)."""
-        for name, layer in self.layers.items():
+        for name, layer in self.layers_of(member).items():
             generator = torch.Generator().manual_seed(_seed_of(seed, name))
             bound = 1 / math.sqrt(layer.in_features)
             draw = torch.rand(rank, layer.in_features, generator=generator) * (2 * bound) - bound
             with torch.no_grad():
                 layer.A_KRI[member, :rank] = draw.to(layer.A_KRI)
 
+    def layers_of(self, member: int) -> dict[str, PackedLinear]:
+        """Return the layers that a member adapts, in the model's order."""
+        names = list(self.layers)
+        return {names[at]: self.layers[names[at]] for at in self._places[member]}
+
+    def of_member(self, member: int, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Select those of a sequence like `factors` that are of the layers which a member adapts."""
+        return [tensors[2 * at + kind] for at in self._places[member] for kind in (0, 1)]
+
     def attach_priors(self, priors: Mapping[int, Sequence[Factors]]) -> None:
-        """Add frozen adapters to members: member -> factors, layer after layer in the model's order.
+        """Add frozen adapters to members: member -> factors, layer after layer of those that the member adapts.
 
         They are stacked, padded to the largest rank, with zeros for members without one.
         """
@@ -235,14 +252,17 @@ class PackedAdapters:
         if not self._priors:
             return
         rank = max(factors.A_RI.shape[0] for prior in self._priors.values() for factors in prior)
+        by_layer = {
+            member: dict(zip(self._places[member], prior, strict=True)) for member, prior in self._priors.items()
+        }
         for number, layer in enumerate(self.layers.values()):
             A_KRI = layer.A_KRI.new_zeros(self.num_members, rank, layer.in_features)
             B_KOR = layer.B_KOR.new_zeros(self.num_members, layer.out_features, rank)
             scale_K = torch.zeros_like(self.scale_K)
-            for member, prior in self._priors.items():
-                A_RI, B_OR = prior[number].A_RI, prior[number].B_OR
+            for member in [member for member, prior in by_layer.items() if number in prior]:
+                A_RI, B_OR = by_layer[member][number].A_RI, by_layer[member][number].B_OR
                 A_KRI[member, : A_RI.shape[0]], B_KOR[member, :, : B_OR.shape[1]] = A_RI, B_OR
-                scale_K[member] = prior[number].scale
+                scale_K[member] = by_layer[member][number].scale
             layer.prior = (A_KRI, B_KOR, scale_K)
 
     @property
@@ -261,11 +281,11 @@ class PackedAdapters:
         return [piece.view(*theta.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     def cut(self, member: int, theta_P: Tensor) -> Tensor:
-        """Drop what pads the member's rank from its row `[P]`; `pad` is the inverse."""
+        """Drop what pads the member's rank and layers from its row `[P]`; `pad` is the inverse."""
         return torch.cat([view.reshape(-1) for view in self._unpadded(member, theta_P)])
 
     def pad(self, member: int, values: Tensor) -> Tensor:
-        """Return what `cut` gave as a row `[P]`, zeros where the rank is padded. Raise ValueError if sizes differ."""
+        """Return what `cut` gave as a row `[P]`, zeros elsewhere. Raise ValueError if sizes differ."""
         theta_P = torch.zeros_like(self.theta_KP[member])
         views = self._unpadded(member, theta_P)
         sizes = [view.numel() for view in views]
@@ -276,8 +296,8 @@ class PackedAdapters:
         return theta_P
 
     def _unpadded(self, member: int, theta_P: Tensor) -> list[Tensor]:
-        """Return views of a row `[P]` without what pads the member's rank."""
-        rank, factors = self.configs[member].rank, self.unflat(theta_P)
+        """Return views of a row `[P]` without what pads the member's rank and layers."""
+        rank, factors = self.configs[member].rank, self.of_member(member, self.unflat(theta_P))
         pairs = zip(factors[::2], factors[1::2], strict=True)
         return [view for A_RI, B_OR in pairs for view in (A_RI[:rank], B_OR[:, :rank])]
 
@@ -296,24 +316,25 @@ class PackedAdapters:
             _replace(self.model, name, layer.base)
 
     def leaves(self, member: int) -> list[Tensor]:
-        """Return copies of one member's `factors` to differentiate by, padded like these."""
-        return [factor[member].detach().clone().requires_grad_() for factor in self.factors]
+        """Return copies of one member's `factors` to differentiate by, padded like these, of the layers it adapts."""
+        return [factor[member].detach().clone().requires_grad_() for factor in self.of_member(member, self.factors)]
 
     def member_factors(self, member: int, factors: Sequence[Tensor] | None = None) -> list[Factors]:
-        """Return one member's adapter, layer after layer, cut to its rank.
+        """Return one member's adapter, layer after layer of those it adapts, cut to its rank.
 
         Args:
-            factors: A then B of every layer, as `leaves` returns them; None is the current ones, detached.
+            factors: A then B of each, as `leaves` returns them; None is the current ones, detached.
         """
         rank, scale = self.configs[member].rank, self.configs[member].scale
-        factors = [factor[member].detach() for factor in self.factors] if factors is None else factors
+        if factors is None:
+            factors = [factor[member].detach() for factor in self.of_member(member, self.factors)]
         return [Factors(A[:rank], B[:, :rank], scale) for A, B in zip(factors[::2], factors[1::2], strict=True)]
 
     def set_member_factors(self, member: int, adapter: Sequence[Factors]) -> None:
         """Overwrite one member's adapter; its rank and scale stay."""
         rank = self.configs[member].rank
         with torch.no_grad():
-            for layer, factors in zip(self.layers.values(), adapter, strict=True):
+            for layer, factors in zip(self.layers_of(member).values(), adapter, strict=True):
                 layer.A_KRI[member, :rank] = factors.A_RI.to(layer.A_KRI)
                 layer.B_KOR[member, :, :rank] = factors.B_OR.to(layer.B_KOR)
 
@@ -335,12 +356,12 @@ class PackedAdapters:
 
     def member(self, member: int) -> dict[str, Tensor]:
         """Return the factors of one member under PEFT's names, without its prior."""
-        return to_peft(self.layers, self.member_factors(member))
+        return to_peft(self.layers_of(member), self.member_factors(member))
 
     def load_member(self, member: int, factors: Mapping[str, Tensor]) -> None:
         """Set the factors of one member from PEFT's names. Raise UserError for missing, unknown or misshapen ones."""
         config = self.configs[member]
-        self.set_member_factors(member, from_peft(self.layers, factors, config))
+        self.set_member_factors(member, from_peft(self.layers_of(member), factors, config))
 
     def save_member(self, member: int, directory: Path, base_model: str) -> None:
         """Write one member as a PEFT checkpoint that `peft.PeftModel.from_pretrained` loads.
@@ -356,8 +377,10 @@ class PackedAdapters:
             adapter = [_joined(*pair) for pair in zip(adapter, prior, strict=True)]
             rank = max(factors.A_RI.shape[0] for factors in adapter)
             config = replace(config, rank=rank, alpha=float(rank), rslora=False)
-        transposed = any(layer.weight_OI is not layer.weight for layer in self.layers.values())
-        save_peft(directory, list(self.layers), adapter, config, base_model, transposed=transposed)
+        layers = self.layers_of(member)
+        transposed = any(layer.weight_OI is not layer.weight for layer in layers.values())
+        stack = Stack(block_names(self.model)[0].split(".")[-2], config.layer_numbers(len(block_names(self.model))))
+        save_peft(directory, list(layers), adapter, config, base_model, stack, transposed=transposed)
 
 
 def _joined(trained: Factors, prior: Factors) -> Factors:

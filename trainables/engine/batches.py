@@ -78,6 +78,11 @@ def _shuffle(num_rows: int, seed: int, stream: Stream, epoch: int) -> tuple[int,
     return tuple(int(index) for index in generator.permutation(num_rows))
 
 
+def counts_padding(positions: Positions) -> bool:
+    """Return whether positions of the padding count."""
+    return positions in ("padded", "answer")
+
+
 @dataclass(frozen=True)
 class RowPositions:
     """A row of a batch and which of its positions count.
@@ -95,7 +100,7 @@ class RowPositions:
     @property
     def padded(self) -> bool:
         """Whether positions of the padding count."""
-        return self.positions in ("padded", "answer")
+        return counts_padding(self.positions)
 
     @property
     def offset(self) -> int:

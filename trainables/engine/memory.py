@@ -16,7 +16,7 @@ import psutil
 from settings.base_models import BaseModel, NanoModel, PackagedModel, TunedModel
 from settings.model_files import model_config
 from settings.setting import Stream
-from trainables.trial import TrialConfig
+from trainables.trial import AdapterConfig, TrialConfig
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,20 @@ class ModelShape:
     def linear(self) -> float:
         """Parameters of the matrices without the head."""
         return self.parameters - self.width * self.vocabulary
+
+    def upper_part(self, adapters: Sequence[AdapterConfig]) -> ModelShape:
+        """Return the layers from the lowest adapted one on, with the head, as if they were the whole model.
+
+        Layers that the model does not have are taken to be its last ones: its sizes may be assumed.
+        """
+        last = self.layers - 1
+        adapted = {
+            min(max(number, 0), last) for each in adapters for number in each.layer_numbers(self.layers, check=False)
+        }
+        layers = self.layers - min(adapted)
+        parameters = self.linear * layers / self.layers + self.width * self.vocabulary
+        of_adapters = round(self.adapted * len(adapted) / self.layers)
+        return replace(self, parameters=parameters, layers=layers, adapted=of_adapters)
 
     def weight_bytes(self, number: int = FLOAT) -> float:
         """Return the bytes of all weights, at `number` bytes each."""
@@ -165,6 +179,7 @@ def training_bytes(
         activation_bytes: bytes of one number of an activation.
         num_workers: workers that share the rows; each holds all adapters.
     """
+    shape = shape.upper_part([trial.adapter for trial in members])  # below, no activation is kept
     rank = max(trial.adapter.rank for trial in members)
     adapters = len(members) * rank * shape.adapted * ADAPTER_COPIES * FLOAT
     rows = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,14 @@ class LinearSizes(Protocol):
 
     @property
     def out_features(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The adapted blocks of a transformer: what PEFT calls their list, e.g. "layers", and their numbers in it."""
+
+    name: str
+    numbers: tuple[int, ...]
 
 
 def to_peft(layers: Iterable[str], adapter: Sequence[Factors]) -> dict[str, Tensor]:
@@ -63,6 +72,7 @@ def save_peft(
     adapter: Sequence[Factors],
     config: AdapterConfig,
     base_model: str,
+    stack: Stack,
     *,
     transposed: bool,
 ) -> None:
@@ -71,12 +81,13 @@ def save_peft(
     Args:
         directory: created if needed.
         base_model: the name or path that the checkpoint says it belongs to.
+        stack: the adapted blocks, named where they are not all.
         transposed: whether the layers are Conv1D, which store their weights the other way round.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in to_peft(layers, adapter).items()}
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    described = json.dumps(peft_config(config, layers, base_model, transposed), indent=2, sort_keys=True)
+    described = json.dumps(peft_config(config, layers, base_model, stack, transposed), indent=2, sort_keys=True)
     (directory / "adapter_config.json").write_text(described + "\n", encoding="utf-8")
 
 
@@ -89,13 +100,20 @@ def load_peft(directory: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     config = json.loads(description.read_text(encoding="utf-8"))
     targets = tuple(config["target_modules"])
     adapter = AdapterConfig(
-        rank=config["r"], alpha=config["lora_alpha"], rslora=config.get("use_rslora", False), targets=targets
+        rank=config["r"],
+        alpha=config["lora_alpha"],
+        rslora=config.get("use_rslora", False),
+        targets=targets,
+        layers=config.get("layers_to_transform") or "all",
     )
     return adapter, load_file(weights)
 
 
-def peft_config(config: AdapterConfig, layers: Sequence[str], base_model: str, transposed: bool) -> dict[str, Any]:
+def peft_config(
+    config: AdapterConfig, layers: Sequence[str], base_model: str, stack: Stack, transposed: bool
+) -> dict[str, Any]:
     """Return the content of `adapter_config.json`."""
+    chosen = {"layers_to_transform": list(stack.numbers), "layers_pattern": stack.name}
     return {
         "base_model_name_or_path": base_model,
         "bias": "none",
@@ -109,4 +127,5 @@ def peft_config(config: AdapterConfig, layers: Sequence[str], base_model: str, t
         "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
         "task_type": "CAUSAL_LM",
         "use_rslora": config.rslora,
+        **({} if config.layers == "all" else chosen),
     }

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -106,15 +107,12 @@ class ReferenceCache:
     def _read_or_compute(
         self, base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool, path: Path
     ) -> CachedOutputs:
-        """Read a file, or write it. All workers read it, or all compute: a sharded model runs on all or on none."""
-        tensors = _read(path)
-        if not all(self._workers.gather(tensors is not None)) or tensors is None:
-            tensors = compute_outputs(base, row_positions, with_layers, self._progress)
-            if self._workers.first:
-                with replacing_file(path) as temporary:
-                    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        if sum(tensor.nbytes for tensor in tensors.values()) <= ON_DEVICE_BYTES:
-            tensors = {name: tensor.to(base.model.device) for name, tensor in tensors.items()}
+        tensors = shared_tensors(
+            path,
+            lambda: compute_outputs(base, row_positions, with_layers, self._progress),
+            self._workers,
+            base.model.device,
+        )
         ends = list(accumulate(len(row.columns) for row in row_positions))
         place = {row.row: (end - len(row.columns), end) for row, end in zip(row_positions, ends, strict=True)}
         return CachedOutputs(place, tensors["hidden"], tensors.get("layers"))
@@ -123,17 +121,40 @@ class ReferenceCache:
 def _key(base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool) -> str:
     """Return the content id of everything that decides a bit, but for the kind of processor."""
     rows = repr([(row.row.ids, row.row.prompt_length) for row in row_positions]).encode()
-    return content_id(
+    return content_key(
+        base,
         {
             "version": VERSION,
-            "base": base.content_id,
             "rows": hashlib.sha256(rows).hexdigest(),
             "positions": row_positions[0].positions if row_positions else "",
             "with_layers": with_layers,
-            "numbers": [str(base.model.dtype), base.model.device.type],
-            "packages": [torch.__version__, transformers.__version__],
-        }
+        },
     )
+
+
+def content_key(base: LoadedBase, described: Mapping[str, Any]) -> str:
+    """Return the content id of what a base model gives on what is described: its weights and what computes them."""
+    numbers = [str(base.model.dtype), base.model.device.type]
+    packages = [torch.__version__, transformers.__version__]
+    return content_id({**described, "base": base.content_id, "numbers": numbers, "packages": packages})
+
+
+def shared_tensors(
+    path: Path, compute: Callable[[], dict[str, Tensor]], workers: ProcessGroup, device: torch.device
+) -> dict[str, Tensor]:
+    """Read tensors from a file, or compute and write them; small ones are put on the device.
+
+    All workers read them, or all compute: a sharded model runs on all or on none.
+    """
+    tensors = _read(path)
+    if not all(workers.gather(tensors is not None)) or tensors is None:
+        tensors = compute()
+        if workers.first:
+            with replacing_file(path) as temporary:
+                save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    if sum(tensor.nbytes for tensor in tensors.values()) <= ON_DEVICE_BYTES:
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    return tensors
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

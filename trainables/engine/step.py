@@ -182,15 +182,20 @@ def _backward(
         gradients = [adapters.unflat(workers.all_reduce(adapters.flat(gradient))) for gradient in gradients]
     for number, of_members in enumerate(at_outputs.factors):
         for index, at_factors in of_members.items():
-            for total_K, at_factor in zip(gradients[number], at_factors, strict=False):
+            if not at_factors:
+                continue
+            for total_K, at_factor in zip(adapters.of_member(index, gradients[number]), at_factors, strict=True):
                 if at_factor is not None:
                     total_K[index] += at_factor
     return gradients
 
 
-def _member_gradients(member: MemberStep, index: int, gradients: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+def _member_gradients(
+    adapters: PackedAdapters, member: MemberStep, index: int, gradients: Sequence[Sequence[Tensor]]
+) -> list[list[Tensor]]:
     """Return a member's gradients, `[loss][factor]`."""
-    return [[factor[index] for factor in gradient] for gradient in gradients[: member.method.num_losses]]
+    of_losses = gradients[: member.method.num_losses]
+    return [[factor[index] for factor in adapters.of_member(index, gradient)] for gradient in of_losses]
 
 
 def _combine(
@@ -199,8 +204,8 @@ def _combine(
     """Let each method combine its member's gradients; return them stacked over the members, factor by factor."""
     combined = [torch.zeros_like(factor) for factor in adapters.factors]
     for index, member in members.items():
-        of_member = member.method.combine(_member_gradients(member, index, gradients))
-        for total_K, gradient in zip(combined, of_member, strict=True):
+        of_member = member.method.combine(_member_gradients(adapters, member, index, gradients))
+        for total_K, gradient in zip(adapters.of_member(index, combined), of_member, strict=True):
             total_K[index] = gradient
     return combined
 
@@ -213,9 +218,11 @@ def _update_transform(
     def transform(update_KP: Tensor) -> Tensor:
         transformed_KP = update_KP.clone()
         for index, member in members.items():
-            update = adapters.unflat(update_KP[index])
-            direction = member.method.transform_update(update, _member_gradients(member, index, gradients))
-            transformed_KP[index] = torch.cat([tensor.reshape(-1) for tensor in direction])
+            update = adapters.of_member(index, adapters.unflat(update_KP[index]))
+            of_losses = _member_gradients(adapters, member, index, gradients)
+            transformed = adapters.of_member(index, adapters.unflat(transformed_KP[index]))
+            for view, direction in zip(transformed, member.method.transform_update(update, of_losses), strict=True):
+                view.copy_(direction)
         return transformed_KP
 
     return transform

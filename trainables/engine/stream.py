@@ -13,6 +13,7 @@ hidden width, V vocabulary, L layers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from trainables.engine.adapters import PackedAdapters, Route
 from trainables.engine.batches import Batch, RowPositions, collate, to_device
 from trainables.engine.forward import autocast, head_of, hidden_states
 from trainables.engine.memory import LOGITS
+from trainables.engine.prefix import Prefix
 from trainables.engine.process_group import ProcessGroup
 from trainables.engine.reference_cache import CachedOutputs
 from trainables.losses import group_of
@@ -43,6 +45,8 @@ class MemberStep:
         rows: the rows of each stream that the method reads.
         max_length: of a row, in tokens.
         cached: the base model's outputs on the rows of some streams; for other streams the base model is run.
+        prefixes: what lies below the lowest adapted layer of the pack on the rows of some streams; other streams go
+            through the whole model.
         checked: check that the terms that must stay active have a gradient at the adapter.
     """
 
@@ -50,6 +54,7 @@ class MemberStep:
     rows: Mapping[Stream, Sequence[EncodedRow]]
     max_length: int
     cached: Mapping[Stream, CachedOutputs] = field(default_factory=dict)
+    prefixes: Mapping[Stream, Prefix] = field(default_factory=dict)
     checked: bool = False
 
     def row_positions(self, stream: Stream) -> list[RowPositions]:
@@ -93,7 +98,7 @@ class Chunk:
     Attributes:
         labels_N: of all positions that count.
         places: member -> where its positions lie.
-        batch, route: the rows that this worker sends; all rows when it is alone.
+        batch, route, sent: the rows that this worker sends; all rows when it is alone.
         layers_M: which of the batch's positions have their states of all layers kept; None if no row of the chunk has.
         local_N, local_M: where the batch's positions lie in the chunk, and those with layers among the chunk's with
             layers; None when this worker sends all rows.
@@ -103,6 +108,7 @@ class Chunk:
     places: Mapping[int, Place]
     batch: Batch
     route: Route
+    sent: Sequence[tuple[int, RowPositions]]
     layers_M: Tensor | None
     local_N: Tensor | None
     local_M: Tensor | None
@@ -133,16 +139,45 @@ class StreamPass:
         methods = {index: members[index].method for index in rows}
         self._with_layers = {index for index, method in methods.items() if stream in method.layers}
         self._num_groups = {index: max(1, method.num_row_groups(stream)) for index, method in methods.items()}
+        cached = {index: members[index].cached[stream] for index in rows if stream in members[index].cached}
+        self._prefixes = self._prefixes_of(members, stream, rows, cached)
+        self._lower = {index: outputs for index, outputs in cached.items() if self._prefixes}
         self._chunks = self._cut(rows, rows_per_forward)
         # Without micro-batches every graph is kept; with them, a chunk is forwarded again when its gradient is known.
         keep = rows_per_forward is None or len(self._chunks) == 1
         self._graphs = [self.forward(chunk, policy=True) for chunk in self._chunks] if keep else []
         self.policy = self._pieces(rows, policy=True)
-        cached = {index: members[index].cached[stream] for index in rows if stream in members[index].cached}
         referring = {index for index, method in methods.items() if stream in method.reference}
         # A reference that is forwarded sees the very batches that the policy saw: equal weights give equal bits.
         self.reference = self._pieces(rows, policy=False) if referring - cached.keys() else {}
         self.reference |= {index: self._from_cache(index, rows[index], outputs) for index, outputs in cached.items()}
+
+    def _prefixes_of(
+        self,
+        members: Mapping[int, MemberStep],
+        stream: Stream,
+        rows: Mapping[int, Sequence[RowPositions]],
+        cached: Mapping[int, CachedOutputs],
+    ) -> dict[int, Prefix]:
+        """Return what lies below the lowest adapted layer, by member; nothing where passes must begin at the bottom.
+
+        They must where padding counts, and where a method sees the states of all layers and the lower ones, which are
+        the base model's, are not in the cache.
+        """
+        prefixes = {index: members[index].prefixes[stream] for index in rows if stream in members[index].prefixes}
+        known = all(index in cached for index in self._with_layers)
+        padded = any(row.padded for of_member in rows.values() for row in of_member)
+        return prefixes if prefixes.keys() == rows.keys() and known and not padded else {}
+
+    def _begun(self, chunk: Chunk) -> AbstractContextManager[None]:
+        """Let a pass over a chunk begin at the lowest adapted layer, where what lies below is known."""
+        if not self._prefixes:
+            return nullcontext()
+        columns, device = chunk.batch.ids_RT.shape[1], self._model.device
+        states_RTD = torch.cat(
+            [self._prefixes[index].of_rows([row.row.ids], columns, device) for index, row in chunk.sent]
+        )
+        return next(iter(self._prefixes.values())).start.begun(self._model, states_RTD)
 
     def _cut(self, rows: Mapping[int, Sequence[RowPositions]], rows_per_forward: int | None) -> list[Chunk]:
         """Return the chunks, in an order in which each member's rows keep theirs."""
@@ -180,15 +215,16 @@ class StreamPass:
         layered = np.repeat([index in self._with_layers for index in owners], batch.positions_per_row)
         layers_M = to_device(np.flatnonzero(layered), device) if self._with_layers.intersection(places) else None
         if self._workers.count == 1:
-            return Chunk(batch.labels_N, places, batch, route, layers_M, None, None)
+            return Chunk(batch.labels_N, places, batch, route, sent, layers_M, None, None)
         labels_N = collate([row for _, row in rows], self._pad_id, device).labels_N
         local_N = _positions_of([len(row.columns) for _, row in rows], local)
         local_M = _positions_of([len(row.columns) if index in self._with_layers else 0 for index, row in rows], local)
-        return Chunk(labels_N, places, batch, route, layers_M, to_device(local_N, device), to_device(local_M, device))
+        local_on_device = to_device(local_N, device), to_device(local_M, device)
+        return Chunk(labels_N, places, batch, route, sent, layers_M, *local_on_device)
 
     def forward(self, chunk: Chunk, *, policy: bool) -> Outputs:
         """Run the rows that this worker sends, and return their outputs without those of a stand-in."""
-        with self._adapters.routed(chunk.route if policy else None):
+        with self._adapters.routed(chunk.route if policy else None), self._begun(chunk):
             hidden_ND, layers_LMD = hidden_states(self._model, chunk.batch, chunk.layers_M)
         if chunk.local_N is None or chunk.local_M is None:
             return Outputs(hidden_ND, layers_LMD)
@@ -232,6 +268,8 @@ class StreamPass:
                 if index in self._with_layers and output.layers_LMD is not None
             ]
             layers_LND = torch.cat(layers, dim=1) if layers else None
+            if layers_LND is not None and index in self._lower:
+                self._put_lower_layers(layers_LND, member_rows, self._lower[index])
             counts = [len(row.columns) for row in member_rows]
             row_N = to_device(np.repeat(np.arange(len(member_rows)), counts), labels_N.device)
             for leaf in (hidden_ND, layers_LND):
@@ -240,6 +278,13 @@ class StreamPass:
             head, groups = head_of(self._model), self._num_groups[index]
             pieces[index] = Forward(hidden_ND, labels_N, row_N, len(member_rows), head, layers_LND, size, groups)
         return pieces
+
+    def _put_lower_layers(self, layers_LND: Tensor, rows: Sequence[RowPositions], outputs: CachedOutputs) -> None:
+        """Set the states of the layers that nobody adapts, which a pass that begins above has not computed."""
+        below = next(iter(self._prefixes.values())).start.first_block
+        _, known_LND = outputs.of([row.row for row in rows], self._model.device)
+        if known_LND is not None:
+            layers_LND[:below] = known_LND[:below]
 
     def _from_cache(self, index: int, rows: Sequence[RowPositions], outputs: CachedOutputs) -> Forward:
         """Return the base model's outputs on a member's rows from the cache."""

@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from settings.common.errors import UserError
+from trainables.engine.process_group import layers_of
 from trainables.trial import AdapterConfig
 
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)  # GPT-2 has Conv1D: a linear layer that stores W as [I, O]
@@ -34,10 +35,10 @@ def sizes_of(layer: Any) -> tuple[int, int]:
 def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
     """Return the names of the linear layers to adapt, in the model's order.
 
-    "all-linear" leaves out the output head, as PEFT does.
+    "all-linear" leaves out the output head, as PEFT does. What lies in no block is adapted where all blocks are.
 
     Raises:
-        UserError: a target matches none, the model has none at all, or their weights are quantised.
+        UserError: a target matches none, the model has none at all, or not so many blocks, or quantised weights.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     linear = [name for name, module in model.named_modules() if isinstance(module, LINEAR) and module is not head]
@@ -50,11 +51,31 @@ def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
             f"adapter target {sorted(unknown)[0]!r} is no linear layer of the model; it has {sorted(kinds)}"
         )
     names = [name for name in linear if config.targets == "all-linear" or name.rpartition(".")[2] in config.targets]
+    if config.layers != "all":
+        blocks = block_numbers(model)
+        wanted = set(config.layer_numbers(len(layers_of(model))))
+        names = [name for name in names if blocks.get(name) in wanted]
+        if not names:
+            raise UserError(f"adapter option 'layers' is {config.layers!r}, and none of the targets lies there")
     for name in names:
         weight = model.get_submodule(name).weight
         if getattr(model, "is_quantized", False) or weight.dtype not in TRAINABLE:
             raise _quantised(model.config, f"{name}: {str(weight.dtype).removeprefix('torch.')}")
     return names
+
+
+def block_names(model: nn.Module) -> list[str]:
+    """Return the names of a transformer's blocks, in order."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return [names[id(block)] for block in layers_of(model)]
+
+
+def block_numbers(model: nn.Module) -> dict[str, int]:
+    """Return which block each module lies in, by the module's name; those that lie in none are left out."""
+    blocks = zip(block_names(model), layers_of(model), strict=True)
+    return {
+        f"{name}.{inner}": number for number, (name, block) in enumerate(blocks) for inner, _ in block.named_modules()
+    }
 
 
 def check_not_quantised(config: PreTrainedConfig) -> None:

@@ -1,6 +1,7 @@
 """Prompts of many trials in a key-value cache, and tokens that follow them.
 
-Shape legend: R rows of a forward pass, one per member and prompt; T tokens so far, padding included; C tokens that are
+Shape legend: R rows of a forward pass, one per member and prompt; P
+prompts; T tokens so far, padding included; C tokens that are
 read at once; D hidden width.
 """
 
@@ -16,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from trainables.engine.adapters import PackedAdapters, Route
 from trainables.engine.forward import autocast
+from trainables.engine.prefix import Prefix, Span, Start
 
 
 def routed_evenly(adapters: PackedAdapters | None, members: Sequence[int], rows: int) -> AbstractContextManager[None]:
@@ -34,6 +36,8 @@ class CachedReader:
 
     Args:
         adapters, members: the members that read, each all prompts; without adapters the base model reads.
+        start: of the lowest adapted layer, below which each prompt is read once for all members; None where every
+            member reads for itself.
 
     Attributes:
         padded: whether there is padding that the model must be told of.
@@ -42,14 +46,28 @@ class CachedReader:
     padded = False
 
     def __init__(
-        self, model: PreTrainedModel, pad_id: int, adapters: PackedAdapters | None, members: Sequence[int]
+        self,
+        model: PreTrainedModel,
+        pad_id: int,
+        adapters: PackedAdapters | None,
+        members: Sequence[int],
+        start: Start | None = None,
     ) -> None:
         self.model, self.pad_id, self.adapters, self.members = model, pad_id, adapters, tuple(members)
+        self.num_members = len(self.members) if adapters else 1
+        self.start = start if self.num_members > 1 else None
         # Where a model does not take positions, it counts the ones of the mask.
         self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
 
-    def begin(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor, DynamicCache]:
+    def begin(
+        self, prompts: Sequence[tuple[int, ...]], known: Prefix | None = None, rows: Sequence[tuple[int, ...]] = ()
+    ) -> tuple[Tensor, Tensor, DynamicCache]:
         """Read the prompts.
+
+        Args:
+            known: what lies below the lowest adapted layer, on rows that begin with the prompts. The cache then has
+                placeholders there, and what follows must be known, too.
+            rows: a row for each prompt.
 
         Returns:
             The hidden state at the end of each, `[R, D]`, member after member; the prompts' mask, `[R, T]`; the cache.
@@ -57,24 +75,59 @@ class CachedReader:
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
         self.padded = len(set(map(len, prompts))) > 1
         cache = DynamicCache(config=self.model.config)
-        hidden_RD, mask_RT = self.prefill(list(places), cache)
-        num_members = len(hidden_RD) // len(places)
+        spans = [Span(rows[prompts.index(prompt)], 0, len(prompt)) for prompt in places] if known else []
+        hidden_RD, mask_RT = self.prefill(list(places), cache, known, spans)
         if len(places) < len(prompts):
-            rows = torch.tensor([m * len(places) + places[prompt] for m in range(num_members) for prompt in prompts])
-            rows = rows.to(self.model.device)
-            hidden_RD, mask_RT = hidden_RD[rows], mask_RT[rows]
-            cache.batch_select_indices(rows)
+            selected = [m * len(places) + places[prompt] for m in range(self.num_members) for prompt in prompts]
+            row_R = torch.tensor(selected).to(self.model.device)
+            hidden_RD, mask_RT = hidden_RD[row_R], mask_RT[row_R]
+            cache.batch_select_indices(row_R)
         return hidden_RD, mask_RT, cache
 
-    def prefill(self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> tuple[Tensor, Tensor]:
-        """Fill the cache; return the hidden state at the end of each prompt, `[R, D]`, and the prompts' mask."""
+    def prefill(
+        self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache, known: Prefix | None, spans: Sequence[Span]
+    ) -> tuple[Tensor, Tensor]:
+        """Fill the cache; return the hidden state at the end of each prompt, `[R, D]`, and the prompts' mask.
+
+        Args:
+            spans: where `known` has the prompts.
+        """
         longest, device = max(map(len, prompts)), self.model.device
-        num_members = len(self.members) if self.adapters else 1
-        ids = [[self.pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts] * num_members
-        length_R = torch.tensor([len(prompt) for prompt in prompts] * num_members, device=device)
-        mask_RT = (torch.arange(longest, device=device) >= longest - length_R[:, None]).long()
-        with self.routed(len(prompts)):
-            return self.read(torch.tensor(ids, device=device), mask_RT, cache)[:, -1], mask_RT
+        ids = [[self.pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        ids_PT = torch.tensor(ids, device=device)
+        length_P = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        mask_PT = (torch.arange(longest, device=device) >= longest - length_P[:, None]).long()
+        ids_RT, mask_RT = ids_PT.repeat(self.num_members, 1), mask_PT.repeat(self.num_members, 1)
+        if known is not None:
+            states_PTD = known.of(spans, longest, device, padded_left=True)
+            begun = self.begun(known.start, states_PTD, cache)
+            return self._read_prompts(ids_RT, mask_RT, cache, begun), mask_RT
+        if self.start is None:
+            return self._read_prompts(ids_RT, mask_RT, cache, nullcontext()), mask_RT
+        states_PTD, below = self._read_below(self.start, ids_PT, mask_PT)
+        hidden_RD = self._read_prompts(ids_RT, mask_RT, cache, self.begun(self.start, states_PTD))
+        cache.layers[: self.start.first_block] = below.layers[: self.start.first_block]
+        return hidden_RD, mask_RT
+
+    def _read_prompts(
+        self, ids_RT: Tensor, mask_RT: Tensor, cache: DynamicCache, begun: AbstractContextManager[None]
+    ) -> Tensor:
+        with self.routed(len(ids_RT) // self.num_members), begun:
+            return self.read(ids_RT, mask_RT, cache)[:, -1]
+
+    def _read_below(self, start: Start, ids_PT: Tensor, mask_PT: Tensor) -> tuple[Tensor, DynamicCache]:
+        """Read prompts once for all members, up to the lowest adapted layer; the cache has a row for each member."""
+        cache, states = DynamicCache(config=self.model.config), list[Tensor]()
+        with start.ended(self.model, states):
+            self.read(ids_PT, mask_PT, cache)
+        cache.batch_select_indices(torch.arange(len(ids_PT), device=ids_PT.device).repeat(self.num_members))
+        return states[0], cache
+
+    def begun(
+        self, start: Start, states_PTD: Tensor, cache: DynamicCache | None = None
+    ) -> AbstractContextManager[None]:
+        """Let a pass of all members begin with these states of each prompt (see `Start.begun`)."""
+        return start.begun(self.model, states_PTD.repeat(self.num_members, 1, 1), cache)
 
     def routed(self, rows: int) -> AbstractContextManager[None]:
         """See `routed_evenly`."""

@@ -13,6 +13,7 @@ from settings.encoding import EncodedRow
 from settings.setting import Evaluation, Measurement, Observation, Preference
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import EncodedSetting
+from trainables.engine.prefix_cache import PackPrefixes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.generate import generate
 from trainables.evaluation.likelihood import log_likelihoods, token_losses
@@ -42,6 +43,7 @@ def evaluate(
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
     seeds: Sequence[int] = (),
+    prefixes: PackPrefixes | None = None,
     workers: ProcessGroup = SINGLE_PROCESS,
     progress: Progress = lambda evaluation, done, total: None,
 ) -> list[Evaluated]:
@@ -49,6 +51,7 @@ def evaluate(
 
     Args:
         seeds: one per member (one for the base model); used by evaluations that sample.
+        prefixes: what lies below the lowest adapted layer; None computes it.
         workers: the processes that evaluate together; each returns all results.
         progress: called with an evaluation's name, how many of its rows are done, and all its rows.
 
@@ -56,7 +59,9 @@ def evaluate(
         One result per member, in order.
     """
     results = [Evaluated({}, {}) for _ in (members if adapters else (0,))]
-    observe = functools.partial(_observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,), workers)
+    observe = functools.partial(
+        _observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,), prefixes, workers
+    )
     for evaluation in encoded.setting.evaluations:
         done = functools.partial(_tell, progress, evaluation)
         done(0.0)
@@ -82,13 +87,14 @@ def _observe(
     adapters: PackedAdapters | None,
     members: tuple[int, ...],
     seeds: tuple[int, ...],
+    prefixes: PackPrefixes | None,
     workers: ProcessGroup,
     evaluation: Evaluation,
     done: Callable[[float], None],
 ) -> Sequence[Sequence[Observation]]:
     """Return what is observed, `[member][question]`."""
     pad_id = int(encoded.encoder.tokenizer.pad_token_id)
-    by_members: dict[str, Any] = {"adapters": adapters, "members": members, "workers": workers}
+    by_members: dict[str, Any] = {"adapters": adapters, "members": members, "workers": workers, "prefixes": prefixes}
     if evaluation.observe == "token_loss":
         return token_losses(model, encoded.questions(evaluation), pad_id, progress=done, **by_members)
     part = 0.5 if evaluation.generates and evaluation.compares else 1.0  # of the two kinds of passes

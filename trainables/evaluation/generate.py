@@ -17,6 +17,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.forward import autocast, head_of
+from trainables.engine.prefix import Start
+from trainables.engine.prefix_cache import PackPrefixes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.cached import CachedReader
 
@@ -37,6 +39,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     rows_per_batch: int = 256,
+    prefixes: PackPrefixes | None = None,
     workers: ProcessGroup = SINGLE_PROCESS,
     progress: Callable[[float], None] = lambda done: None,
 ) -> list[list[Reply]]:
@@ -54,6 +57,7 @@ def generate(
         top_p: sample from the smallest set of likeliest tokens that has this probability (Holtzman et al. 2020,
             arXiv:1904.09751).
         rows_per_batch: rows of one forward pass.
+        prefixes: of the pack; what lies below its lowest adapted layer reads each prompt once for all members.
         workers: the processes that generate together, each for a part of the prompts; each returns all replies.
         progress: called with the prompts done, parts of a reply included, after every token.
 
@@ -64,11 +68,12 @@ def generate(
     if max_new_tokens < 1:
         return [[()] * len(prompts) for _ in range(num_members)]
     replies: dict[int, list[Reply]] = {}  # prompt -> replies of all members
+    start = prefixes.start if prefixes else None
     uniform = _uniforms(seeds, len(prompts), max_new_tokens) if temperature > 0 else None
     for indices in _chunks(prompts, max(1, rows_per_batch // num_members) * workers.count):
         places, chunk = workers.shard(indices)
         draws = None if uniform is None else uniform[:, chunk].reshape(-1, max_new_tokens)
-        decoder = Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers, adapters, members)
+        decoder = Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers, adapters, members, start)
         decoder.progress = partial(_tell, progress, len(replies), len(chunk) / max_new_tokens)
         out = decoder.run([tuple(prompts[index]) for index in chunk], max_new_tokens)
         replies.update((indices[place], out[row :: len(chunk)]) for row, place in enumerate(places))
@@ -127,8 +132,9 @@ class Decoder(CachedReader):
         workers: ProcessGroup,
         adapters: PackedAdapters | None,
         members: Sequence[int],
+        start: Start | None = None,
     ) -> None:
-        super().__init__(model, pad_id, adapters, members)
+        super().__init__(model, pad_id, adapters, members, start)
         self.head, self.workers = head_of(model), workers
         self.temperature, self.top_p = temperature, top_p
         self.stop = torch.tensor(sorted(stop_ids), device=model.device)

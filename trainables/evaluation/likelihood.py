@@ -9,6 +9,7 @@ one, both with padding; N tokens that are predicted, of all rows concatenated; D
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,8 @@ from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import RowPositions, collate, to_device
 from trainables.engine.forward import autocast, head_of, hidden_states
 from trainables.engine.memory import LOGITS
+from trainables.engine.prefix import Prefix, Span
+from trainables.engine.prefix_cache import PackPrefixes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.cached import CachedReader, routed_evenly
 from trainables.losses import token_nll
@@ -40,6 +43,7 @@ def token_losses(
     *,
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
+    prefixes: PackPrefixes | None = None,
     workers: ProcessGroup = SINGLE_PROCESS,
     progress: Progress = lambda share: None,
 ) -> list[list[float]]:
@@ -47,6 +51,7 @@ def token_losses(
 
     Args:
         adapters, members: the members that read; without adapters the base model reads.
+        prefixes: what lies below the lowest adapted layer; None computes it.
         workers: the processes that read together, each a part of the rows; each returns all values.
         progress: called with the share of the rows that are read.
     """
@@ -54,10 +59,15 @@ def token_losses(
     def measure(batch_rows: Sequence[EncodedRow]) -> Sequence[Tensor]:
         repeated = [RowPositions(row) for row in batch_rows] * num_members
         batch = collate(repeated, pad_id, model.device)
-        with autocast(model.device), routed_evenly(adapters, members, len(batch_rows)):
+        begun: AbstractContextManager[None] = nullcontext()
+        if known is not None:
+            states_RTD = known.of_rows([row.ids for row in batch_rows], batch.ids_RT.shape[1], model.device)
+            begun = known.start.begun(model, states_RTD.repeat(num_members, 1, 1))
+        with autocast(model.device), routed_evenly(adapters, members, len(batch_rows)), begun:
             hidden_ND, _ = hidden_states(model, batch)
         return _nll(model, hidden_ND, batch.labels_N, batch.positions_per_row)
 
+    known = prefixes.on(rows) if prefixes else None
     num_members = len(members) if adapters else 1
     order = sorted(set(rows), key=lambda row: (len(row.ids), row.ids))
     return _values(rows, order, measure, torch.mean, num_members, workers, progress)
@@ -71,6 +81,7 @@ def log_likelihoods(
     *,
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
+    prefixes: PackPrefixes | None = None,
     workers: ProcessGroup = SINGLE_PROCESS,
     progress: Progress = lambda share: None,
 ) -> list[list[float]]:
@@ -80,23 +91,26 @@ def log_likelihoods(
     responses of more than one token are read beyond it.
 
     Args:
-        adapters, members, workers, progress: see `token_losses`.
+        adapters, members, prefixes, workers, progress: see `token_losses`.
     """
     num_members = len(members) if adapters else 1
     order = sorted(set(rows), key=lambda row: (row.prompt_length, row.ids[: row.prompt_length], len(row.ids), row.ids))
     # Layers of a sharded model run on all workers or on none, so that this must not depend on a worker's rows.
     beyond = any(len(row.ids) > row.prompt_length + 1 for row in rows)
-    measure = partial(_reply_nll, model, CachedReader(model, pad_id, adapters, members), num_members, beyond)
+    known = prefixes.on(rows) if prefixes else None
+    reader = CachedReader(model, pad_id, adapters, members, prefixes.start if prefixes else None)
+    measure = partial(_reply_nll, model, reader, known, beyond)
     values = _values(rows, order, measure, torch.sum, num_members, workers, progress)
     return [[-nats for nats in of_member] for of_member in values]
 
 
 def _reply_nll(
-    model: PreTrainedModel, reader: CachedReader, num_members: int, beyond: bool, rows: Sequence[EncodedRow]
+    model: PreTrainedModel, reader: CachedReader, known: Prefix | None, beyond: bool, rows: Sequence[EncodedRow]
 ) -> Sequence[Tensor]:
     """See `Measure`. The hidden state at a prompt's end predicts the first token of its reply."""
-    replies = [row.ids[row.prompt_length :] for row in rows] * num_members
-    hidden_RD, mask_RT, cache = reader.begin([row.ids[: row.prompt_length] for row in rows])
+    replies = [row.ids[row.prompt_length :] for row in rows] * reader.num_members
+    prompts = [row.ids[: row.prompt_length] for row in rows]
+    hidden_RD, mask_RT, cache = reader.begin(prompts, known, [row.ids for row in rows])
     hidden_RCD = hidden_RD[:, None]
     if beyond:
         lengths = [len(reply) - 1 for reply in replies]
@@ -106,7 +120,11 @@ def _reply_nll(
         reply_mask_RC = (np.arange(ids_RC.shape[1]) < np.array(lengths)[:, None]).astype(np.int64)
         mask_RT = torch.cat([mask_RT, to_device(reply_mask_RC, model.device)], dim=1)
         reader.padded = reader.padded or len(set(lengths)) > 1
-        with reader.routed(len(rows)):
+        begun: AbstractContextManager[None] = nullcontext()
+        if known is not None:
+            spans = [Span(row.ids, row.prompt_length, len(row.ids) - 1) for row in rows]
+            begun = reader.begun(known.start, known.of(spans, ids_RC.shape[1], model.device), cache)
+        with reader.routed(len(rows)), begun:
             following_RCD = reader.read(to_device(ids_RC, model.device), mask_RT, cache)
         hidden_RCD = torch.cat([hidden_RCD, following_RCD], dim=1)
     counts = [len(reply) for reply in replies]

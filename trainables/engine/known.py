@@ -1,0 +1,66 @@
+"""What of the base model a pack need not compute: outputs on rows it refers to, and what lies below its adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from settings.setting import Stream
+from trainables.engine.base import LoadedBase
+from trainables.engine.batches import EncodedSetting, counts_padding
+from trainables.engine.prefix import Prefix
+from trainables.engine.prefix_cache import PackPrefixes
+from trainables.engine.reference_cache import CachedOutputs, ReferenceCache
+from trainables.trial import TrialConfig
+
+
+class KnownStates:
+    """What the caches have on the streams of a pack's trials; each stream is looked up once.
+
+    Args:
+        base: the frozen model.
+        encoded: longest row -> the setting as tokens.
+        references: outputs on rows; None has none.
+        prefixes: what lies below the pack's lowest adapted layer.
+    """
+
+    def __init__(
+        self,
+        base: LoadedBase,
+        encoded: Mapping[int, EncodedSetting],
+        references: ReferenceCache | None,
+        prefixes: PackPrefixes,
+    ) -> None:
+        self._base, self._encoded, self._references, self._prefixes = base, encoded, references, prefixes
+        self._outputs_by_key: dict[tuple[object, ...], CachedOutputs | None] = {}
+        self._prefixes_by_key: dict[tuple[object, ...], Prefix | None] = {}
+
+    def outputs(self, trial: TrialConfig) -> dict[Stream, CachedOutputs]:
+        """Return the base model's outputs on the rows that a trial's method refers to, as far as they are kept."""
+        outputs = {stream: self._outputs(trial, stream) for stream in trial.method.reference}
+        return {stream: cached for stream, cached in outputs.items() if cached is not None}
+
+    def _outputs(self, trial: TrialConfig, stream: Stream) -> CachedOutputs | None:
+        method, encoded = trial.method, self._encoded[trial.max_length]
+        positions, deep = method.positions(stream), stream in method.layers
+        key = (trial.max_length, stream, method.definition, positions, deep)
+        if self._references is not None and key not in self._outputs_by_key:
+            rows = encoded.rows(stream, method.definition)
+            self._outputs_by_key[key] = self._references.on(self._base, rows, positions, with_layers=deep)
+        return self._outputs_by_key.get(key)
+
+    def prefixes(self, trial: TrialConfig) -> dict[Stream, Prefix]:
+        """Return what lies below the lowest adapted layer on the rows that a trial reads, as far as it is kept.
+
+        Where padding counts, it is not.
+        """
+        method = trial.method
+        streams = [stream for stream in method.streams if not counts_padding(method.positions(stream))]
+        prefixes = {stream: self._prefix(trial, stream) for stream in streams}
+        return {stream: prefix for stream, prefix in prefixes.items() if prefix is not None}
+
+    def _prefix(self, trial: TrialConfig, stream: Stream) -> Prefix | None:
+        key = (trial.max_length, stream, trial.method.definition)
+        if key not in self._prefixes_by_key:
+            rows = self._encoded[trial.max_length].rows(stream, trial.method.definition)
+            self._prefixes_by_key[key] = self._prefixes.on(rows)
+        return self._prefixes_by_key[key]

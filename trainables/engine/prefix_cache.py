@@ -1,0 +1,161 @@
+"""What lies below the lowest adapted layer, computed once for each row and shared by all trials of all sweeps.
+
+The hidden states that enter that layer are the base model's for every trial, seed, step and evaluation. They lie in
+files named by their content, as the outputs of `reference_cache` do, at every position of each row.
+
+Shape legend: R rows, T padded length in tokens, D hidden width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from settings.encoding import EncodedRow
+from trainables.engine.base import LoadedBase
+from trainables.engine.batches import to_device
+from trainables.engine.forward import autocast
+from trainables.engine.prefix import Prefix, Start, find_start, states_below
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
+from trainables.engine.reference_cache import MAX_BYTES, ROWS_PER_BATCH, content_key, shared_tensors
+
+Progress = Callable[[int, int], None]
+VERSION = 1  # part of a file's name; raise it when the same rows would give other numbers
+
+
+class PrefixCache:
+    """The hidden states that enter a layer of base models, by content.
+
+    Args:
+        folder: where the files lie.
+        max_bytes: of one file; passes over rows that would take more begin at the bottom.
+        workers: the processes that read together. Each must read the same rows, in the same order.
+        progress: called with (rows done, all rows) while states are computed.
+
+    Attributes:
+        caution: why passes begin at the bottom; "" where they need not.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: float = MAX_BYTES,
+        workers: ProcessGroup = SINGLE_PROCESS,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        self._folder, self._max_bytes, self._workers, self._progress = folder, max_bytes, workers, progress
+        self._prefixes: dict[str, Prefix] = {}
+        self._starts: dict[tuple[str, int], Start | str] = {}
+        self.caution = ""
+
+    def start(self, base: LoadedBase, first_block: int) -> Start | None:
+        """Return how passes begin at a block; None where they must begin at the bottom.
+
+        They must where nothing lies below, where the base model is sharded, and where such a pass would not give what
+        the whole pass gives.
+        """
+        if first_block == 0 or self._workers.sharded:
+            return None
+        key = (base.content_id, first_block)
+        if key not in self._starts:
+            with autocast(base.model.device):
+                self._starts[key] = find_start(base.model, first_block)
+        start = self._starts[key]
+        if isinstance(start, Start):
+            return start
+        self.caution = f"every step computes all layers of a {base.model.config.model_type} model: {start}"
+        return None
+
+    def on(self, base: LoadedBase, first_block: int, rows: Sequence[EncodedRow]) -> Prefix | None:
+        """Return what the blocks below `first_block` make of rows, computed now unless it is there.
+
+        None where passes must begin at the bottom, or it would be too large.
+        """
+        start = self.start(base, first_block)
+        if start is None or not rows:
+            return None
+        ids = list(dict.fromkeys(row.ids for row in rows))
+        need = prefix_bytes(sum(map(len, ids)), base.model.config.get_text_config().hidden_size, base.model.dtype)
+        if need > self._max_bytes:
+            self.caution = (
+                f"what lies below layer {first_block} would take {need / 1e9:.1f} GB, more than"
+                f" {self._max_bytes / 1e9:.1f} GB, and is computed anew in every step"
+            )
+            return None
+        key = _key(base, first_block, ids)
+        if key not in self._prefixes:
+            self._prefixes[key] = self._read_or_compute(base, start, ids, self._folder / f"{key}.safetensors")
+        return self._prefixes[key]
+
+    def _read_or_compute(self, base: LoadedBase, start: Start, ids: Sequence[tuple[int, ...]], path: Path) -> Prefix:
+        tensors = shared_tensors(
+            path, lambda: {"states": compute_states(base, start, ids, self._progress)}, self._workers, base.model.device
+        )
+        ends = accumulate(map(len, ids))
+        place = {row: (end - len(row), end) for row, end in zip(ids, ends, strict=True)}
+        return Prefix(start, place, tensors["states"])
+
+
+@dataclass(frozen=True)
+class PackPrefixes:
+    """What lies below the lowest adapted layer of one pack.
+
+    Attributes:
+        cache: where it is kept; None is nowhere, and passes begin at the bottom.
+        base: the model.
+        first_block: the lowest adapted block.
+    """
+
+    cache: PrefixCache | None
+    base: LoadedBase
+    first_block: int
+
+    def on(self, rows: Sequence[EncodedRow]) -> Prefix | None:
+        """See `PrefixCache.on`."""
+        return self.cache.on(self.base, self.first_block, rows) if self.cache else None
+
+    @property
+    def start(self) -> Start | None:
+        """See `PrefixCache.start`."""
+        return self.cache.start(self.base, self.first_block) if self.cache else None
+
+
+def prefix_bytes(tokens: float, width: int, dtype: torch.dtype) -> float:
+    """Return how large the states of so many tokens are."""
+    return tokens * width * dtype.itemsize
+
+
+def compute_states(
+    base: LoadedBase, start: Start, ids: Sequence[tuple[int, ...]], progress: Progress = lambda done, total: None
+) -> Tensor:
+    """Return the hidden states that passes begin with, row after row; similar lengths are read together."""
+    order = sorted(range(len(ids)), key=lambda index: (len(ids[index]), index))
+    states: dict[int, Tensor] = {}
+    for first in range(0, len(order), ROWS_PER_BATCH):
+        progress(first, len(order))
+        indices = order[first : first + ROWS_PER_BATCH]
+        with autocast(base.model.device):
+            states_RTD = states_below(base.model, start, _padded([ids[index] for index in indices], base))
+        states.update((index, row[: len(ids[index])]) for index, row in zip(indices, states_RTD, strict=True))
+    return torch.cat([states[index] for index in range(len(ids))])
+
+
+def _padded(ids: Sequence[tuple[int, ...]], base: LoadedBase) -> Tensor:
+    padded = np.full((len(ids), max(map(len, ids))), int(base.tokenizer.pad_token_id), dtype=np.int64)
+    for number, row in enumerate(ids):
+        padded[number, : len(row)] = row
+    return to_device(padded, base.model.device)
+
+
+def _key(base: LoadedBase, first_block: int, ids: Sequence[tuple[int, ...]]) -> str:
+    """Return the content id of everything that decides a bit, but for the kind of processor."""
+    rows = hashlib.sha256(repr(list(ids)).encode()).hexdigest()
+    return content_key(base, {"prefix": VERSION, "first_block": first_block, "rows": rows})
