@@ -15,8 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from settings.bad_medical_advice import nano
 from settings.base_models import Recipe
 from settings.example import Example
