@@ -78,17 +78,21 @@ class MethodSpace:
     def to_method(self, values: Values) -> Method:
         """Make the method at these values of the searched coefficients. Raise UserError for values it refuses."""
         settled = {**self.fixed, **values}
-        return methods.make(self.method, {name: value for name, value in settled.items() if name not in TRIAL_KNOBS})
+        return methods.make(self.method, {name: value for name, value in settled.items() if not self._is_knob(name)})
 
     def knobs(self, values: Values) -> dict[str, Any]:
         """Return the trial knobs that these values set."""
-        return {name: value for name, value in {**self.fixed, **values}.items() if name in TRIAL_KNOBS}
+        return {name: value for name, value in {**self.fixed, **values}.items() if self._is_knob(name)}
+
+    def _is_knob(self, name: str) -> bool:
+        """Return whether a name is a trial knob's; a method's own coefficient of that name comes first."""
+        return name in TRIAL_KNOBS and name not in {item.name for item in coefficients(methods.get(self.method))}
 
     @property
     def knob_names(self) -> set[str]:
         """The trial knobs that the configurations may differ in or that the user set."""
         named = {*self.ranges, *self.fixed, *(name for point in self.points or () for name in point)}
-        return named & TRIAL_KNOBS.keys()
+        return {name for name in named if self._is_knob(name)}
 
     def rounded(self, values: Values) -> dict[str, Any]:
         """Round the values to 3 significant digits, still inside their ranges."""
@@ -102,7 +106,7 @@ class MethodSpace:
 
         Also None if a trial knob is searched: its default is the sweep's, which is not known here.
         """
-        if self.ranges.keys() & TRIAL_KNOBS.keys():
+        if any(self._is_knob(name) for name in self.ranges):
             return None
         method = methods.get(self.method)
         values = {item.name: item.default for item in coefficients(method) if item.name in self.ranges}

@@ -35,7 +35,7 @@ from sweeps.space import MethodSpace, Values, vary
 from trainables.coefficients import label_of
 from trainables.engine.memory import ModelShape
 from trainables.methods.plain import Plain
-from trainables.trial import TRIAL_KNOBS, TrialConfig, require, trial_for
+from trainables.trial import TrialConfig, require, trial_for
 
 
 class _Declaration:
@@ -307,7 +307,8 @@ class Sweep(_Declaration):
         """Return what tells a trial's configuration from others of its method, e.g. "beta=0.3, steps=24"."""
         usual = self.coefficients_of(replace(self.case_of(trial.setting).template, method=trial.method))
         values = self.coefficients_of(trial)
-        varied = {name: value for name, value in values.items() if name in TRIAL_KNOBS and value != usual[name]}
+        knobs = self._varied.get(trial.method.name, set())
+        varied = {name: value for name, value in values.items() if name in knobs and value != usual[name]}
         return ", ".join(filter(None, [trial.method.label, label_of(varied)]))
 
     def title_of(self, trial: TrialConfig) -> str:

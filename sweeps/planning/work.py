@@ -117,7 +117,7 @@ def step_work(
         positions = rows * (lengths.response if method.positions(stream) == "response" else length)
         passes = there + back + 2 * head_operations(shape, positions)
         again = sent < rows * members
-        calls = (3 if again else 2) * rows / sent * shape.layers
+        calls = ((2 if again else 1) * shape.layers + upper.layers) * rows / sent
         reading = head_operations(shape, positions) if stream in method.reference else 0.0
         if stream in method.reference and asks_base:
             reading += forward_operations(shape, rows * length, length)

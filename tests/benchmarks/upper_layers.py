@@ -15,8 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from settings.bad_medical_advice import nano
 from settings.base_models import Recipe
 from settings.example import Example
@@ -27,6 +25,7 @@ from settings.small_models import SMOLLM2
 from tests.benchmarks.baseline import PeftTrial
 from tests.benchmarks.measure import Result, Spread, interleaved, ratios
 from tests.benchmarks.shapes import SMALL, world
+from tests.benchmarks.steps import Plan
 from trainables import methods
 from trainables.bases.load_base import load_base
 from trainables.engine.base import LoadedBase
@@ -114,8 +113,9 @@ class Packs:
         return PeftTrial(self.copy().model, self.base.tokenizer, self.setting, self.trials("all")[0])
 
 
-def upper_layers(device: torch.device, rounds: int, short: bool) -> list[Result]:
-    """Measure the four goals in one run, in turns."""
+def upper_step(plan: Plan) -> list[Result]:
+    """Measure the four goals in one run, in turns; on a model with random weights where only small ones are wanted."""
+    device, rounds, short = plan.device, max(2, plan.rounds // 5), not plan.large
     base = world(SMALL, device).base if short else load_base(SMOLLM2, device=device)
     rows = setting_of_rows(base, nano().base_model.world.vocabulary if short else NOUNS)  # type: ignore[union-attr]
     layers = f"last {len(layers_of(base.model)) // 3}"

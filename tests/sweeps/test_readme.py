@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.find import load_sweep
+from sweeps.sweep import Sweep, setting
 from tests.conftest import ROOT
 from tests.support.pages import code_blocks
 
@@ -25,11 +26,14 @@ def test_the_sweep(tmp_path: Path) -> None:
 def test_larger_models() -> None:
     """Each block declares what it says, once the dots are filled in."""
     names: dict[str, Any] = {}
-    first, second, third = code_blocks(PAGE, "Larger models, several GPUs, long sweeps")
+    first, second, layers, third = code_blocks(PAGE, "Larger models, several GPUs, long sweeps")
     filled = 'name="x", settings=(setting("bad_medical_advice", scale="nano"),), methods=("plain",)'
     exec("from sweeps.sweep import setting\n" + first.replace("...", filled) + second, names)
     assert names["sweep"].execution.gpus_per_pack == 0.5
     assert names["sweep"].search.early_stopping.keep == 0.5
     assert names["execution"].num_workers == 4
+    exec(layers, names)
+    assert Sweep("x", (setting("bad_medical_advice", scale="nano"),), ("plain",), options=names["options"])
+    assert names["methods"][0].ranges["layers"].options == ("all", "last 10", "24")
     exec(third, names)
     assert names["execution"].judge.max_calls == 50_000

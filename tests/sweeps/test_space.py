@@ -1,6 +1,7 @@
 """Spaces: what the methods declare, what users narrow, and what is refused in one line that names the coefficient."""
 
 import math
+import re
 
 import optuna
 import pytest
@@ -35,6 +36,32 @@ def test_between_narrows_and_keeps_the_scale() -> None:
     assert vary("kl_penalty", beta=between(0.1, 10)).ranges["beta"] == RangeSpec(0.1, 10.0, True, 0.0, math.inf, 0.0)
     linear = vary("kl_penalty", beta=between(0, 10, log=False)).ranges["beta"]
     assert isinstance(linear, RangeSpec) and not linear.log
+
+
+def test_layers_and_targets_are_texts_that_optuna_and_tables_can_hold() -> None:
+    space = vary("kl_penalty", beta=1, layers=one_of("all", "last 2", (5, 3)), rank=between(1, 8))
+    assert space.ranges["layers"] == ChoiceSpec(("all", "last 2", "3+5"), searched=True)
+    assert space.ranges["rank"] == RangeSpec(1, 8, True, 1, math.inf, integer=True)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    asked = [suggest(space, study.ask()) for _ in range(20)]
+    assert {values["layers"] for values in asked} == {"all", "last 2", "3+5"}
+    assert all(isinstance(values["rank"], int) and 1 <= values["rank"] <= 8 for values in asked)
+    assert len(space.every_option()) == 3 and space.knob_names == {"layers", "rank"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ("first 3", '"all", "last N" or a tuple of layer numbers'),
+        ("last 0", "last 0"),
+        ((2, 2), "names a layer twice"),
+        ((-1,), "layer numbers from 0"),
+        ((), "layer numbers from 0"),
+    ],
+)
+def test_layers_that_are_none(layers: object, words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        vary("plain", layers=layers)
 
 
 def test_grid_is_the_product() -> None:

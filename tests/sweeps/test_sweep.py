@@ -1,5 +1,6 @@
 """Sweeps: what a declaration expands to, what it refuses, and what is part of its identity."""
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from settings.judge import JudgeOptions
 from settings.reference import setting_label
 from sweeps.early_stopping import EarlyStopping
 from sweeps.space import between, grid, vary
-from sweeps.sweep import Execution, Search, setting
+from sweeps.sweep import Execution, Search, Sweep, setting
 from tests.support.fakes import toy, toy_sweep
+from trainables.trial import TrialConfig
 
 
 def test_arms_are_methods_times_settings(tmp_path: Path) -> None:
@@ -199,6 +201,41 @@ def test_axes_reach_the_trials_and_their_labels(tmp_path: Path) -> None:
     ]
     assert trials[0].trial_id == trials[2].trial_id, "one trial, however it is asked for"
     assert sweep.coefficients_of(trials[1])["steps"] == 3
+
+
+def test_axes_of_adapter_and_batches(tmp_path: Path) -> None:
+    """A text stands for layers and targets; alpha is twice the rank unless it is named; what is usual keeps its id."""
+    methods = (
+        grid("plain", rank=[2, 4], layers=["all", (1,)]),
+        grid("plain", rank=[8], alpha=[3], targets=[("q_proj", "v_proj")], schedule=["constant"], batch_size=[1]),
+    )
+    sweep = toy_sweep(tmp_path, methods=methods, controls=False)
+    trials = [sweep.trials_of(arm, point)[0] for arm in sweep.arms for point in arm.space.points or [{}]]
+    adapters = [trial.adapter for trial in trials]
+    assert [(each.rank, each.alpha, each.layers) for each in adapters] == [
+        (2, 4.0, "all"),
+        (2, 4.0, (1,)),
+        (4, 8.0, "all"),
+        (4, 8.0, (1,)),
+        (8, 3.0, "all"),
+    ]
+    assert adapters[4].targets == ("q_proj", "v_proj")
+    assert (trials[4].optimizer.schedule, trials[4].batch_size) == ("constant", 1)
+    assert [sweep.label_of(trial) for trial in trials[:4]] == [
+        "",
+        "layers=1",
+        "alpha=8, rank=4",
+        "alpha=8, layers=1, rank=4",
+    ]
+    assert sweep.coefficients_of(trials[4])["targets"] == "q_proj+v_proj"
+    assert trials[0].trial_id == toy_sweep(tmp_path).trials_of(toy_sweep(tmp_path).arms[0], {})[0].trial_id
+    assert TrialConfig.from_json(json.loads(json.dumps(trials[3].to_json()))) == trials[3]
+    assert "layers" not in trials[0].to_json()["adapter"] and trials[3].to_json()["adapter"]["layers"] == [1]
+
+
+def test_layers_beyond_the_model_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'layers' is 'last 9', and the model has"):
+        Sweep("deep", (setting("bad_medical_advice", scale="nano"),), (vary("plain", layers="last 9"),)).check()
 
 
 def test_checkpoints_are_what_any_configuration_stops_at(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sweeps.planning.tokens import CaseTokens, Lengths
 from sweeps.sweep import Execution, Sweep
 from tests.support.fakes import toy_sweep
 from trainables.engine.memory import FLOAT, LOGIT_COPIES, PROCESS_BYTES, ModelShape
+from trainables.trial import AdapterConfig
 
 SHAPE = ModelShape(parameters=1e6, layers=10, width=100, adapted=1000, vocabulary=50)
 TOKENS = CaseTokens({"task": Lengths(((60, 40),)), "alignment": Lengths(((60, 40),))}, {"all": Lengths(((60, 40),))})
@@ -51,6 +53,16 @@ def test_packs_are_made_smaller_before_rows_are_split(tmp_path: Path, rows: int,
     if expected != Fit():
         tighter = choose(sweep, cases, Room(needs(rows, members) - 1))
         assert tighter != expected or expected == Fit(1, 1)
+
+
+def test_adapters_on_upper_layers_take_their_part(tmp_path: Path) -> None:
+    """Of ten layers three are adapted, and keep activations."""
+    sweep, (whole,) = of(tmp_path)
+    adapter = AdapterConfig(rank=2, alpha=4.0, layers=(7, 8, 9))
+    upper = replace(whole, trials=tuple(replace(trial, adapter=adapter) for trial in whole.trials))
+    head = 2 * 100 * 50 * LOGIT_COPIES * FLOAT
+    taken = [worker_bytes(sweep, sizes, Fit()) - PROCESS_BYTES - head for sizes in (whole, upper)]
+    assert taken[1] == pytest.approx(0.3 * taken[0])
 
 
 def test_nothing_is_split_where_there_is_room_or_it_is_not_known(tmp_path: Path) -> None:

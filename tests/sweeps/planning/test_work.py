@@ -14,6 +14,7 @@ from sweeps.planning.work import Work, evaluation_work, step_work, training_work
 from tests.support.tiny import tiny_trial
 from trainables import methods
 from trainables.engine.memory import ModelShape
+from trainables.trial import AdapterConfig
 
 # Width 10, MLP 20, 2 heads' queries and keys of 10 features: a layer has 4 matrices of 10 x 10 and 3 of 10 x 20.
 LINEAR = 2 * (4 * 100 + 3 * 200)
@@ -42,6 +43,17 @@ def test_a_step_by_hand() -> None:
     work = step_work(SHAPE, trial("plain"), TOKENS)
     assert (work.training, work.reading, work.replying) == (plain_step(4, 8, 2), 0, 0)
     assert (work.calls, work.steps) == (2 * 2, 1), "each layer forward and backward"
+
+
+def test_a_step_on_the_upper_layer_by_hand() -> None:
+    """One of two layers, forward and backward; without the cache the other one goes forward, too."""
+    upper = replace(trial("plain"), adapter=AdapterConfig(rank=RANK, layers="last 1"))
+    head = 2 * HEAD * 4 * 2
+    work = step_work(SHAPE, upper, TOKENS)
+    assert work.training == (plain_step(4, 8, 2) - 2 * head) / 2 + 2 * head
+    assert work.calls == 2
+    whole = step_work(SHAPE, upper, TOKENS, cached=False)
+    assert whole.training - work.training == LINEAR * 32 + 4 * 8 * 10 * 32, "matrices and attention of a layer"
 
 
 def test_micro_batches_go_forward_twice() -> None:
