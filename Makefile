@@ -1,4 +1,5 @@
 # make quickstart   set up and run the main job: a small sweep, from pre-training to the frontier
+# make real         set up and run the same on a real language model of 135 M parameters: half an hour
 # make test         set up and run lint, types and the whole suite
 # make check        the fast part of it, for everyday work
 # make bench        how fast it is against what a user would write: ratios, half an hour (tests/benchmarks/README.md)
@@ -12,10 +13,14 @@ export OMP_NUM_THREADS ?= 1
 # Packages are compiled when first imported (--no-compile halves the installation), so that must be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test check study bench lint clean
+.PHONY: quickstart real test check study bench lint clean
 
 quickstart: $(VENV)/.installed
 	@$(BIN)/selgen sweep run quickstart
+
+real: $(VENV)/.installed
+	@$(BIN)/selgen sweep run real_model
+	@$(BIN)/selgen heatmap real_model --scores "sycophancy_(.*)" --figure runs/real_model/topics.png
 
 test: lint
 	$(PYTEST)

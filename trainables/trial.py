@@ -362,7 +362,7 @@ def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **ov
     require(setting, method)
     recipe = setting.recipe
     values: dict[str, Any] = {
-        "adapter": AdapterConfig(rank=recipe.rank, alpha=2.0 * recipe.rank, rslora=recipe.rslora),
+        "adapter": AdapterConfig(rank=recipe.rank, alpha=2.0 * recipe.rank, rslora=recipe.rslora, layers=recipe.layers),
         "optimizer": OptimizerConfig(learning_rate=recipe.learning_rate),
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,

@@ -18,14 +18,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from settings import catalog
-from settings.common.errors import UserError
 from settings.encoding import EncodedRow
 from settings.reference import SettingRef
 from settings.setting import Evaluation, Preference, Setting
 from settings.small_models import SMOLLM2
 from trainables import methods
-from trainables.bases.load_base import load_base
-from trainables.bases.packaged_models import ensure_fetched
 from trainables.engine.base import LoadedBase
 from trainables.engine.memory import ModelShape
 from trainables.evaluation.evaluate import evaluate
@@ -40,15 +37,9 @@ NEW_TOKENS = 6
 
 
 @pytest.fixture(scope="module")
-def base() -> LoadedBase:
-    """Return the model, fetched unless the cache has it."""
-    try:
-        ensure_fetched(SMOLLM2)
-    except UserError as error:
-        if str(error).startswith("cannot fetch"):
-            pytest.skip(str(error))
-        raise
-    return load_base(SMOLLM2)
+def base(real_base: LoadedBase) -> LoadedBase:
+    """Return the model."""
+    return real_base
 
 
 @pytest.fixture(scope="module")
