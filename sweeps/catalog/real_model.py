@@ -17,7 +17,7 @@ sweep = Sweep(
         grid("plain", adapter_scale=[0.3, 0.6]),
         grid("upweighted", weight=[0.1, 0.3]),
         grid("kl_penalty", beta=[10.0, 100.0]),
-        grid("dpo", weight=[0.1, 1.0]),
+        grid("dpo", weight=[0.3, 1.0]),
     ),
     seeds=2,
 )
