@@ -94,8 +94,8 @@ class Execution(_Declaration):
             resumed has the same bits.
         gradient_checkpointing: keep the inputs of the model's layers alone and run each layer again in the backward
             pass, for memory; costs one more forward pass.
-        cache_references: compute the outputs of the base model on the rows that methods refer to once, and keep them
-            for all trials, instead of in every step.
+        cache_references: compute the outputs of the base model on the rows that methods refer to once, and on all rows
+            what lies below the lowest adapted layer, and keep them for all trials, instead of in every step.
         checkpoint_seconds: between two checkpoints of a pack in training; what a kill costs at most.
         keep_adapters: how many of the trials that ended last keep their adapters, beside those on the frontier and
             those that others build on; the rest is deleted (see `sweeps.results.disk`). None keeps all.

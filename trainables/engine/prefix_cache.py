@@ -3,7 +3,7 @@
 The hidden states that enter that layer are the base model's for every trial, seed, step and evaluation. They lie in
 files named by their content, as the outputs of `reference_cache` do, at every position of each row.
 
-Shape legend: R rows, T padded length in tokens, D hidden width.
+Shape legend: R rows, T padded length in tokens, N positions of all rows concatenated, D hidden width.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from trainables.engine.batches import to_device
 from trainables.engine.forward import autocast
 from trainables.engine.prefix import Prefix, Start, find_start, states_below
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
-from trainables.engine.reference_cache import MAX_BYTES, ROWS_PER_BATCH, content_key, shared_tensors
+from trainables.engine.reference_cache import ROWS_PER_BATCH, content_key, shared_tensors
 
 Progress = Callable[[int, int], None]
+MAX_BYTES = 4e9  # of one file, which is computed in main memory
 VERSION = 1  # part of a file's name; raise it when the same rows would give other numbers
 
 
@@ -138,14 +139,18 @@ def compute_states(
 ) -> Tensor:
     """Return the hidden states that passes begin with, row after row; similar lengths are read together."""
     order = sorted(range(len(ids)), key=lambda index: (len(ids[index]), index))
-    states: dict[int, Tensor] = {}
+    ends = list(accumulate(map(len, ids)))
+    states_ND = torch.empty(0)
     for first in range(0, len(order), ROWS_PER_BATCH):
         progress(first, len(order))
         indices = order[first : first + ROWS_PER_BATCH]
         with autocast(base.model.device):
             states_RTD = states_below(base.model, start, _padded([ids[index] for index in indices], base))
-        states.update((index, row[: len(ids[index])]) for index, row in zip(indices, states_RTD, strict=True))
-    return torch.cat([states[index] for index in range(len(ids))])
+        if not first:
+            states_ND = torch.empty(ends[-1], states_RTD.shape[2], dtype=states_RTD.dtype)
+        for index, row in zip(indices, states_RTD, strict=True):
+            states_ND[ends[index] - len(ids[index]) : ends[index]] = row[: len(ids[index])]
+    return states_ND
 
 
 def _padded(ids: Sequence[tuple[int, ...]], base: LoadedBase) -> Tensor:

@@ -152,6 +152,7 @@ def shared_tensors(
         if workers.first:
             with replacing_file(path) as temporary:
                 save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+            tensors = _read(path) or tensors  # mapped, so that processes of a node hold them once
     if sum(tensor.nbytes for tensor in tensors.values()) <= ON_DEVICE_BYTES:
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     return tensors
