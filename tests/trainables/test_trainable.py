@@ -138,8 +138,9 @@ def test_a_stopped_pack_continues_bit_for_bit(tmp_path: Path, ref: SettingRef, m
 
 def test_a_pack_that_would_not_fit_is_given_back_before_it_runs(tmp_path: Path, ref: SettingRef) -> None:
     """The driver hands it out again in halves; one trial alone is tried in any case."""
-    rss = psutil.Process().memory_info().rss
-    for memory, members, fits in ((rss, 2, False), (rss, 1, True), (rss + 10e9, 2, True), (None, 2, True)):
+    held = psutil.Process().memory_info()
+    own = held.rss - held.shared
+    for memory, members, fits in ((own, 2, False), (own, 1, True), (own + 10e9, 2, True), (None, 2, True)):
         actor = PackTrainable(config(tmp_path / "pack", trials(ref)[:members], memory=memory))
         end = end_of(actor)
         actor.cleanup()

@@ -64,6 +64,8 @@ class ModelShape:
 
         Layers that the model does not have are taken to be its last ones: its sizes may be assumed.
         """
+        if any(each.layers == "all" for each in adapters):
+            return self
         last = self.layers - 1
         adapted = {
             min(max(number, 0), last) for each in adapters for number in each.layer_numbers(self.layers, check=False)

@@ -27,8 +27,9 @@ PHASES = {
     """,
 }
 PROGRAM = """
-import hashlib, time
+import hashlib, signal, time
 from sweeps.cli import app
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background of a shell script ignores it
 
 def ready():
     print("ready", flush=True)
@@ -42,6 +43,7 @@ app.main()
 def interrupted_twice(process: subprocess.Popen[str]) -> tuple[int, float, str]:
     """Send two SIGINT half a second apart; the exit code, the seconds to the end, and standard error."""
     try:
+        time.sleep(0.5)  # it is ready, and not yet where it will stay
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         began = time.monotonic()
@@ -72,6 +74,7 @@ def test_a_second_interrupt_ends_the_process(phase: str) -> None:
 
 def test_one_interrupt_is_the_command_s_own() -> None:
     """It has all the time it needs: nothing else ends it, and nothing is left behind where there was none."""
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # or not: see above
     before = signal.set_wakeup_fd(-1)
     with second_ends():
         pass
@@ -80,3 +83,4 @@ def test_one_interrupt_is_the_command_s_own() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     signal.set_wakeup_fd(before)
+    signal.signal(signal.SIGINT, ignored)

@@ -13,7 +13,6 @@ import pytest
 import torch
 from peft import PeftModel
 from scipy.stats import chi2
-from transformers import DynamicCache
 
 from tests.support.tiny import tiny_base, tiny_model, tiny_setting, tiny_trial
 from trainables import methods
@@ -170,9 +169,9 @@ def test_a_repeated_prompt_is_prefilled_once(
     prefilled: list[int] = []
     prefill = Decoder.prefill
 
-    def counted(self: Decoder, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> torch.Tensor:
+    def counted(self: Decoder, prompts: Sequence[tuple[int, ...]], *more: Any) -> Any:
         prefilled.append(len(prompts))
-        return prefill(self, prompts, cache)
+        return prefill(self, prompts, *more)
 
     monkeypatch.setattr(Decoder, "prefill", counted)
     options = {"max_new_tokens": 6, "stop_ids": frozenset({1}), "pad_id": 0, "temperature": temperature}
