@@ -46,7 +46,7 @@ from settings.common.errors import UserError
 SIZE = (7.5, 5.6)  # inches; 1800 pixels wide, twice what a README shows
 CONTROL_LINES = (("checkpoint", (0, (1, 1.5))), ("scale", (0, (5, 1.5, 1, 1.5))))
 FRONT_LINE = (0, (4, 2))
-LEGEND_WIDTH, CAPTION_WIDTH = 30, 120  # characters
+LEGEND_WIDTH, TITLE_WIDTH, CAPTION_WIDTH = 30, 56, 120  # characters
 
 
 def axes_of(objectives: Sequence[Objective], x: str | None = None, y: str | None = None) -> tuple[str, str]:
@@ -114,7 +114,7 @@ def frontier_figure(
         axes.plot(*base, marker="*", markersize=15, color="#FFFFFF", markeredgecolor=BLACK, zorder=6)
     _describe_axes(axes, shown.objectives)
     if title:
-        axes.set_title(title, fontsize=FONT["title"], loc="left")
+        axes.set_title("\n".join(textwrap.wrap(title, TITLE_WIDTH)), fontsize=FONT["title"], loc="left")
     figure.legend(
         handles=_legend(drawn, styles, base is not None, banded),
         loc="outside right upper",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from analysis.figures.heatmap import build_grid, save_heatmap
 from analysis.statistics.arrays import number_text
 from sweeps.cli.say import Say
-from sweeps.cli.tables import table_of
 from sweeps.find import name_of
 from sweeps.results.readers import open_sweep
+
+NUMBER = len("0.00")  # a narrow terminal folds names, and no number
 
 
 def draw(
@@ -36,7 +38,10 @@ def draw(
     records = reader.load_records()
     base_scores = reader.load().base_scores if len(records) == 1 else None
     grid = build_grid(records, scores, method, base_scores)
-    table = table_of("", *grid.columns)
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for column in grid.columns:
+        table.add_column(column, min_width=NUMBER, overflow="fold", justify="right")
     for row, means in zip(grid.rows, grid.mean_RC, strict=True):
         table.add_row(row, *(number_text(mean, 2) for mean in means))
     console.print(table)

@@ -118,8 +118,10 @@ def convert(gguf: Path, directory: Path) -> None:
         config = type(read.config).from_dict(
             {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
         )
-        model = type(read)(config)
-        model.load_state_dict(read.state_dict())
+        with torch.device("meta"):
+            model = type(read)(config)
+        model.load_state_dict(read.state_dict(), assign=True)
+        model.tie_weights()
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
 
