@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -288,11 +289,16 @@ class Activity:
 
     @staticmethod
     def read(path: Path) -> Activity | None:
-        """Return what a worker has written; None where there is no such file, or another version wrote it."""
+        """Return what a worker has written; None where no file can be read, or another version wrote it."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             return Activity(**{**data, "trials": tuple(data["trials"])})
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+        ):  # on network file systems a file that is replaced may be stale
             return None
 
 
@@ -323,8 +329,10 @@ class ActivityFile:
         activity = Activity(
             trials=self._trials, phase=phase, what=what, done=done, total=total, begun=self._begun, seconds=seconds
         )
-        write_json(self._path, asdict(activity), durable=False)
+        with suppress(OSError):  # it is for people to see: no pack ends because a disk is full for a moment
+            write_json(self._path, asdict(activity), durable=False)
 
     def close(self) -> None:
         """Delete the file."""
-        remove(self._path)
+        with suppress(OSError):
+            remove(self._path)

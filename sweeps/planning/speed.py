@@ -51,6 +51,9 @@ class Speed:
         return OVERHEAD * products + calls + work.steps * STEP_SECONDS + work.replies * REPLY_SECONDS
 
 
+ASSUMED_GPU = Speed(training=1e14, reading=1.5e14, replying=1e13)  # for a driver on a machine without one
+
+
 def measure(shape: ModelShape, tokens: float, rows: float, threads: int, on_gpu: bool = False) -> Speed:
     """Measure the speed of a model's products.
 
@@ -58,8 +61,10 @@ def measure(shape: ModelShape, tokens: float, rows: float, threads: int, on_gpu:
         tokens: of a training step.
         rows: that reply together.
         threads: of a worker.
-        on_gpu: measure a GPU of this machine, in bfloat16.
+        on_gpu: measure a GPU of this machine, in bfloat16; where it has none, a large one is assumed.
     """
+    if on_gpu and not torch.cuda.is_available():
+        return ASSUMED_GPU
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

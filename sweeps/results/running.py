@@ -128,7 +128,7 @@ class RunningSweep:
         try:
             data: Mapping[str, Any] = json.loads(SweepFolder(folder).running.read_text(encoding="utf-8"))
             return RunningSweep(**{**data, "packs": tuple(PackStatus(**pack) for pack in data["packs"])})
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
 

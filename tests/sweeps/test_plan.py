@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from sweeps import plan
 from sweeps.ledger import Asked, Fit, LedgerState
 from sweeps.planning import forecast
-from sweeps.planning.speed import Speed
+from sweeps.planning.speed import ASSUMED_GPU, Speed, measure
 from tests.support.fakes import finished, toy_sweep
 from trainables.engine.memory import ModelShape
 from trainables.outcome import Cost
@@ -78,3 +79,10 @@ def test_what_a_start_has_fixed_is_planned_with(tmp_path: Path, monkeypatch: pyt
     estimate = plan.estimate(sweep, 2, record, free=1e12)
     assert (estimate.fit, estimate.packs) == (Fit(None, 1), estimate.trials)
     assert plan.estimate(sweep, 2, None, free=1e12).packs == estimate.trials / 2, "two seeds"
+
+
+def test_a_driver_without_a_gpu_plans_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head of a cluster trains nothing; measuring a GPU there would end the sweep."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    shape = ModelShape(parameters=1e9, layers=10, width=1000, adapted=1000, vocabulary=50)
+    assert measure(shape, 100, 10, 1, on_gpu=True) == ASSUMED_GPU

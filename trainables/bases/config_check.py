@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from settings.common.errors import UserError
@@ -33,5 +34,8 @@ def check_config(path: Path, source: str, adapter: AdapterConfig) -> None:
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
         raise UserError(why_not_loaded(source, error)) from error
+    except (StrictDataclassError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} describes no model that can be built: {type(error).__name__}: {said}") from error
     check_attention(model)
     target_names(model, adapter)
