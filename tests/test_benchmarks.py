@@ -70,7 +70,9 @@ def test_the_short_form_measures_every_goal(tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     for name in NAMES:
         entry = found[name]
-        assert 0 < entry["min"] <= entry["value"] <= entry["max"], name
+        assert entry["min"] <= entry["value"] <= entry["max"], name
+        if name != "seed_marginal_cost":  # a difference of two times, which noise may turn round in so short a form
+            assert entry["min"] > 0, name
         assert {"goal", "met", "details"} <= entry.keys()
     assert set(found["generation_speedup"]["details"]["equal_replies"].values()) == {1.0}
     assert found["sweep_speedup"]["details"]["trials"] == 2
