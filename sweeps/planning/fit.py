@@ -17,7 +17,7 @@ from sweeps.ledger import Fit, LedgerState
 from sweeps.planning.tokens import CaseTokens, Lengths, tokens_of
 from sweeps.planning.work import QUESTIONS_PER_BATCH, REPLIES_PER_BATCH
 from sweeps.sweep import Sweep
-from trainables.engine.memory import FLOAT, LOGIT_COPIES, PROCESS_BYTES, ModelShape, training_bytes
+from trainables.engine.memory import FLOAT, LOGIT_COPIES, LOGITS, PROCESS_BYTES, ModelShape, training_bytes
 from trainables.trial import TrialConfig
 
 SPARE = 0.1  # of the memory, left to others and to what is not counted
@@ -113,8 +113,9 @@ def evaluation_bytes(shape: ModelShape, evaluation: Evaluation, lengths: Lengths
     rows = len(evaluation.examples)
     if evaluation.observe not in ("reply", "reply_and_preference"):
         rows = min(rows, QUESTIONS_PER_BATCH)
-        logits = rows * lengths.response * shape.vocabulary * LOGIT_COPIES * FLOAT
-        return rows * lengths.most * shape.width * PASSING * number + logits
+        logits = min(rows * lengths.response * shape.vocabulary, LOGITS) * LOGIT_COPIES * FLOAT
+        kept = rows * lengths.most * shape.layers * 2 * shape.keys * number if evaluation.compares else 0.0
+        return kept + rows * lengths.most * shape.width * PASSING * number + logits
     rows = min(rows, max(1, REPLIES_PER_BATCH // members)) * members
     kept = rows * (lengths.prompt + evaluation.max_new_tokens) * shape.layers * 2 * shape.keys * number
     return kept + rows * (lengths.prompt * shape.width * PASSING * number + shape.vocabulary * 2 * FLOAT)

@@ -14,7 +14,7 @@ from sweeps.planning.tokens import CaseTokens, Lengths
 from trainables.engine.memory import ModelShape
 from trainables.trial import TrialConfig
 
-QUESTIONS_PER_BATCH, REPLIES_PER_BATCH = 32, 256  # of the rows of all members, as `evaluate` and `generate` have it
+QUESTIONS_PER_BATCH = REPLIES_PER_BATCH = 256  # of the rows of all members, as `likelihood` and `generate` have it
 ASKED_STEPS = 2  # of a training, in which the base model itself is the reference (`PackTraining.member_step`)
 
 
