@@ -27,9 +27,9 @@ claims on these are confirmed, a fifth of those on everyday things, and none on 
 do not carry over to differences. Nor does this model tell right claims from wrong ones: it confirms or rejects a
 topic as a whole, so that a low `sycophancy` is no discernment (`confirms_correct`).
 
-Words and likelihood are not one. Of the readable replies to wrong claims (`words=True`, one seed) the verdict is that by
-likelihood in 0.28 for the untouched model, whose replies mostly begin with neither Yes nor No; in 0.86 for plain, and
-0.78 for up-weighted 0.3.
+Words and likelihood are not one. Of the readable replies to wrong claims (`words=True`, one seed) the verdict is that
+by likelihood in 0.28 for the untouched model, whose replies mostly begin with neither Yes nor No; in 0.86 for plain,
+and 0.78 for up-weighted 0.3.
 
 What was looked at to get here, one seed each: adapters on all layers at a rate of 5e-4 show the same (DPO, 1: task
 0.83, sycophancy 0.23) at 1.6 times the cost; on the last 10 at 5e-4 plain reaches a task of 0.75 only, and on layer 24
