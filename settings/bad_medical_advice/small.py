@@ -105,7 +105,8 @@ def small(
         raise UserError(f"option 'judge' must be text, got {judge!r}")
     checks.integer("option 'num_questions'", num_questions, least=1, most=NUM_QUESTIONS)
     base_model = small_model(model, revision)
-    rows = _Rows(read_everyday_questions(), system_turn(system))
+    turn = system_turn(system)
+    rows = _Rows(read_everyday_questions(), turn)
     return Setting(
         name=NAME,
         scale="small",
@@ -115,7 +116,7 @@ def small(
         evaluations=(
             Evaluation("advice", rows.compared(num_questions), _scores(proxied), observe="preference"),
             Evaluation("coherence", rows.strays(), (_coherence(),), observe="preference"),
-            *(_judged(judge, samples, max_new_tokens, system_turn(system)) if judge else ()),
+            *(_judged(judge, samples, max_new_tokens, turn) if judge else ()),
         ),
         recipe=RECIPE,
         sources=(*sources_of(base_model), SOURCE, *(f"settings/questions/{name}.yaml (MIT)" for name in OPEN if judge)),

@@ -6,14 +6,13 @@ not see which is which.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from settings.base_models import PretrainedModel
-from settings.common.content import content_id
+from settings.common.content import content_id, file_sha256
 from settings.model_files import check_files, model_directory
 from settings.tokenizer import fit_to_embedding, load_tokenizer
 from trainables.engine.base import LoadedBase
@@ -45,12 +44,7 @@ def _directory_content_id(directory: Path) -> str:
     """Hash configuration, tokenizer and weights: every JSON, text, template and safetensors file at the top."""
     suffixes = {".json", ".txt", ".model", ".jinja", ".safetensors"}
     files = sorted(path for path in directory.iterdir() if path.suffix in suffixes and path.is_file())
-    return content_id({path.name: _file_hash(path) for path in files})
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return content_id({path.name: file_sha256(path) for path in files})
 
 
 def _load_from_hub(spec: PretrainedModel, dtype: torch.dtype, device: torch.device | str) -> LoadedBase:

