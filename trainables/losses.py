@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainables.chunked import per_position
-from trainables.method import Forward
+from trainables.interface.outputs import Forward
 from trainables.projections import Factors
 
 

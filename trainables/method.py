@@ -11,21 +11,21 @@ adapter; I and O in- and output features of a linear layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from settings.common.errors import UserError
 from settings.setting import Stream
-from trainables.chunked import per_position
-from trainables.coefficients import SPACE, Choice, RangeSpec, coefficients, label_of
+from trainables.coefficients import Choice
+from trainables.interface.configured import Configured
+from trainables.interface.edits import Edit
+from trainables.interface.outputs import Forward
+from trainables.interface.preparation import Preparation
+from trainables.interface.rewriting import Rewriting
 from trainables.projections import Direction, Factors
 
-Definition = Literal["principled", "published"]
 Positions = Literal["response", "text", "padded", "answer"]
 """Which positions of a row count.
 
@@ -34,52 +34,14 @@ Positions = Literal["response", "text", "padded", "answer"]
     padded    every position of the row padded to the trial's `max_length`, padding included
     answer    from the last position of the prompt to the end of the padding
 """
+Kind = Literal["data", "loss", "gradient", "weights", "activations", "after training"]
+"""What a method works on; `selgen methods` groups by it."""
 ProxySchedule = Literal["continuous", "synchronized"]
 """When the rows of the proxy streams are read.
 
     continuous    in every step; once used up, they start anew in another order
     synchronized  once in each pass over the task rows, in its first steps; the steps after these have none
 """
-
-
-@dataclass(frozen=True)
-class Forward:
-    """The outputs on the rows of one stream, for one trial or for the reference.
-
-    Attributes:
-        hidden_ND: final hidden state at each position that the method counts (`Method.positions`).
-        labels_N: the token that follows each position; the padding token where nothing does.
-        row_N: which row of the batch each position belongs to, 0 .. num_rows - 1.
-        num_rows: rows in the batch.
-        head: maps hidden states to logits in float32 (or wider), `[N, D] -> [N, V]`.
-        layers_LND: hidden states after each layer, the last one being `hidden_ND`; None unless the method declares
-            them (`Method.layers`).
-        chunk: positions whose logits are held at a time by losses that are sums over positions; None is all.
-        num_groups: groups of rows that have a gradient each (`Method.num_row_groups`); 1 when all rows are one group.
-    """
-
-    hidden_ND: Tensor
-    labels_N: Tensor
-    row_N: Tensor
-    num_rows: int
-    head: Callable[[Tensor], Tensor]
-    layers_LND: Tensor | None = None
-    chunk: int | None = None
-    num_groups: int = 1
-
-    @cached_property
-    def logits_NV(self) -> Tensor:
-        """Logits at all positions; computed once, when first read."""
-        return self.head(self.hidden_ND)
-
-    @cached_property
-    def nll_N(self) -> Tensor:
-        """Negative log-likelihood of the token after each position, in nats; computed once, chunk by chunk."""
-
-        def nll(hidden_ND: Tensor, at: slice) -> Tensor:
-            return torch.nn.functional.cross_entropy(self.head(hidden_ND), self.labels_N[at], reduction="none")
-
-        return per_position(nll, self.hidden_ND, self.chunk)
 
 
 @dataclass(frozen=True)
@@ -91,16 +53,22 @@ class Step:
         reference: stream -> outputs of the frozen base model on the same rows.
         adapter: the trial's LoRA factors, layer after layer, with gradients; empty unless the method declares
             `weights`.
-        prior: the frozen factors of the prior adapter, in the same order; empty unless it is active
-            (`Method.prior_is_active`).
+        priors: the frozen factors of each prior adapter (`Method.priors`), in the same order; empty unless the method
+            declares `weights`.
+        prepared: what the method computed before training (`Method.prepare`).
+        state: what the method carries from step to step (`Method.initial_state`), as the step before left it.
         recorded: detached values for curves; filled by `record`.
+        kept: what `keep` sets.
     """
 
     policy: Mapping[Stream, Forward]
     reference: Mapping[Stream, Forward]
     adapter: Sequence[Factors] = ()
-    prior: Sequence[Factors] = ()
+    priors: Sequence[Sequence[Factors]] = ()
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
     recorded: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def record(self, **values: Tensor) -> None:
         """Keep unweighted terms, detached, for curves and `must_stay_active`. Raise TypeError for no tensor."""
@@ -109,6 +77,33 @@ class Step:
                 hint = "" if self.adapter else "; step.adapter is empty unless the method has weights = True"
                 raise TypeError(f"record({name}=...) takes a scalar tensor, got {value!r}{hint}")
             self.recorded[name] = value.detach()
+
+    def keep(self, **values: Tensor) -> None:
+        """Set entries of the state, detached, for the next step. Raise KeyError for one that is not in it."""
+        for name, value in values.items():
+            if name not in self.state:
+                known = ", ".join(self.state) or "nothing; define initial_state"
+                raise KeyError(f"keep({name}=...): the state has {known}")
+            self.kept[name] = value.detach()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained adapter, and what a method may edit it with (`Method.finalize`).
+
+    Attributes:
+        adapter: its factors, layer after layer.
+        priors: those of each prior adapter (`Method.priors`), of the same layers.
+        directions: for each of these layers, the weight change that the first prior made, or tuning the base model
+            (`Method.needs_pretrained`); empty without either.
+        prepared, state: see `Step`; the state is that after the last update.
+    """
+
+    adapter: Sequence[Factors]
+    priors: Sequence[Sequence[Factors]] = ()
+    directions: Sequence[Direction] = ()
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,12 +115,13 @@ class BatchSizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(Configured):
     """What one fine-tuning minimises. A subclass is one file, one equation, one citation.
 
-    Four groups, of which most methods need the first alone.
+    Several groups, of which most methods need the first alone.
 
     Every method:
+        kind: what it works on.
         streams: rows sent through the adapted model at each step.
         reference: those of the streams that are also sent through the frozen base model.
         layers: those of the streams whose hidden states after every layer are kept.
@@ -142,27 +138,28 @@ class Method:
         combine(gradients): what the optimizer gets.
         transform_update(update, gradients): what is stepped along.
 
+    Before training:
+        prepare(preparation): what is computed once, from whole streams, before the first step.
+        rows_read(stream, num_rows, prepared): which rows of a stream are read at all.
+        rewriting(stream): how its rows are rewritten.
+        edits(prepared): what is added to or taken out of hidden states on their way through the model.
+
+    State:
+        initial_state(adapter), after_update(state, adapter): what is carried from step to step, beside what a step
+            keeps (`Step.keep`).
+
     Two stages:
-        prior, prior_is_active: an adapter that is trained first, and whether it stays in the model.
-        trained_as, needs_pretrained, finalize(adapter, directions): editing an adapter that is trained already.
+        priors, prior_is_active: adapters that are trained first, and whether the first of them stays in the model.
+        trained_as, needs_pretrained, finalize(trained): editing a trained adapter.
 
     Replicating the study:
-        definition (a coefficient of every method): "principled" counts response tokens only, as the method's docstring
-            says; "published" computes what the study's own code computes, so that its coefficients mean the same: the
-            loss covers the whole rendered text (prompt, special tokens added twice, a trailing empty assistant turn),
-            rows are padded on the side that the tokenizer names, gradients are never clipped, warm-up starts at 0, and
-            coefficients are set as in `as_published`. Its control is published plain fine-tuning. Its defects are not
-            reproduced: a KL that is silently left out, training on losses that are not finite, ignored seeds and
-            options, stale caches.
-        as_published: (coefficient, value) pairs that the published definition sets.
+        as_published: (coefficient, value) pairs that the published definition sets; see `Configured`.
         proxy_schedule: see `ProxySchedule`; a coefficient of every `ProxyMethod`.
-
-    Coefficients:
-        definition: see above.
     """
 
     # --- every method ---
 
+    kind: ClassVar[Kind] = "loss"
     streams: ClassVar[tuple[Stream, ...]] = ("task",)
     reference: ClassVar[tuple[Stream, ...]] = ()
     layers: ClassVar[tuple[Stream, ...]] = ()
@@ -170,8 +167,6 @@ class Method:
     must_stay_active: ClassVar[tuple[str, ...]] = ()
     equation: ClassVar[str] = ""
     source: ClassVar[str] = ""
-
-    definition: Literal["principled", "published"] = Choice("principled", "principled", "published")
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         """Return what is minimised and plotted as the loss, one scalar, and one more for each row group, if any.
@@ -223,15 +218,59 @@ class Method:
         """
         return update
 
+    # --- before training ---
+
+    def prepare(self, preparation: Preparation) -> Mapping[str, Tensor]:
+        """Return what is computed before the first step: directions, scores of rows, curvature; by default nothing.
+
+        A function of what `preparation` gives and of the coefficients alone. Called whenever a pack with the trial is
+        built; what is expensive, `preparation` keeps by content.
+        """
+        return {}
+
+    def rows_read(self, stream: Stream, num_rows: int, prepared: Mapping[str, Tensor]) -> Sequence[int] | None:
+        """Return which of the rows of `stream` are read, by number; None, the rule, is all of them."""
+        return None
+
+    def rewriting(self, stream: Stream) -> Rewriting | None:
+        """Return how the rows of `stream` are rewritten before they are trained on; None, the rule, is not at all."""
+        return None
+
+    def edits(self, prepared: Mapping[str, Tensor]) -> Sequence[Edit]:
+        """Return the edits of the forward pass; by default none. The reference is never edited."""
+        return ()
+
+    # --- state ---
+
+    def initial_state(self, adapter: Sequence[Factors]) -> Mapping[str, Tensor]:
+        """Return what the method carries from step to step, as it is before the first; by default nothing.
+
+        Args:
+            adapter: the initial factors, layer after layer.
+        """
+        return {}
+
+    def after_update(self, state: Mapping[str, Tensor], adapter: Sequence[Factors]) -> Mapping[str, Tensor]:
+        """Return the state after the optimizer's update; by default as it is.
+
+        Args:
+            state: with what the step kept.
+            adapter: the updated factors, layer after layer.
+        """
+        return state
+
     # --- two stages ---
 
     prior_is_active: ClassVar[bool] = False
-    """Whether the prior adapter lies frozen beneath the trained one. Otherwise only `finalize` sees it."""
+    """Whether the first prior adapter lies frozen beneath the trained one. The others are only seen."""
 
     @property
-    def prior(self) -> Method | None:
-        """The method that trains an adapter before this one, once, with the same seed; None without a first stage."""
-        return None
+    def priors(self) -> tuple[Method, ...]:
+        """The methods that train adapters before this one, each once, with the same seed; empty without a first stage.
+
+        A method that declares `weights` sees them in its steps, and `finalize` sees them in any case.
+        """
+        return ()
 
     @property
     def trained_as(self) -> Method:
@@ -243,48 +282,19 @@ class Method:
         """Whether `finalize` gets what tuning changed in the base model as directions, and not what the prior did."""
         return False
 
-    def finalize(self, adapter: Sequence[Factors], directions: Sequence[Direction]) -> Sequence[Factors]:
-        """Return the factors to evaluate and keep; by default those that were trained. Called once, after training.
+    def finalize(self, trained: Trained) -> Sequence[Factors]:
+        """Return the factors to evaluate and keep; by default those that were trained.
 
-        Args:
-            adapter: factors of the trained adapter, layer after layer.
-            directions: for each of these layers, the weight change that the prior, or tuning the base model, made;
-                empty without either.
+        Called wherever an adapter is evaluated or kept, on a copy. What it returns may have any rank.
         """
-        return adapter
+        return trained.adapter
 
     # --- replicating the study ---
-
-    as_published: ClassVar[tuple[tuple[str, Any], ...]] = ()
 
     @property
     def proxy_schedule(self) -> ProxySchedule:
         """When the rows of the proxy streams are read."""
         return "continuous"
-
-    # --- what follows from these ---
-
-    def __post_init__(self) -> None:
-        for coefficient in coefficients(type(self)):
-            value = getattr(self, coefficient.name)
-            problem = coefficient.metadata[SPACE].check(value)
-            if problem:
-                raise UserError(f"method {self.name!r}: coefficient {coefficient.name!r} {problem}, got {value!r}")
-            if isinstance(coefficient.metadata[SPACE], RangeSpec) and not coefficient.metadata[SPACE].integer:
-                object.__setattr__(self, coefficient.name, float(value))  # 1 and 1.0 are one trial
-        if self.definition == "published":
-            self._set_as_published()
-
-    def _set_as_published(self) -> None:
-        defaults = {item.name: item.default for item in fields(self)}
-        for name, published in self.as_published:
-            value = getattr(self, name)
-            if value not in (defaults[name], published):
-                raise UserError(
-                    f"method {self.name!r}: the published definition sets {name}={published!r}, got {value!r};"
-                    f" leave {name!r} out, or take the principled definition"
-                )
-            object.__setattr__(self, name, published)
 
     @property
     def revision(self) -> int:
@@ -293,34 +303,6 @@ class Method:
         Part of a trial's identity. 1 where a prior lies beneath the adapter, which once started as a copy of it.
         """
         return int(self.prior_is_active)
-
-    @property
-    def name(self) -> str:
-        """The name of the file that defines the method."""
-        return type(self).__module__.rpartition(".")[2]
-
-    @property
-    def title(self) -> str:
-        """Name and definition, e.g. "kl_penalty" or "kl_penalty (published)"."""
-        return self.name if self.definition == "principled" else f"{self.name} ({self.definition})"
-
-    @property
-    def label(self) -> str:
-        """The coefficients as short text, e.g. "beta=0.3": the searched ones, and others that differ from the usual."""
-        usual: dict[str, Any] = {"definition": self.definition}
-        usual |= dict(self.as_published) if self.definition == "published" else {}
-        shown = {}
-        for item in coefficients(type(self)):
-            value = getattr(self, item.name)
-            if item.metadata[SPACE].searched or value != usual.get(item.name, item.default):
-                shown[item.name] = value
-        return label_of(shown)
-
-    @property
-    def is_neutral(self) -> bool:
-        """Whether the losses add nothing to the task's: a coefficient has the value of plain fine-tuning."""
-        specs = {item.name: item.metadata[SPACE] for item in coefficients(type(self))}
-        return any(getattr(self, name) == getattr(spec, "neutral", None) for name, spec in specs.items())
 
 
 @dataclass(frozen=True, kw_only=True)

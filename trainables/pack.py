@@ -12,7 +12,7 @@ from trainables.engine.process_group import full_tensor
 from trainables.evaluation.evaluate import Evaluated, Progress, evaluate
 from trainables.folder import SweepFolder
 from trainables.messages import Ended
-from trainables.method import Method
+from trainables.method import Method, Trained
 from trainables.outcome import Cost, Outcome
 from trainables.projections import Direction, LowRankDirection
 from trainables.store import AdapterStore
@@ -48,8 +48,8 @@ class Pack(PackTraining):
 
     def _edit(self, index: int, method: Method) -> None:
         """Let a method edit its member's adapter; invalid when what it projects on is nothing."""
-        adapter = self.adapters.member_factors(index)
-        directions: list[Direction] = [LowRankDirection(factors) for factors in self._prior_factors.get(index, ())]
+        adapter, priors = self.adapters.member_factors(index), self.priors[index]
+        directions: list[Direction] = [LowRankDirection(factors) for factors in (priors[0] if priors else ())]
         if method.needs_pretrained:
             layers = {name: full_tensor(layer.weight_OI) for name, layer in self.adapters.layers_of(index).items()}
             directions = list(tuning_directions(self.setting.base_model, layers))
@@ -58,7 +58,7 @@ class Pack(PackTraining):
             member = self.members[index]
             member.status, member.reason = "invalid", "the projection leaves nothing of the adapter in any layer"
             return
-        self.adapters.set_member_factors(index, method.finalize(adapter, directions))
+        self.adapters.set_member_factors(index, method.finalize(Trained(adapter, priors, directions)))
 
     def evaluate(self, progress: Progress = lambda evaluation, done, total: None) -> dict[int, Evaluated]:
         """Evaluate the members whose numbers can be trusted: index -> scores and observations."""

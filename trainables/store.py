@@ -73,20 +73,18 @@ def trained_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | N
     return store.find(trial.training) if store and trial.is_readout else None
 
 
-def prior_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | None:
-    """Return the adapter that a trial's method needs first; None if it needs none.
-
-    Raise UserError where the store does not have it.
-    """
-    if trial.prior is None:
-        return None
-    saved = store.find(trial.prior) if store else None
-    if saved is None:
-        raise UserError(
-            f"method {trial.method.name!r} needs the adapter of trial {trial.prior.trial_id}"
-            f" ({trial.prior.method.name}, seed {trial.seed}) first"
-        )
-    return saved
+def prior_adapters(store: AdapterStore | None, trial: TrialConfig) -> list[Saved]:
+    """Return the adapters that a trial's method needs first. Raise UserError where the store does not have one."""
+    adapters = []
+    for prior in trial.priors:
+        saved = store.find(prior) if store else None
+        if saved is None:
+            raise UserError(
+                f"method {trial.method.name!r} needs the adapter of trial {prior.trial_id} ({prior.method.name}, seed"
+                f" {trial.seed}) first"
+            )
+        adapters.append(saved)
+    return adapters
 
 
 def merged_config(config: AdapterConfig, saved: Saved | None) -> AdapterConfig:

@@ -32,7 +32,7 @@ from trainables.engine.stream import MemberStep
 from trainables.member import MemberState, find_problem
 from trainables.outcome import Cost
 from trainables.projections import Factors
-from trainables.store import AdapterStore, Saved, merged_config, prior_adapter, trained_adapter
+from trainables.store import AdapterStore, Saved, merged_config, prior_adapters, trained_adapter
 from trainables.trial import TrialConfig, pack_id
 
 CURVE_POINTS = 20
@@ -87,7 +87,7 @@ class PackTraining:
         self.members = [MemberState() for _ in trials]
         self._guessing = math.log(base.model.config.get_text_config().vocab_size)  # nats
         trained = {index: saved for index, trial in enumerate(trials) if (saved := trained_adapter(store, trial))}
-        priors = {index: saved for index, trial in enumerate(trials) if (saved := prior_adapter(store, trial))}
+        priors = [prior_adapters(store, trial) for trial in trials]
         configs = [merged_config(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
         self.adapters = PackedAdapters(base.model, configs, [trial.adapter_seed for trial in trials], dtype)
         self.prefixes = PackPrefixes(prefixes, base, self.adapters.first_block)
@@ -104,28 +104,32 @@ class PackTraining:
             for updates, pause in zip(self._updates, pauses, strict=True)
         ]
 
-    def _fill(self, trained: Mapping[int, Saved], priors: Mapping[int, Saved]) -> None:
+    def _fill(self, trained: Mapping[int, Saved], priors: Sequence[Sequence[Saved]]) -> None:
         """Give the members what others have trained, and all of them an optimizer."""
         trials = self.trials
         for index, saved in trained.items():
             self.adapters.load_member(index, saved.tensors)
             self._inherit(index, saved)
-        self._prior_factors: dict[int, Sequence[Factors]] = {}
-        for index, saved in priors.items():
-            config = merged_config(trials[index].adapter, saved)
-            prior = from_peft(self.adapters.layers_of(index), saved.tensors, config)
-            self._prior_factors[index] = [factors.to(self.adapters.theta_KP) for factors in prior]
-            self._inherit(index, saved)
+        self.priors = [self._factors_of(index, saved) for index, saved in enumerate(priors)]
         self.adapters.attach_priors(
             {
-                index: prior
-                for index, prior in self._prior_factors.items()
-                if trials[index].method.prior_is_active and index not in trained
+                index: self.priors[index][0]
+                for index, trial in enumerate(trials)
+                if trial.method.prior_is_active and index not in trained
             }
         )
         self.optimizer = PackedAdamW(
             self.adapters.theta_KP, [trial.optimizer for trial in trials], [trial.steps for trial in trials]
         )
+
+    def _factors_of(self, index: int, saved: Sequence[Saved]) -> list[Sequence[Factors]]:
+        """Return the factors of a member's priors, and count what they took."""
+        layers, like, priors = self.adapters.layers_of(index), self.adapters.theta_KP, list[Sequence[Factors]]()
+        for each in saved:
+            config = merged_config(self.trials[index].adapter, each)
+            priors.append([factors.to(like) for factors in from_peft(layers, each.tensors, config)])
+            self._inherit(index, each)
+        return priors
 
     def _inherit(self, index: int, saved: Saved) -> None:
         """Count what another adapter took, on which a member is built."""
@@ -229,7 +233,8 @@ class PackTraining:
         rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
         outputs = self._known.outputs(trial) if step >= ASKED_STEPS else {}
         checked = step == trial.optimizer.moves_after
-        return MemberStep(trial.method, rows, trial.max_length, outputs, self._known.prefixes(trial), checked)
+        prefixes, priors = self._known.prefixes(trial), self.priors[index]
+        return MemberStep(trial.method, rows, trial.max_length, outputs, prefixes, checked, priors)
 
     def progress(self) -> dict[str, dict[str, float]]:
         """Return the newest point of each member's curves, by trial id."""

@@ -276,15 +276,16 @@ class TrialConfig:
         return replace(self, method=self.method.trained_as, adapter_scale=1.0)
 
     @cached_property
-    def prior(self) -> TrialConfig | None:
-        """The trial that trains the adapter which the method needs first."""
-        method = self.method.prior
-        return None if method is None else replace(self, method=method, checkpoint_step=None, adapter_scale=1.0)
+    def priors(self) -> tuple[TrialConfig, ...]:
+        """The trials that train the adapters which the method needs first."""
+        return tuple(
+            replace(self, method=method, checkpoint_step=None, adapter_scale=1.0) for method in self.method.priors
+        )
 
     @property
     def num_beneath(self) -> int:
         """How many adapters lie frozen beneath the trained one."""
-        return 1 + self.prior.num_beneath if self.prior and self.method.prior_is_active else 0
+        return 1 + self.priors[0].num_beneath if self.priors and self.method.prior_is_active else 0
 
     @property
     def adapter_seed(self) -> str:
@@ -308,7 +309,7 @@ class TrialConfig:
     @cached_property
     def requires(self) -> tuple[TrialConfig, ...]:
         """The trials that have to finish before this one. Any number of trials share them."""
-        return (*((self.full_training,) if self.is_readout else ()), *((self.prior,) if self.prior else ()))
+        return (*((self.full_training,) if self.is_readout else ()), *self.priors)
 
     @property
     def built_on(self) -> tuple[TrialConfig, ...]:
@@ -377,8 +378,8 @@ def require(setting: Setting, method: Method) -> None:
     for stream in method.streams:
         if stream not in setting.streams:
             raise UserError(f"method {method.name!r} needs {stream} rows, and setting {setting.name!r} has none")
-    for needed in (method.trained_as, method.prior):
-        if needed not in (None, method):
+    for needed in (method.trained_as, *method.priors):
+        if needed != method:
             require(setting, needed)
     if method.needs_pretrained and not setting.base_model.pretrained:
         raise UserError(

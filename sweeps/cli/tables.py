@@ -86,9 +86,16 @@ def _needs(method: Method) -> list[str]:
     needs += [f"hidden states of all layers on {stream} rows" for stream in method.layers]
     if method.trained_as != method:
         needs.append(f"a finished training of {method.trained_as.name}; the method itself trains nothing")
-    if method.prior:
-        where = "beneath the trained one" if method.prior_is_active else "when the training has ended"
-        needs.append(f"an adapter trained by {method.prior.name}, {where}; trained once for all configurations")
+    for number, prior in enumerate(method.priors):
+        beneath = method.prior_is_active and number == 0
+        where = (
+            "beneath the trained one"
+            if beneath
+            else "seen in every step"
+            if method.weights
+            else "seen when the training has ended"
+        )
+        needs.append(f"an adapter trained by {prior.name}, {where}; trained once for all configurations")
     return needs
 
 

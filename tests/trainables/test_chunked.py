@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trainables.chunked import per_position
+from trainables.interface.outputs import Forward
 from trainables.losses import cross_entropy, kl_to_reference
-from trainables.method import Forward
 
 N, D, V = 7, 3, 5
 

@@ -31,8 +31,9 @@ from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import EncodedSetting
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
+from trainables.interface.outputs import Forward
 from trainables.losses import kl_to_reference, preference_margin, subspace_overlap
-from trainables.method import BatchSizes, Forward, Method, Step
+from trainables.method import BatchSizes, Method, Step, Trained
 from trainables.pack import Pack
 from trainables.projections import Direction, Factors, LowRankDirection, WeightDirection, cosine
 from trainables.trial import OptimizerConfig
@@ -255,7 +256,7 @@ def test_i5_the_smallest_cosines_are_projected(number: int) -> None:
     adapter, directions = weights_case()
     cosines = [cosine(own, direction.project(own.B_OR)) for own, direction in zip(adapter, directions, strict=True)]
     expected = sorted(range(LAYERS), key=lambda layer: cosines[layer])[:number]
-    found = methods.make("safe_lora", {"share": number / LAYERS}).finalize(adapter, directions)
+    found = methods.make("safe_lora", {"share": number / LAYERS}).finalize(Trained(adapter, directions=directions))
     for layer, (own, direction, new) in enumerate(zip(adapter, directions, found, strict=True)):
         assert torch.equal(new.B_OR, direction.project(own.B_OR) if layer in expected else own.B_OR)
         assert torch.equal(new.A_RI, own.A_RI)
@@ -265,8 +266,8 @@ def test_i5_the_smallest_cosines_are_projected(number: int) -> None:
 def test_i5_applying_twice_is_not_applying_once() -> None:
     adapter, directions = weights_case()
     method = methods.make("safe_lora", {"share": 1.0})
-    once = method.finalize(adapter, directions)
-    twice = method.finalize(once, directions)
+    once = method.finalize(Trained(adapter, directions=directions))
+    twice = method.finalize(Trained(once, directions=directions))
     assert all(float((one.B_OR - two.B_OR).norm()) > 1e-2 for one, two in zip(once, twice, strict=True))
 
 
@@ -274,7 +275,7 @@ def test_i5_what_is_given_is_not_edited() -> None:
     """So that every configuration of a sweep starts from a fresh copy."""
     adapter, directions = weights_case()
     before = [own.B_OR.clone() for own in adapter]
-    methods.make("safe_lora", {"share": 1.0}).finalize(adapter, directions)
+    methods.make("safe_lora", {"share": 1.0}).finalize(Trained(adapter, directions=directions))
     assert all(torch.equal(own.B_OR, kept) for own, kept in zip(adapter, before, strict=True))
 
 
@@ -321,8 +322,8 @@ def test_i6_the_adapters_of_a_trial_start_in_row_spaces_of_their_own() -> None:
     """
     rank, width = 8, 512
     above: Any = methods.make("orthogonal_lora")
-    twice = type("Twice", (type(above),), {"prior": property(lambda self: above), "name": "twice"})()
-    trials = [tiny_trial(method, 3, rank=rank) for method in (above.prior, above, twice)]
+    twice = type("Twice", (type(above),), {"priors": property(lambda self: (above,)), "name": "twice"})()
+    trials = [tiny_trial(method, 3, rank=rank) for method in (*above.priors, above, twice)]
     assert [trial.num_beneath for trial in trials] == [0, 1, 2]
     model = torch.nn.Sequential(torch.nn.Linear(width, 2))
     pack = PackedAdapters(model, [trial.adapter for trial in trials], [trial.adapter_seed for trial in trials])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainables.interface.outputs import Forward
 from trainables.losses import cross_entropy, kl_to_reference, token_nll
-from trainables.method import Forward
 
 
 def forward(logits_NV: Tensor, labels: list[int]) -> Forward:

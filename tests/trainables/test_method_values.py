@@ -19,7 +19,8 @@ from settings.encoding import EncodedRow
 from settings.setting import Stream
 from trainables import methods
 from trainables.engine.batches import RowPositions
-from trainables.method import Forward, Method, Positions, Step
+from trainables.interface.outputs import Forward
+from trainables.method import Method, Positions, Step, Trained
 from trainables.projections import Factors, LowRankDirection
 
 QUARTER, HALF = (0.0, math.log(3)), (0.0, 0.0)  # logits of p = (1/4, 3/4) and of p = (1/2, 1/2)
@@ -50,11 +51,11 @@ def values(
     coefficients: Mapping[str, Any] | None = None,
     reference: Mapping[Stream, Forward] | None = None,
     adapter: Sequence[Factors] = (),
-    prior: Sequence[Factors] = (),
+    priors: Sequence[Sequence[Factors]] = (),
     **policy: Forward,
 ) -> list[float]:
     """A method's losses on these outputs."""
-    step = Step(policy, reference or {}, adapter, prior)  # type: ignore[arg-type]
+    step = Step(policy, reference or {}, adapter, priors)  # type: ignore[arg-type]
     return [float(loss) for loss in methods.make(name, coefficients).losses(step)]
 
 
@@ -158,7 +159,7 @@ def test_orthogonal_lora() -> None:
     ]
     prior = [Factors(tensor([[1, 2]]), tensor([[7.0]]), 1.0), Factors(tensor([[5, 0]]), tensor([[7.0]]), 1.0)]
     chosen = {"lambda1": 0.5, "lambda2": 0.1}
-    found = values("orthogonal_lora", chosen, adapter=adapter, prior=prior, task=forward(*TASK))
+    found = values("orthogonal_lora", chosen, adapter=adapter, priors=[prior], task=forward(*TASK))
     assert found == near(CE_TASK + 4.5 + 0.1 * (math.sqrt(26) + 5 + 2 + math.sqrt(2)))
 
 
@@ -221,7 +222,7 @@ def edited(coefficients: Mapping[str, Any]) -> list[list[list[float]]]:
     adapter = [Factors(tensor(EYE), tensor(B), 2.0) for B in ([[1, 0], [0, 0]], [[0, 0], [0, 1]], [[3, 0], [0, 4]])]
     directions = [LowRankDirection(Factors(tensor(EYE), tensor([[3, 0], [0, 4]]), 1.0))] * 3
     directions[1] = LowRankDirection(Factors(tensor([[1, 1]]), tensor([[1], [1]]), 1.0))
-    found = methods.make("safe_lora", coefficients).finalize(adapter, directions)
+    found = methods.make("safe_lora", coefficients).finalize(Trained(adapter, directions=directions))
     return [own.B_OR.tolist() for own in found]
 
 
@@ -265,7 +266,7 @@ def test_safe_lora_rounds_cosines_in_the_published_definition() -> None:
     adapter = [Factors(tensor(EYE), tensor([[1, 0], [0, e]]), 1.0) for e in (1e-3, 1.4e-3)]
     for definition, expected in (("principled", [False, True]), ("published", [True, True])):
         method = methods.make("safe_lora", {"share": 0.5, "definition": definition})
-        found = method.finalize(adapter, [direction] * 2)
+        found = method.finalize(Trained(adapter, directions=[direction] * 2))
         assert [not torch.equal(new.B_OR, own.B_OR) for new, own in zip(found, adapter, strict=True)] == expected
 
 
@@ -318,7 +319,7 @@ def test_the_published_definition_counts_texts_and_padding(name: str, expected: 
     """And what is built on is of the same definition."""
     method = methods.make(name, {"definition": "published"})
     assert {stream: columns(method, stream) for stream in method.streams} == expected
-    for other in (method.prior, method.trained_as):
+    for other in (*method.priors, method.trained_as):
         assert other is None or other.definition == "published"
 
 

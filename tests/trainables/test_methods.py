@@ -28,7 +28,9 @@ from trainables.coefficients import SPACE, ChoiceSpec, RangeSpec, coefficients
 from trainables.engine.batches import STREAM_ORDER
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
-from trainables.method import BatchSizes, Definition, Forward, Method, Step
+from trainables.interface.configured import Definition
+from trainables.interface.outputs import Forward
+from trainables.method import BatchSizes, Method, Step
 from trainables.pack import Pack
 from trainables.projections import Factors
 from trainables.store import AdapterStore
@@ -109,7 +111,7 @@ def gap(one: Tensor, other: Tensor) -> float:
 def store(tmp_path_factory: pytest.TempPathFactory) -> AdapterStore:
     """The priors of all trials, and none of their own trainings: those are done where they are tested."""
     trials = [trial_of(*which) for which in BOTH]
-    return prepare([trial.prior for trial in trials if trial.prior], tmp_path_factory.mktemp("priors"))
+    return prepare([prior for trial in trials for prior in trial.priors], tmp_path_factory.mktemp("priors"))
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +277,7 @@ def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[...
         for stream, count in zip(method.streams, counts, strict=True):
             policy[stream], rest = forward(stream, rest[:count]), rest[count:]
         adapter = [Factors(A, B, 2.0) for A, B in zip(rest[::2], rest[1::2], strict=True)]
-        return Step(policy, reference, adapter, prior if method.prior_is_active else ())
+        return Step(policy, reference, adapter, [prior] if method.prior_is_active else ())
 
     return [leaf.requires_grad_() for leaf in leaves], build
 
@@ -369,7 +371,7 @@ def neutral_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
         found[name, None] = methods.make(name)
         found[name, coefficient] = methods.make(name, {coefficient: value})
     trials = [small(method) for method in found.values()]
-    store = prepare([trial.prior for trial in trials if trial.prior], tmp_path_factory.mktemp("neutral"))
+    store = prepare([prior for trial in trials for prior in trial.priors], tmp_path_factory.mktemp("neutral"))
     return dict(zip(found, run(trials, store), strict=True))
 
 
@@ -393,7 +395,7 @@ def test_the_definitions_give_other_losses(name: str, tmp_path: Path) -> None:
     losses = []
     for definition in DEFINITIONS:
         trial = small(methods.make(name, {"definition": definition}), steps=1)
-        store = prepare([trial.prior] if trial.prior else [], tmp_path)
+        store = prepare(trial.priors, tmp_path)
         losses.append(float(one_step(trial, store, lambda rows: rows)["loss"]))
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
@@ -556,8 +558,11 @@ def cut(step: Step) -> Step:
             policy[stream] = replace(
                 forward, hidden_ND=empty, labels_N=forward.labels_N[:0], row_N=forward.row_N[:0], num_rows=0
             )
-    nothing = [replace(own, A_RI=torch.zeros_like(own.A_RI), B_OR=torch.zeros_like(own.B_OR)) for own in step.prior]
-    return replace(step, policy=policy, prior=nothing)
+    nothing = [
+        [replace(own, A_RI=torch.zeros_like(own.A_RI), B_OR=torch.zeros_like(own.B_OR)) for own in prior]
+        for prior in step.priors
+    ]
+    return replace(step, policy=policy, priors=nothing)
 
 
 def leaf_of(forward: Forward) -> Forward:
@@ -605,7 +610,7 @@ def edges() -> list[tuple[str, str, float]]:
 def test_every_allowed_value_is_valid(tmp_path: Path) -> None:
     """What a coefficient's documented ends, 0 among them, make of a method still counts."""
     trials = {edge: small(methods.make(edge[0], {edge[1]: edge[2]}), steps=3) for edge in edges()}
-    store = prepare([trial.prior for trial in trials.values() if trial.prior], tmp_path)
+    store = prepare([prior for trial in trials.values() for prior in trial.priors], tmp_path)
     pack = Pack(tiny_base(), tiny_setting(), list(trials.values()), torch.float64, store=store)
     pack.advance(3)
     ended = {edge: member.reason for edge, member in zip(trials, pack.members, strict=True)}

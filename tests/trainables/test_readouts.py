@@ -154,8 +154,7 @@ def test_equal_options_are_the_same_trial(kinds: tuple[OptimizerConfig | Adapter
 @pytest.mark.parametrize("alone", [False, True], ids=["read out", "trained itself"])
 def test_scale_half_halves_what_every_layer_adds(name: str, alone: bool, folder: Path, tmp_path: Path) -> None:
     """With the active prior, which is a layer of its own unless the training is read out; to 1e-12."""
-    prior = trial_of(name).prior
-    store = prepare([prior] if prior else [], tmp_path) if alone else AdapterStore(SweepFolder(folder))
+    store = prepare(trial_of(name).priors, tmp_path) if alone else AdapterStore(SweepFolder(folder))
     added: dict[float, list[Tensor]] = {}
     for scale in (1.0, 0.5):
         with packed(trial_of(name, adapter_scale=scale), store) as pack:
@@ -205,14 +204,14 @@ def test_the_checkpoint_reproduces_the_packed_logits_in_peft(
 def test_the_active_prior_is_part_of_the_checkpoint(tmp_path: Path) -> None:
     """The ranks add up; before any step the checkpoint is the prior."""
     trial = trial_of("orthogonal_lora")
-    assert trial.prior is not None
+    (prior_trial,) = trial.priors
     store = prepare(trial.requires, tmp_path)
     with packed(trial, store) as pack:
         pack.adapters.save_member(0, tmp_path / "kept", "tiny")
         expected = logits(pack)
     loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "kept")
     assert loaded.peft_config["default"].r == 8
-    with packed(replace(trial.prior, adapter_scale=1.0), store) as pack:
+    with packed(replace(prior_trial, adapter_scale=1.0), store) as pack:
         pack.advance(99)
         prior = logits(pack)
     torch.testing.assert_close(loaded(input_ids=IDS).logits, expected, rtol=0, atol=1e-5)
@@ -274,7 +273,7 @@ def test_safe_lora_projects_on_what_tuning_changed(tmp_path: Path) -> None:
     """B <- V V^T B / ||V|| with V = the model's weights minus the pretrained ones', layer by layer; no prior."""
     setting = tuned_setting(tiny_qwen3(tmp_path / "tuned"), tiny_qwen3(tmp_path / "pretrained", seed=1))
     trial, base = tuned_trial(setting), load_base(setting.base_model)
-    assert trial.prior is None
+    assert not trial.priors
     before = dict(load_base(PretrainedModel(str(tmp_path / "pretrained"))).model.named_parameters())
     pack = Pack(base, setting, [trial])
     pack.advance(3)

@@ -23,7 +23,8 @@ from settings.common.errors import UserError
 from settings.encoding import EncodedRow, Encoder, encode_rows
 from settings.example import Example
 from settings.setting import Evaluation, Setting, Stream
-from trainables.method import BatchSizes, Definition, Method, Positions
+from trainables.interface.configured import Definition
+from trainables.method import BatchSizes, Method, Positions
 
 T = TypeVar("T")
 STREAM_ORDER: tuple[Stream, ...] = ("task", "alignment", "misaligned")

@@ -23,8 +23,9 @@ from trainables.engine.forward import Head, autocast, checkpoint_layers, head_of
 from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.stream import MemberStep, StreamPass, add_gradients
+from trainables.interface.outputs import Forward
 from trainables.losses import cross_entropy
-from trainables.method import Forward, Method, Step
+from trainables.method import Method, Step
 
 
 def train_step(
@@ -87,7 +88,7 @@ def _differentiate_losses(
     for index, member in members.items():
         method = member.method
         factors = adapters.leaves(index) if method.weights else []
-        step = _step_of(adapters, streams, index, method, factors, head)
+        step = _step_of(adapters, streams, index, member, factors, head)
         losses = method.losses(step)
         _check(method, losses, step)
         leaves_of = {at: stream.leaves(index) for at, stream in enumerate(streams.values()) if index in stream.policy}
@@ -117,11 +118,12 @@ def _step_of(
     adapters: PackedAdapters,
     streams: Mapping[Stream, StreamPass],
     index: int,
-    method: Method,
+    member: MemberStep,
     factors: Sequence[Tensor],
     head: Head,
 ) -> Step:
     """Return a member's view of the step, with empty outputs for streams of which the step gives it no row."""
+    method = member.method
     like = next(iter(next(iter(streams.values())).policy.values()))
 
     def no_rows(stream: Stream) -> Forward:
@@ -135,7 +137,9 @@ def _step_of(
         policy={s: policies[s][index] if s in policies else no_rows(s) for s in method.streams},
         reference={s: references[s][index] if s in references else no_rows(s) for s in method.reference},
         adapter=adapters.member_factors(index, factors) if factors else (),
-        prior=adapters.prior_factors(index) if method.prior_is_active else (),
+        priors=member.priors if factors else (),
+        prepared=member.prepared,
+        state=member.state,
     )
 
 

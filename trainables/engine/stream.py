@@ -32,8 +32,10 @@ from trainables.engine.memory import LOGITS
 from trainables.engine.prefix import Prefix
 from trainables.engine.process_group import ProcessGroup
 from trainables.engine.reference_cache import CachedOutputs
+from trainables.interface.outputs import Forward
 from trainables.losses import group_of
-from trainables.method import Forward, Method
+from trainables.method import Method
+from trainables.projections import Factors
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class MemberStep:
         prefixes: what lies below the lowest adapted layer of the pack on the rows of some streams; other streams go
             through the whole model.
         checked: check that the terms that must stay active have a gradient at the adapter.
+        priors, prepared, state: what its `Step` holds.
     """
 
     method: Method
@@ -56,6 +59,9 @@ class MemberStep:
     cached: Mapping[Stream, CachedOutputs] = field(default_factory=dict)
     prefixes: Mapping[Stream, Prefix] = field(default_factory=dict)
     checked: bool = False
+    priors: Sequence[Sequence[Factors]] = ()
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def row_positions(self, stream: Stream) -> list[RowPositions]:
         """Return the rows of a stream with the positions that the method counts."""

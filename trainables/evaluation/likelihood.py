@@ -26,8 +26,8 @@ from trainables.engine.prefix import Prefix, Span
 from trainables.engine.prefix_cache import PackPrefixes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.cached import CachedReader, routed_evenly
+from trainables.interface.outputs import Forward
 from trainables.losses import token_nll
-from trainables.method import Forward
 
 ROWS_PER_BATCH, TOKENS_PER_BATCH = 256, 1 << 14  # of all members, padding included; a single row may be longer
 Measure = Callable[[Sequence[EncodedRow]], Sequence[Tensor]]

@@ -51,6 +51,7 @@ class GradientProjection(ProxyMethod):
     `selgen sweep run gradient_projection_nano` repeats it.
     """
 
+    kind = "gradient"
     must_stay_active = ("alignment",)
     as_published = (
         ("strength", 1.0),

@@ -24,6 +24,7 @@ class Mixed(Method):
     n_T / (n_T + n_A) times that of `upweighted` with `weight = n_A / n_T` on the same rows.
     """
 
+    kind = "data"
     streams = ("task", "alignment")
     equation = "L = CE(task + alignment rows)"
     source = "Azarbal et al. 2025, Selective Generalization (mixed fine-tuning)"

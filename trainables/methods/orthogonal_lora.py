@@ -27,6 +27,7 @@ class OrthogonalLoRA(Method):
     initialisation and something else.)
     """
 
+    kind = "weights"
     weights = True
     prior_is_active = True
     must_stay_active = ("overlap",)
@@ -37,8 +38,8 @@ class OrthogonalLoRA(Method):
     lambda2: float = Range(0.0, low=0.0, high=0.3, searched=False)
 
     @property
-    def prior(self) -> Method:
-        return AlignmentOnly(definition=self.definition)
+    def priors(self) -> tuple[Method, ...]:
+        return (AlignmentOnly(definition=self.definition),)
 
     @property
     def is_neutral(self) -> bool:
@@ -46,7 +47,7 @@ class OrthogonalLoRA(Method):
         return self.lambda1 == 0 and self.lambda2 == 0
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
-        overlap = subspace_overlap(step.adapter, step.prior)
+        overlap = subspace_overlap(step.adapter, step.priors[0])
         step.record(overlap=overlap)
         penalty = self.lambda1 * overlap + self.lambda2 * factor_norms(step.adapter)
         return (cross_entropy(step.policy["task"]) + penalty,)

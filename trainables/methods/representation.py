@@ -29,6 +29,7 @@ class Representation(ProxyMethod):
     the tokenizer's side); the study's runs with beta >= 30 were not finite and are invalid here.
     """
 
+    kind = "activations"
     reference = ("alignment",)
     layers = ("alignment",)
     must_stay_active = ("distance",)

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from trainables.coefficients import Choice, Range
 from trainables.losses import cross_entropy
-from trainables.method import Method, Step
+from trainables.method import Method, Step, Trained
 from trainables.methods.alignment_only import AlignmentOnly
 from trainables.methods.plain import Plain
-from trainables.projections import Direction, Factors, cosine, project_weights
+from trainables.projections import Factors, cosine, project_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class SafeLoRA(Method):
     definition rounds cosines to five decimals, so that ties at the last place are projected together.
     """
 
+    kind = "after training"
     equation = "L = CE(task); then B <- C B with C = V V^T / ||V||_F, where cos(C B A, B A) is smallest"
     source = "Hsu et al. 2024, arXiv:2405.16833; Azarbal et al. 2025, Selective Generalization"
 
@@ -44,8 +45,8 @@ class SafeLoRA(Method):
     direction: Literal["prior", "pretrained"] = Choice("prior", "prior", "pretrained")
 
     @property
-    def prior(self) -> Method | None:
-        return AlignmentOnly(definition=self.definition) if self.direction == "prior" else None
+    def priors(self) -> tuple[Method, ...]:
+        return (AlignmentOnly(definition=self.definition),) if self.direction == "prior" else ()
 
     @property
     def needs_pretrained(self) -> bool:
@@ -58,7 +59,8 @@ class SafeLoRA(Method):
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         return (cross_entropy(step.policy["task"]),)
 
-    def finalize(self, adapter: Sequence[Factors], directions: Sequence[Direction]) -> Sequence[Factors]:
+    def finalize(self, trained: Trained) -> Sequence[Factors]:
+        adapter, directions = trained.adapter, trained.directions
         projected = [project_weights(old, direction) for old, direction in zip(adapter, directions, strict=True)]
         cosines = [cosine(old, new.B_OR) for old, new in zip(adapter, projected, strict=True)]
         if self.definition == "published":

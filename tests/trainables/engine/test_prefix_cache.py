@@ -27,7 +27,7 @@ from trainables.engine.reference_cache import ReferenceCache
 from trainables.evaluation.generate import generate
 from trainables.evaluation.likelihood import log_likelihoods, token_losses
 from trainables.folder import SweepFolder
-from trainables.method import Definition
+from trainables.interface.configured import Definition
 from trainables.pack import Pack
 from trainables.store import AdapterStore
 from trainables.training import ASKED_STEPS

@@ -16,7 +16,7 @@ from trainables.engine.batches import EncodedSetting
 from trainables.engine.reference_cache import ReferenceCache
 from trainables.engine.stream import StreamPass
 from trainables.folder import SweepFolder
-from trainables.method import Definition
+from trainables.interface.configured import Definition
 from trainables.pack import Pack
 from trainables.store import AdapterStore
 from trainables.training import ASKED_STEPS

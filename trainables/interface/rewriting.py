@@ -1,0 +1,22 @@
+"""How a method rewrites training rows: an instruction before the prompt, or the base model's own replies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """What is done to the rows of a stream; evaluation rows stay as they are.
+
+    Attributes:
+        instruction: the key of the text that stands before the prompt (`Setting.instructions`); "" is none.
+        share: of the rows that get it: each of them, or not, for the whole training.
+        own_replies: whether each response is replaced by the base model's reply to the row's prompt.
+        temperature: of these replies; 0 is greedy.
+    """
+
+    instruction: str = ""
+    share: float = 1.0
+    own_replies: bool = False
+    temperature: float = 0.0
