@@ -33,7 +33,7 @@ from sweeps.sweep import Sweep
 from tests.support.fakes import ONE_AT_A_TIME, SOURCES
 from tests.support.mlflow_store import copy_store
 from trainables.bases.load_base import load_base
-from trainables.engine.reference_cache import ReferenceCache
+from trainables.engine.frozen.reference_cache import ReferenceCache
 from trainables.folder import SweepFolder
 from trainables.messages import PackReport, to_config
 from trainables.pack import Pack

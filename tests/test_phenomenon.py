@@ -16,8 +16,8 @@ from trainables import methods
 from trainables.bases.load_base import load_base
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import EncodedSetting
-from trainables.engine.prefix_cache import PrefixCache
-from trainables.engine.reference_cache import ReferenceCache
+from trainables.engine.frozen.prefix_cache import PrefixCache
+from trainables.engine.frozen.reference_cache import ReferenceCache
 from trainables.evaluation.evaluate import evaluate
 from trainables.pack import Pack
 from trainables.trial import trial_for

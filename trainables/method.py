@@ -188,8 +188,8 @@ class Method(Configured):
     def num_row_groups(self, stream: Stream) -> int:
         """Return into how many groups a step's rows of `stream` are split for a loss and a gradient each.
 
-        0, the rule, is for rows that only the first loss reads. The rows of a group are contiguous. Each group goes
-        back through the base model in a pass of its own, so that no row is computed more often for it.
+        0, the rule, is for rows that only the first loss reads. The rows of a group are contiguous. All groups go back
+        through the base model in one pass, so that no row is computed more often for them.
         """
         return 0
 

@@ -22,10 +22,10 @@ from trainables.bases.load_base import load_base
 from trainables.bases.pretraining import Progress
 from trainables.checkpoint import CheckpointError
 from trainables.engine.base import LoadedBase
+from trainables.engine.frozen.prefix_cache import PrefixCache
+from trainables.engine.frozen.reference_cache import ReferenceCache
 from trainables.engine.memory import ModelShape, memory_left, training_bytes
-from trainables.engine.prefix_cache import PrefixCache
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup
-from trainables.engine.reference_cache import ReferenceCache
 from trainables.engine.targets import adapted_share, target_names
 from trainables.evaluation.evaluate import evaluate
 from trainables.folder import SweepFolder

@@ -21,12 +21,12 @@ from trainables import checkpoint
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.base import LoadedBase
 from trainables.engine.forward import check_architecture
-from trainables.engine.known import KnownStates
+from trainables.engine.frozen.known import KnownStates
+from trainables.engine.frozen.prefix_cache import PackPrefixes, PrefixCache
+from trainables.engine.frozen.reference_cache import ReferenceCache
 from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.peft_format import from_peft
-from trainables.engine.prefix_cache import PackPrefixes, PrefixCache
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
-from trainables.engine.reference_cache import ReferenceCache
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
 from trainables.member import MemberState, find_problem

@@ -66,7 +66,7 @@ class AdapterConfig:
         alpha: scale is alpha / rank, or alpha / sqrt(rank) with `rslora` (Kalajdzievski 2023, arXiv:2312.03732).
         targets: "all-linear" (every linear layer but the head) or names of the layers' last components.
         layers: the blocks of the model that are adapted: "all", "last N", or their numbers from 0. What lies below the
-            lowest of them is the base model's for all trials, and is computed once (`engine.prefix_cache`).
+            lowest of them is the base model's for all trials, and is computed once (`engine.frozen.prefix_cache`).
 
     Several names or numbers may also be one text, "q_proj+v_proj" or "3+5", as a sweep's tables have them.
     """

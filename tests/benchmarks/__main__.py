@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from tests.benchmarks import growth, page, profiles, steps, upper_layers, whole_sweep
+from tests.benchmarks import growth, mixed, page, profiles, steps, upper_layers, whole_sweep
 from tests.benchmarks.measure import Result, Sheet, goals, machine
 from tests.support.fakes import ONE_AT_A_TIME
 
@@ -25,6 +25,7 @@ STEP_GOALS: dict[str, Callable[[steps.Plan], list[Result]]] = {
     "seed_marginal_cost": steps.seed_marginal_cost,
     "generation_speedup": steps.generation_speedup,
     "upper_step": upper_layers.upper_step,
+    "mixed_step": mixed.mixed_step,
 }
 NAMES = (*SWEEP_GOALS, *STEP_GOALS)
 SHORT_SWEEP = whole_sweep.Plan(

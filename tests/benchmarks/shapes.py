@@ -25,7 +25,7 @@ from trainables import methods
 from trainables.bases.load_base import load_base
 from trainables.bases.pretraining import word_tokenizer
 from trainables.engine.base import LoadedBase
-from trainables.engine.reference_cache import ReferenceCache
+from trainables.engine.frozen.reference_cache import ReferenceCache
 from trainables.pack import Pack
 from trainables.trial import AdapterConfig, TrialConfig, trial_for
 

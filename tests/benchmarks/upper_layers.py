@@ -29,7 +29,7 @@ from tests.benchmarks.steps import Plan
 from trainables import methods
 from trainables.bases.load_base import load_base
 from trainables.engine.base import LoadedBase
-from trainables.engine.prefix_cache import PrefixCache
+from trainables.engine.frozen.prefix_cache import PrefixCache
 from trainables.engine.process_group import layers_of
 from trainables.pack import Pack
 from trainables.trial import AdapterConfig, TrialConfig, trial_for

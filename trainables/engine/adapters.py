@@ -17,7 +17,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,16 @@ class Route:
     """Which rows of a forward belong to which members.
 
     Attributes:
-        members: indices into the pack, in the order of their rows.
-        counts: rows of each of them; the rows of one member are contiguous.
+        members: indices into the pack, in the order of their rows. One that stands there several times has its rows in
+            parts.
+        counts: rows of each of them, or of each part; the rows of one are contiguous.
+        factors: copies of the factors for each of `members`, to differentiate by, where each part is to have a gradient
+            of its own (`PackedAdapters.split`); None uses the pack's.
     """
 
     members: tuple[int, ...]
     counts: tuple[int, ...]
+    factors: Mapping[PackedLinear, tuple[Tensor, Tensor]] | None = field(default=None, compare=False)
 
     @property
     def even(self) -> bool:
@@ -94,7 +98,10 @@ class PackedLinear(nn.Module):
             y: Tensor = self.base(x)
             return y
         x = x.to(self.weight.dtype)
-        factors = [factor.to(x.dtype) for factor in _of_members(route, self.A_KRI, self.B_KOR, pack.scale_K)]
+        A_MRI, B_MOR, scale_M = _of_members(route, self.A_KRI, self.B_KOR, pack.scale_K)
+        if route.factors is not None:
+            A_MRI, B_MOR = route.factors[self]
+        factors = [factor.to(x.dtype) for factor in (A_MRI, B_MOR, scale_M)]
         y = _Adapted.apply(x, self.weight_OI, self.bias, *factors, route)
         if self.prior is not None:
             y = y + _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.prior)))
@@ -271,8 +278,17 @@ class PackedAdapters:
         return [factor for layer in self.layers.values() for factor in (layer.A_KRI, layer.B_KOR)]
 
     def flat(self, tensors_K: Sequence[Tensor]) -> Tensor:
-        """Join tensors shaped like `factors` into one `[K, P]`, in the layout of `theta_KP`."""
-        return torch.cat([tensor.reshape(self.num_members, -1) for tensor in tensors_K], dim=1)
+        """Join tensors shaped like `factors` into one `[K, P]`, in the layout of `theta_KP`; any number is K."""
+        return torch.cat([tensor.reshape(len(tensor), -1) for tensor in tensors_K], dim=1)
+
+    def split(self, route: Route) -> Route:
+        """Return the route with factors of its own for each part, so that each part has a gradient of its own."""
+        index = torch.tensor(route.members).to(self.scale_K.device, non_blocking=True)
+        factors = {
+            layer: (layer.A_KRI.detach()[index].requires_grad_(), layer.B_KOR.detach()[index].requires_grad_())
+            for layer in self.layers.values()
+        }
+        return replace(route, factors=factors)
 
     def unflat(self, theta: Tensor) -> list[Tensor]:
         """Cut a `[K, P]`, or one member's row `[P]` of it, into tensors shaped like the factors."""

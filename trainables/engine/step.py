@@ -19,10 +19,11 @@ from transformers import PreTrainedModel
 from settings.setting import Stream
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import STREAM_ORDER
+from trainables.engine.chunks import add_gradients
 from trainables.engine.forward import Head, autocast, checkpoint_layers, head_of
 from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
-from trainables.engine.stream import MemberStep, StreamPass, add_gradients
+from trainables.engine.stream import MemberStep, StreamPass
 from trainables.interface.outputs import Forward
 from trainables.losses import cross_entropy
 from trainables.method import Method, Step

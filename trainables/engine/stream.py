@@ -7,33 +7,44 @@ chunk without a graph, and each chunk is forwarded again when its gradients are 
 arXiv:2101.06983).
 
 Shape legend: R rows, T padded length, N positions that count, M those of them whose states of all layers are kept, D
-hidden width, V vocabulary, L layers.
+hidden width, V vocabulary, L layers, K members of the pack, P parameters of a member.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from settings.encoding import EncodedRow
 from settings.setting import Stream
 from trainables.engine.adapters import PackedAdapters, Route
-from trainables.engine.batches import Batch, RowPositions, collate, to_device
+from trainables.engine.batches import RowPositions, to_device
+from trainables.engine.chunks import (
+    Chunk,
+    ChunkGradients,
+    Cutter,
+    Graph,
+    Outputs,
+    Part,
+    add_gradients,
+    concatenate,
+    disjoint,
+    of_sent_rows,
+    parts_read,
+    sum_of_losses,
+)
 from trainables.engine.forward import autocast, head_of, hidden_states
+from trainables.engine.frozen.prefix import Prefix
+from trainables.engine.frozen.reference_cache import CachedOutputs
 from trainables.engine.memory import LOGITS
-from trainables.engine.prefix import Prefix
 from trainables.engine.process_group import ProcessGroup
-from trainables.engine.reference_cache import CachedOutputs
 from trainables.interface.outputs import Forward
-from trainables.losses import group_of
 from trainables.method import Method
 from trainables.projections import Factors
 
@@ -69,62 +80,11 @@ class MemberStep:
         return [RowPositions(row, positions, self.max_length) for row in self.rows[stream]]
 
 
-class Place(NamedTuple):
-    """Where the positions of a member's rows in one chunk lie.
-
-    Attributes:
-        in_chunk: among all positions of the chunk.
-        in_layers: among those positions of the chunk whose states of all layers are kept.
-        in_member: among all positions of the member in this stream.
-    """
-
-    in_chunk: slice
-    in_layers: slice
-    in_member: slice
-
-
-class Outputs(NamedTuple):
-    """What a chunk of rows gave: final hidden states, and those of all layers where a member's method declares them."""
-
-    hidden_ND: Tensor
-    layers_LMD: Tensor | None
-
-
-class ChunkGradients(NamedTuple):
-    """One loss's gradients at the `Outputs` of a chunk; None at what the loss does not read."""
-
-    hidden_ND: Tensor | None
-    layers_LMD: Tensor | None
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Rows that go through the base together, and the members that they belong to.
-
-    Attributes:
-        labels_N: of all positions that count.
-        places: member -> where its positions lie.
-        batch, route, sent: the rows that this worker sends; all rows when it is alone.
-        layers_M: which of the batch's positions have their states of all layers kept; None if no row of the chunk has.
-        local_N, local_M: where the batch's positions lie in the chunk, and those with layers among the chunk's with
-            layers; None when this worker sends all rows.
-    """
-
-    labels_N: Tensor
-    places: Mapping[int, Place]
-    batch: Batch
-    route: Route
-    sent: Sequence[tuple[int, RowPositions]]
-    layers_M: Tensor | None
-    local_N: Tensor | None
-    local_M: Tensor | None
-
-
 class StreamPass:
     """One stream of one step, for all members that read it.
 
-    Rows are cut into chunks of `rows_per_forward`. Where a method has a gradient for each group of its rows, a chunk
-    holds rows of one group, so that no row goes back through the base more often than needed.
+    Rows are cut into chunks of `rows_per_forward`. Where a method has a gradient for each group of its rows, the groups
+    go through copies of its adapter, so that one pass back gives the gradients of all of them.
 
     Attributes:
         policy, reference: member -> its piece of the outputs; the policy's are leaves of a graph of their own.
@@ -145,13 +105,14 @@ class StreamPass:
         methods = {index: members[index].method for index in rows}
         self._with_layers = {index for index, method in methods.items() if stream in method.layers}
         self._num_groups = {index: max(1, method.num_row_groups(stream)) for index, method in methods.items()}
+        self._in_parts = any(method.num_losses > 1 for method in methods.values())
         cached = {index: members[index].cached[stream] for index in rows if stream in members[index].cached}
         self._prefixes = self._prefixes_of(members, stream, rows, cached)
         self._lower = {index: outputs for index, outputs in cached.items() if self._prefixes}
-        self._chunks = self._cut(rows, rows_per_forward)
-        # Without micro-batches every graph is kept; with them, a chunk is forwarded again when its gradient is known.
-        keep = rows_per_forward is None or len(self._chunks) == 1
-        self._graphs = [self.forward(chunk, policy=True) for chunk in self._chunks] if keep else []
+        cutter = Cutter(self._num_groups, self._with_layers, workers, pad_id, model.device)
+        self._chunks = cutter.cut(rows, rows_per_forward)
+        # Without micro-batches the graph is kept; with them, a chunk is forwarded again when its gradient is known.
+        self._graphs = [self._with_graph(chunk) for chunk in self._chunks] if len(self._chunks) == 1 else []
         self.policy = self._pieces(rows, policy=True)
         referring = {index for index, method in methods.items() if stream in method.reference}
         # A reference that is forwarded sees the very batches that the policy saw: equal weights give equal bits.
@@ -185,52 +146,17 @@ class StreamPass:
         )
         return next(iter(self._prefixes.values())).start.begun(self._model, states_RTD)
 
-    def _cut(self, rows: Mapping[int, Sequence[RowPositions]], rows_per_forward: int | None) -> list[Chunk]:
-        """Return the chunks, in an order in which each member's rows keep theirs."""
-        groups: dict[int, list[tuple[int, RowPositions]]] = {}
-        for index, member_rows in rows.items():
-            for number, row in enumerate(member_rows):
-                group = group_of(number, len(member_rows), self._num_groups[index])
-                groups.setdefault(group, []).append((index, row))
-        size = rows_per_forward or max(map(len, groups.values()))
-        ends: dict[int, int] = {}
-        chunks = []
-        for group in sorted(groups):
-            for start in range(0, len(groups[group]), size):
-                chunks.append(self._chunk(groups[group][start : start + size], ends))
-        return chunks
+    def _with_graph(self, chunk: Chunk) -> Graph:
+        """Run the rows of a chunk so that their gradients can be sent back: of each part, where there are parts."""
+        if not self._in_parts:
+            return Graph(self._adapters.factors, self.forward(chunk, chunk.route))
+        route = self._adapters.split(chunk.parts_route)
+        factors = [factor for pair in (route.factors or {}).values() for factor in pair]
+        return Graph(factors, self.forward(chunk, route))
 
-    def _chunk(self, rows: Sequence[tuple[int, RowPositions]], ends: dict[int, int]) -> Chunk:
-        """Build a chunk of rows, member after member. `ends` counts each member's positions so far, and is updated."""
-        places, at, layers_at = {}, 0, 0
-        for index in dict.fromkeys(index for index, _ in rows):
-            count = sum(len(row.columns) for owner, row in rows if owner == index)
-            with_layers = count if index in self._with_layers else 0
-            before = ends.get(index, 0)
-            places[index] = Place(
-                in_chunk=slice(at, at + count),
-                in_layers=slice(layers_at, layers_at + with_layers),
-                in_member=slice(before, before + count),
-            )
-            at, layers_at, ends[index] = at + count, layers_at + with_layers, before + count
-        device = self._model.device
-        local, sent = self._workers.shard(rows)
-        batch = collate([row for _, row in sent], self._pad_id, device)
-        owners = [index for index, _ in sent]
-        route = Route(tuple(dict.fromkeys(owners)), tuple(owners.count(index) for index in dict.fromkeys(owners)))
-        layered = np.repeat([index in self._with_layers for index in owners], batch.positions_per_row)
-        layers_M = to_device(np.flatnonzero(layered), device) if self._with_layers.intersection(places) else None
-        if self._workers.count == 1:
-            return Chunk(batch.labels_N, places, batch, route, sent, layers_M, None, None)
-        labels_N = collate([row for _, row in rows], self._pad_id, device).labels_N
-        local_N = _positions_of([len(row.columns) for _, row in rows], local)
-        local_M = _positions_of([len(row.columns) if index in self._with_layers else 0 for index, row in rows], local)
-        local_on_device = to_device(local_N, device), to_device(local_M, device)
-        return Chunk(labels_N, places, batch, route, sent, layers_M, *local_on_device)
-
-    def forward(self, chunk: Chunk, *, policy: bool) -> Outputs:
+    def forward(self, chunk: Chunk, route: Route | None) -> Outputs:
         """Run the rows that this worker sends, and return their outputs without those of a stand-in."""
-        with self._adapters.routed(chunk.route if policy else None), self._begun(chunk):
+        with self._adapters.routed(route), self._begun(chunk):
             hidden_ND, layers_LMD = hidden_states(self._model, chunk.batch, chunk.layers_M)
         if chunk.local_N is None or chunk.local_M is None:
             return Outputs(hidden_ND, layers_LMD)
@@ -255,9 +181,9 @@ class StreamPass:
     def _pieces(self, rows: Mapping[int, Sequence[RowPositions]], *, policy: bool) -> dict[int, Forward]:
         """Cut the outputs into one `Forward` per member: leaves of a new graph for the policy."""
         if policy and self._graphs:
-            outputs = self._graphs
+            outputs = [graph.outputs for graph in self._graphs]
         else:
-            outputs = [self.forward(chunk, policy=policy) for chunk in self._chunks]
+            outputs = [self.forward(chunk, chunk.route if policy else None) for chunk in self._chunks]
         outputs = [self._all_rows(chunk, output) for chunk, output in zip(self._chunks, outputs, strict=True)]
         pieces, size = {}, max(1, LOGITS // self._model.config.get_text_config().vocab_size)
         for index, member_rows in rows.items():
@@ -311,34 +237,47 @@ class StreamPass:
         Returns:
             `[loss][factor]`; None for a loss that no member's output enters.
         """
+        parts_of = parts_read(at_leaves, self.policy)
+        passes = disjoint(parts_of)
+        joined = [sum_of_losses([at_leaves[loss] for loss in losses]) for losses in passes]
         totals: list[list[Tensor] | None] = [None] * len(at_leaves)
-        of_chunks: Iterable[list[ChunkGradients]] = (
-            [self._chunk_gradients(chunk, of_loss) for of_loss in at_leaves] for chunk in self._chunks
-        )
-        if max(self._num_groups.values()) > 1:
-            of_chunks = _drop_zeros(of_chunks)
-        for number, (chunk, of_losses) in enumerate(zip(self._chunks, of_chunks, strict=True)):
+        for number, chunk in enumerate(self._chunks):
+            of_passes = [self._chunk_gradients(chunk, of_pass) for of_pass in joined]
             needed = {
-                loss: _local(chunk, gradients)
-                for loss, gradients in enumerate(of_losses)
+                at: of_sent_rows(chunk, gradients)
+                for at, gradients in enumerate(of_passes)
                 if any(gradient is not None for gradient in gradients)
             }
             if self._graphs:
-                outputs = self._graphs[number]
+                graph = self._graphs[number]
             else:
                 with autocast(self._model.device):
-                    outputs = self.forward(chunk, policy=True)
-            for left, (loss, gradients) in enumerate(needed.items(), start=1 - len(needed)):
-                used = [(out, at_out) for out, at_out in zip(outputs, gradients, strict=True) if at_out is not None]
+                    graph = self._with_graph(chunk)
+            for left, (at, gradients) in enumerate(needed.items(), start=1 - len(needed)):
+                used = [
+                    (out, at_out) for out, at_out in zip(graph.outputs, gradients, strict=True) if at_out is not None
+                ]
                 at_factors = torch.autograd.grad(
                     [out for out, _ in used if out is not None],
-                    self._adapters.factors,
+                    graph.factors,
                     [at_out for _, at_out in used],
                     retain_graph=left < 0,
                     materialize_grads=True,
                 )
-                totals[loss] = add_gradients(totals[loss], at_factors)
+                for loss in passes[at]:
+                    of_loss = self._of_parts(chunk, at_factors, parts_of[loss]) if self._in_parts else at_factors
+                    totals[loss] = add_gradients(totals[loss], of_loss)
         return totals
+
+    def _of_parts(self, chunk: Chunk, at_factors: Sequence[Tensor], parts: Container[Part]) -> list[Tensor]:
+        """Return the gradients of some parts of a chunk, added up by member and shaped like the adapters' factors."""
+        chosen = [number for number, part in enumerate(chunk.parts) if part in parts]
+        members = [chunk.parts[number].member for number in chosen]
+        flat_KP = torch.zeros_like(self._adapters.theta_KP)
+        if chosen:
+            at = torch.tensor([chosen, members]).to(flat_KP.device, non_blocking=True)
+            flat_KP.index_add_(0, at[1], self._adapters.flat(at_factors)[at[0]])
+        return self._adapters.unflat(flat_KP)
 
     def _chunk_gradients(self, chunk: Chunk, at_leaves: Mapping[int, Sequence[Tensor | None]]) -> ChunkGradients:
         """Join a loss's gradients at the outputs of a chunk, member after member."""
@@ -350,48 +289,4 @@ class StreamPass:
             final.append((piece.hidden_ND[here], None if at_hidden_ND is None else at_hidden_ND[here]))
             if piece.layers_LND is not None:
                 layers.append((piece.layers_LND[:, here], None if at_layers_LND is None else at_layers_LND[:, here]))
-        return ChunkGradients(_concatenate(final, 0), _concatenate(layers, 1))
-
-
-def _concatenate(parts: Sequence[tuple[Tensor, Tensor | None]], dim: int) -> Tensor | None:
-    """Join the gradients of (leaf, gradient) pairs along `dim`, zeros for a leaf without one; None if all are."""
-    if all(gradient is None for _, gradient in parts):
-        return None
-    return torch.cat([torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in parts], dim=dim)
-
-
-def _drop_zeros(of_chunks: Iterable[list[ChunkGradients]]) -> list[list[ChunkGradients]]:
-    """Return `[chunk][loss]` with None for gradients that are all 0: those of losses over rows of other groups.
-
-    One read from the device tells for all of them.
-    """
-    chunks = list(of_chunks)
-    any_nonzero = [gradient.any() for chunk in chunks for pair in chunk for gradient in pair if gradient is not None]
-    answers = iter(torch.stack(any_nonzero).tolist() if any_nonzero else [])
-
-    def unless_zero(gradient: Tensor | None) -> Tensor | None:
-        return gradient if gradient is not None and next(answers) else None
-
-    return [[ChunkGradients(unless_zero(final), unless_zero(layers)) for final, layers in chunk] for chunk in chunks]
-
-
-def _positions_of(counts: Sequence[int], rows: range) -> NDArray[np.int64]:
-    """Return where the positions of `rows` lie among those of all rows, of which `counts` has a number for each."""
-    ends = np.cumsum(counts)
-    places = [np.arange(ends[row] - counts[row], ends[row]) for row in rows]
-    return np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
-
-
-def _local(chunk: Chunk, gradients: ChunkGradients) -> ChunkGradients:
-    """Select this worker's rows from gradients of a whole chunk."""
-    final, layers = gradients
-    if chunk.local_N is None or chunk.local_M is None:
-        return gradients
-    return ChunkGradients(
-        None if final is None else final[chunk.local_N], None if layers is None else layers[:, chunk.local_M]
-    )
-
-
-def add_gradients(total: list[Tensor] | None, gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Return the sum of two lists of tensors; None is nothing yet."""
-    return list(gradients) if total is None else [sum_ + more for sum_, more in zip(total, gradients, strict=True)]
+        return ChunkGradients(concatenate(final, 0), concatenate(layers, 1))

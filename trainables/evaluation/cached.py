@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from trainables.engine.adapters import PackedAdapters, Route
 from trainables.engine.forward import autocast
-from trainables.engine.prefix import Prefix, Span, Start
+from trainables.engine.frozen.prefix import Prefix, Span, Start
 
 
 def routed_evenly(adapters: PackedAdapters | None, members: Sequence[int], rows: int) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from settings.encoding import EncodedRow
 from settings.setting import Evaluation, Measurement, Observation, Preference
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import EncodedSetting
-from trainables.engine.prefix_cache import PackPrefixes
+from trainables.engine.frozen.prefix_cache import PackPrefixes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.generate import generate
 from trainables.evaluation.likelihood import log_likelihoods, token_losses

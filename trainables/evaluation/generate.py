@@ -17,8 +17,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.forward import autocast, head_of
-from trainables.engine.prefix import Start
-from trainables.engine.prefix_cache import PackPrefixes
+from trainables.engine.frozen.prefix import Start
+from trainables.engine.frozen.prefix_cache import PackPrefixes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.cached import CachedReader
 

@@ -21,9 +21,9 @@ from settings.encoding import EncodedRow
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import RowPositions, collate, to_device
 from trainables.engine.forward import autocast, head_of, hidden_states
+from trainables.engine.frozen.prefix import Prefix, Span
+from trainables.engine.frozen.prefix_cache import PackPrefixes
 from trainables.engine.memory import LOGITS
-from trainables.engine.prefix import Prefix, Span
-from trainables.engine.prefix_cache import PackPrefixes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.cached import CachedReader, routed_evenly
 from trainables.interface.outputs import Forward

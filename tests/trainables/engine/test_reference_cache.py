@@ -11,9 +11,9 @@ import torch
 
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.engine import reference_cache
 from trainables.engine.batches import EncodedSetting
-from trainables.engine.reference_cache import ReferenceCache
+from trainables.engine.frozen import reference_cache
+from trainables.engine.frozen.reference_cache import ReferenceCache
 from trainables.engine.stream import StreamPass
 from trainables.folder import SweepFolder
 from trainables.interface.configured import Definition
@@ -65,9 +65,9 @@ def test_after_the_first_steps_the_base_model_is_asked_no_more(tmp_path: Path, m
     asked: list[bool] = []
     forward = StreamPass.forward
 
-    def watched(self: StreamPass, chunk: Any, *, policy: bool) -> Any:
-        asked.append(not policy)
-        return forward(self, chunk, policy=policy)
+    def watched(self: StreamPass, chunk: Any, route: Any) -> Any:
+        asked.append(route is None)
+        return forward(self, chunk, route)
 
     monkeypatch.setattr(StreamPass, "forward", watched)
     pack = pack_of([tiny_trial(methods.make("kl_penalty"))], tmp_path)

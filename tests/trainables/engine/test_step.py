@@ -45,11 +45,11 @@ def test_the_stated_cost_is_what_happens(name: str, tmp_path: Path, monkeypatch:
     rows = {"forward": 0, "backward": 0}
     forward = StreamPass.forward
 
-    def counted(self: StreamPass, chunk: Any, *, policy: bool) -> Any:
+    def counted(self: StreamPass, chunk: Any, route: Any) -> Any:
         number = len(chunk.batch.ids_RT)
         rows["forward"] += number
-        outputs = forward(self, chunk, policy=policy)
-        for output in outputs if policy else ():
+        outputs = forward(self, chunk, route)
+        for output in outputs if route is not None else ():
             if output is not None:  # a loss sees the final states or those of all layers, so one hook is called
                 output.register_hook(lambda _: rows.update(backward=rows["backward"] + number))
         return outputs
@@ -183,10 +183,10 @@ def test_gradient_checkpointing_keeps_less_for_the_way_back() -> None:
         with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
             forward = StreamPass.forward
 
-            def only_forward(self: StreamPass, chunk: Any, *, policy: bool) -> Any:
+            def only_forward(self: StreamPass, chunk: Any, route: Any) -> Any:
                 nonlocal numbers
                 before = numbers
-                outputs = forward(self, chunk, policy=policy)
+                outputs = forward(self, chunk, route)
                 held.append(numbers - before)
                 return outputs
 

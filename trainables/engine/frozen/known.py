@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from settings.setting import Stream
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import EncodedSetting, counts_padding
-from trainables.engine.prefix import Prefix
-from trainables.engine.prefix_cache import PackPrefixes
-from trainables.engine.reference_cache import CachedOutputs, ReferenceCache
+from trainables.engine.frozen.prefix import Prefix
+from trainables.engine.frozen.prefix_cache import PackPrefixes
+from trainables.engine.frozen.reference_cache import CachedOutputs, ReferenceCache
 from trainables.trial import TrialConfig
 
 

@@ -22,9 +22,9 @@ from settings.encoding import EncodedRow
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import to_device
 from trainables.engine.forward import autocast
-from trainables.engine.prefix import Prefix, Start, find_start, states_below
+from trainables.engine.frozen.prefix import Prefix, Start, find_start, states_below
+from trainables.engine.frozen.reference_cache import ROWS_PER_BATCH, content_key, shared_tensors
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
-from trainables.engine.reference_cache import ROWS_PER_BATCH, content_key, shared_tensors
 
 Progress = Callable[[int, int], None]
 MAX_BYTES = 4e9  # of one file, which is computed in main memory
