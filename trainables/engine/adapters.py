@@ -18,6 +18,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +48,18 @@ class Route:
     counts: tuple[int, ...]
     factors: Mapping[PackedLinear, tuple[Tensor, Tensor]] | None = field(default=None, compare=False)
 
-    @property
-    def even(self) -> bool:
-        """Whether all members have the same number of rows, so that one batched matmul serves them."""
-        return len(set(self.counts)) == 1
+    @cached_property
+    def runs(self) -> list[tuple[int, int]]:
+        """How many neighbours have the same number of rows, and which: one batched product serves each run."""
+        return [(len(list(run)), count) for count, run in groupby(self.counts)]
 
     def blocks(self, rows: Tensor) -> list[Tensor]:
-        """Cut `[rows, ..., F]` into views `[m, n, F]` of m members with n positions: one view, or one per member."""
-        if self.even:
+        """Cut `[rows, ..., F]` into views `[m, n, F]` of m members with n positions each, one for each run."""
+        if len(self.runs) == 1:
             return [rows.reshape(len(self.members), -1, rows.shape[-1])]
         per_row = len(rows) // sum(self.counts)  # 1, or its tokens where a layer has them one below the other
-        parts = rows.split([count * per_row for count in self.counts])
-        return [part.reshape(1, -1, rows.shape[-1]) for part in parts]
+        parts = rows.split([members * count * per_row for members, count in self.runs])
+        return [part.reshape(members, -1, rows.shape[-1]) for part, (members, _) in zip(parts, self.runs, strict=True)]
 
 
 class PackedLinear(nn.Module):
@@ -177,9 +179,10 @@ def _low_rank(x: Tensor, route: Route, A_MRI: Tensor, B_MOR: Tensor, scale_M: Te
 
 def _blocks(route: Route, *of_members: Tensor) -> list[tuple[Tensor, ...]]:
     """Cut tensors `[M, ...]` like `Route.blocks`."""
-    if route.even:
+    if len(route.runs) == 1:
         return [of_members]
-    return list(zip(*(tensor.split(1) for tensor in of_members), strict=True))
+    sizes = [members for members, _ in route.runs]
+    return list(zip(*(tensor.split(sizes) for tensor in of_members), strict=True))
 
 
 class PackedAdapters:
