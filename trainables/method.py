@@ -79,11 +79,17 @@ class Step:
             self.recorded[name] = value.detach()
 
     def keep(self, **values: Tensor) -> None:
-        """Set entries of the state, detached, for the next step. Raise KeyError for one that is not in it."""
+        """Set entries of the state, detached, for the next step.
+
+        Raise KeyError for one that is not in it, TypeError for what is no tensor of its shape.
+        """
         for name, value in values.items():
             if name not in self.state:
                 known = ", ".join(self.state) or "nothing; define initial_state"
                 raise KeyError(f"keep({name}=...): the state has {known}")
+            shape = self.state[name].shape
+            if not isinstance(value, Tensor) or value.shape != shape:
+                raise TypeError(f"keep({name}=...) takes a tensor of shape {tuple(shape)}, got {value!r}")
             self.kept[name] = value.detach()
 
 
