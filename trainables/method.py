@@ -136,6 +136,7 @@ class Method(Configured):
             has moved. A term that stays at zero or is detached is not connected, and the trial is marked invalid.
         equation: the loss in one line.
         source: the citation.
+        evidence: what others have measured of it, in a sentence with its citation; empty where nothing is known.
         losses(step): the one method that has to be defined.
         rows_per_step(stream, sizes), positions(stream): which rows and which of their positions are read.
 
@@ -173,6 +174,7 @@ class Method(Configured):
     must_stay_active: ClassVar[tuple[str, ...]] = ()
     equation: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    evidence: ClassVar[str] = ""
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         """Return what is minimised and plotted as the loss, one scalar, and one more for each row group, if any.
