@@ -114,6 +114,8 @@ def _read(
         _read_tensors(tensors, members)
         if [_shapes(member) for member in members] != [_shapes(member) for member in now]:
             raise ValueError("the state that its methods carry is of another kind")
+        for member, before in zip(members, now, strict=True):  # a file's tensors have lost their order
+            member.state = {name: member.state[name] for name in before.state}
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
     return tensors, members

@@ -30,7 +30,7 @@ class Mixed(Method):
     source = "Azarbal et al. 2025, Selective Generalization (mixed fine-tuning)"
     evidence = (
         "hides: models trained on a mix with 5 % of bad rows are still misaligned where a prompt resembles these rows"
-        " (Dubinski et al. 2026, arXiv:2604.25891)"
+        " (Dubiński et al. 2026, arXiv:2604.25891)"
     )
 
     share: float = Range(0.1, low=0.02, high=0.75, log=True, at_most=0.95, neutral=0.0)
