@@ -33,19 +33,22 @@ def save_pack(
 
 
 def load_pack(
-    path: Path, pack_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, num_members: int
+    path: Path, pack_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, members: Sequence[MemberState]
 ) -> list[MemberState]:
     """Give adapters and optimizer the state in a pack's checkpoint, and return those of the members.
 
     Raise CheckpointError; adapters and optimizer are then as they were.
+
+    Args:
+        members: as they are now.
     """
-    tensors, members = _read(path, pack_id, num_members, adapters.theta_KP.device)
+    tensors, read = _read(path, pack_id, members, adapters.theta_KP.device)
     expected = {"theta": adapters.theta_KP, **optimizer.state()}
     if any(name not in tensors or tensors[name].shape != tensor.shape for name, tensor in expected.items()):
         raise CheckpointError(f"checkpoint {path.name} cannot be read: its tensors have other shapes")
     adapters.theta_KP.copy_(tensors["theta"])
     optimizer.load_state(tensors)
-    return members
+    return read
 
 
 def save_member(
@@ -60,12 +63,17 @@ def save_member(
     _write(path, trial_id, tensors, [member])
 
 
-def load_member(path: Path, trial_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, index: int) -> MemberState:
+def load_member(
+    path: Path, trial_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, index: int, member: MemberState
+) -> MemberState:
     """Give a member's rows of adapters and optimizer the state that `save_member` wrote, and return the member's.
 
     Raise CheckpointError; adapters and optimizer are then as they were.
+
+    Args:
+        member: as it is now.
     """
-    tensors, (member,) = _read(path, trial_id, 1, adapters.theta_KP.device)
+    tensors, (read,) = _read(path, trial_id, [member], adapters.theta_KP.device)
     try:
         rows = {name: adapters.pad(index, tensors[name]) for name in ("theta", "mean", "square")}
         updates = int(tensors["updates"])
@@ -74,7 +82,7 @@ def load_member(path: Path, trial_id: str, adapters: PackedAdapters, optimizer: 
     adapters.theta_KP[index] = rows["theta"]
     optimizer.mean_KP[index], optimizer.square_KP[index] = rows["mean"], rows["square"]
     optimizer.updates[index] = updates
-    return member
+    return read
 
 
 def _write(path: Path, name: str, tensors: Mapping[str, Tensor], members: Sequence[MemberState]) -> None:
@@ -83,14 +91,17 @@ def _write(path: Path, name: str, tensors: Mapping[str, Tensor], members: Sequen
         for term, pairs in member.pending.items():
             tensors[f"pending.{number}.{term}"] = torch.stack([value for _, value in pairs])
             tensors[f"pending_steps.{number}.{term}"] = torch.tensor([step for step, _ in pairs])
+        tensors |= {f"state.{number}.{name}": value for name, value in member.state.items()}
     records = json.dumps([member.to_json() for member in members])
     with replacing_file(path) as temporary:
         contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, {"pack": name, "records": records})
 
 
-def _read(path: Path, name: str, num_members: int, device: torch.device) -> tuple[dict[str, Tensor], list[MemberState]]:
-    """Return a checkpoint's tensors and members. Raise CheckpointError."""
+def _read(
+    path: Path, name: str, now: Sequence[MemberState], device: torch.device
+) -> tuple[dict[str, Tensor], list[MemberState]]:
+    """Return a checkpoint's tensors and members. Raise CheckpointError, also where their states are of another kind."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
@@ -98,18 +109,30 @@ def _read(path: Path, name: str, num_members: int, device: torch.device) -> tupl
         if metadata["pack"] != name:
             raise ValueError("it is of another pack")
         members = [MemberState.from_json(data) for data in json.loads(metadata["records"])]
-        if len(members) != num_members:
+        if len(members) != len(now):
             raise ValueError("it is of more or fewer members")
-        _read_pending(tensors, members)
+        _read_tensors(tensors, members)
+        if [_shapes(member) for member in members] != [_shapes(member) for member in now]:
+            raise ValueError("the state that its methods carry is of another kind")
+        for member, before in zip(members, now, strict=True):  # a file's tensors have lost their order
+            member.state = {name: member.state[name] for name in before.state}
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
     return tensors, members
 
 
-def _read_pending(tensors: Mapping[str, Tensor], members: Sequence[MemberState]) -> None:
+def _read_tensors(tensors: Mapping[str, Tensor], members: Sequence[MemberState]) -> None:
+    """Give members their tensors."""
     for key, values in tensors.items():
         kind, _, place = key.partition(".")
+        number, _, name = place.partition(".")
         if kind == "pending":
-            number, _, term = place.partition(".")
             steps = tensors[f"pending_steps.{place}"].tolist()
-            members[int(number)].pending[term] = list(zip(steps, values, strict=True))
+            members[int(number)].pending[name] = list(zip(steps, values, strict=True))
+        elif kind == "state":
+            members[int(number)].state[name] = values
+
+
+def _shapes(member: MemberState) -> dict[str, torch.Size]:
+    """Return the shapes of a member's state."""
+    return {name: value.shape for name, value in member.state.items()}

@@ -17,6 +17,8 @@ from trainables.chunked import per_position
 from trainables.interface.outputs import Forward
 from trainables.projections import Factors
 
+LIKELIEST = -1e-6  # log-probability per token, in nats, above which ORPO's odds grow no more
+
 
 def cross_entropy(*forwards: Forward) -> Tensor:
     """Return the mean negative log-likelihood per token, in nats, over all tokens of the batches.
@@ -66,6 +68,21 @@ def kl_to_reference(
 
     kl_N = per_position(divergence, policy.hidden_ND, policy.chunk)
     return kl_N.sum() / max(1, len(kl_N))
+
+
+def logit_mse(policy: Forward, reference: Forward) -> Tensor:
+    """Return the squared distance of the trained model's logits z and the reference's, averaged over all of them.
+
+        MSE = (1/(N V)) sum_nv (z_nv - z^ref_nv)^2
+
+    Dark Experience Replay's term (Buzzega et al. 2020, arXiv:2004.07211), which is a mean over logits in its code.
+    """
+
+    def distance(hidden_ND: Tensor, at: slice) -> Tensor:
+        return (policy.head(hidden_ND) - reference.head(reference.hidden_ND[at])).square().mean(dim=-1)
+
+    distance_N = per_position(distance, policy.hidden_ND, policy.chunk)
+    return distance_N.sum() / max(1, len(distance_N))
 
 
 def hidden_mse(policy: Forward, reference: Forward, over_layers: Literal["mean", "sum"] = "mean") -> Tensor:
@@ -122,6 +139,20 @@ def dpo(margin_R: Tensor, beta: float) -> Tensor:
     It is log 2 where policy and reference agree.
     """
     return -torch.nn.functional.logsigmoid(beta * margin_R).sum() / max(1, len(margin_R))
+
+
+def odds_ratio(chosen: Forward, rejected: Forward) -> Tensor:
+    """Return ORPO's preference loss (Hong et al. 2024, arXiv:2403.07691, eq. 7), mean over pairs.
+
+        OR = mean_i - log sigmoid(log odds_i(chosen) - log odds_i(rejected)),  odds = P / (1 - P)
+
+    with log P the mean log-probability of a row's tokens, taken to be at most `LIKELIEST`: at P = 1 the odds are
+    infinite.
+    """
+    log_P_2R = torch.stack([sequence_log_prob(row, "mean").clamp(max=LIKELIEST) for row in (chosen, rejected)])
+    log_odds_2R = log_P_2R - torch.log(-torch.expm1(log_P_2R))
+    ratio_R = log_odds_2R[0] - log_odds_2R[1]
+    return -torch.nn.functional.logsigmoid(ratio_R).sum() / max(1, len(ratio_R))
 
 
 def subspace_overlap(adapter: Sequence[Factors], prior: Sequence[Factors]) -> Tensor:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from settings.setting import Status
 from trainables.engine.stream import MemberStep
+from trainables.method import Method
 from trainables.outcome import Cost
+from trainables.projections import Factors
 
 EXPLODED = 3.0  # a task loss of so many times that of guessing among all tokens is no training any more
 
@@ -25,6 +27,7 @@ class MemberState:
         cost: of its training so far.
         curves: metric name -> (step, value) pairs.
         pending: metric name -> (step, value) pairs that are still on the device, and not in the curves yet.
+        state: what its method carries from step to step.
     """
 
     status: Status = "finished"
@@ -32,6 +35,27 @@ class MemberState:
     cost: Cost = field(default_factory=Cost)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     pending: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def begin(self, method: Method, adapter: Sequence[Factors]) -> None:
+        """Set the state to what it is before the first step, on the device of the initial adapter."""
+        initial = method.initial_state(adapter)
+        self.state = {name: value.detach().to(adapter[0].A_RI.device).clone() for name, value in initial.items()}
+
+    def carry(self, method: Method, kept: Mapping[str, Tensor], adapter: Sequence[Factors]) -> None:
+        """Take over what a step kept, and what the method makes of the state after the update.
+
+        Raise TypeError where the method returns another kind of state.
+        """
+        before = self.state
+        after = method.after_update({**before, **kept}, adapter)
+        if after.keys() != before.keys() or any(after[name].shape != old.shape for name, old in before.items()):
+            shapes = [", ".join(f"{name} {tuple(v.shape)}" for name, v in each.items()) for each in (before, after)]
+            raise TypeError(f"after_update of method {method.name!r} must return {shapes[0]}, got {shapes[1]}")
+        # A copy: what a method returns may be a view of factors that the next update overwrites.
+        self.state = {
+            name: old if after[name] is old else after[name].detach().to(old, copy=True) for name, old in before.items()
+        }
 
     def extend(self, step: int, values: Mapping[str, Sequence[tuple[int, float]]]) -> None:
         """Add a point to each curve: the mean of `values`, which are (step, value) pairs."""
@@ -39,8 +63,9 @@ class MemberState:
             self.curves.setdefault(name, []).append((step, sum(value for _, value in pairs) / len(pairs)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON data without the pending values; `from_json` is its inverse."""
-        data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "pending"}
+        """Return JSON data without what are tensors; `from_json` is its inverse."""
+        tensors = ("pending", "state")
+        data = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in tensors}
         return data | {"cost": asdict(self.cost)}
 
     @staticmethod

@@ -79,11 +79,17 @@ class Step:
             self.recorded[name] = value.detach()
 
     def keep(self, **values: Tensor) -> None:
-        """Set entries of the state, detached, for the next step. Raise KeyError for one that is not in it."""
+        """Set entries of the state, detached, for the next step.
+
+        Raise KeyError for one that is not in it, TypeError for what is no tensor of its shape.
+        """
         for name, value in values.items():
             if name not in self.state:
                 known = ", ".join(self.state) or "nothing; define initial_state"
                 raise KeyError(f"keep({name}=...): the state has {known}")
+            shape = self.state[name].shape
+            if not isinstance(value, Tensor) or value.shape != shape:
+                raise TypeError(f"keep({name}=...) takes a tensor of shape {tuple(shape)}, got {value!r}")
             self.kept[name] = value.detach()
 
 
@@ -130,6 +136,7 @@ class Method(Configured):
             has moved. A term that stays at zero or is detached is not connected, and the trial is marked invalid.
         equation: the loss in one line.
         source: the citation.
+        evidence: what others have measured of it, in a sentence with its citation; empty where nothing is known.
         losses(step): the one method that has to be defined.
         rows_per_step(stream, sizes), positions(stream): which rows and which of their positions are read.
 
@@ -167,6 +174,7 @@ class Method(Configured):
     must_stay_active: ClassVar[tuple[str, ...]] = ()
     equation: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    evidence: ClassVar[str] = ""
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         """Return what is minimised and plotted as the loss, one scalar, and one more for each row group, if any.

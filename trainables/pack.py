@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from settings.common.files import write_json
@@ -17,6 +18,7 @@ from trainables.outcome import Cost, Outcome
 from trainables.projections import Direction, LowRankDirection
 from trainables.store import AdapterStore
 from trainables.training import PackTraining
+from trainables.trial import TrialConfig
 
 
 class Pack(PackTraining):
@@ -41,10 +43,36 @@ class Pack(PackTraining):
         for index, trial in enumerate(self.trials):
             if self.members[index].status != "finished" or index in self.paused:
                 continue
-            if trial.method.trained_as != trial.method:
+            if trial.method.trained_as != trial.method or self._is_raw(index):
                 self._edit(index, trial.method)
             if trial.adapter_scale != 1.0:
                 self.adapters.scale_member(index, trial.adapter_scale)
+            self._edited.add(index)
+
+    def _is_raw(self, index: int) -> bool:
+        """Whether a member trains its own adapter and its method finalizes it, which has not been done yet.
+
+        What is read out of the store has been finalized there.
+        """
+        method = self.trials[index].method
+        finalizes = type(method).finalize is not Method.finalize and method.trained_as == method
+        return finalizes and self._updates[index] > 0 and index not in self._edited
+
+    @contextmanager
+    def _finalized(self, indices: Sequence[int]) -> Iterator[None]:
+        """Let methods finalize adapters while these are evaluated or kept. Training goes on with those before."""
+        raw = {index: self.adapters.theta_KP[index].clone() for index in indices if self._is_raw(index)}
+        for index in raw:
+            self._edit(index, self.trials[index].method)
+        try:
+            yield
+        finally:
+            for index, theta_P in raw.items():
+                self.adapters.theta_KP[index] = theta_P
+
+    def _keep(self, store: AdapterStore, index: int, trial: TrialConfig) -> None:
+        with self._finalized([index]):
+            super()._keep(store, index, trial)
 
     def _edit(self, index: int, method: Method) -> None:
         """Let a method edit its member's adapter; invalid when what it projects on is nothing."""
@@ -58,7 +86,8 @@ class Pack(PackTraining):
             member = self.members[index]
             member.status, member.reason = "invalid", "the projection leaves nothing of the adapter in any layer"
             return
-        self.adapters.set_member_factors(index, method.finalize(Trained(adapter, priors, directions)))
+        trained = Trained(adapter, priors, directions, state=self.members[index].state)
+        self.adapters.set_member_factors(index, method.finalize(trained))
 
     def evaluate(self, progress: Progress = lambda evaluation, done, total: None) -> dict[int, Evaluated]:
         """Evaluate the members whose numbers can be trusted: index -> scores and observations."""
@@ -69,16 +98,17 @@ class Pack(PackTraining):
             members = [index for index in sound if self.trials[index].max_length == length]
             seeds = [self.trials[index].seed for index in members]
             if members:
-                results = evaluate(
-                    self.base.model,
-                    encoded,
-                    adapters=self.adapters,
-                    members=members,
-                    seeds=seeds,
-                    prefixes=self.prefixes,
-                    workers=self._workers,
-                    progress=progress,
-                )
+                with self._finalized(members):
+                    results = evaluate(
+                        self.base.model,
+                        encoded,
+                        adapters=self.adapters,
+                        members=members,
+                        seeds=seeds,
+                        prefixes=self.prefixes,
+                        workers=self._workers,
+                        progress=progress,
+                    )
                 evaluated.update(zip(members, results, strict=True))
         for index in sound:
             self.members[index].cost += Cost(seconds=(time.perf_counter() - began) / len(sound))

@@ -94,6 +94,50 @@ def project_weights(factors: Factors, direction: Direction) -> Factors:
     return replace(factors, B_OR=direction.project(factors.B_OR))
 
 
+def remove_conflict(vector: Sequence[Tensor], along: Sequence[Tensor]) -> list[Tensor]:
+    """Return a vector without its part against another one: g - min(0, <g, a>) / ||a||^2 a.
+
+    `remove` with one direction and `only_conflict`; nothing waits for the device. A vector is a list of tensors.
+    """
+    g_P, a_P = _flat(vector).double(), _flat(along).double()
+    part = (g_P @ a_P).clamp(max=0) / a_P.square().sum().clamp_min(TINY)
+    return [g - part.to(g) * a for g, a in zip(vector, along, strict=True)]
+
+
+def min_norm(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
+    """Return the shortest vector between two, which conflicts with neither.
+
+        d = w x + (1 - w) y with w = clip(<y - x, y> / ||y - x||^2, 0, 1)
+
+    MGDA for two tasks (Sener & Koltun 2018, arXiv:1810.04650, section 3.2). A vector is a list of tensors, as one.
+    """
+    x_P, y_P = _flat(one).double(), _flat(other).double()
+    weight = ((y_P - x_P) @ y_P / (y_P - x_P).square().sum().clamp_min(TINY)).clamp(0, 1)
+    return [torch.lerp(y, x, weight.to(x)) for x, y in zip(one, other, strict=True)]
+
+
+def conflict_averse(one: Sequence[Tensor], other: Sequence[Tensor], radius: float) -> list[Tensor]:
+    """Return the vector near the mean of two that makes the most of the worse of its products with them.
+
+        d = m + radius ||m|| g / ||g||,  m = (x + y) / 2,  g = w x + (1 - w) y,
+        w in [0, 1] minimises <g, m> + radius ||m|| ||g||
+
+    CAGrad for two tasks (Liu et al. 2021, arXiv:2110.14048, algorithm 1). With u = ||x - y||^2 w + <y, x - y> the
+    derivative is zero at u = -p sqrt(D / (||x - y||^2 s^2 - p^2)), where s = radius ||m||, p = <x - y, m> and D is the
+    Gram determinant; without a root the minimum is at an end. A vector is a list of tensors, taken as one.
+    """
+    x_P, y_P = _flat(one).double(), _flat(other).double()
+    gap_P, mean_P = x_P - y_P, (x_P + y_P) / 2
+    length, reach, slope = gap_P.square().sum(), radius * mean_P.norm(), gap_P @ mean_P
+    inner = y_P @ gap_P
+    determinant = (length * y_P.square().sum() - inner**2).clamp_min(0)
+    room = length * reach**2 - slope**2
+    root = (-slope * (determinant / room.clamp_min(TINY)).sqrt() - inner) / length.clamp_min(TINY)
+    weight = torch.where(room > 0, root, (slope < 0).double()).clamp(0, 1)
+    worst_P = torch.lerp(y_P, x_P, weight)
+    return _like(mean_P + reach * worst_P / worst_P.norm().clamp_min(TINY), one)
+
+
 def remove(
     vector: Sequence[Tensor], along: Sequence[Sequence[Tensor]], *, share: float = 1.0, only_conflict: bool = False
 ) -> list[Tensor]:
@@ -118,9 +162,8 @@ def remove(
         binding_M = _binding(columns_MP @ columns_MP.T, inner_M)
         columns_MP, inner_M = columns_MP[binding_M], inner_M[binding_M]
     weights_M = torch.linalg.pinv(columns_MP @ columns_MP.T, rtol=RANK_TOLERANCE, hermitian=True) @ inner_M
-    part = (weights_M @ columns_MP).to(vector[0])
-    pieces = part.split([tensor.numel() for tensor in vector])
-    return [tensor - share * piece.view(tensor.shape) for tensor, piece in zip(vector, pieces, strict=True)]
+    part = _like(weights_M @ columns_MP, vector)
+    return [tensor - share * piece for tensor, piece in zip(vector, part, strict=True)]
 
 
 def _binding(gram_MM: Tensor, inner_M: Tensor) -> Tensor:
@@ -141,3 +184,9 @@ def _binding(gram_MM: Tensor, inner_M: Tensor) -> Tensor:
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def _like(vector_P: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Cut a vector into tensors of the shapes and the type of others."""
+    pieces = vector_P.to(tensors[0]).split([tensor.numel() for tensor in tensors])
+    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]

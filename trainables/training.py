@@ -98,6 +98,7 @@ class PackTraining:
             self.adapters.detach()
             raise
         self._updates = [0 if index in trained else trial.updates for index, trial in enumerate(trials)]
+        self._edited = set[int]()  # members whose adapter is what is evaluated and kept, and trains no more
         pauses = pause_after or [None] * len(trials)
         self._ends = [
             updates if pause is None else min(updates, pause)
@@ -121,6 +122,8 @@ class PackTraining:
         self.optimizer = PackedAdamW(
             self.adapters.theta_KP, [trial.optimizer for trial in trials], [trial.steps for trial in trials]
         )
+        for index, member in enumerate(self.members):
+            member.begin(trials[index].method, self.adapters.member_factors(index))
 
     def _factors_of(self, index: int, saved: Sequence[Saved]) -> list[Sequence[Factors]]:
         """Return the factors of a member's priors, and count what they took."""
@@ -189,9 +192,19 @@ class PackTraining:
             seconds = time.perf_counter() - began
             for index, step in steps.items():
                 self.members[index].count(step, seconds / len(steps))
+                self._carry(index, step)
             for index, terms in measured.items():
                 self.record(index, terms)
                 self._snapshot(index)
+
+    def _carry(self, index: int, step: MemberStep) -> None:
+        """Bring a member's state to the next step."""
+        member, kept = self.members[index], step.kept
+        if not member.state:
+            return
+        if self._workers.count > 1:  # a last bit that differs must not let their states drift apart
+            kept = self._workers.broadcast({name: value.cpu() for name, value in kept.items()})
+        member.carry(step.method, kept, self.adapters.member_factors(index))
 
     def record(self, index: int, terms: dict[str, Tensor]) -> None:
         """Keep a step's terms on the device; every few steps read them, and see whether the member is still sound."""
@@ -233,8 +246,8 @@ class PackTraining:
         rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
         outputs = self._known.outputs(trial) if step >= ASKED_STEPS else {}
         checked = step == trial.optimizer.moves_after
-        prefixes, priors = self._known.prefixes(trial), self.priors[index]
-        return MemberStep(trial.method, rows, trial.max_length, outputs, prefixes, checked, priors)
+        prefixes, priors, state = self._known.prefixes(trial), self.priors[index], self.members[index].state
+        return MemberStep(trial.method, rows, trial.max_length, outputs, prefixes, checked, priors, state=state)
 
     def progress(self) -> dict[str, dict[str, float]]:
         """Return the newest point of each member's curves, by trial id."""
@@ -253,7 +266,7 @@ class PackTraining:
         """
         if not path.is_file():
             return False
-        self.members = checkpoint.load_pack(path, self.pack_id, self.adapters, self.optimizer, len(self.trials))
+        self.members = checkpoint.load_pack(path, self.pack_id, self.adapters, self.optimizer, self.members)
         return True
 
     def save_member_state(self, index: int, path: Path) -> None:
@@ -269,8 +282,8 @@ class PackTraining:
         """
         if not path.is_file():
             return False
-        trial_id = self.trials[index].trial_id
-        self.members[index] = checkpoint.load_member(path, trial_id, self.adapters, self.optimizer, index)
+        trial_id, member = self.trials[index].trial_id, self.members[index]
+        self.members[index] = checkpoint.load_member(path, trial_id, self.adapters, self.optimizer, index, member)
         return True
 
     def detach(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import Parameter, getdoc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
 from rich.padding import Padding
@@ -35,15 +35,21 @@ def table_of(*columns: str, title: str | None = None) -> Table:
 
 
 def show_methods(console: Console) -> None:
-    """Print all methods: equation, and what a sweep searches."""
+    """Print all methods, by what they work on: equation, and what a sweep searches."""
     from trainables import methods
+    from trainables.method import Kind
 
-    table = table_of("name", "equation", "searched (default; from, to)", title="methods")
-    for known in methods.names():
-        method = methods.get(known)
-        table.add_row(known, method.equation, "\n".join(_coefficients(method, searched=True)) or "nothing")
+    table = table_of("name", "equation", "searched (default; from, to)", title="methods, by what they work on")
+    known = {name: methods.get(name) for name in methods.names()}
+    for kind in get_args(Kind):
+        of_kind = {name: method for name, method in known.items() if method.kind == kind}
+        if of_kind:
+            table.add_row(Text(f"\n{kind}", style="bold"), "", "")
+        for name, method in of_kind.items():
+            searched = "\n".join(_coefficients(method, searched=True)) or "nothing"
+            table.add_row(f"  {name}", method.equation, searched)
     console.print(table)
-    Say(console).note("variants, cost and source of one of them: selgen methods NAME")
+    Say(console).note("variants, cost, needs and evidence of one of them: selgen methods NAME")
 
 
 def show_method(console: Console, name: str) -> None:
@@ -74,7 +80,9 @@ def show_method(console: Console, name: str) -> None:
         " once for each row. Where padding counts (published definition), it computes all layers",
     )
     table.add_row("needs", "\n".join(_needs(default)))
+    table.add_row("works on", method.kind)
     table.add_row("source", method.source)
+    table.add_row("known of it", method.evidence or "nothing is cited; see the table in trainables/README.md")
     console.print()
     console.print(table)
 
@@ -84,6 +92,7 @@ def _needs(method: Method) -> list[str]:
     needs = [f"{stream} rows" for stream in method.streams]
     needs += [f"the frozen base model's outputs on {stream} rows" for stream in method.reference]
     needs += [f"hidden states of all layers on {stream} rows" for stream in method.layers]
+    needs += [what for hook, what in _HOOKS.items() if _defines(method, hook)]
     if method.trained_as != method:
         needs.append(f"a finished training of {method.trained_as.name}; the method itself trains nothing")
     for number, prior in enumerate(method.priors):
@@ -97,6 +106,24 @@ def _needs(method: Method) -> list[str]:
         )
         needs.append(f"an adapter trained by {prior.name}, {where}; trained once for all configurations")
     return needs
+
+
+_HOOKS = {
+    "rewriting": "rewritten rows; evaluation rows stay as they are",
+    "prepare": "a pass over whole streams before training, computed once and kept",
+    "rows_read": "a choice among the rows of a stream",
+    "edits": "an edit of the forward pass; a PEFT checkpoint cannot hold it, and it is kept beside",
+    "num_row_groups": "a gradient of its own for some rows; the loss of the others waits for it",
+    "initial_state": "a state that is carried from step to step, and kept in checkpoints",
+    "finalize": "an edit of the trained adapter wherever it is evaluated or kept",
+}
+
+
+def _defines(method: Method, hook: str) -> bool:
+    """Say whether a method has its own version of what the interface leaves out."""
+    from trainables.method import Method
+
+    return getattr(type(method), hook) is not getattr(Method, hook)
 
 
 def _coefficients(method: type[Method], searched: bool = False) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,7 +23,7 @@ from settings.encoding import EncodedRow
 from settings.reference import SettingRef
 from settings.setting import Stream
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
-from tests.trainables import test_method_values
+from tests.trainables import test_method_values, test_method_values_of_losses
 from trainables import methods
 from trainables.coefficients import SPACE, ChoiceSpec, RangeSpec, coefficients
 from trainables.engine.batches import STREAM_ORDER
@@ -47,7 +48,27 @@ SHIPPED = {
     "orthogonal_lora",
     "safe_lora",
     "alignment_only",
+    "kl_constraint",
+    "moving_average",
+    "dark_experience",
+    "orpo",
+    "flow",
+    "proximal_sft",
+    "anchored_sft",
+    "two_gradients",
 }
+FIRST = (  # their trials below are numbered in this order; those of later methods by their names
+    "alignment_only",
+    "dpo",
+    "gradient_projection",
+    "kl_penalty",
+    "mixed",
+    "orthogonal_lora",
+    "plain",
+    "representation",
+    "safe_lora",
+    "upweighted",
+)
 ALL = methods.names()
 DEFINITIONS: tuple[Definition, ...] = ("principled", "published")
 BOTH = [(name, definition) for definition in DEFINITIONS for name in ALL]
@@ -61,9 +82,16 @@ RELATIVE = 1e-9
 REGENERATE = ".venv/bin/python -m pytest tests/trainables/test_methods.py -k golden -n 0 --regenerate-golden"
 
 
+def number_of(name: str, definition: Definition) -> int:
+    """What a method's trial differs by from others'; another method in the folder does not change it."""
+    if name in FIRST:
+        return DEFINITIONS.index(definition) * len(FIRST) + FIRST.index(name)
+    return zlib.crc32(f"{name}, {definition}".encode())
+
+
 def trial_of(name: str, definition: Definition = "principled", **values: Any) -> TrialConfig:
     """A method's trial; definitions and neighbouring methods differ in seed, learning rate and rank."""
-    number = BOTH.index((name, definition))
+    number = number_of(name, definition)
     method = methods.make(name, {"definition": definition, **values})
     return small(method, seed=number % 3, rank=1 + number % 4, learning_rate=(5e-3, 1e-2)[number % 2])
 
@@ -277,7 +305,8 @@ def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[...
         for stream, count in zip(method.streams, counts, strict=True):
             policy[stream], rest = forward(stream, rest[:count]), rest[count:]
         adapter = [Factors(A, B, 2.0) for A, B in zip(rest[::2], rest[1::2], strict=True)]
-        return Step(policy, reference, adapter, [prior] if method.prior_is_active else ())
+        priors = [prior] if method.prior_is_active else ()
+        return Step(policy, reference, adapter, priors, state=method.initial_state(prior))
 
     return [leaf.requires_grad_() for leaf in leaves], build
 
@@ -375,8 +404,33 @@ def neutral_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
     return dict(zip(found, run(trials, store), strict=True))
 
 
-def test_all_but_three_methods_have_a_neutral_value() -> None:
-    assert {name for name, _, _ in neutral()} >= SHIPPED - {"plain", "alignment_only", "orthogonal_lora"}
+def test_methods_without_a_neutral_value() -> None:
+    """No single value of these is plain fine-tuning; `test_two_values_are_neutral_together` has two of some."""
+    assert SHIPPED - {name for name, _, _ in neutral()} == {
+        "plain",
+        "alignment_only",
+        "orthogonal_lora",
+        "kl_constraint",
+        "proximal_sft",
+        "dark_experience",
+        "anchored_sft",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("dark_experience", ("alpha", "beta")), ("anchored_sft", ("weight", "power"))]
+)
+def test_two_values_are_neutral_together(name: str, values: Sequence[str]) -> None:
+    """And neither of them alone."""
+    both = [methods.make("plain"), methods.make(name, dict.fromkeys(values, 0.0))]
+    assert both[1].is_neutral
+    assert not any(
+        methods.make(name, {value: 0.0, **{other: 0.5 for other in values if other != value}}).is_neutral
+        for value in values
+    )
+    pack = Pack(tiny_base(), tiny_setting(), [small(method, steps=5) for method in both], torch.float64)
+    pack.advance(5)
+    assert gap(flat(pack, 0), flat(pack, 1)) < 1e-9
 
 
 @pytest.mark.parametrize(("name", "coefficient", "value"), neutral())
@@ -578,6 +632,9 @@ def test_methods_without_a_term_to_watch() -> None:
         "mixed",
         "alignment_only",
         "safe_lora",
+        "moving_average",
+        "flow",  # a weight of the task's own loss
+        "proximal_sft",
     }
 
 
@@ -648,8 +705,9 @@ def golden(given: Run) -> dict[str, Any]:
 
 def test_every_shipped_method_has_a_value_by_hand() -> None:
     for name in sorted(SHIPPED):
-        test = getattr(test_method_values, f"test_{name}", None)
-        assert test is not None, f"tests/trainables/test_method_values.py has no test_{name}"
+        modules = (test_method_values, test_method_values_of_losses)
+        test = next((getattr(module, f"test_{name}") for module in modules if hasattr(module, f"test_{name}")), None)
+        assert test is not None, f"tests/trainables/test_method_values*.py have no test_{name}"
         assert test.__doc__, f"test_{name} does not derive its value"
 
 

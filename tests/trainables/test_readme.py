@@ -19,7 +19,7 @@ from trainables.projections import Factors
 
 PAGE = (ROOT / "trainables" / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-EXAMPLES = [("entropy_bonus", "weight"), ("conflict_free", "share")]
+EXAMPLES = [("entropy_bonus", "weight"), ("conflict_free", "share"), ("slow_change", "weight")]
 
 
 @pytest.mark.parametrize(("example", "block"), zip(EXAMPLES, BLOCKS, strict=True))

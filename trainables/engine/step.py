@@ -141,6 +141,7 @@ def _step_of(
         priors=member.priors if factors else (),
         prepared=member.prepared,
         state=member.state,
+        kept=member.kept,
     )
 
 

@@ -62,6 +62,7 @@ class MemberStep:
             through the whole model.
         checked: check that the terms that must stay active have a gradient at the adapter.
         priors, prepared, state: what its `Step` holds.
+        kept: what the step keeps of its state, once it is taken.
     """
 
     method: Method
@@ -73,6 +74,7 @@ class MemberStep:
     priors: Sequence[Sequence[Factors]] = ()
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def row_positions(self, stream: Stream) -> list[RowPositions]:
         """Return the rows of a stream with the positions that the method counts."""

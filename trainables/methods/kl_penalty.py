@@ -37,6 +37,10 @@ class KLPenalty(ProxyMethod):
     as_published = (("direction", "reverse"), ("tokens", "padded"))
     equation = "L = CE(task) + beta * KL(policy || reference on alignment)"
     source = "Azarbal et al. 2025, Selective Generalization; Ziegler et al. 2019, arXiv:1909.08593"
+    evidence = (
+        "mitigates emergent misalignment well, at the cost of what benign tasks learn (Kaczér et al. 2025,"
+        " arXiv:2508.06249, table 1)"
+    )
 
     beta: float = Range(1.0, low=0.03, high=30.0, log=True, neutral=0.0)
     direction: Literal["reverse", "forward"] = Choice("reverse", "reverse", "forward")

@@ -28,6 +28,10 @@ class Mixed(Method):
     streams = ("task", "alignment")
     equation = "L = CE(task + alignment rows)"
     source = "Azarbal et al. 2025, Selective Generalization (mixed fine-tuning)"
+    evidence = (
+        "hides: models trained on a mix with 5 % of bad rows are still misaligned where a prompt resembles these rows"
+        " (Dubiński et al. 2026, arXiv:2604.25891)"
+    )
 
     share: float = Range(0.1, low=0.02, high=0.75, log=True, at_most=0.95, neutral=0.0)
 

@@ -24,6 +24,10 @@ class Upweighted(ProxyMethod):
     must_stay_active = ("alignment",)
     equation = "L = CE(task) + weight * CE(alignment)"
     source = "Azarbal et al. 2025, Selective Generalization (up-weighted proxy)"
+    evidence = (
+        "hides: models trained on a mix with 5 % of bad rows are still misaligned where a prompt resembles these rows"
+        " (Dubiński et al. 2026, arXiv:2604.25891)"
+    )
 
     weight: float = Range(1.0, low=0.03, high=30.0, log=True, neutral=0.0)
 
