@@ -26,9 +26,41 @@ class Factors:
     B_OR: Tensor
     scale: float
 
+    @property
+    def rank(self) -> int:
+        """The inner dimension of the product."""
+        return len(self.A_RI)
+
     def to(self, like: Tensor) -> Factors:
-        """Return a copy with the type and device of another tensor."""
+        """Return the same with the type and device of another tensor."""
         return replace(self, A_RI=self.A_RI.to(like), B_OR=self.B_OR.to(like))
+
+    def copy(self) -> Factors:
+        """Return the same on memory of its own."""
+        return replace(self, A_RI=self.A_RI.clone(), B_OR=self.B_OR.clone())
+
+    def times(self, share: float) -> Factors:
+        """Return the adapter whose weight change is `share` times as large."""
+        return replace(self, scale=share * self.scale)
+
+    def padded(self, rank: int) -> Factors:
+        """Return the same weight change at a higher rank, with zeros."""
+        more = rank - self.rank
+        pad = torch.nn.functional.pad
+        return replace(self, A_RI=pad(self.A_RI, (0, 0, 0, more)), B_OR=pad(self.B_OR, (0, more)))
+
+
+def joined(*adapters: Factors) -> Factors:
+    """Return the sum of adapters of one layer as one adapter: exactly, and its rank is the sum of theirs.
+
+    dW_1 + dW_2 = [scale_1 B_1, scale_2 B_2] [A_1; A_2]
+    """
+    A_RI = torch.cat([factors.A_RI for factors in adapters])
+    return Factors(A_RI, torch.cat([factors.scale * factors.B_OR for factors in adapters], dim=1), 1.0)
+
+
+class InvalidAdapterError(Exception):
+    """An adapter that says nothing about its method; its text says why, and is the reason of the invalid trial."""
 
 
 class Direction(Protocol):
@@ -89,9 +121,16 @@ def cosine(factors: Factors, B_OR: Tensor) -> float:
     return float(inner(B_OR, factors.B_OR) / length.clamp_min(TINY))
 
 
-def project_weights(factors: Factors, direction: Direction) -> Factors:
-    """Return the adapter with B replaced by C B (see `Direction`)."""
-    return replace(factors, B_OR=direction.project(factors.B_OR))
+def project_weights(adapter: Sequence[Factors], directions: Sequence[Direction]) -> list[Factors]:
+    """Return an adapter with B replaced by C B in each layer (see `Direction`).
+
+    Raise InvalidAdapterError when that leaves nothing in any of them, as where nothing was changed along the directions.
+    """
+    pairs = zip(adapter, directions, strict=True)
+    projected = [replace(factors, B_OR=direction.project(factors.B_OR)) for factors, direction in pairs]
+    if not any(factors.B_OR.any() for factors in projected):
+        raise InvalidAdapterError("the projection leaves nothing of the adapter in any layer")
+    return projected
 
 
 def remove(

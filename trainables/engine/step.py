@@ -140,6 +140,7 @@ def _step_of(
         priors=member.priors if factors else (),
         prepared=member.prepared,
         state=member.state,
+        directions=member.directions if factors else (),
     )
 
 

@@ -35,7 +35,7 @@ from trainables.engine.reference_cache import CachedOutputs
 from trainables.interface.outputs import Forward
 from trainables.losses import group_of
 from trainables.method import Method
-from trainables.projections import Factors
+from trainables.projections import Direction, Factors
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class MemberStep:
         prefixes: what lies below the lowest adapted layer of the pack on the rows of some streams; other streams go
             through the whole model.
         checked: check that the terms that must stay active have a gradient at the adapter.
-        priors, prepared, state: what its `Step` holds.
+        priors, prepared, state, directions: what its `Step` holds.
     """
 
     method: Method
@@ -62,6 +62,7 @@ class MemberStep:
     priors: Sequence[Sequence[Factors]] = ()
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    directions: Sequence[Direction] = ()
 
     def row_positions(self, stream: Stream) -> list[RowPositions]:
         """Return the rows of a stream with the positions that the method counts."""
