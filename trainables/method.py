@@ -288,7 +288,7 @@ class Method(Configured):
         """Return the factors to evaluate and keep; by default those that were trained.
 
         Called wherever an adapter is evaluated or kept, on a copy. What it returns may have any rank, layer by layer;
-        the kept checkpoint has the largest. Raise `InvalidAdapterError` where the result would say nothing of the method.
+        the kept checkpoint has the largest. Raise InvalidAdapterError where the result would say nothing of the method.
         """
         return trained.adapter
 

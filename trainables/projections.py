@@ -1,7 +1,7 @@
 """Projections of gradients and of LoRA weights, as pure functions. No model, no optimizer.
 
 Shape legend: R rank of an adapter, I and O in- and output features of a linear layer, X any number of columns, M
-directions, P entries of a vector.
+directions or singular vectors, P entries of a vector.
 """
 
 from __future__ import annotations
@@ -74,6 +74,13 @@ class Direction(Protocol):
         """
         ...
 
+    def bases(self, energy: float) -> tuple[Tensor, Tensor]:
+        """Return the leading left and right singular vectors of V, `[O, M]` and `[I, M]`.
+
+        As few as hold a share `energy` of ||V||_F^2; none of V = 0, and none that belong to singular values of 0.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class WeightDirection:
@@ -87,6 +94,14 @@ class WeightDirection:
         V_OI = self.tuned_OI.to(B_OX) - self.pretrained_OI.to(B_OX)
         return V_OI @ (V_OI.T @ B_OX) / V_OI.norm().clamp_min(TINY)
 
+    def bases(self, energy: float) -> tuple[Tensor, Tensor]:
+        """See `Direction`."""
+        return _leading(*self._svd, energy)
+
+    @cached_property
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        return _svd(self.tuned_OI.float() - self.pretrained_OI.float())
+
 
 @dataclass(frozen=True)
 class LowRankDirection:
@@ -99,6 +114,17 @@ class LowRankDirection:
         B_OR, scale = self.factors.B_OR, self.factors.scale
         return scale**2 * (B_OR @ (self._gram_RR @ (B_OR.T @ B_OX))) / self._norm.clamp_min(TINY)
 
+    def bases(self, energy: float) -> tuple[Tensor, Tensor]:
+        """See `Direction`."""
+        return _leading(*self._svd, energy)
+
+    @cached_property
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The singular value decomposition of V from those of its factors; nothing larger than they is made."""
+        left_OR, right_IR = torch.linalg.qr(self.factors.B_OR), torch.linalg.qr(self.factors.A_RI.T)
+        U_RM, s_M, W_RM = _svd(self.factors.scale * left_OR.R @ right_IR.R.T)
+        return left_OR.Q @ U_RM, s_M, right_IR.Q @ W_RM
+
     @cached_property
     def _gram_RR(self) -> Tensor:
         return self.factors.A_RI @ self.factors.A_RI.T
@@ -108,6 +134,19 @@ class LowRankDirection:
         """||V||_F from the factors' Gram matrices."""
         B_OR = self.factors.B_OR
         return abs(self.factors.scale) * ((B_OR.T @ B_OR) * self._gram_RR).sum().clamp_min(0).sqrt()
+
+
+def _svd(V_OI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return left singular vectors `[O, M]`, singular values and right singular vectors `[I, M]`."""
+    U_OM, s_M, W_MI = torch.linalg.svd(V_OI, full_matrices=False)
+    return U_OM, s_M, W_MI.T
+
+
+def _leading(U_OM: Tensor, s_M: Tensor, W_IM: Tensor, energy: float) -> tuple[Tensor, Tensor]:
+    squares_M = s_M.square()
+    enough = 1 + int((squares_M.cumsum(0) < energy * squares_M.sum()).sum())
+    number = min(enough, int((squares_M > RANK_TOLERANCE * squares_M[:1]).sum()))
+    return U_OM[:, :number], W_IM[:, :number]
 
 
 def cosine(factors: Factors, B_OR: Tensor) -> float:
@@ -124,7 +163,7 @@ def cosine(factors: Factors, B_OR: Tensor) -> float:
 def project_weights(adapter: Sequence[Factors], directions: Sequence[Direction]) -> list[Factors]:
     """Return an adapter with B replaced by C B in each layer (see `Direction`).
 
-    Raise InvalidAdapterError when that leaves nothing in any of them, as where nothing was changed along the directions.
+    Raise InvalidAdapterError when that leaves nothing in any of them, as where the directions are zero.
     """
     pairs = zip(adapter, directions, strict=True)
     projected = [replace(factors, B_OR=direction.project(factors.B_OR)) for factors, direction in pairs]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,7 +23,7 @@ from settings.encoding import EncodedRow
 from settings.reference import SettingRef
 from settings.setting import Stream
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
-from tests.trainables import test_method_values
+from tests.trainables import test_method_values, test_weight_method_values
 from trainables import methods
 from trainables.coefficients import SPACE, ChoiceSpec, RangeSpec, coefficients
 from trainables.engine.batches import STREAM_ORDER
@@ -32,7 +33,7 @@ from trainables.interface.configured import Definition
 from trainables.interface.outputs import Forward
 from trainables.method import BatchSizes, Method, Step
 from trainables.pack import Pack
-from trainables.projections import Factors
+from trainables.projections import Factors, LowRankDirection
 from trainables.store import AdapterStore
 from trainables.trial import AdapterConfig, TrialConfig, trial_for
 
@@ -48,6 +49,15 @@ SHIPPED = {
     "safe_lora",
     "alignment_only",
 }
+FIRST = sorted(SHIPPED)  # whose trials have had their numbers from the first
+SHIPPED |= {
+    "closest_safe_update",
+    "l2_sp",
+    "misaligned_only",
+    "safe_merge",
+    "safety_anchoring",
+    "weight_steering",
+}
 ALL = methods.names()
 DEFINITIONS: tuple[Definition, ...] = ("principled", "published")
 BOTH = [(name, definition) for definition in DEFINITIONS for name in ALL]
@@ -62,8 +72,9 @@ REGENERATE = ".venv/bin/python -m pytest tests/trainables/test_methods.py -k gol
 
 
 def trial_of(name: str, definition: Definition = "principled", **values: Any) -> TrialConfig:
-    """A method's trial; definitions and neighbouring methods differ in seed, learning rate and rank."""
-    number = BOTH.index((name, definition))
+    """A method's trial; methods and definitions differ in seed, learning rate and rank, whichever others there are."""
+    first = FIRST.index(name) + len(FIRST) * DEFINITIONS.index(definition) if name in FIRST else None
+    number = zlib.crc32(f"{name}, {definition}".encode()) if first is None else first
     method = methods.make(name, {"definition": definition, **values})
     return small(method, seed=number % 3, rank=1 + number % 4, learning_rate=(5e-3, 1e-2)[number % 2])
 
@@ -76,11 +87,12 @@ def small(method: Method, *, rank: int = 4, **values: Any) -> TrialConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """One trained member: its factors before and after `finalize`, and its curves."""
+    """One trained member: its factors before and after `finalize`, its curves, and the weight change it ends with."""
 
     trained_P: Tensor
     final_P: Tensor
     curves: Mapping[str, list[tuple[int, float]]]
+    change_P: Tensor
 
 
 def run(trials: Sequence[TrialConfig], store: AdapterStore) -> list[Run]:
@@ -95,12 +107,20 @@ def runs_of(pack: Pack) -> list[Run]:
     trained = [flat(pack, index) for index in range(len(pack.trials))]
     pack.edit_adapters()
     assert [(record.status, record.reason) for record in pack.members] == [("finished", None)] * len(pack.trials)
-    final = [flat(pack, index) for index in range(len(pack.trials))]
-    return [Run(*some) for some in zip(trained, final, [record.curves for record in pack.members], strict=True)]
+    indices = range(len(pack.trials))
+    final, changes = [flat(pack, index) for index in indices], [change(pack, index) for index in indices]
+    curves = [record.curves for record in pack.members]
+    return [Run(*some) for some in zip(trained, final, curves, changes, strict=True)]
 
 
 def flat(pack: Pack, index: int) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in pack.adapters.member(index).values()])
+
+
+def change(pack: Pack, index: int) -> Tensor:
+    """The weight change of the final adapter in all its layers, whatever its rank."""
+    final = pack.adapters.final_factors(index)
+    return torch.cat([(factors.scale * factors.B_OR @ factors.A_RI).reshape(-1) for factors in final])
 
 
 def gap(one: Tensor, other: Tensor) -> float:
@@ -262,7 +282,9 @@ def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[...
         return replace(outputs, num_groups=max(1, method.num_row_groups(stream)))
 
     reference = {stream: forward(stream, leaves_of(stream)) for stream in method.reference}
-    prior = [Factors(random(generator, 2, 3), random(generator, 4, 2), 2.0) for _ in range(LAYERS)]
+    drawn = [[Factors(random(generator, 2, 3), random(generator, 4, 2), 2.0) for _ in range(LAYERS)]]
+    priors = drawn[: len(method.priors)] * len(method.priors) if method.weights else []
+    directions = [LowRankDirection(factors) for factors in drawn[0]] if method.weights else []
     counts, leaves = [], []
     for stream in method.streams:
         some = leaves_of(stream)
@@ -277,7 +299,7 @@ def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[...
         for stream, count in zip(method.streams, counts, strict=True):
             policy[stream], rest = forward(stream, rest[:count]), rest[count:]
         adapter = [Factors(A, B, 2.0) for A, B in zip(rest[::2], rest[1::2], strict=True)]
-        return Step(policy, reference, adapter, [prior] if method.prior_is_active else ())
+        return Step(policy, reference, adapter, priors, directions=directions)
 
     return [leaf.requires_grad_() for leaf in leaves], build
 
@@ -375,8 +397,13 @@ def neutral_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
     return dict(zip(found, run(trials, store), strict=True))
 
 
-def test_all_but_three_methods_have_a_neutral_value() -> None:
-    assert {name for name, _, _ in neutral()} >= SHIPPED - {"plain", "alignment_only", "orthogonal_lora"}
+def test_all_but_four_methods_have_a_neutral_value() -> None:
+    assert {name for name, _, _ in neutral()} >= SHIPPED - {
+        "plain",
+        "alignment_only",
+        "misaligned_only",
+        "orthogonal_lora",
+    }
 
 
 @pytest.mark.parametrize(("name", "coefficient", "value"), neutral())
@@ -386,7 +413,7 @@ def test_the_neutral_value_is_plain(
     """To 1e-9 in float64 after 20 steps and `finalize`; and the default is not."""
     plain = neutral_runs["plain", None]
     assert gap(neutral_runs[name, coefficient].final_P, plain.final_P) < 1e-9
-    assert gap(neutral_runs[name, None].final_P, plain.final_P) > 1e-5
+    assert gap(neutral_runs[name, None].change_P, plain.change_P) > 1e-5
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -548,7 +575,7 @@ def test_a_fully_masked_row_weighs_nothing(name: str, store: AdapterStore) -> No
 
 
 def cut(step: Step) -> Step:
-    """A step with nothing behind its term: the policy is the reference, other proxy rows and the prior are nothing."""
+    """A step with nothing behind its term: policy = reference, other proxy rows and all weights are nothing."""
     policy = dict(step.policy)
     for stream, forward in step.policy.items():
         if stream in step.reference:
@@ -558,11 +585,11 @@ def cut(step: Step) -> Step:
             policy[stream] = replace(
                 forward, hidden_ND=empty, labels_N=forward.labels_N[:0], row_N=forward.row_N[:0], num_rows=0
             )
-    nothing = [
-        [replace(own, A_RI=torch.zeros_like(own.A_RI), B_OR=torch.zeros_like(own.B_OR)) for own in prior]
-        for prior in step.priors
-    ]
-    return replace(step, policy=policy, priors=nothing)
+    adapter, *priors = (
+        [replace(own, A_RI=torch.zeros_like(own.A_RI), B_OR=torch.zeros_like(own.B_OR)) for own in some]
+        for some in (step.adapter, *step.priors)
+    )
+    return replace(step, policy=policy, adapter=adapter, priors=priors)
 
 
 def leaf_of(forward: Forward) -> Forward:
@@ -577,7 +604,11 @@ def test_methods_without_a_term_to_watch() -> None:
         "plain",
         "mixed",
         "alignment_only",
+        "misaligned_only",
         "safe_lora",
+        "safe_merge",
+        "weight_steering",
+        "closest_safe_update",
     }
 
 
@@ -648,8 +679,9 @@ def golden(given: Run) -> dict[str, Any]:
 
 def test_every_shipped_method_has_a_value_by_hand() -> None:
     for name in sorted(SHIPPED):
-        test = getattr(test_method_values, f"test_{name}", None)
-        assert test is not None, f"tests/trainables/test_method_values.py has no test_{name}"
+        tests = [getattr(module, f"test_{name}", None) for module in (test_method_values, test_weight_method_values)]
+        test = next(filter(None, tests), None)
+        assert test is not None, f"neither test_method_values.py nor test_weight_method_values.py has test_{name}"
         assert test.__doc__, f"test_{name} does not derive its value"
 
 

@@ -35,6 +35,10 @@ def factors(seed: int, rank: int = RANK, scale: float = 1.5) -> Factors:
     return Factors(random(seed, rank, IN), random(seed + 1, OUT, rank), scale)
 
 
+def change(own: Factors) -> Tensor:
+    return own.scale * own.B_OR @ own.A_RI
+
+
 def length(vector: list[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in vector]).norm()
 
@@ -124,17 +128,13 @@ def test_a_projection_that_leaves_nothing_in_any_layer_is_refused() -> None:
 # --- sums of adapters ---
 
 
-def dense(own: Factors) -> Tensor:
-    return own.scale * own.B_OR @ own.A_RI
-
-
 def test_joined_is_the_sum() -> None:
     """Ranks 3 and 2 make 5; padding to 7 adds nothing."""
     one, other = factors(0, rank=3), factors(7, rank=2)
     both = joined(one, other.times(-0.5))
     assert (both.rank, both.scale, both.padded(7).rank) == (5, 1.0, 7)
     for found in (both, both.padded(7)):
-        torch.testing.assert_close(dense(found), dense(one) - 0.5 * dense(other), rtol=0, atol=1e-12)
+        torch.testing.assert_close(change(found), change(one) - 0.5 * change(other), rtol=0, atol=1e-12)
 
 
 # --- gradients ---
