@@ -229,11 +229,7 @@ def broken(finalize: Callable[[Trained], Sequence[Factors]]) -> Method:
 
 @pytest.mark.parametrize(
     "edit",
-    [
-        lambda own: replace(own, B_OR=own.B_OR * math.nan),
-        lambda own: replace(own, A_RI=own.A_RI / 0),
-        lambda own: own.times(math.inf),
-    ],
+    [lambda own: replace(own, B_OR=own.B_OR * math.nan), lambda own: own.times(math.inf)],
 )
 def test_numbers_that_are_not_finite_are_invalid(edit: Callable[[Factors], Factors], tmp_path: Path) -> None:
     """In the last layer only. Nothing is evaluated or kept, and the member beside it finishes."""

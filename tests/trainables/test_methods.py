@@ -48,16 +48,25 @@ SHIPPED = {
     "orthogonal_lora",
     "safe_lora",
     "alignment_only",
-}
-FIRST = sorted(SHIPPED)  # whose trials have had their numbers from the first
-SHIPPED |= {
-    "closest_safe_update",
-    "l2_sp",
     "misaligned_only",
-    "safe_merge",
-    "safety_anchoring",
     "weight_steering",
+    "safe_merge",
+    "closest_safe_update",
+    "safety_anchoring",
+    "l2_sp",
 }
+FIRST = (  # their trials below are numbered in this order; those of later methods by their names
+    "alignment_only",
+    "dpo",
+    "gradient_projection",
+    "kl_penalty",
+    "mixed",
+    "orthogonal_lora",
+    "plain",
+    "representation",
+    "safe_lora",
+    "upweighted",
+)
 ALL = methods.names()
 DEFINITIONS: tuple[Definition, ...] = ("principled", "published")
 BOTH = [(name, definition) for definition in DEFINITIONS for name in ALL]
@@ -71,10 +80,16 @@ RELATIVE = 1e-9
 REGENERATE = ".venv/bin/python -m pytest tests/trainables/test_methods.py -k golden -n 0 --regenerate-golden"
 
 
+def number_of(name: str, definition: Definition) -> int:
+    """What a method's trial differs by from others'; another method in the folder does not change it."""
+    if name in FIRST:
+        return DEFINITIONS.index(definition) * len(FIRST) + FIRST.index(name)
+    return zlib.crc32(f"{name}, {definition}".encode())
+
+
 def trial_of(name: str, definition: Definition = "principled", **values: Any) -> TrialConfig:
-    """A method's trial; methods and definitions differ in seed, learning rate and rank, whichever others there are."""
-    first = FIRST.index(name) + len(FIRST) * DEFINITIONS.index(definition) if name in FIRST else None
-    number = zlib.crc32(f"{name}, {definition}".encode()) if first is None else first
+    """A method's trial; definitions and neighbouring methods differ in seed, learning rate and rank."""
+    number = number_of(name, definition)
     method = methods.make(name, {"definition": definition, **values})
     return small(method, seed=number % 3, rank=1 + number % 4, learning_rate=(5e-3, 1e-2)[number % 2])
 
