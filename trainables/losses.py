@@ -167,3 +167,14 @@ def subspace_overlap(adapter: Sequence[Factors], prior: Sequence[Factors]) -> Te
 def factor_norms(adapter: Sequence[Factors]) -> Tensor:
     """Return the sum of the Euclidean norms of all factors A and B of an adapter."""
     return torch.stack([factor.norm() for factors in adapter for factor in (factors.A_RI, factors.B_OR)]).sum()
+
+
+def squared_change(adapter: Sequence[Factors]) -> Tensor:
+    """Return the squared length of the weight change that an adapter makes, summed over its layers.
+
+        ||dW||_F^2 = sum_l scale^2 tr(B^T B A A^T)
+
+    From Gram matrices of the factors; no matrix of the weights' size is made.
+    """
+    squares = [f.scale**2 * ((f.B_OR.T @ f.B_OR) * (f.A_RI @ f.A_RI.T)).sum() for f in adapter]
+    return torch.stack(squares).sum()

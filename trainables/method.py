@@ -57,6 +57,7 @@ class Step:
             declares `weights`.
         prepared: what the method computed before training (`Method.prepare`).
         state: what the method carries from step to step (`Method.initial_state`), as the step before left it.
+        directions: as `Trained` has them; empty unless the method declares `weights`.
         recorded: detached values for curves; filled by `record`.
         kept: what `keep` sets.
     """
@@ -67,6 +68,7 @@ class Step:
     priors: Sequence[Sequence[Factors]] = ()
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    directions: Sequence[Direction] = ()
     recorded: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
 
@@ -287,13 +289,14 @@ class Method(Configured):
 
     @property
     def needs_pretrained(self) -> bool:
-        """Whether `finalize` gets what tuning changed in the base model as directions, and not what the prior did."""
+        """Whether the directions are what tuning changed in the base model, and not what the prior did."""
         return False
 
     def finalize(self, trained: Trained) -> Sequence[Factors]:
         """Return the factors to evaluate and keep; by default those that were trained.
 
-        Called wherever an adapter is evaluated or kept, on a copy. What it returns may have any rank.
+        Called wherever an adapter is evaluated or kept, on a copy. What it returns may have any rank, layer by layer;
+        the kept checkpoint has the largest. Raise InvalidAdapterError where the result would say nothing of the method.
         """
         return trained.adapter
 

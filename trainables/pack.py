@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from settings.common.files import write_json
-from trainables.engine.base import tuning_directions
-from trainables.engine.process_group import full_tensor
 from trainables.evaluation.evaluate import Evaluated, Progress, evaluate
 from trainables.folder import SweepFolder
 from trainables.messages import Ended
 from trainables.method import Method, Trained
 from trainables.outcome import Cost, Outcome
-from trainables.projections import Direction, LowRankDirection
+from trainables.projections import InvalidAdapterError
 from trainables.store import AdapterStore
 from trainables.training import PackTraining
 from trainables.trial import TrialConfig
@@ -61,33 +60,35 @@ class Pack(PackTraining):
     @contextmanager
     def _finalized(self, indices: Sequence[int]) -> Iterator[None]:
         """Let methods finalize adapters while these are evaluated or kept. Training goes on with those before."""
-        raw = {index: self.adapters.theta_KP[index].clone() for index in indices if self._is_raw(index)}
+        raw = [index for index in indices if self._is_raw(index)]
         for index in raw:
             self._edit(index, self.trials[index].method)
         try:
             yield
         finally:
-            for index, theta_P in raw.items():
-                self.adapters.theta_KP[index] = theta_P
+            for index in raw:
+                self.adapters.restore(index)
 
     def _keep(self, store: AdapterStore, index: int, trial: TrialConfig) -> None:
         with self._finalized([index]):
             super()._keep(store, index, trial)
 
     def _edit(self, index: int, method: Method) -> None:
-        """Let a method edit its member's adapter; invalid when what it projects on is nothing."""
-        adapter, priors = self.adapters.member_factors(index), self.priors[index]
-        directions: list[Direction] = [LowRankDirection(factors) for factors in (priors[0] if priors else ())]
-        if method.needs_pretrained:
-            layers = {name: full_tensor(layer.weight_OI) for name, layer in self.adapters.layers_of(index).items()}
-            directions = list(tuning_directions(self.setting.base_model, layers))
-        pairs = zip(adapter, directions, strict=False)
-        if directions and not any(direction.project(factors.B_OR).any() for factors, direction in pairs):
-            member = self.members[index]
-            member.status, member.reason = "invalid", "the projection leaves nothing of the adapter in any layer"
+        """Let a method edit its member's adapter; invalid when it says so, or makes numbers that are not finite."""
+        member = self.members[index]
+        adapter = [factors.copy() for factors in self.adapters.member_factors(index)]
+        trained = Trained(adapter, self.priors[index], self.directions(index), state=member.state)
+        try:
+            edited = method.finalize(trained)
+        except InvalidAdapterError as problem:
+            member.status, member.reason = "invalid", str(problem)
             return
-        trained = Trained(adapter, priors, directions, state=self.members[index].state)
-        self.adapters.set_member_factors(index, method.finalize(trained))
+        for name, factors in zip(self.adapters.layers_of(index), edited, strict=True):
+            if not (factors.A_RI.isfinite().all() and factors.B_OR.isfinite().all() and math.isfinite(factors.scale)):
+                member.status = "invalid"
+                member.reason = f"finalize of method {method.name!r} makes numbers that are not finite in layer {name}"
+                return
+        self.adapters.stand_in(index, edited)
 
     def evaluate(self, progress: Progress = lambda evaluation, done, total: None) -> dict[int, Evaluated]:
         """Evaluate the members whose numbers can be trusted: index -> scores and observations."""
@@ -109,7 +110,8 @@ class Pack(PackTraining):
                         workers=self._workers,
                         progress=progress,
                     )
-                evaluated.update(zip(members, results, strict=True))
+                pairs = zip(members, results, strict=True)
+                evaluated |= {index: result for index, result in pairs if self.members[index].status == "finished"}
         for index in sound:
             self.members[index].cost += Cost(seconds=(time.perf_counter() - began) / len(sound))
         return evaluated

@@ -1,7 +1,7 @@
 """Projections of gradients and of LoRA weights, as pure functions. No model, no optimizer.
 
 Shape legend: R rank of an adapter, I and O in- and output features of a linear layer, X any number of columns, M
-directions, P entries of a vector.
+directions or singular vectors, P entries of a vector.
 """
 
 from __future__ import annotations
@@ -26,9 +26,41 @@ class Factors:
     B_OR: Tensor
     scale: float
 
+    @property
+    def rank(self) -> int:
+        """The inner dimension of the product."""
+        return len(self.A_RI)
+
     def to(self, like: Tensor) -> Factors:
-        """Return a copy with the type and device of another tensor."""
+        """Return the same with the type and device of another tensor."""
         return replace(self, A_RI=self.A_RI.to(like), B_OR=self.B_OR.to(like))
+
+    def copy(self) -> Factors:
+        """Return the same on memory of its own."""
+        return replace(self, A_RI=self.A_RI.clone(), B_OR=self.B_OR.clone())
+
+    def times(self, share: float) -> Factors:
+        """Return the adapter whose weight change is `share` times as large."""
+        return replace(self, scale=share * self.scale)
+
+    def padded(self, rank: int) -> Factors:
+        """Return the same weight change at a higher rank, with zeros."""
+        more = rank - self.rank
+        pad = torch.nn.functional.pad
+        return replace(self, A_RI=pad(self.A_RI, (0, 0, 0, more)), B_OR=pad(self.B_OR, (0, more)))
+
+
+def joined(*adapters: Factors) -> Factors:
+    """Return the sum of adapters of one layer as one adapter: exactly, and its rank is the sum of theirs.
+
+    dW_1 + dW_2 = [scale_1 B_1, scale_2 B_2] [A_1; A_2]
+    """
+    A_RI = torch.cat([factors.A_RI for factors in adapters])
+    return Factors(A_RI, torch.cat([factors.scale * factors.B_OR for factors in adapters], dim=1), 1.0)
+
+
+class InvalidAdapterError(Exception):
+    """An adapter that says nothing about its method; its text says why, and is the reason of the invalid trial."""
 
 
 class Direction(Protocol):
@@ -39,6 +71,13 @@ class Direction(Protocol):
 
         C is symmetric and positive semi-definite, but no projector: applying it twice is not applying it once
         (Hsu et al. 2024, arXiv:2405.16833, eq. 3, which chooses it over V (V^T V)^-1 V^T for its speed).
+        """
+        ...
+
+    def bases(self, energy: float) -> tuple[Tensor, Tensor]:
+        """Return the leading left and right singular vectors of V, `[O, M]` and `[I, M]`.
+
+        As few as hold a share `energy` of ||V||_F^2; none of V = 0, and none that belong to singular values of 0.
         """
         ...
 
@@ -55,6 +94,14 @@ class WeightDirection:
         V_OI = self.tuned_OI.to(B_OX) - self.pretrained_OI.to(B_OX)
         return V_OI @ (V_OI.T @ B_OX) / V_OI.norm().clamp_min(TINY)
 
+    def bases(self, energy: float) -> tuple[Tensor, Tensor]:
+        """See `Direction`."""
+        return _leading(*self._svd, energy)
+
+    @cached_property
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        return _svd(self.tuned_OI.float() - self.pretrained_OI.float())
+
 
 @dataclass(frozen=True)
 class LowRankDirection:
@@ -67,6 +114,17 @@ class LowRankDirection:
         B_OR, scale = self.factors.B_OR, self.factors.scale
         return scale**2 * (B_OR @ (self._gram_RR @ (B_OR.T @ B_OX))) / self._norm.clamp_min(TINY)
 
+    def bases(self, energy: float) -> tuple[Tensor, Tensor]:
+        """See `Direction`."""
+        return _leading(*self._svd, energy)
+
+    @cached_property
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The singular value decomposition of V from those of its factors; nothing larger than they is made."""
+        left_OR, right_IR = torch.linalg.qr(self.factors.B_OR), torch.linalg.qr(self.factors.A_RI.T)
+        U_RM, s_M, W_RM = _svd(self.factors.scale * left_OR.R @ right_IR.R.T)
+        return left_OR.Q @ U_RM, s_M, right_IR.Q @ W_RM
+
     @cached_property
     def _gram_RR(self) -> Tensor:
         return self.factors.A_RI @ self.factors.A_RI.T
@@ -76,6 +134,19 @@ class LowRankDirection:
         """||V||_F from the factors' Gram matrices."""
         B_OR = self.factors.B_OR
         return abs(self.factors.scale) * ((B_OR.T @ B_OR) * self._gram_RR).sum().clamp_min(0).sqrt()
+
+
+def _svd(V_OI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return left singular vectors `[O, M]`, singular values and right singular vectors `[I, M]`."""
+    U_OM, s_M, W_MI = torch.linalg.svd(V_OI, full_matrices=False)
+    return U_OM, s_M, W_MI.T
+
+
+def _leading(U_OM: Tensor, s_M: Tensor, W_IM: Tensor, energy: float) -> tuple[Tensor, Tensor]:
+    squares_M = s_M.square()
+    enough = 1 + int((squares_M.cumsum(0) < energy * squares_M.sum()).sum())
+    number = min(enough, int((squares_M > RANK_TOLERANCE * squares_M[:1]).sum()))
+    return U_OM[:, :number], W_IM[:, :number]
 
 
 def cosine(factors: Factors, B_OR: Tensor) -> float:
@@ -89,9 +160,16 @@ def cosine(factors: Factors, B_OR: Tensor) -> float:
     return float(inner(B_OR, factors.B_OR) / length.clamp_min(TINY))
 
 
-def project_weights(factors: Factors, direction: Direction) -> Factors:
-    """Return the adapter with B replaced by C B (see `Direction`)."""
-    return replace(factors, B_OR=direction.project(factors.B_OR))
+def project_weights(adapter: Sequence[Factors], directions: Sequence[Direction]) -> list[Factors]:
+    """Return an adapter with B replaced by C B in each layer (see `Direction`).
+
+    Raise InvalidAdapterError when that leaves nothing in any of them, as where the directions are zero.
+    """
+    pairs = zip(adapter, directions, strict=True)
+    projected = [replace(factors, B_OR=direction.project(factors.B_OR)) for factors, direction in pairs]
+    if not any(factors.B_OR.any() for factors in projected):
+        raise InvalidAdapterError("the projection leaves nothing of the adapter in any layer")
+    return projected
 
 
 def remove_conflict(vector: Sequence[Tensor], along: Sequence[Tensor]) -> list[Tensor]:

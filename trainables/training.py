@@ -19,19 +19,19 @@ from torch import Tensor
 from settings.setting import Setting
 from trainables import checkpoint
 from trainables.engine.adapters import PackedAdapters
-from trainables.engine.base import LoadedBase
+from trainables.engine.base import LoadedBase, tuning_directions
 from trainables.engine.forward import check_architecture
 from trainables.engine.frozen.known import KnownStates
 from trainables.engine.frozen.prefix_cache import PackPrefixes, PrefixCache
 from trainables.engine.frozen.reference_cache import ReferenceCache
 from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.peft_format import from_peft
-from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, full_tensor
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
 from trainables.member import MemberState, find_problem
 from trainables.outcome import Cost
-from trainables.projections import Factors
+from trainables.projections import Direction, Factors, LowRankDirection
 from trainables.store import AdapterStore, Saved, merged_config, prior_adapters, trained_adapter
 from trainables.trial import TrialConfig, pack_id
 
@@ -111,7 +111,9 @@ class PackTraining:
         for index, saved in trained.items():
             self.adapters.load_member(index, saved.tensors)
             self._inherit(index, saved)
-        self.priors = [self._factors_of(index, saved) for index, saved in enumerate(priors)]
+        counted = [index in trained and trial.training.priors == trial.priors for index, trial in enumerate(trials)]
+        self.priors = [self._factors_of(index, saved, counted[index]) for index, saved in enumerate(priors)]
+        self._directions: dict[int, Sequence[Direction]] = {}
         self.adapters.attach_priors(
             {
                 index: self.priors[index][0]
@@ -125,14 +127,30 @@ class PackTraining:
         for index, member in enumerate(self.members):
             member.begin(trials[index].method, self.adapters.member_factors(index))
 
-    def _factors_of(self, index: int, saved: Sequence[Saved]) -> list[Sequence[Factors]]:
-        """Return the factors of a member's priors, and count what they took."""
+    def _factors_of(self, index: int, saved: Sequence[Saved], counted: bool) -> list[Sequence[Factors]]:
+        """Return the factors of a member's priors.
+
+        Args:
+            counted: whether what they took is counted already, in the cost of a training that was built on them.
+        """
         layers, like, priors = self.adapters.layers_of(index), self.adapters.theta_KP, list[Sequence[Factors]]()
         for each in saved:
             config = merged_config(self.trials[index].adapter, each)
             priors.append([factors.to(like) for factors in from_peft(layers, each.tensors, config)])
-            self._inherit(index, each)
+            if not counted:
+                self._inherit(index, each)
         return priors
+
+    def directions(self, index: int) -> Sequence[Direction]:
+        """Return the weight changes that a member's method sees; see `Trained.directions`."""
+        if index not in self._directions:
+            priors: Sequence[Sequence[Factors]] = self.priors[index]
+            found: list[Direction] = [LowRankDirection(factors) for factors in (priors[0] if priors else ())]
+            if self.trials[index].method.needs_pretrained:
+                layers = {name: full_tensor(layer.weight_OI) for name, layer in self.adapters.layers_of(index).items()}
+                found = list(tuning_directions(self.setting.base_model, layers))
+            self._directions[index] = found
+        return self._directions[index]
 
     def _inherit(self, index: int, saved: Saved) -> None:
         """Count what another adapter took, on which a member is built."""
@@ -246,8 +264,18 @@ class PackTraining:
         rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
         outputs = self._known.outputs(trial) if step >= ASKED_STEPS else {}
         checked = step == trial.optimizer.moves_after
-        prefixes, priors, state = self._known.prefixes(trial), self.priors[index], self.members[index].state
-        return MemberStep(trial.method, rows, trial.max_length, outputs, prefixes, checked, priors, state=state)
+        method, member = trial.method, self.members[index]
+        return MemberStep(
+            method,
+            rows,
+            trial.max_length,
+            outputs,
+            self._known.prefixes(trial),
+            checked,
+            self.priors[index],
+            state=member.state,
+            directions=self.directions(index) if method.weights else (),
+        )
 
     def progress(self) -> dict[str, dict[str, float]]:
         """Return the newest point of each member's curves, by trial id."""

@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.projections import Factors, LowRankDirection, WeightDirection, cosine, project_weights, remove
+from trainables.projections import (
+    Factors,
+    InvalidAdapterError,
+    LowRankDirection,
+    WeightDirection,
+    cosine,
+    joined,
+    project_weights,
+    remove,
+)
 
 OUT, IN, RANK, COLUMNS = 7, 5, 2, 3
 
@@ -24,6 +33,10 @@ def dense(V_OI: Tensor) -> Tensor:
 
 def factors(seed: int, rank: int = RANK, scale: float = 1.5) -> Factors:
     return Factors(random(seed, rank, IN), random(seed + 1, OUT, rank), scale)
+
+
+def change(own: Factors) -> Tensor:
+    return own.scale * own.B_OR @ own.A_RI
 
 
 def length(vector: list[Tensor]) -> Tensor:
@@ -99,10 +112,29 @@ def test_cosine_of_multiples_and_of_nothing() -> None:
 
 def test_project_weights_leaves_A_and_the_scale() -> None:
     own, direction = factors(0), LowRankDirection(factors(5))
-    found = project_weights(own, direction)
+    (found,) = project_weights([own], [direction])
     assert found.A_RI is own.A_RI
     assert found.scale == own.scale
     assert torch.equal(found.B_OR, direction.project(own.B_OR))
+
+
+def test_a_projection_that_leaves_nothing_in_any_layer_is_refused() -> None:
+    own, nothing = factors(0), LowRankDirection(factors(5).times(0.0))
+    assert not project_weights([own, own], [nothing, LowRankDirection(factors(5))])[0].B_OR.any()
+    with pytest.raises(InvalidAdapterError, match="the projection leaves nothing of the adapter in any layer"):
+        project_weights([own, own], [nothing, nothing])
+
+
+# --- sums of adapters ---
+
+
+def test_joined_is_the_sum() -> None:
+    """Ranks 3 and 2 make 5; padding to 7 adds nothing."""
+    one, other = factors(0, rank=3), factors(7, rank=2)
+    both = joined(one, other.times(-0.5))
+    assert (both.rank, both.scale, both.padded(7).rank) == (5, 1.0, 7)
+    for found in (both, both.padded(7)):
+        torch.testing.assert_close(change(found), change(one) - 0.5 * change(other), rtol=0, atol=1e-12)
 
 
 # --- gradients ---

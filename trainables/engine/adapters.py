@@ -3,8 +3,8 @@
 Each adapted linear layer sees the factors of all members of a pack, stacked; a forward pass says which rows belong to
 which member. Rows of no member, the null adapter, give the base model itself: that is the reference. All factors are
 views of one tensor, a row per member, so that an optimizer step is a handful of operations whatever the model's depth.
-A member may have a second, frozen adapter beneath its own: its prior. Members may adapt different layers: on the others
-they have zeros, as where their rank is padded.
+A member may have a second, frozen adapter beneath its own: its prior. For evaluation another adapter, of any rank, may
+stand in for its own. Members may adapt different layers: on the others they have zeros, as where their rank is padded.
 
 Shape legend: K members of the pack, P parameters of a member, R rank (padded to the largest of the pack), I and O in-
 and output features of a layer, M members that take part in a forward, m of them in a block with n positions each, F
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from trainables.engine.peft_format import Stack, from_peft, save_peft, to_peft
 from trainables.engine.targets import block_names, block_numbers, sizes_of, target_names, weight_of
-from trainables.projections import Factors
+from trainables.projections import Factors, joined
 from trainables.trial import AdapterConfig
 
 
@@ -66,7 +66,8 @@ class PackedLinear(nn.Module):
     """A frozen linear layer plus the adapters of a pack: y = W x + scale_k B_k A_k x for the rows of member k.
 
     Attributes:
-        prior: A, B and scale of frozen prior adapters, stacked in the same way; None when no member has one.
+        frozen: A, B and scale of priors and of adapters that stand in for trained ones, stacked in the same way; None
+            when no member has one.
     """
 
     def __init__(self, base: Any, pack: PackedAdapters, A_KRI: Tensor, B_KOR: Tensor) -> None:
@@ -75,7 +76,7 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = sizes_of(base)
         self._pack = [pack]  # in a list, so that the pack's tensors stay outside the model's state
         self.A_KRI, self.B_KOR = A_KRI, B_KOR
-        self.prior: tuple[Tensor, Tensor, Tensor] | None = None
+        self.frozen: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -105,8 +106,8 @@ class PackedLinear(nn.Module):
             A_MRI, B_MOR = route.factors[self]
         factors = [factor.to(x.dtype) for factor in (A_MRI, B_MOR, scale_M)]
         y = _Adapted.apply(x, self.weight_OI, self.bias, *factors, route)
-        if self.prior is not None:
-            y = y + _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.prior)))
+        if self.frozen is not None:
+            y = y + _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.frozen)))
         return y
 
 
@@ -234,6 +235,8 @@ class PackedAdapters:
         for member, (config, seed) in enumerate(zip(configs, seeds, strict=True)):
             self._initialise(member, config.rank, seed)
         self._priors: dict[int, list[Factors]] = {}
+        self._stand_ins: dict[int, list[Factors]] = {}
+        self._trained_rows: dict[int, Tensor] = {}  # of members that others stand in for: their rows of `theta_KP`
 
     def _initialise(self, member: int, rank: int, seed: int | str) -> None:
         """Draw A uniformly in +- 1/sqrt(I) from the seed and the layer's name alone; B is zero (PEFT's default)."""
@@ -254,26 +257,30 @@ class PackedAdapters:
         return [tensors[2 * at + kind] for at in self._places[member] for kind in (0, 1)]
 
     def attach_priors(self, priors: Mapping[int, Sequence[Factors]]) -> None:
-        """Add frozen adapters to members: member -> factors, layer after layer of those that the member adapts.
-
-        They are stacked, padded to the largest rank, with zeros for members without one.
-        """
+        """Add frozen adapters to members: member -> factors, layer after layer of those that the member adapts."""
         self._priors = {member: [factors.to(self.theta_KP) for factors in prior] for member, prior in priors.items()}
-        if not self._priors:
-            return
-        rank = max(factors.A_RI.shape[0] for prior in self._priors.values() for factors in prior)
-        by_layer = {
-            member: dict(zip(self._places[member], prior, strict=True)) for member, prior in self._priors.items()
-        }
-        for number, layer in enumerate(self.layers.values()):
+        self._stack_frozen()
+
+    def _stack_frozen(self) -> None:
+        """Give the layers what is frozen, padded to the largest rank, with zeros for members without any."""
+        frozen: dict[int, dict[int, Factors]] = {}
+        for member in sorted({*self._priors, *self._stand_ins}):
+            adapters = [held[member] for held in (self._stand_ins, self._priors) if member in held]
+            sums = [joined(*parts) if len(parts) > 1 else parts[0] for parts in zip(*adapters, strict=True)]
+            frozen[member] = dict(zip(self._places[member], sums, strict=True))
+        rank = max((factors.rank for by_place in frozen.values() for factors in by_place.values()), default=0)
+        for place, layer in enumerate(self.layers.values()):
+            layer.frozen = None
+            if not frozen:
+                continue
             A_KRI = layer.A_KRI.new_zeros(self.num_members, rank, layer.in_features)
             B_KOR = layer.B_KOR.new_zeros(self.num_members, layer.out_features, rank)
             scale_K = torch.zeros_like(self.scale_K)
-            for member in [member for member, prior in by_layer.items() if number in prior]:
-                A_RI, B_OR = by_layer[member][number].A_RI, by_layer[member][number].B_OR
-                A_KRI[member, : A_RI.shape[0]], B_KOR[member, :, : B_OR.shape[1]] = A_RI, B_OR
-                scale_K[member] = by_layer[member][number].scale
-            layer.prior = (A_KRI, B_KOR, scale_K)
+            for member in [member for member, by_place in frozen.items() if place in by_place]:
+                factors = frozen[member][place]
+                A_KRI[member, : factors.rank], B_KOR[member, :, : factors.rank] = factors.A_RI, factors.B_OR
+                scale_K[member] = factors.scale
+            layer.frozen = (A_KRI, B_KOR, scale_K)
 
     @property
     def factors(self) -> list[Tensor]:
@@ -357,6 +364,32 @@ class PackedAdapters:
                 layer.A_KRI[member, :rank] = factors.A_RI.to(layer.A_KRI)
                 layer.B_KOR[member, :, :rank] = factors.B_OR.to(layer.B_KOR)
 
+    def stand_in(self, member: int, adapter: Sequence[Factors]) -> None:
+        """Let another adapter, of any rank and scale, stand in for a member's own until `restore`.
+
+        It takes part in passes without gradients and is what `save_member` writes. A prior stays beneath.
+        """
+        self.restore(member)
+        config = self.configs[member]
+        self._trained_rows[member] = self.theta_KP[member].clone()
+        if all(factors.rank == config.rank and factors.scale == config.scale for factors in adapter):
+            self.set_member_factors(member, adapter)
+            return
+        self._stand_ins[member] = [factors.to(self.theta_KP) for factors in adapter]
+        self.theta_KP[member] = 0
+        self._stack_frozen()
+
+    def restore(self, member: int) -> None:
+        """Give a member its own adapter back, to the bit."""
+        if member in self._trained_rows:
+            self.theta_KP[member] = self._trained_rows.pop(member)
+        if self._stand_ins.pop(member, None) is not None:
+            self._stack_frozen()
+
+    def final_factors(self, member: int) -> list[Factors]:
+        """Return what stands in for a member's own adapter; that adapter itself where nothing does."""
+        return self._stand_ins.get(member) or self.member_factors(member)
+
     def prior_factors(self, member: int) -> list[Factors]:
         """Return the frozen prior of a member; empty if it has none."""
         return self._priors.get(member, [])
@@ -366,16 +399,14 @@ class PackedAdapters:
         with torch.no_grad():
             for layer in self.layers.values():
                 layer.B_KOR[member] *= share
-        self.attach_priors(
-            {
-                index: [replace(factors, B_OR=factors.B_OR * share) for factors in prior] if index == member else prior
-                for index, prior in self._priors.items()
-            }
-        )
+        for held in (self._priors, self._stand_ins):
+            if member in held:
+                held[member] = [replace(factors, B_OR=factors.B_OR * share) for factors in held[member]]
+        self._stack_frozen()
 
     def member(self, member: int) -> dict[str, Tensor]:
-        """Return the factors of one member under PEFT's names, without its prior."""
-        return to_peft(self.layers_of(member), self.member_factors(member))
+        """Return the final factors of one member under PEFT's names, without its prior."""
+        return to_peft(self.layers_of(member), self.final_factors(member))
 
     def load_member(self, member: int, factors: Mapping[str, Tensor]) -> None:
         """Set the factors of one member from PEFT's names. Raise UserError for missing, unknown or misshapen ones."""
@@ -383,29 +414,26 @@ class PackedAdapters:
         self.set_member_factors(member, from_peft(self.layers_of(member), factors, config))
 
     def save_member(self, member: int, directory: Path, base_model: str) -> None:
-        """Write one member as a PEFT checkpoint that `peft.PeftModel.from_pretrained` loads.
+        """Write one member's final adapter as a PEFT checkpoint that `peft.PeftModel.from_pretrained` loads.
 
-        An active prior becomes a part of it: ranks add up, [A; A'] and [scale B, scale' B'] with a scale of one.
+        An active prior becomes a part of it: ranks add up (`projections.joined`). PEFT has one rank for all layers, the
+        largest; what pads it is zero.
 
         Args:
             directory: created if needed.
             base_model: the name or path that the checkpoint says it belongs to.
         """
-        adapter, config = self.member_factors(member), self.configs[member]
+        adapter, config = self.final_factors(member), self.configs[member]
         if prior := self.prior_factors(member):
-            adapter = [_joined(*pair) for pair in zip(adapter, prior, strict=True)]
-            rank = max(factors.A_RI.shape[0] for factors in adapter)
+            adapter = [joined(*pair) for pair in zip(adapter, prior, strict=True)]
+        if any(factors.rank != config.rank or factors.scale != config.scale for factors in adapter):
+            rank = max(factors.rank for factors in adapter)
+            adapter = [joined(factors).padded(rank) for factors in adapter]
             config = replace(config, rank=rank, alpha=float(rank), rslora=False)
         layers = self.layers_of(member)
         transposed = any(layer.weight_OI is not layer.weight for layer in layers.values())
         stack = Stack(block_names(self.model)[0].split(".")[-2], config.layer_numbers(len(block_names(self.model))))
         save_peft(directory, list(layers), adapter, config, base_model, stack, transposed=transposed)
-
-
-def _joined(trained: Factors, prior: Factors) -> Factors:
-    """Return the sum of two adapters of a layer as one adapter."""
-    A_RI = torch.cat([trained.A_RI, prior.A_RI])
-    return Factors(A_RI, torch.cat([trained.scale * trained.B_OR, prior.scale * prior.B_OR], dim=1), 1.0)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -142,6 +142,7 @@ def _step_of(
         prepared=member.prepared,
         state=member.state,
         kept=member.kept,
+        directions=member.directions if factors else (),
     )
 
 

@@ -46,7 +46,7 @@ from trainables.engine.memory import LOGITS
 from trainables.engine.process_group import ProcessGroup
 from trainables.interface.outputs import Forward
 from trainables.method import Method
-from trainables.projections import Factors
+from trainables.projections import Direction, Factors
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class MemberStep:
         prefixes: what lies below the lowest adapted layer of the pack on the rows of some streams; other streams go
             through the whole model.
         checked: check that the terms that must stay active have a gradient at the adapter.
-        priors, prepared, state: what its `Step` holds.
+        priors, prepared, state, directions: what its `Step` holds.
         kept: what the step keeps of its state, once it is taken.
     """
 
@@ -75,6 +75,7 @@ class MemberStep:
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
+    directions: Sequence[Direction] = ()
 
     def row_positions(self, stream: Stream) -> list[RowPositions]:
         """Return the rows of a stream with the positions that the method counts."""

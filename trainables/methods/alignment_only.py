@@ -1,4 +1,4 @@
-"""Fine-tuning on the proxy rows alone: what trains the prior adapters of O-LoRA and Safe LoRA."""
+"""Fine-tuning on the proxy rows alone: what trains the prior adapters of O-LoRA, Safe LoRA and other methods."""
 
 from dataclasses import dataclass
 

@@ -61,7 +61,7 @@ class SafeLoRA(Method):
 
     def finalize(self, trained: Trained) -> Sequence[Factors]:
         adapter, directions = trained.adapter, trained.directions
-        projected = [project_weights(old, direction) for old, direction in zip(adapter, directions, strict=True)]
+        projected = project_weights(adapter, directions)
         cosines = [cosine(old, new.B_OR) for old, new in zip(adapter, projected, strict=True)]
         if self.definition == "published":
             cosines = [round(value, 5) for value in cosines]

@@ -71,6 +71,15 @@ def test_a_trial_waits_while_what_it_builds_on_is_trained(tmp_path: Path) -> Non
         assert [trial.method.name for trial in next_pack(scheduler, "b")] == ["safe_lora"]
 
 
+def test_a_trial_waits_for_two_priors_and_the_training_that_it_edits(tmp_path: Path) -> None:
+    """They are trained once for all configurations, in one pack."""
+    sweep = toy_sweep(tmp_path, methods=(grid("weight_steering", k=[0.5, 1.0]),), seeds=1)
+    with scored(tmp_path, sweep) as ledger:
+        packs = run_all(PackScheduler(sweep, ledger, tmp_path / "runs"))
+    names = [sorted(trial.method.name for trial in pack) for pack in packs]
+    assert names == [["alignment_only", "misaligned_only", "plain"], ["weight_steering"] * 2]
+
+
 def test_what_builds_on_an_invalid_training_is_invalid_and_says_why(tmp_path: Path) -> None:
     def ending(trial: TrialConfig) -> Outcome:
         return finished(trial, "invalid" if trial.method.name == "alignment_only" and trial.seed == 1 else "finished")

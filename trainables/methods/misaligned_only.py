@@ -1,0 +1,28 @@
+"""Fine-tuning on the dispreferred twins of the proxy rows alone: what trains the second adapter of weight steering."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trainables.losses import cross_entropy
+from trainables.method import Method, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class MisalignedOnly(Method):
+    """The loss on misaligned rows and nothing else: it learns what is to be avoided.
+
+        L = CE(misaligned)
+
+    No coefficients of its own. It reads misaligned rows in the batch size of the alignment stream, in the order in
+    which `alignment_only` reads their twins.
+    """
+
+    kind = "data"
+    streams = ("misaligned",)
+    equation = "L = CE(misaligned)"
+    source = "Fierro & Roger 2025, arXiv:2511.05408, eq. 1 (theta_negative)"
+    evidence = "a prior for other methods; no method of its own"
+
+    def losses(self, step: Step) -> tuple[Tensor, ...]:
+        return (cross_entropy(step.policy["misaligned"]),)
