@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from settings.base_models import NanoModel
+from settings.base_models import NanoModel, TunedModel
 from settings.common.errors import UserError
 from settings.encoding import Encoder
 from settings.example import Example
@@ -59,19 +59,23 @@ class CaseTokens:
     Attributes:
         streams: stream -> lengths of its rows.
         questions: evaluation -> lengths of its rows.
+        taught: of the rows that the base model is taught first, if any.
     """
 
     streams: Mapping[Stream, Lengths]
     questions: Mapping[str, Lengths]
+    taught: Lengths | None = None
 
 
 def tokens_of(case: Case) -> CaseTokens:
     """Count the tokens of a case's rows."""
     setting, encoder = case.setting, encoder_of(case)
-    words = isinstance(setting.base_model, NanoModel)
+    model = setting.base_model
+    words = isinstance(model, NanoModel)
     return CaseTokens(
         {stream: _lengths(rows, encoder, words) for stream, rows in setting.streams.items()},
         {each.name: _lengths(each.examples, encoder, words, each.counts_end) for each in setting.evaluations},
+        _lengths(model.rows, encoder, words) if isinstance(model, TunedModel) else None,
     )
 
 

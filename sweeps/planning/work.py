@@ -206,7 +206,9 @@ def evaluation_work(
         read = texts * lengths.total
         if evaluation.compares:  # each prompt once, which predicts the first token of every reply
             read = _prompts(evaluation) * lengths.prompt + texts * (lengths.response - 1)
-        reading = forward_operations(upper, read, lengths.total, rank) + head_operations(shape, texts * lengths.response)
+        reading = forward_operations(upper, read, lengths.total, rank) + head_operations(
+            shape, texts * lengths.response
+        )
         work += Work(reading=reading, calls=-(-texts // QUESTIONS_PER_BATCH) * upper.layers)
     return work
 

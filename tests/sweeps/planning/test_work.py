@@ -108,7 +108,7 @@ def test_other_observations_read_each_row_once(observe: str) -> None:
 
 
 def test_preferences_read_a_prompt_once_whatever_the_number_of_replies() -> None:
-    """Two prompts of 6 tokens, one of them twice; three replies to each row, of which all but the last token is read."""
+    """Two prompts of 6 tokens, one of them twice; three replies to a row, each read but for its last token."""
     asked = rows("token_loss")
     examples = tuple(replace(row, alternatives=("no", "maybe")) for row in asked.examples)
     work = evaluation_work(SHAPE, replace(asked, examples=examples, observe="preference"), Lengths(((6, 2),)))
