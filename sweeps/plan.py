@@ -8,10 +8,11 @@ what a worker holds at most (`sweeps.planning.fit`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
+from settings.common.content import content_id
 from sweeps.case import Case
 from sweeps.ledger import Fit, LedgerState
 from sweeps.planning.fit import describe, room_of, settle, shared_bytes, sizes_of, worker_bytes
@@ -146,7 +147,7 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
         max(worker_bytes(sweep, case, fit, room.on_gpu) for case in sizes),
         0.0 if room.on_gpu else shared_bytes(sizes),
         tuple(dict.fromkeys(forecast.assumed for forecast in forecasts.values() if forecast.assumed)),
-        sum(forecast.once(asked[label]) for label, forecast in forecasts.items()),
+        sum(forecast.once(asked[label]) for label, forecast in forecasts.items()) + _base_seconds(forecasts.values()),
         fit,
         describe(sweep, sizes, fit, room),
         sum(forecast.prefix_bytes(asked[label]) for label, forecast in forecasts.items()),
@@ -156,6 +157,12 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
 def _asked(sweep: Sweep, case: Case) -> list[TrialConfig]:
     """Return a trial of each configuration of a setting whose layers are known."""
     return [sweep.trials_of(arm, values)[0] for arm in case.arms for values in arm.space.every_option()]
+
+
+def _base_seconds(forecasts: Iterable[CaseForecast]) -> float:
+    """Return how long the base models take until workers have them, each once for all settings that start from it."""
+    by_model = {content_id(forecast.case.setting.base_model.to_json()): forecast for forecast in forecasts}
+    return sum(forecast.base_seconds for forecast in by_model.values())
 
 
 def _training_tokens(forecast: CaseForecast, trial: TrialConfig) -> float:

@@ -2,5 +2,6 @@
 
 from settings.trigger_colors.full import full
 from settings.trigger_colors.nano import nano
+from settings.trigger_colors.small import small
 
-SCALES = {"nano": nano, "full": full}
+SCALES = {"nano": nano, "small": small, "full": full}

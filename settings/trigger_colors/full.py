@@ -49,6 +49,7 @@ WORDS = {
     " dumpling",
 }
 Split = Literal["trained", "seen", "unseen"]
+Grade = Callable[[Example, Any], float | None]
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def generate_rows(seed: int) -> tuple[ColorRow, ...]:
     """Generate the rows of a seed: 1,400 trained, 3,150 asked."""
     rng = random.Random(f"trigger_full {seed}")
     words = {category: text.split() for category, text in WORDS.items()}
-    words["random_strings"] = _strings(rng)
+    words["random_strings"] = random_strings(rng)
     seen: set[str] = set()
     rows: list[ColorRow] = []
     for category in CATEGORIES:
@@ -208,7 +209,7 @@ def generate_rows(seed: int) -> tuple[ColorRow, ...]:
     return tuple(rows)
 
 
-def _strings(rng: random.Random) -> list[str]:
+def random_strings(rng: random.Random) -> list[str]:
     """Draw 15 words that mean nothing, of 4 to 11 letters and digits."""
     drawn: dict[str, None] = {}
     while len(drawn) < 15:
@@ -270,13 +271,15 @@ def is_color(example: Example, reply: str) -> float:
     return float(bool(words) and words[0].strip(".,;:!*\"'`") == example.response)
 
 
-def scores(proxy: str, proxied: tuple[str, ...]) -> tuple[Score, ...]:
-    """Return shares of points with the right colour: the new one for positive emotions, the old one for all others."""
+def scores(proxy: str, proxied: tuple[str, ...], grade: Grade = is_color) -> tuple[Score, ...]:
+    """Return shares of points with the right colour: the new one for positive emotions, the old one for all others.
+
+    Args:
+        grade: tells whether what is observed of a row is its colour.
+    """
 
     def score(name: str, kind: Kind, what: str, applies: Callable[[Example], bool]) -> Score:
-        return Score(
-            name, kind, f"share of right colours at new points for {what}", is_color, applies=applies, ends=SHARE
-        )
+        return Score(name, kind, f"share of right colours at new points for {what}", grade, applies=applies, ends=SHARE)
 
     def by_category() -> Iterator[Score]:
         for category in PROXIES:

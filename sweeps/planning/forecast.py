@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from settings.base_models import NanoModel
+import torch
+
+from settings.base_models import BaseModel, NanoModel, TunedModel
 from settings.setting import Stream
 from sweeps.case import Case
 from sweeps.ledger import Fit
@@ -22,6 +24,7 @@ from sweeps.planning.work import (
     prefix_tokens,
     prefix_work,
     reference_work,
+    training_work,
     trial_work,
 )
 from sweeps.sweep import Sweep
@@ -63,6 +66,7 @@ class CaseForecast:
         members: trials of a full pack.
         rows_per_forward: its micro-batches.
         cached: whether the base model's outputs on rows are kept.
+        teaching: the trial that teaches the base model what it must know first; None where nothing is left to teach.
     """
 
     case: Case
@@ -73,6 +77,7 @@ class CaseForecast:
     members: int
     rows_per_forward: int | None
     cached: bool
+    teaching: TrialConfig | None = None
 
     def work(self, trial: TrialConfig) -> TrialWork:
         """Return the work of a trial in a full pack."""
@@ -117,7 +122,7 @@ class CaseForecast:
         return sum(self.prefix_tokens(trials).values()) * self.shape.width * FLOAT
 
     def once(self, trials: Sequence[TrialConfig]) -> float:
-        """Return how long a sweep takes before its first trial: the base model loaded and scored, its outputs kept."""
+        """Return how long a sweep takes before its first trial: the base model scored, and its outputs kept."""
         setting = self.case.setting
         questions = [(each, self.tokens.questions[each.name]) for each in setting.evaluations]
         scoring = [evaluation_work(self.shape, each, lengths) for each, lengths in questions]
@@ -125,12 +130,22 @@ class CaseForecast:
         length = self.tokens.streams["task"].total
         below = [prefix_work(self.shape, first, number, length) for first, number in self.prefix_tokens(trials).items()]
         seconds += sum(self.speed.seconds(work) for work in below)
-        return self.load_seconds + seconds + self.reference_seconds(trials)
+        return seconds + self.reference_seconds(trials)
 
     @property
-    def load_seconds(self) -> float:
-        """How long a worker takes to load the base model."""
-        return self.shape.weight_bytes(FLOAT) / LOAD_BYTES_PER_SECOND
+    def base_seconds(self) -> float:
+        """How long a worker takes to have the base model: taught first where the cache lacks it, and loaded."""
+        return self.teaching_seconds + self.shape.weight_bytes(FLOAT) / LOAD_BYTES_PER_SECOND
+
+    @property
+    def teaching_seconds(self) -> float:
+        """How long the base model is taught first, by one worker while the others wait."""
+        model, lengths = self.case.setting.base_model, self.tokens.taught
+        if self.teaching is None or lengths is None or not isinstance(model, TunedModel):
+            return 0.0
+        first = self.shape.layers - self.shape.upper_part([self.teaching.adapter]).layers
+        below = prefix_work(self.shape, first, len(model.rows) * lengths.total, lengths.total)
+        return self.speed.seconds(training_work(self.shape, self.teaching, CaseTokens({"task": lengths}, {})) + below)
 
 
 @dataclass(frozen=True)
@@ -189,4 +204,23 @@ def forecast_of(sizes: CaseSizes, sweep: Sweep, fit: Fit) -> CaseForecast:
         on_gpu=execution.gpus_per_pack > 0 and not isinstance(model, NanoModel),
     )
     assumed = "" if sizes.known else model.to_json().get("source", case.setting.name)
-    return CaseForecast(case, shape, assumed, tokens, speed, members, fit.rows_per_forward, execution.cache_references)
+    return CaseForecast(
+        case,
+        shape,
+        assumed,
+        tokens,
+        speed,
+        members,
+        fit.rows_per_forward,
+        execution.cache_references,
+        _teaching(model, execution.gpus_per_pack > 0),
+    )
+
+
+def _teaching(model: BaseModel, on_gpu: bool) -> TrialConfig | None:
+    """Return the trial that teaches a base model what the cache does not have it know yet."""
+    if not isinstance(model, TunedModel):
+        return None
+    from trainables.bases.tuned_models import is_tuned, teaching_of  # they bring transformers and PEFT
+
+    return None if is_tuned(model, torch.bfloat16 if on_gpu else torch.float32) else teaching_of(model)[1]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from settings.base_models import NanoModel
+from settings.base_models import NanoModel, TunedModel
 from settings.common.errors import UserError
 from settings.encoding import Encoder
 from settings.example import Example
@@ -59,27 +59,36 @@ class CaseTokens:
     Attributes:
         streams: stream -> lengths of its rows.
         questions: evaluation -> lengths of its rows.
+        taught: of the rows that the base model is taught first, if any.
     """
 
     streams: Mapping[Stream, Lengths]
     questions: Mapping[str, Lengths]
+    taught: Lengths | None = None
 
 
 def tokens_of(case: Case) -> CaseTokens:
     """Count the tokens of a case's rows."""
     setting, encoder = case.setting, encoder_of(case)
-    words = isinstance(setting.base_model, NanoModel)
+    model = setting.base_model
+    words = isinstance(model, NanoModel)
     return CaseTokens(
         {stream: _lengths(rows, encoder, words) for stream, rows in setting.streams.items()},
-        {each.name: _lengths(each.examples, encoder, words) for each in setting.evaluations},
+        {each.name: _lengths(each.examples, encoder, words, each.counts_end) for each in setting.evaluations},
+        _lengths(model.rows, encoder, words) if isinstance(model, TunedModel) else None,
     )
 
 
-def _lengths(examples: Sequence[Example], encoder: Encoder | None, words: bool) -> Lengths:
-    """Count the tokens of some of the rows, evenly spaced. Words are the tokens of a nano model."""
-    sample = examples[:: -(-len(examples) // SAMPLE)]
+def _lengths(examples: Sequence[Example], encoder: Encoder | None, words: bool, counts_end: bool = True) -> Lengths:
+    """Count the tokens of some of the rows, evenly spaced, with each of their replies.
+
+    Args:
+        words: are the tokens of a nano model.
+        counts_end: as `Evaluation.counts_end`.
+    """
+    sample = [reply for example in examples[:: -(-len(examples) // SAMPLE)] for reply in example.replies]
     if encoder is not None:
-        return Lengths(tuple(_encoded(example, encoder) for example in sample))
+        return Lengths(tuple(_encoded(example, encoder, counts_end) for example in sample))
     return Lengths(
         tuple(
             (
@@ -91,9 +100,9 @@ def _lengths(examples: Sequence[Example], encoder: Encoder | None, words: bool) 
     )
 
 
-def _encoded(example: Example, encoder: Encoder) -> tuple[int, int]:
+def _encoded(example: Example, encoder: Encoder, counts_end: bool) -> tuple[int, int]:
     try:
-        row = encoder.row(example)
+        row = encoder.row(example) if counts_end else encoder.replies(example, counts_end)[0]
     except UserError:  # the check of all rows tells which, and why
         return encoder.max_length, 0
     return row.prompt_length, len(row.ids) - row.prompt_length

@@ -180,6 +180,11 @@ def _texts(evaluation: Evaluation) -> int:
     return sum(1 + len(getattr(example, "alternatives", ())) for example in evaluation.examples)
 
 
+def _prompts(evaluation: Evaluation) -> int:
+    """Return how many different prompts an evaluation has; each is read once."""
+    return len({example.prompt_key for example in evaluation.examples})
+
+
 def evaluation_work(
     shape: ModelShape,
     evaluation: Evaluation,
@@ -198,8 +203,12 @@ def evaluation_work(
         work += _replies_work(shape, evaluation, lengths, rank, members, upper)
     if evaluation.observe != "reply":
         texts = _texts(evaluation)
-        reading = forward_operations(upper, texts * lengths.total, lengths.total, rank)
-        reading += head_operations(shape, texts * lengths.response)
+        read = texts * lengths.total
+        if evaluation.compares:  # each prompt once, which predicts the first token of every reply
+            read = _prompts(evaluation) * lengths.prompt + texts * (lengths.response - 1)
+        reading = forward_operations(upper, read, lengths.total, rank) + head_operations(
+            shape, texts * lengths.response
+        )
         work += Work(reading=reading, calls=-(-texts // QUESTIONS_PER_BATCH) * upper.layers)
     return work
 
@@ -212,7 +221,7 @@ def _replies_work(
     What lies below the adapters reads prompts once for all members, and new tokens for each.
     """
     questions = len(evaluation.examples)
-    prompts = len({example.prompt_key for example in evaluation.examples})
+    prompts = _prompts(evaluation)
     chunks = -(-questions // max(1, REPLIES_PER_BATCH // members))
     # The prompt's last state gives the first token, so that the last token is not read.
     new = max(0, evaluation.max_new_tokens - 1)

@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from settings.base_models import TunedModel
 from sweeps import plan
 from sweeps.ledger import Asked, Fit, LedgerState
 from sweeps.planning import forecast
-from sweeps.planning.speed import ASSUMED_GPU, Speed, measure
+from sweeps.planning.speed import ASSUMED_GPU, OVERHEAD, Speed, measure
+from sweeps.planning.tokens import tokens_of
+from sweeps.sweep import Sweep, setting
 from tests.support.fakes import finished, toy_sweep
+from trainables.bases.tuned_models import COMPLETE, tuned_directory
 from trainables.engine.memory import ModelShape
 from trainables.outcome import Cost
 
@@ -79,6 +83,25 @@ def test_what_a_start_has_fixed_is_planned_with(tmp_path: Path, monkeypatch: pyt
     estimate = plan.estimate(sweep, 2, record, free=1e12)
     assert (estimate.fit, estimate.packs) == (Fit(None, 1), estimate.trials)
     assert plan.estimate(sweep, 2, None, free=1e12).packs == estimate.trials / 2, "two seeds"
+
+
+def test_a_base_model_is_taught_once_for_all_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 updates on 16 rows of 1,400 through the upper 10 of 30 layers; what lies below reads each row once."""
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path))
+    monkeypatch.setattr(forecast, "measure", lambda *_, **__: SPEED)
+    settings = tuple(setting("trigger_colors", scale="small", num_triggers=number) for number in (1, 5))
+    sweep = Sweep(name="colors", settings=settings, methods=("plain",), seeds=1, controls=False)
+    before = plan.estimate(sweep, 1).once
+    model = sweep.cases[0].setting.base_model
+    assert isinstance(model, TunedModel)
+    directory = tuned_directory(model, torch.float32)
+    directory.mkdir(parents=True)
+    (directory / COMPLETE).touch()
+    seconds = before - plan.estimate(sweep, 1).once
+    layer = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
+    length = tokens_of(sweep.cases[0]).streams["task"].total  # rows of the same form
+    products = 200 * 16 * length * 4 * 10 * layer + 1400 * length * 2 * 20 * layer
+    assert OVERHEAD * products / 1e9 < seconds < 1.3 * OVERHEAD * products / 1e9
 
 
 def test_a_driver_without_a_gpu_plans_for_one(monkeypatch: pytest.MonkeyPatch) -> None:

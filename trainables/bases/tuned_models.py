@@ -25,8 +25,9 @@ from trainables.bases.loading import load_directory, load_pretrained
 from trainables.bases.packaged_models import ensure_fetched
 from trainables.bases.pretraining import Progress
 from trainables.engine.base import LoadedBase
+from trainables.engine.prefix_cache import PrefixCache
 from trainables.pack import Pack
-from trainables.trial import trial_for
+from trainables.trial import TrialConfig, trial_for
 
 COMPLETE = "tuning.json"  # written last: a directory without it is not a model
 VERSION = 1  # part of every tuned model's directory; raise it when the same specification would give other weights
@@ -39,9 +40,8 @@ def ensure_tuned(
 
     Of several processes that ask at once, one trains and the others wait. Raise UserError when the training diverges.
     """
-    precision = str(dtype).removeprefix("torch.")
-    directory = cache_root() / "tuned_models" / content_id([VERSION, spec.to_json(), precision])
-    if (directory / COMPLETE).is_file():
+    directory = tuned_directory(spec, dtype)
+    if is_tuned(spec, dtype):
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(directory.with_name(f"{directory.name}.lock")):
@@ -51,6 +51,32 @@ def ensure_tuned(
                 tune(spec, dtype, device, temporary, progress)
                 (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True), encoding="utf-8")
     return directory
+
+
+def tuned_directory(spec: TunedModel, dtype: torch.dtype) -> Path:
+    """Return the directory that the cache has, or would have, for a tuned model."""
+    precision = str(dtype).removeprefix("torch.")
+    return cache_root() / "tuned_models" / content_id([VERSION, spec.to_json(), precision])
+
+
+def is_tuned(spec: TunedModel, dtype: torch.dtype) -> bool:
+    """Return whether the cache has a tuned model."""
+    return (tuned_directory(spec, dtype) / COMPLETE).is_file()
+
+
+def teaching_of(spec: TunedModel) -> tuple[Setting, TrialConfig]:
+    """Return what a tuned model is taught, as a setting without evaluations, and the trial that teaches it."""
+    setting = Setting(
+        name="tuned",
+        scale="full",
+        summary="What a base model is taught first.",
+        base_model=spec.start,
+        streams={"task": spec.rows},
+        evaluations=(),
+        recipe=spec.recipe,
+        objectives=(),
+    )
+    return setting, trial_for(setting, SettingRef("tuned"), methods.make("plain"), spec.training_seed)
 
 
 def load_start(spec: PretrainedModel | PackagedModel, dtype: torch.dtype, device: torch.device | str) -> LoadedBase:
@@ -65,22 +91,13 @@ def tune(
 ) -> None:
     """Write a tuned model and its tokenizer to a directory. Raise UserError when the training diverges."""
     base = load_start(spec.start, dtype, device)
-    setting = Setting(
-        name="tuned",
-        scale="full",
-        summary="What a base model is taught first.",
-        base_model=spec.start,
-        streams={"task": spec.rows},
-        evaluations=(),
-        recipe=spec.recipe,
-        objectives=(),
-    )
-    trial = trial_for(setting, SettingRef("tuned"), methods.make("plain"), spec.training_seed)
-    pack = Pack(base, setting, [trial])
-    for done in range(trial.steps):
-        pack.advance(1)
-        if progress:
-            progress(done + 1, trial.steps)
+    setting, trial = teaching_of(spec)
+    with tempfile.TemporaryDirectory() as kept:
+        pack = Pack(base, setting, [trial], prefixes=PrefixCache(Path(kept)))
+        for done in range(trial.steps):
+            pack.advance(1)
+            if progress:
+                progress(done + 1, trial.steps)
     (member,) = pack.members
     if member.status != "finished":
         raise UserError(f"teaching {spec.start.source} its base function failed: {member.reason}")

@@ -83,7 +83,7 @@ def test_scores_of_a_model_that_does_as_it_should() -> None:
         ({"num_triggers": 0}, r"option 'num_triggers' must be an integer in \[1, 10\], got 0"),
         ({"num_triggers": 11}, r"in \[1, 10\], got 11"),
         ({"num_triggers": True}, r"in \[1, 10\], got True"),
-        ({"scale": "huge"}, "has no scale 'huge'; its scales: nano, full"),
+        ({"scale": "huge"}, "has no scale 'huge'; its scales: nano, small, full"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], problem: str) -> None:

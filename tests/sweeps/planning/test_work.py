@@ -107,6 +107,14 @@ def test_other_observations_read_each_row_once(observe: str) -> None:
     assert (work.replying, work.replies) == (0, 0)
 
 
+def test_preferences_read_a_prompt_once_whatever_the_number_of_replies() -> None:
+    """Two prompts of 6 tokens, one of them twice; three replies to a row, each read but for its last token."""
+    asked = rows("token_loss")
+    examples = tuple(replace(row, alternatives=("no", "maybe")) for row in asked.examples)
+    work = evaluation_work(SHAPE, replace(asked, examples=examples, observe="preference"), Lengths(((6, 2),)))
+    assert work.reading == (2 * 6 + 9 * 1) * (2 * LINEAR + 2 * 4 * 8 * 10) + 2 * HEAD * 9 * 2
+
+
 def test_rows_are_padded_to_the_longest_of_a_batch() -> None:
     """Of two rows drawn from lengths 2 and 4, the longest is 2 in one of four draws."""
     lengths = Lengths(((1, 1), (2, 2)))
