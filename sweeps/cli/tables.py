@@ -47,7 +47,7 @@ def show_methods(console: Console) -> None:
             table.add_row(Text(f"\n{kind}", style="bold"), "", "")
         for name, method in of_kind.items():
             searched = "\n".join(_coefficients(method, searched=True)) or "nothing"
-            table.add_row(f"  {name}", method.equation, searched)
+            table.add_row(f"  {name}", Text(method.equation), searched)
     console.print(table)
     Say(console).note("variants, cost, needs and evidence of one of them: selgen methods NAME")
 
@@ -81,8 +81,8 @@ def show_method(console: Console, name: str) -> None:
     )
     table.add_row("needs", "\n".join(_needs(default)))
     table.add_row("works on", method.kind)
-    table.add_row("source", method.source)
-    table.add_row("known of it", method.evidence or "nothing is cited; see the table in trainables/README.md")
+    table.add_row("source", Text(method.source))
+    table.add_row("known of it", Text(method.evidence or "nothing that could be cited"))
     console.print()
     console.print(table)
 
@@ -113,7 +113,7 @@ _HOOKS = {
     "prepare": "a pass over whole streams before training, computed once and kept",
     "rows_read": "a choice among the rows of a stream",
     "edits": "an edit of the forward pass; a PEFT checkpoint cannot hold it, and it is kept beside",
-    "num_row_groups": "a gradient of its own for some rows; the loss of the others waits for it",
+    "num_row_groups": "a gradient for each of several losses",
     "initial_state": "a state that is carried from step to step, and kept in checkpoints",
     "finalize": "an edit of the trained adapter wherever it is evaluated or kept",
 }

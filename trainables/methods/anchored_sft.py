@@ -14,13 +14,14 @@ from trainables.method import Method, Step
 class AnchoredSFT(Method):
     """The task loss with each token weighted by its own probability, plus the divergence from the base model there.
 
-        L = mean_n p(y_n)^power * -log p(y_n) + weight * KL(reference || policy on task), no gradient through p^power
+        L = mean_n (1 - p(y_n)^power) / power + weight * KL(reference || policy on task)
 
-    Tokens that the model finds unlikely are hardly learned, as an update of reinforcement learning would not.
+    The first term has the gradient of p^power * -log p with p^power held fixed, as the source writes it: tokens that
+    the model finds unlikely are hardly learned.
 
     Coefficients:
         weight: of the divergence. 0 is dynamic fine-tuning (DFT).
-        power: 1 in the source; 0 is the plain task loss, with the divergence as the only change.
+        power: 1 in the source; 0, the limit, is the plain task loss, with the divergence as the only change.
         direction: "forward" is KL(reference || policy), as in the source's code, "reverse" is KL(policy || reference).
 
     `weight = 0` with `power = 0` is plain fine-tuning.
@@ -28,9 +29,7 @@ class AnchoredSFT(Method):
 
     reference = ("task",)
     must_stay_active = ("kl",)
-    equation = (
-        "L = mean_n p(y_n)^power * -log p(y_n) + weight * KL(reference || policy on task), no gradient through p^power"
-    )
+    equation = "L = mean_n (1 - p(y_n)^power) / power + weight * KL(reference || policy on task)"
     source = "Zhu et al. 2025, arXiv:2509.23753 (ASFT); Wu et al. 2025, arXiv:2508.05629 (DFT)"
     evidence = (
         "better than plain fine-tuning and DFT on mathematics, medical knowledge and code; says nothing of alignment"
@@ -51,6 +50,5 @@ class AnchoredSFT(Method):
         step.record(kl=kl)
         if not self.power:
             return (cross_entropy(policy) + self.weight * kl,)
-        nll_N = token_nll(policy)
-        weighted = ((-self.power * nll_N).exp().detach() * nll_N).sum() / max(1, len(nll_N))
-        return (weighted + self.weight * kl,)
+        unlearned_N = -(-self.power * token_nll(policy)).expm1() / self.power
+        return (unlearned_N.sum() / max(1, len(unlearned_N)) + self.weight * kl,)

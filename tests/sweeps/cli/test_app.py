@@ -84,11 +84,15 @@ def test_help_has_an_example(
 
 def test_methods(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert selgen("methods", monkeypatch=monkeypatch) == 0
-    assert "kl_penalty" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    words = ("  data", "mixed", "  loss", "kl_penalty", "  weights", "moving_average", "  after training", "safe_lora")
+    assert sorted(words, key=listed.index) == list(words)
     assert selgen("methods", "kl_penalty", monkeypatch=monkeypatch) == 0
     shown = capsys.readouterr().out
     assert "L = CE(task) + beta * KL(policy || reference on alignment)" in shown
-    assert "beta: 1; 0.03 to 30, log scale" in shown
+    assert "beta: 1; 0.03 to 30, log scale" in shown and "arXiv:2508.06249" in shown and "a state" not in shown
+    assert selgen("methods", "kl_constraint", monkeypatch=monkeypatch) == 0
+    assert "a state that is carried from step to step" in capsys.readouterr().out
 
 
 def test_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
