@@ -25,7 +25,7 @@ from trainables.bases.loading import load_directory, load_pretrained
 from trainables.bases.packaged_models import ensure_fetched
 from trainables.bases.pretraining import Progress
 from trainables.engine.base import LoadedBase
-from trainables.engine.prefix_cache import PrefixCache
+from trainables.engine.frozen.prefix_cache import PrefixCache
 from trainables.pack import Pack
 from trainables.trial import TrialConfig, trial_for
 
