@@ -16,6 +16,7 @@ from sweeps.case import Case
 from sweeps.ledger import Fit, LedgerState
 from sweeps.planning.fit import describe, room_of, settle, shared_bytes, sizes_of, worker_bytes
 from sweeps.planning.forecast import PACK_SECONDS, CaseForecast, forecast_of
+from sweeps.planning.gpus import memory_of_gpus
 from sweeps.planning.planned import planned_arms
 from sweeps.sweep import Sweep
 from trainables.trial import BUDGET_KNOBS, TrialConfig
@@ -120,7 +121,7 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
     """
     sizes = sizes_of(sweep)
     share = None if free is None else (free - shared_bytes(sizes)) / (packs * sweep.execution.num_workers)
-    room = room_of(sweep, share)
+    room = room_of(sweep, share, memory_of_gpus() if sweep.execution.gpus_per_pack else None)
     fit = settle(sweep, sizes, room, record)
     forecasts = {case.case.label: forecast_of(case, sweep, fit) for case in sizes}
     asked = {case.label: _asked(sweep, case) for case in sweep.cases}

@@ -124,7 +124,7 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     sweep.check()
     console = Console()
     for case in sweep.cases:
-        show_cautions(case.setting, console, check_case(case))
+        show_cautions(case.setting, console, check_case(sweep, case))
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None

