@@ -18,6 +18,7 @@ from sweeps.planning.fit import describe, room_of, settle, shared_bytes, sizes_o
 from sweeps.planning.forecast import PACK_SECONDS, CaseForecast, forecast_of
 from sweeps.planning.gpus import memory_of_gpus
 from sweeps.planning.planned import planned_arms
+from sweeps.results.disk import cache_usage
 from sweeps.sweep import Sweep
 from trainables.trial import BUDGET_KNOBS, TrialConfig
 
@@ -65,6 +66,7 @@ class CostEstimate:
         fit: micro-batches and trials of a pack.
         memory: a line on memory that is short, or on what was made smaller to fit it; "" if there is enough.
         prefix_bytes: of what lies below the lowest adapted layers, in the cache.
+        prefix_cache_bytes: of that cache now, with what other sweeps have kept there.
     """
 
     arms: tuple[ArmEstimate, ...]
@@ -76,6 +78,7 @@ class CostEstimate:
     fit: Fit = field(default_factory=Fit)
     memory: str = ""
     prefix_bytes: float = 0.0
+    prefix_cache_bytes: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -151,6 +154,7 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
         fit,
         describe(sweep, sizes, fit, room),
         sum(forecast.prefix_bytes(asked[label]) for label, forecast in forecasts.items()),
+        cache_usage()["prefixes"],
     )
 
 

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from settings.common.files import PARTIAL
 
 LOOK_SECONDS = 0.1  # between two looks at whether others have let go of a lock
+FOLDER_BYTES = 20e9  # of a cache's folder; what was not used for longest is deleted beyond that
 LOCK = ".lock"  # suffix of the files that are locked
 
 
@@ -53,7 +54,7 @@ class SharedFiles:
         max_bytes: of all of them together.
     """
 
-    def __init__(self, folder: Path, max_bytes: float) -> None:
+    def __init__(self, folder: Path, max_bytes: float = FOLDER_BYTES) -> None:
         self.folder, self._max_bytes = folder, max_bytes
         self._in_use: dict[Path, int] = {}  # open files, each with a lock that others may have, too
         weakref.finalize(self, _close_all, self._in_use)

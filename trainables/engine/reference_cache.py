@@ -27,7 +27,7 @@ from torch import Tensor
 
 from settings.common.content import content_id
 from settings.common.files import replacing_file
-from settings.common.shared_files import SharedFiles
+from settings.common.shared_files import FOLDER_BYTES, SharedFiles
 from settings.encoding import EncodedRow
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import RowPositions, collate
@@ -39,7 +39,6 @@ from trainables.method import Positions
 VERSION = 1  # part of a file's name; raise it when the same rows would give other numbers
 ROWS_PER_BATCH = 32
 MAX_BYTES = 8e9  # of one file; larger outputs are forwarded beside the policy in every step
-FOLDER_BYTES = 20e9  # of all files of a cache; what was not used for longest is deleted beyond that
 
 
 @dataclass(frozen=True)

