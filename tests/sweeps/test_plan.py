@@ -8,7 +8,7 @@ import torch
 
 from sweeps import plan
 from sweeps.ledger import Asked, Fit, LedgerState
-from sweeps.planning import forecast
+from sweeps.planning import apart, forecast
 from sweeps.planning.speed import ASSUMED_GPU, Speed, measure
 from tests.support.fakes import finished, toy_sweep
 from trainables.engine.memory import ModelShape
@@ -83,6 +83,6 @@ def test_what_a_start_has_fixed_is_planned_with(tmp_path: Path, monkeypatch: pyt
 
 def test_a_driver_without_a_gpu_plans_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The head of a cluster trains nothing; measuring a GPU there would end the sweep."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(apart, "ask", lambda *_: None)
     shape = ModelShape(parameters=1e9, layers=10, width=1000, adapted=1000, vocabulary=50)
     assert measure(shape, 100, 10, 1, on_gpu=True) == ASSUMED_GPU

@@ -90,12 +90,12 @@ def cache_bytes(
         below += sum(_tokens(_read_by_likelihood(encoded, evaluation)) for evaluation in encoded.setting.evaluations)
     if references:
         num_layers = len(layers_of(base.model))
-        deep = {
-            (stream, method.positions(stream)): stream in method.layers
+        kinds = {
+            (stream, method.positions(stream), stream in method.layers)
             for method in (trial.method for trial in trials)
             for stream in method.reference
         }
-        for (stream, positions), with_layers in deep.items():
+        for stream, positions, with_layers in kinds:
             rows = [RowPositions(row, positions) for row in dict.fromkeys(encoded.rows(stream))]
             asked += sum(len(row.columns) for row in rows if not row.padded) * (1 + with_layers * num_layers)
     return below * of_token, asked * of_token

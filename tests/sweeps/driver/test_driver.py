@@ -170,9 +170,11 @@ def test_a_caution_is_said_once(driver: Driver, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_ctrl_c_while_a_model_is_fetched_is_an_interruption(
-    driver: Driver, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The terminal sends it to pip, too, whose end is no failure then."""
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(driver, "run_packs", lambda *_: pytest.fail("Ray is started"))
     pip = tmp_path / "pip"
     pip.write_text("#!/bin/sh\nkill -INT $PPID\nexit 1\n")
     pip.chmod(0o755)
