@@ -175,8 +175,14 @@ def with_methods(tmp_path: Path, *spaces: MethodSpace, nano: bool) -> Sweep:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (grid("plain", targets=["q_proj", "c_attn"]), r"plain \(targets\).*'targets' names 'c_attn', .*; it has .*q_proj"),
-        (vary("kl_penalty", targets=one_of("all-linear", "fc1+q_proj")), "'targets' names 'fc1', .*; it has .*gate_proj"),
+        (
+            grid("plain", targets=["q_proj", "c_attn"]),
+            r"plain \(targets\).*'targets' names 'c_attn', .*; it has .*q_proj",
+        ),
+        (
+            vary("kl_penalty", targets=one_of("all-linear", "fc1+q_proj")),
+            "'targets' names 'fc1', .*; it has .*gate_proj",
+        ),
         (grid("plain", layers=["last 1", (0, 9)]), r"'layers' is \(0, 9\), and the model has \d layers, 0 to \d"),
         (vary("kl_penalty", layers=one_of("all", "last 7")), r"'layers' is 'last 7', and the model has \d layers"),
     ],
@@ -200,7 +206,8 @@ def test_one_adapter_under_two_names_is_said(nano: bool, tmp_path: Path) -> None
     assert checked(with_methods(tmp_path, *spaces, nano=nano)) == (
         f"plain: layers='last 2' and layers='{two}' are one adapter of this model, and trained twice",
         f"kl_penalty: layers='all' and layers='{everything}' are one adapter of this model, and trained twice",
-        "upweighted: targets='q_proj+v_proj' and targets='v_proj+q_proj' are one adapter of this model, and trained twice",
+        "upweighted: targets='q_proj+v_proj' and targets='v_proj+q_proj' are one adapter of this model, and"
+        " trained twice",
     )
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from sweeps import plan
 from sweeps.ledger import Asked, Fit, LedgerState

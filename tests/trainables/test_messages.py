@@ -160,9 +160,7 @@ def test_a_report_comes_through_tune(kind: type | None) -> None:
     def comes_through(
         progress: Any, done: int, steps: int, note: str, cautions: tuple[str, ...], end: PackEnd | None
     ) -> None:
-        report = PackReport(
-            progress=progress, steps_done=done, num_steps=steps, note=note, cautions=cautions, end=end
-        )
+        report = PackReport(progress=progress, steps_done=done, num_steps=steps, note=note, cautions=cautions, end=end)
         assert PackReport.from_json(through_json(report.to_json())) == report
         result = report.to_result() | {"training_iteration": 3, "config": {"a": {"b": 1}}}
         assert result["done"] == (end is not None)

@@ -99,6 +99,5 @@ def test_who_waits_can_be_interrupted(tmp_path: Path) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with locked(tmp_path / "lock"), pytest.raises(KeyboardInterrupt):
-        with locked(tmp_path / "lock", interrupt):
-            pytest.fail("two have one lock")
+    with locked(tmp_path / "lock"), pytest.raises(KeyboardInterrupt), locked(tmp_path / "lock", interrupt):
+        pytest.fail("two have one lock")

@@ -191,7 +191,9 @@ def test_what_that_process_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     gpus.main()
     assert json.loads(capsys.readouterr().out) == sizes
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("sys.argv", ["speed", json.dumps({"shape": asdict(SHAPE), "tokens": 1, "rows": 1, "threads": 1})])
+    monkeypatch.setattr(
+        "sys.argv", ["speed", json.dumps({"shape": asdict(SHAPE), "tokens": 1, "rows": 1, "threads": 1})]
+    )
     speed.main()
     assert json.loads(capsys.readouterr().out) is None
 

