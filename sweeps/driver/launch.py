@@ -90,13 +90,7 @@ def run(
     if fresh:  # before a ledger says how the sweep was declared: what is refused can then be declared otherwise
         _check_cases(sweep, console)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-        sweep.check_settings(ledger.state.trials)
-        describe(sweep).write(folder)
-        if file:
-            find.remember(folder, file)
-        if options.retry_failed:
-            ledger.retry(ledger.state.failed)
-        _judge_again(ledger, folder, console)
+        _open(sweep, ledger, folder, file, options.retry_failed, console)
         for line in (cautions := provenance.changed(sweep, ledger)):
             console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)
         published = Published(folder, uri, ledger, sweep.name)
@@ -124,6 +118,17 @@ def run(
     usage = driver.judges.usage if driver.judges else ""
     notes = [*cautions, *driver.scheduler.notes, *filter(None, [usage])]
     return RunSummary(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.state))
+
+
+def _open(sweep: Sweep, ledger: Ledger, folder: Path, file: Path | None, retry_failed: bool, console: Console) -> None:
+    """Write down what commands that only read need, and take back what is to be tried again. Raise UserError."""
+    sweep.check_settings(ledger.state.trials)
+    describe(sweep).write(folder)
+    if file:
+        find.remember(folder, file)
+    if retry_failed:
+        ledger.retry(ledger.state.failed)
+    _judge_again(ledger, folder, console)
 
 
 def _check_cases(sweep: Sweep, console: Console) -> None:
