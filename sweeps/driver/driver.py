@@ -181,7 +181,8 @@ class Driver:
             packs = packs_at_a_time(self.sweep, nodes)
             workers = packs * num_workers
             sizes = sizes_of(self.sweep)
-            fit, shared = self._settle(sizes, nodes, self._smallest_gpu(alive))
+            gpu = smallest_gpu(alive, resources_of_worker(self.sweep), lambda: self.interrupted)
+            fit, shared = self._settle(sizes, nodes, gpu)
             self._display.set_message(f"starting {workers} worker{'s' if workers > 1 else ''}")
             self._display.forecast = SweepForecast.of(self.sweep, sizes, fit, packs)
             remove(places.activities)  # of an earlier driver that was killed
@@ -208,18 +209,6 @@ class Driver:
             finally:
                 remove(places.tune_storage)
                 remove(places.train_storage)
-
-    def _smallest_gpu(self, nodes: Sequence[Mapping[str, Any]]) -> float | None:
-        """Return the bytes of the smallest GPU that a worker may get; None where that is not known, or none is asked.
-
-        Args:
-            nodes: of Ray.
-        """
-        need = resources_of_worker(self.sweep)
-        if "GPU" not in need:
-            return None
-        self._display.set_message("asking the GPUs how much memory they have")
-        return smallest_gpu(nodes, need["GPU"], lambda: self.interrupted)
 
     def _settle(
         self, sizes: Sequence[CaseSizes], nodes: Sequence[Mapping[str, float]], gpu: float | None = None

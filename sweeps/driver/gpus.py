@@ -13,15 +13,18 @@ LOOK_SECONDS = 0.2
 
 
 def smallest_gpu(
-    nodes: Sequence[Mapping[str, Any]], gpus: float, stopped: Callable[[], bool] = lambda: False
+    nodes: Sequence[Mapping[str, Any]], need: Mapping[str, float], stopped: Callable[[], bool] = lambda: False
 ) -> float | None:
-    """Return the bytes of the smallest GPU of a cluster's nodes; None where no node says it.
+    """Return the bytes of the smallest GPU that a worker may get; None where it gets none, or no node says it.
 
     Args:
         nodes: those that are alive, as `ray.nodes()` describes them.
-        gpus: of one worker, which is what a node is asked with, so that it is asked about what workers will get.
+        need: resources of a worker; a node is asked with as many GPUs, so that it tells of what workers will get.
         stopped: tells whether to wait no longer.
     """
+    gpus = need.get("GPU", 0.0)
+    if not gpus:
+        return None
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

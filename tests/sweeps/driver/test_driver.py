@@ -13,11 +13,13 @@ from unittest.mock import MagicMock
 
 import pytest
 import ray
+from ray.exceptions import RayError
 from rich.console import Console
 
 from settings.common.errors import UserError
 from sweeps.driver import driver as driver_module
 from sweeps.driver.driver import Driver
+from sweeps.driver.gpus import smallest_gpu
 from sweeps.driver.local_cluster import connect
 from sweeps.ledger import Fit, Ledger
 from sweeps.names import default_uri
@@ -146,16 +148,34 @@ def test_nothing_is_fixed_before_the_memory_is_known(tmp_path: Path) -> None:
         assert ledger.state.fit == Fit()
 
 
-@pytest.mark.parametrize(("gpus", "asked"), [(0.0, 0), (0.5, 1)])
-def test_gpus_are_asked_where_workers_have_them(
-    gpus: float, asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asking: list[float] = []
-    monkeypatch.setattr(driver_module, "smallest_gpu", lambda nodes, need, stopped: asking.append(need) or 8e9)
-    sweep = toy_sweep(tmp_path, methods=("plain",), execution=Execution(gpus_per_pack=gpus))
-    with Ledger(tmp_path / "out", sweep.name, sweep.identity()) as ledger:
-        known = driver_of(sweep, ledger, tmp_path / "out")._smallest_gpu([])
-    assert (asking, known) == ([gpus] * asked, 8e9 if asked else None)
+def test_where_workers_have_no_gpu_none_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "remote", lambda *_: pytest.fail("asked"))
+    nodes = [{"NodeID": "1", "Resources": {"CPU": 2.0, "GPU": 8.0}}]
+    assert smallest_gpu(nodes, {"CPU": 1.0}) is None
+
+
+def test_the_nodes_with_gpus_are_asked_and_the_smallest_answer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head without a GPU is not asked; one node is lost meanwhile, and one has no GPU that works."""
+    answers = {"large": 80e9, "small": 24e9, "broken": None, "lost": RayError("gone")}
+    asked: list[dict[str, Any]] = []
+
+    def get(node: str) -> float | None:
+        answer = answers[node]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def options(**of: Any) -> Any:
+        asked.append(of)
+        return MagicMock(remote=lambda: of["scheduling_strategy"].node_id)
+
+    monkeypatch.setattr(ray, "remote", lambda _: MagicMock(options=options))
+    monkeypatch.setattr(ray, "wait", lambda waiting, timeout: (waiting[:1], waiting[1:]))
+    monkeypatch.setattr(ray, "get", get)
+    nodes = [{"NodeID": name, "Resources": {"CPU": 2.0, "GPU": 8.0}} for name in answers]
+    nodes.append({"NodeID": "head", "Resources": {"CPU": 2.0}})
+    assert smallest_gpu(nodes, {"GPU": 0.5}) == 24e9
+    assert [(of["num_gpus"], of["num_cpus"]) for of in asked] == [(0.5, 0)] * 4
 
 
 def test_a_caution_is_said_once(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
