@@ -20,7 +20,6 @@ from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine.prefix_cache import PrefixCache
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup, shard_model
-from trainables.engine.reference_cache import ReferenceCache
 from trainables.folder import SweepFolder
 from trainables.pack import Pack
 from trainables.store import AdapterStore
@@ -93,18 +92,15 @@ def prepared(folder: Path) -> AdapterStore:
 def trained(precision: str, store: AdapterStore, workers: ProcessGroup, cache: Path) -> Iterator[tuple[str, Pack]]:
     """Yield every pack after its steps; the next one takes its base model.
 
-    Several workers keep what lies below the upper layer, and what the base model gives; a single one asks it always.
+    Several workers keep what lies below the upper layer; a single one computes it in every pass.
     """
     dtype = DTYPES[precision]
     base = tiny_base(dtype=dtype)
     if workers.sharded:
         shard_model(base.model, torch.device("cpu"))
     for name, (members, options) in packs(precision).items():
-        kept: dict[str, Any] = {}
-        if name == UPPER and workers.count > 1:
-            kept["prefixes"] = PrefixCache(cache / "prefixes", workers=workers)
-            kept["references"] = ReferenceCache(cache / "references", workers=workers)
-        pack = Pack(base, tiny_setting(), members, dtype, store=store, workers=workers, **kept, **options)
+        kept = PrefixCache(cache / "prefixes", workers=workers) if name == UPPER and workers.count > 1 else None
+        pack = Pack(base, tiny_setting(), members, dtype, store=store, workers=workers, prefixes=kept, **options)
         pack.advance(STEPS)
         yield name, pack
         pack.detach()
