@@ -156,7 +156,8 @@ def test_where_workers_have_no_gpu_none_is_asked(monkeypatch: pytest.MonkeyPatch
 
 def test_the_nodes_with_gpus_are_asked_and_the_smallest_answer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A head without a GPU is not asked; one node is lost meanwhile, and one has no GPU that works."""
-    answers = {"large": 80e9, "small": 24e9, "broken": None, "lost": RayError("gone")}
+    said = [80e9, 24e9, None, RayError("gone")]
+    answers = {f"{number:056x}": answer for number, answer in enumerate(said, start=1)}  # by node, as Ray names them
     asked: list[dict[str, Any]] = []
 
     def get(node: str) -> float | None:
