@@ -10,30 +10,39 @@ from settings.common.errors import UserError
 from settings.encoding import Encoder, encode_rows
 from settings.model_files import check_files, model_config, model_file
 from settings.tokenizer import load_tokenizer
+from sweeps.adapter_check import check_adapters, nano_targets
 from sweeps.case import Case
+from sweeps.sweep import Sweep
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
-def check_case(case: Case) -> tuple[str, ...]:
-    """Check a case's model by its files, encode all rows and questions, and return cautions about its template.
+def check_case(sweep: Sweep, case: Case) -> tuple[str, ...]:
+    """Check a case's model by its files, and all its adapters, and encode all rows and questions.
 
-    A nano model can do all that its setting asks for. A model whose files are not on this machine is not looked at.
+    Return cautions about its template, and about configurations that are the same. A model whose files are not on this
+    machine is not looked at.
 
     Raises:
-        UserError: a model that is not supported, rows that do not fit, with their places, or a tokenizer that cannot be
-            used.
+        UserError: a model that is not supported, an adapter that would sit on what the model has not, rows that do not
+            fit, with their places, or a tokenizer that cannot be used.
     """
-    model = _start_of(case)
-    config = None if model is None else model_config(model.source, model.revision)
-    if model is None or config is None:
+    base = case.setting.base_model
+    if isinstance(base, NanoModel):
+        return check_adapters(sweep, case, partial(nano_targets, base))
+    start = base.start if isinstance(base, TunedModel) else base
+    fetched = not isinstance(start, PackagedModel) or start.is_fetched
+    config = model_config(start.source, start.revision) if fetched else getattr(start, "config", None)
+    if not config:
         return ()
-    from trainables.bases.config_check import check_config  # it brings transformers, and most settings are nano
+    from trainables.bases.config_check import model_of_config  # it brings transformers, and most settings are nano
+    from trainables.engine.targets import target_names
 
-    check_files(model.source)
-    check_config(config, model.source, case.template.adapter)
+    if fetched:
+        check_files(start.source)
+    cautions = check_adapters(sweep, case, partial(target_names, model_of_config(config, start.source)))
     encoder = encoder_of(case)
-    return () if encoder is None else _check_rows(case, encoder)
+    return cautions if encoder is None else (*_check_rows(case, encoder), *cautions)
 
 
 def _start_of(case: Case) -> PretrainedModel | PackagedModel | None:

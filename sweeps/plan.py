@@ -17,7 +17,9 @@ from sweeps.case import Case
 from sweeps.ledger import Fit, LedgerState
 from sweeps.planning.fit import describe, room_of, settle, shared_bytes, sizes_of, worker_bytes
 from sweeps.planning.forecast import PACK_SECONDS, CaseForecast, forecast_of
+from sweeps.planning.gpus import memory_of_gpus
 from sweeps.planning.planned import planned_arms
+from sweeps.results.disk import cache_usage
 from sweeps.sweep import Sweep
 from trainables.trial import BUDGET_KNOBS, TrialConfig
 
@@ -65,6 +67,7 @@ class CostEstimate:
         fit: micro-batches and trials of a pack.
         memory: a line on memory that is short, or on what was made smaller to fit it; "" if there is enough.
         prefix_bytes: of what lies below the lowest adapted layers, in the cache.
+        prefix_cache_bytes: of that cache now, with what other sweeps have kept there.
     """
 
     arms: tuple[ArmEstimate, ...]
@@ -76,6 +79,7 @@ class CostEstimate:
     fit: Fit = field(default_factory=Fit)
     memory: str = ""
     prefix_bytes: float = 0.0
+    prefix_cache_bytes: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -121,7 +125,7 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
     """
     sizes = sizes_of(sweep)
     share = None if free is None else (free - shared_bytes(sizes)) / (packs * sweep.execution.num_workers)
-    room = room_of(sweep, share)
+    room = room_of(sweep, share, memory_of_gpus() if sweep.execution.gpus_per_pack else None)
     fit = settle(sweep, sizes, room, record)
     forecasts = {case.case.label: forecast_of(case, sweep, fit) for case in sizes}
     asked = {case.label: _asked(sweep, case) for case in sweep.cases}
@@ -151,6 +155,7 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
         fit,
         describe(sweep, sizes, fit, room),
         sum(forecast.prefix_bytes(asked[label]) for label, forecast in forecasts.items()),
+        cache_usage()["prefixes"],
     )
 
 

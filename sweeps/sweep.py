@@ -35,7 +35,7 @@ from sweeps.space import MethodSpace, Values, vary
 from trainables.coefficients import label_of
 from trainables.engine.memory import ModelShape
 from trainables.methods.plain import Plain
-from trainables.trial import TrialConfig, require, trial_for
+from trainables.trial import AdapterConfig, TrialConfig, require, trial_for
 
 
 class _Declaration:
@@ -278,6 +278,11 @@ class Sweep(_Declaration):
         readout = {name: value for name, value in knobs.items() if name not in OPTIONS}
         trial = replace(case.template, method=arm.space.to_method(values), **overrides, **readout)
         return tuple(replace(trial, seed=seed) for seed in self.seed_values)
+
+    def adapters_of(self, case: Case) -> tuple[AdapterConfig, ...]:
+        """Return an adapter for each choice of layers and targets that configurations of a case may have."""
+        trials = (self.trials_of(arm, values)[0] for arm in case.arms for values in arm.space.every_option())
+        return tuple({(each.adapter.targets, each.adapter.layers): each.adapter for each in trials}.values())
 
     @cached_property
     def snapshots(self) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from settings.common.files import remove, write_json
 from settings.reference import SettingRef
 from settings.setting import Measurement
 from trainables.outcome import Outcome
-from trainables.trial import TrialConfig, pack_id
+from trainables.trial import AdapterConfig, TrialConfig, pack_id
 
 # Keys of a Tune configuration, and of a Tune result.
 WORKER, JOB, REPORT = "worker", "job", "report"
@@ -108,13 +108,21 @@ class TrainPack:
 
 @dataclass(frozen=True)
 class ScoreBase:
-    """The job to score the untouched base model of a setting."""
+    """The job to score the untouched base model of a setting.
+
+    Attributes:
+        setting: which.
+        adapters: those that trials of the sweep will have there. What lies below all of them is then computed and kept,
+            since these trials read it, too; none is a whole pass.
+    """
 
     setting: SettingRef
+    adapters: tuple[AdapterConfig, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data; `job_from_json` is its inverse."""
-        return {"kind": "base", "setting": asdict(self.setting)}
+        adapters = [asdict(adapter) for adapter in self.adapters]
+        return {"kind": "base", "setting": asdict(self.setting), "adapters": adapters}
 
 
 Job = TrainPack | ScoreBase
@@ -123,7 +131,8 @@ Job = TrainPack | ScoreBase
 def job_from_json(data: Mapping[str, Any]) -> Job:
     """Return the job that `to_json` wrote. Raise UserError when another version of the training code wrote it."""
     if data["kind"] == "base":
-        return ScoreBase(SettingRef(**data["setting"]))
+        adapters = tuple(AdapterConfig(**adapter) for adapter in data["adapters"])
+        return ScoreBase(SettingRef(**data["setting"]), adapters)
     trials = tuple(TrialConfig.from_json(trial) for trial in data["trials"])
     return TrainPack(trials, tuple(data["snapshots"]), tuple(data["pause_after"]))
 
@@ -211,6 +220,7 @@ class PackReport:
         progress: trial id -> newest values of its curves, with the "step" that they are of.
         steps_done, num_steps: updates of the longest member.
         note: a line for the user, e.g. that a pack was resumed; empty if there is none.
+        cautions: lines that hold for more than this pack, and are to be said once.
         end: how the job ended; None while it goes on.
     """
 
@@ -218,6 +228,7 @@ class PackReport:
     steps_done: int = 0
     num_steps: int = 0
     note: str = ""
+    cautions: tuple[str, ...] = ()
     end: PackEnd | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -227,13 +238,15 @@ class PackReport:
             "steps_done": self.steps_done,
             "num_steps": self.num_steps,
             "note": self.note,
+            "cautions": list(self.cautions),
             "end": self.end.to_json() if self.end else None,
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> PackReport:
         """Return the report that `to_json` wrote. Raise UserError when another version of the training code did."""
-        return PackReport(**{**data, "end": _end_from_json(data["end"]) if data["end"] else None})
+        end = _end_from_json(data["end"]) if data["end"] else None
+        return PackReport(**{**data, "cautions": tuple(data["cautions"]), "end": end})
 
     def to_result(self) -> dict[str, Any]:
         """Return a Tune result. The report is one text in it, because Tune flattens dictionaries in results."""

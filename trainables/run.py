@@ -22,11 +22,12 @@ from trainables.bases.load_base import load_base
 from trainables.bases.pretraining import Progress
 from trainables.checkpoint import CheckpointError
 from trainables.engine.base import LoadedBase
-from trainables.engine.frozen.prefix_cache import PrefixCache
+from trainables.engine.frozen.known import cache_bytes
+from trainables.engine.frozen.prefix_cache import PackPrefixes, PrefixCache
 from trainables.engine.frozen.reference_cache import ReferenceCache
-from trainables.engine.memory import ModelShape, memory_left, training_bytes
+from trainables.engine.memory import ModelShape, kept_on_gpu, memory_left, training_bytes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup
-from trainables.engine.targets import adapted_share, target_names
+from trainables.engine.targets import adapted_share, lowest_block, target_names
 from trainables.evaluation.evaluate import evaluate
 from trainables.folder import SweepFolder
 from trainables.messages import (
@@ -60,7 +61,6 @@ class WorkerCache:
     def __init__(self) -> None:
         self._key: tuple[str, str, bool] | None = None
         self._base: LoadedBase | None = None
-        self._cautioned: set[str] = set()
 
     def base(
         self, setting: Setting, gpus: float, workers: ProcessGroup, progress: Progress | None = None
@@ -87,15 +87,15 @@ class WorkerCache:
             self._key = key
         return self._base
 
-    def caution(self, base: LoadedBase, adapter: AdapterConfig) -> str:
-        """Say once of a base model that adapters on all its linear layers sit on less than half of its parameters."""
-        if adapter.targets != "all-linear" or adapter.layers != "all" or base.content_id in self._cautioned:
+    @staticmethod
+    def caution(base: LoadedBase, adapter: AdapterConfig) -> str:
+        """Say of a base model that adapters on all its linear layers sit on less than half of its parameters."""
+        if adapter.targets != "all-linear" or adapter.layers != "all":
             return ""
-        self._cautioned.add(base.content_id)
         share = adapted_share(base.model, target_names(base.model, adapter))
         if share >= FEW_ADAPTED:
             return ""
-        return f"caution: adapters sit on {share:.0%} of the parameters of {base.source}; its other layers stay frozen"
+        return f"adapters sit on {share:.0%} of the parameters of {base.source}; its other layers stay frozen"
 
 
 class PackRun:
@@ -121,7 +121,7 @@ class PackRun:
         self._saved_at = time.monotonic()
         self._job: Job | None = None
         self._pack: Pack | None = None
-        self._note = ""
+        self._note, self._cautions = "", list[str]()
         self._activity: ActivityFile | None = None
 
     def slice(self) -> PackReport:
@@ -229,13 +229,22 @@ class PackRun:
         return self._cache.base(setting, self._worker.gpus, self._workers, self._telling("preparing"))
 
     def _report(self, pack: Pack, end: Ended | None = None) -> PackReport:
-        if self._prefixes and self._prefixes.caution:
-            self._add_note(f"caution: {self._prefixes.caution}")
-            self._prefixes.caution = ""
         note, self._note = self._note, ""
         return PackReport(
-            progress=pack.progress(), steps_done=pack.steps_done, num_steps=pack.steps, note=note, end=end
+            progress=pack.progress(),
+            steps_done=pack.steps_done,
+            num_steps=pack.steps,
+            note=note,
+            cautions=self._new_cautions(),
+            end=end,
         )
+
+    def _new_cautions(self) -> tuple[str, ...]:
+        """Return what there is to caution against since the last report."""
+        cautions, self._cautions = [*self._cautions, self._prefixes.caution if self._prefixes else ""], []
+        if self._prefixes:
+            self._prefixes.caution = ""
+        return tuple(filter(None, cautions))
 
     def _open(self, job: TrainPack) -> Pack:
         trials, worker = job.trials, self._worker
@@ -244,7 +253,7 @@ class PackRun:
             raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
         base = self._base_of(setting)
         self._check_memory(base, setting, trials)
-        self._note = self._cache.caution(base, trials[0].adapter)
+        self._cautions.append(self._cache.caution(base, trials[0].adapter))
         pack = Pack(
             base,
             setting,
@@ -288,6 +297,8 @@ class PackRun:
             base.model.dtype.itemsize,
             self._workers.count,
         )
+        if base.model.device.type != "cpu":
+            need += kept_on_gpu(*cache_bytes(base, encoded, trials, self._references, self._prefixes))
         if need > left:
             gigabytes = f"{need / 1e9:.1f} GB, and {left / 1e9:.1f} GB are left"
             raise MemoryError(f"a pack of {len(trials)} would take {gigabytes}")
@@ -317,10 +328,14 @@ class PackRun:
         setting = setting_of(job.setting)
         base = self._base_of(setting)
         encoded = base.encoded(setting, setting.recipe.max_length)
-        (evaluated,) = evaluate(base.model, encoded, workers=self._workers, progress=self._tell_scoring)
+        block = lowest_block(base.model, job.adapters) if job.adapters else 0
+        prefixes = PackPrefixes(self._prefixes, base, block)
+        (evaluated,) = evaluate(
+            base.model, encoded, prefixes=prefixes, workers=self._workers, progress=self._tell_scoring
+        )
         if setting.judged and self._workers.first:
             write_json(self._folder.observations(base_id(setting)), evaluated.observed_json())
-        return PackReport(end=Ended(base=evaluated.scores))
+        return PackReport(cautions=self._new_cautions(), end=Ended(base=evaluated.scores))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -110,6 +110,18 @@ class AdapterConfig:
                 f" {num_layers - 1}"
             )
         return numbers
+
+    def check_targets(self, kinds: Collection[str]) -> None:
+        """Refuse a target that is none of a model's linear layers, by the last components of their names.
+
+        Raise UserError.
+        """
+        unknown = () if self.targets == "all-linear" else sorted(set(self.targets) - set(kinds))
+        if unknown:
+            raise UserError(
+                f"adapter option 'targets' names {unknown[0]!r}, which is no linear layer of the model; it has"
+                f" {', '.join(sorted(kinds))}"
+            )
 
     @property
     def scale(self) -> float:

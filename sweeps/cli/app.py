@@ -124,7 +124,7 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     sweep.check()
     console = Console()
     for case in sweep.cases:
-        show_cautions(case.setting, console, check_case(case))
+        show_cautions(case.setting, console, check_case(sweep, case))
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None
@@ -212,12 +212,13 @@ def status_command(
 ) -> None:
     """Tell how far a sweep is: trials by method and how they ended, and what each worker does while it runs."""
     from sweeps.cli.tables import show_status
-    from sweeps.results.disk import usage
+    from sweeps.results.disk import cache_usage, usage
     from sweeps.results.status import status
 
     state = status(name, output)
     state["disk"] = usage(Path(state["folder"]))
     state["bytes"] = sum(state["disk"].values())
+    state["caches"] = cache_usage()
     if as_json:
         typer.echo(json.dumps(state))
     else:

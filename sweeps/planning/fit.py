@@ -15,9 +15,17 @@ from settings.setting import Evaluation
 from sweeps.case import Case
 from sweeps.ledger import Fit, LedgerState
 from sweeps.planning.tokens import CaseTokens, Lengths, tokens_of
-from sweeps.planning.work import QUESTIONS_PER_BATCH, REPLIES_PER_BATCH
+from sweeps.planning.work import QUESTIONS_PER_BATCH, REPLIES_PER_BATCH, prefix_tokens
 from sweeps.sweep import Sweep
-from trainables.engine.memory import FLOAT, LOGIT_COPIES, LOGITS, PROCESS_BYTES, ModelShape, training_bytes
+from trainables.engine.memory import (
+    FLOAT,
+    LOGIT_COPIES,
+    LOGITS,
+    PROCESS_BYTES,
+    ModelShape,
+    kept_on_gpu,
+    training_bytes,
+)
 from trainables.trial import TrialConfig
 
 SPARE = 0.1  # of the memory, left to others and to what is not counted
@@ -26,6 +34,8 @@ PASSING = 16  # numbers per token, in hidden widths, that a forward pass without
 GIGABYTE = 1e9
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 USAGES = (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"))
+DETAILS = (Path("/sys/fs/cgroup/memory.stat"), Path("/sys/fs/cgroup/memory/memory.stat"))
+FILE_PAGES = ("active_file", "inactive_file")  # of files that were read; given back when somebody needs the memory
 
 
 @dataclass(frozen=True)
@@ -104,8 +114,25 @@ def trial_bytes(
         evaluation_bytes(shape, each, questions[each.name], len(members), number)
         for each in sizes.case.setting.evaluations
     ]
-    weights = shape.weight_bytes(HALF) / (execution.num_workers if execution.shard_base else 1) if on_gpu else 0.0
-    return PROCESS_BYTES + weights + max([training, *(scoring if scored else ())])
+    held = 0.0
+    if on_gpu:
+        held = shape.weight_bytes(HALF) / (execution.num_workers if execution.shard_base else 1)
+        held += kept_on_gpu(*_cache_bytes(sweep, sizes, trial)) if execution.cache_references else 0.0
+    return PROCESS_BYTES + held + max([training, *(scoring if scored else ())])
+
+
+def _cache_bytes(sweep: Sweep, sizes: CaseSizes, trial: TrialConfig) -> tuple[float, float]:
+    """Return how large what a pack of such trials reads is on a GPU: what lies below its adapters, and references."""
+    shape, tokens, setting, method = sizes.shape, sizes.tokens, sizes.case.setting, trial.method
+    below = references = 0.0
+    if shape.upper_part([trial.adapter]).layers < shape.layers and not sweep.execution.shard_base:
+        below = prefix_tokens(setting, () if trial.is_readout else method.streams, tokens)
+    for stream in () if trial.is_readout else method.reference:
+        lengths = tokens.streams[stream]
+        of_row = lengths.response if method.positions(stream) == "response" else lengths.total
+        states = 1 + (shape.layers if stream in method.layers else 0)
+        references += len(setting.streams[stream]) * of_row * states
+    return below * shape.width * HALF, references * shape.width * HALF
 
 
 def evaluation_bytes(shape: ModelShape, evaluation: Evaluation, lengths: Lengths, members: int, number: int) -> float:
@@ -182,6 +209,8 @@ def describe(sweep: Sweep, cases: Sequence[CaseSizes], fit: Fit, room: Room) -> 
 
     Raise UserError where not even one row of one trial can be trained, with a base model that is on this machine.
     """
+    if room.worker is None and room.on_gpu and sweep.execution.rows_per_forward == "auto":
+        return "no GPU here tells its memory: packs and micro-batches are made to fit by the first start that finds one"
     short = shortage(sweep, cases, fit, room)
     if short is None:
         return _made_smaller(sweep, cases, fit, room)
@@ -237,35 +266,39 @@ def shared_bytes(cases: Sequence[CaseSizes]) -> float:
 
 
 def free_memory() -> float:
-    """Return the bytes of main memory that this machine, or the container that this process runs in, has left."""
+    """Return the bytes of main memory that this machine, or the container that this process runs in, has left.
+
+    What a container holds of files that were read counts as free, as it does for a machine: the kernel takes it back.
+    """
     free = float(psutil.virtual_memory().available)
-    for limit, usage in zip(LIMITS, USAGES, strict=True):
+    for limit, usage, details in zip(LIMITS, USAGES, DETAILS, strict=True):
         numbers = [path.read_text().strip() for path in (limit, usage) if path.is_file()]
         if len(numbers) == len((limit, usage)) and all(number.isdecimal() for number in numbers):
-            free = min(free, float(numbers[0]) - float(numbers[1]))
+            used = max(0.0, float(numbers[1]) - _file_bytes(details))
+            free = min(free, float(numbers[0]) - used)
     return free
 
 
-def room_of(sweep: Sweep, share: float | None) -> Room:
+def _file_bytes(details: Path) -> float:
+    """Return the bytes of files that a container holds in memory; version 1 also has them without what lies below."""
+    if not details.is_file():
+        return 0.0
+    pairs = (line.split() for line in details.read_text().splitlines())
+    numbers = {pair[0]: float(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
+    return sum(numbers.get(f"total_{name}", numbers.get(name, 0.0)) for name in FILE_PAGES)
+
+
+def room_of(sweep: Sweep, share: float | None, gpu: float | None = None) -> Room:
     """Return the room of each worker.
 
     Args:
         share: its part of the main memory that base models leave; None where that is not known.
+        gpu: bytes of the smallest GPU that a worker may get; None where that is not known.
     """
     execution = sweep.execution
     if execution.gpus_per_pack:
-        return room_on_gpu(sweep)
+        part = min(1.0, execution.gpus_per_pack / execution.num_workers)
+        return Room(None if gpu is None else gpu * (1 - SPARE) * part, on_gpu=True)
     if execution.memory_per_pack:
         return Room(execution.memory_per_pack * GIGABYTE / execution.num_workers)
     return Room(None if share is None else share * (1 - SPARE))
-
-
-def room_on_gpu(sweep: Sweep) -> Room:
-    """Return the room of a worker on a GPU of this machine; unknown where it has none."""
-    import torch
-
-    execution = sweep.execution
-    if not torch.cuda.is_available():
-        return Room(None, on_gpu=True)
-    share = min(1.0, execution.gpus_per_pack / execution.num_workers)
-    return Room(torch.cuda.get_device_properties(0).total_memory * (1 - SPARE) * share, on_gpu=True)

@@ -125,7 +125,8 @@ class CaseForecast:
         """Return how long a sweep takes before its first trial: the base model scored, and its outputs kept."""
         setting = self.case.setting
         questions = [(each, self.tokens.questions[each.name]) for each in setting.evaluations]
-        scoring = [evaluation_work(self.shape, each, lengths) for each, lengths in questions]
+        begun = self.shape.upper_part([trial.adapter for trial in trials]) if self.cached and trials else self.shape
+        scoring = [evaluation_work(self.shape, each, lengths, upper=begun) for each, lengths in questions]
         seconds = sum(self.speed.seconds(work) for work in scoring)
         length = self.tokens.streams["task"].total
         below = [prefix_work(self.shape, first, number, length) for first, number in self.prefix_tokens(trials).items()]

@@ -9,14 +9,17 @@ Shape legend: N tokens, D hidden width, I inner width.
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
+from sweeps.planning import apart
 from sweeps.planning.work import Work
 from trainables.engine.memory import ModelShape
 
@@ -63,8 +66,14 @@ def measure(shape: ModelShape, tokens: float, rows: float, threads: int, on_gpu:
         threads: of a worker.
         on_gpu: measure a GPU of this machine, in bfloat16; where it has none, a large one is assumed.
     """
-    if on_gpu and not torch.cuda.is_available():
-        return ASSUMED_GPU
+    if on_gpu:  # another process measures: this one would hold a part of the GPU until it ends
+        answer = apart.ask(__name__, {"shape": asdict(shape), "tokens": tokens, "rows": rows, "threads": threads})
+        return Speed(**answer) if answer else ASSUMED_GPU
+    return _measure(shape, tokens, rows, threads)
+
+
+def _measure(shape: ModelShape, tokens: float, rows: float, threads: int, on_gpu: bool = False) -> Speed:
+    """See `measure`; here."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -126,3 +135,17 @@ class _Probe:
             torch.cuda.synchronize()
             return time.perf_counter()
         return time.process_time() / self.threads
+
+
+def main() -> None:
+    """Answer the question in the first argument, about a GPU, on standard output; null without one."""
+    question = json.loads(sys.argv[1])
+    speed = None
+    if torch.cuda.is_available():
+        shape = ModelShape(**question.pop("shape"))
+        speed = asdict(_measure(shape, **question, on_gpu=True))
+    sys.stdout.write(json.dumps(speed))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from settings.common.files import PARTIAL
+from settings.common.files import PARTIAL, cache_root
+from settings.common.shared_files import folder_bytes
 from trainables.folder import SweepFolder
 
 LEFTOVERS, RESULTS = "leftovers", "results"
+CACHES = {"prefixes": "what lies below adapters", "references": "the base models' outputs"}  # folders of the cache
 
 
 def usage(folder: Path) -> dict[str, int]:
@@ -28,6 +30,11 @@ def usage(folder: Path) -> dict[str, int]:
         if size:
             sizes[kind] = sizes.get(kind, 0) + size
     return sizes
+
+
+def cache_usage() -> dict[str, int]:
+    """Return the bytes of the caches that all sweeps share and that are bounded, by folder of the cache's root."""
+    return {name: folder_bytes(cache_root() / name) for name in CACHES}
 
 
 def size_of(path: Path) -> int:

@@ -152,7 +152,7 @@ class PackScheduler:
 
     def _job_of(self, pack: InFlightPack) -> Job:
         if pack.base:
-            return ScoreBase(pack.base.ref)
+            return ScoreBase(pack.base.ref, self._sweep.adapters_of(pack.base))
         pause_after = [self.search.next_rung(trial) for trial in pack.members]
         self._ledger.record_dispatch([trial.trial_id for trial in pack.members], pause_after)
         for observer in self._observers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
+from trainables.engine.frozen.prefix_cache import PrefixCache
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup, shard_model
 from trainables.folder import SweepFolder
 from trainables.pack import Pack
@@ -34,6 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gradient_projection, 3 parts": {"directions": 3, "stage": "update", "scope": "global"},
     "representation, synchronized": {"proxy_schedule": "synchronized"},
 }
+ALL, UPPER = "all methods in one pack", "all methods on the upper layer"
+SCORED = (ALL, UPPER)
 Packs = dict[str, tuple[list[TrialConfig], dict[str, Any]]]
 
 
@@ -58,8 +62,10 @@ def packs(precision: str) -> Packs:
         accumulated = {"rows_per_forward": 2}
         return solo | {f"{title}, accumulated": (members, accumulated) for title, (members, _) in solo.items()}
     everyone = [_different(trial, number) for number, trial in enumerate(trials().values())]
+    upper = [replace(each, adapter=replace(each.adapter, layers="last 1")) for each in everyone]
     return solo | {
-        "all methods in one pack": (everyone, {}),
+        UPPER: (upper, {}),
+        ALL: (everyone, {}),
         "accumulated": (everyone, {"rows_per_forward": 3}),
         "one row at a time, recomputed": (everyone[2:5], {"rows_per_forward": 1, "gradient_checkpointing": True}),
     }
@@ -83,14 +89,18 @@ def prepared(folder: Path) -> AdapterStore:
     return prepare(needed, folder)
 
 
-def trained(precision: str, store: AdapterStore, workers: ProcessGroup) -> Iterator[tuple[str, Pack]]:
-    """Yield every pack after its steps; the next one takes its base model."""
+def trained(precision: str, store: AdapterStore, workers: ProcessGroup, cache: Path) -> Iterator[tuple[str, Pack]]:
+    """Yield every pack after its steps; the next one takes its base model.
+
+    Several workers keep what lies below the upper layer; a single one computes it in every pass.
+    """
     dtype = DTYPES[precision]
     base = tiny_base(dtype=dtype)
     if workers.sharded:
         shard_model(base.model, torch.device("cpu"))
     for name, (members, options) in packs(precision).items():
-        pack = Pack(base, tiny_setting(), members, dtype, store=store, workers=workers, **options)
+        kept = PrefixCache(cache / "prefixes", workers=workers) if name == UPPER and workers.count > 1 else None
+        pack = Pack(base, tiny_setting(), members, dtype, store=store, workers=workers, prefixes=kept, **options)
         pack.advance(STEPS)
         yield name, pack
         pack.detach()
@@ -102,12 +112,13 @@ def results(folder: Path, store: AdapterStore, workers: Sequence[ProcessGroup]) 
     for crew in workers:
         kind = "sharded" if crew.sharded else "replicated"
         for precision in DTYPES:
-            for name, pack in trained(precision, store, crew):
+            for name, pack in trained(precision, store, crew, folder / "cache"):
                 values[f"{kind} {precision} {name}"] = pack.adapters.theta_KP.clone()
-                if name == "all methods in one pack":
-                    outcomes = pack.finish(SweepFolder(folder / f"{kind}-{precision}-{crew.rank}")).outcomes
-                    values[f"{kind} {precision} scores"] = [outcome.scores for outcome in outcomes]
-                    values[f"{kind} {precision} losses"] = [outcome.curves["loss"] for outcome in outcomes]
+                if name in SCORED:
+                    place = f"{kind}-{precision}-{crew.rank}" + ("-upper" if name == UPPER else "")
+                    outcomes = pack.finish(SweepFolder(folder / place)).outcomes
+                    values[f"{kind} {precision} {name}, scores"] = [outcome.scores for outcome in outcomes]
+                    values[f"{kind} {precision} {name}, losses"] = [outcome.curves["loss"] for outcome in outcomes]
     return values
 
 

@@ -9,7 +9,7 @@ import torch
 from settings.base_models import TunedModel
 from sweeps import plan
 from sweeps.ledger import Asked, Fit, LedgerState
-from sweeps.planning import forecast
+from sweeps.planning import apart, forecast
 from sweeps.planning.speed import ASSUMED_GPU, OVERHEAD, Speed, measure
 from sweeps.planning.tokens import tokens_of
 from sweeps.sweep import Sweep, setting
@@ -106,6 +106,6 @@ def test_a_base_model_is_taught_once_for_all_settings(tmp_path: Path, monkeypatc
 
 def test_a_driver_without_a_gpu_plans_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The head of a cluster trains nothing; measuring a GPU there would end the sweep."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(apart, "ask", lambda *_: None)
     shape = ModelShape(parameters=1e9, layers=10, width=1000, adapted=1000, vocabulary=50)
     assert measure(shape, 100, 10, 1, on_gpu=True) == ASSUMED_GPU

@@ -51,6 +51,7 @@ ADAPTERS = st.builds(
     alpha=st.floats(1e-3, 1e3),
     rslora=st.booleans(),
     targets=st.just("all-linear") | st.tuples(NAMES, NAMES),
+    layers=st.sampled_from(["all", "last 3", (1, 4)]),
 )
 OPTIMIZERS = st.builds(OptimizerConfig, learning_rate=st.floats(1e-6, 1.0), max_grad_norm=st.none() | st.floats(0.1, 9))
 TRIALS = st.builds(
@@ -101,7 +102,7 @@ JOBS: dict[type, st.SearchStrategy[Any]] = {
         st.lists(COUNTS, max_size=2).map(tuple),
         st.lists(st.none() | COUNTS, max_size=2).map(tuple),
     ),
-    ScoreBase: st.builds(ScoreBase, REFS),
+    ScoreBase: st.builds(ScoreBase, REFS, st.lists(ADAPTERS, max_size=2).map(tuple)),
 }
 WORKERS = st.builds(
     WorkerConfig,
@@ -153,10 +154,13 @@ def test_a_report_comes_through_tune(kind: type | None) -> None:
         COUNTS,
         COUNTS,
         TEXTS,
+        st.lists(TEXTS, max_size=2).map(tuple),
         ENDS[kind] if kind else st.none(),
     )
-    def comes_through(progress: Any, done: int, steps: int, note: str, end: PackEnd | None) -> None:
-        report = PackReport(progress=progress, steps_done=done, num_steps=steps, note=note, end=end)
+    def comes_through(
+        progress: Any, done: int, steps: int, note: str, cautions: tuple[str, ...], end: PackEnd | None
+    ) -> None:
+        report = PackReport(progress=progress, steps_done=done, num_steps=steps, note=note, cautions=cautions, end=end)
         assert PackReport.from_json(through_json(report.to_json())) == report
         result = report.to_result() | {"training_iteration": 3, "config": {"a": {"b": 1}}}
         assert result["done"] == (end is not None)
@@ -171,7 +175,9 @@ def test_all_fields_are_drawn() -> None:
         *("folder", "threads", "memory", "checkpoint_seconds", "rows_per_forward", "gradient_checkpointing"),
         *("cache_references", "num_workers", "sharded", "resources"),
     }
-    assert {field.name for field in fields(PackReport)} == {"progress", "steps_done", "num_steps", "note", "end"}
+    assert {field.name for field in fields(PackReport)} == {
+        *("progress", "steps_done", "num_steps", "note", "cautions", "end"),
+    }
     assert {field.name for field in fields(Ended)} == {"outcomes", "rungs", "base"}
     assert {field.name for field in fields(TrainPack)} == {"trials", "snapshots", "pause_after"}
     assert {field.name for field in fields(Cost)} == {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
@@ -22,6 +23,7 @@ from settings import catalog
 from settings.common.files import remove
 from settings.reference import SettingRef
 from trainables import methods
+from trainables.bases.load_base import load_base
 from trainables.folder import SweepFolder
 from trainables.messages import (
     ActivityFile,
@@ -190,6 +192,46 @@ def test_the_base_model_is_scored(tmp_path: Path, ref: SettingRef) -> None:
     end = ended(config(tmp_path, [], ScoreBase(ref)))
     assert isinstance(end, Ended)
     assert end.base["task"].n == 5
+
+
+def test_the_base_model_is_scored_from_the_layer_where_adapters_begin(
+    tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scores are those of the whole pass, and what lies below is what a trial then reads."""
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
+    whole, both = ended(config(tmp_path, [], ScoreBase(ref))), AdapterConfig(layers="all")
+    upper = AdapterConfig(rank=2, alpha=4.0, layers="last 1")
+    assert ended(config(tmp_path, [], ScoreBase(ref, (upper, both)))) == whole
+    assert not (tmp_path / "cache" / "prefixes").exists(), "some adapters begin at the bottom"
+    begun = ended(config(tmp_path, [], ScoreBase(ref, (upper,))))
+    assert isinstance(begun, Ended) and isinstance(whole, Ended)
+    for name, score in whole.base.items():
+        assert begun.base[name].mean == pytest.approx(score.mean, rel=1e-5)
+    files = list((tmp_path / "cache" / "prefixes").glob("*.safetensors"))
+    assert files
+    monkeypatch.setattr(
+        trainables.engine.frozen.prefix_cache, "compute_states", lambda *_: pytest.fail("computed again")
+    )
+    assert ended(config(tmp_path, [], ScoreBase(ref, (upper,)))) == begun
+
+
+def test_what_is_kept_on_a_gpu_is_needed_memory(
+    tmp_path: Path, ref: SettingRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pack that would fit without it is refused, and then made smaller."""
+    members = trials(ref)
+    pack_run = trainables.run.PackRun(config(tmp_path, members))
+    setting = catalog.build(ref.name, ref.options)
+    base = load_base(setting.base_model)
+    on_gpu = MagicMock(wraps=base, model=MagicMock(wraps=base.model, device=torch.device("meta"), dtype=torch.bfloat16))
+    on_gpu.model.config = base.model.config
+    monkeypatch.setattr(trainables.run, "memory_left", lambda *_: 1e9)
+    monkeypatch.setattr(trainables.run, "cache_bytes", lambda *_: (5e8, 5e8))
+    pack_run._check_memory(base, setting, members)
+    with pytest.raises(MemoryError, match=r"a pack of 2 would take 1\.0 GB, and 1\.0 GB are left"):
+        pack_run._check_memory(on_gpu, setting, members)
+    monkeypatch.setattr(trainables.run, "cache_bytes", lambda *_: (5e8, 0.0))
+    pack_run._check_memory(on_gpu, setting, members)
 
 
 def test_changed_data_is_an_error_of_the_user(tmp_path: Path, ref: SettingRef) -> None:

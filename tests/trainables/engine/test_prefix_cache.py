@@ -21,6 +21,7 @@ from trainables import methods
 from trainables.engine.adapters import Route
 from trainables.engine.base import LoadedBase
 from trainables.engine.frozen import prefix_cache
+from trainables.engine.frozen.known import cache_bytes
 from trainables.engine.frozen.prefix_cache import PackPrefixes, PrefixCache
 from trainables.engine.frozen.reference_cache import ReferenceCache
 from trainables.engine.process_group import layers_of
@@ -138,6 +139,26 @@ def test_nothing_below_is_computed_after_the_first_step(tmp_path: Path) -> None:
     assert ran(deep.base.model, 0, lambda: deep.advance(1)) > 0
     deep.advance(ASKED_STEPS)
     assert ran(deep.base.model, 0, lambda: deep.advance(1)) == 0
+
+
+def test_the_size_of_what_a_pack_will_read(tmp_path: Path) -> None:
+    """It is said before anything is computed, and is what the files then hold."""
+    trials = [trial_of("plain"), trial_of("kl_penalty", seed=1), trial_of("representation", seed=2)]
+    base = deep_base()
+    caches = ReferenceCache(tmp_path / "references"), PrefixCache(tmp_path / "prefixes")
+    said = cache_bytes(base, base.encoded(tiny_setting(), 20), trials, *caches)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    pack = Pack(base, tiny_setting(), trials, torch.float64, references=caches[0], prefixes=caches[1])
+    pack.advance(ASKED_STEPS + 1)
+    pack.evaluate()
+    held = [
+        sum(tensor.nbytes for path in (tmp_path / name).glob("*.safetensors") for tensor in load_file(path).values())
+        for name in ("prefixes", "references")
+    ]
+    assert list(said) == held and min(held) > 0
+    whole = [trial_of("plain", adapter=upper("all"))]
+    assert cache_bytes(base, base.encoded(tiny_setting(), 20), whole, *caches) == (0, 0)
+    assert cache_bytes(base, base.encoded(tiny_setting(), 20), trials, None, None) == (0, 0)
 
 
 def test_where_padding_counts_passes_begin_at_the_bottom(tmp_path: Path) -> None:

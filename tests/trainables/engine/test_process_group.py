@@ -50,13 +50,18 @@ def test_two_workers_train_what_one_trains(name: str, runs: tuple[Found, list[Fo
             assert float((first - expected).abs().max()) <= tolerance, f"{kind} {precision}"
 
 
+@pytest.mark.parametrize("name", together.SCORED)
 @pytest.mark.parametrize("kind", ["replicated", "sharded"])
-def test_two_workers_score_what_one_scores(kind: str, runs: tuple[Found, list[Found], Path]) -> None:
-    """Scores of replies and of token losses, and the curves, of a pack of all methods; both workers know them."""
+def test_two_workers_score_what_one_scores(kind: str, name: str, runs: tuple[Found, list[Found], Path]) -> None:
+    """Scores of replies and of token losses, and the curves, of a pack of all methods; both workers know them.
+
+    Adapters on the upper layer alone: two workers begin there, and one goes through all layers.
+    """
     alone, both, _ = runs
     for found in both:
-        assert_alike(found[f"{kind} float64 losses"], alone["replicated float64 losses"], 1e-9)
-        for one, other in zip(found[f"{kind} float64 scores"], alone["replicated float64 scores"], strict=True):
+        expected = alone[f"replicated float64 {name}, scores"]
+        assert_alike(found[f"{kind} float64 {name}, losses"], alone[f"replicated float64 {name}, losses"], 1e-9)
+        for one, other in zip(found[f"{kind} float64 {name}, scores"], expected, strict=True):
             assert one.keys() == other.keys() == {"task", "alignment"}
             for name, score in one.items():
                 assert score.n == other[name].n == 6
@@ -76,6 +81,13 @@ def test_only_the_first_worker_writes(runs: tuple[Found, list[Found], Path]) -> 
     assert len(list((folder / "replicated-float64-0" / "adapters").iterdir())) == num_trials
     assert len(list((folder / "replicated-float64-0" / "observations").iterdir())) == num_trials
     assert not (folder / "replicated-float64-1").exists()
+
+
+def test_what_is_computed_once_is_one_workers(runs: tuple[Found, list[Found], Path]) -> None:
+    """The streams, and the questions that are read by likelihood; one worker goes through all layers."""
+    _, _, folder = runs
+    assert len(list((folder / "cache" / "prefixes").glob("*.safetensors"))) >= 4
+    assert not (folder / "alone" / "cache").exists()
 
 
 def test_a_worker_without_rows_is_given_a_stand_in() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine.batches import EncodedSetting
 from trainables.engine.frozen import reference_cache
-from trainables.engine.frozen.reference_cache import ReferenceCache
+from trainables.engine.frozen.reference_cache import ReferenceCache, SharedTensors
+from trainables.engine.memory import ON_DEVICE_BYTES, kept_on_gpu
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.stream import StreamPass
 from trainables.folder import SweepFolder
 from trainables.interface.configured import Definition
@@ -80,11 +84,11 @@ def test_after_the_first_steps_the_base_model_is_asked_no_more(tmp_path: Path, m
 def test_computed_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second process reads the file, and goes on with the same bits."""
     first = theta(pack_of(all_methods(), tmp_path))
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     assert len(files) == 3, "alignment rows, with all layers, and their misaligned twins"
     monkeypatch.setattr(reference_cache, "compute_outputs", lambda *_: pytest.fail("computed again"))
     assert torch.equal(theta(pack_of(all_methods(), tmp_path)), first)
-    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
 
 
 def test_a_resumed_pack_has_the_same_bits(tmp_path: Path) -> None:
@@ -100,7 +104,7 @@ def test_a_resumed_pack_has_the_same_bits(tmp_path: Path) -> None:
 def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     trials = [tiny_trial(methods.make("kl_penalty"))]
     whole = theta(pack_of(trials, tmp_path))
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.safetensors")
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"no safetensors"):
         path.write_bytes(damaged)
@@ -137,7 +141,7 @@ def test_what_a_file_is_named_by(tmp_path: Path) -> None:
         kept.on(base, rows, "response", with_layers=True),
     ):
         assert other is not None and other is not known
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.glob("*.safetensors"))) == 6
 
 
 def test_what_is_not_kept(tmp_path: Path) -> None:
@@ -166,3 +170,57 @@ def test_rows_come_in_the_order_asked(tmp_path: Path) -> None:
     ):
         found = base.model.base_model(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
         torch.testing.assert_close(part, found[row.prompt_length - 1 : -1], rtol=0, atol=1e-12)
+
+
+def test_workers_that_start_together_compute_once(tmp_path: Path) -> None:
+    """Two of one pack, or of two: each has a cache of its own, and one waits for the other."""
+    computed, values = list[int](), dict[int, dict[str, torch.Tensor]]()
+
+    def compute() -> dict[str, torch.Tensor]:
+        computed.append(1)
+        time.sleep(0.1)
+        return {"states": torch.arange(4.0)}
+
+    def read(worker: int) -> None:
+        values[worker] = SharedTensors(tmp_path, crew(worker, 3)).get("key", compute, torch.device("cpu"))
+
+    workers = [threading.Thread(target=read, args=(rank,)) for rank in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(computed) == 1
+    assert all(torch.equal(values[rank]["states"], torch.arange(4.0)) for rank in range(3))
+
+
+def crew(rank: int, count: int) -> ProcessGroup:
+    """One of several workers; what they say to each other would be an error."""
+
+    class Silent(ProcessGroup):
+        def gather(self, value: Any) -> list[Any]:
+            raise AssertionError("workers that do not share a model need not know of one another")
+
+    worker = Silent()
+    worker.rank, worker.count = rank, count
+    return worker
+
+
+def test_the_folder_is_bounded_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    tensors = SharedTensors(tmp_path, SINGLE_PROCESS, max_bytes=1.0)
+    other = SharedTensors(tmp_path, SINGLE_PROCESS, max_bytes=1.0)
+    of = torch.device("cpu")
+    for key in ("a", "b"):
+        tensors.get(key, lambda: {"states": torch.ones(3)}, of)
+    del tensors
+    kept = other.get("c", lambda: {"states": torch.ones(3)}, of)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["c.safetensors"]
+    assert torch.equal(kept["states"], torch.ones(3))
+
+
+def test_a_device_holds_so_many_bytes_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of 12 bytes each where 20 are allowed: the second stays in main memory."""
+    monkeypatch.setattr(reference_cache, "ON_DEVICE_BYTES", 20.0)
+    tensors, device = SharedTensors(tmp_path, SINGLE_PROCESS), torch.device("meta")
+    kinds = [tensors.get(key, lambda: {"states": torch.ones(3)}, device)["states"].device.type for key in ("a", "b")]
+    assert kinds == ["meta", "cpu"]
+    assert kept_on_gpu(24.0, 2e9) == 24.0 + ON_DEVICE_BYTES

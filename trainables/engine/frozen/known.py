@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
-from settings.setting import Stream
+from settings.encoding import EncodedRow
+from settings.setting import Evaluation, Stream
 from trainables.engine.base import LoadedBase
-from trainables.engine.batches import EncodedSetting, counts_padding
+from trainables.engine.batches import EncodedSetting, RowPositions, counts_padding
 from trainables.engine.frozen.prefix import Prefix
-from trainables.engine.frozen.prefix_cache import PackPrefixes
+from trainables.engine.frozen.prefix_cache import PackPrefixes, PrefixCache
 from trainables.engine.frozen.reference_cache import CachedOutputs, ReferenceCache
+from trainables.engine.process_group import layers_of
+from trainables.engine.targets import lowest_block
 from trainables.trial import TrialConfig
 
 
@@ -64,3 +68,44 @@ class KnownStates:
             rows = self._encoded[trial.max_length].rows(stream, trial.method.definition)
             self._prefixes_by_key[key] = self._prefixes.on(rows)
         return self._prefixes_by_key[key]
+
+
+def cache_bytes(
+    base: LoadedBase,
+    encoded: EncodedSetting,
+    trials: Sequence[TrialConfig],
+    references: ReferenceCache | None,
+    prefixes: PrefixCache | None,
+) -> tuple[float, float]:
+    """Return how large what a pack will read is: what lies below its lowest adapted layer, and outputs on rows.
+
+    Args:
+        encoded: the pack's setting as tokens.
+    """
+    of_token = base.model.config.get_text_config().hidden_size * base.model.dtype.itemsize
+    below = asked = 0
+    if prefixes and prefixes.start(base, lowest_block(base.model, [trial.adapter for trial in trials])):
+        streams = dict.fromkeys(stream for trial in trials for stream in trial.method.streams)
+        below = sum(_tokens(encoded.rows(stream)) for stream in streams)
+        below += sum(_tokens(_read_by_likelihood(encoded, evaluation)) for evaluation in encoded.setting.evaluations)
+    if references:
+        num_layers = len(layers_of(base.model))
+        kinds = {
+            (stream, method.positions(stream), stream in method.layers)
+            for method in (trial.method for trial in trials)
+            for stream in method.reference
+        }
+        for stream, positions, with_layers in kinds:
+            rows = [RowPositions(row, positions) for row in dict.fromkeys(encoded.rows(stream))]
+            asked += sum(len(row.columns) for row in rows if not row.padded) * (1 + with_layers * num_layers)
+    return below * of_token, asked * of_token
+
+
+def _read_by_likelihood(encoded: EncodedSetting, evaluation: Evaluation) -> Iterable[EncodedRow]:
+    if evaluation.compares:
+        return chain.from_iterable(encoded.compared(evaluation))
+    return encoded.questions(evaluation) if evaluation.observe == "token_loss" else ()
+
+
+def _tokens(rows: Iterable[EncodedRow]) -> int:
+    return sum(map(len, {row.ids for row in rows}))

@@ -23,7 +23,7 @@ from trainables.engine.base import LoadedBase
 from trainables.engine.batches import to_device
 from trainables.engine.forward import autocast
 from trainables.engine.frozen.prefix import Prefix, Start, find_start, states_below
-from trainables.engine.frozen.reference_cache import ROWS_PER_BATCH, content_key, shared_tensors
+from trainables.engine.frozen.reference_cache import ROWS_PER_BATCH, SharedTensors, content_key
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 
 Progress = Callable[[int, int], None]
@@ -52,7 +52,8 @@ class PrefixCache:
         workers: ProcessGroup = SINGLE_PROCESS,
         progress: Progress = lambda done, total: None,
     ) -> None:
-        self._folder, self._max_bytes, self._workers, self._progress = folder, max_bytes, workers, progress
+        self._tensors, self._max_bytes = SharedTensors(folder, workers), max_bytes
+        self._workers, self._progress = workers, progress
         self._prefixes: dict[str, Prefix] = {}
         self._starts: dict[tuple[str, int], Start | str] = {}
         self.caution = ""
@@ -93,12 +94,12 @@ class PrefixCache:
             return None
         key = _key(base, first_block, ids)
         if key not in self._prefixes:
-            self._prefixes[key] = self._read_or_compute(base, start, ids, self._folder / f"{key}.safetensors")
+            self._prefixes[key] = self._read_or_compute(base, start, ids, key)
         return self._prefixes[key]
 
-    def _read_or_compute(self, base: LoadedBase, start: Start, ids: Sequence[tuple[int, ...]], path: Path) -> Prefix:
-        tensors = shared_tensors(
-            path, lambda: {"states": compute_states(base, start, ids, self._progress)}, self._workers, base.model.device
+    def _read_or_compute(self, base: LoadedBase, start: Start, ids: Sequence[tuple[int, ...]], key: str) -> Prefix:
+        tensors = self._tensors.get(
+            key, lambda: {"states": compute_states(base, start, ids, self._progress)}, base.model.device
         )
         ends = accumulate(map(len, ids))
         place = {row: (end - len(row), end) for row, end in zip(ids, ends, strict=True)}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,18 @@ from torch import Tensor
 
 from settings.common.content import content_id
 from settings.common.files import replacing_file
+from settings.common.shared_files import FOLDER_BYTES, SharedFiles
 from settings.encoding import EncodedRow
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import RowPositions, collate
 from trainables.engine.forward import autocast, hidden_states
+from trainables.engine.memory import ON_DEVICE_BYTES
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, layers_of
 from trainables.method import Positions
 
 VERSION = 1  # part of a file's name; raise it when the same rows would give other numbers
 ROWS_PER_BATCH = 32
 MAX_BYTES = 8e9  # of one file; larger outputs are forwarded beside the policy in every step
-ON_DEVICE_BYTES = 1e9  # larger outputs stay in main memory, and each step's rows are copied
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class ReferenceCache:
         workers: ProcessGroup = SINGLE_PROCESS,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self._folder, self._max_bytes, self._workers, self._progress = folder, max_bytes, workers, progress
+        self._tensors, self._max_bytes, self._progress = SharedTensors(folder, workers), max_bytes, progress
         self._outputs: dict[str, CachedOutputs] = {}
 
     def on(
@@ -95,9 +97,7 @@ class ReferenceCache:
             return None
         key = _key(base, row_positions, with_layers)
         if key not in self._outputs:
-            self._outputs[key] = self._read_or_compute(
-                base, row_positions, with_layers, self._folder / f"{key}.safetensors"
-            )
+            self._outputs[key] = self._read_or_compute(base, row_positions, with_layers, key)
         return self._outputs[key]
 
     def _bytes(self, base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool) -> int:
@@ -105,14 +105,10 @@ class ReferenceCache:
         return number * base.model.config.get_text_config().hidden_size * base.model.dtype.itemsize
 
     def _read_or_compute(
-        self, base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool, path: Path
+        self, base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool, key: str
     ) -> CachedOutputs:
-        tensors = shared_tensors(
-            path,
-            lambda: compute_outputs(base, row_positions, with_layers, self._progress),
-            self._workers,
-            base.model.device,
-        )
+        compute = partial(compute_outputs, base, row_positions, with_layers, self._progress)
+        tensors = self._tensors.get(key, compute, base.model.device)
         ends = list(accumulate(len(row.columns) for row in row_positions))
         place = {row.row: (end - len(row.columns), end) for row, end in zip(row_positions, ends, strict=True)}
         return CachedOutputs(place, tensors["hidden"], tensors.get("layers"))
@@ -139,31 +135,58 @@ def content_key(base: LoadedBase, described: Mapping[str, Any]) -> str:
     return content_id({**described, "base": base.content_id, "numbers": numbers, "packages": packages})
 
 
-def shared_tensors(
-    path: Path, compute: Callable[[], dict[str, Tensor]], workers: ProcessGroup, device: torch.device
-) -> dict[str, Tensor]:
-    """Read tensors from a file, or compute and write them; small ones are put on the device.
+class SharedTensors:
+    """Tensors in files that processes share: one computes them, the others wait and map them into memory.
 
-    All workers read them, or all compute: a sharded model runs on all or on none.
+    Args:
+        folder: where the files lie, and nothing else.
+        workers: the processes that read together. Layers of a sharded model run on all of them or on none, so that
+            these read together or compute together; others need not know of one another.
+        max_bytes: of all files of the folder (see `SharedFiles`).
     """
-    tensors = _read(path)
-    if not all(workers.gather(tensors is not None)) or tensors is None:
-        tensors = compute()
-        if workers.first:
-            with replacing_file(path) as temporary:
-                save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-            tensors = _read(path) or tensors  # mapped, so that processes of a node hold them once
-    if sum(tensor.nbytes for tensor in tensors.values()) <= ON_DEVICE_BYTES:
-        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return tensors
 
+    def __init__(self, folder: Path, workers: ProcessGroup, max_bytes: float = FOLDER_BYTES) -> None:
+        self._files, self._workers = SharedFiles(folder, max_bytes), workers
+        self._left_on_device = ON_DEVICE_BYTES
 
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """Map the tensors of a file into memory; None when there is none that can be read."""
-    try:
-        return load_file(path) if path.is_file() else None
-    except SafetensorError:
-        return None
+    def get(self, key: str, compute: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+        """Return the tensors of a file, which are computed and written where it is not there.
+
+        They are put on the device as long as all that are there fit `ON_DEVICE_BYTES`.
+        """
+        path = self._files.folder / f"{key}.safetensors"
+        tensors = self._read_together(path, compute) if self._workers.sharded else self._read(path)
+        if tensors is None:
+            with self._files.making(path):
+                tensors = self._read(path) or self._written(path, compute())
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if device.type == "cpu" or size > self._left_on_device:
+            return tensors
+        self._left_on_device -= size
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+    def _read_together(self, path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        tensors = self._read(path)
+        if not all(self._workers.gather(tensors is not None)) or tensors is None:
+            tensors = compute()
+            if self._workers.first:
+                tensors = self._written(path, tensors)
+        return tensors
+
+    def _read(self, path: Path) -> dict[str, Tensor] | None:
+        """Map the tensors of a file into memory; None when there is none that can be read."""
+        try:
+            return load_file(path) if self._files.use(path) else None
+        except SafetensorError:
+            return None
+
+    def _written(self, path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Write tensors, and return them as they are read: mapped, so that processes of a node hold them once."""
+        with replacing_file(path) as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        written = self._read(path)
+        self._files.trim()
+        return written or tensors
 
 
 @torch.no_grad()
