@@ -1,4 +1,7 @@
-"""A pack's life: train, edit, evaluate, finish. No Ray here."""
+"""A pack's life: train, edit, evaluate, finish. No Ray here.
+
+Shape legend: P parameters of a member.
+"""
 
 from __future__ import annotations
 

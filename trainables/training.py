@@ -220,7 +220,7 @@ class PackTraining:
         member, kept = self.members[index], step.kept
         if not member.state:
             return
-        if self._workers.count > 1:  # a last bit that differs must not let their states drift apart
+        if kept and self._workers.count > 1:  # a last bit that differs must not let their states drift apart
             kept = self._workers.broadcast({name: value.cpu() for name, value in kept.items()})
         member.carry(step.method, kept, self.adapters.member_factors(index))
 

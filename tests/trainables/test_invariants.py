@@ -434,7 +434,11 @@ def test_i8_misaligned_rows_follow_their_aligned_twins(schedule: str) -> None:
             assert chosen.ids != rejected.ids
 
 
-@pytest.mark.parametrize("name", ["upweighted", "kl_penalty", "representation", "dpo", "gradient_projection"])
+WITH_PROXY_ROWS = ["upweighted", "kl_penalty", "representation", "dpo", "gradient_projection"]
+WITH_PROXY_ROWS += ["kl_constraint", "dark_experience", "orpo", "two_gradients"]
+
+
+@pytest.mark.parametrize("name", WITH_PROXY_ROWS)
 def test_i8_steps_without_proxy_rows_are_plain_steps(name: str) -> None:
     """A synchronized trial trains through them, and they do not make its term look dead."""
     trial = tiny_trial(methods.make(name, {"proxy_schedule": "synchronized"}), max_length=LENGTH, batch_size=2)

@@ -1,4 +1,7 @@
-"""Anchored fine-tuning: tokens weigh as much as they are likely, and a KL on the task rows. No proxy rows."""
+"""Anchored fine-tuning: tokens weigh as much as they are likely, and a KL on the task rows. No proxy rows.
+
+Shape legend: N positions of the rows of a stream.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

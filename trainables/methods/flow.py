@@ -1,4 +1,7 @@
-"""FLOW: task rows that the base model finds easy weigh more. No proxy rows."""
+"""FLOW: task rows that the base model finds easy weigh more. No proxy rows.
+
+Shape legend: N positions of the rows of a stream, R rows.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""Proximal fine-tuning: a token that has become likelier by a given factor is learned no more. No proxy rows."""
+"""Proximal fine-tuning: a token that has become likelier by a given factor is learned no more. No proxy rows.
+
+Shape legend: N positions of the rows of a stream.
+"""
 
 import math
 from dataclasses import dataclass
