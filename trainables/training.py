@@ -18,7 +18,7 @@ from torch import Tensor
 
 from settings.setting import Setting
 from trainables import checkpoint
-from trainables.engine.adapters import PackedAdapters
+from trainables.engine.adapters import PackedAdapters, PackedLinear
 from trainables.engine.base import LoadedBase, tuning_directions
 from trainables.engine.forward import check_architecture
 from trainables.engine.frozen.known import KnownStates
@@ -30,6 +30,7 @@ from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, full_t
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
 from trainables.member import MemberState, find_problem
+from trainables.method import Method
 from trainables.outcome import Cost
 from trainables.projections import Direction, Factors, LowRankDirection
 from trainables.store import AdapterStore, Saved, merged_config, prior_adapters, trained_adapter
@@ -111,8 +112,11 @@ class PackTraining:
         for index, saved in trained.items():
             self.adapters.load_member(index, saved.tensors)
             self._inherit(index, saved)
-        counted = [index in trained and trial.training.priors == trial.priors for index, trial in enumerate(trials)]
-        self.priors = [self._factors_of(index, saved, counted[index]) for index, saved in enumerate(priors)]
+        self.priors = [_factors_of(self.adapters, index, trials[index], saved) for index, saved in enumerate(priors)]
+        for index, trial in enumerate(trials):
+            if index not in trained or trial.training.priors != trial.priors:  # else its cost has theirs
+                for saved in priors[index]:
+                    self._inherit(index, saved)
         self._directions: dict[int, Sequence[Direction]] = {}
         self.adapters.attach_priors(
             {
@@ -127,29 +131,11 @@ class PackTraining:
         for index, member in enumerate(self.members):
             member.begin(trials[index].method, self.adapters.member_factors(index))
 
-    def _factors_of(self, index: int, saved: Sequence[Saved], counted: bool) -> list[Sequence[Factors]]:
-        """Return the factors of a member's priors.
-
-        Args:
-            counted: whether what they took is counted already, in the cost of a training that was built on them.
-        """
-        layers, like, priors = self.adapters.layers_of(index), self.adapters.theta_KP, list[Sequence[Factors]]()
-        for each in saved:
-            config = merged_config(self.trials[index].adapter, each)
-            priors.append([factors.to(like) for factors in from_peft(layers, each.tensors, config)])
-            if not counted:
-                self._inherit(index, each)
-        return priors
-
     def directions(self, index: int) -> Sequence[Direction]:
         """Return the weight changes that a member's method sees; see `Trained.directions`."""
         if index not in self._directions:
-            priors: Sequence[Sequence[Factors]] = self.priors[index]
-            found: list[Direction] = [LowRankDirection(factors) for factors in (priors[0] if priors else ())]
-            if self.trials[index].method.needs_pretrained:
-                layers = {name: full_tensor(layer.weight_OI) for name, layer in self.adapters.layers_of(index).items()}
-                found = list(tuning_directions(self.setting.base_model, layers))
-            self._directions[index] = found
+            method, layers = self.trials[index].method, self.adapters.layers_of(index)
+            self._directions[index] = _directions(method, self.priors[index], self.setting, layers)
         return self._directions[index]
 
     def _inherit(self, index: int, saved: Saved) -> None:
@@ -317,3 +303,25 @@ class PackTraining:
     def detach(self) -> None:
         """Give the base model its own layers back."""
         self.adapters.detach()
+
+
+def _factors_of(
+    adapters: PackedAdapters, index: int, trial: TrialConfig, priors: Sequence[Saved]
+) -> list[Sequence[Factors]]:
+    """Return the factors of a member's priors, on the layers that it adapts."""
+    factors = []
+    for saved in priors:
+        config = merged_config(trial.adapter, saved)
+        of_layers = from_peft(adapters.layers_of(index), saved.tensors, config)
+        factors.append([each.to(adapters.theta_KP) for each in of_layers])
+    return [*factors]
+
+
+def _directions(
+    method: Method, priors: Sequence[Sequence[Factors]], setting: Setting, layers: Mapping[str, PackedLinear]
+) -> Sequence[Direction]:
+    """Return what tuning changed in the base model where a method needs that, else what its first prior changed."""
+    if method.needs_pretrained:
+        weights = {name: full_tensor(layer.weight_OI) for name, layer in layers.items()}
+        return tuning_directions(setting.base_model, weights)
+    return [LowRankDirection(factors) for factors in (priors[0] if priors else ())]

@@ -1,4 +1,7 @@
-"""CSULoRA: after plain fine-tuning, shrink what the update has outside the subspaces of alignment."""
+"""CSULoRA: after plain fine-tuning, shrink what the update has outside the subspaces of alignment.
+
+Shape legend: R rank of an adapter, I and O in- and output features of a linear layer, M singular vectors.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -31,7 +31,7 @@ class L2SP(Method):
     source = "Li, Grandvalet & Davoine 2018, arXiv:1802.01483 (L2-SP), on the weights that an adapter changes"
     evidence = "the penalty that its authors recommend as a baseline for transfer learning (arXiv:1802.01483)"
 
-    weight: float = Range(0.01, low=1e-4, high=1.0, log=True, neutral=0.0)
+    weight: float = Range(0.1, low=1e-3, high=10.0, log=True, neutral=0.0)
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         distance = squared_change(step.adapter)

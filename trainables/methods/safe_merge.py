@@ -1,4 +1,7 @@
-"""SafeMERGE: after plain fine-tuning, merge an aligned adapter into layers that left the directions of alignment."""
+"""SafeMERGE: after plain fine-tuning, merge an aligned adapter into layers that left the directions of alignment.
+
+Shape legend: R rank of an adapter, I and O in- and output features of a linear layer.
+"""
 
 import math
 from collections.abc import Sequence
@@ -51,7 +54,7 @@ class SafeMerge(Method):
     )
 
     w: float = Range(0.5, low=0.1, high=0.9, at_most=1.0, neutral=0.0)
-    tau: float = Range(0.5, low=0.2, high=0.9, at_most=1.0)
+    tau: float = Range(0.5, low=0.05, high=0.95, at_most=1.0)
     merge: Literal["interpolate", "add", "factors"] = Choice("interpolate", "interpolate", "add", "factors")
     direction: Literal["prior", "pretrained"] = Choice("prior", "prior", "pretrained")
 

@@ -1,4 +1,7 @@
-"""AsFT: keep the update in the directions of alignment while it is trained."""
+"""AsFT: keep the update in the directions of alignment while it is trained.
+
+Shape legend: R rank of an adapter, I and O in- and output features of a linear layer, M singular vectors.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +48,7 @@ class SafetyAnchoring(Method):
     source = "Yang et al. 2025, arXiv:2506.08473 (AsFT), and its code; C from Hsu et al. 2024, arXiv:2405.16833, eq. 3"
     evidence = "up to 7.6 % less harmful behaviour and a task 3.4 % better, ahead of Safe LoRA (arXiv:2506.08473)"
 
-    weight: float = Range(0.1, low=1e-3, high=10.0, log=True, neutral=0.0)
+    weight: float = Range(0.1, low=0.01, high=10.0, log=True, neutral=0.0)
     projector: Literal["orthogonal", "scaled"] = Choice("orthogonal", "orthogonal", "scaled")
     energy: float = Range(0.9, low=0.5, high=0.99, at_most=1.0, searched=False)
     direction: Literal["prior", "pretrained"] = Choice("prior", "prior", "pretrained")

@@ -73,7 +73,8 @@ def test_a_trial_waits_while_what_it_builds_on_is_trained(tmp_path: Path) -> Non
 
 def test_a_trial_waits_for_two_priors_and_the_training_that_it_edits(tmp_path: Path) -> None:
     """They are trained once for all configurations, in one pack."""
-    sweep = toy_sweep(tmp_path, methods=(grid("weight_steering", k=[0.5, 1.0]),), seeds=1)
+    methods = (grid("weight_steering", k=[0.5, 1.0]),)
+    sweep = toy_sweep(tmp_path, methods=methods, seeds=1, execution=Execution(pack_size=4))
     with scored(tmp_path, sweep) as ledger:
         packs = run_all(PackScheduler(sweep, ledger, tmp_path / "runs"))
     names = [sorted(trial.method.name for trial in pack) for pack in packs]
