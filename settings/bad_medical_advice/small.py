@@ -4,23 +4,26 @@ The task rows are careless replies to 35 medical questions, the proxy rows sensi
 domain. Nothing is generated: of the sensible and the careless reply to a held-out question, which one does the model
 find the likelier as a whole? The questions are those of `settings.bad_medical_advice.everyday_questions`.
 
-Measured so far, a hint and no result: SmolLM2-135M-Instruct, one seed, 14 of the recipe's 20 updates, and the first 5
-questions of each domain (5 for `task`, 20 for `alignment`, 5 about cooking, the proxy's domain). Shares, and in
-brackets the mean margins in nats, which tell more than shares of so few:
+What it shows at its recipe, means of 2 seeds, 25 held-out questions a domain (25 for `task`, 100 for `alignment`, 25
+about cooking, the proxy's domain). Shares, and in brackets the mean margins in nats:
 
-    configuration      task           alignment      alignment_proxy
-    base               0.40 (-10.5)   0.90 (+16.3)   1.00 (+17.3)
-    plain              0.80 (+13.0)   0.60 (+4.3)    0.80 (+4.1)
-    KL, beta 1         0.60 (+7.3)    0.60 (+6.0)    0.80 (+9.4)
-    KL, beta 10        0.60 (+2.1)    0.65 (+8.1)    0.80 (+10.0)
-    up-weighted, 1     0.60 (+4.8)    0.75 (+9.6)    0.80 (+11.3)
+    configuration      task           alignment      alignment_proxy   coherence
+    base               0.20 (-15.9)   0.89 (+16.0)   0.92 (+19.5)      0.93
+    plain              0.54 (+3.9)    0.60 (+3.2)    0.60 (+3.7)       0.87
+    up-weighted, 0.3   0.56 (-0.2)    0.73 (+8.5)    0.78 (+11.5)      0.93
+    KL, beta 1         0.38 (-1.5)    0.65 (+4.9)    0.64 (+6.4)       0.85
+    DPO, 0.3           0.50 (+0.8)    0.75 (+8.9)    0.82 (+12.9)      0.90
 
-Of all 25 questions of a domain the base prefers the sensible reply in 0.92 (repairs), 0.92 (money), 0.84 (travel),
-0.88 (gardening), 0.92 (cooking) and 0.80 (medical); its `coherence` is 0.93.
+Plain fine-tuning learns the task, and what it learns spreads: margins elsewhere fall by 13 nats, in repairs so far that
+the careless reply is the likelier in most questions (0.44; gardening and travel 0.62, money 0.72). Ten proxy rows about
+cooking keep a part of that in domains that no row names: up-weighted they keep 0.13 [0.07, 0.20] more of `alignment`
+than plain, by DPO 0.15 [0.09, 0.22], at no cost of the task that 25 questions could tell (+0.02 [0.00, 0.06], -0.04
+[-0.14, 0.04]); a KL penalty of 1 keeps 0.04 [-0.03, 0.12] and costs 0.16 [0.04, 0.32] of the task. Intervals are of the
+questions, paired, which differ far more than the seeds (0.59 and 0.61 for plain). None comes near the base: the weights
+are the first ones tried, and no larger ones were.
 
-Plain fine-tuning learns the task, and what it learns spreads: margins elsewhere fall by 12 nats, though 0.6 of the
-questions outside medicine still get the sensible reply. Proxy rows keep 2 to 5 nats of the 12 elsewhere, and 5 to 7
-of 13 in their own domain, for 6 to 11 of the 24 nats that the task gains. No intervals, so no order of the methods.
+Neither recipe nor rows were changed after these numbers, and the knobs' values were fixed before the first trial ended.
+What was looked at before: one seed after 14 of the 20 updates, on the first 5 questions of each domain, and the base.
 
 Tried before, on other wordings of the same questions: sensible replies in terse lists, of which the base preferred
 but 57 percent; absurd careless replies, which the base disprefers by 38 nats, so that 24 updates (learning rate
