@@ -63,9 +63,9 @@ def test_two_workers_score_what_one_scores(kind: str, name: str, runs: tuple[Fou
         assert_alike(found[f"{kind} float64 {name}, losses"], alone[f"replicated float64 {name}, losses"], 1e-9)
         for one, other in zip(found[f"{kind} float64 {name}, scores"], expected, strict=True):
             assert one.keys() == other.keys() == {"task", "alignment"}
-            for name, score in one.items():
-                assert score.n == other[name].n == 6
-                assert score.mean == pytest.approx(other[name].mean, abs=1e-9)
+            for key, score in one.items():
+                assert score.n == other[key].n == 6
+                assert score.mean == pytest.approx(other[key].mean, abs=1e-9)
 
 
 def assert_alike(one: list[list[tuple[int, float]]], other: list[list[tuple[int, float]]], tolerance: float) -> None:
