@@ -257,6 +257,7 @@ class PackRun:
             references=self._references,
             prefixes=self._prefixes,
             workers=self._workers,
+            preparing=self._telling("preparing"),
         )
         try:
             self._resume(pack)

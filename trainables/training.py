@@ -32,6 +32,7 @@ from trainables.engine.stream import MemberStep
 from trainables.member import MemberState, find_problem
 from trainables.outcome import Cost
 from trainables.preparing.passes import Passes
+from trainables.preparing.rewritten import Progress, TrainingRows
 from trainables.projections import Factors
 from trainables.store import AdapterStore, Saved, merged_config, prior_adapters, trained_adapter
 from trainables.trial import TrialConfig, pack_id
@@ -57,6 +58,7 @@ class PackTraining:
         references: where the base model's outputs on rows are kept; None asks the base model at every step.
         prefixes: where what lies below the lowest adapted layer is kept; None computes it at every step.
         workers: who trains the pack together. Each builds the same pack; the first one writes its files.
+        preparing: called with (rows done, all rows) while the base model replies to rows that a method rewrites.
 
     Raises:
         UserError: a row does not fit, an adapter target does not exist, the architecture is not supported, a prior is
@@ -78,6 +80,7 @@ class PackTraining:
         references: ReferenceCache | None = None,
         prefixes: PrefixCache | None = None,
         workers: ProcessGroup = SINGLE_PROCESS,
+        preparing: Progress = lambda done, total: None,
     ) -> None:
         self.base, self.setting, self.trials, self._workers = base, setting, tuple(trials), workers
         self._store, self._snapshots = store, frozenset(snapshots)
@@ -88,13 +91,16 @@ class PackTraining:
         self._guessing = math.log(base.model.config.get_text_config().vocab_size)  # nats
         trained = {index: saved for index, trial in enumerate(trials) if (saved := trained_adapter(store, trial))}
         priors = [prior_adapters(store, trial) for trial in trials]
-        passes = [Passes(base, self.encoded, *pair, dtype, references) for pair in zip(trials, priors, strict=True)]
+        rows = TrainingRows(base, self.encoded, references, workers, preparing)
+        passes = [Passes(base, rows, *pair, dtype, references) for pair in zip(trials, priors, strict=True)]
         self.prepared = [each.prepare(workers) for each in passes]  # before any adapter is attached
-        self.members = [MemberState(cost=Cost(inherited_tokens=each.tokens)) for each in passes]
+        self.rows_read = [rows.read(*pair) for pair in zip(trials, self.prepared, strict=True)]
+        read_before = [each.tokens + rows.generated_tokens(trial) for each, trial in zip(passes, trials, strict=True)]
+        self.members = [MemberState(cost=Cost(inherited_tokens=tokens)) for tokens in read_before]
         configs = [merged_config(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
         self.adapters = PackedAdapters(base.model, configs, [trial.adapter_seed for trial in trials], dtype)
         self.prefixes = PackPrefixes(prefixes, base, self.adapters.first_block)
-        self._known = KnownStates(base, self.encoded, references, self.prefixes)
+        self._known = KnownStates(base, rows.of, references, self.prefixes)
         try:
             self._fill(trained, priors)
         except BaseException:  # other packs need the model
@@ -233,7 +239,7 @@ class PackTraining:
     def member_step(self, index: int) -> MemberStep:
         """Return what a member does at its next step."""
         trial, step = self.trials[index], self.optimizer.updates[index]
-        rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
+        rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step, self.rows_read[index])
         outputs = self._known.outputs(trial) if step >= ASKED_STEPS else {}
         checked = step == trial.optimizer.moves_after
         prefixes, priors, prepared = self._known.prefixes(trial), self.priors[index], self.prepared[index]

@@ -22,7 +22,7 @@ from settings.common.content import content_id
 from settings.setting import Stream
 from trainables.engine.adapters import PackedAdapters, Route
 from trainables.engine.base import LoadedBase
-from trainables.engine.batches import EncodedSetting, RowPositions, collate, to_device
+from trainables.engine.batches import RowPositions, collate, to_device
 from trainables.engine.forward import autocast, head_of, hidden_states
 from trainables.engine.memory import LOGITS
 from trainables.engine.peft_format import from_peft
@@ -37,6 +37,7 @@ from trainables.engine.reference_cache import (
 )
 from trainables.interface.outputs import Forward
 from trainables.method import Method
+from trainables.preparing.rewritten import TrainingRows
 from trainables.projections import Factors
 from trainables.store import Saved, merged_config
 from trainables.trial import TrialConfig
@@ -51,7 +52,7 @@ class Passes:
 
     Args:
         base: the frozen model, with no adapter attached.
-        encoded: longest row -> the setting as tokens.
+        rows: what the trials of the pack train on.
         trial: whose method asks.
         priors: the adapters that the trial's method needs first.
         dtype: of the adapters.
@@ -64,13 +65,13 @@ class Passes:
     def __init__(
         self,
         base: LoadedBase,
-        encoded: Mapping[int, EncodedSetting],
+        rows: TrainingRows,
         trial: TrialConfig,
         priors: Sequence[Saved],
         dtype: torch.dtype,
         references: ReferenceCache | None,
     ) -> None:
-        self._base, self._encoded, self._trial, self._priors = base, encoded[trial.max_length], trial, priors
+        self._base, self._training_rows, self._trial, self._priors = base, rows, trial, priors
         self._dtype, self._references = dtype, references
         self.tokens = 0
 
@@ -168,7 +169,7 @@ class Passes:
     def _rows_of(self, stream: Stream) -> list[RowPositions]:
         """Return the rows of a stream with the positions that the method counts, and count their tokens."""
         method, length = self._trial.method, self._trial.max_length
-        rows = self._encoded.rows(stream, method.definition)
+        rows = self._training_rows.of(self._trial, stream)
         self.tokens += sum(len(row.ids) for row in rows)
         return [RowPositions(row, method.positions(stream), length) for row in rows]
 
