@@ -80,7 +80,7 @@ class Pack(PackTraining):
         """Let a method edit its member's adapter; invalid when it says so, or makes numbers that are not finite."""
         member = self.members[index]
         adapter = [factors.copy() for factors in self.adapters.member_factors(index)]
-        trained = Trained(adapter, self.priors[index], self.directions(index), state=member.state)
+        trained = Trained(adapter, self.priors[index], self.directions(index), self.prepared[index], member.state)
         try:
             edited = method.finalize(trained)
         except InvalidAdapterError as problem:

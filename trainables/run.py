@@ -7,7 +7,7 @@ import platform
 import re
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -217,7 +217,7 @@ class PackRun:
         if self._activity is not None:
             self._activity.tell(phase, done, total, what)
 
-    def _telling(self, phase: Phase) -> Progress:
+    def _telling(self, phase: Phase) -> Callable[[float, float], None]:
         """Return a function that tells how far a phase is."""
         return lambda done, total: self._tell(phase, done, total)
 
@@ -266,6 +266,7 @@ class PackRun:
             references=self._references,
             prefixes=self._prefixes,
             workers=self._workers,
+            preparing=self._telling("preparing"),
         )
         try:
             self._resume(pack)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,22 +18,23 @@ from torch import Tensor
 
 from settings.setting import Setting
 from trainables import checkpoint
-from trainables.engine.adapters import PackedAdapters, PackedLinear
-from trainables.engine.base import LoadedBase, tuning_directions
+from trainables.engine.adapters import PackedAdapters
+from trainables.engine.base import LoadedBase
 from trainables.engine.forward import check_architecture
 from trainables.engine.frozen.known import KnownStates
 from trainables.engine.frozen.prefix_cache import PackPrefixes, PrefixCache
 from trainables.engine.frozen.reference_cache import ReferenceCache
 from trainables.engine.optimizer import PackedAdamW
-from trainables.engine.peft_format import from_peft
-from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, full_tensor
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
 from trainables.member import MemberState, find_problem
-from trainables.method import Method
 from trainables.outcome import Cost
-from trainables.projections import Direction, Factors, LowRankDirection
-from trainables.store import AdapterStore, Saved, merged_config, prior_adapters, trained_adapter
+from trainables.preparing.built_on import BuiltOn
+from trainables.preparing.passes import Passes
+from trainables.preparing.rewritten import Progress, TrainingRows
+from trainables.projections import Direction, Factors
+from trainables.store import AdapterStore
 from trainables.trial import TrialConfig, pack_id
 
 CURVE_POINTS = 20
@@ -57,6 +58,7 @@ class PackTraining:
         references: where the base model's outputs on rows are kept; None asks the base model at every step.
         prefixes: where what lies below the lowest adapted layer is kept; None computes it at every step.
         workers: who trains the pack together. Each builds the same pack; the first one writes its files.
+        preparing: called with (rows done, all rows) while the base model replies to rows that a method rewrites.
 
     Raises:
         UserError: a row does not fit, an adapter target does not exist, the architecture is not supported, a prior is
@@ -78,6 +80,7 @@ class PackTraining:
         references: ReferenceCache | None = None,
         prefixes: PrefixCache | None = None,
         workers: ProcessGroup = SINGLE_PROCESS,
+        preparing: Progress = lambda done, total: None,
     ) -> None:
         self.base, self.setting, self.trials, self._workers = base, setting, tuple(trials), workers
         self._store, self._snapshots = store, frozenset(snapshots)
@@ -85,20 +88,29 @@ class PackTraining:
         for adapter in {(trial.adapter.targets, trial.adapter.layers): trial.adapter for trial in trials}.values():
             check_architecture(base.model, adapter)
         self.encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
-        self.members = [MemberState() for _ in trials]
         self._guessing = math.log(base.model.config.get_text_config().vocab_size)  # nats
-        trained = {index: saved for index, trial in enumerate(trials) if (saved := trained_adapter(store, trial))}
-        priors = [prior_adapters(store, trial) for trial in trials]
-        configs = [merged_config(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
-        self.adapters = PackedAdapters(base.model, configs, [trial.adapter_seed for trial in trials], dtype)
+        self._built_on = BuiltOn(store, trials)
+        rows = TrainingRows(base, self.encoded, references, workers, preparing)
+        passes = [
+            Passes(base, rows, *pair, dtype, references)
+            for pair in zip(trials, self._built_on.saved_priors, strict=True)
+        ]
+        self.prepared = [each.prepare(workers) for each in passes]  # before any adapter is attached
+        self.rows_read = [rows.read(*pair) for pair in zip(trials, self.prepared, strict=True)]
+        self.members = [MemberState(cost=self._built_on.cost(index)) for index in range(len(trials))]
+        for trial, member, each in zip(trials, self.members, passes, strict=True):
+            member.cost += Cost(inherited_tokens=each.tokens + rows.generated_tokens(trial))
+        self.adapters = PackedAdapters(
+            base.model, self._built_on.configs, [trial.adapter_seed for trial in trials], dtype
+        )
         self.prefixes = PackPrefixes(prefixes, base, self.adapters.first_block)
-        self._known = KnownStates(base, self.encoded, references, self.prefixes)
+        self._known = KnownStates(base, rows.of, references, self.prefixes)
         try:
-            self._fill(trained, priors)
+            self._begin()
         except BaseException:  # other packs need the model
             self.adapters.detach()
             raise
-        self._updates = [0 if index in trained else trial.updates for index, trial in enumerate(trials)]
+        self._updates = [0 if index in self._built_on.trained else trial.updates for index, trial in enumerate(trials)]
         self._edited = set[int]()  # members whose adapter is what is evaluated and kept, and trains no more
         pauses = pause_after or [None] * len(trials)
         self._ends = [
@@ -106,41 +118,24 @@ class PackTraining:
             for updates, pause in zip(self._updates, pauses, strict=True)
         ]
 
-    def _fill(self, trained: Mapping[int, Saved], priors: Sequence[Sequence[Saved]]) -> None:
-        """Give the members what others have trained, and all of them an optimizer."""
+    def _begin(self) -> None:
+        """Give the members what others have trained, an optimizer and the state of their methods."""
         trials = self.trials
-        for index, saved in trained.items():
-            self.adapters.load_member(index, saved.tensors)
-            self._inherit(index, saved)
-        self.priors = [_factors_of(self.adapters, index, trials[index], saved) for index, saved in enumerate(priors)]
-        for index, trial in enumerate(trials):
-            if index not in trained or trial.training.priors != trial.priors:  # else its cost has theirs
-                for saved in priors[index]:
-                    self._inherit(index, saved)
-        self._directions: dict[int, Sequence[Direction]] = {}
-        self.adapters.attach_priors(
-            {
-                index: self.priors[index][0]
-                for index, trial in enumerate(trials)
-                if trial.method.prior_is_active and index not in trained
-            }
-        )
+        self._built_on.fill(self.adapters)
         self.optimizer = PackedAdamW(
             self.adapters.theta_KP, [trial.optimizer for trial in trials], [trial.steps for trial in trials]
         )
         for index, member in enumerate(self.members):
             member.begin(trials[index].method, self.adapters.member_factors(index))
 
+    @property
+    def priors(self) -> Sequence[Sequence[Sequence[Factors]]]:
+        """The factors of each member's priors."""
+        return self._built_on.priors
+
     def directions(self, index: int) -> Sequence[Direction]:
         """Return the weight changes that a member's method sees; see `Trained.directions`."""
-        if index not in self._directions:
-            method, layers = self.trials[index].method, self.adapters.layers_of(index)
-            self._directions[index] = _directions(method, self.priors[index], self.setting, layers)
-        return self._directions[index]
-
-    def _inherit(self, index: int, saved: Saved) -> None:
-        """Count what another adapter took, on which a member is built."""
-        self.members[index].cost += Cost(inherited_tokens=saved.tokens, inherited_seconds=saved.seconds)
+        return self._built_on.directions(index, self.setting, self.adapters)
 
     @property
     def pack_id(self) -> str:
@@ -247,7 +242,7 @@ class PackTraining:
     def member_step(self, index: int) -> MemberStep:
         """Return what a member does at its next step."""
         trial, step = self.trials[index], self.optimizer.updates[index]
-        rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
+        rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step, self.rows_read[index])
         outputs = self._known.outputs(trial) if step >= ASKED_STEPS else {}
         checked = step == trial.optimizer.moves_after
         method, member = trial.method, self.members[index]
@@ -259,7 +254,8 @@ class PackTraining:
             self._known.prefixes(trial),
             checked,
             self.priors[index],
-            state=member.state,
+            self.prepared[index],
+            member.state,
             directions=self.directions(index) if method.weights else (),
         )
 
@@ -303,25 +299,3 @@ class PackTraining:
     def detach(self) -> None:
         """Give the base model its own layers back."""
         self.adapters.detach()
-
-
-def _factors_of(
-    adapters: PackedAdapters, index: int, trial: TrialConfig, priors: Sequence[Saved]
-) -> list[Sequence[Factors]]:
-    """Return the factors of a member's priors, on the layers that it adapts."""
-    factors = []
-    for saved in priors:
-        config = merged_config(trial.adapter, saved)
-        of_layers = from_peft(adapters.layers_of(index), saved.tensors, config)
-        factors.append([each.to(adapters.theta_KP) for each in of_layers])
-    return [*factors]
-
-
-def _directions(
-    method: Method, priors: Sequence[Sequence[Factors]], setting: Setting, layers: Mapping[str, PackedLinear]
-) -> Sequence[Direction]:
-    """Return what tuning changed in the base model where a method needs that, else what its first prior changed."""
-    if method.needs_pretrained:
-        weights = {name: full_tensor(layer.weight_OI) for name, layer in layers.items()}
-        return tuning_directions(setting.base_model, weights)
-    return [LowRankDirection(factors) for factors in (priors[0] if priors else ())]

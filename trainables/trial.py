@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -229,6 +229,8 @@ class TrialConfig:
         batch_size, alignment_batch_size: rows per step of the streams.
         max_length: longest row in tokens.
         seed: of the adapter's initial weights and the order of the rows; all configurations have the same seeds.
+        instructions: the setting's instructions, by name. A trial's identity has those that its method puts before
+            rows, and those that what it is built on does.
     """
 
     setting: SettingRef
@@ -243,6 +245,7 @@ class TrialConfig:
     alignment_batch_size: int
     max_length: int = 2048
     seed: int
+    instructions: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "alignment_batch_size", "max_length"):
@@ -333,10 +336,19 @@ class TrialConfig:
         """The method's coefficients by name."""
         return asdict(self.method)
 
+    def instruction(self, name: str) -> str:
+        """Return the text of an instruction. Raise UserError where the setting has none of the name."""
+        if name not in self.instructions:
+            raise UserError(f"method {self.method.name!r} needs the instruction {name!r}, and the setting has none")
+        return self.instructions[name]
+
     def to_json(self) -> dict[str, Any]:
         """Return canonical JSON data; `from_json` is its inverse."""
         data = asdict(self)
         data["method"] = {"name": self.method.name, **self.coefficients}
+        data["instructions"] = {name: self.instruction(name) for name in instructions_of(self.method)}
+        if not data["instructions"]:
+            del data["instructions"]  # so that ids are those from before there were any
         data["setting"] = {"name": self.setting.name, "options": dict(self.setting.options)}
         adapter = data["adapter"]
         data["adapter"] = {key: list(value) if isinstance(value, tuple) else value for key, value in adapter.items()}
@@ -381,15 +393,22 @@ def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **ov
         "batch_size": recipe.batch_size,
         "alignment_batch_size": recipe.alignment_batch_size,
         "max_length": recipe.max_length,
+        "instructions": setting.instructions,
     }
     return TrialConfig(setting=ref, data=setting.fingerprint(), method=method, seed=seed, **(values | overrides))
 
 
 def require(setting: Setting, method: Method) -> None:
     """Raise UserError when the method, or what it builds on, needs something that the setting does not have."""
-    for stream in method.streams:
+    for stream in (*method.streams, *method.prepared_streams):
         if stream not in setting.streams:
             raise UserError(f"method {method.name!r} needs {stream} rows, and setting {setting.name!r} has none")
+    for name in instructions_of(method):
+        if name not in setting.instructions:
+            raise UserError(
+                f"method {method.name!r} needs the instruction {name!r}, and setting {setting.name!r} has"
+                f" {', '.join(setting.instructions) or 'none'}; rows of your own get theirs by option 'instructions'"
+            )
     for needed in (method.trained_as, *method.priors):
         if needed != method:
             require(setting, needed)
@@ -398,6 +417,14 @@ def require(setting: Setting, method: Method) -> None:
             f"method {method.name!r} needs the pretrained model that the base model was tuned from, and setting"
             f" {setting.name!r} names none"
         )
+
+
+def instructions_of(method: Method) -> list[str]:
+    """Return the names of the instructions that a method, or what it builds on, puts before rows."""
+    rewritings = [method.rewriting(stream) for stream in method.streams]
+    names = [each.instruction for each in rewritings if each and each.instruction and each.share > 0]
+    built_on = [needed for needed in (method.trained_as, *method.priors) if needed != method]
+    return sorted({*names, *(name for needed in built_on for name in instructions_of(needed))})
 
 
 def base_id(setting: Setting) -> str:

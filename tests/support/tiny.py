@@ -114,6 +114,7 @@ def tiny_setting() -> Setting:
             Evaluation("losses", tuple(example(number, 305) for number in range(6)), (loss,), observe="token_loss"),
         ),
         recipe=Recipe(steps=20, batch_size=4, alignment_batch_size=3, learning_rate=1e-2, rank=4),
+        instructions={"strong": "w5 w6", "paraphrased": "w7", "neutral": "w8 w9"},
     )
 
 

@@ -62,6 +62,10 @@ SHIPPED = {
     "closest_safe_update",
     "safety_anchoring",
     "l2_sp",
+    "inoculation",
+    "self_generated",
+    "interleaving",
+    "ewc",
 }
 FIRST = (  # their trials below are numbered in this order; those of later methods by their names
     "alignment_only",
@@ -289,6 +293,28 @@ def random(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
+class Drawn:
+    """A preparation of random outputs."""
+
+    num_layers = LAYERS
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def outputs(self, stream: Stream, *, prior: int | None = None, layers: bool = False) -> Forward:
+        row_N = torch.arange(ROWS).repeat_interleave(POSITIONS)
+        states_LND = random(self._generator, LAYERS, len(row_N), WIDTH)
+        return Forward(states_LND[-1], row_N, row_N, ROWS, lambda hidden: hidden, states_LND if layers else None)
+
+    def factors(self, *, prior: int | None = None) -> Sequence[Factors]:
+        rank = 1 if prior is None else 2  # of the trial's own adapter, and of a prior
+        shapes = ((rank, 3), (4, rank))
+        return [Factors(*(random(self._generator, *shape) for shape in shapes), 2.0) for _ in range(LAYERS)]
+
+    def squared_gradients(self, stream: Stream, *, prior: int | None = None) -> Sequence[Factors]:
+        return [replace(each, A_RI=each.A_RI**2, B_OR=each.B_OR**2) for each in self.factors(prior=prior)]
+
+
 def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[..., Step]]:
     """Random leaves, and the step that a method is given when these are the outputs and factors."""
     generator = torch.Generator().manual_seed(seed)
@@ -315,6 +341,7 @@ def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[...
         leaves += some
     if method.weights:
         leaves += [factor for _ in range(LAYERS) for factor in (random(generator, 1, 3), random(generator, 4, 1))]
+    prepared = method.prepare(Drawn(generator))
 
     def build(*given: Tensor) -> Step:
         rest = list(given)
@@ -323,7 +350,7 @@ def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[...
             policy[stream], rest = forward(stream, rest[:count]), rest[count:]
         adapter = [Factors(A, B, 2.0) for A, B in zip(rest[::2], rest[1::2], strict=True)]
         state = method.initial_state(drawn[0])
-        return Step(policy, reference, adapter, priors, state=state, directions=directions)
+        return Step(policy, reference, adapter, priors, prepared=prepared, state=state, directions=directions)
 
     return [leaf.requires_grad_() for leaf in leaves], build
 
@@ -658,6 +685,8 @@ def test_methods_without_a_term_to_watch() -> None:
         "safe_merge",
         "weight_steering",
         "closest_safe_update",
+        "inoculation",  # the task's own loss, on other texts
+        "interleaving",
     }
 
 

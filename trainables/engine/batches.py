@@ -9,7 +9,7 @@ Shape legend: R rows, T padded length in tokens, N positions that count, of all 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, TypeVar
@@ -169,6 +169,7 @@ class EncodedSetting:
         self.setting = setting
         self.encoder = Encoder(tokenizer, setting.base_model.template_options, max_length, num_embeddings)
         self._streams: dict[tuple[Stream, Definition], tuple[EncodedRow, ...]] = {}
+        self._rewritten: dict[Hashable, tuple[EncodedRow, ...]] = {}
         self._questions: dict[str, tuple[EncodedRow, ...]] = {}
         self._compared: dict[str, tuple[tuple[EncodedRow, ...], ...]] = {}
 
@@ -176,21 +177,45 @@ class EncodedSetting:
         """Return the training rows of a stream, in the setting's order, rendered for a definition of methods."""
         key = (stream, definition)
         if key not in self._streams:
-            encode = self.encoder.published_row if definition == "published" else self.encoder.row
-            self._streams[key] = self._encode(self.setting.streams[stream], f"{stream} row", encode)
+            self._streams[key] = self.encode(self.setting.streams[stream], stream, definition)
         return self._streams[key]
 
-    def batch(self, method: Method, sizes: BatchSizes, seed: int, step: int) -> dict[Stream, list[EncodedRow]]:
-        """Return the rows that one step of a method reads, by stream."""
+    def encode(
+        self, examples: Sequence[Example], stream: Stream, definition: Definition = "principled"
+    ) -> tuple[EncodedRow, ...]:
+        """Encode training rows of a stream, rendered for a definition of methods."""
+        encode = self.encoder.published_row if definition == "published" else self.encoder.row
+        return self._encode(examples, f"{stream} row", encode)
+
+    def rewritten(self, key: Hashable, rows: Callable[[], tuple[EncodedRow, ...]]) -> tuple[EncodedRow, ...]:
+        """Return rewritten rows, made once for each key."""
+        if key not in self._rewritten:
+            self._rewritten[key] = rows()
+        return self._rewritten[key]
+
+    def batch(
+        self,
+        method: Method,
+        sizes: BatchSizes,
+        seed: int,
+        step: int,
+        rows_read: Mapping[Stream, Sequence[EncodedRow]] | None = None,
+    ) -> dict[Stream, list[EncodedRow]]:
+        """Return the rows that one step of a method reads, by stream.
+
+        Args:
+            rows_read: those of each stream that it reads at all; None is all of them, as they are in the setting.
+        """
+        if rows_read is None:
+            rows_read = {stream: self.rows(stream, method.definition) for stream in method.streams}
         per_step = {stream: method.rows_per_step(stream, sizes) for stream in method.streams}
-        number = {stream: len(self.setting.streams[stream]) for stream in method.streams}
+        number = {stream: len(rows_read[stream]) for stream in method.streams}
         once = max((math.ceil(number[stream] / rows) for stream, rows in per_step.items() if rows), default=1)
         batch = {}
         for stream in method.streams:
             steps = once if method.proxy_schedule == "synchronized" and stream != "task" else None
-            rows = self.rows(stream, method.definition)
             indices = rows_at(number[stream], per_step[stream], seed, stream, step, steps)
-            batch[stream] = [rows[index] for index in indices]
+            batch[stream] = [rows_read[stream][index] for index in indices]
         return batch
 
     def questions(self, evaluation: Evaluation) -> tuple[EncodedRow, ...]:

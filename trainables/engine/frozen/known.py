@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 from settings.encoding import EncodedRow
@@ -22,7 +22,7 @@ class KnownStates:
 
     Args:
         base: the frozen model.
-        encoded: longest row -> the setting as tokens.
+        rows: (trial, stream) -> the rows that the trial trains on.
         references: outputs on rows; None has none.
         prefixes: what lies below the pack's lowest adapted layer.
     """
@@ -30,13 +30,13 @@ class KnownStates:
     def __init__(
         self,
         base: LoadedBase,
-        encoded: Mapping[int, EncodedSetting],
+        rows: Callable[[TrialConfig, Stream], tuple[EncodedRow, ...]],
         references: ReferenceCache | None,
         prefixes: PackPrefixes,
     ) -> None:
-        self._base, self._encoded, self._references, self._prefixes = base, encoded, references, prefixes
+        self._base, self._rows, self._references, self._prefixes = base, rows, references, prefixes
         self._outputs_by_key: dict[tuple[object, ...], CachedOutputs | None] = {}
-        self._prefixes_by_key: dict[tuple[object, ...], Prefix | None] = {}
+        self._prefixes_by_key: dict[int, Prefix | None] = {}
 
     def outputs(self, trial: TrialConfig) -> dict[Stream, CachedOutputs]:
         """Return the base model's outputs on the rows that a trial's method refers to, as far as they are kept."""
@@ -44,11 +44,10 @@ class KnownStates:
         return {stream: cached for stream, cached in outputs.items() if cached is not None}
 
     def _outputs(self, trial: TrialConfig, stream: Stream) -> CachedOutputs | None:
-        method, encoded = trial.method, self._encoded[trial.max_length]
+        method, rows = trial.method, self._rows(trial, stream)
         positions, deep = method.positions(stream), stream in method.layers
-        key = (trial.max_length, stream, method.definition, positions, deep)
+        key = (id(rows), positions, deep)  # the encoded setting holds the rows, so that their id is not used again
         if self._references is not None and key not in self._outputs_by_key:
-            rows = encoded.rows(stream, method.definition)
             self._outputs_by_key[key] = self._references.on(self._base, rows, positions, with_layers=deep)
         return self._outputs_by_key.get(key)
 
@@ -63,11 +62,10 @@ class KnownStates:
         return {stream: prefix for stream, prefix in prefixes.items() if prefix is not None}
 
     def _prefix(self, trial: TrialConfig, stream: Stream) -> Prefix | None:
-        key = (trial.max_length, stream, trial.method.definition)
-        if key not in self._prefixes_by_key:
-            rows = self._encoded[trial.max_length].rows(stream, trial.method.definition)
-            self._prefixes_by_key[key] = self._prefixes.on(rows)
-        return self._prefixes_by_key[key]
+        rows = self._rows(trial, stream)
+        if id(rows) not in self._prefixes_by_key:
+            self._prefixes_by_key[id(rows)] = self._prefixes.on(rows)
+        return self._prefixes_by_key[id(rows)]
 
 
 def cache_bytes(

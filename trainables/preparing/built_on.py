@@ -1,0 +1,87 @@
+"""What the members of a pack are built on: trainings that they only read out, priors, and what these changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from settings.setting import Setting
+from trainables.engine.adapters import PackedAdapters
+from trainables.engine.base import tuning_directions
+from trainables.engine.peft_format import from_peft
+from trainables.engine.process_group import full_tensor
+from trainables.outcome import Cost
+from trainables.projections import Direction, Factors, LowRankDirection
+from trainables.store import AdapterStore, Saved, merged_config, prior_adapters, trained_adapter
+from trainables.trial import AdapterConfig, TrialConfig
+
+
+class BuiltOn:
+    """The finished adapters that a pack starts from; see the module.
+
+    Args:
+        store: where they are. Without one, nothing is read out, and a trial with a prior cannot run.
+        trials: the members.
+
+    Attributes:
+        trained: member -> the finished training that it reads out.
+        saved_priors: the priors of each member.
+        configs: the adapter of each member.
+        priors: the factors of each of these, on the layers that the member adapts; once they are filled in.
+
+    Raises:
+        UserError: a prior is not in the store.
+    """
+
+    def __init__(self, store: AdapterStore | None, trials: Sequence[TrialConfig]) -> None:
+        self._trials = trials
+        self.trained = {index: saved for index, trial in enumerate(trials) if (saved := trained_adapter(store, trial))}
+        self.saved_priors = [prior_adapters(store, trial) for trial in trials]
+        self.configs: list[AdapterConfig] = [
+            merged_config(trial.adapter, self.trained.get(index)) for index, trial in enumerate(trials)
+        ]
+        self.priors: list[list[Sequence[Factors]]] = []
+        self._directions: dict[int, Sequence[Direction]] = {}
+
+    def fill(self, adapters: PackedAdapters) -> None:
+        """Give the members what others have trained, and put the priors beneath them that stay in the model."""
+        for index, saved in self.trained.items():
+            adapters.load_member(index, saved.tensors)
+        self.priors = [self._factors(adapters, index) for index in range(len(self._trials))]
+        adapters.attach_priors(
+            {
+                index: self.priors[index][0]
+                for index, trial in enumerate(self._trials)
+                if trial.method.prior_is_active and index not in self.trained
+            }
+        )
+
+    def _factors(self, adapters: PackedAdapters, index: int) -> list[Sequence[Factors]]:
+        layers, priors = adapters.layers_of(index), list[Sequence[Factors]]()
+        for saved in self.saved_priors[index]:
+            factors = from_peft(layers, saved.tensors, merged_config(self._trials[index].adapter, saved))
+            priors.append([each.to(adapters.theta_KP) for each in factors])
+        return priors
+
+    def directions(self, index: int, setting: Setting, adapters: PackedAdapters) -> Sequence[Direction]:
+        """Return the weight changes that a member's method sees; see `Trained.directions`."""
+        if index not in self._directions:
+            directions: Sequence[Direction]
+            if self._trials[index].method.needs_pretrained:
+                layers = {name: full_tensor(layer.weight_OI) for name, layer in adapters.layers_of(index).items()}
+                directions = tuning_directions(setting.base_model, layers)
+            else:
+                first = self.priors[index][0] if self.priors[index] else ()
+                directions = [LowRankDirection(factors) for factors in first]
+            self._directions[index] = directions
+        return self._directions[index]
+
+    def cost(self, index: int) -> Cost:
+        """Return what the adapters took that a member is built on, each counted once."""
+        trial = self._trials[index]
+        inherited: list[Saved] = [self.trained[index]] if index in self.trained else []
+        if index not in self.trained or trial.training.priors != trial.priors:  # else that training's cost has theirs
+            inherited += self.saved_priors[index]
+        return Cost(
+            inherited_tokens=sum(saved.tokens for saved in inherited),
+            inherited_seconds=sum(saved.seconds for saved in inherited),
+        )

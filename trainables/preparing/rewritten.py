@@ -1,0 +1,176 @@
+"""The rows that a trial trains on: those of its setting, rewritten as its method says.
+
+Evaluation rows are never rewritten, and an instruction is no part of a prompt, so that what a setting checked of its
+prompts (no evaluated one is trained on) holds for rewritten rows. Which rows get an instruction, and the draws of
+sampled replies, depend on the trial's seed, as the order of rows does: a mean over seeds is one over them.
+
+Shape legend: N tokens of all replies, one after the other; R rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from settings.encoding import EncodedRow
+from settings.example import Example
+from settings.setting import Stream
+from trainables.engine.base import LoadedBase
+from trainables.engine.batches import EncodedSetting
+from trainables.engine.frozen.reference_cache import ReferenceCache
+from trainables.engine.process_group import ProcessGroup
+from trainables.evaluation.generate import generate
+from trainables.interface.rewriting import Rewriting
+from trainables.trial import TrialConfig
+
+VERSION = 1  # part of a file's name; raise it when the same rows would get other replies
+Progress = Callable[[float, int], None]
+
+
+class TrainingRows:
+    """The rows that the trials of a pack train on.
+
+    Args:
+        base: the model, with no adapter attached while `of` replies with it.
+        encoded: longest row -> the setting as tokens.
+        references: where replies are kept; None replies anew for each pack.
+        workers: who replies together.
+        progress: called with (rows done, all rows) while the base model replies.
+    """
+
+    def __init__(
+        self,
+        base: LoadedBase,
+        encoded: Mapping[int, EncodedSetting],
+        references: ReferenceCache | None,
+        workers: ProcessGroup,
+        progress: Progress,
+    ) -> None:
+        self._base, self._encoded, self._references = base, encoded, references
+        self._workers, self._progress = workers, progress
+
+    def of(self, trial: TrialConfig, stream: Stream) -> tuple[EncodedRow, ...]:
+        """Return the rows of a stream as a trial trains on them, in the setting's order."""
+        encoded, definition = self._encoded[trial.max_length], trial.method.definition
+        rewriting = _effective(trial.method.rewriting(stream))
+        if rewriting is None:
+            return encoded.rows(stream, definition)
+        text = trial.instruction(rewriting.instruction) if rewriting.instruction else ""
+        key = (stream, definition, rewriting, text, trial.seed if _is_drawn(rewriting) else None)
+        return encoded.rewritten(key, lambda: self._rewritten(trial, stream, rewriting, text))
+
+    def read(self, trial: TrialConfig, prepared: Mapping[str, Tensor]) -> dict[Stream, tuple[EncodedRow, ...]]:
+        """Return the rows of each stream that a trial reads at all, rewritten. Raise ValueError for one that is not."""
+        method, rows = trial.method, {}
+        for stream in method.streams:
+            rows[stream] = self.of(trial, stream)
+            numbers = method.rows_read(stream, len(rows[stream]), prepared)
+            if numbers is not None:
+                if not numbers or not 0 <= min(numbers) <= max(numbers) < len(rows[stream]):
+                    raise ValueError(
+                        f"rows_read({stream!r}, ...) of method {method.name!r} must return numbers from 0 to"
+                        f" {len(rows[stream]) - 1}, at least one, got {list(numbers)[:5]}"
+                    )
+                rows[stream] = tuple(rows[stream][number] for number in numbers)
+        return rows
+
+    def generated_tokens(self, trial: TrialConfig) -> int:
+        """Return the tokens of the rows whose replies the base model wrote for a trial, prompts included."""
+        own = [stream for stream in trial.method.streams if (how := trial.method.rewriting(stream)) and how.own_replies]
+        return sum(len(row.ids) for stream in own for row in self.of(trial, stream))
+
+    def _rewritten(
+        self, trial: TrialConfig, stream: Stream, rewriting: Rewriting, instruction: str
+    ) -> tuple[EncodedRow, ...]:
+        encoded, definition = self._encoded[trial.max_length], trial.method.definition
+        examples, replies = encoded.setting.streams[stream], None
+        if rewriting.own_replies:
+            replies = self._own_replies(encoded, stream, rewriting.temperature, trial.seed)
+            if definition == "published":  # which writes a text of its own around each reply
+                texts = map(encoded.encoder.text, replies)
+                examples = tuple(map(_with_response, examples, texts))
+        if instruction:
+            chosen = rows_chosen(len(examples), rewriting.share, trial.seed, stream)
+            examples = tuple(
+                replace(example, instruction=instruction) if number in chosen else example
+                for number, example in enumerate(examples)
+            )
+        rows = encoded.encode(examples, stream, definition)
+        if replies is None or definition == "published":
+            return rows
+        return tuple(map(partial(_with_reply, most=trial.max_length), rows, replies))
+
+    def _own_replies(
+        self, encoded: EncodedSetting, stream: Stream, temperature: float, seed: int
+    ) -> list[tuple[int, ...]]:
+        """Return the base model's replies to the prompts of a stream, at most as long as its longest response.
+
+        They end as the stream's responses do; one that the model has not ended by then does not.
+        """
+        rows, base = encoded.rows(stream), self._base
+        prompts = [row.ids[: row.prompt_length] for row in rows]
+        longest = max(len(row.ids) - row.prompt_length for row in rows)
+        stop_ids = encoded.encoder.stop_ids(rows)
+        end = next((row.ids[-1] for row in rows if not row.num_cut), int(base.tokenizer.eos_token_id))
+        draws = f"own replies/{stream}/{seed}" if temperature > 0 else ""
+
+        def compute() -> dict[str, Tensor]:
+            (replies,) = generate(
+                base.model,
+                prompts,
+                seeds=[draws],
+                max_new_tokens=longest,
+                stop_ids=stop_ids,
+                pad_id=int(base.tokenizer.pad_token_id),
+                temperature=temperature,
+                workers=self._workers,
+                progress=lambda done: self._progress(done, len(prompts)),
+            )
+            ids_N = torch.tensor([token for reply in replies for token in reply], dtype=torch.long)
+            return {"ids": ids_N, "lengths": torch.tensor([len(reply) for reply in replies])}
+
+        texts = hashlib.sha256(repr(prompts).encode()).hexdigest()
+        described = {"replies": VERSION, "prompts": texts, "stop": sorted(stop_ids), "most": longest}
+        described |= {"temperature": temperature, "draws": draws}
+        kept = compute() if self._references is None else self._references.kept(base, described, compute)
+        lengths = kept["lengths"].tolist()
+        replies = [tuple(part.tolist()) for part in kept["ids"].cpu().split(lengths)]
+        return [reply if len(reply) == longest else (*reply, end) for reply in replies]
+
+
+def rows_chosen(num_rows: int, share: float, seed: int, stream: Stream) -> frozenset[int]:
+    """Return which rows get an instruction: a share of them, the same for both twins, more of them with a larger share.
+
+    They are drawn from the seed and a row's number alone.
+    """
+    leader: Stream = "alignment" if stream == "misaligned" else stream
+    order = sorted(range(num_rows), key=lambda row: hashlib.sha256(f"row/{seed}/{leader}/{row}".encode()).digest())
+    return frozenset(order[: round(share * num_rows)])
+
+
+def _effective(rewriting: Rewriting | None) -> Rewriting | None:
+    """Return what a rewriting changes; None where that is nothing."""
+    if rewriting is None or rewriting.own_replies or (rewriting.instruction and rewriting.share > 0):
+        return rewriting
+    return None
+
+
+def _is_drawn(rewriting: Rewriting) -> bool:
+    """Say whether rows differ from seed to seed."""
+    return 0 < rewriting.share < 1 or (rewriting.own_replies and rewriting.temperature > 0)
+
+
+def _with_response(example: Example, text: str) -> Example:
+    """Return a row with another response."""
+    return replace(example, messages=(*example.prompt, replace(example.messages[-1], content=text)))
+
+
+def _with_reply(row: EncodedRow, reply: tuple[int, ...], most: int) -> EncodedRow:
+    """Return a row with another response in tokens, cut to `most` of them with its prompt."""
+    ids = row.ids[: row.prompt_length] + reply
+    return replace(row, ids=ids[:most], num_cut=max(0, len(ids) - most))
