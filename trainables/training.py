@@ -110,12 +110,9 @@ class PackTraining:
         trials = self.trials
         for index, saved in trained.items():
             self.adapters.load_member(index, saved.tensors)
-            self._inherit(index, saved)
         self.priors = [_factors_of(self.adapters, index, trials[index], saved) for index, saved in enumerate(priors)]
         for index, trial in enumerate(trials):
-            if index not in trained or trial.training.priors != trial.priors:  # else its cost has theirs
-                for saved in priors[index]:
-                    self._inherit(index, saved)
+            self.members[index].cost += _inherited(trial, trained.get(index), priors[index])
         self._directions: dict[int, Sequence[Direction]] = {}
         self.adapters.attach_priors(
             {
@@ -134,10 +131,6 @@ class PackTraining:
             method, layers = self.trials[index].method, self.adapters.layers_of(index)
             self._directions[index] = _directions(method, self.priors[index], self.setting, layers)
         return self._directions[index]
-
-    def _inherit(self, index: int, saved: Saved) -> None:
-        """Count what another adapter took, on which a member is built."""
-        self.members[index].cost += Cost(inherited_tokens=saved.tokens, inherited_seconds=saved.seconds)
 
     @property
     def pack_id(self) -> str:
@@ -295,6 +288,18 @@ def _factors_of(
         of_layers = from_peft(adapters.layers_of(index), saved.tensors, config)
         factors.append([each.to(adapters.theta_KP) for each in of_layers])
     return [*factors]
+
+
+def _inherited(trial: TrialConfig, training: Saved | None, priors: Sequence[Saved]) -> Cost:
+    """Return what the adapters took that a trial is built on, each counted once.
+
+    Args:
+        training: which it only reads out, if any. Its cost has that of the priors which it was built on itself.
+    """
+    counted = [] if training and trial.training.priors == trial.priors else [*priors]
+    built_on = [*([training] if training else []), *counted]
+    tokens, seconds = sum(saved.tokens for saved in built_on), sum(saved.seconds for saved in built_on)
+    return Cost(inherited_tokens=tokens, inherited_seconds=seconds)
 
 
 def _directions(
