@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from settings.setting import Status
@@ -56,6 +57,33 @@ class MemberState:
         self.state = {
             name: old if after[name] is old else after[name].detach().to(old, copy=True) for name, old in before.items()
         }
+
+    def hold(self, step: int, terms: Mapping[str, Tensor]) -> int:
+        """Keep a step's terms on the device, and return of how many steps they are kept now."""
+        for name, value in terms.items():
+            self.pending.setdefault(name, []).append((step, value))
+        return len(self.pending["loss"])
+
+    def read(self) -> dict[str, list[tuple[int, float]]]:
+        """Return what is kept on the device, as (step, value) pairs by name."""
+        return {
+            name: list(zip([step for step, _ in pairs], torch.stack([v for _, v in pairs]).tolist(), strict=True))
+            for name, pairs in self.pending.items()
+        }
+
+    def judge(
+        self,
+        step: int,
+        values: Mapping[str, Sequence[tuple[int, float]]],
+        must_stay_active: Sequence[str],
+        guessing: float,
+        moves_after: int,
+    ) -> None:
+        """Add what was read to the curves, and see whether the member is still sound (`find_problem`)."""
+        self.extend(step, values)
+        self.reason = find_problem(values, must_stay_active, guessing, moves_after)
+        self.status = "invalid" if self.reason else "finished"
+        self.pending.clear()
 
     def extend(self, step: int, values: Mapping[str, Sequence[tuple[int, float]]]) -> None:
         """Add a point to each curve: the mean of `values`, which are (step, value) pairs."""

@@ -20,7 +20,7 @@ from settings.setting import Setting
 from trainables import checkpoint
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.base import LoadedBase
-from trainables.engine.forward import check_architecture
+from trainables.engine.forward import check_architectures
 from trainables.engine.frozen.known import KnownStates
 from trainables.engine.frozen.prefix_cache import PackPrefixes, PrefixCache
 from trainables.engine.frozen.reference_cache import ReferenceCache
@@ -28,10 +28,10 @@ from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
-from trainables.member import MemberState, find_problem
+from trainables.member import MemberState
 from trainables.outcome import Cost
 from trainables.preparing.built_on import BuiltOn
-from trainables.preparing.passes import Passes
+from trainables.preparing.passes import prepare_all
 from trainables.preparing.rewritten import Progress, TrainingRows
 from trainables.projections import Direction, Factors
 from trainables.store import AdapterStore
@@ -85,21 +85,18 @@ class PackTraining:
         self.base, self.setting, self.trials, self._workers = base, setting, tuple(trials), workers
         self._store, self._snapshots = store, frozenset(snapshots)
         self._rows_per_forward, self._gradient_checkpointing = rows_per_forward, gradient_checkpointing
-        for adapter in {(trial.adapter.targets, trial.adapter.layers): trial.adapter for trial in trials}.values():
-            check_architecture(base.model, adapter)
+        check_architectures(base.model, [trial.adapter for trial in trials])
         self.encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
         self._guessing = math.log(base.model.config.get_text_config().vocab_size)  # nats
         self._built_on = BuiltOn(store, trials)
         rows = TrainingRows(base, self.encoded, references, workers, preparing)
-        passes = [
-            Passes(base, rows, *pair, dtype, references)
-            for pair in zip(trials, self._built_on.saved_priors, strict=True)
+        inputs = prepare_all(base, rows, trials, self._built_on.saved_priors, dtype, references, workers)
+        self.prepared = [each.prepared for each in inputs]
+        self.rows_read = [each.rows_read for each in inputs]
+        self.members = [
+            MemberState(cost=self._built_on.cost(index) + Cost(inherited_tokens=each.tokens))
+            for index, each in enumerate(inputs)
         ]
-        self.prepared = [each.prepare(workers) for each in passes]  # before any adapter is attached
-        self.rows_read = [rows.read(*pair) for pair in zip(trials, self.prepared, strict=True)]
-        self.members = [MemberState(cost=self._built_on.cost(index)) for index in range(len(trials))]
-        for trial, member, each in zip(trials, self.members, passes, strict=True):
-            member.cost += Cost(inherited_tokens=each.tokens + rows.generated_tokens(trial))
         self.adapters = PackedAdapters(
             base.model, self._built_on.configs, [trial.adapter_seed for trial in trials], dtype
         )
@@ -207,23 +204,12 @@ class PackTraining:
 
     def record(self, index: int, terms: dict[str, Tensor]) -> None:
         """Keep a step's terms on the device; every few steps read them, and see whether the member is still sound."""
-        member, done = self.members[index], self.optimizer.updates[index]
-        pending = member.pending
-        for name, value in terms.items():
-            pending.setdefault(name, []).append((done, value))
-        if done < self._updates[index] and len(pending["loss"]) < max(1, self.trials[index].steps // CURVE_POINTS):
-            return
-        values = {
-            name: list(zip([step for step, _ in pairs], torch.stack([v for _, v in pairs]).tolist(), strict=True))
-            for name, pairs in pending.items()
-        }
-        values = self._workers.broadcast(values)  # a last bit that differs must not let them differ on who is sound
-        member.extend(done, values)
-        trial = self.trials[index]
-        moved = trial.optimizer.moves_after
-        member.reason = find_problem(values, trial.method.must_stay_active, self._guessing, moved)
-        member.status = "invalid" if member.reason else "finished"
-        pending.clear()
+        member, trial, done = self.members[index], self.trials[index], self.optimizer.updates[index]
+        held = member.hold(done, terms)
+        if done >= self._updates[index] or held >= max(1, trial.steps // CURVE_POINTS):
+            # A last bit that differs must not let workers differ on who is sound.
+            values = self._workers.broadcast(member.read())
+            member.judge(done, values, trial.method.must_stay_active, self._guessing, trial.optimizer.moves_after)
 
     def _snapshot(self, index: int) -> None:
         """Keep the adapter for trials that stop at this update of the same training."""
@@ -282,8 +268,8 @@ class PackTraining:
     def save_member_state(self, index: int, path: Path) -> None:
         """Write what a later pack needs to go on with one member, whatever its other members."""
         if self._workers.first:
-            trial_id, member = self.trials[index].trial_id, self.members[index]
-            checkpoint.save_member(path, trial_id, self.adapters, self.optimizer, index, member)
+            trial_id = self.trials[index].trial_id
+            checkpoint.save_member(path, trial_id, self.adapters, self.optimizer, index, self.members[index])
 
     def load_member_state(self, index: int, path: Path) -> bool:
         """Go on with a member that paused in another pack (`save_member_state`); False when nothing is there.

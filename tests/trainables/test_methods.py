@@ -33,6 +33,7 @@ from trainables.interface.configured import Definition
 from trainables.interface.outputs import Forward
 from trainables.method import BatchSizes, Method, Step
 from trainables.pack import Pack
+from trainables.preparing import built_on
 from trainables.projections import Factors, LowRankDirection
 from trainables.store import AdapterStore
 from trainables.trial import AdapterConfig, TrialConfig, trial_for
@@ -152,6 +153,12 @@ def change(pack: Pack, index: int) -> Tensor:
 
 def gap(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max())
+
+
+@pytest.fixture(autouse=True)
+def _own_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that only edits a finished training does that training itself, also where another's prior is the same."""
+    monkeypatch.setattr(built_on, "trained_adapter", lambda store, trial: None)
 
 
 @pytest.fixture(scope="module")

@@ -154,10 +154,10 @@ def test_it_is_the_same_in_any_pack_and_from_the_cache(
     bare = Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=store).prepared[0]
     first = prepared(others, 1)
     assert same(first, bare)
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     monkeypatch.setattr(reference_cache, "compute_outputs", lambda *_: pytest.fail("computed again"))
     assert same(prepared([trial], 0), first)
-    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     assert len(written) == 4, "base with layers, prior, and two of squared gradients"
 
 

@@ -13,6 +13,7 @@ from sweeps.space import vary
 from tests.conftest import ROOT
 from tests.support.tiny import tiny_base, tiny_setting, tiny_trial
 from trainables import methods
+from trainables.losses import squared_change
 from trainables.method import Step
 from trainables.pack import Pack
 from trainables.projections import Factors
@@ -40,12 +41,13 @@ def test_the_methods(example: tuple[str, str], block: str, tmp_path: Path, monke
     assert float((changed - plain).abs().max()) > 1e-5
 
 
-def test_the_penalty_on_the_adapter() -> None:
-    """The line of the table's text gives a number, with the factors that the table promises."""
-    match = re.search(r"`(sum\(f\..*?\))`", PAGE)
+def test_the_penalty_on_the_weights() -> None:
+    """The line of the page gives a number: each of the 4 x 3 entries of B A is 1 x 4 + 1 x 4 = 8."""
+    match = re.search(r"`losses\.(squared_change\(step\.adapter\))`", PAGE)
     assert match
-    adapter = [Factors(torch.full((2, 3), 2.0), torch.ones(4, 2), scale=1.0)]
-    assert eval(match.group(1), {"step": Step({}, {}, adapter=adapter), "sum": sum}) == 6 * 4 + 8
+    adapter = [Factors(torch.full((2, 3), 4.0), torch.ones(4, 2), scale=1.0)]
+    names = {"step": Step({}, {}, adapter=adapter), "squared_change": squared_change}
+    assert eval(match.group(1), names) == 12 * 8**2
 
 
 def test_the_map_names_files_that_exist() -> None:

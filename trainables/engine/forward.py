@@ -6,7 +6,7 @@ hidden width, V vocabulary, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -45,6 +45,12 @@ def head_of(model: PreTrainedModel) -> Head:
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
     return head
+
+
+def check_architectures(model: PreTrainedModel, adapters: Sequence[AdapterConfig]) -> None:
+    """Check each sort of adapters once; see `check_architecture`."""
+    for adapter in {(adapter.targets, adapter.layers): adapter for adapter in adapters}.values():
+        check_architecture(model, adapter)
 
 
 @torch.no_grad()

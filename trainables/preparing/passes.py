@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from settings.common.content import content_id
+from settings.encoding import EncodedRow
 from settings.setting import Stream
 from trainables.engine.adapters import PackedAdapters, Route
 from trainables.engine.base import LoadedBase
@@ -201,3 +203,37 @@ def _content_id(adapters: PackedAdapters) -> str:
     hashes = [hashlib.sha256(tensor.contiguous().cpu().numpy().tobytes()).hexdigest() for tensor in tensors]
     scales = [adapters.configs[0].scale, *(below.scale for below in adapters.prior_factors(0))]
     return content_id({"layers": list(adapters.layers), "factors": hashes, "scales": scales})
+
+
+@dataclass(frozen=True)
+class MemberInputs:
+    """What one trial starts from, beside adapters.
+
+    Attributes:
+        prepared: what its method prepared (`Method.prepare`).
+        rows_read: the rows of each stream that it reads.
+        tokens: that the preparation took.
+    """
+
+    prepared: Mapping[str, Tensor]
+    rows_read: Mapping[Stream, Sequence[EncodedRow]]
+    tokens: int
+
+
+def prepare_all(
+    base: LoadedBase,
+    rows: TrainingRows,
+    trials: Sequence[TrialConfig],
+    priors: Sequence[Sequence[Saved]],
+    dtype: torch.dtype,
+    references: ReferenceCache | None,
+    workers: ProcessGroup,
+) -> list[MemberInputs]:
+    """Let the methods of trials prepare, one after the other; see `Passes`."""
+    inputs = []
+    for trial, saved in zip(trials, priors, strict=True):
+        passes = Passes(base, rows, trial, saved, dtype, references)
+        prepared = passes.prepare(workers)
+        tokens = passes.tokens + rows.generated_tokens(trial)
+        inputs.append(MemberInputs(prepared, rows.read(trial, prepared), tokens))
+    return inputs
