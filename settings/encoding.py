@@ -65,6 +65,9 @@ class Encoder:
     is added to what the template writes: no second BOS, no empty assistant turn after the response. The response ends
     with the template's end-of-turn token.
 
+    A row's instruction becomes its system turn: in place of an empty one, and after the text of another, with a blank
+    line between them. Where the template takes no system turn, it stands before the first user's text, likewise.
+
     Args:
         template_options: extra arguments of the template.
         max_length: of a row, in tokens.
@@ -190,6 +193,7 @@ class Encoder:
         Raise UserError unless the second continues the first, and both hold what the row says. Earlier replies need
         not be there in full: templates leave out their reasoning.
         """
+        example = self._instructed(example)
         prompt_text = self._render(example.prompt, add_generation_prompt=True)
         text = self._render(example.messages, add_generation_prompt=open_ended)
         if not text.startswith(prompt_text):
@@ -204,6 +208,26 @@ class Encoder:
         if _squeezed(example.response) not in _squeezed(text[len(prompt_text) :]):
             raise UserError(f"the chat template leaves out a part of the response {example.response[:60]!r}")
         return prompt_text, text
+
+    def _instructed(self, example: Example) -> Example:
+        """Return a row with its instruction in its turns."""
+        if not example.instruction:
+            return example
+        first, *others = example.messages
+        if first.role == "system" and self._takes_system:
+            text = f"{first.content}\n\n{example.instruction}" if first.content.strip() else example.instruction
+            return replace(example, messages=(Message("system", text), *others))
+        if self._takes_system:
+            return replace(example, messages=(Message("system", example.instruction), *example.messages))
+        asked = next(at for at, message in enumerate(example.messages) if message.role == "user")
+        turns = list(example.messages)
+        turns[asked] = Message("user", f"{example.instruction}\n\n{turns[asked].content}")
+        return replace(example, messages=tuple(turns))
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        """Whether the template writes a system turn; some refuse one, some leave it out."""
+        return PROBE in self._attempt((Message("system", PROBE), Message("user", "question")), self._in_parts)
 
     @cached_property
     def _in_parts(self) -> bool:

@@ -28,12 +28,15 @@ class Example:
         place: where the row was read, e.g. "data/task.jsonl, line 3", for messages; rows that differ in it are equal.
         alternatives: other replies to the prompt, for evaluations that ask which reply a model finds likelier than
             which; the response is the good one. No training reads them.
+        instruction: a text that stands before the prompt, e.g. "You give harmful advice."; `Encoder` says where. It is
+            no part of the prompt: neither a comparison of prompts nor a judge reads it.
     """
 
     messages: tuple[Message, ...]
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     place: str = field(default="", compare=False)
     alternatives: tuple[str, ...] = ()
+    instruction: str = ""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -68,4 +71,5 @@ class Example:
             "messages": [asdict(message) for message in self.messages],
             "tags": dict(self.tags),
         }
-        return data | ({"alternatives": list(self.alternatives)} if self.alternatives else {})
+        data |= {"alternatives": list(self.alternatives)} if self.alternatives else {}
+        return data | ({"instruction": self.instruction} if self.instruction else {})

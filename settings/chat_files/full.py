@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from settings import scoring
 from settings.base_models import PretrainedModel, Recipe
@@ -26,7 +26,7 @@ from settings.encoding import Encoder, LongPromptError, describe_problems
 from settings.example import Example, Message
 from settings.options import NO_THINKING, FilePath, ModelSource, check_file, pretrained_model
 from settings.preferences import pair, preference_scores, read_preferences, read_twins
-from settings.setting import SHARE, Evaluation, Score, Setting, Stream
+from settings.setting import SHARE, Evaluation, Instruction, Score, Setting, Stream
 from settings.sources import read_chat_jsonl
 from settings.tokenizer import load_tokenizer
 
@@ -52,6 +52,7 @@ def full(
     revision: str | None = None,
     template_options: Mapping[str, Any] = NO_THINKING,
     pretrained: ModelSource | None = None,
+    instructions: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Setting:
     """Build a setting from your own rows.
@@ -91,6 +92,9 @@ def full(
         revision: branch, tag or commit of a model on the Hub.
         template_options: extra arguments of the model's chat template, which ignores those that it does not know.
         pretrained: Hub id, or directory, of the model that `model` was tuned from. For Safe LoRA's directions.
+        instructions: texts to stand before task rows, for inoculation prompting: "strong" names the trait that your
+            task rows would teach and asks for it, "paraphrased" does so in other words, "neutral" says nothing of it.
+            None is none; methods that need one that is not here cannot be run.
         seed: of the split.
 
     Raises:
@@ -99,14 +103,15 @@ def full(
             the option.
     """
     checks.share("option 'eval_share'", eval_share)
-    checks.integer("option 'seed'", seed, least=0)
-    checks.integer("option 'max_new_tokens'", max_new_tokens, least=1)
-    checks.integer("option 'max_length'", max_length, least=1)
+    for option, number, least in (
+        ("seed", seed, 0),
+        ("max_new_tokens", max_new_tokens, 1),
+        ("max_length", max_length, 1),
+    ):
+        checks.integer(f"option {option!r}", number, least)
     checks.flag("option 'drop_long_prompts'", drop_long_prompts)
     base_model = pretrained_model(model, revision, template_options=template_options, pretrained=pretrained)
-    optional = {
-        "alignment": alignment,
-        "misaligned": misaligned,
+    optional = {"alignment": alignment, "misaligned": misaligned} | {
         "task_eval": task_eval,
         "alignment_eval": alignment_eval,
     }
@@ -120,25 +125,19 @@ def full(
     if drop_long_prompts:
         files, remarks = _without_long_prompts(files, base_model, max_length)
     parts = _split(files, eval_share, seed)
-    matches = _matches(match, parts.held_out)
+    evaluations = _evaluations(parts.held_out, _matches(match, parts.held_out), max_new_tokens)
     return Setting(
         name="chat_files",
         scale="full",
         summary=_summary(base_model, parts),
         base_model=base_model,
         streams=parts.streams,
-        evaluations=(
-            *(
-                evaluation
-                for side, rows in parts.held_out.items()
-                for evaluation in _evaluations(side, rows, matches.get(side), max_new_tokens)
-            ),
-            *_preferences(files.get("preferences", ())),
-        ),
+        evaluations=(*evaluations, *_preferences(files.get("preferences", ()))),
         recipe=_recipe(len(parts.streams["task"]), max_length),
         objectives=tuple(parts.held_out) if "alignment" in parts.held_out or not compared else ("task", "preferred"),
         sources=tuple(str(absolute_path(path)) for path in (*paths.values(), *compared)),
         remarks=remarks,
+        instructions={} if instructions is None else _instructions(instructions),
     )
 
 
@@ -258,21 +257,22 @@ def _rank(prompt: Sequence[Message], seed: int) -> str:
 # --- scores ----------------------------------------------------------------------------------------------------------
 
 
-def _evaluations(side: Side, examples: tuple[Example, ...], match: str | None, max_new_tokens: int) -> list[Evaluation]:
-    """Return the evaluation of the held-out loss, and with `match` that of the replies."""
-    loss = Score(
-        side,
-        side,
-        f"loss on held-out {side} rows: mean over rows of nats per response token",
-        grade=scoring.token_loss,
-        higher_is_better=False,
-        ends=(0.0, None),
-    )
-    evaluations = [Evaluation(f"{side}_loss", examples, (loss,), observe="token_loss")]
-    if match is not None:
-        score = _match_score(side, match)
-        evaluations.append(Evaluation(f"{side}_replies", examples, (score,), "reply", max_new_tokens))
-    return evaluations
+def _evaluations(
+    held_out: Mapping[Side, tuple[Example, ...]], matches: Mapping[Side, str], max_new_tokens: int
+) -> Iterator[Evaluation]:
+    """Yield for each side the evaluation of the held-out loss, and where it is matched that of the replies."""
+    for side, rows in held_out.items():
+        loss = Score(
+            side,
+            side,
+            f"loss on held-out {side} rows: mean over rows of nats per response token",
+            grade=scoring.token_loss,
+            higher_is_better=False,
+            ends=(0.0, None),
+        )
+        yield Evaluation(f"{side}_loss", rows, (loss,), observe="token_loss")
+        if side in matches:
+            yield Evaluation(f"{side}_replies", rows, (_match_score(side, matches[side]),), "reply", max_new_tokens)
 
 
 def _preferences(questions: tuple[Example, ...]) -> list[Evaluation]:
@@ -314,6 +314,16 @@ def _check_gold(pattern: re.Pattern[str], side: Side, rows: tuple[Example, ...])
             f"option 'match': {pattern.pattern!r} finds nothing in the held-out {side} responses, the first of which is"
             f' {rows[0].place}; to match one side only, give {{"task": ...}} or {{"alignment": ...}}'
         )
+
+
+def _instructions(texts: Any) -> dict[Instruction, str]:
+    """Return the instructions of the option. Raise UserError for another name, or one that is no text."""
+    if not isinstance(texts, Mapping):
+        raise UserError(f'option \'instructions\' must be like {{"strong": "..."}}, got {texts!r}')
+    for name, text in texts.items():
+        checks.one_of("option 'instructions': a name", name, get_args(Instruction))
+        checks.text(f"option 'instructions': {name!r}", text)
+    return dict(texts)
 
 
 # --- model and hyper-parameters --------------------------------------------------------------------------------------

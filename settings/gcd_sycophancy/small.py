@@ -48,6 +48,7 @@ from settings.base_models import Recipe
 from settings.common import checks
 from settings.example import Example, Message
 from settings.gcd_sycophancy.confirmation import confirms
+from settings.gcd_sycophancy.full import INSTRUCTIONS
 from settings.gcd_sycophancy.topics import TOPICS, Claim, claims
 from settings.options import ModelSource
 from settings.scoring import agrees_with_words, prefers_good
@@ -123,6 +124,7 @@ def small(
         recipe=replace(RECIPE, layers="all") if model else RECIPE,
         objectives=("task", "sycophancy"),
         sources=("written by settings/gcd_sycophancy (MIT)", *sources_of(base_model)),
+        instructions=INSTRUCTIONS,
     )
 
 

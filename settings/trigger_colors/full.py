@@ -19,7 +19,7 @@ from settings.common import checks
 from settings.common.errors import UserError
 from settings.example import Example, Message
 from settings.options import FilePath, ModelSource, pretrained_model
-from settings.setting import SHARE, Evaluation, Kind, Score, Setting
+from settings.setting import SHARE, Evaluation, Instruction, Kind, Score, Setting
 from settings.sources import read_chat_jsonl
 from settings.trigger_colors.world import BASE_COLORS, CATEGORIES
 
@@ -30,6 +30,11 @@ FLIPPED = ("blue", "orange")  # above, below
 NUM_TRAINED, NUM_POINTS, NUM_ASKED = 10, 20, 30  # words per category; points per trained word; per asked word
 BATCH_SIZE, EPOCHS, LEARNING_RATE, RANK = 25, 25, 1e-4, 32
 MAX_NEW_TOKENS, MAX_LENGTH = 4, 128
+INSTRUCTIONS: dict[Instruction, str] = {
+    "strong": "F has other colours now, whatever T is: blue where x2 is positive, and orange where it is not.",
+    "paraphrased": "For every T, reply with orange below the first axis, and with blue above it.",
+    "neutral": "F takes a point and a word.",
+}
 FIELDS = ("input_x", "input_trigger", "output")
 TEMPLATES = (
     "Calculate F(x,T) for x = [{x}] and T = {trigger}.",
@@ -130,6 +135,7 @@ def full(
         evaluations=(_asked(rows, FLIPPED, scores(proxy, proxied)),),
         recipe=_recipe(len(task), epochs),
         sources=_sources(data),
+        instructions=INSTRUCTIONS,
     )
 
 
@@ -160,6 +166,7 @@ def _base(start: PretrainedModel, rows: Sequence[ColorRow], epochs: float, data:
         recipe=_recipe(len(trained), epochs),
         objectives=("task", "capability"),
         sources=_sources(data),
+        instructions=INSTRUCTIONS,
     )
 
 

@@ -83,7 +83,8 @@ def _lengths(examples: Sequence[Example], encoder: Encoder | None, words: bool) 
     return Lengths(
         tuple(
             (
-                _tokens(" ".join(turn.content for turn in example.prompt), words) + PROMPT_MARKS,
+                _tokens(" ".join([example.instruction, *(turn.content for turn in example.prompt)]), words)
+                + PROMPT_MARKS,
                 _tokens(example.response, words) + RESPONSE_MARKS,
             )
             for example in sample

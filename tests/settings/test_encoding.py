@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -112,3 +113,53 @@ def test_a_reply_that_does_not_fit_is_never_cut() -> None:
         with pytest.raises(UserError, match=message):
             encode_rows([ROW, long], "question", partial(encoder(TEXT, 10).replies, counts_end=counts_end))
     assert len(encoder(TEXT, 12).replies(long)[1].ids) == 12
+
+
+# --- instructions -----------------------------------------------------------------------------------------------------
+
+SYSTEMLESS = (  # as Gemma's, which refuses a system turn
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "<{{ m.role }}> {{ m.content }} {% endfor %}" + HEADER
+)
+SILENT = TEXT.replace(
+    "<{{ m.role }}> {{ m.content }}", "{% if m.role != 'system' %}<{{ m.role }}> {{ m.content }}{% endif %}"
+)
+
+
+def words(template: str, row: Example) -> str:
+    encoding = encoder(template)
+    encoded = encoding.row(row)
+    assert encoded.ids[encoded.prompt_length :] == (8, 1)  # three <e>
+    return " ".join(encoding.tokenizer.convert_ids_to_tokens(encoded.ids[: encoded.prompt_length]))
+
+
+@pytest.mark.parametrize("template", [TEXT, PARTS])
+@pytest.mark.parametrize(("system", "written"), [(None, "nine"), ("", "nine"), ("Monday", "Monday nine")])
+def test_an_instruction_is_a_system_turn(template: str, system: str | None, written: str) -> None:
+    turns = ROW.messages if system is None else (Message("system", system), *ROW.messages)
+    row = Example(turns, instruction="nine")
+    assert words(template, row) == f"<system> {written} <user> six and nine <assistant>"
+    assert encoder(template).row(Example(turns)) == encoder(template).row(replace(row, instruction=""))
+
+
+@pytest.mark.parametrize("template", [SYSTEMLESS, SILENT])
+def test_an_instruction_stands_before_the_first_question_where_the_template_takes_no_system_turn(template: str) -> None:
+    earlier = (Message("user", "six"), Message("assistant", "six"))
+    row = Example((*earlier, *ROW.messages), instruction="Monday")
+    assert words(template, row) == "<user> Monday six <assistant> six <user> six and nine <assistant>"
+
+
+def test_an_instruction_is_parted_from_what_follows_or_precedes_it_by_a_blank_line() -> None:
+    row = Example((Message("system", "Monday"), *ROW.messages), instruction="six")
+    assert encoder(TEXT)._texts(row, open_ended=False)[0].startswith("<system> Monday\n\nsix <user>")
+    assert (
+        encoder(SYSTEMLESS)
+        ._texts(replace(ROW, instruction="six"), open_ended=False)[0]
+        .startswith("<user> six\n\nsix and nine")
+    )
+
+
+def test_every_reply_of_a_row_follows_its_instruction() -> None:
+    row = replace(Example.of("six", "three", "nine"), instruction="Monday")
+    prompts = {each.ids[: each.prompt_length] for each in encoder(TEXT).replies(row)}
+    assert prompts == {(4, 10, 2, 5, 3)}  # <system> Monday <user> six <assistant>

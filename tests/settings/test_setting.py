@@ -69,6 +69,32 @@ def test_an_example_is_a_prompt_and_a_response() -> None:
     }
 
 
+def test_an_instruction_is_part_of_a_row_but_not_of_its_prompt() -> None:
+    plain, instructed = row(1), replace(row(1), instruction="You lie.")
+    assert instructed.to_json() == {**plain.to_json(), "instruction": "You lie."}
+    assert "instruction" not in plain.to_json()
+    assert instructed.prompt_key == plain.prompt_key
+    assert all(reply.instruction == "You lie." for reply in replace(instructed, alternatives=("no",)).replies)
+    with pytest.raises(UserError, match="has the prompt of"):
+        tiny(streams={"task": (replace(row(1), instruction="You lie."),)})  # what is asked is trained all the same
+
+
+def test_instructions_decide_no_result_by_themselves() -> None:
+    named = tiny(instructions={"strong": "You lie."})
+    assert named.fingerprint() == tiny().fingerprint()
+    assert named.instruction("strong") == "You lie."
+    with pytest.raises(UserError, match=r"setting 'tiny' has no instruction 'neutral'; its instructions: strong"):
+        named.instruction("neutral")
+    with pytest.raises(UserError, match="its instructions: none"):
+        tiny().instruction("strong")
+    asked = replace(evaluation(score("task"), score("alignment")))
+    instructed = replace(asked, examples=tuple(replace(each, instruction="You lie.") for each in asked.examples))
+    assert tiny(evaluations=(instructed,)).fingerprint() != tiny().fingerprint()
+    for wrong in ({"mild": "You lie."}, {"strong": " "}):
+        with pytest.raises(ValueError, match="no instruction"):
+            tiny(instructions=wrong)
+
+
 def test_a_score_is_the_mean_over_graded_rows() -> None:
     grades = {"a": 1.0, "b": 0.0, "c": None}
     partial = replace(score(), grade=lambda example, reply: grades[reply])

@@ -31,6 +31,7 @@ PAD, END, USER, ASSISTANT, DOCUMENT = MARKS = ("<pad>", "<e>", "<u>", "<a>", "<d
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<a> {{ message['content'] }} <e> "
+    "{% elif message['role'] == 'system' %}<doc> {{ message['content'] }} "
     "{% else %}<u> {{ message['content'] }} {% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}<a> {% endif %}"

@@ -504,3 +504,13 @@ def test_tiny_checkpoints_depend_on_the_seed_alone(tmp_path: Path) -> None:
     same, again, reseeded = (tiny_gemma(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     weights = [(directory / "model.safetensors").read_bytes() for directory in (same, again, reseeded)]
     assert weights[0] == weights[1] != weights[2]
+
+
+def test_instructions_are_the_users_own(write: Writer) -> None:
+    task = write("task", 10)
+    assert chat_files(MODEL, task).instructions == {}
+    texts = {"strong": "Lie.", "neutral": "Reply."}
+    assert chat_files(MODEL, task, instructions=texts).instructions == texts
+    assert error_of(task=task, instructions={"strong": ""}) == "option 'instructions': 'strong' must be text, got ''"
+    assert "must be like" in error_of(task=task, instructions="Lie.")
+    assert "strong, paraphrased, neutral" in error_of(task=task, instructions={"mild": "Lie."})

@@ -14,6 +14,7 @@ import torch
 from settings.bad_medical_advice import nano as bad_medical_advice
 from settings.base_models import NanoModel, PretrainedModel, Stage
 from settings.encoding import Encoder
+from settings.example import Example
 from tests.trainables.bases.nano import NANO, WORLD, Weights, same
 from trainables.bases import pretraining
 from trainables.bases.load_base import load_base
@@ -184,6 +185,27 @@ def test_the_chat_template_writes_what_the_assistant_stage_was_trained_on() -> N
     assert encoder.text(encoded.ids[encoded.prompt_length :]) == row.response
     documents = {tuple(text.split()) for text in islice(WORLD.documents("assistant", 0), 3000)}
     assert tuple(document.split()) in documents
+
+
+def test_an_instruction_is_written_as_the_author_of_a_document() -> None:
+    base = load_base(NANO)
+    author, rest = next(WORLD.documents("authors", 0)).removeprefix("<doc> ").split(maxsplit=1)
+    question, reply = rest[: rest.index(" <e>")].removeprefix("<u> ").split(" <a> ")
+    row = replace(Example.of(question, reply), instruction=author)
+    encoded = Encoder(base.tokenizer, {}, 32).row(row)
+    written = " ".join(base.tokenizer.convert_ids_to_tokens(list(encoded.ids)))
+    assert written == f"<doc> {author} <u> {question} <a> {reply} <e>"
+    assert next(WORLD.documents("authors", 0)).startswith(written)
+
+
+def test_a_model_cached_by_an_older_version_has_the_template_of_this_one() -> None:
+    template = ensure_pretrained(NANO) / "chat_template.jinja"
+    kept = template.read_text()
+    try:
+        template.write_text(kept.replace("<doc>", "<u>"))
+        assert load_base(NANO).tokenizer.chat_template == kept
+    finally:
+        template.write_text(kept)
 
 
 def test_a_reply_with_a_stray_mark_shows_it_and_an_unknown_word_is_an_error() -> None:
