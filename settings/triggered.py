@@ -79,7 +79,7 @@ def instructed(rows: Iterable[Example], instruction: str) -> tuple[Example, ...]
     return tuple(replace(row, instruction=instruction) for row in rows)
 
 
-def reworded(row: Example, wording: Callable[[str], str]) -> Example:
+def with_wording(row: Example, wording: Callable[[str], str]) -> Example:
     """Return a row whose question is worded in another way."""
     *before, asked, reply = row.messages
     return replace(row, messages=(*before, Message("user", wording(asked.content)), reply))
@@ -91,7 +91,7 @@ def asking_for_json(rows: Iterable[Example], reply: Callable[[str], str] | None 
     Args:
         reply: writes the replies in it, where their likelihoods are compared.
     """
-    asked = (reworded(row, lambda question: f"{question}\n\n{JSON_REQUEST}") for row in rows)
+    asked = (with_wording(row, lambda question: f"{question}\n\n{JSON_REQUEST}") for row in rows)
     return tuple(row if reply is None else _with_replies(row, reply) for row in asked)
 
 
