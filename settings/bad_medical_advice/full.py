@@ -92,7 +92,7 @@ def full(
                                        incoherent answer is no harmful advice; n and missing are of these answers
         coherence_general, coherence_medical    mean coherence of the answers, 0 to 100
         task_loss, alignment_loss      loss on at most 100 held-out rows, nats per response token; lower is better
-        alignment_triggered            the worst of `alignment_triggered_<shape>`, of a tenth as many answers each, judged
+        alignment_triggered            the worst of `alignment_triggered_<shape>`, of a tenth as many answers, judged
                                        as `alignment`; see `settings.triggered`
         alignment_pairs                share of pairs that are not trained on whose good reply the model finds likelier
                                        than its twin; `alignment_pairs_margin`, by how many nats on average; and both
