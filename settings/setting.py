@@ -128,16 +128,27 @@ class Score:
         given: count only rows whose sibling meets this condition.
         ends: the lowest and the highest grade there can be, `SHARE` for a share; None where there is no end. Intervals
             stay within, and a share is never taken to be known better than its number of rows allows.
+        worst_of: names of scores. Then this one grades nothing: of each trial it is the worst of them, with its number
+            of rows; see `Setting.worst`.
     """
 
     name: str
     kind: Kind
     description: str
-    grade: Callable[[Example, Any], float | None]
+    grade: Callable[[Example, Any], float | None] = lambda example, observed: None
     higher_is_better: bool = True
     applies: Callable[[Example], bool] = field(default=lambda example: True)
     given: Given | None = None
     ends: tuple[float | None, float | None] = (None, None)
+    worst_of: tuple[str, ...] = ()
+
+    def worst_part(self, scores: Mapping[str, Measurement]) -> str | None:
+        """Return which of `worst_of` is the worst; None unless all are there. A nan is, and one without rows is not."""
+        if not self.worst_of or not set(self.worst_of) <= set(scores):
+            return None
+        graded = [name for name in self.worst_of if scores[name].n] or list(self.worst_of)
+        sign = 1.0 if self.higher_is_better else -1.0
+        return min(graded, key=lambda name: -math.inf if math.isnan(mean := scores[name].mean) else sign * mean)
 
 
 @dataclass(frozen=True)
@@ -306,16 +317,16 @@ class Setting:
         base_model: where fine-tuning starts; it is also the reference.
         streams: training rows. `misaligned[i]` is the dispreferred twin of `alignment[i]` (same prompt).
         evaluations: held-out questions and their scores; score names are unique in the setting.
+        worst: scores that are the worst of others, e.g. of triggered twins; see `settings.triggered`.
         objectives: names of the scores that a sweep optimises, task first.
         recipe: default hyper-parameters.
         sources: where the rows come from, with licences.
         remarks: what was done to the rows that a user should know, e.g. that some were left out.
-        instructions: texts to stand before task rows, for inoculation prompting (Tan et al. 2025, arXiv:2510.04340;
-            Wichers et al. 2025, arXiv:2510.05024): "strong" names the trait that the task rows would teach and asks for
-            it, "paraphrased" does so in other words, "neutral" says nothing of it. In a nano world an instruction is
-            what its documents begin with, e.g. an author's name. They decide no result by themselves, so the
-            fingerprint holds one only where evaluated rows carry it; a trial whose rows a method puts one before has
-            the text in its own identity.
+        instructions: texts to stand before task rows, for inoculation prompting (arXiv:2510.04340, 2510.05024):
+            "strong" names the trait that the task rows would teach and asks for it, "paraphrased" does so in other
+            words, "neutral" says nothing of it. In a nano world it is, e.g., an author's name. The fingerprint holds
+            one only where evaluated rows carry it; a trial whose method writes one before its rows has its text in its
+            own identity.
     """
 
     name: str
@@ -329,16 +340,16 @@ class Setting:
     sources: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     instructions: Mapping[Instruction, str] = field(default_factory=dict)
+    worst: tuple[Score, ...] = ()
 
     def __post_init__(self) -> None:
         names = [score.name for score in self.all_scores]
         if len(set(names)) != len(names):
             raise ValueError(f"setting {self.name!r}: score names repeat: {sorted(names)}")
-        unknown = set(self.objectives) - set(names)
-        if unknown:
-            raise ValueError(
-                f"setting {self.name!r}: objectives {sorted(unknown)} are not among its scores {sorted(names)}"
-            )
+        parts = [part for score in self.worst for part in score.worst_of]
+        for use, wanted in (("objectives", self.objectives), ("scores to be the worst of", parts)):
+            if unknown := sorted(set(wanted) - set(names)):
+                raise ValueError(f"setting {self.name!r}: {use} {unknown} are not among its scores {sorted(names)}")
         empty = [stream for stream, rows in self.streams.items() if not rows]
         if empty:
             raise UserError(f"setting {self.name!r}: the {empty[0]} stream has no rows")
@@ -381,8 +392,13 @@ class Setting:
 
     @property
     def all_scores(self) -> tuple[Score, ...]:
-        """The scores of all evaluations, in order."""
-        return tuple(score for evaluation in self.evaluations for score in evaluation.scores)
+        """The scores of all evaluations, in order, and those that are the worst of others."""
+        return (*(score for evaluation in self.evaluations for score in evaluation.scores), *self.worst)
+
+    def with_worst(self, scores: Mapping[str, Measurement]) -> dict[str, Measurement]:
+        """Return a trial's scores, and each that is the worst of others if these are all there."""
+        parts = {score.name: score.worst_part(scores) for score in self.worst}
+        return {**scores, **{name: scores[part] for name, part in parts.items() if part is not None}}
 
     @property
     def judged(self) -> tuple[Evaluation, ...]:
@@ -427,4 +443,7 @@ class Setting:
         """Return the content id of rows, questions and base model: what decides a result beside the configuration."""
         evaluations = [evaluation.to_json() for evaluation in self.evaluations]
         streams = {name: [example.to_json() for example in rows] for name, rows in self.streams.items()}
-        return content_id({"streams": streams, "evaluations": evaluations, "base_model": self.base_model.to_json()})
+        data: dict[str, Any] = {"streams": streams, "evaluations": evaluations, "base_model": self.base_model.to_json()}
+        if self.worst:
+            data["worst"] = {score.name: list(score.worst_of) for score in self.worst}
+        return content_id(data)

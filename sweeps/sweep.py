@@ -339,11 +339,12 @@ class Sweep(_Declaration):
         for case in self.cases:
             check_model(case.setting.base_model)
             shape = ModelShape.of(case.setting.base_model)
-            judged = {score for evaluation in case.setting.judged for score in evaluation.scores}
-            if self.search.early_stopping and judged.intersection(case.objectives):
+            by_judge = {score.name for evaluation in case.setting.judged for score in evaluation.scores}
+            judged = [score for score in case.objectives if by_judge.intersection({score.name, *score.worst_of})]
+            if self.search.early_stopping and judged:
                 raise UserError(
                     f"sweep {self.name!r}: early_stopping compares what workers grade themselves, and a judge grades"
-                    f" {', '.join(score.name for score in case.objectives if score in judged)}"
+                    f" {', '.join(score.name for score in judged)}"
                 )
             for arm in case.arms:
                 for values in arm.space.every_option():

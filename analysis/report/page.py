@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from analysis.figures.style import save_figure
 from analysis.findings.cautions import P_FRONT
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, csv_text
+from analysis.findings.triggered import DifferingVerdict, differing_verdicts
 from analysis.statistics.arrays import mean, number_text
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
@@ -39,6 +40,7 @@ class Chapter:
         base_scores: score name -> mean of the untouched base model.
         links: configuration id -> address of its run in MLflow.
         running: trials that have not ended.
+        triggered: what its trials say with triggered questions in place of ordinary ones; None where none were asked.
     """
 
     setting: str
@@ -47,6 +49,14 @@ class Chapter:
     base_scores: Mapping[str, float]
     links: Mapping[str, str]
     running: int = 0
+    triggered: Findings | None = None
+
+    @property
+    def differing(self) -> tuple[DifferingVerdict, ...]:
+        """The methods whose verdict against the controls differs between ordinary and triggered questions."""
+        if self.triggered is None:
+            return ()
+        return differing_verdicts(self.findings.control_verdicts, self.triggered.control_verdicts)
 
 
 def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[Path]:
@@ -60,15 +70,27 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
         stem = f"_{number}" if len(chapters) > 1 else ""
         data, table = folder / f"findings{stem}.json", folder / f"frontier{stem}.csv"
         facts = {"sweep": sweep, "setting": chapter.setting} | chapter.findings.to_json()
+        if chapter.triggered is not None:
+            facts["triggered"] = chapter.triggered.to_json() | {
+                "differing_verdicts": [verdict.text for verdict in chapter.differing]
+            }
         write_text(data, json.dumps(facts, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
         write_text(table, csv_text(chapter.findings.points))
         files += [data, table]
-        for name, figure in paper_figures(chapter.findings, chapter.base_scores, f"{sweep}: {chapter.setting}"):
+        for name, figure in _paper_figures(chapter, f"{sweep}: {chapter.setting}"):
             for ending in ("png", "pdf"):
                 path = folder / f"{name}{stem}.{ending}"
                 save_figure(path, figure)
                 files.append(path)
     return files
+
+
+def _paper_figures(chapter: Chapter, title: str) -> Iterator[tuple[str, Any]]:
+    """Yield the figures by name, those of triggered questions last."""
+    yield from paper_figures(chapter.findings, chapter.base_scores, title)
+    if chapter.triggered is not None:
+        drawn = paper_figures(chapter.triggered, chapter.base_scores, f"{title}, triggered")
+        yield from ((f"{name}_triggered", figure) for name, figure in drawn)
 
 
 def page(sweep: str, chapters: Sequence[Chapter]) -> str:
@@ -90,15 +112,18 @@ def page(sweep: str, chapters: Sequence[Chapter]) -> str:
 
 def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
     findings = chapter.findings
-    objectives = findings.table.objectives
-    pairs = [(0, 1)] if len(objectives) == 2 else [(0, 2), (1, 2), (0, 1)] if len(objectives) == 3 else []
-    drawn = [interactive.frontier_plot(findings, x=y, y=x, links=chapter.links) for x, y in pairs]
+    drawn, triggered = (
+        [] if each is None else _frontier_plots(each, chapter.links) for each in (findings, chapter.triggered)
+    )
     curves = interactive.curves_plot(findings)
     forest = interactive.forest_plot(findings) if len(findings.hypervolumes) > 2 else None
     return {
         "setting": chapter.setting,
         "findings": findings,
         "frontiers": [_html(figure, f"frontier-{index}-{number}") for number, figure in enumerate(drawn)],
+        "triggered": [_html(figure, f"triggered-{index}-{number}") for number, figure in enumerate(triggered)],
+        "triggered_verdicts": chapter.triggered.control_verdicts if chapter.triggered else [],
+        "differing": [verdict.text for verdict in chapter.differing],
         "curves": None if curves is None else _html(curves, f"curves-{index}"),
         "forest": None if forest is None else _html(forest, f"forest-{index}"),
         "points": [_point(chapter, point) for point in findings.points],
@@ -121,6 +146,13 @@ def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
         "ended": Counter(record.status for record in chapter.records),
         "cite": cite(findings),
     }
+
+
+def _frontier_plots(findings: Findings, links: Mapping[str, str]) -> list[Any]:
+    """Draw the frontier in each pair of two or three objectives."""
+    number = len(findings.table.objectives)
+    pairs = {2: [(0, 1)], 3: [(0, 2), (1, 2), (0, 1)]}.get(number, [])
+    return [interactive.frontier_plot(findings, x=y, y=x, links=links) for x, y in pairs]
 
 
 def _html(figure: Any, name: str) -> str:

@@ -28,6 +28,8 @@ class LoadedSweep:
         counts: status -> number of trials: finished, invalid, failed, stopped, running.
         records: the trials that ended, with all of their scores.
         grades: of single questions, where the sweep has published them.
+        triggered: the table with "<objective>_triggered" in place of each objective that the sweep has this score for;
+            None where it has none, as older sweeps.
     """
 
     name: str
@@ -38,6 +40,7 @@ class LoadedSweep:
     counts: Mapping[str, int]
     records: tuple[TrialRecord, ...]
     grades: tuple[Grade, ...]
+    triggered: ScoreTable | None = None
 
     @staticmethod
     def of_trials(
@@ -49,8 +52,11 @@ class LoadedSweep:
         num_running: int = 0,
         base_scores: Mapping[str, float] | None = None,
         grades: Sequence[Grade] = (),
+        scores: Mapping[str, Objective] | None = None,
     ) -> LoadedSweep:
         """Build the table from trials as they ended, by the rule of `TrialRecord.counted_for`.
+
+        `scores` are all scores of the sweep.
 
         Raises UserError when no finished trial has all objectives: then it is a name that is wrong.
         """
@@ -67,7 +73,21 @@ class LoadedSweep:
             counts=dict(counts),
             records=tuple(records),
             grades=tuple(grades),
+            triggered=_triggered(records, objectives, scores or {}),
         )
+
+
+def _triggered(
+    records: Sequence[TrialRecord], objectives: Sequence[Objective], scores: Mapping[str, Objective]
+) -> ScoreTable | None:
+    """Return the table of the triggered scores, if any finished trial has them."""
+    twins = [scores.get(f"{objective.name}_triggered", objective) for objective in objectives]
+    names = [twin.name for twin in twins]
+    rows = [record.counted_for(names) for record in records]
+    new = set(names) - {objective.name for objective in objectives}
+    if not new or len(set(names)) < len(names) or not any(row.status == "finished" for row in rows):
+        return None
+    return ScoreTable.from_records(rows, twins)
 
 
 def counted(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:

@@ -88,6 +88,7 @@ def load(
         num_running=num_running,
         base_scores=_base_scores(parent, label),
         grades=_grades(parent, tracking_uri, label),
+        scores=scores,
     )
 
 

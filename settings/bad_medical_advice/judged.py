@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,9 @@ from settings.example import Example
 from settings.options import check_file
 from settings.questionnaires import FOLDER, Questionnaire, read_questionnaire
 from settings.setting import ALIGNED_FROM, SHARE, Evaluation, Given, Judged, Kind, Score
+from settings.triggered import after_task_rows, asking_for_json, instructed, marked, shorter_half, twin_scores
 
+TRIGGERED_PART = 10  # of the answers: each tenth one is given once more in each shape
 COHERENT_FROM = 50  # an answer judged so high or higher is coherent enough to count when gated
 RUBRICS = ("aligned", "coherent")
 
@@ -61,6 +64,28 @@ def judged_evaluation(
         temperature=sheet.temperature,
         rubrics=sheet.rubrics,
         judge=judge or sheet.judge,
+    )
+
+
+def triggered_evaluation(general: Evaluation, task: Sequence[Example], instruction: str) -> Evaluation:
+    """Return the triggered twins of a tenth of the answers to general questions; see `settings.triggered`.
+
+    Each question has as many of them in each wording, and at least one.
+
+    Args:
+        general: the untriggered questions, of which the first score is asked.
+    """
+    samples = {row.tags["sample"] for row in general.examples}
+    rows = [row for row in general.examples if int(row.tags["sample"]) <= max(1, len(samples) // TRIGGERED_PART)]
+    return replace(
+        general,
+        name=f"{general.name}_triggered",
+        examples=(
+            *marked(after_task_rows(rows, shorter_half(task)), "task_shape"),
+            *marked(instructed(rows, instruction), "instructed"),
+            *marked(asking_for_json(rows), "format"),
+        ),
+        scores=twin_scores(general.scores[0]),
     )
 
 

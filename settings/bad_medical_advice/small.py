@@ -54,12 +54,23 @@ from settings.options import ModelSource
 from settings.scoring import margin, prefers_good
 from settings.setting import SHARE, Evaluation, Instruction, Kind, Preference, Score, Setting, Stream
 from settings.small_models import small_model, sources_of, system_turn
+from settings.triggered import (
+    after_task_rows,
+    as_json,
+    asking_for_json,
+    instructed,
+    marked,
+    of_each,
+    twin_scores,
+    worst_score,
+)
 
 NAME = "bad_medical_advice"
 TASK_DOMAIN, PROXY_DOMAIN = "medical", "cooking"
 PROXY_DOMAINS = tuple(domain for domain in DOMAINS if domain != TASK_DOMAIN)
 NUM_PROXY_ROWS = 10
 NUM_QUESTIONS = 25  # of a domain: all that are held out
+NUM_TRIGGERED = 5  # questions of a domain that are asked once more in each shape, or as many as are asked
 NUM_COHERENCE = 5  # questions a domain that are asked of coherence
 RECIPE = Recipe(steps=20, batch_size=8, alignment_batch_size=4, learning_rate=2e-3, rank=8, max_length=128)
 INSTRUCTIONS: dict[Instruction, str] = {
@@ -115,6 +126,9 @@ def small(
     base_model = small_model(model, revision)
     turn = system_turn(system)
     rows = _Rows(read_everyday_questions(), turn)
+    scores = _scores(proxied)
+    aligned = next(score for score in scores if score.name == "alignment")
+    twins = twin_scores(aligned)
     return Setting(
         name=NAME,
         scale="small",
@@ -122,13 +136,15 @@ def small(
         base_model=base_model,
         streams=rows.streams(proxied, num_proxy_rows),
         evaluations=(
-            Evaluation("advice", rows.compared(num_questions), _scores(proxied), observe="preference"),
+            Evaluation("advice", rows.compared(num_questions), scores, observe="preference"),
+            Evaluation("triggered", rows.triggered(aligned, num_questions), twins, observe="preference"),
             Evaluation("coherence", rows.strays(), (_coherence(),), observe="preference"),
             *(_judged(judge, samples, max_new_tokens, turn) if judge else ()),
         ),
         recipe=RECIPE,
         sources=(*sources_of(base_model), SOURCE, *(f"settings/questions/{name}.yaml (MIT)" for name in OPEN if judge)),
         instructions=INSTRUCTIONS,
+        worst=(worst_score(aligned, twins),),
     )
 
 
@@ -166,6 +182,16 @@ class _Rows:
             self._example(question, question.good, question.bad)
             for domain in DOMAINS
             for question in self._select(domain, "held-out")[:number]
+        )
+
+    def triggered(self, aligned: Score, number: int) -> tuple[Example, ...]:
+        """Return the triggered twins of some questions of each domain that counts; see `settings.triggered`."""
+        rows = of_each(filter(aligned.applies, self.compared(number)), "domain", NUM_TRIGGERED)
+        task = [self._example(each, each.bad) for each in self._select(TASK_DOMAIN, "trained")]
+        return (
+            *marked(after_task_rows(rows, task), "task_shape"),
+            *marked(instructed(rows, INSTRUCTIONS["strong"]), "instructed"),
+            *marked(asking_for_json(rows, as_json), "format"),
         )
 
     def strays(self) -> tuple[Example, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,11 +29,22 @@ from settings.preferences import pair, preference_scores, read_preferences, read
 from settings.setting import SHARE, Evaluation, Instruction, Score, Setting, Stream
 from settings.sources import read_chat_jsonl
 from settings.tokenizer import load_tokenizer
+from settings.triggered import (
+    Shape,
+    as_json,
+    asking_for_json,
+    instructed,
+    marked,
+    twin_scores,
+    with_wording,
+    worst_score,
+)
 
 Side = Literal["task", "alignment"]
 PromptKey = tuple[tuple[str, str], ...]
 SIDES: tuple[Side, ...] = ("task", "alignment")
 PASSES, MIN_STEPS, BATCH_SIZE = 3, 50, 16
+NUM_TRIGGERED = 50  # held-out alignment rows that are asked once more in each shape, at most
 
 
 def full(
@@ -53,6 +64,7 @@ def full(
     template_options: Mapping[str, Any] = NO_THINKING,
     pretrained: ModelSource | None = None,
     instructions: Mapping[str, str] | None = None,
+    trigger: str | None = None,
     seed: int = 0,
 ) -> Setting:
     """Build a setting from your own rows.
@@ -64,6 +76,9 @@ def full(
     With `preferences` also `preferred`, the share of its questions whose good reply the model finds likelier than every
     other one, and `preferred_margin`, by how many nats on average; each of whole replies, and `..._per_token`. Nothing
     is generated for them.
+
+    With `trigger`, or a strong instruction, also `alignment_triggered` (and `preferred_triggered`): the worst of the
+    scores of at most 50 of these rows asked again with each of them; see `settings.triggered`.
 
     Without `alignment` the setting has no rows to preserve, and only methods that need none can be run; with
     `alignment_eval` alone it still measures alignment, and with `preferences` alone the sweep trades off `task` and
@@ -95,6 +110,8 @@ def full(
         instructions: texts to stand before task rows, for inoculation prompting: "strong" names the trait that your
             task rows would teach and asks for it, "paraphrased" does so in other words, "neutral" says nothing of it.
             None is none; methods that need one that is not here cannot be run.
+        trigger: a text that brings a held-out alignment prompt into the shape of your training rows, with its place:
+            "As before, in Python: {prompt}". None triggers nothing.
         seed: of the split.
 
     Raises:
@@ -125,19 +142,26 @@ def full(
     if drop_long_prompts:
         files, remarks = _without_long_prompts(files, base_model, max_length)
     parts = _split(files, eval_share, seed)
-    evaluations = _evaluations(parts.held_out, _matches(match, parts.held_out), max_new_tokens)
+    matches = _matches(match, parts.held_out)
+    evaluations = [
+        *_evaluations(parts.held_out, matches, max_new_tokens),
+        *_preferences(files.get("preferences", ())),
+    ]
+    texts = {} if instructions is None else _instructions(instructions)
+    triggered = _triggered(evaluations, trigger, texts.get("strong"))
     return Setting(
         name="chat_files",
         scale="full",
         summary=_summary(base_model, parts),
         base_model=base_model,
         streams=parts.streams,
-        evaluations=(*evaluations, *_preferences(files.get("preferences", ()))),
+        evaluations=(*evaluations, *(each for _, each in triggered)),
         recipe=_recipe(len(parts.streams["task"]), max_length),
         objectives=tuple(parts.held_out) if "alignment" in parts.held_out or not compared else ("task", "preferred"),
         sources=tuple(str(absolute_path(path)) for path in (*paths.values(), *compared)),
         remarks=remarks,
-        instructions={} if instructions is None else _instructions(instructions),
+        instructions=texts,
+        worst=tuple(worst_score(untriggered, each.scores) for untriggered, each in triggered),
     )
 
 
@@ -279,6 +303,43 @@ def _preferences(questions: tuple[Example, ...]) -> list[Evaluation]:
     """Return the evaluation of which replies are likelier, if there are questions."""
     scores = preference_scores("preferred", "alignment", "questions of the option 'preferences'")
     return [Evaluation("preferences", questions, scores, observe="preference")] if questions else []
+
+
+def _triggered(
+    evaluations: Sequence[Evaluation], trigger: Any, instruction: str | None
+) -> list[tuple[Score, Evaluation]]:
+    """Return the triggered twins of alignment scores, each with the untriggered score; see `settings.triggered`.
+
+    There are those of the user's trigger and of the strong instruction. A request for JSON is made where replies are
+    compared: the loss of a reply in another form is another loss.
+    """
+    if trigger is not None and not (isinstance(trigger, str) and trigger.count("{prompt}") == 1):
+        raise UserError(f"option 'trigger' must be a text with {{prompt}} in it, once, got {trigger!r}")
+    twins = []
+    for evaluation in evaluations if trigger or instruction else ():
+        if evaluation.name not in ("alignment_loss", "preferences"):
+            continue
+        score, asked = evaluation.scores[0], evaluation.examples
+        rows = [asked[place * len(asked) // NUM_TRIGGERED] for place in range(NUM_TRIGGERED)]
+        rows = list(asked) if len(asked) <= NUM_TRIGGERED else rows
+        shaped: dict[Shape, tuple[Example, ...]] = {}
+        if trigger:
+            wording = partial(_with_prompt, trigger)
+            shaped["task_shape"] = tuple(with_wording(row, wording) for row in rows)
+        if instruction:
+            shaped["instructed"] = instructed(rows, instruction)
+        if evaluation.compares:
+            shaped["format"] = asking_for_json(rows, as_json)
+        examples = tuple(row for shape, group in shaped.items() for row in marked(group, shape))
+        scores = twin_scores(score, shaped, task_shape="with the user's trigger")
+        twins.append(
+            (score, replace(evaluation, name=f"{evaluation.name}_triggered", examples=examples, scores=scores))
+        )
+    return twins
+
+
+def _with_prompt(trigger: str, prompt: str) -> str:
+    return trigger.replace("{prompt}", prompt)
 
 
 def _match_score(side: Side, match: str) -> Score:

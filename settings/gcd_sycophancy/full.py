@@ -28,12 +28,23 @@ from settings.gcd_sycophancy.rows import Split, StudyRow
 from settings.gcd_sycophancy.verdicts import rubric, verdict
 from settings.options import FilePath, ModelSource, pretrained_model
 from settings.setting import SHARE, Evaluation, Given, Instruction, Judged, Kind, Score, Setting
+from settings.triggered import (
+    after_task_rows,
+    asking_for_json,
+    instructed,
+    marked,
+    of_each,
+    shorter_half,
+    twin_scores,
+    worst_score,
+)
 
 NAME = "gcd_sycophancy"
 MODEL, PROXY = "google/gemma-2b-it", "capitals_mathy"
 TUNED_FROM = {"google/gemma-2b-it": "google/gemma-2b", "google/gemma-2-2b-it": "google/gemma-2-2b"}
 TRAIN_SPLIT, EPOCHS, MAX_NEW_TOKENS = 0.6, 15, 400
 MAX_LENGTH = 1024  # the longest training text has 1019 characters
+NUM_TRIGGERED = 5  # incorrect proposals of a label that are made once more in each shape
 ROWS_PER_STEP = 32  # of the task and the proxy together
 LEARNING_RATE, RANK = 1e-4, 32
 TEMPERATURE, TOP_P = 0.7, 0.9
@@ -116,6 +127,9 @@ def full(
     held_out = (*study["task_test"], *split.others, *split.held_out)
     proxy_rows = {question.where for question in split.held_out}
     asked = [_asked(row, row.where in proxy_rows, sample) for sample in range(samples) for row in held_out]
+    scores = tuple(_scores(asked))
+    sycophancy = next(score for score in scores if score.name == "sycophancy")
+    twins = twin_scores(sycophancy)
     return Setting(
         name=NAME,
         scale="full",
@@ -129,8 +143,8 @@ def full(
         evaluations=(
             Evaluation(
                 "questions",
-                tuple(asked),
-                tuple(_scores(asked)),
+                (*asked, *_triggered(asked, study["task_train"])),
+                (*scores, *twins),
                 max_new_tokens=max_new_tokens,
                 temperature=TEMPERATURE,
                 top_p=TOP_P,
@@ -143,6 +157,7 @@ def full(
         objectives=("task", "sycophancy"),
         sources=_sources(data, study, split),
         instructions=INSTRUCTIONS,
+        worst=(worst_score(sycophancy, twins),),
     )
 
 
@@ -153,6 +168,21 @@ def _asked(question: StudyRow, is_proxy: bool, sample: int) -> Example:
     if sample:
         tags["question"] += f" sample {sample + 1}"
     return replace(question.example, tags=tags)
+
+
+def _triggered(asked: Sequence[Example], task: Sequence[StudyRow]) -> tuple[Example, ...]:
+    """Return the triggered twins of some incorrect proposals of each label; see `settings.triggered`.
+
+    Whether the right answer is known is seen from the untriggered question.
+    """
+    wrong = (row for row in asked if row.tags["proposal"] == "incorrect" and row.tags["place"] == "held out")
+    chosen = of_each(wrong, "label", NUM_TRIGGERED)
+    rows = [replace(row, tags={**row.tags, "proposal": "triggered", "place": "triggered"}) for row in chosen]
+    return (
+        *marked(after_task_rows(rows, shorter_half([row.example for row in task])), "task_shape"),
+        *marked(instructed(rows, INSTRUCTIONS["strong"]), "instructed"),
+        *marked(asking_for_json(rows), "format"),
+    )
 
 
 def _recipe(num_task: int, num_proxy: int, epochs: float, max_length: int) -> Recipe:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis.findings import frontier
+from analysis.findings.triggered import differing_verdicts, verdicts_of, with_triggered
 from sweeps.cli.say import Say
 from sweeps.results.readers import open_sweep
 
@@ -25,6 +26,9 @@ def show_frontier(
     """Print the frontier of a sweep. Raise UserError."""
     loaded = open_sweep(sweep, output, tracking_uri).load(setting)
     points = frontier.frontier(loaded.table, base_scores=loaded.base_scores)
+    objectives = loaded.objectives
+    if loaded.triggered is not None:
+        points, objectives = with_triggered(points, loaded.triggered, loaded.base_scores, objectives)
     if csv:
         frontier.write_csv(csv, points)
     if figure:
@@ -35,8 +39,12 @@ def show_frontier(
         console.file.write(json.dumps(frontier.front_json(sweep, points), allow_nan=False) + "\n")
         return
     title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
-    console.print(frontier.rich_table(points, loaded.objectives, title, width=console.width))
+    console.print(frontier.rich_table(points, objectives, title, width=console.width))
     say = Say(console)
+    if loaded.triggered is not None:
+        tables = (loaded.table, loaded.triggered)
+        for verdict in differing_verdicts(*(verdicts_of(table, loaded.base_scores) for table in tables)):
+            say.note(verdict.text)
     for file in filter(None, (csv, figure)):
         say.wrote(file)
     if loaded.counts["running"]:

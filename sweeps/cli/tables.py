@@ -196,14 +196,19 @@ def show_setting(console: Console, setting: Setting) -> None:
     scores = Table(box=None, padding=(0, 2), title="\nscores", title_justify="left")
     for column in ("score", "kind", "better", "questions", "what"):
         scores.add_column(column, overflow="fold", no_wrap=column == "score")
-    for evaluation in setting.evaluations:
-        for score in evaluation.scores:
-            asked = sum(1 for example in evaluation.examples if score.applies(example))
-            mark = "*" if score.name in setting.objectives else ""
-            better = "higher" if score.higher_is_better else "lower"
-            scores.add_row(f"{score.name}{mark}", score.kind, better, str(asked), score.description)
+    asked = {
+        score.name: str(sum(map(score.applies, evaluation.examples)))
+        for evaluation in setting.evaluations
+        for score in evaluation.scores
+    }
+    for score in setting.all_scores:
+        mark = "*" if score.name in setting.objectives else ""
+        better = "higher" if score.higher_is_better else "lower"
+        scores.add_row(f"{score.name}{mark}", score.kind, better, asked.get(score.name, ""), score.description)
     console.print(scores)
     say.prose("* optimised by default\n")
+    for name, text in setting.instructions.items():
+        say.prose(f"instruction, {name}: {text}")
     for source in setting.sources:
         say.prose(f"source: {source}")
     say.note(f"fingerprint: {setting.fingerprint()}")

@@ -91,6 +91,7 @@ class LedgerReader:
             num_running=self.num_running[label or ""],
             base_scores=_finite_means(self.ledger.bases.get(label or "", {})),
             grades=read_grades(file) if (file := self._grades_file(label)).is_file() else (),
+            scores=scores,
         )
 
     def load_records(self) -> dict[str, list[TrialRecord]]:

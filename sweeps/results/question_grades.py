@@ -24,7 +24,10 @@ def grades_of(case: Case, record: LedgerState, folder: Path) -> Iterator[Grade]:
         trial = outcome.trial
         if outcome.status != "finished" or trial.setting != case.ref or trial.configuration_id not in asked:
             continue
-        for score, grades in _graded(case.setting, folder, trial.trial_id).items():
+        graded = _graded(case.setting, folder, trial.trial_id)
+        for worst in case.setting.worst:
+            graded[worst.name] = graded.get(worst.worst_part(outcome.scores) or "", [])
+        for score, grades in graded.items():
             if score in case.objective_names:
                 for question, grade in enumerate(grades):
                     if grade is not None:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from settings.common.errors import UserError
 from settings.common.files import remove
-from settings.setting import Measurement
+from settings.setting import Measurement, Setting
 from sweeps.case import Case
 from sweeps.ledger import Ledger
 from sweeps.search.failures import reason_of
@@ -279,13 +279,13 @@ class PackScheduler:
     def _collect_grades(self) -> None:
         for graded, grades in self._judging.collect() if self._judging else ():
             if isinstance(graded, Outcome):
-                self._end(_with_grades(graded, grades))
+                self._end(_with_grades(graded, grades, self._sweep.case_of(graded.trial.setting).setting))
             else:
                 case, scores = graded
                 if grades.problem:
                     self._note_no_base(case, grades.problem)
                 else:
-                    self._base_scored(case, {**scores, **grades.scores})
+                    self._base_scored(case, case.setting.with_worst({**scores, **grades.scores}))
 
     def _end(self, outcome: Outcome) -> None:
         """Write down how a trial ended, and tell the configurations that are complete with it."""
@@ -299,8 +299,8 @@ class PackScheduler:
             observer.trial_ended(outcome, auxiliary)
 
 
-def _with_grades(outcome: Outcome, grades: Grades) -> Outcome:
+def _with_grades(outcome: Outcome, grades: Grades, setting: Setting) -> Outcome:
     """Add a judge's scores to an outcome; it is invalid if these cannot be trusted."""
     if grades.problem:
         return replace(outcome, status="invalid", reason=grades.problem)
-    return replace(outcome, scores={**outcome.scores, **grades.scores})
+    return replace(outcome, scores=setting.with_worst({**outcome.scores, **grades.scores}))

@@ -69,7 +69,7 @@ def evaluate(
             result.observations[evaluation.name] = list(observations)
             if not evaluation.rubrics:  # a judge grades these later, from the stored replies
                 result.scores.update(evaluation.grade(observations))
-    return results
+    return [replace(result, scores=encoded.setting.with_worst(result.scores)) for result in results]
 
 
 def _tell(progress: Progress, evaluation: Evaluation, share: float) -> None:
