@@ -93,6 +93,13 @@ def _needs(method: Method) -> list[str]:
     needs = [f"{stream} rows" for stream in dict.fromkeys((*method.streams, *method.prepared_streams))]
     needs += [f"the frozen base model's outputs on {stream} rows" for stream in method.reference]
     needs += [f"hidden states of all layers on {stream} rows" for stream in method.layers]
+    rewritings = {stream: how for stream in method.streams if (how := method.rewriting(stream))}
+    needs += [f"the setting's instruction {how.instruction!r}" for how in rewritings.values() if how.instruction]
+    needs += [
+        f"the base model's own replies to the prompts of {stream} rows, written once for each seed"
+        for stream, how in rewritings.items()
+        if how.own_replies
+    ]
     needs += [what for hook, what in _HOOKS.items() if _defines(method, hook)]
     if method.trained_as != method:
         needs.append(f"a finished training of {method.trained_as.name}; the method itself trains nothing")
@@ -103,6 +110,8 @@ def _needs(method: Method) -> list[str]:
             if beneath
             else "seen in every step"
             if method.weights
+            else "seen before training"
+            if type(method).prepare is not Method.prepare
             else "seen when the training has ended"
         )
         needs.append(f"an adapter trained by {prior.name}, {where}; trained once for all configurations")

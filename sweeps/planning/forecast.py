@@ -21,6 +21,7 @@ from sweeps.planning.work import (
     REPLIES_PER_BATCH,
     TrialWork,
     evaluation_work,
+    own_replies_work,
     prefix_tokens,
     prefix_work,
     reference_work,
@@ -108,6 +109,19 @@ class CaseForecast:
         }
         return self.speed.seconds(reference_work(self.shape, self.case.setting, [*needed.values()], self.tokens))
 
+    def own_replies_seconds(self, trials: Sequence[TrialConfig]) -> float:
+        """Return how long the base model's replies take that methods train on: once, or once for each seed."""
+        needed = {
+            (stream, how.temperature, trial.seed if how.temperature > 0 else None)
+            for trial in trials
+            if not trial.is_readout
+            for stream in trial.method.streams
+            if (how := trial.method.rewriting(stream)) and how.own_replies
+        }
+        setting, tokens = self.case.setting, self.tokens
+        works = [own_replies_work(self.shape, setting, stream, tokens) for stream, *_ in needed]
+        return sum(map(self.speed.seconds, works))
+
     def prefix_tokens(self, trials: Sequence[TrialConfig]) -> dict[int, float]:
         """Return on how many tokens what lies below the lowest adapted layer is kept, by that layer's number."""
         streams: dict[int, dict[Stream, None]] = {}
@@ -131,7 +145,7 @@ class CaseForecast:
         length = self.tokens.streams["task"].total
         below = [prefix_work(self.shape, first, number, length) for first, number in self.prefix_tokens(trials).items()]
         seconds += sum(self.speed.seconds(work) for work in below)
-        return seconds + self.reference_seconds(trials)
+        return seconds + self.reference_seconds(trials) + self.own_replies_seconds(trials)
 
     @property
     def base_seconds(self) -> float:

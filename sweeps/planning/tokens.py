@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from settings.base_models import NanoModel, TunedModel
@@ -13,6 +13,7 @@ from settings.example import Example
 from settings.setting import Stream
 from sweeps.case import Case
 from sweeps.case_check import encoder_of
+from trainables.method import Method
 
 SAMPLE = 64  # rows of a stream or an evaluation whose tokens are counted
 CHARACTERS_PER_TOKEN = 4  # without a tokenizer
@@ -60,11 +61,21 @@ class CaseTokens:
         streams: stream -> lengths of its rows.
         questions: evaluation -> lengths of its rows.
         taught: of the rows that the base model is taught first, if any.
+        instructions: name -> tokens of the text, roughly.
     """
 
     streams: Mapping[Stream, Lengths]
     questions: Mapping[str, Lengths]
     taught: Lengths | None = None
+    instructions: Mapping[str, int] = field(default_factory=dict)
+
+    def trained(self, method: Method, stream: Stream) -> Lengths:
+        """Return the lengths of a stream's rows as a method trains on them; each has its share of an instruction."""
+        lengths, rewriting = self.streams[stream], method.rewriting(stream)
+        if rewriting is None or not rewriting.instruction:
+            return lengths
+        more = round(rewriting.share * self.instructions.get(rewriting.instruction, 0))
+        return Lengths(tuple((prompt + more, response) for prompt, response in lengths.rows))
 
 
 def tokens_of(case: Case) -> CaseTokens:
@@ -76,6 +87,7 @@ def tokens_of(case: Case) -> CaseTokens:
         {stream: _lengths(rows, encoder, words) for stream, rows in setting.streams.items()},
         {each.name: _lengths(each.examples, encoder, words, each.counts_end) for each in setting.evaluations},
         _lengths(model.rows, encoder, words) if isinstance(model, TunedModel) else None,
+        {name: _tokens(text, words) + PROMPT_MARKS for name, text in setting.instructions.items()},
     )
 
 

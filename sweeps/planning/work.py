@@ -109,7 +109,7 @@ def step_work(
     work = Work(steps=1)
     for stream in method.streams:
         rows = method.rows_per_step(stream, trial.sizes)
-        lengths = tokens.streams[stream]
+        lengths = tokens.trained(method, stream)
         sent = rows * members if rows_per_forward is None else min(rows * members, rows_per_forward)
         length = lengths.longest_of(sent)
         there = forward_operations(shape, rows * length, length, rank)
@@ -157,6 +157,17 @@ def reference_work(shape: ModelShape, setting: Setting, streams: Sequence[Stream
         reading = forward_operations(shape, rows * lengths.total, lengths.total)
         work += Work(reading=reading, calls=-(-rows // QUESTIONS_PER_BATCH) * shape.layers)
     return work
+
+
+def own_replies_work(shape: ModelShape, setting: Setting, stream: Stream, tokens: CaseTokens) -> Work:
+    """Return the work of the base model's replies to the prompts of a stream, all as long as its longest response."""
+    rows, lengths = len(setting.streams[stream]), tokens.streams[stream]
+    longest = max(response for _, response in lengths.rows)
+    reading = forward_operations(shape, rows * lengths.prompt, lengths.prompt)
+    replying = forward_operations(shape, rows * (longest - 1), lengths.prompt + longest / 2)
+    replying += head_operations(shape, rows * longest)
+    calls = -(-rows // REPLIES_PER_BATCH) * shape.layers
+    return Work(reading=reading, replying=replying, calls=calls, reply_calls=calls * (longest - 1))
 
 
 def prefix_tokens(setting: Setting, streams: Iterable[Stream], tokens: CaseTokens) -> float:

@@ -29,7 +29,7 @@ from trainables.interface.rewriting import Rewriting
 from trainables.trial import TrialConfig
 
 VERSION = 1  # part of a file's name; raise it when the same rows would get other replies
-Progress = Callable[[float, int], None]
+Progress = Callable[[int, int], None]
 
 
 class TrainingRows:
@@ -129,7 +129,7 @@ class TrainingRows:
                 pad_id=int(base.tokenizer.pad_token_id),
                 temperature=temperature,
                 workers=self._workers,
-                progress=lambda done: self._progress(done, len(prompts)),
+                progress=lambda done: self._progress(int(done), len(prompts)),
             )
             ids_N = torch.tensor([token for reply in replies for token in reply], dtype=torch.long)
             return {"ids": ids_N, "lengths": torch.tensor([len(reply) for reply in replies])}

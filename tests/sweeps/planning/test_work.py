@@ -10,8 +10,8 @@ from settings.example import Example
 from settings.setting import Evaluation, Score
 from sweeps.planning.speed import CALL_SECONDS, OVERHEAD, REPLY_SECONDS, STEP_SECONDS, Speed, measure
 from sweeps.planning.tokens import CaseTokens, Lengths
-from sweeps.planning.work import Work, evaluation_work, step_work, training_work
-from tests.support.tiny import tiny_trial
+from sweeps.planning.work import Work, evaluation_work, own_replies_work, step_work, training_work
+from tests.support.tiny import tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine.memory import ModelShape
 from trainables.trial import AdapterConfig
@@ -54,6 +54,21 @@ def test_a_step_on_the_upper_layer_by_hand() -> None:
     assert work.calls == 2
     whole = step_work(SHAPE, upper, TOKENS, cached=False)
     assert whole.training - work.training == LINEAR * 32 + 4 * 8 * 10 * 32, "matrices and attention of a layer"
+
+
+def test_an_instruction_makes_rows_longer_by_hand() -> None:
+    """Half of the rows have 4 tokens more: on average 2, so that a row of 8 counts as one of 10."""
+    tokens = replace(TOKENS, instructions={"strong": 4})
+    half = replace(trial("plain"), method=methods.make("inoculation", {"share": 0.5}))
+    assert step_work(SHAPE, half, tokens).training == plain_step(4, 10, 2)
+
+
+def test_own_replies_by_hand() -> None:
+    """5 alignment rows of 3 prompt and 2 reply tokens: prompts are read, one token each goes on, two are chosen."""
+    work = own_replies_work(SHAPE, tiny_setting(), "alignment", TOKENS)
+    assert work.reading == 2 * LINEAR * 5 * 3 + 2 * 4 * 3 * 10 * 5 * 3
+    assert work.replying == 2 * LINEAR * 5 + 2 * 4 * 4 * 10 * 5 + 2 * HEAD * 5 * 2
+    assert (work.calls, work.reply_calls) == (2, 2)
 
 
 def test_micro_batches_go_forward_twice() -> None:
