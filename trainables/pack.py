@@ -58,7 +58,8 @@ class Pack(PackTraining):
             member = self.members[index]
             member.status, member.reason = "invalid", "the projection leaves nothing of the adapter in any layer"
             return
-        self.adapters.set_member_factors(index, method.finalize(Trained(adapter, priors, directions)))
+        trained = Trained(adapter, priors, directions, self.prepared[index])
+        self.adapters.set_member_factors(index, method.finalize(trained))
 
     def evaluate(self, progress: Progress = lambda evaluation, done, total: None) -> dict[int, Evaluated]:
         """Evaluate the members whose numbers can be trusted: index -> scores and observations."""

@@ -31,6 +31,7 @@ from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
 from trainables.member import MemberState, find_problem
 from trainables.outcome import Cost
+from trainables.preparing.passes import Passes
 from trainables.projections import Factors
 from trainables.store import AdapterStore, Saved, merged_config, prior_adapters, trained_adapter
 from trainables.trial import TrialConfig, pack_id
@@ -84,10 +85,12 @@ class PackTraining:
         for adapter in {(trial.adapter.targets, trial.adapter.layers): trial.adapter for trial in trials}.values():
             check_architecture(base.model, adapter)
         self.encoded = {length: base.encoded(setting, length) for length in {trial.max_length for trial in trials}}
-        self.members = [MemberState() for _ in trials]
         self._guessing = math.log(base.model.config.get_text_config().vocab_size)  # nats
         trained = {index: saved for index, trial in enumerate(trials) if (saved := trained_adapter(store, trial))}
         priors = [prior_adapters(store, trial) for trial in trials]
+        passes = [Passes(base, self.encoded, *pair, dtype, references) for pair in zip(trials, priors, strict=True)]
+        self.prepared = [each.prepare(workers) for each in passes]  # before any adapter is attached
+        self.members = [MemberState(cost=Cost(inherited_tokens=each.tokens)) for each in passes]
         configs = [merged_config(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
         self.adapters = PackedAdapters(base.model, configs, [trial.adapter_seed for trial in trials], dtype)
         self.prefixes = PackPrefixes(prefixes, base, self.adapters.first_block)
@@ -233,8 +236,8 @@ class PackTraining:
         rows = self.encoded[trial.max_length].batch(trial.method, trial.sizes, trial.seed, step)
         outputs = self._known.outputs(trial) if step >= ASKED_STEPS else {}
         checked = step == trial.optimizer.moves_after
-        prefixes, priors = self._known.prefixes(trial), self.priors[index]
-        return MemberStep(trial.method, rows, trial.max_length, outputs, prefixes, checked, priors)
+        prefixes, priors, prepared = self._known.prefixes(trial), self.priors[index], self.prepared[index]
+        return MemberStep(trial.method, rows, trial.max_length, outputs, prefixes, checked, priors, prepared)
 
     def progress(self) -> dict[str, dict[str, float]]:
         """Return the newest point of each member's curves, by trial id."""

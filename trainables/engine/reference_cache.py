@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,26 @@ class CachedOutputs:
         hidden_ND = self.hidden_ND[at_N].to(device, non_blocking=True)
         return hidden_ND, None if self.layers_LND is None else self.layers_LND[:, at_N].to(device, non_blocking=True)
 
+    @staticmethod
+    def over(row_positions: Sequence[RowPositions], tensors: Mapping[str, Tensor]) -> CachedOutputs:
+        """Name the rows of what `compute_outputs` returned."""
+        ends = accumulate(len(row.columns) for row in row_positions)
+        place = {row.row: (end - len(row.columns), end) for row, end in zip(row_positions, ends, strict=True)}
+        return CachedOutputs(place, tensors["hidden"], tensors.get("layers"))
+
+
+@dataclass(frozen=True)
+class FrozenAdapter:
+    """A finished adapter that is attached to the base model while it reads.
+
+    Attributes:
+        content_id: of its factors.
+        routed: sends a number of rows through it.
+    """
+
+    content_id: str
+    routed: Callable[[int], AbstractContextManager[None]]
+
 
 class ReferenceCache:
     """The base models' outputs, by content.
@@ -80,56 +102,65 @@ class ReferenceCache:
     ) -> None:
         self._folder, self._max_bytes, self._workers, self._progress = folder, max_bytes, workers, progress
         self._outputs: dict[str, CachedOutputs] = {}
+        self._tensors: dict[str, dict[str, Tensor]] = {}
 
     def on(
-        self, base: LoadedBase, rows: Sequence[EncodedRow], positions: Positions, *, with_layers: bool = False
+        self,
+        base: LoadedBase,
+        rows: Sequence[EncodedRow],
+        positions: Positions,
+        *,
+        with_layers: bool = False,
+        adapter: FrozenAdapter | None = None,
     ) -> CachedOutputs | None:
         """Return the outputs on rows, computed now unless they are there; None where they would be too large.
 
         Args:
             positions: which positions count; those that include padding are never cached.
             with_layers: also the hidden states after each layer.
+            adapter: what the model has on it; None is the base model itself.
         """
         row_positions = [RowPositions(row, positions) for row in dict.fromkeys(rows)]
         if any(row.padded for row in row_positions) or self._bytes(base, row_positions, with_layers) > self._max_bytes:
             return None
-        key = _key(base, row_positions, with_layers)
+        key = _key(base, row_positions, with_layers, adapter)
         if key not in self._outputs:
-            self._outputs[key] = self._read_or_compute(
-                base, row_positions, with_layers, self._folder / f"{key}.safetensors"
-            )
+            compute = partial(compute_outputs, base, row_positions, with_layers, self._progress, adapter)
+            self._outputs[key] = CachedOutputs.over(row_positions, self._read_or_compute(base, key, compute))
         return self._outputs[key]
+
+    def kept(
+        self, base: LoadedBase, described: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return other tensors that a base model gives on what is described, computed now unless they are there."""
+        key = content_key(base, described)
+        if key not in self._tensors:
+            self._tensors[key] = self._read_or_compute(base, key, compute)
+        return self._tensors[key]
 
     def _bytes(self, base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool) -> int:
         number = sum(len(row.columns) for row in row_positions) * (1 + with_layers * len(layers_of(base.model)))
         return number * base.model.config.get_text_config().hidden_size * base.model.dtype.itemsize
 
     def _read_or_compute(
-        self, base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool, path: Path
-    ) -> CachedOutputs:
-        tensors = shared_tensors(
-            path,
-            lambda: compute_outputs(base, row_positions, with_layers, self._progress),
-            self._workers,
-            base.model.device,
-        )
-        ends = list(accumulate(len(row.columns) for row in row_positions))
-        place = {row.row: (end - len(row.columns), end) for row, end in zip(row_positions, ends, strict=True)}
-        return CachedOutputs(place, tensors["hidden"], tensors.get("layers"))
+        self, base: LoadedBase, key: str, compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        return shared_tensors(self._folder / f"{key}.safetensors", compute, self._workers, base.model.device)
 
 
-def _key(base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool) -> str:
+def _key(
+    base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool, adapter: FrozenAdapter | None
+) -> str:
     """Return the content id of everything that decides a bit, but for the kind of processor."""
+    described = {"version": VERSION, **described_rows(row_positions), "with_layers": with_layers}
+    return content_key(base, described | ({"adapter": adapter.content_id} if adapter else {}))
+
+
+def described_rows(row_positions: Sequence[RowPositions]) -> dict[str, str]:
+    """Return what tells rows and their positions that count from others."""
     rows = repr([(row.row.ids, row.row.prompt_length) for row in row_positions]).encode()
-    return content_key(
-        base,
-        {
-            "version": VERSION,
-            "rows": hashlib.sha256(rows).hexdigest(),
-            "positions": row_positions[0].positions if row_positions else "",
-            "with_layers": with_layers,
-        },
-    )
+    positions = row_positions[0].positions if row_positions else ""
+    return {"rows": hashlib.sha256(rows).hexdigest(), "positions": positions}
 
 
 def content_key(base: LoadedBase, described: Mapping[str, Any]) -> str:
@@ -172,8 +203,9 @@ def compute_outputs(
     row_positions: Sequence[RowPositions],
     with_layers: bool,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    adapter: FrozenAdapter | None = None,
 ) -> dict[str, Tensor]:
-    """Forward the rows through the base model, similar lengths together."""
+    """Forward the rows through the base model, or through it with an adapter, similar lengths together."""
     order = sorted(range(len(row_positions)), key=lambda index: (len(row_positions[index].row.ids), index))
     hidden: dict[int, Tensor] = {}
     layers: dict[int, Tensor] = {}
@@ -184,7 +216,7 @@ def compute_outputs(
             [row_positions[index] for index in indices], int(base.tokenizer.pad_token_id), base.model.device
         )
         layers_M = torch.arange(len(batch.row_N), device=base.model.device) if with_layers else None
-        with autocast(base.model.device):
+        with autocast(base.model.device), adapter.routed(len(indices)) if adapter else nullcontext():
             hidden_ND, layers_LND = hidden_states(base.model, batch, layers_M)
         hidden.update(zip(indices, hidden_ND.split(batch.positions_per_row), strict=True))
         if layers_LND is not None:

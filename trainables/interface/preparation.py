@@ -27,8 +27,14 @@ class Preparation(Protocol):
         """
         ...
 
+    def factors(self, *, prior: int | None = None) -> Sequence[Factors]:
+        """Return the factors of a prior, layer after layer; None are the trial's own, as they begin."""
+        ...
+
     def squared_gradients(self, stream: Stream, *, prior: int | None = None) -> Sequence[Factors]:
         """Return the mean over rows of the squared gradient of a row's log-likelihood (in nats) by each factor.
+
+        With the labels of the rows: the diagonal of the empirical Fisher information.
 
         Args:
             prior: at that prior's factors; None is at the trial's initial ones.
