@@ -93,9 +93,10 @@ class PackTraining:
         self.members = [MemberState(cost=Cost(inherited_tokens=each.tokens)) for each in passes]
         configs = [merged_config(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
         self.adapters = PackedAdapters(base.model, configs, [trial.adapter_seed for trial in trials], dtype)
-        self.prefixes = PackPrefixes(prefixes, base, self.adapters.first_block)
-        self._known = KnownStates(base, self.encoded, references, self.prefixes)
         try:
+            self._edit_states()
+            self.prefixes = PackPrefixes(prefixes, base, self.adapters.first_block)
+            self._known = KnownStates(base, self.encoded, references, self.prefixes)
             self._fill(trained, priors)
         except BaseException:  # other packs need the model
             self.adapters.detach()
@@ -106,6 +107,14 @@ class PackTraining:
             updates if pause is None else min(updates, pause)
             for updates, pause in zip(self._updates, pauses, strict=True)
         ]
+
+    def _edit_states(self) -> None:
+        """Let members edit hidden states as their methods say. Raise ValueError for an edit that cannot be made."""
+        for index, trial in enumerate(self.trials):
+            try:
+                self.adapters.attach_edits({index: trial.method.edits(self.prepared[index])})
+            except ValueError as error:
+                raise ValueError(f"edits(prepared) of method {trial.method.name!r}: {error}") from error
 
     def _fill(self, trained: Mapping[int, Saved], priors: Sequence[Sequence[Saved]]) -> None:
         """Give the members what others have trained, and all of them an optimizer."""

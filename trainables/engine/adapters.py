@@ -3,8 +3,8 @@
 Each adapted linear layer sees the factors of all members of a pack, stacked; a forward pass says which rows belong to
 which member. Rows of no member, the null adapter, give the base model itself: that is the reference. All factors are
 views of one tensor, a row per member, so that an optimizer step is a handful of operations whatever the model's depth.
-A member may have a second, frozen adapter beneath its own: its prior. Members may adapt different layers: on the others
-they have zeros, as where their rank is padded.
+A member may have a second, frozen adapter beneath its own: its prior, and edits of hidden states (`edits.packed`).
+Members may adapt different layers: on the others they have zeros, as where their rank is padded.
 
 Shape legend: K members of the pack, P parameters of a member, R rank (padded to the largest of the pack), I and O in-
 and output features of a layer, M members that take part in a forward, m of them in a block with n positions each, F
@@ -24,8 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.engine.edits.packed import PackedEdits
 from trainables.engine.peft_format import Stack, from_peft, save_peft, to_peft
 from trainables.engine.targets import block_names, block_numbers, sizes_of, target_names, weight_of
+from trainables.interface.edits import Edit
 from trainables.projections import Factors
 from trainables.trial import AdapterConfig
 
@@ -37,10 +39,12 @@ class Route:
     Attributes:
         members: indices into the pack, in the order of their rows.
         counts: rows of each of them; the rows of one member are contiguous.
+        evaluating: whether the pass is one of evaluation; edits may hold there alone, or in training alone.
     """
 
     members: tuple[int, ...]
     counts: tuple[int, ...]
+    evaluating: bool = False
 
     @property
     def even(self) -> bool:
@@ -187,7 +191,9 @@ class PackedAdapters:
         dtype: the factors' type.
 
     Attributes:
-        first_block: the lowest block of the model that a member adapts. What lies below is the base model's.
+        first_block: the lowest block of the model that a member adapts, or the one above the lowest whose output one
+            edits. What enters it is the base model's, before edits.
+        edits: of hidden states.
     """
 
     def __init__(
@@ -224,6 +230,7 @@ class PackedAdapters:
         for member, (config, seed) in enumerate(zip(configs, seeds, strict=True)):
             self._initialise(member, config.rank, seed)
         self._priors: dict[int, list[Factors]] = {}
+        self.edits = PackedEdits(model, lambda: self.route)
 
     def _initialise(self, member: int, rank: int, seed: int | str) -> None:
         """Draw A uniformly in +- 1/sqrt(I) from the seed and the layer's name alone; B is zero (PEFT's default)."""
@@ -264,6 +271,12 @@ class PackedAdapters:
                 A_KRI[member, : A_RI.shape[0]], B_KOR[member, :, : B_OR.shape[1]] = A_RI, B_OR
                 scale_K[member] = by_layer[member][number].scale
             layer.prior = (A_KRI, B_KOR, scale_K)
+
+    def attach_edits(self, edits: Mapping[int, Sequence[Edit]]) -> None:
+        """Edit the hidden states of members' rows: member -> edits. Raise ValueError for one that cannot be made."""
+        self.edits.attach(edits, self.theta_KP)
+        if (lowest := self.edits.lowest_start) is not None:
+            self.first_block = min(self.first_block, lowest)
 
     @property
     def factors(self) -> list[Tensor]:
@@ -312,6 +325,7 @@ class PackedAdapters:
 
     def detach(self) -> None:
         """Give the model its frozen layers back. The factors stay readable."""
+        self.edits.detach()
         for name, layer in self.layers.items():
             _replace(self.model, name, layer.base)
 
@@ -343,7 +357,8 @@ class PackedAdapters:
         return self._priors.get(member, [])
 
     def scale_member(self, member: int, share: float) -> None:
-        """Scale what a member adds to the base model, its prior included."""
+        """Scale what a member adds to the base model, its prior and its edits included."""
+        self.edits.scale(member, share)
         with torch.no_grad():
             for layer in self.layers.values():
                 layer.B_KOR[member] *= share

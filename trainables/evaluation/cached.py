@@ -23,7 +23,7 @@ def routed_evenly(adapters: PackedAdapters | None, members: Sequence[int], rows:
     """Send so many rows to each member, one member after the other; without adapters to the base model."""
     if adapters is None:
         return nullcontext()
-    return adapters.routed(Route(tuple(members), (rows,) * len(members)))
+    return adapters.routed(Route(tuple(members), (rows,) * len(members), evaluating=True))
 
 
 class CachedReader:
