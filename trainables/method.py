@@ -125,6 +125,7 @@ class Method(Configured):
         streams: rows sent through the adapted model at each step.
         reference: those of the streams that are also sent through the frozen base model.
         layers: those of the streams whose hidden states after every layer are kept.
+        prepared_streams: rows that `prepare` reads, whether or not a step does.
         weights: whether the loss reads the adapter's own factors (`Step.adapter`).
         must_stay_active: names of recorded terms that must be above zero, and have a gradient at the adapter, once it
             has moved. A term that stays at zero or is detached is not connected, and the trial is marked invalid.
@@ -163,6 +164,7 @@ class Method(Configured):
     streams: ClassVar[tuple[Stream, ...]] = ("task",)
     reference: ClassVar[tuple[Stream, ...]] = ()
     layers: ClassVar[tuple[Stream, ...]] = ()
+    prepared_streams: ClassVar[tuple[Stream, ...]] = ()
     weights: ClassVar[bool] = False
     must_stay_active: ClassVar[tuple[str, ...]] = ()
     equation: ClassVar[str] = ""

@@ -375,7 +375,7 @@ def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **ov
 
 def require(setting: Setting, method: Method) -> None:
     """Raise UserError when the method, or what it builds on, needs something that the setting does not have."""
-    for stream in method.streams:
+    for stream in (*method.streams, *method.prepared_streams):
         if stream not in setting.streams:
             raise UserError(f"method {method.name!r} needs {stream} rows, and setting {setting.name!r} has none")
     for needed in (method.trained_as, *method.priors):

@@ -48,7 +48,7 @@ def _check(method: type[Method], file: str) -> None:
         coefficients(method)
     except TypeError as error:
         raise UserError(f"{file}: {error}") from error
-    for attribute in ("streams", "reference", "layers", "must_stay_active"):
+    for attribute in ("streams", "reference", "layers", "prepared_streams", "must_stay_active"):
         declared, streams = getattr(method, attribute), get_args(Stream)
         free = attribute == "must_stay_active"
         is_tuple = isinstance(declared, tuple)
