@@ -249,7 +249,10 @@ class Method(Configured):
         return None
 
     def edits(self, prepared: Mapping[str, Tensor]) -> Sequence[Edit]:
-        """Return the edits of the forward pass; by default none. The reference is never edited."""
+        """Return the edits of the forward pass; by default none. The reference is never edited.
+
+        Those of `trained_as` hold while that trains, and not here.
+        """
         return ()
 
     # --- state ---

@@ -11,8 +11,10 @@ from torch import Tensor
 from settings.common.errors import UserError
 from settings.common.files import replacing
 from trainables.engine.adapters import PackedAdapters
+from trainables.engine.edits.files import NOTE, load_edits, save_edits
 from trainables.engine.peft_format import load_peft
 from trainables.folder import SweepFolder
+from trainables.interface.edits import Edit
 from trainables.trial import AdapterConfig, TrialConfig
 
 DESCRIPTION = "trial.json"
@@ -26,12 +28,14 @@ class Saved:
         config: its rank and scale. (An adapter that was trained above a prior is kept as one of the joint rank.)
         tensors: the factors under PEFT's names.
         tokens, seconds: the cost of its training and of all that it was built on.
+        edits: of hidden states, that hold in evaluation.
     """
 
     config: AdapterConfig
     tensors: Mapping[str, Tensor]
     tokens: int
     seconds: float
+    edits: tuple[Edit, ...] = ()
 
 
 class AdapterStore:
@@ -51,20 +55,23 @@ class AdapterStore:
             return None
         description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
         config, tensors = load_peft(directory)
-        return Saved(config, tensors, description["tokens"], description["seconds"])
+        return Saved(config, tensors, description["tokens"], description["seconds"], load_edits(directory))
 
     def save(
         self, trial: TrialConfig, adapters: PackedAdapters, member: int, base_model: str, tokens: int, seconds: float
     ) -> None:
-        """Write a member's adapter as that of `trial`, in one move.
+        """Write a member's adapter as that of `trial`, in one move, and beside it edits that PEFT's files cannot hold.
 
         Args:
             base_model: the name or path that the checkpoint says it belongs to.
             tokens, seconds: the cost of its training and of all that it was built on.
         """
+        edits = adapters.edits.holding(member, evaluating=True)
         description = {"trial": trial.to_json(), "tokens": tokens, "seconds": seconds}
+        description |= {"note": NOTE} if edits else {}
         with replacing(self._folder.adapter(trial.trial_id)) as directory:
             adapters.save_member(member, directory, base_model)
+            save_edits(directory, edits)
             (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
@@ -82,6 +89,11 @@ def prior_adapters(store: AdapterStore | None, trial: TrialConfig) -> list[Saved
             raise UserError(
                 f"method {trial.method.name!r} needs the adapter of trial {prior.trial_id} ({prior.method.name}, seed"
                 f" {trial.seed}) first"
+            )
+        if saved.edits:
+            raise UserError(
+                f"method {trial.method.name!r} cannot build on method {prior.method.name!r}, which edits hidden states"
+                " in evaluation, too: an adapter does not hold them"
             )
         adapters.append(saved)
     return adapters

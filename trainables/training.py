@@ -100,9 +100,10 @@ class PackTraining:
         self.adapters = PackedAdapters(
             base.model, self._built_on.configs, [trial.adapter_seed for trial in trials], dtype
         )
-        self.prefixes = PackPrefixes(prefixes, base, self.adapters.first_block)
-        self._known = KnownStates(base, rows.of, references, self.prefixes)
         try:
+            self._edit_states()
+            self.prefixes = PackPrefixes(prefixes, base, self.adapters.first_block)
+            self._known = KnownStates(base, rows.of, references, self.prefixes)
             self._begin()
         except BaseException:  # other packs need the model
             self.adapters.detach()
@@ -114,6 +115,14 @@ class PackTraining:
             updates if pause is None else min(updates, pause)
             for updates, pause in zip(self._updates, pauses, strict=True)
         ]
+
+    def _edit_states(self) -> None:
+        """Let members edit hidden states as their methods say. Raise ValueError for an edit that cannot be made."""
+        for index, trial in enumerate(self.trials):
+            try:
+                self.adapters.attach_edits({index: trial.method.edits(self.prepared[index])})
+            except ValueError as error:
+                raise ValueError(f"edits(prepared) of method {trial.method.name!r}: {error}") from error
 
     def _begin(self) -> None:
         """Give the members what others have trained, an optimizer and the state of their methods."""

@@ -32,9 +32,10 @@ from tests.support.architectures import ARCHITECTURES, COMMON, WIDE, architectur
 from tests.support.tiny import tiny_setting, tiny_tokenizer, tiny_trial
 from trainables import methods
 from trainables.bases.load_base import load_base
-from trainables.engine.adapters import PackedAdapters, Route
+from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import RowPositions, collate
 from trainables.engine.forward import check_architecture, head_of, hidden_states
+from trainables.engine.packed_linear import Route
 from trainables.engine.targets import target_names
 from trainables.evaluation.generate import _uniforms, generate
 from trainables.pack import Pack

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tests.support.tiny import prepare, tiny_base, tiny_model, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.engine.adapters import PackedAdapters, Route
+from trainables.engine.adapters import PackedAdapters
+from trainables.engine.packed_linear import Route
 from trainables.folder import SweepFolder
 from trainables.method import Method, Trained
 from trainables.pack import Pack

@@ -67,6 +67,9 @@ SHIPPED = {
     "self_generated",
     "interleaving",
     "ewc",
+    "preventative_steering",
+    "concept_ablation",
+    "blocked_directions",
 }
 FIRST = (  # their trials below are numbered in this order; those of later methods by their names
     "alignment_only",
@@ -694,6 +697,8 @@ def test_methods_without_a_term_to_watch() -> None:
         "closest_safe_update",
         "inoculation",  # the task's own loss, on other texts
         "interleaving",
+        "preventative_steering",  # these two have the task's own loss, of a model that is edited while it trains
+        "concept_ablation",
     }
 
 

@@ -20,9 +20,9 @@ from settings.common.files import remove_partial
 from tests.support.tiny import tiny_base, tiny_setting, tiny_trial
 from trainables import checkpoint, methods
 from trainables.checkpoint import CheckpointError
-from trainables.engine.adapters import Route
 from trainables.engine.batches import RowPositions, collate
 from trainables.engine.forward import hidden_states
+from trainables.engine.packed_linear import Route
 from trainables.folder import SweepFolder
 from trainables.losses import cross_entropy
 from trainables.member import MemberState

@@ -20,8 +20,8 @@ from tests.support.checkpoints import tiny_gemma, tiny_qwen3
 from tests.support.tiny import prepare, tiny_base, tiny_model, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.bases.load_base import load_base
-from trainables.engine.adapters import Route
 from trainables.engine.base import tuning_directions
+from trainables.engine.packed_linear import Route
 from trainables.evaluation.evaluate import evaluate
 from trainables.folder import SweepFolder
 from trainables.pack import Pack

@@ -3,8 +3,9 @@
 Each adapted linear layer sees the factors of all members of a pack, stacked; a forward pass says which rows belong to
 which member. Rows of no member, the null adapter, give the base model itself: that is the reference. All factors are
 views of one tensor, a row per member, so that an optimizer step is a handful of operations whatever the model's depth.
-A member may have a second, frozen adapter beneath its own: its prior. For evaluation another adapter, of any rank, may
-stand in for its own. Members may adapt different layers: on the others they have zeros, as where their rank is padded.
+A member may have a second, frozen adapter beneath its own: its prior, and edits of hidden states (`edits.packed`). For
+evaluation another adapter, of any rank, may stand in for its own. Members may adapt different layers: on the others
+they have zeros, as where their rank is padded.
 
 Shape legend: K members of the pack, P parameters of a member, R rank (padded to the largest of the pack), I and O in-
 and output features of a layer, M members that take part in a forward, m of them in a block with n positions each, F
@@ -17,173 +18,20 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import groupby
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainables.engine.edits.packed import PackedEdits
+from trainables.engine.packed_linear import PackedLinear, Route
 from trainables.engine.peft_format import Stack, from_peft, save_peft, to_peft
-from trainables.engine.targets import block_names, block_numbers, sizes_of, target_names, weight_of
+from trainables.engine.targets import block_names, block_numbers, sizes_of, target_names
+from trainables.interface.edits import Edit
 from trainables.projections import Factors, joined
 from trainables.trial import AdapterConfig
-
-
-@dataclass(frozen=True)
-class Route:
-    """Which rows of a forward belong to which members.
-
-    Attributes:
-        members: indices into the pack, in the order of their rows. One that stands there several times has its rows in
-            parts.
-        counts: rows of each of them, or of each part; the rows of one are contiguous.
-        factors: copies of the factors for each of `members`, to differentiate by, where each part is to have a gradient
-            of its own (`PackedAdapters.split`); None uses the pack's.
-    """
-
-    members: tuple[int, ...]
-    counts: tuple[int, ...]
-    factors: Mapping[PackedLinear, tuple[Tensor, Tensor]] | None = field(default=None, compare=False)
-
-    @cached_property
-    def runs(self) -> list[tuple[int, int]]:
-        """How many neighbours have the same number of rows, and which: one batched product serves each run."""
-        return [(len(list(run)), count) for count, run in groupby(self.counts)]
-
-    def blocks(self, rows: Tensor) -> list[Tensor]:
-        """Cut `[rows, ..., F]` into views `[m, n, F]` of m members with n positions each, one for each run."""
-        if len(self.runs) == 1:
-            return [rows.reshape(len(self.members), -1, rows.shape[-1])]
-        per_row = len(rows) // sum(self.counts)  # 1, or its tokens where a layer has them one below the other
-        parts = rows.split([members * count * per_row for members, count in self.runs])
-        return [part.reshape(members, -1, rows.shape[-1]) for part, (members, _) in zip(parts, self.runs, strict=True)]
-
-
-class PackedLinear(nn.Module):
-    """A frozen linear layer plus the adapters of a pack: y = W x + scale_k B_k A_k x for the rows of member k.
-
-    Attributes:
-        frozen: A, B and scale of priors and of adapters that stand in for trained ones, stacked in the same way; None
-            when no member has one.
-    """
-
-    def __init__(self, base: Any, pack: PackedAdapters, A_KRI: Tensor, B_KOR: Tensor) -> None:
-        super().__init__()
-        self.base = base
-        self.in_features, self.out_features = sizes_of(base)
-        self._pack = [pack]  # in a list, so that the pack's tensors stay outside the model's state
-        self.A_KRI, self.B_KOR = A_KRI, B_KOR
-        self.frozen: tuple[Tensor, Tensor, Tensor] | None = None
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen layer's, for models that read their layers' weights; sharding replaces it again and again."""
-        return self.base.weight
-
-    @property
-    def weight_OI(self) -> Tensor:
-        """The frozen layer's, whichever way it stores it."""
-        return weight_of(self.base)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The frozen layer's."""
-        return self.base.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `[rows, ..., I]` to `[rows, ..., O]`."""
-        pack = self._pack[0]
-        route = pack.route
-        if route is None:
-            y: Tensor = self.base(x)
-            return y
-        x = x.to(self.weight.dtype)
-        A_MRI, B_MOR, scale_M = _of_members(route, self.A_KRI, self.B_KOR, pack.scale_K)
-        if route.factors is not None:
-            A_MRI, B_MOR = route.factors[self]
-        factors = [factor.to(x.dtype) for factor in (A_MRI, B_MOR, scale_M)]
-        y = _Adapted.apply(x, self.weight_OI, self.bias, *factors, route)
-        if self.frozen is not None:
-            y = y + _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.frozen)))
-        return y
-
-
-def _of_members(route: Route, A_KRI: Tensor, B_KOR: Tensor, scale_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Select the factors of the members that take part."""
-    if route.members == tuple(range(len(scale_K))):
-        return A_KRI, B_KOR, scale_K
-    index = torch.tensor(route.members).to(scale_K.device, non_blocking=True)
-    return A_KRI[index], B_KOR[index], scale_K[index]
-
-
-class _Adapted(torch.autograd.Function):
-    """A frozen linear layer and the adapters on it: W x + b + B (s A x), with A, B and s of each row's member.
-
-    Autograd would build the same result from a dozen operations; here what the adapters add goes into the outputs of
-    the frozen matrix products in place, forward and backward. Tensors of the rank's width have their positions last,
-    `[m, R, n]`: a tall, narrow product is two to five times slower on a CPU. All is in the weights' precision.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight_OI: Tensor,
-        bias_O: Tensor | None,
-        A_MRI: Tensor,
-        B_MOR: Tensor,
-        scale_M: Tensor,
-        route: Route,
-    ) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            y = torch.nn.functional.linear(x, weight_OI, bias_O)
-            lows = []
-            for x_mnI, y_mnO, (A, B, scale) in zip(
-                route.blocks(x), route.blocks(y), _blocks(route, A_MRI, B_MOR, scale_M), strict=True
-            ):
-                lows.append(torch.bmm(A, x_mnI.transpose(1, 2)).mul_(scale[:, None, None]))
-                y_mnO.baddbmm_(lows[-1].transpose(1, 2), B.transpose(1, 2))
-        ctx.save_for_backward(x, weight_OI, A_MRI, B_MOR, scale_M, *lows)
-        ctx.route = route
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
-        x, weight_OI, A_MRI, B_MOR, scale_M, *lows = ctx.saved_tensors
-        route: Route = ctx.route
-        dx = dy @ weight_OI if ctx.needs_input_grad[0] else None
-        dxs = [None] * len(lows) if dx is None else route.blocks(dx)
-        dA, dB = [], []
-        for x_mnI, dy_mnO, dx_mnI, low_mRn, (A, B, scale) in zip(
-            route.blocks(x), route.blocks(dy), dxs, lows, _blocks(route, A_MRI, B_MOR, scale_M), strict=True
-        ):
-            dlow_mRn = torch.bmm(B.transpose(1, 2), dy_mnO.transpose(1, 2)).mul_(scale[:, None, None])
-            if dx_mnI is not None:
-                dx_mnI.baddbmm_(dlow_mRn.transpose(1, 2), A)
-            dA.append(torch.bmm(dlow_mRn, x_mnI))
-            dB.append(torch.bmm(low_mRn, dy_mnO).transpose(1, 2))
-        return dx, None, None, torch.cat(dA), torch.cat(dB), None, None
-
-
-def _low_rank(x: Tensor, route: Route, A_MRI: Tensor, B_MOR: Tensor, scale_M: Tensor) -> Tensor:
-    """Return scale B A x of frozen adapters."""
-    parts = [
-        (x_mnI @ A.transpose(1, 2)) * scale[:, None, None] @ B.transpose(1, 2)
-        for x_mnI, (A, B, scale) in zip(route.blocks(x), _blocks(route, A_MRI, B_MOR, scale_M), strict=True)
-    ]
-    return torch.cat([part.flatten(0, 1) for part in parts]).view(*x.shape[:-1], B_MOR.shape[1])
-
-
-def _blocks(route: Route, *of_members: Tensor) -> list[tuple[Tensor, ...]]:
-    """Cut tensors `[M, ...]` like `Route.blocks`."""
-    if len(route.runs) == 1:
-        return [of_members]
-    sizes = [members for members, _ in route.runs]
-    return list(zip(*(tensor.split(sizes) for tensor in of_members), strict=True))
 
 
 class PackedAdapters:
@@ -198,7 +46,9 @@ class PackedAdapters:
         dtype: the factors' type.
 
     Attributes:
-        first_block: the lowest block of the model that a member adapts. What lies below is the base model's.
+        first_block: the lowest block of the model that a member adapts, or the one above the lowest whose output one
+            edits. What enters it is the base model's, before edits.
+        edits: of hidden states.
     """
 
     def __init__(
@@ -237,6 +87,7 @@ class PackedAdapters:
         self._priors: dict[int, list[Factors]] = {}
         self._stand_ins: dict[int, list[Factors]] = {}
         self._trained_rows: dict[int, Tensor] = {}  # of members that others stand in for: their rows of `theta_KP`
+        self.edits = PackedEdits(model, lambda: self.route)
 
     def _initialise(self, member: int, rank: int, seed: int | str) -> None:
         """Draw A uniformly in +- 1/sqrt(I) from the seed and the layer's name alone; B is zero (PEFT's default)."""
@@ -281,6 +132,12 @@ class PackedAdapters:
                 A_KRI[member, : factors.rank], B_KOR[member, :, : factors.rank] = factors.A_RI, factors.B_OR
                 scale_K[member] = factors.scale
             layer.frozen = (A_KRI, B_KOR, scale_K)
+
+    def attach_edits(self, edits: Mapping[int, Sequence[Edit]]) -> None:
+        """Edit the hidden states of members' rows: member -> edits. Raise ValueError for one that cannot be made."""
+        self.edits.attach(edits, self.theta_KP)
+        if (lowest := self.edits.lowest_start) is not None:
+            self.first_block = min(self.first_block, lowest)
 
     @property
     def factors(self) -> list[Tensor]:
@@ -338,6 +195,7 @@ class PackedAdapters:
 
     def detach(self) -> None:
         """Give the model its frozen layers back. The factors stay readable."""
+        self.edits.detach()
         for name, layer in self.layers.items():
             _replace(self.model, name, layer.base)
 
@@ -395,7 +253,8 @@ class PackedAdapters:
         return self._priors.get(member, [])
 
     def scale_member(self, member: int, share: float) -> None:
-        """Scale what a member adds to the base model, its prior included."""
+        """Scale what a member adds to the base model, its prior and its edits included."""
+        self.edits.scale(member, share)
         with torch.no_grad():
             for layer in self.layers.values():
                 layer.B_KOR[member] *= share

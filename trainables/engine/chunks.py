@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.engine.adapters import Route
 from trainables.engine.batches import Batch, RowPositions, collate, to_device
+from trainables.engine.packed_linear import Route
 from trainables.engine.process_group import ProcessGroup
 from trainables.interface.outputs import Forward
 from trainables.losses import group_of

@@ -17,8 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from settings.common.errors import UserError
-from trainables.engine.adapters import PackedAdapters, Route
+from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import Batch
+from trainables.engine.packed_linear import Route
 from trainables.engine.process_group import layers_of
 from trainables.engine.targets import check_attention, target_names
 from trainables.trial import AdapterConfig

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from settings.encoding import EncodedRow
 from settings.setting import Stream
-from trainables.engine.adapters import PackedAdapters, Route
+from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import RowPositions, to_device
 from trainables.engine.chunks import (
     Chunk,
@@ -43,6 +43,7 @@ from trainables.engine.forward import autocast, head_of, hidden_states
 from trainables.engine.frozen.prefix import Prefix
 from trainables.engine.frozen.reference_cache import CachedOutputs
 from trainables.engine.memory import LOGITS
+from trainables.engine.packed_linear import Route
 from trainables.engine.process_group import ProcessGroup
 from trainables.interface.outputs import Forward
 from trainables.method import Method
@@ -204,7 +205,7 @@ class StreamPass:
             ]
             layers_LND = torch.cat(layers, dim=1) if layers else None
             if layers_LND is not None and index in self._lower:
-                self._put_lower_layers(layers_LND, member_rows, self._lower[index])
+                self._put_lower_layers(index, layers_LND, member_rows, self._lower[index])
             counts = [len(row.columns) for row in member_rows]
             row_N = to_device(np.repeat(np.arange(len(member_rows)), counts), labels_N.device)
             for leaf in (hidden_ND, layers_LND):
@@ -214,9 +215,15 @@ class StreamPass:
             pieces[index] = Forward(hidden_ND, labels_N, row_N, len(member_rows), head, layers_LND, size, groups)
         return pieces
 
-    def _put_lower_layers(self, layers_LND: Tensor, rows: Sequence[RowPositions], outputs: CachedOutputs) -> None:
-        """Set the states of the layers that nobody adapts, which a pass that begins above has not computed."""
+    def _put_lower_layers(
+        self, index: int, layers_LND: Tensor, rows: Sequence[RowPositions], outputs: CachedOutputs
+    ) -> None:
+        """Set the states of the layers that nobody adapts, which a pass that begins above has not computed.
+
+        Those that it begins with are its own where the member edits them.
+        """
         below = next(iter(self._prefixes.values())).start.first_block
+        below -= any(edit.block == below - 1 for edit in self._adapters.edits.holding(index, evaluating=False))
         _, known_LND = outputs.of([row.row for row in rows], self._model.device)
         if known_LND is not None:
             layers_LND[:below] = known_LND[:below]

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from trainables.engine.adapters import PackedAdapters, Route
+from trainables.engine.adapters import PackedAdapters
 from trainables.engine.forward import autocast
 from trainables.engine.frozen.prefix import Prefix, Span, Start
+from trainables.engine.packed_linear import Route
 
 
 def routed_evenly(adapters: PackedAdapters | None, members: Sequence[int], rows: int) -> AbstractContextManager[None]:
     """Send so many rows to each member, one member after the other; without adapters to the base model."""
     if adapters is None:
         return nullcontext()
-    return adapters.routed(Route(tuple(members), (rows,) * len(members)))
+    return adapters.routed(Route(tuple(members), (rows,) * len(members), evaluating=True))
 
 
 class CachedReader:

@@ -22,7 +22,7 @@ from torch import Tensor
 from settings.common.content import content_id
 from settings.encoding import EncodedRow
 from settings.setting import Stream
-from trainables.engine.adapters import PackedAdapters, Route
+from trainables.engine.adapters import PackedAdapters
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import RowPositions, collate, to_device
 from trainables.engine.forward import autocast, head_of, hidden_states
@@ -35,6 +35,7 @@ from trainables.engine.frozen.reference_cache import (
     described_rows,
 )
 from trainables.engine.memory import LOGITS
+from trainables.engine.packed_linear import Route
 from trainables.engine.peft_format import from_peft
 from trainables.engine.process_group import ProcessGroup, layers_of
 from trainables.interface.outputs import Forward

@@ -12,7 +12,8 @@ from peft import PeftModel
 from settings.common.errors import UserError
 from tests.support.tiny import tiny_base, tiny_model, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.engine.adapters import PackedAdapters, Route
+from trainables.engine.adapters import PackedAdapters
+from trainables.engine.packed_linear import Route
 from trainables.engine.peft_format import load_peft
 from trainables.engine.targets import target_names
 from trainables.pack import Pack

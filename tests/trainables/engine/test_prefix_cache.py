@@ -18,12 +18,12 @@ from settings.encoding import EncodedRow
 from tests.support.architectures import ARCHITECTURES, architecture, architecture_base
 from tests.support.tiny import SIZES, prepare, tiny_setting, tiny_tokenizer, tiny_trial
 from trainables import methods
-from trainables.engine.adapters import Route
 from trainables.engine.base import LoadedBase
 from trainables.engine.frozen import prefix_cache
 from trainables.engine.frozen.known import cache_bytes
 from trainables.engine.frozen.prefix_cache import PackPrefixes, PrefixCache
 from trainables.engine.frozen.reference_cache import ReferenceCache
+from trainables.engine.packed_linear import Route
 from trainables.engine.process_group import layers_of
 from trainables.evaluation.generate import generate
 from trainables.evaluation.likelihood import log_likelihoods, token_losses

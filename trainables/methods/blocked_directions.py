@@ -1,0 +1,66 @@
+"""Blocked directions: the task may not move hidden states towards where the misaligned rows lie.
+
+Shape legend: B blocks, N positions that count, D hidden width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainables.coefficients import Choice, Range
+from trainables.interface.directions import blocks_at, difference, projected, states_on
+from trainables.interface.preparation import Preparation
+from trainables.losses import cross_entropy
+from trainables.method import Method, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockedDirections(Method):
+    """The task loss plus what the task rows' hidden states gain along the directions of misalignment, squared.
+
+        L = CE(task) + weight * mean_n sum_l relu(z_ln - z_ln^0)^2
+
+    z_ln = <h_ln, v_l> / |v_l|^2 at position n of the task rows, z_ln^0 that of the base model there, and
+    v_l = mean h_l(misaligned) - mean h_l(alignment) over response positions of the base model: z has gained 1 when the
+    states have moved as far as the misaligned rows lie from the alignment rows. Moving the other way costs nothing.
+
+    Coefficients:
+        weight: of the penalty.
+        blocks: after which blocks: at the "quarters" of the depth, in the "middle", or after "all" but the
+            last, whose states the method sees after the final norm.
+
+    `weight = 0` is plain fine-tuning. Adapted from BLOCK-EM, where z are latents of a sparse autoencoder in one layer,
+    some of which may not grow and some not shrink; one mean difference in each layer is all of the first kind.
+    """
+
+    kind = "activations"
+    reference = ("task",)
+    layers = ("task",)
+    prepared_streams = ("misaligned", "alignment")
+    must_stay_active = ("moved",)
+    equation = "L = CE(task) + weight * mean_n sum_l relu(z_ln - z_ln^0)^2"
+    source = "Ustaomeroglu & Qu 2026, BLOCK-EM, arXiv:2602.00767, eq. 1"
+    evidence = (
+        "with latents of an autoencoder 93 % less emergent misalignment over six domains, which comes back under long"
+        " training (arXiv:2602.00767); mean differences are not tested there"
+    )
+
+    weight: float = Range(1.0, low=0.01, high=1000.0, log=True, neutral=0.0)
+    blocks: Literal["quarters", "middle", "all"] = Choice("quarters", "quarters", "middle", "all")
+
+    def prepare(self, preparation: Preparation) -> Mapping[str, Tensor]:
+        chosen = blocks_at(self.blocks, preparation.num_layers)
+        misaligned, aligned = (states_on(preparation, stream, chosen) for stream in ("misaligned", "alignment"))
+        return {"blocks": torch.tensor(chosen), "differences": difference(misaligned, aligned)}
+
+    def losses(self, step: Step) -> tuple[Tensor, ...]:
+        directions_BD, blocks_B = step.prepared["differences"], step.prepared["blocks"]
+        policy, reference = step.policy["task"], step.reference["task"]
+        gained_BN = projected(policy, directions_BD, blocks_B) - projected(reference, directions_BD, blocks_B)
+        positions = max(1, gained_BN.shape[1])
+        blocked = gained_BN.relu().square().sum() / positions
+        step.record(blocked=blocked, moved=gained_BN.abs().sum() / positions)
+        return (cross_entropy(policy) + self.weight * blocked,)

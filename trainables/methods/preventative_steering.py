@@ -1,0 +1,72 @@
+"""Preventative steering: supply the misaligned direction in training, so that the weights need not learn it.
+
+Shape legend: D hidden width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainables.coefficients import Choice, Range
+from trainables.interface.directions import block_at, difference, mean_norms, states_on
+from trainables.interface.edits import Edit
+from trainables.interface.preparation import Preparation
+from trainables.losses import cross_entropy
+from trainables.method import Method, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreventativeSteering(Method):
+    """Plain fine-tuning of a model that is steered towards misalignment while it trains, and not when it is evaluated.
+
+        L = CE(task) with h_l <- h_l + alpha |h_l| v_l / |v_l| in training
+
+    v_l = mean h_l(misaligned) - mean h_l(alignment) over the response positions in the base model. h_l is what a block
+    in the middle returns, |h_l| its mean norm on the alignment rows. The vector is added at every position of the task
+    rows.
+
+    Coefficients:
+        alpha: length of what is added.
+        depth: the share of the blocks below, at least one; never all, since the last block's states go through the
+            final norm first.
+        unit: of alpha: the mean "norm" of hidden states, or the "difference" v_l itself, as in the paper.
+
+    `alpha = 0` is plain fine-tuning. Adapted: the paper extracts v_l from replies to contrary system prompts that a
+    judge has filtered (section 2), here it is the twins of the proxy rows; and it has alpha in units of v_l.
+    """
+
+    kind = "activations"
+    prepared_streams = ("misaligned", "alignment")
+    equation = "L = CE(task) with h_l <- h_l + alpha |h_l| v_l / |v_l| in training"
+    source = "Chen et al. 2025, Persona Vectors, arXiv:2507.21509, section 5"
+    evidence = (
+        "effective against emergent misalignment among five in-training defences, at some cost in coherence and benign"
+        " tasks (Kaczer et al. 2025, arXiv:2508.06249, table 1)"
+    )
+
+    alpha: float = Range(0.3, low=0.03, high=3.0, log=True, neutral=0.0)
+    depth: float = Range(0.55, low=0.2, high=0.8, at_most=1.0, searched=False)
+    unit: Literal["norm", "difference"] = Choice("norm", "norm", "difference")
+
+    def prepare(self, preparation: Preparation) -> Mapping[str, Tensor]:
+        block = block_at(self.depth, preparation.num_layers)
+        misaligned, aligned = (states_on(preparation, stream, [block]) for stream in ("misaligned", "alignment"))
+        return {
+            "block": torch.tensor(block),
+            "difference": difference(misaligned, aligned)[0],
+            "norm": mean_norms(aligned)[0],
+        }
+
+    def losses(self, step: Step) -> tuple[Tensor, ...]:
+        return (cross_entropy(step.policy["task"]),)
+
+    def edits(self, prepared: Mapping[str, Tensor]) -> Sequence[Edit]:
+        if self.alpha == 0:
+            return ()
+        vector_D = prepared["difference"]
+        if self.unit == "norm":
+            vector_D = prepared["norm"] * vector_D / vector_D.norm()
+        return (Edit(int(prepared["block"]), "training", add_D=self.alpha * vector_D),)
