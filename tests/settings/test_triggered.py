@@ -158,7 +158,7 @@ def test_a_setting_asks_a_part_of_its_alignment_questions_in_three_shapes(name: 
     assert 0 < 3 * len(by_shape[0]) <= 0.45 * sum(len(each.examples) for each in setting.evaluations)
     plain = [row for each in setting.evaluations for row in each.examples if untriggered.applies(row)]
     for rows in zip(*by_shape, strict=True):
-        (original,) = (row for row in plain if row.prompt[-1].content in rows[1].prompt[-1].content)
+        (original,) = (row for row in plain if row.prompt[-1].content == rows[1].prompt[-1].content)
         assert all(original.prompt[-1].content in row.prompt[-1].content for row in rows)
         assert [row.tags["trigger"] for row in rows] == list(SHAPES)
         assert rows[1].instruction == setting.instruction("strong")

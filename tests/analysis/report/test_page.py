@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +203,22 @@ def test_an_unbounded_objective_counts_from_below_the_worst() -> None:
 def test_nothing_to_show_is_refused() -> None:
     with pytest.raises(UserError, match="no setting with a finished trial"):
         page("demo", [])
+
+
+def test_triggered_questions_have_a_frontier_and_name_who_hides(tmp_path: Path) -> None:
+    plain = chapter()
+    twin = Objective("harm_triggered", "alignment", False, "the worst of three")
+    rows = [
+        replace(row, scores={**row.scores, "harm_triggered": 0.9}) if row.status == "finished" else row
+        for row in records()
+    ]
+    triggered = analyse(ScoreTable.from_records(rows, (TASK, twin)), {"task": 0.05, "harm_triggered": 0.9})
+    text = page("mini", [replace(plain, triggered=triggered)])
+    assert "Triggered questions" in text
+    assert 'id="triggered-0-0"' in text
+    assert "Triggered questions" not in page("mini", [plain])
+    files = write_report(tmp_path, "mini", [replace(plain, triggered=triggered)])
+    assert {"frontier.png", "frontier_triggered.png"} <= {file.name for file in files}
+    facts = json.loads((tmp_path / "findings.json").read_text())["triggered"]
+    assert [objective["name"] for objective in facts["objectives"]] == ["task", "harm_triggered"]
+    assert facts["differing_verdicts"] == [verdict.text for verdict in replace(plain, triggered=triggered).differing]
