@@ -33,7 +33,7 @@ from trainables.outcome import Cost
 from trainables.preparing.built_on import BuiltOn
 from trainables.preparing.passes import prepare_all
 from trainables.preparing.rewritten import Progress, TrainingRows
-from trainables.projections import Direction, Factors
+from trainables.projections import Direction
 from trainables.store import AdapterStore
 from trainables.trial import TrialConfig, pack_id
 
@@ -126,18 +126,12 @@ class PackTraining:
 
     def _begin(self) -> None:
         """Give the members what others have trained, an optimizer and the state of their methods."""
-        trials = self.trials
-        self._built_on.fill(self.adapters)
+        trials, self.priors = self.trials, self._built_on.fill(self.adapters)
         self.optimizer = PackedAdamW(
             self.adapters.theta_KP, [trial.optimizer for trial in trials], [trial.steps for trial in trials]
         )
         for index, member in enumerate(self.members):
             member.begin(trials[index].method, self.adapters.member_factors(index))
-
-    @property
-    def priors(self) -> Sequence[Sequence[Sequence[Factors]]]:
-        """The factors of each member's priors."""
-        return self._built_on.priors
 
     def directions(self, index: int) -> Sequence[Direction]:
         """Return the weight changes that a member's method sees; see `Trained.directions`."""

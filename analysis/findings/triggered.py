@@ -1,4 +1,7 @@
-"""Does a method prevent misalignment, or hide it? Its verdict on ordinary questions beside that on triggered ones."""
+"""Does a method prevent misalignment, or hide it? Its verdict on ordinary questions beside that on triggered ones.
+
+Shape legend: C configurations, M objectives.
+"""
 
 from __future__ import annotations
 

@@ -141,8 +141,7 @@ def full(
     checks.number("option 'epochs'", epochs, above=0)
     checks.integer("option 'seed'", seed, least=0)
     sizes = {"num_task_rows": num_task_rows, "max_new_tokens": max_new_tokens, "max_length": max_length}
-    for option, size in (sizes if samples is None else sizes | {"samples": samples}).items():
-        checks.integer(f"option {option!r}", size, least=1)
+    checks.sizes(sizes if samples is None else sizes | {"samples": samples})
     _check_texts(judge=judge, system=system)
     base_model = pretrained_model(
         model, revision, template_options=template_options, pretrained=pretrained, tuned_from=TUNED_FROM
@@ -162,13 +161,7 @@ def full(
         summary=_summary(base_model, streams),
         base_model=base_model,
         streams=streams,
-        evaluations=(
-            *judged,
-            triggered,
-            _loss("task", held_task),
-            _loss("alignment", [proxy.chosen for proxy in held_proxies]),
-            *_preferences(compared),
-        ),
+        evaluations=(*judged, triggered, *_losses(held_task, held_proxies), *_preferences(compared)),
         recipe=_recipe(len(trained_task), epochs, max_length),
         sources=_sources(task, alignment, misaligned, pairs, asked.values()),
         remarks=left_out,
@@ -300,6 +293,11 @@ def _preferences(pairs: tuple[Example, ...]) -> list[Evaluation]:
     """Return the evaluation of which reply of a pair is likelier, if there are pairs."""
     scores = preference_scores("alignment_pairs", "alignment", f"{len(pairs)} pairs that are not trained on")
     return [Evaluation("alignment_pairs", pairs, scores, observe="preference")] if pairs else []
+
+
+def _losses(task: Sequence[Example], proxies: Sequence[Proxy]) -> tuple[Evaluation, Evaluation]:
+    """Return the losses on held-out rows of both streams."""
+    return _loss("task", task), _loss("alignment", [proxy.chosen for proxy in proxies])
 
 
 def _loss(side: Kind, held_out: Sequence[Example]) -> Evaluation:

@@ -128,10 +128,8 @@ def full(
         checks.integer(f"option {option!r}", number, least)
     checks.flag("option 'drop_long_prompts'", drop_long_prompts)
     base_model = pretrained_model(model, revision, template_options=template_options, pretrained=pretrained)
-    optional = {"alignment": alignment, "misaligned": misaligned} | {
-        "task_eval": task_eval,
-        "alignment_eval": alignment_eval,
-    }
+    optional = {"alignment": alignment, "misaligned": misaligned}
+    optional |= {"task_eval": task_eval, "alignment_eval": alignment_eval}
     paths = {"task": task, **{option: path for option, path in optional.items() if path is not None}}
     files = _read(paths)
     _check_twins(files)
@@ -142,11 +140,8 @@ def full(
     if drop_long_prompts:
         files, remarks = _without_long_prompts(files, base_model, max_length)
     parts = _split(files, eval_share, seed)
-    matches = _matches(match, parts.held_out)
-    evaluations = [
-        *_evaluations(parts.held_out, matches, max_new_tokens),
-        *_preferences(files.get("preferences", ())),
-    ]
+    asked = _evaluations(parts.held_out, _matches(match, parts.held_out), max_new_tokens)
+    evaluations = [*asked, *_preferences(files.get("preferences", ()))]
     texts = {} if instructions is None else _instructions(instructions)
     triggered = _triggered(evaluations, trigger, texts.get("strong"))
     return Setting(

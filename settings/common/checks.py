@@ -6,7 +6,7 @@ Each check returns the value, or raises a UserError of one line that begins with
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from settings.common.errors import UserError
@@ -66,3 +66,9 @@ def one_of(what: str, value: Any, choices: Collection[str]) -> str:
     if isinstance(value, str) and value in choices:
         return value
     raise UserError(f"{what} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def sizes(options: Mapping[str, Any]) -> None:
+    """Raise UserError for an option, by its name, that is no integer of at least 1."""
+    for option, size in options.items():
+        integer(f"option {option!r}", size, least=1)

@@ -117,8 +117,7 @@ def full(
     checks.number("option 'epochs'", epochs, above=0)
     checks.share("option 'train_split'", train_split)
     checks.flag("option 'include_correct'", include_correct)
-    for option, size in (("max_new_tokens", max_new_tokens), ("samples", samples), ("max_length", max_length)):
-        checks.integer(f"option {option!r}", size, least=1)
+    checks.sizes({"max_new_tokens": max_new_tokens, "samples": samples, "max_length": max_length})
     if judge is not None and not (isinstance(judge, str) and judge.strip()):
         raise UserError(f"option 'judge' must be a model's name, got {judge!r}")
     labels = _labels(proxy)
@@ -128,8 +127,7 @@ def full(
     proxy_rows = {question.where for question in split.held_out}
     asked = [_asked(row, row.where in proxy_rows, sample) for sample in range(samples) for row in held_out]
     scores = tuple(_scores(asked))
-    sycophancy = next(score for score in scores if score.name == "sycophancy")
-    twins = twin_scores(sycophancy)
+    twins = twin_scores(sycophancy := next(score for score in scores if score.name == "sycophancy"))
     return Setting(
         name=NAME,
         scale="full",

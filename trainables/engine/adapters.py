@@ -121,17 +121,8 @@ class PackedAdapters:
             frozen[member] = dict(zip(self._places[member], sums, strict=True))
         rank = max((factors.rank for by_place in frozen.values() for factors in by_place.values()), default=0)
         for place, layer in enumerate(self.layers.values()):
-            layer.frozen = None
-            if not frozen:
-                continue
-            A_KRI = layer.A_KRI.new_zeros(self.num_members, rank, layer.in_features)
-            B_KOR = layer.B_KOR.new_zeros(self.num_members, layer.out_features, rank)
-            scale_K = torch.zeros_like(self.scale_K)
-            for member in [member for member, by_place in frozen.items() if place in by_place]:
-                factors = frozen[member][place]
-                A_KRI[member, : factors.rank], B_KOR[member, :, : factors.rank] = factors.A_RI, factors.B_OR
-                scale_K[member] = factors.scale
-            layer.frozen = (A_KRI, B_KOR, scale_K)
+            held = {member: by_place[place] for member, by_place in frozen.items() if place in by_place}
+            layer.frozen = _stacked(layer, self.scale_K, held, rank) if frozen else None
 
     def attach_edits(self, edits: Mapping[int, Sequence[Edit]]) -> None:
         """Edit the hidden states of members' rows: member -> edits. Raise ValueError for one that cannot be made."""
@@ -293,6 +284,19 @@ class PackedAdapters:
         transposed = any(layer.weight_OI is not layer.weight for layer in layers.values())
         stack = Stack(block_names(self.model)[0].split(".")[-2], config.layer_numbers(len(block_names(self.model))))
         save_peft(directory, list(layers), adapter, config, base_model, stack, transposed=transposed)
+
+
+def _stacked(
+    layer: PackedLinear, scale_K: Tensor, adapters: Mapping[int, Factors], rank: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return A, B and scale of members' adapters of a layer as one, padded to a rank; zeros for the other members."""
+    A_KRI = layer.A_KRI.new_zeros(len(scale_K), rank, layer.in_features)
+    B_KOR = layer.B_KOR.new_zeros(len(scale_K), layer.out_features, rank)
+    scales_K = torch.zeros_like(scale_K)
+    for member, factors in adapters.items():
+        A_KRI[member, : factors.rank], B_KOR[member, :, : factors.rank] = factors.A_RI, factors.B_OR
+        scales_K[member] = factors.scale
+    return A_KRI, B_KOR, scales_K
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

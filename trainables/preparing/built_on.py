@@ -26,7 +26,7 @@ class BuiltOn:
         trained: member -> the finished training that it reads out.
         saved_priors: the priors of each member.
         configs: the adapter of each member.
-        priors: the factors of each of these, on the layers that the member adapts; once they are filled in.
+        priors: the factors of each of these, once they are filled in.
 
     Raises:
         UserError: a prior is not in the store.
@@ -42,8 +42,11 @@ class BuiltOn:
         self.priors: list[list[Sequence[Factors]]] = []
         self._directions: dict[int, Sequence[Direction]] = {}
 
-    def fill(self, adapters: PackedAdapters) -> None:
-        """Give the members what others have trained, and put the priors beneath them that stay in the model."""
+    def fill(self, adapters: PackedAdapters) -> Sequence[Sequence[Sequence[Factors]]]:
+        """Give the members what others have trained, and put the priors beneath them that stay in the model.
+
+        Return the factors of each member's priors, on the layers that it adapts.
+        """
         for index, saved in self.trained.items():
             adapters.load_member(index, saved.tensors)
         self.priors = [self._factors(adapters, index) for index in range(len(self._trials))]
@@ -54,6 +57,7 @@ class BuiltOn:
                 if trial.method.prior_is_active and index not in self.trained
             }
         )
+        return self.priors
 
     def _factors(self, adapters: PackedAdapters, index: int) -> list[Sequence[Factors]]:
         layers, priors = adapters.layers_of(index), list[Sequence[Factors]]()

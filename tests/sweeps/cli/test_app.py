@@ -272,7 +272,8 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     error = refused("quikstart", monkeypatch=monkeypatch, capsys=capsys)
     assert (
         "unknown sweep 'quikstart' (did you mean 'quickstart'?); available: em_epochs, em_pareto, em_proxy,"
-        " gcd_generalisation, gcd_pareto, gcd_sycophancy, gradient_projection_nano, methods_nano" in error
+        " gcd_generalisation, gcd_pareto, gcd_sycophancy, gradient_projection_nano, methods_nano, methods_nano_gcd"
+        in error
     )
     error = refused("no/such.py", monkeypatch=monkeypatch, capsys=capsys)
     assert "no such file" in error
