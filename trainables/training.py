@@ -94,9 +94,15 @@ class PackTraining:
         rows = TrainingRows(base, self.encoded, references, workers, preparing)
         passes = [Passes(base, rows, *pair, dtype, references) for pair in zip(trials, priors, strict=True)]
         self.prepared = [each.prepare(workers) for each in passes]  # before any adapter is attached
-        self.rows_read = [rows.read(*pair) for pair in zip(trials, self.prepared, strict=True)]
-        read_before = [each.tokens + rows.generated_tokens(trial) for each, trial in zip(passes, trials, strict=True)]
-        self.members = [MemberState(cost=Cost(inherited_tokens=tokens)) for tokens in read_before]
+        trains = [index not in trained for index in range(len(trials))]
+        self.rows_read = [
+            rows.read(trial, prepared) if training else {}
+            for trial, prepared, training in zip(trials, self.prepared, trains, strict=True)
+        ]
+        self.members = [
+            MemberState(cost=Cost(inherited_tokens=each.tokens + rows.generated_tokens(trial)) if training else Cost())
+            for trial, each, training in zip(trials, passes, trains, strict=True)
+        ]  # what is read out of another training has this in what that took
         configs = [merged_config(trial.adapter, trained.get(index)) for index, trial in enumerate(trials)]
         self.adapters = PackedAdapters(base.model, configs, [trial.adapter_seed for trial in trials], dtype)
         self.prefixes = PackPrefixes(prefixes, base, self.adapters.first_block)
