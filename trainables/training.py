@@ -90,7 +90,7 @@ class PackTraining:
         self._guessing = math.log(base.model.config.get_text_config().vocab_size)  # nats
         self._built_on = BuiltOn(store, trials)
         rows = TrainingRows(base, self.encoded, references, workers, preparing)
-        inputs = prepare_all(base, rows, trials, self._built_on.saved_priors, dtype, references, workers)
+        inputs = prepare_all(base, rows, trials, self._built_on, dtype, references, workers)
         self.prepared = [each.prepared for each in inputs]
         self.rows_read = [each.rows_read for each in inputs]
         self.members = [

@@ -260,3 +260,13 @@ def test_ewc_holds_B_alone() -> None:
     curve = [value for _, value in pack.members[0].curves["consolidation"]]
     assert curve[0] == 0.0
     assert curve[-1] > 0.0
+
+
+def test_a_readout_counts_replies_once(tmp_path: Path) -> None:
+    """In what the training took that it reads out, and not again."""
+    whole = tiny_trial(methods.make("self_generated"), steps=3)
+    store = prepare([whole], tmp_path)
+    saved = store.find(whole)
+    assert saved is not None
+    scaled = Pack(tiny_base(), tiny_setting(), [replace(whole, adapter_scale=0.5)], torch.float64, store=store)
+    assert scaled.members[0].cost.total_tokens == saved.tokens

@@ -40,6 +40,7 @@ from trainables.engine.peft_format import from_peft
 from trainables.engine.process_group import ProcessGroup, layers_of
 from trainables.interface.outputs import Forward
 from trainables.method import Method
+from trainables.preparing.built_on import BuiltOn
 from trainables.preparing.rewritten import TrainingRows
 from trainables.projections import Factors
 from trainables.store import Saved, merged_config
@@ -225,16 +226,22 @@ def prepare_all(
     base: LoadedBase,
     rows: TrainingRows,
     trials: Sequence[TrialConfig],
-    priors: Sequence[Sequence[Saved]],
+    built_on: BuiltOn,
     dtype: torch.dtype,
     references: ReferenceCache | None,
     workers: ProcessGroup,
 ) -> list[MemberInputs]:
-    """Let the methods of trials prepare, one after the other; see `Passes`."""
+    """Let the methods of trials prepare, one after the other; see `Passes`.
+
+    What only reads out another training reads no rows, and its preparation is in what that training took.
+    """
     inputs = []
-    for trial, saved in zip(trials, priors, strict=True):
-        passes = Passes(base, rows, trial, saved, dtype, references)
+    for index, trial in enumerate(trials):
+        passes = Passes(base, rows, trial, built_on.saved_priors[index], dtype, references)
         prepared = passes.prepare(workers)
-        tokens = passes.tokens + rows.generated_tokens(trial)
-        inputs.append(MemberInputs(prepared, rows.read(trial, prepared), tokens))
+        if index in built_on.trained:
+            inputs.append(MemberInputs(prepared, {}, 0))
+        else:
+            tokens = passes.tokens + rows.generated_tokens(trial)
+            inputs.append(MemberInputs(prepared, rows.read(trial, prepared), tokens))
     return inputs
