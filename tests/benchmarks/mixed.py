@@ -11,16 +11,16 @@ from tests.benchmarks.measure import Result, Spread, interleaved
 from tests.benchmarks.shapes import NANO, world
 from tests.benchmarks.steps import Plan
 
-# Some of every kind: of the cheapest step and the dearest, of one loss and of nine.
+# Some of every kind: of the cheapest step and the dearest, of one loss, of two and of nine, with and without a state.
 METHODS = (
     "plain",
-    "mixed",
+    "inoculation",
     "upweighted",
-    "kl_penalty",
-    "representation",
-    "dpo",
+    "kl_constraint",
+    "two_gradients",
     "gradient_projection",
-    "alignment_only",
+    "moving_average",
+    "preventative_steering",
 )
 GOAL = 1.3
 
