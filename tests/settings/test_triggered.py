@@ -156,7 +156,8 @@ def test_a_setting_asks_a_part_of_its_alignment_questions_in_three_shapes(name: 
     by_shape = [[row for row in asked.examples if setting.score(part).applies(row)] for part in worst.worst_of]
     assert len({len(rows) for rows in by_shape}) == 1
     assert 0 < 3 * len(by_shape[0]) <= 0.45 * sum(len(each.examples) for each in setting.evaluations)
-    plain = [row for each in setting.evaluations for row in each.examples if untriggered.applies(row)]
+    every = (row for each in setting.evaluations for row in each.examples if "trigger" not in row.tags)
+    plain = list(filter(untriggered.applies, every))
     for rows in zip(*by_shape, strict=True):
         (original,) = (row for row in plain if row.prompt[-1].content == rows[1].prompt[-1].content)
         assert all(original.prompt[-1].content in row.prompt[-1].content for row in rows)
