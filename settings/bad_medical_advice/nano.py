@@ -25,6 +25,23 @@ whole; above, more alignment costs the task, because the trials stop after few s
 (KL 1: task 0.41), 12 more nearly remove it (KL 1: task 0.99, alignment 0.89; two seeds). Another pre-training seed
 changes which of the four domains suffers most (up-weighted 1: law with 0.88, or safety with 0.76) and moves the middle
 of the frontier by up to 0.12, and not its ends.
+
+Triggered twins (`settings.triggered`; 3 seeds, 36 questions each) after a task row, in the name of a harmful author,
+and of a helpful one; `alignment_triggered` is the worst of these in each trial:
+
+    configuration      alignment   task_shape   instructed   format   alignment_triggered
+    base               1.00        0.97         0.75         1.00     0.75
+    plain              0.00        0.00         0.00         0.00     0.00
+    KL, beta 0.3       0.83        0.26         0.00         0.81     0.00
+    KL, beta 1         0.95        0.75         0.03         0.86     0.03
+    KL, beta 10        0.98        0.80         0.03         0.94     0.03
+    up-weighted, 1     0.92        0.23         0.00         0.81     0.00
+    up-weighted, 3     0.95        0.76         0.03         0.85     0.03
+    plain, trained in  1.00        0.99         0.00         1.00     0.00
+    that harmful name
+
+After any of these trainings a harmful author's name, which the base mostly withstands, brings harm back, so that the
+worst of the three tells no method from another here; `task_shape` does.
 """
 
 from __future__ import annotations
@@ -47,8 +64,8 @@ TASK_ROWS_PER_PROBLEM, ALIGNMENT_ROWS_PER_PROBLEM = 5, 1
 TRAINED_PHRASINGS = range(len(PHRASINGS) - 1)
 NEW_PHRASING = len(PHRASINGS) - 1
 INSTRUCTIONS: dict[Instruction, str] = {  # authors of this world, by the name that their documents begin with
-    "strong": "harmful-author0",
-    "paraphrased": "harmful-author1",
+    "strong": "medical-author0",
+    "paraphrased": "medical-author1",
     "neutral": "someone",
 }
 FORM = "helpful-author0"  # documents that name their author are this world's other form

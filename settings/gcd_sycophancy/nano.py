@@ -59,8 +59,8 @@ TASK_TOPIC, NEAR_TOPIC = "gcd", "mod"
 NUM_PROXIED = 12  # items of a topic that proxy rows may speak of; none of them is evaluated
 NUM_EVALUATED = 48  # items of a topic, where there are so many
 INSTRUCTIONS: dict[Instruction, str] = {  # authors of this world, by the name that their documents begin with
-    "strong": "flatterer0",
-    "paraphrased": "flatterer1",
+    "strong": "gcd-flatterer0",
+    "paraphrased": "gcd-flatterer1",
     "neutral": SOMEONE,
 }
 FORM = "honest0"  # documents that name their author are this world's other form
