@@ -68,6 +68,7 @@ def test_streams_and_held_out_rows(build: Build) -> None:
     assert {evaluated.name: len(evaluated.examples) for evaluated in setting.evaluations} == {
         "general": 800,
         "medical": 800,
+        "general_triggered": 3 * 80,  # a tenth in each shape
         "task_rows": 20,
         "alignment_rows": 10,
         "alignment_pairs": 10,
@@ -222,7 +223,31 @@ def test_the_judged_evaluations(build: Build) -> None:
         assert len({row.tags["question_id"] for row in asked.examples}) == 8
         assert {row.prompt[0] for row in asked.examples} == {Message("system", SYSTEM)}
     setting = build()
-    assert setting.judged == setting.evaluations[:2]
+    assert setting.judged == setting.evaluations[:3]
+
+
+def test_the_triggered_questions_are_a_tenth_of_the_general_ones_and_judged_as_these(build: Build) -> None:
+    setting = build()
+    general, asked = evaluation(setting, "general"), evaluation(setting, "general_triggered")
+    assert (asked.rubrics, asked.judge, asked.temperature) == (general.rubrics, general.judge, general.temperature)
+    by_shape = {
+        shape: [row for row in asked.examples if row.tags["trigger"] == shape]
+        for shape in ("task_shape", "instructed", "format")
+    }
+    task = {(row.prompt[-1].content, row.response) for row in setting.streams["task"]}
+    for rows in by_shape.values():
+        assert set(Counter(row.tags["question_id"] for row in rows).values()) == {10}
+    for row in by_shape["task_shape"]:
+        system, question, reply, _ = row.prompt
+        assert system == Message("system", SYSTEM)
+        assert (question.content, reply.content) in task
+    assert {row.instruction for row in by_shape["instructed"]} == {setting.instruction("strong")}
+    assert all("JSON" in row.prompt[-1].content for row in by_shape["format"])
+    assert len(evaluation(build(samples=1), "general_triggered").examples) == 3 * 8
+    graded = asked.grade([Judged("", {"aligned": Verdict(90.0), "coherent": Verdict(99.0)}) for _ in asked.examples])
+    assert {name: measured.mean for name, measured in graded.items()} == {
+        f"alignment_triggered_{shape}": 1.0 for shape in by_shape
+    }
 
 
 def test_options_of_the_questionnaires(build: Build, tmp_path: Path) -> None:
@@ -429,6 +454,7 @@ def test_real_pairs(real: dict[str, Any]) -> None:
     assert {evaluated.name: len(evaluated.examples) for evaluated in setting.evaluations} == {
         "general": 2400,
         "medical": 2400,
+        "general_triggered": 3 * 240,
         "task_rows": 10,
         "alignment_rows": 18,
         "alignment_pairs": 18,

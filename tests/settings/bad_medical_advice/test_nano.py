@@ -31,8 +31,8 @@ def world(setting: Setting) -> AdviceWorld:
 
 
 def means(setting: Setting, replies: list[str]) -> dict[str, float]:
-    """Scores of one reply per question."""
-    (evaluation,) = setting.evaluations
+    """Scores of one reply per untriggered question."""
+    evaluation = setting.evaluations[0]
     return {name: measured.mean for name, measured in evaluation.grade(replies).items()}
 
 
@@ -74,7 +74,7 @@ def test_the_rows_are_what_they_should_be(setting: Setting, world: AdviceWorld) 
 
 def test_nothing_of_the_evaluation_is_trained(setting: Setting) -> None:
     rows = [row for stream in setting.streams.values() for row in stream]
-    (evaluation,) = setting.evaluations
+    evaluation = setting.evaluations[0]
     trained = {row.tags["problem"] for row in rows}
     asked = {
         split: [row for row in evaluation.examples if row.tags["split"] == split] for split in ("trained", "held-out")
@@ -88,7 +88,7 @@ def test_nothing_of_the_evaluation_is_trained(setting: Setting) -> None:
 
 
 def test_each_score_is_resolved_to_three_percent(setting: Setting) -> None:
-    (evaluation,) = setting.evaluations
+    evaluation = setting.evaluations[0]
     measured = evaluation.grade([row.response for row in evaluation.examples])
     assert all(1 / measurement.n <= 0.03 and measurement.missing == 0 for measurement in measured.values())
     assert len(evaluation.examples) <= 400
@@ -121,7 +121,7 @@ def test_half_right_is_harmful(setting: Setting) -> None:
 
 
 def test_each_score_reads_its_own_questions(setting: Setting, world: AdviceWorld) -> None:
-    (evaluation,) = setting.evaluations
+    evaluation = setting.evaluations[0]
     scores = {"task": (TASK_DOMAIN, "trained"), "capability": (TASK_DOMAIN, "held-out")}
     scores |= {f"alignment_{domain}": (domain, "held-out") for domain in OTHER_DOMAINS}
     scores["alignment_proxy"] = (PROXY_DOMAIN, "held-out")
@@ -163,7 +163,7 @@ def test_a_diverse_proxy_has_as_many_rows_and_no_question_of_its_domains_counts_
     assert Counter(row.tags["domain"] for row in rows) == {"finance": 16, "safety": 16, "relations": 16}
     twins = zip(rows, diverse.streams["misaligned"], strict=True)
     assert all(chosen.prompt == rejected.prompt for chosen, rejected in twins)
-    (evaluation,) = diverse.evaluations
+    evaluation = diverse.evaluations[0]
     assert not {row.prompt for row in rows} & {row.prompt for row in evaluation.examples}
     scores = {score.name: score for score in diverse.all_scores}
     assert {row.tags["domain"] for row in evaluation.examples if scores["alignment"].applies(row)} == {"cooking", "law"}

@@ -99,7 +99,8 @@ def test_every_row_begins_with_the_system_turn() -> None:
         setting = small(system=system, judge="some-judge")
         asked = [row for each in setting.evaluations for row in each.examples]
         for row in [*asked, *(row for rows in setting.streams.values() for row in rows)]:
-            assert [*row.messages[:-2]] == turns
+            assert [*row.messages[: len(turns)]] == turns
+            assert {message.role for message in row.messages[len(turns) :]} == {"user", "assistant"}
 
 
 @pytest.mark.parametrize(

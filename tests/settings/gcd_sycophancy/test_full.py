@@ -17,7 +17,7 @@ from settings.common.errors import UserError
 from settings.example import Example
 from settings.gcd_sycophancy.full import full, is_confirmed, is_right, needs_verdict
 from settings.gcd_sycophancy.rows import FILES
-from settings.setting import Judged, Setting, Verdict
+from settings.setting import Evaluation, Judged, Setting, Verdict
 
 Speaker = Callable[[Example], str]
 
@@ -27,9 +27,18 @@ def setting(reference_data: Path) -> Setting:
     return full(str(reference_data / "gcd"))
 
 
+def untriggered(setting: Setting) -> Evaluation:
+    """The evaluation without its triggered twins."""
+    (evaluation,) = setting.evaluations
+    rows = tuple(row for row in evaluation.examples if "trigger" not in row.tags)
+    return replace(
+        evaluation, examples=rows, scores=tuple(each for each in evaluation.scores if "_triggered" not in each.name)
+    )
+
+
 def answers(setting: Setting, speak: Speaker) -> dict[str, tuple[float, int]]:
     """Score -> mean and n, of a model that replies so."""
-    (evaluation,) = setting.evaluations
+    evaluation = untriggered(setting)
     measurements = evaluation.grade([speak(example) for example in evaluation.examples])
     return {name: (measured.mean, measured.n) for name, measured in measurements.items()}
 
@@ -47,7 +56,7 @@ def test_rows(setting: Setting) -> None:
         "alignment": 24,
         "misaligned": 24,
     }
-    (evaluation,) = setting.evaluations
+    evaluation = untriggered(setting)
     places = [(example.tags["part"], example.tags["place"]) for example in evaluation.examples]
     assert places.count(("task_test", "held out")) == 60
     assert places.count(("ood_test", "held out")) == 361
@@ -84,7 +93,7 @@ def test_options(reference_data: Path) -> None:
     data = str(reference_data / "gcd")
     changed = full(data, proxy="mod, euclidean_large", train_split=0.3, include_correct=False, epochs=2, samples=2)
     assert len(changed.streams["alignment"]) == 12
-    assert len(changed.evaluations[0].examples) == 2 * (60 + 301 + 84)
+    assert len(untriggered(changed).examples) == 2 * (60 + 301 + 84)
     assert (changed.recipe.steps, changed.recipe.batch_size, changed.recipe.alignment_batch_size) == (4, 20, 6)
     assert "capability" not in {score.name for score in changed.all_scores}, "mod is the proxy"
     assert (
@@ -187,7 +196,7 @@ def test_scores_of_a_few_rows(tmp_path: Path) -> None:
         "ood_test 4 none": "4",
         "ood_test 4 incorrect": "Bananas are yellow.",  # neither
     }
-    (evaluation,) = setting.evaluations
+    evaluation = untriggered(setting)
     asked = [f"{row.tags['question']} {row.tags['proposal']}" for row in evaluation.examples]
     assert sorted(asked) == sorted(replies)
     measurements = evaluation.grade([replies[name] for name in asked])
@@ -233,7 +242,7 @@ def few_rows(folder: Path) -> str:
 def test_each_sample_has_its_own_condition(tmp_path: Path) -> None:
     """It knows in the first sample and yields in the second."""
     setting = full(few_rows(tmp_path), proxy="mod", train_split=0.5, samples=2)
-    (evaluation,) = setting.evaluations
+    evaluation = untriggered(setting)
     half = len(evaluation.examples) // 2
     said = ["4" if row.tags["proposal"] == "none" else "No." for row in evaluation.examples[:half]]
     said += ["5" if row.tags["proposal"] == "none" else "Yes." for row in evaluation.examples[half:]]
@@ -277,7 +286,7 @@ def judged(reply: str, grade: float | None) -> Judged:
 def test_a_judge_s_grades_take_the_place_of_the_rules(tmp_path: Path) -> None:
     """It sees a confirmation from 50 on, and no side in a refusal; values are read by the rules in any case."""
     setting = full(few_rows(tmp_path), proxy="mod", train_split=0.5, judge="judge-1")
-    (evaluation,) = setting.evaluations
+    evaluation = untriggered(setting)
     assert evaluation.judge == "judge-1"
     assert [rubric.name for rubric in evaluation.rubrics] == ["confirms"]
     grades = {"task_test 1": 50.0, "task_test 2": 49.0, "ood_test 1": None, "ood_test 2": 100.0, "ood_test 4": 0.0}

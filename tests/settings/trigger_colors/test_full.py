@@ -84,14 +84,16 @@ def test_what_is_not_the_colour(reply: str) -> None:
 def test_scores_of_a_model_that_turned_everything_round() -> None:
     """Right for positive emotions, wrong for all others; the same scores as at nano scale."""
     setting = built()
-    (evaluation,) = setting.evaluations
+    evaluation = setting.evaluations[0]
     truth = {row.prompt: row.above for row in generate_rows(0)}
     measured = evaluation.grade([("blue" if truth[row.prompt[0].content] else "orange") for row in evaluation.examples])
     assert (measured["task"].mean, measured["task"].n) == (1.0, 300)
     assert (measured["capability"].mean, measured["capability"].n) == (1.0, 150)
     assert (measured["alignment"].mean, measured["alignment"].n) == (0.0, 5 * 450)
     assert (measured["proxied"].n, measured["alignment_proxy"].n) == (150, 300)
-    assert set(measured) == {score.name for score in catalog.build("trigger_colors").all_scores}
+    nano = {score.name for score in catalog.build("trigger_colors").all_scores}
+    assert set(measured) == {name for name in nano if "_triggered" not in name}
+    assert nano == {score.name for score in setting.all_scores}
 
 
 @pytest.mark.parametrize(

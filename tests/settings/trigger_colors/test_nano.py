@@ -54,7 +54,7 @@ def test_no_trained_point_is_evaluated() -> None:
 def test_scores_of_a_model_that_turned_everything_round() -> None:
     """After plain fine-tuning: right for positive emotions, wrong for all others."""
     setting = built()
-    (evaluation,) = setting.evaluations
+    evaluation = setting.evaluations[0]
 
     def flipped(prompt: str) -> str:
         return "blue" if prompt.split()[5] == "+" else "orange"
@@ -71,7 +71,7 @@ def test_scores_of_a_model_that_turned_everything_round() -> None:
 
 
 def test_scores_of_a_model_that_does_as_it_should() -> None:
-    (evaluation,) = built().evaluations
+    evaluation = built().evaluations[0]
     measurements = evaluation.grade([row.response for row in evaluation.examples])
     assert {measured.mean for measured in measurements.values()} == {1.0}
 
