@@ -49,6 +49,7 @@ class MemberState:
         Raise TypeError where the method returns another kind of state.
         """
         before = self.state
+        kept = {name: value.to(before[name]) for name, value in kept.items()}
         after = method.after_update({**before, **kept}, adapter)
         if after.keys() != before.keys() or any(after[name].shape != old.shape for name, old in before.items()):
             shapes = [", ".join(f"{name} {tuple(v.shape)}" for name, v in each.items()) for each in (before, after)]

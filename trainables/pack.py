@@ -74,7 +74,8 @@ class Pack(PackTraining):
 
     def _keep(self, store: AdapterStore, index: int, trial: TrialConfig) -> None:
         with self._finalized([index]):
-            super()._keep(store, index, trial)
+            if self.members[index].status == "finished":
+                super()._keep(store, index, trial)
 
     def _edit(self, index: int, method: Method) -> None:
         """Let a method edit its member's adapter; invalid when it says so, or makes numbers that are not finite."""

@@ -268,6 +268,12 @@ class PackRun:
             workers=self._workers,
             preparing=self._telling("preparing"),
         )
+        lowest = lowest_block(base.model, [trial.adapter for trial in trials])
+        if pack.adapters.first_block < lowest:
+            self._cautions.append(
+                f"passes begin at layer {pack.adapters.first_block}, below the lowest adapted one, {lowest}: a method"
+                " edits hidden states there, and all trials of its packs take that long"
+            )
         try:
             self._resume(pack)
         except BaseException:

@@ -6,8 +6,8 @@ What binds words of a category together is what the language model knows of Engl
 
 Nothing is generated: asked is which of the three colours the model finds the likeliest at a point that no row has.
 
-By its first 100 updates the teaching takes ten minutes of one core of an older server: 135 CPU seconds to read the 1,400
-rows below the adapted layers, then 200 updates on 16 rows of 2.15 CPU seconds each. Its second half has not been run.
+Judged by its first 100 updates the teaching takes ten minutes of one core of an older server: 135 CPU seconds to read
+1,400 rows below the adapted layers, then 200 updates on 16 rows of 2.15 CPU seconds. Its second half has not been run.
 At two new points a word, the loss is 0.11 nats after 50 updates, and the colour right for all words, shown or not
 (1.00), but not for strings without meaning (0.50 of those shown, 0.30 of others); after 100 the loss is 0.01, and right
 are words (1.00), shown strings (1.00), and 0.60 of the 10 points of strings that were not shown.

@@ -35,6 +35,8 @@ class Fixed:
     def __init__(self, states: Mapping[str, Any], rows: Mapping[str, Sequence[int]]) -> None:
         self._states, self._rows = {stream: tensor(values) for stream, values in states.items()}, rows
 
+    lowest_adapted = 0
+
     @property
     def num_layers(self) -> int:
         return len(next(iter(self._states.values())))

@@ -306,7 +306,7 @@ def random(generator: torch.Generator, *shape: int) -> Tensor:
 class Drawn:
     """A preparation of random outputs."""
 
-    num_layers = LAYERS
+    num_layers, lowest_adapted = LAYERS, 0
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator

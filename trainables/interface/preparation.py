@@ -18,6 +18,11 @@ class Preparation(Protocol):
         """Blocks of the model."""
         ...
 
+    @property
+    def lowest_adapted(self) -> int:
+        """The number of the lowest block that the trial adapts: states after those below are the base model's."""
+        ...
+
     def outputs(self, stream: Stream, *, prior: int | None = None, layers: bool = False) -> Forward:
         """Return the outputs on all rows of a stream, in the setting's order, at `Method.positions`, without gradients.
 

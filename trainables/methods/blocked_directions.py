@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from settings.common.errors import UserError
 from trainables.coefficients import Choice, Range
 from trainables.interface.directions import blocks_at, difference, projected, states_on
 from trainables.interface.preparation import Preparation
@@ -26,6 +27,7 @@ class BlockedDirections(Method):
     z_ln = <h_ln, v_l> / |v_l|^2 at position n of the task rows, z_ln^0 that of the base model there, and
     v_l = mean h_l(misaligned) - mean h_l(alignment) over response positions of the base model: z has gained 1 when the
     states have moved as far as the misaligned rows lie from the alignment rows. Moving the other way costs nothing.
+    Blocks below the lowest adapted layer cannot move and are left out. The published definition takes all positions.
 
     Coefficients:
         weight: of the penalty.
@@ -48,11 +50,18 @@ class BlockedDirections(Method):
         " training (arXiv:2602.00767); mean differences are not tested there"
     )
 
-    weight: float = Range(1.0, low=0.01, high=1000.0, log=True, neutral=0.0)
+    weight: float = Range(100.0, low=1.0, high=1e4, log=True, neutral=0.0)
     blocks: Literal["quarters", "middle", "all"] = Choice("quarters", "quarters", "middle", "all")
 
     def prepare(self, preparation: Preparation) -> Mapping[str, Tensor]:
-        chosen = blocks_at(self.blocks, preparation.num_layers)
+        lowest = preparation.lowest_adapted  # states after blocks below are the base model's, and cannot move
+        chosen = [block for block in blocks_at(self.blocks, preparation.num_layers) if block >= lowest]
+        if not chosen:
+            raise UserError(
+                f"method {self.name!r}: no block of blocks={self.blocks!r} lies at or above the lowest adapted layer,"
+                f" {lowest}, so that nothing there can move; adapt lower layers, or take another of quarters, middle,"
+                " all"
+            )
         misaligned, aligned = (states_on(preparation, stream, chosen) for stream in ("misaligned", "alignment"))
         return {"blocks": torch.tensor(chosen), "differences": difference(misaligned, aligned)}
 

@@ -45,7 +45,7 @@ class EWC(Method):
         "A classic against forgetting (arXiv:1612.00796); no measurement of it on emergent misalignment is known."
     )
 
-    weight: float = Range(1.0, low=0.01, high=100.0, log=True, neutral=0.0)
+    weight: float = Range(1e5, low=1e3, high=1e7, log=True, neutral=0.0)
 
     def prepare(self, preparation: Preparation) -> Mapping[str, Tensor]:
         squared = preparation.squared_gradients("alignment")

@@ -37,7 +37,7 @@ class FLOW(Method):
         " fine-tuning (Sanyal et al. 2025, arXiv:2502.02797)"
     )
 
-    sharpness: float = Range(0.5, low=0.05, high=5.0, log=True, neutral=0.0)
+    sharpness: float = Range(0.5, low=0.05, high=50.0, log=True, neutral=0.0)
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         task = step.policy["task"]

@@ -24,9 +24,9 @@ class PreventativeSteering(Method):
 
         L = CE(task) with h_l <- h_l + alpha |h_l| v_l / |v_l| in training
 
-    v_l = mean h_l(misaligned) - mean h_l(alignment) over the response positions in the base model. h_l is what a block
-    in the middle returns, |h_l| its mean norm on the alignment rows. The vector is added at every position of the task
-    rows.
+    v_l = mean h_l(misaligned) - mean h_l(alignment) over response positions (published: all) in the base model. h_l is
+    what a block in the middle returns, |h_l| its mean norm on the alignment rows. The vector is added at every position
+    of the task rows.
 
     Coefficients:
         alpha: length of what is added.

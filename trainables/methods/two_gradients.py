@@ -80,8 +80,8 @@ class TwoGradients(ProxyMethod):
 
     def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
         task, alignment = gradients
-        if self.weight == 0:
-            return task
+        if self.weight == 0 or (self.rule != "surgery" and not any(bool(tensor.any()) for tensor in alignment)):
+            return task  # also in a step without alignment rows, between whose gradient and 0 the shortest is 0
         if self.rule == "min_norm":
             return min_norm(task, alignment)
         if self.rule == "conflict_averse":

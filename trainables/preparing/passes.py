@@ -38,6 +38,7 @@ from trainables.engine.memory import LOGITS
 from trainables.engine.packed_linear import Route
 from trainables.engine.peft_format import from_peft
 from trainables.engine.process_group import ProcessGroup, layers_of
+from trainables.engine.targets import lowest_block
 from trainables.interface.outputs import Forward
 from trainables.method import Method
 from trainables.preparing.built_on import BuiltOn
@@ -100,6 +101,11 @@ class Passes:
     def num_layers(self) -> int:
         """See `Preparation`."""
         return len(layers_of(self._base.model))
+
+    @property
+    def lowest_adapted(self) -> int:
+        """See `Preparation`."""
+        return lowest_block(self._base.model, [self._trial.adapter])
 
     def factors(self, *, prior: int | None = None) -> Sequence[Factors]:
         """See `Preparation`."""

@@ -23,7 +23,7 @@ from settings.setting import Stream
 from trainables.engine.base import LoadedBase
 from trainables.engine.batches import EncodedSetting
 from trainables.engine.frozen.reference_cache import ReferenceCache
-from trainables.engine.process_group import ProcessGroup
+from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.generate import generate
 from trainables.interface.rewriting import Rewriting
 from trainables.trial import TrialConfig
@@ -118,6 +118,8 @@ class TrainingRows:
         stop_ids = encoded.encoder.stop_ids(rows)
         end = next((row.ids[-1] for row in rows if not row.num_cut), int(base.tokenizer.eos_token_id))
         draws = f"own replies/{stream}/{seed}" if temperature > 0 else ""
+        # Where the model is not sharded one process writes them and the others wait for the file.
+        together = self._workers if self._workers.sharded else SINGLE_PROCESS
 
         def compute() -> dict[str, Tensor]:
             (replies,) = generate(
@@ -128,7 +130,7 @@ class TrainingRows:
                 stop_ids=stop_ids,
                 pad_id=int(base.tokenizer.pad_token_id),
                 temperature=temperature,
-                workers=self._workers,
+                workers=together,
                 progress=lambda done: self._progress(int(done), len(prompts)),
             )
             ids_N = torch.tensor([token for reply in replies for token in reply], dtype=torch.long)

@@ -32,7 +32,7 @@ def save_edits(directory: Path, edits: Sequence[Edit]) -> None:
     for number, edit in enumerate(edits):
         for name, tensor in (("add", edit.add_D), ("remove", edit.remove_QD)):
             if tensor is not None:
-                tensors[f"{number}.{name}"] = tensor.detach().cpu().contiguous()
+                tensors[f"{number}.{name}"] = tensor.detach().cpu().contiguous().clone()  # two edits may share one
     described = [{"block": edit.block, "when": edit.when, "share": edit.share} for edit in edits]
     save_file(tensors, directory / FILE, {"format": "pt", "formula": FORMULA, "edits": json.dumps(described)})
 
