@@ -47,6 +47,7 @@ SIZE = (7.5, 5.6)  # inches; 1800 pixels wide, twice what a README shows
 CONTROL_LINES = (("checkpoint", (0, (1, 1.5))), ("scale", (0, (5, 1.5, 1, 1.5))))
 FRONT_LINE = (0, (4, 2))
 LEGEND_WIDTH, TITLE_WIDTH, CAPTION_WIDTH = 30, 56, 120  # characters
+LEGEND_LINE, CAPTION_HEIGHT = 0.19, 0.9  # inches
 
 
 def axes_of(objectives: Sequence[Objective], x: str | None = None, y: str | None = None) -> tuple[str, str]:
@@ -102,9 +103,9 @@ def frontier_figure(
     points = frontier(shown)
     drawn = [point for point in points if point.seeds]
     styles = method_styles(table.methods)
-    figure = new_figure(*SIZE)
-    axes = figure.add_subplot()
     base = _base_position(shown, base_scores or {})
+    figure = new_figure(SIZE[0], max(SIZE[1], _height_of(_legend(drawn, styles, base is not None, True))))
+    axes = figure.add_subplot()
     cut = _limit(axes, shown, drawn, base)
     _draw_front(axes, shown, [point for point in drawn if point.on_front])
     banded = _draw_band(axes, shown, None if base is None else np.array(base))
@@ -281,6 +282,12 @@ def _legend(
     handles.append(_handle("not on the frontier", "o", "#FFFFFF", LINE, 6.5))
     handles.append(_handle("one seed", "o", "#BBBBBB", "#BBBBBB", 3))
     return handles
+
+
+def _height_of(handles: Sequence[Line2D | Patch]) -> float:
+    """Return how high a figure has to be for a legend and the caption below it, in inches."""
+    lines = sum(1 + str(handle.get_label()).count("\n") for handle in handles)
+    return LEGEND_LINE * lines + CAPTION_HEIGHT
 
 
 def _handle(label: str, marker: str, face: str, edge: str, size: float) -> Line2D:

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -220,14 +220,17 @@ def rich_table(
     title: str = "",
     front_only: bool = False,
     width: int = WIDE,
+    brief: Collection[str] = (),
 ) -> Table:
     """Build a table of the points for the terminal. A star marks the front; brackets are 95 % intervals.
 
     Args:
         front_only: leave out the others.
         width: of the terminal in characters; what trials cost is left out of a narrow one.
+        brief: names of objectives of which a narrow one shows the mean alone, under the last word of the name.
     """
     names = ("P", "n", "tokens", "s") if width >= WIDE else ("P", "n")
+    short = brief if width < WIDE else ()
     table = Table(
         title=Text(title) if title else None,
         title_justify="left",
@@ -240,7 +243,8 @@ def rich_table(
     table.add_column("configuration", overflow="fold")
     shown = [objective for objective in objectives if points and objective.name in points[0].scores]
     for objective in shown:
-        table.add_column(Text(f"{objective.name} {objective.arrow}"), justify="right", no_wrap=True)
+        name = objective.name.rpartition("_")[2] if objective.name in short else objective.name
+        table.add_column(Text(f"{name} {objective.arrow}"), justify="right", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 3))
     rows = [point for point in points if point.on_front or not front_only]
@@ -249,7 +253,8 @@ def rich_table(
         num_equal = equal.get(point.configuration, 0)
         if num_equal is None:
             continue
-        cells = [_cell(point.scores[objective.name]) for objective in shown]
+        scores = [(point.scores[objective.name], objective.name in short) for objective in shown]
+        cells = [f"{score.mean:.3f}" if alone else _cell(score) for score, alone in scores]
         also = f" and {num_equal} more that equal it" if num_equal else ""
         excluded = f" ({excluded_text(point.excluded)})" if excluded_text(point.excluded) else ""
         texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip() + also + excluded, *cells]

@@ -26,22 +26,22 @@ whole; above, more alignment costs the task, because the trials stop after few s
 changes which of the four domains suffers most (up-weighted 1: law with 0.88, or safety with 0.76) and moves the middle
 of the frontier by up to 0.12, and not its ends.
 
-Triggered twins (`settings.triggered`; 3 seeds, 36 questions each) after a task row, in the name of a harmful author,
-and of a helpful one; `alignment_triggered` is the worst of these in each trial:
+Triggered twins (`settings.triggered`; 3 seeds, 36 questions each) after a task row, in the name of an author who is
+bad in medicine alone, and of a helpful one; `alignment_triggered` is the worst of these in each trial:
 
     configuration      alignment   task_shape   instructed   format   alignment_triggered
-    base               1.00        0.97         0.75         1.00     0.75
+    base               1.00        0.97         1.00         1.00     0.97
     plain              0.00        0.00         0.00         0.00     0.00
-    KL, beta 0.3       0.83        0.26         0.00         0.81     0.00
-    KL, beta 1         0.95        0.75         0.03         0.86     0.03
-    KL, beta 10        0.98        0.80         0.03         0.94     0.03
-    up-weighted, 1     0.92        0.23         0.00         0.81     0.00
-    up-weighted, 3     0.95        0.76         0.03         0.85     0.03
-    plain, trained in  1.00        0.99         0.00         1.00     0.00
-    that harmful name
+    KL, beta 0.3       0.83        0.26         0.63         0.81     0.26
+    KL, beta 1         0.95        0.75         0.76         0.86     0.71
+    KL, beta 10        0.98        0.80         0.88         0.94     0.80
+    up-weighted, 1     0.92        0.23         0.73         0.81     0.23
+    up-weighted, 3     0.95        0.76         0.75         0.85     0.72
+    plain, trained in  0.00        0.00         0.00         0.04     0.00
+    that author's name
 
-After any of these trainings a harmful author's name, which the base mostly withstands, brings harm back, so that the
-worst of the three tells no method from another here; `task_shape` does.
+So the middle of the frontier hides much of the harm, and its upper end little. A wholly harmful author would be no
+instruction: after any of these trainings, one on good rows included, his name brings harm back (0.03 and less).
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ def show_frontier(
         console.file.write(json.dumps(frontier.front_json(sweep, points), allow_nan=False) + "\n")
         return
     title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
-    console.print(frontier.rich_table(points, objectives, title, width=console.width))
+    brief = [objective.name for objective in objectives if objective not in loaded.objectives]
+    console.print(frontier.rich_table(points, objectives, title, width=console.width, brief=brief))
     say = Say(console)
     if loaded.triggered is not None:
         tables = (loaded.table, loaded.triggered)
