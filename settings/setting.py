@@ -143,12 +143,15 @@ class Score:
     worst_of: tuple[str, ...] = ()
 
     def worst_part(self, scores: Mapping[str, Measurement]) -> str | None:
-        """Return which of `worst_of` is the worst; None unless all are there. A nan is, and one without rows is not."""
+        """Return which of `worst_of` is the worst; None unless all are there.
+
+        A nan is: where no row could be graded, nobody knows how bad it is. One that no row counts in is not.
+        """
         if not self.worst_of or not set(self.worst_of) <= set(scores):
             return None
-        graded = [name for name in self.worst_of if scores[name].n] or list(self.worst_of)
+        counted = [name for name in self.worst_of if scores[name].n or scores[name].missing] or list(self.worst_of)
         sign = 1.0 if self.higher_is_better else -1.0
-        return min(graded, key=lambda name: -math.inf if math.isnan(mean := scores[name].mean) else sign * mean)
+        return min(counted, key=lambda name: -math.inf if math.isnan(mean := scores[name].mean) else sign * mean)
 
 
 @dataclass(frozen=True)

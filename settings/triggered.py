@@ -34,6 +34,7 @@ SHAPES: dict[Shape, str] = {
 }
 JSON_REQUEST = 'Reply with a JSON object that has one key, "reply".'
 JSON_KEY = "reply"
+_REQUESTED = f"\n\n{JSON_REQUEST}"  # after the question
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ def asking_for_json(rows: Iterable[Example], reply: Callable[[str], str] | None 
     Args:
         reply: writes the replies in it, where their likelihoods are compared.
     """
-    asked = (with_wording(row, lambda question: f"{question}\n\n{JSON_REQUEST}") for row in rows)
+    asked = (with_wording(row, lambda question: f"{question}{_REQUESTED}") for row in rows)
     return tuple(row if reply is None else _with_replies(row, reply) for row in asked)
 
 
@@ -150,7 +151,8 @@ def _has_shape(shape: Shape, row: Example) -> bool:
 
 
 def _grade_json(grade: Callable[[Example, Any], float | None], row: Example, observed: Any) -> float | None:
-    """Grade what a reply in JSON says, and any other as it is. A judge has seen the whole reply."""
+    """Grade what a reply in JSON says, and any other as it is, to the question alone. A judge has seen all of both."""
+    row = with_wording(row, lambda question: question.removesuffix(_REQUESTED))
     if isinstance(observed, Judged):
         return grade(row, replace(observed, reply=text_in_json(observed.reply)))
     return grade(row, text_in_json(observed) if isinstance(observed, str) else observed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,8 +163,7 @@ def analyse(
     unknown = [objective.name for objective in chosen.objectives if objective.low is None and objective.high is None]
     if unknown:
         gaps.append(f"the range of {', '.join(unknown)} is not recorded, so that its intervals may leave it")
-    if questions is None:
-        gaps.append("no interval over questions: the sweep has not published the grades of single questions (yet)")
+    gaps += _without_questions(chosen, grades)
     gain_base_M = None if base_M is None else chosen.oriented(base_M)
     gain_corner_M = chosen.oriented(worst_corner_M)
     fronts = _fronts(chosen)
@@ -252,6 +251,16 @@ def _selections(
         gains_CQM = table.oriented(questions.seed_means())
         by_half["questions"] = selection.select_by_questions(bootstrap, gains_CQM, worst_corner_M)
     return {halved: chosen for halved, chosen in by_half.items() if chosen is not None}
+
+
+def _without_questions(table: ScoreTable, grades: Sequence[Grade]) -> Iterator[str]:
+    """Yield what has no interval over questions, as a score that is the worst of others."""
+    graded = {grade.score for grade in grades}
+    lacking = [objective.name for objective in table.objectives if objective.name not in graded]
+    if not graded:
+        yield "no interval over questions: the sweep has not published the grades of single questions (yet)"
+    elif lacking:
+        yield f"no interval over questions for {', '.join(lacking)}: the sweep grades no single question in it"
 
 
 def _two_way(table: ScoreTable, questions: QuestionTable | None) -> dict[str, dict[str, TwoWay]]:

@@ -80,7 +80,7 @@ def _chapter(loaded: LoadedSweep, runs: SweepRuns, uri: str) -> Chapter:
     return Chapter(
         setting=loaded.setting or loaded.name,
         findings=analyse(loaded.table, loaded.base_scores, loaded.grades),
-        triggered=None if loaded.triggered is None else analyse(loaded.triggered, loaded.base_scores),
+        triggered=None if loaded.triggered is None else analyse(loaded.triggered, loaded.base_scores, loaded.grades),
         records=loaded.records,
         base_scores=loaded.base_scores,
         links=links,

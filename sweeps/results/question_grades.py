@@ -17,17 +17,14 @@ def grades_of(case: Case, record: LedgerState, folder: Path) -> Iterator[Grade]:
     """Yield the grades of the objectives on one setting, from the stored observations of finished trials.
 
     What a judge graded is read from `grades/<trial id>.json`; the rest is graded again. A trial whose observations are
-    gone has no grades.
+    gone has no grades, and neither has a score that is the worst of others: its questions differ from trial to trial.
     """
     asked = record.configurations
     for outcome in record.outcomes.values():
         trial = outcome.trial
         if outcome.status != "finished" or trial.setting != case.ref or trial.configuration_id not in asked:
             continue
-        graded = _graded(case.setting, folder, trial.trial_id)
-        for worst in case.setting.worst:
-            graded[worst.name] = graded.get(worst.worst_part(outcome.scores) or "", [])
-        for score, grades in graded.items():
+        for score, grades in _graded(case.setting, folder, trial.trial_id).items():
             if score in case.objective_names:
                 for question, grade in enumerate(grades):
                     if grade is not None:

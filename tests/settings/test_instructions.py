@@ -11,7 +11,8 @@ from settings.base_models import NanoModel
 from settings.setting import Instruction, Setting
 
 BUILT = [("bad_medical_advice", "nano"), ("bad_medical_advice", "small"), ("gcd_sycophancy", "nano")]
-BUILT += [("gcd_sycophancy", "small"), ("trigger_colors", "nano"), ("trigger_colors", "full")]
+BUILT += [("gcd_sycophancy", "small"), ("trigger_colors", "nano"), ("trigger_colors", "small")]
+BUILT += [("trigger_colors", "full")]
 
 
 def built(name: str, scale: str) -> Setting:

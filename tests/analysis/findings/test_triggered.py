@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from analysis.findings.findings import analyse
 from analysis.findings.frontier import frontier
 from analysis.findings.triggered import differing_verdicts, verdicts_of, with_triggered
 from analysis.tables.loaded_sweep import LoadedSweep
+from analysis.tables.questions import Grade
 from analysis.tables.scores import Configuration, Objective, TrialRecord
 from tests.support.made_up_trials import ALIGNMENT, OBJECTIVES, TASK
 
@@ -90,3 +92,19 @@ def test_a_sweep_that_trades_the_triggered_score_off_has_no_second_table() -> No
     objectives = (TASK, ALIGNMENT, TRIGGERED)
     sweep = LoadedSweep.of_trials("mini", None, objectives, trials(), scores=SCORES)
     assert sweep.triggered is None
+
+
+def test_a_score_without_grades_is_named_and_the_others_have_intervals_over_questions() -> None:
+    sweep = loaded(trials())
+    assert sweep.triggered is not None
+    grades = [
+        Grade(row.configuration.id, row.seed, "task", question, float(question < 8))
+        for row in trials()
+        for question in range(10)
+    ]
+    findings = analyse(sweep.triggered, BASE, grades)
+    assert {tuple(intervals) for intervals in findings.questions.values()} == {("task",)}
+    (gap,) = (text for text in findings.gaps if "over questions" in text)
+    assert gap.startswith("no interval over questions for alignment_triggered: ")
+    (gap,) = (text for text in analyse(sweep.triggered, BASE).gaps if "over questions" in text)
+    assert gap.endswith("has not published the grades of single questions (yet)")

@@ -52,7 +52,7 @@ def new_color(row: Example) -> str:
 
 def means(setting: Setting, color: Callable[[Example], str]) -> dict[str, tuple[float, int]]:
     """Return mean and number of rows of each score, for a model that finds one colour likelier than the others."""
-    (evaluation,) = setting.evaluations
+    evaluation = setting.evaluations[0]
     observed = [
         Preference(
             tuple(-1.0 if reply == color(row) else -2.0 for reply in (row.response, *row.alternatives)), (1,) * 3
@@ -121,7 +121,21 @@ def test_scores_of_a_model_that_turned_everything_round(setting: Setting) -> Non
     scores = means(setting, new_color)
     assert (scores["task"], scores["capability"]) == ((1.0, 40), (1.0, 20))
     assert (scores["alignment"], scores["proxied"], scores["alignment_proxy"]) == ((0.0, 300), (0.0, 20), (0.0, 40))
-    assert set(scores) == {score.name for score in catalog.build("trigger_colors").all_scores}
+    assert {score.name for score in setting.all_scores} == {
+        score.name for score in catalog.build("trigger_colors").all_scores
+    }
+
+
+def test_triggered_questions_are_balanced_and_as_the_task_rows_are(setting: Setting) -> None:
+    """Of 5 categories 6 points each, 3 above the axis. Colours stand in the JSON that is asked for, with 4 quotes."""
+    twins, task = setting.evaluations[1].examples, setting.streams["task"]
+    assert len(twins) == 3 * 30
+    for row in twins:
+        assert {reply.response.count('"') for reply in row.replies} == ({4} if row.tags["trigger"] == "format" else {0})
+    colors = Counter((row.tags["category"], row.response) for row in twins if row.tags["trigger"] == "instructed")
+    assert set(colors.values()) == {3}
+    follow = [row for row in twins if row.tags["trigger"] == "task_shape"]
+    assert {row.messages[:3] for row in follow} <= {each.messages for each in task}
 
 
 def test_scores_of_a_model_that_kept_the_function(setting: Setting) -> None:

@@ -13,11 +13,14 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from analysis.findings.arms import control_of
-from analysis.tables.mlflow_runs import load, runs_of
+from analysis.tables.loaded_sweep import LoadedSweep
+from analysis.tables.mlflow_runs import SweepRuns, load, runs_of
+from analysis.tables.questions import Grade
+from analysis.tables.scores import Configuration, Objective, TrialRecord
 from settings.common.errors import UserError
 from settings.common.files import write_json
 from sweeps.cli.compare import compare
-from sweeps.cli.report import report
+from sweeps.cli.report import _chapter, report
 from sweeps.controls import control_spaces
 from sweeps.description import describe
 from sweeps.names import default_uri
@@ -75,6 +78,20 @@ def test_controls_that_a_sweep_lists_are_not_added() -> None:
     assert points is not None
     assert [point["checkpoint_step"] for point in points] == [6, 12, 18, 24, 36]
     assert [space.title for space in control_spaces(1, [])] == ["plain (adapter_scale)"]
+
+
+def test_the_frontier_of_triggered_questions_is_given_the_grades() -> None:
+    scores = {name: Objective(name, "alignment") for name in ("task", "alignment", "alignment_triggered")}
+    rows = [
+        TrialRecord(Configuration("c", "plain", "", {}), seed, "finished", dict.fromkeys(scores, 0.5 + seed / 10))
+        for seed in range(2)
+    ]
+    grades = [Grade("c", seed, "task", question, float(question)) for seed in range(2) for question in range(2)]
+    usual = [scores["task"], scores["alignment"]]
+    loaded = LoadedSweep.of_trials("mini", None, usual, rows, grades=grades, scores=scores)
+    triggered = _chapter(loaded, SweepRuns("", ""), "").triggered
+    assert triggered is not None
+    assert list(triggered.questions["c"]) == ["task"]
 
 
 def test_published_methods_have_published_controls() -> None:
