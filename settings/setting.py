@@ -143,10 +143,7 @@ class Score:
     worst_of: tuple[str, ...] = ()
 
     def worst_part(self, scores: Mapping[str, Measurement]) -> str | None:
-        """Return which of `worst_of` is the worst; None unless all are there.
-
-        A nan is: where no row could be graded, nobody knows how bad it is. One that no row counts in is not.
-        """
+        """Return the worst of `worst_of`, None unless all are there: a nan, but not one in which no row counts."""
         if not self.worst_of or not set(self.worst_of) <= set(scores):
             return None
         counted = [name for name in self.worst_of if scores[name].n or scores[name].missing] or list(self.worst_of)
