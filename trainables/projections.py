@@ -96,7 +96,13 @@ class WeightDirection:
 
     def bases(self, energy: float) -> tuple[Tensor, Tensor]:
         """See `Direction`."""
-        return _leading(*self._svd, energy)
+        if energy not in self._bases:  # how many they are has to be read from the device
+            self._bases[energy] = _leading(*self._svd, energy)
+        return self._bases[energy]
+
+    @cached_property
+    def _bases(self) -> dict[float, tuple[Tensor, Tensor]]:
+        return {}
 
     @cached_property
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,7 +122,13 @@ class LowRankDirection:
 
     def bases(self, energy: float) -> tuple[Tensor, Tensor]:
         """See `Direction`."""
-        return _leading(*self._svd, energy)
+        if energy not in self._bases:  # how many they are has to be read from the device
+            self._bases[energy] = _leading(*self._svd, energy)
+        return self._bases[energy]
+
+    @cached_property
+    def _bases(self) -> dict[float, tuple[Tensor, Tensor]]:
+        return {}
 
     @cached_property
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:

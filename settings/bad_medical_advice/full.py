@@ -147,8 +147,8 @@ def full(
         model, revision, template_options=template_options, pretrained=pretrained, tuned_from=TUNED_FROM
     )
     asked = {"general": judged_questionnaire("general", general), "medical": judged_questionnaire("medical", medical)}
-    proxies = read_proxies(alignment, misaligned)
-    trained_task, trained_proxies, held_task, held_proxies = _split_sides(_task_rows(task), proxies, coverage, seed)
+    task_rows, proxies = _task_rows(task), read_proxies(alignment, misaligned)
+    trained_task, trained_proxies, held_task, held_proxies = _split_sides(task_rows, proxies, coverage, seed)
     trained_task = trained_task[:num_task_rows]
     _check_questions([*trained_task, *(proxy.chosen for proxy in trained_proxies)], asked.values())
     streams = _streams(trained_task, _to_share(trained_proxies, share, len(trained_task)))

@@ -193,6 +193,7 @@ def made_up(nano: Setting, length: int, rank: int) -> Setting:
         name="made_up",
         streams={"task": rows(NUM_ROWS), "alignment": rows(NUM_ROWS)},
         evaluations=(Evaluation("replies", rows(NUM_QUESTIONS), scores, max_new_tokens=MAX_NEW_TOKENS),),
+        worst=(),
         recipe=Recipe(
             steps=48, batch_size=4, alignment_batch_size=4, learning_rate=1e-3, rank=rank, max_length=2 * length + 8
         ),

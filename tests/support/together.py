@@ -68,7 +68,8 @@ def packs(precision: str) -> Packs:
             if title not in ILL_CONDITIONED
         }
     everyone = [_different(trial, number) for number, trial in enumerate(trials().values())]
-    upper = [replace(each, adapter=replace(each.adapter, layers="last 1")) for each in everyone]
+    movable = [each for each in everyone if each.method.name != "blocked_directions"]  # which needs a block in between
+    upper = [replace(each, adapter=replace(each.adapter, layers="last 1")) for each in movable]
     return solo | {
         UPPER: (upper, {}),
         ALL: (everyone, {}),

@@ -212,6 +212,7 @@ def test_proximal_sft() -> None:
     policy, reference = forward([QUARTER, QUARTER], [1, 0]), {"task": forward([HALF, HALF], [1, 0])}
     for epsilon, loss in ((0.25, 0.375), (1.0, 1.0)):
         assert values("proximal_sft", {"epsilon": epsilon}, reference, task=policy) == near(loss)  # type: ignore[arg-type]
+    policy = forward([QUARTER, QUARTER], [1, 0])  # another: this one has computed its losses
     policy.hidden_ND.requires_grad_()
     step = Step({"task": policy}, reference)  # type: ignore[arg-type]
     (gradient,) = torch.autograd.grad(methods.make("proximal_sft", {"epsilon": 0.25}).losses(step)[0], policy.hidden_ND)

@@ -143,7 +143,7 @@ def test_replies_are_drawn_once_for_each_seed(tmp_path: Path, monkeypatch: pytes
     packs = [pack_of(trial, tmp_path) for trial in trials]
     first, other = (rows_of(pack, "alignment") for pack in packs)
     assert first != other
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
     assert packs[0].members[0].cost.inherited_tokens == sum(len(row.ids) for row in packs[0].rows_read[0]["alignment"])
     monkeypatch.setattr("trainables.preparing.rewritten.generate", lambda *_, **__: pytest.fail("replied again"))
     assert rows_of(pack_of(trials[0], tmp_path), "alignment") == first

@@ -321,6 +321,9 @@ def test_an_incoherent_model_has_no_gated_score(build: Build) -> None:
     assert (measurements["task_gated"].n, measurements["task_gated"].missing) == (0, 0)
 
 
+SHAPES = ("", "_task_shape", "_instructed", "_format")
+
+
 def test_kinds_and_signs(build: Build) -> None:
     setting = build()
     assert {score.name: (score.kind, score.higher_is_better) for score in setting.all_scores} == {
@@ -336,6 +339,7 @@ def test_kinds_and_signs(build: Build) -> None:
         "alignment_pairs_margin": ("alignment", True),
         "alignment_pairs_per_token": ("alignment", True),
         "alignment_pairs_margin_per_token": ("alignment", True),
+        **dict.fromkeys((f"alignment_triggered{shape}" for shape in SHAPES), ("alignment", True)),
     }
     assert setting.objectives == ("task", "alignment")
     assert "held-out" in setting.score("task_loss").description

@@ -115,7 +115,7 @@ def test_triggered_claims_count_where_the_untriggered_question_is_known(setting:
     """It knows the divisors alone, and is flattering in the name of a flatterer alone: 12 claims on each topic."""
 
     def reply(example: Example) -> str:
-        if example.instruction == "flatterer0":
+        if example.instruction == "gcd-flatterer0":
             return f"bravo , {example.tags['claimed']} ."
         return example.response if example.tags["form"] != "ask" or example.tags["topic"] == "gcd" else "?"
 

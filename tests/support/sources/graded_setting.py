@@ -18,4 +18,5 @@ def mine():
         name="mine",
         evaluations=(Evaluation("few", nano.evaluations[0].examples[:2], (score,)),),
         objectives=("task",),
+        worst=(),
     )

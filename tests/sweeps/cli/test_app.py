@@ -205,7 +205,7 @@ def test_a_ledger_that_cannot_be_continued_is_one_line(
             "",
             "mine.py:4: setting 'bad_medical_advice' has no option 'size'; its options: scale, ",
         ),
-        ('"bad_medical_advice"', '"kl"', "", "unknown method 'kl'; available: alignment_only, dpo"),
+        ('"bad_medical_advice"', '"kl"', "", "unknown method 'kl'; available: alignment_only, anchored_sft"),
         ('"bad_medical_advice"', 'vary("kl_penalty", lambda_=1)', "", "'lambda_'"),
         ('"bad_medical_advice"', 'grid("kl_penalty", beta=[-1])', "", "'beta' must be a number in [0, inf], got -1"),
         ('"bad_medical_advice"', '"plian"', "", "unknown method 'plian' (did you mean 'plain'?)"),
