@@ -116,7 +116,7 @@ def test_the_narrow_update_starts_from_it(
     assert isinstance(setting.base_model, TunedModel)
     short = replace(setting.base_model, recipe=replace(setting.base_model.recipe, steps=3))
     few = replace(setting.evaluations[0], examples=setting.evaluations[0].examples[::50])
-    setting = replace(setting, base_model=short, evaluations=(few,))
+    setting = replace(setting, base_model=short, evaluations=(few,), worst=())
     base = load_base(short)
     chosen = [methods.make("kl_penalty"), methods.make("dpo")]
     pack = Pack(base, setting, [trial_for(setting, SettingRef("trigger_colors"), method, 0) for method in chosen])
