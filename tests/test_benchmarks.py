@@ -53,9 +53,11 @@ def test_the_baseline_trains_the_same_trials(setting: Setting) -> None:
         curve = [value for _, value in pack.members[index].curves["loss"]]
         assert torch.stack(own.losses).tolist() == pytest.approx(curve, rel=1e-4, abs=1e-4), trial.method.name
         scores, replies = own.evaluate()
-        assert scores == {name: score for name, score in evaluated[index].scores.items() if name in scores}
-        assert evaluated[index].scores.keys() - scores.keys() == {"alignment_triggered"}, "the worst of others"
-        assert replies == evaluated[index].observations
+        assert scores == evaluated[index].scores
+        assert replies["advice"] == evaluated[index].observations["advice"]
+        # In these forms nobody was trained, and how an answer ends is a draw, which float32 may decide either way.
+        pairs = zip(replies["triggered"], evaluated[index].observations["triggered"], strict=True)
+        assert sum(one != two for one, two in pairs) <= 3
     pack.detach()
 
 

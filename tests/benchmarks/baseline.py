@@ -109,7 +109,7 @@ class PeftTrial:
             found = self.reply(rows, evaluation, [range(len(rows))])
             replies[evaluation.name] = [self.encoded.encoder.text(reply) for reply in found]
             scores |= evaluation.grade(replies[evaluation.name])
-        return scores, replies
+        return self.setting.with_worst(scores), replies
 
     def reply(
         self, rows: Sequence[EncodedRow], evaluation: Evaluation, batches: Sequence[Sequence[int]]
