@@ -113,7 +113,8 @@ def test_a_judged_sweep(
         assert len(endpoint.bodies) == 8
         launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint), RunOptions(tmp_path), console)
         unjudged = read(tmp_path / "judged")
-        assert {outcome.status for outcome in unjudged.outcomes.values()} == {"invalid"}
+        # A trial that is judged before the base model still gets its verdicts.
+        assert "invalid" in {outcome.status for outcome in unjudged.outcomes.values()}
         is_mended[0] = True
         monkeypatch.setattr(Driver, "run_packs", None)
         sweep = sweep_of(tmp_path, tiny_qwen3_dir, endpoint)
