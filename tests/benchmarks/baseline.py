@@ -44,6 +44,7 @@ class PeftTrial:
     Attributes:
         model: the base model; the adapter is put into it.
         losses: of the steps taken, on the device.
+        closest_calls: evaluation -> for each reply, the smallest gap between the two best logits at any of its tokens.
     """
 
     model: PreTrainedModel
@@ -51,6 +52,7 @@ class PeftTrial:
     setting: Setting
     trial: TrialConfig
     losses: list[Tensor] = field(default_factory=list)
+    closest_calls: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         adapter, optimizer = self.trial.adapter, self.trial.optimizer
@@ -106,26 +108,36 @@ class PeftTrial:
         replies = {}
         for evaluation in self.setting.evaluations:
             rows = self.encoded.questions(evaluation)
-            found = self.reply(rows, evaluation, [range(len(rows))])
+            gaps = self.closest_calls[evaluation.name] = []
+            found = self.reply(rows, evaluation, [range(len(rows))], gaps)
             replies[evaluation.name] = [self.encoded.encoder.text(reply) for reply in found]
             scores |= evaluation.grade(replies[evaluation.name])
         return self.setting.with_worst(scores), replies
 
     def reply(
-        self, rows: Sequence[EncodedRow], evaluation: Evaluation, batches: Sequence[Sequence[int]]
+        self,
+        rows: Sequence[EncodedRow],
+        evaluation: Evaluation,
+        batches: Sequence[Sequence[int]],
+        gaps: list[float] | None = None,
     ) -> list[tuple[int, ...]]:
-        """Greedy replies to all rows, in batches of these; prompts are padded on the left."""
+        """Greedy replies to all rows, in batches of these; prompts are padded on the left.
+
+        Append the closest call of each reply to `gaps`, if given: that takes time, which no timed call spends.
+        """
         self.peft.eval()
         stops = self.encoded.encoder.stop_ids(rows)
         found: dict[int, tuple[int, ...]] = {}
         for batch in batches:
             prompts = [rows[index].ids[: rows[index].prompt_length] for index in batch]
-            written = self._generate(prompts, evaluation.max_new_tokens, stops)
+            written = self._generate(prompts, evaluation.max_new_tokens, stops, gaps)
             found.update(zip(batch, (until(reply, stops) for reply in written), strict=True))
         return [found[index] for index in range(len(rows))]
 
     @torch.no_grad()
-    def _generate(self, prompts: Sequence[Sequence[int]], length: int, stops: frozenset[int]) -> list[list[int]]:
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], length: int, stops: frozenset[int], gaps: list[float] | None
+    ) -> list[list[int]]:
         pad, longest = int(self.tokenizer.pad_token_id), max(map(len, prompts))
         ids = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
         lengths = torch.tensor([len(prompt) for prompt in prompts])
@@ -139,8 +151,15 @@ class PeftTrial:
                 do_sample=False,
                 eos_token_id=sorted(stops),
                 pad_token_id=pad,
+                return_dict_in_generate=True,
+                output_scores=gaps is not None,
             )
-        return out[:, longest:].tolist()
+        written: list[list[int]] = out.sequences[:, longest:].tolist()
+        if gaps is not None:
+            best = torch.stack([scores.topk(2).values for scores in out.scores], dim=1)  # [rows, tokens, 2]
+            read = [len(until(reply, stops)) + 1 for reply in written]  # the stop is a choice, too
+            gaps += [float((each[:, 0] - each[:, 1])[:count].min()) for each, count in zip(best, read, strict=True)]
+        return written
 
     def forward(self, rows: Sequence[EncodedRow], **options: Any) -> tuple[Any, Tensor]:
         """What the adapted model gives for rows, padded on the right, and their labels."""

@@ -39,7 +39,13 @@ def train(config: dict[str, Any]) -> None:
     own.peft.save_pretrained(output / "adapters" / trial.trial_id)
     measured = {name: asdict(score) for name, score in scores.items()}
     losses = torch.stack(own.losses).tolist()
-    result = {"first_step_began": began, "scores": measured, "replies": replies, "losses": losses}
+    result = {
+        "first_step_began": began,
+        "scores": measured,
+        "replies": replies,
+        "closest_calls": own.closest_calls,
+        "losses": losses,
+    }
     (output / f"{trial.trial_id}.json").write_text(json.dumps(result))
     tune.report({name: score.mean for name, score in scores.items()})
 

@@ -8,7 +8,7 @@ from settings.base_models import BaseModel, NanoModel, TunedModel
 from settings.common.content import content_id
 from trainables.bases.loading import load_directory
 from trainables.bases.nano_cache import nano_content_id
-from trainables.bases.pretraining import CHAT_TEMPLATE, Progress, ensure_pretrained
+from trainables.bases.pretraining import Progress, ensure_pretrained
 from trainables.bases.tuned_models import ensure_tuned, load_start
 from trainables.engine.base import LoadedBase
 from trainables.engine.process_group import shard_model
@@ -36,9 +36,7 @@ def load_base(
         shard_model(base.model, torch.device(device))
         return base
     if isinstance(spec, NanoModel):
-        base = load_directory(ensure_pretrained(spec, progress), nano_content_id(spec), dtype, device)
-        base.tokenizer.chat_template = CHAT_TEMPLATE  # of this version: the cache may be older
-        return base
+        return load_directory(ensure_pretrained(spec, progress), nano_content_id(spec), dtype, device)
     if isinstance(spec, TunedModel):
         directory = ensure_tuned(spec, dtype, device, progress)
         return load_directory(directory, content_id(spec.to_json()), dtype, device)

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from settings.base_models import NanoModel, Stage, World
-from settings.common.files import remove_partial, replacing
+from settings.common.files import remove_partial, replacing, replacing_file
 from settings.tokenizer import no_progress_bars
 from trainables.bases.nano_cache import COMPLETE, is_pretrained, nano_directory
 
@@ -36,6 +36,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<a> {% endif %}"
 )
+TEMPLATE_FILE = "chat_template.jinja"  # transformers' name
 MAX_POSITIONS = 512
 INITIALIZER_RANGE = 0.1
 BETAS = (0.9, 0.98)
@@ -55,6 +56,7 @@ def ensure_pretrained(spec: NanoModel, progress: Progress | None = None) -> Path
     """
     directory = nano_directory(spec)
     if is_pretrained(spec):
+        keep_template(directory)
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(directory.with_name(f"{directory.name}.lock")):
@@ -67,6 +69,14 @@ def ensure_pretrained(spec: NanoModel, progress: Progress | None = None) -> Path
                 tokenizer.save_pretrained(temporary)
                 (temporary / COMPLETE).write_text(json.dumps(spec.to_json(), sort_keys=True), encoding="utf-8")
     return directory
+
+
+def keep_template(directory: Path) -> None:
+    """Replace the chat template of a model that an older version cached, so that whoever loads it gets this one's."""
+    path = directory / TEMPLATE_FILE
+    if not path.exists() or path.read_text(encoding="utf-8") != CHAT_TEMPLATE:
+        with replacing_file(path) as temporary:
+            temporary.write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
 def word_tokenizer(world: World) -> PreTrainedTokenizerFast:

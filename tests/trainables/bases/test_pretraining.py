@@ -204,6 +204,7 @@ def test_a_model_cached_by_an_older_version_has_the_template_of_this_one() -> No
     try:
         template.write_text(kept.replace("<doc>", "<u>"))
         assert load_base(NANO).tokenizer.chat_template == kept
+        assert template.read_text() == kept, "whoever loads the folder has it, too"
     finally:
         template.write_text(kept)
 
