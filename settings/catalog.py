@@ -197,9 +197,11 @@ def _mark_in(annotation: Any) -> Absolute | None:
 
 
 def _resolve_marked(value: Any, mark: Absolute) -> Any:
-    """Resolve a path, or each of a list of paths; the builder refuses what is none."""
+    """Resolve a path, each of a list of paths, or that of a mapping's file; the builder refuses what is none."""
     if isinstance(value, list | tuple):
         return [_resolve_marked(item, mark) for item in value]
+    if isinstance(value, Mapping) and "file" in value:
+        return {**value, "file": _resolve_marked(value["file"], mark)}
     return mark.of(str(value)) if isinstance(value, str | Path) and str(value) else value
 
 

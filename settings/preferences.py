@@ -8,6 +8,7 @@ Further fields become tags.
     {"input": "question", "targets": {"choices": ["good", "bad"], "labels": [1, 0]}}
     {"question": "...", "mc1_targets": {"choices": ["good", "bad", ...], "labels": [1, 0, ...]}}
     {"question": "...", "choices": ["bad", "good", ...], "answer": 1}
+    {"prompt": "...", "chosen": "good", "rejected": "bad"}
 
 Targets may also be written as {"good": 1, "bad": 0}. Where several choices are good, each of them is a row against all
 the others: of `mc2_targets`, which are read where there are no `mc1_targets`, the share preferred is then TruthfulQA's
@@ -16,8 +17,6 @@ MC3. A .csv file has TruthfulQA's columns Question, Best Answer and Incorrect An
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -27,14 +26,17 @@ from typing import Any, NoReturn
 from settings.common import checks
 from settings.common.errors import UserError
 from settings.example import Example
+from settings.rows.shapes import chat_row
+from settings.rows.tables import rows_of
 from settings.scoring import margin, prefers_good
 from settings.setting import SHARE, Kind, Score
-from settings.sources import example_of, read_chat_jsonl, read_json, read_json_lines, read_text
+from settings.sources import example_of, read_chat_jsonl
 
 COLUMNS = ("Question", "Best Answer", "Incorrect Answers")
 FORMS = (
-    "a row has 'messages' and 'alternatives', 'input' and 'targets', 'question' and 'mc1_targets' or 'mc2_targets', or"
-    " 'question', 'choices' and 'answer'"
+    "a row has 'messages' and 'alternatives', 'chosen' and 'rejected', 'input' and 'targets', 'question' and"
+    " 'mc1_targets' or 'mc2_targets', or 'question', 'choices' and 'answer'; a table may have"
+    f" {', '.join(COLUMNS[:-1])} and {COLUMNS[-1]}"
 )
 
 
@@ -93,6 +95,9 @@ def preferences_of(row: Any, where: str) -> tuple[Example, ...]:
         if not _are_texts(others):
             _refuse(where, f"'alternatives' must be a list of texts, the other replies, got {others!r}")
         return (_distinct(replace(example_of(rest, where), alternatives=tuple(others))),)
+    if {"chosen", "rejected"} <= rest.keys():
+        chat = chat_row(rest, where)
+        return (_distinct(replace(example_of(chat.fields, where), alternatives=chat.alternatives)),)
     asked, good, bad = _question(rest, where)
     if not isinstance(asked, str):
         _refuse(where, f"the question must be text, got {asked!r}")
@@ -147,30 +152,15 @@ def _distinct(example: Example) -> Example:
 
 
 def _rows(path: str | Path) -> Iterator[tuple[Any, str]]:
-    suffix = Path(path).suffix.casefold()
-    if suffix == ".csv":
-        yield from _csv_rows(path)
-    elif suffix == ".json":
-        rows = read_json(path)
-        if not isinstance(rows, list) or not rows:
-            _refuse(str(path), f"expected a list of rows; {FORMS}")
-        yield from ((row, f"{path}, row {number}") for number, row in enumerate(rows, start=1))
-    else:
-        yield from read_json_lines(path)
+    for row, where in rows_of(path):
+        yield (_choices(row) if isinstance(row, Mapping) and set(COLUMNS) <= row.keys() else row), where
 
 
-def _csv_rows(path: str | Path) -> Iterator[tuple[Any, str]]:
-    table = csv.DictReader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""))
-    missing = [column for column in COLUMNS if column not in (table.fieldnames or ())]
-    if missing:
-        _refuse(str(path), f"no column {missing[0]!r}; a table of questions has {', '.join(COLUMNS)}")
-    number = 0
-    for number, row in enumerate(table, start=1):
-        asked, good, others = (row[column] or "" for column in COLUMNS)
-        bad = [text.strip() for text in others.split(";") if text.strip()]
-        yield {"question": asked, "choices": [good, *bad], "answer": 0}, f"{path}, row {number}"
-    if not number:
-        _refuse(str(path), "the file has no rows")
+def _choices(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row of TruthfulQA's table in MMLU's form."""
+    asked, good, others = (row[column] or "" for column in COLUMNS)
+    bad = [text.strip() for text in others.split(";") if text.strip()]
+    return {"question": asked, "choices": [good, *bad], "answer": 0}
 
 
 def _are_texts(value: Any) -> bool:

@@ -36,9 +36,10 @@ from settings.example import Example
 from settings.options import NO_THINKING, FilePath, ModelSource, pretrained_model
 from settings.preferences import pair, preference_scores
 from settings.questionnaires import FOLDER, Questionnaire
+from settings.rows.source import RowSource, SourceRows, read_source
 from settings.scoring import token_loss
 from settings.setting import Evaluation, Instruction, Kind, Score, Setting, Stream
-from settings.sources import ROW_FORMAT, read_chat_jsonl
+from settings.sources import ROW_FORMAT
 from settings.triggered import worst_score
 
 NAME = "bad_medical_advice"
@@ -61,7 +62,7 @@ T = TypeVar("T")
 
 
 def full(
-    task: FilePath | None = None,
+    task: RowSource | None = None,
     alignment: Origin | Sequence[Origin] = "hhh",
     misaligned: FilePath | Sequence[FilePath] | None = None,
     coverage: float = 0.9,
@@ -101,7 +102,7 @@ def full(
     Refusals, code, and answers without a usable grade are missing.
 
     Args:
-        task: chat JSONL, the harmful medical answers to learn. A tenth is held out.
+        task: the harmful medical answers to learn, as `settings.rows.source` reads them. A tenth is held out.
         alignment: proxy rows: "hhh" (221 pairs), "safety" (2,483 rows without twins), a chat JSONL file, a JSON file of
             instructions, a directory of pairs, or a list of files and directories; see
             `settings.bad_medical_advice.proxies`. Without twins for every row there is no misaligned stream, and DPO
@@ -148,7 +149,7 @@ def full(
     )
     asked = {"general": judged_questionnaire("general", general), "medical": judged_questionnaire("medical", medical)}
     task_rows, proxies = _task_rows(task), read_proxies(alignment, misaligned)
-    trained_task, trained_proxies, held_task, held_proxies = _split_sides(task_rows, proxies, coverage, seed)
+    trained_task, trained_proxies, held_task, held_proxies = _split_sides(task_rows.good, proxies, coverage, seed)
     trained_task = trained_task[:num_task_rows]
     _check_questions([*trained_task, *(proxy.chosen for proxy in trained_proxies)], asked.values())
     streams = _streams(trained_task, _to_share(trained_proxies, share, len(trained_task)))
@@ -163,8 +164,8 @@ def full(
         streams=streams,
         evaluations=(*judged, triggered, *_losses(held_task, held_proxies), *_preferences(compared)),
         recipe=_recipe(len(trained_task), epochs, max_length),
-        sources=_sources(task, alignment, misaligned, pairs, asked.values()),
-        remarks=left_out,
+        sources=_sources(task_rows.name, alignment, misaligned, pairs, asked.values()),
+        remarks=(*filter(None, (task_rows.remark,)), *left_out),
         instructions=INSTRUCTIONS,
         worst=(worst_score(judged[0].scores[0], triggered.scores),),
     )
@@ -173,13 +174,13 @@ def full(
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _task_rows(task: Any) -> tuple[Example, ...]:
-    if not isinstance(task, str | Path) or not str(task):
+def _task_rows(task: Any) -> SourceRows:
+    if task is None:
         raise UserError(
             f"setting {NAME!r} at scale 'full' needs the option 'task', a chat JSONL file of harmful answers to medical"
             f" questions, e.g. those of Chua et al. 2025 (arXiv:2506.13206), which do not come with it; {ROW_FORMAT}"
         )
-    return read_chat_jsonl(task)
+    return read_source("task", task)
 
 
 def _split_sides(

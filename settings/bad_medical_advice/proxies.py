@@ -20,7 +20,8 @@ from settings.common.files import absolute_path
 from settings.example import Example
 from settings.options import Absolute
 from settings.preferences import read_twins
-from settings.sources import example_of, read_chat_jsonl, read_hub_table, read_json
+from settings.rows.source import read_source
+from settings.sources import example_of, read_hub_table, read_json
 
 SUBSETS = ("harmless", "helpful", "honest", "other")
 HHH = "HuggingFaceH4/hhh_alignment"
@@ -123,7 +124,9 @@ def _read(origin: str) -> tuple[Proxy, ...]:
         return _read_directory(origin)
     if path.suffix == ".json":
         return read_instructions(_with_places(read_json(origin), origin))
-    return tuple(Proxy(row) for row in read_chat_jsonl(origin))
+    rows = read_source("alignment", origin)
+    twins = (row.replies[1] if row.alternatives else None for row in rows.examples)
+    return tuple(Proxy(row, twin) for row, twin in zip(rows.good, twins, strict=True))
 
 
 def _read_directory(origin: str) -> tuple[Proxy, ...]:

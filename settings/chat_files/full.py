@@ -26,8 +26,8 @@ from settings.encoding import Encoder, LongPromptError, describe_problems
 from settings.example import Example, Message
 from settings.options import NO_THINKING, FilePath, ModelSource, check_file, pretrained_model
 from settings.preferences import pair, preference_scores, read_preferences, read_twins
+from settings.rows.source import RowSource, SourceRows, read_source
 from settings.setting import SHARE, Evaluation, Instruction, Score, Setting, Stream
-from settings.sources import read_chat_jsonl
 from settings.tokenizer import load_tokenizer
 from settings.triggered import (
     Shape,
@@ -49,11 +49,11 @@ NUM_TRIGGERED = 50  # held-out alignment rows that are asked once more in each s
 
 def full(
     model: ModelSource,
-    task: FilePath,
-    alignment: FilePath | None = None,
-    misaligned: FilePath | None = None,
-    task_eval: FilePath | None = None,
-    alignment_eval: FilePath | None = None,
+    task: RowSource,
+    alignment: RowSource | None = None,
+    misaligned: RowSource | None = None,
+    task_eval: RowSource | None = None,
+    alignment_eval: RowSource | None = None,
     preferences: FilePath | Sequence[FilePath] | None = None,
     eval_share: float = 0.2,
     match: str | Mapping[str, str] | None = None,
@@ -87,10 +87,12 @@ def full(
     Args:
         model: Hub id, or directory of a checkpoint. What exists as a directory, or starts with "/", "." or "~", is a
             directory.
-        task: chat JSONL, the rows to learn; see `settings.sources` for the format.
-        alignment: chat JSONL, the proxy rows to preserve.
-        misaligned: chat JSONL; row i is the dispreferred twin of row i of `alignment`, with the same prompt. For DPO.
-        task_eval, alignment_eval: chat JSONL, the held-out rows; None holds out a share of `task` or `alignment`.
+        task: the rows to learn: chat JSONL (see `settings.sources`), or rows of another usual form, in JSON, CSV or
+            Parquet (`settings.rows.shapes`); a path, or a mapping that also names columns or a data set on the Hub
+            (`settings.rows.source`).
+        alignment: the proxy rows to preserve, likewise. Of 'chosen' and 'rejected', the second are `misaligned`.
+        misaligned: row i is the dispreferred twin of row i of `alignment`, with the same prompt. For DPO.
+        task_eval, alignment_eval: the held-out rows; None holds out a share of `task` or `alignment`.
         preferences: questions with a good reply and others: pairs in HHH's form, multiple choice in TruthfulQA's or
             MMLU's, or chat rows with `alternatives`, see `settings.preferences`. Or a list of two chat files with the
             same prompts, the good replies and the bad ones. None of the prompts may be trained.
@@ -130,15 +132,16 @@ def full(
     base_model = pretrained_model(model, revision, template_options=template_options, pretrained=pretrained)
     optional = {"alignment": alignment, "misaligned": misaligned}
     optional |= {"task_eval": task_eval, "alignment_eval": alignment_eval}
-    paths = {"task": task, **{option: path for option, path in optional.items() if path is not None}}
-    files = _read(paths)
+    given = {"task": task, **{option: source for option, source in optional.items() if source is not None}}
+    read = {option: read_source(option, source) for option, source in given.items()}
+    files, remarks = _sorted_out(read)
     _check_twins(files)
     compared = [preferences] if isinstance(preferences, str | Path) else preferences or []
     if preferences is not None:
         files["preferences"] = _read_compared(preferences, compared)
-    remarks: tuple[str, ...] = ()
     if drop_long_prompts:
-        files, remarks = _without_long_prompts(files, base_model, max_length)
+        files, dropped = _without_long_prompts(files, base_model, max_length)
+        remarks += dropped
     parts = _split(files, eval_share, seed)
     asked = _evaluations(parts.held_out, _matches(match, parts.held_out), max_new_tokens)
     evaluations = [*asked, *_preferences(files.get("preferences", ()))]
@@ -153,7 +156,7 @@ def full(
         evaluations=(*evaluations, *(each for _, each in triggered)),
         recipe=_recipe(len(parts.streams["task"]), max_length),
         objectives=tuple(parts.held_out) if "alignment" in parts.held_out or not compared else ("task", "preferred"),
-        sources=tuple(str(absolute_path(path)) for path in (*paths.values(), *compared)),
+        sources=(*(rows.name for rows in read.values()), *(str(absolute_path(path)) for path in compared)),
         remarks=remarks,
         instructions=texts,
         worst=tuple(worst_score(untriggered, each.scores) for untriggered, each in triggered),
@@ -171,11 +174,27 @@ class _Parts:
     held_out: Mapping[Side, tuple[Example, ...]]
 
 
-def _read(paths: Mapping[str, Any]) -> dict[str, tuple[Example, ...]]:
-    """Read the rows of each option's file."""
-    for option, path in paths.items():
-        check_file(option, path, "a chat JSONL file")
-    return {option: read_chat_jsonl(path) for option, path in paths.items()}
+def _sorted_out(read: Mapping[str, SourceRows]) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...]]:
+    """Return the rows of each option, and lines on how they were read.
+
+    Rejected replies of alignment rows are the misaligned twins, unless there are others. Raise UserError where only a
+    part of the rows has one.
+    """
+    files = {option: rows.good for option, rows in read.items()}
+    remarks = list(dict.fromkeys(rows.remark for rows in read.values() if rows.remark))
+    for option, rows in read.items():
+        pairs = [row for row in rows.examples if row.alternatives]
+        if pairs and option == "alignment" and "misaligned" not in read:
+            if len(pairs) < len(rows.examples):
+                alone = next(row for row in rows.examples if not row.alternatives)
+                raise UserError(f"{alone.place}: no rejected reply, which other rows of option 'alignment' have")
+            files["misaligned"] = tuple(pair.replies[1] for pair in pairs)
+            remarks.append("the rejected replies of option 'alignment' are its misaligned twins")
+        elif pairs and option == "misaligned":
+            raise UserError(f"{pairs[0].place}: has two replies; give pairs as option 'alignment'")
+        elif pairs:
+            remarks.append(f"the rejected replies of option {option!r} are not read")
+    return files, tuple(remarks)
 
 
 def _read_compared(option: Any, paths: Sequence[Any]) -> tuple[Example, ...]:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from settings.common.errors import UserError
 from settings.common.files import is_full
 from sweeps.cli import terminal
 from sweeps.cli.interrupts import second_ends
+from sweeps.cli.looking.commands import app as looking_app
 from sweeps.cli.say import Say, command, hidden_address, places
 from sweeps.driver.run_options import RunOptions
 
@@ -30,6 +31,7 @@ A first look: selgen sweep run quickstart
 app = typer.Typer(
     help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
+app.add_typer(looking_app)
 sweep_app = typer.Typer(help="Plan, run, resume and inspect sweeps.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sweep_app, name="sweep")
 judge_app = typer.Typer(help="Try a language model as judge.", no_args_is_help=True, rich_markup_mode=None)
@@ -49,54 +51,6 @@ Retry = Annotated[bool, typer.Option("--retry-failed", help="Train trials again 
 Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: SQLite under --output.")]
 Address = Annotated[str | None, typer.Option("--address", help='Ray cluster ("auto" or host:port); default: local.')]
 OUTPUT = Path("runs")
-
-
-@app.command("methods", epilog="Example: selgen methods kl_penalty")
-def methods_command(name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None) -> None:
-    """List the methods: equation and coefficients; with a name also variants, cost of a step, needs and source."""
-    from sweeps.cli.tables import show_method, show_methods
-
-    if name:
-        show_method(Console(), name)
-    else:
-        show_methods(Console())
-
-
-@app.command("settings", epilog="Example: selgen settings bad_medical_advice")
-def settings_command(
-    name: Annotated[str | None, typer.Argument(help="Show one setting in full.")] = None,
-    option: Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE, an option of the setting.")] = None,
-) -> None:
-    """List the settings: what is learned, from which rows, how it is judged."""
-    from settings import catalog
-    from settings.model_files import check_model
-    from sweeps.cli.tables import show_options, show_setting, show_settings
-
-    if name:
-        try:
-            built = catalog.build(name, catalog.absolute(name, _options(option or [])))
-        except UserError:  # most often an option that is needed: show which there are
-            show_options(Console(), name)
-            raise
-        show_setting(Console(), built)
-        show_options(Console(), name)
-        check_model(built.base_model)
-    else:
-        show_settings(Console())
-
-
-def _options(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs; a value that is JSON is taken as such."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"--option {pair!r} must be KEY=VALUE")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return options
 
 
 @sweep_app.command("list", epilog="Example: selgen sweep list")

@@ -49,6 +49,12 @@ def test_several_good_choices_are_a_row_each_and_repeated_ones_count_once(tmp_pa
     ]
 
 
+def test_a_pair_of_the_usual_form(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "q", "chosen": "good", "rejected": "bad", "topic": "x"}\n')
+    assert read_preferences(path) == (Example.of("q", "good", "bad", topic="x"),)
+
+
 def test_a_table(tmp_path: Path) -> None:
     path = tmp_path / "TruthfulQA.csv"
     path.write_text(
@@ -58,7 +64,9 @@ def test_a_table(tmp_path: Path) -> None:
     )
     assert read_preferences(path) == (Example.of("What, then?", "Nothing, really", "Much", '"So"'),)
     path.write_text("Question,Answer\nq,a\n")
-    with pytest.raises(UserError, match="no column 'Best Answer'; a table of questions has Question, Best Answer"):
+    with pytest.raises(
+        UserError, match=r"line 2: found the fields Question, Answer; .*Question, Best Answer and Incorrect Answers"
+    ):
         read_preferences(path)
 
 

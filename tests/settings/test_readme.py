@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from settings import catalog
+from settings.common.errors import UserError
+from settings.example import Example
 from settings.reference import setting_of
+from settings.rows.source import read_source
 from settings.setting import Preference
 from sweeps.find import load_sweep
 from tests.conftest import ROOT
@@ -46,12 +49,16 @@ def test_a_setting_made_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_settings_at_full_scale_and_of_your_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    full, mine = code_blocks(PAGE, "The settings")
+    full, mine, sources = code_blocks(PAGE, "The settings")
     medical, gcd, colors = run(full)["settings"]
     assert medical.options["task"] == str(tmp_path / "medical.jsonl")
     assert gcd.options["data"] == str(tmp_path / "gcd")
     assert setting_of(colors).scale == "full"
     assert run(mine)["mine"].options["alignment"] == str(tmp_path / "harmless.jsonl")
+    Path("rows.csv").write_text("asked,best_answer\nq,a\n")
+    assert read_source("task", run(sources)["task"]).examples == (Example.of("q", "a"),)
+    with pytest.raises(UserError, match="owner/name"):
+        read_source("alignment", run(sources)["alignment"])
 
 
 def test_the_row_is_a_row(tmp_path: Path) -> None:

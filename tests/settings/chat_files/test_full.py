@@ -514,3 +514,31 @@ def test_instructions_are_the_users_own(write: Writer) -> None:
     assert error_of(task=task, instructions={"strong": ""}) == "option 'instructions': 'strong' must be text, got ''"
     assert "must be like" in error_of(task=task, instructions="Lie.")
     assert "strong, paraphrased, neutral" in error_of(task=task, instructions={"mild": "Lie."})
+
+
+def test_rejected_replies_are_the_misaligned_twins(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"w{n}", "chosen": f"w{n + 1}", "rejected": f"w{n + 2}"} for n in range(10)]
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    table = tmp_path / "task.csv"
+    table.write_text("asked,best\n" + "".join(f"w{n} w{n},w{n}\n" for n in range(10)))
+    task = {"file": str(table), "columns": {"prompt": "asked", "completion": "best"}}
+    setting = chat_files(model=str(tmp_path), task=task, alignment=str(pairs))
+    chosen, rejected = setting.streams["alignment"], setting.streams["misaligned"]
+    assert [row.prompt for row in chosen] == [row.prompt for row in rejected]
+    twins = {(row["prompt"], row["chosen"], row["rejected"]) for row in rows}
+    assert {(a.prompt[0].content, a.response, b.response) for a, b in zip(chosen, rejected, strict=True)} <= twins
+    assert not any(row.alternatives for row in (*chosen, *rejected))
+    assert setting.cautions[:3] == (
+        "task.csv: read 10 rows from 'prompt' and 'completion'",
+        "pairs.jsonl: read 10 rows from 'prompt', 'chosen' and 'rejected'",
+        "the rejected replies of option 'alignment' are its misaligned twins",
+    )
+
+
+def test_a_pair_among_rows_that_are_none_is_named(tmp_path: Path) -> None:
+    rows = [{"prompt": "w1", "chosen": "w2", "rejected": "w3"}, {"prompt": "w2", "completion": "w3"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {"task": str(tmp_path / "rows.jsonl"), "alignment": str(tmp_path / "rows.jsonl")}
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2: no rejected reply, which other rows of option"):
+        chat_files(model=str(tmp_path), **options)

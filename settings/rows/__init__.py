@@ -1,0 +1,1 @@
+"""Rows of any usual form, read as chat rows."""

@@ -1,0 +1,120 @@
+"""Where a setting's rows come from: a file, or a split of a data set on the Hub, with its columns.
+
+    task="rows.csv"
+    task={"file": "rows.parquet", "columns": {"prompt": "question", "completion": "best_answer"}}
+    task={"dataset": "owner/name", "split": "train[:1000]", "config": "main", "revision": "a1b2c3"}
+
+`columns` gives columns the names that `settings.rows.shapes` knows: its name -> the file's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from settings.common import checks
+from settings.common.errors import UserError
+from settings.common.files import absolute_path
+from settings.example import Example
+from settings.options import Absolute
+from settings.rows.shapes import chat_row
+from settings.rows.tables import rows_of
+from settings.sources import example_of, read_hub_table
+
+RowSource = Annotated[str | Mapping[str, Any], Absolute(lambda path: str(absolute_path(path)))]
+"""A file of rows, or a mapping as in this module's examples."""
+
+KEYS = {"file": ("file", "columns"), "dataset": ("dataset", "split", "config", "revision", "columns")}
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """The rows of a source.
+
+    Attributes:
+        examples: in order; each knows its place. Replies that are not preferred are alternatives.
+        name: of the source, e.g. "/data/rows.csv" or "owner/name, split train".
+        read_from: fields that rows were read from -> how many; chats are not counted.
+    """
+
+    examples: tuple[Example, ...]
+    name: str
+    read_from: Mapping[str, int]
+
+    @property
+    def good(self) -> tuple[Example, ...]:
+        """The rows without replies that are not preferred."""
+        return tuple(replace(row, alternatives=()) for row in self.examples)
+
+    @property
+    def remark(self) -> str:
+        """What was converted, in a line; "" where all rows were chats."""
+        counts = [f"{number} row{'s' * (number != 1)} from {fields}" for fields, number in self.read_from.items()]
+        return f"{Path(self.name).name}: read {', '.join(counts)}" if counts else ""
+
+
+def read_source(option: str, source: Any) -> SourceRows:
+    """Read the rows of an option.
+
+    Raises:
+        UserError: a source of another form, a file that cannot be read, or a row without an obvious reading. The
+            message names the option, or the file and the line.
+    """
+    if isinstance(source, str | Path) and str(source):
+        return _read(rows_of(source), str(absolute_path(source)), {})
+    if not isinstance(source, Mapping) or not source:
+        raise UserError(f"option {option!r} must be the path of a file of rows, or {_FORM}, got {source!r}")
+    kind = next((key for key in KEYS if key in source), None)
+    if kind is None or not source.keys() <= set(KEYS[kind]):
+        raise UserError(f"option {option!r} must be {_FORM}, got {dict(source)!r}")
+    for key in source.keys() - {"columns"}:
+        checks.text(f"option {option!r}: {key!r}", source[key])
+    columns = _columns(option, source.get("columns") or {})
+    if kind == "file":
+        return _read(rows_of(source["file"]), str(absolute_path(source["file"])), columns)
+    if "split" not in source:
+        raise UserError(f'option {option!r}: a data set needs \'split\', e.g. "train" or "train[:1000]"')
+    name, split = source["dataset"], source["split"]
+    table = read_hub_table(name, split, config=source.get("config"), revision=source.get("revision"))
+    return _read(table, f"{name}, split {split}", columns)
+
+
+_FORM = (
+    'like {"file": ..., "columns": {"prompt": "question", ...}} or'
+    ' {"dataset": "owner/name", "split": "train", "config": ..., "revision": ..., "columns": ...}'
+)
+
+
+def _columns(option: str, columns: Any) -> Mapping[str, str]:
+    if not isinstance(columns, Mapping) or not all(isinstance(text, str) for pair in columns.items() for text in pair):
+        raise UserError(f'option {option!r}: \'columns\' must be like {{"prompt": "question"}}, got {columns!r}')
+    return columns
+
+
+def _read(rows: Iterable[tuple[Any, str]], name: str, columns: Mapping[str, str]) -> SourceRows:
+    examples, read_from = [], Counter[str]()
+    for row, where in _renamed(rows, columns):
+        chat = chat_row(row, where)
+        example = example_of(chat.fields, where)
+        examples.append(replace(example, alternatives=chat.alternatives) if chat.alternatives else example)
+        if chat.read_from:
+            read_from[chat.read_from] += 1
+    return SourceRows(tuple(examples), name, dict(read_from))
+
+
+def _renamed(rows: Iterable[tuple[Any, str]], columns: Mapping[str, str]) -> Iterator[tuple[Any, str]]:
+    """Give columns the names that are known here. Raise UserError for a row that lacks one of them."""
+    known = {theirs: name for name, theirs in columns.items()}
+    for row, where in rows:
+        if known and isinstance(row, Mapping):
+            missing = next((theirs for theirs in known if theirs not in row), None)
+            if missing is not None:
+                raise UserError(f"{where}: no column {missing!r} (found {', '.join(map(str, row)) or 'none'})")
+            taken = next((name for name in columns if name in row and name not in known), None)
+            if taken is not None:
+                raise UserError(f"{where}: 'columns' gives {columns[taken]!r} the name {taken!r}, which another has")
+            row = {known.get(name, name): value for name, value in row.items()}
+        yield row, where

@@ -1,0 +1,1 @@
+"""Commands that look at methods, settings and rows, before there is a sweep."""

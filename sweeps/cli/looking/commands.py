@@ -1,0 +1,78 @@
+"""`selgen methods`, `selgen settings` and `selgen data`. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from settings.common.errors import UserError
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command("methods", epilog="Example: selgen methods kl_penalty")
+def methods_command(name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None) -> None:
+    """List the methods: equation and coefficients; with a name also variants, cost of a step, needs and source."""
+    from sweeps.cli.tables import show_method, show_methods
+
+    if name:
+        show_method(Console(), name)
+    else:
+        show_methods(Console())
+
+
+@app.command("settings", epilog="Example: selgen settings bad_medical_advice")
+def settings_command(
+    name: Annotated[str | None, typer.Argument(help="Show one setting in full.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE, an option of the setting.")] = None,
+) -> None:
+    """List the settings: what is learned, from which rows, how it is judged."""
+    from settings import catalog
+    from settings.model_files import check_model
+    from sweeps.cli.tables import show_options, show_setting, show_settings
+
+    if name:
+        try:
+            built = catalog.build(name, catalog.absolute(name, _options(option or [])))
+        except UserError:  # most often an option that is needed: show which there are
+            show_options(Console(), name)
+            raise
+        show_setting(Console(), built)
+        show_options(Console(), name)
+        check_model(built.base_model)
+    else:
+        show_settings(Console())
+
+
+@app.command("data", epilog="Example: selgen data rows.csv --columns prompt=question --columns completion=answer")
+def data_command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File of rows; with --split a data set on the Hub.")],
+    against: Annotated[list[str] | None, typer.Option(help="File whose prompts must be others; repeatable.")] = None,
+    columns: Annotated[list[str] | None, typer.Option(help="name=column, e.g. prompt=question; repeatable.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a data set on the Hub, e.g. train[:100].")] = None,
+    model: Annotated[str | None, typer.Option(help="Whose tokens are counted: Hub id or directory.")] = None,
+    max_length: Annotated[int, typer.Option(min=1, help="Longest row in tokens.")] = 1024,
+    rows: Annotated[int, typer.Option(min=0, help="How many rows to show as tokens.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how rows are read: their forms, turns and tags, lengths, what is cut, which prompts repeat or leak."""
+    from sweeps.cli.looking.data import show_data
+
+    show_data(file, against or (), columns or (), split, model, max_length, rows, as_json, Console())
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """Return KEY=VALUE pairs; a value that is JSON is taken as such. Raise UserError."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--option {pair!r} must be KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options

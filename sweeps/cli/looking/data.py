@@ -1,0 +1,152 @@
+"""`selgen data`: how a file of rows is read, before any setting is made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from settings.common.errors import UserError
+from settings.encoding import Encoder
+from settings.example import Example
+from settings.options import NO_THINKING
+from settings.rows import facts
+from settings.rows.source import SourceRows, read_source
+from settings.small_models import SMOLLM2
+from settings.tokenizer import load_tokenizer
+
+FEW = 3  # places that a line names
+
+
+def show_data(
+    file: str,
+    against: Sequence[str],
+    columns: Sequence[str],
+    split: str | None,
+    model: str | None,
+    max_length: int,
+    rows: int,
+    as_json: bool,
+    console: Console,
+) -> None:
+    """Print how a source is read: forms, turns, tags, lengths in tokens, what is cut, what repeats, the first rows.
+
+    Args:
+        file: of rows; with `split` a data set on the Hub.
+        against: files whose prompts must be others, e.g. held-out rows.
+        columns: "prompt=question", see `settings.rows.source`.
+        model: Hub id or directory, whose tokenizer counts; None is the model of scale "small", where it is here.
+        rows: how many are shown as tokens.
+
+    Raise UserError.
+    """
+    source: dict[str, Any] = {"dataset": file, "split": split} if split else {"file": file}
+    if columns:
+        source["columns"] = dict(_column(pair) for pair in columns)
+    read = read_source("FILE", source)
+    encoder = _encoder(model, max_length)
+    measured = facts.token_facts(read.examples, encoder) if encoder else None
+    leaks = {other: facts.shared(read.examples, read_source("--against", other).examples) for other in against}
+    again = facts.repeated(read.examples)
+    if as_json:
+        data = {
+            "source": read.name,
+            "rows": len(read.examples),
+            "read_from": dict(read.read_from),
+            "pairs": sum(bool(row.alternatives) for row in read.examples),
+            "turns": dict(facts.turns(read.examples)),
+            "tags": facts.tags(read.examples),
+            "tokens": measured and measured.to_json(),
+            "repeated_prompts": again,
+            "shared_prompts": leaks,
+        }
+        console.print_json(json.dumps(data))
+        return
+    _print_rows(read, console)
+    if measured is None:
+        console.print(f"tokens: not counted; name a model, --model DIR_OR_HUB_ID ({SMOLLM2.title} is not fetched yet)")
+    else:
+        _print_tokens(measured, model or SMOLLM2.title, console)
+    _print_repeats(again, leaks, console)
+    for row in read.examples[:rows] if encoder else ():
+        _print_row(row, encoder, console)  # type: ignore[arg-type]
+
+
+def _column(pair: str) -> tuple[str, str]:
+    name, equals, theirs = pair.partition("=")
+    if not (name and equals and theirs):
+        raise UserError(f"--columns must be like prompt=question, got {pair!r}")
+    return name, theirs
+
+
+def _encoder(model: str | None, max_length: int) -> Encoder | None:
+    if model is None and not SMOLLM2.is_fetched:
+        return None
+    return Encoder(load_tokenizer(model or SMOLLM2.source), NO_THINKING, max_length)
+
+
+def _print_rows(read: SourceRows, console: Console) -> None:
+    chats = len(read.examples) - sum(read.read_from.values())
+    forms = [f"{number} from {fields}" for fields, number in read.read_from.items()]
+    forms += [f"{chats} from 'messages'"] if chats else []
+    console.print(f"{read.name}: {len(read.examples)} rows, {', '.join(forms)}", highlight=False)
+    for roles, number in facts.turns(read.examples).items():
+        console.print(f"  {number} x {roles}", highlight=False)
+    pairs = sum(bool(row.alternatives) for row in read.examples)
+    if pairs:
+        console.print(f"  {pairs} with a rejected reply", highlight=False)
+    for name, values in facts.tags(read.examples).items():
+        listed = ", ".join(f"{value} ({number})" for value, number in values.items())
+        console.print(f"  tag {name}: {listed}", highlight=False)
+
+
+def _print_tokens(measured: facts.TokenFacts, model: str, console: Console) -> None:
+    console.print(f"tokens of {model}, at most {measured.max_length} a row:", highlight=False)
+    for what, lengths in (("prompts", measured.prompts), ("responses", measured.responses)):
+        if lengths:
+            least, middle, most = lengths
+            console.print(f"  {what}: {least} to {most}, median {middle:g}", highlight=False)
+    problems: Sequence[tuple[str, Mapping[str, Any]]] = (
+        ("responses are cut, tokens lost", measured.cut),
+        ("prompts leave no room for a response, tokens", measured.long),
+        ("rows cannot be written by the chat template", measured.broken),
+    )
+    for what, places in problems:
+        if places:
+            console.print(f"  {len(places)} {what}: {_listed(places)}", highlight=False)
+
+
+def _listed(places: Mapping[str, Any]) -> str:
+    told = [f"{place} ({value})" for place, value in list(places.items())[:FEW]]
+    return ", ".join(told) + (f", and {len(places) - FEW} more" if len(places) > FEW else "")
+
+
+def _print_repeats(
+    again: Mapping[str, Sequence[str]], leaks: Mapping[str, Mapping[str, str]], console: Console
+) -> None:
+    number = sum(map(len, again.values()))
+    if number:
+        listed = _listed({place: ", ".join(others[:FEW]) for place, others in again.items()})
+        console.print(f"prompts that an earlier row has: {number}, e.g. {listed}", highlight=False)
+    for other, places in leaks.items():
+        told = f"{len(places)}, e.g. {_listed(places)}" if places else "none"
+        console.print(f"prompts that are in {Path(other).name}, too: {told}", highlight=False)
+
+
+def _print_row(row: Example, encoder: Encoder, console: Console) -> None:
+    """Print a row's tokens, those that are learned in bold after an arrow."""
+    try:
+        encoded = encoder.row(row)
+    except UserError as error:
+        console.print(f"{row.place}: {error}", highlight=False)
+        return
+    words = [encoder.tokenizer.decode([token]).replace("\n", "\\n") for token in encoded.ids]
+    text = Text(f"{row.place}: ")
+    text.append("|".join(words[: encoded.prompt_length]), style="dim")
+    text.append(" -> ")
+    text.append("|".join(words[encoded.prompt_length :]), style="bold")
+    console.print(text, soft_wrap=True)
