@@ -1,1 +1,26 @@
-"""What it means: tables in, intervals and frontiers out."""
+"""What it means: tables in, intervals and frontiers out.
+
+from analysis import load
+
+results = load("quickstart")        # from the MLflow store under runs/
+results.configurations              # a pandas table: scores with intervals over seeds
+results.figure()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.results import SweepResults, load
+
+__all__ = ["SweepResults", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a notebook asks for when it is asked for, so that the package stays light."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from analysis import results
+
+    return getattr(results, name)

@@ -241,6 +241,22 @@ def report_command(
         say.warn(written.note)
 
 
+@app.command("notebook", epilog="Example: selgen notebook quickstart")
+def notebook_command(
+    sweep: SweepName,
+    file: Annotated[Path | None, typer.Option(help="The notebook; default: the sweep's name, here.")] = None,
+    setting: Annotated[str | None, typer.Option(help="Which setting, or a part of its label; default: all.")] = None,
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+) -> None:
+    """Write a Jupyter notebook that shows a sweep's results: tables of configurations and seeds, frontier, verdicts."""
+    from sweeps.cli.notebook import write_notebook
+    from sweeps.find import name_of
+
+    for path in write_notebook(name_of(sweep), output, tracking_uri, setting, file):
+        Say(Console()).wrote(path)
+
+
 @app.command("compare", epilog="Example: selgen compare quickstart methods_nano")
 def compare_command(
     sweep_a: Annotated[str, typer.Argument(metavar="SWEEP_A", help="Name of a sweep, or its file.")],

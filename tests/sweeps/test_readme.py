@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from analysis.results import SweepResults
+from sweeps import notebook
 from sweeps.find import load_sweep
+from sweeps.notebook import SweepHandle
 from sweeps.sweep import Sweep, setting
 from tests.conftest import ROOT
 from tests.support.pages import code_blocks
@@ -37,3 +42,26 @@ def test_larger_models() -> None:
     assert names["methods"][0].ranges["layers"].options == ("all", "last 10", "24")
     exec(third, names)
     assert names["execution"].judge.max_calls == 50_000
+
+
+def test_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line of the block is a call that there is, with the sweep run by a stand-in."""
+    (block,) = code_blocks(PAGE, "From Python")
+    asked: list[str] = []
+
+    class Stand:
+        """Takes any attribute and any call, and keeps their names."""
+
+        def __getattr__(self, name: str) -> Any:
+            assert hasattr(SweepHandle, name) or hasattr(SweepResults, name), name
+            asked.append(name)
+            return self
+
+        def __call__(self, *arguments: Any) -> Any:
+            return self
+
+    for name in ("run", "status"):
+        assert callable(getattr(notebook, name))
+        monkeypatch.setattr(notebook, name, Stand())
+    exec(block, {})
+    assert asked == ["results", "configurations", "trials", "figure", "watch"]
