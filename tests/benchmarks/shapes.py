@@ -96,6 +96,7 @@ class Shape:
 _REFERENCES = TemporaryDirectory(prefix="selgen-references-")
 
 NANO = Shape("nano", 128, 2, 4, 384, 733, pretrained=True)
+TINY = Shape("d64 x 3", 64, 3, 2, 128, 1024)  # for short forms: more layers than nano, and hardly any work
 SMALL = Shape("d512 x 8", 512, 8, 8, 1536, 8192)
 GROWING = (
     NANO,
