@@ -136,8 +136,12 @@ class LedgerState:
         configurations = {asked.configuration for asked in self.asked.get(arm, {}).values()}
         return [outcome for outcome in self.outcomes.values() if outcome.trial.configuration_id in configurations]
 
-    def apply(self, event: Mapping[str, Any]) -> None:
-        """Apply one event; of two about the same thing the first counts. Raise KeyError, TypeError, ValueError."""
+    def apply(self, event: Mapping[str, Any], outcome: Outcome | None = None) -> None:
+        """Apply one event; of two about the same thing the first counts. Raise KeyError, TypeError, ValueError.
+
+        Args:
+            outcome: the event's, if whoever wrote it still has it; else it is read.
+        """
         kind = event["event"]
         if kind == "asked":
             asked = Asked(int(event["number"]), dict(event["values"]), event["configuration"])
@@ -148,10 +152,10 @@ class LedgerState:
             scores = {name: Measurement(**value) for name, value in event["scores"].items()}
             self.bases.setdefault(event["setting"], scores)
         elif kind == "rung":
-            outcome = Outcome.from_json(event["outcome"])
+            outcome = outcome or Outcome.from_json(event["outcome"])
             self.rungs.setdefault(outcome.trial.full_training.trial_id, {}).setdefault(outcome.trial.updates, outcome)
         elif kind in ("outcome", "generated"):
-            outcome = Outcome.from_json(event["outcome"])
+            outcome = outcome or Outcome.from_json(event["outcome"])
             outcomes = self.outcomes if kind == "outcome" else self.generated
             outcomes.setdefault(outcome.trial.trial_id, outcome)
             self.made_with.setdefault(outcome.trial.trial_id, self.code)
@@ -261,21 +265,21 @@ class Ledger:
     def record_rung(self, outcome: Outcome) -> None:
         """Record the outcome of a training so far. The same number of updates again changes nothing."""
         if outcome.trial.updates not in self.state.rungs.get(outcome.trial.full_training.trial_id, {}):
-            self._append({"event": "rung", "outcome": outcome.to_json()})
+            self._append({"event": "rung", "outcome": outcome.to_json()}, outcome)
 
     def record_generated(self, outcome: Outcome) -> bool:
         """Record that a trial is trained and its replies are stored. Return False if the ledger has it already."""
         trial_id = outcome.trial.trial_id
         if trial_id in self.state.generated or trial_id in self.state.outcomes:
             return False
-        self._append({"event": "generated", "outcome": outcome.to_json()})
+        self._append({"event": "generated", "outcome": outcome.to_json()}, outcome)
         return True
 
     def record_outcome(self, outcome: Outcome) -> bool:
         """Record how a trial ended. Return False if the ledger has an outcome already: the first one counts."""
         if outcome.trial.trial_id in self.state.outcomes:
             return False
-        self._append({"event": "outcome", "outcome": outcome.to_json()})
+        self._append({"event": "outcome", "outcome": outcome.to_json()}, outcome)
         return True
 
     def record_fit(self, fit: Fit) -> None:
@@ -294,9 +298,9 @@ class Ledger:
         if changed:
             self._append({"event": "code", "of": changed})
 
-    def _append(self, event: Mapping[str, Any]) -> None:
+    def _append(self, event: Mapping[str, Any], outcome: Outcome | None = None) -> None:
         self._write(event)
-        self.state.apply(event)
+        self.state.apply(event, outcome)
 
     def _write(self, event: Mapping[str, Any]) -> None:
         line = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"

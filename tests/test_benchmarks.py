@@ -18,11 +18,11 @@ from settings.bad_medical_advice import nano as bad_medical_advice
 from settings.reference import SettingRef
 from settings.setting import Setting
 from sweeps.find import load_sweep
-from tests.benchmarks import page, whole_sweep
+from tests.benchmarks import gpu, gpu_checks, page, whole_sweep
 from tests.benchmarks.__main__ import NAMES, sweep_plan
 from tests.benchmarks.baseline import LOSSES, PeftTrial, load
 from tests.benchmarks.measure import Result, Spread, interleaved, ratios
-from tests.benchmarks.shapes import LARGE, NANO, made_up
+from tests.benchmarks.shapes import LARGE, NANO, ON_ONE_GPU, made_up
 from tests.studies import driver_scale
 from tests.support.mlflow_store import copy_store
 from trainables import methods
@@ -82,6 +82,65 @@ def test_the_short_form_measures_every_goal(tmp_path: Path) -> None:
     assert found["sweep_speedup"]["details"]["trials"] == 2
     assert found["sweep_speedup"]["details"]["equality"]["equal_trials"] == 1.0
     assert found["machine"]["cores"] == os.cpu_count()
+
+
+WITHOUT = ("ray", "optuna", "mlflow", "datasets", "scipy", "rich", "typer", "pandas", "matplotlib", "openai")
+ALONE = f"""
+import sys
+sys.modules.update(dict.fromkeys({WITHOUT!r}))  # importing one of them raises ModuleNotFoundError
+from tests.benchmarks.gpu import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_the_command_for_a_gpu_needs_only_torch_transformers_and_peft(tmp_path: Path) -> None:
+    """Its short form on the CPU, in a process in which nothing else can be imported."""
+    out = tmp_path / "gpu.json"
+    root = Path(__file__).resolve().parent.parent
+    line = [sys.executable, "-c", ALONE, "--device", "cpu", "--short", "--out", str(out)]
+    variables = os.environ | {"PYTHONPATH": str(root)}
+    ended = subprocess.run(line, cwd=root, env=variables, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = {entry["check"]: entry for entry in json.loads(out.read_text())["checks"]}
+    assert list(found) == list(gpu_checks.checks(short=True))
+    holds = {name: entry["holds"] for name, entry in found.items() if "trial_steps_per_s" not in entry["found"]}
+    assert len(holds) == 5
+    assert all(holds.values()), holds
+    assert min(entry["found"].get("trial_steps_per_s", 1.0) for entry in found.values()) > 0
+
+
+def test_a_run_on_a_gpu_keeps_what_it_found_and_leaves_out_what_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> gpu_checks.Found:
+        raise RuntimeError("no such kernel")
+
+    def too_large() -> gpu_checks.Found:
+        raise torch.OutOfMemoryError
+
+    run = gpu.Run(torch.device("cpu"), 100.0, tmp_path / "gpu.json", {})
+    run.taken["slow"] = 100.0
+    run.check("m", "good", lambda: gpu_checks.Found("good", {"x": 1.0}, True))
+    assert [entry["check"] for entry in json.loads((tmp_path / "gpu.json").read_text())["checks"]] == ["good"]
+    run.check("m", "bad", lambda: gpu_checks.Found("bad", {"x": 2.0}, False))
+    run.check("m", "broken", broken)
+    run.check("m", "large", too_large)
+    run.check("m", "slow", broken)
+    assert run.failed == ["m, bad", "m, broken"]
+    skipped = {
+        e["check"]: e["skipped"] for e in json.loads((tmp_path / "gpu.json").read_text())["checks"] if "skipped" in e
+    }
+    assert skipped.keys() == {"large", "slow"}
+    assert "budget" in skipped["slow"]
+    assert "no such kernel" in capsys.readouterr().out
+
+
+def test_shapes_for_a_gpu_have_the_sizes_of_what_they_are_named_after() -> None:
+    """Parameters as the models' pages say, without norms and biases."""
+    parameters = {shape.name: shape.parameters for shape in ON_ONE_GPU}
+    published = {"smollm2-135m": 134.5e6, "qwen2.5-1.5b": 1.54e9, "qwen3-8b": 8.19e9}
+    assert parameters == pytest.approx(published, rel=0.01)
 
 
 def test_the_sweep_has_24_configurations_of_the_baselines_methods(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -255,7 +256,13 @@ class PackReport:
     @staticmethod
     def from_result(result: Mapping[str, Any]) -> PackReport | None:
         """Return the report in a Tune result; None if it has none. Raise UserError as `from_json` does."""
-        return PackReport.from_json(json.loads(result[REPORT])) if REPORT in result else None
+        return _report_of(result[REPORT]) if REPORT in result else None
+
+
+@lru_cache(maxsize=8)
+def _report_of(text: str) -> PackReport:
+    """Read a report. Tune hands each one on three times: to the display, to the search, and when the pack is closed."""
+    return PackReport.from_json(json.loads(text))
 
 
 def to_config(*messages: WorkerConfig | Job) -> dict[str, Any]:

@@ -74,7 +74,15 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data; `from_json` is its inverse."""
-        return asdict(self) | {"trial": self.trial.to_json()}
+        return {
+            "trial": self.trial.to_json(),
+            "status": self.status,
+            "reason": self.reason,
+            "scores": {name: asdict(score) for name, score in self.scores.items()},
+            "curves": {name: list(curve) for name, curve in self.curves.items()},
+            "cost": asdict(self.cost),
+            "adapter": self.adapter,
+        }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Outcome:

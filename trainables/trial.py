@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -344,7 +344,8 @@ class TrialConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return canonical JSON data; `from_json` is its inverse."""
-        data = asdict(self)
+        data = {each.name: getattr(self, each.name) for each in fields(self)}  # `asdict` copies the method twice
+        data |= {"adapter": asdict(self.adapter), "optimizer": asdict(self.optimizer)}
         data["method"] = {"name": self.method.name, **self.coefficients}
         data["instructions"] = {name: self.instruction(name) for name in instructions_of(self.method)}
         if not data["instructions"]:
@@ -374,7 +375,7 @@ class TrialConfig:
             optimizer=OptimizerConfig(**values.pop("optimizer")),
             **values,
         )
-        if content_id(trial.to_json()) != content_id(data):
+        if trial.trial_id != content_id(data):
             raise UserError(f"trial of {method.title}, which this code would train in another way")
         return trial
 

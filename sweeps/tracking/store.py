@@ -59,6 +59,7 @@ class SweepStore:
         self._experiment = ""
         self._runs = StoredRuns()
         self._progress: dict[str, list[Point]] = {}  # trial id -> points that wait for the next flush
+        self._started: dict[str, TrialConfig] = {}  # trial id -> trial that runs and whose parameters may be lacking
         self._outcomes: dict[str, dict[int, Outcome]] = {}  # configuration id -> seed -> outcome
         self._bases: dict[str, dict[str, float | None]] = {}
 
@@ -158,7 +159,10 @@ class SweepStore:
         return self._shared | {schema.KIND: kind} | projection.configuration_tags(self._sweep, trial)
 
     def started(self, trial: TrialConfig) -> None:
-        """Make the trial's run, or open again one that an earlier driver left unfinished."""
+        """Make the trial's run, or open again one that an earlier driver left unfinished.
+
+        Its parameters go with the first batch that is due anyway: of the next flush, or of its outcome.
+        """
         self._delete_failed_run(trial)
         run = self._run_of_trial(trial)
         for stored in (run, self._run_of_configuration(trial)):
@@ -166,7 +170,7 @@ class SweepStore:
                 self.client.update_run(stored.run_id, status="RUNNING")
                 stored.interrupted = False
         if not run.ended:
-            self._write(run, params=projection.trial_params(trial))
+            self._started[trial.trial_id] = trial
 
     def _delete_failed_run(self, trial: TrialConfig) -> None:
         """Delete the run of a trial that is trained or judged again: what it says is no longer so."""
@@ -180,12 +184,14 @@ class SweepStore:
         self._progress.setdefault(trial_id, []).extend(projection.progress_points(step, metrics, now))
 
     def flush(self) -> None:
-        """Write the progress of running trials, and drop that of trials that ended or are unknown."""
-        for trial_id in list(self._progress):
-            run = self._runs.trials.get(trial_id)
+        """Write progress and parameters of running trials, and drop those of trials that ended or are unknown."""
+        for trial_id in list(dict.fromkeys([*self._progress, *self._started])):
+            run, trial = self._runs.trials.get(trial_id), self._started.get(trial_id)
             if run and not run.ended:
-                self._write(run, metrics=self._progress[trial_id])
-            del self._progress[trial_id]
+                params = projection.trial_params(trial) if trial else None
+                self._write(run, metrics=self._progress.get(trial_id, ()), params=params)
+            self._progress.pop(trial_id, None)
+            self._started.pop(trial_id, None)
 
     def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
         """Write how a trial ended, and its configuration's means once all seeds are in."""
@@ -205,6 +211,7 @@ class SweepStore:
             run.ended, run.failure = True, failure_of(outcome.status, reason)
             run.status = outcome.status
         self._progress.pop(trial.trial_id, None)
+        self._started.pop(trial.trial_id, None)
         self._outcomes.setdefault(trial.configuration_id, {})[trial.seed] = outcome
         self._finish_configuration(trial)
 

@@ -10,14 +10,17 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.table import Table as RichTable
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 Seconds = dict[str, list[float]]
 """What was timed -> seconds, a value per round."""
@@ -106,6 +109,8 @@ class Sheet:
 
     def rich(self) -> RichTable:
         """For the terminal."""
+        from rich.table import Table as RichTable  # where only torch, transformers and peft are, nothing is shown so
+
         table = RichTable(title=self.title, title_justify="left", box=None, padding=(0, 2))
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="left" if number == 0 else "right")
@@ -191,11 +196,20 @@ def machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "load_before": round(os.getloadavg()[0], 2),
-        **{name: version(name) for name in ("torch", "transformers", "peft", "ray", "optuna", "mlflow")},
+        **_versions(),
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
         found["gpu_memory_gb"] = round(torch.cuda.get_device_properties(device).total_memory / 1e9, 1)
+    return found
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that decide the figures, as far as they are installed."""
+    found = {}
+    for name in ("torch", "transformers", "peft", "ray", "optuna", "mlflow"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
     return found
 
 

@@ -27,19 +27,20 @@ GOAL = 1.3
 
 def mixed_step(plan: Plan) -> list[Result]:
     """A pack of one trial of each method, and for each method a pack of as many seeds; all take turns."""
-    where, rounds = world(NANO, plan.device), plan.rounds_of(world(NANO, plan.device))
-    steps, size = rounds + 1, len(METHODS)
+    where = world(NANO, plan.device)
+    rounds, methods = plan.rounds_of(where), METHODS if plan.large else METHODS[:: len(METHODS) // 2]
+    steps, size = rounds + 1, len(methods)
     actions: dict[str, Callable[[], object]] = {}
     with ExitStack() as packs:
-        for method in METHODS:
+        for method in methods:
             pack = where.pack(where.trials(method, size, steps), copied=True)
             packs.callback(pack.detach)
             actions[method] = partial(pack.advance, 1)
-        pack = where.pack([trial for method in METHODS for trial in where.trials(method, 1, steps)], copied=True)
+        pack = where.pack([trial for method in methods for trial in where.trials(method, 1, steps)], copied=True)
         packs.callback(pack.detach)
         actions["together"] = partial(pack.advance, 1)
         seconds = interleaved(actions, rounds, where.device)
-    alone = [fmean(values) for values in zip(*(seconds[method] for method in METHODS), strict=True)]
+    alone = [fmean(values) for values in zip(*(seconds[method] for method in methods), strict=True)]
     ratio = Spread.of(together / mean for together, mean in zip(seconds["together"], alone, strict=True))
     spreads = {f"{name}_s": Spread.of(values) for name, values in seconds.items()}
     details = {f"nano, packs of {size}": {name: [s.value, s.low, s.high] for name, s in spreads.items()}}

@@ -32,7 +32,8 @@ def write(machine: Mapping[str, Any], sheets: Mapping[str, Sequence[Sheet]]) -> 
 def described(machine: Mapping[str, Any]) -> str:
     """The machine in a paragraph."""
     gpu = f", {machine['gpu']} ({machine['gpu_memory_gb']} GB)" if "gpu" in machine else ""
-    packages = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "peft", "ray", "mlflow"))
+    names = [name for name in ("torch", "transformers", "peft", "ray", "mlflow") if name in machine]
+    packages = ", ".join(f"{name} {machine[name]}" for name in names)
     return (
         f"Measured on: {machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB{gpu};"
         f" {machine['threads']} thread(s) a process; load {machine['load_before']} when it began; Python"

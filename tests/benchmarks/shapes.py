@@ -7,14 +7,22 @@ the words of its world as rows, as many as wanted, and any vocabulary above that
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GemmaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from settings.bad_medical_advice import nano as bad_medical_advice
 from settings.base_models import Recipe
@@ -32,6 +40,12 @@ from trainables.trial import AdapterConfig, TrialConfig, trial_for
 MARKS_PER_ROW = 3  # tokens of the chat template: a mark for each turn, and the end
 NUM_ROWS, NUM_QUESTIONS = 64, 64
 MAX_NEW_TOKENS = 16
+CONFIGS: Mapping[str, type[PreTrainedConfig]] = {
+    "gemma": GemmaConfig,
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+}
 SPARE = 1.3  # of the memory that weights and activations are known to take
 
 
@@ -40,7 +54,7 @@ class Shape:
     """The sizes of a decoder with gated MLPs.
 
     Attributes:
-        kind: architecture, "qwen3" or "gemma".
+        kind: architecture, one of `CONFIGS`.
         head: width of a head.
         pretrained: the real nano setting; the sizes only describe it.
     """
@@ -90,12 +104,13 @@ class Shape:
             "bos_token_id": None,
             "max_position_embeddings": 4096,
         }
-        return GemmaConfig(**sizes) if self.kind == "gemma" else Qwen3Config(**sizes)
+        return CONFIGS[self.kind](**sizes)
 
 
 _REFERENCES = TemporaryDirectory(prefix="selgen-references-")
 
 NANO = Shape("nano", 128, 2, 4, 384, 733, pretrained=True)
+TINY = Shape("d64 x 3", 64, 3, 2, 128, 1024)  # for short forms: more layers than nano, and hardly any work
 SMALL = Shape("d512 x 8", 512, 8, 8, 1536, 8192)
 GROWING = (
     NANO,
@@ -110,6 +125,12 @@ LARGE = (
     Shape("qwen3-8b", 4096, 36, 32, 12288, 151_936, key_heads=8, head=128),
 )
 """Shapes of published models, for a GPU."""
+ON_ONE_GPU = (
+    Shape("smollm2-135m", 576, 30, 9, 1536, 49_152, key_heads=3, kind="llama"),
+    Shape("qwen2.5-1.5b", 1536, 28, 12, 8960, 151_936, key_heads=2, kind="qwen2"),
+    LARGE[1],
+)
+"""Shapes of 135 M, 1.5 B and 8 B parameters."""
 
 
 @dataclass(frozen=True)

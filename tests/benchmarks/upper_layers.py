@@ -24,7 +24,7 @@ from settings.setting import Evaluation, Score, Setting
 from settings.small_models import SMOLLM2
 from tests.benchmarks.baseline import PeftTrial
 from tests.benchmarks.measure import Result, Spread, interleaved, ratios
-from tests.benchmarks.shapes import SMALL, world
+from tests.benchmarks.shapes import TINY, world
 from tests.benchmarks.steps import Plan
 from trainables import methods
 from trainables.bases.load_base import load_base
@@ -114,9 +114,9 @@ class Packs:
 
 
 def upper_step(plan: Plan) -> list[Result]:
-    """Measure the four goals in one run, in turns; on a model with random weights where only small ones are wanted."""
+    """Measure the four goals in one run, in turns; on a tiny model with random weights in the short form."""
     device, rounds, short = plan.device, max(2, plan.rounds // 5), not plan.large
-    base = world(SMALL, device).base if short else load_base(SMOLLM2, device=device)
+    base = world(TINY, device).base if short else load_base(SMOLLM2, device=device)
     rows = setting_of_rows(base, nano().base_model.world.vocabulary if short else NOUNS)  # type: ignore[union-attr]
     layers = f"last {len(layers_of(base.model)) // 3}"
     with ExitStack() as stack:

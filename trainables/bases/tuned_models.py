@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from peft import PeftModel
 
 from settings.base_models import PackagedModel, PretrainedModel, TunedModel
 from settings.common.content import content_id
@@ -101,6 +100,8 @@ def tune(
     (member,) = pack.members
     if member.status != "finished":
         raise UserError(f"teaching {spec.start.source} its base function failed: {member.reason}")
+    from peft import PeftModel  # workers whose base model need not be tuned first start without it
+
     with tempfile.TemporaryDirectory() as adapter:
         pack.adapters.save_member(0, Path(adapter), base.source)
         pack.detach()

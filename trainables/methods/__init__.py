@@ -20,7 +20,22 @@ from trainables.method import Method
 
 def names() -> list[str]:
     """Return the names of this package's methods, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(_listed())
+
+
+def _listed() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__)}
+
+
+@lru_cache(maxsize=8)
+def _listed_at(changes: tuple[tuple[str, int], ...]) -> set[str]:
+    """List the methods once for each state of the folders: every trial of every message asks for its method."""
+    return _listed()
+
+
+def _exists(name: str) -> bool:
+    changes = tuple((place, Path(place).stat().st_mtime_ns) for place in __path__ if Path(place).is_dir())
+    return name in _listed_at(changes) or name in _listed()  # two changes may share a tick of the clock
 
 
 def get(name: str) -> type[Method]:
@@ -29,7 +44,7 @@ def get(name: str) -> type[Method]:
     Raise UserError for no such method, with those that exist; for a file that cannot be imported, with the line; for a
     file that is not one method; for a coefficient without a range.
     """
-    if name not in names():
+    if not _exists(name):
         raise UserError(f"unknown method {name!r}{did_you_mean(name, names())}; available: {', '.join(names())}")
     module = _module(name)
     classes = [value for value in vars(module).values() if _is_method(value, module.__name__)]

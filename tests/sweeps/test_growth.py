@@ -1,0 +1,92 @@
+"""What a search and a status cost grows as the sweep does: calls of this project's functions are counted, not seconds.
+
+Three sizes, each twice the one before, tell a linear cost from a quadratic one whatever does not grow: the second
+doubling adds twice as much as the first, or four times as much.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import sweeps
+from sweeps.description import describe, describe_configuration
+from sweeps.ledger import Ledger
+from sweeps.names import folder_of
+from sweeps.results.status import status
+from sweeps.space import grid
+from sweeps.sweep import Sweep
+from tests.support.fakes import finished, toy_sweep
+from tests.support.search import proposer_of
+
+SIZES = (10, 20, 40)
+LINEAR = 2.4  # times as much, between what the two doublings add; a quadratic cost adds four times as much
+SOURCE = str(Path(sweeps.__path__[0]).parent)
+
+
+def calls_of(action: Callable[[], object]) -> int:
+    """Return how many calls of functions in this project an action takes; a generator that goes on is one, too."""
+    count = 0
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        nonlocal count
+        if event == "call" and frame.f_code.co_filename.startswith(SOURCE):
+            count += 1
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        action()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def growth(counts: Sequence[int]) -> float:
+    """Return what the second doubling added over what the first did."""
+    small, middle, large = counts
+    return (large - middle) / (middle - small)
+
+
+def explored(sweep: Sweep) -> None:
+    """Ask an arm for all of its configurations, and tell each one at once."""
+    proposer = proposer_of(sweep)
+    while proposal := proposer.next():
+        proposer.tell(proposal.number, [finished(trial) for trial in sweep.trials_of(proposer.arm, proposal.values)])
+
+
+def test_growth_tells_linear_from_quadratic() -> None:
+    assert growth([100 + 3 * size for size in SIZES]) == 2
+    assert growth([100 + 3 * size + size**2 for size in SIZES]) > 3
+
+
+def test_proposals_cost_as_much_late_as_early(tmp_path: Path) -> None:
+    """TPE itself, which is not counted, reads all results."""
+    counts = []
+    for size in SIZES:
+        sweep = toy_sweep(tmp_path, configurations=size)
+        counts.append(calls_of(lambda sweep=sweep: explored(sweep)))  # type: ignore[misc]
+    assert growth(counts) < LINEAR, counts
+
+
+def test_a_status_costs_as_much_for_each_trial(tmp_path: Path) -> None:
+    counts = []
+    for size in SIZES:
+        values = [0.1 * (number + 1) for number in range(size)]
+        sweep = toy_sweep(tmp_path, name=f"status-{size}", methods=(grid("kl_penalty", beta=values),), seeds=1)
+        folder = folder_of(sweep.name, tmp_path)
+        (arm,) = sweep.arms
+        with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+            describe(sweep).write(folder)
+            for number, point in enumerate(arm.space.points or ()):
+                (trial,) = sweep.trials_of(arm, point)
+                described = describe_configuration(sweep, trial)
+                ledger.record_configuration(arm.key, number, point, trial.configuration_id, described)
+                ledger.record_dispatch([trial.trial_id], [None])
+                ledger.record_outcome(finished(trial))
+        (found,) = status(sweep.name, tmp_path)["arms"]
+        assert found["finished"] == size
+        counts.append(calls_of(lambda name=sweep.name: status(name, tmp_path)))  # type: ignore[misc]
+    assert growth(counts) < LINEAR, counts
