@@ -117,6 +117,7 @@ def _recipe(trial: TrialConfig) -> dict[str, str]:
         "steps": str(trial.steps),
         "checkpoint_step": str(trial.updates),
         "adapter_scale": f"{trial.adapter_scale:g}",
+        "decoding_mix": f"{trial.decoding_mix:g}",
         "batch_size": str(trial.batch_size),
         "alignment_batch_size": str(trial.alignment_batch_size),
         "max_length": str(trial.max_length),
