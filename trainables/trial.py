@@ -323,6 +323,13 @@ class TrialConfig:
         return self.training if self.training.checkpoint_step is None else replace(self.training, checkpoint_step=None)
 
     @property
+    def read_from(self) -> str:
+        """Content id of the training that this is read from, without its seed; of a blend, those of both, in order."""
+        parts = {self.full_training.read_from if self.is_readout else self.configuration_id}
+        parts |= {prior.read_from for prior in self.priors} if self.method.reads_priors_out else set()
+        return "+".join(sorted(parts))
+
+    @property
     def is_readout(self) -> bool:
         """Whether this trial evaluates a checkpoint of another training, or edits, scales or mixes its adapter."""
         return self.full_training != self

@@ -50,7 +50,7 @@ def configuration_tags(sweep: Sweep, trial: TrialConfig) -> dict[str, str]:
         schema.METHOD: trial.method.title,
         schema.LABEL: sweep.label_of(trial),
         schema.COEFFICIENTS: json.dumps(sweep.coefficients_of(trial)),
-        schema.TRAINING: trial.full_training.configuration_id,
+        schema.TRAINING: trial.read_from,
         schema.SETTING: setting_label(trial.setting),
     }
 

@@ -308,6 +308,18 @@ def test_ends_are_written_in_one_way() -> None:
     assert trial_of(turned).trial_id != trial_of(blends[0]).trial_id
 
 
+def test_blends_of_the_same_ends_are_read_from_the_same_trainings() -> None:
+    """Whichever end comes first, and whatever is read out of them; an end that is edited plain training is plain's."""
+    plain, kl = trial_of("plain"), trial_of("kl_penalty")
+    pairs = [("plain", "kl_penalty"), ("kl_penalty", "plain"), ("safe_lora", "kl_penalty")]
+    blends = [trial_of("blend", {"w": 0.2, "first": first, "second": second}) for first, second in pairs]
+    readouts = [*blends, replace(blends[0], adapter_scale=0.5), replace(blends[0], decoding_mix=2.0)]
+    both = "+".join(sorted([plain.configuration_id, kl.configuration_id]))
+    assert {trial.read_from for trial in readouts} == {both}
+    for trial in (plain, replace(plain, adapter_scale=0.5), trial_of("safe_lora"), trial_of("weight_steering")):
+        assert trial.read_from == plain.configuration_id
+
+
 def test_an_end_counts_once_where_the_other_is_built_on_it(tmp_path: Path) -> None:
     """Safe LoRA edits the plain training: a blend of the two takes what Safe LoRA takes."""
     trial = trial_of("blend", {"first": "plain", "second": "safe_lora"})

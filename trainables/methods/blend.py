@@ -39,6 +39,8 @@ class Blend(Method):
         " fronts of these rewards (arXiv:2306.04488, abstract); not tested there with a task loss and a penalty"
     )
 
+    reads_priors_out = True
+
     w: float = Range(0.5, low=0.1, high=0.9, at_most=1.0)
     first: str = Open("plain", methods.canonical, "a method with its coefficients, as in 'kl_penalty beta=10'")
     second: str = Open("alignment_only", methods.canonical, "as first")
