@@ -10,7 +10,7 @@ from settings.example import Example
 from settings.setting import Evaluation, Score
 from sweeps.planning.speed import CALL_SECONDS, OVERHEAD, REPLY_SECONDS, STEP_SECONDS, Speed, measure
 from sweeps.planning.tokens import CaseTokens, Lengths
-from sweeps.planning.work import Work, evaluation_work, own_replies_work, step_work, trial_work, training_work
+from sweeps.planning.work import Work, evaluation_work, own_replies_work, step_work, training_work, trial_work
 from tests.support.tiny import tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine.memory import ModelShape
