@@ -367,6 +367,7 @@ def test_readouts_of_two_trainings_are_one_pack_that_reads_what_lies_below_once(
         tiny_base(), tiny_setting(), trials, torch.float64, store=store, prefixes=PrefixCache(tmp_path / "prefixes")
     )
     assert pack.steps == 0
+    assert pack.prefixes.start is not None  # which tries on a few rows whether passes may begin above
     passes: dict[int, list[tuple[int, int]]] = {0: [], 1: []}
     for number, seen in passes.items():
         block = pack.base.model.base_model.layers[number]
