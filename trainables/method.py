@@ -160,7 +160,7 @@ class Method(Configured):
 
     Two stages:
         priors, prior_is_active: adapters that are trained first, and whether the first of them stays in the model.
-        trained_as, needs_pretrained, finalize(trained): editing a trained adapter.
+        trained_as, reads_priors_out, needs_pretrained, finalize(trained): editing a trained adapter.
 
     Replicating the study:
         as_published: (coefficient, value) pairs that the published definition sets; see `Configured`.
@@ -291,6 +291,9 @@ class Method(Configured):
     def trained_as(self) -> Method:
         """The method whose trained adapter this one takes over and only edits (`finalize`); by default itself."""
         return self
+
+    reads_priors_out: ClassVar[bool] = False
+    """Whether what is evaluated is the priors' as much as its training's: readouts of the same share a draw."""
 
     @property
     def needs_pretrained(self) -> bool:
