@@ -251,6 +251,11 @@ class TrialConfig:
         for name in ("steps", "batch_size", "alignment_batch_size", "max_length"):
             checks.integer(f"trial option {name!r}", getattr(self, name), 1)
         checks.integer("adapter option 'rank'", self.adapter.rank, 1)
+        if self.adapter.rank % self.method.rank_multiple:
+            raise UserError(
+                f"adapter option 'rank' must be a multiple of {self.method.rank_multiple} for method"
+                f" {self.method.name!r}, got {self.adapter.rank}"
+            )
         if self.method.definition == "published":
             object.__setattr__(self, "optimizer", self.optimizer.as_published())
         problem = TRIAL_KNOBS["adapter_scale"].check(self.adapter_scale)

@@ -72,6 +72,7 @@ class PackedAdapters:
         self.first_block = min(blocks.get(name, 0) for name in bases)
         device = next(iter(bases.values())).weight.device
         self.scale_K = torch.tensor([config.scale for config in configs], dtype=dtype, device=device)
+        self.scale_KR = self.scale_K[:, None]  # one for all ranks of a member, or one for each (`gated`)
         sizes = [self.rank * features for base in bases.values() for features in sizes_of(base)]
         self.theta_KP = torch.zeros(self.num_members, sum(sizes), dtype=dtype, device=device)
         views = iter(self.theta_KP.split(sizes, dim=1))
@@ -183,6 +184,23 @@ class PackedAdapters:
             yield
         finally:
             self.route = previous
+
+    @contextmanager
+    def gated(self, gates: Mapping[int, Sequence[float]]) -> Iterator[None]:
+        """Multiply ranks of members' own adapters in passes inside: member -> a factor for each of its ranks.
+
+        Not those of a prior. Without any gates nothing is computed that would not be otherwise.
+        """
+        previous = self.scale_KR
+        if gates:
+            gates_KR = torch.ones(self.num_members, self.rank, dtype=self.dtype)
+            for member, of_ranks in gates.items():
+                gates_KR[member, : self.configs[member].rank] = torch.tensor(of_ranks, dtype=self.dtype)
+            self.scale_KR = self.scale_K[:, None] * gates_KR.to(self.scale_K.device, non_blocking=True)
+        try:
+            yield
+        finally:
+            self.scale_KR = previous
 
     def detach(self) -> None:
         """Give the model its frozen layers back. The factors stay readable."""
