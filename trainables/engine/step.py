@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from settings.setting import Stream
-from trainables.engine.adapters import PackedAdapters
+from trainables.engine.adapters import PackedAdapters, gated
 from trainables.engine.batches import STREAM_ORDER
 from trainables.engine.chunks import add_gradients
 from trainables.engine.forward import Head, autocast, checkpoint_layers, head_of
@@ -50,7 +50,7 @@ def train_step(
     """
     streams_read = [stream for stream in STREAM_ORDER if any(member.rows.get(stream) for member in members.values())]
     gates = {index: member.gates for index, member in members.items() if member.gates}
-    with checkpoint_layers(model, adapters) if gradient_checkpointing else nullcontext(), adapters.gated(gates):
+    with checkpoint_layers(model, adapters) if gradient_checkpointing else nullcontext(), gated(adapters, gates):
         with autocast(model.device):
             streams = {
                 stream: StreamPass(model, adapters, members, stream, pad_id, rows_per_forward, workers)

@@ -14,7 +14,7 @@ from torch import Tensor
 from settings.common.errors import UserError
 from tests.support.tiny import tiny_base, tiny_setting, tiny_trial
 from trainables import methods
-from trainables.engine.adapters import PackedAdapters
+from trainables.engine.adapters import PackedAdapters, gated
 from trainables.engine.packed_linear import Route
 from trainables.pack import Pack
 from trainables.trial import AdapterConfig
@@ -35,9 +35,9 @@ def adapters() -> PackedAdapters:
     return packed
 
 
-def logits(adapters: PackedAdapters, gated: bool = True) -> Tensor:
+def logits(adapters: PackedAdapters, with_gates: bool = True) -> Tensor:
     """Two rows of the gated member and one of the other."""
-    with adapters.gated({0: GATES} if gated else {}), adapters.routed(Route((0, 1), (2, 1))):
+    with gated(adapters, {0: GATES} if with_gates else {}), adapters.routed(Route((0, 1), (2, 1))):
         return adapters.model(IDS_RT).logits
 
 
@@ -57,7 +57,7 @@ def test_gated_ranks_are_the_dense_formula_with_its_gradients(adapters: PackedAd
     expected, found = dense_logits(adapters, leaves), logits(adapters)
     torch.testing.assert_close(found[:2], expected, rtol=0, atol=1e-12)
     wanted = torch.autograd.grad(expected.square().sum(), leaves)
-    with adapters.gated({0: GATES}):  # the pass back reads nothing of them that the pass forward has not kept
+    with gated(adapters, {0: GATES}):  # the pass back reads nothing of them that the pass forward has not kept
         gradients = torch.autograd.grad(found[:2].square().sum(), adapters.factors)
     for gradient_K, one in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(gradient_K[0], one, rtol=0, atol=1e-10)
@@ -65,16 +65,16 @@ def test_gated_ranks_are_the_dense_formula_with_its_gradients(adapters: PackedAd
 
 
 def test_members_without_gates_keep_every_bit_and_gates_end_with_the_pass(adapters: PackedAdapters) -> None:
-    before = logits(adapters, gated=False)
+    before = logits(adapters, with_gates=False)
     assert torch.equal(logits(adapters)[2], before[2])
     assert not torch.allclose(logits(adapters)[:2], before[:2])
-    assert torch.equal(logits(adapters, gated=False), before)
+    assert torch.equal(logits(adapters, with_gates=False), before)
 
 
 def test_without_gates_the_scale_stays_one_number_per_member(adapters: PackedAdapters) -> None:
-    with adapters.gated({}):
+    with gated(adapters, {}):
         assert adapters.scale_KR.shape == (2, 1)
-    with adapters.gated({0: GATES}):
+    with gated(adapters, {0: GATES}):
         assert adapters.scale_KR.tolist() == [[0.75, -1.5, 3.0, 0.0], [1.0] * 4]
 
 
