@@ -184,6 +184,6 @@ def describe_configuration(sweep: Sweep, trial: TrialConfig) -> dict[str, Any]:
         method=trial.method.title,
         label=sweep.label_of(trial),
         coefficients=sweep.coefficients_of(trial),
-        training=trial.full_training.configuration_id,
+        training=trial.read_from,
     )
     return asdict(described)

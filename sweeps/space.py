@@ -9,7 +9,8 @@ In a sweep file:
 
 Besides the coefficients of its method, a configuration may vary in its steps, batch_size, alignment_batch_size,
 learning_rate and schedule, in its adapter's rank, alpha (twice the rank unless it is named), targets and layers, and in
-what is evaluated of one training: the checkpoint after checkpoint_step updates, the adapter times adapter_scale.
+what is evaluated of one training: the checkpoint after checkpoint_step updates, the adapter times adapter_scale, the
+trial mixed with the base model at decoding by decoding_mix.
 These are the trial knobs (`trainables.trial.TRIAL_KNOBS`).
 
     grid("plain", adapter_scale=[0, 0.25, 0.5, 0.75, 1])        # one training, five evaluations

@@ -55,10 +55,12 @@ class OpenSpec:
 
     Attributes:
         read: returns the one text that stands for a value in tables; raises UserError for what is no value.
+        what: says in words which values there are.
     """
 
     read: Callable[[Any], str]
     searched: bool = False
+    what: str = ""
 
     def check(self, value: Any) -> str | None:
         """Return what is wrong with `value`, or None."""
@@ -104,6 +106,17 @@ def Choice(default: Any, *options: Any, searched: bool = False) -> Any:
     return field(default=default, metadata={SPACE: ChoiceSpec(options, searched)})
 
 
+def Open(default: str, read: Callable[[Any], str], what: str) -> Any:
+    """Declare a coefficient that is a text; see `OpenSpec`."""
+    return field(default=default, metadata={SPACE: OpenSpec(read, what=what)})
+
+
+def value_text(value: Any) -> str:
+    """Return a coefficient's value as a short text from which it can be read again."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
+
+
 def label_of(values: Mapping[str, Any]) -> str:
     """Return names and values as short text, e.g. "beta=0.3, tokens=text"."""
     return ", ".join(
@@ -115,7 +128,7 @@ def coefficients(method: type[Any]) -> list[Field[Any]]:
     """Return the coefficient fields of a method, inherited ones last. Raise TypeError for one without a range."""
     for item in fields(method):
         if SPACE not in item.metadata or item.default is MISSING:
-            raise TypeError(f"{method.__name__}.{item.name} must be declared with Range(...) or Choice(...)")
+            raise TypeError(f"{method.__name__}.{item.name} must be declared with Range(...), Choice(...) or Open(...)")
     kinds = list(enumerate(method.__mro__))
     depth = {name: number for number, kind in reversed(kinds) for name in vars(kind).get("__annotations__", ())}
     return sorted(fields(method), key=lambda item: depth[item.name])

@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from settings.common.errors import UserError
 from settings.setting import Stream
 from trainables.coefficients import Choice
 from trainables.interface.configured import Configured
@@ -167,7 +168,7 @@ class Method(Configured):
 
     Two stages:
         priors, prior_is_active: adapters that are trained first, and whether the first of them stays in the model.
-        trained_as, needs_pretrained, finalize(trained): editing a trained adapter.
+        trained_as, reads_priors_out, needs_pretrained, finalize(trained): editing a trained adapter.
 
     Replicating the study:
         as_published: (coefficient, value) pairs that the published definition sets; see `Configured`.
@@ -242,6 +243,12 @@ class Method(Configured):
     rank_multiple: ClassVar[int] = 1
     """What the adapter's rank must be a multiple of."""
 
+    def check_rank(self, rank: int) -> None:
+        """Refuse a rank that the method cannot divide. Raise UserError."""
+        if rank % self.rank_multiple:
+            what = f"must be a multiple of {self.rank_multiple} for method {self.name!r}"
+            raise UserError(f"adapter option 'rank' {what}, got {rank}")
+
     def gates(self, rank: int, random: Random) -> Sequence[float]:
         """Return what each rank of the adapter is multiplied by in a step; empty, the rule, leaves it as it is.
 
@@ -313,6 +320,9 @@ class Method(Configured):
     def trained_as(self) -> Method:
         """The method whose trained adapter this one takes over and only edits (`finalize`); by default itself."""
         return self
+
+    reads_priors_out: ClassVar[bool] = False
+    """Whether what is evaluated is the priors' as much as its training's: readouts of the same share a draw."""
 
     @property
     def needs_pretrained(self) -> bool:

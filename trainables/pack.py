@@ -109,6 +109,7 @@ class Pack(PackTraining):
                         encoded,
                         adapters=self.adapters,
                         members=members,
+                        mixes=[self.trials[index].decoding_mix for index in members],
                         seeds=seeds,
                         prefixes=self.prefixes,
                         workers=self._workers,

@@ -18,6 +18,10 @@ from trainables.interface.edits import Edit
 from trainables.trial import AdapterConfig, TrialConfig
 
 DESCRIPTION = "trial.json"
+MIXED = (
+    "decoding_mix is {0:g}: this model's logits are (1 - {0:g}) times the base model's plus {0:g} times those of the"
+    " base model with the adapter, at each token; the adapter alone, as PEFT loads it, is another model"
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ class AdapterStore:
     def save(
         self, trial: TrialConfig, adapters: PackedAdapters, member: int, base_model: str, tokens: int, seconds: float
     ) -> None:
-        """Write a member's adapter as that of `trial`, in one move, and beside it edits that PEFT's files cannot hold.
+        """Write a member's adapter as that of `trial`, in one move, and beside it what PEFT's files cannot hold.
+
+        Edits of hidden states have a file; how the trial is mixed with the base model stands in its description.
 
         Args:
             base_model: the name or path that the checkpoint says it belongs to.
@@ -68,7 +74,8 @@ class AdapterStore:
         """
         edits = adapters.edits.holding(member, evaluating=True)
         description = {"trial": trial.to_json(), "tokens": tokens, "seconds": seconds}
-        description |= {"note": NOTE} if edits else {}
+        notes = ([NOTE] if edits else []) + ([MIXED.format(trial.decoding_mix)] if trial.decoding_mix != 1.0 else [])
+        description |= {"note": "; ".join(notes)} if notes else {}
         with replacing(self._folder.adapter(trial.trial_id)) as directory:
             adapters.save_member(member, directory, base_model)
             save_edits(directory, edits)
@@ -76,8 +83,14 @@ class AdapterStore:
 
 
 def trained_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | None:
-    """Return the adapter that a trial only reads out, if another trial has trained it."""
-    return store.find(trial.training) if store and trial.is_readout else None
+    """Return the adapter that a trial only reads out, if another trial has trained it.
+
+    Raise UserError where the trial's method edits an adapter that is not all of what was trained.
+    """
+    saved = store.find(trial.training) if store and trial.is_readout else None
+    if saved and trial.training.method != trial.method:
+        _refuse_edits(trial, trial.training, saved)
+    return saved
 
 
 def prior_adapters(store: AdapterStore | None, trial: TrialConfig) -> list[Saved]:
@@ -90,13 +103,18 @@ def prior_adapters(store: AdapterStore | None, trial: TrialConfig) -> list[Saved
                 f"method {trial.method.name!r} needs the adapter of trial {prior.trial_id} ({prior.method.name}, seed"
                 f" {trial.seed}) first"
             )
-        if saved.edits:
-            raise UserError(
-                f"method {trial.method.name!r} cannot build on method {prior.method.name!r}, which edits hidden states"
-                " in evaluation, too: an adapter does not hold them"
-            )
+        _refuse_edits(trial, prior, saved)
         adapters.append(saved)
     return adapters
+
+
+def _refuse_edits(trial: TrialConfig, needed: TrialConfig, saved: Saved) -> None:
+    """Refuse to build on a trial whose adapter is not all of it. Raise UserError."""
+    if saved.edits:
+        raise UserError(
+            f"method {trial.method.name!r} cannot build on method {needed.method.name!r}, which edits hidden states"
+            " in evaluation, too: an adapter does not hold them"
+        )
 
 
 def merged_config(config: AdapterConfig, saved: Saved | None) -> AdapterConfig:

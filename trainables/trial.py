@@ -29,6 +29,7 @@ TRIAL_KNOBS: Mapping[str, Spec | OpenSpec] = {
     "steps": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "checkpoint_step": RangeSpec(1, math.inf, log=False, at_least=1, at_most=math.inf, integer=True),
     "adapter_scale": RangeSpec(0, 1, log=False, at_least=0, at_most=1),
+    "decoding_mix": RangeSpec(0, 2, log=False, at_least=0, at_most=10),  # 10: where the paper's own curves end
     "alignment_batch_size": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "learning_rate": RangeSpec(0, math.inf, log=True, at_least=0, at_most=math.inf),
     "schedule": ChoiceSpec(SCHEDULES, searched=True),
@@ -226,6 +227,8 @@ class TrialConfig:
         steps: optimizer steps of the schedule.
         checkpoint_step: the step after which training stops; None is the end of the schedule.
         adapter_scale: factor on the trained adapter (with its prior) when it is evaluated. 0 is the base model.
+        decoding_mix: lambda of z = (1 - lambda) z_base + lambda z_trial, the logits of each token when it is evaluated
+            (DeRa; `trainables.evaluation.mixing`). 0 is the base model; beyond 1 it goes further than the training.
         batch_size, alignment_batch_size: rows per step of the streams.
         max_length: longest row in tokens.
         seed: of the adapter's initial weights and the order of the rows; all configurations have the same seeds.
@@ -241,6 +244,7 @@ class TrialConfig:
     steps: int
     checkpoint_step: int | None = None
     adapter_scale: float = 1.0
+    decoding_mix: float = 1.0
     batch_size: int
     alignment_batch_size: int
     max_length: int = 2048
@@ -251,17 +255,14 @@ class TrialConfig:
         for name in ("steps", "batch_size", "alignment_batch_size", "max_length"):
             checks.integer(f"trial option {name!r}", getattr(self, name), 1)
         checks.integer("adapter option 'rank'", self.adapter.rank, 1)
-        if self.adapter.rank % self.method.rank_multiple:
-            raise UserError(
-                f"adapter option 'rank' must be a multiple of {self.method.rank_multiple} for method"
-                f" {self.method.name!r}, got {self.adapter.rank}"
-            )
+        self.method.check_rank(self.adapter.rank)
         if self.method.definition == "published":
             object.__setattr__(self, "optimizer", self.optimizer.as_published())
-        problem = TRIAL_KNOBS["adapter_scale"].check(self.adapter_scale)
-        if problem:
-            raise UserError(f"trial option 'adapter_scale' {problem}, got {self.adapter_scale!r}")
-        _make_floats(self, "adapter_scale")
+        for name in ("adapter_scale", "decoding_mix"):
+            problem = TRIAL_KNOBS[name].check(getattr(self, name))
+            if problem:
+                raise UserError(f"trial option {name!r} {problem}, got {getattr(self, name)!r}")
+            _make_floats(self, name)
         last = self.checkpoint_step
         if last is not None:
             checks.integer("trial option 'checkpoint_step'", last, 1, self.steps)
@@ -290,16 +291,17 @@ class TrialConfig:
 
     @cached_property
     def training(self) -> TrialConfig:
-        """The trial that trains this one's adapter: itself, unless it edits or scales an adapter of another trial."""
-        if self.method.trained_as == self.method and self.adapter_scale == 1.0:
+        """The trial that trains this one's adapter: itself, unless it edits, scales or mixes that of another trial."""
+        if self.method.trained_as == self.method and self.adapter_scale == self.decoding_mix == 1.0:
             return self
-        return replace(self, method=self.method.trained_as, adapter_scale=1.0)
+        return replace(self, method=self.method.trained_as, adapter_scale=1.0, decoding_mix=1.0)
 
     @cached_property
     def priors(self) -> tuple[TrialConfig, ...]:
         """The trials that train the adapters which the method needs first."""
         return tuple(
-            replace(self, method=method, checkpoint_step=None, adapter_scale=1.0) for method in self.method.priors
+            replace(self, method=method, checkpoint_step=None, adapter_scale=1.0, decoding_mix=1.0)
+            for method in self.method.priors
         )
 
     @property
@@ -322,8 +324,15 @@ class TrialConfig:
         return self.training if self.training.checkpoint_step is None else replace(self.training, checkpoint_step=None)
 
     @property
+    def read_from(self) -> str:
+        """Content id of the training that this is read from, without its seed; of a blend, those of both, in order."""
+        parts = {self.full_training.read_from if self.is_readout else self.configuration_id}
+        parts |= {prior.read_from for prior in self.priors} if self.method.reads_priors_out else set()
+        return "+".join(sorted(parts))
+
+    @property
     def is_readout(self) -> bool:
-        """Whether this trial evaluates a checkpoint of another training, or edits or scales its adapter."""
+        """Whether this trial evaluates a checkpoint of another training, or edits, scales or mixes its adapter."""
         return self.full_training != self
 
     @cached_property
@@ -359,6 +368,8 @@ class TrialConfig:
         data["adapter"] = {key: list(value) if isinstance(value, tuple) else value for key, value in adapter.items()}
         if self.adapter.layers == "all":
             del data["adapter"]["layers"]  # so that ids are those from before there was a choice
+        if self.decoding_mix == 1.0:
+            del data["decoding_mix"]  # so that ids are those from before there was a choice
         if not self.optimizer.warmup_from_zero:
             del data["optimizer"]["warmup_from_zero"]  # so that ids are those from before there was a choice
         return {**data, "numerics": _numerics(self.method)}

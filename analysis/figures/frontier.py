@@ -35,7 +35,7 @@ from analysis.figures.style import (
     save_figure,
     thin_frame,
 )
-from analysis.findings.arms import control_of, is_plain, measure, plain_title
+from analysis.findings.arms import MIX, control_of, is_plain, measure, plain_title
 from analysis.findings.frontier import FrontierPoint, excluded_text, frontier, knob_of, varying_coefficients
 from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import TWO_SEEDS, Bootstrap
@@ -44,7 +44,8 @@ from analysis.tables.scores import Objective, ScoreTable
 from settings.common.errors import UserError
 
 SIZE = (7.5, 5.6)  # inches; 1800 pixels wide, twice what a README shows
-CONTROL_LINES = (("checkpoint", (0, (1, 1.5))), ("scale", (0, (5, 1.5, 1, 1.5))))
+CONTROL_LINES = (("checkpoint", (0, (1, 1.5))), ("scale", (0, (5, 1.5, 1, 1.5))), ("mix", (0, (6, 2))))
+CONTROL_NAMES = {"checkpoint": "checkpoints", "scale": "adapter scaled", "mix": "mixed with the base model"}
 FRONT_LINE = (0, (4, 2))
 LEGEND_WIDTH, TITLE_WIDTH, CAPTION_WIDTH = 30, 56, 120  # characters
 LEGEND_LINE, CAPTION_HEIGHT = 0.19, 0.9  # inches
@@ -236,11 +237,17 @@ def _curves(points: Sequence[FrontierPoint]) -> list[tuple[list[FrontierPoint], 
     if points and is_plain(points[0].method):
         full = [point for point in points if not point.label]
         lines = [
-            ([point for point in points if control_of(point) == control] + full, dashes)
+            (_in_order([point for point in points if control_of(point) == control], full, control), dashes)
             for control, dashes in CONTROL_LINES
         ]
         return [(line, dashes) for line, dashes in lines if len(line) > 1]
     return [(list(points), "-")] if knob_of(points) else []
+
+
+def _in_order(points: list[FrontierPoint], full: list[FrontierPoint], control: str) -> list[FrontierPoint]:
+    """Return a control's points and full training, which ends it; a mix may go beyond that."""
+    line = points + full
+    return sorted(line, key=lambda point: float(point.coefficients.get(MIX, 1.0))) if control == "mix" else line
 
 
 def _describe_axes(axes: Axes, objectives: Sequence[Objective]) -> None:
@@ -274,7 +281,7 @@ def _legend(
     kinds = {control_of(point) for point in points}
     for kind, dashes in CONTROL_LINES:
         if kind in kinds:
-            label = "control: checkpoints" if kind == "checkpoint" else "control: adapter scaled"
+            label = f"control: {CONTROL_NAMES[kind]}"
             handles.append(Line2D([], [], color=BLACK, linewidth=1.1, alpha=0.55, linestyle=dashes, label=label))
     handles.append(Line2D([], [], color=LINE, linewidth=1.1, linestyle=FRONT_LINE, label="frontier"))
     if banded:

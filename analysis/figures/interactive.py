@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.figures.style import LINE, OBJECTIVE_COLOURS, Style, method_styles
-from analysis.findings.arms import CHECKPOINT, SCALE, Control, control_of, definition_of, is_plain, plain_title
+from analysis.findings.arms import KNOBS, Control, control_of, definition_of, is_plain, plain_title
 from analysis.findings.controls import CONTROLS
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import Estimate, FrontierPoint, knob_of
@@ -138,7 +138,7 @@ def _control(figure: go.Figure, findings: Findings, plain: str, control: Control
     points = [point for point in trained if control_of(point) == control]
     if not points:
         return
-    key = SCALE if control == "scale" else CHECKPOINT
+    key = KNOBS[control]
     points = sorted(points, key=lambda point: float(point.coefficients.get(key, math.nan)))
     names = [table.objectives[axis].name for axis in (x, y)]
     ends = [point for point in trained if not point.label]

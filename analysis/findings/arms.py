@@ -17,10 +17,11 @@ from analysis.tables.scores import Configuration, ScoreTable
 
 PLAIN = "plain"
 DEFINITION = re.compile(r" \(\w+\)$")  # behind a method's name: that it is computed as published
-SCALE, CHECKPOINT = "adapter_scale", "checkpoint_step"
-READOUTS = (SCALE, CHECKPOINT)  # coefficients that train nothing: what is evaluated of one training
+SCALE, CHECKPOINT, MIX = "adapter_scale", "checkpoint_step", "decoding_mix"
+READOUTS = (SCALE, CHECKPOINT, MIX)  # coefficients that train nothing: what is evaluated of one training
 SHORTEST = 3  # values of a knob that make a line
-Control = Literal["checkpoint", "scale"]
+Control = Literal["checkpoint", "scale", "mix"]
+KNOBS: Mapping[Control, str] = {"checkpoint": CHECKPOINT, "scale": SCALE, "mix": MIX}
 Coefficients = Mapping[str, float | str]
 
 
@@ -58,9 +59,16 @@ def control_of(configuration: Named) -> Control | None:
     """Return the control that a configuration is a point of; None for methods and for full plain fine-tuning."""
     if not is_plain(configuration.method):
         return None
+    if is_mixed(configuration):
+        return "mix"
     if configuration.coefficients.get(SCALE, 1.0) != 1.0:
         return "scale"
     return "checkpoint" if CHECKPOINT in configuration.label else None
+
+
+def is_mixed(configuration: Named) -> bool:
+    """Say whether a configuration is mixed with the base model when it is evaluated."""
+    return configuration.coefficients.get(MIX, 1.0) != 1.0
 
 
 def measure(table: ScoreTable, base_M: Floats | None = None) -> Measurements:
@@ -129,12 +137,13 @@ def _is_number(value: float | str) -> bool:
 
 
 def _completed(configuration: Configuration, configurations: Sequence[Configuration]) -> dict[str, float | str]:
-    """Return the coefficients; full plain fine-tuning ends both controls, whether its record says so or not."""
+    """Return the coefficients; full plain fine-tuning lies on all controls, whether its record says so or not."""
     values = dict(configuration.coefficients)
     if is_plain(configuration.method):
         siblings = [each.coefficients for each in configurations if each.method == configuration.method]
-        if any(SCALE in each for each in siblings):
-            values.setdefault(SCALE, 1.0)
+        for name in (SCALE, MIX):
+            if any(name in each for each in siblings):
+                values.setdefault(name, 1.0)
         steps = [float(each[CHECKPOINT]) for each in siblings if CHECKPOINT in each]
         if steps:
             values.setdefault(CHECKPOINT, max(steps) + 1)

@@ -1,6 +1,7 @@
 """Does a method beat what costs nothing? Its frontier against plain checkpoints and scaled adapters.
 
 Stopping early and scaling down also trade the task for alignment. A method pushes the frontier only if it beats both.
+One that is mixed with the base model at decoding has to beat plain fine-tuning that is mixed so, where a sweep has it.
 Every front includes the base model and full plain fine-tuning, so that the ends, which all share, decide nothing.
 
 Shape legend: C configurations, M objectives, K points without noise.
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.findings.arms import Control, Named, control_of, definition_of, is_plain
+from analysis.findings.arms import Control, Named, control_of, definition_of, is_mixed, is_plain
 from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.compare import Difference, Front, adjust, compare_fronts
@@ -22,7 +23,9 @@ from analysis.statistics.compare import Difference, Front, adjust, compare_front
 CONTROLS: Mapping[Control, str] = {
     "checkpoint": "the checkpoints of plain fine-tuning",
     "scale": "the plain adapter scaled down",
+    "mix": "plain fine-tuning mixed with the base model",
 }
+ALWAYS: frozenset[Control] = frozenset({"checkpoint", "scale"})  # what every method has to beat
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class ControlVerdict:
         return tuple(name for name, pair in self.against.items() if pair.clear and pair.statistic.estimate < 0)
 
     @property
+    def pushes(self) -> bool:
+        """Whether the method pushes the frontier: it beats both controls, and mixes where it is mixed itself."""
+        return ALWAYS | set(self.against) <= set(self.beats)
+
+    @property
     def text(self) -> str:
         """The verdict in a sentence."""
         if not self.against:
@@ -58,7 +66,7 @@ class ControlVerdict:
             size = f"{volume.estimate:+.3f} [{volume.low:+.3f}, {volume.high:+.3f}]"
             word = "beats" if name in self.beats else "loses to" if name in self.loses else "is not told apart from"
             parts.append(f"{word} {CONTROLS[name]} ({size})")
-        push = "pushes the frontier" if len(self.beats) == len(CONTROLS) else "is not shown to push the frontier"
+        push = "pushes the frontier" if self.pushes else "is not shown to push the frontier"
         return f"{self.method} {push}: it {' and '.join(parts)}"
 
 
@@ -86,7 +94,13 @@ def compare_with_controls(
     for definition in sorted({definition_of(name) for name in names}):
         controls, methods = _fronts(configurations, definition, np.asarray(anchors_KM))
         fronts |= controls | methods
-        pairs += [(name, control) for name in methods for control in controls]
+        mixed = {row.method for row in configurations if is_mixed(row)}
+        pairs += [
+            (name, control)
+            for name in methods
+            for control in controls
+            if name in mixed or control.removesuffix(definition) in ALWAYS
+        ]
     compared = compare_fronts(bootstrap, fronts, worst_corner_M, pairs)
     by_pair: dict[tuple[str, Control], Difference] = {}
     for control in CONTROLS:

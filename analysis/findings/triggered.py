@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from analysis.findings.arms import base_values, measure
-from analysis.findings.controls import CONTROLS, ControlVerdict, compare_with_controls
+from analysis.findings.controls import ControlVerdict, compare_with_controls
 from analysis.findings.findings import worst_corner_of
 from analysis.findings.frontier import FrontierPoint, frontier
 from analysis.statistics.bootstrap import Bootstrap
@@ -43,8 +43,7 @@ def differing_verdicts(
 ) -> tuple[DifferingVerdict, ...]:
     """Return the methods that push the frontier of one kind of questions only, in order."""
     pushing, pushing_triggered = (
-        {verdict.method for verdict in verdicts if len(verdict.beats) == len(CONTROLS)}
-        for verdicts in (plain, triggered)
+        {verdict.method for verdict in verdicts if verdict.pushes} for verdicts in (plain, triggered)
     )
     return tuple(
         DifferingVerdict(verdict.method, verdict.method in pushing)

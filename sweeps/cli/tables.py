@@ -138,7 +138,7 @@ def _defines(method: Method, hook: str) -> bool:
 
 
 def _coefficients(method: type[Method], searched: bool = False) -> list[str]:
-    from trainables.coefficients import SPACE, RangeSpec, coefficients
+    from trainables.coefficients import SPACE, OpenSpec, RangeSpec, coefficients
 
     lines = []
     for item in coefficients(method):
@@ -148,6 +148,8 @@ def _coefficients(method: type[Method], searched: bool = False) -> list[str]:
         if isinstance(spec, RangeSpec):
             scale = ", log scale" if spec.log else ""
             lines.append(f"{item.name}: {item.default:g}; {spec.low:g} to {spec.high:g}{scale}")
+        elif isinstance(spec, OpenSpec):
+            lines.append(f"{item.name}: {item.default}; {spec.what}")
         else:
             lines.append(f"{item.name}: {item.default}; of {', '.join(map(str, spec.options))}")
     return lines

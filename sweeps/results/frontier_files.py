@@ -81,7 +81,7 @@ def record_of(sweep: Sweep, outcome: Outcome) -> TrialRecord:
             trial.method.title,
             sweep.label_of(trial),
             sweep.coefficients_of(trial),
-            trial.full_training.configuration_id,
+            trial.read_from,
         ),
         seed=trial.seed,
         status=outcome.status,

@@ -50,7 +50,7 @@ def configuration_tags(sweep: Sweep, trial: TrialConfig) -> dict[str, str]:
         schema.METHOD: trial.method.title,
         schema.LABEL: sweep.label_of(trial),
         schema.COEFFICIENTS: json.dumps(sweep.coefficients_of(trial)),
-        schema.TRAINING: trial.full_training.configuration_id,
+        schema.TRAINING: trial.read_from,
         schema.SETTING: setting_label(trial.setting),
     }
 
@@ -117,6 +117,7 @@ def _recipe(trial: TrialConfig) -> dict[str, str]:
         "steps": str(trial.steps),
         "checkpoint_step": str(trial.updates),
         "adapter_scale": f"{trial.adapter_scale:g}",
+        "decoding_mix": f"{trial.decoding_mix:g}",
         "batch_size": str(trial.batch_size),
         "alignment_batch_size": str(trial.alignment_batch_size),
         "max_length": str(trial.max_length),

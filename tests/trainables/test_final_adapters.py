@@ -14,11 +14,14 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from settings.common.errors import UserError
 from tests.support.tiny import prepare, tiny_base, tiny_model, tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine.adapters import PackedAdapters
+from trainables.engine.edits.files import FILE, save_edits
 from trainables.engine.packed_linear import Route
 from trainables.folder import SweepFolder
+from trainables.interface.edits import Edit
 from trainables.method import Method, Trained
 from trainables.pack import Pack
 from trainables.projections import Factors, joined
@@ -65,7 +68,7 @@ def store(folder: Path) -> AdapterStore:
     return AdapterStore(SweepFolder(folder))
 
 
-MERGED = [("weight_steering", {}, 6), ("safe_merge", {"tau": 1.0}, 4), ("closest_safe_update", {}, 4)]
+MERGED = [("weight_steering", {}, 6), ("safe_merge", {"tau": 1.0}, 4), ("closest_safe_update", {}, 4), ("blend", {}, 4)]
 
 
 def test_a_steered_trial_is_made_of_three_trainings(store: AdapterStore, tmp_path: Path) -> None:
@@ -257,3 +260,90 @@ def test_finalize_works_on_a_copy() -> None:
         pack.edit_adapters()
         pack.adapters.restore(0)
         assert torch.equal(pack.adapters.theta_KP, before)
+
+
+# --- blends of any two configurations ---
+
+
+ENDS = ("plain", "kl_penalty beta=3", "orthogonal_lora", "weight_steering k=0.75")
+
+
+def method_of(end: str) -> Method:
+    """The method of an end, its coefficients written out by hand."""
+    values: dict[str, dict[str, Any]] = {ENDS[1]: {"beta": 3.0}, ENDS[3]: {"k": 0.75}}
+    return methods.make(end.partition(" ")[0], values.get(end))
+
+
+@pytest.mark.parametrize(("first", "second"), [(ENDS[1], ENDS[0]), (ENDS[2], ENDS[1]), (ENDS[0], ENDS[2]), ENDS[:1:-1]])
+def test_a_blend_is_made_of_the_peft_checkpoints_of_its_ends(first: str, second: str, tmp_path: Path) -> None:
+    """w dW_1 + (1 - w) dW_2, with dW of each end the merged weights of its checkpoint, as PEFT alone reads it.
+
+    One end may lie above a frozen prior, or be edited after its training.
+    """
+    trial = trial_of("blend", {"w": 0.3, "first": first, "second": second})
+    assert [needed.method for needed in trial.requires] == [method_of(first), method_of(second)]
+    store = prepare(trial.requires, tmp_path)
+    base, expected = tiny_model(), tiny_model()
+    for share, end in ((0.3, trial.requires[0]), (0.7, trial.requires[1])):
+        directory = SweepFolder(tmp_path).adapter(end.trial_id)
+        merged = PeftModel.from_pretrained(tiny_model(), directory).merge_and_unload().state_dict()
+        for name, weight in expected.state_dict().items():
+            weight += share * (merged[name] - base.state_dict()[name])
+    with packed([trial], store) as pack:
+        assert pack.steps == 0
+        (outcome,) = pack.finish(SweepFolder(tmp_path)).outcomes
+        torch.testing.assert_close(logits(pack.adapters), expected(input_ids=IDS).logits, rtol=0, atol=1e-5)
+    assert outcome.cost.tokens == 0
+    assert float((expected(input_ids=IDS).logits - base(input_ids=IDS).logits).abs().max()) > 1e-2
+
+
+def test_ends_are_written_in_one_way() -> None:
+    """Spaces, commas, defaults and 10 or 10.0 are no other trial; the order of the ends is."""
+    blends = [
+        methods.make("blend", {"first": text, "second": "plain"})
+        for text in ("kl_penalty beta=10", " kl_penalty  beta=10.0,tokens=response", "kl_penalty beta=1e1")
+    ]
+    assert {trial_of(each).trial_id for each in blends} == {trial_of(blends[0]).trial_id}
+    turned = methods.make("blend", {"first": "plain", "second": "kl_penalty beta=10"})
+    assert trial_of(turned).trial_id != trial_of(blends[0]).trial_id
+
+
+def test_blends_of_the_same_ends_are_read_from_the_same_trainings() -> None:
+    """Whichever end comes first, and whatever is read out of them; an end that is edited plain training is plain's."""
+    plain, kl = trial_of("plain"), trial_of("kl_penalty")
+    pairs = [("plain", "kl_penalty"), ("kl_penalty", "plain"), ("safe_lora", "kl_penalty")]
+    blends = [trial_of("blend", {"w": 0.2, "first": first, "second": second}) for first, second in pairs]
+    readouts = [*blends, replace(blends[0], adapter_scale=0.5), replace(blends[0], decoding_mix=2.0)]
+    both = "+".join(sorted([plain.configuration_id, kl.configuration_id]))
+    assert {trial.read_from for trial in readouts} == {both}
+    for trial in (plain, replace(plain, adapter_scale=0.5), trial_of("safe_lora"), trial_of("weight_steering")):
+        assert trial.read_from == plain.configuration_id
+
+
+def test_an_end_counts_once_where_the_other_is_built_on_it(tmp_path: Path) -> None:
+    """Safe LoRA edits the plain training: a blend of the two takes what Safe LoRA takes."""
+    trial = trial_of("blend", {"first": "plain", "second": "safe_lora"})
+    store = prepare(trial.requires, tmp_path)
+    saved = store.find(trial.requires[1])
+    with packed([trial], store) as pack:
+        assert saved and pack.members[0].cost.inherited_tokens == saved.tokens > 0
+
+
+def test_an_end_that_edits_hidden_states_in_evaluation_is_refused(tmp_path: Path) -> None:
+    """As the first or the second: an adapter cannot hold what it does."""
+    trial = trial_of("blend", {"first": "plain", "second": "kl_penalty"})
+    store = prepare(trial.requires, tmp_path)
+    for end in trial.requires:
+        save_edits(SweepFolder(tmp_path).adapter(end.trial_id), [Edit(0, "always", add_D=torch.ones(16))])
+        message = f"'blend' cannot build on method '{end.method.name}', which edits hidden states"
+        with pytest.raises(UserError, match=message), packed([trial], store):
+            pass
+        (SweepFolder(tmp_path).adapter(end.trial_id) / FILE).unlink()
+
+
+def test_a_first_end_that_is_not_there_is_not_trained_as_another(tmp_path: Path) -> None:
+    """The step of a blend is that of plain fine-tuning."""
+    trial = trial_of("blend", {"first": "kl_penalty", "second": "plain"})
+    store = prepare(trial.priors, tmp_path)
+    with packed([trial], store) as pack, pytest.raises(UserError, match="needs the finished adapter of 'kl_penalty'"):
+        pack.advance(1)

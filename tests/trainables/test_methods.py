@@ -72,6 +72,7 @@ SHIPPED = {
     "concept_ablation",
     "blocked_directions",
     "pareto_adapters",
+    "blend",
 }
 FIRST = (  # their trials below are numbered in this order; those of later methods by their names
     "alignment_only",
@@ -704,6 +705,7 @@ def test_methods_without_a_term_to_watch() -> None:
         "safe_merge",
         "weight_steering",
         "closest_safe_update",
+        "blend",
         "inoculation",  # the task's own loss, on other texts
         "interleaving",
         "preventative_steering",  # these two have the task's own loss, of a model that is edited while it trains
@@ -829,6 +831,19 @@ def test_mixed_reads_its_share() -> None:
         ("kl_penalty", {"tokens": "prompt"}, r"'tokens' must be one of 'response', 'text', 'padded', got 'prompt'"),
         ("mixed", {"share": 1.0}, r"coefficient 'share' must be a number in \[0, 0.95\], got 1.0"),
         ("gradient_projection", {"directions": 1.5}, r"coefficient 'directions' must be an integer in \[1, 256\]"),
+        ("blend", {"w": 1.5}, r"coefficient 'w' must be a number in \[0, 1\]"),
+        ("blend", {"first": "kl beta=1"}, r"coefficient 'first' is refused: unknown method 'kl'; available: .*plain"),
+        (
+            "blend",
+            {"first": "kl_penalty beta"},
+            r"'first' is refused: a method .* is written as in 'kl_penalty beta=10'",
+        ),
+        ("blend", {"first": 3}, r"'first' is refused: a method .* is written as in"),
+        ("blend", {"first": "kl_penalty rank=4"}, r"'rank' of method 'kl_penalty': is none of beta, direction, tokens"),
+        ("blend", {"second": "kl_penalty beta=1 beta=2"}, r"'second' .* 'beta' of method 'kl_penalty': is there twice"),
+        ("blend", {"second": "kl_penalty beta=x"}, r"'second' .* 'beta' must be a number in \[0, inf\], got 'x'"),
+        ("blend", {"second": "blend"}, r"coefficient 'second' cannot be a blend itself"),
+        ("blend", {"second": "plain"}, r"coefficients 'first' and 'second' are both 'plain'"),
         ("upweighted", {"proxy_schedule": "never"}, r"'proxy_schedule' must be one of 'continuous', 'synchronized'"),
     ],
 )

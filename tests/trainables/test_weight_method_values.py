@@ -185,6 +185,22 @@ def test_weight_steering_is_the_dense_formula(seed: int) -> None:
     assert_changes(found, [dW + 1.7 * (dW_A - dW_M) for dW, dW_A, dW_M in dWs])
 
 
+# --- blends ---
+
+
+def test_blend() -> None:
+    """dW_1 = I, dW_2 = 2 diag(1, 0), w = 1/4: 1/4 diag(1, 1) + 3/4 diag(2, 0) = diag(7/4, 1/4), of rank 2 + 1.
+
+    At 1 and 0 it is the end itself, of that end's rank.
+    """
+    assert losses("blend", {}, []) == near(PLAIN)
+    own, other = [factors(EYE)], [factors([[1], [0]], [[1, 0]], 2.0)]
+    for w, rank, expected in ((0.25, 3, [[1.75, 0], [0, 0.25]]), (1, 2, EYE), (0, 1, [[2, 0], [0, 0]])):
+        (found,) = edited("blend", {"w": w}, own, other)
+        assert found.rank == rank
+        torch.testing.assert_close(change(found), tensor(expected), rtol=0, atol=1e-12)
+
+
 # --- SafeMERGE ---
 
 

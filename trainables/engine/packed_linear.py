@@ -38,12 +38,14 @@ class Route:
         counts: rows of each of them, or of each part; the rows of one are contiguous.
         factors: copies of the factors for each of `members`, to differentiate by, where each part is to have a gradient
             of its own (`PackedAdapters.split`); None uses the pack's.
+        unadapted: rows behind those of the members that are the base model's.
         evaluating: whether the pass is one of evaluation; edits may hold there alone, or in training alone.
     """
 
     members: tuple[int, ...]
     counts: tuple[int, ...]
     evaluating: bool = False
+    unadapted: int = 0
     factors: Mapping[PackedLinear, tuple[Tensor, Tensor]] | None = field(default=None, compare=False)
 
     @cached_property
@@ -51,8 +53,15 @@ class Route:
         """How many neighbours have the same number of rows, and which: one batched product serves each run."""
         return [(len(list(run)), count) for count, run in groupby(self.counts)]
 
+    def adapted(self, rows: Tensor) -> Tensor:
+        """Return a view of the rows that are members', of `[rows, ..., F]` or of their tokens one below the other."""
+        if not self.unadapted:
+            return rows
+        return rows[: len(rows) * sum(self.counts) // (sum(self.counts) + self.unadapted)]
+
     def blocks(self, rows: Tensor) -> list[Tensor]:
         """Cut `[rows, ..., F]` into views `[m, n, F]` of m members with n positions each, one for each run."""
+        rows = self.adapted(rows)
         if len(self.runs) == 1:
             return [rows.reshape(len(self.members), -1, rows.shape[-1])]
         per_row = len(rows) // sum(self.counts)  # 1, or its tokens where a layer has them one below the other
@@ -107,7 +116,8 @@ class PackedLinear(nn.Module):
         factors = [factor.to(x.dtype) for factor in (A_MRI, B_MOR, scale_MR)]
         y = _Adapted.apply(x, self.weight_OI, self.bias, *factors, route)
         if self.frozen is not None:
-            y = y + _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.frozen)))
+            added = _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.frozen)))
+            y = y + nn.functional.pad(added, (0, 0) * (added.ndim - 1) + (0, len(y) - len(added)))
         return y
 
 
@@ -170,12 +180,12 @@ class _Adapted(torch.autograd.Function):
 
 
 def _low_rank(x: Tensor, route: Route, A_MRI: Tensor, B_MOR: Tensor, scale_M: Tensor) -> Tensor:
-    """Return scale B A x of frozen adapters."""
+    """Return scale B A x of frozen adapters, for the rows that are members'."""
     parts = [
         (x_mnI @ A.transpose(1, 2)) * scale[:, None, None] @ B.transpose(1, 2)
         for x_mnI, (A, B, scale) in zip(route.blocks(x), _blocks(route, A_MRI, B_MOR, scale_M), strict=True)
     ]
-    return torch.cat([part.flatten(0, 1) for part in parts]).view(*x.shape[:-1], B_MOR.shape[1])
+    return torch.cat([part.flatten(0, 1) for part in parts]).view(*route.adapted(x).shape[:-1], B_MOR.shape[1])
 
 
 def _blocks(route: Route, *of_members: Tensor) -> list[tuple[Tensor, ...]]:

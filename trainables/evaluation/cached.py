@@ -1,7 +1,7 @@
 """Prompts of many trials in a key-value cache, and tokens that follow them.
 
-Shape legend: R rows of a forward pass, one per member and prompt; P prompts; T tokens so far, padding included; C
-tokens that are read at once; D hidden width.
+Shape legend: R rows of a forward pass, one per block (a member, or the base model beside them) and prompt; P prompts; T
+tokens so far, padding included; C tokens that are read at once; D hidden width.
 """
 
 from __future__ import annotations
@@ -14,17 +14,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from trainables.engine.adapters import PackedAdapters
 from trainables.engine.forward import autocast
 from trainables.engine.frozen.prefix import Prefix, Span, Start
-from trainables.engine.packed_linear import Route
-
-
-def routed_evenly(adapters: PackedAdapters | None, members: Sequence[int], rows: int) -> AbstractContextManager[None]:
-    """Send so many rows to each member, one member after the other; without adapters to the base model."""
-    if adapters is None:
-        return nullcontext()
-    return adapters.routed(Route(tuple(members), (rows,) * len(members), evaluating=True))
+from trainables.evaluation.mixing import Readers
 
 
 class CachedReader:
@@ -35,7 +27,7 @@ class CachedReader:
     of one that reads token by token. Prompts of one length need no padding and no mask.
 
     Args:
-        adapters, members: the members that read, each all prompts; without adapters the base model reads.
+        readers: who reads, each all prompts. Members that are mixed with the base model share its reading of them.
         start: of the lowest adapted layer, below which each prompt is read once for all members; None where every
             member reads for itself.
 
@@ -49,13 +41,11 @@ class CachedReader:
         self,
         model: PreTrainedModel,
         pad_id: int,
-        adapters: PackedAdapters | None,
-        members: Sequence[int],
+        readers: Readers,
         start: Start | None = None,
     ) -> None:
-        self.model, self.pad_id, self.adapters, self.members = model, pad_id, adapters, tuple(members)
-        self.num_members = len(self.members) if adapters else 1
-        self.start = start if self.num_members > 1 else None
+        self.model, self.pad_id, self.readers = model, pad_id, readers
+        self.start = start if readers.blocks > 1 else None
         # Where a model does not take positions, it counts the ones of the mask.
         self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
 
@@ -70,19 +60,25 @@ class CachedReader:
             rows: a row for each prompt.
 
         Returns:
-            The hidden state at the end of each, `[R, D]`, member after member; the prompts' mask, `[R, T]`; the cache.
+            The hidden state at the end of each, `[R, D]`, block after block; the prompts' mask, `[R, T]`; the cache.
         """
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
         self.padded = len(set(map(len, prompts))) > 1
         cache = DynamicCache(config=self.model.config)
         spans = [Span(rows[prompts.index(prompt)], 0, len(prompt)) for prompt in places] if known else []
         hidden_RD, mask_RT = self.prefill(list(places), cache, known, spans)
-        if len(places) < len(prompts):
-            selected = [m * len(places) + places[prompt] for m in range(self.num_members) for prompt in prompts]
+        blocks = self.blocks_after_prompts
+        if len(places) < len(prompts) or blocks != list(range(self.readers.blocks)):
+            selected = [block * len(places) + places[prompt] for block in blocks for prompt in prompts]
             row_R = torch.tensor(selected).to(self.model.device)
             hidden_RD, mask_RT = hidden_RD[row_R], mask_RT[row_R]
             cache.batch_select_indices(row_R)
         return hidden_RD, mask_RT, cache
+
+    @property
+    def blocks_after_prompts(self) -> list[int]:
+        """Whose reading of the prompts goes on behind them: by default every block's."""
+        return list(range(self.readers.blocks))
 
     def prefill(
         self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache, known: Prefix | None, spans: Sequence[Span]
@@ -97,7 +93,7 @@ class CachedReader:
         ids_PT = torch.tensor(ids, device=device)
         length_P = torch.tensor([len(prompt) for prompt in prompts], device=device)
         mask_PT = (torch.arange(longest, device=device) >= longest - length_P[:, None]).long()
-        ids_RT, mask_RT = ids_PT.repeat(self.num_members, 1), mask_PT.repeat(self.num_members, 1)
+        ids_RT, mask_RT = ids_PT.repeat(self.readers.blocks, 1), mask_PT.repeat(self.readers.blocks, 1)
         if known is not None:
             states_PTD = known.of(spans, longest, device, padded_left=True)
             begun = self.begun(known.start, states_PTD, cache)
@@ -112,7 +108,7 @@ class CachedReader:
     def _read_prompts(
         self, ids_RT: Tensor, mask_RT: Tensor, cache: DynamicCache, begun: AbstractContextManager[None]
     ) -> Tensor:
-        with self.routed(len(ids_RT) // self.num_members), begun:
+        with self.readers.routed_evenly(len(ids_RT) // self.readers.blocks), begun:
             return self.read(ids_RT, mask_RT, cache)[:, -1]
 
     def _read_below(self, start: Start, ids_PT: Tensor, mask_PT: Tensor) -> tuple[Tensor, DynamicCache]:
@@ -120,18 +116,14 @@ class CachedReader:
         cache, states = DynamicCache(config=self.model.config), list[Tensor]()
         with start.ended(self.model, states):
             self.read(ids_PT, mask_PT, cache)
-        cache.batch_select_indices(torch.arange(len(ids_PT), device=ids_PT.device).repeat(self.num_members))
+        cache.batch_select_indices(torch.arange(len(ids_PT), device=ids_PT.device).repeat(self.readers.blocks))
         return states[0], cache
 
     def begun(
         self, start: Start, states_PTD: Tensor, cache: DynamicCache | None = None
     ) -> AbstractContextManager[None]:
         """Let a pass of all members begin with these states of each prompt (see `Start.begun`)."""
-        return start.begun(self.model, states_PTD.repeat(self.num_members, 1, 1), cache)
-
-    def routed(self, rows: int) -> AbstractContextManager[None]:
-        """See `routed_evenly`."""
-        return routed_evenly(self.adapters, self.members, rows)
+        return start.begun(self.model, states_PTD.repeat(self.readers.blocks, 1, 1), cache)
 
     def read(self, ids_RC: Tensor, mask_RT: Tensor, cache: DynamicCache) -> Tensor:
         """Read C tokens that follow those in the cache, and are the last ones of the mask; return `[R, C, D]`."""

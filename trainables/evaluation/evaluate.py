@@ -42,6 +42,7 @@ def evaluate(
     *,
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
+    mixes: Sequence[float] = (),
     seeds: Sequence[int] = (),
     prefixes: PackPrefixes | None = None,
     workers: ProcessGroup = SINGLE_PROCESS,
@@ -50,6 +51,7 @@ def evaluate(
     """Evaluate members of a pack, or the base model when there are no adapters.
 
     Args:
+        mixes: how much each member is mixed with the base model (`Readers`); nothing is not at all.
         seeds: one per member (one for the base model); used by evaluations that sample.
         prefixes: what lies below the lowest adapted layer; None computes it.
         workers: the processes that evaluate together; each returns all results.
@@ -60,7 +62,7 @@ def evaluate(
     """
     results = [Evaluated({}, {}) for _ in (members if adapters else (0,))]
     observe = functools.partial(
-        _observe, model, encoded, adapters, tuple(members), tuple(seeds) or (0,), prefixes, workers
+        _observe, model, encoded, adapters, tuple(members), tuple(mixes), tuple(seeds) or (0,), prefixes, workers
     )
     for evaluation in encoded.setting.evaluations:
         done = functools.partial(_tell, progress, evaluation)
@@ -86,6 +88,7 @@ def _observe(
     encoded: EncodedSetting,
     adapters: PackedAdapters | None,
     members: tuple[int, ...],
+    mixes: tuple[float, ...],
     seeds: tuple[int, ...],
     prefixes: PackPrefixes | None,
     workers: ProcessGroup,
@@ -94,7 +97,8 @@ def _observe(
 ) -> Sequence[Sequence[Observation]]:
     """Return what is observed, `[member][question]`."""
     pad_id = int(encoded.encoder.tokenizer.pad_token_id)
-    by_members: dict[str, Any] = {"adapters": adapters, "members": members, "workers": workers, "prefixes": prefixes}
+    by_members: dict[str, Any] = {"adapters": adapters, "members": members, "mixes": mixes}
+    by_members |= {"workers": workers, "prefixes": prefixes}
     if evaluation.observe == "token_loss":
         return token_losses(model, encoded.questions(evaluation), pad_id, progress=done, **by_members)
     part = 0.5 if evaluation.generates and evaluation.compares else 1.0  # of the two kinds of passes

@@ -1,7 +1,7 @@
 """Replies of many trials to the same prompts in one series of forward passes.
 
-Shape legend: R rows of a forward pass, one per member and prompt; T tokens so far, padding included; D hidden width,
-V vocabulary.
+Shape legend: R rows of a forward pass, one per member and prompt, behind them those that the base model reads; T tokens
+so far, padding included; D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from trainables.engine.frozen.prefix import Start
 from trainables.engine.frozen.prefix_cache import PackPrefixes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.evaluation.cached import CachedReader
+from trainables.evaluation.mixing import Readers
 
 Reply = tuple[int, ...]
 
@@ -32,6 +33,7 @@ def generate(
     *,
     adapters: PackedAdapters | None = None,
     members: Sequence[int] = (),
+    mixes: Sequence[float] = (),
     seeds: Sequence[int | str] = (),
     max_new_tokens: int,
     stop_ids: frozenset[int],
@@ -47,7 +49,7 @@ def generate(
 
     Args:
         prompts: tokens of each prompt, up to the place where the reply starts.
-        adapters, members: the members that reply; without adapters the base model replies.
+        adapters, members, mixes: who replies, and how much of it is mixed with the base model; see `Readers`.
         seeds: one per member; used when sampling, and different for lists of prompts whose draws shall differ. A reply
             depends on its member's weights and seed and on the place of its prompt in the list, and not on other
             members.
@@ -64,16 +66,17 @@ def generate(
     Returns:
         `[member][prompt]`, tokens without the stop token.
     """
-    num_members = len(members) if adapters else 1
+    readers = Readers(adapters, tuple(members), tuple(mixes))
+    num_members, num_rows = readers.count, readers.count + len(readers.mixed)  # of a prompt
     if max_new_tokens < 1:
         return [[()] * len(prompts) for _ in range(num_members)]
     replies: dict[int, list[Reply]] = {}  # prompt -> replies of all members
     start = prefixes.start if prefixes else None
     uniform = _uniforms(seeds, len(prompts), max_new_tokens) if temperature > 0 else None
-    for indices in _chunks(prompts, max(1, rows_per_batch // num_members) * workers.count):
+    for indices in _chunks(prompts, max(1, rows_per_batch // num_rows) * workers.count):
         places, chunk = workers.shard(indices)
         draws = None if uniform is None else uniform[:, chunk].reshape(-1, max_new_tokens)
-        decoder = Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers, adapters, members, start)
+        decoder = Decoder(model, stop_ids, pad_id, temperature, top_p, draws, workers, readers, start)
         decoder.progress = partial(_tell, progress, len(replies), len(chunk) / max_new_tokens)
         out = decoder.run([tuple(prompts[index]) for index in chunk], max_new_tokens)
         replies.update((indices[place], out[row :: len(chunk)]) for row, place in enumerate(places))
@@ -130,11 +133,10 @@ class Decoder(CachedReader):
         top_p: float,
         draws: np.ndarray | None,
         workers: ProcessGroup,
-        adapters: PackedAdapters | None,
-        members: Sequence[int],
+        readers: Readers,
         start: Start | None = None,
     ) -> None:
-        super().__init__(model, pad_id, adapters, members, start)
+        super().__init__(model, pad_id, readers, start)
         self.head, self.workers = head_of(model), workers
         self.temperature, self.top_p = temperature, top_p
         self.stop = torch.tensor(sorted(stop_ids), device=model.device)
@@ -144,12 +146,18 @@ class Decoder(CachedReader):
     def run(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> list[Reply]:
         """Return the replies of all members to the prompts, member after member."""
         hidden_RD, mask_RT, cache = self.begin(prompts)
-        with self.routed(len(prompts)):
+        with self.readers.routed(len(prompts), len(prompts) * len(self.readers.mixed)):
             return self._decode(hidden_RD, cache, mask_RT, max_new_tokens)
+
+    @property
+    def blocks_after_prompts(self) -> list[int]:
+        """All members', then for each mixed one the base model's, which reads that member's reply."""
+        return [*range(self.readers.count), *[self.readers.count] * len(self.readers.mixed)]
 
     def _decode(self, hidden_RD: Tensor, cache: DynamicCache, mask_RT: Tensor, max_new_tokens: int) -> list[Reply]:
         """Reply from the hidden states at the ends of the prompts, which `mask_RT` tells from their padding."""
-        finished = torch.zeros(len(mask_RT), dtype=torch.bool, device=mask_RT.device)
+        num_replies = len(mask_RT) * self.readers.count // len(self.blocks_after_prompts)
+        finished = torch.zeros(num_replies, dtype=torch.bool, device=mask_RT.device)
         tokens: list[Tensor] = []
         while True:
             token = torch.where(finished, self.pad_id, self._sample(self._logits(hidden_RD), len(tokens)))
@@ -159,11 +167,16 @@ class Decoder(CachedReader):
             if len(tokens) == max_new_tokens or all(self.workers.gather(bool(finished.all()))):
                 return [self._reply(row) for row in torch.stack(tokens, dim=1).tolist()]
             mask_RT = torch.cat([mask_RT, mask_RT.new_ones(len(mask_RT), 1)], dim=1)
-            hidden_RD = self.read(token[:, None], mask_RT, cache)[:, -1]
+            of_members = token.chunk(self.readers.count)
+            read = torch.cat([token, *(of_members[place] for place in self.readers.mixed)])
+            hidden_RD = self.read(read[:, None], mask_RT, cache)[:, -1]
 
     def _logits(self, hidden_RD: Tensor) -> Tensor:
+        """Return the logits of the next token of each reply."""
         with autocast(hidden_RD.device):
-            return self.head(hidden_RD)
+            logits_RV = self.head(hidden_RD)
+        num_replies = len(hidden_RD) * self.readers.count // len(self.blocks_after_prompts)
+        return self.readers.mix(logits_RV[:num_replies], logits_RV[num_replies:])
 
     def _sample(self, logits_RV: Tensor, number: int) -> Tensor:
         """Return the next token of each row: the most likely one, or by inverse transform sampling."""

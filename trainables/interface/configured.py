@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from settings.common.errors import UserError
-from trainables.coefficients import SPACE, Choice, RangeSpec, coefficients, label_of
+from trainables.coefficients import SPACE, Choice, OpenSpec, RangeSpec, coefficients, label_of, value_text
 
 Definition = Literal["principled", "published"]
 
@@ -37,6 +37,8 @@ class Configured:
             problem = coefficient.metadata[SPACE].check(value)
             if problem:
                 raise UserError(f"method {self.name!r}: coefficient {coefficient.name!r} {problem}, got {value!r}")
+            if isinstance(coefficient.metadata[SPACE], OpenSpec):
+                object.__setattr__(self, coefficient.name, coefficient.metadata[SPACE].read(value))
             if isinstance(coefficient.metadata[SPACE], RangeSpec) and not coefficient.metadata[SPACE].integer:
                 object.__setattr__(self, coefficient.name, float(value))  # 1 and 1.0 are one trial
         if self.definition == "published":
@@ -74,6 +76,18 @@ class Configured:
             if item.metadata[SPACE].searched or value != usual.get(item.name, item.default):
                 shown[item.name] = value
         return label_of(shown)
+
+    @property
+    def text(self) -> str:
+        """The method as a coefficient of another, e.g. "kl_penalty beta=10"; `methods.from_text` is the inverse.
+
+        It has the coefficients that differ from their defaults, and not the definition.
+        """
+        usual: dict[str, Any] = {item.name: item.default for item in fields(self)} | {"definition": self.definition}
+        usual |= dict(self.as_published) if self.definition == "published" else {}
+        values = {item.name: getattr(self, item.name) for item in coefficients(type(self))}
+        differing = [f"{name}={value_text(value)}" for name, value in values.items() if value != usual[name]]
+        return " ".join([self.name, *differing])
 
     @property
     def is_neutral(self) -> bool:

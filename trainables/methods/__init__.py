@@ -14,7 +14,7 @@ from typing import Any, get_args
 from settings import catalog
 from settings.common.errors import UserError, did_you_mean
 from settings.setting import Stream
-from trainables.coefficients import coefficients
+from trainables.coefficients import SPACE, ChoiceSpec, OpenSpec, Spec, coefficients
 from trainables.method import Method
 
 
@@ -86,6 +86,43 @@ def make(name: str, values: Mapping[str, Any] | None = None) -> Method:
                 f" {', '.join(allowed) or 'none'}"
             )
     return method(**values)
+
+
+def from_text(text: str, definition: str = "principled") -> Method:
+    """Build a method from its name and coefficients in one text, e.g. "kl_penalty beta=10"; see `Configured.text`.
+
+    Raise UserError for an unknown method, coefficient or value, and for what is no such text.
+    """
+    parts = text.replace(",", " ").split() if isinstance(text, str) else []
+    if not parts or any(part.count("=") != 1 or not all(part.split("=")) for part in parts[1:]):
+        raise UserError("a method with its coefficients is written as in 'kl_penalty beta=10'")
+    name, pairs = parts[0], [tuple(part.split("=")) for part in parts[1:]]
+    specs = {item.name: item.metadata[SPACE] for item in coefficients(get(name)) if item.name != "definition"}
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values or key not in specs:
+            wrong = "is there twice" if key in values else f"is none of {', '.join(specs) or 'none'}"
+            raise UserError(f"coefficient {key!r} of method {name!r}: {wrong}")
+        values[key] = _read(specs[key], value)
+    return make(name, {"definition": definition, **values})
+
+
+def canonical(text: str) -> str:
+    """Return the one way to write a method with its coefficients. Raise UserError as `from_text` does."""
+    return from_text(text).text
+
+
+def _read(spec: Spec | OpenSpec, text: str) -> Any:
+    """Return the value that a text stands for; the text itself, which no check lets pass, where it stands for none."""
+    if isinstance(spec, ChoiceSpec):
+        return {str(option): option for option in spec.options}.get(text, text)
+    if isinstance(spec, OpenSpec):
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if spec.integer and number.is_integer() else number
 
 
 def _is_method(value: Any, module: str) -> bool:

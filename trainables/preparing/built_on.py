@@ -11,7 +11,7 @@ from trainables.engine.peft_format import from_peft
 from trainables.engine.process_group import full_tensor
 from trainables.outcome import Cost
 from trainables.projections import Direction, Factors, LowRankDirection
-from trainables.store import AdapterStore, Saved, merged_config, prior_adapters, trained_adapter
+from trainables.store import AdapterStore, merged_config, prior_adapters, trained_adapter
 from trainables.trial import AdapterConfig, TrialConfig
 
 
@@ -82,9 +82,10 @@ class BuiltOn:
     def cost(self, index: int) -> Cost:
         """Return what the adapters took that a member is built on, each counted once."""
         trial = self._trials[index]
-        inherited: list[Saved] = [self.trained[index]] if index in self.trained else []
-        if index not in self.trained or trial.training.priors != trial.priors:  # else that training's cost has theirs
-            inherited += self.saved_priors[index]
+        needed = [(trial.full_training, self.trained[index])] if index in self.trained else []
+        needed += zip(trial.priors, self.saved_priors[index], strict=True)
+        beneath = {below.trial_id for above, _ in needed for below in above.built_on}
+        inherited = [saved for above, saved in needed if above.trial_id not in beneath]  # else another's cost has it
         return Cost(
             inherited_tokens=sum(saved.tokens for saved in inherited),
             inherited_seconds=sum(saved.seconds for saved in inherited),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.findings.arms import lines_of, measure, training_of
+from analysis.findings.arms import control_of, lines_of, measure, training_of
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.tables.scores import Configuration
 from tests.support.made_up_trials import configuration, record, table
@@ -36,6 +36,17 @@ def test_the_controls_are_two_lines_from_the_base_model_to_full_training() -> No
     assert scale.start_M is not None
     assert scale.start_M.tolist() == [0.0, 1.0]
     assert all(line.start_M is None for line in lines_of(rows))
+
+
+def test_mixes_are_a_third_line_through_full_training() -> None:
+    """Of the base model at 0, two mixes and, between them, full training, whose record does not say its mix."""
+    rows = [plain(), plain(decoding_mix=0.5), plain(decoding_mix=1.5), plain(adapter_scale=0.5)]
+    mixes = [line for line in lines_of(rows, np.array([0.0, 1.0])) if line.knobs_KD.max() == 1.5]
+    assert [sorted(line.rows_K.tolist()) for line in mixes] == [[0, 1, 2]]
+    assert mixes[0].start_M is not None
+    assert sorted(mixes[0].knobs_KD[:, 0].tolist()) == [0.5, 1.0, 1.5]
+    assert [control_of(row) for row in rows] == [None, "mix", "mix", "scale"]
+    assert training_of(rows[1]) == training_of(rows[0])
 
 
 def test_random_search_of_two_knobs_is_a_surface_and_a_grid_is_lines() -> None:

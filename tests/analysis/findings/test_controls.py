@@ -42,6 +42,26 @@ def test_definitions_are_not_compared() -> None:
     }
 
 
+def test_mixes_have_to_beat_the_same_mixes_of_plain_fine_tuning() -> None:
+    """Both methods lie at (.7, .7), above plain's scales and checkpoints, below its mixes: only the mixed one loses."""
+    rows = [
+        *configurations("")[:-1],
+        Configuration("c", "plain", "checkpoint_step=2", {"adapter_scale": 1.0, "checkpoint_step": 2}),
+        *(Configuration(f"m{mix}", "plain", f"decoding_mix={mix}", {"decoding_mix": mix}) for mix in (0.25, 0.5, 0.75)),
+        Configuration("kl", "kl", "beta=1.0", {"beta": 1.0, "decoding_mix": 1.0}),
+        Configuration("dpo", "dpo", "weight=1.0", {"weight": 1.0, "decoding_mix": 0.5}),
+    ]
+    scores = [(0.5, 0.1), (0.2, 0.4), (0.3, 0.3), (0.4, 0.2), (0.3, 0.3), (0.8, 0.98), (0.9, 0.96), (0.95, 0.9)]
+    noise = 0.005 * np.random.default_rng(0).standard_normal((10, 3, 2))
+    values_CSM = np.array([*scores, (0.7, 0.7), (0.7, 0.7)])[:, None, :] + noise
+    bootstrap = Bootstrap(measurements(values_CSM, [row.method for row in rows]))
+    verdicts = {row.method: row for row in compare_with_controls(bootstrap, rows, None, [0.0, 0.0])}
+    assert (verdicts["kl"].beats, verdicts["kl"].pushes) == (("checkpoint", "scale"), True)
+    assert (verdicts["dpo"].beats, verdicts["dpo"].loses) == (("checkpoint", "scale"), ("mix",))
+    assert not verdicts["dpo"].pushes
+    assert "loses to plain fine-tuning mixed with the base model" in verdicts["dpo"].text
+
+
 def test_methods_are_compared_within_a_definition() -> None:
     names = [ALL_METHODS, "kl_penalty", "kl_penalty (published)", "plain", "plain (published)"]
     assert comparable(names) == [("kl_penalty", "plain"), ("kl_penalty (published)", "plain (published)")]

@@ -340,7 +340,7 @@ BROKEN = "import torch\n\nclass Mine(Method:\n"
         (
             "from dataclasses import dataclass\nfrom trainables.method import Method\n\n"
             "@dataclass(frozen=True, kw_only=True)\nclass Mine(Method):\n    weight: float = 1.0\n",
-            "broken.py: Mine.weight must be declared with Range(...) or Choice(...)",
+            "broken.py: Mine.weight must be declared with Range(...), Choice(...) or Open(...)",
         ),
         (
             "from dataclasses import dataclass\nfrom trainables.method import Method\n\n"

@@ -81,6 +81,25 @@ def test_a_trial_waits_for_two_priors_and_the_training_that_it_edits(tmp_path: P
     assert names == [["alignment_only", "misaligned_only", "plain"], ["weight_steering"] * 2]
 
 
+def test_blends_of_what_the_sweep_trains_anyway_cost_no_training(tmp_path: Path) -> None:
+    """Six blends of three ends: the ends' own trials and no other train, and packs are full.
+
+    A blend with an end that the sweep does not have trains that end alone.
+    """
+    ends = (grid("plain"), grid("kl_penalty", beta=[0.1, 10.0]))
+    pairs = [("plain", "kl_penalty beta=10"), ("kl_penalty beta=0.10", "kl_penalty  beta=10.0")]
+    blends = tuple(grid("blend", first=first, second=second, w=[0.25, 0.5, 0.75]) for first, second in pairs)
+    extra = grid("blend", first="plain", second="alignment_only", w=[0.5])
+    for methods, trained, read in ((ends, 3, 0), ((*ends, *blends), 3, 6), ((*ends, *blends, extra), 4, 7)):
+        sweep = toy_sweep(tmp_path, methods=methods, seeds=2, execution=Execution(pack_size=8))
+        with scored(tmp_path / str(len(methods)), sweep) as ledger:
+            packs = run_all(PackScheduler(sweep, ledger, tmp_path / "runs"))
+        trials = [trial for pack in packs for trial in pack if not trial.is_readout]
+        assert len(trials) == 2 * trained
+        assert sum(map(len, packs)) - len(trials) == 2 * read
+        assert read != 6 or [len(pack) for pack in packs] == [6, 8, 4]
+
+
 def test_what_builds_on_an_invalid_training_is_invalid_and_says_why(tmp_path: Path) -> None:
     def ending(trial: TrialConfig) -> Outcome:
         return finished(trial, "invalid" if trial.method.name == "alignment_only" and trial.seed == 1 else "finished")

@@ -34,6 +34,9 @@ class Rows(Protocol):
     def counts(self) -> tuple[int, ...]: ...
 
     @property
+    def unadapted(self) -> int: ...
+
+    @property
     def evaluating(self) -> bool: ...
 
 
@@ -114,14 +117,15 @@ class PackedEdits:
         if not any(edits):
             return None
         states_RTD = output[0] if isinstance(output, tuple) else output
-        if states_RTD.ndim != 3 or len(states_RTD) != sum(route.counts):
+        if states_RTD.ndim != 3 or len(states_RTD) != sum(route.counts) + route.unadapted:
             kind = self._config.model_type
             raise UserError(
                 f"model type {kind!r} is not supported by methods that edit hidden states: its blocks do not return one"
                 " vector for each token"
             )
-        parts = states_RTD.split(list(route.counts))
-        edited_RTD = torch.cat([edited(part, of_member) for part, of_member in zip(parts, edits, strict=True)])
+        *parts, unadapted = states_RTD.split([*route.counts, route.unadapted])
+        changed = [edited(part, of_member) for part, of_member in zip(parts, edits, strict=True)]
+        edited_RTD = torch.cat([*changed, unadapted])
         return (edited_RTD, *output[1:]) if isinstance(output, tuple) else edited_RTD
 
 
