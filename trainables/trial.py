@@ -16,6 +16,7 @@ from settings.reference import SettingRef
 from settings.setting import Setting
 from trainables import methods
 from trainables.coefficients import ChoiceSpec, OpenSpec, RangeSpec, Spec
+from trainables.interface.requirements import instructions_of, require
 from trainables.method import BatchSizes, Method
 
 # Part of every trial's identity. Raise it when the same configuration would give other numbers than before, so that
@@ -412,35 +413,6 @@ def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **ov
         "instructions": setting.instructions,
     }
     return TrialConfig(setting=ref, data=setting.fingerprint(), method=method, seed=seed, **(values | overrides))
-
-
-def require(setting: Setting, method: Method) -> None:
-    """Raise UserError when the method, or what it builds on, needs something that the setting does not have."""
-    for stream in (*method.streams, *method.prepared_streams):
-        if stream not in setting.streams:
-            raise UserError(f"method {method.name!r} needs {stream} rows, and setting {setting.name!r} has none")
-    for name in instructions_of(method):
-        if name not in setting.instructions:
-            raise UserError(
-                f"method {method.name!r} needs the instruction {name!r}, and setting {setting.name!r} has"
-                f" {', '.join(setting.instructions) or 'none'}; rows of your own get theirs by option 'instructions'"
-            )
-    for needed in (method.trained_as, *method.priors):
-        if needed != method:
-            require(setting, needed)
-    if method.needs_pretrained and not setting.base_model.pretrained:
-        raise UserError(
-            f"method {method.name!r} needs the pretrained model that the base model was tuned from, and setting"
-            f" {setting.name!r} names none"
-        )
-
-
-def instructions_of(method: Method) -> list[str]:
-    """Return the names of the instructions that a method, or what it builds on, puts before rows."""
-    rewritings = [method.rewriting(stream) for stream in (*method.streams, *method.prepared_streams)]
-    names = [each.instruction for each in rewritings if each and each.instruction and each.share > 0]
-    built_on = [needed for needed in (method.trained_as, *method.priors) if needed != method]
-    return sorted({*names, *(name for needed in built_on for name in instructions_of(needed))})
 
 
 def base_id(setting: Setting) -> str:

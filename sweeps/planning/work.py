@@ -262,4 +262,8 @@ def trial_work(
         each.name: evaluation_work(shape, each, tokens.questions[each.name], rank, members, upper)
         for each in setting.evaluations
     }
+    if trial.decoding_mix != 1.0:  # the base model reads the same in the same passes
+        for each in setting.evaluations:
+            base = evaluation_work(shape, each, tokens.questions[each.name], 0, members, upper)
+            scoring[each.name] += replace(base, calls=0, reply_calls=0, replies=0)
     return TrialWork(training_work(shape, trial, tokens, members, rows_per_forward, cached), scoring)

@@ -475,6 +475,7 @@ def test_methods_without_a_neutral_value() -> None:
         "misaligned_only",
         "orthogonal_lora",
         "kl_constraint",
+        "blend",
         "proximal_sft",
         "dark_experience",
         "anchored_sft",

@@ -21,6 +21,7 @@ from tests.support.tiny import prepare, tiny_base, tiny_model, tiny_setting, tin
 from trainables import methods
 from trainables.bases.load_base import load_base
 from trainables.engine.base import tuning_directions
+from trainables.engine.frozen.prefix_cache import PrefixCache
 from trainables.engine.packed_linear import Route
 from trainables.evaluation.evaluate import evaluate
 from trainables.folder import SweepFolder
@@ -344,3 +345,46 @@ def test_base_stays_as_it_was(tmp_path: Path) -> None:
     pack.detach()
     assert before.keys() == base.model.state_dict().keys()
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
+
+
+# --- many readouts in one pack ---
+
+
+def test_readouts_of_two_trainings_are_one_pack_that_reads_what_lies_below_once(tmp_path: Path) -> None:
+    """A checkpoint, a scale, two mixes and a blend, adapted in the last of two layers.
+
+    Below, each prompt of the six questions and each of the six rows passes once for all; above, once for each of five
+    members and once for the base model, with which two of them are mixed. The reply's tokens after the first pass by
+    themselves: one row for each question of the five members and of the two readings of the base model.
+    """
+    layers = {"adapter": AdapterConfig(rank=2, alpha=4.0, layers="last 1")}
+    whole = trial_of("plain", **layers)
+    blend = tiny_trial(methods.make("blend", {"w": 0.5}), max_length=16, **layers)
+    readouts = [replace(whole, **{name: value}) for name, value in READ]  # type: ignore[arg-type]
+    trials = [*readouts, blend]
+    store = prepare([*blend.requires, *readouts[:1]], tmp_path)
+    pack = Pack(
+        tiny_base(), tiny_setting(), trials, torch.float64, store=store, prefixes=PrefixCache(tmp_path / "prefixes")
+    )
+    assert pack.steps == 0
+    passes: dict[int, list[tuple[int, int]]] = {0: [], 1: []}
+    for number, seen in passes.items():
+        block = pack.base.model.base_model.layers[number]
+        block.input_layernorm.register_forward_pre_hook(
+            lambda module, inputs, seen=seen: seen.append(tuple(inputs[0].shape[:2]))
+        )
+    together = pack.finish(SweepFolder(tmp_path / "together")).outcomes
+    pack.detach()
+    members, questions = len(trials), 6
+    prompts, rows = ([shape for shape in passes[number] if shape[1] > 1] for number in (0, 1))
+    assert sum(count for count, _ in prompts) == 2 * questions
+    assert sorted(count for count, _ in rows) == [(members + 1) * questions] * 2
+    assert {count for number in (0, 1) for count, width in passes[number] if width == 1} == {(members + 2) * questions}
+    for trial, outcome in zip(trials, together, strict=True):
+        with packed(trial, store) as alone:
+            (expected,) = alone.finish(SweepFolder(tmp_path / trial.trial_id)).outcomes
+        for name, score in expected.scores.items():
+            assert outcome.scores[name].mean == pytest.approx(score.mean, abs=1e-9)
+
+
+READ = [("checkpoint_step", 12), ("adapter_scale", 0.5), ("decoding_mix", 0.5), ("decoding_mix", 1.5)]

@@ -25,8 +25,9 @@ class Blend(Method):
 
     Coefficients:
         w: share of the first; 1 is the first end, 0 the second.
-        first, second: the two ends, each a method with those of its coefficients that are not the default, as in
-            "plain" or "kl_penalty beta=10". Both have the blend's definition and adapter.
+        first: one end, a method with those of its coefficients that are not the default, as in "plain" or "kl_penalty
+            beta=10". It has the blend's definition and adapter.
+        second: the other end, alike.
 
     Averages two rewards' policies in the paper; here the ends are any two configurations.
     """

@@ -10,7 +10,7 @@ from settings.example import Example
 from settings.setting import Evaluation, Score
 from sweeps.planning.speed import CALL_SECONDS, OVERHEAD, REPLY_SECONDS, STEP_SECONDS, Speed, measure
 from sweeps.planning.tokens import CaseTokens, Lengths
-from sweeps.planning.work import Work, evaluation_work, own_replies_work, step_work, training_work
+from sweeps.planning.work import Work, evaluation_work, own_replies_work, step_work, training_work, trial_work
 from tests.support.tiny import tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine.memory import ModelShape
@@ -98,6 +98,20 @@ def test_the_reference_is_asked_twice_and_then_kept() -> None:
 
 def test_a_readout_trains_nothing() -> None:
     assert training_work(SHAPE, replace(trial("plain"), adapter_scale=0.5), TOKENS) == Work()
+
+
+def test_a_mix_is_scored_with_the_base_model_beside_it() -> None:
+    """In the same passes: what an adapter of rank 0 would read and reply, and no call more."""
+    setting = tiny_setting()
+    lengths = {each.name: Lengths(((6, 2),)) for each in setting.evaluations}
+    plain, tokens = trial("plain"), replace(TOKENS, questions=lengths)
+    alone, mixed = (trial_work(SHAPE, setting, each, tokens) for each in (plain, replace(plain, decoding_mix=2.0)))
+    assert mixed.training == Work()
+    for each in setting.evaluations:
+        base = evaluation_work(SHAPE, each, lengths[each.name])
+        one, two = alone.scoring[each.name], mixed.scoring[each.name]
+        assert (two.reading, two.replying) == (one.reading + base.reading, one.replying + base.replying)
+        assert (two.calls, two.reply_calls, two.replies) == (one.calls, one.reply_calls, one.replies)
 
 
 def rows(observe: str, number: int = 3, **options: int) -> Evaluation:
