@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from settings.common.errors import UserError
 from settings.setting import Stream
 from trainables.coefficients import Choice
 from trainables.interface.configured import Configured
@@ -58,6 +60,7 @@ class Step:
         prepared: what the method computed before training (`Method.prepare`).
         state: what the method carries from step to step (`Method.initial_state`), as the step before left it.
         directions: as `Trained` has them; empty unless the method declares `weights`.
+        gates: what `Method.gates` drew for this step.
         recorded: detached values for curves; filled by `record`.
         kept: what `keep` sets.
     """
@@ -69,6 +72,7 @@ class Step:
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
     directions: Sequence[Direction] = ()
+    gates: Sequence[float] = ()
     recorded: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
 
@@ -147,6 +151,10 @@ class Method(Configured):
         num_row_groups(stream): how many groups of a stream's rows have a gradient that is not simply added.
         combine(gradients): what the optimizer gets.
         transform_update(update, gradients): what is stepped along.
+
+    Gates:
+        gates(rank, random): what each rank of the adapter is multiplied by in a step.
+        rank_multiple: what the adapter's rank must be a multiple of.
 
     Before training:
         prepare(preparation): what is computed once, from whole streams, before the first step.
@@ -229,6 +237,27 @@ class Method(Configured):
             gradients: as `combine` sees them.
         """
         return update
+
+    # --- gates ---
+
+    rank_multiple: ClassVar[int] = 1
+    """What the adapter's rank must be a multiple of."""
+
+    def check_rank(self, rank: int) -> None:
+        """Refuse a rank that the method cannot divide. Raise UserError."""
+        if rank % self.rank_multiple:
+            what = f"must be a multiple of {self.rank_multiple} for method {self.name!r}"
+            raise UserError(f"adapter option 'rank' {what}, got {rank}")
+
+    def gates(self, rank: int, random: Random) -> Sequence[float]:
+        """Return what each rank of the adapter is multiplied by in a step; empty, the rule, leaves it as it is.
+
+        They hold in the passes of training alone; `finalize` says what the adapter is in evaluation.
+
+        Args:
+            random: seeded by the trial's seed and the number of the step, so that all configurations draw alike.
+        """
+        return ()
 
     # --- before training ---
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import torch
 from torch import Tensor
@@ -235,6 +236,7 @@ class PackTraining:
         outputs = self._known.outputs(trial) if step >= ASKED_STEPS else {}
         checked = step == trial.optimizer.moves_after
         method, member = trial.method, self.members[index]
+        gates = method.gates(trial.adapter.rank, Random(f"{trial.seed}/gates/{step}"))
         return MemberStep(
             method,
             rows,
@@ -246,6 +248,7 @@ class PackTraining:
             self.prepared[index],
             member.state,
             directions=self.directions(index) if method.weights else (),
+            gates=gates,
         )
 
     def progress(self) -> dict[str, dict[str, float]]:

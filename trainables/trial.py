@@ -256,6 +256,7 @@ class TrialConfig:
         for name in ("steps", "batch_size", "alignment_batch_size", "max_length"):
             checks.integer(f"trial option {name!r}", getattr(self, name), 1)
         checks.integer("adapter option 'rank'", self.adapter.rank, 1)
+        self.method.check_rank(self.adapter.rank)
         if self.method.definition == "published":
             object.__setattr__(self, "optimizer", self.optimizer.as_published())
         for name in ("adapter_scale", "decoding_mix"):

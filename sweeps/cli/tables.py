@@ -122,6 +122,7 @@ _HOOKS = {
     "rewriting": "rewritten rows; evaluation rows stay as they are",
     "prepare": "a pass over whole streams before training, computed once and kept",
     "rows_read": "a choice among the rows of a stream",
+    "gates": "an even rank of the adapter, whose parts are weighted anew at each step",
     "edits": "an edit of the forward pass; a PEFT checkpoint cannot hold it, and it is kept beside",
     "num_row_groups": "a gradient for each of several losses",
     "initial_state": "a state that is carried from step to step, and kept in checkpoints",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -70,6 +71,7 @@ SHIPPED = {
     "preventative_steering",
     "concept_ablation",
     "blocked_directions",
+    "pareto_adapters",
     "blend",
 }
 FIRST = (  # their trials below are numbered in this order; those of later methods by their names
@@ -108,7 +110,9 @@ def trial_of(name: str, definition: Definition = "principled", **values: Any) ->
     """A method's trial; definitions and neighbouring methods differ in seed, learning rate and rank."""
     number = number_of(name, definition)
     method = methods.make(name, {"definition": definition, **values})
-    return small(method, seed=number % 3, rank=1 + number % 4, learning_rate=(5e-3, 1e-2)[number % 2])
+    rank = 1 + number % 4
+    rank += -rank % method.rank_multiple
+    return small(method, seed=number % 3, rank=rank, learning_rate=(5e-3, 1e-2)[number % 2])
 
 
 def small(method: Method, *, rank: int = 4, **values: Any) -> TrialConfig:
@@ -361,7 +365,10 @@ def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[...
             policy[stream], rest = forward(stream, rest[:count]), rest[count:]
         adapter = [Factors(A, B, 2.0) for A, B in zip(rest[::2], rest[1::2], strict=True)]
         state = method.initial_state(drawn[0])
-        return Step(policy, reference, adapter, priors, prepared=prepared, state=state, directions=directions)
+        gates = method.gates(4, Random(seed))
+        return Step(
+            policy, reference, adapter, priors, prepared=prepared, state=state, directions=directions, gates=gates
+        )
 
     return [leaf.requires_grad_() for leaf in leaves], build
 
@@ -472,6 +479,7 @@ def test_methods_without_a_neutral_value() -> None:
         "proximal_sft",
         "dark_experience",
         "anchored_sft",
+        "pareto_adapters",
     }
 
 

@@ -320,6 +320,34 @@ def test_the_neutral_edit_is_none(name: str, values: dict[str, Any]) -> None:
     assert all(new is old for new, old in zip(found, own, strict=True))
 
 
+# --- adapters that gates weigh ---
+
+
+def test_pareto_adapters() -> None:
+    """At s = 1/4 and weight 2: 3/4 CE(task) + 1/4 * 2 * alignment.
+
+    KL of (1/4, 3/4) to (1/2, 1/2) = 3/4 log 3 - log 2; CE of token 0 at 1/4 = log 4. The finished adapter of rank 2,
+    B = [b_T, b_A] with scale 3, A = 1: W + 2 (3/4) 3 b_T + 2 (1/4) 3 b_A, column by column; in the conditioned form of
+    rank 3 the first column stays. At 1/2 nothing changes.
+    """
+    for alignment, value in (("kl", 0.75 * math.log(3) - math.log(2)), ("cross_entropy", math.log(4))):
+        method = methods.make("pareto_adapters", {"weight": 2.0, "alignment": alignment})
+        streams = {"task": forward(*TASK), "alignment": forward([QUARTER], [0])}
+        step = Step(streams, {"alignment": forward([HALF], [0])}, gates=(1.5, 0.5))  # type: ignore[arg-type]
+        assert [float(loss) for loss in method.losses(step)] == near(0.75 * CE_TASK + 0.5 * value)
+        assert float(step.recorded["alignment"]) == pytest.approx(value, abs=1e-12)
+    own = factors(((1.0, 10.0), (2.0, 20.0)), scale=3.0)
+    for share, expected in ((0.25, [[4.5, 15.0], [9.0, 30.0]]), (0.0, [[6, 0], [12, 0]]), (1.0, [[0, 60], [0, 120]])):
+        (found,) = methods.make("pareto_adapters", {"share": share}).finalize(Trained([own]))
+        torch.testing.assert_close(change(found), tensor(expected), rtol=0, atol=1e-12)
+        assert (found.rank, found.scale) == (2, 3.0)
+    (same,) = methods.make("pareto_adapters").finalize(Trained([own]))
+    assert torch.equal(same.B_OR, own.B_OR)
+    wide = factors(((1.0, 10.0, 100.0),), A=torch.eye(3).tolist())
+    (found,) = methods.make("pareto_adapters", {"share": 0.25, "form": "conditioned"}).finalize(Trained([wide]))
+    assert change(found).tolist() == [[1.0, 15.0, 50.0]]
+
+
 @pytest.mark.parametrize("name", ["safe_merge", "closest_safe_update"])
 def test_without_directions_there_is_nothing_to_say(name: str) -> None:
     nothing = [layer.times(0.0) for layer in drawn(1)]

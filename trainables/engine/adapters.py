@@ -71,7 +71,7 @@ class PackedAdapters:
         blocks = block_numbers(model)
         self.first_block = min(blocks.get(name, 0) for name in bases)
         device = next(iter(bases.values())).weight.device
-        self.scale_K = torch.tensor([config.scale for config in configs], dtype=dtype, device=device)
+        self.scale_KR = torch.tensor([[config.scale] for config in configs], dtype=dtype, device=device)
         sizes = [self.rank * features for base in bases.values() for features in sizes_of(base)]
         self.theta_KP = torch.zeros(self.num_members, sum(sizes), dtype=dtype, device=device)
         views = iter(self.theta_KP.split(sizes, dim=1))
@@ -122,7 +122,7 @@ class PackedAdapters:
         rank = max((factors.rank for by_place in frozen.values() for factors in by_place.values()), default=0)
         for place, layer in enumerate(self.layers.values()):
             held = {member: by_place[place] for member, by_place in frozen.items() if place in by_place}
-            layer.frozen = _stacked(layer, self.scale_K, held, rank) if frozen else None
+            layer.frozen = _stacked(layer, held, rank) if frozen else None
 
     def attach_edits(self, edits: Mapping[int, Sequence[Edit]]) -> None:
         """Edit the hidden states of members' rows: member -> edits. Raise ValueError for one that cannot be made."""
@@ -141,7 +141,7 @@ class PackedAdapters:
 
     def split(self, route: Route) -> Route:
         """Return the route with factors of its own for each part, so that each part has a gradient of its own."""
-        index = torch.tensor(route.members).to(self.scale_K.device, non_blocking=True)
+        index = torch.tensor(route.members).to(self.theta_KP.device, non_blocking=True)
         factors = {
             layer: (layer.A_KRI.detach()[index].requires_grad_(), layer.B_KOR.detach()[index].requires_grad_())
             for layer in self.layers.values()
@@ -286,13 +286,30 @@ class PackedAdapters:
         save_peft(directory, list(layers), adapter, config, base_model, stack, transposed=transposed)
 
 
-def _stacked(
-    layer: PackedLinear, scale_K: Tensor, adapters: Mapping[int, Factors], rank: int
-) -> tuple[Tensor, Tensor, Tensor]:
+@contextmanager
+def gated(adapters: PackedAdapters, gates: Mapping[int, Sequence[float]]) -> Iterator[None]:
+    """Multiply ranks of members' own adapters in passes inside: member -> a factor for each of its ranks.
+
+    Where there are no gates, nothing is computed that would not be otherwise.
+    """
+    scale_K1 = adapters.scale_KR
+    if gates:
+        gates_KR = torch.ones(adapters.num_members, adapters.rank, dtype=adapters.dtype)
+        for member, of_ranks in gates.items():
+            gates_KR[member, : len(of_ranks)] = torch.tensor(of_ranks, dtype=adapters.dtype)
+        adapters.scale_KR = scale_K1 * gates_KR.to(scale_K1.device, non_blocking=True)
+    try:
+        yield
+    finally:
+        adapters.scale_KR = scale_K1
+
+
+def _stacked(layer: PackedLinear, adapters: Mapping[int, Factors], rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return A, B and scale of members' adapters of a layer as one, padded to a rank; zeros for the other members."""
-    A_KRI = layer.A_KRI.new_zeros(len(scale_K), rank, layer.in_features)
-    B_KOR = layer.B_KOR.new_zeros(len(scale_K), layer.out_features, rank)
-    scales_K = torch.zeros_like(scale_K)
+    members = len(layer.A_KRI)
+    A_KRI = layer.A_KRI.new_zeros(members, rank, layer.in_features)
+    B_KOR = layer.B_KOR.new_zeros(members, layer.out_features, rank)
+    scales_K = layer.A_KRI.new_zeros(members)
     for member, factors in adapters.items():
         A_KRI[member, : factors.rank], B_KOR[member, :, : factors.rank] = factors.A_RI, factors.B_OR
         scales_K[member] = factors.scale

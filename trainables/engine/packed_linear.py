@@ -25,7 +25,7 @@ class Routed(Protocol):
     def route(self) -> Route | None: ...
 
     @property
-    def scale_K(self) -> Tensor: ...
+    def scale_KR(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class Route:
 
 
 class PackedLinear(nn.Module):
-    """A frozen linear layer plus the adapters of a pack: y = W x + scale_k B_k A_k x for the rows of member k.
+    """A frozen linear layer plus the adapters of a pack: y = W x + B_k diag(scale_k) A_k x for the rows of member k.
+
+    The scale is one number for all ranks of a member, `[K, 1]`, or one for each, `[K, R]`, where ranks are gated.
 
     Attributes:
         frozen: A, B and scale of priors and of adapters that stand in for trained ones, stacked in the same way; None
@@ -108,10 +110,10 @@ class PackedLinear(nn.Module):
             y: Tensor = self.base(x)
             return y
         x = x.to(self.weight.dtype)
-        A_MRI, B_MOR, scale_M = _of_members(route, self.A_KRI, self.B_KOR, pack.scale_K)
+        A_MRI, B_MOR, scale_MR = _of_members(route, self.A_KRI, self.B_KOR, pack.scale_KR)
         if route.factors is not None:
             A_MRI, B_MOR = route.factors[self]
-        factors = [factor.to(x.dtype) for factor in (A_MRI, B_MOR, scale_M)]
+        factors = [factor.to(x.dtype) for factor in (A_MRI, B_MOR, scale_MR)]
         y = _Adapted.apply(x, self.weight_OI, self.bias, *factors, route)
         if self.frozen is not None:
             added = _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.frozen)))
@@ -119,16 +121,16 @@ class PackedLinear(nn.Module):
         return y
 
 
-def _of_members(route: Route, A_KRI: Tensor, B_KOR: Tensor, scale_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Select the factors of the members that take part."""
-    if route.members == tuple(range(len(scale_K))):
-        return A_KRI, B_KOR, scale_K
-    index = torch.tensor(route.members).to(scale_K.device, non_blocking=True)
-    return A_KRI[index], B_KOR[index], scale_K[index]
+def _of_members(route: Route, A_KRI: Tensor, B_KOR: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Select the factors, and the scales `[K, ...]`, of the members that take part."""
+    if route.members == tuple(range(len(scales))):
+        return A_KRI, B_KOR, scales
+    index = torch.tensor(route.members).to(scales.device, non_blocking=True)
+    return A_KRI[index], B_KOR[index], scales[index]
 
 
 class _Adapted(torch.autograd.Function):
-    """A frozen linear layer and the adapters on it: W x + b + B (s A x), with A, B and s of each row's member.
+    """A frozen linear layer and the adapters on it: W x + b + B diag(s) A x, with A, B and s of each row's member.
 
     Autograd would build the same result from a dozen operations; here what the adapters add goes into the outputs of
     the frozen matrix products in place, forward and backward. Tensors of the rank's width have their positions last,
@@ -143,33 +145,33 @@ class _Adapted(torch.autograd.Function):
         bias_O: Tensor | None,
         A_MRI: Tensor,
         B_MOR: Tensor,
-        scale_M: Tensor,
+        scale_MR: Tensor,
         route: Route,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             y = torch.nn.functional.linear(x, weight_OI, bias_O)
             lows = []
             for x_mnI, y_mnO, (A, B, scale) in zip(
-                route.blocks(x), route.blocks(y), _blocks(route, A_MRI, B_MOR, scale_M), strict=True
+                route.blocks(x), route.blocks(y), _blocks(route, A_MRI, B_MOR, scale_MR), strict=True
             ):
-                lows.append(torch.bmm(A, x_mnI.transpose(1, 2)).mul_(scale[:, None, None]))
+                lows.append(torch.bmm(A, x_mnI.transpose(1, 2)).mul_(scale[:, :, None]))
                 y_mnO.baddbmm_(lows[-1].transpose(1, 2), B.transpose(1, 2))
-        ctx.save_for_backward(x, weight_OI, A_MRI, B_MOR, scale_M, *lows)
+        ctx.save_for_backward(x, weight_OI, A_MRI, B_MOR, scale_MR, *lows)
         ctx.route = route
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
-        x, weight_OI, A_MRI, B_MOR, scale_M, *lows = ctx.saved_tensors
+        x, weight_OI, A_MRI, B_MOR, scale_MR, *lows = ctx.saved_tensors
         route: Route = ctx.route
         dx = dy @ weight_OI if ctx.needs_input_grad[0] else None
         dxs = [None] * len(lows) if dx is None else route.blocks(dx)
         dA, dB = [], []
         for x_mnI, dy_mnO, dx_mnI, low_mRn, (A, B, scale) in zip(
-            route.blocks(x), route.blocks(dy), dxs, lows, _blocks(route, A_MRI, B_MOR, scale_M), strict=True
+            route.blocks(x), route.blocks(dy), dxs, lows, _blocks(route, A_MRI, B_MOR, scale_MR), strict=True
         ):
-            dlow_mRn = torch.bmm(B.transpose(1, 2), dy_mnO.transpose(1, 2)).mul_(scale[:, None, None])
+            dlow_mRn = torch.bmm(B.transpose(1, 2), dy_mnO.transpose(1, 2)).mul_(scale[:, :, None])
             if dx_mnI is not None:
                 dx_mnI.baddbmm_(dlow_mRn.transpose(1, 2), A)
             dA.append(torch.bmm(dlow_mRn, x_mnI))

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from settings.setting import Stream
-from trainables.engine.adapters import PackedAdapters
+from trainables.engine.adapters import PackedAdapters, gated
 from trainables.engine.batches import STREAM_ORDER
 from trainables.engine.chunks import add_gradients
 from trainables.engine.forward import Head, autocast, checkpoint_layers, head_of
@@ -49,7 +49,8 @@ def train_step(
         workers: the processes that take the step together; each ends with the same adapters.
     """
     streams_read = [stream for stream in STREAM_ORDER if any(member.rows.get(stream) for member in members.values())]
-    with checkpoint_layers(model, adapters) if gradient_checkpointing else nullcontext():
+    gates = {index: member.gates for index, member in members.items() if member.gates}
+    with checkpoint_layers(model, adapters) if gradient_checkpointing else nullcontext(), gated(adapters, gates):
         with autocast(model.device):
             streams = {
                 stream: StreamPass(model, adapters, members, stream, pad_id, rows_per_forward, workers)
@@ -84,6 +85,7 @@ def _differentiate_losses(
 ) -> tuple[dict[int, dict[str, Tensor]], _OutputGradients]:
     """Return each member's measured terms, and the gradients of its losses at the outputs."""
     most = max(member.method.num_losses for member in members.values())
+    names = list(streams)
     gradients = _OutputGradients([[{} for _ in streams] for _ in range(most)], [{} for _ in range(most)])
     measured: dict[int, dict[str, Tensor]] = {}
     for index, member in members.items():
@@ -94,7 +96,11 @@ def _differentiate_losses(
         _check(method, losses, step)
         leaves_of = {at: stream.leaves(index) for at, stream in enumerate(streams.values()) if index in stream.policy}
         leaves = [leaf for stream_leaves in leaves_of.values() for leaf in stream_leaves] + factors
-        if member.checked and not _is_connected(method, losses, step, leaves):
+        # Gates weigh the task's loss, too: what a term adds to it must then have a gradient at other rows.
+        elsewhere = [
+            leaf for at, some in leaves_of.items() if not (step.gates and names[at] == "task") for leaf in some
+        ] + factors
+        if member.checked and not _is_connected(method, losses, step, elsewhere):
             step.recorded.update({name: torch.zeros_like(losses[0].detach()) for name in method.must_stay_active})
         for number, loss in enumerate(losses):
             retain = number + 1 < len(losses)
@@ -143,6 +149,7 @@ def _step_of(
         state=member.state,
         kept=member.kept,
         directions=member.directions if factors else (),
+        gates=member.gates,
     )
 
 

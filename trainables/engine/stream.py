@@ -62,7 +62,7 @@ class MemberStep:
         prefixes: what lies below the lowest adapted layer of the pack on the rows of some streams; other streams go
             through the whole model.
         checked: check that the terms that must stay active have a gradient at the adapter.
-        priors, prepared, state, directions: what its `Step` holds.
+        priors, prepared, state, directions, gates: what its `Step` holds.
         kept: what the step keeps of its state, once it is taken.
     """
 
@@ -77,6 +77,7 @@ class MemberStep:
     state: Mapping[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     directions: Sequence[Direction] = ()
+    gates: Sequence[float] = ()
 
     def row_positions(self, stream: Stream) -> list[RowPositions]:
         """Return the rows of a stream with the positions that the method counts."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.findings.arms import control_of, lines_of, measure, training_of
+from analysis.statistics.bootstrap import Bootstrap
 from analysis.tables.scores import Configuration
 from tests.support.made_up_trials import configuration, record, table
+from tests.support.tiny import tiny_trial
+from trainables import methods
 
 
 def plain(**coefficients: float) -> Configuration:
@@ -60,6 +63,30 @@ def test_readouts_share_their_training() -> None:
     assert training_of(full) == training_of(half) != training_of(other)
     assert training_of(Configuration("x", "safe_lora", training="t")) == "t"
     assert training_of(configuration("kl", beta=1.0)) != training_of(configuration("kl", beta=2.0))
+
+
+def test_shares_of_one_training_are_drawn_with_it() -> None:
+    """A method's own coefficient may train nothing: the record says whose training each configuration is read from."""
+    shares = [methods.make("pareto_adapters", {"share": share}) for share in (0.0, 0.25, 0.5, 1.0)]
+    trials = [tiny_trial(method) for method in (*shares, methods.make("pareto_adapters", {"form": "conditioned"}))]
+    rows = [
+        Configuration(
+            trial.configuration_id,
+            trial.method.name,
+            trial.method.label,
+            {name: trial.coefficients[name] for name in ("share", "form")},
+            trial.full_training.configuration_id,
+        )
+        for trial in trials
+    ]
+    scores = np.random.default_rng(0).uniform(size=(len(rows), 3, 2))
+    made = table([record(row, seed, *scores[at, seed]) for at, row in enumerate(rows) for seed in range(3)])
+    measured = measure(made)
+    read = np.array([row.coefficients["form"] == "separate" for row in made.configurations])
+    assert len(set(measured.training_C[read].tolist())) == 1
+    assert len(set(measured.training_C.tolist())) == 2
+    assert [sorted(line.knobs_KD.ravel()) for line in measured.lines] == [[0.0, 0.25, 0.5, 1.0]]
+    assert [rows_C.tolist() for rows_C in Bootstrap(measured, 2).noise.trainings] == [read.tolist()]
 
 
 def test_a_table_is_measured_as_gains() -> None:

@@ -164,7 +164,8 @@ def test_a_task_loss_far_worse_than_guessing_is_invalid() -> None:
 @pytest.mark.parametrize("rows_per_forward", [None, 3])
 def test_gradient_checkpointing_changes_nothing(rows_per_forward: int | None, tmp_path: Path) -> None:
     """A pack of all methods, ranks and seeds differing, so that a layer that ran again on another route would show."""
-    trials = [tiny_trial(methods.make(name), seed, rank=2 + seed % 3) for seed, name in enumerate(methods.names())]
+    made = [methods.make(name) for name in methods.names()]
+    trials = [tiny_trial(method, seed, rank=method.rank_multiple * (2 + seed % 3)) for seed, method in enumerate(made)]
     trials = [trial for trial in trials if trial.training == trial]
     prepare((needed for trial in trials for needed in trial.requires), tmp_path)
     store = AdapterStore(SweepFolder(tmp_path))
