@@ -1,9 +1,10 @@
 """What a sweep will cost: tokens, memory, time.
 
-Rows are counted with the model's own tokenizer where it is on this machine, and with a rule of thumb elsewhere. Time is
-the arithmetic of all passes (`sweeps.planning.work`) at the speed of this machine at products of the model's sizes
-(`sweeps.planning.speed`), as if nothing else ran; once trials of the sweep have ended, it follows their pace. Memory is
-what a worker holds at most (`sweeps.planning.fit`).
+Rows are counted with the model's own tokenizer where it is on this machine, and by a rule of thumb elsewhere; each has
+its share of an instruction. The base model's own replies are taken to be as long as they may be: as the longest
+response. Time is the arithmetic of all passes (`sweeps.planning.work`) at the speed of this machine at products of the
+model's sizes (`sweeps.planning.speed`), as if nothing else ran; once trials of the sweep have ended, it follows their
+pace. Memory is what a worker holds at most (`sweeps.planning.fit`).
 """
 
 from __future__ import annotations
@@ -160,8 +161,9 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
 
 
 def _asked(sweep: Sweep, case: Case) -> list[TrialConfig]:
-    """Return a trial of each configuration of a setting whose layers are known."""
-    return [sweep.trials_of(arm, values)[0] for arm in case.arms for values in arm.space.every_option()]
+    """Return the trials of each configuration of a setting whose layers are known."""
+    options = [(arm, values) for arm in case.arms for values in arm.space.every_option()]
+    return [trial for arm, values in options for trial in sweep.trials_of(arm, values)]
 
 
 def _base_seconds(forecasts: Iterable[CaseForecast]) -> float:
@@ -174,9 +176,9 @@ def _training_tokens(forecast: CaseForecast, trial: TrialConfig) -> float:
     """Return the tokens that a trial trains on; 0 for a readout."""
     if trial.is_readout:
         return 0.0
-    method, tokens = trial.method, forecast.tokens.streams
+    method, tokens = trial.method, forecast.tokens
     return trial.updates * sum(
-        method.rows_per_step(stream, trial.sizes) * tokens[stream].total for stream in method.streams
+        method.rows_per_step(stream, trial.sizes) * tokens.trained(method, stream).total for stream in method.streams
     )
 
 

@@ -97,7 +97,7 @@ def trial_bytes(
     """
     number = HALF if on_gpu else FLOAT
     members, execution, shape = [trial] * fit.members(sweep.trials_per_pack), sweep.execution, sizes.shape
-    lengths = {stream: float(sizes.tokens.streams[stream].most) for stream in trial.method.streams}
+    lengths = {stream: float(sizes.tokens.most(trial.method, stream)) for stream in trial.method.streams}
     training = 0.0
     if not trial.is_readout:
         training = training_bytes(
@@ -126,9 +126,10 @@ def _cache_bytes(sweep: Sweep, sizes: CaseSizes, trial: TrialConfig) -> tuple[fl
     shape, tokens, setting, method = sizes.shape, sizes.tokens, sizes.case.setting, trial.method
     below = references = 0.0
     if shape.upper_part([trial.adapter]).layers < shape.layers and not sweep.execution.shard_base:
-        below = prefix_tokens(setting, () if trial.is_readout else method.streams, tokens)
+        read = () if trial.is_readout else method.streams
+        below = prefix_tokens(setting, [(stream, tokens.trained(method, stream)) for stream in read], tokens)
     for stream in () if trial.is_readout else method.reference:
-        lengths = tokens.streams[stream]
+        lengths = tokens.trained(method, stream)
         of_row = lengths.response if method.positions(stream) == "response" else lengths.total
         states = 1 + (shape.layers if stream in method.layers else 0)
         references += len(setting.streams[stream]) * of_row * states

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from sweeps.ledger import Fit
 from sweeps.planning.fit import CaseSizes
 from sweeps.planning.planned import planned_arms
 from sweeps.planning.speed import Speed, measure
-from sweeps.planning.tokens import CaseTokens
+from sweeps.planning.tokens import CaseTokens, Lengths, rows_key
 from sweeps.planning.work import (
     REPLIES_PER_BATCH,
     TrialWork,
@@ -124,12 +124,16 @@ class CaseForecast:
 
     def prefix_tokens(self, trials: Sequence[TrialConfig]) -> dict[int, float]:
         """Return on how many tokens what lies below the lowest adapted layer is kept, by that layer's number."""
-        streams: dict[int, dict[Stream, None]] = {}
+        rows: dict[int, dict[Hashable, tuple[Stream, Lengths]]] = {}
         for trial in trials if self.cached else ():
             first = self.shape.layers - self.shape.upper_part([trial.adapter]).layers
             if first:
-                streams.setdefault(first, {}).update(dict.fromkeys(trial.method.streams))
-        return {first: prefix_tokens(self.case.setting, read, self.tokens) for first, read in streams.items()}
+                read = {rows_key(trial, each): (each, self._trained(trial, each)) for each in trial.method.streams}
+                rows.setdefault(first, {}).update(read)
+        return {first: prefix_tokens(self.case.setting, read.values(), self.tokens) for first, read in rows.items()}
+
+    def _trained(self, trial: TrialConfig, stream: Stream) -> Lengths:
+        return self.tokens.trained(trial.method, stream)
 
     def prefix_bytes(self, trials: Sequence[TrialConfig]) -> float:
         """Return how large what lies below the lowest adapted layers is in the cache."""

@@ -170,11 +170,16 @@ def own_replies_work(shape: ModelShape, setting: Setting, stream: Stream, tokens
     return Work(reading=reading, replying=replying, calls=calls, reply_calls=calls * (longest - 1))
 
 
-def prefix_tokens(setting: Setting, streams: Iterable[Stream], tokens: CaseTokens) -> float:
-    """Return the tokens of rows on which what lies below the lowest adapted layer is kept: streams, and likelihoods."""
-    of_streams = sum(len(setting.streams[stream]) * tokens.streams[stream].total for stream in streams)
-    read = [each for each in setting.evaluations if each.observe != "reply"]
-    return of_streams + sum(_texts(each) * tokens.questions[each.name].total for each in read)
+def prefix_tokens(setting: Setting, read: Iterable[tuple[Stream, Lengths]], tokens: CaseTokens) -> float:
+    """Return the tokens on which what lies below the lowest adapted layer is kept.
+
+    Args:
+        read: streams, with the lengths of their rows as they are trained on; evaluations by likelihood are counted.
+        tokens: of the setting.
+    """
+    of_streams = sum(len(setting.streams[stream]) * lengths.total for stream, lengths in read)
+    likelihoods = [each for each in setting.evaluations if each.observe != "reply"]
+    return of_streams + sum(_texts(each) * tokens.questions[each.name].total for each in likelihoods)
 
 
 def prefix_work(shape: ModelShape, first_layer: int, tokens: float, length: float) -> Work:
