@@ -109,9 +109,9 @@ def _check_rows(case: Case, encoder: Encoder, instructed: Iterable[tuple[Stream,
             refused.add(stream)
     for stream, name in instructed:
         if stream not in refused:
-            text = setting.instruction(name)
-            examples = [replace(example, instruction=text) for example in setting.streams[stream]]
-            told = _problems(examples, f"{stream} row", ways)
+            text = case.template.instruction(name)
+            rows = [replace(example, instruction=text) for example in setting.streams[stream]]
+            told = _problems(rows, f"{stream} row", ways)
             problems += [f"with the instruction {name!r} before its rows, {problem}" for problem in told]
     for asked in setting.evaluations:
         replies = partial(encoder.replies, counts_end=asked.counts_end)

@@ -64,7 +64,8 @@ class CostEstimate:
         worker_bytes: peak memory of a worker, beside base models that workers share.
         shared_bytes: of base models that the workers of a machine map from the same files.
         assumed: models that are not on this machine; they are taken to be as large as Qwen3-8B.
-        once: wall seconds before the first trial: loading and scoring base models, and their outputs on rows.
+        once: wall seconds that the trials share: loading and scoring base models, their outputs on rows, and the passes
+            that methods prepare with.
         fit: micro-batches and trials of a pack.
         memory: a line on memory that is short, or on what was made smaller to fit it; "" if there is enough.
         prefix_bytes: of what lies below the lowest adapted layers, in the cache.

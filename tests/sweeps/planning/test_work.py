@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -13,6 +15,7 @@ from settings.example import Example
 from settings.reference import setting
 from settings.setting import Evaluation, Score
 from sweeps.plan import estimate
+from sweeps.planning.forecast import CaseForecast
 from sweeps.planning.speed import CALL_SECONDS, OVERHEAD, REPLY_SECONDS, STEP_SECONDS, Speed, measure
 from sweeps.planning.tokens import CaseTokens, Lengths, tokens_of
 from sweeps.planning.work import Work, evaluation_work, own_replies_work, step_work, training_work
@@ -115,6 +118,47 @@ def test_own_replies_by_hand() -> None:
     assert work.reading == 2 * LINEAR * 5 * 3 + 2 * 4 * 3 * 10 * 5 * 3
     assert work.replying == 2 * LINEAR * 5 + 2 * 4 * 4 * 10 * 5 + 2 * HEAD * 5 * 2
     assert (work.calls, work.reply_calls) == (2, 2)
+
+
+PASSING = ("blocked_directions", "concept_ablation", "ewc", "interleaving")
+
+
+def forecast(cached: bool) -> CaseForecast:
+    """Of the tiny setting; its case is read for nothing else."""
+    case: Any = SimpleNamespace(setting=tiny_setting())
+    tokens = replace(TOKENS, streams=TOKENS.streams | {"misaligned": Lengths(((3, 2),))})
+    return CaseForecast(case, SHAPE, "", tokens, Speed(1, 1, 1), 1, None, cached)
+
+
+def test_passes_before_training_by_hand() -> None:
+    """5 alignment rows and 5 twins of 3 prompt and 2 response tokens: 25 tokens each, of which 10 are responses.
+
+    Three configurations share the states of both; the base model's losses are read once, those with a prior once for
+    each seed, and so are gradients. A readout prepares what its training has prepared.
+    """
+    named = {name: replace(trial(name), seed=0) for name in PASSING}
+    others = [
+        replace(named["blocked_directions"], method=methods.make("blocked_directions", {"weight": 2.0}), seed=1),
+        replace(named["ewc"], seed=1),
+        replace(named["ewc"], adapter_scale=0.5),
+    ]
+    work = forecast(cached=True).passes_work([*named.values(), *others])
+    read = 2 * LINEAR * 25 + 2 * 4 * 5 * 10 * 25
+    adapters, head = 2 * RANK * ADAPTED * 25, 2 * HEAD * 10
+    gradients = (read + adapters + head) + (read + 2 * adapters + head)
+    assert work.reading == 2 * read + (read + head) + (read + adapters + head)
+    assert work.training == 2 * gradients
+    assert work.calls == 4 * 2 + 2 * 2 * 2, "a batch of each pass through two layers, and back for gradients"
+    assert forecast(cached=True).work(named["ewc"]).training.training == 10 * plain_step(4, 8, 2)
+    assert forecast(cached=False).passes_work([*named.values()]) == Work()
+    assert forecast(cached=False).work(named["ewc"]).training.training == 10 * plain_step(4, 8, 2) + gradients
+
+
+def test_passes_are_a_part_of_what_trials_share() -> None:
+    """Beside the base model's scores, with 1 operation a second."""
+    seconds = [forecast(cached=True).once([trial(name)]) for name in ("plain", "ewc")]
+    work = forecast(cached=True).passes_work([trial("ewc")])
+    assert seconds[1] - seconds[0] == pytest.approx(Speed(1, 1, 1).seconds(work))
 
 
 def test_micro_batches_go_forward_twice() -> None:
