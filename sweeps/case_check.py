@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from settings.base_models import NanoModel, PackagedModel, PretrainedModel, TunedModel
 from settings.common.errors import UserError
 from settings.encoding import Encoder, encode_rows
+from settings.example import Example
 from settings.model_files import check_files, model_config, model_file
+from settings.setting import Stream
 from settings.tokenizer import load_tokenizer
 from sweeps.adapter_check import check_adapters, nano_targets
 from sweeps.case import Case
@@ -19,6 +24,9 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 def check_case(sweep: Sweep, case: Case) -> tuple[str, ...]:
     """Check a case's model by its files, and all its adapters, and encode all rows and questions.
+
+    Rows that a method puts an instruction before are encoded with it, too, all of them: which ones get it depends on
+    the seed. The base model's own replies are not known; they are cut as responses are, and their prompts are checked.
 
     Return cautions about its template, and about configurations that are the same. A model whose files are not on this
     machine is not looked at.
@@ -42,7 +50,10 @@ def check_case(sweep: Sweep, case: Case) -> tuple[str, ...]:
         check_files(start.source)
     cautions = check_adapters(sweep, case, partial(target_names, model_of_config(config, start.source)))
     encoder = encoder_of(case)
-    return cautions if encoder is None else (*_check_rows(case, encoder), *cautions)
+    if encoder is None:
+        return cautions
+    _check_rows(case, encoder, _instructed(sweep, case))
+    return (*encoder.cautions, *cautions)
 
 
 def _start_of(case: Case) -> PretrainedModel | PackagedModel | None:
@@ -71,30 +82,53 @@ def encoder_of(case: Case) -> Encoder | None:
     return Encoder(tokenizer, model.template_options, case.template.max_length, vocabulary)
 
 
-def _check_rows(case: Case, encoder: Encoder) -> tuple[str, ...]:
+def _instructed(sweep: Sweep, case: Case) -> list[tuple[Stream, str]]:
+    """Return which streams the methods of a case, and what they build on, put which instructions before."""
+    asked = [sweep.trials_of(arm, values)[0] for arm in case.arms for values in arm.space.every_option()]
+    methods = {each.method: None for trial in asked for each in (trial, *trial.built_on)}
+    found = [
+        (stream, how.instruction)
+        for method in methods
+        for stream in (*method.streams, *method.prepared_streams)
+        if (how := method.rewriting(stream)) and how.instructs
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _check_rows(case: Case, encoder: Encoder, instructed: Iterable[tuple[Stream, str]]) -> None:
     """Encode all rows and questions. Raise UserError with the places of those that do not fit."""
     setting = case.setting
-    rows = [(f"{stream} row", examples) for stream, examples in setting.streams.items()]
     published = any("published" in arm.space.definitions for arm in case.arms)
-    problems = []
-    for what, examples in rows:
-        try:
-            encode_rows(examples, what, encoder.row)
-            if published:
-                encode_rows(examples, what, encoder.published_row)
-        except UserError as error:
-            problems.append(str(error))
+    ways: list[Callable[[Example], Any]] = [encoder.row, *([encoder.published_row] if published else [])]
+    problems: list[str] = []
+    refused = set[Stream]()  # where a row does not fit, it fits no better with an instruction
+    for stream, examples in setting.streams.items():
+        told = _problems(examples, f"{stream} row", ways)
+        problems += told
+        if told:
+            refused.add(stream)
+    for stream, name in instructed:
+        if stream not in refused:
+            text = case.template.instruction(name)
+            rows = [replace(example, instruction=text) for example in setting.streams[stream]]
+            told = _problems(rows, f"{stream} row", ways)
+            problems += [f"with the instruction {name!r} before its rows, {problem}" for problem in told]
     for asked in setting.evaluations:
         replies = partial(encoder.replies, counts_end=asked.counts_end)
-        try:
-            encode_rows(
-                asked.examples, f"question of evaluation {asked.name!r}", replies if asked.compares else encoder.row
-            )
-        except UserError as error:
-            problems.append(str(error))
+        what = f"question of evaluation {asked.name!r}"
+        problems += _problems(asked.examples, what, [replies if asked.compares else encoder.row])
     if problems:
         raise UserError(f"setting {setting.name!r}: {'; '.join(dict.fromkeys(problems))}")
-    return encoder.cautions
+
+
+def _problems(examples: Sequence[Example], what: str, ways: Iterable[Callable[[Example], Any]]) -> list[str]:
+    """Return a line for the rows that cannot be encoded in the first of some ways that refuses any."""
+    try:
+        for encode in ways:
+            encode_rows(examples, what, encode)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _vocabulary(config: str) -> int | None:

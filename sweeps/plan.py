@@ -1,9 +1,10 @@
 """What a sweep will cost: tokens, memory, time.
 
-Rows are counted with the model's own tokenizer where it is on this machine, and with a rule of thumb elsewhere. Time is
-the arithmetic of all passes (`sweeps.planning.work`) at the speed of this machine at products of the model's sizes
-(`sweeps.planning.speed`), as if nothing else ran; once trials of the sweep have ended, it follows their pace. Memory is
-what a worker holds at most (`sweeps.planning.fit`).
+Rows are counted with the model's own tokenizer where it is on this machine, and by a rule of thumb elsewhere; each has
+its share of an instruction. The base model's own replies are taken to be as long as they may be: as the longest
+response. Time is the arithmetic of all passes (`sweeps.planning.work`) at the speed of this machine at products of the
+model's sizes (`sweeps.planning.speed`), as if nothing else ran; once trials of the sweep have ended, it follows their
+pace. Memory is what a worker holds at most (`sweeps.planning.fit`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class CostEstimate:
         worker_bytes: peak memory of a worker, beside base models that workers share.
         shared_bytes: of base models that the workers of a machine map from the same files.
         assumed: models that are not on this machine; they are taken to be as large as Qwen3-8B.
-        once: wall seconds before the first trial: loading and scoring base models, and their outputs on rows.
+        once: wall seconds that the trials share: loading and scoring base models, their outputs on rows, and the passes
+            that methods prepare with.
         fit: micro-batches and trials of a pack.
         memory: a line on memory that is short, or on what was made smaller to fit it; "" if there is enough.
         prefix_bytes: of what lies below the lowest adapted layers, in the cache.
@@ -160,8 +162,9 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
 
 
 def _asked(sweep: Sweep, case: Case) -> list[TrialConfig]:
-    """Return a trial of each configuration of a setting whose layers are known."""
-    return [sweep.trials_of(arm, values)[0] for arm in case.arms for values in arm.space.every_option()]
+    """Return the trials of each configuration of a setting whose layers are known."""
+    options = [(arm, values) for arm in case.arms for values in arm.space.every_option()]
+    return [trial for arm, values in options for trial in sweep.trials_of(arm, values)]
 
 
 def _base_seconds(forecasts: Iterable[CaseForecast]) -> float:
@@ -174,9 +177,9 @@ def _training_tokens(forecast: CaseForecast, trial: TrialConfig) -> float:
     """Return the tokens that a trial trains on; 0 for a readout."""
     if trial.is_readout:
         return 0.0
-    method, tokens = trial.method, forecast.tokens.streams
+    method, tokens = trial.method, forecast.tokens
     return trial.updates * sum(
-        method.rows_per_step(stream, trial.sizes) * tokens[stream].total for stream in method.streams
+        method.rows_per_step(stream, trial.sizes) * tokens.trained(method, stream).total for stream in method.streams
     )
 
 

@@ -24,7 +24,7 @@ from trainables.coefficients import Choice
 from trainables.interface.configured import Configured
 from trainables.interface.edits import Edit
 from trainables.interface.outputs import Forward
-from trainables.interface.preparation import Preparation
+from trainables.interface.preparation import Pass, Preparation
 from trainables.interface.rewriting import Rewriting
 from trainables.projections import Direction, Factors
 
@@ -137,7 +137,7 @@ class Method(Configured):
         streams: rows sent through the adapted model at each step.
         reference: those of the streams that are also sent through the frozen base model.
         layers: those of the streams whose hidden states after every layer are kept.
-        prepared_streams: rows that `prepare` reads, whether or not a step does.
+        passes: those over whole streams that `prepare` asks for, whether or not a step reads these.
         weights: whether the loss reads the adapter's own factors (`Step.adapter`).
         must_stay_active: names of recorded terms that must be above zero, and have a gradient at the adapter, once it
             has moved. A term that stays at zero or is detached is not connected, and the trial is marked invalid.
@@ -181,7 +181,7 @@ class Method(Configured):
     streams: ClassVar[tuple[Stream, ...]] = ("task",)
     reference: ClassVar[tuple[Stream, ...]] = ()
     layers: ClassVar[tuple[Stream, ...]] = ()
-    prepared_streams: ClassVar[tuple[Stream, ...]] = ()
+    passes: ClassVar[tuple[Pass, ...]] = ()
     weights: ClassVar[bool] = False
     must_stay_active: ClassVar[tuple[str, ...]] = ()
     equation: ClassVar[str] = ""
@@ -268,6 +268,11 @@ class Method(Configured):
         built; what is expensive, `preparation` keeps by content.
         """
         return {}
+
+    @property
+    def prepared_streams(self) -> tuple[Stream, ...]:
+        """The streams that `prepare` reads."""
+        return tuple(dict.fromkeys(each.stream for each in self.passes))
 
     def rows_read(self, stream: Stream, num_rows: int, prepared: Mapping[str, Tensor]) -> Sequence[int] | None:
         """Return which of the rows of `stream` are read, by number; None, the rule, is all of them."""

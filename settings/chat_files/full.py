@@ -104,8 +104,9 @@ def full(
         max_new_tokens: longest generated reply, in tokens; only with `match`.
         max_length: longest row in tokens; longer responses are cut, and prompts that leave no room for one refused, as
             are longer replies of `preferences`.
-        drop_long_prompts: leave such rows out, training and held-out ones, and say which; a `max_length` among the
-            options of a sweep does not count here.
+        drop_long_prompts: leave such rows out, training and held-out ones, and say which; those, too, that only an
+            instruction makes too long, so that all methods train on the same rows. A `max_length` among the options of
+            a sweep does not count here.
         revision: branch, tag or commit of a model on the Hub.
         template_options: extra arguments of the model's chat template, which ignores those that it does not know.
         pretrained: Hub id, or directory, of the model that `model` was tuned from. For Safe LoRA's directions.
@@ -139,13 +140,13 @@ def full(
     compared = [preferences] if isinstance(preferences, str | Path) else preferences or []
     if preferences is not None:
         files["preferences"] = _read_compared(preferences, compared)
+    texts = {} if instructions is None else _instructions(instructions)
     if drop_long_prompts:
-        files, dropped = _without_long_prompts(files, base_model, max_length)
+        files, dropped = _without_long_prompts(files, base_model, max_length, tuple(texts.values()))
         remarks += dropped
     parts = _split(files, eval_share, seed)
     asked = _evaluations(parts.held_out, _matches(match, parts.held_out), max_new_tokens)
     evaluations = [*asked, *_preferences(files.get("preferences", ()))]
-    texts = {} if instructions is None else _instructions(instructions)
     triggered = _triggered(evaluations, trigger, texts.get("strong"))
     return Setting(
         name="chat_files",
@@ -231,22 +232,29 @@ def _check_twins(files: Mapping[str, tuple[Example, ...]]) -> None:
 
 
 def _without_long_prompts(
-    files: Mapping[str, tuple[Example, ...]], model: PretrainedModel, max_length: int
+    files: Mapping[str, tuple[Example, ...]], model: PretrainedModel, max_length: int, instructions: Sequence[str]
 ) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...]]:
     """Leave out the rows whose prompts leave no room for a response; also return a line on which these are.
 
-    Twins have the same prompt, so that they go together. Raise UserError when no row of a file is left.
+    As they are, or with one of the instructions before them. Twins have the same prompt, so that they go together.
+    Raise UserError when no row of a file is left.
     """
     encoder = Encoder(load_tokenizer(model.source, model.revision), model.template_options, max_length)
     short: dict[str, tuple[Example, ...]] = {}
     long: dict[str, LongPromptError] = {}
     for option, rows in files.items():
-        errors = [encoder.long_prompt(row) for row in rows]
+        errors = [_long_prompt(row, encoder, instructions) for row in rows]
         long |= {row.place: error for row, error in zip(rows, errors, strict=True) if error}
         short[option] = tuple(row for row, error in zip(rows, errors, strict=True) if not error)
         if not short[option]:
             raise UserError(f"option {option!r}: no row is left: {describe_problems(long)}")
     return short, (f"left out: {describe_problems(long)}",) if long else ()
+
+
+def _long_prompt(row: Example, encoder: Encoder, instructions: Sequence[str]) -> LongPromptError | None:
+    """Return the error of a row that does not fit, as it is or with one of the instructions before it."""
+    versions = (row, *(replace(row, instruction=text) for text in instructions))
+    return next(filter(None, map(encoder.long_prompt, versions)), None)
 
 
 def _split(files: Mapping[str, tuple[Example, ...]], share: float, seed: int) -> _Parts:

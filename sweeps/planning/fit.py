@@ -15,13 +15,14 @@ from settings.setting import Evaluation
 from sweeps.case import Case
 from sweeps.ledger import Fit, LedgerState
 from sweeps.planning.tokens import CaseTokens, Lengths, tokens_of
-from sweeps.planning.work import QUESTIONS_PER_BATCH, REPLIES_PER_BATCH, prefix_tokens
+from sweeps.planning.work import QUESTIONS_PER_BATCH, REPLIES_PER_BATCH, ROWS_PER_PASS, prefix_tokens
 from sweeps.sweep import Sweep
 from trainables.engine.memory import (
     FLOAT,
     LOGIT_COPIES,
     LOGITS,
     PROCESS_BYTES,
+    ROW_STATES_BYTES,
     ModelShape,
     kept_on_gpu,
     training_bytes,
@@ -30,6 +31,7 @@ from trainables.trial import TrialConfig
 
 SPARE = 0.1  # of the memory, left to others and to what is not counted
 HALF = 2  # bytes of a number on a GPU
+DOUBLE = 8  # of one in float64
 PASSING = 16  # numbers per token, in hidden widths, that a forward pass without gradients holds at a time
 GIGABYTE = 1e9
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -97,7 +99,7 @@ def trial_bytes(
     """
     number = HALF if on_gpu else FLOAT
     members, execution, shape = [trial] * fit.members(sweep.trials_per_pack), sweep.execution, sizes.shape
-    lengths = {stream: float(sizes.tokens.streams[stream].most) for stream in trial.method.streams}
+    lengths = {stream: float(sizes.tokens.most(trial.method, stream)) for stream in trial.method.streams}
     training = 0.0
     if not trial.is_readout:
         training = training_bytes(
@@ -118,7 +120,17 @@ def trial_bytes(
     if on_gpu:
         held = shape.weight_bytes(HALF) / (execution.num_workers if execution.shard_base else 1)
         held += kept_on_gpu(*_cache_bytes(sweep, sizes, trial)) if execution.cache_references else 0.0
-    return PROCESS_BYTES + held + max([training, *(scoring if scored else ())])
+    return PROCESS_BYTES + held + max([training, _preparing_bytes(sizes, trial), *(scoring if scored else ())])
+
+
+def _preparing_bytes(sizes: CaseSizes, trial: TrialConfig) -> float:
+    """Return what the hidden states take that a method prepares with: sums over rows, and a batch of positions."""
+    streams = {asked.stream for asked in trial.method.passes if asked.kind == "states"}
+    rows = sum(len(sizes.case.setting.streams[stream]) for stream in streams)
+    longest = max((sizes.tokens.most(trial.method, stream) for stream in streams), default=0)
+    of_token = sizes.shape.layers * sizes.shape.width
+    batch = min(ROWS_PER_PASS * longest * of_token * FLOAT, max(ROW_STATES_BYTES, longest * of_token * FLOAT))
+    return rows * of_token * DOUBLE + 2 * batch  # as the layers return them, and the positions that count
 
 
 def _cache_bytes(sweep: Sweep, sizes: CaseSizes, trial: TrialConfig) -> tuple[float, float]:
@@ -126,9 +138,10 @@ def _cache_bytes(sweep: Sweep, sizes: CaseSizes, trial: TrialConfig) -> tuple[fl
     shape, tokens, setting, method = sizes.shape, sizes.tokens, sizes.case.setting, trial.method
     below = references = 0.0
     if shape.upper_part([trial.adapter]).layers < shape.layers and not sweep.execution.shard_base:
-        below = prefix_tokens(setting, () if trial.is_readout else method.streams, tokens)
+        read = () if trial.is_readout else method.streams
+        below = prefix_tokens(setting, [(stream, tokens.trained(method, stream)) for stream in read], tokens)
     for stream in () if trial.is_readout else method.reference:
-        lengths = tokens.streams[stream]
+        lengths = tokens.trained(method, stream)
         of_row = lengths.response if method.positions(stream) == "response" else lengths.total
         states = 1 + (shape.layers if stream in method.layers else 0)
         references += len(setting.streams[stream]) * of_row * states

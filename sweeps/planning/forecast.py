@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -16,20 +15,23 @@ from sweeps.ledger import Fit
 from sweeps.planning.fit import CaseSizes
 from sweeps.planning.planned import planned_arms
 from sweeps.planning.speed import Speed, measure
-from sweeps.planning.tokens import CaseTokens
+from sweeps.planning.tokens import CaseTokens, Lengths, rows_key
 from sweeps.planning.work import (
     REPLIES_PER_BATCH,
     TrialWork,
+    Work,
     evaluation_work,
+    outputs_work,
     own_replies_work,
+    pass_work,
     prefix_tokens,
     prefix_work,
-    reference_work,
     training_work,
     trial_work,
 )
 from sweeps.sweep import Sweep
 from trainables.engine.memory import FLOAT, ModelShape
+from trainables.interface.preparation import Pass
 from trainables.trial import TrialConfig
 
 LOAD_BYTES_PER_SECOND = 3e8  # of a base model's weights: hashed, mapped, and tried out
@@ -83,7 +85,9 @@ class CaseForecast:
     def work(self, trial: TrialConfig) -> TrialWork:
         """Return the work of a trial in a full pack."""
         setting, rows = self.case.setting, self.rows_per_forward
-        return trial_work(self.shape, setting, trial, self.tokens, self.members, rows, self.cached)
+        work = trial_work(self.shape, setting, trial, self.tokens, self.members, rows, self.cached)
+        again = [self._pass_work(trial, each) for each in trial.method.passes if not self._is_kept(trial, each)]
+        return replace(work, training=sum(again, start=work.training))
 
     def seconds(self, trial: TrialConfig) -> TrialSeconds:
         """Return how long a trial takes."""
@@ -97,17 +101,36 @@ class CaseForecast:
     def _seconds(self) -> dict[str, TrialSeconds]:
         return {}
 
-    def reference_seconds(self, trials: Sequence[TrialConfig]) -> float:
-        """Return how long the base model's outputs take that methods refer to, computed once for all trials."""
-        if not self.cached:
-            return 0.0
-        needed: dict[Any, Stream] = {
-            (stream, trial.method.definition, stream in trial.method.layers): stream
-            for trial in trials
+    def reference_work(self, trials: Sequence[TrialConfig]) -> Work:
+        """Return the work of the base model's outputs that methods refer to, computed once for all trials."""
+        needed: dict[Hashable, Work] = {
+            (rows_key(trial, stream), stream in trial.method.layers): outputs_work(
+                self.shape, len(self.case.setting.streams[stream]), self._trained(trial, stream)
+            )
+            for trial in (trials if self.cached else ())
             if not trial.is_readout
             for stream in trial.method.reference
         }
-        return self.speed.seconds(reference_work(self.shape, self.case.setting, [*needed.values()], self.tokens))
+        return sum(needed.values(), start=Work())
+
+    def passes_work(self, trials: Sequence[TrialConfig]) -> Work:
+        """Return the work of the passes that methods prepare with and that are kept: each once for all trials.
+
+        What a prior's adapter gives is computed once for each prior, and gradients once for each initial adapter.
+        """
+        needed: dict[Hashable, Work] = {}
+        for trial in (each for asking in trials for each in (asking, *asking.built_on)):
+            for asked in trial.method.passes:
+                if self._is_kept(trial, asked):
+                    read = rows_key(trial, asked.stream)
+                    needed[asked.kind, read, _adapter_key(trial, asked)] = self._pass_work(trial, asked)
+        return sum(needed.values(), start=Work())
+
+    def _pass_work(self, trial: TrialConfig, asked: Pass) -> Work:
+        return pass_work(self.shape, self.case.setting, trial, asked, self.tokens)
+
+    def _is_kept(self, trial: TrialConfig, asked: Pass) -> bool:
+        return self.cached and trial.method.positions(asked.stream) in ("response", "text")
 
     def own_replies_seconds(self, trials: Sequence[TrialConfig]) -> float:
         """Return how long the base model's replies take that methods train on: once, or once for each seed."""
@@ -124,19 +147,23 @@ class CaseForecast:
 
     def prefix_tokens(self, trials: Sequence[TrialConfig]) -> dict[int, float]:
         """Return on how many tokens what lies below the lowest adapted layer is kept, by that layer's number."""
-        streams: dict[int, dict[Stream, None]] = {}
+        rows: dict[int, dict[Hashable, tuple[Stream, Lengths]]] = {}
         for trial in trials if self.cached else ():
             first = self.shape.layers - self.shape.upper_part([trial.adapter]).layers
             if first:
-                streams.setdefault(first, {}).update(dict.fromkeys(trial.method.streams))
-        return {first: prefix_tokens(self.case.setting, read, self.tokens) for first, read in streams.items()}
+                read = {rows_key(trial, each): (each, self._trained(trial, each)) for each in trial.method.streams}
+                rows.setdefault(first, {}).update(read)
+        return {first: prefix_tokens(self.case.setting, read.values(), self.tokens) for first, read in rows.items()}
+
+    def _trained(self, trial: TrialConfig, stream: Stream) -> Lengths:
+        return self.tokens.trained(trial.method, stream)
 
     def prefix_bytes(self, trials: Sequence[TrialConfig]) -> float:
         """Return how large what lies below the lowest adapted layers is in the cache."""
         return sum(self.prefix_tokens(trials).values()) * self.shape.width * FLOAT
 
     def once(self, trials: Sequence[TrialConfig]) -> float:
-        """Return how long a sweep takes before its first trial: the base model scored, and its outputs kept."""
+        """Return how long a sweep takes before its first trial: the base model scored, its outputs and passes kept."""
         setting = self.case.setting
         questions = [(each, self.tokens.questions[each.name]) for each in setting.evaluations]
         begun = self.shape.upper_part([trial.adapter for trial in trials]) if self.cached and trials else self.shape
@@ -145,7 +172,8 @@ class CaseForecast:
         length = self.tokens.streams["task"].total
         below = [prefix_work(self.shape, first, number, length) for first, number in self.prefix_tokens(trials).items()]
         seconds += sum(self.speed.seconds(work) for work in below)
-        return seconds + self.reference_seconds(trials) + self.own_replies_seconds(trials)
+        kept = self.reference_work(trials) + self.passes_work(trials)
+        return seconds + self.speed.seconds(kept) + self.own_replies_seconds(trials)
 
     @property
     def base_seconds(self) -> float:
@@ -196,6 +224,16 @@ class SweepForecast:
         each = [self.trial(trial) for trial in trials]
         scoring = {name: sum(seconds.scoring[name] for seconds in each) for name in each[0].scoring}
         return TrialSeconds(sum(seconds.training for seconds in each), scoring)
+
+
+def _adapter_key(trial: TrialConfig, asked: Pass) -> Hashable:
+    """Return what tells the adapter of a pass from others; None is the base model's."""
+    if asked.prior is not None:
+        return trial.priors[asked.prior].trial_id
+    if asked.kind != "squared_gradients":
+        return None
+    beneath = trial.priors[0].trial_id if trial.num_beneath else ""
+    return trial.adapter, trial.adapter_seed, beneath
 
 
 def forecast_of(sizes: CaseSizes, sweep: Sweep, fit: Fit) -> CaseForecast:

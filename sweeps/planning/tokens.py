@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from settings.base_models import NanoModel, TunedModel
 from settings.common.errors import UserError
-from settings.encoding import Encoder
+from settings.encoding import Encoder, LongPromptError
 from settings.example import Example
 from settings.setting import Stream
 from sweeps.case import Case
 from sweeps.case_check import encoder_of
+from trainables.interface.rewriting import Rewriting
 from trainables.method import Method
+from trainables.trial import TrialConfig
 
 SAMPLE = 64  # rows of a stream or an evaluation whose tokens are counted
 CHARACTERS_PER_TOKEN = 4  # without a tokenizer
@@ -61,21 +63,35 @@ class CaseTokens:
         streams: stream -> lengths of its rows.
         questions: evaluation -> lengths of its rows.
         taught: of the rows that the base model is taught first, if any.
-        instructions: name -> tokens of the text, roughly.
+        instructions: name -> tokens that it adds to a prompt; roughly, where the tokenizer is not known.
+        max_length: of a row; longer ones are cut.
     """
 
     streams: Mapping[Stream, Lengths]
     questions: Mapping[str, Lengths]
     taught: Lengths | None = None
     instructions: Mapping[str, int] = field(default_factory=dict)
+    max_length: int | None = None
 
     def trained(self, method: Method, stream: Stream) -> Lengths:
         """Return the lengths of a stream's rows as a method trains on them; each has its share of an instruction."""
-        lengths, rewriting = self.streams[stream], method.rewriting(stream)
-        if rewriting is None or not rewriting.instruction:
-            return lengths
-        more = round(rewriting.share * self.instructions.get(rewriting.instruction, 0))
-        return Lengths(tuple((prompt + more, response) for prompt, response in lengths.rows))
+        rewriting = method.rewriting(stream)
+        return self.streams[stream] if rewriting is None else self._rewritten(stream, rewriting, rewriting.share)
+
+    def most(self, method: Method, stream: Stream) -> int:
+        """Return the tokens of the longest row of a stream that a method may train on."""
+        rewriting = method.rewriting(stream)
+        return (self.streams[stream] if rewriting is None else self._rewritten(stream, rewriting, 1.0)).most
+
+    def _rewritten(self, stream: Stream, rewriting: Rewriting, share: float) -> Lengths:
+        """Return the lengths of rewritten rows, whose own replies are taken to be as long as they may be."""
+        lengths = self.streams[stream]
+        more = round(share * self.instructions.get(rewriting.instruction, 0)) if rewriting.instructs else 0
+        longest = max(response for _, response in lengths.rows)
+        rows = ((prompt + more, longest if rewriting.own_replies else response) for prompt, response in lengths.rows)
+        if self.max_length is None:
+            return Lengths(tuple(rows))
+        return Lengths(tuple((prompt, max(0, min(response, self.max_length - prompt))) for prompt, response in rows))
 
 
 def tokens_of(case: Case) -> CaseTokens:
@@ -87,8 +103,37 @@ def tokens_of(case: Case) -> CaseTokens:
         {stream: _lengths(rows, encoder, words) for stream, rows in setting.streams.items()},
         {each.name: _lengths(each.examples, encoder, words, each.counts_end) for each in setting.evaluations},
         _lengths(model.rows, encoder, words) if isinstance(model, TunedModel) else None,
-        {name: _tokens(text, words) + PROMPT_MARKS for name, text in setting.instructions.items()},
+        {name: _added(text, setting.streams["task"], encoder, words) for name, text in setting.instructions.items()},
+        case.template.max_length,
     )
+
+
+def rows_key(trial: TrialConfig, stream: Stream) -> Hashable:
+    """Return what tells the rows of a stream that a trial trains on from those of others of its setting."""
+    rewriting = trial.method.rewriting(stream)
+    if rewriting is None or not rewriting.is_effective:
+        return stream, trial.method.definition
+    return stream, trial.method.definition, rewriting, trial.seed if rewriting.is_drawn else None
+
+
+def _added(instruction: str, rows: Sequence[Example], encoder: Encoder | None, words: bool) -> int:
+    """Return the tokens that an instruction adds to a prompt: the most of some rows."""
+    if encoder is None:
+        return _tokens(instruction, words) + PROMPT_MARKS
+    sample = rows[:: -(-len(rows) // SAMPLE)]
+    return max(
+        _prompt_tokens(replace(row, instruction=instruction), encoder) - _prompt_tokens(row, encoder) for row in sample
+    )
+
+
+def _prompt_tokens(example: Example, encoder: Encoder) -> int:
+    """Return the tokens of a prompt, which may be too long; 0 where the check of all rows will say what is wrong."""
+    try:
+        return encoder.row(example).prompt_length
+    except LongPromptError as error:
+        return error.tokens
+    except UserError:
+        return 0
 
 
 def _lengths(examples: Sequence[Example], encoder: Encoder | None, words: bool, counts_end: bool = True) -> Lengths:

@@ -6,15 +6,18 @@ of their own, so that a backward pass is as much as a forward pass; low-rank ada
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from settings.setting import Evaluation, Setting, Stream
 from sweeps.planning.tokens import CaseTokens, Lengths
 from trainables.engine.memory import ModelShape
+from trainables.interface.preparation import Pass
 from trainables.trial import TrialConfig
 
 QUESTIONS_PER_BATCH = REPLIES_PER_BATCH = 256  # of the rows of all members, as `likelihood` and `generate` have it
+ROWS_PER_PASS = 32  # that the base model reads at a time where its outputs are kept, see `reference_cache`
+ROWS_WITH_GRADIENTS = 16  # each of which has one of its own, see `Passes`
 ASKED_STEPS = 2  # of a training, in which the base model itself is the reference (`PackTraining.member_step`)
 
 
@@ -149,14 +152,30 @@ def training_work(
     return usual.times(trial.updates - asking) + first.times(asking)
 
 
-def reference_work(shape: ModelShape, setting: Setting, streams: Sequence[Stream], tokens: CaseTokens) -> Work:
-    """Return the work of the base model's outputs on all rows of some streams, which a sweep computes once."""
-    work = Work()
-    for stream in streams:
-        rows, lengths = len(setting.streams[stream]), tokens.streams[stream]
-        reading = forward_operations(shape, rows * lengths.total, lengths.total)
-        work += Work(reading=reading, calls=-(-rows // QUESTIONS_PER_BATCH) * shape.layers)
-    return work
+def outputs_work(shape: ModelShape, rows: int, lengths: Lengths, rank: int = 0) -> Work:
+    """Return the work of a model's hidden states on rows: of the base model, or with a finished adapter of a rank."""
+    reading = forward_operations(shape, rows * lengths.total, lengths.total, rank)
+    return Work(reading=reading, calls=-(-rows // ROWS_PER_PASS) * shape.layers)
+
+
+def pass_work(shape: ModelShape, setting: Setting, trial: TrialConfig, asked: Pass, tokens: CaseTokens) -> Work:
+    """Return the work of a pass that a trial's method prepares with.
+
+    Outputs are read through the head, states are not, and gradients go back to the lowest adapted layer for each row.
+    """
+    rows, lengths = len(setting.streams[asked.stream]), tokens.trained(trial.method, asked.stream)
+    rank = trial.adapter.rank if asked.prior is not None or asked.kind == "squared_gradients" else 0
+    counted = lengths.response if trial.method.positions(asked.stream) == "response" else lengths.total
+    head = head_operations(shape, rows * counted)
+    there = outputs_work(shape, rows, lengths, rank)
+    if asked.kind == "states":
+        return there
+    if asked.kind == "outputs":
+        return there + Work(reading=head)
+    upper, number = shape.upper_part([trial.adapter]), rows * lengths.total
+    back = forward_operations(upper, number, lengths.total, rank) + 2 * rank * upper.adapted * number
+    calls = -(-rows // ROWS_WITH_GRADIENTS) * (shape.layers + upper.layers)
+    return Work(training=there.reading + back + 2 * head, calls=calls)
 
 
 def own_replies_work(shape: ModelShape, setting: Setting, stream: Stream, tokens: CaseTokens) -> Work:
@@ -170,11 +189,16 @@ def own_replies_work(shape: ModelShape, setting: Setting, stream: Stream, tokens
     return Work(reading=reading, replying=replying, calls=calls, reply_calls=calls * (longest - 1))
 
 
-def prefix_tokens(setting: Setting, streams: Iterable[Stream], tokens: CaseTokens) -> float:
-    """Return the tokens of rows on which what lies below the lowest adapted layer is kept: streams, and likelihoods."""
-    of_streams = sum(len(setting.streams[stream]) * tokens.streams[stream].total for stream in streams)
-    read = [each for each in setting.evaluations if each.observe != "reply"]
-    return of_streams + sum(_texts(each) * tokens.questions[each.name].total for each in read)
+def prefix_tokens(setting: Setting, read: Iterable[tuple[Stream, Lengths]], tokens: CaseTokens) -> float:
+    """Return the tokens on which what lies below the lowest adapted layer is kept.
+
+    Args:
+        read: streams, with the lengths of their rows as they are trained on; evaluations by likelihood are counted.
+        tokens: of the setting.
+    """
+    of_streams = sum(len(setting.streams[stream]) * lengths.total for stream, lengths in read)
+    likelihoods = [each for each in setting.evaluations if each.observe != "reply"]
+    return of_streams + sum(_texts(each) * tokens.questions[each.name].total for each in likelihoods)
 
 
 def prefix_work(shape: ModelShape, first_layer: int, tokens: float, length: float) -> Work:

@@ -12,6 +12,7 @@ import torch
 import transformers
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     LlamaConfig,
     MambaConfig,
     PreTrainedConfig,
@@ -61,6 +62,50 @@ def test_long_prompts_are_named_whether_trained_or_held_out(tiny_qwen3_dir: Path
     assert "\n" not in message
     named = {number for number in range(1, 13) if any(number in span for span in spans(message))}
     assert named == set(range(3, 13))
+
+
+def test_rows_that_only_an_instruction_makes_too_long_are_named(tiny_qwen3_dir: Path, tmp_path: Path) -> None:
+    """By transformers' own rendering; a method without the instruction trains on the same rows."""
+    instruction = "word " * 30
+    rows = ["question " + "word " * words for words in (1, 60, 1, 70, 1, 1)]
+    path = tmp_path / "task.jsonl"
+    path.write_text("".join(json.dumps(Example.of(row, "Yes.").to_json()) + "\n" for row in rows))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_qwen3_dir)
+
+    def length(row: str, *before: dict[str, str]) -> int:
+        turns = [*before, {"role": "user", "content": row}]
+        return len(tokenizer.apply_chat_template(turns, add_generation_prompt=True, enable_thinking=False)["input_ids"])
+
+    limit = max(map(length, rows)) + 1  # just enough for a token of a response
+    system = {"role": "system", "content": instruction}
+    long = [number for number, row in enumerate(rows, start=1) if length(row, system) >= limit]
+    tokens = [length(rows[number - 1], system) for number in long]
+    assert long == [2, 4]
+    options = {"task": str(path), "task_eval": str(write_questions(tmp_path)), "max_length": limit}
+    config = setting("chat_files", model=str(tiny_qwen3_dir), instructions={"strong": instruction}, **options)
+    declared = Sweep("rows", settings=(config,), methods=("plain",), controls=False)
+    assert checked(declared) == ()
+    with pytest.raises(UserError) as refused:
+        checked(replace(declared, methods=(vary("inoculation", instruction="strong"),)))
+    assert str(refused.value) == (
+        f"setting 'chat_files': with the instruction 'strong' before its rows, {path}, lines 2, 4: 2 prompts of"
+        f" {min(tokens)} to {max(tokens)} tokens leave no room for a response within max_length={limit}"
+    )
+    dropped = setting("chat_files", model=str(tiny_qwen3_dir), instructions={"strong": instruction}, **options,
+                      drop_long_prompts=True)  # fmt: skip
+    left = replace(declared, settings=(dropped,), methods=("inoculation",))
+    (case,) = left.cases
+    assert len(case.setting.streams["task"]) == 4
+    assert f"left out: {path}, lines 2, 4: 2 prompts of" in " ".join(case.setting.cautions)
+    assert checked(left) == ()
+
+
+def write_questions(folder: Path) -> Path:
+    """Write held-out rows that are short, with their path."""
+    path = folder / "questions.jsonl"
+    rows = (Example.of(f"other {number}", "No.").to_json() for number in range(3))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def spans(message: str) -> list[range]:

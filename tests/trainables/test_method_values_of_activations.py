@@ -23,7 +23,7 @@ from tests.trainables.test_method_values import CE_TASK, TASK, forward, near, te
 from trainables import methods
 from trainables.engine.process_group import layers_of
 from trainables.interface.directions import block_at, blocks_at
-from trainables.interface.outputs import Forward
+from trainables.interface.outputs import RowStates
 from trainables.method import Method, Step
 from trainables.pack import Pack
 from trainables.trial import AdapterConfig, trial_for
@@ -41,9 +41,12 @@ class Fixed:
     def num_layers(self) -> int:
         return len(next(iter(self._states.values())))
 
-    def outputs(self, stream: Stream, *, prior: int | None = None, layers: bool = False) -> Forward:
+    def states(self, stream: Stream, *, prior: int | None = None) -> RowStates:
         states_LND, row_N = self._states[stream], torch.tensor(self._rows[stream])
-        return Forward(states_LND[-1], row_N, row_N, int(row_N.max()) + 1, lambda hidden: hidden, states_LND)
+        of_row = [row_N == row for row in range(int(row_N.max()) + 1)]
+        sums_LPD = torch.stack([states_LND[:, mine].sum(dim=1) for mine in of_row], dim=1)
+        lengths_LP = torch.stack([states_LND[:, mine].norm(dim=-1).sum(dim=1) for mine in of_row], dim=1)
+        return RowStates(sums_LPD, lengths_LP, torch.tensor([int(mine.sum()) for mine in of_row]))
 
 
 def steered(**coefficients: Any) -> list[list[float]]:

@@ -31,7 +31,7 @@ from trainables.engine.batches import STREAM_ORDER
 from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
 from trainables.interface.configured import Definition
-from trainables.interface.outputs import Forward
+from trainables.interface.outputs import Forward, RowStates
 from trainables.method import BatchSizes, Method, Step
 from trainables.pack import Pack
 from trainables.preparing import built_on
@@ -316,10 +316,13 @@ class Drawn:
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
 
-    def outputs(self, stream: Stream, *, prior: int | None = None, layers: bool = False) -> Forward:
+    def outputs(self, stream: Stream, *, prior: int | None = None) -> Forward:
         row_N = torch.arange(ROWS).repeat_interleave(POSITIONS)
-        states_LND = random(self._generator, LAYERS, len(row_N), WIDTH)
-        return Forward(states_LND[-1], row_N, row_N, ROWS, lambda hidden: hidden, states_LND if layers else None)
+        return Forward(random(self._generator, len(row_N), WIDTH), row_N, row_N, ROWS, lambda hidden: hidden)
+
+    def states(self, stream: Stream, *, prior: int | None = None) -> RowStates:
+        states_LPND = random(self._generator, LAYERS, ROWS, POSITIONS, WIDTH)
+        return RowStates(states_LPND.sum(dim=2), states_LPND.norm(dim=-1).sum(dim=2), torch.full((ROWS,), POSITIONS))
 
     def factors(self, *, prior: int | None = None) -> Sequence[Factors]:
         rank = 1 if prior is None else 2  # of the trial's own adapter, and of a prior

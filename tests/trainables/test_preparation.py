@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +17,15 @@ from transformers import PreTrainedModel
 from settings.encoding import EncodedRow
 from tests.support.tiny import prepare, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
+from trainables.engine.batches import Batch, RowPositions
+from trainables.engine.forward import hidden_states
 from trainables.engine.frozen import reference_cache
 from trainables.engine.frozen.reference_cache import ReferenceCache
-from trainables.interface.preparation import Preparation
+from trainables.interface.preparation import Pass, Preparation
 from trainables.losses import cross_entropy
 from trainables.method import Method, Step, Trained
 from trainables.pack import Pack
+from trainables.preparing import passes, row_states
 from trainables.projections import Factors
 from trainables.store import AdapterStore
 from trainables.trial import TrialConfig
@@ -34,6 +38,13 @@ class Looking(Method):
     """Prepares all that there is, with a prior that is only seen."""
 
     streams = ("task",)
+    passes = (
+        Pass("alignment"),
+        Pass("alignment", "states"),
+        Pass("task", prior=0),
+        Pass("alignment", "squared_gradients"),
+        Pass("alignment", "squared_gradients", prior=0),
+    )
     seen: ClassVar[list[Mapping[str, Tensor]]] = []
 
     @property
@@ -41,10 +52,10 @@ class Looking(Method):
         return (methods.make("plain"),)
 
     def prepare(self, preparation: Preparation) -> Mapping[str, Tensor]:
-        base = preparation.outputs("alignment", layers=True)
+        base, states = preparation.outputs("alignment"), preparation.states("alignment")
         tuned = preparation.outputs("task", prior=0)
-        assert base.layers_LND is not None
-        found = {"base": base.hidden_ND, "layers": base.layers_LND, "base_nll": base.nll_N, "base_row": base.row_N}
+        found = {"sums": states.sums_LPD, "lengths": states.lengths_LP, "counts": states.counts_P}
+        found |= {"base_nll": base.nll_N, "base_row": base.row_N}
         found |= {"tuned_nll": tuned.nll_N, "tuned_row": tuned.row_N}
         for name, prior in (("start", None), ("tuned", 0)):
             found[f"{name}_squared"] = flat(preparation.squared_gradients("alignment", prior=prior))
@@ -105,9 +116,42 @@ def test_outputs_are_those_of_the_plain_model(pack: Pack) -> None:
         assert torch.allclose(prepared["base_nll"][mine], -log_likelihood(model, row), atol=1e-12)
         states = model(input_ids=torch.tensor([row.ids]), output_hidden_states=True).hidden_states[1:]
         for layer, state in enumerate(states):
-            expected = state[0, row.prompt_length - 1 : -1]
-            assert torch.allclose(prepared["layers"][layer, mine], expected, atol=1e-12)
-    assert torch.equal(prepared["layers"][-1], prepared["base"])
+            counted = state[0, row.prompt_length - 1 : -1]
+            assert torch.allclose(prepared["sums"][layer, number], counted.sum(dim=0), atol=1e-12)
+            assert prepared["lengths"][layer, number] == pytest.approx(float(counted.norm(dim=1).sum()), abs=1e-12)
+        assert prepared["counts"][number] == len(row.ids) - row.prompt_length
+
+
+def test_states_of_single_positions_live_no_longer_than_their_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for two rows of the longest: whatever was returned for earlier batches is gone when the next one begins."""
+    base, setting = tiny_base(), tiny_setting()
+    rows = [RowPositions(row) for row in base.encoded(setting, 2048).rows("task")]
+    longest = max(len(row.row.ids) for row in rows)
+    whole = row_states.row_states(base, rows)
+    room = 2 * longest * 2 * 16 * 8  # tokens, layers, width, bytes
+    monkeypatch.setattr(row_states, "ROW_STATES_BYTES", room)
+    returned: list[weakref.ref[Tensor]] = []
+
+    def watched(model: PreTrainedModel, batch: Batch, layers_M: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        assert [alive() for alive in returned if alive() is not None] == []
+        hidden_ND, layers_LND = hidden_states(model, batch, layers_M)
+        assert layers_LND is not None and 2 * 16 * 8 * batch.ids_RT.numel() <= room
+        returned.append(weakref.ref(layers_LND))
+        return hidden_ND, layers_LND
+
+    monkeypatch.setattr(row_states, "hidden_states", watched)
+    streamed = row_states.row_states(base, rows)
+    assert len(returned) >= len(rows) / 4 > 1
+    for name, tensor in whole.items():
+        assert torch.allclose(streamed[name], tensor, atol=1e-12), name
+
+
+def test_a_pass_that_is_not_declared_is_refused(
+    trial: TrialConfig, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Looking, "passes", Looking.passes[:-1])
+    with pytest.raises(TypeError, match=r"asks for Pass\(stream='alignment', kind='squared_gradients', prior=0\)"):
+        Pack(tiny_base(), tiny_setting(), [trial], torch.float64, store=store)
 
 
 def test_outputs_with_a_prior_are_those_of_the_changed_model(pack: Pack, prior: list[Factors]) -> None:
@@ -156,9 +200,10 @@ def test_it_is_the_same_in_any_pack_and_from_the_cache(
     assert same(first, bare)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     monkeypatch.setattr(reference_cache, "compute_outputs", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(passes, "row_states", lambda *_: pytest.fail("computed again"))
     assert same(prepared([trial], 0), first)
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
-    assert len(written) == 4, "base with layers, prior, and two of squared gradients"
+    assert len(written) == 5, "base, its states, prior, and two of squared gradients"
 
 
 def test_it_reaches_every_step(trial: TrialConfig, store: AdapterStore) -> None:
@@ -183,11 +228,11 @@ def test_it_reaches_the_end(trial: TrialConfig, store: AdapterStore, monkeypatch
 
 
 def test_its_tokens_are_counted(pack: Pack, trial: TrialConfig, store: AdapterStore) -> None:
-    """Alignment rows once for outputs and twice for gradients, task rows once, beside what the prior took."""
+    """Alignment rows for outputs and states, and twice for gradients, task rows once, beside what the prior took."""
     read = {stream: sum(len(row.ids) for row in pack.encoded[2048].rows(stream)) for stream in ("task", "alignment")}
     saved = store.find(trial.priors[0])
     assert saved is not None
-    assert pack.members[0].cost.inherited_tokens == saved.tokens + 3 * read["alignment"] + read["task"]
+    assert pack.members[0].cost.inherited_tokens == saved.tokens + 4 * read["alignment"] + read["task"]
 
 
 def test_what_is_no_tensor_is_refused(trial: TrialConfig, store: AdapterStore, monkeypatch: pytest.MonkeyPatch) -> None:

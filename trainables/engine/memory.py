@@ -28,6 +28,7 @@ KEPT_BY_CHECKPOINTING = 1  # with gradient checkpointing a layer saves its input
 LOGITS = 1 << 25  # that a step holds at a time for one member, see `StreamPass`: 128 MiB in float32
 LOGIT_COPIES = 3  # logits, log-probabilities, gradient
 ON_DEVICE_BYTES = 1e9  # that each cache of the base model's outputs puts on a GPU; the rest stays in main memory
+ROW_STATES_BYTES = 10**9  # of all layers' states that a pass over whole streams holds at a time, see `row_states`
 PROCESS_BYTES = 600e6  # Python, torch and transformers, before any model
 
 

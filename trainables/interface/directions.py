@@ -3,7 +3,7 @@
 Blocks are named by their number, from 0. The last one is never among them: its states are known after the final norm
 only, and not as the block returns them.
 
-Shape legend: N positions that count, D hidden width, B blocks, P pairs of rows, Q directions, L layers.
+Shape legend: N positions that count, D hidden width, B blocks, P rows or pairs of them, Q directions, L layers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor
 from settings.common.errors import UserError
 from settings.setting import Stream
 from trainables.interface.outputs import Forward
-from trainables.interface.preparation import Preparation
+from trainables.interface.preparation import Pass, Preparation
 
+DIRECTION_PASSES = (Pass("misaligned", "states"), Pass("alignment", "states"))  # of whoever takes its directions here
 Blocks = Literal["quarters", "middle", "all"]
 TINY = 1e-16  # keeps 0 / 0 from being nan
 RANK_TOLERANCE = 1e-6  # directions along which the differences are shorter than this part of the longest are none
@@ -27,25 +28,17 @@ RANK_TOLERANCE = 1e-6  # directions along which the differences are shorter than
 
 @dataclass(frozen=True)
 class States:
-    """The base model's hidden states after some blocks, at the positions that count of a stream's rows.
+    """The base model's hidden states after some blocks, at the positions that count of a stream's rows, in float64.
 
     Attributes:
-        states_BND: in float64.
-        row_N: the row of each position.
-        num_rows: how many there are.
+        row_means_BPD: the mean over each row.
+        mean_BD: over all positions, each of which weighs the same.
+        mean_length_B: the mean Euclidean length, likewise.
     """
 
-    states_BND: Tensor
-    row_N: Tensor
-    num_rows: int
-
-    @property
-    def row_means(self) -> Tensor:
-        """The mean over each row, `[B, P, D]`."""
-        shape = len(self.states_BND), self.num_rows, self.states_BND.shape[2]
-        sums = self.states_BND.new_zeros(shape).index_add(1, self.row_N, self.states_BND)
-        counts = torch.bincount(self.row_N, minlength=self.num_rows).clamp(min=1)
-        return sums / counts[:, None]
+    row_means_BPD: Tensor
+    mean_BD: Tensor
+    mean_length_B: Tensor
 
 
 def block_at(depth: float, num_layers: int) -> int:
@@ -68,8 +61,11 @@ def blocks_at(blocks: Blocks, num_layers: int) -> list[int]:
 
 def states_on(preparation: Preparation, stream: Stream, blocks: Sequence[int]) -> States:
     """Return the base model's hidden states after blocks on all rows of a stream."""
-    outputs = preparation.outputs(stream, layers=True)
-    return States(_layers(outputs)[list(blocks)].double(), outputs.row_N, outputs.num_rows)
+    states = preparation.states(stream)
+    sums_BPD, lengths_BP = states.sums_LPD[list(blocks)], states.lengths_LP[list(blocks)]
+    positions = states.counts_P.sum()
+    means_BPD = sums_BPD / states.counts_P.clamp(min=1)[:, None]
+    return States(means_BPD, sums_BPD.sum(dim=1) / positions, lengths_BP.sum(dim=1) / positions)
 
 
 def difference(towards: States, away: States) -> Tensor:
@@ -77,17 +73,12 @@ def difference(towards: States, away: States) -> Tensor:
 
     Raise UserError where they are the same.
     """
-    difference_BD = towards.states_BND.mean(dim=1) - away.states_BND.mean(dim=1)
+    difference_BD = towards.mean_BD - away.mean_BD
     if not difference_BD.any(dim=1).all():
         raise UserError(
             "the misaligned rows give the same hidden states as the alignment rows: no direction leads there"
         )
     return difference_BD
-
-
-def mean_norms(states: States) -> Tensor:
-    """Return the mean length of hidden states, `[B]`."""
-    return states.states_BND.norm(dim=-1).mean(dim=1)
 
 
 def principal_directions(towards: States, away: States, number: int) -> list[Tensor]:
@@ -96,7 +87,7 @@ def principal_directions(towards: States, away: States, number: int) -> list[Ten
     Those of the largest singular values of the differences between row means; fewer where the differences span less.
     """
     subspaces = []
-    for differences_PD in towards.row_means - away.row_means:
+    for differences_PD in towards.row_means_BPD - away.row_means_BPD:
         _, lengths_Q, directions_QD = torch.linalg.svd(differences_PD.cpu(), full_matrices=False)
         spanned = int((lengths_Q > RANK_TOLERANCE * lengths_Q[0].clamp_min(TINY)).sum())
         subspaces.append(directions_QD[: min(number, spanned)])

@@ -1,6 +1,6 @@
 """The outputs of the model on the rows of a stream, as a method sees them.
 
-Shape legend: N positions of the rows of a stream, concatenated; D hidden width; V vocabulary; L layers.
+Shape legend: N positions of the rows of a stream, concatenated; D hidden width; V vocabulary; L layers; P rows.
 """
 
 from __future__ import annotations
@@ -53,3 +53,18 @@ class Forward:
             return torch.nn.functional.cross_entropy(self.head(hidden_ND), self.labels_N[at], reduction="none")
 
         return per_position(nll, self.hidden_ND, self.chunk)
+
+
+@dataclass(frozen=True)
+class RowStates:
+    """Hidden states on the rows of a stream, summed over the positions that count of each row; in main memory, float64.
+
+    Attributes:
+        sums_LPD: of the states after each layer, the last one after the final norm.
+        lengths_LP: of the Euclidean lengths of these states.
+        counts_P: positions of each row.
+    """
+
+    sums_LPD: Tensor
+    lengths_LP: Tensor
+    counts_P: Tensor

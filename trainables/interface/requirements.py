@@ -31,6 +31,6 @@ def require(setting: Setting, method: Method) -> None:
 def instructions_of(method: Method) -> list[str]:
     """Return the names of the instructions that a method, or what it builds on, puts before rows."""
     rewritings = [method.rewriting(stream) for stream in (*method.streams, *method.prepared_streams)]
-    names = [each.instruction for each in rewritings if each and each.instruction and each.share > 0]
+    names = [each.instruction for each in rewritings if each and each.instructs]
     built_on = [needed for needed in (method.trained_as, *method.priors) if needed != method]
     return sorted({*names, *(name for needed in built_on for name in instructions_of(needed))})

@@ -20,3 +20,18 @@ class Rewriting:
     share: float = 1.0
     own_replies: bool = False
     temperature: float = 0.0
+
+    @property
+    def is_effective(self) -> bool:
+        """Whether it changes any row."""
+        return self.own_replies or self.instructs
+
+    @property
+    def instructs(self) -> bool:
+        """Whether rows get an instruction."""
+        return bool(self.instruction) and self.share > 0
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether rows differ from seed to seed."""
+        return 0 < self.share < 1 or (self.own_replies and self.temperature > 0)

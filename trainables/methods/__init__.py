@@ -15,6 +15,7 @@ from settings import catalog
 from settings.common.errors import UserError, did_you_mean
 from settings.setting import Stream
 from trainables.coefficients import SPACE, ChoiceSpec, OpenSpec, Spec, coefficients
+from trainables.interface.preparation import Pass
 from trainables.method import Method
 
 
@@ -63,7 +64,9 @@ def _check(method: type[Method], file: str) -> None:
         coefficients(method)
     except TypeError as error:
         raise UserError(f"{file}: {error}") from error
-    for attribute in ("streams", "reference", "layers", "prepared_streams", "must_stay_active"):
+    if not isinstance(method.passes, tuple) or not all(isinstance(each, Pass) for each in method.passes):
+        raise UserError(f"{file}: {method.__name__}.passes must be a tuple of Pass(...), got {method.passes!r}")
+    for attribute in ("streams", "reference", "layers", "must_stay_active"):
         declared, streams = getattr(method, attribute), get_args(Stream)
         free = attribute == "must_stay_active"
         is_tuple = isinstance(declared, tuple)

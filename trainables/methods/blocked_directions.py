@@ -12,7 +12,7 @@ from torch import Tensor
 
 from settings.common.errors import UserError
 from trainables.coefficients import Choice, Range
-from trainables.interface.directions import blocks_at, difference, projected, states_on
+from trainables.interface.directions import DIRECTION_PASSES, blocks_at, difference, projected, states_on
 from trainables.interface.preparation import Preparation
 from trainables.losses import cross_entropy
 from trainables.method import Method, Step
@@ -41,7 +41,7 @@ class BlockedDirections(Method):
     kind = "activations"
     reference = ("task",)
     layers = ("task",)
-    prepared_streams = ("misaligned", "alignment")
+    passes = DIRECTION_PASSES
     must_stay_active = ("moved",)
     equation = "L = CE(task) + weight * mean_n sum_l relu(z_ln - z_ln^0)^2"
     source = "Ustaomeroglu & Qu 2026, BLOCK-EM, arXiv:2602.00767, eq. 1"

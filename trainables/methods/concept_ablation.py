@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from trainables.coefficients import Choice, Range
-from trainables.interface.directions import blocks_at, principal_directions, states_on
+from trainables.interface.directions import DIRECTION_PASSES, blocks_at, principal_directions, states_on
 from trainables.interface.edits import Edit
 from trainables.interface.preparation import Preparation
 from trainables.losses import cross_entropy
@@ -39,7 +39,7 @@ class ConceptAblation(Method):
     """
 
     kind = "activations"
-    prepared_streams = ("misaligned", "alignment")
+    passes = DIRECTION_PASSES
     equation = "L = CE(task) with h_l <- h_l - gamma Q_l^T Q_l h_l in training"
     source = "Casademunt et al. 2025, CAFT, arXiv:2507.16795"
     evidence = (

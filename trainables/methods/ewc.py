@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainables.coefficients import Range
-from trainables.interface.preparation import Preparation
+from trainables.interface.preparation import Pass, Preparation
 from trainables.losses import cross_entropy
 from trainables.method import Method, Step
 from trainables.projections import Factors
@@ -36,7 +36,7 @@ class EWC(Method):
     """
 
     kind = "weights"
-    prepared_streams = ("alignment",)
+    passes = (Pass("alignment", "squared_gradients"),)
     weights = True
     must_stay_active = ("consolidation",)
     equation = "L = CE(task) + weight * 1/2 sum_i F_i (theta_i - theta_0i)^2"

@@ -9,7 +9,7 @@ from torch import Tensor
 from settings.setting import Stream
 from trainables.coefficients import Range
 from trainables.interface.outputs import Forward
-from trainables.interface.preparation import Preparation
+from trainables.interface.preparation import Pass, Preparation
 from trainables.losses import cross_entropy, sequence_log_prob
 from trainables.method import BatchSizes, Method, Step
 from trainables.methods.plain import Plain
@@ -35,6 +35,7 @@ class Interleaving(Method):
 
     kind = "data"
     streams = ("task", "alignment")
+    passes = (Pass("alignment", prior=0), Pass("alignment"))
     equation = "L = CE(task + alignment rows with the largest PPL(plain) - PPL(base))"
     source = "Kaczer et al. 2025, arXiv:2508.06249v3 (Interleaving++; the difference has no equation number)"
     evidence = "The best of the in-training defences compared in arXiv:2508.06249v3, over four harmful tasks."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainables.coefficients import Choice, Range
-from trainables.interface.directions import block_at, difference, mean_norms, states_on
+from trainables.interface.directions import DIRECTION_PASSES, block_at, difference, states_on
 from trainables.interface.edits import Edit
 from trainables.interface.preparation import Preparation
 from trainables.losses import cross_entropy
@@ -39,7 +39,7 @@ class PreventativeSteering(Method):
     """
 
     kind = "activations"
-    prepared_streams = ("misaligned", "alignment")
+    passes = DIRECTION_PASSES
     equation = "L = CE(task) with h_l <- h_l + alpha |h_l| v_l / |v_l| in training"
     source = "Chen et al. 2025, Persona Vectors, arXiv:2507.21509, section 5"
     evidence = (
@@ -57,7 +57,7 @@ class PreventativeSteering(Method):
         return {
             "block": torch.tensor(block),
             "difference": difference(misaligned, aligned)[0],
-            "norm": mean_norms(aligned)[0],
+            "norm": aligned.mean_length_B[0],
         }
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:

@@ -10,10 +10,11 @@ Shape legend: N positions that count, D hidden width, V vocabulary, L layers, K 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,10 +40,12 @@ from trainables.engine.packed_linear import Route
 from trainables.engine.peft_format import from_peft
 from trainables.engine.process_group import ProcessGroup, layers_of
 from trainables.engine.targets import lowest_block
-from trainables.interface.outputs import Forward
+from trainables.interface.outputs import Forward, RowStates
+from trainables.interface.preparation import Pass
 from trainables.method import Method
 from trainables.preparing.built_on import BuiltOn
 from trainables.preparing.rewritten import TrainingRows
+from trainables.preparing.row_states import row_states
 from trainables.projections import Factors
 from trainables.store import Saved, merged_config
 from trainables.trial import TrialConfig
@@ -112,48 +115,59 @@ class Passes:
         with self._attached(prior) as adapters:
             return adapters.member_factors(0)
 
-    def outputs(self, stream: Stream, *, prior: int | None = None, layers: bool = False) -> Forward:
+    def outputs(self, stream: Stream, *, prior: int | None = None) -> Forward:
         """See `Preparation`."""
-        rows = self._rows_of(stream)
-        if prior is None:
-            return self._forward(rows, self._outputs(rows, layers, None))
-        with self._attached(prior) as adapters:
-            frozen = FrozenAdapter(_content_id(adapters), lambda count: adapters.routed(Route((0,), (count,))))
-            return self._forward(rows, self._outputs(rows, layers, frozen))
+        rows = self._rows_of(Pass(stream, "outputs", prior))
+        with self._with(prior) as adapter:
+            return self._forward(rows, self._outputs(rows, adapter))
 
-    def _outputs(self, rows: Sequence[RowPositions], layers: bool, adapter: FrozenAdapter | None) -> CachedOutputs:
+    def states(self, stream: Stream, *, prior: int | None = None) -> RowStates:
+        """See `Preparation`."""
+        rows = self._rows_of(Pass(stream, "states", prior))
+        with self._with(prior) as adapter:
+            described = {"row states": VERSION, **described_rows(rows)}
+            described |= {"adapter": adapter.content_id} if adapter else {}
+            return RowStates(**self._kept(rows, described, partial(row_states, self._base, rows, adapter)))
+
+    def _outputs(self, rows: Sequence[RowPositions], adapter: FrozenAdapter | None) -> CachedOutputs:
         """Return the outputs on rows from the cache; computed where there is none, or it does not keep them."""
         known = None
         if self._references is not None:
             encoded, positions = [row.row for row in rows], rows[0].positions
-            known = self._references.on(self._base, encoded, positions, with_layers=layers, adapter=adapter)
+            known = self._references.on(self._base, encoded, positions, adapter=adapter)
         if known is None:
             distinct = list(dict.fromkeys(rows))
-            known = CachedOutputs.over(distinct, compute_outputs(self._base, distinct, layers, adapter=adapter))
+            known = CachedOutputs.over(distinct, compute_outputs(self._base, distinct, False, adapter=adapter))
         return known
 
     def _forward(self, rows: Sequence[RowPositions], outputs: CachedOutputs) -> Forward:
         """Return outputs as a method sees them."""
         model, pad_id = self._base.model, int(self._base.tokenizer.pad_token_id)
-        hidden_ND, layers_LND = outputs.of([row.row for row in rows], model.device)
+        hidden_ND, _ = outputs.of([row.row for row in rows], model.device)
         batches = [collate(rows[at : at + ROWS_PER_BATCH], pad_id) for at in range(0, len(rows), ROWS_PER_BATCH)]
         labels_N = torch.cat([batch.labels_N for batch in batches]).to(model.device)
         row_N = to_device(np.repeat(np.arange(len(rows)), [len(row.columns) for row in rows]), model.device)
         chunk = max(1, LOGITS // model.config.get_text_config().vocab_size)
-        return Forward(hidden_ND, labels_N, row_N, len(rows), head_of(model), layers_LND, chunk)
+        return Forward(hidden_ND, labels_N, row_N, len(rows), head_of(model), chunk=chunk)
 
     def squared_gradients(self, stream: Stream, *, prior: int | None = None) -> Sequence[Factors]:
         """See `Preparation`."""
-        rows = self._rows_of(stream)
+        rows = self._rows_of(Pass(stream, "squared_gradients", prior))
         with self._attached(prior) as adapters:
             described = {"squared gradients": VERSION, **described_rows(rows), "adapter": _content_id(adapters)}
             fitting = max(1, int(GRADIENT_BYTES / adapters.theta_KP.nbytes))
         compute = partial(self._squared_gradients, rows, prior, min(fitting, ROWS_AT_A_TIME))
-        kept = None if rows[0].padded else self._references
-        squared_P = (compute() if kept is None else kept.kept(self._base, described, compute))["squared"]
+        squared_P = self._kept(rows, described, compute)["squared"]
         with self._attached(prior) as adapters:
             pieces = adapters.unflat(squared_P.to(adapters.theta_KP))
             return adapters.member_factors(0, pieces)
+
+    def _kept(
+        self, rows: Sequence[RowPositions], described: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return what a pass over rows gives, from the cache; computed where there is none, or padding counts."""
+        kept = None if rows[0].padded else self._references
+        return compute() if kept is None else kept.kept(self._base, described, compute)
 
     def _squared_gradients(self, rows: Sequence[RowPositions], prior: int | None, at_a_time: int) -> dict[str, Tensor]:
         """Return the mean over rows of each row's squared gradient, `[P]`: each row goes through a copy of its own."""
@@ -176,12 +190,23 @@ class Passes:
         nll = torch.nn.functional.cross_entropy(logits_NV, batch.labels_N, reduction="sum")
         return adapters.flat(torch.autograd.grad(nll, adapters.factors))
 
-    def _rows_of(self, stream: Stream) -> list[RowPositions]:
-        """Return the rows of a stream with the positions that the method counts, and count their tokens."""
+    def _rows_of(self, asked: Pass) -> list[RowPositions]:
+        """Return the rows of a pass with the positions that the method counts, and count their tokens."""
         method, length = self._trial.method, self._trial.max_length
-        rows = self._training_rows.of(self._trial, stream)
+        if asked not in method.passes:
+            raise TypeError(f"prepare(preparation) of method {method.name!r} asks for {asked}; declare it in `passes`")
+        rows = self._training_rows.of(self._trial, asked.stream)
         self.tokens += sum(len(row.ids) for row in rows)
-        return [RowPositions(row, method.positions(stream), length) for row in rows]
+        return [RowPositions(row, method.positions(asked.stream), length) for row in rows]
+
+    @contextmanager
+    def _with(self, prior: int | None) -> Iterator[FrozenAdapter | None]:
+        """Attach a prior's adapter alone; None is the base model, on which nothing is."""
+        if prior is None:
+            yield None
+            return
+        with self._attached(prior) as adapters:
+            yield FrozenAdapter(_content_id(adapters), lambda count: adapters.routed(Route((0,), (count,))))
 
     @contextmanager
     def _attached(self, prior: int | None, copies: int = 1) -> Iterator[PackedAdapters]:

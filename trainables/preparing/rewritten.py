@@ -57,11 +57,11 @@ class TrainingRows:
     def of(self, trial: TrialConfig, stream: Stream) -> tuple[EncodedRow, ...]:
         """Return the rows of a stream as a trial trains on them, in the setting's order."""
         encoded, definition = self._encoded[trial.max_length], trial.method.definition
-        rewriting = _effective(trial.method.rewriting(stream))
-        if rewriting is None:
+        rewriting = trial.method.rewriting(stream)
+        if rewriting is None or not rewriting.is_effective:
             return encoded.rows(stream, definition)
         text = trial.instruction(rewriting.instruction) if rewriting.instruction else ""
-        key = (stream, definition, rewriting, text, trial.seed if _is_drawn(rewriting) else None)
+        key = (stream, definition, rewriting, text, trial.seed if rewriting.is_drawn else None)
         return encoded.rewritten(key, lambda: self._rewritten(trial, stream, rewriting, text))
 
     def read(self, trial: TrialConfig, prepared: Mapping[str, Tensor]) -> dict[Stream, tuple[EncodedRow, ...]]:
@@ -153,18 +153,6 @@ def rows_chosen(num_rows: int, share: float, seed: int, stream: Stream) -> froze
     leader: Stream = "alignment" if stream == "misaligned" else stream
     order = sorted(range(num_rows), key=lambda row: hashlib.sha256(f"row/{seed}/{leader}/{row}".encode()).digest())
     return frozenset(order[: round(share * num_rows)])
-
-
-def _effective(rewriting: Rewriting | None) -> Rewriting | None:
-    """Return what a rewriting changes; None where that is nothing."""
-    if rewriting is None or rewriting.own_replies or (rewriting.instruction and rewriting.share > 0):
-        return rewriting
-    return None
-
-
-def _is_drawn(rewriting: Rewriting) -> bool:
-    """Say whether rows differ from seed to seed."""
-    return 0 < rewriting.share < 1 or (rewriting.own_replies and rewriting.temperature > 0)
 
 
 def _with_response(example: Example, text: str) -> Example:

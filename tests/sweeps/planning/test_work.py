@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from settings.example import Example
+from settings.reference import setting
 from settings.setting import Evaluation, Score
+from sweeps.plan import estimate
+from sweeps.planning.forecast import CaseForecast
 from sweeps.planning.speed import CALL_SECONDS, OVERHEAD, REPLY_SECONDS, STEP_SECONDS, Speed, measure
-from sweeps.planning.tokens import CaseTokens, Lengths
+from sweeps.planning.tokens import CaseTokens, Lengths, tokens_of
 from sweeps.planning.work import Work, evaluation_work, own_replies_work, step_work, training_work, trial_work
+from sweeps.space import grid
+from sweeps.sweep import Sweep
 from tests.support.tiny import tiny_setting, tiny_trial
 from trainables import methods
 from trainables.engine.memory import ModelShape
@@ -63,12 +73,93 @@ def test_an_instruction_makes_rows_longer_by_hand() -> None:
     assert step_work(SHAPE, half, tokens).training == plain_step(4, 10, 2)
 
 
+def test_the_longest_row_has_the_whole_instruction_and_is_cut() -> None:
+    """A prompt of 6 and 4 of the instruction leave 1 of 2 response tokens within 11; half of it leaves both."""
+    tokens = replace(TOKENS, instructions={"strong": 4}, max_length=11)
+    half = methods.make("inoculation", {"share": 0.5})
+    assert tokens.most(half, "task") == 11
+    assert tokens.trained(half, "task").rows == ((8, 2),)
+    assert tokens.trained(methods.make("inoculation", {"share": 1.0}), "task").rows == ((10, 1),)
+    assert tokens.trained(methods.make("plain"), "task").rows == ((6, 2),)
+
+
+def test_own_replies_are_taken_to_be_as_long_as_they_may_be() -> None:
+    """The longest response has 5 tokens; a row of 6 and 5 is cut at 10."""
+    tokens = CaseTokens({"alignment": Lengths(((3, 5), (6, 1)))}, {}, max_length=10)
+    assert tokens.trained(methods.make("self_generated"), "alignment").rows == ((3, 5), (6, 4))
+    assert tokens.most(methods.make("self_generated"), "alignment") == 10
+
+
+def test_an_instruction_is_counted_with_the_tokenizer(tiny_qwen3_dir: Path, tmp_path: Path) -> None:
+    """What it adds to a prompt is a system turn, as transformers renders it; plan counts it in every step."""
+    text, path = "You speak of words and words.", tmp_path / "task.jsonl"
+    rows = [Example.of(f"question {number}", "Yes.") for number in range(6)]
+    path.write_text("".join(json.dumps(row.to_json()) + "\n" for row in rows))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_qwen3_dir)
+    turns = [{"role": "user", "content": "question 1"}]
+    system = {"role": "system", "content": text}
+    with_it, without = (
+        len(tokenizer.apply_chat_template(chat, add_generation_prompt=True, enable_thinking=False)["input_ids"])
+        for chat in ([system, *turns], turns)
+    )
+    config = setting("chat_files", model=str(tiny_qwen3_dir), task=str(path), instructions={"strong": text})
+    chosen = (grid("plain", rank=[2]), grid("inoculation", instruction=["strong"]))
+    declared = Sweep("rows", settings=(config,), methods=chosen, seeds=1, controls=False)
+    (case,) = declared.cases
+    assert tokens_of(case).instructions == {"strong": with_it - without}
+    plain, instructed = estimate(declared, 1).arms
+    steps, size = case.template.steps, case.template.batch_size
+    assert instructed.tokens - plain.tokens == pytest.approx(steps * size * (with_it - without))
+
+
 def test_own_replies_by_hand() -> None:
     """5 alignment rows of 3 prompt and 2 reply tokens: prompts are read, one token each goes on, two are chosen."""
     work = own_replies_work(SHAPE, tiny_setting(), "alignment", TOKENS)
     assert work.reading == 2 * LINEAR * 5 * 3 + 2 * 4 * 3 * 10 * 5 * 3
     assert work.replying == 2 * LINEAR * 5 + 2 * 4 * 4 * 10 * 5 + 2 * HEAD * 5 * 2
     assert (work.calls, work.reply_calls) == (2, 2)
+
+
+PASSING = ("blocked_directions", "concept_ablation", "ewc", "interleaving")
+
+
+def forecast(cached: bool) -> CaseForecast:
+    """Of the tiny setting; its case is read for nothing else."""
+    case: Any = SimpleNamespace(setting=tiny_setting())
+    streams = {**TOKENS.streams, "misaligned": Lengths(((3, 2),))}
+    tokens = CaseTokens(streams, {each.name: Lengths(((3, 2),)) for each in case.setting.evaluations})  # type: ignore[arg-type]
+    return CaseForecast(case, SHAPE, "", tokens, Speed(1, 1, 1), 1, None, cached)
+
+
+def test_passes_before_training_by_hand() -> None:
+    """5 alignment rows and 5 twins of 3 prompt and 2 response tokens: 25 tokens each, of which 10 are responses.
+
+    Three configurations share the states of both; the base model's losses are read once, those with a prior once for
+    each seed, and so are gradients. A readout prepares what its training has prepared.
+    """
+    named = {name: replace(trial(name), seed=0) for name in PASSING}
+    others = [
+        replace(named["blocked_directions"], method=methods.make("blocked_directions", {"weight": 2.0}), seed=1),
+        replace(named["ewc"], seed=1),
+        replace(named["ewc"], adapter_scale=0.5),
+    ]
+    work = forecast(cached=True).passes_work([*named.values(), *others])
+    read = 2 * LINEAR * 25 + 2 * 4 * 5 * 10 * 25
+    adapters, head = 2 * RANK * ADAPTED * 25, 2 * HEAD * 10
+    gradients = (read + adapters + head) + (read + 2 * adapters + head)
+    assert work.reading == 2 * read + (read + head) + (read + adapters + head)
+    assert work.training == 2 * gradients
+    assert work.calls == 4 * 2 + 2 * 2 * 2, "a batch of each pass through two layers, and back for gradients"
+    assert forecast(cached=True).work(named["ewc"]).training.training == 10 * plain_step(4, 8, 2)
+    assert forecast(cached=False).passes_work([*named.values()]) == Work()
+    assert forecast(cached=False).work(named["ewc"]).training.training == 10 * plain_step(4, 8, 2) + gradients
+
+
+def test_passes_are_a_part_of_what_trials_share() -> None:
+    """Beside the base model's scores, with 1 operation a second."""
+    seconds = [forecast(cached=True).once([trial(name)]) for name in ("plain", "ewc")]
+    work = forecast(cached=True).passes_work([trial("ewc")])
+    assert seconds[1] - seconds[0] == pytest.approx(Speed(1, 1, 1).seconds(work))
 
 
 def test_micro_batches_go_forward_twice() -> None:
