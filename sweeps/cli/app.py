@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,8 @@ from settings.common.addresses import redacted
 from settings.common.errors import UserError
 from settings.common.files import is_full
 from sweeps.cli import terminal
+from sweeps.cli.adapters.commands import adapters_app
+from sweeps.cli.arguments import OUTPUT, Address, Name, Output, Retry, SweepName, Tracking, options_of
 from sweeps.cli.interrupts import second_ends
 from sweeps.cli.say import Say, command, hidden_address, places
 from sweeps.driver.run_options import RunOptions
@@ -36,19 +38,7 @@ judge_app = typer.Typer(help="Try a language model as judge.", no_args_is_help=T
 app.add_typer(judge_app, name="judge")
 import_app = typer.Typer(help="Analyse results that were made elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(import_app, name="import")
-
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME_OR_FILE.py", help="A sweep of the catalog, a Python file, or the name of one that ran."
-    ),
-]
-SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or its file.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Root of all sweeps' folders and of the MLflow store.")]
-Retry = Annotated[bool, typer.Option("--retry-failed", help="Train trials again that failed before.")]
-Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: SQLite under --output.")]
-Address = Annotated[str | None, typer.Option("--address", help='Ray cluster ("auto" or host:port); default: local.')]
-OUTPUT = Path("runs")
+app.add_typer(adapters_app)
 
 
 @app.command("methods", epilog="Example: selgen methods kl_penalty")
@@ -74,7 +64,7 @@ def settings_command(
 
     if name:
         try:
-            built = catalog.build(name, catalog.absolute(name, _options(option or [])))
+            built = catalog.build(name, catalog.absolute(name, options_of(option or [])))
         except UserError:  # most often an option that is needed: show which there are
             show_options(Console(), name)
             raise
@@ -83,20 +73,6 @@ def settings_command(
         check_model(built.base_model)
     else:
         show_settings(Console())
-
-
-def _options(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs; a value that is JSON is taken as such."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"--option {pair!r} must be KEY=VALUE")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return options
 
 
 @sweep_app.command("list", epilog="Example: selgen sweep list")

@@ -70,6 +70,7 @@ def refused(
         ["methods", "--help"],
         ["settings", "--help"],
         ["frontier", "--help"],
+        ["choose", "--help"],
         ["ui", "--help"],
         ["reproduce", "--help"],
         *[["sweep", command, "--help"] for command in ("list", "plan", "run", "resume", "status")],

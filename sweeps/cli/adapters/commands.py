@@ -1,0 +1,39 @@
+"""The commands about single configurations and adapters: which one to take, as files, and where another one stands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sweeps.cli.arguments import OUTPUT, Output, SweepName, Tracking
+
+adapters_app = typer.Typer(rich_markup_mode=None)
+
+
+@adapters_app.command("choose", epilog="Example: selgen choose quickstart --min alignment=0.9 --confidence 0.95")
+def choose_command(
+    sweep: SweepName,
+    at_least: Annotated[
+        list[str] | None, typer.Option("--min", metavar="SCORE=NUMBER", help="A score has to be at least this.")
+    ] = None,
+    at_most: Annotated[
+        list[str] | None, typer.Option("--max", metavar="SCORE=NUMBER", help="A score has to be at most this.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="How sure it has to be that all of this holds.")] = 0.95,
+    best: Annotated[str | None, typer.Option(help="The score to be best in; default: the sweep's first.")] = None,
+    output: Output = OUTPUT,
+    tracking_uri: Tracking = None,
+    setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which configuration to take: the best task among those that keep limits, and what to expect of it.
+
+    Allows for the luck of choosing among many. Ends with code 0 also when none is good enough.
+    """
+    from sweeps.cli.adapters.choose import show_choice
+    from sweeps.find import name_of
+
+    limits = (at_least or [], at_most or [])
+    show_choice(name_of(sweep), limits, confidence, best, output, tracking_uri, setting, as_json, Console())
