@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,3 +38,23 @@ def choose_command(
 
     limits = (at_least or [], at_most or [])
     show_choice(name_of(sweep), limits, confidence, best, output, tracking_uri, setting, as_json, Console())
+
+
+@adapters_app.command("export", epilog='Example: selgen export quickstart "kl_penalty beta=1" adapters/kl')
+def export_command(
+    sweep: SweepName,
+    configuration: Annotated[str, typer.Argument(help="As tables write it, or its id.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    seed: Annotated[
+        int | None, typer.Option(help="Whose adapter; default: the seed nearest to the configuration's mean.")
+    ] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Write a whole model instead of an adapter.")] = False,
+    output: Output = OUTPUT,
+    setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write the adapter of a configuration for PEFT, vLLM and Inspect, with a model card: scores, data, licence."""
+    from sweeps.cli.adapters.export import export
+    from sweeps.find import name_of
+
+    export(name_of(sweep), configuration, directory, output, setting, seed, merged, as_json, Console())

@@ -71,6 +71,7 @@ def refused(
         ["settings", "--help"],
         ["frontier", "--help"],
         ["choose", "--help"],
+        ["export", "--help"],
         ["ui", "--help"],
         ["reproduce", "--help"],
         *[["sweep", command, "--help"] for command in ("list", "plan", "run", "resume", "status")],
