@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sweeps.cli.arguments import OUTPUT, Output, SweepName, Tracking
+from sweeps.cli.arguments import OUTPUT, Output, SweepName, Tracking, options_of
 
 adapters_app = typer.Typer(rich_markup_mode=None)
 
@@ -58,3 +58,33 @@ def export_command(
     from sweeps.find import name_of
 
     export(name_of(sweep), configuration, directory, output, setting, seed, merged, as_json, Console())
+
+
+@adapters_app.command("score", epilog="Example: selgen score my_adapter --sweep quickstart --name mine")
+def score_command(
+    adapters: Annotated[
+        list[str], typer.Argument(metavar="ADAPTER...", help="Folders of PEFT adapters; base is the base model itself.")
+    ],
+    setting: Annotated[
+        str | None, typer.Option(help="What to score on: a setting, or file.py:function; default: the sweep's own.")
+    ] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE, an option of the setting.")] = None,
+    sweep: Annotated[
+        str | None, typer.Option(help="A sweep on the same setting: compare, and draw into its figure and report.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="In figures and tables; default: the folder's name.")] = None,
+    output: Output = OUTPUT,
+    to: Annotated[Path | None, typer.Option(help="Folder of the result, without --sweep; default: beside.")] = None,
+    judge_url: Annotated[str | None, typer.Option(help="Judge's endpoint; default: $OPENAI_BASE_URL.")] = None,
+    max_dollars: Annotated[float | None, typer.Option(help="Stop judging after so much money.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score adapters from elsewhere on a setting, side by side, with intervals over questions."""
+    from settings.judge import JudgeOptions
+    from sweeps.cli.adapters.score import show_scores
+    from sweeps.find import name_of
+
+    judge = JudgeOptions(base_url=judge_url, max_dollars=max_dollars)
+    sweep_name = name_of(sweep) if sweep else None
+    options = options_of(option or [])
+    show_scores(adapters, setting, options, sweep_name, name, output, to, judge, as_json, Console())

@@ -72,6 +72,7 @@ def refused(
         ["frontier", "--help"],
         ["choose", "--help"],
         ["export", "--help"],
+        ["score", "--help"],
         ["ui", "--help"],
         ["reproduce", "--help"],
         *[["sweep", command, "--help"] for command in ("list", "plan", "run", "resume", "status")],
