@@ -121,6 +121,11 @@ class SweepFolder:
         return self.path / "questions"
 
     @property
+    def named(self) -> Path:
+        """Folder of models that were scored on the sweep's settings and are no trials of it, a file each."""
+        return self.path / "named"
+
+    @property
     def previews(self) -> Path:
         """Folder of the figures that the sweep's description in MLflow shows."""
         return self.path / "description"

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from analysis.figures import named_points
 from analysis.figures.labels import Label, place_labels
 from analysis.figures.style import (
     BLACK,
@@ -37,6 +38,7 @@ from analysis.figures.style import (
 )
 from analysis.findings.arms import MIX, control_of, is_plain, measure, plain_title
 from analysis.findings.frontier import FrontierPoint, excluded_text, frontier, knob_of, varying_coefficients
+from analysis.findings.named_points import NamedPoint
 from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import TWO_SEEDS, Bootstrap
 from analysis.statistics.pareto import staircase
@@ -77,10 +79,11 @@ def save_frontier(
     title: str = "",
     x: str | None = None,
     y: str | None = None,
+    named: Sequence[NamedPoint] = (),
 ) -> None:
     """Draw `frontier_figure` and write it in one move; the file's ending decides the format. Raises UserError."""
     check_format(path)
-    save_figure(path, frontier_figure(table, base_scores, title, x, y))
+    save_figure(path, frontier_figure(table, base_scores, title, x, y, named))
 
 
 def frontier_figure(
@@ -89,6 +92,7 @@ def frontier_figure(
     title: str = "",
     x: str | None = None,
     y: str | None = None,
+    named: Sequence[NamedPoint] = (),
 ) -> Figure:
     """Draw two objectives of a table against each other.
 
@@ -97,6 +101,7 @@ def frontier_figure(
         base_scores: score name -> mean of the untouched base model, drawn as a star.
         title: above the axes.
         x, y: names of objectives; None means the first alignment objective, and the first other one.
+        named: scored models that are no trials; those that lack an objective are left out.
 
     Raises UserError: no finished trial; fewer than two objectives; no such objective.
     """
@@ -108,28 +113,32 @@ def frontier_figure(
     figure = new_figure(SIZE[0], max(SIZE[1], _height_of(_legend(drawn, styles, base is not None, True))))
     axes = figure.add_subplot()
     cut = _limit(axes, shown, drawn, base)
+    scored = [point for point in named if point.has(shown.objectives)]
+    named_points.widen(axes, scored, shown.objectives)
     _draw_front(axes, shown, [point for point in drawn if point.on_front])
     banded = _draw_band(axes, shown, None if base is None else np.array(base))
     for method, style in styles.items():
         _draw_method(axes, shown, [point for point in drawn if point.method == method], style)
     if base is not None:
         axes.plot(*base, marker="*", markersize=15, color="#FFFFFF", markeredgecolor=BLACK, zorder=6)
+    labels = named_points.draw_named(axes, scored, shown.objectives)
     _describe_axes(axes, shown.objectives)
     if title:
         axes.set_title("\n".join(textwrap.wrap(title, TITLE_WIDTH)), fontsize=FONT["title"], loc="left")
     figure.legend(
-        handles=_legend(drawn, styles, base is not None, banded),
+        handles=_legend(drawn, styles, base is not None, banded) + named_points.legend(scored),
         loc="outside right upper",
         fontsize=FONT["small"],
         frameon=False,
     )
     add_caption(figure, _caption(shown, points, cut, banded), CAPTION_WIDTH, linespacing=1.35)
-    labels = [
+    labels += [
         Label(_short_label(point, drawn), *_xy(point, shown.objectives), _darkened(styles[point.method].colour))
         for point in drawn
         if point.on_front and _short_label(point, drawn)
     ]
     markers = [(*_xy(point, shown.objectives), 4.5) for point in drawn] + ([(*base, 8.0)] if base else [])
+    markers += [(*named_points.place(point, shown.objectives), 5.0) for point in scored]
     place_labels(figure, axes, labels, markers, FONT["small"])
     return figure
 

@@ -21,6 +21,7 @@ from analysis.findings.arms import KNOBS, Control, control_of, definition_of, is
 from analysis.findings.controls import CONTROLS
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import Estimate, FrontierPoint, knob_of
+from analysis.findings.named_points import NamedPoint
 from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import Statistic
 from analysis.statistics.compare import relative_to
@@ -49,8 +50,14 @@ document.getElementById("{plot_id}").on("plotly_click", event => {
 """
 
 
-def frontier_plot(findings: Findings, x: int = 0, y: int = 1, links: Mapping[str, str] | None = None) -> go.Figure:
-    """Draw two objectives (columns of the table), with band, controls and the fronts of honest selection.
+def frontier_plot(
+    findings: Findings,
+    x: int = 0,
+    y: int = 1,
+    links: Mapping[str, str] | None = None,
+    named: Sequence[NamedPoint] = (),
+) -> go.Figure:
+    """Draw two objectives (columns of the table), with band, controls, fronts of honest selection and scored models.
 
     `links` (configuration id -> address) become the points' custom data, which `OPEN_LINK` opens at a click.
     """
@@ -75,6 +82,7 @@ def frontier_plot(findings: Findings, x: int = 0, y: int = 1, links: Mapping[str
             marker={"symbol": "star", "size": 16, "color": "white", "line": {"color": "black", "width": 1.5}},
             hovertemplate="base model<br>%{x:.3f}, %{y:.3f}<extra></extra>",
         )
+    _scored(figure, findings, named, x, y)
     _axes(figure, findings, x, y)
     figure.update_layout(height=620, hovermode="closest", legend={"itemsizing": "constant"}, **LAYOUT)
     return figure
@@ -186,6 +194,27 @@ def _method(
         text=[_hover(point) for point in points],
         customdata=[links.get(point.configuration, "") for point in points],
         hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _scored(figure: go.Figure, findings: Findings, named: Sequence[NamedPoint], x: int, y: int) -> None:
+    """Draw models that are no trials of the sweep."""
+    objectives = (findings.table.objectives[x], findings.table.objectives[y])
+    shown = [point for point in named if point.has(objectives)]
+    if not shown:
+        return
+    columns = [[point.scores[objective.name] for point in shown] for objective in objectives]
+    figure.add_scatter(
+        x=[estimate.mean for estimate in columns[0]],
+        y=[estimate.mean for estimate in columns[1]],
+        error_x=_bars(columns[0], "black"),
+        error_y=_bars(columns[1], "black"),
+        mode="markers+text",
+        text=[point.name for point in shown],
+        textposition="top center",
+        name="scored models",
+        marker={"symbol": "x", "size": 11, "color": "black"},
+        hovertemplate="%{text}<br>%{x:.3f}, %{y:.3f}<extra></extra>",
     )
 
 

@@ -22,6 +22,7 @@ from analysis.figures.style import (
 from analysis.findings.arms import control_of
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, knob_of
+from analysis.findings.named_points import NamedPoint
 from analysis.statistics.bootstrap import Statistic
 from analysis.statistics.compare import relative_to
 
@@ -30,14 +31,17 @@ LINES = ("-", "--", ":")
 
 
 def paper_figures(
-    findings: Findings, base_scores: Mapping[str, float], title: str = ""
+    findings: Findings, base_scores: Mapping[str, float], title: str = "", named: Sequence[NamedPoint] = ()
 ) -> Iterator[tuple[str, Figure]]:
     """Yield (name, figure) for every figure that the findings allow; three objectives give three frontiers."""
     names = [objective.name for objective in findings.table.objectives]
     pairs = {2: [(0, 1)], 3: [(0, 1), (0, 2), (1, 2)]}.get(len(names), [])
     for first, second in pairs:
         name = "frontier" if len(names) == 2 else f"frontier_{names[first]}_{names[second]}"
-        yield name, frontier_figure(findings.table.select([names[first], names[second]]), base_scores, title)
+        yield (
+            name,
+            frontier_figure(findings.table.select([names[first], names[second]]), base_scores, title, named=named),
+        )
     if len(findings.hypervolumes) > 2:
         yield "hypervolume", hypervolume_figure(findings, title)
     if _knobs(findings):

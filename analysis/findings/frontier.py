@@ -254,11 +254,11 @@ def rich_table(
         if num_equal is None:
             continue
         scores = [(point.scores[objective.name], objective.name in short) for objective in shown]
-        cells = [f"{score.mean:.3f}" if alone else _cell(score) for score, alone in scores]
+        cells = [f"{score.mean:.3f}" if alone else cell_text(score) for score, alone in scores]
         also = f" and {num_equal} more that equal it" if num_equal else ""
         excluded = f" ({excluded_text(point.excluded)})" if excluded_text(point.excluded) else ""
         texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip() + also + excluded, *cells]
-        texts += [_percent(point.p_front), str(point.seeds), _short(point.tokens), _short(point.seconds)]
+        texts += [percent_text(point.p_front), str(point.seeds), _short(point.tokens), _short(point.seconds)]
         texts = texts[: 2 + len(shown) + len(names)]
         table.add_row(*(Text(text) for text in texts), style="" if point.on_front else "dim")
     notes = [
@@ -320,14 +320,14 @@ def excluded_text(counts: Mapping[Status, int]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
 
-def _cell(estimate: Estimate) -> str:
+def cell_text(estimate: Estimate) -> str:
     if math.isnan(estimate.mean):
         return "no result"
     ends = "-" if math.isnan(estimate.low) else f"{estimate.low:.2f}, {estimate.high:.2f}"
     return f"{estimate.mean:.3f} [{ends}]{'q' if estimate.basis == 'questions' else ''}"
 
 
-def _percent(share: float) -> str:
+def percent_text(share: float) -> str:
     """Format a probability as whole percent; "-" for nan, and 100 % for certainty only."""
     if math.isnan(share):
         return "-"

@@ -18,6 +18,7 @@ from analysis.figures.style import save_figure
 from analysis.findings.cautions import P_FRONT
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, csv_text
+from analysis.findings.named_points import NamedPoint, standing
 from analysis.findings.triggered import DifferingVerdict, differing_verdicts
 from analysis.statistics.arrays import mean, number_text
 from analysis.tables.scores import TrialRecord
@@ -41,6 +42,7 @@ class Chapter:
         links: configuration id -> address of its run in MLflow.
         running: trials that have not ended.
         triggered: what its trials say with triggered questions in place of ordinary ones; None where none were asked.
+        named: scored models that are no trials of the sweep.
     """
 
     setting: str
@@ -50,6 +52,14 @@ class Chapter:
     links: Mapping[str, str]
     running: int = 0
     triggered: Findings | None = None
+    named: Sequence[NamedPoint] = ()
+
+    @property
+    def standings(self) -> list[str]:
+        """What the scored models have, and which controls are better, a line each."""
+        objectives = self.findings.table.objectives
+        points = self.findings.points
+        return [standing(point, points, objectives) for point in self.named if point.has(objectives)]
 
     @property
     def differing(self) -> tuple[DifferingVerdict, ...]:
@@ -70,6 +80,8 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
         stem = f"_{number}" if len(chapters) > 1 else ""
         data, table = folder / f"findings{stem}.json", folder / f"frontier{stem}.csv"
         facts = {"sweep": sweep, "setting": chapter.setting} | chapter.findings.to_json()
+        if chapter.named:
+            facts["named"] = [point.to_json() for point in chapter.named]
         if chapter.triggered is not None:
             facts["triggered"] = chapter.triggered.to_json() | {
                 "differing_verdicts": [verdict.text for verdict in chapter.differing]
@@ -87,9 +99,9 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
 
 def _paper_figures(chapter: Chapter, title: str) -> Iterator[tuple[str, Any]]:
     """Yield the figures by name, those of triggered questions last."""
-    yield from paper_figures(chapter.findings, chapter.base_scores, title)
+    yield from paper_figures(chapter.findings, chapter.base_scores, title, chapter.named)
     if chapter.triggered is not None:
-        drawn = paper_figures(chapter.triggered, chapter.base_scores, f"{title}, triggered")
+        drawn = paper_figures(chapter.triggered, chapter.base_scores, f"{title}, triggered", chapter.named)
         yield from ((f"{name}_triggered", figure) for name, figure in drawn)
 
 
@@ -113,7 +125,7 @@ def page(sweep: str, chapters: Sequence[Chapter]) -> str:
 def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
     findings = chapter.findings
     drawn, triggered = (
-        [] if each is None else _frontier_plots(each, chapter.links) for each in (findings, chapter.triggered)
+        [] if each is None else _frontier_plots(each, chapter) for each in (findings, chapter.triggered)
     )
     curves = interactive.curves_plot(findings)
     forest = interactive.forest_plot(findings) if len(findings.hypervolumes) > 2 else None
@@ -128,6 +140,7 @@ def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
         "forest": None if forest is None else _html(forest, f"forest-{index}"),
         "points": [_point(chapter, point) for point in findings.points],
         "headline": headline(findings),
+        "standings": chapter.standings,
         "categories": _categories(chapter),
         "lost": _lost(chapter.records),
         "lost_more": max(0, sum(1 for record in chapter.records if record.status != "finished") - MOST_TRIALS),
@@ -148,11 +161,11 @@ def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
     }
 
 
-def _frontier_plots(findings: Findings, links: Mapping[str, str]) -> list[Any]:
+def _frontier_plots(findings: Findings, chapter: Chapter) -> list[Any]:
     """Draw the frontier in each pair of two or three objectives."""
     number = len(findings.table.objectives)
     pairs = {2: [(0, 1)], 3: [(0, 2), (1, 2), (0, 1)]}.get(number, [])
-    return [interactive.frontier_plot(findings, x=y, y=x, links=links) for x, y in pairs]
+    return [interactive.frontier_plot(findings, y, x, chapter.links, chapter.named) for x, y in pairs]
 
 
 def _html(figure: Any, name: str) -> str:

@@ -27,7 +27,7 @@ from analysis.statistics.arrays import Bools, Floats, Integers, finite_or_none
 from analysis.statistics.best_of_many import shrunk_volumes
 from analysis.statistics.curves import Curve, fit_curve
 from analysis.statistics.measurements import Measurements
-from analysis.statistics.noise import estimate_noise
+from analysis.statistics.noise import Noise, estimate_noise
 from analysis.statistics.pareto import CHUNK, fronts
 from analysis.statistics.ranges import Ranges
 
@@ -238,17 +238,43 @@ class Bootstrap:
             ]
         return effects
 
+    @property
+    def z_mean_CM(self) -> Floats:
+        """The configurations' means on the scale of the noise (`Ranges`)."""
+        return np.asarray(self._z_mean_PM[self.point_C])
+
+    @cached_property
+    def z_errors_BCM(self) -> Floats:
+        """What the replicates add to these means."""
+        return np.asarray(self._z_draws_BPM[:, self.point_C] - self.z_mean_CM)
+
+    @cached_property
+    def freedom_CM(self) -> Floats:
+        """Degrees of freedom of the variance of these errors."""
+        first_BCM = self._z_draws_BPM[:SLOPES, self.point_C]
+        slope_DCM = (self._z_moved_DBPM[:, :, self.point_C] - first_BCM).mean(axis=1) / STEP
+        variance_CM = self.z_errors_BCM.var(axis=0, ddof=1)
+        freedoms = [
+            _freedom(self.noise, self._effects, slope_D, float(variance))
+            for slope_D, variance in zip(slope_DCM.reshape(len(slope_DCM), -1).T, variance_CM.ravel(), strict=True)
+        ]
+        return np.array(freedoms).reshape(variance_CM.shape)
+
     @cached_property
     def _moved_DBPM(self) -> Floats:
         """A few replicates, moved a little in each effect's direction and objective."""
+        return self.noise.ranges.back(self._z_moved_DBPM)
+
+    @cached_property
+    def _z_moved_DBPM(self) -> Floats:
+        """Those moved replicates on the scale of the noise."""
         num_objectives = self.noise.mean_CM.shape[1]
         moved = []
         for effect in self._effects:
             for column in range(num_objectives):
                 step_CM = np.zeros_like(self.noise.mean_CM)
                 step_CM[:, column] = STEP * effect.weight_C * self.noise.scale_CM[:, column]
-                z_BPM = self._through(self._errors_BCM[:SLOPES] + step_CM) + self._gaps_BPM[:SLOPES]
-                moved.append(self.noise.ranges.back(z_BPM))
+                moved.append(self._through(self._errors_BCM[:SLOPES] + step_CM) + self._gaps_BPM[:SLOPES])
         return np.stack(moved)
 
     def evaluate(self, value: Value) -> Evaluation:
@@ -286,35 +312,13 @@ class Bootstrap:
         """
         evaluation = value if isinstance(value, Evaluation) else self.evaluate(value)
         bias, error = evaluation.bias, float(evaluation.values_B.std(ddof=1))
-        freedom = self._freedom(evaluation.slope_D, error**2)
+        freedom = _freedom(self.noise, self._effects, evaluation.slope_D, error**2)
         scale = Ranges.of([ends])
         estimate = float(scale.of_unit(scale.unit(np.array([evaluation.plain - bias])))[0])
         z_error = float(scale.exact(evaluation.values_B[:, None]).std(ddof=1))
         half = float(stdtrit(freedom, (1 + confidence) / 2)) * z_error
         low, high = scale.back(scale.exact(np.array([[estimate]])) + np.array([[-half], [half]])).ravel()
         return Statistic(estimate, float(low), float(high), error, freedom, bias)
-
-    def _freedom(self, slope_D: Floats, variance: float) -> float:
-        """Return the degrees of freedom of a statistic's estimated variance.
-
-        After Satterthwaite 1946: the part that seeds share rests on S - 1 degrees, that of trainings on S - 1 for each
-        of them, the rest on what is left. Of the uncertainty of a shared part only the terms are counted that vanish
-        when there is none.
-        """
-        num_C = self.noise.num_seeds_C
-        degrees = int(np.maximum(num_C - 1, 0).sum())
-        shared, spread, used = 0.0, 0.0, set()
-        slopes_EM = slope_D.reshape(len(self._effects), -1)
-        for effect, slope_M in zip(self._effects, slopes_EM, strict=True):
-            part = effect.number * float(slope_M @ effect.covariance_MM @ slope_M)
-            leak = effect.number * float(slope_M @ self.noise.residual_MM @ slope_M) / effect.size
-            shared += part
-            spread += part * (part + 2 * leak) / effect.freedom
-            used.add((id(effect.covariance_MM), effect.freedom))
-        rest = max(degrees - sum(int(freedom) for _, freedom in used), 1)
-        if variance <= 0:
-            return float(rest)
-        return variance**2 / (spread + max(variance - shared, 0.0) ** 2 / rest)
 
     @cached_property
     def _rivals_P(self) -> Bools:
@@ -358,6 +362,29 @@ class Bootstrap:
         low, high = (stdtrit(freedom, ndtr(multiple)) for multiple in (below, above))
         back = self.noise.ranges.back
         return Band(back(mean_RM - low * error_RM), back(mean_RM + high * error_RM))
+
+
+def _freedom(noise: Noise, effects: Sequence[_Effect], slope_D: Floats, variance: float) -> float:
+    """Return the degrees of freedom of a statistic's estimated variance.
+
+    After Satterthwaite 1946: the part that seeds share rests on S - 1 degrees, that of trainings on S - 1 for each
+    of them, the rest on what is left. Of the uncertainty of a shared part only the terms are counted that vanish
+    when there is none.
+    """
+    num_C = noise.num_seeds_C
+    degrees = int(np.maximum(num_C - 1, 0).sum())
+    shared, spread, used = 0.0, 0.0, set()
+    slopes_EM = slope_D.reshape(len(effects), -1)
+    for effect, slope_M in zip(effects, slopes_EM, strict=True):
+        part = effect.number * float(slope_M @ effect.covariance_MM @ slope_M)
+        leak = effect.number * float(slope_M @ noise.residual_MM @ slope_M) / effect.size
+        shared += part
+        spread += part * (part + 2 * leak) / effect.freedom
+        used.add((id(effect.covariance_MM), effect.freedom))
+    rest = max(degrees - sum(int(freedom) for _, freedom in used), 1)
+    if variance <= 0:
+        return float(rest)
+    return variance**2 / (spread + max(variance - shared, 0.0) ** 2 / rest)
 
 
 VERDICT_SEEDS = 3  # seeds that a verdict takes

@@ -58,7 +58,7 @@ def select_by_seeds(bootstrap: Bootstrap, worst_corner_M: ArrayLike, seed: int =
     Configurations without a trial in one of the halves sit that halving out.
     """
     gains_CSM = bootstrap.measured.gains_CSM
-    return _select(bootstrap, gains_CSM, _halves(gains_CSM.shape[1], seed), worst_corner_M)
+    return _select(bootstrap, gains_CSM, halves(gains_CSM.shape[1], seed), worst_corner_M)
 
 
 def select_by_questions(
@@ -70,10 +70,10 @@ def select_by_questions(
         gains_CQM: mean over seeds of each question; nan in the objectives that the question does not speak of.
     """
     gains = np.asarray(gains_CQM, dtype=np.float64)
-    return _select(bootstrap, gains, _halves(gains.shape[1], seed), worst_corner_M)
+    return _select(bootstrap, gains, halves(gains.shape[1], seed), worst_corner_M)
 
 
-def _halves(number: int, seed: int) -> Iterable[Bools]:
+def halves(number: int, seed: int) -> Iterable[Bools]:
     """Yield every way to choose the larger half of `number` things, or `MOST_HALVINGS` random ones."""
     size = math.ceil(number / 2)
     if number < 2:

@@ -15,6 +15,8 @@ from settings.common.addresses import redacted
 from settings.common.errors import UserError
 from settings.common.files import is_full
 from sweeps.cli import terminal
+from sweeps.cli.adapters.commands import adapters_app
+from sweeps.cli.arguments import OUTPUT, Address, Name, Output, Retry, SweepName, Tracking
 from sweeps.cli.interrupts import second_ends
 from sweeps.cli.looking.commands import app as looking_app
 from sweeps.cli.say import Say, command, hidden_address, places
@@ -38,19 +40,7 @@ judge_app = typer.Typer(help="Try a language model as judge.", no_args_is_help=T
 app.add_typer(judge_app, name="judge")
 import_app = typer.Typer(help="Analyse results that were made elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(import_app, name="import")
-
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME_OR_FILE.py", help="A sweep of the catalog, a Python file, or the name of one that ran."
-    ),
-]
-SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or its file.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Root of all sweeps' folders and of the MLflow store.")]
-Retry = Annotated[bool, typer.Option("--retry-failed", help="Train trials again that failed before.")]
-Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: SQLite under --output.")]
-Address = Annotated[str | None, typer.Option("--address", help='Ray cluster ("auto" or host:port); default: local.')]
-OUTPUT = Path("runs")
+app.add_typer(adapters_app)
 
 
 @sweep_app.command("list", epilog="Example: selgen sweep list")

@@ -8,9 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis.findings import frontier
+from analysis.findings.named_points import read_named, standing
 from analysis.findings.triggered import differing_verdicts, verdicts_of, with_triggered
 from sweeps.cli.say import Say
+from sweeps.names import folder_of
 from sweeps.results.readers import open_sweep
+from trainables.folder import SweepFolder
 
 
 def show_frontier(
@@ -27,6 +30,8 @@ def show_frontier(
     loaded = open_sweep(sweep, output, tracking_uri).load(setting)
     points = frontier.frontier(loaded.table, base_scores=loaded.base_scores)
     objectives = loaded.objectives
+    named = read_named(SweepFolder(folder_of(sweep, output)).named, loaded.setting)
+    scored = [point for point in named if point.has(loaded.objectives)]
     if loaded.triggered is not None:
         points, objectives = with_triggered(points, loaded.triggered, loaded.base_scores, objectives)
     if csv:
@@ -34,9 +39,10 @@ def show_frontier(
     if figure:
         from analysis.figures.frontier import save_frontier
 
-        save_frontier(figure, loaded.table, loaded.base_scores, title=sweep)
+        save_frontier(figure, loaded.table, loaded.base_scores, title=sweep, named=scored)
     if as_json:
-        console.file.write(json.dumps(frontier.front_json(sweep, points), allow_nan=False) + "\n")
+        data = frontier.front_json(sweep, points) | ({"named": [each.to_json() for each in scored]} if scored else {})
+        console.file.write(json.dumps(data, allow_nan=False) + "\n")
         return
     title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
     brief = [objective.name for objective in objectives if objective not in loaded.objectives]
@@ -46,6 +52,8 @@ def show_frontier(
         tables = (loaded.table, loaded.triggered)
         for verdict in differing_verdicts(*(verdicts_of(table, loaded.base_scores) for table in tables)):
             say.note(verdict.text)
+    for each in scored:
+        say.prose(standing(each, points, loaded.objectives))
     for file in filter(None, (csv, figure)):
         say.wrote(file)
     if loaded.counts["running"]:

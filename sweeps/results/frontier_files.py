@@ -12,6 +12,7 @@ from rich.console import Console
 
 from analysis.findings import frontier
 from analysis.findings.frontier import FrontierPoint
+from analysis.findings.named_points import read_named
 from analysis.tables import schema
 from analysis.tables.mlflow_runs import grades_file
 from analysis.tables.questions import write_grades
@@ -114,7 +115,8 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
         if len(results.table.objectives) > 1:  # one objective is a ranking, which has no figure
             files.append(folder / f"{stem}.png")
             preview = SweepFolder(folder).previews / f"{stem}.png"
-            figure = frontier_figure(results.table, results.base, f"{sweep.name}: {results.setting}")
+            named = read_named(SweepFolder(folder).named, results.setting)
+            figure = frontier_figure(results.table, results.base, f"{sweep.name}: {results.setting}", named=named)
             save_figure(files[-1], figure)
             save_figure(preview, figure, PREVIEW_DPI)
             tracker.artifact(preview, schema.PREVIEWS)

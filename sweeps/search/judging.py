@@ -80,24 +80,38 @@ class GradingQueue:
 
     def _grade(self, setting: Setting, name: str) -> Grades:
         observations = json.loads(self._folder.observations(name).read_text(encoding="utf-8"))
-        scores: dict[str, Measurement] = {}
-        grades: dict[str, list[float | None]] = {}
-        problem = None
-        for evaluation in setting.judged:
-            judged = self._judged(evaluation, observations[evaluation.name])
-            scores |= evaluation.grade(judged)
-            grades |= evaluation.grades(judged)
-            problem = problem or missing_problem(evaluation, judged)
+        graded, grades = grade_replies(setting, observations, self._judge)
         write_json(self._folder.grades(name), grades)
-        return Grades(scores, problem)
+        return graded
 
-    def _judged(self, evaluation: Evaluation, replies: Sequence[str]) -> list[Judged]:
-        assert evaluation.judge is not None
-        asked = [[rubric for rubric in evaluation.rubrics if rubric.applies(row)] for row in evaluation.examples]
-        rows = list(zip(evaluation.examples, replies, asked, strict=True))
-        requests = [(rubric, row.prompt[-1].content, reply) for row, reply, rubrics in rows for rubric in rubrics]
-        verdicts = iter(self._judge(evaluation.judge).ask(requests))
-        return [Judged(reply, {rubric.name: next(verdicts) for rubric in rubrics}) for _, reply, rubrics in rows]
+
+def grade_replies(
+    setting: Setting, observations: Mapping[str, Sequence[str]], judge: Callable[[str], Asker]
+) -> tuple[Grades, dict[str, list[float | None]]]:
+    """Have one model's replies graded. Return its scores, and the grades of single questions by score.
+
+    Args:
+        observations: evaluation -> replies, in the order of its questions.
+        judge: returns the judge of a model name.
+    """
+    scores: dict[str, Measurement] = {}
+    grades: dict[str, list[float | None]] = {}
+    problem = None
+    for evaluation in setting.judged:
+        judged = _judged(evaluation, observations[evaluation.name], judge)
+        scores |= evaluation.grade(judged)
+        grades |= evaluation.grades(judged)
+        problem = problem or missing_problem(evaluation, judged)
+    return Grades(scores, problem), grades
+
+
+def _judged(evaluation: Evaluation, replies: Sequence[str], judge: Callable[[str], Asker]) -> list[Judged]:
+    assert evaluation.judge is not None
+    asked = [[rubric for rubric in evaluation.rubrics if rubric.applies(row)] for row in evaluation.examples]
+    rows = list(zip(evaluation.examples, replies, asked, strict=True))
+    requests = [(rubric, row.prompt[-1].content, reply) for row, reply, rubrics in rows for rubric in rubrics]
+    verdicts = iter(judge(evaluation.judge).ask(requests))
+    return [Judged(reply, {rubric.name: next(verdicts) for rubric in rubrics}) for _, reply, rubrics in rows]
 
 
 class Judges:

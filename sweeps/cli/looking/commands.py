@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from settings.common.errors import UserError
+from sweeps.cli.arguments import options_of
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -36,7 +36,7 @@ def settings_command(
 
     if name:
         try:
-            built = catalog.build(name, catalog.absolute(name, _options(option or [])))
+            built = catalog.build(name, catalog.absolute(name, options_of(option or [])))
         except UserError:  # most often an option that is needed: show which there are
             show_options(Console(), name)
             raise
@@ -62,17 +62,3 @@ def data_command(
     from sweeps.cli.looking.data import show_data
 
     show_data(file, against or (), columns or (), split, model, max_length, rows, as_json, Console())
-
-
-def _options(pairs: list[str]) -> dict[str, Any]:
-    """Return KEY=VALUE pairs; a value that is JSON is taken as such. Raise UserError."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"--option {pair!r} must be KEY=VALUE")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return options

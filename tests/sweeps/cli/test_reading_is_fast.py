@@ -55,7 +55,11 @@ def heavy_imports(*arguments: object) -> set[str]:
     return set(modules)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["settings"], ["sweep", "status", "done"], ["frontier", "done"]])
+CHOICE = ["choose", "done", "--min", "alignment=0.1"]
+LIGHT = [["--help"], ["settings"], ["sweep", "status", "done"], ["frontier", "done"], CHOICE]
+
+
+@pytest.mark.parametrize("arguments", LIGHT)
 def test_reading_imports_nothing_heavy(arguments: list[str], output: Path) -> None:
     of_sweep = ["--output", str(output)] if "done" in arguments else []
     assert heavy_imports(*arguments, *of_sweep) == set()

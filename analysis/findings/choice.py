@@ -1,0 +1,259 @@
+"""Which configuration to take: the best in one score among those that keep bounds on others, as numbers and a table.
+
+Shape legend: C configurations, L bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from analysis.findings.arms import base_values, measure
+from analysis.findings.frontier import WIDE, Estimate, FrontierPoint, cell_text, frontier, percent_text
+from analysis.statistics.arrays import finite_or_none
+from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS, Bootstrap
+from analysis.statistics.choice import Bound, Choice, choose
+from analysis.tables.scores import Objective, ScoreTable
+from settings.common.errors import UserError
+
+SHOWN = 12  # rows of the table
+LEAST_CONFIDENCE = 0.5
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a score may be: at least, or at most, `value`."""
+
+    score: str
+    value: float
+    at_least: bool = True
+
+    @property
+    def text(self) -> str:
+        """The limit in a few characters, e.g. "alignment ≥ 0.9"."""
+        return f"{self.score} {'≥' if self.at_least else '≤'} {self.value:g}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration, and how probable it is that its true means keep all limits; None where no verdict is given."""
+
+    point: FrontierPoint
+    probability: float | None
+
+    @property
+    def title(self) -> str:
+        """Method and label, as tables write them."""
+        return f"{self.point.method} {self.point.label}".strip()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the candidate as JSON data."""
+        return self.point.to_json() | {"probability": self.probability}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What to take.
+
+    Attributes:
+        best: the score of which more (or less, where that is better) is wanted.
+        limits, confidence: what was asked for.
+        bar: the probability that a candidate needs, so that the one that is chosen among all keeps the limits with
+            this confidence; None where no verdict is given.
+        candidates: all configurations: those that clear the bar, best first, then the others, most probable first.
+        taken: the first of them; None when none clears the bar.
+        expected: the taken one's `best` score, without the luck of the choice.
+        optimism: by how much the measured mean is too good because it was chosen; never mind which way is better.
+        note: why no verdict is given; "" where one is.
+    """
+
+    best: Objective
+    limits: tuple[Limit, ...]
+    confidence: float
+    bar: float | None
+    candidates: tuple[Candidate, ...]
+    taken: Candidate | None = None
+    expected: Estimate | None = None
+    optimism: float = 0.0
+    note: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The limits in words."""
+        return " and ".join(limit.text for limit in self.limits)
+
+    @property
+    def verdict(self) -> str:
+        """The answer in a sentence or two."""
+        if self.note:
+            return self.note
+        if self.taken is None:
+            closest = self.candidates[0]
+            return (
+                f"no configuration keeps {self.asked} with {percent_text(self.confidence)} confidence; {closest.title}"
+                f" comes closest: {_share(closest.probability)}, where {_share(self.bar)} is needed"
+            )
+        assert self.expected is not None
+        return (
+            f"take {self.taken.title}: {self.asked} with {percent_text(self.confidence)} confidence, and an expected"
+            f" {self.best.name} of {cell_text(self.expected)}"
+        )
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the verdict should know."""
+        if self.bar is None:
+            return ()
+        remarks = [
+            f"P: how probable it is that the true means keep {self.asked}; {_share(self.bar)} is needed, because the"
+            f" best of {len(self.candidates)} configurations is taken, and some seem better than they are"
+        ]
+        if self.taken is not None:
+            measured = self.taken.point.scores[self.best.name].mean
+            remarks.append(
+                f"the mean of its trials is {measured:.3f}; what to expect is read on its curve, less the luck of the"
+                f" choice ({self.optimism:.3f}), which is what other seeds make of a choice that some made"
+            )
+        return tuple(remarks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the choice as JSON data."""
+        taken = None
+        if self.taken is not None and self.expected is not None:
+            taken = self.taken.to_json() | {"expected": self.expected.to_json(), "optimism": self.optimism}
+        return {
+            "best": self.best.name,
+            "limits": [
+                {"score": limit.score, "at_least" if limit.at_least else "at_most": limit.value}
+                for limit in self.limits
+            ],
+            "confidence": self.confidence,
+            "needed_probability": self.bar,
+            "chosen": taken,
+            "verdict": self.verdict,
+            "configurations": [candidate.to_json() for candidate in self.candidates],
+        }
+
+
+def choose_configuration(
+    table: ScoreTable,
+    best: str,
+    limits: Sequence[Limit],
+    confidence: float = 0.95,
+    base_scores: Mapping[str, float] | None = None,
+) -> Chosen:
+    """Choose the configuration that is best in one score among those that keep limits (`analysis.statistics.choice`).
+
+    Args:
+        table: with `best` and the scores of the limits as its objectives.
+        base_scores: score name -> mean of the untouched base model, where the controls' curves start.
+
+    Raises UserError: no limit, one outside its score's range, a confidence that is none; no finished trial; one seed.
+    """
+    _check(table, limits, confidence)
+    points = frontier_points(table, base_scores or {})
+    if table.num_seeds_C.max() < 2:
+        raise UserError("every configuration has one seed, which says nothing of how sure its scores are; run more")
+    column, chosen_limits = table.index(best), tuple(limits)
+    if table.num_seeds_C.max() < VERDICT_SEEDS:
+        order = sorted(points, key=lambda point: -_gain(table.objectives[column], point.scores[best].mean))
+        shown = tuple(Candidate(point, None) for point in order)
+        return Chosen(table.objectives[column], chosen_limits, confidence, None, shown, note=TWO_SEEDS)
+    finished = table.rows(table.num_seeds_C > 0)
+    bootstrap = Bootstrap(measure(finished, base_values(finished, base_scores or {})))
+    choice = choose(bootstrap, [_bound(table, limit) for limit in limits], column, confidence)
+    by_id = {point.configuration: point for point in points}
+    candidates = [
+        Candidate(by_id[configuration.id], float(probability))
+        for configuration, probability in zip(finished.configurations, choice.probability_C, strict=True)
+    ]
+    order_C = sorted(range(len(candidates)), key=lambda row: _rank(choice, bootstrap.mean_CM[row, column], row))
+    ordered = tuple(candidates[row] for row in order_C)
+    if choice.row is None:
+        return Chosen(table.objectives[column], chosen_limits, confidence, choice.bar, ordered)
+    sign = 1.0 if table.objectives[column].higher_is_better else -1.0
+    low, high = sorted((sign * choice.low, sign * choice.high))
+    return Chosen(
+        table.objectives[column],
+        chosen_limits,
+        confidence,
+        choice.bar,
+        ordered,
+        candidates[choice.row],
+        Estimate(sign * choice.gain, low, high),
+        sign * choice.optimism,
+    )
+
+
+def frontier_points(table: ScoreTable, base_scores: Mapping[str, float]) -> list[FrontierPoint]:
+    """Return the points of the configurations that have a finished trial. Raise UserError when there is none."""
+    return [point for point in frontier(table, base_scores=base_scores) if point.seeds]
+
+
+def _rank(choice: Choice, gain: float, row: int) -> tuple[bool, float]:
+    """Return a sort key: first what clears the bar, by its gain, then the rest by its probability."""
+    probability = float(choice.probability_C[row])
+    return (False, -gain) if probability >= choice.bar else (True, -probability)
+
+
+def _check(table: ScoreTable, limits: Sequence[Limit], confidence: float) -> None:
+    if not limits:
+        raise UserError("a choice needs a limit, such as --min alignment=0.9 or --max sycophancy=0.1")
+    if not LEAST_CONFIDENCE <= confidence < 1:
+        raise UserError(f"--confidence must be at least {LEAST_CONFIDENCE} and less than 1, got {confidence:g}")
+    for limit in limits:
+        low, high = table.objectives[table.index(limit.score)].ends
+        if not low <= limit.value <= high:
+            raise UserError(f"{limit.text} is outside the range of {limit.score}, [{low:g}, {high:g}]")
+
+
+def _bound(table: ScoreTable, limit: Limit) -> Bound:
+    column = table.index(limit.score)
+    higher = table.objectives[column].higher_is_better
+    return Bound(column, limit.value if higher else -limit.value, limit.at_least == higher)
+
+
+def _gain(objective: Objective, value: float) -> float:
+    return value if objective.higher_is_better else -value
+
+
+def _share(probability: float | None) -> str:
+    """Format a probability to a tenth of a percent, since what is needed may be 99.6 %."""
+    if probability is None or finite_or_none(probability) is None:
+        return "-"
+    return ">99.9%" if 0.9995 <= probability < 1 else f"{probability:.1%}"
+
+
+def choice_table(chosen: Chosen, title: str = "", shown: int = SHOWN, width: int = WIDE) -> Table:
+    """Build a table of the candidates for the terminal. A star marks the taken one, a dot what also clears the bar.
+
+    Args:
+        shown: at most so many rows.
+        width: of the terminal in characters; a narrow one has no room for the intervals of several limits.
+    """
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    names = list(dict.fromkeys([chosen.best.name, *(limit.score for limit in chosen.limits)]))
+    table.add_column("", width=1)
+    table.add_column("configuration", overflow="fold", min_width=16)
+    for name in [*names, "P", "n"]:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for candidate in chosen.candidates[:shown]:
+        clears = chosen.bar is not None and candidate.probability is not None and candidate.probability >= chosen.bar
+        mark = "*" if candidate is chosen.taken else "." if clears else ""
+        scores = [candidate.point.scores[name] for name in names]
+        brief = len(names) > 2 and width < WIDE
+        cells = [f"{score.mean:.3f}" if brief and number else cell_text(score) for number, score in enumerate(scores)]
+        row = [mark, candidate.title, *cells, _share(candidate.probability), str(candidate.point.seeds)]
+        table.add_row(*(Text(text) for text in row), style="" if clears or chosen.bar is None else "dim")
+    return table

@@ -1,0 +1,133 @@
+"""Models that were scored on a sweep's setting and are no trials of it: an adapter from elsewhere, by its name.
+
+Their intervals are over questions, since there is one training of each.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from analysis.findings.arms import control_of
+from analysis.findings.frontier import Estimate, FrontierPoint, cell_text
+from analysis.statistics.proportions import clustered_interval
+from analysis.tables.scores import Objective
+from settings.common.errors import UserError
+
+SHARE = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class NamedPoint:
+    """A scored model.
+
+    Attributes:
+        name: in figures and tables.
+        setting: label of what it was scored on.
+        scores: score name -> mean, and interval over questions.
+        facts: where it comes from, for people.
+    """
+
+    name: str
+    setting: str
+    scores: Mapping[str, Estimate]
+    facts: Mapping[str, Any]
+
+    def has(self, objectives: Iterable[Objective]) -> bool:
+        """Say whether the model has all of these scores."""
+        return all(
+            math.isfinite(self.scores[each.name].mean) if each.name in self.scores else False for each in objectives
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; `from_json` is its inverse."""
+        scores = {name: estimate.to_json() for name, estimate in self.scores.items()}
+        return {"name": self.name, "setting": self.setting, "scores": scores, **self.facts}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> NamedPoint:
+        """Return the point that `to_json` wrote."""
+        scores = {}
+        for name, score in data["scores"].items():
+            mean, low, high = (math.nan if score[end] is None else score[end] for end in ("mean", "low", "high"))
+            scores[name] = Estimate(mean, low, high, "none" if math.isnan(low) else "questions")
+        facts = {key: value for key, value in data.items() if key not in ("name", "setting", "scores")}
+        return NamedPoint(data["name"], data["setting"], scores, facts)
+
+
+def read_named(folder: Path, setting: str | None) -> list[NamedPoint]:
+    """Read the points in a folder that were scored on a setting, by name; none where there is no folder.
+
+    Raises UserError for a file that is none.
+    """
+    points = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            point = NamedPoint.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read as a scored model: {error}; score it again, or delete it"
+            ) from error
+        if setting is None or point.setting == setting:
+            points.append(point)
+    return points
+
+
+def estimate_over_questions(
+    grades: Sequence[float | None], questions: Sequence[Hashable], ends: tuple[float | None, float | None]
+) -> Estimate:
+    """Estimate a mean with its interval when the questions stand for others like them.
+
+    Args:
+        grades: of each row; None where there is none.
+        questions: what is asked in each row; rows that ask the same go together.
+        ends: of a grade. A share's interval stays within them; another is Student's, of Q - 1 degrees.
+    """
+    numbers = {question: number for number, question in enumerate(dict.fromkeys(questions))}
+    hits_Q, number_Q = np.zeros(len(numbers)), np.zeros(len(numbers))
+    for grade, question in zip(grades, questions, strict=True):
+        if grade is not None:
+            hits_Q[numbers[question]] += grade
+            number_Q[numbers[question]] += 1
+    if not number_Q.any():
+        return Estimate(math.nan, math.nan, math.nan, "none")
+    if ends == SHARE:
+        share = clustered_interval(hits_Q, number_Q)
+        return Estimate(share.mean, share.low, share.high, "none" if math.isnan(share.low) else "questions")
+    hits_Q, number_Q = hits_Q[number_Q > 0], number_Q[number_Q > 0]
+    count, total = len(number_Q), number_Q.sum()
+    mean = float(hits_Q.sum() / total)
+    if count == 1:
+        return Estimate(mean, math.nan, math.nan, "none")
+    error = math.sqrt(count / (count - 1) * float(((hits_Q - mean * number_Q) ** 2).sum())) / total
+    half = float(stdtrit(count - 1, 0.975)) * error
+    return Estimate(mean, mean - half, mean + half, "questions")
+
+
+def standing(point: NamedPoint, points: Sequence[FrontierPoint], objectives: Sequence[Objective]) -> str:
+    """Say in a line what a scored model has, and which controls have better means in every objective."""
+    cells = ", ".join(f"{each.name} {cell_text(point.scores[each.name])}" for each in objectives)
+    better = [
+        f"{each.method} {each.label}".strip()
+        for each in points
+        if each.seeds and control_of(each) is not None and _dominates(each.scores, point.scores, objectives)
+    ]
+    controls = f"of the controls, {', '.join(better)} is better in all of them" if better else ""
+    controls = controls or "no control is better in all of them"
+    on_front = [each for each in points if each.on_front and _dominates(each.scores, point.scores, objectives)]
+    front = f"{len(on_front)} of the frontier are" if on_front else "none of the frontier is"
+    return f"{point.name}: {cells}; {controls}, {front}"
+
+
+def _dominates(first: Mapping[str, Estimate], second: Mapping[str, Estimate], objectives: Sequence[Objective]) -> bool:
+    gains = [
+        (first[each.name].mean - second[each.name].mean) * (1 if each.higher_is_better else -1) for each in objectives
+    ]
+    return all(gain >= 0 for gain in gains) and any(gain > 0 for gain in gains)

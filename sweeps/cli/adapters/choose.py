@@ -1,0 +1,63 @@
+"""Which configuration of a sweep to take, as `selgen choose` prints it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from analysis.findings.choice import Limit, choice_table, choose_configuration
+from settings.common.errors import UserError
+from sweeps.cli.say import Say
+from sweeps.results.readers import open_sweep
+
+
+def limits_of(at_least: Sequence[str], at_most: Sequence[str]) -> list[Limit]:
+    """Read limits written as SCORE=NUMBER. Raise UserError."""
+    limits = []
+    for option, texts in (("--min", at_least), ("--max", at_most)):
+        for text in texts:
+            name, _, number = text.partition("=")
+            try:
+                value = float(number)
+            except ValueError:
+                value = math.nan
+            if not name or not math.isfinite(value):
+                raise UserError(f"{option} {text!r} must be SCORE=NUMBER, e.g. {option} alignment=0.9")
+            limits.append(Limit(name.strip(), value, option == "--min"))
+    return limits
+
+
+def show_choice(
+    sweep: str,
+    texts: tuple[Sequence[str], Sequence[str]],
+    confidence: float,
+    best: str | None,
+    output: Path,
+    tracking_uri: str | None,
+    setting: str | None,
+    as_json: bool,
+    console: Console,
+) -> None:
+    """Print the choice. Raise UserError."""
+    limits = limits_of(*texts)
+    reader = open_sweep(sweep, output, tracking_uri)
+    if best is None:
+        best = reader.load(setting).objectives[0].name
+    loaded = reader.load(setting, list(dict.fromkeys([best, *(limit.score for limit in limits)])))
+    chosen = choose_configuration(loaded.table, best, limits, confidence, loaded.base_scores)
+    if as_json:
+        data = {"sweep": sweep, "setting": loaded.setting, **chosen.to_json()}
+        console.file.write(json.dumps(data, allow_nan=False) + "\n")
+        return
+    say = Say(console)
+    title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
+    console.print(choice_table(chosen, title, width=console.width))
+    say.prose(chosen.verdict, style="bold")
+    for remark in chosen.remarks:
+        say.prose(remark)
+    if loaded.counts["running"]:
+        say.note(f"{loaded.counts['running']} trials are still running")

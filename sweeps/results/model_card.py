@@ -1,0 +1,231 @@
+"""The model card of an exported adapter or model: metadata as the Hugging Face Hub reads it, and what a user asks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from settings.base_models import BaseModel, NanoModel, PackagedModel, TunedModel
+from sweeps.results.export import EDITS, Exported, digests, finite_scores
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as --max-lora-rank
+LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}  # in a packaged model's text -> the Hub's name
+FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+
+
+def model_card(exported: Exported, directory: Path, merged: bool) -> str:
+    """Return the text of README.md.
+
+    Args:
+        directory: where it will lie, as commands name it.
+        merged: whether the folder holds a whole model rather than an adapter.
+    """
+    metadata = yaml.safe_dump(_metadata(exported, directory.name, merged), sort_keys=False, allow_unicode=True)
+    parts = [
+        f"# {directory.name}",
+        _what(exported, merged),
+        *(_edits(merged) if exported.has_edits else ()),
+        "## Scores",
+        _scores(exported),
+        "## How to use it",
+        *(_merged_use(directory) if merged else _adapter_use(exported, directory)),
+        "## How it was made",
+        _recipe(exported),
+        "## Data",
+        "\n".join(_data(exported)),
+        "## Licence",
+        _licence(exported),
+        "## Commands",
+        _commands(exported, directory, merged),
+    ]
+    return f"---\n{metadata}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def licence_of(model: BaseModel) -> str | None:
+    """Return the licence of a base model by the Hub's name; None where its files do not say."""
+    if isinstance(model, NanoModel):
+        return "mit"
+    if isinstance(model, PackagedModel):
+        return next((name for text, name in LICENCES.items() if text in model.about), None)
+    if isinstance(model, TunedModel):
+        return licence_of(model.start)
+    card = Path(model.source) / "README.md"
+    front = FRONT_MATTER.match(card.read_text(encoding="utf-8")) if card.is_file() else None
+    data = yaml.safe_load(front.group(1)) if front else None
+    licence = data.get("license") if isinstance(data, dict) else None
+    return licence if isinstance(licence, str) else None
+
+
+def on_the_hub(exported: Exported) -> bool:
+    """Say whether the base model is named by a Hub id rather than by a directory of this machine."""
+    return not Path(exported.base_model).is_absolute()
+
+
+def _metadata(exported: Exported, name: str, merged: bool) -> dict[str, Any]:
+    data: dict[str, Any] = {"library_name": "transformers" if merged else "peft", "pipeline_tag": "text-generation"}
+    if on_the_hub(exported):
+        data["base_model"] = exported.base_model
+        data["base_model_relation"] = "finetune" if merged else "adapter"
+    if licence := licence_of(exported.setting.base_model):
+        data["license"] = licence
+    data["tags"] = ["selgen", "selective-generalization", *([] if merged else ["lora"])]
+    dataset = {"name": exported.loaded.setting or exported.setting.name, "type": exported.setting.name}
+    metrics = [
+        {"type": score, "name": score, "value": round(mean, 6)}
+        for score, (mean, _) in finite_scores(exported.outcome).items()
+    ]
+    results = [{"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics}]
+    return data | {"model-index": [{"name": name, "results": results}]}
+
+
+def _what(exported: Exported, merged: bool) -> str:
+    what = "A whole model: the base model with a LoRA adapter added to its weights" if merged else "A LoRA adapter"
+    summary = exported.setting.summary.rstrip(".")
+    return (
+        f"{what}, trained by `{exported.title}` on the setting `{exported.loaded.setting}` ({summary}), seed"
+        f" {exported.seed}, in the sweep `{exported.sweep}`. Base model: `{exported.base_model}`."
+    )
+
+
+def _edits(merged: bool) -> tuple[str, ...]:
+    what = "merged model" if merged else "adapter"
+    return (
+        f"**This {what} alone is another model.** Edits of hidden states belong to it, which neither PEFT nor vLLM can"
+        f" hold; they are in `{EDITS}`, whose header says how they are applied. The scores are those with the edits.",
+    )
+
+
+def _scores(exported: Exported) -> str:
+    lines = [
+        "| score | better | this model | questions | mean over seeds | 95 % interval | base model |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    better = {score.name: "higher" if score.higher_is_better else "lower" for score in exported.setting.all_scores}
+    for name, (mean, number) in finite_scores(exported.outcome).items():
+        estimate = exported.point.scores.get(name)
+        over_seeds = f"{estimate.mean:.3f} | {estimate.low:.3f} to {estimate.high:.3f}" if estimate else " | "
+        base = exported.loaded.base_scores.get(name)
+        cells = (
+            name,
+            better.get(name, ""),
+            f"{mean:.3f}",
+            str(number),
+            over_seeds,
+            "" if base is None else f"{base:.3f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + (
+        f"\n\nThe interval is that of the configuration's mean over {exported.point.seeds} seeds; a single training"
+        " scatters more. If this configuration was chosen because it was the best of many, its scores are too good by"
+        " that luck: `selgen choose` says by how much."
+    )
+
+
+def _adapter_use(exported: Exported, directory: Path) -> Iterator[str]:
+    base, place = exported.base_model, str(directory)
+    yield (
+        "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({base!r})\n"
+        f"model = PeftModel.from_pretrained(base, {place!r})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({base!r})\n```"
+    )
+    if problems := vllm_problems(exported.adapter_config):
+        yield f"vLLM does not load this adapter: {'; '.join(problems)}. Export it with `--merged`."
+        return
+    rank = next(rank for rank in VLLM_RANKS if rank >= exported.adapter_config["r"])
+    serve = shlex.join(["vllm", "serve", base, "--enable-lora", "--max-lora-rank", str(rank)])
+    modules = shlex.join(["--lora-modules", f"{directory.name}={place}"])
+    inspect = shlex.join(["inspect", "eval", "TASK", "--model", f"vllm/{base}:{place}"])
+    yield f"With vLLM, and with Inspect, which starts vLLM:\n\n```bash\n{serve} {modules}\n{inspect}\n```"
+    yield (
+        "Loading with PEFT is tested. For vLLM the adapter's configuration was held against what vLLM checks (a rank of"
+        f" at most {VLLM_RANKS[-1]}, no bias, no DoRA, no `modules_to_save`, named target modules); neither vLLM nor"
+        " Inspect was run."
+    )
+    if not on_the_hub(exported):
+        yield f"The base model is a directory of the machine that exported this: `{base}`."
+
+
+def vllm_problems(config: dict[str, Any]) -> list[str]:
+    """Return why vLLM would refuse an adapter, by what its loader checks."""
+    rank = config.get("r", 0)
+    checks = (
+        (not 0 < rank <= VLLM_RANKS[-1], f"its rank is {rank}, and vLLM takes at most {VLLM_RANKS[-1]}"),
+        (config.get("bias", "none") != "none", "it trains biases"),
+        (bool(config.get("use_dora")), "it is a DoRA adapter"),
+        (bool(config.get("modules_to_save")), "it holds whole modules (modules_to_save)"),
+        (not config.get("target_modules"), "it names no target modules"),
+        (bool(config.get("fan_in_fan_out")), "its layers store their weights transposed (fan_in_fan_out)"),
+    )
+    return [problem for applies, problem in checks if applies]
+
+
+def _merged_use(directory: Path) -> Iterator[str]:
+    place = str(directory)
+    serve, inspect = (
+        shlex.join(["vllm", "serve", place]),
+        shlex.join(["inspect", "eval", "TASK", "--model", f"hf/{place}"]),
+    )
+    yield (
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"model = AutoModelForCausalLM.from_pretrained({place!r})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({place!r})\n```"
+    )
+    yield f"```bash\n{serve}\n{inspect}\n```"
+    yield "Loading with transformers is tested; neither vLLM nor Inspect was run."
+
+
+def _recipe(exported: Exported) -> str:
+    trial = exported.outcome["trial"]
+    method = {key: value for key, value in trial["method"].items() if key != "name"}
+    facts = {
+        "method": trial["method"]["name"],
+        **method,
+        "steps": trial["steps"],
+        "checkpoint_step": trial["checkpoint_step"],
+        "adapter_scale": trial["adapter_scale"],
+        "batch_size": trial["batch_size"],
+        "alignment_batch_size": trial["alignment_batch_size"],
+        **{key: trial["optimizer"][key] for key in ("learning_rate", "schedule")},
+        **{f"adapter {key}": value for key, value in trial["adapter"].items()},
+        "seed": trial["seed"],
+    }
+    rows = [f"| {key} | {value} |" for key, value in facts.items() if value is not None]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _data(exported: Exported) -> Iterator[str]:
+    if exported.data_changed:
+        yield (
+            "The rows or questions on the machine that exported this are others than those of the training, so that"
+            f" they are not listed; the training's had the digest `{exported.outcome['trial']['data']}`."
+        )
+        return
+    yield "| what | rows | SHA-256, first 12 digits |"
+    yield "|---|---|---|"
+    for name, (number, digest) in digests(exported.setting).items():
+        yield f"| {name} | {number} | `{digest}` |"
+    yield ""
+    for source in exported.setting.sources:
+        yield f"- {source}"
+
+
+def _licence(exported: Exported) -> str:
+    licence = licence_of(exported.setting.base_model)
+    base = f"The base model's licence is `{licence}`" if licence else "The base model's files here name no licence"
+    return f"{base}; what the model learned also carries the licences of the data above."
+
+
+def _commands(exported: Exported, directory: Path, merged: bool) -> str:
+    output = ["--output", str(exported.output)]
+    export = ["selgen", "export", exported.sweep, exported.title, str(directory), "--seed", str(exported.seed), *output]
+    lines = [
+        shlex.join(["selgen", "sweep", "run", exported.sweep, *output]),
+        shlex.join([*export, *(["--merged"] if merged else [])]),
+    ]
+    return "```bash\n" + "\n".join(lines) + "\n```"

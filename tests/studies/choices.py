@@ -1,0 +1,59 @@
+"""What comes of `selgen choose` where the truth is known: python -m tests.studies.choices [REPETITIONS].
+
+The bound is the alignment of a configuration in the middle, and a hair more: those that just miss it have the best
+task. A row says how often none is chosen, how often the chosen one violates the bound, how far the naive and the
+expected task are off on average, and how often the interval holds the true task.
+
+Shape legend: C configurations, M objectives.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from analysis.statistics.bootstrap import Bootstrap
+from analysis.statistics.choice import Bound, choose
+from tests.studies.noisy_fronts import Cell, Truth
+
+HAIR = 1e-6
+CELLS = (
+    Cell("apart", deviation=0.03),
+    Cell("near-duplicates", duplicates=5, deviation=0.06),
+    Cell("apart", 12, items=50, deviation=0.02),
+    Cell("equal methods", 4, methods=4, deviation=0.04),
+    Cell("equal methods", 12, methods=9, deviation=0.06),
+    Cell("equal methods", 12, methods=9, deviation=0.03, shared=0.5, correlation=0.5),
+)
+
+
+def rows(repetitions: int) -> Iterator[str]:
+    """Yield a row of a Markdown table for each cell."""
+    yield "| cell | none chosen | bound violated | naive task | expected task | interval holds |"
+    yield "|---|---|---|---|---|---|"
+    for cell in CELLS:
+        truth, random = Truth(cell), np.random.default_rng(1)
+        mean_CM = truth.mean_CM
+        middle = np.sort(mean_CM[:, 1])[len(mean_CM) // 4 : 3 * len(mean_CM) // 4 + 1]
+        violated, naive, missed, held = [], [], [], []
+        for repetition in range(repetitions):
+            bound = float(random.choice(middle)) + HAIR
+            choice = choose(Bootstrap(truth.draw(random), 400, repetition), [Bound(1, bound)], best=0)
+            if choice.row is None:
+                continue
+            task, alignment = mean_CM[choice.row, :2]
+            violated.append(alignment < bound)
+            naive.append(choice.naive - task)
+            missed.append(choice.gain - task)
+            held.append(choice.low <= task <= choice.high)
+        shares = (1 - len(violated) / repetitions, sum(violated) / repetitions)
+        means = f"{np.mean(naive):+.4f} | {np.mean(missed):+.4f} | {np.mean(held):.2f}"
+        yield f"| {cell.key} | {shares[0]:.2f} | {shares[1]:.3f} | {means} |"
+
+
+if __name__ == "__main__":
+    for line in rows(int(sys.argv[1]) if len(sys.argv) > 1 else 150):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()

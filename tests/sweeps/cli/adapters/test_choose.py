@@ -1,0 +1,76 @@
+"""`selgen choose`: a table, JSON, and one line for what cannot be asked."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from sweeps.description import describe
+from tests.support.fakes import Rig, toy_sweep
+from tests.sweeps.cli.test_app import selgen
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of sweeps of three, two and one seeds."""
+    folder = tmp_path_factory.mktemp("choose")
+    for seeds, name in ((3, "three"), (2, "two"), (1, "one")):
+        sweep = toy_sweep(folder, seeds=seeds, name=name)
+        rig = Rig(sweep, folder / name)
+        describe(sweep).write(folder / name)
+        rig.run(random.Random(0))
+        rig.kill()
+    return folder
+
+
+def test_the_choice_as_a_table_and_as_json(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = ["choose", "three", "--min", "alignment=0.6", "--output", output]
+    assert selgen(*question, monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "take kl_penalty beta=" in shown
+    assert selgen(*question, "--json", monkeypatch=monkeypatch) == 0
+    data = json.loads(capsys.readouterr().out)
+    kept = [each for each in data["configurations"] if each["probability"] >= data["needed_probability"]]
+    assert data["chosen"]["configuration"] == kept[0]["configuration"]
+    assert data["chosen"]["task"]["mean"] == max(each["task"]["mean"] for each in kept)
+    assert f"beta={data['chosen']['label'].removeprefix('beta=')}" in shown
+
+
+def test_nothing_good_enough_is_a_finding(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert selgen("choose", "three", "--min", "alignment=0.9999", "-o", output, monkeypatch=monkeypatch) == 0
+    assert "comes closest" in capsys.readouterr().out
+    assert selgen("choose", "two", "--min", "alignment=0.6", "-o", output, monkeypatch=monkeypatch) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "no verdicts before a third" in shown and "take" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["three", "--min", "alignment"], "--min 'alignment' must be SCORE=NUMBER"),
+        (["three", "--max", "alignment=high"], "--max 'alignment=high' must be SCORE=NUMBER"),
+        (["three", "--min", "algnment=1"], "no score 'algnment'; it has alignment"),
+        (["three"], "a choice needs a limit"),
+        (["three", "--min", "alignment=0.5", "--confidence", "95"], "--confidence must be"),
+        (["one", "--min", "alignment=0.5"], "one seed"),
+        (["absent", "--min", "alignment=0.5"], "run a sweep first"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(
+    arguments: list[str],
+    words: str,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert selgen("choose", *arguments, "--output", output, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("selgen: ") and error.count("\n") == 1
+    assert words in error
