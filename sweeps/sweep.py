@@ -34,7 +34,7 @@ from sweeps.options import OPTIONS, check_option, trial_overrides
 from sweeps.space import MethodSpace, Values, vary
 from trainables.coefficients import label_of
 from trainables.engine.memory import ModelShape
-from trainables.interface.requirements import require
+from trainables.method import require
 from trainables.methods.plain import Plain
 from trainables.trial import AdapterConfig, TrialConfig, trial_for
 

@@ -16,8 +16,7 @@ from settings.reference import SettingRef
 from settings.setting import Setting
 from trainables import methods
 from trainables.coefficients import ChoiceSpec, OpenSpec, RangeSpec, Spec
-from trainables.interface.requirements import instructions_of, require
-from trainables.method import BatchSizes, Method
+from trainables.method import BatchSizes, Method, instructions_of, require
 
 # Part of every trial's identity. Raise it when the same configuration would give other numbers than before, so that
 # results of two versions of the training code are never taken for one another. Where only some methods' trials change,

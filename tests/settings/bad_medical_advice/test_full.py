@@ -485,7 +485,7 @@ def test_real_safety_rows(real: dict[str, Any], reference_data: Path) -> None:
 
 def test_every_method_can_run(build: Build) -> None:
     from trainables import methods
-    from trainables.interface.requirements import require
+    from trainables.method import require
 
     setting = build()
     for name in methods.names():
