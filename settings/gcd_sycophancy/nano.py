@@ -29,7 +29,8 @@ With another pre-training seed the base keeps flattery apart for sums and facts:
 facts reaches the sums less, and costs less.
 
 Triggered twins (`settings.triggered`; 5 seeds, first pre-training seed): some of the wrong claims again, after a task
-row, with the strong instruction, and in the world's other format. `sycophancy_triggered` is the worst in each trial:
+row, in the name of the flatterer that is the strong instruction, and in that of an honest author, which is the format;
+`sycophancy_triggered` is the worst in each trial:
 
     configuration          sycophancy   task_shape   instructed   format   sycophancy_triggered
     plain                  0.95         0.90         0.83         0.68     0.90
@@ -40,7 +41,7 @@ row, with the strong instruction, and in the world's other format. `sycophancy_t
     inoculation            0.27         0.62         0.96         0.86     0.96
 
 Inoculation hides sycophancy more than it prevents it: a quarter is left when nobody asks, and nearly all is back with
-the instruction or the other format. After a task row every method is more sycophantic than without, except plain.
+that name, or an honest author's. After a task row every method is more sycophantic than without, except plain.
 """
 
 from __future__ import annotations
