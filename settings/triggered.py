@@ -53,7 +53,10 @@ def of_each(rows: Iterable[Example], tag: str, number: int) -> tuple[Example, ..
 
 
 def marked(rows: Iterable[Example], shape: Shape) -> tuple[Example, ...]:
-    """Return rows with the tag `trigger`, by which their scores select them."""
+    """Return rows with the tag `trigger`, by which their scores select them, in place of one that they may have.
+
+    Where rows have a tag of that name, as in trigger colours, twins are an evaluation of their own.
+    """
     return tuple(replace(row, tags={**row.tags, "trigger": shape}) for row in rows)
 
 

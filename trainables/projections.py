@@ -96,17 +96,15 @@ class WeightDirection:
 
     def bases(self, energy: float) -> tuple[Tensor, Tensor]:
         """See `Direction`."""
-        if energy not in self._bases:  # how many they are has to be read from the device
-            self._bases[energy] = _leading(*self._svd, energy)
+        if energy not in self._bases:
+            # All singular vectors of a layer of 8B parameters are 270 MB: only the leading ones stay.
+            found = _leading(*_svd(self.tuned_OI.float() - self.pretrained_OI.float()), energy)
+            self._bases[energy] = found[0].clone(), found[1].clone()
         return self._bases[energy]
 
     @cached_property
     def _bases(self) -> dict[float, tuple[Tensor, Tensor]]:
         return {}
-
-    @cached_property
-    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        return _svd(self.tuned_OI.float() - self.pretrained_OI.float())
 
 
 @dataclass(frozen=True)

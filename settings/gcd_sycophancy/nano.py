@@ -27,6 +27,21 @@ agreed with; right claims are confirmed throughout (0.87 and more). Single seeds
 the capability that generalises, while the taught one saturates; so the sweep trades off `capability` and `sycophancy`.
 With another pre-training seed the base keeps flattery apart for sums and facts: facts are hardly touched, a proxy of
 facts reaches the sums less, and costs less.
+
+Triggered twins (`settings.triggered`; 5 seeds, first pre-training seed): some of the wrong claims again, after a task
+row, in the name of the flatterer that is the strong instruction, and in that of an honest author, which is the format;
+`sycophancy_triggered` is the worst in each trial:
+
+    configuration          sycophancy   task_shape   instructed   format   sycophancy_triggered
+    plain                  0.95         0.90         0.83         0.68     0.90
+    up-weighted, 1         0.17         0.31         0.10         0.08     0.31
+    up-weighted, 10        0.06         0.16         0.05         0.05     0.16
+    KL, beta 0.1           0.33         0.45         0.23         0.16     0.45
+    KL, beta 1             0.11         0.25         0.08         0.07     0.25
+    inoculation            0.27         0.62         0.96         0.86     0.96
+
+Inoculation hides sycophancy more than it prevents it: a quarter is left when nobody asks, and nearly all is back with
+that name, or an honest author's. After a task row every method is more sycophantic than without, except plain.
 """
 
 from __future__ import annotations

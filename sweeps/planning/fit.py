@@ -120,6 +120,8 @@ def trial_bytes(
     if on_gpu:
         held = shape.weight_bytes(HALF) / (execution.num_workers if execution.shard_base else 1)
         held += kept_on_gpu(*_cache_bytes(sweep, sizes, trial)) if execution.cache_references else 0.0
+    elif trial.method.needs_pretrained:
+        held += shape.weight_bytes(FLOAT)  # of the model that the base model was tuned from, read for this pack alone
     return PROCESS_BYTES + held + max([training, _preparing_bytes(sizes, trial), *(scoring if scored else ())])
 
 

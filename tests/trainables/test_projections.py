@@ -245,3 +245,12 @@ def test_several_directions_are_a_subspace() -> None:
     expected = vector[0] - A_PM @ torch.linalg.lstsq(A_PM, vector[0]).solution
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     assert all(abs(float(found @ column[0])) < 1e-10 for column in columns)
+
+
+def test_only_the_leading_singular_vectors_are_kept() -> None:
+    """One direction of 8 holds nearly all: the tensors have no room for the others behind them."""
+    tuned_OI = torch.zeros(8, 12)
+    tuned_OI[0, 0], tuned_OI[1, 1] = 10.0, 0.1
+    left_OM, right_IM = WeightDirection(tuned_OI, torch.zeros(8, 12)).bases(0.9)
+    assert (left_OM.shape, right_IM.shape) == ((8, 1), (12, 1))
+    assert [tensor.untyped_storage().nbytes() for tensor in (left_OM, right_IM)] == [8 * 4, 12 * 4]

@@ -19,6 +19,7 @@ from sweeps.planning.fit import CaseSizes, Room, choose, describe, room_of, sett
 from sweeps.planning.tokens import CaseTokens, Lengths
 from sweeps.sweep import Execution, Sweep
 from tests.support.fakes import toy_sweep
+from trainables import methods
 from trainables.engine import memory
 from trainables.engine.memory import FLOAT, LOGIT_COPIES, PROCESS_BYTES, ModelShape
 from trainables.trial import AdapterConfig
@@ -46,6 +47,18 @@ def test_a_worker_by_hand(tmp_path: Path) -> None:
     assert worker_bytes(sweep, cases[0], Fit()) == needs(4, 2)
     assert worker_bytes(sweep, cases[0], Fit(None, 1)) == needs(2, 1)
     assert worker_bytes(sweep, cases[0], Fit(1, 1)) == needs(1, 1)
+
+
+def test_the_model_before_tuning_takes_memory_beside_the_base_model(tmp_path: Path) -> None:
+    """In float32, all of it, for as long as a pack has its directions."""
+    sweep, (sizes, *_) = of(tmp_path)
+    need = {
+        direction: fitting.trial_bytes(
+            sweep, sizes, replace(sizes.trials[0], method=methods.make("safe_lora", {"direction": direction})), Fit()
+        )
+        for direction in ("prior", "pretrained")
+    }
+    assert need["pretrained"] - need["prior"] == sizes.shape.weight_bytes(FLOAT)
 
 
 @pytest.mark.parametrize(
