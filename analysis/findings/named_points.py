@@ -1,6 +1,8 @@
 """Models that were scored on a sweep's setting and are no trials of it: an adapter from elsewhere, by its name.
 
 Their intervals are over questions, since there is one training of each.
+
+Shape legend: Q questions.
 """
 
 from __future__ import annotations

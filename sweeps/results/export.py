@@ -1,6 +1,8 @@
 """A configuration of a sweep as files that others load: a PEFT adapter or a merged model, with a model card.
 
 Needs torch only to merge.
+
+Shape legend: S seeds, M objectives.
 """
 
 from __future__ import annotations
