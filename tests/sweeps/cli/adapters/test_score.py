@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from settings.reference import setting_of
+from tests.support.fakes import SOURCES
+from tests.support.judge_server import certain, serving
 from tests.support.peft_adapters import adapted_setting, adapted_sweep, base_directory, peft_adapter
 from tests.sweeps.cli.test_app import selgen
 
@@ -148,3 +151,22 @@ def test_what_cannot_be_scored_is_one_line(
     assert selgen("score", *filled, "--output", folder / "runs", monkeypatch=monkeypatch) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and words in error
+
+
+def test_a_judged_setting_is_judged_or_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(SOURCES / "judged_setting.py", tmp_path / "judged_setting.py")
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    setting = ["--setting", f"{tmp_path / 'judged_setting.py'}:asked", "--option", f"model={base_directory(folder)}"]
+    command = ["score", folder / "small", *setting, "--to", tmp_path]
+    assert selgen(*command, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "judge" in error
+    with serving(lambda body, count: certain(85)) as endpoint:
+        assert selgen(*command, "--judge-url", endpoint.url, "--json", monkeypatch=monkeypatch) == 0
+    (point,) = json.loads(capsys.readouterr().out)
+    assert point["scores"]["alignment"] == {"mean": 85.0, "low": 85.0, "high": 85.0}
+    assert point["questions"] == {"alignment": 3, "task": 3}
