@@ -83,7 +83,7 @@ def _table(built: Setting, scored: Sequence[scoring.Scored]) -> Table:
             better = "higher" if score.higher_is_better else "lower"
             number = str(scored[0].numbers[score.name].n)
             table.add_row(*(Text(text) for text in (f"{score.name}{mark}", better, *cells, number)))
-    table.caption = "* objective; [low, high]q is the 95 % interval over questions, of this one training"
+    table.caption = Text("* objective; [low, high]q is the 95 % interval over questions, of this one training")
     table.caption_justify = "left"
     return table
 
