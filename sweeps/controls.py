@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from settings.common.errors import UserError
 from sweeps.space import MethodSpace, grid
+from trainables.coefficients import RangeSpec
 
 SCALES = (0.2, 0.4, 0.6, 0.8)  # of the adapter; 0 is the base model, 1 the whole of plain fine-tuning
 PRINCIPLED = "principled"
+BLENDS = (0.2, 0.4, 0.6, 0.8)  # shares of the first of two adapters
 CHECKPOINTS = (0.125, 0.25, 0.375, 0.5, 0.75)  # shares of the updates
 
 
@@ -33,3 +36,19 @@ def control_spaces(steps: int, spaces: Sequence[MethodSpace]) -> tuple[MethodSpa
             if values and not any(knob in space.knob_names for space in plain)
         ]
     return tuple(controls)
+
+
+def blends_of(space: MethodSpace) -> MethodSpace:
+    """Return the blends of both ends of a searched number, which a cheap front reads out before it trains more.
+
+    Raise UserError for a space that has none: several things are searched in it, or something that has no order.
+    """
+    specs = list(space.ranges.values())
+    if len(specs) != 1 or not isinstance(specs[0], RangeSpec) or space.knob_names:
+        raise UserError(
+            f'method {space.method!r}: front="cheap" needs one searched number of the method\'s own, as in'
+            f" vary({space.method!r}, NAME=between(low, high)); searched here: {', '.join(space.ranges) or 'nothing'}"
+        )
+    first, second = (space.to_method(space.at([end])).text for end in (0.0, 1.0))
+    fixed = {"definition": space.fixed["definition"]} if "definition" in space.fixed else {}
+    return grid("blend", first=first, second=second, w=list(BLENDS), **fixed)

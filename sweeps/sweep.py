@@ -27,7 +27,7 @@ from settings.model_files import check_model
 from settings.reference import SettingRef, setting_label, setting_of
 from settings.reference import setting as setting  # sweep files import it from here
 from sweeps.case import Arm, Case, arm_key, scores_named
-from sweeps.controls import control_spaces
+from sweeps.controls import blends_of, control_spaces
 from sweeps.early_stopping import EarlyStopping
 from sweeps.names import SAFE_NAME
 from sweeps.options import OPTIONS, check_option, trial_overrides
@@ -59,17 +59,24 @@ class Search(_Declaration):
         early_stopping: stop configurations of searched methods that are worse than others (see
             `sweeps.early_stopping`). None trains all of them to their end, as a comparison of methods should: the
             stopped configurations of a method are missing from its frontier.
+        front: "dense" searches each method with Optuna. "cheap" trains both ends of its range, reads out blends of
+            these two adapters, and trains a value between them only where the front still has a gap that is wider than
+            noise (`sweeps.search.gaps`); `configurations` is then the most that it trains.
     """
 
     seed: int = 0
     round_size: int = 2
     early_stopping: EarlyStopping | None = None
+    front: Literal["dense", "cheap"] = "dense"
 
     def __post_init__(self) -> None:
         checks.integer("seed", self.seed, 0)
         checks.integer("round_size", self.round_size, 1)
         if not isinstance(self.early_stopping, EarlyStopping | None):
             raise UserError(f"early_stopping must be EarlyStopping(...), got {self.early_stopping!r}")
+        checks.one_of("front", self.front, ("dense", "cheap"))
+        if self.front == "cheap" and self.early_stopping:
+            raise UserError('front="cheap" compares few finished trainings, and early_stopping would stop some of them')
 
 
 @dataclass(frozen=True)
@@ -239,6 +246,12 @@ class Sweep(_Declaration):
         return tuple(vary(method) if isinstance(method, str) else method for method in self.methods)
 
     @cached_property
+    def _blends(self) -> tuple[MethodSpace, ...]:
+        """The readouts of a cheap front that the sweep does not list itself. Raise UserError for what has none."""
+        searched = [space for space in self.spaces if space.ranges] if self.search.front == "cheap" else []
+        return tuple(blends for blends in map(blends_of, searched) if blends not in self.spaces)
+
+    @cached_property
     def cases(self) -> tuple[Case, ...]:
         """The settings, each with its objectives and arms. Raise UserError for one that cannot be built."""
         return tuple(self._resolve(ref) for ref in self.settings)
@@ -254,8 +267,10 @@ class Sweep(_Declaration):
         controls = control_spaces(template.steps, self.spaces) if self.controls else ()
         arms = tuple(
             Arm(ref, space, space.budget(self.configurations), arm_key(label, space), control=space in controls)
-            for space in (*self.spaces, *controls)
+            for space in (*self.spaces, *self._blends, *controls)
         )
+        if self._blends and len(objectives) != 2:
+            raise UserError(f'sweep {self.name!r}: front="cheap" needs two objectives, got {len(objectives)}')
         return Case(ref, setting, label, template, objectives, arms)
 
     def case_of(self, ref: SettingRef) -> Case:

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeps.case import Case, arm_key
+from sweeps.controls import blends_of
 from sweeps.description import describe_configuration
 from sweeps.early_stopping import Gains, RungDecision, RungRuling, decide_configuration, decide_trial, gains_at_rung
 from sweeps.ledger import Ledger
+from sweeps.search.gaps import GapProposer
 from sweeps.search.proposer import Proposer
 from sweeps.search.study import StudyMirror
 from sweeps.sweep import Sweep
@@ -42,11 +45,7 @@ class SweepSearch:
         self._sweep = sweep
         self._ledger = ledger
         self._mirror = StudyMirror(folder, sweep.name)
-        self.proposers = [
-            Proposer(arm, case.objectives, sweep.search.seed, sweep.search.round_size)
-            for case in sweep.cases
-            for arm in case.arms
-        ]
+        self.proposers = [proposer for case in sweep.cases for proposer in _proposers_of(sweep, case)]
         self._configurations: dict[tuple[str, int], ArmConfiguration] = {}  # by arm and number
         self._by_trial: dict[str, list[ArmConfiguration]] = {}
 
@@ -158,3 +157,14 @@ class SweepSearch:
             return False
         proposer.tell(number, [outcomes[trial.trial_id] for trial in configuration.trials])
         return True
+
+
+def _proposers_of(sweep: Sweep, case: Case) -> list[Proposer]:
+    """Return the proposer of each of a case's arms, in order."""
+    search = sweep.search
+    by_key = {arm.key: Proposer(arm, case.objectives, search.seed, search.round_size) for arm in case.arms}
+    for arm in case.arms if search.front == "cheap" else ():
+        if arm.space.ranges:
+            blends = by_key[arm_key(case.label, blends_of(arm.space))]
+            by_key[arm.key] = GapProposer(arm, case.objectives, search.seed, blends)
+    return list(by_key.values())
