@@ -77,7 +77,7 @@ def test_the_ends_of_a_blend_are_its_two_trainings(world: TrainedPoints) -> None
     assert sorted(world.trainings(whole)) == sorted({*world.trainings(PLAIN), *world.trainings(other)})
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_every_way_has_a_row(world: TrainedPoints, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, few in (("GRID", 3), ("STEPS", (0.5,)), ("SHARES", (0.5,)), ("ADAPTER_SHARES", (0.0, 0.5, 1.0))):
         monkeypatch.setattr(cost_to_front, name, few)
@@ -87,8 +87,9 @@ def test_every_way_has_a_row(world: TrainedPoints, monkeypatch: pytest.MonkeyPat
     taken = {name: row.trainings for name, row in rows.items()}
     assert taken["pareto adapters"] == taken["plain scaled"] == 1
     assert taken["pareto adapters, and plain"] == taken["blend of a weak with a strong penalty"] == 2
+    assert 2 <= taken["cheap front, at most 3 trainings"] <= 3
     assert taken["grid, 2 values"] == taken["search, 2 configurations"] == 2
-    assert all(row.text.count("|") == 10 and row.tokens > 0 for row in rows.values())
+    assert all(row.text.count("|") == 11 and row.tokens > 0 for row in rows.values())
 
 
 def made_up(points: Sequence[tuple[float, float]]) -> ScoreTable:
@@ -119,8 +120,12 @@ def test_an_interval_takes_the_bias_of_draws_off() -> None:
 
 
 def test_the_rule_counts_trainings_and_shares() -> None:
-    row = cost_to_front.Row(Way("w", (Read(PLAIN, "plain", {}),)), 3, 1, 0, 0, 0, (0, 0, 0), (0.96, 0.94, 0.98))
+    way, share, apart = Way("w", (Read(PLAIN, "plain", {}),)), (0.96, 0.94, 0.98), (-0.02, -0.04, 0.0)
+    row = cost_to_front.Row(way, 3, 1, 0, 0, 0, (0, 0, 0), share, apart)
     assert row.verdict == "succeeds"
     assert replace(row, share=(0.96, 0.951, 0.97)).verdict == "shown"
     assert replace(row, share=(0.949, 0.9, 0.99)).verdict == "no"
     assert replace(row, trainings=4).verdict == ""
+    cheap = replace(row, way=replace(way, name="cheap front, at most 5 trainings"), trainings=5)
+    assert cheap.verdict == "no"
+    assert replace(cheap, difference=(0.0, -0.029, 0.1)).verdict == "shown"

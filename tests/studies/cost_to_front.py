@@ -7,10 +7,14 @@ logarithm of its range, .03 to 30: ten trainings a seed. A way *succeeds* in a n
 grid's hypervolume with at most three trainings a seed, in 10 seeds; it is *shown* to when the lower end of the 95 %
 interval does. A way holds when it succeeds on `bad_medical_advice` and on `gcd_sycophancy`.
 
+`Search(front="cheap")` may train half of the grid, and is *shown* to do where the 95 % interval of its hypervolume
+minus the grid's, paired over seeds, lies above -.03; that, too, was written before it was run.
+
 The ways: fewer values of the grid; the search that sweeps use, which is told of each configuration before it proposes
-the next; checkpoints of plain fine-tuning and of a strong penalty; the adapters of both scaled; blends of plain with
-alignment alone, and of a weak with a strong penalty; the decoding mix of the plain model, where the project has it; and
-`pareto_adapters`, ten shares of one training, in three forms. All values were chosen before the run: weak is beta = .1,
+the next; the cheap front, which is told of both ends and their blends before it fills gaps; checkpoints of plain
+fine-tuning and of a strong penalty; the adapters of both scaled; blends of plain with alignment alone, and of a weak
+with a strong penalty; the decoding mix of the plain model, where the project has it; and `pareto_adapters`, ten shares
+of one training, in three forms. All values were chosen before the run: weak is beta = .1,
 strong is 10, and the adapters' weight is 3, so that their shares of .1 to .9 weigh the losses as betas of .3 to 27 do.
 
 The hypervolume is that of verdicts, which does not depend on how densely a knob is read: of curves over the knobs
@@ -42,7 +46,9 @@ from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.pareto import hypervolumes
 from analysis.tables.scores import Configuration, ScoreTable, TrialRecord
 from sweeps.case import Arm
+from sweeps.controls import BLENDS, blends_of
 from sweeps.description import describe_score
+from sweeps.search.gaps import GapProposer
 from sweeps.search.proposer import Proposer
 from sweeps.space import vary
 from sweeps.sweep import Sweep, setting
@@ -69,6 +75,10 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     "pareto adapters, conditioned": {"form": "conditioned"},
 }
 WEIGHT = 3.0
+CHEAP, LEAST = (
+    (3, 5),
+    -0.03,
+)  # trainings of a cheap front; the difference to the grid that its interval is above
 REPLICATES = 2000
 PLAIN = Point("plain")
 BASE = Point("")
@@ -114,6 +124,26 @@ def searched(world: TrainedPoints, budget: int) -> Iterator[Read]:
     while (proposal := proposer.next()) is not None:
         read = penalty(float(proposal.values["beta"]))
         proposer.tell(proposal.number, world.outcomes(read.point))
+        yield read
+
+
+def filled(world: TrainedPoints, budget: int) -> Iterator[Read]:
+    """Yield what a cheap front reads: both ends, their blends, and the values that it puts into gaps."""
+    space, key = vary("kl_penalty"), f"{world.setting.name}/kl_penalty"
+    listed = blends_of(space)
+    readouts = Proposer(Arm(world.ref, listed, len(BLENDS), f"{key} blends"), world.objectives, 0, len(BLENDS))
+    proposer = GapProposer(Arm(world.ref, space, budget, key), world.objectives, 0, readouts)
+    low, high = (penalty(float(space.at([end])["beta"])).point for end in (0.0, 1.0))
+    while True:
+        if (proposal := proposer.next()) is not None:
+            read = penalty(float(proposal.values["beta"]))
+            proposer.tell(proposal.number, world.outcomes(read.point))
+        elif (proposal := readouts.next()) is not None:
+            share = float(proposal.values["w"])
+            read = Read(replace(low, blend=(high, share)), "blend", {"share": share})
+            readouts.tell(proposal.number, world.outcomes(read.point))
+        else:
+            return
         yield read
 
 
@@ -166,6 +196,7 @@ def ways(world: TrainedPoints, budgets: Sequence[int]) -> list[Way]:
         trained = {"weight": WEIGHT, **values}
         reads = [Read(Point("pareto_adapters", {**trained, "share": s}), name, {"share": s}) for s in ADAPTER_SHARES]
         found += [Way(name, tuple(reads)), Way(f"{name}, and plain", (*reads, plain))]
+    found += [Way(f"cheap front, at most {each} trainings", tuple(filled(world, each))) for each in CHEAP]
     tried = list(searched(world, max(budgets)))
     return found + [Way(f"search, {budget} configurations", tuple(tried[:budget])) for budget in budgets]
 
@@ -182,6 +213,7 @@ class Row:
     Attributes:
         volume: the hypervolume, with its interval.
         share: of that of the yardstick, with its interval.
+        difference: to that of the yardstick, with its interval.
     """
 
     way: Way
@@ -192,10 +224,13 @@ class Row:
     evaluation_seconds: float
     volume: tuple[float, float, float]
     share: tuple[float, float, float]
+    difference: tuple[float, float, float]
 
     @property
     def verdict(self) -> str:
-        """Whether the way succeeds by the rule above."""
+        """Whether the way succeeds by the rules above."""
+        if self.way.name.startswith("cheap front"):
+            return "shown" if self.difference[1] > LEAST else "no"
         if self.trainings > MOST_TRAININGS:
             return ""
         return "shown" if self.share[1] >= ENOUGH else "succeeds" if self.share[0] >= ENOUGH else "no"
@@ -203,14 +238,16 @@ class Row:
     @property
     def text(self) -> str:
         """The row in Markdown."""
-        volume, share = (f"{each[0]:.3f} [{each[1]:.3f}, {each[2]:.3f}]" for each in (self.volume, self.share))
+        listed = (self.volume, self.share, self.difference)
+        volume, share, apart = (f"{each[0]:.3f} [{each[1]:.3f}, {each[2]:.3f}]" for each in listed)
         took = f"{self.tokens / 1000:.0f}k | {self.training_seconds:.0f} | {self.evaluation_seconds:.0f}"
-        return f"| {self.way.name} | {self.trainings} | {self.points} | {took} | {volume} | {share} | {self.verdict} |"
+        numbers = f"{self.trainings} | {self.points} | {took} | {volume} | {share} | {apart}"
+        return f"| {self.way.name} | {numbers} | {self.verdict} |"
 
 
 HEAD = (
-    "| way | trainings a seed | points | tokens | s to train | s to evaluate | hypervolume | of the grid's | 95 % |\n"
-    "|---|---|---|---|---|---|---|---|---|\n"
+    "| way | trainings a seed | points | tokens | s to train | s to evaluate | hypervolume | of the grid's"
+    " | minus the grid's | by the rule |\n|---|---|---|---|---|---|---|---|---|---|\n"
 )
 
 
@@ -283,6 +320,7 @@ def compare(world: TrainedPoints, listed: Sequence[Way], replicates: int = REPLI
             evaluation_seconds=sum(measured.seconds for measured in world.measure(points)),
             volume=interval(values_B, world.seeds),
             share=interval(values_B / volumes_WB[grid], world.seeds),
+            difference=interval(values_B - volumes_WB[grid], world.seeds),
         )
         rows.append(row)
     return rows
