@@ -80,10 +80,11 @@ def packs(precision: str) -> Packs:
 
 def _different(trial: TrialConfig, number: int) -> TrialConfig:
     """Return a trial of the same method with another seed, rank and batch size; some batches have one row."""
+    rank = 2 + number % 3
     return tiny_trial(
         trial.method,
         number,
-        rank=2 + number % 3,
+        rank=rank + -rank % trial.method.rank_multiple,
         batch_size=1 + number % 4,
         alignment_batch_size=1 + number % 3,
         max_length=LENGTH,

@@ -157,7 +157,7 @@ def test_identity_changes_with_what_decides_results_and_not_with_the_budget(tmp_
     assert len({sweep.identity(), *ids}) == 1 + len(other)
 
 
-SEARCH = {"seed": 1, "round_size": 3, "early_stopping": EarlyStopping()}
+SEARCH = {"seed": 1, "round_size": 3, "early_stopping": EarlyStopping(), "front": "cheap"}
 EXECUTION = {
     "pack_size": 7,
     "cpus_per_pack": 2,

@@ -93,23 +93,23 @@ def _print_rows(read: SourceRows, console: Console) -> None:
     chats = len(read.examples) - sum(read.read_from.values())
     forms = [f"{number} from {fields}" for fields, number in read.read_from.items()]
     forms += [f"{chats} from 'messages'"] if chats else []
-    console.print(f"{read.name}: {len(read.examples)} rows, {', '.join(forms)}", highlight=False)
+    console.print(f"{read.name}: {len(read.examples)} rows, {', '.join(forms)}", highlight=False, soft_wrap=True)
     for roles, number in facts.turns(read.examples).items():
-        console.print(f"  {number} x {roles}", highlight=False)
+        console.print(f"  {number} x {roles}", highlight=False, soft_wrap=True)
     pairs = sum(bool(row.alternatives) for row in read.examples)
     if pairs:
-        console.print(f"  {pairs} with a rejected reply", highlight=False)
+        console.print(f"  {pairs} with a rejected reply", highlight=False, soft_wrap=True)
     for name, values in facts.tags(read.examples).items():
         listed = ", ".join(f"{value} ({number})" for value, number in values.items())
-        console.print(f"  tag {name}: {listed}", highlight=False)
+        console.print(f"  tag {name}: {listed}", highlight=False, soft_wrap=True)
 
 
 def _print_tokens(measured: facts.TokenFacts, model: str, console: Console) -> None:
-    console.print(f"tokens of {model}, at most {measured.max_length} a row:", highlight=False)
+    console.print(f"tokens of {model}, at most {measured.max_length} a row:", highlight=False, soft_wrap=True)
     for what, lengths in (("prompts", measured.prompts), ("responses", measured.responses)):
         if lengths:
             least, middle, most = lengths
-            console.print(f"  {what}: {least} to {most}, median {middle:g}", highlight=False)
+            console.print(f"  {what}: {least} to {most}, median {middle:g}", highlight=False, soft_wrap=True)
     problems: Sequence[tuple[str, Mapping[str, Any]]] = (
         ("responses are cut, tokens lost", measured.cut),
         ("prompts leave no room for a response, tokens", measured.long),
@@ -117,7 +117,7 @@ def _print_tokens(measured: facts.TokenFacts, model: str, console: Console) -> N
     )
     for what, places in problems:
         if places:
-            console.print(f"  {len(places)} {what}: {_listed(places)}", highlight=False)
+            console.print(f"  {len(places)} {what}: {_listed(places)}", highlight=False, soft_wrap=True)
 
 
 def _listed(places: Mapping[str, Any]) -> str:
@@ -131,10 +131,10 @@ def _print_repeats(
     number = sum(map(len, again.values()))
     if number:
         listed = _listed({place: ", ".join(others[:FEW]) for place, others in again.items()})
-        console.print(f"prompts that an earlier row has: {number}, e.g. {listed}", highlight=False)
+        console.print(f"prompts that an earlier row has: {number}, e.g. {listed}", highlight=False, soft_wrap=True)
     for other, places in leaks.items():
         told = f"{len(places)}, e.g. {_listed(places)}" if places else "none"
-        console.print(f"prompts that are in {Path(other).name}, too: {told}", highlight=False)
+        console.print(f"prompts that are in {Path(other).name}, too: {told}", highlight=False, soft_wrap=True)
 
 
 def _print_row(row: Example, encoder: Encoder, console: Console) -> None:
@@ -142,7 +142,7 @@ def _print_row(row: Example, encoder: Encoder, console: Console) -> None:
     try:
         encoded = encoder.row(row)
     except UserError as error:
-        console.print(f"{row.place}: {error}", highlight=False)
+        console.print(f"{row.place}: {error}", highlight=False, soft_wrap=True)
         return
     words = [encoder.tokenizer.decode([token]).replace("\n", "\\n") for token in encoded.ids]
     text = Text(f"{row.place}: ")

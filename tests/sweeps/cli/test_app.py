@@ -118,7 +118,7 @@ def test_the_options_of_a_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "epochs" not in nano
     assert selgen("settings", "chat_files", monkeypatch=monkeypatch) == 2
     captured = capsys.readouterr()
-    assert " task (required) chat JSONL, the rows to learn" in " ".join(captured.out.split())
+    assert " task (required) the rows to learn: chat JSONL" in " ".join(captured.out.split())
     assert "setting 'chat_files' needs the option 'model'" in captured.err
 
 
