@@ -216,7 +216,8 @@ def _drawn(handle: SweepHandle, every: float) -> Iterator[bool]:
 
 
 def _draw(show: Callable[[SweepHandle], None], handle: SweepHandle) -> None:
+    """Draw once. What goes wrong here is shown in the cell, and must not end the sweep."""
     try:
         show(handle)
-    except UserError as error:  # before the first line of the ledger
+    except (UserError, OSError) as error:  # e.g. before the first line of the ledger
         show(error)  # type: ignore[arg-type]

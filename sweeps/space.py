@@ -96,11 +96,16 @@ class MethodSpace:
         return {name for name in named if self._is_knob(name)}
 
     def rounded(self, values: Values) -> dict[str, Any]:
-        """Round the values to 3 significant digits, still inside their ranges."""
-        return {
+        """Round the values to 3 significant digits, still inside their ranges; a rank to what the method can have."""
+        rounded = {
             name: _rounded(values[name], spec) if isinstance(spec, RangeSpec) else values[name]
             for name, spec in self.ranges.items()
         }
+        multiple = methods.get(self.method).rank_multiple
+        if multiple > 1 and isinstance(spec := self.ranges.get("rank"), RangeSpec):
+            most = int(spec.high) // multiple * multiple
+            rounded["rank"] = min(max(multiple, round(rounded["rank"] / multiple) * multiple), most)
+        return rounded
 
     def defaults(self) -> dict[str, Any] | None:
         """Return the method's defaults of the searched coefficients; None if one lies outside its searched range.

@@ -264,6 +264,8 @@ class TrialConfig:
                 raise UserError(f"trial option {name!r} {problem}, got {getattr(self, name)!r}")
             _make_floats(self, name)
         last = self.checkpoint_step
+        if last is not None and self.method.reads_priors_out:
+            raise UserError(f"method {self.method.name!r} reads two finished trainings: it has no 'checkpoint_step'")
         if last is not None:
             checks.integer("trial option 'checkpoint_step'", last, 1, self.steps)
         if last == self.steps:

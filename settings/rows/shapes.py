@@ -122,15 +122,18 @@ def _preference(fields: Fields, where: str) -> tuple[list[Turn], tuple[str, ...]
     if good[0].get("role") == bad[0].get("role") == "assistant":
         if prompt is None:
             _refuse(where, "'chosen' and 'rejected' are replies alone, and there is no 'prompt'")
-        asked = _turns(prompt, "user")
+        asked = _side(prompt) if isinstance(prompt, str) and SPOKEN.match(prompt) else _turns(prompt, "user")
+        asked = asked[:-1] if asked[-1] == {"role": "assistant", "content": ""} else asked
     else:
         asked, (good, bad) = good[:-1], (good[-1:], bad[len(good) - 1 :] if bad[:-1] == good[:-1] else [])
         if not bad:
             _refuse(where, "'chosen' and 'rejected' are not two replies to one prompt")
-        if isinstance(prompt, str) and prompt.strip() not in str(next(iter(asked), {}).get("content")):
+        if isinstance(prompt, str) and not any(prompt.strip() in str(turn.get("content")) for turn in asked):
             _refuse(where, "'prompt' is another than that of 'chosen'")
     if len(good) != 1 or len(bad) != 1 or not isinstance(bad[0].get("content"), str):
         _refuse(where, "'chosen' and 'rejected' must be one reply each")
+    if str(good[0].get("content")).strip() == bad[0]["content"].strip():
+        _refuse(where, "'chosen' and 'rejected' are the same reply")
     return [*asked, *good], (str(bad[0]["content"]),)
 
 
@@ -173,9 +176,10 @@ def _parsed(value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith("[{"):
         return value
     try:
-        return json.loads(value)
+        parsed = json.loads(value)
     except json.JSONDecodeError:
         return value
+    return parsed if all(isinstance(turn, dict) and turn.keys() & {"role", "from"} for turn in parsed) else value
 
 
 def _refuse(where: str, problem: str) -> NoReturn:

@@ -108,6 +108,9 @@ def _read(rows: Iterable[tuple[Any, str]], name: str, columns: Mapping[str, str]
 def _renamed(rows: Iterable[tuple[Any, str]], columns: Mapping[str, str]) -> Iterator[tuple[Any, str]]:
     """Give columns the names that are known here. Raise UserError for a row that lacks one of them."""
     known = {theirs: name for name, theirs in columns.items()}
+    if len(known) < len(columns):
+        twice = next(theirs for theirs in known if list(columns.values()).count(theirs) > 1)
+        raise UserError(f"'columns' gives {twice!r} two names")
     for row, where in rows:
         if known and isinstance(row, Mapping):
             missing = next((theirs for theirs in known if theirs not in row), None)

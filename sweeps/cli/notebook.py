@@ -26,6 +26,13 @@ CELLS = (
 )
 
 
+READ_FROM_MLFLOW = (
+    "%matplotlib inline\nimport pandas as pd\n\nfrom analysis import load\n\n"
+    'pd.set_option("display.max_columns", None)\n'
+    "results = load({name!r}, tracking_uri={output!r}, setting={setting!r})\nresults"
+)
+
+
 def write_notebook(
     sweep: str, output: Path, tracking_uri: str | None, setting: str | None, path: Path | None
 ) -> tuple[Path, ...]:
@@ -36,17 +43,21 @@ def write_notebook(
         path: the file; None is the sweep's name (and setting) in this folder.
     """
     reader = open_sweep(sweep, output, tracking_uri)
+    cells = CELLS
+    if tracking_uri is not None:
+        cells = (CELLS[0], READ_FROM_MLFLOW, CELLS[2], "results.configurations", *CELLS[4:])
     labels: list[str | None] = [reader.load(setting).setting] if setting else [*reader.labels] or [None]
     if path is not None and len(labels) > 1:
         raise UserError(f"sweep {sweep!r} has several settings; name one with --setting: {', '.join(map(str, labels))}")
-    files = []
-    for number, label in enumerate(labels):
-        file = path or Path(f"{sweep}.ipynb" if len(labels) == 1 else f"{sweep}_{number + 1}.ipynb")
+    several = [Path(f"{sweep}_{number}.ipynb") for number in range(1, len(labels) + 1)]
+    files = several if len(labels) > 1 else [path or Path(f"{sweep}.ipynb")]
+    for file in files:
         if file.exists():
             raise UserError(f"{file} is there already; give another file, or delete it")
-        facts = {"name": sweep, "output": str(output.resolve()), "setting": label if len(labels) > 1 else None}
-        write_text(file, json.dumps(_notebook([cell.format(**facts) for cell in CELLS]), indent=1) + "\n")
-        files.append(file)
+    for number, label in enumerate(labels):
+        facts: dict[str, Any] = {"name": sweep, "output": tracking_uri or str(output.resolve())}
+        facts["setting"] = label if len(labels) > 1 else None
+        write_text(files[number], json.dumps(_notebook([cell.format(**facts) for cell in cells]), indent=1) + "\n")
     return tuple(files)
 
 

@@ -90,6 +90,8 @@ def show_method(console: Console, name: str) -> None:
 
 def _needs(method: Method) -> list[str]:
     """Say what has to be there for a method to run."""
+    from trainables.method import Method
+
     needs = [f"{stream} rows" for stream in dict.fromkeys((*method.streams, *method.prepared_streams))]
     needs += [f"the frozen base model's outputs on {stream} rows" for stream in method.reference]
     needs += [f"hidden states of all layers on {stream} rows" for stream in method.layers]

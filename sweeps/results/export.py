@@ -76,6 +76,11 @@ class Exported:
         return (self.directory / EDITS).is_file()
 
     @property
+    def mixed(self) -> float:
+        """Lambda of the decoding mix that was scored, which no file of weights holds; 1 is the adapter alone."""
+        return float(self.outcome["trial"].get("decoding_mix", 1.0))
+
+    @property
     def data_changed(self) -> bool:
         """Whether the setting's rows or questions on this machine are not those of the trial."""
         return bool(self.setting.fingerprint() != self.outcome["trial"]["data"])

@@ -30,6 +30,7 @@ def model_card(exported: Exported, directory: Path, merged: bool) -> str:
         f"# {directory.name}",
         _what(exported, merged),
         *(_edits(merged) if exported.has_edits else ()),
+        *(_mixed(exported.mixed) if exported.mixed != 1.0 else ()),
         "## Scores",
         _scores(exported),
         "## How to use it",
@@ -97,6 +98,13 @@ def _edits(merged: bool) -> tuple[str, ...]:
     return (
         f"**This {what} alone is another model.** Edits of hidden states belong to it, which neither PEFT nor vLLM can"
         f" hold; they are in `{EDITS}`, whose header says how they are applied. The scores are those with the edits.",
+    )
+
+
+def _mixed(share: float) -> tuple[str, ...]:
+    return (
+        "**These files alone are another model.** The scores are of a mix with the base model at decoding, z ="
+        f" {1 - share:g} z_base + {share:g} z_adapter for the logits of every token, which no file of weights holds.",
     )
 
 
@@ -189,6 +197,7 @@ def _recipe(exported: Exported) -> str:
         "steps": trial["steps"],
         "checkpoint_step": trial["checkpoint_step"],
         "adapter_scale": trial["adapter_scale"],
+        **({"decoding_mix": trial["decoding_mix"]} if trial.get("decoding_mix", 1.0) != 1.0 else {}),
         "batch_size": trial["batch_size"],
         "alignment_batch_size": trial["alignment_batch_size"],
         **{key: trial["optimizer"][key] for key in ("learning_rate", "schedule")},

@@ -54,7 +54,7 @@ def trials() -> dict[str, TrialConfig]:
 
 
 def packs(precision: str) -> Packs:
-    """Return name -> members and options of a pack: each method alone; accumulated in float32, all in one in float64.
+    """Return name -> members and options of a pack: each method alone, accumulated in float32; all in one in float64.
 
     Not all in one in float32: with some of the seeds, the representation constraint is a difference of nearly equal
     states, which multiplies a rounding error by 500, on any number of workers.
@@ -62,7 +62,7 @@ def packs(precision: str) -> Packs:
     solo: Packs = {title: ([trial], {}) for title, trial in trials().items()}
     if precision == "float32":
         accumulated = {"rows_per_forward": 2}
-        return solo | {
+        return {
             f"{title}, accumulated": (members, accumulated)
             for title, (members, _) in solo.items()
             if title not in ILL_CONDITIONED

@@ -13,6 +13,13 @@ from trainables import methods
 from trainables.coefficients import ChoiceSpec, RangeSpec
 
 
+def test_a_searched_rank_is_one_that_the_method_can_have() -> None:
+    """Pareto adapters halve it: of 2 to 9, even ones up to 8."""
+    space = vary("pareto_adapters", share=0.5, rank=between(2, 9))
+    ranks = {space.at([place / 50])["rank"] for place in range(51)}
+    assert ranks == {2, 4, 6, 8}
+
+
 def test_the_methods_own_ranges_are_searched_by_default() -> None:
     space = vary("kl_penalty", configurations=4)
     beta = space.ranges["beta"]

@@ -7,6 +7,7 @@ cannot hold is refused by the field that asks for it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def read_adapter(directory: Path) -> ForeignAdapter:
     if isinstance(start, str) and start.startswith(CHANGES_BASE):
         raise UserError(f"{directory / CONFIG}: init_lora_weights is {start!r}, which changes the base model's weights")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
         raise UserError(f"{directory / CONFIG}: r is {rank!r} and lora_alpha {alpha!r}; both must be positive numbers")
     tensors = _tensors(directory, rank)
     base, rslora = str(config.get("base_model_name_or_path")), bool(config.get("use_rslora"))
@@ -149,6 +150,15 @@ def _tensors(directory: Path, rank: int) -> dict[str, Tensor]:
             raise UserError(f"{path}: {key!r} is no factor of a linear layer's LoRA adapter")
         if tensor.shape[0 if kind == "lora_A" else 1] != rank:
             raise UserError(f"{path}: {key!r} is {tuple(tensor.shape)}, and the rank r is {rank}")
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"{path}: {key!r} has values that are not finite")
+    layers = {_layer_of(key) for key in tensors}
+    if not layers:
+        raise UserError(f"{path} has no tensors")
+    for layer in sorted(layers):
+        for kind in KINDS:
+            if f"{PREFIX}{layer}.{kind}.weight" not in tensors:
+                raise UserError(f"{path}: layer {layer!r} has no {kind}")
     return tensors
 
 

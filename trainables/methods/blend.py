@@ -70,6 +70,11 @@ class Blend(Method):
         """See `Method.revision`: other numbers of either end are other numbers here."""
         return self.trained_as.revision + self.priors[0].revision
 
+    def check_rank(self, rank: int) -> None:
+        """Refuse a rank that one of the ends cannot have. Raise UserError."""
+        for end in (self.trained_as, *self.priors):
+            end.check_rank(rank)
+
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         """Return the loss of plain fine-tuning, the only end that can be trained in place. Raise UserError."""
         if not isinstance(self.trained_as, Plain):

@@ -52,6 +52,19 @@ def said(*texts: str, system: str = "") -> list[dict[str, str]]:
         ({"prompt": "q", "chosen": said("q", "good"), "rejected": said("q", "bad")}, said("q", "good"), ("bad",), None),
         ({"chosen": said("q", "good"), "rejected": said("q", "bad")}, said("q", "good"), ("bad",), None),
         (
+            {"prompt": "q", "chosen": said("q", "good", system="s"), "rejected": said("q", "bad", system="s")},
+            said("q", "good", system="s"),
+            ("bad",),
+            None,
+        ),
+        ({"query": "q", "response": '[{"name": "f"}]'}, said("q", '[{"name": "f"}]'), (), None),
+        (
+            {"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": "good", "rejected": "bad"},
+            said("q", "good"),
+            ("bad",),
+            None,
+        ),
+        (
             {"chosen": "\n\nHuman: q\n\nAssistant: good", "rejected": "\n\nHuman: q\n\nAssistant: bad"},
             said("q", "good"),
             ("bad",),
@@ -79,6 +92,7 @@ def test_a_chat_stays_as_it_is() -> None:
     [
         ({"text": "q"}, "^here: found the fields text; a row has 'messages', 'conversations'"),
         ({}, "^here: found the fields none; "),
+        ({"prompt": "q", "chosen": "a", "rejected": "a "}, "are the same reply"),
         ({"chosen": "a", "rejected": "b"}, "replies alone, and there is no 'prompt'"),
         ({"chosen": said("q", "a"), "rejected": said("other", "b")}, "not two replies to one prompt"),
         ({"prompt": "other", "chosen": said("q", "a"), "rejected": said("q", "b")}, "'prompt' is another than that"),

@@ -85,6 +85,12 @@ def test_help_has_an_example(
     assert "selgen" in capsys.readouterr().out.partition("Usage:")[2].partition("\n")[2]
 
 
+def test_every_method_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in methods.names():
+        assert selgen("methods", name, monkeypatch=monkeypatch) == 0
+        assert name in capsys.readouterr().out
+
+
 def test_methods(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert selgen("methods", monkeypatch=monkeypatch) == 0
     listed = capsys.readouterr().out

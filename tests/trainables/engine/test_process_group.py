@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, list[Found], 
         for rank in range(2)
     ]
     alone = together.alone(folder / "alone", store)
-    outputs = [worker.communicate(timeout=200)[0] for worker in both]
+    outputs = [worker.communicate(timeout=400)[0] for worker in both]
     assert [worker.returncode for worker in both] == [0, 0], "\n".join(outputs)
     return alone, [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)], folder
 
