@@ -37,7 +37,8 @@ class Blend(Method):
     source = "Ramé et al. 2023, rewarded soups, arXiv:2306.04488"
     evidence = (
         "weights that are fine-tuned from one model on different rewards stay linearly connected, and their means give"
-        " fronts of these rewards (arXiv:2306.04488, abstract); not tested there with a task loss and a penalty"
+        " fronts of these rewards (arXiv:2306.04488, abstract); of a task loss and a KL penalty: in two nano worlds the"
+        " blends of two trainings reach .98 to 1.05 of the hypervolume of ten (analysis/COST_TO_FRONT.md)"
     )
 
     reads_priors_out = True
