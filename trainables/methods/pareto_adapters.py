@@ -55,8 +55,8 @@ class ParetoAdapters(ProxyMethod):
     )
     evidence = (
         "one training traces a front that beats other such methods in multi-task learning (PaLoRA, arXiv:2407.08056);"
-        " linear mixes of adapters are said to reach convex fronts only (HyperPALoRA, openreview VXlm0zf2a5); here .93 and"
-        " .97 of the hypervolume of ten trainings, and .62 and .88 conditioned (analysis/COST_TO_FRONT.md)"
+        " linear mixes of adapters are said to reach convex fronts only (HyperPALoRA, openreview VXlm0zf2a5); here .93"
+        " and .97 of the hypervolume of ten trainings, .62 and .88 conditioned (analysis/COST_TO_FRONT.md)"
     )
 
     share: float = Range(EVEN, low=0.0, high=1.0, at_most=1.0)
