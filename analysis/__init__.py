@@ -21,6 +21,6 @@ def __getattr__(name: str) -> Any:
     """Import what a notebook asks for when it is asked for, so that the package stays light."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from analysis import results
+    from analysis.results import SweepResults, load
 
-    return getattr(results, name)
+    return {"SweepResults": SweepResults, "load": load}[name]

@@ -130,14 +130,14 @@ def run(
     """
     from rich.console import Console
 
-    from sweeps import find
     from sweeps.driver import launch
     from sweeps.driver.run_options import RunOptions
+    from sweeps.find import file_of, find
     from sweeps.sweep import Sweep
 
     root = Path(output)
-    declared = sweep if isinstance(sweep, Sweep) else find.find(str(sweep), root)
-    file = None if isinstance(sweep, Sweep) else find.file_of(str(sweep))
+    declared = sweep if isinstance(sweep, Sweep) else find(str(sweep), root)
+    file = None if isinstance(sweep, Sweep) else file_of(str(sweep))
     handle = SweepHandle(declared.name, root.resolve())
     with _drawn(handle, every) as drawn:
         console = Console(quiet=drawn)
@@ -158,16 +158,16 @@ def resume(sweep: Sweep | str | Path, output: str | Path = "runs", **options: An
 
 def status(sweep: Sweep | str | Path, output: str | Path = "runs") -> SweepHandle:
     """Attach to a sweep that runs elsewhere, or has ended. Raise UserError for one that there is none of."""
-    from sweeps import find
+    from sweeps.find import find, is_file
     from sweeps.names import folder_of
     from sweeps.results.from_ledger import is_readable
 
     root = Path(output).resolve()
     if isinstance(sweep, str | Path):
         text = str(sweep)
-        if not find.is_file(text) and is_readable(folder_of(text, root)):
+        if not is_file(text) and is_readable(folder_of(text, root)):
             return SweepHandle(text, root)
-        return SweepHandle(find.find(text, root).name, root, text)
+        return SweepHandle(find(text, root).name, root, text)
     return SweepHandle(sweep.name, root)
 
 

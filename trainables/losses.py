@@ -70,6 +70,11 @@ def kl_to_reference(
     return kl_N.sum() / max(1, len(kl_N))
 
 
+def alignment_loss(kind: Literal["kl", "cross_entropy"], policy: Forward, reference: Forward) -> Tensor:
+    """Return the loss on alignment rows that a method chose: the divergence from the base model, or cross-entropy."""
+    return kl_to_reference(policy, reference) if kind == "kl" else cross_entropy(policy)
+
+
 def logit_mse(policy: Forward, reference: Forward) -> Tensor:
     """Return the squared distance of the trained model's logits z and the reference's, averaged over all of them.
 

@@ -54,17 +54,18 @@ def list_command() -> None:
 @sweep_app.command("plan", epilog="Example: selgen sweep plan quickstart")
 def plan_command(name: Name, output: Output = OUTPUT) -> None:
     """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
-    from sweeps import find, plan
     from sweeps.case_check import check_case
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.resources import packs_at_a_time
+    from sweeps.find import find
     from sweeps.ledger import read
     from sweeps.names import folder_of
+    from sweeps.plan import estimate as estimated
     from sweeps.planning.fit import free_memory
     from sweeps.results.running import clock
     from trainables.folder import SweepFolder
 
-    sweep = find.find(name, output)
+    sweep = find(name, output)
     sweep.check()
     console = Console()
     for case in sweep.cases:
@@ -72,7 +73,7 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None
-    estimate = plan.estimate(sweep, packs_at_a_time(sweep, [here]), known, free_memory())
+    estimate = estimated(sweep, packs_at_a_time(sweep, [here]), known, free_memory())
     show_plan(console, sweep, estimate)
     if known:
         ended = f"{estimate.ended} of these trials have ended in {folder}"
@@ -112,16 +113,16 @@ def _run(name: str, options: RunOptions, is_started: bool = False) -> None:
 
     console = Console()
     with start_early(options.output / name, options.address) as cluster:  # before the imports that take long
-        from sweeps import find
+        from sweeps.find import file_of, find
         from sweeps.ledger import read
         from sweeps.names import folder_of
 
-        sweep = find.find(name, options.output)
+        sweep = find(name, options.output)
         if is_started:
             read(folder_of(sweep.name, options.output))
         from sweeps.driver import launch
 
-        summary = launch.run(sweep, options, console, file=find.file_of(name), cluster=cluster)
+        summary = launch.run(sweep, options, console, file=file_of(name), cluster=cluster)
         _show_run(name, sweep, options, summary, Say(console))
 
 

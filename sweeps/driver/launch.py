@@ -18,11 +18,11 @@ from analysis.tables.mlflow_checks import check_usable, kept_runs
 from settings.common.addresses import sqlite_file
 from settings.common.content import content_id
 from settings.common.files import check_cache_root, remove_partial, write_json
-from sweeps import find
 from sweeps.case_check import check_case
 from sweeps.description import describe
 from sweeps.driver.local_cluster import LocalCluster
 from sweeps.driver.run_options import RunOptions
+from sweeps.find import remember
 from sweeps.ledger import Ledger, LedgerState
 from sweeps.names import default_uri, folder_of
 from sweeps.results import provenance
@@ -125,7 +125,7 @@ def _open(sweep: Sweep, ledger: Ledger, folder: Path, file: Path | None, retry_f
     sweep.check_settings(ledger.state.trials)
     describe(sweep).write(folder)
     if file:
-        find.remember(folder, file)
+        remember(folder, file)
     if retry_failed:
         ledger.retry(ledger.state.failed)
     _judge_again(ledger, folder, console)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from settings.common.files import remove
-from sweeps import find
+from sweeps.find import find
 from sweeps.ledger import Ledger, LedgerState, read
 from sweeps.names import folder_of
 from sweeps.results.disk import is_leftover, size_of
@@ -36,7 +36,7 @@ def clean(name_or_file: str, output: Path, newest: int, dry_run: bool) -> list[R
 
     Raise UserError when there is no such sweep, another driver runs it, or its ledger is damaged or of another sweep.
     """
-    sweep = find.find(name_or_file, output)
+    sweep = find(name_or_file, output)
     folder = folder_of(sweep.name, output)
     read(folder)  # else the ledger would be made
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sweeps import find
 from sweeps.description import SweepDescription, describe
+from sweeps.find import find, is_file
 from sweeps.ledger_lines import RawLedger, configuration_id, read_raw
 from sweeps.names import folder_of
 from sweeps.results import provenance
@@ -22,10 +22,10 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
 
     A name is read as its last start declared it, a file as it is now.
     """
-    if not find.is_file(name_or_file) and is_readable(folder_of(name_or_file, output)):
+    if not is_file(name_or_file) and is_readable(folder_of(name_or_file, output)):
         description = SweepDescription.read(folder_of(name_or_file, output))
     else:
-        description = describe(find.find(name_or_file, output))
+        description = describe(find(name_or_file, output))
     folder = folder_of(description.name, output)
     ledger = read_raw(folder)
     cautions = provenance.changes(ledger, description.built_on, provenance.current_code(ledger.code))

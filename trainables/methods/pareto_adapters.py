@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from trainables.coefficients import Choice, Range
-from trainables.losses import cross_entropy, kl_to_reference
+from trainables.losses import alignment_loss, cross_entropy
 from trainables.method import Method, ProxyMethod, Step, Trained
 from trainables.projections import Factors
 
@@ -77,10 +77,7 @@ class ParetoAdapters(ProxyMethod):
         return [1.0] * (rank - 2 * of_each) + [2 * (1 - share)] * of_each + [2 * share] * of_each
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
-        if self.alignment == "kl":
-            alignment = kl_to_reference(step.policy["alignment"], step.reference["alignment"])
-        else:
-            alignment = cross_entropy(step.policy["alignment"])
+        alignment = alignment_loss(self.alignment, step.policy["alignment"], step.reference["alignment"])
         step.record(alignment=alignment)
         share = step.gates[-1] / 2
         return ((1 - share) * cross_entropy(step.policy["task"]) + share * self.weight * alignment,)

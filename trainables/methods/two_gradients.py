@@ -9,7 +9,7 @@ from torch import Tensor
 from settings.common.errors import UserError
 from settings.setting import Stream
 from trainables.coefficients import Choice, Range
-from trainables.losses import cross_entropy, kl_to_reference
+from trainables.losses import alignment_loss, cross_entropy
 from trainables.method import ProxyMethod, Step
 from trainables.projections import conflict_averse, min_norm, remove_conflict
 
@@ -71,10 +71,7 @@ class TwoGradients(ProxyMethod):
         return 1 if stream == "alignment" else 0
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
-        if self.alignment == "kl":
-            alignment = kl_to_reference(step.policy["alignment"], step.reference["alignment"])
-        else:
-            alignment = cross_entropy(step.policy["alignment"])
+        alignment = alignment_loss(self.alignment, step.policy["alignment"], step.reference["alignment"])
         step.record(alignment=alignment)
         return cross_entropy(step.policy["task"]), self.weight * alignment
 

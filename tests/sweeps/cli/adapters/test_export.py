@@ -56,7 +56,8 @@ def test_peft_loads_the_adapter_and_the_hub_its_card(
     assert torch.equal(logits(loaded, base), logits(kept, base))
     assert not torch.equal(logits(loaded, base), logits(AutoModelForCausalLM.from_pretrained(base), base))
     card = ModelCard.load(directory / "README.md")
-    assert card.data.library_name == "peft" and "lora" in card.data.tags
+    metadata = card.data.to_dict()
+    assert metadata["library_name"] == "peft" and "lora" in metadata["tags"]
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results["task"] == pytest.approx(exported.outcome["scores"]["task"]["mean"], abs=1e-6)
     text = card.text
@@ -76,7 +77,8 @@ def test_a_merged_model_is_the_base_with_the_adapter(
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), kept)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
     torch.testing.assert_close(logits(merged, tmp_path / "whole"), logits(adapted, base), rtol=1e-4, atol=1e-5)
-    assert ModelCard.load(tmp_path / "whole" / "README.md").data.library_name == "transformers"
+    metadata = ModelCard.load(tmp_path / "whole" / "README.md").data.to_dict()
+    assert metadata["library_name"] == "transformers"
 
 
 def test_edits_are_copied_and_said(
