@@ -20,7 +20,7 @@ class Blend(Method):
 
         L = that of the first; then dW <- w dW_1 + (1 - w) dW_2
 
-    Both ends start from the same initial adapter and read the same task rows in the same order. The sum is exact:
+    Both ends start from the same initial adapter and read the same task rows in the same order. The sum is exact, for
     ranks add up. Where a sweep trains both ends anyway, every w costs an evaluation alone.
 
     Coefficients:
