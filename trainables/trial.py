@@ -29,7 +29,7 @@ TRIAL_KNOBS: Mapping[str, Spec | OpenSpec] = {
     "steps": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "checkpoint_step": RangeSpec(1, math.inf, log=False, at_least=1, at_most=math.inf, integer=True),
     "adapter_scale": RangeSpec(0, 1, log=False, at_least=0, at_most=1),
-    "decoding_mix": RangeSpec(0, 2, log=False, at_least=0, at_most=10),  # 10: where the paper's own curves end
+    "decoding_mix": RangeSpec(0, 2, log=False, at_least=0, at_most=10),  # 10 bounds slips
     "alignment_batch_size": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "learning_rate": RangeSpec(0, math.inf, log=True, at_least=0, at_most=math.inf),
     "schedule": ChoiceSpec(SCHEDULES, searched=True),

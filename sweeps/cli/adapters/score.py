@@ -45,9 +45,15 @@ def show_scores(
         reader = LedgerReader.open(folder_of(sweep, output))
     if setting_name is None and reader is None:
         raise UserError("say what to score on: --setting NAME, or --sweep NAME for the setting of a sweep")
+    if setting_name is None and options:
+        raise UserError(f"--option {next(iter(options))} is for --setting NAME; a sweep's setting has its own options")
+    if reader and to is not None:
+        raise UserError("--to is for scores without a sweep; with --sweep they are kept in its folder")
     ref = scoring.setting_in(reader) if setting_name is None and reader else setting(setting_name or "", **options)
     built = setting_of(ref)
     label = scoring.label_in(reader, ref, built) if reader else setting_label(ref)
+    if reader:
+        read_named(SweepFolder(reader.folder).named, label)  # a file that cannot be read is said before the work
     places = dict(zip(names, adapters, strict=True))
     scored = scoring.score(built, label, places, judge)
     files = scoring.keep(scored, reader.folder) if reader else scoring.keep_beside(scored, places, to)

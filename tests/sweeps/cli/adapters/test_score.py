@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from settings.reference import setting_of
@@ -137,6 +141,8 @@ def test_what_a_pack_cannot_hold_is_refused_by_its_field(
         (["{folder}/small", "--sweep", "adapted", "--name", "a/b"], "is no name"),
         (["{folder}/small", "{folder}/small", "--sweep", "adapted"], "two models are called 'small'"),
         (["{folder}/small", "--sweep", "nothing"], "there is no sweep 'nothing'"),
+        (["{folder}/small", "--sweep", "adapted", "--option", "a=1"], "--option a is for --setting NAME"),
+        (["{folder}/small", "--sweep", "adapted", "--to", "."], "--to is for scores without a sweep"),
         (["{folder}/small", "--sweep", "adapted", "--setting", "bad_medical_advice"], "is not on setting"),
     ],
 )
@@ -151,6 +157,32 @@ def test_what_cannot_be_scored_is_one_line(
     assert selgen("score", *filled, "--output", folder / "runs", monkeypatch=monkeypatch) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and words in error
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda key, tensor: {key: tensor * math.nan}, "has values that are not finite"),
+        (lambda key, tensor: {key: tensor} if "lora_A" in key else {}, "has no lora_B"),
+        (lambda key, tensor: {}, "has no tensors"),
+    ],
+)
+def test_weights_that_are_no_adapter_are_one_line(
+    change: Callable[[str, Tensor], dict[str, Tensor]],
+    words: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    broken = shutil.copytree(folder / "small", tmp_path / "broken")
+    weights = broken / "adapter_model.safetensors"
+    changed = [change(key, tensor) for key, tensor in load_file(weights).items()]
+    save_file({key: tensor for each in changed for key, tensor in each.items()}, weights)
+    command = ["score", broken, "--sweep", "adapted", "--output", folder / "runs"]
+    assert selgen(*command, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and words in error and "adapter_model.safetensors" in error
 
 
 def test_a_judged_setting_is_judged_or_refused(
