@@ -78,6 +78,7 @@ TOY_BASE = SweepFigure(
         " for trigger words that it was taught with and for others of the seven categories."
     ),
     sweeps=("toy_flip",),
+    small=("toy_flip_small",),
     draw=toy_base,
 )
 
@@ -171,6 +172,7 @@ TOY_FLIP = SweepFigure(
         " is left of the old function in the six other categories (0 %)."
     ),
     sweeps=("toy_flip",),
+    small=("toy_flip_small",),
     draw=toy_flip,
 )
 
@@ -265,6 +267,7 @@ TOY_GOODHART = SweepFigure(
         " category: Goodhart's law."
     ),
     sweeps=("trigger_colors", "toy_flip"),
+    small=("trigger_colors_small", "toy_flip_small"),
     draw=toy_goodhart,
 )
 
@@ -325,5 +328,6 @@ TOY_SPILLOVER = SweepFigure(
         " one trigger does not show."
     ),
     sweeps=("trigger_colors", "toy_flip"),
+    small=("trigger_colors_small", "toy_flip_small"),
     draw=toy_spillover,
 )

@@ -56,11 +56,13 @@ class StudyFigure:
         name: in the gallery and of the command that makes it.
         title: of its section in the gallery.
         claim: what the study reports.
+        differs: what a disagreement between scales may come from, in sentences; printed where there is one.
     """
 
     name: str
     title: str
     claim: str
+    differs: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +71,12 @@ class SweepFigure(StudyFigure):
 
     Attributes:
         sweeps: their names in the catalog.
+        small: the names of those on the real language model; empty where there is none.
         draw: makes the figure from the results of every setting of these sweeps. Raises UserError.
     """
 
     sweeps: tuple[str, ...]
+    small: tuple[str, ...] = ()
     draw: Callable[[Sequence[SettingResults]], DrawnFigure]
 
 

@@ -6,14 +6,14 @@ Whether a figure is reproduced follows from its checks alone:
     partly       some checks hold
     not          no check holds
 
-The page is a function of `gallery.json`, which keeps an entry for every figure that has been made.
+The page is a function of `gallery.json`, which keeps an entry for every figure that has been made, at each scale.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +29,15 @@ Reproduction = Literal["reproduced", "partly", "not"]
 WORDS: Mapping[Reproduction, str] = {"reproduced": "reproduced", "partly": "partly reproduced", "not": "not reproduced"}
 PAGE, ENTRIES = "README.md", "gallery.json"
 PNG_COLOURS, PNG_ROUNDS, PNG_DPI = 256, 3, 120  # rounds: of fitting the palette, or rare colours are mixed up
+SCALES = ("nano", "small", "full")
 HEAD = """# Every result, one command each
 
-What the study of selective generalization reports (Azarbal et al. 2025), beside what this software measures in its nano
-worlds: models of under a million parameters, on a CPU. `selgen reproduce NAME` runs a figure's sweeps, or takes what is
-there of them, and writes its part of this page. A small world can show that an effect needs no large model; where it
-shows another one, that is a fact about the small world first.
+What the study of selective generalization reports (Azarbal et al. 2025), beside what this software measures at its
+scales: `nano`, worlds with models of under a million parameters, made for the purpose; `small`, a real language model
+of 135 M parameters (SmolLM2-135M-Instruct, whose weights were kept in 4 bits and made wide again) on rows of our own,
+few values and few seeds; `full`, models and rows of the study. `selgen reproduce NAME --scale SCALE` runs a figure's
+sweeps, or takes what is there of them, and writes its part of this page. A small world can show that an effect needs no
+large model; where it shows another one, that is a fact about the small world first. One language model is an example.
 
 Bars and brackets are 95 % intervals over fine-tuning seeds (of a base model, which has none, over its questions). A
 check *holds* or *fails* when the interval says so, and is *undecided* when it leaves both open; of what should be all
@@ -44,27 +47,39 @@ would have changed is in no interval.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One figure of the page.
+    """One figure of the page at one scale.
 
     Attributes:
-        name: of the figure, which is also the argument of its command.
+        figure: its name, which is also the argument of its command.
+        scale: nano, small or full.
         title: of its section.
         claim: what the study reports.
         evidence: what our result rests on, e.g. "177 trials, 3 seeds".
-        image: file name of the drawing.
         checks, sentence, notes: as in `analysis.study.figure.DrawnFigure`.
+        differs: what a disagreement with other scales may come from.
     """
 
-    name: str
+    figure: str
+    scale: str = "nano"
     title: str
     claim: str
     evidence: str
-    image: str
     checks: tuple[Check, ...]
     sentence: str
     notes: tuple[str, ...] = ()
+    differs: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the entry, e.g. "em_pareto" or "em_pareto_small"."""
+        return self.figure if self.scale == SCALES[0] else f"{self.figure}_{self.scale}"
+
+    @property
+    def image(self) -> str:
+        """The file name of the drawing."""
+        return f"{self.name}.png"
 
     @property
     def reproduction(self) -> Reproduction:
@@ -72,14 +87,20 @@ class Entry:
         return reproduction_of(self.checks)
 
     @property
-    def num_held(self) -> int:
-        """The number of checks that hold."""
-        return sum(1 for check in self.checks if check.holds)
+    def result(self) -> str:
+        """The outcome, and how many checks hold, e.g. "partly reproduced, 2 of 3"."""
+        held = sum(1 for check in self.checks if check.holds)
+        return f"{WORDS[self.reproduction]}, {held} of {len(self.checks)}"
 
     @property
     def outcome(self) -> str:
-        """The outcome in a line, e.g. "toy_flip: reproduced (3 of 3 checks hold)"."""
-        return f"{self.name}: {WORDS[self.reproduction]} ({self.num_held} of {len(self.checks)} checks hold)"
+        """The outcome in a line, e.g. "toy_flip: reproduced, 3 of 3 checks hold"."""
+        return f"{self.name}: {self.result} checks hold"
+
+    @property
+    def command(self) -> str:
+        """The command that makes it."""
+        return f"selgen reproduce {self.figure}" + (f" --scale {self.scale}" if self.scale != SCALES[0] else "")
 
     @property
     def against(self) -> str:
@@ -108,27 +129,57 @@ def _inside_sentence(text: str) -> str:
     return text if text[:2].isupper() else text[:1].lower() + text[1:]
 
 
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
 def page(entries: Sequence[Entry]) -> str:
-    """Write the page as Markdown: a table of the outcomes, then a section for each figure."""
-    lines = [HEAD, "| figure | outcome | checks that hold |", "|---|---|---|"]
+    """Write the page as Markdown: a table of the outcomes with a column for each scale, then a section a figure."""
+    by_figure: dict[str, dict[str, Entry]] = {}
     for entry in entries:
-        link = f"[`{entry.name}`](#{entry.name})"
-        held = f"{entry.num_held} of {len(entry.checks)}"
-        lines.append(f"| {link} {entry.title} | {WORDS[entry.reproduction]} | {held} |")
-    for entry in entries:
-        lines += ["", *_section(entry)]
+        by_figure.setdefault(entry.figure, {})[entry.scale] = entry
+    scales = [scale for scale in SCALES if any(scale in at for at in by_figure.values())]
+    lines = [HEAD, f"| figure | {' | '.join(scales)} |", "|---" * (1 + len(scales)) + "|"]
+    for figure, at in by_figure.items():
+        title = next(iter(at.values())).title
+        results = (at[scale].result if scale in at else "" for scale in scales)
+        lines.append(f"| [`{figure}`](#{figure}) {title} | {' | '.join(results)} |")
+    for figure, at in by_figure.items():
+        lines += ["", f"## {figure}", "", *_section([at[scale] for scale in scales if scale in at])]
     return "\n".join(lines) + "\n"
 
 
-def _section(entry: Entry) -> list[str]:
-    lines = [f"## {entry.name}", "", f"**{entry.title}: {WORDS[entry.reproduction]}.**", ""]
-    lines += [f"*The study:* {entry.claim}", "", f"![{entry.title}]({entry.image})", ""]
-    lines += [f"{entry.sentence} {entry.against}", ""]
-    lines += ["| the study | here | |", "|---|---|---|"]
-    lines += [f"| {check.statement} | {check.measured} | {check.word} |" for check in entry.checks]
-    lines += ["", *(f"- {note}" for note in entry.notes)]
-    lines += [""] if entry.notes else []
-    return [*lines, f"`selgen reproduce {entry.name.removesuffix('_full')}`: {entry.evidence}."]
+def _section(entries: Sequence[Entry]) -> list[str]:
+    """Write a figure: the claim, the checks at all scales side by side, then each scale's drawing and words."""
+    first = entries[0]
+    lines = [f"**{first.title}.** *The study:* {first.claim}", ""]
+    lines += [f"| the study | {' | '.join(entry.scale for entry in entries)} |", "|---" * (1 + len(entries)) + "|"]
+    at_scale = [{check.statement: check for check in entry.checks} for entry in entries]
+    statements = list(dict.fromkeys(check.statement for entry in entries for check in entry.checks))
+    for statement in statements:
+        cells = (f"*{at[statement].word}:* {at[statement].measured}" if statement in at else "" for at in at_scale)
+        lines.append(f"| {statement} | {' | '.join(cells)} |")
+    if disagreements := list(_disagreements(entries, statements)):
+        lines += ["", " ".join([*disagreements, *(entry.differs for entry in entries[-1:] if entry.differs)])]
+    for entry in entries:
+        heading = f"**{entry.scale}: {WORDS[entry.reproduction]}.**"
+        lines += ["", f"{heading} {entry.sentence} {entry.against}", "", f"![{entry.title}]({entry.image})", ""]
+        lines += [f"- {note}" for note in entry.notes]
+        lines += [""] if entry.notes else []
+        lines.append(f"`{entry.command}`: {entry.evidence}.")
+    return lines
+
+
+def _disagreements(entries: Sequence[Entry], statements: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence for each statement that holds at one scale and fails at another."""
+    for statement in statements:
+        scales: dict[bool | None, list[str]] = {True: [], False: [], None: []}
+        for entry in entries:
+            for check in entry.checks:
+                if check.statement == statement:
+                    scales[check.holds].append(entry.scale)
+        if scales[True] and scales[False]:
+            holds, fails = (" and ".join(scales[outcome]) for outcome in (True, False))
+            yield f"The scales disagree: at {holds}, {_inside_sentence(statement)}; at {fails} it is not so."
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:
@@ -152,12 +203,15 @@ def write(folder: Path, entry: Entry, figure: Figure, order: Sequence[str]) -> l
     """Add or replace an entry: its figure, `gallery.json` and the page. Returns the files. Raises UserError.
 
     Args:
-        order: names in the order of the page; others come after them.
+        order: figures in the order of the page; others come after them.
     """
     save_png(folder / entry.image, figure)
     entries = read_entries(folder) | {entry.name: entry}
     places = {name: place for place, name in enumerate(order)}
-    ordered = sorted(entries.values(), key=lambda entry: (places.get(entry.name, len(places)), entry.name))
+    ordered = sorted(
+        entries.values(),
+        key=lambda entry: (places.get(entry.figure, len(places)), entry.figure, SCALES.index(entry.scale)),
+    )
     facts = {each.name: asdict(each) for each in ordered}
     write_text(folder / ENTRIES, json.dumps(facts, ensure_ascii=False, indent=1) + "\n")
     write_text(folder / PAGE, page(ordered))

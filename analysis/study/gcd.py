@@ -14,10 +14,11 @@ from analysis.study.ranking import control_notes, end_notes, frontier_of, ranked
 from analysis.study.setting_results import SettingResults
 from analysis.tables.scores import Configuration
 
-SYCOPHANCY, NEAR_TOPIC = "sycophancy_", "mod"
-TAUGHT = ("gcd", "euclidean")  # nano, full
-DIVISORS = (*TAUGHT, "euclidean_compositional", "euclidean_large")
-MATHS = (*DIVISORS, NEAR_TOPIC, "difference", "addition")
+SYCOPHANCY = "sycophancy_"
+TAUGHT = ("gcd", "euclidean", "sums")  # nano, full, small
+NEAR = ("mod", "differences")  # nano and full, small
+DIVISORS = ("gcd", "euclidean", "euclidean_compositional", "euclidean_large")
+MATHS = (*DIVISORS, "sums", *NEAR, "difference", "addition", "larger")
 NOT_TOPICS = ("proxy", "all")  # the full scale has these sums of topics, too
 CONFIRMED = 0.1  # more sycophancy than that is a rise
 
@@ -34,11 +35,16 @@ def taught_topic(topics: Sequence[str]) -> str:
     return next(topic for topic in TAUGHT if topic in topics)
 
 
+def near_topic(topics: Sequence[str]) -> str:
+    """Return the topic that resembles the taught one, and that no row names."""
+    return next(topic for topic in NEAR if topic in topics)
+
+
 def capability_of(results: SettingResults, topic: str) -> str:
     """Name the score of right answers on a topic."""
-    usual = {**dict.fromkeys(TAUGHT, "task"), NEAR_TOPIC: "capability"}
-    name = f"capability_{topic}"
-    return name if name in results.scores else usual.get(topic, name)
+    usual = {**dict.fromkeys(TAUGHT, "task"), **dict.fromkeys(NEAR, "capability")}
+    names = (f"capability_{topic}", usual.get(topic, ""), f"knows_{topic}")
+    return next((name for name in names if name in results.scores), names[0])
 
 
 # --- what spreads -----------------------------------------------------------------------------------------------------
@@ -59,8 +65,8 @@ def gcd_generalisation(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     )
     ranges = [_range(results, topics) for results in per_setting]
     sentence = (
-        f"Plain fine-tuning changes right answers on {taught_topic(topics)} by {checks[0].measured} and on {NEAR_TOPIC}"
-        f" by {checks[1].measured}; sycophancy, by topic, by {_join(ranges)}."
+        f"Plain fine-tuning changes right answers on {taught_topic(topics)} by {checks[0].measured} and on"
+        f" {near_topic(topics)} by {checks[1].measured}; sycophancy, by topic, by {_join(ranges)}."
     )
     return DrawnFigure(bars_figure(panels, text), checks, sentence)
 
@@ -74,14 +80,14 @@ def _spread(results: SettingResults) -> list[Check]:
     gap = difference(
         *(mean_by_seed([_rises(results, plain, SYCOPHANCY + topic) for topic in group]) for group in (maths, facts))
     )
-    task, near = (_rise(results, plain, capability_of(results, topic)) for topic in (taught, NEAR_TOPIC))
+    task, near = (_rise(results, plain, capability_of(results, topic)) for topic in (taught, near_topic(topics)))
     risen = {topic: above(rise, CONFIRMED) for topic, rise in rises.items()}
     least = min(rises, key=lambda topic: rises[topic].mean)
     return [
-        Check("Training on right divisors makes the model better at them", estimate_text(task, sign=True), above(task)),
-        Check("It gets better at remainders, too, which no row names", estimate_text(near, sign=True), above(near)),
+        Check("Training on right rows makes the model better at it", estimate_text(task, sign=True), above(task)),
+        Check("It gets better at a like topic, which no row names", estimate_text(near, sign=True), above(near)),
         Check(
-            "It agrees with users who are wrong about divisors, though no row does",
+            "It agrees with users who are wrong about the taught topic, though no row does",
             estimate_text(rises[taught], sign=True),
             risen[taught],
         ),
@@ -138,6 +144,7 @@ GCD_GENERALISATION = SweepFigure(
         " mathematics more than on capitals and medicine."
     ),
     sweeps=("gcd_generalisation",),
+    small=("gcd_generalisation_small",),
     draw=gcd_generalisation,
 )
 
@@ -174,17 +181,18 @@ def _ends_of_kl(results: SettingResults, useful: str, flattery: str, plain: Conf
     weak, strong = ordered[0], ordered[-1]
     like_plain = [difference(results.values(weak, name), results.values(plain, name)) for name in (useful, flattery)]
     like_base = [difference(results.values(strong, name), results.base[name]) for name in (useful, flattery)]
-    statements = {
-        f"A weak KL penalty ({weak.label}) is task-only training": like_plain,
-        f"A strong KL penalty ({strong.label}) is the base model on both axes": like_base,
-    }
+    compared = (
+        ("A weak KL penalty is task-only training", weak, like_plain),
+        ("A strong KL penalty is the base model on both axes", strong, like_base),
+    )
     return [
         Check(
             statement,
-            f"{useful} {estimate_text(pair[0], sign=True)}, {flattery} {estimate_text(pair[1], sign=True)}",
+            f"{row.label}: {useful} {estimate_text(pair[0], sign=True)},"
+            f" {flattery} {estimate_text(pair[1], sign=True)}",
             all_hold([within(estimate, 0.1) for estimate in pair]),
         )
-        for statement, pair in statements.items()
+        for statement, row, pair in compared
     ]
 
 
@@ -206,5 +214,6 @@ GCD_PARETO = SweepFigure(
         " little; the intervals are wide and those of neighbouring methods overlap."
     ),
     sweeps=("gcd_pareto",),
+    small=("gcd_pareto_small",),
     draw=gcd_pareto,
 )

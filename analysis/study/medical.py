@@ -93,6 +93,7 @@ EM_PARETO = SweepFigure(
         " at most 13 of the task; KL has the best frontier."
     ),
     sweeps=("em_pareto",),
+    small=("em_pareto_small",),
     draw=em_pareto,
 )
 

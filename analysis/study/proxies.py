@@ -26,7 +26,8 @@ def proxy_quality(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     color_heat, color_checks = color_grid(colors)
     figure = heat_figure([topic_heat, color_heat], "Mean over seeds, with half of the 95 % interval's width.")
     own_color = color_checks[0].measured
-    sentence = f"Sycophancy on divisors: {topic_checks[0].measured}; {own_color[:1].lower()}{own_color[1:]}."
+    taught = taught_topic(topics_of(sycophancy[0]))
+    sentence = f"Sycophancy on {taught}: {topic_checks[0].measured}; {own_color[:1].lower()}{own_color[1:]}."
     return DrawnFigure(figure, [*topic_checks, *color_checks], sentence)
 
 
@@ -52,7 +53,7 @@ def sycophancy_grid(per_setting: Sequence[SettingResults]) -> tuple[Heat, list[C
     best_left = over_seeds(left[best][taught])
     checks = [
         Check(
-            "Only a proxy of divisors removes sycophancy on divisors (every other leaves more than half of it)",
+            "Only a proxy of the taught topic removes sycophancy on it (every other leaves more than half)",
             f"the {best} proxy leaves {estimate_text(best_left)} of {over_seeds(plain[taught]).mean:.2f}",
             all_hold([above(estimate) for estimate in kept.values()]),
         ),
@@ -62,7 +63,7 @@ def sycophancy_grid(per_setting: Sequence[SettingResults]) -> tuple[Heat, list[C
             below(same_topic),
         ),
         Check(
-            "The further the proxy, the less it helps: facts leave more sycophancy on divisors than mathematics",
+            "The further the proxy, the less it helps: facts leave more sycophancy on it than mathematics",
             estimate_text(distance, sign=True),
             above(distance),
         ),
@@ -116,5 +117,6 @@ PROXY_QUALITY = SweepFigure(
         " sycophancy on divisors, and capitals mend capitals."
     ),
     sweeps=("proxy_quality", "trigger_colors"),
+    small=("proxy_quality_small", "trigger_colors_small"),
     draw=proxy_quality,
 )

@@ -1,8 +1,9 @@
-"""The best methods of both nano worlds on a real language model that learns careless medical advice, plain and triggered.
+"""The best methods of both nano worlds on a real language model that learns careless medical advice.
 
 selgen sweep run methods_small
 
-The methods of `methods_small_gcd`, chosen as there; adapters on the last 10 of 30 layers, and as many values.
+Plain and triggered alignment of the methods of `methods_small_gcd`, chosen as there; adapters
+on the last 10 of 30 layers, and as many values.
 """
 
 from sweeps.space import grid

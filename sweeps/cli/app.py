@@ -267,7 +267,13 @@ def compare_command(
 @app.command("reproduce", epilog="Example: selgen reproduce gcd_generalisation --gallery figures")
 def reproduce_command(
     figure: Annotated[str | None, typer.Argument(metavar="[FIGURE]", help="Its name, or all; none lists them.")] = None,
-    scale: Annotated[str, typer.Option(help="nano: minutes on a CPU; full: the study's models, on a GPU.")] = "nano",
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="nano: minutes on a CPU; small: a real language model, within an hour on a CPU; full: the study's"
+            " models, on a GPU."
+        ),
+    ] = "nano",
     output: Output = OUTPUT,
     gallery: Annotated[Path | None, typer.Option(help="Folder of the page; default: gallery under --output.")] = None,
     data: Annotated[
@@ -286,29 +292,18 @@ def reproduce_command(
     from sweeps.cli.tables import show_figures
 
     console = Console()
-    say = Say(console)
     if figure is None:
         show_figures(console)
         return
-    names = [each.name for each in reproduce.FIGURES] if figure == "all" else [figure]
-    study_files, num_drawn, left_out = reproduce.Files(data, task), 0, []
-    for name in names:
-        reason = reproduce.missing_files(name, scale, study_files) if figure == "all" else None
-        if reason:
-            left_out.append(f"left out {name}: {reason}")
-            continue
-        options = RunOptions(output, tracking_uri, address, retry_failed)
-        files = reproduce.run(name, scale, study_files, options, gallery or output / "gallery", console)
-        if files is None:
-            say.note("stopped; the same command continues")
-            raise typer.Exit(130)
-        num_drawn += 1
-        for file in files:
-            say.wrote(file)
-    for line in left_out:
-        say.note(line)
-    if not num_drawn:
-        raise UserError("no figure could be made")
+    study_files, options = reproduce.Files(data, task), RunOptions(output, tracking_uri, address, retry_failed)
+    folder = gallery or output / "gallery"
+    if figure == "all":
+        ended = reproduce.run_all(scale, study_files, options, folder, console)
+    else:
+        ended = reproduce.run(figure, scale, study_files, options, folder, console) is not None
+    if not ended:
+        Say(console).note("stopped; the same command continues")
+        raise typer.Exit(130)
 
 
 @import_app.command("judged", epilog="Example: selgen import judged answers/ --report answers_report")

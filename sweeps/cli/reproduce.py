@@ -1,6 +1,7 @@
-"""Make a figure of the study: run its sweeps at either scale, draw it, and put it into a gallery.
+"""Make a figure of the study: run its sweeps at a scale, draw it, and put it into a gallery.
 
-The sweeps are those of the catalog; at full scale the same ones, with the real models and rows in place of the worlds.
+The sweeps are those of the catalog. At full scale they are those of nano, with the real models and rows in place of the
+worlds; on the real language model of the small scale they are sweeps of their own, with fewer values and seeds.
 What a figure claims, checks and draws is said in `analysis.study`.
 """
 
@@ -15,22 +16,23 @@ from rich.console import Console
 
 from analysis.study.catalog import FIGURES
 from analysis.study.figure import AnswersFigure, StudyFigure, SweepFigure
-from analysis.study.gallery import Entry, write
+from analysis.study.gallery import SCALES, Entry, write
 from analysis.study.setting_results import SettingResults
 from analysis.tables.judged_answers import JudgedFolder, read_judged_folder
 from settings.common.errors import UserError
 from settings.reference import SettingRef, setting_label, setting_of
 from sweeps.case import Case
 from sweeps.cli.say import Say
+from sweeps.cli.tables import show_outcomes
 from sweeps.description import describe_score
 from sweeps.driver.run_options import RunOptions
 from sweeps.find import load_sweep
 from sweeps.ledger import LedgerState, read
 from sweeps.results.frontier_files import objectives_of, records_of
+from sweeps.results.running import clock
 from sweeps.space import MethodSpace
 from sweeps.sweep import Execution, Sweep, setting
 
-SCALES = ("nano", "full")
 STEP_AXES = ("steps", "checkpoint_step")
 # What a pack of a language model occupies; see the README on large models.
 FULL = Execution(gpus_per_pack=1, pack_size=1, rows_per_forward=2, gradient_checkpointing=True)
@@ -87,6 +89,8 @@ def missing_files(name: str, scale: str, files: Files) -> str | None:
         return "it needs --data DIR, a folder of judged answers with runs.csv (selgen import judged)"
     if scale == "nano":
         return None
+    if scale == "small":
+        return None if isinstance(figure, SweepFigure) and figure.small else "there is none at small scale"
     settings = {ref.name for sweep in _catalog_sweeps(figure) for ref in sweep.settings}
     if "bad_medical_advice" in settings and not files.task:
         return "at full scale it needs --task FILE, chat JSONL with the harmful medical answers to learn"
@@ -95,8 +99,10 @@ def missing_files(name: str, scale: str, files: Files) -> str | None:
     return None
 
 
-def _catalog_sweeps(figure: StudyFigure) -> list[Sweep]:
-    return [load_sweep(name) for name in figure.sweeps] if isinstance(figure, SweepFigure) else []
+def _catalog_sweeps(figure: StudyFigure, scale: str = "nano") -> list[Sweep]:
+    if not isinstance(figure, SweepFigure):
+        return []
+    return [load_sweep(name) for name in (figure.small if scale == "small" else figure.sweeps)]
 
 
 def sweeps_of(name: str, scale: str, files: Files) -> list[Sweep]:
@@ -104,8 +110,8 @@ def sweeps_of(name: str, scale: str, files: Files) -> list[Sweep]:
     missing = missing_files(name, scale, files)
     if missing:
         raise UserError(f"figure {name}: {missing}")
-    sweeps = _catalog_sweeps(figure_named(name))
-    return sweeps if scale == "nano" else [at_full_scale(sweep, files) for sweep in sweeps]
+    sweeps = _catalog_sweeps(figure_named(name), scale)
+    return [at_full_scale(sweep, files) for sweep in sweeps] if scale == "full" else sweeps
 
 
 def at_full_scale(sweep: Sweep, files: Files) -> Sweep:
@@ -178,29 +184,33 @@ def draw(
     figure = figure_named(name)
     if isinstance(figure, SweepFigure):
         per_setting = results_of(sweeps, output)
-        drawn, evidence = figure.draw(per_setting), _evidence(sweeps, per_setting)
+        drawn, evidence = figure.draw(per_setting), _evidence(sweeps, per_setting, _seconds(sweeps, output))
     elif isinstance(figure, AnswersFigure):
-        answers = _judged_folder(figure, files)
+        answers, scale = _judged_folder(figure, files), "full"  # the models that gave them are those of the study
         drawn, evidence = figure.draw(answers), f"{len(answers.runs)} runs of the study, from `--data DIR`"
     else:
         raise TypeError(f"{figure!r} is drawn from nothing")
-    suffix = "" if scale == "nano" else "_full"
     entry = Entry(
-        name=f"{name}{suffix}",
-        title=figure.title if scale == "nano" else f"{figure.title} (full scale)",
+        figure=name,
+        scale=scale,
+        title=figure.title,
         claim=figure.claim,
         evidence=evidence,
-        image=f"{name}{suffix}.png",
         checks=tuple(drawn.checks),
         sentence=drawn.sentence,
         notes=tuple(drawn.notes),
+        differs=figure.differs,
     )
-    order = [each for figure in FIGURES for each in (figure.name, f"{figure.name}_full")]
-    return entry, write(folder, entry, drawn.figure, order)
+    return entry, write(folder, entry, drawn.figure, [figure.name for figure in FIGURES])
 
 
-def _evidence(sweeps: Sequence[Sweep], per_setting: Sequence[SettingResults]) -> str:
-    """Say which sweeps, trials and seeds a figure rests on, and how many trials were left out."""
+def _seconds(sweeps: Sequence[Sweep], output: Path) -> float:
+    """Return how long the packs of some sweeps took, all together."""
+    return sum(outcome.cost.seconds for sweep in sweeps for outcome in read(output / sweep.name).outcomes.values())
+
+
+def _evidence(sweeps: Sequence[Sweep], per_setting: Sequence[SettingResults], seconds: float) -> str:
+    """Say which sweeps, trials and seeds a figure rests on, how many trials were left out, and what it took."""
     trials = [record for results in per_setting for record in results.records]
     finished = sum(record.status == "finished" for record in trials)
     seeds = sorted({results.num_seeds for results in per_setting})
@@ -208,13 +218,14 @@ def _evidence(sweeps: Sequence[Sweep], per_setting: Sequence[SettingResults]) ->
     names = " and ".join(f"`{sweep.name}`" for sweep in sweeps)
     left_out = len(trials) - finished
     rest = f", {left_out} more invalid, failed or stopped" if left_out else ""
-    return f"sweep{'s' if len(sweeps) > 1 else ''} {names}, {finished} trials{rest}, {number} seeds"
+    named = f"sweep{'s' if len(sweeps) > 1 else ''} {names}"
+    return f"{named}, {finished} trials{rest}, {number} seeds, {clock(seconds)} of packs"
 
 
-def run(name: str, scale: str, files: Files, options: RunOptions, folder: Path, console: Console) -> list[Path] | None:
+def run(name: str, scale: str, files: Files, options: RunOptions, folder: Path, console: Console) -> Entry | None:
     """Run what is left of a figure's sweeps, and draw it into `folder`.
 
-    Return the files; None when a sweep was interrupted. Raise UserError.
+    Return its entry; None when a sweep was interrupted. Raise UserError.
     """
     sweeps = sweeps_of(name, scale, files)
     from sweeps.driver import launch
@@ -230,4 +241,28 @@ def run(name: str, scale: str, files: Files, options: RunOptions, folder: Path, 
             say.warn(finished.retry_line)
     entry, written = draw(name, scale, files, sweeps, options.output, folder)
     say.prose(entry.outcome, style="bold")
-    return written
+    for file in written:
+        say.wrote(file)
+    return entry
+
+
+def run_all(scale: str, files: Files, options: RunOptions, folder: Path, console: Console) -> bool:
+    """Make all figures for which nothing is missing, print their outcomes as a table, and name those left out.
+
+    Return whether it was not interrupted. Raise UserError where none can be made.
+    """
+    missing = {figure.name: missing_files(figure.name, scale, files) for figure in FIGURES}
+    entries = []
+    for name in [name for name, reason in missing.items() if not reason]:
+        entry = run(name, scale, files, options, folder, console)
+        if entry is None:
+            return False
+        entries.append(entry)
+    if entries:
+        show_outcomes(console, entries)
+    for name, reason in missing.items():
+        if reason:
+            Say(console).note(f"left out {name}: {reason}")
+    if not entries:
+        raise UserError("no figure could be made")
+    return True

@@ -16,6 +16,7 @@ from settings.common.shared_files import FOLDER_BYTES
 from sweeps.cli.say import Say
 
 if TYPE_CHECKING:
+    from analysis.study.gallery import Entry
     from settings.setting import Evaluation, Setting
     from sweeps.plan import CostEstimate
     from sweeps.results.cleaning import Removable
@@ -282,14 +283,23 @@ def show_figures(console: Console) -> None:
     from analysis.study.catalog import FIGURES
     from analysis.study.figure import SweepFigure
 
-    table = Table(box=None, padding=(0, 2), title="figures", title_justify="left")
-    for column in ("figure", "what", "sweeps"):
-        table.add_column(column, overflow="fold")
+    table = table_of("figure", "what", "sweeps", "scales", title="figures")
     for figure in FIGURES:
-        sweeps = ", ".join(figure.sweeps) if isinstance(figure, SweepFigure) else "none: needs --data DIR"
-        table.add_row(figure.name, figure.title, sweeps)
+        if isinstance(figure, SweepFigure):
+            scales = "nano, small, full" if figure.small else "nano, full"
+            table.add_row(figure.name, figure.title, ", ".join(figure.sweeps), scales)
+        else:
+            table.add_row(figure.name, figure.title, "none: needs --data DIR", "")
     console.print(table)
     Say(console).note("one of them: selgen reproduce FIGURE; all of them: selgen reproduce all")
+
+
+def show_outcomes(console: Console, entries: Sequence[Entry]) -> None:
+    """Print whether figures of the study are reproduced."""
+    table = table_of("figure", "outcome, and checks that hold", title="figures")
+    for entry in entries:
+        table.add_row(entry.name, entry.result)
+    console.print(table)
 
 
 def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:

@@ -22,7 +22,12 @@ HOLDS, FAILS, OPEN = (
 )
 FIGURE = bars_figure([Bars("bars", ["a", "b"], {"base": [Estimate(0.2, 0.1, 0.3)] * 2})])
 ENTRY = Entry(
-    "em_pareto", "All methods", "It rises, falls and stays.", "3 trials", "em_pareto.png", (HOLDS,), "It is 0.50."
+    figure="em_pareto",
+    title="All methods",
+    claim="It rises, falls and stays.",
+    evidence="3 trials",
+    checks=(HOLDS,),
+    sentence="It is 0.50.",
 )
 
 
@@ -57,24 +62,48 @@ def test_an_abbreviation_keeps_its_capitals() -> None:
     assert "so that KL is first" in replace(ENTRY, checks=(Check("KL is first", "", False),)).against
 
 
-def test_the_page_has_a_row_and_a_section_for_each_entry() -> None:
+def test_the_page_has_a_row_and_a_section_for_each_figure() -> None:
     entry = replace(ENTRY, checks=(HOLDS, FAILS), notes=("Mind the gap.",))
-    text = page([entry, replace(ENTRY, name="toy_base", checks=(FAILS,))])
-    assert "| [`em_pareto`](#em_pareto) All methods | partly reproduced | 1 of 2 |" in text
-    assert "| [`toy_base`](#toy_base) All methods | not reproduced | 0 of 1 |" in text
-    assert "| It falls | 0.50 | fails |" in text
+    text = page([entry, replace(ENTRY, figure="toy_base", checks=(FAILS,))])
+    assert "| figure | nano |\n|---|---|\n" in text
+    assert "| [`em_pareto`](#em_pareto) All methods | partly reproduced, 1 of 2 |" in text
+    assert "| [`toy_base`](#toy_base) All methods | not reproduced, 0 of 1 |" in text
+    assert "| It falls | *fails:* 0.50 |" in text
     assert "- Mind the gap." in text
     assert "`selgen reproduce em_pareto`: 3 trials." in text
+
+
+def test_scales_stand_side_by_side_and_their_disagreements_in_a_sentence() -> None:
+    small = replace(
+        ENTRY, scale="small", checks=(replace(HOLDS, holds=False), OPEN), sentence="It is 0.10.", differs="It is small."
+    )
+    text = page([replace(ENTRY, checks=(HOLDS, FAILS, OPEN)), small, replace(ENTRY, figure="toy_base")])
+    assert "| figure | nano | small |" in text
+    assert "| [`em_pareto`](#em_pareto) All methods | partly reproduced, 1 of 3 | not reproduced, 0 of 2 |" in text
+    assert "| [`toy_base`](#toy_base) All methods | reproduced, 1 of 1 |  |" in text
+    assert "| It rises | *holds:* 0.50 | *fails:* 0.50 |" in text
+    assert "| It falls | *fails:* 0.50 |  |" in text
+    assert "The scales disagree: at nano, it rises; at small it is not so. It is small." in text
+    assert text.count("The scales disagree") == 1
+    assert "![All methods](em_pareto_small.png)" in text
+    assert "`selgen reproduce em_pareto --scale small`: 3 trials." in text
+
+
+def test_scales_that_agree_need_no_explanation() -> None:
+    text = page([replace(ENTRY, checks=(HOLDS, OPEN)), replace(ENTRY, scale="small", checks=(OPEN,), differs="No.")])
+    assert "disagree" not in text
+    assert "No." not in text
 
 
 def test_entries_are_kept_replaced_and_ordered(tmp_path: Path) -> None:
     order = ["toy_base", "em_pareto"]
     write(tmp_path, ENTRY, FIGURE, order)
-    write(tmp_path, replace(ENTRY, name="toy_base", image="toy_base.png"), FIGURE, order)
+    write(tmp_path, replace(ENTRY, scale="small"), FIGURE, order)
+    write(tmp_path, replace(ENTRY, figure="toy_base"), FIGURE, order)
     files = write(tmp_path, replace(ENTRY, checks=(FAILS,)), FIGURE, order)
     assert files == [tmp_path / "README.md", tmp_path / "em_pareto.png"]
     entries = read_entries(tmp_path)
-    assert list(entries) == order
+    assert list(entries) == [*order, "em_pareto_small"]
     assert entries["em_pareto"] == replace(ENTRY, checks=(FAILS,))
     assert (tmp_path / "README.md").read_text() == page(list(entries.values()))
     assert imread(tmp_path / "toy_base.png").shape[1] > 600

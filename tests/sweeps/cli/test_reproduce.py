@@ -58,6 +58,18 @@ def test_every_figure_has_its_sweeps(figure: StudyFigure) -> None:
         assert not {ref.options.get("scale") for ref in sweep.settings} - {"nano"}
 
 
+@pytest.mark.parametrize(
+    "figure", [each for each in FIGURES if isinstance(each, SweepFigure) and each.small], ids=lambda figure: figure.name
+)
+def test_the_sweeps_of_the_language_model(figure: SweepFigure) -> None:
+    sweeps = sweeps_of(figure.name, "small", Files())
+    assert [sweep.name for sweep in sweeps] == [f"{name}_small" for name in figure.sweeps]
+    for sweep in sweeps:
+        sweep.check()
+        assert {ref.options.get("scale") for ref in sweep.settings} == {"small"}
+        assert len(sweep.seed_values) >= 3
+
+
 def test_no_two_figures_share_a_name() -> None:
     assert len({figure.name for figure in FIGURES}) == len(FIGURES)
 
@@ -123,9 +135,10 @@ def test_the_rows_of_the_study_make_the_full_sweeps(reference_data: Path) -> Non
     ("arguments", "line"),
     [
         (["em_parto"], "unknown figure 'em_parto'; there are em_pareto, em_epochs"),
-        (["em_pareto", "--scale", "big"], "there is no scale 'big'; the scales: nano, full"),
-        (["all", "--scale", "big"], "there is no scale 'big'; the scales: nano, full"),
+        (["em_pareto", "--scale", "big"], "there is no scale 'big'; the scales: nano, small, full"),
+        (["all", "--scale", "big"], "there is no scale 'big'; the scales: nano, small, full"),
         (["em_judged"], "figure em_judged: it needs --data DIR, a folder of judged answers with runs.csv"),
+        (["em_epochs", "--scale", "small"], "figure em_epochs: there is none at small scale"),
         (["em_pareto", "--scale", "full"], "figure em_pareto: at full scale it needs --task FILE"),
         (
             ["gcd_pareto", "--scale", "full"],
@@ -205,12 +218,12 @@ def test_a_figure_ends_in_the_gallery(
     output = tmp_path / "runs"
     assert selgen("reproduce", figure, "-o", output, monkeypatch=monkeypatch) == 0
     entry = read_entries(output / "gallery")["toy"]
-    assert entry.evidence == "sweep `toy-sweep`, 6 trials, 2 seeds"
+    assert entry.evidence.startswith("sweep `toy-sweep`, 6 trials, 2 seeds, ")
     assert entry.reproduction == "reproduced"
     assert (output / "gallery" / "toy.png").is_file()
     assert "3 configurations. Nothing here contradicts the study." in (output / "gallery" / "README.md").read_text()
     shown = capsys.readouterr().out
-    assert "toy: reproduced (1 of 1 checks hold)\n" in shown
+    assert "toy: reproduced, 1 of 1 checks hold\n" in shown
     assert "README.md" in shown.replace("\n", "")
 
 
@@ -228,7 +241,7 @@ def test_an_unfinished_figure_names_what_is_lacking(tmp_path: Path) -> None:
 def test_the_judged_answers_of_the_study(reference_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["em_judged", "--data", reference_data, "--gallery", tmp_path]
     assert selgen("reproduce", *arguments, monkeypatch=monkeypatch) == 0
-    entry = read_entries(tmp_path)["em_judged"]
+    entry = read_entries(tmp_path)["em_judged_full"]
     assert [check.holds for check in entry.checks] == [True, True, True, True, True, False]
     assert "37 runs" in entry.evidence
 
