@@ -14,7 +14,20 @@ from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRe
 from settings.reference import SettingRef
 from settings.setting import Setting
 from tests.studies import cost_to_front
-from tests.studies.cost_to_front import BASE, PLAIN, Read, Way, blends, checkpoints, compare, interval, volumes, ways
+from tests.studies.cost_to_front import (
+    BASE,
+    DESIGNS,
+    PLAIN,
+    Design,
+    Read,
+    Way,
+    blends,
+    checkpoints,
+    compare,
+    interval,
+    volumes,
+    ways,
+)
 from tests.studies.trained_points import Point, TrainedPoints
 from tests.support.tiny import tiny_base, tiny_setting
 from trainables.pack import Pack
@@ -45,7 +58,7 @@ def world_at(folder: Path) -> TrainedPoints:
 
 
 def test_points_are_measured_once_and_a_cut_line_again(world: TrainedPoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = [*checkpoints(PLAIN, "plain", STEPS), *blends(PLAIN, Point("alignment_only"), "blend")]
+    reads = [*checkpoints(PLAIN, "plain", (0.25, 0.5), STEPS), *blends(PLAIN, Point("alignment_only"), (0.1, 0.5))]
     points = [BASE, Point("pareto_adapters", {"share": 0.3}), *(read.point for read in reads)]
     first = world.measure(points, [1, 2, 3])
     out = world._out
@@ -78,18 +91,26 @@ def test_the_ends_of_a_blend_are_its_two_trainings(world: TrainedPoints) -> None
 
 
 @pytest.mark.study
-def test_every_way_has_a_row(world: TrainedPoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, few in (("GRID", 3), ("STEPS", (0.5,)), ("SHARES", (0.5,)), ("ADAPTER_SHARES", (0.0, 0.5, 1.0))):
-        monkeypatch.setattr(cost_to_front, name, few)
-    monkeypatch.setattr(cost_to_front, "SPARSE", {"grid, 2 values": (0, 2)})
-    rows = {row.way.name: row for row in compare(world, ways(world, [2]), replicates=20)}
-    assert rows[cost_to_front.YARDSTICK].share == (1.0, 1.0, 1.0)
+def test_every_way_has_a_row(world: TrainedPoints) -> None:
+    design = Design("tiny", grid=3, sparse={2: (0, 2)}, steps=(0.5,), shares=(0.5,), adapter_shares=(0.0, 0.5, 1.0))
+    design = replace(design, budgets=(2,))
+    rows = {row.way.name: row for row in compare(world, ways(world, design), replicates=20)}
+    assert rows[design.yardstick].share == (1.0, 1.0, 1.0)
     taken = {name: row.trainings for name, row in rows.items()}
     assert taken["pareto adapters"] == taken["plain scaled"] == 1
     assert taken["pareto adapters, and plain"] == taken["blend of a weak with a strong penalty"] == 2
     assert 2 <= taken["cheap front, at most 3 trainings"] <= 3
     assert taken["grid, 2 values"] == taken["search, 2 configurations"] == 2
     assert all(row.text.count("|") == 11 and row.tokens > 0 for row in rows.values())
+
+
+def test_both_designs_put_their_values_at_the_same_places() -> None:
+    """Even in the logarithm: .03 * 1000 ** ((n + .5) / 10) for the worlds, 1000 ** ((n + .5) / 8) for the model."""
+    nano, small = DESIGNS["gcd_sycophancy"], DESIGNS["gcd_sycophancy_small"]
+    assert nano.values == pytest.approx([0.03 * 10 ** (0.3 * (n + 0.5)) for n in range(10)], rel=0.01)
+    assert small.values == pytest.approx([10 ** (0.375 * (n + 0.5)) for n in range(8)], rel=0.01)
+    for beta, large in ((nano.weak, small.weak), (nano.strong, small.strong)):
+        assert beta / 0.03 == pytest.approx(large, rel=0.15)
 
 
 def made_up(points: Sequence[tuple[float, float]]) -> ScoreTable:

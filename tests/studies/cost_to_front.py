@@ -17,6 +17,11 @@ with a strong penalty; the decoding mix of the plain model, where the project ha
 of one training, in three forms. All values were chosen before the run: weak is beta = .1,
 strong is 10, and the adapters' weight is 3, so that their shares of .1 to .9 weigh the losses as betas of .3 to 27 do.
 
+On the real language model (`--setting gcd_sycophancy_small`) the same rule, with 3 seeds, a grid of eight values over
+1 to 1000, where `settings.gcd_sycophancy.small` shows the penalty to work, and fewer points of each way. Weak is 3,
+strong is 300, each as far from its end of the range as above; the adapters' weight is 100, or .3 where they weigh
+cross-entropies, at which up-weighting works there. This was written, too, before it was run.
+
 The hypervolume is that of verdicts, which does not depend on how densely a knob is read: of curves over the knobs
 (`analysis.statistics.curves`), a way's several curves together, and the base model, which costs nothing. Seeds are
 drawn with replacement, the same for all ways, and all points of a seed move together: points of one training are one
@@ -32,7 +37,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,38 +55,104 @@ from sweeps.controls import BLENDS, blends_of
 from sweeps.description import describe_score
 from sweeps.search.gaps import GapProposer
 from sweeps.search.proposer import Proposer
-from sweeps.space import vary
+from sweeps.space import MethodSpace, between, vary
 from sweeps.sweep import Sweep, setting
 from tests.studies.trained_points import Point, TrainedPoints
 from trainables.bases.load_base import load_base
-from trainables.trial import TRIAL_KNOBS
 
-SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "bad_medical_advice": {"alignment_batch_size": 32},  # as in the table of all methods
-    "gcd_sycophancy": {},
-}
-YARDSTICK = "grid, 10 values"
-GRID = 10
-SPARSE = {"grid, 5 values": (0, 2, 4, 6, 8), "grid, 3 values": (1, 5, 8)}  # places in the grid
 ENOUGH, MOST_TRAININGS = 0.95, 3
-WEAK, STRONG = {"beta": 0.1}, {"beta": 10.0}
-STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of the training, at which checkpoints are read
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-MIXES = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.25)
-ADAPTER_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.9, 1.0)
-FORMS: Mapping[str, Mapping[str, Any]] = {
-    "pareto adapters": {},
-    "pareto adapters, cross-entropy": {"alignment": "cross_entropy"},
-    "pareto adapters, conditioned": {"form": "conditioned"},
-}
-WEIGHT = 3.0
-CHEAP, LEAST = (
-    (3, 5),
-    -0.03,
-)  # trainings of a cheap front; the difference to the grid that its interval is above
+LEAST = -0.03  # the difference to the grid that the interval of a cheap front is above
 REPLICATES = 2000
 PLAIN = Point("plain")
 BASE = Point("")
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is compared on a setting.
+
+    Attributes:
+        setting, scale, options: the setting.
+        trial: options of every trial, where they are not the setting's own.
+        space: the penalty's knob, over its range.
+        grid: how many of its values are the yardstick.
+        sparse: how many values of the grid are another way -> their places in it.
+        weak, strong: betas of the trainings that are blended, and of the strong one that is read in other ways.
+        steps: shares of the training at which checkpoints are read.
+        shares: of adapters that are scaled or blended.
+        mixes: strengths of the decoding mix.
+        adapter_shares: at which Pareto adapters are read.
+        weight, cross_entropy_weight: of theirs, by their alignment loss.
+        cheap: most trainings of cheap fronts.
+        budgets: configurations of searches.
+    """
+
+    setting: str
+    scale: str = "nano"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    trial: Mapping[str, Any] = field(default_factory=dict)
+    space: MethodSpace = field(default_factory=lambda: vary("kl_penalty"))
+    grid: int = 10
+    sparse: Mapping[int, Sequence[int]] = field(default_factory=lambda: {5: (0, 2, 4, 6, 8), 3: (1, 5, 8)})
+    weak: float = 0.1
+    strong: float = 10.0
+    steps: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    shares: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    mixes: Sequence[float] = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.25)
+    adapter_shares: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.9, 1.0)
+    weight: float = 3.0
+    cross_entropy_weight: float = 3.0
+    cheap: Sequence[int] = (3, 5)
+    budgets: Sequence[int] = (3, 5, 10)
+
+    @property
+    def yardstick(self) -> str:
+        """The name of the way that all are compared with."""
+        return f"grid, {self.grid} values"
+
+    @property
+    def values(self) -> list[float]:
+        """The values of the grid, spread evenly over the logarithm of the range."""
+        return [float(self.space.at([(number + 0.5) / self.grid])["beta"]) for number in range(self.grid)]
+
+    @property
+    def forms(self) -> Mapping[str, Mapping[str, Any]]:
+        """The forms of Pareto adapters by name."""
+        return {
+            "pareto adapters": {"weight": self.weight},
+            "pareto adapters, cross-entropy": {
+                "weight": self.cross_entropy_weight,
+                "alignment": "cross_entropy",
+            },
+            "pareto adapters, conditioned": {"weight": self.weight, "form": "conditioned"},
+        }
+
+
+DESIGNS: Mapping[str, Design] = {
+    "bad_medical_advice": Design(
+        "bad_medical_advice", trial={"alignment_batch_size": 32}
+    ),  # as in the table of all methods
+    "gcd_sycophancy": Design("gcd_sycophancy"),
+    "gcd_sycophancy_small": Design(
+        "gcd_sycophancy",
+        scale="small",
+        options={"claims_per_topic": 5, "reworded": False},
+        space=vary("kl_penalty", beta=between(1.0, 1000.0)),
+        grid=8,
+        sparse={3: (1, 4, 6)},
+        weak=3.0,
+        strong=300.0,
+        steps=(0.2, 0.4, 0.6, 0.8),
+        shares=(0.2, 0.4, 0.6, 0.8),
+        mixes=(0.2, 0.4, 0.6, 0.8, 1.0),
+        adapter_shares=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+        weight=100.0,
+        cross_entropy_weight=0.3,
+        cheap=(3,),
+        budgets=(),
+    ),
+}
+WORLDS = ("bad_medical_advice", "gcd_sycophancy")
 
 
 @dataclass(frozen=True)
@@ -111,15 +182,9 @@ def penalty(beta: float) -> Read:
     return Read(Point("kl_penalty", {"beta": beta}), "kl_penalty", {"beta": beta})
 
 
-def grid_values() -> list[float]:
-    """Return the ten values."""
-    space = vary("kl_penalty")
-    return [float(space.at([(number + 0.5) / GRID])["beta"]) for number in range(GRID)]
-
-
-def searched(world: TrainedPoints, budget: int) -> Iterator[Read]:
+def searched(world: TrainedPoints, space: MethodSpace, budget: int) -> Iterator[Read]:
     """Yield the values that the sweeps' search proposes, each after all before it were told."""
-    arm = Arm(world.ref, vary("kl_penalty"), budget, f"{world.setting.name}/kl_penalty")
+    arm = Arm(world.ref, space, budget, f"{world.setting.name}/kl_penalty")
     proposer = Proposer(arm, world.objectives, seed=0, round_size=1)
     while (proposal := proposer.next()) is not None:
         read = penalty(float(proposal.values["beta"]))
@@ -127,9 +192,9 @@ def searched(world: TrainedPoints, budget: int) -> Iterator[Read]:
         yield read
 
 
-def filled(world: TrainedPoints, budget: int) -> Iterator[Read]:
+def filled(world: TrainedPoints, space: MethodSpace, budget: int) -> Iterator[Read]:
     """Yield what a cheap front reads: both ends, their blends, and the values that it puts into gaps."""
-    space, key = vary("kl_penalty"), f"{world.setting.name}/kl_penalty"
+    key = f"{world.setting.name}/kl_penalty"
     listed = blends_of(space)
     readouts = Proposer(Arm(world.ref, listed, len(BLENDS), f"{key} blends"), world.objectives, 0, len(BLENDS))
     proposer = GapProposer(Arm(world.ref, space, budget, key), world.objectives, 0, readouts)
@@ -147,58 +212,60 @@ def filled(world: TrainedPoints, budget: int) -> Iterator[Read]:
         yield read
 
 
-def checkpoints(point: Point, curve: str, steps: int) -> list[Read]:
-    """Return the checkpoints of a training, and its end."""
-    at = sorted({max(1, round(share * steps)) for share in STEPS} - {steps})
+def checkpoints(point: Point, curve: str, shares: Sequence[float], steps: int) -> list[Read]:
+    """Return the checkpoints of a training at shares of it, and its end."""
+    at = sorted({max(1, round(share * steps)) for share in shares} - {steps})
     kept = [Read(replace(point, knobs={"checkpoint_step": step}), curve, {"checkpoint_step": step}) for step in at]
     return [*kept, Read(point, curve, {"checkpoint_step": steps})]
 
 
-def scaled(point: Point, curve: str) -> list[Read]:
+def scaled(point: Point, curve: str, shares: Sequence[float]) -> list[Read]:
     """Return a training's adapter scaled, and as it is."""
-    parts = [Read(replace(point, knobs={"adapter_scale": s}), curve, {"adapter_scale": s}) for s in SHARES]
+    parts = [Read(replace(point, knobs={"adapter_scale": s}), curve, {"adapter_scale": s}) for s in shares]
     return [*parts, Read(point, curve, {"adapter_scale": 1.0})]
 
 
-def blends(one: Point, other: Point, curve: str) -> list[Read]:
+def blends(one: Point, other: Point, shares: Sequence[float]) -> tuple[Read, ...]:
     """Return the blends of two trainings, and both."""
-    between = [Read(replace(one, blend=(other, share)), curve, {"share": share}) for share in SHARES]
-    return [Read(other, curve, {"share": 0.0}), *between, Read(one, curve, {"share": 1.0})]
+    mixed = [Read(replace(one, blend=(other, share)), "blend", {"share": share}) for share in shares]
+    return (Read(other, "blend", {"share": 0.0}), *mixed, Read(one, "blend", {"share": 1.0}))
 
 
-def ways(world: TrainedPoints, budgets: Sequence[int]) -> list[Way]:
-    """Return all ways; what they read twice, and what the search proposes, is trained.
-
-    Args:
-        budgets: configurations of the search.
-    """
-    grid = [penalty(beta) for beta in grid_values()]
-    strong, weak = Point("kl_penalty", STRONG), Point("kl_penalty", WEAK)
-    found = [Way(YARDSTICK, tuple(grid))]
-    found += [Way(name, tuple(grid[at] for at in places)) for name, places in SPARSE.items()]
-    ends = [*checkpoints(PLAIN, "plain", world.steps), *checkpoints(strong, "strong penalty", world.steps)]
-    world.measure([read.point for read in grid])
-    world.measure([read.point for read in ends], [*ends_of(ends)])
-    found += [
-        Way("checkpoints of plain", tuple(ends[: len(ends) // 2])),
-        Way("checkpoints of plain and of a strong penalty", tuple(ends)),
-        Way("plain scaled", tuple(scaled(PLAIN, "plain"))),
-        Way("plain and a strong penalty scaled", (*scaled(PLAIN, "plain"), *scaled(strong, "strong penalty"))),
-        Way("blend of plain with alignment alone", tuple(blends(PLAIN, Point("alignment_only"), "blend"))),
-        Way("blend of a weak with a strong penalty", tuple(blends(weak, strong, "blend"))),
-        Way("blend of plain with a strong penalty", tuple(blends(PLAIN, strong, "blend"))),
+def ways(world: TrainedPoints, design: Design) -> list[Way]:
+    """Return all ways; what they read twice, and what the search proposes, is trained."""
+    grid = [penalty(beta) for beta in design.values]
+    strong, weak = (Point("kl_penalty", {"beta": beta}) for beta in (design.strong, design.weak))
+    listed = [Way(design.yardstick, tuple(grid))]
+    listed += [Way(f"grid, {n} values", tuple(grid[at] for at in places)) for n, places in design.sparse.items()]
+    stopped = [
+        *checkpoints(PLAIN, "plain", design.steps, world.steps),
+        *checkpoints(strong, "strong penalty", design.steps, world.steps),
     ]
-    if "decoding_mix" in TRIAL_KNOBS:
-        mixes = [Read(replace(PLAIN, knobs={"decoding_mix": mix}), "mix", {"mix": mix}) for mix in MIXES if mix != 1.0]
-        found.append(Way("decoding mix of plain", (*mixes, Read(PLAIN, "mix", {"mix": 1.0}))))
+    world.measure([read.point for read in grid])
+    world.measure([read.point for read in stopped], [*ends_of(stopped)])
+    shares = design.shares
+    smaller, smaller_strong = scaled(PLAIN, "plain", shares), scaled(strong, "strong penalty", shares)
+    listed += [
+        Way("checkpoints of plain", tuple(stopped[: len(stopped) // 2])),
+        Way("checkpoints of plain and of a strong penalty", tuple(stopped)),
+        Way("plain scaled", tuple(smaller)),
+        Way("plain and a strong penalty scaled", (*smaller, *smaller_strong)),
+        Way("blend of plain with alignment alone", blends(PLAIN, Point("alignment_only"), shares)),
+        Way("blend of a weak with a strong penalty", blends(weak, strong, shares)),
+        Way("blend of plain with a strong penalty", blends(PLAIN, strong, shares)),
+    ]
+    mixes = [Point("plain", knobs={"decoding_mix": mix} if mix != 1.0 else {}) for mix in design.mixes]
+    reads = [Read(point, "mix", {"mix": mix}) for point, mix in zip(mixes, design.mixes, strict=True)]
+    listed.append(Way("decoding mix of plain", tuple(reads)))
     plain = Read(PLAIN, "plain", {})
-    for name, values in FORMS.items():
-        trained = {"weight": WEIGHT, **values}
-        reads = [Read(Point("pareto_adapters", {**trained, "share": s}), name, {"share": s}) for s in ADAPTER_SHARES]
-        found += [Way(name, tuple(reads)), Way(f"{name}, and plain", (*reads, plain))]
-    found += [Way(f"cheap front, at most {each} trainings", tuple(filled(world, each))) for each in CHEAP]
-    tried = list(searched(world, max(budgets)))
-    return found + [Way(f"search, {budget} configurations", tuple(tried[:budget])) for budget in budgets]
+    for name, values in design.forms.items():
+        adapters = [(Point("pareto_adapters", {**values, "share": share}), share) for share in design.adapter_shares]
+        reads = [Read(point, name, {"share": share}) for point, share in adapters]
+        listed += [Way(name, tuple(reads)), Way(f"{name}, and plain", (*reads, plain))]
+    for most in design.cheap:
+        listed.append(Way(f"cheap front, at most {most} trainings", tuple(filled(world, design.space, most))))
+    tried = list(searched(world, design.space, max(design.budgets))) if design.budgets else []
+    return listed + [Way(f"search, {budget} configurations", tuple(tried[:budget])) for budget in design.budgets]
 
 
 def ends_of(reads: Sequence[Read]) -> Iterator[int]:
@@ -298,14 +365,13 @@ def interval(values_B: Floats, seeds: int) -> tuple[float, float, float]:
 
 
 def compare(world: TrainedPoints, listed: Sequence[Way], replicates: int = REPLICATES) -> list[Row]:
-    """Return a row for each way."""
+    """Return a row for each way, compared with the first."""
     base = world.measure([BASE])[0].scores[0]
     assert base is not None
     drawn_BS = np.random.default_rng(0).integers(world.seeds, size=(replicates, world.seeds))
     tables = [table_of(world, way) for way in listed]
     base_M = tables[0].oriented(np.array([base[score.name].mean for score in world.objectives]))
     volumes_WB = np.stack([volumes(table, base_M, drawn_BS) for table in tables])
-    (grid,) = (at for at, way in enumerate(listed) if way.name == YARDSTICK)
     rows = []
     for way, values_B in zip(listed, volumes_WB, strict=True):
         points = [read.point for read in way.reads]
@@ -319,19 +385,20 @@ def compare(world: TrainedPoints, listed: Sequence[Way], replicates: int = REPLI
             training_seconds=sum(cost.seconds for cost in costs),
             evaluation_seconds=sum(measured.seconds for measured in world.measure(points)),
             volume=interval(values_B, world.seeds),
-            share=interval(values_B / volumes_WB[grid], world.seeds),
-            difference=interval(values_B - volumes_WB[grid], world.seeds),
+            share=interval(values_B / volumes_WB[0], world.seeds),
+            difference=interval(values_B - volumes_WB[0], world.seeds),
         )
         rows.append(row)
     return rows
 
 
-def nano(name: str, seeds: int, out: Path, options: Mapping[str, Any]) -> TrainedPoints:
-    """Return the points of a nano setting, of which the objectives are those of its sweeps."""
-    (case,) = Sweep("cost_to_front", (setting(name, scale="nano"),), ("plain",), seeds=1).cases
-    return TrainedPoints(
-        case.ref, case.setting, load_base(case.setting.base_model), case.objectives, seeds, out, options
-    )
+def points_of(design: Design, seeds: int, out: Path, options: Mapping[str, Any]) -> TrainedPoints:
+    """Return the points of a setting, of which the objectives are those of its sweeps."""
+    ref = setting(design.setting, scale=design.scale, **design.options)
+    (case,) = Sweep("cost_to_front", (ref,), ("plain",), seeds=1).cases
+    base = load_base(case.setting.base_model)
+    trial = {**design.trial, **options}
+    return TrainedPoints(case.ref, case.setting, base, case.objectives, seeds, out, trial)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -339,19 +406,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.studies.cost_to_front", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--setting", choices=sorted(SETTINGS), action="append", help="both without it")
+    parser.add_argument("--setting", choices=sorted(DESIGNS), action="append", help="both nano worlds without it")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, help="of every training, instead of the setting's own number")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[3, 5, 10], help="configurations of the search")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="a file of JSON lines; what it has is not done again")
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         parser.error("--seeds must be at least 2: an interval takes two")
-    torch.set_num_threads(1)
-    for name in options.setting or sorted(SETTINGS):
+    torch.set_num_threads(options.threads)
+    for name in options.setting or WORLDS:
         usual = {} if options.steps is None else {"steps": options.steps}
-        world = nano(name, options.seeds, options.out, {**SETTINGS[name], **usual})
-        rows = compare(world, ways(world, options.budgets))
+        design = DESIGNS[name]
+        world = points_of(design, options.seeds, options.out, usual)
+        rows = compare(world, ways(world, design))
         sys.stdout.write(f"\n{name}, {options.seeds} seeds\n\n{HEAD}" + "".join(f"{row.text}\n" for row in rows))
         sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Trainings and evaluations on a nano setting in one process, each done once: a file of JSON lines keeps what it gave.
+"""Trainings and evaluations on a setting in one process, each done once: a file of JSON lines keeps what it gave.
 
 Killed at any time, the same command goes on. All seeds of a configuration are one pack, whether it trains or only
 evaluates, so that seconds of one are comparable with those of another: of the processor, on one thread.
@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from settings.common.files import cache_root
 from settings.reference import SettingRef
 from settings.setting import Measurement, Score, Setting
 from trainables import methods
 from trainables.engine.base import LoadedBase
+from trainables.engine.frozen.prefix_cache import PrefixCache
 from trainables.engine.frozen.reference_cache import ReferenceCache
 from trainables.engine.peft_format import from_peft
 from trainables.folder import SweepFolder
@@ -100,6 +102,7 @@ class TrainedPoints:
         self._folder = SweepFolder(out.with_suffix(".kept"))
         self._store = AdapterStore(self._folder)
         self._references = ReferenceCache(self._folder.path / "references")
+        self._prefixes = PrefixCache(cache_root() / "prefixes")
         self._lines = self._read()
 
     @property
@@ -162,6 +165,7 @@ class TrainedPoints:
     def _train(self, identity: str, trials: Sequence[TrialConfig], snapshots: Sequence[int]) -> None:
         began = time.process_time()
         options: dict[str, Any] = {"store": self._store, "references": self._references, "snapshots": snapshots}
+        options["prefixes"] = self._prefixes
         pack = Pack(self._base, self.setting, trials, **options)
         try:
             pack.advance(TO_THE_END)
@@ -195,7 +199,8 @@ class TrainedPoints:
         else:
             trials = self.trials(point)
         sound = [trial for trial in trials if self._is_sound(trial, point)]
-        pack = Pack(self._base, self.setting, sound, store=self._store if point.blend is None else None)
+        store = self._store if point.blend is None else None
+        pack = Pack(self._base, self.setting, sound, store=store, prefixes=self._prefixes)
         try:
             if point.blend is None:
                 pack.edit_adapters()
