@@ -77,6 +77,9 @@ class RawLedger:
         elif kind == "base":
             self.bases.setdefault(event["setting"], event["scores"])
         elif kind in ("outcome", "generated"):
+            missing = [name for name in ("status", "scores", "cost") if name not in event["outcome"]]
+            if missing:
+                raise ValueError(f"an outcome without {missing[0]!r}, of another version")
             trial_id = content_id(event["outcome"]["trial"])
             self.made_with.setdefault(trial_id, self.code)
             if kind == "outcome":
