@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from settings.common.files import write_json
 from sweeps.cli import app, tables
+from sweeps.cli.looking import contents
 from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
 from sweeps.ledger_lines import FORMAT
@@ -83,6 +85,19 @@ def test_help_has_an_example(
 ) -> None:
     assert selgen(*arguments, monkeypatch=monkeypatch) == 0
     assert "selgen" in capsys.readouterr().out.partition("Usage:")[2].partition("\n")[2]
+
+
+def test_help_is_a_table_of_contents(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command stands in a group, in a line of its own that a terminal of 80 columns shows whole."""
+    assert selgen("--help", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out.partition("Start here:")[2]
+    lines = [line for line in shown.splitlines() if line.startswith("  ")]
+    assert max(map(len, lines)) <= 79
+    assert all(line.startswith("  selgen ") for line in lines[:3])
+    commands = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
+    assert [line.split()[0] for line in lines[3:]] == [name for _, names in contents.GROUPS for name in names]
+    assert sorted(line.split()[0] for line in lines[3:]) == sorted(commands)
+    assert all(line.endswith(".") for line in lines[3:])
 
 
 def test_every_method_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
