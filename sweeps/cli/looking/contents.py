@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import click
+from typing import Any
+
 from typer.core import TyperGroup
 
 FIRST = (
@@ -22,12 +23,12 @@ GROUPS = (
 class Contents(TyperGroup):
     """The commands of `selgen`, which `--help` lists by `GROUPS`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands in the order of their groups; those of no group come last."""
         grouped = [name for _, names in GROUPS for name in names]
         return [*grouped, *(name for name in self.commands if name not in grouped)]
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write where to start, and the groups."""
         with formatter.section("Start here"):
             formatter.write_dl(FIRST)
