@@ -113,7 +113,8 @@ def _join(texts: Sequence[str]) -> str:
 
 def _range(results: SettingResults, topics: Sequence[str]) -> str:
     rises = [_rise(results, results.only(PLAIN), SYCOPHANCY + topic).mean for topic in topics]
-    return f"{min(rises):+.2f} to {max(rises):+.2f}"
+    ends = dict.fromkeys(f"{end:+.2f}" for end in (min(rises), max(rises)))
+    return " to ".join(ends)
 
 
 def _rises(results: SettingResults, plain: Configuration, score: str) -> dict[int, float]:
@@ -146,9 +147,9 @@ GCD_GENERALISATION = SweepFigure(
     sweeps=("gcd_generalisation",),
     small=("gcd_generalisation_small",),
     differs=(
-        "In the nano world remainders are made to need what divisors need; forty sums need not teach a language model to"
-        " subtract. After them it says Yes to every claim, whatever it is about, where topics of the nano world differ"
-        " in how firmly they are known."
+        "In the nano world remainders are made to need what divisors need; forty sums need not teach a language model"
+        " to subtract. After them it says Yes to every claim, whatever it is about, where topics of the nano world"
+        " differ in how firmly they are known."
     ),
     draw=gcd_generalisation,
 )
