@@ -156,6 +156,11 @@ class Judges:
         return sum(judge.usage.calls for judge in list(self._judges.values()))
 
     @property
+    def dollars(self) -> float:
+        """What was charged so far."""
+        return sum(judge.usage.dollars for judge in list(self._judges.values()))
+
+    @property
     def usage(self) -> str:
         """What the judges did and cost, in one line; empty if none was asked."""
         lines = []
