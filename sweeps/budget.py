@@ -50,8 +50,8 @@ class Budget(Declaration, within="budget"):
 
     Attributes:
         hours: GPU hours as clusters bill them: `gpus_per_pack` times the wall time from when a worker gets a pack until
-            it leaves, summed over packs; core hours by `cpus_per_pack` where packs occupy no GPU. Loading and scoring
-            the base model counts, preparing it before workers start does not.
+            it leaves, summed over packs; core hours by `cpus_per_pack` where packs occupy no GPU. The start of a
+            worker, and loading and scoring the base model, count; preparing that before workers start does not.
         tokens: of training, as the table of `selgen sweep plan` lists them, with those of the frozen reference.
         dollars: what judges charge, and `dollars_per_gpu_hour` for each GPU hour.
         dollars_per_gpu_hour: the price of one GPU for an hour; None is nothing.

@@ -19,6 +19,7 @@ from sweeps.sweep import Execution, Sweep
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
+WORKER_SECONDS = 6.0  # until a worker has started, which occupies what its packs do
 ALL = "all"  # trials of whatever method
 
 
@@ -43,7 +44,8 @@ class PacedForecast:
     Args:
         execution: what a pack occupies.
         trial: the need of a trial alone, without what it builds on.
-        base: the need of a setting's base model: loaded, scored, and read where methods refer to it.
+        base: the need of a setting's base model: workers started, the model loaded, scored, and read where methods
+            refer to it.
         cases: the sweep's settings.
     """
 
@@ -82,7 +84,8 @@ class PacedForecast:
                 for trial in sweep.trials_of(arm, values)
             ]
             of_case = forecast.cases[case.label]
-            return Need(of_case.once(asked) + of_case.base_seconds, 0.0, dollars[case.label])
+            starting = WORKER_SECONDS * forecast.workers / len(cases)
+            return Need(starting + of_case.once(asked) + of_case.base_seconds, 0.0, dollars[case.label])
 
         return PacedForecast(sweep.execution, need, base, cases)
 

@@ -208,6 +208,15 @@ def test_a_pack_that_runs_longer_than_expected_counts_as_it_runs(tmp_path: Path)
     assert len(rig.dispatched) == 2 and rig.ledger.state.account.stopped == ""
 
 
+def test_packs_at_workers_are_counted_before_they_have_ended(tmp_path: Path) -> None:
+    """Four workers, and an hour for each of three packs: half an hour is left, and the fourth gets nothing."""
+    sweep = toy_sweep(tmp_path, methods=("kl_penalty", "upweighted"), budget=Budget(hours=3.5))
+    rig = World().rig(sweep, tmp_path / "out")
+    rig.score_base()
+    jobs = [rig.next_job() for _ in range(4)]
+    assert [isinstance(job, NoJob) for job in jobs] == [False, False, False, True] and jobs[3] is NoJob.WAIT
+
+
 def test_trained_again_counts_again(tmp_path: Path) -> None:
     """A trial that is retried is trained anew; one whose replies are stored is only judged anew."""
     sweep = limited(tmp_path)
