@@ -156,7 +156,8 @@ def test_plan_and_status_of_a_budget(
         ("100", "0 of 1 configurations fit, 0 trials"),
         ("1000000000", "budget: everything fits: about"),
     ):
-        file = sweep_file(tmp_path, setting, more=more.format(tokens))
+        (folder := tmp_path / tokens).mkdir()
+        file = sweep_file(folder, setting, more=more.format(tokens))
         assert selgen("sweep", "plan", file, "-o", tmp_path / "runs", monkeypatch=monkeypatch) == 0
         assert said in " ".join(capsys.readouterr().out.split())
     sweep = load_sweep(file)
