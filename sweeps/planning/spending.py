@@ -6,15 +6,11 @@ from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from settings.judge import JudgeOptions
-from settings.judge.judge import fill_prompt
-from settings.judge.manner import GRADE_TOKENS
-from settings.setting import Setting
+from settings.judge.price import most_dollars
 from sweeps.budget import SECONDS_PER_HOUR, Spending
 from sweeps.case import Case
 from sweeps.ledger import LedgerState
 from sweeps.planning.forecast import PACK_SECONDS, CaseForecast, SweepForecast
-from sweeps.planning.tokens import CHARACTERS_PER_TOKEN
 from sweeps.sweep import Execution, Sweep
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
@@ -67,7 +63,7 @@ class PacedForecast:
     @staticmethod
     def of(sweep: Sweep, forecast: SweepForecast) -> PacedForecast:
         """Forecast a sweep on this machine."""
-        dollars = {case.label: judge_dollars(case.setting, sweep.execution.judge) for case in sweep.cases}
+        dollars = {case.label: most_dollars(case.setting, sweep.execution.judge) for case in sweep.cases}
         cases = {case.label: case for case in sweep.cases}
 
         def need(trial: TrialConfig) -> Need:
@@ -242,16 +238,3 @@ def tokens_sent(case: CaseForecast, trial: TrialConfig) -> float:
         * tokens.trained(method, stream).total
         for stream in method.streams
     )
-
-
-def judge_dollars(setting: Setting, options: JudgeOptions) -> float:
-    """Return what the judge charges for one model at most: replies as long as they may be, each grade read at once."""
-    tokens_in = tokens_out = 0.0
-    for evaluation in setting.judged:
-        for row in evaluation.examples:
-            prompts = [
-                fill_prompt(rubric, row.prompt[-1].content, "") for rubric in evaluation.rubrics if rubric.applies(row)
-            ]
-            tokens_in += sum(len(prompt) / CHARACTERS_PER_TOKEN + evaluation.max_new_tokens for prompt in prompts)
-            tokens_out += GRADE_TOKENS * len(prompts)
-    return (tokens_in * options.input_price + tokens_out * options.output_price) / 1e6
