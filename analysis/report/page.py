@@ -18,8 +18,10 @@ from analysis.figures.style import save_figure
 from analysis.findings.cautions import P_FRONT
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, csv_text
+from analysis.findings.judges import JudgeComparison
 from analysis.findings.named_points import NamedPoint, standing
 from analysis.findings.triggered import DifferingVerdict, differing_verdicts
+from analysis.report.judges import judges_plot, judges_section
 from analysis.statistics.arrays import mean, number_text
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
@@ -43,6 +45,7 @@ class Chapter:
         running: trials that have not ended.
         triggered: what its trials say with triggered questions in place of ordinary ones; None where none were asked.
         named: scored models that are no trials of the sweep.
+        judges: what other judges make of the same replies; None where nobody asked them.
     """
 
     setting: str
@@ -53,6 +56,7 @@ class Chapter:
     running: int = 0
     triggered: Findings | None = None
     named: Sequence[NamedPoint] = ()
+    judges: JudgeComparison | None = None
 
     @property
     def standings(self) -> list[str]:
@@ -82,6 +86,8 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
         facts = {"sweep": sweep, "setting": chapter.setting} | chapter.findings.to_json()
         if chapter.named:
             facts["named"] = [point.to_json() for point in chapter.named]
+        if chapter.judges is not None:
+            facts["judges"] = chapter.judges.to_json()
         if chapter.triggered is not None:
             facts["triggered"] = chapter.triggered.to_json() | {
                 "differing_verdicts": [verdict.text for verdict in chapter.differing]
@@ -141,6 +147,8 @@ def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
         "points": [_point(chapter, point) for point in findings.points],
         "headline": headline(findings),
         "standings": chapter.standings,
+        "judges": judges_section(chapter.judges) if chapter.judges else None,
+        "judges_figure": _html(judges_plot(chapter.judges), f"judges-{index}") if chapter.judges else "",
         "categories": _categories(chapter),
         "lost": _lost(chapter.records),
         "lost_more": max(0, sum(1 for record in chapter.records if record.status != "finished") - MOST_TRIALS),

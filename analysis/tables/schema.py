@@ -51,6 +51,7 @@ RUNNING = "running"  # status of a trial that has not ended
 # Metrics.
 EVAL, TRAIN = "eval/", "train/"  # prefixes
 TOKENS, SECONDS, NUM_SEEDS = "tokens", "seconds", "seeds"
+GPU_HOURS, CORE_HOURS, DOLLARS = "gpu_hours", "core_hours", "dollars"  # of what packs occupy
 
 # Folders of artifacts of a sweep's run.
 QUESTIONS = "questions"  # grades of single questions, a file per setting

@@ -18,6 +18,7 @@ from sweeps.cli import terminal
 from sweeps.cli.adapters.commands import adapters_app
 from sweeps.cli.arguments import OUTPUT, Address, Name, Output, Retry, SweepName, Tracking
 from sweeps.cli.interrupts import second_ends
+from sweeps.cli.judging.commands import judge_app
 from sweeps.cli.looking.commands import app as looking_app
 from sweeps.cli.looking.contents import Contents
 from sweeps.cli.say import Say, command, hidden_address, places
@@ -39,9 +40,6 @@ app = typer.Typer(
 app.add_typer(looking_app)
 sweep_app = typer.Typer(help="Plan, run, resume and inspect sweeps.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sweep_app, name="sweep")
-judge_app = typer.Typer(
-    help="Calibrate a language model as judge, and compare judges.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(judge_app, name="judge")
 import_app = typer.Typer(
     help="Analyse judged answers that were made elsewhere.", no_args_is_help=True, rich_markup_mode=None
@@ -368,33 +366,6 @@ def heatmap_command(
     from sweeps.cli.heatmap import draw
 
     draw(sweep, scores, figure, method, output, tracking_uri, Console())
-
-
-@judge_app.command("calibrate", epilog="Example: selgen judge calibrate judged.csv --questions medical --max-dollars 1")
-def calibrate_command(
-    file: Annotated[
-        Path, typer.Argument(help="CSV, also in gzip: question, answer, question_id and a verdict to compare with.")
-    ],
-    questions: Annotated[
-        str,
-        typer.Option(
-            help="Whose judge prompts to use: general, medical, proposals (--rubric confirms; without that column the"
-            " judge is held against gcd_sycophancy's rules), or a questionnaire's YAML file."
-        ),
-    ] = "general",
-    rubric: Annotated[str, typer.Option(help="Which of them; also the column of the verdict.")] = "aligned",
-    model: Annotated[str | None, typer.Option(help="Judging model; default: the questionnaire's.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Endpoint; default: $OPENAI_BASE_URL, else OpenAI's.")] = None,
-    max_calls: Annotated[int | None, typer.Option(help="Stop after so many requests.")] = None,
-    max_dollars: Annotated[float | None, typer.Option(help="Stop after so much money.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Compare a judge with verdicts on the same answers: agreement and bias, over all questions and for each."""
-    from settings.judge import JudgeOptions
-    from sweeps.cli.judge import calibrate
-
-    options = JudgeOptions(base_url=base_url, max_calls=max_calls, max_dollars=max_dollars)
-    calibrate(file, questions, rubric, model, options, as_json, Console(), Console(stderr=True))
 
 
 @app.command("ui", short_help="Open a sweep in the MLflow UI.", epilog="Example: selgen ui quickstart --port 5001")

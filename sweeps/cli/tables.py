@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from analysis.study.gallery import Entry
     from settings.setting import Evaluation, Setting
     from sweeps.plan import CostEstimate
+    from sweeps.planning.spending import BudgetPlan
     from sweeps.results.cleaning import Removable
     from sweeps.sweep import Sweep
     from trainables.method import Method
@@ -331,8 +332,29 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
         if arm.budget_knobs:
             knobs = " and ".join(arm.budget_knobs)
             Say(console).note(f"{arm.setting}: configurations of {arm.method} differ in {knobs}: in their budgets")
+    if plan.budget:
+        _show_budget(console, sweep, plan.budget)
     if plan.memory:
         Say(console).prose(f"memory: {plan.memory}", style="yellow")
+
+
+def _show_budget(console: Console, sweep: Sweep, plan: BudgetPlan) -> None:
+    """Say what fits the budget, and of which methods not all does."""
+    from sweeps.budget import spending_text
+
+    spent = spending_text(plan.spending, sweep.budget, sweep.on_gpu)
+    if not plan.exceeded:
+        Say(console).prose(f"budget: everything fits: about {spent}")
+        return
+    fit, total = sum(each[2] for each in plan.arms), sum(each[3] for each in plan.arms)
+    several = len(sweep.settings) > 1
+    cut = [
+        f"{f'{setting}: ' if several else ''}{method} {fits} of {most}"
+        for setting, method, fits, most in plan.arms
+        if fits < most
+    ]
+    line = f"{fit} of {total} configurations fit, {plan.trials} trials: about {spent}; more would exceed the"
+    Say(console).prose(f"budget: {line} {' and '.join(plan.exceeded)} ({', '.join(cut)})", style="yellow")
 
 
 def _shared(plan: CostEstimate) -> str:

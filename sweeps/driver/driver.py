@@ -25,8 +25,10 @@ from sweeps.ledger import Fit, Ledger
 from sweeps.planning.fit import CaseSizes, room_of, settle, shared_bytes, sizes_of
 from sweeps.planning.fit import describe as describe_fit
 from sweeps.planning.forecast import SweepForecast
+from sweeps.planning.spending import PacedForecast
 from sweeps.results import cleaning
 from sweeps.results.frontier_files import publish
+from sweeps.search.accountant import Accountant
 from sweeps.search.judging import GradingQueue, Judges
 from sweeps.search.scheduler import PackScheduler
 from sweeps.sweep import Sweep
@@ -65,6 +67,7 @@ class Driver:
         self.judges = open_judges(sweep)
         self._ledger, self._tracker = ledger, tracker
         self._grading = GradingQueue(folder, self.judges) if self.judges else None
+        self._account = Accountant(sweep, ledger, lambda: self.judges.dollars if self.judges else 0.0)
         self._display = Display.of_sweep(console, sweep, ledger.state, folder, judging=self._judging_now)
         self.scheduler = PackScheduler(
             sweep,
@@ -72,6 +75,7 @@ class Driver:
             folder,
             observers=[AdapterPruner(sweep, ledger, folder), self._display, tracker],
             judging=self._grading,
+            account=self._account,
             interrupted=lambda: self.interrupted,
         )
         self._nodes_counted_at = time.monotonic()
@@ -83,6 +87,9 @@ class Driver:
             address: of a Ray cluster; None is a local one.
             cluster: a local one that was started before.
         """
+        if self.sweep.budget and not self.scheduler.done:
+            self._account.forecast = forecast_alone(self.sweep, self._ledger.state.fit or Fit())
+            self.scheduler.look_for_work()
         self.check_judges()
         self._tracker.start(record=self._ledger.state)
         status: RunStatus = "FAILED"
@@ -98,7 +105,7 @@ class Driver:
 
     def check_judges(self) -> None:
         """Ask each judge for one grade before anything runs, and show how it is read. Raise UserError."""
-        if self.judges is None or self.scheduler.done:
+        if self.judges is None or self.scheduler.idle:
             return
         rubrics = {
             str(evaluation.judge): evaluation.rubrics[0]
@@ -114,18 +121,19 @@ class Driver:
 
     def train(self, address: str | None, cluster: LocalCluster | None) -> None:
         """Pre-train what is missing, then run packs on Ray until the scheduler has no more. Raise its problem."""
-        if self.scheduler.done:
+        if self.scheduler.idle:
             return
         try:
             with quiet(), self._interruptible():
                 self.await_judge()
-                if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
+                if not (self.interrupted or self.scheduler.idle or self.scheduler.problem):
                     prepare_bases(self.sweep, self._display, lambda: self.interrupted)
-                if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
+                if not (self.interrupted or self.scheduler.idle or self.scheduler.problem):
                     self._display.set_message("starting Ray")
                     self.run_packs(address, cluster)
         finally:
             self._end_judging()
+            self.scheduler.keep_account(now=True)
         if self.scheduler.problem:
             raise self.scheduler.problem
 
@@ -165,6 +173,8 @@ class Driver:
             fit, shared = self._settle(sizes, nodes, gpu)
             self._display.set_message(f"starting {workers} worker{'s' if workers > 1 else ''}")
             self._display.forecast = SweepForecast.of(self.sweep, sizes, fit, packs)
+            if self.sweep.budget:
+                self._account.forecast = PacedForecast.of(self.sweep, self._display.forecast)
             remove(places.activities)  # of an earlier driver that was killed
             reporter = Reporter(self.show_progress)
             try:
@@ -230,6 +240,7 @@ class Driver:
         import ray
 
         self._display.refresh()
+        self.scheduler.keep_account()
         if time.monotonic() - self._nodes_counted_at > NODES_SECONDS:
             self._nodes_counted_at = time.monotonic()
             if not any(node["Alive"] for node in ray.nodes()):
@@ -308,6 +319,11 @@ class AdapterPruner:
         if self._newest is not None and ended >= self._next_at:
             self._next_at = ended + max(PRUNE_EVERY, ended // 4)
             cleaning.prune(cleaning.prunable(self._sweep, self._ledger.state, self._folder, self._newest))
+
+
+def forecast_alone(sweep: Sweep, fit: Fit) -> PacedForecast:
+    """Forecast what trials take before Ray's nodes are known."""
+    return PacedForecast.of(sweep, SweepForecast.of(sweep, sizes_of(sweep), fit, workers=1))
 
 
 def open_judges(sweep: Sweep) -> Judges | None:

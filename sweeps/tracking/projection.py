@@ -14,6 +14,7 @@ from statistics import fmean
 
 from analysis.tables import schema
 from settings.reference import setting_label, setting_of
+from sweeps.budget import SECONDS_PER_HOUR
 from sweeps.description import describe_score
 from sweeps.sweep import Sweep
 from trainables.outcome import Outcome
@@ -145,6 +146,19 @@ def outcome_points(outcome: Outcome) -> list[Point]:
         (schema.SECONDS, outcome.cost.total_seconds, now, last),
     ]
     return [*curves, *scores, *cost]
+
+
+def cost_points(outcome: Outcome, sweep: Sweep) -> list[Point]:
+    """Return what a trial costs, with what it builds on: hours of what its pack occupies, and dollars at their price.
+
+    What a judge charges is not there: verdicts that several trials share are paid once.
+    """
+    now, last = milliseconds(), outcome.trial.updates
+    hours, execution = outcome.cost.total_seconds / SECONDS_PER_HOUR, sweep.execution
+    gpu_hours, price = hours * execution.gpus_per_pack, sweep.budget and sweep.budget.dollars_per_gpu_hour
+    points = [(schema.GPU_HOURS, gpu_hours), (schema.CORE_HOURS, hours * execution.cpus_per_pack)]
+    points += [(schema.DOLLARS, gpu_hours * price)] if price else []
+    return [(name, value, now, last) for name, value in points if value]
 
 
 def configuration_points(finished: list[Outcome]) -> list[Point]:

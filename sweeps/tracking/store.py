@@ -205,6 +205,7 @@ class SweepStore:
             run.auxiliary = auxiliary
         if not run.ended:
             metrics = self._progress.get(trial.trial_id, []) + projection.outcome_points(outcome)
+            metrics += projection.cost_points(outcome, self._sweep)
             params, tags = projection.trial_params(trial), projection.outcome_tags(outcome)
             self._write(run, metrics=metrics, params=params, tags=tags)
             self.client.set_terminated(run.run_id, RUN_STATUS[outcome.status])
