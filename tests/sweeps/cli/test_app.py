@@ -328,8 +328,7 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     error = refused("quikstart", monkeypatch=monkeypatch, capsys=capsys)
     assert (
         "unknown sweep 'quikstart' (did you mean 'quickstart'?); available: em_epochs, em_pareto,"
-        " em_pareto_small, em_proxy, gcd_generalisation, gcd_generalisation_small, gcd_pareto"
-        in error
+        " em_pareto_small, em_proxy, gcd_generalisation, gcd_generalisation_small, gcd_pareto" in error
     )
     error = refused("no/such.py", monkeypatch=monkeypatch, capsys=capsys)
     assert "no such file" in error
