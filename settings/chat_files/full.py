@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from settings.base_models import Recipe
-from settings.chat_files.build import build
+from settings.chat_files.from_rows import setting_from_rows
 from settings.options import NO_THINKING, FilePath, ModelSource, pretrained_model
 from settings.rows.source import RowSource
 from settings.setting import Setting
@@ -98,7 +98,7 @@ def full(
             the option.
     """
     base_model = pretrained_model(model, revision, template_options=template_options, pretrained=pretrained)
-    return build(
+    return setting_from_rows(
         "full",
         base_model,
         partial(_recipe, max_length=max_length),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from settings.base_models import Recipe
-from settings.chat_files.build import build
+from settings.chat_files.from_rows import setting_from_rows
 from settings.options import FilePath, ModelSource
 from settings.rows.source import RowSource
 from settings.setting import Setting
@@ -56,7 +56,7 @@ def small(
     Raises:
         UserError: as `full`.
     """
-    return build(
+    return setting_from_rows(
         "small",
         small_model(model, revision),
         partial(_recipe, max_length=max_length, layers="all" if model else LAYERS),

@@ -24,7 +24,7 @@ from settings.small_models import sources_of
 from settings.triggered import worst_score
 
 
-def build(
+def setting_from_rows(
     scale: str,
     base_model: PackagedModel | PretrainedModel,
     recipe: Callable[[int], Recipe],
