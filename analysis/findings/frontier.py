@@ -154,6 +154,20 @@ def frontier(
     return [points[row] for row in front] + [point for point in points if not point.on_front]
 
 
+def estimates(table: ScoreTable, confidence: float = 0.95) -> dict[str, dict[str, Estimate]]:
+    """Return configuration id -> objective -> mean and interval, as `frontier` has them, and no dominance."""
+    finished_C = table.num_seeds_C > 0
+    if not finished_C.any():
+        return {}
+    intervals = _spread(intervals_by_method(measure(table), confidence), finished_C, table)
+    names = [objective.name for objective in table.objectives]
+    return {
+        configuration.id: {name: _estimate(table, intervals, row, column) for column, name in enumerate(names)}
+        for row, configuration in enumerate(table.configurations)
+        if finished_C[row]
+    }
+
+
 def _spread(intervals: Intervals, finished_C: Bools, table: ScoreTable) -> Intervals:
     """Return the intervals as scores, in the order of the table's rows; nan for configurations without a trial."""
     ends = []
