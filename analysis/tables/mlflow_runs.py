@@ -89,6 +89,7 @@ def load(
         base_scores=_base_scores(parent, label),
         grades=_grades(parent, tracking_uri, label),
         scores=scores,
+        methods={_tag(run, schema.METHOD) for run in runs},
     )
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 SHOWN_GIGABYTES = 0.05
-WIDEST = len("  plain (checkpoint_step)*")  # of the methods' names that every sweep has
 
 
 def table_of(*columns: str, title: str | None = None) -> Table:
@@ -416,14 +415,14 @@ def arms_table(sweep: str, columns: Sequence[str], rows: Sequence[tuple[str, str
     table = Table(box=None, padding=(0, 1), title=title, title_justify="left", caption_justify="left")
     if any(method.endswith("*") for _, method, _ in rows):
         table.caption = "* a control: of plain fine-tuning, and without a training of its own"
-    table.add_column("method", no_wrap=not several, min_width=WIDEST if several else None)
+    table.add_column("method", overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for setting in settings:
         if several:
             table.add_row(Text(setting, style="bold"))
         for _, method, numbers in (row for row in rows if row[0] == setting):
-            table.add_row(f"  {method}" if several else method, *map(str, numbers))
+            table.add_row(Text(f"  {method}" if several else method), *map(Text, map(str, numbers)))
     return table
 
 

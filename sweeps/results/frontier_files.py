@@ -12,6 +12,7 @@ from rich.console import Console
 
 from analysis.findings import frontier
 from analysis.findings.frontier import Estimate, FrontierPoint
+from analysis.findings.frontier_table import rich_table
 from analysis.findings.named_points import read_named
 from analysis.tables import schema
 from analysis.tables.mlflow_runs import grades_file
@@ -56,7 +57,10 @@ def of_case(sweep: Sweep, record: LedgerState, case: Case) -> SettingFrontier:
     """Return the results that the ledger has of one setting."""
     base: Mapping[str, Measurement] = record.bases.get(case.label, {})
     means = {name: measured.mean for name, measured in base.items()}
-    table = ScoreTable.from_records(records_of(sweep, record, case), objectives_of(case))
+    asked = record.configurations
+    trials = (outcome.trial for outcome in record.outcomes.values())
+    methods = {trial.method.title for trial in trials if trial.configuration_id in asked}
+    table = ScoreTable.from_records(records_of(sweep, record, case), objectives_of(case), methods)
     return SettingFrontier(case.label, table, means)
 
 
@@ -208,4 +212,4 @@ def show_results(sweep: Sweep, record: LedgerState, console: Console) -> None:
             ended = ", ".join(f"{count} {status}" for status, count in sorted(ends.items())) or "none has ended"
             console.print(f"{title}: no trial has finished ({ended})", style="yellow", highlight=False)
             continue
-        console.print(frontier.rich_table(results.points, results.table.objectives, title, width=console.width))
+        console.print(rich_table(results.points, results.table.objectives, title, width=console.width))
