@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class JudgeAgreement:
         kappa: the same beyond chance (Cohen 1960).
         correlation: Pearson's; nan where one of them does not vary.
         bias_of: method -> the bias on the replies of its models.
-        scale: the scale that the judge's numbers look like, if that is another than 0 to 100.
+        scales: judge or first -> the scale that its numbers look like, if that is another than 0 to 100.
     """
 
     judge: str
@@ -72,7 +72,7 @@ class JudgeAgreement:
     kappa: Estimate
     correlation: float
     bias_of: Mapping[str, Estimate]
-    scale: tuple[float, float] | None = None
+    scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,13 @@ class JudgeComparison:
     @property
     def cautions(self) -> list[str]:
         """Whose numbers look like grades on another scale."""
-        return [
-            f"{each.judge}: its numbers on {each.rubric} look like grades on a scale from {each.scale[0]:g} to"
-            f" {each.scale[1]:g}, not from 0 to 100"
+        lines = [
+            f"{judge}: its numbers on {each.rubric} look like grades on a scale from {low:g} to {high:g}, not from 0 to"
+            " 100"
             for each in self.agreements
-            if each.scale
+            for judge, (low, high) in each.scales.items()
         ]
+        return list(dict.fromkeys(lines))
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data; `from_json` is its inverse."""
@@ -223,6 +224,8 @@ def _agreement(judge: str, first: str, replies: Sequence[GradedReply]) -> JudgeA
     same = [float((pair.judge >= threshold) == (pair.rater >= threshold)) for pair in both]
     kappa = kappa_over_questions(pairs, threshold)
     methods = dict.fromkeys(reply.method for reply in replies)
+    ours, firsts = [pair.judge for pair in pairs], [pair.rater for pair in pairs]
+    sides = ((judge, ours, firsts), (first, firsts, ours))
     return JudgeAgreement(
         judge,
         replies[0].rubric,
@@ -236,7 +239,7 @@ def _agreement(judge: str, first: str, replies: Sequence[GradedReply]) -> JudgeA
         Estimate(*kappa, basis="none" if math.isnan(kappa[1]) else "questions"),
         plain.correlation,
         {name: _bias([pair for pair, of in zip(pairs, replies, strict=True) if of.method == name]) for name in methods},
-        other_scale([pair.judge for pair in pairs], [pair.rater for pair in pairs]),
+        {name: scale for name, of, other in sides if (scale := other_scale(of, other))},
     )
 
 
@@ -289,17 +292,22 @@ def write_comparison(path: Path, comparison: JudgeComparison) -> None:
 
 def _agreement_json(each: JudgeAgreement) -> dict[str, Any]:
     estimates = {name: getattr(each, name).to_json() for name in ("bias", "same_side", "kappa")}
-    numbers = ("judge", "rubric", "threshold", "replies", "questions", "missing", "missing_first", "scale")
+    numbers = ("judge", "rubric", "threshold", "replies", "questions", "missing", "missing_first")
     facts = {name: getattr(each, name) for name in numbers}
     of_methods = {method: bias.to_json() for method, bias in each.bias_of.items()}
-    return facts | estimates | {"correlation": finite_or_none(each.correlation), "bias_of": of_methods}
+    return (
+        facts
+        | estimates
+        | {"correlation": finite_or_none(each.correlation), "bias_of": of_methods}
+        | {"scales": {judge: list(scale) for judge, scale in each.scales.items()}}
+    )
 
 
 def _agreement_from(data: Mapping[str, Any]) -> JudgeAgreement:
     estimates = {name: _estimate(data[name]) for name in ("bias", "same_side", "kappa")}
     correlation = math.nan if data["correlation"] is None else data["correlation"]
-    scale = tuple(data["scale"]) if data["scale"] else None
-    changed = {"correlation": correlation, "scale": scale, **estimates}
+    scales = {judge: (low, high) for judge, (low, high) in data["scales"].items()}
+    changed = {"correlation": correlation, "scales": scales, **estimates}
     bias_of = {method: _estimate(bias) for method, bias in data["bias_of"].items()}
     return JudgeAgreement(**{**data, **changed, "bias_of": bias_of})
 

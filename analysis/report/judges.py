@@ -55,7 +55,7 @@ def judges_plot(comparison: JudgeComparison) -> go.Figure:
     figure = make_subplots(
         cols=2,
         column_widths=[0.6, 0.4],
-        horizontal_spacing=0.16,
+        horizontal_spacing=0.06,
         subplot_titles=("the front by each judge", f"bias against {comparison.judges[0]}, of 100"),
     )
     for number, judge in enumerate(comparison.judges):
@@ -69,8 +69,10 @@ def judges_plot(comparison: JudgeComparison) -> go.Figure:
         arrow = "\u2191" if better else "\u2193"
         update = figure.update_xaxes if axis == "x" else figure.update_yaxes
         update(title=f"{name} {arrow}", autorange=True if better else "reversed", col=1)
-    figure.update_yaxes(autorange="reversed", col=2)
-    figure.update_layout(height=max(420, 90 + 26 * _rows(comparison)), hovermode="closest", **LAYOUT)
+    figure.update_yaxes(autorange="reversed", side="right", automargin=True, col=2)
+    legend = {"orientation": "h", "y": -0.16}
+    height = max(460, 120 + 26 * _rows(comparison))
+    figure.update_layout(height=height, hovermode="closest", legend=legend, **LAYOUT)
     return figure
 
 

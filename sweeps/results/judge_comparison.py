@@ -111,7 +111,8 @@ def kept_models(reader: LedgerReader, label: str, setting: Setting) -> tuple[lis
             gone += not replies
     if not any(model.record for model in kept):
         raise UserError(f"sweep {reader.description.name!r} has no finished trial on {label!r} whose replies are kept")
-    return kept, [f"{gone} finished trials whose replies are gone"] if gone else []
+    trials = "trial" if gone == 1 else "trials"
+    return kept, [f"{gone} finished {trials} whose replies are gone"] if gone else []
 
 
 def _replies(path: Path, setting: Setting) -> dict[str, list[str]] | None:
@@ -175,7 +176,8 @@ def _scored_by(
             record = replace(model.record, scores=means, counts=counts)
             records.append(replace(record, status="invalid", reason=problem) if problem else record)
         unjudged += problem is not None
-    return records, base, [f"{judge}: {unjudged} models with too few verdicts"] if unjudged else []
+    models = "model" if unjudged == 1 else "models"
+    return records, base, [f"{judge}: {unjudged} {models} with too few verdicts"] if unjudged else []
 
 
 def _take(verdicts: Iterator[Verdict], evaluation: Evaluation) -> list[Verdict]:

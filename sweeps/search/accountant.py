@@ -121,7 +121,7 @@ class Accountant:
         return True
 
     def is_refused(self, arm: Arm) -> bool:
-        """Return whether an arm was refused, and nothing has ended since."""
+        """Return whether an arm was refused, and nothing has begun or ended since."""
         return arm.key in self._refused and self._refused[arm.key][0] == self._version
 
     def may_begin(self, trials: Sequence[TrialConfig], base: Case | None) -> bool:
@@ -177,10 +177,8 @@ class Accountant:
         self.forecast.learn(self._ledger.state)
         now, rest = self._clock(), []
         for pack in self._at_workers.values():
-            gone, left = (
-                occupied(self._sweep.execution, now - pack.began),
-                Spending.total(map(self._left_of, pack.trials)),
-            )
+            gone = occupied(self._sweep.execution, now - pack.began)
+            left = Spending.total(map(self._left_of, pack.trials))
             gpu_hours = max(0.0, pack.need.gpu_hours - gone.gpu_hours)
             core_hours = max(0.0, pack.need.core_hours - gone.core_hours)
             dollars = left.judge_dollars if pack.trials else pack.need.judge_dollars

@@ -80,6 +80,7 @@ def refused(
         ["ui", "--help"],
         ["reproduce", "--help"],
         *[["sweep", command, "--help"] for command in ("list", "plan", "run", "resume", "status")],
+        *[["judge", command, "--help"] for command in ("calibrate", "compare")],
     ],
 )
 def test_help_has_an_example(

@@ -22,13 +22,13 @@ from analysis.tables.mlflow_runs import load
 from settings.setting import Measurement
 from sweeps.ledger import Asked, Ledger, LedgerState
 from sweeps.names import default_uri
-from sweeps.sweep import Sweep
+from sweeps.sweep import Budget, Execution, Sweep
 from sweeps.tracking import projection, writer
 from sweeps.tracking.writer import Tracker, add_problem, project
 from tests.support.fakes import finished, toy, toy_sweep
 from tests.support.mlflow_server import MlflowServer
 from tests.support.mlflow_store import copy_store
-from trainables.outcome import Outcome
+from trainables.outcome import Cost, Outcome
 from trainables.trial import TrialConfig
 
 pytestmark = pytest.mark.slow
@@ -120,6 +120,7 @@ def test_hierarchy_tags_params_and_metrics(tmp_path: Path, out: Path) -> None:
     assert trial.data.metrics["eval/task"] == expected.scores["task"].mean
     assert trial.data.metrics["train/loss"] == expected.curves["loss"][-1][1]
     assert (trial.data.metrics["tokens"], trial.data.metrics["seconds"]) == (100, 0.5)
+    assert trial.data.metrics["core_hours"] == pytest.approx(0.5 / 3600) and "dollars" not in trial.data.metrics
     assert (trial.data.params["beta"], trial.data.params["seed"], trial.info.status) == ("0.5", "1", "FINISHED")
 
     assert (bad.data.tags["selgen.status"], bad.info.status) == ("invalid", "FAILED")
@@ -570,6 +571,15 @@ def test_an_update_that_fails_is_given_up_alone(tmp_path: Path, out: Path, monke
         run.data.tags.get("selgen.status") for run in runs_of(out, sweep) if run.data.tags["selgen.kind"] == "trial"
     ]
     assert sorted(statuses) == ["finished"] * 4 + ["invalid", "running"]
+
+
+def test_what_a_trial_costs_is_the_hours_of_its_pack_and_their_price(tmp_path: Path) -> None:
+    """An hour and a half, with what it builds on, on two GPUs at 3 dollars."""
+    execution = Execution(gpus_per_pack=2, cpus_per_pack=0)
+    sweep = toy_sweep(tmp_path, execution=execution, budget=Budget(hours=9, dollars_per_gpu_hour=3))
+    outcome = replace(finished(sweep.trials_of(sweep.arms[0], {})[0]), cost=Cost(seconds=3600, inherited_seconds=1800))
+    costs = {name: value for name, value, _, _ in projection.cost_points(outcome, sweep)}
+    assert costs == {"gpu_hours": pytest.approx(3), "dollars": pytest.approx(9)}
 
 
 def test_long_curves_are_split_into_batches(tmp_path: Path, out: Path) -> None:
