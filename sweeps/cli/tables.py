@@ -345,12 +345,12 @@ def _show_budget(console: Console, sweep: Sweep, plan: BudgetPlan) -> None:
     if not plan.exceeded:
         Say(console).prose(f"budget: everything fits: about {spent}")
         return
-    fit, total = sum(each[2] for each in plan.arms), sum(each[3] for each in plan.arms)
+    fit, total = sum(arm.fits for arm in plan.arms), sum(arm.configurations for arm in plan.arms)
     several = len(sweep.settings) > 1
     cut = [
-        f"{f'{setting}: ' if several else ''}{method} {fits} of {most}"
-        for setting, method, fits, most in plan.arms
-        if fits < most
+        f"{f'{arm.setting}: ' if several else ''}{arm.method} {arm.fits} of {arm.configurations}"
+        for arm in plan.arms
+        if arm.fits < arm.configurations
     ]
     line = f"{fit} of {total} configurations fit, {plan.trials} trials: about {spent}; more would exceed the"
     Say(console).prose(f"budget: {line} {' and '.join(plan.exceeded)} ({', '.join(cut)})", style="yellow")

@@ -25,7 +25,7 @@ from sweeps.ledger import Fit, Ledger
 from sweeps.planning.fit import CaseSizes, room_of, settle, shared_bytes, sizes_of
 from sweeps.planning.fit import describe as describe_fit
 from sweeps.planning.forecast import SweepForecast
-from sweeps.planning.spending import PacedForecast
+from sweeps.planning.spending import PacedForecast, what_fits, within_budget
 from sweeps.results import cleaning
 from sweeps.results.frontier_files import publish
 from sweeps.search.accountant import Accountant
@@ -174,7 +174,9 @@ class Driver:
             self._display.set_message(f"starting {workers} worker{'s' if workers > 1 else ''}")
             self._display.forecast = SweepForecast.of(self.sweep, sizes, fit, packs)
             if self.sweep.budget:
-                self._account.forecast = PacedForecast.of(self.sweep, self._display.forecast)
+                self._account.forecast = paced = PacedForecast.of(self.sweep, self._display.forecast)
+                plan = what_fits(self.sweep, paced, self._ledger.state)
+                self._display.forecast = within_budget(self._display.forecast, plan)
             remove(places.activities)  # of an earlier driver that was killed
             reporter = Reporter(self.show_progress)
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from settings.judge.price import most_dollars
@@ -11,6 +11,7 @@ from sweeps.budget import SECONDS_PER_HOUR, Spending
 from sweeps.case import Case
 from sweeps.ledger import LedgerState
 from sweeps.planning.forecast import PACK_SECONDS, CaseForecast, SweepForecast
+from sweeps.planning.planned import planned_arms
 from sweeps.sweep import Execution, Sweep
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
@@ -168,17 +169,28 @@ def with_needed(trials: Iterable[TrialConfig], known: Container[str]) -> dict[st
 
 
 @dataclass(frozen=True)
+class FittingArm:
+    """A method on a setting, its key, and how many of its configurations fit."""
+
+    key: str
+    setting: str
+    method: str
+    fits: int
+    configurations: int
+
+
+@dataclass(frozen=True)
 class BudgetPlan:
     """What fits a budget.
 
     Attributes:
-        arms: setting, method, how many of its configurations fit, and how many there are.
+        arms: every arm of the sweep.
         trials: of the configurations that fit, without what these build on.
         spending: what was spent before, and what those that fit take.
         exceeded: the units of the limits that more would exceed; none if everything fits.
     """
 
-    arms: tuple[tuple[str, str, int, int], ...]
+    arms: tuple[FittingArm, ...]
     trials: int
     spending: Spending
     exceeded: tuple[str, ...]
@@ -218,8 +230,24 @@ def what_fits(sweep: Sweep, forecast: PacedForecast, record: LedgerState) -> Bud
             else:
                 spending, counts[arm.key] = more, number + 1
                 known |= new.keys() | {trial.trial_id for trial in trials}
-    arms = [(case.label, arm.title, counts[arm.key], arm.budget) for case in sweep.cases for arm in case.arms]
+    arms = [
+        FittingArm(arm.key, case.label, arm.title, counts[arm.key], arm.budget)
+        for case in sweep.cases
+        for arm in case.arms
+    ]
     return BudgetPlan(tuple(arms), sum(counts.values()) * len(sweep.seed_values), spending, tuple(exceeded))
+
+
+def within_budget(forecast: SweepForecast, plan: BudgetPlan) -> SweepForecast:
+    """Return the forecast of what fits a budget, for the time that is left."""
+    fits = {arm.key: arm.fits for arm in plan.arms}
+    planned = [
+        trial
+        for arm in planned_arms(forecast.sweep)
+        for configuration in arm.configurations[: fits.get(arm.arm or "")]  # all of those that others build on
+        for trial in configuration
+    ]
+    return replace(forecast, total=sum(forecast.trial(trial).total for trial in planned))
 
 
 def _kind(trial: TrialConfig) -> Hashable:

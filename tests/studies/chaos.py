@@ -44,6 +44,7 @@ LONGEST_CALM = 60.0  # seconds between two kills, at most; about what a start an
 TO_END = 400.0  # seconds that an undisturbed start may take
 TO_DIE = 150.0  # seconds; a driver waits a minute for Ray's head to come back
 VARYING_TAGS = ("mlflow.note.content", "mlflow.source.name", "mlflow.user")  # of a run, with ids of MLflow or machine
+TIMES = ("seconds", "core_hours", "gpu_hours")  # metrics that differ from run to run
 Facts = Mapping[str, Any]
 
 
@@ -51,9 +52,8 @@ def facts(sweep: Sweep, output: Path) -> Facts:
     """What a sweep left behind, without times: two runs of one sweep must agree on all of it."""
     folder = output / sweep.name
     events = [json.loads(line) for line in SweepFolder(folder).ledger.read_text().splitlines()]
-    named = [
-        (_name(event), _fact(event)) for event in events if event["event"] != "dispatched"
-    ]  # when depends on the moment
+    momentary = ("dispatched", "spent")  # when, and how much of it, depends on the moment
+    named = [(_name(event), _fact(event)) for event in events if event["event"] not in momentary]
     frontier = json.loads((folder / "frontier.json").read_text())
     for point in frontier["points"]:
         del point["seconds"]
@@ -92,7 +92,7 @@ def digests(folder: Path, pattern: str) -> dict[str, str]:
 def _timeless(row: Any) -> Any:
     name, status, tags, params, points = row
     kept = [(key, value) for key, value in tags if key not in VARYING_TAGS]
-    return name, status, kept, params, sorted(point for point in points if point[0] != "seconds")
+    return name, status, kept, params, sorted(point for point in points if point[0] not in TIMES)
 
 
 def differences(expected: Facts, found: Facts) -> list[str]:

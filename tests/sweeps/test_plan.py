@@ -9,10 +9,11 @@ import torch
 from settings.base_models import TunedModel
 from sweeps import plan
 from sweeps.ledger import Asked, Fit, LedgerState
-from sweeps.planning import apart, forecast
+from sweeps.planning import apart, forecast, spending
+from sweeps.planning.fit import sizes_of
 from sweeps.planning.speed import ASSUMED_GPU, OVERHEAD, Speed, measure
 from sweeps.planning.tokens import tokens_of
-from sweeps.sweep import Sweep, setting
+from sweeps.sweep import Budget, Sweep, setting
 from tests.support.fakes import finished, toy_sweep
 from trainables.bases.tuned_models import COMPLETE, tuned_directory
 from trainables.engine.memory import ModelShape
@@ -109,3 +110,20 @@ def test_a_driver_without_a_gpu_plans_for_one(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(apart, "ask", lambda *_: None)
     shape = ModelShape(parameters=1e9, layers=10, width=1000, adapted=1000, vocabulary=50)
     assert measure(shape, 100, 10, 1, on_gpu=True) == ASSUMED_GPU
+
+
+def test_the_time_of_what_fits_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of six penalties three fit the tokens, to the last one."""
+    monkeypatch.setattr(forecast, "measure", lambda *_, **__: SPEED)
+    sweep = toy_sweep(tmp_path)
+    whole = forecast.SweepForecast.of(sweep, sizes_of(sweep), Fit(), workers=1)
+    plain, penalty = (sweep.trials_of(arm, arm.space.examples()[0])[0] for arm in sweep.arms)
+    case = next(iter(whole.cases.values()))
+    tokens = [spending.tokens_sent(case, trial) for trial in (plain, penalty)]
+    limited = replace(sweep, budget=Budget(tokens=2 * tokens[0] + 3 * 2 * tokens[1]))
+    estimate = plan.estimate(limited, 1)
+    assert estimate.budget is not None and [arm.fits for arm in estimate.budget.arms] == [1, 3]
+    assert estimate.budget.spending.tokens == pytest.approx(limited.budget.tokens)  # type: ignore[union-attr]
+    left = spending.within_budget(replace(whole, sweep=limited), estimate.budget)
+    assert left.total == pytest.approx(2 * whole.trial(plain).total + 3 * 2 * whole.trial(penalty).total)
+    assert left.total < whole.total

@@ -117,7 +117,11 @@ def test_a_sweep_under_tune(tmp_path: Path, cluster: None) -> None:
     odd = {(UNSTABLE, 1): "invalid", (DEADLY, 0): "finished", (DEADLY, 1): "failed"}
     assert statuses == {key: odd.get(key, "finished") for key in statuses}
     lines = (tmp_path / "one" / "ledger.jsonl").read_text().splitlines()
-    assert len(lines) == 1 + 9 + 9 + 1 + 18, "header, asked, dispatched, base, outcomes: each once"
+    lasting = [line for line in lines if '"event":"spent"' not in line]
+    assert len(lasting) == 1 + 9 + 9 + 1 + 18, "header, asked, dispatched, base, outcomes: each once"
+    assert (
+        record.account.spent.core_hours > 0 and record.account.spent.tokens == 100 * 16
+    )  # two have ended without a cost
     assert run(sweep, tmp_path / "one").outcomes == record.outcomes, "a finished sweep has nothing to do"
 
 
