@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.reference import SettingRef
-from settings.setting import Score, Setting
+from settings.setting import Evaluation, Score, Setting
 from sweeps.space import MethodSpace
 from trainables.trial import TrialConfig
 
@@ -56,6 +56,25 @@ class Case:
     template: TrialConfig
     objectives: tuple[Score, ...]
     arms: tuple[Arm, ...]
+
+    @property
+    def replies_elsewhere(self) -> bool:
+        """Whether a server samples the replies of the base model and of all trials."""
+        return self.template.replies == "endpoint"
+
+    @property
+    def observed_here(self) -> tuple[Evaluation, ...]:
+        """What workers observe: the evaluations, without replies where a server samples these."""
+        evaluations = self.setting.evaluations
+        left = [each.without_reply() for each in evaluations] if self.replies_elsewhere else evaluations
+        return tuple(each for each in left if each is not None)
+
+    @property
+    def graded_later(self) -> tuple[Evaluation, ...]:
+        """The evaluations that are graded on the driver: those of a judge, and those to which a server replies."""
+        return tuple(
+            each for each in self.setting.evaluations if each.rubrics or (each.generates and self.replies_elsewhere)
+        )
 
     @property
     def objective_names(self) -> list[str]:

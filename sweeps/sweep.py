@@ -26,11 +26,13 @@ from settings.judge import JudgeOptions
 from settings.model_files import check_model
 from settings.reference import SettingRef, setting_label, setting_of
 from settings.reference import setting as setting  # sweep files import it from here
+from settings.replies import Endpoint
 from sweeps.case import Arm, Case, arm_key, scores_named
 from sweeps.controls import blends_of, control_spaces
 from sweeps.early_stopping import EarlyStopping
 from sweeps.names import SAFE_NAME
 from sweeps.options import OPTIONS, check_option, trial_overrides
+from sweeps.serving import check_served, served_name
 from sweeps.space import MethodSpace, Values, vary
 from trainables.coefficients import label_of
 from trainables.engine.memory import ModelShape
@@ -175,6 +177,9 @@ class Sweep(_Declaration):
         controls: also evaluate the checkpoints of plain fine-tuning and its adapter scaled down, unless `methods` have
             them; a method pushes the frontier only if it beats both.
         execution: how trials are run; no part of the identity.
+        replies: a server that loads LoRA adapters, from which replies in words are sampled; None samples them in the
+            pack. That they come from one is part of the identity of every trial on a setting with such evaluations,
+            since its numbers differ by rounding and by its draws; where it is reached is not.
     """
 
     name: str
@@ -187,6 +192,7 @@ class Sweep(_Declaration):
     search: Search = field(default_factory=Search)
     controls: bool = field(default=True, metadata=OUTSIDE_IDENTITY)
     execution: Execution = field(default_factory=Execution, metadata=OUTSIDE_IDENTITY)
+    replies: Endpoint | None = field(default=None, metadata=OUTSIDE_IDENTITY)  # in the templates' identity
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not SAFE_NAME.fullmatch(self.name):
@@ -200,6 +206,8 @@ class Sweep(_Declaration):
         for name, form in (("search", Search), ("execution", Execution)):
             if not isinstance(getattr(self, name), form):
                 raise UserError(f"{what}: {name} must be {form.__name__}(...), got {getattr(self, name)!r}")
+        if not isinstance(self.replies, Endpoint | None):
+            raise UserError(f"{what}: replies must be Endpoint(url=...), got {self.replies!r}")
         repeated = _first_repeated(
             [arm_key(setting_label(ref), space) for ref in self.settings for space in self.spaces]
         )
@@ -263,6 +271,8 @@ class Sweep(_Declaration):
         except UserError as error:
             raise UserError(f"sweep {self.name!r}: {error}") from error
         overrides = trial_overrides(setting.recipe, self.options)
+        if self.replies and any(each.generates for each in setting.evaluations):
+            overrides["replies"] = "endpoint"
         template = trial_for(setting, ref, Plain(), seed=0, **overrides)
         controls = control_spaces(template.steps, self.spaces) if self.controls else ()
         arms = tuple(
@@ -352,20 +362,29 @@ class Sweep(_Declaration):
 
         Raise UserError.
         """
+        if self.replies and not any(case.replies_elsewhere for case in self.cases):
+            raise UserError(
+                f"sweep {self.name!r}: replies are sampled by a server, and no setting asks for any in words"
+            )
         for case in self.cases:
             check_model(case.setting.base_model)
             shape = ModelShape.of(case.setting.base_model)
-            by_judge = {score.name for evaluation in case.setting.judged for score in evaluation.scores}
-            judged = [score for score in case.objectives if by_judge.intersection({score.name, *score.worst_of})]
-            if self.search.early_stopping and judged:
+            later = {score.name for evaluation in case.graded_later for score in evaluation.scores}
+            graded_later = [score for score in case.objectives if later.intersection({score.name, *score.worst_of})]
+            if self.search.early_stopping and graded_later:
+                who = "a server of replies decides" if case.replies_elsewhere else "a judge grades"
                 raise UserError(
-                    f"sweep {self.name!r}: early_stopping compares what workers grade themselves, and a judge grades"
-                    f" {', '.join(score.name for score in judged)}"
+                    f"sweep {self.name!r}: early_stopping compares what workers grade themselves, and {who}"
+                    f" {', '.join(score.name for score in graded_later)}"
                 )
+            if self.replies and case.replies_elsewhere:
+                served_name(case.setting, self.replies)
             for arm in case.arms:
                 for values in arm.space.every_option():
                     trial = self.trials_of(arm, values)[0]
                     require(case.setting, trial.method)
+                    if case.replies_elsewhere:
+                        check_served(trial, arm.space.knob_names, f"sweep {self.name!r}, {arm.title} on {case.label}")
                     if shape:
                         trial.adapter.layer_numbers(shape.layers)
 

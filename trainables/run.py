@@ -45,7 +45,7 @@ from trainables.messages import (
     job_from_config,
     worker_from_config,
 )
-from trainables.pack import Pack
+from trainables.pack import Pack, write_questions
 from trainables.store import AdapterStore
 from trainables.trial import AdapterConfig, TrialConfig, base_id
 
@@ -338,9 +338,16 @@ class PackRun:
         block = lowest_block(base.model, job.adapters) if job.adapters else 0
         prefixes = PackPrefixes(self._prefixes, base, block)
         (evaluated,) = evaluate(
-            base.model, encoded, prefixes=prefixes, workers=self._workers, progress=self._tell_scoring
+            base.model,
+            encoded,
+            prefixes=prefixes,
+            replying=job.replying,
+            workers=self._workers,
+            progress=self._tell_scoring,
         )
-        if setting.judged and self._workers.first:
+        if self._workers.first and not job.replying:
+            write_questions(self._folder, encoded, setting.recipe.max_length)
+        if self._workers.first and (setting.judged or not job.replying):
             write_json(self._folder.observations(base_id(setting)), evaluated.observed_json())
         return PackReport(cautions=self._new_cautions(), end=Ended(base=evaluated.scores))
 

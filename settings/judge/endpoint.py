@@ -10,8 +10,9 @@ from settings.judge.completion import Completion, read_completion
 from settings.judge.manner import Manner
 from settings.judge.options import Budget, JudgeOptions, JudgeUnavailableError, Usage
 from settings.openai_client.client import Client, RefusedError
-from settings.openai_client.connection import OPENAI_KEY
+from settings.openai_client.connection import Key
 
+KEY = Key("OPENAI_API_KEY", "the judge")
 ADAPTABLE = (400, 422, 501)  # an endpoint that does not take a parameter says so with one of these
 REASONING_TIMEOUT = 5  # times as long as for a grade alone
 
@@ -32,7 +33,7 @@ class JudgeEndpoint(Client):
     """
 
     def __init__(self, model: str, options: JudgeOptions, usage: Usage) -> None:
-        super().__init__(f"judge {model}", options.base_url, OPENAI_KEY, options, JudgeUnavailableError)
+        super().__init__(f"judge {model}", options.base_url, KEY, options, JudgeUnavailableError)
         self.manner = Manner(room=options.reasoning_tokens)
         self._model, self._options = model, options
         self._budget = Budget(model, options, usage, self.lock)

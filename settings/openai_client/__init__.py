@@ -1,1 +1,1 @@
-"""The `openai` client, as the judge and the sampling of replies use it: connections, attempts, and what refusals mean."""
+"""The `openai` client, as judge and server of replies are asked by it: connections, attempts, what refusals mean."""

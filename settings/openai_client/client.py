@@ -165,7 +165,14 @@ class Client:
             self._wait(attempt, retry_after)
             attempt += 1
 
-    def once(self, request: Callable[[], Any], read: Callable[[bytes], Answer], what: str, secret: str = "") -> Answer:
+    def once(
+        self,
+        request: Callable[[], Any],
+        read: Callable[[bytes], Answer],
+        what: str,
+        secret: str = "",
+        last: bool = False,
+    ) -> Answer:
         """Send a request once, and read its answer.
 
         Args:
@@ -173,6 +180,7 @@ class Client:
             read: reads the content; raises NoAnswerError.
             what: the answer should be, for messages.
             secret: a text of the request that must not be seen in any message.
+            last: send it also when nothing is to be sent any more.
 
         Raises:
             RefusedError: the endpoint answers with an error.
@@ -181,7 +189,8 @@ class Client:
         """
         from openai import APIConnectionError, APIStatusError
 
-        self.check_running()
+        if not last:
+            self.check_running()
         try:
             return read(request().content)
         except APIStatusError as error:

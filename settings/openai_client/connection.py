@@ -23,10 +23,12 @@ class Key:
 
     Attributes:
         variable: of the environment.
+        owner: who needs it, for messages.
         required: whether an endpoint on another machine is not asked without one.
     """
 
     variable: str
+    owner: str
     required: bool = True
 
     def read(self, url: str | None) -> str:
@@ -34,7 +36,7 @@ class Key:
         key = os.environ.get(self.variable)
         if not key:
             if self.required and (url is None or urlsplit(url).hostname not in LOOPBACK):
-                raise UserError(f"the judge needs a key: set the environment variable {self.variable}")
+                raise UserError(f"{self.owner} needs a key: set the environment variable {self.variable}")
             return "none"
         of = f"the key in the environment variable {self.variable}"
         if any(character.isspace() for character in key):
@@ -42,9 +44,6 @@ class Key:
         if not key.isascii() or not key.isprintable():
             raise UserError(f"{of} has characters that no key has")
         return key
-
-
-OPENAI_KEY = Key("OPENAI_API_KEY")
 
 
 def is_address(url: str) -> bool:
@@ -62,7 +61,7 @@ def open_client(base_url: str | None, timeout: float, source: Key) -> Any:
     url = base_url or os.environ.get(URL)
     if url is not None and not is_address(url):
         what = "base_url" if base_url else f"the environment variable {URL}"
-        raise UserError(f"the judge's {what} must begin with http:// or https://, got {without_password(url)!r}")
+        raise UserError(f"{source.owner}'s {what} must begin with http:// or https://, got {without_password(url)!r}")
     key = source.read(url)
     near = url is not None and urlsplit(url).scheme == "http" and urlsplit(url).hostname in LOOPBACK
     try:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from settings.common.errors import UserError
 from settings.common.files import cache_root, remove, remove_partial
+from settings.replies import ReplyServer
 from settings.setting import Measurement
 from sweeps.driver.base_models import prepare_bases
 from sweeps.driver.gpus import smallest_gpu
@@ -28,7 +29,9 @@ from sweeps.planning.forecast import SweepForecast
 from sweeps.results import cleaning
 from sweeps.results.frontier_files import publish
 from sweeps.search.judging import GradingQueue, Judges
+from sweeps.search.replying import ServedReplies
 from sweeps.search.scheduler import PackScheduler
+from sweeps.serving import served_name
 from sweeps.sweep import Sweep
 from sweeps.tracking.store import RunStatus
 from sweeps.tracking.writer import Tracker
@@ -57,14 +60,15 @@ class Driver:
         interrupted: whether the user has asked to stop.
         at_once: whether the user has asked again, and waits.
         judges: of the sweep's settings; None where no setting needs one.
+        replies: the server that samples replies; None where the workers do.
     """
 
     def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path, console: Console, tracker: Tracker) -> None:
         self.sweep, self.folder = sweep, folder
         self.interrupted = self.at_once = False
-        self.judges = open_judges(sweep)
+        self.judges, self.replies = open_judges(sweep), open_replies(sweep)
         self._ledger, self._tracker = ledger, tracker
-        self._grading = GradingQueue(folder, self.judges) if self.judges else None
+        self._grading = self._grading_queue()
         self._display = Display.of_sweep(console, sweep, ledger.state, folder, judging=self._judging_now)
         self.scheduler = PackScheduler(
             sweep,
@@ -76,6 +80,14 @@ class Driver:
         )
         self._nodes_counted_at = time.monotonic()
 
+    def _grading_queue(self) -> GradingQueue | None:
+        """Return what samples and grades replies here; None where the workers do all of it."""
+        served = None
+        if self.replies and self.sweep.replies:
+            served = ServedReplies(self.folder, self.replies, self.sweep.replies)
+        judges = self.judges or Judges(self.sweep.execution.judge, cache_root() / "verdicts.db")
+        return GradingQueue(self.folder, judges, served) if self.judges or served else None
+
     def run(self, address: str | None, cluster: LocalCluster | None) -> list[Path]:
         """Train what is left, and publish the frontier. Return its files.
 
@@ -83,7 +95,7 @@ class Driver:
             address: of a Ray cluster; None is a local one.
             cluster: a local one that was started before.
         """
-        self.check_judges()
+        self.check_endpoints()
         self._tracker.start(record=self._ledger.state)
         status: RunStatus = "FAILED"
         try:
@@ -96,9 +108,12 @@ class Driver:
             self._tracker.close(status, self.at_once)
         return files
 
-    def check_judges(self) -> None:
-        """Ask each judge for one grade before anything runs, and show how it is read. Raise UserError."""
-        if self.judges is None or self.scheduler.done:
+    def check_endpoints(self) -> None:
+        """See that the server of replies has what it needs, and ask each judge for a grade, before anything runs.
+
+        Show what they say. Raise UserError.
+        """
+        if self.scheduler.done:
             return
         rubrics = {
             str(evaluation.judge): evaluation.rubrics[0]
@@ -106,11 +121,19 @@ class Driver:
             for evaluation in case.setting.judged
         }
         try:
-            for line in self.judges.check(rubrics):
+            lines = self._check_replies() + (self.judges.check(rubrics) if self.judges else [])
+            for line in lines:
                 self._display.console.print(line, highlight=False, soft_wrap=True, markup=False)
         except BaseException:  # also Ctrl-C: what waits to be judged would be asked and paid for
             self._end_judging()
             raise
+
+    def _check_replies(self) -> list[str]:
+        if self.replies is None or self.sweep.replies is None:
+            return []
+        cases = [case for case in self.sweep.cases if case.replies_elsewhere]
+        names = dict.fromkeys(served_name(case.setting, self.sweep.replies) for case in cases)
+        return [self.replies.check(name) for name in names]
 
     def train(self, address: str | None, cluster: LocalCluster | None) -> None:
         """Pre-train what is missing, then run packs on Ray until the scheduler has no more. Raise its problem."""
@@ -250,14 +273,23 @@ class Driver:
             self._tracker.progress(trial_id, int(metrics["step"]), values)
 
     def _judging_now(self) -> str:
-        """Say how much waits for the judge, e.g. "2 with the judge (310 calls)"; "" if nothing does."""
+        """Say how much waits for replies and the judge, e.g. "2 with the judge (310 calls)"; "" if nothing does."""
         waiting = self._grading.pending if self._grading else 0
-        return f"{waiting} with the judge ({self.judges.calls} calls)" if waiting and self.judges else ""
+        with_whom = [f"the server of replies ({self.replies.sampled} replies)"] if self.replies else []
+        with_whom += [f"the judge ({self.judges.calls} calls)"] if self.judges else []
+        return f"{waiting} with {' and '.join(with_whom)}" if waiting else ""
+
+    @property
+    def usage(self) -> list[str]:
+        """What was asked of judges and of the server of replies, a line each."""
+        return [each.usage for each in (self.replies, self.judges) if each and each.usage]
 
     def _end_judging(self) -> None:
-        """Keep the verdicts that are on their way; the next start asks for the rest."""
-        if self.judges and self._grading:
-            self.judges.close()
+        """Keep the replies and verdicts that are on their way; the next start asks for the rest."""
+        for endpoint in (self.replies, self.judges):
+            if endpoint:
+                endpoint.close()
+        if self._grading:
             self._grading.close()
 
     @contextmanager
@@ -319,3 +351,8 @@ def open_judges(sweep: Sweep) -> Judges | None:
     for model in models:
         judges(model)
     return judges
+
+
+def open_replies(sweep: Sweep) -> ReplyServer | None:
+    """Open the way to the server of replies; None where the workers sample them."""
+    return None if sweep.replies is None else ReplyServer(sweep.replies, cache=cache_root() / "replies.db")

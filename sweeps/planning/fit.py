@@ -113,8 +113,7 @@ def trial_bytes(
         )
     questions = sizes.tokens.questions
     scoring = [
-        evaluation_bytes(shape, each, questions[each.name], len(members), number)
-        for each in sizes.case.setting.evaluations
+        evaluation_bytes(shape, each, questions[each.name], len(members), number) for each in sizes.case.observed_here
     ]
     held = 0.0
     if on_gpu:

@@ -65,8 +65,8 @@ class PackScheduler:
         ledger: open; what it has is not run again.
         folder: where study and checkpoints are kept; the ledger's folder.
         observers: who else learns of packs and results.
-        judging: for settings whose replies a judge grades; their trials end when their grades are in, and others train
-            meanwhile.
+        judging: for settings whose replies a judge grades or a server samples; their trials end when their grades are
+            in, and others train meanwhile.
         interrupted: tells whether the user wants to stop; then the judge is not waited for.
 
     Attributes:
@@ -152,7 +152,7 @@ class PackScheduler:
 
     def _job_of(self, pack: InFlightPack) -> Job:
         if pack.base:
-            return ScoreBase(pack.base.ref, self._sweep.adapters_of(pack.base))
+            return ScoreBase(pack.base.ref, self._sweep.adapters_of(pack.base), not pack.base.replies_elsewhere)
         pause_after = [self.search.next_rung(trial) for trial in pack.members]
         self._ledger.record_dispatch([trial.trial_id for trial in pack.members], pause_after)
         for observer in self._observers:
@@ -251,7 +251,7 @@ class PackScheduler:
     def _receive(self, pack: InFlightPack, outcomes: Sequence[Outcome], rungs: Sequence[Outcome] = ()) -> None:
         for outcome in outcomes:
             if pack.waiting.pop(outcome.trial.trial_id, None):
-                if outcome.status == "finished" and self._sweep.case_of(outcome.trial.setting).setting.judged:
+                if outcome.status == "finished" and self._sweep.case_of(outcome.trial.setting).graded_later:
                     self._ledger.record_generated(outcome)
                     self._judge(outcome)
                 else:
@@ -265,16 +265,16 @@ class PackScheduler:
             remove(SweepFolder(self._folder).checkpoint(pack_id(pack.members)))
 
     def _base_scored(self, case: Case, scores: Mapping[str, Measurement]) -> None:
-        if any(score.name not in scores for evaluation in case.setting.judged for score in evaluation.scores):
+        if any(score.name not in scores for evaluation in case.graded_later for score in evaluation.scores):
             assert self._judging is not None
-            self._judging.submit((case, scores), case.setting, base_id(case.setting))
+            self._judging.submit((case, scores), case.setting, None)
         elif self._ledger.record_base_scores(case.label, scores):
             for observer in self._observers:
                 observer.base_scored(case.label, scores)
 
     def _judge(self, outcome: Outcome) -> None:
         assert self._judging is not None
-        self._judging.submit(outcome, self._sweep.case_of(outcome.trial.setting).setting, outcome.trial.trial_id)
+        self._judging.submit(outcome, self._sweep.case_of(outcome.trial.setting).setting, outcome.trial)
 
     def _collect_grades(self) -> None:
         for graded, grades in self._judging.collect() if self._judging else ():
