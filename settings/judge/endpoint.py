@@ -87,9 +87,11 @@ class JudgeEndpoint(Client):
         messages: Any = [{"role": "user", "content": prompt}]
         timeout = self._options.timeout * (REASONING_TIMEOUT if manner.level == "room" else 1)
 
-        def request() -> Any:
+        def request() -> bytes:
             create = self.api.chat.completions.with_raw_response.create
-            return create(model=self._model, messages=messages, timeout=timeout, **manner.parameters)
+            raw = create(model=self._model, messages=messages, timeout=timeout, **manner.parameters)
+            content: bytes = raw.content
+            return content
 
         try:
             completion = self.once(request, read_completion, "chat completion", prompt)

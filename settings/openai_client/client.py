@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from settings.common.addresses import without_user
@@ -167,7 +167,7 @@ class Client:
 
     def once(
         self,
-        request: Callable[[], Any],
+        request: Callable[[], bytes],
         read: Callable[[bytes], Answer],
         what: str,
         secret: str = "",
@@ -176,7 +176,7 @@ class Client:
         """Send a request once, and read its answer.
 
         Args:
-            request: sends it by `api`, and returns what has `content`.
+            request: sends it by `api`, and returns the content of the response.
             read: reads the content; raises NoAnswerError.
             what: the answer should be, for messages.
             secret: a text of the request that must not be seen in any message.
@@ -192,7 +192,7 @@ class Client:
         if not last:
             self.check_running()
         try:
-            return read(request().content)
+            return read(request())
         except APIStatusError as error:
             retry_after = retry_after_seconds(error.response.headers.get("retry-after"))
             raise RefusedError(error.status_code, error.response.text, retry_after) from None

@@ -109,7 +109,11 @@ class ReplyServer:
 
         Raise UnavailableError.
         """
-        listed = self._client.api.models.with_raw_response.list
+
+        def listed() -> bytes:
+            content: bytes = self._client.api.models.with_raw_response.list().content
+            return content
+
         names = self._ask(lambda: self._client.once(listed, _model_names, "list of models"))
         if base_model not in names:
             self._client.refuse(
@@ -200,8 +204,8 @@ class ReplyServer:
     def _sample(self, model: ServedModel, identity: str, asked: Asked) -> str:
         own = {**PLAIN_OF_VLLM, "stop_token_ids": sorted(asked.stop_ids)}
 
-        def request() -> Any:
-            return self._client.api.completions.with_raw_response.create(
+        def request() -> bytes:
+            raw = self._client.api.completions.with_raw_response.create(
                 model=model.name,
                 prompt=list(asked.prompt),
                 max_tokens=asked.max_tokens,
@@ -211,6 +215,8 @@ class ReplyServer:
                 extra_body=own,
                 **PLAIN,
             )
+            content: bytes = raw.content
+            return content
 
         text = self._ask(lambda: self._client.once(request, _text, "completion"))
         self._cache.put(identity, text, model.name)
@@ -220,12 +226,10 @@ class ReplyServer:
 
     def _load(self, name: str, path: str) -> None:
         """Load an adapter, unless one of this name is there. Raise as `Client.once` does."""
-        import httpx
-
         body = {"lora_name": name, "lora_path": path}
 
-        def request() -> Any:
-            return self._client.api.post("/load_lora_adapter", body=body, cast_to=httpx.Response)
+        def request() -> bytes:
+            return str(self._client.api.post("/load_lora_adapter", body=body, cast_to=str)).encode()
 
         try:
             self._client.once(request, lambda content: None, "answer")
@@ -235,12 +239,10 @@ class ReplyServer:
 
     def _unload(self, name: str) -> None:
         """Unload an adapter. Where that fails the server drops it when it needs the room, or ends itself."""
-        import httpx
-
         api, body = self._client.api.with_options(timeout=UNLOADING_TIMEOUT), {"lora_name": name}
 
-        def request() -> Any:
-            return api.post("/unload_lora_adapter", body=body, cast_to=httpx.Response)
+        def request() -> bytes:
+            return str(api.post("/unload_lora_adapter", body=body, cast_to=str)).encode()
 
         with suppress(RefusedError, BrokenError):
             self._client.once(request, lambda content: None, "answer", last=True)
