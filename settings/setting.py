@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from settings.base_models import BaseModel, Recipe
@@ -217,12 +217,6 @@ class Evaluation:
     def compares(self) -> bool:
         """Whether the likelihoods of several replies are compared."""
         return self.observe in ("preference", "reply_and_preference")
-
-    def without_reply(self) -> Evaluation | None:
-        """Return what is left to observe where replies in words are sampled elsewhere; None where that is nothing."""
-        if not self.generates:
-            return self
-        return replace(self, observe="preference") if self.compares else None
 
     def _check_replies(self) -> None:
         """Raise UserError for a row without alternatives, or with replies that cannot be told apart."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.reference import SettingRef
+from settings.replies.left_here import without_reply
 from settings.setting import Evaluation, Score, Setting
 from sweeps.space import MethodSpace
 from trainables.trial import TrialConfig
@@ -66,7 +67,7 @@ class Case:
     def observed_here(self) -> tuple[Evaluation, ...]:
         """What workers observe: the evaluations, without replies where a server samples these."""
         evaluations = self.setting.evaluations
-        left = [each.without_reply() for each in evaluations] if self.replies_elsewhere else evaluations
+        left = [without_reply(each) for each in evaluations] if self.replies_elsewhere else evaluations
         return tuple(each for each in left if each is not None)
 
     @property

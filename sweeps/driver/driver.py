@@ -14,10 +14,10 @@ from typing import Any
 from rich.console import Console
 
 from settings.common.errors import UserError
-from settings.common.files import cache_root, remove, remove_partial
-from settings.replies import ReplyServer
+from settings.common.files import remove, remove_partial
 from settings.setting import Measurement
 from sweeps.driver.base_models import prepare_bases
+from sweeps.driver.endpoints import Endpoints
 from sweeps.driver.gpus import smallest_gpu
 from sweeps.driver.local_cluster import LocalCluster, connect, quiet
 from sweeps.driver.progress import Display
@@ -28,10 +28,7 @@ from sweeps.planning.fit import describe as describe_fit
 from sweeps.planning.forecast import SweepForecast
 from sweeps.results import cleaning
 from sweeps.results.frontier_files import publish
-from sweeps.search.judging import GradingQueue, Judges
-from sweeps.search.replying import ServedReplies
 from sweeps.search.scheduler import PackScheduler
-from sweeps.serving import served_name
 from sweeps.sweep import Sweep
 from sweeps.tracking.store import RunStatus
 from sweeps.tracking.writer import Tracker
@@ -59,34 +56,24 @@ class Driver:
         scheduler: what is left to run.
         interrupted: whether the user has asked to stop.
         at_once: whether the user has asked again, and waits.
-        judges: of the sweep's settings; None where no setting needs one.
-        replies: the server that samples replies; None where the workers do.
+        endpoints: judges, and the server of replies.
     """
 
     def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path, console: Console, tracker: Tracker) -> None:
         self.sweep, self.folder = sweep, folder
         self.interrupted = self.at_once = False
-        self.judges, self.replies = open_judges(sweep), open_replies(sweep)
+        self.endpoints = Endpoints(sweep, folder)
         self._ledger, self._tracker = ledger, tracker
-        self._grading = self._grading_queue()
-        self._display = Display.of_sweep(console, sweep, ledger.state, folder, judging=self._judging_now)
+        self._display = Display.of_sweep(console, sweep, ledger.state, folder, judging=lambda: self.endpoints.waiting)
         self.scheduler = PackScheduler(
             sweep,
             ledger,
             folder,
             observers=[AdapterPruner(sweep, ledger, folder), self._display, tracker],
-            judging=self._grading,
+            judging=self.endpoints.queue,
             interrupted=lambda: self.interrupted,
         )
         self._nodes_counted_at = time.monotonic()
-
-    def _grading_queue(self) -> GradingQueue | None:
-        """Return what samples and grades replies here; None where the workers do all of it."""
-        served = None
-        if self.replies and self.sweep.replies:
-            served = ServedReplies(self.folder, self.replies, self.sweep.replies)
-        judges = self.judges or Judges(self.sweep.execution.judge, cache_root() / "verdicts.db")
-        return GradingQueue(self.folder, judges, served) if self.judges or served else None
 
     def run(self, address: str | None, cluster: LocalCluster | None) -> list[Path]:
         """Train what is left, and publish the frontier. Return its files.
@@ -109,31 +96,9 @@ class Driver:
         return files
 
     def check_endpoints(self) -> None:
-        """See that the server of replies has what it needs, and ask each judge for a grade, before anything runs.
-
-        Show what they say. Raise UserError.
-        """
-        if self.scheduler.done:
-            return
-        rubrics = {
-            str(evaluation.judge): evaluation.rubrics[0]
-            for case in self.sweep.cases
-            for evaluation in case.setting.judged
-        }
-        try:
-            lines = self._check_replies() + (self.judges.check(rubrics) if self.judges else [])
-            for line in lines:
-                self._display.console.print(line, highlight=False, soft_wrap=True, markup=False)
-        except BaseException:  # also Ctrl-C: what waits to be judged would be asked and paid for
-            self._end_judging()
-            raise
-
-    def _check_replies(self) -> list[str]:
-        if self.replies is None or self.sweep.replies is None:
-            return []
-        cases = [case for case in self.sweep.cases if case.replies_elsewhere]
-        names = dict.fromkeys(served_name(case.setting, self.sweep.replies) for case in cases)
-        return [self.replies.check(name) for name in names]
+        """Ask judges and the server of replies before anything runs, and show what they say. Raise UserError."""
+        for line in [] if self.scheduler.done else self.endpoints.check():
+            self._display.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def train(self, address: str | None, cluster: LocalCluster | None) -> None:
         """Pre-train what is missing, then run packs on Ray until the scheduler has no more. Raise its problem."""
@@ -148,13 +113,13 @@ class Driver:
                     self._display.set_message("starting Ray")
                     self.run_packs(address, cluster)
         finally:
-            self._end_judging()
+            self.endpoints.close()
         if self.scheduler.problem:
             raise self.scheduler.problem
 
     def await_judge(self) -> None:
         """Take in grades while nothing but these is waited for: that needs neither base model nor Ray."""
-        self._display.set_message(self._judging_now() or "starting")
+        self._display.set_message(self.endpoints.waiting or "starting")
         while self.scheduler.awaits_only_grades() and not self.interrupted:
             time.sleep(JUDGE_SECONDS)
             self.scheduler.collect_grades()
@@ -272,26 +237,6 @@ class Driver:
             values = {name: value for name, value in metrics.items() if name != "step"}
             self._tracker.progress(trial_id, int(metrics["step"]), values)
 
-    def _judging_now(self) -> str:
-        """Say how much waits for replies and the judge, e.g. "2 with the judge (310 calls)"; "" if nothing does."""
-        waiting = self._grading.pending if self._grading else 0
-        with_whom = [f"the server of replies ({self.replies.sampled} replies)"] if self.replies else []
-        with_whom += [f"the judge ({self.judges.calls} calls)"] if self.judges else []
-        return f"{waiting} with {' and '.join(with_whom)}" if waiting else ""
-
-    @property
-    def usage(self) -> list[str]:
-        """What was asked of judges and of the server of replies, a line each."""
-        return [each.usage for each in (self.replies, self.judges) if each and each.usage]
-
-    def _end_judging(self) -> None:
-        """Keep the replies and verdicts that are on their way; the next start asks for the rest."""
-        for endpoint in (self.replies, self.judges):
-            if endpoint:
-                endpoint.close()
-        if self._grading:
-            self._grading.close()
-
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
         """Let Ctrl-C stop this start after the slices that run; a second one stops it at once."""
@@ -340,19 +285,3 @@ class AdapterPruner:
         if self._newest is not None and ended >= self._next_at:
             self._next_at = ended + max(PRUNE_EVERY, ended // 4)
             cleaning.prune(cleaning.prunable(self._sweep, self._ledger.state, self._folder, self._newest))
-
-
-def open_judges(sweep: Sweep) -> Judges | None:
-    """Open the judges of a sweep's settings, each tried once so that a missing key is found before anything runs."""
-    models = {str(evaluation.judge) for case in sweep.cases for evaluation in case.setting.judged}
-    if not models:
-        return None
-    judges = Judges(sweep.execution.judge, cache_root() / "verdicts.db")
-    for model in models:
-        judges(model)
-    return judges
-
-
-def open_replies(sweep: Sweep) -> ReplyServer | None:
-    """Open the way to the server of replies; None where the workers sample them."""
-    return None if sweep.replies is None else ReplyServer(sweep.replies, cache=cache_root() / "replies.db")

@@ -116,7 +116,7 @@ def run(
             show_results(sweep, ledger.state, console)
             if not tracker.problems:
                 published.write(files)
-    notes = [*cautions, *driver.scheduler.notes, *driver.usage]
+    notes = [*cautions, *driver.scheduler.notes, *driver.endpoints.usage]
     return RunSummary(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.state))
 
 

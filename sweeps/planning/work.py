@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from settings.replies.left_here import without_reply
 from settings.setting import Evaluation, Setting, Stream
 from sweeps.planning.tokens import CaseTokens, Lengths
 from trainables.engine.memory import ModelShape
@@ -282,7 +283,7 @@ def trial_work(
     """Return the work of a trial in a pack of so many members."""
     rank, upper = trial.adapter.rank, shape.upper_part([trial.adapter])
     upper = upper if cached else replace(shape, adapted=upper.adapted)
-    evaluations = [each if trial.replies == "here" else each.without_reply() for each in setting.evaluations]
+    evaluations = [each if trial.replies == "here" else without_reply(each) for each in setting.evaluations]
     here = [each for each in evaluations if each is not None]
     scoring = {
         each.name: evaluation_work(shape, each, tokens.questions[each.name], rank, members, upper) for each in here

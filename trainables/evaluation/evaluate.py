@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from settings.encoding import EncodedRow
+from settings.replies.left_here import without_reply
 from settings.setting import Evaluation, Measurement, Observation, Preference
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import EncodedSetting
@@ -68,7 +69,7 @@ def evaluate(
         _observe, model, encoded, adapters, tuple(members), tuple(mixes), tuple(seeds) or (0,), prefixes, workers
     )
     for evaluation in encoded.setting.evaluations:
-        asked = evaluation if replying else evaluation.without_reply()
+        asked = evaluation if replying else without_reply(evaluation)
         if asked is None:
             continue
         done = functools.partial(_tell, progress, evaluation)
