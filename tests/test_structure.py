@@ -39,6 +39,7 @@ ONLY_IN = {
     "openai": ("settings/openai_client/",),
     "torch": ("trainables/", "sweeps/"),
     "transformers": ("settings/encoding.py", "settings/tokenizer.py", "trainables/", "sweeps/"),
+    "bitsandbytes": ("trainables/engine/four_bit.py",),
     "peft": ("trainables/", "sweeps/"),
     "accelerate": ("trainables/", "sweeps/"),
 }
