@@ -45,16 +45,16 @@ ModelSource = Annotated[str, Absolute(model_source)]
 def pretrained_model(
     model: Any,
     revision: str | None,
+    quantize: Any = None,
     *,
     template_options: Any = MappingProxyType({}),
     pretrained: Any = None,
     tuned_from: Mapping[str, str] | None = None,
-    quantize: Any = None,
 ) -> PretrainedModel:
     """Build the base model that a setting's options describe.
 
     Args:
-        model, revision, template_options, pretrained, quantize: the options of these names.
+        model, revision, quantize, template_options, pretrained: the options of these names.
         tuned_from: the published value of `pretrained` by model, in place of None.
 
     Raises:

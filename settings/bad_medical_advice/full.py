@@ -147,12 +147,7 @@ def full(
     checks.sizes(sizes if samples is None else sizes | {"samples": samples})
     _check_texts(judge=judge, system=system)
     base_model = pretrained_model(
-        model,
-        revision,
-        template_options=template_options,
-        pretrained=pretrained,
-        tuned_from=TUNED_FROM,
-        quantize=quantize,
+        model, revision, quantize, template_options=template_options, pretrained=pretrained, tuned_from=TUNED_FROM
     )
     asked = {"general": judged_questionnaire("general", general), "medical": judged_questionnaire("medical", medical)}
     task_rows, proxies = _task_rows(task), read_proxies(alignment, misaligned)

@@ -125,16 +125,10 @@ def full(
             the option.
     """
     checks.share("option 'eval_share'", eval_share)
-    for option, number, least in (
-        ("seed", seed, 0),
-        ("max_new_tokens", max_new_tokens, 1),
-        ("max_length", max_length, 1),
-    ):
-        checks.integer(f"option {option!r}", number, least)
+    checks.integer("option 'seed'", seed, 0)
+    checks.sizes({"max_new_tokens": max_new_tokens, "max_length": max_length})
     checks.flag("option 'drop_long_prompts'", drop_long_prompts)
-    base_model = pretrained_model(
-        model, revision, template_options=template_options, pretrained=pretrained, quantize=quantize
-    )
+    base_model = pretrained_model(model, revision, quantize, template_options=template_options, pretrained=pretrained)
     optional = {"alignment": alignment, "misaligned": misaligned}
     optional |= {"task_eval": task_eval, "alignment_eval": alignment_eval}
     given = {"task": task, **{option: source for option, source in optional.items() if source is not None}}

@@ -115,15 +115,14 @@ def full(
     """
     if not isinstance(data, str | Path) or not str(data):
         raise UserError(f"setting {NAME!r}: the data set is on no hub; {gcd_rows.how_to_get_the_files()}")
-    base_model = pretrained_model(model, revision, pretrained=pretrained, tuned_from=TUNED_FROM, quantize=quantize)
+    base_model = pretrained_model(model, revision, quantize, pretrained=pretrained, tuned_from=TUNED_FROM)
     checks.number("option 'epochs'", epochs, above=0)
     checks.share("option 'train_split'", train_split)
     checks.flag("option 'include_correct'", include_correct)
     checks.sizes({"max_new_tokens": max_new_tokens, "samples": samples, "max_length": max_length})
     if judge is not None and not (isinstance(judge, str) and judge.strip()):
         raise UserError(f"option 'judge' must be a model's name, got {judge!r}")
-    labels = _labels(proxy)
-    study = gcd_rows.read_study(data)
+    labels, study = _labels(proxy), gcd_rows.read_study(data)
     split = gcd_rows.split_proxy(study["ood_test"], labels, train_split, include_correct=include_correct)
     held_out = (*study["task_test"], *split.others, *split.held_out)
     proxy_rows = {question.where for question in split.held_out}

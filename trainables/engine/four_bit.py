@@ -31,7 +31,7 @@ def keep_layout(model: PreTrainedModel) -> None:
     """Keep layers from packing their weights otherwise for a kernel of some CPUs, which reads them and nothing else."""
     for layer in model.modules():
         if is_four_bit(layer) and hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+            layer.support_avx512bf16_for_cpu = False
 
 
 def is_four_bit(layer: Any) -> bool:

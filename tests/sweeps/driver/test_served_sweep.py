@@ -50,7 +50,7 @@ def asked(model: str) -> Setting:
 '''
 
 
-@pytest.mark.slow
+@pytest.mark.study
 @pytest.mark.timeout(400)
 def test_a_sweep_with_replies_of_a_server_is_the_sweep_without(
     tmp_path: Path, empty_store: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch
