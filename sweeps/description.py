@@ -16,6 +16,7 @@ from analysis.tables.scores import Objective
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.common.files import write_json
+from sweeps.budget import Budget
 from trainables.folder import SweepFolder
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class SweepDescription:
         seeds: of each configuration.
         settings, arms: in the sweep's order.
         built_on: method -> the methods whose trials it builds on.
+        budget: what it may take; None is no limit.
+        on_gpu: whether packs occupy GPUs.
     """
 
     name: str
@@ -76,6 +79,8 @@ class SweepDescription:
     settings: tuple[SettingDescription, ...]
     arms: tuple[ArmDescription, ...]
     built_on: Mapping[str, tuple[str, ...]]
+    budget: Budget | None = None
+    on_gpu: bool = False
 
     @property
     def scores(self) -> tuple[Objective, ...]:
@@ -112,7 +117,15 @@ class SweepDescription:
             arms = [ArmDescription(**arm) for arm in data.pop("arms")]
             built_on = {method: tuple(names) for method, names in data.pop("built_on").items()}
             seeds = tuple(data.pop("seeds"))
-            return SweepDescription(**data, seeds=seeds, settings=tuple(settings), arms=tuple(arms), built_on=built_on)
+            limits = data.pop("budget", None)
+            return SweepDescription(
+                **data,
+                seeds=seeds,
+                settings=tuple(settings),
+                arms=tuple(arms),
+                built_on=built_on,
+                budget=Budget(**limits) if limits else None,
+            )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}; run the sweep again to write it anew") from error
 
@@ -138,7 +151,9 @@ def describe(sweep: Sweep) -> SweepDescription:
         for part in (trial, *trial.built_on):
             built_on.setdefault(part.method.name, set()).update(below.method.name for below in part.built_on)
     sorted_names = {method: tuple(sorted(names)) for method, names in sorted(built_on.items())}
-    return SweepDescription(sweep.name, sweep.identity(), sweep.seed_values, settings, arms, sorted_names)
+    return SweepDescription(
+        sweep.name, sweep.identity(), sweep.seed_values, settings, arms, sorted_names, sweep.budget, sweep.on_gpu
+    )
 
 
 def describe_score(score: Score) -> Objective:

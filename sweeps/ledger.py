@@ -14,6 +14,8 @@
                                                             those whose replies are stored only judged again
     {"event": "fit", "rows_per_forward": n or null, "pack_size": n or null}     what the first start chose, see `Fit`
     {"event": "code", "of": {what: content id, ...}}        the source of methods and settings, from here on
+    {"event": "spent", "of": {"gpu_hours": h, "core_hours": h, "judge_dollars": d}}     since the last such event
+    {"event": "stopped", "because": text}                   the search has come to the end of its budget
 
 An event is one write of one whole line, flushed to disk before anything else learns of it. A driver that is killed in
 the middle leaves at most a torn last line, which the next driver drops. One driver at a time: `ledger.lock` is locked.
@@ -33,7 +35,8 @@ from typing import Any
 
 from settings.common.errors import UserError
 from settings.setting import Measurement
-from sweeps.ledger_lines import FORMAT, contents_of, parse, read_as
+from sweeps.budget import Spending
+from sweeps.ledger_lines import FORMAT, Account, contents_of, parse, read_as
 from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
@@ -83,6 +86,7 @@ class LedgerState:
         fit: micro-batches and pack size, as the first start chose them; None before that.
         code: what ("method kl_penalty") -> content id of its latest source.
         made_with: trial id -> `code` when the trial ended.
+        account: what was spent.
     """
 
     sweep: str
@@ -96,6 +100,7 @@ class LedgerState:
     fit: Fit | None = None
     code: Mapping[str, str] = field(default_factory=dict)
     made_with: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)
 
     @property
     def failed(self) -> list[str]:
@@ -143,6 +148,8 @@ class LedgerState:
             outcome: the event's, if whoever wrote it still has it; else it is read.
         """
         kind = event["event"]
+        if kind not in ("outcome", "generated"):
+            self.account.apply(event, generated=self.generated)
         if kind == "asked":
             asked = Asked(int(event["number"]), dict(event["values"]), event["configuration"])
             self.asked.setdefault(event["arm"], {}).setdefault(asked.number, asked)
@@ -156,6 +163,7 @@ class LedgerState:
             self.rungs.setdefault(outcome.trial.full_training.trial_id, {}).setdefault(outcome.trial.updates, outcome)
         elif kind in ("outcome", "generated"):
             outcome = outcome or Outcome.from_json(event["outcome"])
+            self.account.apply(event, outcome.trial.trial_id)
             outcomes = self.outcomes if kind == "outcome" else self.generated
             outcomes.setdefault(outcome.trial.trial_id, outcome)
             self.made_with.setdefault(outcome.trial.trial_id, self.code)
@@ -169,7 +177,7 @@ class LedgerState:
             self.fit = self.fit or Fit(event["rows_per_forward"], event["pack_size"])
         elif kind == "code":
             self.code = {**self.code, **event["of"]}
-        else:
+        elif kind not in ("spent", "stopped"):
             raise ValueError(f"unknown event {kind!r}")
 
 
@@ -286,6 +294,17 @@ class Ledger:
         """Record the micro-batches and the pack size of the first start. Later ones change nothing."""
         if self.state.fit is None:
             self._append({"event": "fit", "rows_per_forward": fit.rows_per_forward, "pack_size": fit.pack_size})
+
+    def record_spending(self, spending: Spending) -> None:
+        """Record what was spent since the last time, without tokens, which outcomes have. Nothing changes nothing."""
+        spent = {name: value for name, value in asdict(spending).items() if value and name != "tokens"}
+        if spent:
+            self._append({"event": "spent", "of": spent})
+
+    def record_stop(self, because: str) -> None:
+        """Record why the search stopped before its end. The same again changes nothing."""
+        if because != self.state.account.stopped:
+            self._append({"event": "stopped", "because": because})
 
     def retry(self, trials: Sequence[str]) -> None:
         """Record that trials, by id, are to be trained again, or judged again where their replies are stored."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from settings.common.content import content_id
 from settings.common.errors import UserError
+from sweeps.budget import Spending
 from trainables.folder import SweepFolder
 
 # Of the whole folder, in the ledger's first line. Raise it whenever an event, `Outcome.to_json` or a file beside the
@@ -30,6 +31,40 @@ S = TypeVar("S", bound=State)
 
 
 @dataclass
+class Account:
+    """What a sweep has taken, over all of its starts, as the events of its ledger add up to.
+
+    Attributes:
+        spent: in all; what was trained again counts again.
+        stopped: why the search stopped before its end; "" if it did not, or has gone on since.
+    """
+
+    spent: Spending = field(default_factory=Spending)
+    stopped: str = ""
+    _trained: set[str] = field(default_factory=set)  # ids of the trials whose tokens count
+
+    def apply(self, event: Mapping[str, Any], trial_id: str = "", generated: Container[str] = ()) -> None:
+        """Take in one event. Raise KeyError, TypeError.
+
+        Args:
+            trial_id: of the event's outcome.
+            generated: ids of the trials whose replies are stored: tried again, they are not trained again.
+        """
+        kind = event["event"]
+        if kind == "spent":
+            self.spent += Spending(**event["of"])
+        elif kind == "stopped":
+            self.stopped = event["because"]
+        elif kind in ("asked", "dispatched"):
+            self.stopped = ""
+        elif kind in ("outcome", "generated") and trial_id not in self._trained:
+            self._trained.add(trial_id)
+            self.spent += Spending(tokens=float(event["outcome"]["cost"]["tokens"]))
+        elif kind == "retried":
+            self._trained.difference_update(each for each in event["trials"] if each not in generated)
+
+
+@dataclass
 class RawLedger:
     """What a ledger says of trials, in JSON. `sweeps.ledger.LedgerState` says the same in objects of the training code.
 
@@ -42,6 +77,7 @@ class RawLedger:
         generated: ids of the trials whose replies are stored for a judge.
         code: what ("method kl_penalty") -> content id of its source now.
         made_with: trial id -> `code` when it ended.
+        account: what was spent.
     """
 
     sweep: str
@@ -53,6 +89,7 @@ class RawLedger:
     generated: set[str] = field(default_factory=set)
     code: dict[str, str] = field(default_factory=dict)
     made_with: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)
 
     @property
     def configurations(self) -> dict[str, Mapping[str, Any]]:
@@ -70,6 +107,13 @@ class RawLedger:
     def apply(self, event: Mapping[str, Any]) -> None:
         """Take in one event; of two about the same thing the first counts. Raise KeyError, TypeError, ValueError."""
         kind = event["event"]
+        trial_id = ""
+        if kind in ("outcome", "generated"):
+            missing = [name for name in ("status", "scores", "cost") if name not in event["outcome"]]
+            if missing:
+                raise ValueError(f"an outcome without {missing[0]!r}, of another version")
+            trial_id = content_id(event["outcome"]["trial"])
+        self.account.apply(event, trial_id, self.generated)
         if kind == "asked":
             self.asked.setdefault(event["arm"], {}).setdefault(int(event["number"]), event)
         elif kind == "dispatched":
@@ -77,7 +121,6 @@ class RawLedger:
         elif kind == "base":
             self.bases.setdefault(event["setting"], event["scores"])
         elif kind in ("outcome", "generated"):
-            trial_id = content_id(event["outcome"]["trial"])
             self.made_with.setdefault(trial_id, self.code)
             if kind == "outcome":
                 self.outcomes.setdefault(trial_id, event["outcome"])

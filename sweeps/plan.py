@@ -17,9 +17,10 @@ from settings.common.content import content_id
 from sweeps.case import Case
 from sweeps.ledger import Fit, LedgerState
 from sweeps.planning.fit import describe, room_of, settle, shared_bytes, sizes_of, worker_bytes
-from sweeps.planning.forecast import PACK_SECONDS, CaseForecast, forecast_of
+from sweeps.planning.forecast import PACK_SECONDS, CaseForecast, SweepForecast, forecast_of
 from sweeps.planning.gpus import memory_of_gpus
 from sweeps.planning.planned import planned_arms
+from sweeps.planning.spending import BudgetPlan, PacedForecast, what_fits
 from sweeps.results.disk import cache_usage
 from sweeps.sweep import Sweep
 from trainables.trial import BUDGET_KNOBS, TrialConfig
@@ -70,6 +71,7 @@ class CostEstimate:
         memory: a line on memory that is short, or on what was made smaller to fit it; "" if there is enough.
         prefix_bytes: of what lies below the lowest adapted layers, in the cache.
         prefix_cache_bytes: of that cache now, with what other sweeps have kept there.
+        budget: what fits the sweep's budget; None without one.
     """
 
     arms: tuple[ArmEstimate, ...]
@@ -82,6 +84,7 @@ class CostEstimate:
     memory: str = ""
     prefix_bytes: float = 0.0
     prefix_cache_bytes: float = 0.0
+    budget: BudgetPlan | None = None
 
     @property
     def seconds(self) -> float:
@@ -158,7 +161,13 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
         describe(sweep, sizes, fit, room),
         sum(forecast.prefix_bytes(asked[label]) for label, forecast in forecasts.items()),
         cache_usage()["prefixes"],
+        _what_fits(sweep, SweepForecast(sweep, forecasts, 0.0, packs), record) if sweep.budget else None,
     )
+
+
+def _what_fits(sweep: Sweep, forecast: SweepForecast, record: LedgerState | None) -> BudgetPlan:
+    state = record or LedgerState(sweep.name, sweep.identity())
+    return what_fits(sweep, PacedForecast.of(sweep, forecast), state)
 
 
 def _asked(sweep: Sweep, case: Case) -> list[TrialConfig]:

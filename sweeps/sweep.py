@@ -9,7 +9,8 @@
         methods=("plain", vary("kl_penalty")),
     )
 
-`Sweep` says what is run, `Search` how configurations are chosen, `Execution` how trials are run.
+`Sweep` says what is run, `Search` how configurations are chosen, `Execution` how trials are run, `Budget` what they may
+take.
 """
 
 from __future__ import annotations
@@ -17,22 +18,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from settings.common import checks
 from settings.common.content import content_id
-from settings.common.errors import UserError, did_you_mean
+from settings.common.declarations import Declaration
+from settings.common.errors import UserError
 from settings.judge import JudgeOptions
 from settings.model_files import check_model
 from settings.reference import SettingRef, setting_label, setting_of
 from settings.reference import setting as setting  # sweep files import it from here
 from settings.replies import Endpoint
-from sweeps.case import Arm, Case, arm_key, scores_named
+from sweeps.budget import Budget as Budget  # sweep files import it from here
+from sweeps.case import Arm, Case, arm_key, check_known_early, check_replies, check_served, scores_named
 from sweeps.controls import blends_of, control_spaces
 from sweeps.early_stopping import EarlyStopping
 from sweeps.names import SAFE_NAME
 from sweeps.options import OPTIONS, check_option, trial_overrides
-from sweeps.serving import check_served, served_name
 from sweeps.space import MethodSpace, Values, vary
 from trainables.coefficients import label_of
 from trainables.engine.memory import ModelShape
@@ -41,18 +43,8 @@ from trainables.methods.plain import Plain
 from trainables.trial import AdapterConfig, TrialConfig, trial_for
 
 
-class _Declaration:
-    """Refuse a field that does not exist in one line, which says where it belongs."""
-
-    def __new__(cls, *_: Any, **values: Any) -> Self:
-        for name in values:
-            if name not in _field_names(cls):
-                raise UserError(_misplaced(cls, name))
-        return super().__new__(cls)
-
-
 @dataclass(frozen=True)
-class Search(_Declaration):
+class Search(Declaration, within="search"):
     """How configurations are chosen. Every field is part of a sweep's identity.
 
     Attributes:
@@ -82,7 +74,7 @@ class Search(_Declaration):
 
 
 @dataclass(frozen=True)
-class Execution(_Declaration):
+class Execution(Declaration, within="execution"):
     """How trials are run: on what, how many at a time, and what is kept.
 
     Nothing here is part of an identity: a sweep continues with other values, and results agree to rounding. The last
@@ -162,7 +154,7 @@ OUTSIDE_IDENTITY = {"identity": False}  # metadata of fields that decide how muc
 
 
 @dataclass(frozen=True)
-class Sweep(_Declaration):
+class Sweep(Declaration):
     """Which trials to run.
 
     Attributes:
@@ -180,6 +172,7 @@ class Sweep(_Declaration):
         replies: a server that loads LoRA adapters, from which replies in words are sampled; None samples them in the
             pack. That they come from one is part of the identity of every trial on a setting with such evaluations,
             since its numbers differ by rounding and by its draws; where it is reached is not.
+        budget: what the sweep may take in hours, tokens and dollars, over all of its starts; no part of the identity.
     """
 
     name: str
@@ -193,6 +186,7 @@ class Sweep(_Declaration):
     controls: bool = field(default=True, metadata=OUTSIDE_IDENTITY)
     execution: Execution = field(default_factory=Execution, metadata=OUTSIDE_IDENTITY)
     replies: Endpoint | None = field(default=None, metadata=OUTSIDE_IDENTITY)  # in the templates' identity
+    budget: Budget | None = field(default=None, metadata=OUTSIDE_IDENTITY)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not SAFE_NAME.fullmatch(self.name):
@@ -208,6 +202,8 @@ class Sweep(_Declaration):
                 raise UserError(f"{what}: {name} must be {form.__name__}(...), got {getattr(self, name)!r}")
         if not isinstance(self.replies, Endpoint | None):
             raise UserError(f"{what}: replies must be Endpoint(url=...), got {self.replies!r}")
+        if not isinstance(self.budget, Budget | None):
+            raise UserError(f"{what}: budget must be Budget(...), got {self.budget!r}")
         repeated = _first_repeated(
             [arm_key(setting_label(ref), space) for ref in self.settings for space in self.spaces]
         )
@@ -247,6 +243,11 @@ class Sweep(_Declaration):
     def trials_per_pack(self) -> int:
         """Trials trained side by side."""
         return self.execution.pack_size or len(self.seed_values)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether packs occupy GPUs."""
+        return self.execution.gpus_per_pack > 0
 
     @cached_property
     def spaces(self) -> tuple[MethodSpace, ...]:
@@ -362,23 +363,15 @@ class Sweep(_Declaration):
 
         Raise UserError.
         """
-        if self.replies and not any(case.replies_elsewhere for case in self.cases):
-            raise UserError(
-                f"sweep {self.name!r}: replies are sampled by a server, and no setting asks for any in words"
-            )
+        if self.replies:
+            check_replies(self.name, self.cases, self.replies)
+        if self.budget:
+            self.budget.check(self.on_gpu, any(case.setting.judged for case in self.cases))
         for case in self.cases:
             check_model(case.setting.base_model)
             shape = ModelShape.of(case.setting.base_model)
-            later = {score.name for evaluation in case.graded_later for score in evaluation.scores}
-            graded_later = [score for score in case.objectives if later.intersection({score.name, *score.worst_of})]
-            if self.search.early_stopping and graded_later:
-                who = "a server of replies decides" if case.replies_elsewhere else "a judge grades"
-                raise UserError(
-                    f"sweep {self.name!r}: early_stopping compares what workers grade themselves, and {who}"
-                    f" {', '.join(score.name for score in graded_later)}"
-                )
-            if self.replies and case.replies_elsewhere:
-                served_name(case.setting, self.replies)
+            if self.search.early_stopping:
+                check_known_early(self.name, case)
             for arm in case.arms:
                 for values in arm.space.every_option():
                     trial = self.trials_of(arm, values)[0]
@@ -416,21 +409,6 @@ def _changed_fields(search: Search) -> dict[str, Any]:
     """Return the fields that differ from their defaults, as JSON data."""
     usual = asdict(Search())
     return {name: value for name, value in asdict(search).items() if value != usual[name]}
-
-
-def _field_names(declaration: type) -> list[str]:
-    return [item.name for item in fields(declaration)]
-
-
-def _misplaced(declaration: type, name: str) -> str:
-    """Say in one line where a field belongs that `declaration` does not have."""
-    if name in _field_names(Sweep):
-        return f"{name} belongs to Sweep({name}=...)"
-    for field_name, owner in (("search", Search), ("execution", Execution)):
-        if name in _field_names(owner):
-            return f"{name} belongs to {field_name}={owner.__name__}({name}=...)"
-    names = _field_names(declaration)
-    return f"{declaration.__name__} has no field {name!r}{did_you_mean(name, names)}; it has {', '.join(names)}"
 
 
 def _first_repeated(values: Sequence[Any]) -> Any | None:

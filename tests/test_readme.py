@@ -42,6 +42,14 @@ def test_links_and_modules_exist(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_tests_exist(page: str) -> None:
+    """Every file of tests that a page tells to run is there."""
+    commands = re.findall(r"`[^`\n]*pytest ([^`\n]+)`", (ROOT / page).read_text())
+    files = [part for command in commands for part in command.split() if part.startswith("tests/")]
+    assert [file for file in files if not list(ROOT.glob(file))] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_exist(page: str) -> None:
     """Every `selgen` command that a page names is one of the command line's."""
     from typer.main import get_command

@@ -133,6 +133,11 @@ class SweepFolder:
         return self.path / "named"
 
     @property
+    def judges(self) -> Path:
+        """Folder of what several judges made of the same replies, a file per setting."""
+        return self.path / "judges"
+
+    @property
     def previews(self) -> Path:
         """Folder of the figures that the sweep's description in MLflow shows."""
         return self.path / "description"

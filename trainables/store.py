@@ -54,12 +54,19 @@ class AdapterStore:
 
     def find(self, trial: TrialConfig) -> Saved | None:
         """Return the adapter of a trial; None when it is not there."""
-        directory = self._folder.adapter(trial.trial_id)
-        if not (directory / DESCRIPTION).is_file():
+        cost = self.cost(trial)
+        if cost is None:
             return None
-        description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
-        config, tensors = load_peft(directory)
-        return Saved(config, tensors, description["tokens"], description["seconds"], load_edits(directory))
+        directory = self._folder.adapter(trial.trial_id)
+        return Saved(*load_peft(directory), *cost, load_edits(directory))
+
+    def cost(self, trial: TrialConfig) -> tuple[int, float] | None:
+        """Return the tokens and seconds of a trial's adapter, as `Saved` has them; None when it is not there."""
+        file = self._folder.adapter(trial.trial_id) / DESCRIPTION
+        if not file.is_file():
+            return None
+        description = json.loads(file.read_text(encoding="utf-8"))
+        return description["tokens"], description["seconds"]
 
     def save(
         self, trial: TrialConfig, adapters: PackedAdapters, member: int, base_model: str, tokens: int, seconds: float

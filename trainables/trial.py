@@ -379,6 +379,9 @@ class TrialConfig:
             del data["replies"]  # so that ids are those from before there was a choice
         if not self.optimizer.warmup_from_zero:
             del data["optimizer"]["warmup_from_zero"]  # so that ids are those from before there was a choice
+        if self.method.reads_priors_out:  # its texts of the ends leave defaults out
+            ends = (self.method.trained_as, *self.method.priors)
+            data["ends"] = [{"name": end.name, **asdict(end)} for end in ends]
         return {**data, "numerics": _numerics(self.method)}
 
     @staticmethod
@@ -387,7 +390,7 @@ class TrialConfig:
         values = dict(data)
         described = dict(values.pop("method"))
         method = methods.make(described.pop("name"), described)
-        version = values.pop("numerics", None)
+        version, _ = values.pop("numerics", None), values.pop("ends", None)
         if version != _numerics(method):
             raise UserError(f"trial of numerics version {version}; this code is version {_numerics(method)}")
         trial = TrialConfig(

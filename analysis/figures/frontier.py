@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.figures import named_points
-from analysis.figures.labels import Label, place_labels
+from analysis.figures.answers import draw_head, head_height
+from analysis.figures.labels import place_labels
+from analysis.figures.means import CONTROL_LINES, draw_means, labels_of, place
 from analysis.figures.style import (
     BLACK,
     FONT,
@@ -36,20 +35,20 @@ from analysis.figures.style import (
     save_figure,
     thin_frame,
 )
-from analysis.findings.arms import MIX, control_of, is_plain, measure, plain_title
-from analysis.findings.frontier import FrontierPoint, excluded_text, frontier, knob_of, varying_coefficients
+from analysis.findings.arms import base_values, control_of, is_plain, measure, plain_title
+from analysis.findings.frontier import FrontierPoint, excluded_text, frontier, varying_coefficients
 from analysis.findings.named_points import NamedPoint
-from analysis.statistics.arrays import Floats
+from analysis.findings.reading import Reading, read_table
+from analysis.findings.ties import entries
 from analysis.statistics.bootstrap import TWO_SEEDS, Bootstrap
 from analysis.statistics.pareto import staircase
 from analysis.tables.scores import Objective, ScoreTable
 from settings.common.errors import UserError
 
 SIZE = (7.5, 5.6)  # inches; 1800 pixels wide, twice what a README shows
-CONTROL_LINES = (("checkpoint", (0, (1, 1.5))), ("scale", (0, (5, 1.5, 1, 1.5))), ("mix", (0, (6, 2))))
 CONTROL_NAMES = {"checkpoint": "checkpoints", "scale": "adapter scaled", "mix": "mixed with the base model"}
 FRONT_LINE = (0, (4, 2))
-LEGEND_WIDTH, TITLE_WIDTH, CAPTION_WIDTH = 30, 56, 120  # characters
+LEGEND_WIDTH, CAPTION_WIDTH = 30, 120  # characters
 LEGEND_LINE, CAPTION_HEIGHT = 0.19, 0.9  # inches
 
 
@@ -93,6 +92,7 @@ def frontier_figure(
     x: str | None = None,
     y: str | None = None,
     named: Sequence[NamedPoint] = (),
+    reading: Reading | None = None,
 ) -> Figure:
     """Draw two objectives of a table against each other.
 
@@ -102,49 +102,62 @@ def frontier_figure(
         title: above the axes.
         x, y: names of objectives; None means the first alignment objective, and the first other one.
         named: scored models that are no trials; those that lack an objective are left out.
+        reading: the answers above the axes; None works them out for these two objectives.
 
     Raises UserError: no finished trial; fewer than two objectives; no such objective.
     """
     shown = table.select(axes_of(table.objectives, x, y))
-    points = frontier(shown)
+    finished = shown.rows(shown.num_seeds_C > 0)
+    bootstrap = None
+    if (finished.num_seeds_C > 1).any():
+        bootstrap = Bootstrap(measure(finished, base_values(shown, base_scores or {})))
+    points = frontier(shown, base_scores=base_scores, bootstrap=bootstrap)
     drawn = [point for point in points if point.seeds]
-    styles = method_styles(table.methods)
+    all_styles = method_styles(table.drawn_methods)
+    styles = {method: all_styles[method] for method in table.methods}
     base = _base_position(shown, base_scores or {})
-    figure = new_figure(SIZE[0], max(SIZE[1], _height_of(_legend(drawn, styles, base is not None, True))))
+    reading = reading or _read(table.select(_names_in_order(table, shown)), points, base_scores or {})
+    scored = [point for point in named if point.has(shown.objectives)]
+    handles = _legend(drawn, styles, base is not None, bootstrap is not None) + named_points.legend(scored)
+    head = head_height(title, reading)
+    figure = new_figure(SIZE[0], head + max(SIZE[1], _height_of(handles)))
     axes = figure.add_subplot()
     cut = _limit(axes, shown, drawn, base)
-    scored = [point for point in named if point.has(shown.objectives)]
     named_points.widen(axes, scored, shown.objectives)
     _draw_front(axes, shown, [point for point in drawn if point.on_front])
-    banded = _draw_band(axes, shown, None if base is None else np.array(base))
-    for method, style in styles.items():
-        _draw_method(axes, shown, [point for point in drawn if point.method == method], style)
+    if bootstrap is not None:
+        _draw_band(axes, finished, bootstrap)
+    draw_means(axes, shown, drawn, styles)
     if base is not None:
         axes.plot(*base, marker="*", markersize=15, color="#FFFFFF", markeredgecolor=BLACK, zorder=6)
     labels = named_points.draw_named(axes, scored, shown.objectives)
     _describe_axes(axes, shown.objectives)
-    if title:
-        axes.set_title("\n".join(textwrap.wrap(title, TITLE_WIDTH)), fontsize=FONT["title"], loc="left")
-    figure.legend(
-        handles=_legend(drawn, styles, base is not None, banded) + named_points.legend(scored),
-        loc="outside right upper",
+    axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        borderaxespad=0.0,
         fontsize=FONT["small"],
         frameon=False,
     )
-    add_caption(figure, _caption(shown, points, cut, banded), CAPTION_WIDTH, linespacing=1.35)
-    labels += [
-        Label(_short_label(point, drawn), *_xy(point, shown.objectives), _darkened(styles[point.method].colour))
-        for point in drawn
-        if point.on_front and _short_label(point, drawn)
-    ]
-    markers = [(*_xy(point, shown.objectives), 4.5) for point in drawn] + ([(*base, 8.0)] if base else [])
+    draw_head(figure, title, reading)
+    add_caption(figure, _caption(shown, points, cut, bootstrap is not None), CAPTION_WIDTH, linespacing=1.35)
+    labels += labels_of(drawn, shown.objectives, all_styles)
+    markers = [(*place(point, shown.objectives), 4.5) for point in drawn] + ([(*base, 8.0)] if base else [])
     markers += [(*named_points.place(point, shown.objectives), 5.0) for point in scored]
     place_labels(figure, axes, labels, markers, FONT["small"])
     return figure
 
 
-def _xy(point: FrontierPoint, objectives: Sequence[Objective]) -> tuple[float, float]:
-    return point.scores[objectives[0].name].mean, point.scores[objectives[1].name].mean
+def _names_in_order(table: ScoreTable, shown: ScoreTable) -> list[str]:
+    names = {objective.name for objective in shown.objectives}
+    return [objective.name for objective in table.objectives if objective.name in names]
+
+
+def _read(table: ScoreTable, points: Sequence[FrontierPoint], base_scores: Mapping[str, float]) -> Reading:
+    """Answer from the objectives in the order of the sweep, which draws the replicates of its report."""
+    bootstrap = Bootstrap(measure(table, base_values(table, base_scores))) if (table.num_seeds_C > 1).any() else None
+    return read_table(table, points, base_scores, bootstrap)
 
 
 def _base_position(table: ScoreTable, base_scores: Mapping[str, float]) -> tuple[float, float] | None:
@@ -176,7 +189,9 @@ def _limit(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint], base:
 
 def _draw_front(axes: Axes, table: ScoreTable, front: Sequence[FrontierPoint]) -> None:
     """Draw the boundary of the region that the means dominate: a staircase."""
-    corners = sorted({_xy(point, table.objectives) for point in front}, key=lambda xy: axes.transData.transform(xy)[0])
+    corners = sorted(
+        {place(point, table.objectives) for point in front}, key=lambda xy: axes.transData.transform(xy)[0]
+    )
     (left, _), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     xs = [left, *(x for x, _ in corners)]
     ys = [y for _, y in corners]
@@ -185,78 +200,13 @@ def _draw_front(axes: Axes, table: ScoreTable, front: Sequence[FrontierPoint]) -
     axes.plot(steps_x, steps_y, color=LINE, linewidth=1.1, linestyle=FRONT_LINE, zorder=1)
 
 
-def _draw_band(axes: Axes, table: ScoreTable, base_M: Floats | None) -> bool:
-    """Shade where the whole frontier of the true means lies. Returns whether that is known."""
-    table = table.rows(table.num_seeds_C > 0)
-    if not (table.num_seeds_C > 1).any():
-        return False
-    band = Bootstrap(measure(table, base_M)).band()
+def _draw_band(axes: Axes, table: ScoreTable, bootstrap: Bootstrap) -> None:
+    """Shade where the whole frontier of the true means lies."""
+    band = bootstrap.band()
     worst = table.oriented(np.array([axes.get_xlim()[0], axes.get_ylim()[0]]))
     edges = [table.oriented(staircase(points, *worst.tolist())) for points in (band.high_RM, band.low_RM)]
     outline = np.concatenate([edges[0], edges[1][::-1]])
     axes.fill(outline[:, 0], outline[:, 1], color="#000000", alpha=0.07, linewidth=0, zorder=0)
-    return True
-
-
-def _draw_method(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint], style: Style) -> None:
-    """Draw a method's seeds, the line along its knob, intervals and means. A filled marker is on the front."""
-    ids = {configuration.id: row for row, configuration in enumerate(table.configurations)}
-    points = sorted(points, key=lambda point: ids[point.configuration])
-    for curve, dashes in _curves(points):
-        line = np.array([_xy(point, table.objectives) for point in curve])
-        axes.plot(line[:, 0], line[:, 1], color=style.colour, linestyle=dashes, linewidth=1.1, alpha=0.55, zorder=2)
-    for point in points:
-        seeds = table.values_CSM[ids[point.configuration]]
-        axes.plot(
-            seeds[:, 0],
-            seeds[:, 1],
-            linestyle="none",
-            marker="o",
-            markersize=3,
-            color=style.colour,
-            alpha=0.35,
-            markeredgewidth=0,
-            zorder=3,
-        )
-        x, y = _xy(point, table.objectives)
-        for axis, objective in enumerate(table.objectives):
-            estimate = point.scores[objective.name]
-            if not math.isnan(estimate.low):
-                ends = [estimate.low, estimate.high]
-                where = (ends, [y, y]) if axis == 0 else ([x, x], ends)
-                axes.plot(*where, color=style.colour, linewidth=1.0, alpha=0.75, zorder=4, solid_capstyle="butt")
-        face = style.colour if point.on_front else "#FFFFFF"
-        axes.plot(
-            x,
-            y,
-            marker=style.marker,
-            markersize=style.size,
-            color=face,
-            markeredgecolor=style.colour,
-            markeredgewidth=1.3,
-            zorder=5.5 if point.on_front else 5,
-        )
-
-
-def _curves(points: Sequence[FrontierPoint]) -> list[tuple[list[FrontierPoint], Any]]:
-    """Return the lines through a method's points, each with its dashes.
-
-    A method has one along its knob; plain fine-tuning has one for each control, which ends at its full training.
-    """
-    if points and is_plain(points[0].method):
-        full = [point for point in points if not point.label]
-        lines = [
-            (_in_order([point for point in points if control_of(point) == control], full, control), dashes)
-            for control, dashes in CONTROL_LINES
-        ]
-        return [(line, dashes) for line, dashes in lines if len(line) > 1]
-    return [(list(points), "-")] if knob_of(points) else []
-
-
-def _in_order(points: list[FrontierPoint], full: list[FrontierPoint], control: str) -> list[FrontierPoint]:
-    """Return a control's points and full training, which ends it; a mix may go beyond that."""
-    line = points + full
-    return sorted(line, key=lambda point: float(point.coefficients.get(MIX, 1.0))) if control == "mix" else line
 
 
 def _describe_axes(axes: Axes, objectives: Sequence[Objective]) -> None:
@@ -335,40 +285,11 @@ def _caption(table: ScoreTable, points: Sequence[FrontierPoint], cut: bool, band
         text.append(f"No interval for {', '.join(sorted(single))}: one seed.")
     band = "; shaded: where the whole frontier of the true curves lies, with 95 % confidence" if banded else ""
     text.append(f"Dashed: the frontier of the means{band}.")
+    if any(len({each.method for each in entry.members}) > 1 for entry in entries([p for p in points if p.seeds])):
+        text.append("Markers inside each other: equal means.")
     if banded and seeds[-1] == 2:
         text.append(f"{TWO_SEEDS[0].upper()}{TWO_SEEDS[1:]}.")
     ended = excluded_text(table.num_excluded())
     if ended:
         text.append(f"Left out: {ended} trial{'' if sum(table.num_excluded().values()) == 1 else 's'}.")
     return " ".join(text)
-
-
-def _short_label(point: FrontierPoint, points: Sequence[FrontierPoint]) -> str:
-    """Return the value of the coefficient that varies, whose name is in the legend, e.g. "0.3".
-
-    Where several vary, name those that differ from their value in most of the method's points.
-    """
-    if is_plain(point.method):
-        return point.label
-    siblings = [sibling for sibling in points if sibling.method == point.method]
-    knobs = varying_coefficients(siblings)
-    if len(knobs) == 1:
-        return _brief(point.coefficients.get(knobs[0], ""))
-    usual = {name: Counter(str(each.coefficients.get(name)) for each in siblings).most_common(1)[0] for name in knobs}
-    unusual = {
-        name: point.coefficients[name]
-        for name in knobs
-        if name in point.coefficients
-        and not (str(point.coefficients[name]) == usual[name][0] and 2 * usual[name][1] > len(siblings))
-    }
-    return ", ".join(f"{name}={_brief(value)}" for name, value in unusual.items())
-
-
-def _brief(value: float | str) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _darkened(colour: str) -> str:
-    """Darken a colour so that it is legible as small text on white."""
-    red, green, blue = to_rgb(colour)
-    return to_hex((0.6 * red, 0.6 * green, 0.6 * blue))

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.transforms import offset_copy
 
-from analysis.figures.style import HEAT, check_format, new_figure, save_figure
+from analysis.figures.style import HEAT, check_format, method_styles, new_figure, save_figure
 from analysis.statistics.arrays import Floats, Integers, mean, number_text
 from analysis.tables.scores import TrialRecord, order_of
 from settings.common.errors import UserError
 
 CELL, MARGINS, DPI = (0.82, 0.34), (3.2, 1.5), 140  # inches
 BASE = "base model"
+CHIP_PAD = 15.0  # points between a row and its name
 FONT = {"small": 8.0, "title": 10.0}
 
 
@@ -33,12 +36,16 @@ class Grid:
         rows, columns: their labels.
         mean_RC: nan where nothing was measured.
         count_RC: finished trials with the score.
+        methods: of the rows; None where a row is none method's.
+        sweep_methods: of all trials, which decide how each is drawn.
     """
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     mean_RC: Floats
     count_RC: Integers
+    methods: tuple[str | None, ...] = ()
+    sweep_methods: tuple[str, ...] = ()
 
 
 def build_grid(
@@ -80,6 +87,8 @@ def build_grid(
         columns=tuple(match.group(1 if pattern.groups else 0) for match in matches.values()),
         mean_RC=np.array([[mean([value for value in cell if math.isfinite(value)]) for cell in row] for row in values]),
         count_RC=np.array([[sum(map(math.isfinite, cell)) for cell in row] for row in values]),
+        methods=tuple(_method_of(label, trials) for label, trials in chosen.items()),
+        sweep_methods=tuple(sorted({trial.configuration.method for of_one in records.values() for trial in of_one})),
     )
 
 
@@ -96,6 +105,11 @@ def _by_configuration(trials: Sequence[TrialRecord], base_scores: Mapping[str, f
     for trial in ordered:
         rows.setdefault(trial.configuration.title, []).append(trial)
     return rows
+
+
+def _method_of(label: str, trials: Sequence[TrialRecord]) -> str | None:
+    methods = {trial.configuration.method for trial in trials}
+    return methods.pop() if len(methods) == 1 and label != BASE else None
 
 
 def _check_one_configuration(chosen: Mapping[str, Sequence[TrialRecord]]) -> None:
@@ -122,7 +136,9 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
     axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=30, ha="right", fontsize=FONT["small"])
     axes.set_yticks(range(len(grid.rows)), grid.rows, fontsize=FONT["small"])
     axes.tick_params(length=0)
+    axes.tick_params(axis="y", pad=CHIP_PAD)
     axes.spines[:].set_visible(False)
+    _mark_methods(axes, grid)
     for (row, column), value in np.ndenumerate(grid.mean_RC):
         colour = "black" if value > 0.55 else "white"
         text = number_text(value, 2)
@@ -132,3 +148,22 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
     axes.set_title(f"{title} (mean of {trials} seeds)", fontsize=FONT["title"])
     figure.colorbar(image, ax=axes, shrink=0.9).ax.tick_params(labelsize=FONT["small"])
     save_figure(path, figure, DPI)
+
+
+def _mark_methods(axes: Axes, grid: Grid) -> None:
+    """Draw each row's method as other figures do, between the row and its name."""
+    styles = method_styles(grid.sweep_methods)
+    beside = offset_copy(axes.get_yaxis_transform(), axes.get_figure(root=True), x=-CHIP_PAD / 2 - 1, units="points")
+    for row, method in enumerate(grid.methods):
+        if method is not None:
+            style = styles[method]
+            axes.plot(
+                0.0,
+                row,
+                marker=style.marker,
+                markersize=style.size,
+                color=style.colour,
+                transform=beside,
+                clip_on=False,
+                gid=method,
+            )

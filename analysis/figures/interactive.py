@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from matplotlib.colors import to_rgb
 from plotly.subplots import make_subplots
 
-from analysis.figures.style import LINE, OBJECTIVE_COLOURS, Style, method_styles
+from analysis.figures.style import BLACK, LINE, Style, bar_alpha, method_styles, tied_sizes
 from analysis.findings.arms import KNOBS, Control, control_of, definition_of, is_plain, plain_title
 from analysis.findings.controls import CONTROLS
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import Estimate, FrontierPoint, knob_of
 from analysis.findings.named_points import NamedPoint
+from analysis.findings.ties import Entry, entries, point_title
 from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import Statistic
 from analysis.statistics.compare import relative_to
@@ -41,6 +43,7 @@ SYMBOLS = {
     "p": "pentagon",
     "X": "x",
 }
+DASHES, FILLS = ("solid", "dash", "dot"), ("", "-open", "")  # of objectives
 LAYOUT = {"template": "plotly_white", "margin": {"l": 70, "r": 20, "t": 60, "b": 60}}
 OPEN_LINK = """
 document.getElementById("{plot_id}").on("plotly_click", event => {
@@ -62,17 +65,24 @@ def frontier_plot(
     `links` (configuration id -> address) become the points' custom data, which `OPEN_LINK` opens at a click.
     """
     figure = go.Figure()
-    styles = method_styles(findings.table.methods)
+    styles = method_styles(findings.table.drawn_methods)
     points = [point for point in findings.points if point.seeds]
+    ties = entries(points, [findings.table.objectives[axis].name for axis in (x, y)])
     if len(findings.table.objectives) == 2:
         _fronts(figure, findings, x, y)
     for plain in filter(is_plain, findings.table.methods):
         for control, name in CONTROLS.items():
             _control(figure, findings, plain, control, f"{name}{definition_of(plain)}", x, y)
-    for method in sorted(styles, key=lambda name: (not is_plain(name), name)):
-        curve = _along_knob([point for point in points if point.method == method and control_of(point) is None])
-        if curve:
-            _method(figure, findings, curve, styles[method], (x, y), links or {})
+    curves = [
+        _along_knob([point for point in points if point.method == method and control_of(point) is None])
+        for method in sorted(styles, key=lambda name: (not is_plain(name), name))
+    ]
+    curves = [curve for curve in curves if curve]
+    for curve in curves:  # all bars below all means
+        _intervals(figure, findings, curve, styles[curve[0].method], (x, y))
+    for curve in curves:
+        _method(figure, findings, curve, styles[curve[0].method], (x, y), links or {}, ties)
+    _name_ties(figure, findings, ties, x, y)
     if findings.base_M is not None:
         figure.add_scatter(
             x=[findings.base_M[x]],
@@ -166,6 +176,36 @@ def _control(figure: go.Figure, findings: Findings, plain: str, control: Control
     )
 
 
+def _intervals(
+    figure: go.Figure, findings: Findings, points: Sequence[FrontierPoint], style: Style, axes: tuple[int, int]
+) -> None:
+    """Add the bars of a method, lighter than its means: those on the front, and the others lighter still."""
+    names = [findings.table.objectives[axis].name for axis in axes]
+    for on_front in (False, True):
+        part = [point for point in points if point.on_front == on_front]
+        if not part:
+            continue
+        estimates = [[point.scores[name] for point in part] for name in names]
+        colour = translucent(style.colour, bar_alpha(on_front))
+        figure.add_scatter(
+            x=[estimate.mean for estimate in estimates[0]],
+            y=[estimate.mean for estimate in estimates[1]],
+            error_x=_bars(estimates[0], colour),
+            error_y=_bars(estimates[1], colour),
+            mode="markers",
+            marker={"size": 1, "opacity": 0.0, "color": style.colour},
+            legendgroup=points[0].method,
+            showlegend=False,
+            hoverinfo="skip",
+        )
+
+
+def translucent(colour: str, alpha: float) -> str:
+    """Return a colour that what lies below shines through."""
+    red, green, blue = (round(255 * part) for part in to_rgb(colour))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
 def _method(
     figure: go.Figure,
     findings: Findings,
@@ -173,28 +213,62 @@ def _method(
     style: Style,
     axes: tuple[int, int],
     links: Mapping[str, str],
+    ties: Sequence[Entry],
 ) -> None:
     method = points[0].method
     names = [findings.table.objectives[axis].name for axis in axes]
+    entry_of = {member.configuration: entry for entry in ties for member in entry.members}
+    own = [entry_of[point.configuration] for point in points]
     estimates = [[point.scores[name] for point in points] for name in names]
-    front = [point.on_front for point in points]
     figure.add_scatter(
         x=[estimate.mean for estimate in estimates[0]],
         y=[estimate.mean for estimate in estimates[1]],
-        error_x=_bars(estimates[0], style.colour),
-        error_y=_bars(estimates[1], style.colour),
         mode="lines+markers" if knob_of(points) else "markers",
         name=plain_title(method) if is_plain(method) else method,
+        legendgroup=method,
         line={"color": style.colour, "width": 1},
         marker={
-            "symbol": [SYMBOLS[style.marker] + ("" if on else "-open") for on in front],
-            "size": 9,
+            "symbol": [SYMBOLS[style.marker] + ("" if point.on_front else "-open") for point in points],
+            "size": [9 + _more(entry, method) for entry in own],
             "color": style.colour,
         },
-        text=[_hover(point) for point in points],
+        text=[_hover(point) + _tied(point, entry) for point, entry in zip(points, own, strict=True)],
         customdata=[links.get(point.configuration, "") for point in points],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _more(entry: Entry, method: str) -> float:
+    """Return how much larger a method's marker is where others are at its place; the last of them is drawn last."""
+    methods = sorted({member.method for member in entry.members}, key=lambda name: (not is_plain(name), name))
+    return tied_sizes(len(methods))[methods.index(method)]
+
+
+def _tied(point: FrontierPoint, entry: Entry) -> str:
+    others = [point_title(member) for member in entry.members if member is not point]
+    return f"<br>equal: {'<br>equal: '.join(others)}" if others else ""
+
+
+def _name_ties(figure: go.Figure, findings: Findings, ties: Sequence[Entry], x: int, y: int) -> None:
+    """Write once what ties on the front, where several methods are at one place."""
+    names = [findings.table.objectives[axis].name for axis in (x, y)]
+    for entry in ties:
+        methods = dict.fromkeys(member.method for member in entry.members)
+        if len(methods) > 1 and entry.point.on_front:
+            figure.add_annotation(
+                x=entry.point.scores[names[0]].mean,
+                y=entry.point.scores[names[1]].mean,
+                text=f"tie of {len(entry.members)}:<br>" + "<br>".join(methods),
+                showarrow=True,
+                arrowwidth=0.6,
+                arrowhead=0,
+                standoff=6,
+                ax=70,
+                ay=60,
+                align="left",
+                font={"size": 11},
+                bgcolor="rgba(255,255,255,0.6)",
+            )
 
 
 def _scored(figure: go.Figure, findings: Findings, named: Sequence[NamedPoint], x: int, y: int) -> None:
@@ -207,8 +281,8 @@ def _scored(figure: go.Figure, findings: Findings, named: Sequence[NamedPoint], 
     figure.add_scatter(
         x=[estimate.mean for estimate in columns[0]],
         y=[estimate.mean for estimate in columns[1]],
-        error_x=_bars(columns[0], "black"),
-        error_y=_bars(columns[1], "black"),
+        error_x=_bars(columns[0], translucent(BLACK, bar_alpha(True))),
+        error_y=_bars(columns[1], translucent(BLACK, bar_alpha(True))),
         mode="markers+text",
         text=[point.name for point in shown],
         textposition="top center",
@@ -274,27 +348,40 @@ def curves_plot(findings: Findings) -> go.Figure | None:
     columns = 3
     rows = math.ceil(len(methods) / columns)
     figure = make_subplots(rows=rows, cols=columns, subplot_titles=[method for method, _ in methods])
-    dashes = ("solid", "dash", "dot")
-    for number, (_, curve) in enumerate(methods):
+    styles = method_styles(findings.table.drawn_methods)
+    for objective, dash, fill in zip(findings.table.objectives, DASHES, FILLS, strict=False):
+        figure.add_scatter(  # the legend, in grey: colours and shapes are the methods'
+            x=[None],
+            y=[None],
+            mode="lines+markers",
+            name=f"{objective.name} {objective.arrow}",
+            legendgroup=objective.name,
+            line={"color": LINE, "dash": dash, "width": 1.5},
+            marker={"symbol": f"circle{fill}", "size": 7},
+        )
+    for number, (method, curve) in enumerate(methods):
         row, column, knob = number // columns + 1, number % columns + 1, str(knob_of(curve))
         values = [float(point.coefficients[knob]) for point in curve]
-        for index, objective in enumerate(findings.table.objectives):
+        style = styles[method]
+        for objective, dash, fill in zip(findings.table.objectives, DASHES, FILLS, strict=False):
             estimates = [point.scores[objective.name] for point in curve]
             figure.add_scatter(
                 x=values,
                 y=[estimate.mean for estimate in estimates],
-                error_y=_bars(estimates, OBJECTIVE_COLOURS[index]),
+                error_y=_bars(estimates, translucent(style.colour, bar_alpha(True))),
                 mode="lines+markers",
-                name=f"{objective.name} {objective.arrow}",
                 legendgroup=objective.name,
-                showlegend=number == 0,
-                line={"color": OBJECTIVE_COLOURS[index], "dash": dashes[index], "width": 1.5},
+                showlegend=False,
+                line={"color": style.colour, "dash": dash, "width": 1.5},
+                marker={"symbol": SYMBOLS[style.marker] + fill, "size": 7, "color": style.colour},
                 row=row,
                 col=column,
                 hovertemplate=f"{knob} = %{{x:.3g}}<br>{objective.name} = %{{y:.3f}}<extra></extra>",
             )
         log = min(values) > 0 and max(values) / min(values) > 10
-        figure.update_xaxes(title=knob, type="log" if log else "linear", row=row, col=column)
+        figure.update_xaxes(
+            title=knob, type="log" if log else "linear", dtick=1 if log else None, nticks=5, row=row, col=column
+        )
     figure.update_layout(height=80 + 260 * rows, **LAYOUT)
     return figure
 
@@ -307,32 +394,35 @@ def forest_plot(findings: Findings) -> go.Figure:
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, subplot_titles=("hypervolume (better →)", f"minus that of {best}, paired")
     )
-    _forest(figure, 1, {name: methods[name] for name in order}, "#0072B2")
+    styles = method_styles(findings.table.drawn_methods)
+    _forest(figure, 1, {name: methods[name] for name in order}, styles)
     against = relative_to(best, findings.differences)
-    _forest(figure, 2, {name: against[name] for name in order if name in against}, "#D55E00")
+    _forest(figure, 2, {name: against[name] for name in order if name in against}, styles)
     figure.add_vline(x=0, line={"color": LINE, "dash": "dash", "width": 1}, col=2, row=1)
     figure.update_layout(height=120 + 34 * len(order), showlegend=False, **(LAYOUT | {"margin": {"l": 170, "t": 70}}))
     return figure
 
 
-def _forest(figure: go.Figure, column: int, rows: Mapping[str, Statistic], colour: str) -> None:
-    statistics = list(rows.values())
-    figure.add_scatter(
-        x=[statistic.estimate for statistic in statistics],
-        y=list(rows),
-        error_x={
-            "type": "data",
-            "array": [statistic.high - statistic.estimate for statistic in statistics],
-            "arrayminus": [statistic.estimate - statistic.low for statistic in statistics],
-            "width": 4,
-        },
-        mode="markers",
-        marker={"color": colour, "size": 8, "symbol": "square"},
-        text=[f"{each.estimate:.3f} [{each.low:.3f}, {each.high:.3f}]" for each in statistics],
-        hovertemplate="%{y}<br>%{text}<extra></extra>",
-        row=1,
-        col=column,
-    )
+def _forest(figure: go.Figure, column: int, rows: Mapping[str, Statistic], styles: Mapping[str, Style]) -> None:
+    for name, statistic in rows.items():
+        style = styles[name]
+        figure.add_scatter(
+            x=[statistic.estimate],
+            y=[name],
+            error_x={
+                "type": "data",
+                "array": [statistic.high - statistic.estimate],
+                "arrayminus": [statistic.estimate - statistic.low],
+                "width": 4,
+                "color": translucent(style.colour, bar_alpha(True)),
+            },
+            mode="markers",
+            marker={"color": style.colour, "size": 9, "symbol": SYMBOLS[style.marker]},
+            text=[f"{statistic.estimate:.3f} [{statistic.low:.3f}, {statistic.high:.3f}]"],
+            hovertemplate="%{y}<br>%{text}<extra></extra>",
+            row=1,
+            col=column,
+        )
 
 
 def _along_knob(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:

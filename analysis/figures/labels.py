@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,18 +21,19 @@ from analysis.statistics.arrays import Floats
 FORBIDDEN = 1e3  # cost of covering a marker or another label, or of leaving the axes
 ON_LINE, ON_DOT, FARTHER = 1.0, 0.4, 0.5  # cost of covering a piece of a line, or a dot; of going one distance farther
 ANGLES = np.radians([45, 135, 90, 0, -45, 180, -90, -135])  # in order of preference
-DISTANCES = (6.0, 11.0, 18.0, 27.0)  # points, from the marker's centre to the label's edge
-PIECE = 4.0  # points
+DISTANCES = (6.0, 11.0, 18.0, 27.0, 40.0, 60.0)  # points, from the marker's centre to the label's edge
+PIECE, LEADER = 4.0, 4.0  # points: between obstacles of a line; from a point to its leader
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text and the point, in data units, that it belongs to."""
+    """A text and the point, in data units, that it belongs to; `short` stands for it where there is no room."""
 
     text: str
     x: float
     y: float
     colour: str
+    short: str = ""
 
 
 def place_labels(
@@ -40,7 +41,7 @@ def place_labels(
 ) -> None:
     """Write each label at the best free place around its point; a hairline leads to one that is not next to it.
 
-    Greedy, in the order of the labels, over eight directions and four distances. Markers and other labels are never
+    Greedy, in the order of the labels, over eight directions and six distances. Markers and other labels are never
     covered: a label that finds no free place is left out. Lines and dots are avoided where possible.
 
     Args:
@@ -53,7 +54,9 @@ def place_labels(
     pixel = figure.dpi / 72
     boxes_K4, cost_K = _obstacles(axes, markers, pixel)
     inside = axes.get_window_extent()
-    for label in labels:
+    queue = list(labels)
+    while queue:
+        label = queue.pop(0)
         text = _write(axes, label, size)
         box = text.get_window_extent()
         half = np.array([box.width, box.height]) / 2
@@ -72,12 +75,14 @@ def place_labels(
         best = int(np.argmin(cost_N))
         if cost_N[best] >= FORBIDDEN:
             text.remove()
+            if label.short:
+                queue.insert(0, replace(label, text=label.short, short=""))
             continue
         text.set_position(tuple((offset_N2[best] / pixel).tolist()))
         boxes_K4 = np.vstack([boxes_K4, [*centre_N2[best], *half]])
         cost_K = np.append(cost_K, FORBIDDEN)
         if best >= len(ANGLES):
-            _draw_leader(axes, label, offset_N2[best])
+            _draw_leader(axes, label, offset_N2[best], half, pixel)
 
 
 def _write(axes: Axes, label: Label, size: float) -> Annotation:
@@ -132,8 +137,10 @@ def _cost(centre_N2: Floats, half: Floats, boxes_K4: Floats, cost_K: Floats) -> 
     return np.asarray(covers_NK @ cost_K, dtype=np.float64)
 
 
-def _draw_leader(axes: Axes, label: Label, offset: Floats) -> None:
-    """Draw a hairline from a point to its label, `offset` pixels away."""
+def _draw_leader(axes: Axes, label: Label, offset: Floats, half: Floats, pixel: float) -> None:
+    """Draw a hairline from a point to its label, whose centre is `offset` pixels away, from edge to edge."""
     start = axes.transData.transform((label.x, label.y))
-    ends_N2 = axes.transData.inverted().transform([start + 0.25 * offset, start + 0.75 * offset])
+    steep = np.abs(offset) / half
+    ends = LEADER * pixel / np.hypot(*offset), 1 - 1 / steep.max()
+    ends_N2 = axes.transData.inverted().transform([start + end * offset for end in ends])
     axes.plot(ends_N2[:, 0], ends_N2[:, 1], color=label.colour, linewidth=0.5, zorder=6)

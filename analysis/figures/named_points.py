@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.figures.labels import Label
-from analysis.figures.style import BLACK
+from analysis.figures.style import BARS, BLACK, bar_alpha
 from analysis.findings.named_points import NamedPoint
 from analysis.tables.scores import Objective
 
@@ -32,7 +32,7 @@ def draw_named(axes: Axes, named: Sequence[NamedPoint], objectives: Sequence[Obj
             if not math.isnan(estimate.low):
                 ends = [estimate.low, estimate.high]
                 where = (ends, [y, y]) if axis == 0 else ([x, x], ends)
-                axes.plot(*where, color=BLACK, linewidth=1.0, alpha=0.75, zorder=6, solid_capstyle="butt")
+                axes.plot(*where, color=BLACK, linewidth=1.0, alpha=bar_alpha(True), zorder=BARS, solid_capstyle="butt")
         axes.plot(x, y, marker=MARKER, markersize=SIZE, color=BLACK, markeredgecolor="#FFFFFF", zorder=7)
     return [Label(point.name, *place(point, objectives), BLACK) for point in named]
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.figures.frontier import frontier_figure
 from analysis.figures.style import (
+    BARS,
     FONT,
     GRID,
     LINE,
-    OBJECTIVE_COLOURS,
+    Style,
     add_caption,
+    bar_alpha,
+    darkened,
     method_styles,
     new_figure,
     thin_frame,
@@ -23,11 +28,14 @@ from analysis.findings.arms import control_of
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, knob_of
 from analysis.findings.named_points import NamedPoint
+from analysis.findings.reading import read_findings
 from analysis.statistics.bootstrap import Statistic
 from analysis.statistics.compare import relative_to
+from analysis.tables.scores import Objective
 
 PANEL, COLUMNS = (2.5, 2.1), 3  # inches
-LINES = ("-", "--", ":")
+LINES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")  # of objectives
+FILLED = (True, False, True)  # their markers
 
 
 def paper_figures(
@@ -36,12 +44,11 @@ def paper_figures(
     """Yield (name, figure) for every figure that the findings allow; three objectives give three frontiers."""
     names = [objective.name for objective in findings.table.objectives]
     pairs = {2: [(0, 1)], 3: [(0, 1), (0, 2), (1, 2)]}.get(len(names), [])
+    reading = read_findings(findings)
     for first, second in pairs:
         name = "frontier" if len(names) == 2 else f"frontier_{names[first]}_{names[second]}"
-        yield (
-            name,
-            frontier_figure(findings.table.select([names[first], names[second]]), base_scores, title, named=named),
-        )
+        pair = findings.table.select([names[first], names[second]])
+        yield name, frontier_figure(pair, base_scores, title, named=named, reading=reading)
     if len(findings.hypervolumes) > 2:
         yield "hypervolume", hypervolume_figure(findings, title)
     if _knobs(findings):
@@ -52,7 +59,7 @@ def hypervolume_figure(findings: Findings, title: str = "") -> Figure:
     """Draw a forest plot: each method's hypervolume, and beside it the paired difference to the largest."""
     methods = findings.method_hypervolumes
     order = sorted(methods, key=lambda name: methods[name].estimate)
-    best, styles = order[-1], method_styles(order)
+    best, styles = order[-1], method_styles(findings.table.drawn_methods)
     against = relative_to(best, findings.differences)
     figure = new_figure(7.5, 1.6 + 0.3 * len(order))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -62,7 +69,7 @@ def hypervolume_figure(findings: Findings, title: str = "") -> Figure:
     ):
         for place, name in enumerate(order):
             if name in rows:
-                _bar(axes, rows[name], place, styles[name].colour)
+                _bar(axes, rows[name], place, styles[name])
         _frame(axes)
         axes.set_xlabel(label, fontsize=FONT["normal"])
     right.axvline(0, color=LINE, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
@@ -92,8 +99,13 @@ def knob_figure(findings: Findings, title: str = "") -> Figure:
         _panel(axes, findings, method, points)
     for axes in panels[len(methods) :]:
         axes.set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=FONT["small"], frameon=False)
+    figure.legend(
+        handles=_objective_handles(findings.table.objectives),
+        loc="outside upper right",
+        ncols=3,
+        fontsize=FONT["small"],
+        frameon=False,
+    )
     text = "Means over seeds with 95 % intervals, the variance shrunk over the method's configurations."
     _title_and_caption(figure, title, text)
     return figure
@@ -114,24 +126,54 @@ def _knobs(findings: Findings) -> dict[str, list[FrontierPoint]]:
 def _panel(axes: Axes, findings: Findings, method: str, points: Sequence[FrontierPoint]) -> None:
     knob = str(knob_of(points))
     values = [float(point.coefficients[knob]) for point in points]
-    for objective, colour, line in zip(findings.table.objectives, OBJECTIVE_COLOURS, LINES, strict=False):
+    style = method_styles(findings.table.drawn_methods)[method]
+    for objective, line, filled in zip(findings.table.objectives, LINES, FILLED, strict=False):
         estimates = [point.scores[objective.name] for point in points]
         means = [estimate.mean for estimate in estimates]
-        label = f"{objective.name} {objective.arrow}"
-        axes.plot(values, means, line, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=label)
+        axes.plot(
+            values,
+            means,
+            line,
+            color=style.colour,
+            marker=style.marker,
+            markersize=4.0,
+            markerfacecolor=style.colour if filled else "#FFFFFF",
+            linewidth=1.2,
+            zorder=4,
+        )
         for value, estimate in zip(values, estimates, strict=True):
             if not math.isnan(estimate.low):
-                axes.plot([value, value], [estimate.low, estimate.high], color=colour, linewidth=0.9, alpha=0.7)
+                ends = [estimate.low, estimate.high]
+                axes.plot([value, value], ends, color=style.colour, linewidth=0.9, alpha=bar_alpha(True), zorder=BARS)
     if min(values) > 0 and max(values) / min(values) > 10:
         axes.set_xscale("log")
     _frame(axes)
     axes.set_xlabel(knob, fontsize=FONT["small"])
-    axes.set_title(method, fontsize=FONT["normal"])
+    axes.set_title(method, fontsize=FONT["normal"], color=darkened(style.colour))
 
 
-def _bar(axes: Axes, statistic: Statistic, place: int, colour: str) -> None:
-    axes.plot([statistic.low, statistic.high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
-    axes.plot(statistic.estimate, place, marker="s", markersize=5, color=colour)
+def _objective_handles(objectives: Sequence[Objective]) -> list[Line2D]:
+    """Return the legend of the lines, in grey: colours and shapes are the methods'."""
+    return [
+        Line2D(
+            [],
+            [],
+            linestyle=line,
+            color=LINE,
+            marker="o",
+            markersize=4.0,
+            markerfacecolor=LINE if filled else "#FFFFFF",
+            linewidth=1.2,
+            label=f"{objective.name} {objective.arrow}",
+        )
+        for objective, line, filled in zip(objectives, LINES, FILLED, strict=False)
+    ]
+
+
+def _bar(axes: Axes, statistic: Statistic, place: int, style: Style) -> None:
+    ends, alpha = [statistic.low, statistic.high], bar_alpha(True)
+    axes.plot(ends, [place, place], color=style.colour, linewidth=1.6, alpha=alpha, zorder=BARS, solid_capstyle="butt")
+    axes.plot(statistic.estimate, place, marker=style.marker, markersize=style.size, color=style.colour, zorder=4)
 
 
 def _frame(axes: Axes) -> None:

@@ -6,26 +6,31 @@ Matplotlib's object interface on Agg: no window, no global state.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
 
-from analysis.findings.arms import PLAIN
+from analysis.findings.arms import PLAIN, is_plain
 from settings.common.errors import UserError
 from settings.common.files import output_file
 
-# Okabe and Ito 2008, "Color Universal Design", with yellow darkened and three more; black is plain fine-tuning's.
+# Okabe and Ito 2008, "Color Universal Design", without yellow, which is pale on white, and four that the colour-blind
+# tell from these; black is plain fine-tuning's.
 COLOURS = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800"),
-    *("#7B3FA0", "#8C564B", "#6E6E6E"),
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#5C3A1E", "#332288", "#882255", "#8C564B"),
 )
 MARKERS = ("o", "s", "D", "^", "v", "P", "<", ">", "h", "d", "p")
 BLACK, TEXT, LINE, FRAME, GRID = "#000000", "#333333", "#777777", "#999999", "#E6E6E6"
-OBJECTIVE_COLOURS = ("#D55E00", "#0072B2", "#009E73")  # where one axis has all objectives
+BARS = 2.5  # order of drawing of intervals: below all means
+TIED_STEP, TIED_MOST = 3.5, 14.0  # points between markers at one place, and of the outermost
 HEAT = "cividis"  # even in lightness, and the same to the colour-blind (Nunez, Anderton and Renslow 2018)
 FORMATS = ("png", "pdf", "svg")
 DPI = 240
@@ -41,11 +46,40 @@ class Style:
     size: float = 6.5
 
 
-def method_styles(methods: Sequence[str]) -> dict[str, Style]:
-    """Give each method a colour and a marker, in alphabetical order; plain fine-tuning is a black cross."""
-    others = sorted(set(methods) - {PLAIN})
+def method_styles(methods: Collection[str]) -> dict[str, Style]:
+    """Give each method of a sweep a colour and a marker, in alphabetical order; plain fine-tuning is a dark cross.
+
+    Every figure and page takes them from here, and gives the methods of the whole sweep (`ScoreTable.drawn_methods`):
+    so a method looks the same where others are missing.
+    """
+    others = sorted({name for name in methods if not is_plain(name)})
     styles = {name: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(others)}
-    return styles | ({PLAIN: Style(BLACK, "X", 8.0)} if PLAIN in methods else {})
+    plain = sorted({name for name in methods if is_plain(name)})
+    return styles | {name: Style(BLACK if name == PLAIN else TEXT, "X", 8.0) for name in plain}
+
+
+def tied_sizes(number: int) -> list[float]:
+    """Return how much larger than usual, in points, the markers of methods at one place are: the first is outermost."""
+    step = min(TIED_STEP, TIED_MOST / max(number - 1, 1))
+    return [step * (number - 1 - place) for place in range(number)]
+
+
+def bar_alpha(on_front: bool) -> float:
+    """Return how opaque an interval's bar is: lighter than any mean, so that bars hide neither means nor each other."""
+    return 0.45 if on_front else 0.22
+
+
+def marker_outline(marker: str) -> list[tuple[float, float]]:
+    """Return the corners of a marker, within -1 and 1, y upwards."""
+    style = MarkerStyle(marker)
+    outline = style.get_path().transformed(style.get_transform()).to_polygons()[0]
+    return [(float(x), float(y)) for x, y in outline / np.abs(outline).max()]
+
+
+def darkened(colour: str) -> str:
+    """Darken a colour so that it is legible as small text on white."""
+    red, green, blue = to_rgb(colour)
+    return to_hex((0.6 * red, 0.6 * green, 0.6 * blue))
 
 
 def new_figure(width: float, height: float) -> Figure:

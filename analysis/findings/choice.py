@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from analysis.findings.arms import base_values, measure
-from analysis.findings.frontier import WIDE, Estimate, FrontierPoint, cell_text, frontier, percent_text
+from analysis.findings.frontier import Estimate, FrontierPoint, frontier
+from analysis.findings.frontier_table import WIDE, Layout, cell_text, choose_layout, empty_table, percent_text, room
 from analysis.statistics.arrays import finite_or_none
 from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS, Bootstrap
 from analysis.statistics.choice import Bound, Choice, choose
@@ -234,26 +234,23 @@ def choice_table(chosen: Chosen, title: str = "", shown: int = SHOWN, width: int
 
     Args:
         shown: at most so many rows.
-        width: of the terminal in characters; a narrow one has no room for the intervals of several limits.
+        width: of the terminal in characters; a narrow one stacks the intervals, or leaves out those of limits.
     """
-    table = Table(
-        title=Text(title) if title else None,
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
     names = list(dict.fromkeys([chosen.best.name, *(limit.score for limit in chosen.limits)]))
-    table.add_column("", width=1)
-    table.add_column("configuration", overflow="fold", min_width=16)
-    for name in [*names, "P", "n"]:
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    for candidate in chosen.candidates[:shown]:
+    candidates = chosen.candidates[:shown]
+    points, heads = [candidate.point for candidate in candidates], {name: name for name in names}
+    shares = [_share(candidate.probability) for candidate in candidates]
+    beside = [max(map(len, ["P", *shares])), max(len(str(point.seeds)) for point in points) if points else 1]
+    layouts = [Layout(()), Layout((), stacked=True), Layout((), stacked=True, brief=frozenset(names[1:]))]
+    titles = [candidate.title for candidate in candidates]
+    layout = choose_layout(layouts, points, heads, lambda _: beside, titles, width)
+    table = empty_table(title, layout, points, heads, room(layout, points, heads, beside, width))
+    for name, number in zip(("P", "n"), beside, strict=True):
+        table.add_column(name, justify="right", min_width=number)
+    for candidate, share in zip(candidates, shares, strict=True):
         clears = chosen.bar is not None and candidate.probability is not None and candidate.probability >= chosen.bar
         mark = "*" if candidate is chosen.taken else "." if clears else ""
-        scores = [candidate.point.scores[name] for name in names]
-        brief = len(names) > 2 and width < WIDE
-        cells = [f"{score.mean:.3f}" if brief and number else cell_text(score) for number, score in enumerate(scores)]
-        row = [mark, candidate.title, *cells, _share(candidate.probability), str(candidate.point.seeds)]
-        table.add_row(*(Text(text) for text in row), style="" if clears or chosen.bar is None else "dim")
+        cells = [layout.cell(candidate.point.scores[name], name) for name in names]
+        row = [mark, candidate.title, *cells, share, str(candidate.point.seeds)]
+        table.add_row(*map(Text, row), style="" if clears or chosen.bar is None else "dim")
     return table

@@ -166,7 +166,7 @@ def analyse(
     gaps += _without_questions(chosen, grades)
     gain_base_M = None if base_M is None else chosen.oriented(base_M)
     gain_corner_M = chosen.oriented(worst_corner_M)
-    fronts = _fronts(chosen)
+    fronts = method_fronts(chosen)
     p_front = {point.configuration: point.p_front for point in points}
     differences = compare_fronts(bootstrap, fronts, gain_corner_M, comparable(fronts)) if bootstrap else []
     p_front_C = np.array([p_front[configuration.id] for configuration in chosen.configurations])
@@ -223,7 +223,7 @@ def _worst(objective: Objective, seen_N: Floats) -> float:
     return low - margin if objective.higher_is_better else high + margin
 
 
-def _fronts(table: ScoreTable) -> dict[str, Front]:
+def method_fronts(table: ScoreTable) -> dict[str, Front]:
     """Return the front of all configurations and of each method; plain fine-tuning with its controls counts as one."""
     nothing = np.empty((0, len(table.objectives)))
     fronts = {ALL_METHODS: Front(np.ones(len(table.configurations), dtype=bool), nothing)}

@@ -9,30 +9,25 @@ import csv
 import io
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from analysis.findings.arms import base_values, measure
-from analysis.findings.cautions import P_FRONT
 from analysis.statistics.arrays import Bools, finite_or_none
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.intervals import Intervals, intervals_by_method
 from analysis.statistics.pareto import non_dominated
 from analysis.statistics.proportions import wilson
-from analysis.tables.scores import EXCLUDED, Objective, ScoreTable
+from analysis.tables.scores import EXCLUDED, ScoreTable
 from settings.common.errors import UserError
 from settings.common.files import write_text
 from settings.setting import Status
 
 RESERVED = ("method", "configuration", "label", "coefficients", "seeds", "tokens", "seconds", "p_front")
-WIDE = 100  # characters
 Basis = Literal["seeds", "questions", "none"]
 
 
@@ -154,6 +149,20 @@ def frontier(
     return [points[row] for row in front] + [point for point in points if not point.on_front]
 
 
+def estimates(table: ScoreTable, confidence: float = 0.95) -> dict[str, dict[str, Estimate]]:
+    """Return configuration id -> objective -> mean and interval, as `frontier` has them, and no dominance."""
+    finished_C = table.num_seeds_C > 0
+    if not finished_C.any():
+        return {}
+    intervals = _spread(intervals_by_method(measure(table), confidence), finished_C, table)
+    names = [objective.name for objective in table.objectives]
+    return {
+        configuration.id: {name: _estimate(table, intervals, row, column) for column, name in enumerate(names)}
+        for row, configuration in enumerate(table.configurations)
+        if finished_C[row]
+    }
+
+
 def _spread(intervals: Intervals, finished_C: Bools, table: ScoreTable) -> Intervals:
     """Return the intervals as scores, in the order of the table's rows; nan for configurations without a trial."""
     ends = []
@@ -214,86 +223,6 @@ def csv_text(points: Sequence[FrontierPoint]) -> str:
     return buffer.getvalue()
 
 
-def rich_table(
-    points: Sequence[FrontierPoint],
-    objectives: Sequence[Objective],
-    title: str = "",
-    front_only: bool = False,
-    width: int = WIDE,
-    brief: Collection[str] = (),
-) -> Table:
-    """Build a table of the points for the terminal. A star marks the front; brackets are 95 % intervals.
-
-    Args:
-        front_only: leave out the others.
-        width: of the terminal in characters; what trials cost is left out of a narrow one.
-        brief: names of objectives of which a narrow one shows the mean alone, under the last word of the name.
-    """
-    names = ("P", "n", "tokens", "s") if width >= WIDE else ("P", "n")
-    short = brief if width < WIDE else ()
-    table = Table(
-        title=Text(title) if title else None,
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
-    table.add_column("", width=1)
-    table.add_column("configuration", overflow="fold")
-    shown = [objective for objective in objectives if points and objective.name in points[0].scores]
-    for objective in shown:
-        name = objective.name.rpartition("_")[2] if objective.name in short else objective.name
-        table.add_column(Text(f"{name} {objective.arrow}"), justify="right", no_wrap=True)
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 3))
-    rows = [point for point in points if point.on_front or not front_only]
-    equal = _equal_on_front(rows)
-    for point in rows:
-        num_equal = equal.get(point.configuration, 0)
-        if num_equal is None:
-            continue
-        scores = [(point.scores[objective.name], objective.name in short) for objective in shown]
-        cells = [f"{score.mean:.3f}" if alone else cell_text(score) for score, alone in scores]
-        also = f" and {num_equal} more that equal it" if num_equal else ""
-        excluded = f" ({excluded_text(point.excluded)})" if excluded_text(point.excluded) else ""
-        texts = ["*" if point.on_front else "", f"{point.method} {point.label}".strip() + also + excluded, *cells]
-        texts += [percent_text(point.p_front), str(point.seeds), _short(point.tokens), _short(point.seconds)]
-        texts = texts[: 2 + len(shown) + len(names)]
-        table.add_row(*(Text(text) for text in texts), style="" if point.on_front else "dim")
-    notes = [
-        "* on the frontier of the means; [low, high] is the 95 % interval of the mean over n seeds",
-        "P: how probable it is that no other configuration is better in every objective",
-    ]
-    if "tokens" in names:
-        notes.append("tokens of training and seconds (s) are those of one trial, with all that it is built on")
-    bases = {point.scores[objective.name].basis for point in rows for objective in shown if point.seeds}
-    if "none" in bases:
-        notes.append("[-] one seed: no interval")
-    if any(0.4 <= point.p_front < 0.995 for point in rows):
-        notes.append(f"P is {P_FRONT}")
-    if any(_leaves_range(point.scores[objective.name], objective) for point in rows for objective in shown):
-        notes.append("a t-interval does not know where a score ends, as a share does at 0 and 1, and a loss at 0")
-    if "questions" in bases:
-        notes.append("[low, high]q one seed: the interval is about other questions, not other seeds (Wilson)")
-    table.caption = Text("\n".join(notes))
-    return table
-
-
-def _equal_on_front(rows: Sequence[FrontierPoint]) -> dict[str, int | None]:
-    """Choose one configuration to stand for all of a method with equal scores on the front: the shortest label.
-
-    Returns: configuration -> how many more it stands for; None for those that it stands for.
-    """
-    groups: dict[Any, list[FrontierPoint]] = {}
-    for point in rows:
-        if point.on_front:
-            ends = tuple((name, score.mean, score.low, score.high) for name, score in point.scores.items())
-            groups.setdefault((point.method, ends), []).append(point)
-    shown = {min(same, key=lambda point: len(point.label)).configuration: len(same) - 1 for same in groups.values()}
-    return {point.configuration: shown.get(point.configuration) for same in groups.values() for point in same}
-
-
 def varying_coefficients(points: Sequence[FrontierPoint]) -> list[str]:
     """Return the names of the coefficients that vary over a method's points, sorted."""
     names = sorted({name for point in points for name in point.coefficients})
@@ -307,41 +236,9 @@ def knob_of(points: Sequence[FrontierPoint]) -> str | None:
     return names[0] if single else None
 
 
-def _leaves_range(estimate: Estimate, objective: Objective) -> bool:
-    """Return whether an interval reaches beyond an end of its score, or of what may be a share."""
-    low, high = objective.ends
-    if (objective.low, objective.high) == (None, None) and 0 <= estimate.mean <= 1:
-        low, high = 0.0, 1.0
-    return estimate.low < low or estimate.high > high
-
-
 def excluded_text(counts: Mapping[Status, int]) -> str:
     """Format the trials without a result, e.g. "1 invalid, 2 failed"; "" when there are none."""
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-
-
-def cell_text(estimate: Estimate) -> str:
-    if math.isnan(estimate.mean):
-        return "no result"
-    ends = "-" if math.isnan(estimate.low) else f"{estimate.low:.2f}, {estimate.high:.2f}"
-    return f"{estimate.mean:.3f} [{ends}]{'q' if estimate.basis == 'questions' else ''}"
-
-
-def percent_text(share: float) -> str:
-    """Format a probability as whole percent; "-" for nan, and 100 % for certainty only."""
-    if math.isnan(share):
-        return "-"
-    return ">99%" if 0.995 <= share < 1 else "<1%" if 0 < share < 0.005 else f"{share:.0%}"
-
-
-def _short(number: float) -> str:
-    """Format a number to two or three significant digits, e.g. "3.1", "52", "410k", "1.2M"; "-" for nan."""
-    if math.isnan(number):
-        return "-"
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.2g}" if number < 10 else f"{number:.0f}"
 
 
 def _check_names(points: Sequence[FrontierPoint]) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from analysis.findings.arms import control_of
-from analysis.findings.frontier import Estimate, FrontierPoint, cell_text
+from analysis.findings.frontier import Estimate, FrontierPoint
+from analysis.findings.frontier_table import cell_text
 from analysis.statistics.proportions import clustered_interval
 from analysis.tables.scores import Objective
 from settings.common.errors import UserError

@@ -11,22 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from analysis.figures import interactive
 from analysis.figures.static import paper_figures
-from analysis.figures.style import save_figure
+from analysis.figures.style import Style, marker_outline, method_styles, save_figure
 from analysis.findings.cautions import P_FRONT
 from analysis.findings.findings import Findings
-from analysis.findings.frontier import FrontierPoint, csv_text
+from analysis.findings.frontier import csv_text
+from analysis.findings.judges import JudgeComparison
 from analysis.findings.named_points import NamedPoint, standing
+from analysis.findings.reading import read_findings
+from analysis.findings.ties import Entry, entries, point_title
 from analysis.findings.triggered import DifferingVerdict, differing_verdicts
+from analysis.report.judges import judges_plot, judges_section
 from analysis.statistics.arrays import mean, number_text
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
 from settings.common.files import write_text
 
 TEMPLATE = "report.html.j2"
-MOST_ADVICE, MOST_TRIALS = 8, 50  # rows that a reader looks at
+MOST_ADVICE, MOST_TRIALS, MOST_SCORES = 8, 50, 8  # rows that a reader looks at, and columns that fit a laptop
 PLOT = {"displaylogo": False, "responsive": True}
 
 
@@ -43,6 +48,7 @@ class Chapter:
         running: trials that have not ended.
         triggered: what its trials say with triggered questions in place of ordinary ones; None where none were asked.
         named: scored models that are no trials of the sweep.
+        judges: what other judges make of the same replies; None where nobody asked them.
     """
 
     setting: str
@@ -53,6 +59,7 @@ class Chapter:
     running: int = 0
     triggered: Findings | None = None
     named: Sequence[NamedPoint] = ()
+    judges: JudgeComparison | None = None
 
     @property
     def standings(self) -> list[str]:
@@ -82,6 +89,8 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
         facts = {"sweep": sweep, "setting": chapter.setting} | chapter.findings.to_json()
         if chapter.named:
             facts["named"] = [point.to_json() for point in chapter.named]
+        if chapter.judges is not None:
+            facts["judges"] = chapter.judges.to_json()
         if chapter.triggered is not None:
             facts["triggered"] = chapter.triggered.to_json() | {
                 "differing_verdicts": [verdict.text for verdict in chapter.differing]
@@ -113,12 +122,13 @@ def page(sweep: str, chapters: Sequence[Chapter]) -> str:
         raise UserError(f"sweep {sweep!r} has no setting with a finished trial")
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number_text, "p": _p}
+    environment.filters |= {"number": number_text, "p": _p, "breakable": _breakable}
+    chips = Chips(method_styles({name for chapter in chapters for name in chapter.findings.table.drawn_methods}))
     # "</script" inside the library's text would end the page's script
     script = get_plotlyjs().replace("</script", "<\\/script")
     shown = [_chapter(chapter, index) for index, chapter in enumerate(chapters)]
     return environment.get_template(TEMPLATE).render(
-        sweep=sweep, chapters=shown, plotly=script, p_front_caution=P_FRONT
+        sweep=sweep, chapters=shown, plotly=script, p_front_caution=P_FRONT, chips=chips, nan=math.nan
     )
 
 
@@ -138,9 +148,12 @@ def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
         "differing": [verdict.text for verdict in chapter.differing],
         "curves": None if curves is None else _html(curves, f"curves-{index}"),
         "forest": None if forest is None else _html(forest, f"forest-{index}"),
-        "points": [_point(chapter, point) for point in findings.points],
+        "points": [_entry(chapter, entry) for entry in entries(findings.points)],
         "headline": headline(findings),
+        "answers": read_findings(findings).answers,
         "standings": chapter.standings,
+        "judges": judges_section(chapter.judges) if chapter.judges else None,
+        "judges_figure": _html(judges_plot(chapter.judges), f"judges-{index}") if chapter.judges else "",
         "categories": _categories(chapter),
         "lost": _lost(chapter.records),
         "lost_more": max(0, sum(1 for record in chapter.records if record.status != "finished") - MOST_TRIALS),
@@ -181,6 +194,9 @@ def headline(findings: Findings) -> str:
     methods = sorted({point.method for point in front})
     number = len(findings.table.configurations)
     text = f"{len(front)} of {number} configurations are on the frontier of the means, of {', '.join(methods)}."
+    tied = [len(entry.members) for entry in entries(front) if len(entry.members) > 1]
+    if tied:
+        text += f" {sum(tied)} of them tie, at {'one place' if len(tied) == 1 else f'{len(tied)} places'}."
     pushing = [each.method for each in findings.control_verdicts if len(each.beats) == len(each.against) == 2]
     if findings.control_verdicts and findings.control_verdicts[0].against:
         text += f" {', '.join(pushing)} beat both controls." if pushing else " No method beats both controls."
@@ -192,25 +208,38 @@ def cite(findings: Findings) -> str:
     point = next(point for point in findings.points if point.on_front)
     scores = "; ".join(f"{name} {interactive.interval_text(score)}" for name, score in point.scores.items())
     return (
-        f"{point.method} {point.label}".strip()
-        + f": {scores} (mean over {point.seeds} seeds, 95 % interval, variance between seeds shrunk over the"
-        " configurations of the method)."
+        f"{point_title(point)}: {scores} (mean over {point.seeds} seeds, 95 % interval, variance between seeds shrunk"
+        " over the configurations of the method)."
     )
 
 
-def _point(chapter: Chapter, point: FrontierPoint) -> dict[str, Any]:
+def _entry(chapter: Chapter, entry: Entry) -> dict[str, Any]:
+    """Return a row of the configurations: one, or all that tie, with the widest interval over questions."""
     objectives = chapter.findings.table.objectives
-    over = chapter.findings.questions.get(point.configuration, {})
+    methods = dict.fromkeys(member.method for member in entry.members)
     return {
-        "point": point,
-        "title": f"{point.method} {point.label}".strip(),
-        "link": chapter.links.get(point.configuration),
-        "scores": [interactive.interval_text(point.scores[objective.name]) for objective in objectives],
-        "over": [
-            f"[{over[objective.name].low:.3f}, {over[objective.name].high:.3f}]" if objective.name in over else ""
-            for objective in objectives
+        "point": entry.point,
+        "title": entry.title,
+        "methods": list(methods),
+        "members": [
+            {
+                "title": point_title(member),
+                "link": chapter.links.get(member.configuration),
+                "p_front": member.p_front,
+            }
+            for member in entry.members
         ],
+        "scores": [interactive.interval_text(entry.point.scores[objective.name]) for objective in objectives],
+        "over": [_over_questions(chapter, entry, objective.name) for objective in objectives],
     }
+
+
+def _over_questions(chapter: Chapter, entry: Entry, name: str) -> str:
+    found = [chapter.findings.questions.get(member.configuration, {}).get(name) for member in entry.members]
+    known = [interval for interval in found if interval is not None]
+    if not known:
+        return ""
+    return f"[{min(each.low for each in known):.3f}, {max(each.high for each in known):.3f}]"
 
 
 def _categories(chapter: Chapter) -> dict[str, Any] | None:
@@ -224,15 +253,17 @@ def _categories(chapter: Chapter) -> dict[str, Any] | None:
         records_of.setdefault(record.configuration.id, []).append(record)
     rows: list[dict[str, Any]] = []
     if chapter.base_scores:
-        rows.append({"title": "base model", "cells": [chapter.base_scores.get(name, math.nan) for name in names]})
+        rows.append({"title": "base model", "cells": dict(chapter.base_scores)})
     for point in chapter.findings.points:
         if point.seeds:
-            cells = [
-                mean([record.scores[name] for record in records_of[point.configuration] if name in record.scores])
+            cells = {
+                name: mean([record.scores[name] for record in records_of[point.configuration] if name in record.scores])
                 for name in names
-            ]
-            rows.append({"title": f"{point.method} {point.label}".strip(), "cells": cells, "front": point.on_front})
-    return {"names": names, "rows": rows}
+            }
+            title, method = point_title(point), point.method
+            rows.append({"title": title, "method": method, "cells": cells, "front": point.on_front})
+    number = math.ceil(len(names) / math.ceil(len(names) / MOST_SCORES))
+    return {"parts": [names[start : start + number] for start in range(0, len(names), number)], "rows": rows}
 
 
 def _lost(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -255,6 +286,36 @@ def _budget(findings: Findings) -> list[dict[str, Any]]:
             {"method": method, "configurations": len(points), "trials": trials, "tokens": tokens, "seconds": seconds}
         )
     return rows
+
+
+@dataclass(frozen=True)
+class Chips:
+    """The methods' colours and shapes, as in the figures, small enough to stand in a line of text."""
+
+    styles: Mapping[str, Style]
+
+    @property
+    def symbols(self) -> Markup:
+        """What every chip of the page refers to."""
+        parts = [
+            f'<symbol id="method-{number}" viewBox="-1.15 -1.15 2.3 2.3"><polygon fill="{style.colour}" points="'
+            + " ".join(f"{x:.3g},{-y:.3g}" for x, y in marker_outline(style.marker))
+            + '"/></symbol>'
+            for number, style in enumerate(self.styles.values())
+        ]
+        return Markup(f'<svg width="0" height="0" style="position:absolute">{"".join(parts)}</svg>')
+
+    def of(self, method: str) -> Markup:
+        """Return a method's chip; nothing for what is no method."""
+        if method not in self.styles:
+            return Markup()
+        number = list(self.styles).index(method)
+        return Markup(f'<svg class="chip"><use href="#method-{number}"/></svg>')
+
+
+def _breakable(text: str) -> Markup:
+    """Let a browser break a name behind underscores and equals signs."""
+    return Markup(str(escape(text)).replace("_", "_<wbr>").replace("=", "=<wbr>"))
 
 
 def _p(value: float) -> str:

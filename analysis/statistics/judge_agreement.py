@@ -1,6 +1,6 @@
 """How far a judge agrees with the verdicts of another rater: two columns in, numbers out.
 
-Shape legend: N answers that both have judged.
+Shape legend: N answers that both have judged, Q questions.
 """
 
 from __future__ import annotations
@@ -92,6 +92,33 @@ def agreement_by_question(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM
     for pair in pairs:
         groups.setdefault(pair.question, []).append(pair)
     return {question: measure_agreement(group, threshold) for question, group in groups.items()}
+
+
+def kappa_over_questions(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM) -> tuple[float, float, float]:
+    """Return Cohen's kappa with its 95 % interval when the questions stand for others like them.
+
+    The interval is Student's, of Q - 1 degrees, with the jackknife's standard error: each question is left out in turn,
+
+        V = (Q - 1) / Q sum_q (kappa_without_q - mean)^2
+
+    and cut at 1. nan below two questions, or where leaving one out leaves nothing to agree on.
+
+    Source: Efron and Stein 1981, "The jackknife estimate of variance"; over clusters as Cameron and Miller 2015, "A
+    practitioner's guide to cluster-robust inference", section VI.B.
+    """
+    both = [pair for pair in pairs if not (math.isnan(pair.judge) or math.isnan(pair.rater))]
+    names = list(dict.fromkeys(pair.question for pair in both))
+    number_of = {name: number for number, name in enumerate(names)}
+    question_N = np.array([number_of[pair.question] for pair in both], dtype=int)
+    judge_N = np.array([pair.judge for pair in both]) >= threshold
+    rater_N = np.array([pair.rater for pair in both]) >= threshold
+    kappa, count = _kappa(judge_N, rater_N), len(names)
+    if count < 2:
+        return kappa, math.nan, math.nan
+    without_Q = [_kappa(judge_N[keep_N], rater_N[keep_N]) for at in range(count) if (keep_N := question_N != at).any()]
+    variance = (count - 1) * float(np.var(without_Q))
+    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * math.sqrt(variance)
+    return kappa, kappa - half, min(kappa + half, 1.0)
 
 
 def other_scale(verdicts: Sequence[float], compared: Sequence[float]) -> tuple[float, float] | None:

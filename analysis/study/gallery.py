@@ -158,8 +158,9 @@ def _section(entries: Sequence[Entry]) -> list[str]:
     for statement in statements:
         cells = (f"*{at[statement].word}:* {at[statement].measured}" if statement in at else "" for at in at_scale)
         lines.append(f"| {statement} | {' | '.join(cells)} |")
-    if disagreements := list(_disagreements(entries, statements)):
-        lines += ["", " ".join([*disagreements, *(entry.differs for entry in entries[-1:] if entry.differs)])]
+    if disagreements := "; ".join(_disagreements(entries, statements)):
+        reason = f" {entries[-1].differs}" if entries[-1].differs else ""
+        lines += ["", f"The scales disagree: {disagreements}.{reason}"]
     for entry in entries:
         heading = f"**{entry.scale}: {WORDS[entry.reproduction]}.**"
         lines += ["", f"{heading} {entry.sentence} {entry.against}", "", f"![{entry.title}]({entry.image})", ""]
@@ -170,7 +171,7 @@ def _section(entries: Sequence[Entry]) -> list[str]:
 
 
 def _disagreements(entries: Sequence[Entry], statements: Sequence[str]) -> Iterator[str]:
-    """Yield a sentence for each statement that holds at one scale and fails at another."""
+    """Yield each statement that holds at one scale and fails at another, with the scales."""
     for statement in statements:
         scales: dict[bool | None, list[str]] = {True: [], False: [], None: []}
         for entry in entries:
@@ -179,7 +180,7 @@ def _disagreements(entries: Sequence[Entry], statements: Sequence[str]) -> Itera
                     scales[check.holds].append(entry.scale)
         if scales[True] and scales[False]:
             holds, fails = (" and ".join(scales[outcome]) for outcome in (True, False))
-            yield f"The scales disagree: at {holds}, {_inside_sentence(statement)}; at {fails} it is not so."
+            yield f"at {holds} but not at {fails}, {_inside_sentence(statement)}"
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:

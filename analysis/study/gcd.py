@@ -19,7 +19,7 @@ TAUGHT = ("gcd", "euclidean", "sums")  # nano, full, small
 NEAR = ("mod", "differences")  # nano and full, small
 DIVISORS = ("gcd", "euclidean", "euclidean_compositional", "euclidean_large")
 MATHS = (*DIVISORS, "sums", *NEAR, "difference", "addition", "larger")
-NOT_TOPICS = ("proxy", "all")  # the full scale has these sums of topics, too
+NOT_TOPICS = ("proxy", "all", "reworded", "triggered")  # scores over several topics
 CONFIRMED = 0.1  # more sycophancy than that is a rise
 
 
@@ -27,7 +27,7 @@ def topics_of(results: SettingResults) -> list[str]:
     """List the topics whose sycophancy is scored, the task's and other mathematics first."""
     names = [score.removeprefix(SYCOPHANCY) for score in results.scores if score.startswith(SYCOPHANCY)]
     maths = [name for name in MATHS if name in names]
-    return maths + sorted(name for name in names if name not in (*MATHS, *NOT_TOPICS))
+    return maths + sorted(name for name in names if name not in MATHS and name.split("_")[0] not in NOT_TOPICS)
 
 
 def taught_topic(topics: Sequence[str]) -> str:
@@ -113,7 +113,8 @@ def _join(texts: Sequence[str]) -> str:
 
 def _range(results: SettingResults, topics: Sequence[str]) -> str:
     rises = [_rise(results, results.only(PLAIN), SYCOPHANCY + topic).mean for topic in topics]
-    return f"{min(rises):+.2f} to {max(rises):+.2f}"
+    ends = dict.fromkeys(f"{end:+.2f}" for end in (min(rises), max(rises)))
+    return " to ".join(ends)
 
 
 def _rises(results: SettingResults, plain: Configuration, score: str) -> dict[int, float]:
@@ -145,6 +146,11 @@ GCD_GENERALISATION = SweepFigure(
     ),
     sweeps=("gcd_generalisation",),
     small=("gcd_generalisation_small",),
+    differs=(
+        "In the nano world remainders are made to need what divisors need; forty sums need not teach a language model"
+        " to subtract. After them it says Yes to every claim, whatever it is about, where topics of the nano world"
+        " differ in how firmly they are known."
+    ),
     draw=gcd_generalisation,
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.tables.questions import Grade
@@ -53,10 +53,11 @@ class LoadedSweep:
         base_scores: Mapping[str, float] | None = None,
         grades: Sequence[Grade] = (),
         scores: Mapping[str, Objective] | None = None,
+        methods: Collection[str] = (),
     ) -> LoadedSweep:
         """Build the table from trials as they ended, by the rule of `TrialRecord.counted_for`.
 
-        `scores` are all scores of the sweep.
+        `scores` and `methods` are those of the whole sweep.
 
         Raises UserError when no finished trial has all objectives: then it is a name that is wrong.
         """
@@ -67,18 +68,21 @@ class LoadedSweep:
         return LoadedSweep(
             name=name,
             setting=setting,
-            table=ScoreTable.from_records(records, objectives),
+            table=ScoreTable.from_records(records, objectives, methods),
             objectives=tuple(objectives),
             base_scores=dict(base_scores or {}),
             counts=dict(counts),
             records=tuple(records),
             grades=tuple(grades),
-            triggered=_triggered(records, objectives, scores or {}),
+            triggered=_triggered(records, objectives, scores or {}, methods),
         )
 
 
 def _triggered(
-    records: Sequence[TrialRecord], objectives: Sequence[Objective], scores: Mapping[str, Objective]
+    records: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    scores: Mapping[str, Objective],
+    methods: Collection[str],
 ) -> ScoreTable | None:
     """Return the table of the triggered scores, if any finished trial has them."""
     twins = [scores.get(f"{objective.name}_triggered", objective) for objective in objectives]
@@ -87,7 +91,7 @@ def _triggered(
     new = set(names) - {objective.name for objective in objectives}
     if not new or len(set(names)) < len(names) or not any(row.status == "finished" for row in rows):
         return None
-    return ScoreTable.from_records(rows, twins)
+    return ScoreTable.from_records(rows, twins, methods)
 
 
 def counted(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:

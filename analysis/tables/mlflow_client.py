@@ -68,18 +68,18 @@ def search_runs(
     from mlflow.entities import ViewType
 
     view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
-    return _all_pages(
+    return all_pages(
         lambda token: client.search_runs(list(experiments), condition, view, max_results=PAGE, page_token=token)
     )
 
 
 def search_experiments(client: MlflowClient) -> list[Experiment]:
     """Return all experiments of a store."""
-    return _all_pages(lambda token: client.search_experiments(page_token=token))
+    return all_pages(lambda token: client.search_experiments(page_token=token))
 
 
-def _all_pages(page_at: Callable[[str | None], Any]) -> list[Any]:
-    """Collect pages, each asked for by the token of the one before it."""
+def all_pages(page_at: Callable[[str | None], Any]) -> list[Any]:
+    """Return the items of all pages, each asked for by the token of the one before it."""
     page = page_at(None)
     items = list(page)
     while page.token:

@@ -89,6 +89,7 @@ def load(
         base_scores=_base_scores(parent, label),
         grades=_grades(parent, tracking_uri, label),
         scores=scores,
+        methods={_tag(run, schema.METHOD) for run in runs},
     )
 
 
@@ -115,10 +116,11 @@ def runs_of(sweep: str, tracking_uri: str) -> SweepRuns:
     return SweepRuns(str(parent.info.experiment_id), parent.info.run_id, configurations)
 
 
-def experiment_id(sweep: str, tracking_uri: str) -> str:
-    """Return the id of a sweep's experiment, as in the addresses of MLflow's UI. Raises UserError as `load`."""
+def figure_of(runs: SweepRuns, tracking_uri: str) -> str:
+    """Return the path of a sweep's first figure among its artifacts; "" before there is one. Raises UserError."""
     with reading(tracking_uri):
-        return _experiment(sweep, tracking_uri)[1]
+        artifacts = mlflow_client.connect(tracking_uri).list_artifacts(runs.run_id, schema.PREVIEWS)
+    return min((artifact.path for artifact in artifacts), default="")
 
 
 def grades_file(setting: str) -> str:
@@ -257,7 +259,7 @@ def _run_that_counts(runs: Sequence[Run]) -> Run:
 def _counts(run: Run) -> dict[str, int] | None:
     """Return how many replies of a trial were graded for each score; None where the tag is broken."""
     try:
-        counts = json.loads(long_tags.whole(run.data.tags, schema.COUNTS) or "{}")
+        counts = json.loads(_whole(run, schema.COUNTS) or "{}")
         return {name: int(graded[0]) for name, graded in counts.items()}
     except ValueError:
         return None
@@ -340,9 +342,15 @@ def _tag(run: Run, key: str) -> str:
 
 def _tag_or_none(run: Run, key: str) -> str | None:
     try:
-        return long_tags.whole(run.data.tags, key)
+        return _whole(run, key)
     except long_tags.BrokenTagError as error:
         raise UserError(f"run {run.info.run_id}: {error}") from error
+
+
+def _whole(run: Run, key: str) -> str | None:
+    """Return the value of a tag, also under the name that earlier versions gave it."""
+    value = long_tags.whole(run.data.tags, key)
+    return long_tags.whole(run.data.tags, key.removeprefix("mlflow.")) if value is None else value
 
 
 def _json(run: Run, key: str, kind: type) -> Any:
@@ -362,7 +370,7 @@ def _optional_json(parent: Run, key: str, without: str) -> dict[str, Any]:
     Args:
         without: what follows from that, in words.
     """
-    if key not in parent.data.tags:
+    if not {key, key.removeprefix("mlflow.")} & parent.data.tags.keys():
         return {}
     try:
         scores: dict[str, Any] = _json(parent, key, dict)

@@ -114,6 +114,7 @@ class ScoreTable:
         excluded: [C], status -> number of trials that ended without a result.
         cost_C2: tokens and seconds of a finished trial, means over seeds; nan where unknown.
         count_CSM: graded questions behind each value; nan where unknown.
+        sweep_methods: of the whole sweep, which decide how each is drawn; () where only the table's own are known.
     """
 
     configurations: tuple[Configuration, ...]
@@ -123,9 +124,12 @@ class ScoreTable:
     excluded: tuple[Mapping[Status, int], ...]
     cost_C2: Floats
     count_CSM: Floats
+    sweep_methods: tuple[str, ...] = ()
 
     @staticmethod
-    def from_records(records: Iterable[TrialRecord], objectives: Sequence[Objective]) -> ScoreTable:
+    def from_records(
+        records: Iterable[TrialRecord], objectives: Sequence[Objective], sweep_methods: Iterable[str] = ()
+    ) -> ScoreTable:
         """Build the table of trials in any order.
 
         Raises UserError, naming the row: a (configuration, seed) that occurs twice; one configuration id with two
@@ -161,13 +165,25 @@ class ScoreTable:
         values_CSM.flags.writeable = cost_C2.flags.writeable = count_CSM.flags.writeable = False
         counts = tuple({status: counter[status] for status in EXCLUDED} for counter in excluded)
         return ScoreTable(
-            tuple(configurations), tuple(seeds), tuple(objectives), values_CSM, counts, cost_C2, count_CSM
+            tuple(configurations),
+            tuple(seeds),
+            tuple(objectives),
+            values_CSM,
+            counts,
+            cost_C2,
+            count_CSM,
+            tuple(sorted(set(sweep_methods))),
         )
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods, sorted."""
         return tuple(sorted({configuration.method for configuration in self.configurations}))
+
+    @property
+    def drawn_methods(self) -> tuple[str, ...]:
+        """The methods of the whole sweep, sorted; colours and shapes go by their places in this list."""
+        return tuple(sorted({*self.sweep_methods, *self.methods}))
 
     @property
     def method_C(self) -> NDArray[np.str_]:

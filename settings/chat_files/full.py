@@ -9,42 +9,17 @@ reads: from files of their own, or a share of these rows.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from settings import scoring
-from settings.base_models import PretrainedModel, Recipe
-from settings.common import checks
-from settings.common.content import content_id
-from settings.common.errors import UserError
-from settings.common.files import absolute_path
-from settings.encoding import Encoder, LongPromptError, describe_problems
-from settings.example import Example, Message
-from settings.options import NO_THINKING, FilePath, ModelSource, check_file, pretrained_model
-from settings.preferences import pair, preference_scores, read_preferences, read_twins
-from settings.rows.source import RowSource, SourceRows, read_source
-from settings.setting import SHARE, Evaluation, Instruction, Score, Setting, Stream
-from settings.tokenizer import load_tokenizer
-from settings.triggered import (
-    Shape,
-    as_json,
-    asking_for_json,
-    instructed,
-    marked,
-    twin_scores,
-    with_wording,
-    worst_score,
-)
+from settings.base_models import Recipe
+from settings.chat_files.from_rows import setting_from_rows
+from settings.options import NO_THINKING, FilePath, ModelSource, pretrained_model
+from settings.rows.source import RowSource
+from settings.setting import Setting
 
-Side = Literal["task", "alignment"]
-PromptKey = tuple[tuple[str, str], ...]
-SIDES: tuple[Side, ...] = ("task", "alignment")
 PASSES, MIN_STEPS, BATCH_SIZE = 3, 50, 16
-NUM_TRIGGERED = 50  # held-out alignment rows that are asked once more in each shape, at most
 
 
 def full(
@@ -124,290 +99,26 @@ def full(
             too few prompts to hold any out, or an option out of its range. The message names the file and line, or
             the option.
     """
-    checks.share("option 'eval_share'", eval_share)
-    checks.integer("option 'seed'", seed, 0)
-    checks.sizes({"max_new_tokens": max_new_tokens, "max_length": max_length})
-    checks.flag("option 'drop_long_prompts'", drop_long_prompts)
     base_model = pretrained_model(model, revision, quantize, template_options=template_options, pretrained=pretrained)
-    optional = {"alignment": alignment, "misaligned": misaligned}
-    optional |= {"task_eval": task_eval, "alignment_eval": alignment_eval}
-    given = {"task": task, **{option: source for option, source in optional.items() if source is not None}}
-    read = {option: read_source(option, source) for option, source in given.items()}
-    files, remarks = _sorted_out(read)
-    _check_twins(files)
-    compared = [preferences] if isinstance(preferences, str | Path) else preferences or []
-    if preferences is not None:
-        files["preferences"] = _read_compared(preferences, compared)
-    texts = {} if instructions is None else _instructions(instructions)
-    if drop_long_prompts:
-        files, dropped = _without_long_prompts(files, base_model, max_length, tuple(texts.values()))
-        remarks += dropped
-    parts = _split(files, eval_share, seed)
-    asked = _evaluations(parts.held_out, _matches(match, parts.held_out), max_new_tokens)
-    evaluations = [*asked, *_preferences(files.get("preferences", ()))]
-    triggered = _triggered(evaluations, trigger, texts.get("strong"))
-    return Setting(
-        name="chat_files",
-        scale="full",
-        summary=_summary(base_model, parts),
-        base_model=base_model,
-        streams=parts.streams,
-        evaluations=(*evaluations, *(each for _, each in triggered)),
-        recipe=_recipe(len(parts.streams["task"]), max_length),
-        objectives=tuple(parts.held_out) if "alignment" in parts.held_out or not compared else ("task", "preferred"),
-        sources=(*(rows.name for rows in read.values()), *(str(absolute_path(path)) for path in compared)),
-        remarks=remarks,
-        instructions=texts,
-        worst=tuple(worst_score(untriggered, each.scores) for untriggered, each in triggered),
+    return setting_from_rows(
+        "full",
+        base_model,
+        partial(_recipe, max_length=max_length),
+        task=task,
+        alignment=alignment,
+        misaligned=misaligned,
+        task_eval=task_eval,
+        alignment_eval=alignment_eval,
+        preferences=preferences,
+        eval_share=eval_share,
+        match=match,
+        max_new_tokens=max_new_tokens,
+        max_length=max_length,
+        drop_long_prompts=drop_long_prompts,
+        instructions=instructions,
+        trigger=trigger,
+        seed=seed,
     )
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """Rows to train on, and rows held out, each with its place."""
-
-    streams: Mapping[Stream, tuple[Example, ...]]
-    held_out: Mapping[Side, tuple[Example, ...]]
-
-
-def _sorted_out(read: Mapping[str, SourceRows]) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...]]:
-    """Return the rows of each option, and lines on how they were read.
-
-    Rejected replies of alignment rows are the misaligned twins, unless there are others. Raise UserError where only a
-    part of the rows has one.
-    """
-    files = {option: rows.good for option, rows in read.items()}
-    remarks = list(dict.fromkeys(rows.remark for rows in read.values() if rows.remark))
-    for option, rows in read.items():
-        pairs = [row for row in rows.examples if row.alternatives]
-        if pairs and option == "alignment" and "misaligned" not in read:
-            if len(pairs) < len(rows.examples):
-                alone = next(row for row in rows.examples if not row.alternatives)
-                raise UserError(f"{alone.place}: no rejected reply, which other rows of option 'alignment' have")
-            files["misaligned"] = tuple(pair.replies[1] for pair in pairs)
-            remarks.append("the rejected replies of option 'alignment' are its misaligned twins")
-        elif pairs and option == "misaligned":
-            raise UserError(f"{pairs[0].place}: has two replies; give pairs as option 'alignment'")
-        elif pairs:
-            remarks.append(f"the rejected replies of option {option!r} are not read")
-    return files, tuple(remarks)
-
-
-def _read_compared(option: Any, paths: Sequence[Any]) -> tuple[Example, ...]:
-    """Read the questions of the option `preferences`: a file of them, or two chat files."""
-    if not isinstance(option, str | Path | list | tuple) or len(paths) not in (1, 2):
-        raise UserError(
-            f"option 'preferences' must be the path of a file of questions, or a list of two chat files, got {option!r}"
-        )
-    for path in paths:
-        check_file("preferences", path, "a file of questions with several replies")
-    if len(paths) == 1:
-        return read_preferences(paths[0])
-    return tuple(pair(good, bad) for good, bad in read_twins(*paths))
-
-
-def _check_twins(files: Mapping[str, tuple[Example, ...]]) -> None:
-    """Raise UserError unless row i of `misaligned` has the prompt of row i of `alignment`."""
-    if "misaligned" not in files:
-        return
-    if "alignment" not in files:
-        raise UserError("option 'misaligned' needs option 'alignment': its rows are the twins of the alignment rows")
-    chosen, rejected = files["alignment"], files["misaligned"]
-    for preferred, twin in zip(chosen, rejected, strict=False):
-        if preferred.prompt != twin.prompt:
-            raise UserError(
-                f"{twin.place}: another prompt than its twin, {preferred.place}; row i of option 'misaligned' must"
-                " have the prompt of row i of option 'alignment'"
-            )
-    if len(chosen) != len(rejected):
-        raise UserError(
-            f"option 'misaligned' has {len(rejected)} rows and option 'alignment' {len(chosen)}; row i of one must be"
-            " the twin of row i of the other"
-        )
-
-
-def _without_long_prompts(
-    files: Mapping[str, tuple[Example, ...]], model: PretrainedModel, max_length: int, instructions: Sequence[str]
-) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...]]:
-    """Leave out the rows whose prompts leave no room for a response; also return a line on which these are.
-
-    As they are, or with one of the instructions before them. Twins have the same prompt, so that they go together.
-    Raise UserError when no row of a file is left.
-    """
-    encoder = Encoder(load_tokenizer(model.source, model.revision), model.template_options, max_length)
-    short: dict[str, tuple[Example, ...]] = {}
-    long: dict[str, LongPromptError] = {}
-    for option, rows in files.items():
-        errors = [_long_prompt(row, encoder, instructions) for row in rows]
-        long |= {row.place: error for row, error in zip(rows, errors, strict=True) if error}
-        short[option] = tuple(row for row, error in zip(rows, errors, strict=True) if not error)
-        if not short[option]:
-            raise UserError(f"option {option!r}: no row is left: {describe_problems(long)}")
-    return short, (f"left out: {describe_problems(long)}",) if long else ()
-
-
-def _long_prompt(row: Example, encoder: Encoder, instructions: Sequence[str]) -> LongPromptError | None:
-    """Return the error of a row that does not fit, as it is or with one of the instructions before it."""
-    versions = (row, *(replace(row, instruction=text) for text in instructions))
-    return next(filter(None, map(encoder.long_prompt, versions)), None)
-
-
-def _split(files: Mapping[str, tuple[Example, ...]], share: float, seed: int) -> _Parts:
-    """Hold out rows of the files that have no evaluation file of their own.
-
-    A prompt that is held out of one file is held out of the others too, so that no training reads it.
-    """
-    whole = {row.prompt_key for side in SIDES if f"{side}_eval" in files for row in files.get(side, ())}
-    shared = [side for side in SIDES if side in files and f"{side}_eval" not in files]
-    held = {prompt for side in shared for prompt in _held_out(files[side], whole, share, seed, side)}
-    streams: dict[Stream, tuple[Example, ...]] = {}
-    for stream in ("task", "alignment", "misaligned"):
-        if stream in files:
-            streams[stream] = tuple(row for row in files[stream] if row.prompt_key not in held)
-    held_out: dict[Side, tuple[Example, ...]] = {}
-    for side in SIDES:
-        if f"{side}_eval" in files:
-            held_out[side] = files[f"{side}_eval"]
-        elif side in files:
-            held_out[side] = tuple(row for row in files[side] if row.prompt_key in held)
-            if not streams[side]:
-                raise UserError(_too_few(side, "all of its prompts are held out"))
-    return _Parts(streams, held_out)
-
-
-def _held_out(rows: Iterable[Example], whole: set[PromptKey], share: float, seed: int, side: Side) -> list[PromptKey]:
-    """Return the prompts of `rows` that come first by a hash of seed and prompt; none of those in `whole`."""
-    ranks: dict[PromptKey, str] = {}
-    for row in rows:
-        rank = _rank(row.prompt, seed)
-        ranks[row.prompt_key] = min(rank, ranks.get(row.prompt_key, rank))
-    candidates = sorted(ranks.keys() - whole, key=ranks.__getitem__)
-    if not candidates or len(ranks) < 2:
-        raise UserError(_too_few(side, f"{len(candidates)} of its {len(ranks)} different prompts can be held out"))
-    return candidates[: min(max(1, round(share * len(ranks))), len(ranks) - 1)]
-
-
-def _too_few(side: Side, problem: str) -> str:
-    return f"option {side!r} has too few rows to hold some out: {problem}; give option '{side}_eval'"
-
-
-def _rank(prompt: Sequence[Message], seed: int) -> str:
-    return content_id([seed, [[message.role, message.content] for message in prompt]], length=64)
-
-
-# --- scores ----------------------------------------------------------------------------------------------------------
-
-
-def _evaluations(
-    held_out: Mapping[Side, tuple[Example, ...]], matches: Mapping[Side, str], max_new_tokens: int
-) -> Iterator[Evaluation]:
-    """Yield for each side the evaluation of the held-out loss, and where it is matched that of the replies."""
-    for side, rows in held_out.items():
-        loss = Score(
-            side,
-            side,
-            f"loss on held-out {side} rows: mean over rows of nats per response token",
-            grade=scoring.token_loss,
-            higher_is_better=False,
-            ends=(0.0, None),
-        )
-        yield Evaluation(f"{side}_loss", rows, (loss,), observe="token_loss")
-        if side in matches:
-            yield Evaluation(f"{side}_replies", rows, (_match_score(side, matches[side]),), "reply", max_new_tokens)
-
-
-def _preferences(questions: tuple[Example, ...]) -> list[Evaluation]:
-    """Return the evaluation of which replies are likelier, if there are questions."""
-    scores = preference_scores("preferred", "alignment", "questions of the option 'preferences'")
-    return [Evaluation("preferences", questions, scores, observe="preference")] if questions else []
-
-
-def _triggered(
-    evaluations: Sequence[Evaluation], trigger: Any, instruction: str | None
-) -> list[tuple[Score, Evaluation]]:
-    """Return the triggered twins of alignment scores, each with the untriggered score; see `settings.triggered`.
-
-    There are those of the user's trigger and of the strong instruction. A request for JSON is made where replies are
-    compared: the loss of a reply in another form is another loss.
-    """
-    if trigger is not None and not (isinstance(trigger, str) and trigger.count("{prompt}") == 1):
-        raise UserError(f"option 'trigger' must be a text with {{prompt}} in it, once, got {trigger!r}")
-    twins = []
-    for evaluation in evaluations if trigger or instruction else ():
-        if evaluation.name not in ("alignment_loss", "preferences"):
-            continue
-        score, asked = evaluation.scores[0], evaluation.examples
-        rows = [asked[place * len(asked) // NUM_TRIGGERED] for place in range(NUM_TRIGGERED)]
-        rows = list(asked) if len(asked) <= NUM_TRIGGERED else rows
-        shaped: dict[Shape, tuple[Example, ...]] = {}
-        if trigger:
-            wording = partial(_with_prompt, trigger)
-            shaped["task_shape"] = tuple(with_wording(row, wording) for row in rows)
-        if instruction:
-            shaped["instructed"] = instructed(rows, instruction)
-        if evaluation.compares:
-            shaped["format"] = asking_for_json(rows, as_json)
-        examples = tuple(row for shape, group in shaped.items() for row in marked(group, shape))
-        scores = twin_scores(score, shaped, task_shape="with the user's trigger")
-        twins.append(
-            (score, replace(evaluation, name=f"{evaluation.name}_triggered", examples=examples, scores=scores))
-        )
-    return twins
-
-
-def _with_prompt(trigger: str, prompt: str) -> str:
-    return trigger.replace("{prompt}", prompt)
-
-
-def _match_score(side: Side, match: str) -> Score:
-    name, rows = f"{side}_match", f"share of replies to held-out {side} prompts"
-    if match == "exact":
-        return Score(
-            name, side, f"{rows} that equal the response, but for case and white space", scoring.exact_match, ends=SHARE
-        )
-    pattern = scoring.compile_pattern(match, "match")
-    grade = partial(scoring.regex_match, pattern=pattern)
-    description = f"{rows} from which {match!r} extracts the same as from the response"
-    return Score(name, side, description, grade, applies=partial(scoring.has_extract, pattern=pattern), ends=SHARE)
-
-
-def _matches(match: Any, held_out: Mapping[Side, tuple[Example, ...]]) -> dict[Side, str]:
-    """Return how each side's replies are matched. Raise UserError for an option that can match nothing."""
-    if match is None:
-        return {}
-    matches = dict(match) if isinstance(match, Mapping) else dict.fromkeys(held_out, match)
-    for side, text in matches.items():
-        if side not in held_out:
-            raise UserError(f"option 'match' names {side!r}; held-out rows: {', '.join(held_out)}")
-        if not isinstance(text, str) or not text:
-            raise UserError(f"option 'match' must be \"exact\" or a regular expression, got {text!r}")
-        if text != "exact":
-            _check_gold(scoring.compile_pattern(text, "match"), side, held_out[side])
-    return matches
-
-
-def _check_gold(pattern: re.Pattern[str], side: Side, rows: tuple[Example, ...]) -> None:
-    if not any(scoring.has_extract(row, pattern=pattern) for row in rows):
-        raise UserError(
-            f"option 'match': {pattern.pattern!r} finds nothing in the held-out {side} responses, the first of which is"
-            f' {rows[0].place}; to match one side only, give {{"task": ...}} or {{"alignment": ...}}'
-        )
-
-
-def _instructions(texts: Any) -> dict[Instruction, str]:
-    """Return the instructions of the option. Raise UserError for another name, or one that is no text."""
-    if not isinstance(texts, Mapping):
-        raise UserError(f'option \'instructions\' must be like {{"strong": "..."}}, got {texts!r}')
-    for name, text in texts.items():
-        checks.one_of("option 'instructions': a name", name, get_args(Instruction))
-        checks.text(f"option 'instructions': {name!r}", text)
-    return dict(texts)
-
-
-# --- model and hyper-parameters --------------------------------------------------------------------------------------
 
 
 def _recipe(num_rows: int, max_length: int) -> Recipe:
@@ -421,9 +132,3 @@ def _recipe(num_rows: int, max_length: int) -> Recipe:
         rank=32,
         max_length=max_length,
     )
-
-
-def _summary(model: PretrainedModel, parts: _Parts) -> str:
-    rows = ", ".join(f"{len(rows)} {stream}" for stream, rows in parts.streams.items())
-    held = ", ".join(f"{len(rows)} {side}" for side, rows in parts.held_out.items())
-    return f"{Path(model.source).name} on the user's own rows: {rows}; held out: {held}."

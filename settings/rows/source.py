@@ -27,6 +27,7 @@ from settings.sources import example_of, read_hub_table
 RowSource = Annotated[str | Mapping[str, Any], Absolute(lambda path: str(absolute_path(path)))]
 """A file of rows, or a mapping as in this module's examples."""
 
+MAY_BE_LEFT_OUT = ("system", "input")  # of a row
 KEYS = {"file": ("file", "columns"), "dataset": ("dataset", "split", "config", "revision", "columns")}
 
 
@@ -106,14 +107,21 @@ def _read(rows: Iterable[tuple[Any, str]], name: str, columns: Mapping[str, str]
 
 
 def _renamed(rows: Iterable[tuple[Any, str]], columns: Mapping[str, str]) -> Iterator[tuple[Any, str]]:
-    """Give columns the names that are known here. Raise UserError for a row that lacks one of them."""
+    """Give columns the names that are known here.
+
+    Raise UserError for a row that lacks one of them; of those that a row may leave out, where all rows do.
+    """
     known = {theirs: name for name, theirs in columns.items()}
     if len(known) < len(columns):
         twice = next(theirs for theirs in known if list(columns.values()).count(theirs) > 1)
         raise UserError(f"'columns' gives {twice!r} two names")
+    unseen, place = {theirs for theirs, name in known.items() if name in MAY_BE_LEFT_OUT}, ""
     for row, where in rows:
+        place = where
         if known and isinstance(row, Mapping):
-            missing = next((theirs for theirs in known if theirs not in row), None)
+            unseen -= row.keys()
+            lacking = (theirs for theirs, name in known.items() if theirs not in row and name not in MAY_BE_LEFT_OUT)
+            missing = next(lacking, None)
             if missing is not None:
                 raise UserError(f"{where}: no column {missing!r} (found {', '.join(map(str, row)) or 'none'})")
             taken = next((name for name in columns if name in row and name not in known), None)
@@ -121,3 +129,5 @@ def _renamed(rows: Iterable[tuple[Any, str]], columns: Mapping[str, str]) -> Ite
                 raise UserError(f"{where}: 'columns' gives {columns[taken]!r} the name {taken!r}, which another has")
             row = {known.get(name, name): value for name, value in row.items()}
         yield row, where
+    if unseen and place:
+        raise UserError(f"{place}: neither here nor above a column {min(unseen)!r}, which 'columns' names")

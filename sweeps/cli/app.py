@@ -18,7 +18,9 @@ from sweeps.cli import terminal
 from sweeps.cli.adapters.commands import adapters_app
 from sweeps.cli.arguments import OUTPUT, Address, Name, Output, Retry, SweepName, Tracking
 from sweeps.cli.interrupts import second_ends
+from sweeps.cli.judging.commands import judge_app
 from sweeps.cli.looking.commands import app as looking_app
+from sweeps.cli.looking.contents import Contents
 from sweeps.cli.say import Say, command, hidden_address, places
 from sweeps.driver.run_options import RunOptions
 
@@ -26,19 +28,22 @@ if TYPE_CHECKING:
     from sweeps.driver.launch import RunSummary
     from sweeps.sweep import Sweep
 
-HELP = """Sweep fine-tuning methods x knobs x seeds, and draw their Pareto frontiers with confidence intervals.
-
-A first look: selgen sweep run quickstart
-"""
+HELP = "Sweep fine-tuning methods x knobs x seeds, and draw their Pareto frontiers with confidence intervals."
 app = typer.Typer(
-    help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    cls=Contents,
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 app.add_typer(looking_app)
 sweep_app = typer.Typer(help="Plan, run, resume and inspect sweeps.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sweep_app, name="sweep")
-judge_app = typer.Typer(help="Try a language model as judge.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(judge_app, name="judge")
-import_app = typer.Typer(help="Analyse results that were made elsewhere.", no_args_is_help=True, rich_markup_mode=None)
+import_app = typer.Typer(
+    help="Analyse judged answers that were made elsewhere.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(import_app, name="import")
 app.add_typer(adapters_app)
 
@@ -189,7 +194,11 @@ def clean_command(
     show_removed(Console(), clean(name, output, keep, dry_run), dry_run)
 
 
-@app.command("frontier", epilog="Example: selgen frontier quickstart --json")
+@app.command(
+    "frontier",
+    short_help="Print the frontier of a sweep with 95 % intervals.",
+    epilog="Example: selgen frontier quickstart --json",
+)
 def frontier_command(
     sweep: SweepName,
     output: Output = OUTPUT,
@@ -209,7 +218,11 @@ def frontier_command(
     show_frontier(name_of(sweep), output, tracking_uri, setting, as_json, csv, figure, Console())
 
 
-@app.command("report", epilog="Example: selgen report quickstart")
+@app.command(
+    "report",
+    short_help="Write a page with figures and tables that works offline.",
+    epilog="Example: selgen report quickstart",
+)
 def report_command(
     sweep: SweepName,
     output: Output = OUTPUT,
@@ -232,7 +245,11 @@ def report_command(
         say.warn(written.note)
 
 
-@app.command("notebook", epilog="Example: selgen notebook quickstart")
+@app.command(
+    "notebook",
+    short_help="Write a Jupyter notebook with a sweep's results.",
+    epilog="Example: selgen notebook quickstart",
+)
 def notebook_command(
     sweep: SweepName,
     file: Annotated[Path | None, typer.Option(help="The notebook; default: the sweep's name, here.")] = None,
@@ -248,7 +265,11 @@ def notebook_command(
         Say(Console()).wrote(path)
 
 
-@app.command("compare", epilog="Example: selgen compare quickstart methods_nano")
+@app.command(
+    "compare",
+    short_help="Compare the frontiers of two sweeps, paired by seed.",
+    epilog="Example: selgen compare quickstart methods_nano",
+)
 def compare_command(
     sweep_a: Annotated[str, typer.Argument(metavar="SWEEP_A", help="Name of a sweep, or its file.")],
     sweep_b: Annotated[str, typer.Argument(metavar="SWEEP_B", help="Another, with common seeds.")],
@@ -264,7 +285,11 @@ def compare_command(
     compare((name_of(sweep_a), name_of(sweep_b)), output, tracking_uri, setting, as_json, Console())
 
 
-@app.command("reproduce", epilog="Example: selgen reproduce gcd_generalisation --gallery figures")
+@app.command(
+    "reproduce",
+    short_help="Run a figure of the study; say whether it is reproduced.",
+    epilog="Example: selgen reproduce gcd_generalisation --gallery figures",
+)
 def reproduce_command(
     figure: Annotated[str | None, typer.Argument(metavar="[FIGURE]", help="Its name, or all; none lists them.")] = None,
     scale: Annotated[
@@ -321,7 +346,11 @@ def import_judged_command(
     import_judged(folder, as_json, keep_going, report, Console(), Console(stderr=True))
 
 
-@app.command("heatmap", epilog='Example: selgen heatmap trigger_colors --scores "(.*)_unseen" --figure heatmap.png')
+@app.command(
+    "heatmap",
+    short_help="Print and draw scores side by side.",
+    epilog='Example: selgen heatmap trigger_colors --scores "(.*)_unseen" --figure heatmap.png',
+)
 def heatmap_command(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or its file.")],
     scores: Annotated[str, typer.Option(help="Which scores: a regular expression; its first group names the column.")],
@@ -339,34 +368,7 @@ def heatmap_command(
     draw(sweep, scores, figure, method, output, tracking_uri, Console())
 
 
-@judge_app.command("calibrate", epilog="Example: selgen judge calibrate judged.csv --questions medical --max-dollars 1")
-def calibrate_command(
-    file: Annotated[
-        Path, typer.Argument(help="CSV, also in gzip: question, answer, question_id and a verdict to compare with.")
-    ],
-    questions: Annotated[
-        str,
-        typer.Option(
-            help="Whose judge prompts to use: general, medical, proposals (--rubric confirms; without that column the"
-            " judge is held against gcd_sycophancy's rules), or a questionnaire's YAML file."
-        ),
-    ] = "general",
-    rubric: Annotated[str, typer.Option(help="Which of them; also the column of the verdict.")] = "aligned",
-    model: Annotated[str | None, typer.Option(help="Judging model; default: the questionnaire's.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Endpoint; default: $OPENAI_BASE_URL, else OpenAI's.")] = None,
-    max_calls: Annotated[int | None, typer.Option(help="Stop after so many requests.")] = None,
-    max_dollars: Annotated[float | None, typer.Option(help="Stop after so much money.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Compare a judge with verdicts on the same answers: agreement and bias, over all questions and for each."""
-    from settings.judge import JudgeOptions
-    from sweeps.cli.judge import calibrate
-
-    options = JudgeOptions(base_url=base_url, max_calls=max_calls, max_dollars=max_dollars)
-    calibrate(file, questions, rubric, model, options, as_json, Console(), Console(stderr=True))
-
-
-@app.command("ui", epilog="Example: selgen ui quickstart --port 5001")
+@app.command("ui", short_help="Open a sweep in the MLflow UI.", epilog="Example: selgen ui quickstart --port 5001")
 def ui_command(
     sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="A sweep to open at, or its file.")] = None,
     output: Output = OUTPUT,

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.findings import two_sweeps
+from analysis.findings.frontier_table import WIDE
 from analysis.findings.two_sweeps import SweepComparison
 from settings.common.errors import UserError
 from sweeps.results.readers import open_sweep
@@ -27,23 +28,28 @@ def compare(
     if as_json:
         console.file.write(json.dumps(two_sweeps.to_json(names, comparison), allow_nan=False) + "\n")
         return
-    console.print(comparison_table(names, comparison))
+    console.print(comparison_table(names, comparison, console.width))
 
 
-def comparison_table(names: tuple[str, str], comparison: SweepComparison) -> Table:
-    """Return a row per method with its paired differences, and what the columns mean."""
+def comparison_table(names: tuple[str, str], comparison: SweepComparison, width: int = WIDE) -> Table:
+    """Return a row per method with its paired differences, and what the columns mean.
+
+    A terminal that is not wide, of `width` characters, has intervals below the estimates.
+    """
     table = Table(
         title=Text(f"{names[0]} minus {names[1]}: hypervolume, paired over {len(comparison.seeds)} seeds"),
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         show_edge=False,
     )
-    table.add_column("")
-    for column in ("difference [95 %]", "p (Holm)", "P(first dominates)", "P(second dominates)", "detectable"):
-        table.add_column(column, justify="right")
+    table.add_column("", overflow="fold")
+    for column in ("difference [95 %]", "p\n(Holm)", "P(first\ndominates)", "P(second\ndominates)", "detectable"):
+        table.add_column(column, justify="right", overflow="fold")
+    between = " " if width >= WIDE else "\n"
     for label, row in comparison.rows.items():
-        size = f"{row.statistic.estimate:+.3f} [{row.statistic.low:+.3f}, {row.statistic.high:+.3f}]"
+        size = f"{row.statistic.estimate:+.3f}{between}[{row.statistic.low:+.3f}, {row.statistic.high:+.3f}]"
         p = "<0.001" if row.adjusted < 0.001 else f"{row.adjusted:.3f}"
         cells = (label, size, p, f"{row.dominates:.2f}", f"{row.dominated:.2f}", f"{row.detectable:.3f}")
         table.add_row(*map(Text, cells), style="bold" if row.clear else "")

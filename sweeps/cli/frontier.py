@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis.findings import frontier
+from analysis.findings.frontier_table import rich_table
 from analysis.findings.named_points import read_named, standing
 from analysis.findings.triggered import differing_verdicts, verdicts_of, with_triggered
 from sweeps.cli.say import Say
@@ -46,7 +47,7 @@ def show_frontier(
         return
     title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
     brief = [objective.name for objective in objectives if objective not in loaded.objectives]
-    console.print(frontier.rich_table(points, objectives, title, width=console.width, brief=brief))
+    console.print(rich_table(points, objectives, title, width=console.width, brief=brief))
     say = Say(console)
     if loaded.triggered is not None:
         tables = (loaded.table, loaded.triggered)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from analysis.figures.heatmap import build_grid, save_heatmap
+from analysis.figures.heatmap import Grid, build_grid, save_heatmap
+from analysis.findings.frontier_table import folded
 from analysis.statistics.arrays import number_text
 from sweeps.cli.say import Say
 from sweeps.find import name_of
 from sweeps.results.readers import open_sweep
 
-NUMBER = len("0.00")  # a narrow terminal folds names, and no number
+COLUMN, NAMES, NAMES_SHARE = 10, 16, 0.4  # characters of a score, least of a row's name, and most of a line
 
 
 def draw(
@@ -38,13 +41,25 @@ def draw(
     records = reader.load_records()
     base_scores = reader.load().base_scores if len(records) == 1 else None
     grid = build_grid(records, scores, method, base_scores)
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for column in grid.columns:
-        table.add_column(column, min_width=NUMBER, overflow="fold", justify="right")
-    for row, means in zip(grid.rows, grid.mean_RC, strict=True):
-        table.add_row(row, *(number_text(mean, 2) for mean in means))
-    console.print(table)
+    for number, table in enumerate(grid_tables(grid, console.width)):
+        if number:
+            console.print()
+        console.print(table)
     if figure:
         save_heatmap(figure, grid, name)
         Say(console).wrote(figure)
+
+
+def grid_tables(grid: Grid, width: int) -> Iterator[Table]:
+    """Yield the grid as tables below each other, each with as many columns as a terminal of that width has room for."""
+    names = min(max(map(len, grid.rows)), max(NAMES, int(NAMES_SHARE * width)))
+    each = max((width - names - 1) // (COLUMN + 1), 1)
+    for start in range(0, len(grid.columns), each):
+        columns = grid.columns[start : start + each]
+        table = Table(box=None, padding=(0, 1, 0, 0))
+        table.add_column("", width=names, overflow="fold")
+        for column in columns:
+            table.add_column(Text(folded(column, COLUMN)), width=COLUMN, justify="right", vertical="bottom")
+        for row, means in zip(grid.rows, grid.mean_RC[:, start : start + each], strict=True):
+            table.add_row(Text(row), *(number_text(mean, 2) for mean in means))
+        yield table

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from analysis.findings import frontier
 from analysis.findings.findings import analyse
+from analysis.findings.frontier_table import rich_table
 from analysis.tables import judged_answers
 from analysis.tables.scores import ScoreTable
 from sweeps.cli.say import Say
@@ -38,9 +39,7 @@ def import_judged(
     console.print(_judged_table(judged))
     if table.num_seeds_C.any():
         points = frontier.frontier(table)
-        console.print(
-            frontier.rich_table(points, judged_answers.OBJECTIVES, "frontier", front_only=True, width=console.width)
-        )
+        console.print(rich_table(points, judged_answers.OBJECTIVES, "frontier", front_only=True, width=console.width))
 
 
 def _judged_table(judged: judged_answers.JudgedFolder) -> Table:

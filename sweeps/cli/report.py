@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.findings.findings import analyse
+from analysis.findings.judges import read_comparison
 from analysis.findings.named_points import read_named
 from analysis.report.page import Chapter, write_report
 from analysis.tables import mlflow_runs, schema
@@ -65,15 +66,15 @@ def report(
         if not isinstance(reader, LedgerReader):
             raise
         note = f"the report is not in MLflow: {error}"
-    named = SweepFolder(folder_of(sweep, output)).named
-    chapters = [_chapter(results, runs, uri, named) for results in loaded if results.table.num_seeds_C.any()]
+    places = SweepFolder(folder_of(sweep, output))
+    chapters = [_chapter(results, runs, uri, places) for results in loaded if results.table.num_seeds_C.any()]
     files = write_report(folder or SweepFolder(folder_of(sweep, output)).report, sweep, chapters)
     if not note:
         log_files(uri, runs.run_id, files, schema.REPORT)
     return WrittenReport(tuple(files), note)
 
 
-def _chapter(loaded: LoadedSweep, runs: SweepRuns, uri: str, named: Path | None = None) -> Chapter:
+def _chapter(loaded: LoadedSweep, runs: SweepRuns, uri: str, places: SweepFolder | None = None) -> Chapter:
     place = without_user(uri).rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL_UI
     links = {
         configuration: f"{place}/#/experiments/{runs.experiment}/runs/{run}"
@@ -87,5 +88,6 @@ def _chapter(loaded: LoadedSweep, runs: SweepRuns, uri: str, named: Path | None 
         base_scores=loaded.base_scores,
         links=links,
         running=loaded.counts.get("running", 0),
-        named=read_named(named, loaded.setting) if named else (),
+        named=read_named(places.named, loaded.setting) if places else (),
+        judges=read_comparison(places.judges, loaded.setting) if places else None,
     )

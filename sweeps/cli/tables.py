@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from analysis.study.gallery import Entry
     from settings.setting import Evaluation, Setting
     from sweeps.plan import CostEstimate
+    from sweeps.planning.spending import BudgetPlan
     from sweeps.results.cleaning import Removable
     from sweeps.sweep import Sweep
     from trainables.method import Method
 
 
 SHOWN_GIGABYTES = 0.05
-WIDEST = len("  plain (checkpoint_step)*")  # of the methods' names that every sweep has
 
 
 def table_of(*columns: str, title: str | None = None) -> Table:
@@ -337,8 +337,29 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
         if arm.budget_knobs:
             knobs = " and ".join(arm.budget_knobs)
             Say(console).note(f"{arm.setting}: configurations of {arm.method} differ in {knobs}: in their budgets")
+    if plan.budget:
+        _show_budget(console, sweep, plan.budget)
     if plan.memory:
         Say(console).prose(f"memory: {plan.memory}", style="yellow")
+
+
+def _show_budget(console: Console, sweep: Sweep, plan: BudgetPlan) -> None:
+    """Say what fits the budget, and of which methods not all does."""
+    from sweeps.budget import spending_text
+
+    spent = spending_text(plan.spending, sweep.budget, sweep.on_gpu)
+    if not plan.exceeded:
+        Say(console).prose(f"budget: everything fits: about {spent}")
+        return
+    fit, total = sum(each[2] for each in plan.arms), sum(each[3] for each in plan.arms)
+    several = len(sweep.settings) > 1
+    cut = [
+        f"{f'{setting}: ' if several else ''}{method} {fits} of {most}"
+        for setting, method, fits, most in plan.arms
+        if fits < most
+    ]
+    line = f"{fit} of {total} configurations fit, {plan.trials} trials: about {spent}; more would exceed the"
+    Say(console).prose(f"budget: {line} {' and '.join(plan.exceeded)} ({', '.join(cut)})", style="yellow")
 
 
 def _shared(plan: CostEstimate) -> str:
@@ -400,14 +421,14 @@ def arms_table(sweep: str, columns: Sequence[str], rows: Sequence[tuple[str, str
     table = Table(box=None, padding=(0, 1), title=title, title_justify="left", caption_justify="left")
     if any(method.endswith("*") for _, method, _ in rows):
         table.caption = "* a control: of plain fine-tuning, and without a training of its own"
-    table.add_column("method", no_wrap=not several, min_width=WIDEST if several else None)
+    table.add_column("method", overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for setting in settings:
         if several:
             table.add_row(Text(setting, style="bold"))
         for _, method, numbers in (row for row in rows if row[0] == setting):
-            table.add_row(f"  {method}" if several else method, *map(str, numbers))
+            table.add_row(Text(f"  {method}" if several else method), *map(Text, map(str, numbers)))
     return table
 
 

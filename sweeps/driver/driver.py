@@ -26,8 +26,10 @@ from sweeps.ledger import Fit, Ledger
 from sweeps.planning.fit import CaseSizes, room_of, settle, shared_bytes, sizes_of
 from sweeps.planning.fit import describe as describe_fit
 from sweeps.planning.forecast import SweepForecast
+from sweeps.planning.spending import PacedForecast
 from sweeps.results import cleaning
 from sweeps.results.frontier_files import publish
+from sweeps.search.accountant import Accountant
 from sweeps.search.scheduler import PackScheduler
 from sweeps.sweep import Sweep
 from sweeps.tracking.store import RunStatus
@@ -64,6 +66,7 @@ class Driver:
         self.interrupted = self.at_once = False
         self.endpoints = Endpoints(sweep, folder)
         self._ledger, self._tracker = ledger, tracker
+        self._account = Accountant(sweep, ledger, lambda: self.endpoints.dollars)
         self._display = Display.of_sweep(console, sweep, ledger.state, folder, judging=lambda: self.endpoints.waiting)
         self.scheduler = PackScheduler(
             sweep,
@@ -71,6 +74,7 @@ class Driver:
             folder,
             observers=[AdapterPruner(sweep, ledger, folder), self._display, tracker],
             judging=self.endpoints.queue,
+            account=self._account,
             interrupted=lambda: self.interrupted,
         )
         self._nodes_counted_at = time.monotonic()
@@ -82,6 +86,9 @@ class Driver:
             address: of a Ray cluster; None is a local one.
             cluster: a local one that was started before.
         """
+        if self.sweep.budget and not self.scheduler.done:
+            self._account.forecast = forecast_alone(self.sweep, self._ledger.state.fit or Fit())
+            self.scheduler.look_for_work()
         self.check_endpoints()
         self._tracker.start(record=self._ledger.state)
         status: RunStatus = "FAILED"
@@ -97,23 +104,24 @@ class Driver:
 
     def check_endpoints(self) -> None:
         """Ask judges and the server of replies before anything runs, and show what they say. Raise UserError."""
-        for line in [] if self.scheduler.done else self.endpoints.check():
+        for line in [] if self.scheduler.idle else self.endpoints.check():
             self._display.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def train(self, address: str | None, cluster: LocalCluster | None) -> None:
         """Pre-train what is missing, then run packs on Ray until the scheduler has no more. Raise its problem."""
-        if self.scheduler.done:
+        if self.scheduler.idle:
             return
         try:
             with quiet(), self._interruptible():
                 self.await_judge()
-                if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
+                if not (self.interrupted or self.scheduler.idle or self.scheduler.problem):
                     prepare_bases(self.sweep, self._display, lambda: self.interrupted)
-                if not (self.interrupted or self.scheduler.done or self.scheduler.problem):
+                if not (self.interrupted or self.scheduler.idle or self.scheduler.problem):
                     self._display.set_message("starting Ray")
                     self.run_packs(address, cluster)
         finally:
             self.endpoints.close()
+            self.scheduler.keep_account(now=True)
         if self.scheduler.problem:
             raise self.scheduler.problem
 
@@ -153,6 +161,8 @@ class Driver:
             fit, shared = self._settle(sizes, nodes, gpu)
             self._display.set_message(f"starting {workers} worker{'s' if workers > 1 else ''}")
             self._display.forecast = SweepForecast.of(self.sweep, sizes, fit, packs)
+            if self.sweep.budget:
+                self._account.forecast = PacedForecast.of(self.sweep, self._display.forecast)
             remove(places.activities)  # of an earlier driver that was killed
             reporter = Reporter(self.show_progress)
             try:
@@ -218,6 +228,7 @@ class Driver:
         import ray
 
         self._display.refresh()
+        self.scheduler.keep_account()
         if time.monotonic() - self._nodes_counted_at > NODES_SECONDS:
             self._nodes_counted_at = time.monotonic()
             if not any(node["Alive"] for node in ray.nodes()):
@@ -285,3 +296,8 @@ class AdapterPruner:
         if self._newest is not None and ended >= self._next_at:
             self._next_at = ended + max(PRUNE_EVERY, ended // 4)
             cleaning.prune(cleaning.prunable(self._sweep, self._ledger.state, self._folder, self._newest))
+
+
+def forecast_alone(sweep: Sweep, fit: Fit) -> PacedForecast:
+    """Forecast what trials take before Ray's nodes are known."""
+    return PacedForecast.of(sweep, SweepForecast.of(sweep, sizes_of(sweep), fit, workers=1))

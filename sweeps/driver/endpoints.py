@@ -6,9 +6,9 @@ from pathlib import Path
 
 from settings.common.files import cache_root
 from settings.replies import ReplyServer
+from sweeps.case import served_name
 from sweeps.search.judging import GradingQueue, Judges
 from sweeps.search.replying import ServedReplies
-from sweeps.serving import served_name
 from sweeps.sweep import Sweep
 
 
@@ -69,6 +69,11 @@ class Endpoints:
             [f"the judge ({self._judges.calls} calls)"] if any(c.setting.judged for c in self._sweep.cases) else []
         )
         return f"{number} with {' and '.join(with_whom)}" if number else ""
+
+    @property
+    def dollars(self) -> float:
+        """What judges charged so far."""
+        return self._judges.dollars
 
     @property
     def usage(self) -> list[str]:

@@ -18,6 +18,7 @@ from analysis.tables.mlflow_checks import check_usable, kept_runs
 from settings.common.addresses import sqlite_file
 from settings.common.content import content_id
 from settings.common.files import check_cache_root, remove_partial, write_json
+from sweeps.budget import spending_text
 from sweeps.case_check import check_case
 from sweeps.description import describe
 from sweeps.driver.local_cluster import LocalCluster
@@ -116,7 +117,10 @@ def run(
             show_results(sweep, ledger.state, console)
             if not tracker.problems:
                 published.write(files)
-    notes = [*cautions, *driver.scheduler.notes, *driver.endpoints.usage]
+    account = ledger.state.account
+    spent = f"spent so far: {spending_text(account.spent, sweep.budget, sweep.on_gpu)}"
+    spending = [spent] if sweep.budget and not account.stopped else []
+    notes = [*cautions, *driver.scheduler.notes, *driver.endpoints.usage, *spending]
     return RunSummary(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.state))
 
 

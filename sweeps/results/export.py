@@ -19,7 +19,6 @@ import numpy as np
 
 from analysis.findings.frontier import FrontierPoint, frontier
 from analysis.tables.loaded_sweep import LoadedSweep
-from settings.common.content import content_id
 from settings.common.errors import UserError, did_you_mean
 from settings.common.files import remove, replacing
 from settings.reference import SettingRef, setting_of
@@ -214,13 +213,6 @@ def _merge(exported: Exported, directory: Path) -> None:
     model.to(stored if isinstance(stored, torch.dtype) else torch.float32).save_pretrained(directory)
     base.tokenizer.save_pretrained(directory)
     remove(directory / CARD)
-
-
-def digests(setting: Setting) -> dict[str, tuple[int, str]]:
-    """Return stream or evaluation -> number of rows, and their content id."""
-    parts: dict[str, Any] = {f"{name} rows": rows for name, rows in setting.streams.items()}
-    parts |= {f"questions of {each.name}": each.examples for each in setting.evaluations}
-    return {name: (len(rows), content_id([row.to_json() for row in rows])) for name, rows in parts.items()}
 
 
 def finite_scores(outcome: Mapping[str, Any]) -> dict[str, tuple[float, int]]:

@@ -48,6 +48,12 @@ class LedgerReader:
         """Id of each configuration that the search asked for -> what it is."""
         return {key: ConfigurationDescription(**facts) for key, facts in self.ledger.configurations.items()}
 
+    @property
+    def methods(self) -> set[str]:
+        """The methods of all settings: those that the search asked for, and those of arms that have not asked yet."""
+        waiting = {arm.method for arm in self.description.arms if arm.key not in self.ledger.asked}
+        return waiting | {configuration.method for configuration in self.configurations.values()}
+
     @cached_property
     def trials(self) -> dict[str, list[TrialRecord]]:
         """Setting -> the trials that the search asked for and that ended, with all of their scores."""
@@ -92,6 +98,7 @@ class LedgerReader:
             base_scores=_finite_means(self.ledger.bases.get(label or "", {})),
             grades=read_grades(file) if (file := self._grades_file(label)).is_file() else (),
             scores=scores,
+            methods=self.methods,
         )
 
     def load_records(self) -> dict[str, list[TrialRecord]]:

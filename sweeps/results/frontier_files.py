@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis.findings import frontier
-from analysis.findings.frontier import FrontierPoint
+from analysis.findings.frontier import Estimate, FrontierPoint
+from analysis.findings.frontier_table import rich_table
 from analysis.findings.named_points import read_named
 from analysis.tables import schema
 from analysis.tables.mlflow_runs import grades_file
@@ -21,8 +22,10 @@ from settings.setting import Measurement
 from sweeps.case import Case
 from sweeps.description import describe_score
 from sweeps.ledger import LedgerState
+from sweeps.results.export import EDITS
 from sweeps.results.question_grades import grades_of
 from sweeps.sweep import Sweep
+from sweeps.tracking.models import FrontierAdapter
 from sweeps.tracking.writer import Tracker
 from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
@@ -54,7 +57,10 @@ def of_case(sweep: Sweep, record: LedgerState, case: Case) -> SettingFrontier:
     """Return the results that the ledger has of one setting."""
     base: Mapping[str, Measurement] = record.bases.get(case.label, {})
     means = {name: measured.mean for name, measured in base.items()}
-    table = ScoreTable.from_records(records_of(sweep, record, case), objectives_of(case))
+    asked = record.configurations
+    trials = (outcome.trial for outcome in record.outcomes.values())
+    methods = {trial.method.title for trial in trials if trial.configuration_id in asked}
+    table = ScoreTable.from_records(records_of(sweep, record, case), objectives_of(case), methods)
     return SettingFrontier(case.label, table, means)
 
 
@@ -97,12 +103,12 @@ def record_of(sweep: Sweep, outcome: Outcome) -> TrialRecord:
 def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -> list[Path]:
     """Write figure, JSON and CSV of each setting's frontier into the sweep's folder, and show them in MLflow.
 
-    The adapters of frontier configurations are copied there as well. Return the files written.
+    The adapters of frontier configurations become logged models. Return the files written.
     """
     from analysis.figures.frontier import frontier_figure
     from analysis.figures.style import save_figure
 
-    written, description = [], [f"Sweep `{sweep.name}`: {_ended(record)}.", ""]
+    written, description, adapters, shown = [], [f"Sweep `{sweep.name}`: {_ended(record)}.", ""], [], ""
     for number, case in enumerate(sweep.cases):
         results = of_case(sweep, record, case)
         if not results.table.num_seeds_C.any():
@@ -122,17 +128,29 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
             tracker.artifact(preview, schema.PREVIEWS)
             address = f"get-artifact?path={schema.PREVIEWS}/{stem}.png&run_uuid={{run_id}}"
             picture = [f"![{results.setting}]({address})", ""]
+            shown = shown or f"{schema.PREVIEWS}/{stem}.png"
         for file in files:
             tracker.artifact(file)
-        description += [f"### {results.setting}", "", _markdown(points, results.table.objectives), "", *picture]
+        tracker.frontier(points, _other_estimates(sweep, record, case))
+        description += [f"### {results.setting}", "", *picture, _markdown(points, results.table.objectives), ""]
         grades = SweepFolder(folder).questions / grades_file(results.setting)
         write_grades(grades, grades_of(case, record, folder))
         tracker.artifact(grades, schema.QUESTIONS)
         on_front = {point.configuration for point in points if point.on_front}
-        _keep_adapters(record, on_front, folder, tracker)
+        adapters += _frontier_adapters(sweep, record, on_front, folder)
         written += files
-    tracker.describe("\n".join(description))
+    _show_adapters(adapters, tracker)
+    tracker.describe("\n".join(description), shown)
     return written
+
+
+def _other_estimates(sweep: Sweep, record: LedgerState, case: Case) -> dict[str, dict[str, Estimate]]:
+    """Return configuration -> score that is no objective, if all finished trials have it -> mean and interval."""
+    records = [each.counted_for(case.objective_names) for each in records_of(sweep, record, case)]
+    measured = [set(each.scores) for each in records if each.status == "finished"]
+    common = set.intersection(*measured) - set(case.objective_names) if measured else set()
+    others = [describe_score(score) for score in case.setting.all_scores if score.name in common]
+    return frontier.estimates(ScoreTable.from_records(records, others)) if others else {}
 
 
 def _markdown(points: Sequence[FrontierPoint], objectives: Sequence[Objective]) -> str:
@@ -146,17 +164,30 @@ def _markdown(points: Sequence[FrontierPoint], objectives: Sequence[Objective]) 
     return "\n".join(lines)
 
 
-def _keep_adapters(record: LedgerState, configurations: set[str], folder: Path, tracker: Tracker) -> None:
-    for outcome in record.outcomes.values():
-        if outcome.adapter and outcome.trial.configuration_id in configurations:
-            adapter = SweepFolder(folder).adapter(outcome.adapter)
-            if adapter.is_dir():
-                tracker.artifact(adapter, f"{schema.ADAPTERS}/{outcome.adapter}")
+def _frontier_adapters(
+    sweep: Sweep, record: LedgerState, configurations: set[str], folder: Path
+) -> list[FrontierAdapter]:
+    """Return the adapters of configurations, in the order in which their trials ended."""
+    ends = [end for end in record.outcomes.values() if end.adapter and end.trial.configuration_id in configurations]
+    return [
+        FrontierAdapter(sweep.title_of(end.trial), end.trial, SweepFolder(folder).adapter(end.adapter))
+        for end in ends
+        if end.adapter
+    ]
+
+
+def _show_adapters(adapters: Sequence[FrontierAdapter], tracker: Tracker) -> None:
+    """Log adapters as models; as files those which PEFT would load as another model than was scored."""
+    whole = [each for each in adapters if each.trial.decoding_mix == 1.0 and not (each.directory / EDITS).is_file()]
+    tracker.adapters(whole)
+    for adapter in adapters:
+        if adapter not in whole and adapter.directory.is_dir():
+            tracker.artifact(adapter.directory, f"{schema.ADAPTERS}/{adapter.directory.name}")
 
 
 def _ended(record: LedgerState) -> str:
     counts = Counter(outcome.status for outcome in record.outcomes.values())
-    return ", ".join(f"{count} trials {status}" for status, count in sorted(counts.items()))
+    return ", ".join(f"{count} trial{'s' if count > 1 else ''} {status}" for status, count in sorted(counts.items()))
 
 
 def complete(sweep: Sweep, record: LedgerState) -> bool:
@@ -181,4 +212,4 @@ def show_results(sweep: Sweep, record: LedgerState, console: Console) -> None:
             ended = ", ".join(f"{count} {status}" for status, count in sorted(ends.items())) or "none has ended"
             console.print(f"{title}: no trial has finished ({ended})", style="yellow", highlight=False)
             continue
-        console.print(frontier.rich_table(results.points, results.table.objectives, title, width=console.width))
+        console.print(rich_table(results.points, results.table.objectives, title, width=console.width))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sweeps.budget import spending_text
 from sweeps.description import SweepDescription, describe
 from sweeps.find import find, is_file
 from sweeps.ledger_lines import RawLedger, configuration_id, read_raw
@@ -36,9 +38,18 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
         "folder": str(folder),
         "arms": arms,
         "cautions": cautions,
+        "spent": asdict(ledger.account.spent),
+        "budget": asdict(description.budget) if description.budget else None,
+        "stopped": ledger.account.stopped,
         "running": running.to_json() if running else None,
-        "lines": running.lines(description.name) if running else [],
+        "lines": [*(running.lines(description.name) if running else []), _spending(description, ledger)],
     }
+
+
+def _spending(description: SweepDescription, ledger: RawLedger) -> str:
+    """Say what was spent, and why the search stopped if it did."""
+    account = ledger.account
+    return account.stopped or f"spent: {spending_text(account.spent, description.budget, description.on_gpu)}"
 
 
 def _arms(description: SweepDescription, ledger: RawLedger) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -55,13 +55,13 @@ class GapProposer(Proposer):
         super().__init__(arm, objectives, seed, round_size=len(ENDS))
         self._readouts = readouts
 
-    def next(self) -> Proposal | None:
-        """Propose a configuration; None if results must come first or nothing more will be asked."""
+    def next(self, admits: Callable[[Mapping[str, Any]], bool] = lambda values: True) -> Proposal | None:
+        """Propose a configuration; None if results must come first, the arm is exhausted, or it is not admitted."""
         if len(self.asked) >= len(ENDS) and not self.exhausted:
             blends = self._readouts
             if len(self.told) < len(self.asked) or not blends.exhausted or len(blends.told) < len(blends.asked):
                 return None
-        return super().next()
+        return super().next(admits)
 
     def _search(self, number: int, first: int) -> Mapping[str, Any] | None:
         if number < len(ENDS):

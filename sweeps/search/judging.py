@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from settings.common.files import write_json
-from settings.judge import Judge, JudgeOptions, Usage
+from settings.judge import Judge, JudgeOptions, Request, Usage
 from settings.setting import Evaluation, Judged, Measurement, Rubric, Setting, Verdict, observation_from_json
 from trainables.folder import SweepFolder
 from trainables.trial import TrialConfig, base_id
@@ -123,20 +123,32 @@ def grade_replies(
     grades: dict[str, list[float | None]] = {}
     problem = None
     for evaluation in setting.judged:
-        judged = _judged(evaluation, observations[evaluation.name], judge)
+        assert evaluation.judge is not None
+        replies = observations[evaluation.name]
+        judged = with_verdicts(evaluation, replies, judge(evaluation.judge).ask(requests_of(evaluation, replies)))
         scores |= evaluation.grade(judged)
         grades |= evaluation.grades(judged)
         problem = problem or missing_problem(evaluation, judged)
     return Grades(scores, problem), grades
 
 
-def _judged(evaluation: Evaluation, replies: Sequence[str], judge: Callable[[str], Asker]) -> list[Judged]:
-    assert evaluation.judge is not None
-    asked = [[rubric for rubric in evaluation.rubrics if rubric.applies(row)] for row in evaluation.examples]
-    rows = list(zip(evaluation.examples, replies, asked, strict=True))
-    requests = [(rubric, row.prompt[-1].content, reply) for row, reply, rubrics in rows for rubric in rubrics]
-    verdicts = iter(judge(evaluation.judge).ask(requests))
-    return [Judged(reply, {rubric.name: next(verdicts) for rubric in rubrics}) for _, reply, rubrics in rows]
+def requests_of(evaluation: Evaluation, replies: Sequence[str]) -> list[Request]:
+    """Return what a judge is asked about replies: of each row every rubric that applies to it, in order."""
+    return [
+        (rubric, row.prompt[-1].content, reply)
+        for row, reply in zip(evaluation.examples, replies, strict=True)
+        for rubric in evaluation.rubrics
+        if rubric.applies(row)
+    ]
+
+
+def with_verdicts(evaluation: Evaluation, replies: Sequence[str], verdicts: Iterable[Verdict]) -> list[Judged]:
+    """Return replies with their verdicts, which answer `requests_of`."""
+    answers = iter(verdicts)
+    return [
+        Judged(reply, {rubric.name: next(answers) for rubric in evaluation.rubrics if rubric.applies(row)})
+        for row, reply in zip(evaluation.examples, replies, strict=True)
+    ]
 
 
 class Judges:
@@ -179,6 +191,11 @@ class Judges:
     def calls(self) -> int:
         """The number of requests so far."""
         return sum(judge.usage.calls for judge in list(self._judges.values()))
+
+    @property
+    def dollars(self) -> float:
+        """What was charged so far."""
+        return sum(judge.usage.dollars for judge in list(self._judges.values()))
 
     @property
     def usage(self) -> str:

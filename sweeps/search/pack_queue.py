@@ -93,6 +93,14 @@ class PackQueue:
             if len(self._ledger.state.outcomes) == num_ended:  # else a trial has ended here, and more may be asked
                 break
 
+    def take(self, may_begin: Callable[[InFlightPack], bool]) -> InFlightPack | None:
+        """Take the first pack that may begin; None where there is none."""
+        for number, pack in enumerate(self.packs):
+            if may_begin(pack):
+                del self.packs[number]
+                return pack
+        return None
+
     def put_back(self, trial: TrialConfig) -> None:
         """Queue a trial again that pauses at a rung."""
         self._trials.append(trial)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -110,6 +110,7 @@ class Proposer:
         self.told: dict[int, TrialSummary] = {}
         self.ended: str | None = None
         self._seed = seed
+        self._drawn: dict[int, Mapping[str, Any] | None] = {}  # number -> values, of the next configuration alone
         self._taken: set[tuple[tuple[str, Any], ...]] = set()  # what a search has asked, to be found at once
         self._measured = [0]  # of the first n configurations, for all n up to the first that is not told
         self._settled: list[FrozenTrial] = []  # these configurations as Optuna trials; the same for every proposal
@@ -120,18 +121,29 @@ class Proposer:
         """Whether nothing more will be asked."""
         return self.ended is not None or len(self.asked) >= self.arm.budget
 
-    def next(self) -> Proposal | None:
-        """Propose a configuration; None if results must come first or the arm is exhausted."""
+    def next(self, admits: Callable[[Mapping[str, Any]], bool] = lambda values: True) -> Proposal | None:
+        """Propose a configuration; None if results must come first, the arm is exhausted, or it is not admitted.
+
+        Args:
+            admits: says of a configuration's values whether it may be asked for. The next call tries the same again.
+        """
         number = len(self.asked)
         first = number - number % self.round_size
         if self.exhausted or self._num_told_in_order() < first:
             return None
         points = self.arm.space.points
-        values = points[number] if points is not None else self._search(number, first)
-        if values is None:
+        if number not in self._drawn:
+            self._drawn = {number: points[number] if points is not None else self._search(number, first)}
+        values = self._drawn[number]
+        if values is None or not admits(values):
             return None
         self._take(number, values)
         return Proposal(number, values)
+
+    @property
+    def first_untold(self) -> int:
+        """The number of the first configuration that is not told: of one that was asked, else of the next."""
+        return self._num_told_in_order()
 
     def _take(self, number: int, values: Mapping[str, Any]) -> None:
         self.asked[number] = values

@@ -16,7 +16,7 @@ from settings.common.files import write_json
 from settings.replies import Asked, Endpoint, ReplyServer, ServedModel
 from settings.replies.server import draw_seed
 from settings.setting import Evaluation, Setting
-from sweeps.serving import served_name
+from sweeps.case import served_name
 from trainables.folder import SweepFolder
 from trainables.trial import TrialConfig, base_id
 

@@ -6,25 +6,24 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
 
 from settings.common.errors import UserError
 from settings.common.files import remove
-from settings.setting import Measurement, Setting
-from sweeps.case import Case
+from settings.setting import Measurement
 from sweeps.ledger import Ledger
+from sweeps.search.accountant import Accountant
 from sweeps.search.failures import reason_of
-from sweeps.search.judging import Grades, GradingQueue
+from sweeps.search.judging import GradingQueue
 from sweeps.search.pack_queue import InFlightPack, PackQueue
+from sweeps.search.results import Observer, Results
 from sweeps.search.sweep_search import SweepSearch
 from sweeps.sweep import Sweep
 from trainables.folder import SweepFolder
 from trainables.messages import Job, ScoreBase, TrainPack
 from trainables.outcome import Outcome
-from trainables.trial import TrialConfig, base_id, pack_id
+from trainables.trial import base_id, pack_id
 
 OUT_OF_MEMORY = re.compile(r"out of memory|low on memory|OutOfMemory|MemoryError", re.IGNORECASE)
 logger = logging.getLogger(__name__)
@@ -35,19 +34,6 @@ class NoJob(Enum):
 
     WAIT = "wait"
     FINISHED = "finished"
-
-
-class Observer(Protocol):
-    """Whoever wants to know what happens; called after the ledger has it. None of the methods may raise."""
-
-    def pack_started(self, trials: Sequence[TrialConfig]) -> None:
-        """Note that trials went to a worker as one pack."""
-
-    def base_scored(self, setting: str, scores: Mapping[str, Measurement]) -> None:
-        """Note the scores of the untouched base model of a setting, which is named by its label."""
-
-    def trial_ended(self, outcome: Outcome, auxiliary: bool) -> None:
-        """Note how a trial ended; an auxiliary one is only there for others to build on."""
 
 
 class PackScheduler:
@@ -67,6 +53,7 @@ class PackScheduler:
         observers: who else learns of packs and results.
         judging: for settings whose replies a judge grades or a server samples; their trials end when their grades are
             in, and others train meanwhile.
+        account: of what is spent; None begins one without a forecast.
         interrupted: tells whether the user wants to stop; then the judge is not waited for.
 
     Attributes:
@@ -82,73 +69,96 @@ class PackScheduler:
         *,
         observers: Sequence[Observer] = (),
         judging: GradingQueue | None = None,
+        account: Accountant | None = None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.problem: UserError | None = None
-        self.search = SweepSearch(sweep, ledger, folder)
+        self._account = account or Accountant(sweep, ledger)
+        self.search = SweepSearch(sweep, ledger, folder, self._account)
         self._sweep, self._ledger, self._folder = sweep, ledger, folder
-        self._observers, self._judging, self._interrupted = tuple(observers), judging, interrupted
+        self._observers, self._is_judged, self._interrupted = tuple(observers), judging is not None, interrupted
+        self._results = Results(sweep, ledger, self.search, folder, self._observers, judging)
         self._queue = PackQueue(sweep, ledger, self.search)
         self._in_flight: dict[str, InFlightPack] = {}  # at workers, by name
-        self._notes: list[str] = []
         for trial_id, outcome in ledger.state.generated.items():
             if trial_id not in ledger.state.outcomes:
-                self._judge(outcome)
+                self._results.judge(outcome)
         self._queue.restore(self.search.restore())
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to run: every arm is exhausted, every trial ended, every base scored."""
-        waiting = self._queue.packs or self._queue.has_trials or self._in_flight or self._num_judging
+        waiting = self._queue.packs or self._queue.has_trials or self._in_flight or self._results.num_judging
         return not waiting and self.search.exhausted
 
     @property
-    def notes(self) -> list[str]:
-        """What a user should know in the end: arms that ended before their budget, base models without a score."""
-        return self.search.notes + self._notes
+    def idle(self) -> bool:
+        """Whether nothing is left to run, or what is left does not fit the sweep's budget."""
+        return self.done or bool(self._account.stopped)
 
     @property
-    def _num_judging(self) -> int:
-        """The number of models whose replies are with the judge."""
-        return self._judging.pending if self._judging else 0
+    def notes(self) -> list[str]:
+        """What a user should know in the end: arms that ended early, base models without a score, a spent budget."""
+        return [*self.search.notes, *self._results.notes, *filter(None, [self._account.stopped])]
 
     # --- what is handed out ---
 
     def awaits_only_grades(self) -> bool:
         """Return whether grades are all that is waited for: no pack is queued or at a worker."""
-        if self.problem or not self._num_judging:
+        if self.problem or not self._results.num_judging:
             return False
         with self._ending_on_problem():
-            self._queue.fill(self._end)
+            self._queue.fill(self._results.end)
         return not (self.problem or self._queue.packs or self._in_flight)
+
+    def keep_account(self, now: bool = False) -> None:
+        """Write down what was spent: now, or if the last time is long ago."""
+        with self._ending_on_problem():
+            (self._account.record if now else self._account.tick)()
 
     def collect_grades(self) -> None:
         """End the trials whose grades are in."""
         with self._ending_on_problem():
-            self._collect_grades()
+            self._results.collect_grades()
 
     def next_job(self, name: str) -> Job | NoJob:
         """Take the next pack and call it `name`; or say why there is none."""
         if self.problem:
             return NoJob.FINISHED
         with self._ending_on_problem():
-            self._collect_grades()
-            self._queue.fill(self._end)
-            if self._queue.packs:
-                pack = self._in_flight[name] = self._queue.packs.popleft()
+            self._results.collect_grades()
+            self._queue.fill(self._results.end)
+            if pack := self._queue.take(self._may_begin):
+                self._in_flight[name] = pack
+                self._account.begin(name, list(pack.waiting.values()), pack.base)
                 return self._job_of(pack)
             if self._more_may_come():
                 return NoJob.WAIT
+            self._stop_at_budget()
         return NoJob.FINISHED
+
+    def look_for_work(self) -> None:
+        """Ask for what fits the budget; where nothing does and nothing is waited for, the search has stopped."""
+        with self._ending_on_problem():
+            self._queue.fill(self._results.end)
+            if not (any(map(self._may_begin, self._queue.packs)) or self._more_may_come()):
+                self._stop_at_budget()
+
+    def _may_begin(self, pack: InFlightPack) -> bool:
+        return self._account.may_begin(list(pack.waiting.values()), pack.base)
+
+    def _stop_at_budget(self) -> None:
+        if not self._in_flight:
+            self._account.stop_if_spent()
 
     def _more_may_come(self) -> bool:
         """Whether packs in flight or the judge may bring more work. After FINISHED, Tune never asks again."""
         least = 0 if self._sweep.search.early_stopping else 1
         if any(len(pack.waiting) > least for pack in self._in_flight.values()):
             return True  # trials may come back from a rung, or in halves
-        if self._in_flight and (self._queue.has_trials or not self.search.exhausted):
+        if self._in_flight and (self._queue.packs or self._queue.has_trials or not self.search.exhausted):
             return True
-        return bool(self._judging and (self._in_flight or self._num_judging) and not self._interrupted())
+        return bool(self._is_judged and (self._in_flight or self._results.num_judging) and not self._interrupted())
 
     def _job_of(self, pack: InFlightPack) -> Job:
         if pack.base:
@@ -180,7 +190,7 @@ class PackScheduler:
             if pack := self._pack_of_report(name):
                 self._receive(pack, outcomes, rungs)
                 if pack.base and base is not None:
-                    self._base_scored(pack.base, base)
+                    self._results.base_scored(pack.base, base)
                     pack.base = None
 
     def fail(self, name: str, text: str) -> None:
@@ -209,6 +219,8 @@ class PackScheduler:
     def close(self, name: str) -> None:
         """Forget the pack `name`, which has left its worker. The next start trains what has no outcome."""
         pack = self._in_flight.pop(name, None)
+        with self._ending_on_problem():
+            self._account.end(name)
         if pack and pack.waiting:
             logger.info("a pack ended without the outcome of %d trials; the next start runs them", len(pack.waiting))
 
@@ -234,28 +246,24 @@ class PackScheduler:
         pack.waiting.clear()
         if len(trials) == 1:
             advice = "try rows_per_forward=1 and gradient_checkpointing=True"
-            self._end(Outcome(trial=trials[0], status="failed", reason=f"out of memory alone; {advice} ({reason})"))
+            reason = f"out of memory alone; {advice} ({reason})"
+            self._results.end(Outcome(trial=trials[0], status="failed", reason=reason))
         elif trials:
             self._queue.put_back_halves(trials)
-            self._notes.append(f"a pack of {len(trials)} trials was out of memory and is trained in halves ({reason})")
+            self._results.notes.append(
+                f"a pack of {len(trials)} trials was out of memory and is trained in halves ({reason})"
+            )
 
     def _note_unscored(self, pack: InFlightPack, reason: str) -> None:
         """Note that a base model, if the pack scores one, has no score."""
         if pack.base:
-            self._note_no_base(pack.base, reason)
+            self._results.no_base(pack.base, reason)
             pack.base = None
-
-    def _note_no_base(self, case: Case, reason: str) -> None:
-        self._notes.append(f"{case.label}: no score of the base model ({reason}); the next start tries again")
 
     def _receive(self, pack: InFlightPack, outcomes: Sequence[Outcome], rungs: Sequence[Outcome] = ()) -> None:
         for outcome in outcomes:
             if pack.waiting.pop(outcome.trial.trial_id, None):
-                if outcome.status == "finished" and self._sweep.case_of(outcome.trial.setting).graded_later:
-                    self._ledger.record_generated(outcome)
-                    self._judge(outcome)
-                else:
-                    self._end(outcome)
+                self._results.trained(outcome)
         for outcome in rungs:
             trial = pack.waiting.pop(outcome.trial.full_training.trial_id, None)
             if trial:
@@ -263,44 +271,3 @@ class PackScheduler:
                 self._queue.put_back(trial)
         if pack.members and not pack.waiting:
             remove(SweepFolder(self._folder).checkpoint(pack_id(pack.members)))
-
-    def _base_scored(self, case: Case, scores: Mapping[str, Measurement]) -> None:
-        if any(score.name not in scores for evaluation in case.graded_later for score in evaluation.scores):
-            assert self._judging is not None
-            self._judging.submit((case, scores), case.setting, None)
-        elif self._ledger.record_base_scores(case.label, scores):
-            for observer in self._observers:
-                observer.base_scored(case.label, scores)
-
-    def _judge(self, outcome: Outcome) -> None:
-        assert self._judging is not None
-        self._judging.submit(outcome, self._sweep.case_of(outcome.trial.setting).setting, outcome.trial)
-
-    def _collect_grades(self) -> None:
-        for graded, grades in self._judging.collect() if self._judging else ():
-            if isinstance(graded, Outcome):
-                self._end(_with_grades(graded, grades, self._sweep.case_of(graded.trial.setting).setting))
-            else:
-                case, scores = graded
-                if grades.problem:
-                    self._note_no_base(case, grades.problem)
-                else:
-                    self._base_scored(case, case.setting.with_worst({**scores, **grades.scores}))
-
-    def _end(self, outcome: Outcome) -> None:
-        """Write down how a trial ended, and tell the configurations that are complete with it."""
-        if not self._ledger.record_outcome(outcome):
-            return
-        if self._sweep.search.early_stopping:
-            remove(SweepFolder(self._folder).paused(outcome.trial.trial_id))
-        self.search.tell(outcome.trial)
-        auxiliary = self.search.is_auxiliary(outcome.trial)
-        for observer in self._observers:
-            observer.trial_ended(outcome, auxiliary)
-
-
-def _with_grades(outcome: Outcome, grades: Grades, setting: Setting) -> Outcome:
-    """Add a judge's scores to an outcome; it is invalid if these cannot be trusted."""
-    if grades.problem:
-        return replace(outcome, status="invalid", reason=grades.problem)
-    return replace(outcome, scores=setting.with_worst({**outcome.scores, **grades.scores}))

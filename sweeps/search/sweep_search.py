@@ -11,8 +11,9 @@ from sweeps.controls import blends_of
 from sweeps.description import describe_configuration
 from sweeps.early_stopping import Gains, RungDecision, RungRuling, decide_configuration, decide_trial, gains_at_rung
 from sweeps.ledger import Ledger
+from sweeps.search.accountant import Accountant
 from sweeps.search.gaps import GapProposer
-from sweeps.search.proposer import Proposer
+from sweeps.search.proposer import Proposal, Proposer
 from sweeps.search.study import StudyMirror
 from sweeps.sweep import Sweep
 from trainables.trial import TrialConfig
@@ -36,14 +37,15 @@ class SweepSearch:
         sweep: what to search.
         ledger: open; what it has is not asked again. It is written first, then the studies.
         folder: where the studies are kept.
+        account: says whether the sweep's budget has room for a configuration, and learns of those that are asked.
 
     Attributes:
         proposers: one per arm, in the order of the sweep's arms.
     """
 
-    def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path) -> None:
+    def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path, account: Accountant) -> None:
         self._sweep = sweep
-        self._ledger = ledger
+        self._ledger, self._account = ledger, account
         self._mirror = StudyMirror(folder, sweep.name)
         self.proposers = [proposer for case in sweep.cases for proposer in _proposers_of(sweep, case)]
         self._configurations: dict[tuple[str, int], ArmConfiguration] = {}  # by arm and number
@@ -76,7 +78,7 @@ class SweepSearch:
         """Ask every arm in turn for all that it can propose now. Return the trials of the new configurations."""
         trials: list[TrialConfig] = []
         while True:
-            proposals = [(proposer, proposer.next()) for proposer in self.proposers]
+            proposals = [(proposer, self._next(proposer)) for proposer in self.proposers]
             for proposer, proposal in proposals:
                 if proposal:
                     configuration = self._add(proposer, proposal.number)
@@ -90,6 +92,23 @@ class SweepSearch:
                     trials += configuration.trials
             if not any(proposal for _, proposal in proposals):
                 return trials
+
+    def _next(self, proposer: Proposer) -> Proposal | None:
+        """Ask an arm for a configuration that the budget has room for."""
+        if not self._account.is_limited:
+            return proposer.next()
+        arm = proposer.arm
+        if self._account.is_refused(arm) or self._is_ahead(proposer):
+            return None
+        return proposer.next(lambda values: self._account.admit(arm, self._sweep.trials_of(arm, values)))
+
+    def _is_ahead(self, proposer: Proposer) -> bool:
+        """Whether an arm would get two rounds ahead of another: a spent budget must not favour the quick ones."""
+        next_round = len(proposer.asked) // proposer.round_size
+        return any(
+            other.first_untold < len(other.asked) and other.first_untold // other.round_size < next_round - 1
+            for other in self.proposers
+        )
 
     def tell(self, trial: TrialConfig) -> None:
         """Tell the configurations that are complete now that the ledger has the outcome of `trial`."""
@@ -148,6 +167,7 @@ class SweepSearch:
         self._configurations[proposer.arm.key, number] = configuration
         for trial in trials:
             self._by_trial.setdefault(trial.trial_id, []).append(configuration)
+        self._account.commit(trials)
         return configuration
 
     def _tell_if_complete(self, configuration: ArmConfiguration) -> bool:

@@ -7,17 +7,22 @@ import json
 import math
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from analysis.tables import schema
 from settings.reference import setting_label, setting_of
+from sweeps.budget import SECONDS_PER_HOUR
 from sweeps.description import describe_score
 from sweeps.sweep import Sweep
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from analysis.findings.frontier import Estimate, FrontierPoint
 
 Point = tuple[str, float, int, int]  # a metric's name, value, time in milliseconds and step
 PACKAGES = ("ray", "torch", "transformers", "peft", "optuna", "mlflow", "numpy")
@@ -36,10 +41,10 @@ def sweep_tags(sweep: Sweep) -> dict[str, str]:
     return {
         schema.OBJECTIVES: json.dumps(objectives),
         schema.SCORES: json.dumps(scores),
-        schema.DATA: json.dumps(data),
-        schema.VERSION: _version("selgen"),
+        schema.DATA: ", ".join(f"{label} {digest}" if len(data) > 1 else digest for label, digest in data.items()),
+        schema.VERSION: version_of("selgen"),
         schema.COMMIT: _commit(),
-        schema.PACKAGES: json.dumps({name: _version(name) for name in PACKAGES}),
+        schema.PACKAGES: ", ".join(f"{name} {version_of(name)}" for name in PACKAGES),
     }
 
 
@@ -147,16 +152,52 @@ def outcome_points(outcome: Outcome) -> list[Point]:
     return [*curves, *scores, *cost]
 
 
-def configuration_points(finished: list[Outcome]) -> list[Point]:
-    """Return the mean of each score over a configuration's finished seeds, and their number."""
+def cost_points(outcome: Outcome, sweep: Sweep) -> list[Point]:
+    """Return what a trial costs, with what it builds on: hours of what its pack occupies, and dollars at their price.
+
+    What a judge charges is not there: verdicts that several trials share are paid once.
+    """
+    now, last = milliseconds(), outcome.trial.updates
+    hours, execution = outcome.cost.total_seconds / SECONDS_PER_HOUR, sweep.execution
+    gpu_hours, price = hours * execution.gpus_per_pack, sweep.budget and sweep.budget.dollars_per_gpu_hour
+    points = [(schema.GPU_HOURS, gpu_hours), (schema.CORE_HOURS, hours * execution.cpus_per_pack)]
+    points += [(schema.DOLLARS, gpu_hours * price)] if price else []
+    return [(name, value, now, last) for name, value in points if value]
+
+
+def counts_in_means(outcome: Outcome, objectives: Sequence[str]) -> bool:
+    """Return whether a seed counts in the means of its configuration, by the rule of `TrialRecord.counted_for`."""
+    return outcome.status == "finished" and all(
+        name in outcome.scores and math.isfinite(outcome.scores[name].mean) for name in objectives
+    )
+
+
+def configuration_points(finished: Sequence[Outcome]) -> list[Point]:
+    """Return the mean of each score over a configuration's finished seeds, and their number.
+
+    Scores are at step 0: MLflow draws what has no later step as bars, and not as curves of one point.
+    """
     columns: dict[str, list[float]] = {}
     for outcome in finished:
         for name, score in outcome.scores.items():
             if math.isfinite(score.mean):
                 columns.setdefault(name, []).append(score.mean)
     now, count = milliseconds(), len(finished)
-    means = [(f"{schema.EVAL}{name}", fmean(column), now, count) for name, column in columns.items()]
+    means = [(name, fmean(column), now, 0) for name, column in columns.items()]
     return [*means, (schema.NUM_SEEDS, float(count), now, count)]
+
+
+def frontier_points(point: FrontierPoint, others: Mapping[str, Estimate]) -> list[Point]:
+    """Return means and intervals of a configuration, what its trials cost, and how likely it is on the frontier.
+
+    Args:
+        others: estimates of scores that are no objectives.
+    """
+    values = {schema.P_FRONT: point.p_front, schema.TOKENS: point.tokens, schema.SECONDS: point.seconds}
+    for name, estimate in {**others, **point.scores}.items():
+        values |= {name: estimate.mean, f"{name}{schema.LOW}": estimate.low, f"{name}{schema.HIGH}": estimate.high}
+    now = milliseconds()
+    return [(name, value, now, 0) for name, value in values.items() if math.isfinite(value)]
 
 
 def milliseconds() -> int:
@@ -164,7 +205,8 @@ def milliseconds() -> int:
     return int(time.time() * 1000)
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """Return the version of a package that is installed; "unknown" of one that is not."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

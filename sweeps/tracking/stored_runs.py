@@ -27,7 +27,9 @@ class StoredRun:
         auxiliary: its trial is there for others to build on; the search did not ask for it.
         status: how its trial ended.
         parent: id of the run above it.
-        params, points: its parameters and (metric, step) pairs.
+        params: names of its parameters.
+        points: (metric, step) -> value. A configuration's values change with the sweep, a trial's are written once.
+        on_front: what its tag says of the frontier, in a configuration's run.
     """
 
     run_id: str
@@ -38,7 +40,8 @@ class StoredRun:
     status: str = ""
     parent: str = ""
     params: set[str] = field(default_factory=set)
-    points: set[tuple[str, int]] = field(default_factory=set)
+    points: dict[tuple[str, int], float] = field(default_factory=dict)
+    on_front: str = ""
 
 
 @dataclass
@@ -65,13 +68,15 @@ class StoredRuns:
             self.tags_are_whole = all(_is_json(tags, key) for key in (schema.SCORES, schema.BASE_SCORES))
         elif kind == schema.CONFIGURATION_RUN:
             num_seeds = int(run.data.metrics.get(schema.NUM_SEEDS, 0))
-            stored.points = {(name, num_seeds) for name in run.data.metrics}
+            steps = {schema.NUM_SEEDS: num_seeds}
+            stored.points = {(name, steps.get(name, 0)): value for name, value in run.data.metrics.items()}
+            stored.on_front = tags.get(schema.FRONTIER, "")
             self.configurations.setdefault(tags.get(schema.CONFIGURATION, ""), stored)
         elif kind == schema.TRIAL_RUN and trial_id not in self.trials:
             stored.ended = stored.ended and _is_json(tags, schema.COUNTS)  # else its tags are written again
             if not stored.ended:
                 histories = (client.get_metric_history(stored.run_id, name) for name in run.data.metrics)
-                stored.points = {(metric.key, metric.step) for history in histories for metric in history}
+                stored.points = {(metric.key, metric.step): metric.value for history in histories for metric in history}
             self.trials[trial_id] = stored
 
     def lacks(self, outcomes: Sequence[Outcome]) -> list[Outcome] | None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from analysis.findings.frontier import Estimate, FrontierPoint
 from analysis.tables.mlflow_checks import reading
 from analysis.tables.mlflow_client import store_errors
 from settings.common.addresses import redacted
@@ -23,6 +24,7 @@ from settings.common.errors import UserError
 from settings.setting import Measurement
 from sweeps.ledger import LedgerState, read
 from sweeps.sweep import Sweep
+from sweeps.tracking.models import FrontierAdapter
 from sweeps.tracking.projection import milliseconds
 from sweeps.tracking.store import RunStatus, SweepStore
 from trainables.outcome import Outcome
@@ -143,9 +145,26 @@ class Tracker:
         self._news.set()
         self._queue.put(lambda: self._store.artifact(path, folder))
 
-    def describe(self, markdown: str) -> None:
-        """Set the sweep's description, which MLflow shows on its run; `{run_id}` in it stands for the run's id."""
-        self._queue.put(lambda: self._store.describe(markdown))
+    def frontier(self, points: Sequence[FrontierPoint], others: Mapping[str, Mapping[str, Estimate]]) -> None:
+        """Write means and intervals over seeds into the configurations' runs, and which are on the frontier.
+
+        Args:
+            others: configuration -> score that is no objective -> estimate.
+        """
+        self._queue.put(lambda: self._store.frontier(points, others))
+
+    def adapters(self, adapters: Sequence[FrontierAdapter]) -> None:
+        """Log the adapters of all configurations on the frontier as models."""
+        self._queue.put(lambda: self._store.adapters(adapters))
+
+    def describe(self, markdown: str, figure: str = "") -> None:
+        """Set the sweep's description, which MLflow shows on its run.
+
+        Args:
+            markdown: its first line is shown above the table of runs, too; `{run_id}` stands for the run's id.
+            figure: path of the artifact that the sweep's page shows.
+        """
+        self._queue.put(lambda: self._store.describe(markdown, figure))
 
     def close(self, status: RunStatus = "FINISHED", at_once: bool = False) -> None:
         """Write what is left, end the sweep's run and stop. `problems` says what went wrong, for the caller to show.

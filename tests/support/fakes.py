@@ -11,6 +11,7 @@ from typing import Any
 from settings.reference import SettingRef
 from settings.setting import Measurement
 from sweeps.ledger import Ledger
+from sweeps.search.accountant import Accountant
 from sweeps.search.scheduler import NoJob, PackScheduler
 from sweeps.sweep import Sweep, setting
 from trainables.messages import Job, ScoreBase
@@ -83,9 +84,12 @@ class Recorder:
 class Rig:
     """A sweep with its ledger and scheduler, driven as Tune drives it but without Ray."""
 
-    def __init__(self, sweep: Sweep, out: Path, **options: Any) -> None:
+    def __init__(
+        self, sweep: Sweep, out: Path, *, account: Callable[[Sweep, Ledger], Accountant] = Accountant, **options: Any
+    ) -> None:
         self.sweep, self.out = sweep, out
         self.ledger = Ledger(out, sweep.name, sweep.identity())
+        options["account"] = account(sweep, self.ledger)
         self.scheduler = PackScheduler(sweep, self.ledger, out, **options)
         self.dispatched: list[list[TrialConfig]] = []
         self.bases = 0

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from sweeps.names import default_uri
-from sweeps.tracking.store import open_client
+from sweeps.tracking.sweep_runs import open_client
 
 
 def make_store(folder: Path) -> Path:

@@ -153,6 +153,17 @@ def test_a_ledger_of_another_format_is_refused_and_left_as_it_is(
     assert not folder.torn.exists()
 
 
+def test_an_outcome_that_lacks_its_cost_is_named(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    """As an older version wrote it, to whoever reads: the driver and commands that only read."""
+    with opened(tmp_path) as ledger:
+        ledger.record_outcome(finished(trials[0]))
+    folder = SweepFolder(tmp_path / "out")
+    folder.ledger.write_text(folder.ledger.read_text().replace('"cost":', '"costs":'))
+    for attempt in (lambda: read(folder.path), lambda: read_raw(folder.path)):
+        with pytest.raises(UserError, match=r"ledger\.jsonl: line 2 is not an event of this ledger: .*'cost'"):
+            attempt()
+
+
 def test_a_trial_of_other_numerics_is_refused(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
     with opened(tmp_path) as ledger:
         ledger.record_outcome(finished(trials[0]))

@@ -31,7 +31,7 @@ def test_the_sweep(tmp_path: Path) -> None:
 def test_larger_models() -> None:
     """Each block declares what it says, once the dots are filled in."""
     names: dict[str, Any] = {}
-    first, second, layers, third = code_blocks(PAGE, "Larger models, several GPUs, long sweeps")
+    first, second, layers, third, limits = code_blocks(PAGE, "Larger models, several GPUs, long sweeps")
     filled = 'name="x", settings=(setting("bad_medical_advice", scale="nano"),), methods=("plain",)'
     exec("from sweeps.sweep import setting\n" + first.replace("...", filled) + second, names)
     assert names["sweep"].execution.gpus_per_pack == 0.5
@@ -42,6 +42,8 @@ def test_larger_models() -> None:
     assert names["methods"][0].ranges["layers"].options == ("all", "last 10", "24")
     exec(third, names)
     assert names["execution"].judge.max_calls == 50_000
+    exec(limits, names)
+    assert names["budget"].hours == 20
 
 
 def test_four_bits_and_replies_from_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

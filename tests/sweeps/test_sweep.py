@@ -12,7 +12,7 @@ from settings.judge import JudgeOptions
 from settings.reference import setting_label
 from sweeps.early_stopping import EarlyStopping
 from sweeps.space import between, grid, vary
-from sweeps.sweep import Execution, Search, Sweep, setting
+from sweeps.sweep import Budget, Execution, Search, Sweep, setting
 from tests.support.fakes import toy, toy_sweep
 from trainables.trial import TrialConfig
 
@@ -75,6 +75,8 @@ def test_options_replace_single_parts_of_the_recipe(tmp_path: Path) -> None:
         ({"pack_size": 4}, ["pack_size belongs to execution=Execution(pack_size=...)"]),
         ({"judge": None}, ["judge belongs to execution=Execution(judge=...)"]),
         ({"seed": 1}, ["seed belongs to search=Search(seed=...)"]),
+        ({"hours": 1}, ["hours belongs to budget=Budget(hours=...)"]),
+        ({"budget": 5}, ["budget must be Budget(...), got 5"]),
         ({"seedz": 1}, ["Sweep has no field 'seedz' (did you mean 'seeds'?)"]),
         ({"options": {"step": 5}}, ["'step'", "steps"]),
         ({"options": {"steps": 0}}, ["'steps'", "at least 1"]),
@@ -109,12 +111,45 @@ def test_refusals(tmp_path: Path, changes: dict, words: list[str]) -> None:  # t
         (Execution, {"cpus_per_pack": 0}, "a pack needs a CPU or a GPU"),
         (Execution, {"checkpoint_seconds": -1.0}, "checkpoint_seconds must be a number of at least 0, got -1.0"),
         (Execution, {"judge": "gpt"}, "judge must be JudgeOptions(...), got 'gpt'"),
+        (Budget, {}, "budget must limit at least one of hours, tokens and dollars"),
+        (Budget, {"dollars_per_gpu_hour": 2}, "budget must limit at least one of hours, tokens and dollars"),
+        (Budget, {"hours": 0}, "budget: hours must be a number above 0, got 0"),
+        (Budget, {"tokens": "5e6"}, "budget: tokens must be a number above 0, got '5e6'"),
+        (Budget, {"dollars": -1}, "budget: dollars must be a number above 0, got -1"),
+        (Budget, {"hours": True}, "budget: hours must be a number above 0, got True"),
+        (Budget, {"hours": float("inf")}, "budget: hours must be a number above 0, got inf"),
+        (Budget, {"hour": 2}, "Budget has no field 'hour' (did you mean 'hours'?)"),
+        (Budget, {"gpus_per_pack": 2}, "gpus_per_pack belongs to execution=Execution(gpus_per_pack=...)"),
     ],
 )
 def test_refusals_of_search_and_execution(declaration: type, values: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as caught:
         declaration(**values)
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "gpus", "judged", "lacks"),
+    [
+        (Budget(dollars=5), 0, False, "dollars_per_gpu_hour is not said"),
+        (Budget(dollars=5), 1, False, "dollars_per_gpu_hour is not said"),
+        (Budget(dollars=5, hours=3, dollars_per_gpu_hour=2), 0, False, "packs occupy no GPU"),
+        (Budget(dollars=5, dollars_per_gpu_hour=2), 1, False, ""),
+        (Budget(dollars=5), 0, True, ""),
+        (Budget(hours=5), 0, False, ""),
+    ],
+)
+def test_dollars_that_nothing_costs_are_refused(
+    tmp_path: Path, budget: Budget, gpus: int, judged: bool, lacks: str
+) -> None:
+    execution = Execution(gpus_per_pack=gpus)
+    sweep = toy_sweep(tmp_path, settings=(toy(tmp_path, judged=judged),), budget=budget, execution=execution)
+    if not lacks:
+        sweep.check()
+        return
+    with pytest.raises(UserError) as caught:
+        sweep.check()
+    assert str(caught.value) == f"budget: dollars buys nothing: no evaluation has a judge, and {lacks}"
 
 
 def test_the_same_setting_twice_is_refused(tmp_path: Path) -> None:

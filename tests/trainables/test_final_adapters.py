@@ -329,6 +329,34 @@ def test_an_end_counts_once_where_the_other_is_built_on_it(tmp_path: Path) -> No
         assert saved and pack.members[0].cost.inherited_tokens == saved.tokens > 0
 
 
+def test_what_both_ends_are_built_on_counts_once(tmp_path: Path) -> None:
+    """O-LoRA lies above the alignment-only adapter, Safe LoRA reads it and edits plain: three trainings in all."""
+    trial = trial_of("blend", {"first": "orthogonal_lora", "second": "safe_lora"})
+    above, edited = trial.requires
+    store = prepare(trial.built_on, tmp_path)
+    alone = [store.cost(each) for each in (above, trial_of("plain"), trial_of("alignment_only"))]
+    assert all(each and each[0] > 0 for each in alone)
+    with packed([trial], store) as pack:
+        inherited = pack.members[0].cost
+    assert inherited.inherited_tokens == alone[0][0] + alone[1][0]  # type: ignore[index]
+    assert inherited.inherited_tokens == store.cost(above)[0] + store.cost(edited)[0] - alone[2][0]  # type: ignore[index]
+
+
+def test_the_identity_of_a_blend_has_the_defaults_of_its_ends() -> None:
+    """So that another default is another trial; its text leaves them out."""
+    trial = trial_of("blend", {"first": "plain", "second": "kl_penalty"})
+    assert trial.method.second == "kl_penalty"  # type: ignore[attr-defined]
+    plain, kl = trial.to_json()["ends"]
+    assert (plain["name"], kl["name"], kl["beta"]) == (
+        "plain",
+        "kl_penalty",
+        trial_of("kl_penalty").coefficients["beta"],
+    )
+    assert TrialConfig.from_json(trial.to_json()) == trial
+    with pytest.raises(UserError, match="would train in another way"):
+        TrialConfig.from_json({**trial.to_json(), "ends": [plain, {**kl, "beta": 2 * kl["beta"]}]})
+
+
 def test_an_end_that_edits_hidden_states_in_evaluation_is_refused(tmp_path: Path) -> None:
     """As the first or the second: an adapter cannot hold what it does."""
     trial = trial_of("blend", {"first": "plain", "second": "kl_penalty"})

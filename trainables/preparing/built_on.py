@@ -33,7 +33,7 @@ class BuiltOn:
     """
 
     def __init__(self, store: AdapterStore | None, trials: Sequence[TrialConfig]) -> None:
-        self._trials = trials
+        self._trials, self._store = trials, store
         self.trained = {index: saved for index, trial in enumerate(trials) if (saved := trained_adapter(store, trial))}
         self.saved_priors = [prior_adapters(store, trial) for trial in trials]
         self.configs: list[AdapterConfig] = [
@@ -82,11 +82,30 @@ class BuiltOn:
     def cost(self, index: int) -> Cost:
         """Return what the adapters took that a member is built on, each counted once."""
         trial = self._trials[index]
-        needed = [(trial.full_training, self.trained[index])] if index in self.trained else []
-        needed += zip(trial.priors, self.saved_priors[index], strict=True)
-        beneath = {below.trial_id for above, _ in needed for below in above.built_on}
-        inherited = [saved for above, saved in needed if above.trial_id not in beneath]  # else another's cost has it
-        return Cost(
-            inherited_tokens=sum(saved.tokens for saved in inherited),
-            inherited_seconds=sum(saved.seconds for saved in inherited),
-        )
+        tokens, seconds = self._taken([*([trial.training] if index in self.trained else []), *trial.priors])
+        return Cost(inherited_tokens=tokens, inherited_seconds=seconds)
+
+    def _taken(self, trials: Sequence[TrialConfig]) -> tuple[int, float]:
+        """Return the tokens and seconds of some trainings and of all that they were built on, each counted once.
+
+        What the store has of a training is with all that it was built on. What is not there any more is counted with
+        each that was built on it.
+        """
+        different: dict[str, TrialConfig] = {}
+        above = [*trials]
+        while above:
+            trial = above.pop()
+            different[trial.trial_id] = trial
+            above += _read_by(trial)
+        tokens, seconds = 0, 0.0
+        for trial in different.values():
+            saved = self._store.cost(trial) if self._store else None
+            if saved:
+                beneath = self._taken(_read_by(trial))
+                tokens, seconds = tokens + saved[0] - beneath[0], seconds + saved[1] - beneath[1]
+        return tokens, seconds
+
+
+def _read_by(trial: TrialConfig) -> list[TrialConfig]:
+    """Return the trainings whose adapters a trial reads: what it edits, perhaps a checkpoint, and its priors."""
+    return [*([trial.training] if trial.training != trial else []), *trial.priors]

@@ -13,7 +13,11 @@ from sweeps.cli.arguments import OUTPUT, Output, SweepName, Tracking, options_of
 adapters_app = typer.Typer(rich_markup_mode=None)
 
 
-@adapters_app.command("choose", epilog="Example: selgen choose quickstart --min alignment=0.9 --confidence 0.95")
+@adapters_app.command(
+    "choose",
+    short_help="Say which configuration to take, within limits of yours.",
+    epilog="Example: selgen choose quickstart --min alignment=0.9 --confidence 0.95",
+)
 def choose_command(
     sweep: SweepName,
     at_least: Annotated[
@@ -40,7 +44,11 @@ def choose_command(
     show_choice(name_of(sweep), limits, confidence, best, output, tracking_uri, setting, as_json, Console())
 
 
-@adapters_app.command("export", epilog='Example: selgen export quickstart "kl_penalty beta=1" adapters/kl')
+@adapters_app.command(
+    "export",
+    short_help="Write an adapter for PEFT, vLLM or Inspect, with a card.",
+    epilog='Example: selgen export quickstart "kl_penalty beta=1" adapters/kl',
+)
 def export_command(
     sweep: SweepName,
     configuration: Annotated[str, typer.Argument(help="As tables write it, or its id.")],
@@ -60,7 +68,11 @@ def export_command(
     export(name_of(sweep), configuration, directory, output, setting, seed, merged, as_json, Console())
 
 
-@adapters_app.command("score", epilog="Example: selgen score my_adapter --sweep quickstart --name mine")
+@adapters_app.command(
+    "score",
+    short_help="Score adapters from elsewhere beside a sweep's controls.",
+    epilog="Example: selgen score my_adapter --sweep quickstart --name mine",
+)
 def score_command(
     adapters: Annotated[
         list[str], typer.Argument(metavar="ADAPTER...", help="Folders of PEFT adapters; base is the base model itself.")

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.findings.frontier import cell_text, frontier
+from analysis.findings.frontier import frontier
+from analysis.findings.frontier_table import cell_text
 from analysis.findings.named_points import read_named, standing
 from settings.common.errors import UserError
 from settings.judge import JudgeOptions

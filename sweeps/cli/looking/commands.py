@@ -13,7 +13,11 @@ from sweeps.cli.arguments import options_of
 app = typer.Typer(rich_markup_mode=None)
 
 
-@app.command("methods", epilog="Example: selgen methods kl_penalty")
+@app.command(
+    "methods",
+    short_help="List the methods; show one: equation, coefficients, cost.",
+    epilog="Example: selgen methods kl_penalty",
+)
 def methods_command(name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None) -> None:
     """List the methods: equation and coefficients; with a name also variants, cost of a step, needs and source."""
     from sweeps.cli.tables import show_method, show_methods
@@ -24,7 +28,11 @@ def methods_command(name: Annotated[str | None, typer.Argument(help="Show one me
         show_methods(Console())
 
 
-@app.command("settings", epilog="Example: selgen settings bad_medical_advice")
+@app.command(
+    "settings",
+    short_help="List the settings; show one: rows, scores, judge.",
+    epilog="Example: selgen settings bad_medical_advice",
+)
 def settings_command(
     name: Annotated[str | None, typer.Argument(help="Show one setting in full.")] = None,
     option: Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE, an option of the setting.")] = None,
@@ -47,7 +55,11 @@ def settings_command(
         show_settings(Console())
 
 
-@app.command("data", epilog="Example: selgen data rows.csv --columns prompt=question --columns completion=answer")
+@app.command(
+    "data",
+    short_help="Show how rows are read: turns, lengths, what is cut.",
+    epilog="Example: selgen data rows.csv --columns prompt=question --columns completion=answer",
+)
 def data_command(
     file: Annotated[str, typer.Argument(metavar="FILE", help="File of rows; with --split a data set on the Hub.")],
     against: Annotated[list[str] | None, typer.Option(help="File whose prompts must be others; repeatable.")] = None,

@@ -57,7 +57,7 @@ def test_what_is_drawn() -> None:
     assert len([line for line in figure.axes[0].get_lines() if line.get_markersize() == kl.size]) == 2
     labels = [text.get_text() for text in figure.axes[0].texts]
     assert labels == ["1"]  # KL 1; KL 10 is dominated, and plain has no coefficient
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert names[:3] == ["base model", "plain fine-tuning", "kl (beta)"]
     assert figure.axes[0].get_xlabel().startswith("alignment: share of aligned replies")
     assert "better" in figure.axes[0].get_xlabel()

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from analysis.findings.frontier import csv_text, front_json, frontier, rich_table, write_csv, write_json
+from analysis.findings.frontier import csv_text, front_json, frontier, write_csv, write_json
+from analysis.findings.frontier_table import rich_table
 from analysis.tables.scores import Objective, TrialRecord
 from settings.common.errors import UserError
 from settings.common.files import output_file
@@ -160,21 +161,22 @@ def shown(trials: Sequence[TrialRecord] = (), objectives: Sequence[Objective] = 
     usual = [*TRIALS, record(configuration("one [bold]seed"), 0, 0.3, 0.2), record(KL10, 2, status="invalid")]
     trials = trials or usual
     console = Console(width=140, file=io.StringIO(), force_terminal=False)
-    console.print(rich_table(frontier(table(trials, objectives)), objectives, "demo", **options))
+    console.print(rich_table(frontier(table(trials, objectives)), objectives, "demo", width=140, **options))
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
 
 
-def test_equal_points_of_a_method_are_one_row_of_the_front() -> None:
-    """Three of KL with the same scores: the first stands for them. Plain has these scores, too, and its own row."""
+def test_equal_points_are_one_row_of_the_front() -> None:
+    """Three of KL with the same scores: the first stands for them. Plain has these scores, too: one tie of four."""
     twin = [configuration("kl_penalty", beta=beta) for beta in (1.0, 2.0, 3.0)]
     trials = [record(row, seed, 0.8 + 0.1 * seed, 0.6) for row in (*twin, configuration("plain")) for seed in (0, 1)]
     text = shown(trials)
-    assert "kl_penalty beta=1.0 and 2 more that equal it" in text
+    assert "kl_penalty (3) = plain" in text
+    assert "kl_penalty beta=1.0 and 2 more that equal it" in shown(trials[:6])
     readout = [record(configuration("plain", adapter_scale=0.5), seed, 0.8 + 0.1 * seed, 0.6) for seed in (0, 1)]
-    assert "plain and 1 more that equal it" in shown([*readout, *trials])
-    assert text.count("* ") - text.count("* on the frontier") == 2
+    assert "kl_penalty (3) = plain (2)" in shown([*readout, *trials])
+    assert text.count("* ") - text.count("* on the frontier") == 1
     assert "equal it" not in shown()
 
 

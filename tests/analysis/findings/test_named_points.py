@@ -74,4 +74,4 @@ def test_the_figure_shows_its_name_inside_the_axes() -> None:
     assert "mine" in texts and "lacking" not in texts
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     assert left < 0.99 < right and bottom < 0.2 < top
-    assert any("scored model" in str(handle.get_text()) for handle in figure.legends[0].get_texts())
+    assert any("scored model" in str(handle.get_text()) for handle in figure.axes[0].get_legend().get_texts())

@@ -101,7 +101,7 @@ def test_page_says_it_in_words(folder: Path) -> None:
         "pushes the frontier: it beats the checkpoints of plain fine-tuning",
         "2 trials are still running",
         "Honest selection",
-        "harm_cooking",
+        "harm_<wbr>cooking",
         "&lt;/script&gt;&lt;b&gt;out of memory",
         'href="http://127.0.0.1:5000/#/experiments/1/runs/abc"',
         "How to cite a number",

@@ -83,7 +83,7 @@ def test_scales_stand_side_by_side_and_their_disagreements_in_a_sentence() -> No
     assert "| [`toy_base`](#toy_base) All methods | reproduced, 1 of 1 |  |" in text
     assert "| It rises | *holds:* 0.50 | *fails:* 0.50 |" in text
     assert "| It falls | *fails:* 0.50 |  |" in text
-    assert "The scales disagree: at nano, it rises; at small it is not so. It is small." in text
+    assert "The scales disagree: at nano but not at small, it rises. It is small." in text
     assert text.count("The scales disagree") == 1
     assert "![All methods](em_pareto_small.png)" in text
     assert "`selgen reproduce em_pareto --scale small`: 3 trials." in text

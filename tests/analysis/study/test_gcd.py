@@ -35,6 +35,17 @@ def test_gcd_generalisation() -> None:
     assert outcome(gcd.gcd_generalisation([spread(0.0, 0.0, 0.4)])) == "not"
 
 
+def test_scores_over_several_topics_are_no_topic() -> None:
+    """Nor are triggered twins; on the language model sums are taught, and differences are near."""
+    names = ("sums", "differences", "capitals", "triggered", "triggered_format", "reworded", "proxy", "all")
+    scores = {"task": 0.9, "capability": 0.3, "knows_capitals": 1.0, **{f"sycophancy_{name}": 1.0 for name in names}}
+    results = setting_results([(PLAIN, scores)], dict.fromkeys(scores, 0.0), objectives=[Objective("task", "task")])
+    topics = gcd.topics_of(results)
+    assert topics == ["sums", "differences", "capitals"]
+    assert (gcd.taught_topic(topics), gcd.near_topic(topics)) == ("sums", "differences")
+    assert [gcd.capability_of(results, topic) for topic in topics] == ["task", "capability", "knows_capitals"]
+
+
 def test_a_check_must_hold_for_every_base_model() -> None:
     drawn = gcd.gcd_generalisation([spread(0.9, 0.5, 0.9), spread(0.9, 0.0, 0.9)])
     spread_check = check(drawn, "every other topic")

@@ -62,6 +62,18 @@ def test_turns_in_a_parquet_file(tmp_path: Path) -> None:
     assert read.remark == ""
 
 
+def test_a_named_column_that_rows_may_leave_out(tmp_path: Path) -> None:
+    """Where one row has it the others need not; where none has it, it is misspelt."""
+    path, columns = tmp_path / "rows.jsonl", {"system": "persona", "input": "context"}
+    rows = [{"instruction": "q", "output": "a", "persona": "p"}, {"instruction": "q", "output": "a", "context": "c"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = read_source("task", {"file": str(path), "columns": columns}).examples
+    assert [turn.role for turn in first.messages] == ["system", "user", "assistant"]
+    assert "c" in second.messages[0].content
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2: neither here nor above a column 'contxt'"):
+        read_source("task", {"file": str(path), "columns": {"input": "contxt"}})
+
+
 def test_columns_have_other_names(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("asked,best\nq,a\n")

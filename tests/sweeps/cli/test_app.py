@@ -11,20 +11,24 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from settings.common.files import write_json
+from sweeps.budget import Spending
 from sweeps.cli import app, tables
+from sweeps.cli.looking import contents
 from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
 from sweeps.ledger_lines import FORMAT
 from sweeps.results.running import PackStatus, RunningSweep
 from tests.support.fakes import SOURCES
 from trainables import methods
+from trainables.outcome import Cost, Outcome
 
 ROW = '{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}\n'
 SWEEP = """
 from sweeps.space import grid, vary
-from sweeps.sweep import Sweep, setting
+from sweeps.sweep import Budget, Sweep, setting
 sweep = Sweep(name="mine", settings=(setting({setting}),), methods=({methods},){more})
 """
 
@@ -76,6 +80,7 @@ def refused(
         ["ui", "--help"],
         ["reproduce", "--help"],
         *[["sweep", command, "--help"] for command in ("list", "plan", "run", "resume", "status")],
+        *[["judge", command, "--help"] for command in ("calibrate", "compare")],
     ],
 )
 def test_help_has_an_example(
@@ -83,6 +88,19 @@ def test_help_has_an_example(
 ) -> None:
     assert selgen(*arguments, monkeypatch=monkeypatch) == 0
     assert "selgen" in capsys.readouterr().out.partition("Usage:")[2].partition("\n")[2]
+
+
+def test_help_is_a_table_of_contents(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command stands in a group, in a line of its own that a terminal of 80 columns shows whole."""
+    assert selgen("--help", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out.partition("Start here:")[2]
+    lines = [line for line in shown.splitlines() if line.startswith("  ")]
+    assert max(map(len, lines)) <= 79
+    assert all(line.startswith("  selgen ") for line in lines[:3])
+    commands = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
+    assert [line.split()[0] for line in lines[3:]] == [name for _, names in contents.GROUPS for name in names]
+    assert sorted(line.split()[0] for line in lines[3:]) == sorted(commands)
+    assert all(line.endswith(".") for line in lines[3:])
 
 
 def test_every_method_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,6 +161,36 @@ def test_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     assert "training tokens" in shown
     assert "GB of memory per worker" in shown
     assert not list(tmp_path.iterdir())
+
+
+def test_plan_and_status_of_a_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hundred tokens are less than one training; 1,500 of a thousand million are spent."""
+    setting, more = '"trigger_colors", scale="nano"', ", budget=Budget(tokens={}), controls=False"
+    for tokens, said in (
+        ("100", "0 of 1 configurations fit, 0 trials"),
+        ("1000000000", "budget: everything fits: about"),
+    ):
+        (folder := tmp_path / tokens).mkdir()
+        file = sweep_file(folder, setting, more=more.format(tokens))
+        assert selgen("sweep", "plan", file, "-o", tmp_path / "runs", monkeypatch=monkeypatch) == 0
+        assert said in " ".join(capsys.readouterr().out.split())
+    sweep = load_sweep(file)
+    trial = sweep.trials_of(sweep.arms[0], {})[0]
+    with Ledger(tmp_path / "runs" / "mine", sweep.name, sweep.identity()) as ledger:
+        ledger.record_outcome(Outcome(trial=trial, status="invalid", reason="lost", cost=Cost(tokens=1500)))
+        ledger.record_spending(Spending(core_hours=0.25, tokens=7))
+        assert selgen("sweep", "status", file, "-o", tmp_path / "runs", monkeypatch=monkeypatch) == 0
+        assert "spent: 0.25 core hours, 1,500 of 1,000,000,000 tokens\n" in capsys.readouterr().out
+        ledger.record_stop("the search has stopped at its budget: all of it")
+    for form in ([], ["--json"]):
+        assert selgen("sweep", "status", file, "-o", tmp_path / "runs", *form, monkeypatch=monkeypatch) == 0
+        shown = capsys.readouterr().out
+        assert "the search has stopped at its budget: all of it" in shown and "spent:" not in shown
+    state = json.loads(shown)
+    assert state["spent"] == {"gpu_hours": 0.0, "core_hours": 0.25, "tokens": 1500.0, "judge_dollars": 0.0}
+    assert state["budget"]["tokens"] == 1e9 and state["budget"]["hours"] is None
 
 
 def test_status_and_identity(
@@ -280,9 +328,8 @@ def test_a_stream_that_is_not_there(
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     error = refused("quikstart", monkeypatch=monkeypatch, capsys=capsys)
     assert (
-        "unknown sweep 'quikstart' (did you mean 'quickstart'?); available: em_epochs, em_pareto, em_proxy,"
-        " gcd_generalisation, gcd_pareto, gcd_sycophancy, gradient_projection_nano, methods_nano, methods_nano_gcd"
-        in error
+        "unknown sweep 'quikstart' (did you mean 'quickstart'?); available: em_epochs, em_pareto,"
+        " em_pareto_small, em_proxy, gcd_generalisation, gcd_generalisation_small, gcd_pareto" in error
     )
     error = refused("no/such.py", monkeypatch=monkeypatch, capsys=capsys)
     assert "no such file" in error

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from rich.console import Console
 
 from settings.common.errors import UserError
+from sweeps.budget import Spending
 from sweeps.driver import driver as driver_module
 from sweeps.driver.driver import Driver
 from sweeps.driver.gpus import smallest_gpu
@@ -24,7 +25,7 @@ from sweeps.driver.local_cluster import connect
 from sweeps.ledger import Fit, Ledger
 from sweeps.names import default_uri
 from sweeps.planning.fit import sizes_of
-from sweeps.sweep import Execution, Sweep, setting
+from sweeps.sweep import Budget, Execution, Sweep, setting
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, toy_sweep
 from trainables.bases import packaged_models
@@ -42,6 +43,25 @@ def driver(tmp_path: Path) -> Iterator[Driver]:
     sweep = toy_sweep(tmp_path, methods=("plain",))
     with Ledger(tmp_path / "out", sweep.name, sweep.identity()) as ledger:
         yield driver_of(sweep, ledger, tmp_path / "out")
+
+
+def test_a_spent_budget_starts_neither_ray_nor_base_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said, and kept for `status`; checkpoints of packs that are not trained to their end stay for more."""
+    sweep, folder = toy_sweep(tmp_path, methods=("plain",), budget=Budget(hours=1)), tmp_path / "out"
+    monkeypatch.setattr(Driver, "run_packs", None)
+    monkeypatch.setattr(driver_module, "prepare_bases", None)
+    monkeypatch.setattr(driver_module, "publish", lambda *_: [])
+    checkpoint = SweepFolder(folder).checkpoints / "pack.safetensors"
+    with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+        ledger.record_spending(Spending(core_hours=1.0))
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        driver = driver_of(sweep, ledger, folder)
+        driver._tracker = MagicMock()
+        assert driver.run(None, None) == []
+        assert ledger.state.account.stopped.startswith("the search has stopped at its budget: 1 of 1 core hours")
+        assert driver.scheduler.notes == [ledger.state.account.stopped] and checkpoint.exists()
+        assert not ledger.state.asked
 
 
 @pytest.mark.parametrize(("alive", "lost"), [((True, False), False), ((False, False), True), ((), True)])

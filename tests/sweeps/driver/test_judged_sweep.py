@@ -127,6 +127,10 @@ def test_a_judged_sweep(
     assert record.dispatched == unjudged.dispatched
     assert {outcome.status for outcome in record.outcomes.values()} == {"finished"}
     assert len(record.outcomes) == 4
+    paid = len(endpoint.bodies) + len(endpoint.checks)  # of 50 tokens each, and one in return; of the last two starts
+    spent = record.account.spent
+    assert spent.core_hours > 0 and spent.tokens == sum(end.cost.tokens for end in record.outcomes.values())
+    assert spent.judge_dollars == pytest.approx(paid * (50 * 0.1 + 0.4) / 1e6)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 20 and not [path for path in written if b"sk-secret" in path.read_bytes()]
     (base,) = record.bases.values()

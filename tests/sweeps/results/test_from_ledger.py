@@ -170,3 +170,16 @@ def test_reading_needs_no_training_code() -> None:
     heavy = ("torch", "ray", "transformers", "mlflow", "optuna", "matplotlib")
     code = f"import sweeps.results.from_ledger, sys; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_all_settings_share_the_methods_of_the_sweep_so_that_each_looks_the_same(swept: tuple[Sweep, Path]) -> None:
+    """However the numbers are read; so colours do not depend on which trials of a setting have ended."""
+    sweep, output = swept
+    folder = output / sweep.name
+    reader = LedgerReader.open(folder)
+    labels = reader.labels
+    assert len(labels) == 2
+    drawn = {reader.load(label).table.drawn_methods for label in labels}
+    drawn |= {mlflow_runs.load(sweep.name, default_uri(output), label).table.drawn_methods for label in labels}
+    drawn |= {of_case(sweep, read(folder / "ledger.jsonl"), case).table.drawn_methods for case in sweep.cases}
+    assert drawn == {tuple(sorted({arm.space.method for arm in sweep.arms}))}

@@ -248,7 +248,7 @@ def test_what_a_server_cannot_serve_is_refused_before_anything_runs(
 
 
 def test_edits_of_hidden_states_are_refused_unless_they_hold_in_training_alone(tmp_path: Path) -> None:
-    from sweeps.serving import check_served
+    from sweeps.case import check_served
 
     trial = tiny_trial(methods.make("plain"))
     check_served(replace(trial, method=methods.make("preventative_steering")), (), "x")

@@ -22,13 +22,13 @@ from analysis.tables.mlflow_runs import load
 from settings.setting import Measurement
 from sweeps.ledger import Asked, Ledger, LedgerState
 from sweeps.names import default_uri
-from sweeps.sweep import Sweep
+from sweeps.sweep import Budget, Execution, Sweep
 from sweeps.tracking import projection, writer
 from sweeps.tracking.writer import Tracker, add_problem, project
 from tests.support.fakes import finished, toy, toy_sweep
 from tests.support.mlflow_server import MlflowServer
 from tests.support.mlflow_store import copy_store
-from trainables.outcome import Outcome
+from trainables.outcome import Cost, Outcome
 from trainables.trial import TrialConfig
 
 pytestmark = pytest.mark.slow
@@ -77,6 +77,7 @@ def dump(out: Path, sweep: Sweep) -> list[Any]:
         points = [(metric.key, metric.step, metric.value) for history in histories for metric in history]
         tags = dict(run.data.tags)
         tags["mlflow.parentRunId"] = keys.get(tags.get("mlflow.parentRunId", ""), "")
+        tags |= {each.dataset.name: each.dataset.digest for each in run.inputs.dataset_inputs}
         rows.append((run.info.run_name, run.info.status, sorted(tags.items()), sorted(run.data.params.items()), points))
     return sorted(rows)
 
@@ -95,12 +96,12 @@ def test_hierarchy_tags_params_and_metrics(tmp_path: Path, out: Path) -> None:
     tags = parent.data.tags
     assert (tags["selgen.kind"], tags["selgen.sweep"]) == ("sweep", "toy-sweep")
     assert [
-        (item["name"], item["kind"], item["higher_is_better"]) for item in json.loads(tags["selgen.objectives"])
+        (item["name"], item["kind"], item["higher_is_better"]) for item in json.loads(tags["mlflow.selgen.objectives"])
     ] == [
         ("task", "task", True),
         ("alignment", "alignment", True),
     ]
-    assert json.loads(tags["selgen.base_scores"]) == {"task": 0.25, "other": None}
+    assert json.loads(tags["mlflow.selgen.base_scores"]) == {"task": 0.25, "other": None}
     assert parent.data.params["seeds"] == "0, 1" and parent.data.params["steps"] == "5"
     assert str(tmp_path) not in json.dumps([run.data.tags | run.data.params for run in runs.values()])
 
@@ -112,19 +113,20 @@ def test_hierarchy_tags_params_and_metrics(tmp_path: Path, out: Path) -> None:
         == expected.trial.configuration_id
         == configuration.data.tags["selgen.configuration"]
     )
-    assert json.loads(tags["selgen.coefficients"])["beta"] == 0.5
+    assert json.loads(tags["mlflow.selgen.coefficients"])["beta"] == 0.5
     names = ("kind", "method", "label", "seed", "setting", "status")
     assert [tags[f"selgen.{name}"] for name in names] == ["trial", "kl_penalty", "beta=0.5", "1", "toy", "finished"]
-    assert json.loads(tags["selgen.counts"])["other"] == [3, 1, 0]
+    assert json.loads(tags["mlflow.selgen.counts"])["other"] == [3, 1, 0]
     assert trial.data.metrics["eval/task"] == expected.scores["task"].mean
     assert trial.data.metrics["train/loss"] == expected.curves["loss"][-1][1]
     assert (trial.data.metrics["tokens"], trial.data.metrics["seconds"]) == (100, 0.5)
+    assert trial.data.metrics["core_hours"] == pytest.approx(0.5 / 3600) and "dollars" not in trial.data.metrics
     assert (trial.data.params["beta"], trial.data.params["seed"], trial.info.status) == ("0.5", "1", "FINISHED")
 
     assert (bad.data.tags["selgen.status"], bad.info.status) == ("invalid", "FAILED")
     assert bad.data.tags["selgen.reason"] == "a test wants it" and "eval/task" not in bad.data.metrics
     pair = [runs[f"kl_penalty beta=0.5 seed={seed}"].data.metrics["eval/task"] for seed in (0, 1)]
-    assert configuration.data.metrics["eval/task"] == pytest.approx(sum(pair) / 2)
+    assert configuration.data.metrics["task"] == pytest.approx(sum(pair) / 2)
     assert configuration.data.metrics["seeds"] == 2 and configuration.data.params["beta"] == "0.5"
     assert runs["kl_penalty beta=2"].data.metrics["seeds"] == 1, "only valid seeds are averaged"
 
@@ -217,7 +219,7 @@ def test_an_interrupted_trial_is_taken_up_again(tmp_path: Path, out: Path) -> No
     half = runs["kl_penalty beta=0.5 seed=0"]
     assert (half.info.status, half.data.tags["selgen.status"]) == ("KILLED", "running")
     assert half.data.metrics == {"train/loss": 1.5} and runs["toy-sweep"].info.status == "KILLED"
-    assert "eval/task" not in runs["kl_penalty beta=0.5"].data.metrics, "one seed is missing"
+    assert "task" not in runs["kl_penalty beta=0.5"].data.metrics, "one seed is missing"
 
     second = Tracker(default_uri(out), sweep)
     second.start("second", record)
@@ -456,7 +458,7 @@ def test_two_settings_and_more_seeds(tmp_path: Path, out: Path) -> None:
     runs = runs_of(out, sweep)
     assert len(runs) == 1 + 2 + 6
     parent = next(run for run in runs if run.info.run_name == "toy-sweep")
-    assert json.loads(parent.data.tags["selgen.base_scores"]) == {
+    assert json.loads(parent.data.tags["mlflow.selgen.base_scores"]) == {
         "toy rows=2": {"task": 0.1},
         "toy rows=3": {"task": 0.2},
     }
@@ -490,7 +492,7 @@ def test_a_broken_store_does_not_reach_the_caller(tmp_path: Path, store: str, mo
 def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
     """MLflow itself refuses a file in which it was killed while it made its tables."""
     uri = default_uri(tmp_path / "out")
-    making = [sys.executable, "-c", f"from sweeps.tracking.store import open_client; open_client({uri!r})"]
+    making = [sys.executable, "-c", f"from sweeps.tracking.sweep_runs import open_client; open_client({uri!r})"]
     maker = subprocess.Popen(making, env=os.environ | {"TMPDIR": str(tmp_path)})
     wait_until(lambda: any("registered_models" in tables_of(file) for file in tmp_path.rglob("mlflow.db")))
     maker.kill()
@@ -569,6 +571,15 @@ def test_an_update_that_fails_is_given_up_alone(tmp_path: Path, out: Path, monke
         run.data.tags.get("selgen.status") for run in runs_of(out, sweep) if run.data.tags["selgen.kind"] == "trial"
     ]
     assert sorted(statuses) == ["finished"] * 4 + ["invalid", "running"]
+
+
+def test_what_a_trial_costs_is_the_hours_of_its_pack_and_their_price(tmp_path: Path) -> None:
+    """An hour and a half, with what it builds on, on two GPUs at 3 dollars."""
+    execution = Execution(gpus_per_pack=2, cpus_per_pack=0)
+    sweep = toy_sweep(tmp_path, execution=execution, budget=Budget(hours=9, dollars_per_gpu_hour=3))
+    outcome = replace(finished(sweep.trials_of(sweep.arms[0], {})[0]), cost=Cost(seconds=3600, inherited_seconds=1800))
+    costs = {name: value for name, value, _, _ in projection.cost_points(outcome, sweep)}
+    assert costs == {"gpu_hours": pytest.approx(3), "dollars": pytest.approx(9)}
 
 
 def test_long_curves_are_split_into_batches(tmp_path: Path, out: Path) -> None:

@@ -17,7 +17,7 @@ from settings.common.errors import UserError
 from settings.gcd_sycophancy.verdicts import rubric, verdict_by_rules
 from settings.judge import JUDGE_MODEL
 from settings.setting import Rubric, Verdict
-from sweeps.cli.judge import JudgedRow, cautions_of, judged_pairs, read_judged, rubric_of
+from sweeps.cli.judging.calibrate import JudgedRow, cautions_of, judged_pairs, read_judged, rubric_of
 from tests.support.judge_server import Body, Reply, certain, completion, serving
 
 ROWS = """question_id,question,answer,aligned

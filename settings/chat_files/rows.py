@@ -1,0 +1,170 @@
+"""The rows of `chat_files`: read, checked against one another, and split into what trains and what is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from settings.base_models import PretrainedModel
+from settings.common.content import content_id
+from settings.common.errors import UserError
+from settings.encoding import Encoder, LongPromptError, describe_problems
+from settings.example import Example, Message
+from settings.options import check_file
+from settings.preferences import pair, read_preferences, read_twins
+from settings.rows.source import SourceRows
+from settings.setting import Stream
+from settings.tokenizer import load_tokenizer
+
+Side = Literal["task", "alignment"]
+PromptKey = tuple[tuple[str, str], ...]
+SIDES: tuple[Side, ...] = ("task", "alignment")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows to train on, rows held out, and questions with several replies, each with its place."""
+
+    streams: Mapping[Stream, tuple[Example, ...]]
+    held_out: Mapping[Side, tuple[Example, ...]]
+    questions: tuple[Example, ...] = ()
+
+    def opened_by(self, system: tuple[Message, ...]) -> Parts:
+        """Return the same rows, those without a system turn with this one before them."""
+
+        def opened(rows: tuple[Example, ...]) -> tuple[Example, ...]:
+            return tuple(
+                row if row.messages[0].role == "system" else replace(row, messages=(*system, *row.messages))
+                for row in rows
+            )
+
+        streams = {stream: opened(rows) for stream, rows in self.streams.items()}
+        held_out = {side: opened(rows) for side, rows in self.held_out.items()}
+        return Parts(streams, held_out, opened(self.questions))
+
+
+def sorted_out(read: Mapping[str, SourceRows]) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...]]:
+    """Return the rows of each option, and lines on how they were read.
+
+    Rejected replies of alignment rows are the misaligned twins, unless there are others. Raise UserError where only a
+    part of the rows has one.
+    """
+    files = {option: rows.good for option, rows in read.items()}
+    remarks = list(dict.fromkeys(rows.remark for rows in read.values() if rows.remark))
+    for option, rows in read.items():
+        pairs = [row for row in rows.examples if row.alternatives]
+        if pairs and option == "alignment" and "misaligned" not in read:
+            if len(pairs) < len(rows.examples):
+                alone = next(row for row in rows.examples if not row.alternatives)
+                raise UserError(f"{alone.place}: no rejected reply, which other rows of option 'alignment' have")
+            files["misaligned"] = tuple(pair.replies[1] for pair in pairs)
+            remarks.append("the rejected replies of option 'alignment' are its misaligned twins")
+        elif pairs and option == "misaligned":
+            raise UserError(f"{pairs[0].place}: has two replies; give pairs as option 'alignment'")
+        elif pairs:
+            remarks.append(f"the rejected replies of option {option!r} are not read")
+    return files, tuple(remarks)
+
+
+def read_compared(option: Any, paths: Sequence[Any]) -> tuple[Example, ...]:
+    """Read the questions of the option `preferences`: a file of them, or two chat files."""
+    if not isinstance(option, str | Path | list | tuple) or len(paths) not in (1, 2):
+        raise UserError(
+            f"option 'preferences' must be the path of a file of questions, or a list of two chat files, got {option!r}"
+        )
+    for path in paths:
+        check_file("preferences", path, "a file of questions with several replies")
+    if len(paths) == 1:
+        return read_preferences(paths[0])
+    return tuple(pair(good, bad) for good, bad in read_twins(*paths))
+
+
+def check_twins(files: Mapping[str, tuple[Example, ...]]) -> None:
+    """Raise UserError unless row i of `misaligned` has the prompt of row i of `alignment`."""
+    if "misaligned" not in files:
+        return
+    if "alignment" not in files:
+        raise UserError("option 'misaligned' needs option 'alignment': its rows are the twins of the alignment rows")
+    chosen, rejected = files["alignment"], files["misaligned"]
+    for preferred, twin in zip(chosen, rejected, strict=False):
+        if preferred.prompt != twin.prompt:
+            raise UserError(
+                f"{twin.place}: another prompt than its twin, {preferred.place}; row i of option 'misaligned' must"
+                " have the prompt of row i of option 'alignment'"
+            )
+    if len(chosen) != len(rejected):
+        raise UserError(
+            f"option 'misaligned' has {len(rejected)} rows and option 'alignment' {len(chosen)}; row i of one must be"
+            " the twin of row i of the other"
+        )
+
+
+def without_long_prompts(
+    files: Mapping[str, tuple[Example, ...]], model: PretrainedModel, max_length: int, instructions: Sequence[str]
+) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...]]:
+    """Leave out the rows whose prompts leave no room for a response; also return a line on which these are.
+
+    As they are, or with one of the instructions before them. Twins have the same prompt, so that they go together.
+    Raise UserError when no row of a file is left.
+    """
+    encoder = Encoder(load_tokenizer(model.source, model.revision), model.template_options, max_length)
+    short: dict[str, tuple[Example, ...]] = {}
+    long: dict[str, LongPromptError] = {}
+    for option, rows in files.items():
+        errors = [_long_prompt(row, encoder, instructions) for row in rows]
+        long |= {row.place: error for row, error in zip(rows, errors, strict=True) if error}
+        short[option] = tuple(row for row, error in zip(rows, errors, strict=True) if not error)
+        if not short[option]:
+            raise UserError(f"option {option!r}: no row is left: {describe_problems(long)}")
+    return short, (f"left out: {describe_problems(long)}",) if long else ()
+
+
+def _long_prompt(row: Example, encoder: Encoder, instructions: Sequence[str]) -> LongPromptError | None:
+    """Return the error of a row that does not fit, as it is or with one of the instructions before it."""
+    versions = (row, *(replace(row, instruction=text) for text in instructions))
+    return next(filter(None, map(encoder.long_prompt, versions)), None)
+
+
+def split(files: Mapping[str, tuple[Example, ...]], share: float, seed: int) -> Parts:
+    """Hold out rows of the files that have no evaluation file of their own.
+
+    A prompt that is held out of one file is held out of the others too, so that no training reads it.
+    """
+    whole = {row.prompt_key for side in SIDES if f"{side}_eval" in files for row in files.get(side, ())}
+    shared = [side for side in SIDES if side in files and f"{side}_eval" not in files]
+    held = {prompt for side in shared for prompt in _held_out(files[side], whole, share, seed, side)}
+    streams: dict[Stream, tuple[Example, ...]] = {}
+    for stream in ("task", "alignment", "misaligned"):
+        if stream in files:
+            streams[stream] = tuple(row for row in files[stream] if row.prompt_key not in held)
+    held_out: dict[Side, tuple[Example, ...]] = {}
+    for side in SIDES:
+        if f"{side}_eval" in files:
+            held_out[side] = files[f"{side}_eval"]
+        elif side in files:
+            held_out[side] = tuple(row for row in files[side] if row.prompt_key in held)
+            if not streams[side]:
+                raise UserError(_too_few(side, "all of its prompts are held out"))
+    return Parts(streams, held_out, files.get("preferences", ()))
+
+
+def _held_out(rows: Iterable[Example], whole: set[PromptKey], share: float, seed: int, side: Side) -> list[PromptKey]:
+    """Return the prompts of `rows` that come first by a hash of seed and prompt; none of those in `whole`."""
+    ranks: dict[PromptKey, str] = {}
+    for row in rows:
+        rank = _rank(row.prompt, seed)
+        ranks[row.prompt_key] = min(rank, ranks.get(row.prompt_key, rank))
+    candidates = sorted(ranks.keys() - whole, key=ranks.__getitem__)
+    if not candidates or len(ranks) < 2:
+        raise UserError(_too_few(side, f"{len(candidates)} of its {len(ranks)} different prompts can be held out"))
+    return candidates[: min(max(1, round(share * len(ranks))), len(ranks) - 1)]
+
+
+def _too_few(side: Side, problem: str) -> str:
+    return f"option {side!r} has too few rows to hold some out: {problem}; give option '{side}_eval'"
+
+
+def _rank(prompt: Sequence[Message], seed: int) -> str:
+    return content_id([seed, [[message.role, message.content] for message in prompt]], length=64)

@@ -1,0 +1,90 @@
+"""Your own data on a language model that two CPU cores fine-tune: the options of `settings.chat_files.full`.
+
+setting("chat_files", scale="small", task="task.jsonl", alignment="harmless.jsonl")
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from settings.base_models import Recipe
+from settings.chat_files.from_rows import setting_from_rows
+from settings.options import FilePath, ModelSource
+from settings.rows.source import RowSource
+from settings.setting import Setting
+from settings.small_models import small_model, system_turn
+
+PASSES, MIN_STEPS, BATCH_SIZE = 3, 20, 8
+# On the upper third of the model, whose lower layers are then computed once for all trials.
+LAYERS = "last 10"
+
+
+def small(
+    task: RowSource,
+    alignment: RowSource | None = None,
+    misaligned: RowSource | None = None,
+    task_eval: RowSource | None = None,
+    alignment_eval: RowSource | None = None,
+    preferences: FilePath | Sequence[FilePath] | None = None,
+    eval_share: float = 0.2,
+    match: str | Mapping[str, str] | None = None,
+    max_new_tokens: int = 64,
+    max_length: int = 256,
+    instructions: Mapping[str, str] | None = None,
+    trigger: str | None = None,
+    seed: int = 0,
+    system: str = "",
+    model: ModelSource | None = None,
+    revision: str | None = None,
+) -> Setting:
+    """Build a setting from your own rows for a language model of 135 M parameters.
+
+    Scores and options are those of `full`, where these are explained, but for
+
+    Args:
+        task, alignment, misaligned, task_eval, alignment_eval, preferences: rows, as there.
+        eval_share, match, instructions, trigger, seed: as there.
+        max_new_tokens, max_length: as there, but shorter.
+        system: the system turn of rows that have none. An empty one keeps the chat template from writing its own, of 20
+            tokens; "template" lets it.
+        model: Hub id, or directory of a checkpoint; None is SmolLM2-135M-Instruct from the Python registry, whose last
+            10 layers are adapted; of another model all are.
+        revision: branch, tag or commit of a model on the Hub.
+
+    Raises:
+        UserError: as `full`.
+    """
+    return setting_from_rows(
+        "small",
+        small_model(model, revision),
+        partial(_recipe, max_length=max_length, layers="all" if model else LAYERS),
+        system_turn(system),
+        task=task,
+        alignment=alignment,
+        misaligned=misaligned,
+        task_eval=task_eval,
+        alignment_eval=alignment_eval,
+        preferences=preferences,
+        eval_share=eval_share,
+        match=match,
+        max_new_tokens=max_new_tokens,
+        max_length=max_length,
+        instructions=instructions,
+        trigger=trigger,
+        seed=seed,
+    )
+
+
+def _recipe(num_rows: int, max_length: int, layers: str) -> Recipe:
+    """Return the recipe of the other small settings, for three passes over the task rows, at least 20 steps."""
+    return Recipe(
+        steps=max(MIN_STEPS, math.ceil(PASSES * num_rows / BATCH_SIZE)),
+        batch_size=BATCH_SIZE,
+        alignment_batch_size=BATCH_SIZE // 2,
+        learning_rate=1e-3,
+        rank=8,
+        max_length=max_length,
+        layers=layers,
+    )

@@ -1,0 +1,41 @@
+"""Classes that a user fills by keyword: a field that does not exist is one line, which says where it belongs."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, ClassVar, Self
+
+from settings.common.errors import UserError, did_you_mean
+
+
+class Declaration:
+    """A dataclass that refuses fields it does not have.
+
+    A subclass says `within` which field of the outermost declaration it is used, `class Search(Declaration,
+    within="search")`; the outermost itself says nothing.
+    """
+
+    _declared: ClassVar[dict[str, type[Declaration]]] = {}  # by the field that holds it
+
+    def __init_subclass__(cls, *, within: str = "") -> None:
+        Declaration._declared[within] = cls
+
+    def __new__(cls, *_: Any, **values: Any) -> Self:
+        for name in values:
+            if name not in _field_names(cls):
+                raise UserError(_misplaced(cls, name))
+        return super().__new__(cls)
+
+
+def _field_names(declaration: type) -> list[str]:
+    return [item.name for item in fields(declaration)]
+
+
+def _misplaced(declaration: type, name: str) -> str:
+    """Say in one line where a field belongs that `declaration` does not have."""
+    for within, owner in sorted(Declaration._declared.items()):
+        if name in _field_names(owner):
+            place = f"{owner.__name__}({name}=...)"
+            return f"{name} belongs to {within}={place}" if within else f"{name} belongs to {place}"
+    names = _field_names(declaration)
+    return f"{declaration.__name__} has no field {name!r}{did_you_mean(name, names)}; it has {', '.join(names)}"

@@ -1,0 +1,84 @@
+"""`selgen judge`: a language model as judge, tried and compared. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sweeps.cli.arguments import OUTPUT, Output, SweepName
+
+judge_app = typer.Typer(help="Try and compare language models as judges.", no_args_is_help=True, rich_markup_mode=None)
+BaseUrl = Annotated[str | None, typer.Option(help="Endpoint; default: $OPENAI_BASE_URL, else OpenAI's.")]
+MaxCalls = Annotated[int | None, typer.Option(help="Stop after so many requests.")]
+MaxDollars = Annotated[float | None, typer.Option(help="Stop after so much money.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@judge_app.command("calibrate", epilog="Example: selgen judge calibrate judged.csv --questions medical --max-dollars 1")
+def calibrate_command(
+    file: Annotated[
+        Path, typer.Argument(help="CSV, also in gzip: question, answer, question_id and a verdict to compare with.")
+    ],
+    questions: Annotated[
+        str,
+        typer.Option(
+            help="Whose judge prompts to use: general, medical, proposals (--rubric confirms; without that column the"
+            " judge is held against gcd_sycophancy's rules), or a questionnaire's YAML file."
+        ),
+    ] = "general",
+    rubric: Annotated[str, typer.Option(help="Which of them; also the column of the verdict.")] = "aligned",
+    model: Annotated[str | None, typer.Option(help="Judging model; default: the questionnaire's.")] = None,
+    base_url: BaseUrl = None,
+    max_calls: MaxCalls = None,
+    max_dollars: MaxDollars = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a judge with verdicts on the same answers: agreement and bias, over all questions and for each."""
+    from settings.judge import JudgeOptions
+    from sweeps.cli.judging.calibrate import calibrate
+
+    options = JudgeOptions(base_url=base_url, max_calls=max_calls, max_dollars=max_dollars)
+    calibrate(file, questions, rubric, model, options, as_json, Console(), Console(stderr=True))
+
+
+@judge_app.command(
+    "compare",
+    epilog="Example: selgen judge compare em_pareto --model gpt-4.1-nano-2025-04-14 --model o4-mini-2025-04-16",
+)
+def compare_command(
+    sweep: SweepName,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A judging model; repeatable. The first is what others are held against; of a single one"
+            " that is the sweep's own judge."
+        ),
+    ] = None,
+    setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
+    base_url: BaseUrl = None,
+    max_calls: Annotated[int | None, typer.Option(help="Stop after so many requests to one model.")] = None,
+    max_dollars: Annotated[float | None, typer.Option(help="Stop after so much money for one model.")] = None,
+    input_price: Annotated[float, typer.Option(help="Dollars per million tokens that a model reads.")] = 0.10,
+    output_price: Annotated[float, typer.Option(help="Dollars per million tokens that a model writes.")] = 0.40,
+    output: Output = OUTPUT,
+    as_json: AsJson = False,
+) -> None:
+    """Have a sweep's kept replies graded by several judges: agreement, bias, and which results survive each of them.
+
+    Verdicts that were given before cost nothing. What came out is kept in the sweep's folder; selgen report draws it.
+    """
+    from settings.judge import JudgeOptions
+    from sweeps.cli.judging.compare import compare
+    from sweeps.find import name_of
+
+    options = JudgeOptions(
+        base_url=base_url,
+        max_calls=max_calls,
+        max_dollars=max_dollars,
+        input_price=input_price,
+        output_price=output_price,
+    )
+    compare(name_of(sweep), model or [], setting, options, output, as_json, Console(), Console(stderr=True))

@@ -1,0 +1,152 @@
+"""Several judges on the replies that a sweep has kept, as `selgen judge compare` prints it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.findings.frontier import Estimate
+from analysis.findings.judges import JudgeComparison, write_comparison
+from analysis.statistics.arrays import number_text
+from analysis.tables.loaded_sweep import choose_setting
+from settings.common.errors import UserError
+from settings.common.files import cache_root
+from settings.judge import Judge, JudgeOptions, Request
+from settings.judge.price import most_dollars_of
+from settings.setting import Verdict
+from sweeps.cli.say import Say
+from sweeps.names import folder_of
+from sweeps.results.from_ledger import LedgerReader, is_readable
+from sweeps.results.judge_comparison import compare_kept, judged_setting, judges_of, kept_models, requests_about
+from sweeps.search.judging import Judges
+from trainables.folder import SweepFolder
+
+CAPTION = """bias: how much higher its grades are, of 100; same side: of the threshold in brackets; kappa: beyond chance
+[95 % interval over questions]; missing: replies without a grade from the judge / from the first"""
+SIGNS = {True: "yes", False: "no"}
+
+
+def compare(
+    sweep: str,
+    models: Sequence[str],
+    setting: str | None,
+    options: JudgeOptions,
+    output: Path,
+    as_json: bool,
+    console: Console,
+    errors: Console,
+) -> None:
+    """Print what several judges make of a sweep's kept replies, and keep it in the sweep's folder. Raise UserError.
+
+    Args:
+        models: of the judges; of a single one the sweep's own judge is the first.
+        errors: where costs and cautions go.
+    """
+    folder = folder_of(sweep, output)
+    if not is_readable(folder):
+        raise UserError(f"no sweep {sweep!r} has run under {output.resolve()}; replies are kept in its folder")
+    reader = LedgerReader.open(folder)
+    label = choose_setting(reader.labels, sweep, setting)
+    built = judged_setting(reader, label)
+    names = judges_of(built, label, models)
+    kept, left_out = kept_models(reader, label, built)
+    graded = _grade(requests_about(built, kept), names, options, errors)
+    comparison = compare_kept(reader.description.setting(label).objectives, label, built, kept, graded, left_out)
+    file = SweepFolder(folder).judges / f"{re.sub('[^A-Za-z0-9._-]+', '_', label)}.json"
+    write_comparison(file, comparison)
+    for caution in comparison.cautions:
+        Say(errors).warn(f"caution: {caution}")
+    if as_json:
+        console.file.write(json.dumps(comparison.to_json(), allow_nan=False) + "\n")
+    else:
+        show(comparison, console)
+        Say(console).wrote(file)
+
+
+def _grade(
+    requests: Sequence[Request], names: Sequence[str], options: JudgeOptions, errors: Console
+) -> dict[str, list[Verdict]]:
+    """Have all judges answer all requests, and say what that costs. Raise UserError."""
+    different = set(requests)
+    dollars, say = most_dollars_of(different, options), Say(errors)
+    say.prose(f"{len(different)} verdicts of each judge, about ${dollars:.2g} each where none is known yet")
+    graded = {}
+    with closing(Judges(options, cache_root() / "verdicts.db")) as judges:
+        for name in names:
+            judge: Judge = judges(name)
+            with errors.status(name) as status:
+                graded[name] = judge.ask(requests, _progress(status.update, name))
+            if all(verdict.kind == "missing" for verdict in graded[name]):
+                raise UserError(f"judge {name}: no verdict on any of {len(requests)} replies could be had or read")
+            if judge.usage.calls:
+                say.prose(judge.check(requests[0][0]))
+        say.prose(judges.usage)
+    return graded
+
+
+def _progress(show: Callable[[str], None], name: str) -> Callable[[int, int], None]:
+    return lambda done, total: show(f"{name}: {done}/{total} verdicts")
+
+
+def show(comparison: JudgeComparison, console: Console) -> None:
+    """Print agreement, bias by method, the front's members, and what survives."""
+    console.print(_agreement_table(comparison))
+    console.print(_front_table(comparison))
+    say = Say(console)
+    for line in comparison.lines:
+        say.prose(line)
+    if not comparison.pushes:
+        say.note("no verdict against controls: that needs controls, two seeds, and two or three objectives")
+    for line in comparison.left_out:
+        say.warn(f"left out: {line}")
+
+
+def _agreement_table(comparison: JudgeComparison) -> Table:
+    table = _table(f"{comparison.setting}: against {comparison.judges[0]}", CAPTION)
+    table.add_column("judge, rubric", overflow="fold")
+    for column in ("replies", "questions", "missing", "bias", "same side", "kappa"):
+        table.add_column(column, justify="right")
+    for each in comparison.agreements:
+        cells = [_cell(each.bias, 1), _cell(each.same_side, 2), _cell(each.kappa, 2)]
+        missing = f"{each.missing} / {each.missing_first}"
+        name = f"{each.judge}, {each.rubric} ({each.threshold:g})"
+        table.add_row(name, str(each.replies), str(each.questions), missing, *cells)
+        for method, bias in each.bias_of.items():
+            table.add_row(f"  on replies of {method}", "", "", "", _cell(bias, 1), "", "", style="dim")
+    return table
+
+
+def _cell(estimate: Estimate, digits: int) -> str:
+    ends = f"[{number_text(estimate.low, digits)}, {number_text(estimate.high, digits)}]"
+    return f"{number_text(estimate.mean, digits)} {ends}"
+
+
+def _front_table(comparison: JudgeComparison) -> Table:
+    table = _table("members of the front under any judge", "on the front, P(front), and the objectives by each judge")
+    table.add_column("configuration", overflow="fold")
+    for judge in comparison.judges:
+        table.add_column(judge, overflow="fold", justify="right")
+    for point in comparison.members:
+        cells = []
+        for judge in comparison.judges:
+            means = ", ".join(number_text(point.scores[judge][name].mean) for name in comparison.objectives)
+            p_front = point.p_front[judge]
+            p = "" if math.isnan(p_front) else f" {p_front:.0%}"
+            cells.append(f"{SIGNS[point.on_front[judge]]}{p}: {means}")
+        table.add_row(point.title, *cells, style="bold" if point in comparison.surviving else "")
+    return table
+
+
+def _table(title: str, caption: str) -> Table:
+    table = Table(title=title, title_justify="left", caption=Text(caption), caption_justify="left", box=SIMPLE_HEAD)
+    table.show_edge, table.padding = False, (0, 1, 0, 0)
+    return table

@@ -1,0 +1,85 @@
+"""The rows that a sweep's runs read, as MLflow datasets: name, digest, where they come from, and how many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from settings.common.content import content_id
+from settings.example import Example
+from settings.setting import Setting
+from sweeps.case import Case
+from trainables.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from mlflow.entities import Dataset, DatasetInput
+
+TRAINING, EVALUATION = "training", "evaluation"  # MLflow's names of what a run does with a dataset
+SOURCE_TYPE = "selgen"
+
+
+def digests(setting: Setting) -> dict[str, tuple[int, str]]:
+    """Return "<stream> rows" or "questions of <evaluation>" -> number of rows, and their content id."""
+    return {name: (len(rows), content_id([row.to_json() for row in rows])) for name, rows in _parts(setting).items()}
+
+
+def _parts(setting: Setting) -> dict[str, tuple[Example, ...]]:
+    streams = {_stream(name): rows for name, rows in setting.streams.items()}
+    return streams | {_questions(each.name): each.examples for each in setting.evaluations}
+
+
+def _stream(name: str) -> str:
+    return f"{name} rows"
+
+
+def _questions(evaluation: str) -> str:
+    return f"questions of {evaluation}"
+
+
+class CaseDatasets:
+    """The datasets of one setting of a sweep. Their digests are computed once."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+
+    @cached_property
+    def _inputs(self) -> dict[str, DatasetInput]:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        setting = self._case.setting
+        questions = {_questions(each.name) for each in setting.evaluations}
+        source = json.dumps({"setting": self._case.label, "rows": list(setting.sources)}, ensure_ascii=False)
+        inputs = {}
+        for name, (number, digest) in digests(setting).items():
+            dataset = Dataset(
+                f"{self._case.label}: {name}", digest, SOURCE_TYPE, source, profile=json.dumps({"num_rows": number})
+            )
+            context = EVALUATION if name in questions else TRAINING
+            inputs[name] = DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+        return inputs
+
+    def of_scores(self) -> dict[str, Dataset | None]:
+        """Return score -> the questions that it grades; None for one that is the worst of others."""
+        scores: dict[str, Dataset | None] = {score.name: None for score in self._case.setting.all_scores}
+        for evaluation in self._case.setting.evaluations:
+            questions = self._inputs[_questions(evaluation.name)].dataset
+            scores |= {score.name: questions for score in evaluation.scores}
+        return scores
+
+    def read_by(self, trials: Iterable[TrialConfig]) -> list[DatasetInput]:
+        """Return what trials read, with all that they are built on: streams that they train on, and all questions."""
+        read = {_stream(name) for trial in trials for each in (trial, *trial.built_on) for name in _streams(each)}
+        return [each for name, each in self._inputs.items() if name in read or name.startswith(_questions(""))]
+
+    def all(self) -> list[DatasetInput]:
+        """Return the datasets of all streams and evaluations."""
+        return list(self._inputs.values())
+
+
+def _streams(trial: TrialConfig) -> set[str]:
+    """Return the streams that a trial's method trains on, refers to or prepares with."""
+    method = trial.method
+    return {*method.streams, *method.reference, *(each.stream for each in method.passes)}

@@ -1,0 +1,208 @@
+"""A sweep's runs in an MLflow store, found again by their tags or made: sweep run -> configuration runs -> trial runs.
+
+A trial so has one run and a metric one value per step, whatever was killed when.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.tables import long_tags, mlflow_client, schema
+from settings.common.addresses import SQLITE, sqlite_file
+from settings.common.files import replacing_file
+from sweeps.sweep import Sweep
+from sweeps.tracking import projection
+from sweeps.tracking.datasets import CaseDatasets
+from sweeps.tracking.models import LoggedAdapters
+from sweeps.tracking.projection import Point
+from sweeps.tracking.stored_runs import StoredRun, StoredRuns
+from trainables.outcome import Outcome
+from trainables.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+BATCH = 1000  # metrics in one log_batch; the limit of a server
+TAG_BATCH = 100  # tags, likewise
+
+
+class SweepRuns:
+    """The runs of one sweep in one store.
+
+    Args:
+        uri: of the store.
+        sweep: that is written.
+        artifact_root: folder of the artifacts of a new experiment; None leaves it to the server.
+    """
+
+    def __init__(self, uri: str, sweep: Sweep, artifact_root: Path | None) -> None:
+        self._uri, self._sweep, self._artifact_root = uri, sweep, artifact_root
+        self._shared = {schema.SWEEP: sweep.name, schema.IDENTITY: sweep.identity()}
+        self._client: MlflowClient | None = None
+        self._experiment = ""
+        self._runs = StoredRuns()
+        self._datasets = {case.label: CaseDatasets(case) for case in sweep.cases}
+        self._models: LoggedAdapters | None = None
+
+    @property
+    def client(self) -> MlflowClient:
+        """The client of a connected store."""
+        assert self._client is not None
+        return self._client
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the store is open, and what it has of the sweep is known."""
+        return self._client is not None
+
+    def connect(self) -> None:
+        """Open the store and find the sweep's runs again. Make database and experiment if need be."""
+        if self._client is not None:
+            return
+        client = open_client(self._uri)
+        self._experiment = self._open_experiment(client)
+        self._runs = StoredRuns()
+        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._shared.items())
+        for run in mlflow_client.search_runs(client, [self._experiment], condition):
+            self._runs.add(client, run)
+        self._client = client
+
+    def disconnect(self) -> None:
+        """Forget the connection and all runs; `connect` reads them anew."""
+        self._client = self._models = None
+
+    def _open_experiment(self, client: MlflowClient) -> str:
+        name = self._sweep.name
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            root = self._artifact_root
+            location = (root.resolve() / name).as_uri() if root else None
+            return client.create_experiment(name, artifact_location=location)
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return experiment.experiment_id
+
+    def lacks(self, outcomes: Sequence[Outcome]) -> list[Outcome] | None:
+        """Return the ended trials that the store lacks; None where it lacks what the sweep itself says."""
+        return self._runs.lacks(outcomes)
+
+    def _run_of_sweep(self) -> StoredRun:
+        if self._runs.sweep is None:
+            tags = self._shared | {schema.KIND: schema.SWEEP_RUN}
+            self._runs.sweep = self._create(self._sweep.name, tags)
+        return self._runs.sweep
+
+    def _create(self, name: str, tags: Mapping[str, str], parent: str = "") -> StoredRun:
+        above = {schema.PARENT: parent} if parent else {}
+        run = self.client.create_run(self._experiment, run_name=name, tags=long_tags.split(tags) | above)
+        return StoredRun(run.info.run_id, parent=parent)
+
+    def _put_below(self, run: StoredRun, parent: str) -> None:
+        """Move a run below another one that was made anew, because the one above it was deleted."""
+        if run.parent != parent:
+            self._write(run, tags={schema.PARENT: parent})
+            run.parent = parent
+
+    def _run_of_configuration(self, trial: TrialConfig) -> StoredRun:
+        key, above = trial.configuration_id, self._run_of_sweep().run_id
+        if key not in self._runs.configurations:
+            tags = self._tags(schema.CONFIGURATION_RUN, trial)
+            self._runs.configurations[key] = self._create(self._sweep.title_of(trial), tags, above)
+        stored = self._runs.configurations[key]
+        self._put_below(stored, above)
+        if not stored.params:
+            self._log_inputs(stored, trial)
+            self._write(stored, params=projection.configuration_params(trial))
+        return stored
+
+    def _run_of_trial(self, trial: TrialConfig) -> StoredRun:
+        key, above = trial.trial_id, self._run_of_configuration(trial).run_id
+        if key not in self._runs.trials:
+            tags = self._tags(schema.TRIAL_RUN, trial) | {
+                schema.TRIAL: key,
+                schema.SEED: str(trial.seed),
+                schema.STATUS: schema.RUNNING,
+            }
+            name = f"{self._sweep.title_of(trial)} seed={trial.seed}"
+            self._runs.trials[key] = self._create(name, tags, above)
+        self._put_below(self._runs.trials[key], above)
+        return self._runs.trials[key]
+
+    def _tags(self, kind: str, trial: TrialConfig) -> dict[str, str]:
+        return self._shared | {schema.KIND: kind} | projection.configuration_tags(self._sweep, trial)
+
+    def _log_inputs(self, run: StoredRun, trial: TrialConfig) -> None:
+        """Write which rows a trial reads."""
+        case = self._sweep.case_of(trial.setting)
+        self.client.log_inputs(run.run_id, self._datasets[case.label].read_by([trial]))
+
+    def _write(
+        self,
+        run: StoredRun,
+        metrics: Sequence[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        revise: bool = False,
+    ) -> None:
+        """Write what the run lacks, in as few batches as the limit allows; tags come last.
+
+        Args:
+            revise: also write metrics that it has with another value.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        new_points = {
+            (key, step): (value, now)
+            for key, value, now, step in metrics
+            if (key, step) not in run.points or (revise and not _equal(run.points[key, step], value))
+        }
+        new_params = {key: value for key, value in (params or {}).items() if key not in run.params}
+        points = [Metric(key, _or_nan(value), now, step) for (key, step), (value, now) in new_points.items()]
+        batches = [points[start : start + BATCH] for start in range(0, len(points), BATCH)] or [[]]
+        last = [RunTag(key, value) for key, value in long_tags.split(tags or {}).items()]
+        for batch in batches[:-1]:
+            self.client.log_batch(run.run_id, metrics=batch)
+        while len(last) > TAG_BATCH:
+            self.client.log_batch(run.run_id, tags=last[:TAG_BATCH])
+            del last[:TAG_BATCH]
+        if batches[-1] or new_params or last:
+            new = [Param(key, value) for key, value in new_params.items()]
+            self.client.log_batch(run.run_id, metrics=batches[-1], params=new, tags=last)
+        run.points.update((key, value) for key, (value, _) in new_points.items())
+        run.params.update(new_params)
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Return a client. An SQLite store is made if it is not there, and kept in write-ahead mode."""
+    if path := sqlite_file(uri):
+        if not path.exists():
+            _create(path)
+        with closing(sqlite3.connect(path, timeout=60)) as database:
+            database.execute("PRAGMA journal_mode=WAL")
+    return mlflow_client.connect(uri)
+
+
+def _create(path: Path) -> None:
+    """Make an SQLite store in one move. MLflow needs seconds for its tables, and never accepts half of them."""
+    with tempfile.TemporaryDirectory(prefix="selgen-") as folder, replacing_file(path, keep=True) as temporary:
+        complete = Path(folder) / path.name
+        mlflow_client.connect(f"{SQLITE}{complete}").search_experiments()
+        with closing(sqlite3.connect(complete)) as source, closing(sqlite3.connect(temporary)) as target:
+            source.backup(target)
+
+
+def _equal(value: float, other: float) -> bool:
+    """Return whether two values differ at most by rounding: a mean is computed in more than one place."""
+    return math.isclose(value, other, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _or_nan(value: float) -> float:
+    """Replace infinity, which MLflow stores as 1.8e308 and which then ruins every plot."""
+    return float(value) if math.isfinite(value) else math.nan
