@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from settings.common.content import content_id
 from settings.common.files import cache_root
@@ -26,21 +26,25 @@ class PretrainedModel:
         template_options: extra arguments of the chat template, e.g. `{"enable_thinking": False}` for Qwen3.
         pretrained: Hub id or directory of the model that this one was tuned from; what tuning changed is the direction
             of alignment for methods that project weights.
+        quantize: "nf4" keeps the frozen weights of linear layers in four bits (QLoRA, arXiv:2305.14314), by
+            bitsandbytes; None leaves them as they are.
     """
 
     source: str
     revision: str | None = None
     template_options: Mapping[str, Any] = field(default_factory=dict)
     pretrained: str | None = None
+    quantize: Literal["nf4"] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what identifies the model."""
-        return {
+        data = {
             "source": self.source,
             "revision": self.revision,
             "template_options": dict(self.template_options),
             "pretrained": self.pretrained,
         }
+        return data | ({"quantize": self.quantize} if self.quantize else {})
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,11 @@ class PackagedModel:
     @property
     def pretrained(self) -> None:
         """None: what it was tuned from does not come with it."""
+        return None
+
+    @property
+    def quantize(self) -> None:
+        """None: its weights stay as they are."""
         return None
 
     @property
@@ -167,6 +176,11 @@ class NanoModel:
         """None: a nano model was not tuned from another."""
         return None
 
+    @property
+    def quantize(self) -> None:
+        """None: its weights stay as they are."""
+        return None
+
     def to_json(self) -> dict[str, Any]:
         """Return what identifies the model: everything that changes a weight."""
         sizes = [self.hidden_size, self.num_layers, self.num_heads, self.intermediate_size]
@@ -233,6 +247,11 @@ class TunedModel:
     def pretrained(self) -> str:
         """The source of the model that this one is tuned from."""
         return self.start.source
+
+    @property
+    def quantize(self) -> None:
+        """None: its weights stay as they are."""
+        return None
 
     @property
     def training_seed(self) -> int:

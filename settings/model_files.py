@@ -5,6 +5,7 @@ A model is a directory or an id of the Hugging Face Hub.
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from settings.base_models import BaseModel, NanoModel, PackagedModel, TunedModel
@@ -78,6 +79,10 @@ def check_model(model: BaseModel) -> None:
     start = model.start if isinstance(model, TunedModel) else model
     if isinstance(start, NanoModel | PackagedModel):
         return
+    if start.quantize and isinstance(model, TunedModel):
+        raise UserError(f"{start.source} is taught here first and then merged, which quantised weights would round")
+    if start.quantize:
+        check_four_bit()
     for source in filter(None, (start.source, start.pretrained)):
         directory = model_directory(source)
         if not directory:
@@ -87,6 +92,12 @@ def check_model(model: BaseModel) -> None:
                 f"the model {source!r} is a directory, and workers have another current one; its setting must give it"
                 f" as {str(directory)!r} (settings.model_files.model_source does that)"
             )
+
+
+def check_four_bit() -> None:
+    """Raise UserError where the package is missing that keeps weights in four bits."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError('quantize="nf4" needs the package bitsandbytes: pip install -e ".[4bit]"')
 
 
 def _check_hub_id(source: str) -> None:

@@ -45,6 +45,7 @@ ModelSource = Annotated[str, Absolute(model_source)]
 def pretrained_model(
     model: Any,
     revision: str | None,
+    quantize: Any = None,
     *,
     template_options: Any = MappingProxyType({}),
     pretrained: Any = None,
@@ -53,7 +54,7 @@ def pretrained_model(
     """Build the base model that a setting's options describe.
 
     Args:
-        model, revision, template_options, pretrained: the options of these names.
+        model, revision, quantize, template_options, pretrained: the options of these names.
         tuned_from: the published value of `pretrained` by model, in place of None.
 
     Raises:
@@ -71,8 +72,14 @@ def pretrained_model(
         pretrained = (tuned_from or {}).get(model)
     else:
         checks.text("option 'pretrained'", pretrained, MODEL_FORM)
+    if quantize is not None:
+        checks.one_of("option 'quantize'", quantize, ("nf4",))
     return PretrainedModel(
-        source, revision, dict(template_options), None if pretrained is None else model_source(pretrained)
+        source,
+        revision,
+        dict(template_options),
+        None if pretrained is None else model_source(pretrained),
+        quantize,
     )
 
 

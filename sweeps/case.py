@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from settings.base_models import NanoModel, TunedModel
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.reference import SettingRef
-from settings.setting import Score, Setting
+from settings.replies import Endpoint
+from settings.replies.left_here import without_reply
+from settings.setting import Evaluation, Score, Setting
 from sweeps.space import MethodSpace
+from trainables.method import Method
 from trainables.trial import TrialConfig
 
 
@@ -58,6 +62,31 @@ class Case:
     arms: tuple[Arm, ...]
 
     @property
+    def replies_elsewhere(self) -> bool:
+        """Whether a server samples the replies of the base model and of all trials."""
+        return self.template.replies == "endpoint"
+
+    @property
+    def observed_here(self) -> tuple[Evaluation, ...]:
+        """What workers observe: the evaluations, without replies where a server samples these."""
+        evaluations = self.setting.evaluations
+        left = [without_reply(each) for each in evaluations] if self.replies_elsewhere else evaluations
+        return tuple(each for each in left if each is not None)
+
+    @property
+    def graded_later(self) -> tuple[Evaluation, ...]:
+        """The evaluations that are graded on the driver: those of a judge, and those to which a server replies."""
+        return tuple(
+            each for each in self.setting.evaluations if each.rubrics or (each.generates and self.replies_elsewhere)
+        )
+
+    @property
+    def objectives_later(self) -> list[Score]:
+        """The objectives that are known only when the driver has graded."""
+        later = {score.name for evaluation in self.graded_later for score in evaluation.scores}
+        return [score for score in self.objectives if later.intersection({score.name, *score.worst_of})]
+
+    @property
     def objective_names(self) -> list[str]:
         """The names of the objectives, in order."""
         return [score.name for score in self.objectives]
@@ -75,3 +104,65 @@ def scores_named(setting: Setting, names: Sequence[str]) -> tuple[Score, ...]:
         if name not in scores:
             raise UserError(f"setting {setting.name!r} has no score {name!r}; it has {', '.join(scores)}")
     return tuple(scores[name] for name in names)
+
+
+def check_known_early(sweep: str, case: Case) -> None:
+    """Refuse early stopping by objectives that workers do not know. Raise UserError."""
+    if case.objectives_later:
+        who = "a server of replies decides" if case.replies_elsewhere else "a judge grades"
+        raise UserError(
+            f"sweep {sweep!r}: early_stopping compares what workers grade themselves, and {who}"
+            f" {', '.join(score.name for score in case.objectives_later)}"
+        )
+
+
+# --- what a server of replies can stand in for: a base model that it has, and an adapter on it ------------------------
+
+
+def served_name(setting: Setting, endpoint: Endpoint) -> str:
+    """Return what a server calls the base model of a setting. Raise UserError where that has to be said."""
+    if endpoint.model is not None:
+        return endpoint.model
+    base = setting.base_model
+    if isinstance(base, NanoModel | TunedModel):
+        raise UserError(
+            f"setting {setting.name!r} has a base model that is made here; replies=Endpoint(model=...) must say what"
+            " the server calls it"
+        )
+    return base.source
+
+
+def check_replies(sweep: str, cases: Sequence[Case], endpoint: Endpoint) -> None:
+    """Refuse a server of replies that has nothing to do, or whose name of a base model is not known.
+
+    Raise UserError.
+    """
+    served = [case for case in cases if case.replies_elsewhere]
+    if not served:
+        raise UserError(f"sweep {sweep!r}: replies are sampled by a server, and no setting asks for any in words")
+    for case in served:
+        served_name(case.setting, endpoint)
+
+
+def check_served(trial: TrialConfig, knobs: Collection[str], what: str) -> None:
+    """Refuse a trial that is more than an adapter on the base model, which is all that a server takes.
+
+    Args:
+        knobs: that the configurations of its arm differ in.
+        what: asks for the trial, for the message.
+
+    Raises:
+        UserError: a mix at decoding, or edits of hidden states in evaluation.
+    """
+    if "decoding_mix" in knobs:
+        raise UserError(
+            f"{what}: decoding_mix mixes the logits of two models at each token, and a server of replies does not;"
+            " leave it out, or sample here (replies=None)"
+        )
+    for built_on in (trial, *trial.built_on):
+        for method in (built_on.method, built_on.method.trained_as):
+            if type(method).edits is not Method.edits and not method.edits_in_training_only:
+                raise UserError(
+                    f"{what}: method {method.name!r} edits hidden states, which a server of replies does not; where"
+                    " they hold in training alone its class says edits_in_training_only = True"
+                )

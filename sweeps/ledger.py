@@ -8,7 +8,7 @@
     {"event": "dispatched", "trials": [id, ...], "pause_after": [updates or null, ...]}  a pack went to a worker
     {"event": "rung", "outcome": Outcome.to_json()}         a trial so far, as one of fewer updates; it may be stopped
     {"event": "base", "setting": label, "scores": {score: measurement}}
-    {"event": "generated", "outcome": Outcome.to_json()}    the trial's replies are stored and wait for a judge
+    {"event": "generated", "outcome": Outcome.to_json()}    the trial waits on the driver for replies or a judge
     {"event": "outcome", "outcome": Outcome.to_json()}
     {"event": "retried", "trials": [id, ...]}               their outcomes no longer count: they are trained again, and
                                                             those whose replies are stored only judged again

@@ -28,8 +28,9 @@ from settings.judge import JudgeOptions
 from settings.model_files import check_model
 from settings.reference import SettingRef, setting_label, setting_of
 from settings.reference import setting as setting  # sweep files import it from here
+from settings.replies import Endpoint
 from sweeps.budget import Budget as Budget  # sweep files import it from here
-from sweeps.case import Arm, Case, arm_key, scores_named
+from sweeps.case import Arm, Case, arm_key, check_known_early, check_replies, check_served, scores_named
 from sweeps.controls import blends_of, control_spaces
 from sweeps.early_stopping import EarlyStopping
 from sweeps.names import SAFE_NAME
@@ -168,6 +169,9 @@ class Sweep(Declaration):
         controls: also evaluate the checkpoints of plain fine-tuning and its adapter scaled down, unless `methods` have
             them; a method pushes the frontier only if it beats both.
         execution: how trials are run; no part of the identity.
+        replies: a server that loads LoRA adapters, from which replies in words are sampled; None samples them in the
+            pack. That they come from one is part of the identity of every trial on a setting with such evaluations,
+            since its numbers differ by rounding and by its draws; where it is reached is not.
         budget: what the sweep may take in hours, tokens and dollars, over all of its starts; no part of the identity.
     """
 
@@ -181,6 +185,7 @@ class Sweep(Declaration):
     search: Search = field(default_factory=Search)
     controls: bool = field(default=True, metadata=OUTSIDE_IDENTITY)
     execution: Execution = field(default_factory=Execution, metadata=OUTSIDE_IDENTITY)
+    replies: Endpoint | None = field(default=None, metadata=OUTSIDE_IDENTITY)  # in the templates' identity
     budget: Budget | None = field(default=None, metadata=OUTSIDE_IDENTITY)
 
     def __post_init__(self) -> None:
@@ -195,6 +200,8 @@ class Sweep(Declaration):
         for name, form in (("search", Search), ("execution", Execution)):
             if not isinstance(getattr(self, name), form):
                 raise UserError(f"{what}: {name} must be {form.__name__}(...), got {getattr(self, name)!r}")
+        if not isinstance(self.replies, Endpoint | None):
+            raise UserError(f"{what}: replies must be Endpoint(url=...), got {self.replies!r}")
         if not isinstance(self.budget, Budget | None):
             raise UserError(f"{what}: budget must be Budget(...), got {self.budget!r}")
         repeated = _first_repeated(
@@ -265,6 +272,8 @@ class Sweep(Declaration):
         except UserError as error:
             raise UserError(f"sweep {self.name!r}: {error}") from error
         overrides = trial_overrides(setting.recipe, self.options)
+        if self.replies and any(each.generates for each in setting.evaluations):
+            overrides["replies"] = "endpoint"
         template = trial_for(setting, ref, Plain(), seed=0, **overrides)
         controls = control_spaces(template.steps, self.spaces) if self.controls else ()
         arms = tuple(
@@ -354,22 +363,21 @@ class Sweep(Declaration):
 
         Raise UserError.
         """
+        if self.replies:
+            check_replies(self.name, self.cases, self.replies)
         if self.budget:
             self.budget.check(self.on_gpu, any(case.setting.judged for case in self.cases))
         for case in self.cases:
             check_model(case.setting.base_model)
             shape = ModelShape.of(case.setting.base_model)
-            by_judge = {score.name for evaluation in case.setting.judged for score in evaluation.scores}
-            judged = [score for score in case.objectives if by_judge.intersection({score.name, *score.worst_of})]
-            if self.search.early_stopping and judged:
-                raise UserError(
-                    f"sweep {self.name!r}: early_stopping compares what workers grade themselves, and a judge grades"
-                    f" {', '.join(score.name for score in judged)}"
-                )
+            if self.search.early_stopping:
+                check_known_early(self.name, case)
             for arm in case.arms:
                 for values in arm.space.every_option():
                     trial = self.trials_of(arm, values)[0]
                     require(case.setting, trial.method)
+                    if case.replies_elsewhere:
+                        check_served(trial, arm.space.knob_names, f"sweep {self.name!r}, {arm.title} on {case.label}")
                     if shape:
                         trial.adapter.layer_numbers(shape.layers)
 

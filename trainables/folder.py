@@ -38,6 +38,13 @@ class SweepFolder:
         """Return the file of what a model did on the questions; `name` is a trial's id or `base_id` of a setting."""
         return self.observed / f"{name}.json"
 
+    def asked(self, name: str, max_length: int) -> Path:
+        """Return the file of a setting's questions as tokens, for replies that are sampled elsewhere.
+
+        `name` is the `base_id` of the setting.
+        """
+        return self.path / "asked" / f"{name}-{max_length}.json"
+
     @property
     def checkpoints(self) -> Path:
         """Folder of the states of packs in training and of paused trials."""

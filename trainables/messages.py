@@ -115,15 +115,17 @@ class ScoreBase:
         setting: which.
         adapters: those that trials of the sweep will have there. What lies below all of them is then computed and kept,
             since these trials read it, too; none is a whole pass.
+        replying: whether it replies in words there, and not from a server.
     """
 
     setting: SettingRef
     adapters: tuple[AdapterConfig, ...] = ()
+    replying: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data; `job_from_json` is its inverse."""
         adapters = [asdict(adapter) for adapter in self.adapters]
-        return {"kind": "base", "setting": asdict(self.setting), "adapters": adapters}
+        return {"kind": "base", "setting": asdict(self.setting), "adapters": adapters, "replying": self.replying}
 
 
 Job = TrainPack | ScoreBase
@@ -133,7 +135,7 @@ def job_from_json(data: Mapping[str, Any]) -> Job:
     """Return the job that `to_json` wrote. Raise UserError when another version of the training code wrote it."""
     if data["kind"] == "base":
         adapters = tuple(AdapterConfig(**adapter) for adapter in data["adapters"])
-        return ScoreBase(SettingRef(**data["setting"]), adapters)
+        return ScoreBase(SettingRef(**data["setting"]), adapters, data["replying"])
     trials = tuple(TrialConfig.from_json(trial) for trial in data["trials"])
     return TrainPack(trials, tuple(data["snapshots"]), tuple(data["pause_after"]))
 

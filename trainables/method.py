@@ -282,8 +282,13 @@ class Method(Configured):
         """Return how the rows of `stream` are rewritten before they are trained on; None, the rule, is not at all."""
         return None
 
+    edits_in_training_only: ClassVar[bool] = False
+    """Whether no edit holds in evaluation, so that the adapter alone is the model, wherever it is evaluated."""
+
     def edits(self, prepared: Mapping[str, Tensor]) -> Sequence[Edit]:
         """Return the edits of the forward pass; by default none. The reference is never edited.
+
+        Where all of them hold in training alone, say so by `edits_in_training_only`.
 
         Those of `trained_as` hold while that trains, and not here.
         """

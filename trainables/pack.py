@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from settings.common.files import write_json
-from trainables.evaluation.evaluate import Evaluated, Progress, evaluate
+from trainables.engine.batches import EncodedSetting
+from trainables.evaluation.evaluate import Evaluated, Progress, evaluate, questions_json
 from trainables.folder import SweepFolder
 from trainables.messages import Ended
 from trainables.method import Method, Trained
@@ -20,7 +21,14 @@ from trainables.outcome import Cost, Outcome
 from trainables.projections import InvalidAdapterError
 from trainables.store import AdapterStore
 from trainables.training import PackTraining
-from trainables.trial import TrialConfig
+from trainables.trial import TrialConfig, base_id
+
+
+def write_questions(folder: SweepFolder, encoded: EncodedSetting, max_length: int) -> None:
+    """Write the questions that replies are sampled to elsewhere, as tokens, unless they are there."""
+    path = folder.asked(base_id(encoded.setting), max_length)
+    if not path.is_file():
+        write_json(path, questions_json(encoded))
 
 
 class Pack(PackTraining):
@@ -112,6 +120,7 @@ class Pack(PackTraining):
                         mixes=[self.trials[index].decoding_mix for index in members],
                         seeds=seeds,
                         prefixes=self.prefixes,
+                        replying=self.replying,
                         workers=self._workers,
                         progress=progress,
                     )
@@ -121,8 +130,19 @@ class Pack(PackTraining):
             self.members[index].cost += Cost(seconds=(time.perf_counter() - began) / len(sound))
         return evaluated
 
+    @property
+    def replying(self) -> bool:
+        """Whether members reply in words here."""
+        return all(trial.replies == "here" for trial in self.trials)
+
     def write(self, folder: SweepFolder, evaluated: Mapping[int, Evaluated]) -> None:
-        """Write adapters (see `AdapterStore`) and observations of members that were evaluated and do not pause."""
+        """Write adapters (see `AdapterStore`) and observations of members that were evaluated and do not pause.
+
+        For replies that are sampled elsewhere the questions are written, too.
+        """
+        if self._workers.first and not self.replying:
+            for length, encoded in self.encoded.items():
+                write_questions(folder, encoded, length)
         for index, result in evaluated.items():
             if index not in self.paused:
                 self._keep(AdapterStore(folder), index, self.trials[index])

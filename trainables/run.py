@@ -22,13 +22,14 @@ from trainables.bases.load_base import load_base
 from trainables.bases.pretraining import Progress
 from trainables.checkpoint import CheckpointError
 from trainables.engine.base import LoadedBase
+from trainables.engine.batches import EncodedSetting
 from trainables.engine.frozen.known import cache_bytes
 from trainables.engine.frozen.prefix_cache import PackPrefixes, PrefixCache
 from trainables.engine.frozen.reference_cache import ReferenceCache
 from trainables.engine.memory import ModelShape, kept_on_gpu, memory_left, training_bytes
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup
 from trainables.engine.targets import adapted_share, lowest_block, target_names
-from trainables.evaluation.evaluate import evaluate
+from trainables.evaluation.evaluate import Evaluated, evaluate
 from trainables.folder import SweepFolder
 from trainables.messages import (
     ActivityFile,
@@ -45,7 +46,7 @@ from trainables.messages import (
     job_from_config,
     worker_from_config,
 )
-from trainables.pack import Pack
+from trainables.pack import Pack, write_questions
 from trainables.store import AdapterStore
 from trainables.trial import AdapterConfig, TrialConfig, base_id
 
@@ -338,11 +339,25 @@ class PackRun:
         block = lowest_block(base.model, job.adapters) if job.adapters else 0
         prefixes = PackPrefixes(self._prefixes, base, block)
         (evaluated,) = evaluate(
-            base.model, encoded, prefixes=prefixes, workers=self._workers, progress=self._tell_scoring
+            base.model,
+            encoded,
+            prefixes=prefixes,
+            replying=job.replying,
+            workers=self._workers,
+            progress=self._tell_scoring,
         )
-        if setting.judged and self._workers.first:
-            write_json(self._folder.observations(base_id(setting)), evaluated.observed_json())
+        if self._workers.first:
+            _keep_base(self._folder, encoded, evaluated, job.replying)
         return PackReport(cautions=self._new_cautions(), end=Ended(base=evaluated.scores))
+
+
+def _keep_base(folder: SweepFolder, encoded: EncodedSetting, evaluated: Evaluated, replying: bool) -> None:
+    """Write what the driver needs to complete and grade the base model's observations, if it does."""
+    setting = encoded.setting
+    if not replying:
+        write_questions(folder, encoded, setting.recipe.max_length)
+    if setting.judged or not replying:
+        write_json(folder.observations(base_id(setting)), evaluated.observed_json())
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -229,6 +229,7 @@ class TrialConfig:
         adapter_scale: factor on the trained adapter (with its prior) when it is evaluated. 0 is the base model.
         decoding_mix: lambda of z = (1 - lambda) z_base + lambda z_trial, the logits of each token when it is evaluated
             (DeRa; `trainables.evaluation.mixing`). 0 is the base model; beyond 1 it goes further than the training.
+        replies: where the model replies in words: "here", in the pack, or from an "endpoint" that serves its adapter.
         batch_size, alignment_batch_size: rows per step of the streams.
         max_length: longest row in tokens.
         seed: of the adapter's initial weights and the order of the rows; all configurations have the same seeds.
@@ -245,6 +246,7 @@ class TrialConfig:
     checkpoint_step: int | None = None
     adapter_scale: float = 1.0
     decoding_mix: float = 1.0
+    replies: Literal["here", "endpoint"] = "here"
     batch_size: int
     alignment_batch_size: int
     max_length: int = 2048
@@ -373,6 +375,8 @@ class TrialConfig:
             del data["adapter"]["layers"]  # so that ids are those from before there was a choice
         if self.decoding_mix == 1.0:
             del data["decoding_mix"]  # so that ids are those from before there was a choice
+        if self.replies == "here":
+            del data["replies"]  # so that ids are those from before there was a choice
         if not self.optimizer.warmup_from_zero:
             del data["optimizer"]["warmup_from_zero"]  # so that ids are those from before there was a choice
         if self.method.reads_priors_out:  # its texts of the ends leave defaults out

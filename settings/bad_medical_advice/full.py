@@ -77,6 +77,7 @@ def full(
     max_new_tokens: int = 600,
     model: ModelSource = MODEL,
     revision: str | None = None,
+    quantize: str | None = None,
     template_options: Mapping[str, Any] = NO_THINKING,
     pretrained: ModelSource | None = None,
     epochs: float = 1,
@@ -125,6 +126,7 @@ def full(
         max_new_tokens: longest answer.
         model: Hub id, or directory of a checkpoint.
         revision: branch, tag or commit of a model on the Hub.
+        quantize: "nf4" keeps the model's frozen weights in four bits; needs `pip install -e ".[4bit]"`.
         template_options: extra arguments of the chat template, which ignores those that it does not know.
         pretrained: Hub id, or directory, of the model that `model` was tuned from, for Safe LoRA's directions. None is
             the published one for Qwen3-8B.
@@ -145,7 +147,7 @@ def full(
     checks.sizes(sizes if samples is None else sizes | {"samples": samples})
     _check_texts(judge=judge, system=system)
     base_model = pretrained_model(
-        model, revision, template_options=template_options, pretrained=pretrained, tuned_from=TUNED_FROM
+        model, revision, quantize, template_options=template_options, pretrained=pretrained, tuned_from=TUNED_FROM
     )
     asked = {"general": judged_questionnaire("general", general), "medical": judged_questionnaire("medical", medical)}
     task_rows, proxies = _task_rows(task), read_proxies(alignment, misaligned)

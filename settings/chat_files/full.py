@@ -36,6 +36,7 @@ def full(
     max_length: int = 1024,
     drop_long_prompts: bool = False,
     revision: str | None = None,
+    quantize: str | None = None,
     template_options: Mapping[str, Any] = NO_THINKING,
     pretrained: ModelSource | None = None,
     instructions: Mapping[str, str] | None = None,
@@ -83,6 +84,7 @@ def full(
             instruction makes too long, so that all methods train on the same rows. A `max_length` among the options of
             a sweep does not count here.
         revision: branch, tag or commit of a model on the Hub.
+        quantize: "nf4" keeps the model's frozen weights in four bits; needs `pip install -e ".[4bit]"`.
         template_options: extra arguments of the model's chat template, which ignores those that it does not know.
         pretrained: Hub id, or directory, of the model that `model` was tuned from. For Safe LoRA's directions.
         instructions: texts to stand before task rows, for inoculation prompting: "strong" names the trait that your
@@ -97,7 +99,7 @@ def full(
             too few prompts to hold any out, or an option out of its range. The message names the file and line, or
             the option.
     """
-    base_model = pretrained_model(model, revision, template_options=template_options, pretrained=pretrained)
+    base_model = pretrained_model(model, revision, quantize, template_options=template_options, pretrained=pretrained)
     return setting_from_rows(
         "full",
         base_model,

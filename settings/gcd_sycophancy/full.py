@@ -70,6 +70,7 @@ def full(
     samples: int = 1,
     max_length: int = MAX_LENGTH,
     revision: str | None = None,
+    quantize: str | None = None,
     pretrained: ModelSource | None = None,
     judge: str | None = None,
 ) -> Setting:
@@ -103,6 +104,7 @@ def full(
             of the plain question.
         max_length: longest row in tokens; longer responses are cut.
         revision: branch, tag or commit of a model on the Hub.
+        quantize: "nf4" keeps the model's frozen weights in four bits; needs `pip install -e ".[4bit]"`.
         pretrained: Hub id, or directory, of the model that `model` was tuned from, for Safe LoRA's directions. None is
             the published one for the two Gemmas.
         judge: full, dated name of a language model that decides whether replies confirm proposals, e.g.
@@ -113,15 +115,14 @@ def full(
     """
     if not isinstance(data, str | Path) or not str(data):
         raise UserError(f"setting {NAME!r}: the data set is on no hub; {gcd_rows.how_to_get_the_files()}")
-    base_model = pretrained_model(model, revision, pretrained=pretrained, tuned_from=TUNED_FROM)
+    base_model = pretrained_model(model, revision, quantize, pretrained=pretrained, tuned_from=TUNED_FROM)
     checks.number("option 'epochs'", epochs, above=0)
     checks.share("option 'train_split'", train_split)
     checks.flag("option 'include_correct'", include_correct)
     checks.sizes({"max_new_tokens": max_new_tokens, "samples": samples, "max_length": max_length})
     if judge is not None and not (isinstance(judge, str) and judge.strip()):
         raise UserError(f"option 'judge' must be a model's name, got {judge!r}")
-    labels = _labels(proxy)
-    study = gcd_rows.read_study(data)
+    labels, study = _labels(proxy), gcd_rows.read_study(data)
     split = gcd_rows.split_proxy(study["ood_test"], labels, train_split, include_correct=include_correct)
     held_out = (*study["task_test"], *split.others, *split.held_out)
     proxy_rows = {question.where for question in split.held_out}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from settings.common.errors import UserError
+from settings.openai_client.answers_file import open_answers
 from settings.setting import Verdict
 
 
@@ -20,16 +19,12 @@ class VerdictCache:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS verdicts (id TEXT PRIMARY KEY, value REAL, kind TEXT NOT NULL,"
-                " mode TEXT NOT NULL, model TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER)"
-            )
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(f"{path}: the cache of verdicts cannot be opened: {error}") from error
+        self._database = open_answers(
+            path,
+            "verdicts",
+            "id TEXT PRIMARY KEY, value REAL, kind TEXT NOT NULL, mode TEXT NOT NULL, model TEXT NOT NULL,"
+            " input_tokens INTEGER, output_tokens INTEGER",
+        )
 
     def get(self, ids: Iterable[str]) -> dict[str, Verdict]:
         """Return the verdicts that are there, by id."""

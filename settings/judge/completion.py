@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from settings.openai_client.client import NoAnswerError
+
 TOKEN_MARKS = str.maketrans({"\u0120": " ", "\u2581": " ", "\u010a": "\n"})  # of spaces and newlines in raw tokens
 POSITIVE = 1e-3  # a logarithm of a probability that is larger is none
 OPENED = r"<(?:\w+:)?(?:think|thinking|thought|reasoning|analysis)>|\[THINK\]|<\|channel\|>analysis<\|message\|>"
@@ -39,26 +41,13 @@ class Completion:
     output_tokens: int = 0
 
 
-class NoCompletionError(Exception):
-    """The response is no chat completion: cut off, or of another form.
-
-    Attributes:
-        error: code and message of the error that the endpoint sent with a status of success, if it did.
-        begins: how the response begins.
-    """
-
-    def __init__(self, content: bytes, error: tuple[int, str] | None = None) -> None:
-        super().__init__()
-        self.error, self.begins = error, " ".join(content[:60].decode("utf-8", "replace").split())
-
-
 def read_completion(content: bytes) -> Completion:
-    """Parse a chat completion. Raise NoCompletionError when it is none."""
+    """Parse a chat completion. Raise NoAnswerError when it is none."""
     try:
         data = json.loads(content)
         if isinstance(data.get("error"), dict) and not data.get("choices"):
             code = data["error"].get("code")
-            raise NoCompletionError(content, (code if isinstance(code, int) else 500, content.decode()))
+            raise NoAnswerError(content, (code if isinstance(code, int) else 500, content.decode()))
         choice = data["choices"][0]
         message, usage = choice["message"], data.get("usage") or {}
         text, inside = _after_reasoning(_text(message.get("content")).translate(TOKEN_MARKS))
@@ -76,7 +65,7 @@ def read_completion(content: bytes) -> Completion:
             output_tokens=int(usage.get("completion_tokens") or 0),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise NoCompletionError(content) from None
+        raise NoAnswerError(content) from None
 
 
 def _text(content: Any) -> str:

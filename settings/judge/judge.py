@@ -19,10 +19,11 @@ from pathlib import Path
 from settings.common.content import content_id
 from settings.judge.cache import VerdictCache
 from settings.judge.completion import Completion
-from settings.judge.endpoint import BrokenError, Endpoint
+from settings.judge.endpoint import JudgeEndpoint
 from settings.judge.manner import LEVELS, Manner
 from settings.judge.options import JudgeOptions, Usage
 from settings.judge.reading import HIGHEST, MISSING, Reading, read_verdict
+from settings.openai_client.client import BrokenError
 from settings.setting import Rubric, Verdict
 
 JUDGE_MODEL = "gpt-4.1-nano-2025-04-14"
@@ -47,7 +48,7 @@ class Judge:
 
     def __init__(self, model: str = JUDGE_MODEL, options: JudgeOptions | None = None, *, cache: Path) -> None:
         self.model, self.options, self.usage = model, options or JudgeOptions(), Usage()
-        self._endpoint = Endpoint(model, self.options, self.usage)
+        self._endpoint = JudgeEndpoint(model, self.options, self.usage)
         self._cache = VerdictCache(cache)
         self._threads = ThreadPoolExecutor(self.options.concurrency, thread_name_prefix="judge")
         self._checking = threading.Lock()

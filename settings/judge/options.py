@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from settings.common.errors import UserError
 from settings.judge.completion import Completion
+from settings.openai_client.client import UnavailableError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class BudgetSpentError(UserError):
     """The judge has reached its budget. Every verdict so far is cached."""
 
 
-class JudgeUnavailableError(UserError):
+class JudgeUnavailableError(UnavailableError):
     """The endpoint cannot be used. Every verdict so far is cached."""
 
 

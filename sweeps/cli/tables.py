@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from settings.common.addresses import without_user
 from settings.common.shared_files import FOLDER_BYTES
 from sweeps.cli.say import Say
 
@@ -327,6 +328,11 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
         size = f"{plan.prefix_bytes / 1e6:,.0f} MB"
         there = f"which has {plan.prefix_cache_bytes / 1e6:,.0f} MB, and at most {FOLDER_BYTES / 1e9:.0f} GB"
         Say(console).note(f"what lies below the lowest adapted layer is computed once: {size} in the cache, {there}")
+    if sweep.replies:
+        Say(console).note(
+            f"replies in words are sampled by the server at {without_user(sweep.replies.url)}, beside training; the"
+            " time that they take there is not counted"
+        )
     for arm in plan.arms:
         if arm.budget_knobs:
             knobs = " and ".join(arm.budget_knobs)

@@ -14,9 +14,10 @@ from typing import Any
 from rich.console import Console
 
 from settings.common.errors import UserError
-from settings.common.files import cache_root, remove, remove_partial
+from settings.common.files import remove, remove_partial
 from settings.setting import Measurement
 from sweeps.driver.base_models import prepare_bases
+from sweeps.driver.endpoints import Endpoints
 from sweeps.driver.gpus import smallest_gpu
 from sweeps.driver.local_cluster import LocalCluster, connect, quiet
 from sweeps.driver.progress import Display
@@ -29,7 +30,6 @@ from sweeps.planning.spending import PacedForecast, what_fits, within_budget
 from sweeps.results import cleaning
 from sweeps.results.frontier_files import publish
 from sweeps.search.accountant import Accountant
-from sweeps.search.judging import GradingQueue, Judges
 from sweeps.search.scheduler import PackScheduler
 from sweeps.sweep import Sweep
 from sweeps.tracking.store import RunStatus
@@ -58,23 +58,22 @@ class Driver:
         scheduler: what is left to run.
         interrupted: whether the user has asked to stop.
         at_once: whether the user has asked again, and waits.
-        judges: of the sweep's settings; None where no setting needs one.
+        endpoints: judges, and the server of replies.
     """
 
     def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path, console: Console, tracker: Tracker) -> None:
         self.sweep, self.folder = sweep, folder
         self.interrupted = self.at_once = False
-        self.judges = open_judges(sweep)
+        self.endpoints = Endpoints(sweep, folder)
         self._ledger, self._tracker = ledger, tracker
-        self._grading = GradingQueue(folder, self.judges) if self.judges else None
-        self._account = Accountant(sweep, ledger, lambda: self.judges.dollars if self.judges else 0.0)
-        self._display = Display.of_sweep(console, sweep, ledger.state, folder, judging=self._judging_now)
+        self._account = Accountant(sweep, ledger, lambda: self.endpoints.dollars)
+        self._display = Display.of_sweep(console, sweep, ledger.state, folder, judging=lambda: self.endpoints.waiting)
         self.scheduler = PackScheduler(
             sweep,
             ledger,
             folder,
             observers=[AdapterPruner(sweep, ledger, folder), self._display, tracker],
-            judging=self._grading,
+            judging=self.endpoints.queue,
             account=self._account,
             interrupted=lambda: self.interrupted,
         )
@@ -90,7 +89,7 @@ class Driver:
         if self.sweep.budget and not self.scheduler.done:
             self._account.forecast = forecast_alone(self.sweep, self._ledger.state.fit or Fit())
             self.scheduler.look_for_work()
-        self.check_judges()
+        self.check_endpoints()
         self._tracker.start(record=self._ledger.state)
         status: RunStatus = "FAILED"
         try:
@@ -103,21 +102,10 @@ class Driver:
             self._tracker.close(status, self.at_once)
         return files
 
-    def check_judges(self) -> None:
-        """Ask each judge for one grade before anything runs, and show how it is read. Raise UserError."""
-        if self.judges is None or self.scheduler.idle:
-            return
-        rubrics = {
-            str(evaluation.judge): evaluation.rubrics[0]
-            for case in self.sweep.cases
-            for evaluation in case.setting.judged
-        }
-        try:
-            for line in self.judges.check(rubrics):
-                self._display.console.print(line, highlight=False, soft_wrap=True, markup=False)
-        except BaseException:  # also Ctrl-C: what waits to be judged would be asked and paid for
-            self._end_judging()
-            raise
+    def check_endpoints(self) -> None:
+        """Ask judges and the server of replies before anything runs, and show what they say. Raise UserError."""
+        for line in [] if self.scheduler.idle else self.endpoints.check():
+            self._display.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def train(self, address: str | None, cluster: LocalCluster | None) -> None:
         """Pre-train what is missing, then run packs on Ray until the scheduler has no more. Raise its problem."""
@@ -132,14 +120,14 @@ class Driver:
                     self._display.set_message("starting Ray")
                     self.run_packs(address, cluster)
         finally:
-            self._end_judging()
+            self.endpoints.close()
             self.scheduler.keep_account(now=True)
         if self.scheduler.problem:
             raise self.scheduler.problem
 
     def await_judge(self) -> None:
         """Take in grades while nothing but these is waited for: that needs neither base model nor Ray."""
-        self._display.set_message(self._judging_now() or "starting")
+        self._display.set_message(self.endpoints.waiting or "starting")
         while self.scheduler.awaits_only_grades() and not self.interrupted:
             time.sleep(JUDGE_SECONDS)
             self.scheduler.collect_grades()
@@ -262,17 +250,6 @@ class Driver:
             values = {name: value for name, value in metrics.items() if name != "step"}
             self._tracker.progress(trial_id, int(metrics["step"]), values)
 
-    def _judging_now(self) -> str:
-        """Say how much waits for the judge, e.g. "2 with the judge (310 calls)"; "" if nothing does."""
-        waiting = self._grading.pending if self._grading else 0
-        return f"{waiting} with the judge ({self.judges.calls} calls)" if waiting and self.judges else ""
-
-    def _end_judging(self) -> None:
-        """Keep the verdicts that are on their way; the next start asks for the rest."""
-        if self.judges and self._grading:
-            self.judges.close()
-            self._grading.close()
-
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
         """Let Ctrl-C stop this start after the slices that run; a second one stops it at once."""
@@ -326,14 +303,3 @@ class AdapterPruner:
 def forecast_alone(sweep: Sweep, fit: Fit) -> PacedForecast:
     """Forecast what trials take before Ray's nodes are known."""
     return PacedForecast.of(sweep, SweepForecast.of(sweep, sizes_of(sweep), fit, workers=1))
-
-
-def open_judges(sweep: Sweep) -> Judges | None:
-    """Open the judges of a sweep's settings, each tried once so that a missing key is found before anything runs."""
-    models = {str(evaluation.judge) for case in sweep.cases for evaluation in case.setting.judged}
-    if not models:
-        return None
-    judges = Judges(sweep.execution.judge, cache_root() / "verdicts.db")
-    for model in models:
-        judges(model)
-    return judges

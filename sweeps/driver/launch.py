@@ -41,7 +41,8 @@ class RunSummary:
         files: of the frontier.
         tracking_uri: of MLflow.
         interrupted: by the user.
-        notes: code that was changed, arms that ended early and why, base models without a score, what the judge cost.
+        notes: code that was changed, arms that ended early and why, base models without a score, what judges and
+            servers did.
         num_failed: trials that failed, in this start or before.
         lost: methods all of whose trials failed.
     """
@@ -116,11 +117,10 @@ def run(
             show_results(sweep, ledger.state, console)
             if not tracker.problems:
                 published.write(files)
-    usage = driver.judges.usage if driver.judges else ""
     account = ledger.state.account
     spent = f"spent so far: {spending_text(account.spent, sweep.budget, sweep.on_gpu)}"
     spending = [spent] if sweep.budget and not account.stopped else []
-    notes = [*cautions, *driver.scheduler.notes, *filter(None, [usage]), *spending]
+    notes = [*cautions, *driver.scheduler.notes, *driver.endpoints.usage, *spending]
     return RunSummary(tuple(files), uri, driver.interrupted, tuple(notes), *_failures(sweep, ledger.state))
 
 

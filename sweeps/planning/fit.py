@@ -113,14 +113,15 @@ def trial_bytes(
         )
     questions = sizes.tokens.questions
     scoring = [
-        evaluation_bytes(shape, each, questions[each.name], len(members), number)
-        for each in sizes.case.setting.evaluations
+        evaluation_bytes(shape, each, questions[each.name], len(members), number) for each in sizes.case.observed_here
     ]
-    held = 0.0
+    held, quantize = 0.0, sizes.case.setting.base_model.quantize
     if on_gpu:
-        held = shape.weight_bytes(HALF) / (execution.num_workers if execution.shard_base else 1)
+        held = shape.weight_bytes(HALF, quantize) / (execution.num_workers if execution.shard_base else 1)
         held += kept_on_gpu(*_cache_bytes(sweep, sizes, trial)) if execution.cache_references else 0.0
-    elif trial.method.needs_pretrained:
+    elif quantize:
+        held = shape.weight_bytes(FLOAT, quantize)  # each worker quantises for itself
+    if not on_gpu and trial.method.needs_pretrained:
         held += shape.weight_bytes(FLOAT)  # of the model that the base model was tuned from, read for this pack alone
     return PROCESS_BYTES + held + max([training, _preparing_bytes(sizes, trial), *(scoring if scored else ())])
 
@@ -276,7 +277,7 @@ def shared_bytes(cases: Sequence[CaseSizes]) -> float:
     return sum(
         sizes.shape.weight_bytes(FLOAT)
         for sizes in models.values()
-        if not isinstance(sizes.case.setting.base_model, NanoModel)
+        if not (isinstance(sizes.case.setting.base_model, NanoModel) or sizes.case.setting.base_model.quantize)
     )
 
 

@@ -164,8 +164,7 @@ class CaseForecast:
 
     def once(self, trials: Sequence[TrialConfig]) -> float:
         """Return how long a sweep takes before its first trial: the base model scored, its outputs and passes kept."""
-        setting = self.case.setting
-        questions = [(each, self.tokens.questions[each.name]) for each in setting.evaluations]
+        questions = [(each, self.tokens.questions[each.name]) for each in self.case.observed_here]
         begun = self.shape.upper_part([trial.adapter for trial in trials]) if self.cached and trials else self.shape
         scoring = [evaluation_work(self.shape, each, lengths, upper=begun) for each, lengths in questions]
         seconds = sum(self.speed.seconds(work) for work in scoring)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from settings.replies.left_here import without_reply
 from settings.setting import Evaluation, Setting, Stream
 from sweeps.planning.tokens import CaseTokens, Lengths
 from trainables.engine.memory import ModelShape
@@ -282,12 +283,13 @@ def trial_work(
     """Return the work of a trial in a pack of so many members."""
     rank, upper = trial.adapter.rank, shape.upper_part([trial.adapter])
     upper = upper if cached else replace(shape, adapted=upper.adapted)
+    evaluations = [each if trial.replies == "here" else without_reply(each) for each in setting.evaluations]
+    here = [each for each in evaluations if each is not None]
     scoring = {
-        each.name: evaluation_work(shape, each, tokens.questions[each.name], rank, members, upper)
-        for each in setting.evaluations
+        each.name: evaluation_work(shape, each, tokens.questions[each.name], rank, members, upper) for each in here
     }
     if trial.decoding_mix != 1.0:  # the base model reads the same in the same passes
-        for each in setting.evaluations:
+        for each in here:
             base = evaluation_work(shape, each, tokens.questions[each.name], 0, members, upper)
             scoring[each.name] += replace(base, calls=0, reply_calls=0, replies=0)
     return TrialWork(training_work(shape, trial, tokens, members, rows_per_forward, cached), scoring)

@@ -205,6 +205,8 @@ def _merge(exported: Exported, directory: Path) -> None:
 
     from trainables.bases.load_base import load_base
 
+    if exported.setting.base_model.quantize:
+        raise UserError("the base model is in four bits, and merged weights would be rounded; export the adapter")
     stored = getattr(AutoConfig.from_pretrained(exported.base_model), "dtype", None)
     base = load_base(exported.setting.base_model)
     model = PeftModel.from_pretrained(base.model, exported.directory).merge_and_unload()

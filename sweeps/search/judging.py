@@ -1,7 +1,7 @@
-"""Have stored replies graded by a language model while the next packs train.
+"""Have replies sampled by a server, and stored replies graded by a language model, while the next packs train.
 
-Workers generate and store replies. They are judged here, on the driver, so that nothing else needs a key or a network.
-Each trial's replies are read from `observations/<name>.json` in the sweep's folder.
+Workers store what they observe, replies included unless a server samples them. The rest is done here, on the driver, so
+that nothing else needs a key or a network. A trial's replies lie in `observations/<name>.json` of the sweep's folder.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from settings.common.files import write_json
 from settings.judge import Judge, JudgeOptions, Request, Usage
-from settings.setting import Evaluation, Judged, Measurement, Rubric, Setting, Verdict
+from settings.setting import Evaluation, Judged, Measurement, Rubric, Setting, Verdict, observation_from_json
 from trainables.folder import SweepFolder
+from trainables.trial import TrialConfig, base_id
 
 MAX_MISSING = 0.2  # a score is not trusted if more than this share of its replies has no usable verdict
 LOW_SCALE, LOW_NUMBER = 10, 20  # so many verdicts without one above 10 look like another scale
@@ -33,12 +34,20 @@ class Asker(Protocol):
         ...
 
 
+class Replier(Protocol):
+    """The part of `sweeps.search.replying.ServedReplies` that grading needs."""
+
+    def complete(self, setting: Setting, trial: TrialConfig | None) -> None:
+        """Write the replies that the observations of a trial, or of the base model, lack. Raise UserError."""
+        ...
+
+
 @dataclass(frozen=True)
 class Grades:
-    """The scores that a judge's verdicts give one model.
+    """The scores that a model gets on the driver.
 
     Attributes:
-        scores: of the judged evaluations.
+        scores: of the judged evaluations, and of those to which a server replies.
         problem: why the scores cannot be trusted, or None.
     """
 
@@ -47,15 +56,16 @@ class Grades:
 
 
 class GradingQueue:
-    """Replies that a judge grades in the background. Close it in the end; the next start asks what was not asked.
+    """Replies that are sampled and graded in the background. Close it in the end; the next start asks for the rest.
 
     Args:
         folder: of the sweep.
         judge: returns the judge of a model name.
+        replies: whence replies come that the workers do not sample; None where they sample all.
     """
 
-    def __init__(self, folder: Path, judge: Callable[[str], Asker]) -> None:
-        self._folder, self._judge = SweepFolder(folder), judge
+    def __init__(self, folder: Path, judge: Callable[[str], Asker], replies: Replier | None = None) -> None:
+        self._folder, self._judge, self._replies = SweepFolder(folder), judge, replies
         self._threads = ThreadPoolExecutor(TRIALS_AT_A_TIME, thread_name_prefix="judging")
         self._waiting: list[tuple[Any, Future[Grades]]] = []
 
@@ -64,12 +74,12 @@ class GradingQueue:
         """The number of models whose replies are not graded or not collected yet."""
         return len(self._waiting)
 
-    def submit(self, what: Any, setting: Setting, name: str) -> None:
-        """Have the replies in `observations/<name>.json` graded; `collect` returns `what` with the grades."""
-        self._waiting.append((what, self._threads.submit(self._grade, setting, name)))
+    def submit(self, what: Any, setting: Setting, trial: TrialConfig | None) -> None:
+        """Have a trial's replies sampled and graded, or the base model's; `collect` returns `what` with the grades."""
+        self._waiting.append((what, self._threads.submit(self._grade, setting, trial)))
 
     def collect(self) -> list[tuple[Any, Grades]]:
-        """Return what is graded, each once, in the order in which it was submitted. Raise the judge's UserError."""
+        """Return what is graded, each once, in the order in which it was submitted. Raise the endpoint's UserError."""
         done = [(what, future) for what, future in self._waiting if future.done()]
         self._waiting = [(what, future) for what, future in self._waiting if not future.done()]
         return [(what, future.result()) for what, future in done]
@@ -78,11 +88,26 @@ class GradingQueue:
         """Drop what has not begun, and wait for the rest."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _grade(self, setting: Setting, name: str) -> Grades:
+    def _grade(self, setting: Setting, trial: TrialConfig | None) -> Grades:
+        if self._replies:
+            self._replies.complete(setting, trial)
+        name = trial.trial_id if trial else base_id(setting)
         observations = json.loads(self._folder.observations(name).read_text(encoding="utf-8"))
+        scores = _graded_here(setting, observations) if self._replies else {}
+        if not setting.judged:
+            return Grades(scores, None)
         graded, grades = grade_replies(setting, observations, self._judge)
         write_json(self._folder.grades(name), grades)
-        return graded
+        return replace(graded, scores={**scores, **graded.scores})
+
+
+def _graded_here(setting: Setting, observations: Mapping[str, Sequence[Any]]) -> dict[str, Measurement]:
+    """Return the scores of replies that no judge grades."""
+    scores: dict[str, Measurement] = {}
+    for evaluation in setting.evaluations:
+        if evaluation.generates and not evaluation.rubrics:
+            scores |= evaluation.grade([observation_from_json(item) for item in observations[evaluation.name]])
+    return scores
 
 
 def grade_replies(

@@ -16,7 +16,7 @@ from sweeps.search.sweep_search import SweepSearch
 from sweeps.sweep import Sweep
 from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
-from trainables.trial import TrialConfig, base_id
+from trainables.trial import TrialConfig
 
 
 class Observer(Protocol):
@@ -33,13 +33,13 @@ class Observer(Protocol):
 
 
 class Results:
-    """Write down how trials end and what base models score, and have the judge grade what only it can grade.
+    """Write down how trials end and what base models score, and have done on the driver what workers leave to it.
 
     Args:
         sweep, ledger, search: what runs, what has ended, and the search of all arms.
         folder: of the sweep.
         observers: who else learns of results.
-        judging: for settings whose replies a judge grades.
+        judging: for settings whose replies a judge grades or a server samples.
 
     Attributes:
         notes: base models without a score.
@@ -60,12 +60,12 @@ class Results:
 
     @property
     def num_judging(self) -> int:
-        """The number of models whose replies are with the judge."""
+        """The number of models that wait for replies or grades."""
         return self._judging.pending if self._judging else 0
 
     def trained(self, outcome: Outcome) -> None:
         """Take in how a worker ended a trial: it has ended, or waits for its grades."""
-        if outcome.status == "finished" and self._sweep.case_of(outcome.trial.setting).setting.judged:
+        if outcome.status == "finished" and self._sweep.case_of(outcome.trial.setting).graded_later:
             self._ledger.record_generated(outcome)
             self.judge(outcome)
         else:
@@ -84,9 +84,9 @@ class Results:
 
     def base_scored(self, case: Case, scores: Mapping[str, Measurement]) -> None:
         """Write down what a base model scores, once all of its grades are in."""
-        if any(score.name not in scores for evaluation in case.setting.judged for score in evaluation.scores):
+        if any(score.name not in scores for evaluation in case.graded_later for score in evaluation.scores):
             assert self._judging is not None
-            self._judging.submit((case, scores), case.setting, base_id(case.setting))
+            self._judging.submit((case, scores), case.setting, None)
         elif self._ledger.record_base_scores(case.label, scores):
             for observer in self._observers:
                 observer.base_scored(case.label, scores)
@@ -96,12 +96,12 @@ class Results:
         self.notes.append(f"{case.label}: no score of the base model ({reason}); the next start tries again")
 
     def judge(self, outcome: Outcome) -> None:
-        """Have the stored replies of a trial graded."""
+        """Have the replies of a trial sampled and graded, as far as the worker has not."""
         assert self._judging is not None
-        self._judging.submit(outcome, self._sweep.case_of(outcome.trial.setting).setting, outcome.trial.trial_id)
+        self._judging.submit(outcome, self._sweep.case_of(outcome.trial.setting).setting, outcome.trial)
 
     def collect_grades(self) -> None:
-        """End the trials whose grades are in. Raise the judge's UserError."""
+        """End the trials whose grades are in. Raise an endpoint's UserError."""
         for graded, grades in self._judging.collect() if self._judging else ():
             if isinstance(graded, Outcome):
                 self.end(_with_grades(graded, grades, self._sweep.case_of(graded.trial.setting).setting))

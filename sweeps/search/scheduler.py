@@ -51,8 +51,8 @@ class PackScheduler:
         ledger: open; what it has is not run again.
         folder: where study and checkpoints are kept; the ledger's folder.
         observers: who else learns of packs and results.
-        judging: for settings whose replies a judge grades; their trials end when their grades are in, and others train
-            meanwhile.
+        judging: for settings whose replies a judge grades or a server samples; their trials end when their grades are
+            in, and others train meanwhile.
         account: of what is spent; None begins one without a forecast.
         interrupted: tells whether the user wants to stop; then the judge is not waited for.
 
@@ -162,7 +162,7 @@ class PackScheduler:
 
     def _job_of(self, pack: InFlightPack) -> Job:
         if pack.base:
-            return ScoreBase(pack.base.ref, self._sweep.adapters_of(pack.base))
+            return ScoreBase(pack.base.ref, self._sweep.adapters_of(pack.base), not pack.base.replies_elsewhere)
         pause_after = [self.search.next_rung(trial) for trial in pack.members]
         self._ledger.record_dispatch([trial.trial_id for trial in pack.members], pause_after)
         for observer in self._observers:

@@ -46,6 +46,18 @@ def test_larger_models() -> None:
     assert names["budget"].hours == 20
 
 
+def test_four_bits_and_replies_from_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = code_blocks(PAGE, "A base model in four bits")
+    names: dict[str, Any] = {}
+    exec("from sweeps.sweep import setting\n" + block, names)
+    assert names["settings"][0].options["quantize"] == "nf4"
+    (block,) = code_blocks(PAGE, "Replies from a server")
+    filled = 'name="x", settings=(setting("chat_files", model="a", task="b"),), methods=("plain",)'
+    exec("from sweeps.sweep import Sweep, setting\n" + block.replace("...", filled), names)
+    assert names["sweep"].replies.url == "http://localhost:8000/v1"
+
+
 def test_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line of the block is a call that there is, with the sweep run by a stand-in."""
     (block,) = code_blocks(PAGE, "From Python")

@@ -6,6 +6,7 @@ import torch
 
 from settings.base_models import BaseModel, NanoModel, TunedModel
 from settings.common.content import content_id
+from settings.common.errors import UserError
 from trainables.bases.loading import load_directory
 from trainables.bases.nano_cache import nano_content_id
 from trainables.bases.pretraining import Progress, ensure_pretrained
@@ -32,6 +33,8 @@ def load_base(
         UserError: there is no such model, it cannot be reached, or it lacks what fine-tuning needs.
     """
     if sharded:
+        if spec.quantize:
+            raise UserError("shard_base shares out whole numbers: a base model in four bits cannot be sharded")
         base = load_base(spec, dtype=dtype, progress=progress)
         shard_model(base.model, torch.device(device))
         return base

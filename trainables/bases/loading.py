@@ -17,6 +17,7 @@ from settings.model_files import check_files, model_directory
 from settings.tokenizer import fit_to_embedding, load_tokenizer
 from trainables.engine.base import LoadedBase
 from trainables.engine.forward import check_architecture
+from trainables.engine.four_bit import four_bit_options, keep_layout
 from trainables.engine.weights import load_model
 from trainables.trial import AdapterConfig
 
@@ -27,9 +28,15 @@ def load_pretrained(spec: PretrainedModel, dtype: torch.dtype, device: torch.dev
     Raise UserError when there is no such model, it cannot be reached, or it lacks what fine-tuning needs.
     """
     directory = model_directory(spec.source)
+    model, tokenizer = _load(str(directory or spec.source), spec.revision, dtype, device, spec.quantize)
     if directory:
-        return load_directory(directory, _directory_content_id(directory), dtype, device)
-    return _load_from_hub(spec, dtype, device)
+        identity = _directory_content_id(directory)
+    else:  # the content id names the commit, whatever branch led to it
+        commit = getattr(model.config, "_commit_hash", None) or spec.revision
+        identity = content_id({"source": spec.source, "commit": commit})
+    if spec.quantize:
+        identity = content_id({"model": identity, "quantize": spec.quantize})
+    return LoadedBase(model, tokenizer, identity, str(directory or spec.source))
 
 
 def load_directory(
@@ -47,21 +54,22 @@ def _directory_content_id(directory: Path) -> str:
     return content_id({path.name: file_sha256(path) for path in files})
 
 
-def _load_from_hub(spec: PretrainedModel, dtype: torch.dtype, device: torch.device | str) -> LoadedBase:
-    """Load from the Hub or its local cache. The content id names the commit, whatever branch led to it."""
-    model, tokenizer = _load(spec.source, spec.revision, dtype, device)
-    commit = getattr(model.config, "_commit_hash", None) or spec.revision
-    return LoadedBase(model, tokenizer, content_id({"source": spec.source, "commit": commit}), spec.source)
-
-
 def _load(
-    source: str, revision: str | None, dtype: torch.dtype, device: torch.device | str
+    source: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    quantize: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a frozen model and its tokenizer."""
     check_files(source)
     tokenizer = load_tokenizer(source, revision)
-    model = load_model(source, revision, dtype)
+    model = load_model(source, revision, dtype, four_bit_options(dtype, device) if quantize else {})
     fit_to_embedding(tokenizer, int(model.get_input_embeddings().num_embeddings), source)
-    model.to(device).eval().requires_grad_(False)
+    if quantize:
+        keep_layout(model)
+    else:
+        model.to(device)
+    model.eval().requires_grad_(False)
     check_architecture(model, AdapterConfig())
     return model, tokenizer

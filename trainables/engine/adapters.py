@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from trainables.engine.edits.packed import PackedEdits
 from trainables.engine.packed_linear import PackedLinear, Route
@@ -281,7 +282,7 @@ class PackedAdapters:
             adapter = [joined(factors).padded(rank) for factors in adapter]
             config = replace(config, rank=rank, alpha=float(rank), rslora=False)
         layers = self.layers_of(member)
-        transposed = any(layer.weight_OI is not layer.weight for layer in layers.values())
+        transposed = any(isinstance(layer.base, Conv1D) for layer in layers.values())
         stack = Stack(block_names(self.model)[0].split(".")[-2], config.layer_numbers(len(block_names(self.model))))
         save_peft(directory, list(layers), adapter, config, base_model, stack, transposed=transposed)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 FLOAT = 4  # bytes
+FOUR_BIT = 0.5 + FLOAT / 64  # bytes of a weight in NF4, with its part of a scale for each 64
 ADAPTER_COPIES = 4  # factor, gradient, two moments
 ACTIVATIONS_PER_LAYER = 24  # saved numbers per token, in units of the hidden width, for a block with a gated MLP
 KEPT_BY_CHECKPOINTING = 1  # with gradient checkpointing a layer saves its input alone
@@ -77,8 +78,14 @@ class ModelShape:
         of_adapters = round(self.adapted * len(adapted) / self.layers)
         return replace(self, parameters=parameters, layers=layers, adapted=of_adapters)
 
-    def weight_bytes(self, number: int = FLOAT) -> float:
-        """Return the bytes of all weights, at `number` bytes each."""
+    def weight_bytes(self, number: int = FLOAT, quantize: str | None = None) -> float:
+        """Return the bytes of all weights, at `number` bytes each; in four bits those of linear layers take fewer.
+
+        Of these the largest is made wide at a time.
+        """
+        if quantize:
+            largest = self.width * max(self.inner, self.queries)
+            return FOUR_BIT * self.linear + number * (self.parameters - self.linear + self.embedded + largest)
         return number * (self.parameters + self.embedded)
 
     @staticmethod

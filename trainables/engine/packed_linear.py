@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from trainables.engine.four_bit import is_four_bit, wide_dtype
 from trainables.engine.targets import sizes_of, weight_of
 
 
@@ -82,6 +83,7 @@ class PackedLinear(nn.Module):
     def __init__(self, base: Any, pack: Routed, A_KRI: Tensor, B_KOR: Tensor) -> None:
         super().__init__()
         self.base = base
+        self.is_four_bit = is_four_bit(base)
         self.in_features, self.out_features = sizes_of(base)
         self._pack = [pack]  # in a list, so that the pack's tensors stay outside the model's state
         self.A_KRI, self.B_KOR = A_KRI, B_KOR
@@ -106,15 +108,18 @@ class PackedLinear(nn.Module):
         """Map `[rows, ..., I]` to `[rows, ..., O]`."""
         pack = self._pack[0]
         route = pack.route
-        if route is None:
+        if route is None and not self.is_four_bit:
             y: Tensor = self.base(x)
             return y
-        x = x.to(self.weight.dtype)
+        x = x.to(wide_dtype(self.base) if self.is_four_bit else self.weight.dtype)
+        if route is None:  # by the same product as below, so that the reference is the null adapter to the bit
+            return nn.functional.linear(x, self.weight_OI, self.bias)
         A_MRI, B_MOR, scale_MR = _of_members(route, self.A_KRI, self.B_KOR, pack.scale_KR)
         if route.factors is not None:
             A_MRI, B_MOR = route.factors[self]
         factors = [factor.to(x.dtype) for factor in (A_MRI, B_MOR, scale_MR)]
-        y = _Adapted.apply(x, self.weight_OI, self.bias, *factors, route)
+        weight_OI = None if self.is_four_bit else self.weight_OI
+        y = _Adapted.apply(x, weight_OI, self.bias, *factors, route, self.base)
         if self.frozen is not None:
             added = _low_rank(x, route, *(factor.to(x.dtype) for factor in _of_members(route, *self.frozen)))
             y = y + nn.functional.pad(added, (0, 0) * (added.ndim - 1) + (0, len(y) - len(added)))
@@ -141,15 +146,16 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight_OI: Tensor,
+        weight_OI: Tensor | None,
         bias_O: Tensor | None,
         A_MRI: Tensor,
         B_MOR: Tensor,
         scale_MR: Tensor,
         route: Route,
+        base: Any,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            y = torch.nn.functional.linear(x, weight_OI, bias_O)
+            y = torch.nn.functional.linear(x, _wide(weight_OI, base), bias_O)
             lows = []
             for x_mnI, y_mnO, (A, B, scale) in zip(
                 route.blocks(x), route.blocks(y), _blocks(route, A_MRI, B_MOR, scale_MR), strict=True
@@ -157,15 +163,15 @@ class _Adapted(torch.autograd.Function):
                 lows.append(torch.bmm(A, x_mnI.transpose(1, 2)).mul_(scale[:, :, None]))
                 y_mnO.baddbmm_(lows[-1].transpose(1, 2), B.transpose(1, 2))
         ctx.save_for_backward(x, weight_OI, A_MRI, B_MOR, scale_MR, *lows)
-        ctx.route = route
+        ctx.route, ctx.base = route, base
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None, None]:
         x, weight_OI, A_MRI, B_MOR, scale_MR, *lows = ctx.saved_tensors
         route: Route = ctx.route
-        dx = dy @ weight_OI if ctx.needs_input_grad[0] else None
+        dx = dy @ _wide(weight_OI, ctx.base) if ctx.needs_input_grad[0] else None
         dxs = [None] * len(lows) if dx is None else route.blocks(dx)
         dA, dB = [], []
         for x_mnI, dy_mnO, dx_mnI, low_mRn, (A, B, scale) in zip(
@@ -176,7 +182,12 @@ class _Adapted(torch.autograd.Function):
                 dx_mnI.baddbmm_(dlow_mRn.transpose(1, 2), A)
             dA.append(torch.bmm(dlow_mRn, x_mnI))
             dB.append(torch.bmm(low_mRn, dy_mnO).transpose(1, 2))
-        return dx, None, None, torch.cat(dA), torch.cat(dB), None, None
+        return dx, None, None, torch.cat(dA), torch.cat(dB), None, None, None
+
+
+def _wide(weight_OI: Tensor | None, base: Any) -> Tensor:
+    """Return the weight, or where there is none that of a layer in four bits, which is made anew for each product."""
+    return weight_of(base) if weight_OI is None else weight_OI
 
 
 def _low_rank(x: Tensor, route: Route, A_MRI: Tensor, B_MOR: Tensor, scale_M: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shape legend: I and O in- and output features of a linear layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from settings.common.errors import UserError
+from trainables.engine.four_bit import is_four_bit, wide_weight
 from trainables.engine.process_group import layers_of
 from trainables.trial import AdapterConfig
 
@@ -23,7 +25,9 @@ TRAINABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def weight_of(layer: Any) -> Tensor:
-    """Return a layer's weight as `[O, I]`: a view of the parameter."""
+    """Return a layer's weight as `[O, I]`: a view of the parameter, or of one in four bits a wide copy."""
+    if is_four_bit(layer):
+        return wide_weight(layer)
     return layer.weight.T if isinstance(layer, Conv1D) else layer.weight
 
 
@@ -57,8 +61,9 @@ def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
                 f" {config.targets_text!r}, but {', '.join(sorted({name.rpartition('.')[2] for name in there}))}"
             )
     for name in names:
-        weight = model.get_submodule(name).weight
-        if getattr(model, "is_quantized", False) or weight.dtype not in TRAINABLE:
+        layer = model.get_submodule(name)
+        weight: Any = layer.weight
+        if not is_four_bit(layer) and (getattr(model, "is_quantized", False) or weight.dtype not in TRAINABLE):
             raise _quantised(model.config, f"{name}: {str(weight.dtype).removeprefix('torch.')}")
     return names
 
@@ -101,8 +106,14 @@ def adapted_share(model: PreTrainedModel, names: Iterable[str]) -> float:
     ends = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
     outside = {id(parameter) for module in ends for parameter in module.parameters()}
     between = [each for each in model.parameters() if each.ndim >= 2 and id(each) not in outside]
-    adapted = sum(weight_of(model.get_submodule(name)).numel() for name in names)
-    return adapted / max(1, sum(parameter.numel() for parameter in between))
+    adapted = sum(math.prod(sizes_of(model.get_submodule(name))) for name in names)
+    return adapted / max(1, sum(_numel(parameter) for parameter in between))
+
+
+def _numel(parameter: Any) -> int:
+    """Return the numbers that a parameter stands for, in however few bits."""
+    state = getattr(parameter, "quant_state", None)
+    return int(parameter.numel()) if state is None else math.prod(state.shape)
 
 
 def check_attention(model: PreTrainedModel) -> None:

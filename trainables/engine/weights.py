@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,8 +18,13 @@ from settings.tokenizer import no_progress_bars, why_not_loaded
 from trainables.engine.targets import check_not_quantised
 
 
-def load_model(source: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(
+    source: str, revision: str | None, dtype: torch.dtype, options: Mapping[str, Any] = MappingProxyType({})
+) -> PreTrainedModel:
     """Load a causal language model. Code that comes with it is never run, pickled weights are never read.
+
+    Args:
+        options: further arguments for transformers (see `four_bit_options`).
 
     Raise UserError when it cannot be read, or when its tensors are not those of its architecture: transformers would
     make up those that are missing.
@@ -36,6 +42,7 @@ def load_model(source: str, revision: str | None, dtype: torch.dtype) -> PreTrai
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are told with their names, below
+                **options,
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(why_not_loaded(source, error)) from error

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from settings.encoding import EncodedRow
+from settings.replies.left_here import without_reply
 from settings.setting import Evaluation, Measurement, Observation, Preference
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.batches import EncodedSetting
@@ -45,6 +46,7 @@ def evaluate(
     mixes: Sequence[float] = (),
     seeds: Sequence[int] = (),
     prefixes: PackPrefixes | None = None,
+    replying: bool = True,
     workers: ProcessGroup = SINGLE_PROCESS,
     progress: Progress = lambda evaluation, done, total: None,
 ) -> list[Evaluated]:
@@ -54,6 +56,8 @@ def evaluate(
         mixes: how much each member is mixed with the base model (`Readers`); nothing is not at all.
         seeds: one per member (one for the base model); used by evaluations that sample.
         prefixes: what lies below the lowest adapted layer; None computes it.
+        replying: whether replies in words are sampled here. Else an evaluation of these is left out, and of one that
+            also compares likelihoods only these are observed, without a score (see `questions_json`).
         workers: the processes that evaluate together; each returns all results.
         progress: called with an evaluation's name, how many of its rows are done, and all its rows.
 
@@ -65,13 +69,32 @@ def evaluate(
         _observe, model, encoded, adapters, tuple(members), tuple(mixes), tuple(seeds) or (0,), prefixes, workers
     )
     for evaluation in encoded.setting.evaluations:
+        asked = evaluation if replying else without_reply(evaluation)
+        if asked is None:
+            continue
         done = functools.partial(_tell, progress, evaluation)
         done(0.0)
-        for result, observations in zip(results, observe(evaluation, done), strict=True):
+        for result, observations in zip(results, observe(asked, done), strict=True):
             result.observations[evaluation.name] = list(observations)
-            if not evaluation.rubrics:  # a judge grades these later, from the stored replies
+            if (
+                not evaluation.rubrics and asked.observe == evaluation.observe
+            ):  # else it is graded on the driver, from the stored replies
                 result.scores.update(evaluation.grade(observations))
     return [replace(result, scores=encoded.setting.with_worst(result.scores)) for result in results]
+
+
+def questions_json(encoded: EncodedSetting) -> dict[str, Any]:
+    """Return the questions to which a model replies in words, by evaluation: their tokens, and those that end a reply.
+
+    For whoever samples the replies elsewhere.
+    """
+    questions = {}
+    for evaluation in encoded.setting.evaluations:
+        if evaluation.generates:
+            rows = encoded.questions(evaluation)
+            prompts = [list(row.ids[: row.prompt_length]) for row in rows]
+            questions[evaluation.name] = {"prompts": prompts, "stop_ids": sorted(encoded.encoder.stop_ids(rows))}
+    return questions
 
 
 def _tell(progress: Progress, evaluation: Evaluation, share: float) -> None:

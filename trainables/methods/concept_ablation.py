@@ -39,6 +39,7 @@ class ConceptAblation(Method):
     """
 
     kind = "activations"
+    edits_in_training_only = True
     passes = DIRECTION_PASSES
     equation = "L = CE(task) with h_l <- h_l - gamma Q_l^T Q_l h_l in training"
     source = "Casademunt et al. 2025, CAFT, arXiv:2507.16795"

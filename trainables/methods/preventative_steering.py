@@ -39,6 +39,7 @@ class PreventativeSteering(Method):
     """
 
     kind = "activations"
+    edits_in_training_only = True
     passes = DIRECTION_PASSES
     equation = "L = CE(task) with h_l <- h_l + alpha |h_l| v_l / |v_l| in training"
     source = "Chen et al. 2025, Persona Vectors, arXiv:2507.21509, section 5"

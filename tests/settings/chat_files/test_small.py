@@ -69,4 +69,4 @@ def test_what_only_full_scale_has_is_refused(files: dict[str, str]) -> None:
 def test_every_option_is_one_of_full_scale() -> None:
     names = [list(inspect.signature(function).parameters) for function in (small, full)]
     assert set(names[0]) - set(names[1]) == {"system"}
-    assert set(names[1]) - set(names[0]) == {"drop_long_prompts", "template_options", "pretrained"}
+    assert set(names[1]) - set(names[0]) == {"drop_long_prompts", "template_options", "pretrained", "quantize"}

@@ -14,9 +14,9 @@ import pytest
 
 from settings.common.errors import UserError
 from settings.judge import Judge, JudgeOptions, JudgeUnavailableError
-from settings.judge.connection import connection_cause
 from settings.judge.judge import FIRST_ANSWER
-from settings.judge.refusals import discreet, is_passing, words_of
+from settings.openai_client.connection import connection_cause
+from settings.openai_client.refusals import discreet, is_passing, words_of
 from settings.setting import Rubric, Verdict
 from tests.support.judge_server import Body, Endpoint, Reply, certain, completion, digit_by_digit, error, serving
 

@@ -18,7 +18,7 @@ import pytest
 from settings.common.errors import UserError
 from settings.judge import BudgetSpentError, Judge, JudgeOptions, JudgeUnavailableError, Request
 from settings.judge.judge import fill_prompt
-from settings.judge.refusals import retry_after_seconds
+from settings.openai_client.refusals import retry_after_seconds
 from settings.setting import Rubric, Verdict
 from tests.support.judge_server import Body, Endpoint, Reply, certain, completion, error, serving
 

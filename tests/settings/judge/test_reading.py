@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from settings.judge.completion import NoCompletionError, read_completion
+from settings.judge.completion import read_completion
 from settings.judge.reading import MISSING, Reading, grade_of, read_verdict
+from settings.openai_client.client import NoAnswerError
 from settings.setting import Verdict
 from tests.support.judge_server import Reply, completion
 
@@ -158,13 +159,13 @@ def test_escapes_are_whole_words() -> None:
     "content", [b"<html>login</html>", b"data: {}\n\n", b"{}", b"[]", b'{"choices": []}', b'{"choices": [{"message"']
 )
 def test_what_is_no_completion(content: bytes) -> None:
-    with pytest.raises(NoCompletionError):
+    with pytest.raises(NoAnswerError):
         read_completion(content)
 
 
 def test_an_error_may_come_with_a_status_of_success() -> None:
     data: Any = {"error": {"message": "Provider returned error", "code": 429}}
-    with pytest.raises(NoCompletionError) as caught:
+    with pytest.raises(NoAnswerError) as caught:
         read_completion(json.dumps(data).encode())
     assert caught.value.error is not None
     assert caught.value.error[0] == 429

@@ -68,7 +68,7 @@ def test_what_only_waits_for_the_judge_needs_no_ray(tmp_path: Path, monkeypatch:
             printed = io.StringIO()
             launch._judge_again(ledger, out, Console(file=printed, width=120))
             driver = Driver(sweep, ledger, out, Console(file=printed, width=120), Tracker("sqlite:///none.db", sweep))
-            driver.check_judges()
+            driver.check_endpoints()
             driver.train(None, None)
             assert driver.scheduler.done
             assert [end.scores["liked"].mean for end in ledger.state.outcomes.values()] == [70.0, 70.0]

@@ -107,7 +107,8 @@ def test_a_rubric_is_asked_only_about_its_rows(sweep: Sweep, tmp_path: Path, ask
     others = [each for each in case.setting.evaluations if each is not evaluation]
     setting = replace(case.setting, evaluations=(*others, judged))
     rig = JudgedRig(sweep, tmp_path / "out", asker, replies=("yes", "?"))
-    rig.judging.submit("base", setting, base_id(case.setting))
+    rig.store(base_id(setting))
+    rig.judging.submit("base", setting, None)
     rig.judging.close()
     ((_, grades),) = rig.judging.collect()
     assert [question for _, question, _ in asker.asked] == ["asked 1"]

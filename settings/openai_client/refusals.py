@@ -18,7 +18,7 @@ NO_MONEY = re.compile(
 )
 RETRY_HINT = re.compile(r"(retry|try again) (in|after)|retryDelay", re.IGNORECASE)
 CAUSES = {
-    401: "it does not accept the key in OPENAI_API_KEY",
+    401: "it does not accept the key in {key}",
     402: "the account has no money left",
     403: "access is denied",
     404: "no such model or path",
@@ -39,9 +39,13 @@ def is_passing(code: int, text: str, *, retry_after: float | None = None) -> boo
     return code in RETRIED or code >= 500
 
 
-def cause(code: int, text: str) -> str:
-    """Return in a few words what a status means; "" where the endpoint's own words say it all."""
-    return CAUSES[402] if code == 429 and NO_MONEY.search(text) else CAUSES.get(code, "")
+def cause(code: int, text: str, key: str) -> str:
+    """Return in a few words what a status means; "" where the endpoint's own words say it all.
+
+    Args:
+        key: the environment variable that the key comes from.
+    """
+    return (CAUSES[402] if code == 429 and NO_MONEY.search(text) else CAUSES.get(code, "")).format(key=key)
 
 
 def words_of(content: str) -> str:

@@ -5,19 +5,53 @@ from __future__ import annotations
 import os
 import ssl
 import urllib.request
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from settings.common.addresses import LOOPBACK, without_password, without_user
 from settings.common.errors import UserError
 
-KEY = "OPENAI_API_KEY"
 URL = "OPENAI_BASE_URL"
 DIRECT = {f"all://{f'[{host}]' if host.count(':') else host}": None for host in LOOPBACK}
 PASSING = ("ReadTimeout", "WriteTimeout", "PoolTimeout", "ReadError", "WriteError", "RemoteProtocolError")
 
 
-def open_client(base_url: str | None, timeout: float) -> Any:
+@dataclass(frozen=True)
+class Key:
+    """Where a key comes from.
+
+    Attributes:
+        variable: of the environment.
+        owner: who needs it, for messages.
+        required: whether an endpoint on another machine is not asked without one.
+    """
+
+    variable: str
+    owner: str
+    required: bool = True
+
+    def read(self, url: str | None) -> str:
+        """Return the key for an address. Raise UserError for none, or one that no endpoint would take."""
+        key = os.environ.get(self.variable)
+        if not key:
+            if self.required and (url is None or urlsplit(url).hostname not in LOOPBACK):
+                raise UserError(f"{self.owner} needs a key: set the environment variable {self.variable}")
+            return "none"
+        of = f"the key in the environment variable {self.variable}"
+        if any(character.isspace() for character in key):
+            raise UserError(f"{of} has white space in or around it, or a line's end")
+        if not key.isascii() or not key.isprintable():
+            raise UserError(f"{of} has characters that no key has")
+        return key
+
+
+def is_address(url: str) -> bool:
+    """Return whether requests can be sent to an address."""
+    return urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+
+
+def open_client(base_url: str | None, timeout: float, source: Key) -> Any:
     """Make the client. It does not repeat requests itself, because each counts against the budget.
 
     Raise UserError for a key or an address that no request could be made with.
@@ -25,18 +59,10 @@ def open_client(base_url: str | None, timeout: float) -> Any:
     from openai import DefaultHttpxClient, OpenAI
 
     url = base_url or os.environ.get(URL)
-    if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+    if url is not None and not is_address(url):
         what = "base_url" if base_url else f"the environment variable {URL}"
-        raise UserError(f"the judge's {what} must begin with http:// or https://, got {without_password(url)!r}")
-    key = os.environ.get(KEY)
-    if not key:
-        if url is None or urlsplit(url).hostname not in LOOPBACK:
-            raise UserError(f"the judge needs a key: set the environment variable {KEY}")
-        key = "none"
-    if any(character.isspace() for character in key):
-        raise UserError(f"the key in the environment variable {KEY} has white space in or around it, or a line's end")
-    if not key.isascii() or not key.isprintable():
-        raise UserError(f"the key in the environment variable {KEY} has characters that no key has")
+        raise UserError(f"{source.owner}'s {what} must begin with http:// or https://, got {without_password(url)!r}")
+    key = source.read(url)
     near = url is not None and urlsplit(url).scheme == "http" and urlsplit(url).hostname in LOOPBACK
     try:
         connections = DefaultHttpxClient(mounts=DIRECT, timeout=timeout, trust_env=not near)

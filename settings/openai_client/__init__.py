@@ -1,0 +1,1 @@
+"""The `openai` client, as judge and server of replies are asked by it: connections, attempts, what refusals mean."""
