@@ -22,9 +22,11 @@ from analysis.findings.frontier import Estimate, FrontierPoint
 from analysis.findings.frontier_table import cell_text
 from analysis.statistics.proportions import clustered_interval
 from analysis.tables.scores import Objective
+from settings.common.content import content_id
 from settings.common.errors import UserError
 
 SHARE = (0.0, 1.0)
+SETTING_DIGITS = 8  # of a setting's content id in a file's name
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,19 @@ class NamedPoint:
         return NamedPoint(data["name"], data["setting"], scores, facts)
 
 
+def named_file(folder: Path, name: str, setting: str) -> Path:
+    """Return where a model's scores on a setting are kept: a file for each of both."""
+    return folder / f"{name}.{content_id(setting, SETTING_DIGITS)}.json"
+
+
 def read_named(folder: Path, setting: str | None) -> list[NamedPoint]:
     """Read the points in a folder that were scored on a setting, by name; none where there is no folder.
 
+    Older versions wrote `<name>.json`, whatever the setting; what `named_file` has takes the place of those.
+
     Raises UserError for a file that is none.
     """
-    points = []
+    points: dict[tuple[str, str], NamedPoint] = {}
     for path in sorted(folder.glob("*.json")):
         try:
             point = NamedPoint.from_json(json.loads(path.read_text(encoding="utf-8")))
@@ -78,9 +87,10 @@ def read_named(folder: Path, setting: str | None) -> list[NamedPoint]:
             raise UserError(
                 f"{path} cannot be read as a scored model: {error}; score it again, or delete it"
             ) from error
-        if setting is None or point.setting == setting:
-            points.append(point)
-    return points
+        key = point.name, point.setting
+        if setting in (None, point.setting) and (key not in points or path == named_file(folder, *key)):
+            points[key] = point
+    return [points[key] for key in sorted(points)]
 
 
 def estimate_over_questions(

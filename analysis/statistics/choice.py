@@ -5,6 +5,15 @@ its degrees of freedom.
 
     P = F_nu((z(mean) - z(bound)) / error),    F_nu Student's distribution function
 
+Near an end of a score that is too sure: of 60 answers which are all right, as where every seed says 20 of 20, the bound
+.975 would be kept with .97, and a true share of .975 gives such answers in .22 of the cases. So the ratio is at most
+that of the score test, which takes the error that the mean would have if the bound were the truth; its inverse is the
+interval that points have (Wilson 1927).
+
+    |ratio| <= |mean - bound| / sqrt(4 error^2 bound (1 - bound)),    on [0, 1]
+
+and where a configuration's seeds show no spread, its error is at least what its own n answers allow, 1 / (2 sqrt(n)).
+
 To take the best of many that seem to keep a bound is to take one that was lucky. Two things set that right. The bar
 that P has to clear is that of all configurations together: the quantile of the largest of their errors, in steps that
 leave out what is already believed, and what lies far beyond the bound. Configurations on one curve err together, so
@@ -113,8 +122,31 @@ def _probabilities(bootstrap: Bootstrap, mean_CM: Floats, bounds: Sequence[Bound
         error_C = error_CM[:, bound.column]
         certain_C = np.where(gap_C >= 0, np.inf, -np.inf)
         ratio_C = np.where(error_C > 0, gap_C / np.where(error_C > 0, error_C, 1.0), certain_C)
+        ratio_C = np.copysign(np.minimum(np.abs(ratio_C), _score_ratio(bootstrap, mean_CM, bound, error_C)), ratio_C)
         columns.append(stdtr(bootstrap.freedom_CM[:, bound.column], ratio_C))
     return np.stack(columns, axis=1) if columns else np.ones((len(mean_CM), 0))
+
+
+def _score_ratio(bootstrap: Bootstrap, mean_CM: Floats, bound: Bound, error_C: Floats) -> Floats:
+    """Return how many standard errors means are off a bound if that is the truth; infinite where there are no two ends.
+
+    Args:
+        error_C: of the means, in z; more is taken where seeds that agree hide what their questions leave open.
+    """
+    measured, column = bootstrap.measured, bound.column
+    ranges = measured.ranges
+    value_M = np.array(bootstrap.noise.mean_CM[0])
+    value_M[column] = bound.value
+    truth = float(ranges.unit(value_M)[column])
+    if not (ranges.bounded_M[column] and 0 < truth < 1):
+        return np.full(len(mean_CM), np.inf)
+    gains_CS = measured.gains_CSM[:, :, column]
+    agrees_C = np.nanmax(gains_CS, axis=1) == np.nanmin(gains_CS, axis=1)
+    least_C = np.sqrt(measured.least_variance_CM[:, column] / measured.num_seeds_C)
+    error_C = 2 * np.where(agrees_C, np.maximum(error_C, least_C), error_C) * math.sqrt(truth * (1 - truth))
+    noisy = bootstrap.noise.ranges
+    away_C = np.abs(noisy.measured_unit(noisy.exact(mean_CM))[:, column] - truth)
+    return np.where(error_C > 0, away_C / np.where(error_C > 0, error_C, 1.0), np.inf)
 
 
 def _z_of(bootstrap: Bootstrap, bound: Bound) -> float:

@@ -113,6 +113,14 @@ class Ranges:
         unit_XM = np.where(known_M, (share_XM * (answers_M + 2 * PULL_OF_MEAN) - PULL_OF_MEAN) / answers_M, share_XM)
         return np.asarray(np.where(self.bounded_M, self.of_unit(np.clip(unit_XM, 0.0, 1.0)), z_XM))
 
+    def measured_unit(self, z_XM: Floats) -> Floats:
+        """Return the means on [0, 1] that `forward` maps to z; what has no two ends stays as it is."""
+        answers_M = self._answers_M
+        known_M = answers_M > 0
+        share_XM = np.sin(np.clip(z_XM, 0.0, math.pi / 2)) ** 2
+        raw_XM = (share_XM * (answers_M + 2 * PULL) - PULL) / np.where(known_M, answers_M, 1.0)
+        return np.asarray(np.where(self.bounded_M, np.clip(np.where(known_M, raw_XM, share_XM), 0.0, 1.0), z_XM))
+
     def slope_back(self, z_XM: Floats) -> Floats:
         """Return the derivative of `back` at z, as if there were no ends."""
         answers_M = self._answers_M

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.findings.frontier import Estimate
-from analysis.findings.named_points import NamedPoint, estimate_over_questions, read_named
+from analysis.findings.named_points import NamedPoint, estimate_over_questions, named_file, read_named
 from settings.common.errors import UserError
 from settings.common.files import cache_root, write_text
 from settings.judge import JudgeOptions
@@ -155,7 +155,13 @@ def keep(scored: Sequence[Scored], folder: Path) -> list[Path]:
     """Write each point into a sweep's folder, where `frontier` and `report` read it. Return the files."""
     named = SweepFolder(folder).named
     read_named(named, None)  # a file that is none is better said now
-    return _write(scored, {each.point.name: named / f"{each.point.name}.json" for each in scored})
+    files = {each.point.name: named_file(named, each.point.name, each.point.setting) for each in scored}
+    written = _write(scored, files)
+    for each in scored:  # an older version's file about the same is superseded
+        older = named / f"{each.point.name}.json"
+        if older.is_file() and json.loads(older.read_text(encoding="utf-8"))["setting"] == each.point.setting:
+            older.unlink()
+    return written
 
 
 def keep_beside(scored: Sequence[Scored], places: Mapping[str, str], to: Path | None) -> list[Path]:

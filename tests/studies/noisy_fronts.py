@@ -23,6 +23,7 @@ from analysis.statistics.pareto import hypervolumes
 from analysis.statistics.ranges import Ranges
 
 OUTER = 0.9  # radius of the best curve
+UNSCALED = ("ceiling", "single", "all or nothing")  # shapes that all methods have alike
 FINE = 2001  # points of a curve that stand for the truth
 NEAR = 0.004  # of the knob, between near-duplicates
 SHARED_BY_READOUTS = 0.5  # of the variance of what is read from one training
@@ -61,6 +62,7 @@ SHAPES: Mapping[str, Shape] = {
     "three objectives": _third,
     "controls": _quarter,
     "single": lambda u_F: np.column_stack([np.full(len(u_F), 0.98), np.full(len(u_F), 0.6)]),
+    "all or nothing": lambda u_F: np.column_stack([np.full(len(u_F), 0.6), np.where(u_F < 1, 0.0, 0.975)]),
     "ceiling": lambda u_F: np.column_stack([_logistic(12 * (0.9 - u_F)), _logistic(12 * (u_F - 0.25))]),
 }
 
@@ -160,7 +162,7 @@ class Truth:
     def curve(self, rank: int, u_F: Floats) -> Floats:
         """Return a method's curve at knob values."""
         points_FM = SHAPES[self.cell.shape](u_F)
-        return points_FM if self.cell.shape in ("ceiling", "single") else points_FM * self.radii[rank]
+        return points_FM if self.cell.shape in UNSCALED else points_FM * self.radii[rank]
 
     def fine(self, rank: int) -> Floats:
         """Return a method's curve as many points."""
@@ -176,7 +178,9 @@ class Truth:
         return float(hypervolumes(np.concatenate(curves)[None], np.zeros(curves[0].shape[1]), joined)[0])
 
     def lines(self) -> list[Line]:
-        """Return what the analysis is told of the knobs."""
+        """Return what the analysis is told of the knobs: nothing where words part the configurations."""
+        if self.cell.shape == "all or nothing":
+            return []
         rows = [np.flatnonzero(self.method_C == rank) for rank in range(self.cell.methods)]
         return [Line(rows_K, knob[:, None]) for rows_K, knob in zip(rows, self.knobs, strict=True)]
 

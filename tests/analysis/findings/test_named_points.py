@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,15 @@ from scipy import stats
 
 from analysis.figures.frontier import frontier_figure
 from analysis.findings.frontier import Estimate, frontier
-from analysis.findings.named_points import NamedPoint, estimate_over_questions, read_named, standing
+from analysis.findings.named_points import (
+    NamedPoint,
+    estimate_over_questions,
+    named_file,
+    read_named,
+    standing,
+)
 from settings.common.errors import UserError
+from sweeps.results.scoring import Scored, keep
 from tests.support.made_up_trials import OBJECTIVES, TRIALS, configuration, record, table
 
 
@@ -55,6 +63,35 @@ def test_points_come_back_from_their_files(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text("{}")
     with pytest.raises(UserError, match=r"d\.json cannot be read as a scored model"):
         read_named(tmp_path, None)
+
+
+def test_one_model_on_two_settings_is_two_files_and_older_files_are_read(tmp_path: Path) -> None:
+    """A file of an older version, without the setting in its name, gives way to a newer one about the same."""
+
+    def write(path: Path, task: float, setting: str) -> None:
+        path.write_text(json.dumps({**point(task, 0.5).to_json(), "setting": setting}))
+
+    files = [named_file(tmp_path, "mine", setting) for setting in ("first", "second")]
+    assert len(set(files)) == 2
+    write(tmp_path / "mine.json", 0.1, "first")
+    assert [each.scores["task"].mean for each in read_named(tmp_path, "first")] == [0.1]
+    for file, task, setting in zip(files, (0.2, 0.3), ("first", "second"), strict=True):
+        write(file, task, setting)
+    means = {setting: [p.scores["task"].mean for p in read_named(tmp_path, setting)] for setting in ("first", "second")}
+    assert means == {"first": [0.2], "second": [0.3]}
+    assert len(read_named(tmp_path, None)) == 2
+
+
+def test_keeping_scores_on_one_setting_leaves_those_on_another(tmp_path: Path) -> None:
+    folder = tmp_path / "named"
+    folder.mkdir()
+    (folder / "mine.json").write_text(json.dumps(point(0.1, 0.5).to_json()))
+    other = replace(point(0.3, 0.5), setting="another")
+    keep([Scored(other, {})], tmp_path)
+    assert {each.setting for each in read_named(folder, None)} == {"made up", "another"}
+    (file,) = keep([Scored(point(0.2, 0.5), {})], tmp_path)
+    assert file.is_file() and not (folder / "mine.json").exists()
+    assert [each.scores["task"].mean for each in read_named(folder, "made up")] == [0.2]
 
 
 def test_what_is_better_is_named() -> None:

@@ -8,7 +8,9 @@ from scipy import stats
 
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.choice import Bound, choose
-from analysis.statistics.measurements import measurements
+from analysis.statistics.intervals import intervals_by_method
+from analysis.statistics.measurements import Measurements, measurements
+from analysis.statistics.ranges import Ranges
 
 
 def alone(values_CSM: np.ndarray, replicates: int = 1000) -> Bootstrap:
@@ -51,6 +53,36 @@ def test_the_bar_is_that_of_all_configurations_which_may_keep_the_bound() -> Non
     far = 0.5 + 0.1 * noise
     far[1:, :, 1] -= 5
     assert choose(alone(far, 8000), [Bound(1, 0.5)], best=0).bar == pytest.approx(0.95, abs=0.01)
+
+
+def agreeing(questions: int = 20) -> Measurements:
+    """Eight configurations of one method, three seeds each: the first is right in all answers, the others in none."""
+    values = np.zeros((8, 3, 2))
+    values[:, :, 0] = 0.5
+    values[0, :, 1] = 1.0
+    counts = np.full_like(values, questions)
+    return measurements(values, np.zeros(8), count_CSM=counts, ranges=Ranges.of([(0, 1), (0, 1)]))
+
+
+def test_seeds_that_agree_are_as_sure_as_their_questions_allow() -> None:
+    """60 of 60 right, of a true share of .975 a chance of .975^60 = .22. The score test has it at 1.24 errors:
+
+    (1 - .975) / sqrt(.975 * .025 / 60) = 1.2403, and of 16 degrees that is P = .884; without it P would be .967.
+    """
+    choice = choose(Bootstrap(agreeing(), 2000), [Bound(1, 0.975)], best=0)
+    assert choice.probability_C[0] == pytest.approx(stats.t.cdf(1.2403, 16), abs=0.005)
+    assert choice.row is None
+    upper = choose(Bootstrap(agreeing(), 2000), [Bound(1, 0.025, at_least=False)], best=0)
+    assert upper.probability_C[1:].tolist() == pytest.approx([choice.probability_C[0]] * 7, abs=0.005)
+
+
+@pytest.mark.parametrize("questions", [10, 20, 200])
+def test_a_bound_at_the_end_of_a_points_own_interval_is_kept_as_probably_as_that_says(questions: int) -> None:
+    """The end of a 95 % interval is kept with .975; without spread no curve or bootstrap makes it surer."""
+    measured = agreeing(questions)
+    low = float(intervals_by_method(measured).low_CM[0, 1])
+    choice = choose(Bootstrap(measured, 2000), [Bound(1, low)], best=0)
+    assert choice.probability_C[0] == pytest.approx(0.975, abs=0.003)
 
 
 def test_none_is_chosen_where_none_keeps_the_bound() -> None:

@@ -181,5 +181,5 @@ def test_all_settings_share_the_methods_of_the_sweep_so_that_each_looks_the_same
     assert len(labels) == 2
     drawn = {reader.load(label).table.drawn_methods for label in labels}
     drawn |= {mlflow_runs.load(sweep.name, default_uri(output), label).table.drawn_methods for label in labels}
-    drawn |= {of_case(sweep, read(folder / "ledger.jsonl"), case).table.drawn_methods for case in sweep.cases}
+    drawn |= {of_case(sweep, read(folder), case).table.drawn_methods for case in sweep.cases}
     assert drawn == {tuple(sorted({arm.space.method for arm in sweep.arms}))}
