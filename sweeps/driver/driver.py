@@ -32,7 +32,7 @@ from sweeps.results.frontier_files import publish
 from sweeps.search.accountant import Accountant
 from sweeps.search.scheduler import PackScheduler
 from sweeps.sweep import Sweep
-from sweeps.tracking.store import RunStatus
+from sweeps.tracking.run_writers import RunStatus
 from sweeps.tracking.writer import Tracker
 from trainables.folder import SweepFolder
 from trainables.messages import PackReport, to_config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from analysis.statistics.arrays import finite_or_none
 from analysis.tables import long_tags, mlflow_client, schema
@@ -17,6 +17,7 @@ from sweeps.sweep import Sweep
 from sweeps.tracking import pages, projection
 from sweeps.tracking.models import FrontierAdapter, LoggedAdapters
 from sweeps.tracking.projection import Point
+from sweeps.tracking.run_writers import RunStatus
 from sweeps.tracking.stored_runs import failure_of
 from sweeps.tracking.sweep_runs import SweepRuns, open_client
 from trainables.outcome import Outcome
@@ -25,7 +26,6 @@ from trainables.trial import TrialConfig
 if TYPE_CHECKING:
     from analysis.findings.frontier import Estimate, FrontierPoint
 
-RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 RUN_STATUS: Mapping[str, RunStatus] = {
     "finished": "FINISHED",
     "invalid": "FAILED",
@@ -35,7 +35,10 @@ RUN_STATUS: Mapping[str, RunStatus] = {
 
 
 class SweepStore(SweepRuns):
-    """Writes one sweep to a store, from one thread. Every method may be repeated after a failure."""
+    """Writes one sweep to a store, from one thread. Every method may be repeated after a failure.
+
+    What is written may wait for the next `flush` or `commit`; after a failure all since the last one is to be repeated.
+    """
 
     def __init__(self, uri: str, sweep: Sweep, artifact_root: Path | None) -> None:
         super().__init__(uri, sweep, artifact_root)
@@ -50,9 +53,10 @@ class SweepStore(SweepRuns):
         if description:
             tags[schema.DESCRIPTION] = description
         run = self._run_of_sweep()
-        self.client.update_run(run.run_id, status="RUNNING")
+        self._writer.reopen(run.run_id)
         self._write(run, tags=tags, params=projection.sweep_params(self._sweep))
-        self.client.log_inputs(run.run_id, [each for case in self._datasets.values() for each in case.all()])
+        rows = [each for case in self._datasets.values() for each in case.all()]
+        self._writer.log_inputs(self._experiment, run.run_id, rows)
         for key, value in pages.experiment_tags(self._sweep.cases[0].objective_names).items():
             self.client.set_experiment_tag(self._experiment, key, value)
 
@@ -65,7 +69,7 @@ class SweepStore(SweepRuns):
         run = self._run_of_trial(trial)
         for stored in (run, self._run_of_configuration(trial)):
             if stored.interrupted:
-                self.client.update_run(stored.run_id, status="RUNNING")
+                self._writer.reopen(stored.run_id)
                 stored.interrupted = False
         if not run.ended:
             self._started[trial.trial_id] = trial
@@ -90,6 +94,7 @@ class SweepStore(SweepRuns):
                 self._write(run, metrics=self._progress.get(trial_id, ()), params=params)
             self._progress.pop(trial_id, None)
             self._started.pop(trial_id, None)
+        self.commit()
 
     def outcome(self, outcome: Outcome, auxiliary: bool = False) -> None:
         """Write how a trial ended, and its configuration's means once all seeds are in."""
@@ -107,7 +112,7 @@ class SweepStore(SweepRuns):
             params, tags = projection.trial_params(trial), projection.outcome_tags(outcome)
             self._log_inputs(run, trial)
             self._write(run, metrics=metrics, params=params, tags=tags)
-            self.client.set_terminated(run.run_id, RUN_STATUS[outcome.status])
+            self._writer.end(run.run_id, RUN_STATUS[outcome.status])
             run.ended, run.failure = True, failure_of(outcome.status, reason)
             run.status = outcome.status
         self._progress.pop(trial.trial_id, None)
@@ -126,7 +131,7 @@ class SweepStore(SweepRuns):
             return
         points, tags = projection.configuration_points(finished), {schema.STATUS: "finished"}
         self._write(run, metrics=points, tags=tags, revise=True)
-        self.client.set_terminated(run.run_id, "FINISHED" if finished else "FAILED")
+        self._writer.end(run.run_id, "FINISHED" if finished else "FAILED")
         run.ended = True
 
     def frontier(self, points: Sequence[FrontierPoint], others: Mapping[str, Mapping[str, Estimate]]) -> None:
@@ -147,7 +152,8 @@ class SweepStore(SweepRuns):
 
     def adapters(self, adapters: Sequence[FrontierAdapter]) -> None:
         """Log the adapters of all configurations on the frontier, those that are not yet there."""
-        self._models = self._models or LoggedAdapters(self.client, self._experiment)
+        client = self.client
+        self._models = self._models or LoggedAdapters(client, self._experiment)
         for adapter in adapters:
             run = self._runs.trials.get(adapter.trial.trial_id)
             if run and adapter.directory.is_dir() and not self._models.has(adapter.trial.trial_id):
@@ -166,10 +172,11 @@ class SweepStore(SweepRuns):
 
     def artifact(self, path: Path, folder: str | None) -> None:
         """Copy a file or folder to the sweep's artifacts. Raise FileNotFoundError."""
+        run_id = self._run_of_sweep().run_id
         if path.is_dir():
-            self.client.log_artifacts(self._run_of_sweep().run_id, str(path), folder)
+            self.client.log_artifacts(run_id, str(path), folder)
         else:
-            self.client.log_artifact(self._run_of_sweep().run_id, str(path), folder)
+            self.client.log_artifact(run_id, str(path), folder)
 
     def describe(self, markdown: str, figure: str = "") -> None:
         """Set the sweep's description, and above the table of runs its first line with links.
@@ -189,8 +196,9 @@ class SweepStore(SweepRuns):
         self.flush()
         for run in [*self._runs.trials.values(), *self._runs.configurations.values()]:
             if not run.ended:
-                self.client.set_terminated(run.run_id, "KILLED")
-        self.client.set_terminated(self._run_of_sweep().run_id, status)
+                self._writer.end(run.run_id, "KILLED")
+        self._writer.end(self._run_of_sweep().run_id, status)
+        self.commit()
 
 
 def log_files(uri: str, run_id: str, files: Sequence[Path], folder: str) -> None:

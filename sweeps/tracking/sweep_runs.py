@@ -21,6 +21,7 @@ from sweeps.tracking import projection
 from sweeps.tracking.datasets import CaseDatasets
 from sweeps.tracking.models import LoggedAdapters
 from sweeps.tracking.projection import Point
+from sweeps.tracking.run_writers import RunWriter, writer_of
 from sweeps.tracking.stored_runs import StoredRun, StoredRuns
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
@@ -46,6 +47,7 @@ class SweepRuns:
         self._uri, self._sweep, self._artifact_root = uri, sweep, artifact_root
         self._shared = {schema.SWEEP: sweep.name, schema.IDENTITY: sweep.identity()}
         self._client: MlflowClient | None = None
+        self._writer: RunWriter  # of a connected store
         self._experiment = ""
         self._runs = StoredRuns()
         self._datasets = {case.label: CaseDatasets(case) for case in sweep.cases}
@@ -53,9 +55,19 @@ class SweepRuns:
 
     @property
     def client(self) -> MlflowClient:
-        """The client of a connected store."""
+        """The client of a connected store, once all is written that waits."""
         assert self._client is not None
+        self._writer.commit()
         return self._client
+
+    @property
+    def waits(self) -> int:
+        """How many rows wait to be written with the next `commit`."""
+        return self._writer.waits if self._client else 0
+
+    def commit(self) -> None:
+        """Write all that waits."""
+        self._writer.commit()
 
     @property
     def is_connected(self) -> bool:
@@ -67,6 +79,7 @@ class SweepRuns:
         if self._client is not None:
             return
         client = open_client(self._uri)
+        self._writer = writer_of(client, sqlite_file(self._uri) is not None)
         self._experiment = self._open_experiment(client)
         self._runs = StoredRuns()
         condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._shared.items())
@@ -101,8 +114,8 @@ class SweepRuns:
 
     def _create(self, name: str, tags: Mapping[str, str], parent: str = "") -> StoredRun:
         above = {schema.PARENT: parent} if parent else {}
-        run = self.client.create_run(self._experiment, run_name=name, tags=long_tags.split(tags) | above)
-        return StoredRun(run.info.run_id, parent=parent)
+        run_id = self._writer.create(self._experiment, name, long_tags.split(tags) | above)
+        return StoredRun(run_id, parent=parent)
 
     def _put_below(self, run: StoredRun, parent: str) -> None:
         """Move a run below another one that was made anew, because the one above it was deleted."""
@@ -141,7 +154,7 @@ class SweepRuns:
     def _log_inputs(self, run: StoredRun, trial: TrialConfig) -> None:
         """Write which rows a trial reads."""
         case = self._sweep.case_of(trial.setting)
-        self.client.log_inputs(run.run_id, self._datasets[case.label].read_by([trial]))
+        self._writer.log_inputs(self._experiment, run.run_id, self._datasets[case.label].read_by([trial]))
 
     def _write(
         self,
@@ -168,13 +181,13 @@ class SweepRuns:
         batches = [points[start : start + BATCH] for start in range(0, len(points), BATCH)] or [[]]
         last = [RunTag(key, value) for key, value in long_tags.split(tags or {}).items()]
         for batch in batches[:-1]:
-            self.client.log_batch(run.run_id, metrics=batch)
+            self._writer.log(run.run_id, metrics=batch)
         while len(last) > TAG_BATCH:
-            self.client.log_batch(run.run_id, tags=last[:TAG_BATCH])
+            self._writer.log(run.run_id, tags=last[:TAG_BATCH])
             del last[:TAG_BATCH]
         if batches[-1] or new_params or last:
             new = [Param(key, value) for key, value in new_params.items()]
-            self.client.log_batch(run.run_id, metrics=batches[-1], params=new, tags=last)
+            self._writer.log(run.run_id, metrics=batches[-1], params=new, tags=last)
         run.points.update((key, value) for key, (value, _) in new_points.items())
         run.params.update(new_params)
 

@@ -26,13 +26,15 @@ from sweeps.ledger import LedgerState, read
 from sweeps.sweep import Sweep
 from sweeps.tracking.models import FrontierAdapter
 from sweeps.tracking.projection import milliseconds
-from sweeps.tracking.store import RunStatus, SweepStore
+from sweeps.tracking.run_writers import RunStatus
+from sweeps.tracking.store import SweepStore
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
 Update = Callable[[], None]
 BUFFER = 10_000  # updates that wait for a store that is away
 PROBLEMS = 10  # that are kept for the user
+MOST_ROWS = 20_000  # that wait to be written together
 ATTEMPTS = 3  # at one update, before it is given up
 QUIET_SECONDS = 30.0  # without news from a worker, before the store is opened all the same
 RETRY_SECONDS = 5.0  # between attempts to reach a store, doubling up to a minute
@@ -69,6 +71,7 @@ class Tracker:
         self._ledger = ledger
         self._behind = False  # updates were dropped that the ledger has
         self._queue: queue.Queue[Update | None] = queue.Queue()
+        self._uncommitted: list[Update] = []  # applied since the store last had all that was written
         self._status: RunStatus = "FINISHED"
         self._closing = threading.Event()
         self._at_once = False  # what is not written is left to the next start
@@ -86,12 +89,14 @@ class Tracker:
         return self._behind
 
     def wait(self, timeout: float) -> bool:
-        """Wait until all that was handed over so far is written, or given up. Return False after `timeout` seconds.
-
-        Progress of running trials is written a while later, with the next flush.
-        """
+        """Wait until all that was handed over is written, or given up, but progress. Return False after `timeout` s."""
         done = threading.Event()
-        self._queue.put(done.set)
+
+        def written() -> None:
+            self._store.commit()
+            done.set()
+
+        self._queue.put(written)
         return done.wait(timeout)
 
     def start(self, description: str = "", record: LedgerState | None = None) -> None:
@@ -203,7 +208,7 @@ class Tracker:
         if self._behind and self._queue.empty():
             return self._catch_up()
         try:
-            update = self._queue.get(timeout=self._flush_seconds)
+            update = self._queue.get(timeout=max(0.0, self._flushed_at + self._flush_seconds - time.monotonic()))
         except queue.Empty:
             return True
         if update is not None:
@@ -226,8 +231,41 @@ class Tracker:
         return all(map(self._try, self._updates_of(record)))
 
     def _try(self, update: Update) -> bool:
-        """Apply an update, up to `ATTEMPTS` times. Return False when the store is away and the sweep is over."""
-        wait, attempts = RETRY_SECONDS, 0
+        """Apply an update; if that fails, all since the last commit, one by one.
+
+        Return False when the store is away and the sweep is over.
+        """
+        self._uncommitted.append(update)
+        if self._connect() and self._apply(update):
+            if not self._store.waits:
+                self._uncommitted.clear()
+            return True
+        again, self._uncommitted = self._uncommitted, []
+        return all(map(self._insist, again))
+
+    def _apply(self, update: Update) -> bool:
+        """Apply an update, and write what waits if it is much. Return False where the store fails."""
+        try:
+            update()
+            if self._store.waits > MOST_ROWS:
+                self._store.commit()
+        except store_errors() as error:
+            add_problem(self.problems, error, self._uri)
+            self._store.disconnect()
+            return False
+        return True
+
+    def _insist(self, update: Update) -> bool:
+        """Apply and commit an update that failed, or waited with one that failed, until `ATTEMPTS` are used up.
+
+        Return False when the store is away and the sweep is over.
+        """
+        wait, attempts = RETRY_SECONDS, 1
+
+        def committed() -> None:
+            update()
+            self._store.commit()
+
         while attempts < ATTEMPTS:
             if not self._connect():
                 if self._closing.is_set():
@@ -238,14 +276,9 @@ class Tracker:
                 self._closing.wait(wait)
                 wait = min(2 * wait, 60.0)
                 continue
-            try:
-                update()
-            except store_errors() as error:
-                attempts += 1
-                add_problem(self.problems, error, self._uri)
-                self._store.disconnect()
-            else:
+            if self._apply(committed):
                 return True
+            attempts += 1
         return True
 
     def _connect(self) -> bool:
