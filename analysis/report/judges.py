@@ -1,4 +1,7 @@
-"""The report's section on several judges of the same replies: what they agree on, and what survives each of them."""
+"""The report's section on several judges of the same replies: what they agree on, and what survives each of them.
+
+Shape legend: C configurations.
+"""
 
 from __future__ import annotations
 
