@@ -30,8 +30,8 @@ from sweeps.results.judge_comparison import compare_kept, judged_setting, judges
 from sweeps.search.judging import Judges
 from trainables.folder import SweepFolder
 
-CAPTION = """bias: how much higher its grades are, of 100; same side: of the threshold in brackets; kappa: beyond chance
-[95 % interval over questions]; missing: replies without a grade from the judge / from the first"""
+CAPTION = """bias: how much higher its grades are, of 100; same side: of the threshold in brackets; kappa: beyond
+chance; [95 % interval over questions]; replies: with a grade from both (of so many questions)"""
 SIGNS = {True: "yes", False: "no"}
 
 
@@ -100,28 +100,47 @@ def _progress(show: Callable[[str], None], name: str) -> Callable[[int, int], No
 def show(comparison: JudgeComparison, console: Console) -> None:
     """Print agreement, bias by method, the front's members, and what survives."""
     console.print(_agreement_table(comparison))
+    console.print(_bias_table(comparison))
     console.print(_front_table(comparison))
     say = Say(console)
     for line in comparison.lines:
         say.prose(line)
     if not comparison.pushes:
         say.note("no verdict against controls: that needs controls, two seeds, and two or three objectives")
+    missing = [each for each in comparison.agreements if each.missing or each.missing_first]
+    for each in missing:
+        first = f"{each.missing_first} by {comparison.judges[0]}"
+        say.warn(f"without a grade, {each.rubric}: {each.missing} by {each.judge}, {first}")
     for line in comparison.left_out:
         say.warn(f"left out: {line}")
 
 
 def _agreement_table(comparison: JudgeComparison) -> Table:
     table = _table(f"{comparison.setting}: against {comparison.judges[0]}", CAPTION)
-    table.add_column("judge, rubric", overflow="fold")
-    for column in ("replies", "questions", "missing", "bias", "same side", "kappa"):
-        table.add_column(column, justify="right")
+    for column in ("judge", "rubric"):
+        table.add_column(column, overflow="fold")
+    table.add_column("replies", justify="right")
+    for column in ("bias", "same side", "kappa"):
+        table.add_column(column, justify="right", no_wrap=True)
     for each in comparison.agreements:
         cells = [_cell(each.bias, 1), _cell(each.same_side, 2), _cell(each.kappa, 2)]
-        missing = f"{each.missing} / {each.missing_first}"
-        name = f"{each.judge}, {each.rubric} ({each.threshold:g})"
-        table.add_row(name, str(each.replies), str(each.questions), missing, *cells)
-        for method, bias in each.bias_of.items():
-            table.add_row(f"  on replies of {method}", "", "", "", _cell(bias, 1), "", "", style="dim")
+        table.add_row(each.judge, f"{each.rubric} ({each.threshold:g})", f"{each.replies} ({each.questions})", *cells)
+    return table
+
+
+def _bias_table(comparison: JudgeComparison) -> Table:
+    """Return a table with a row for each judge and method, and a column for each rubric."""
+    table = _table("bias on the replies of each method's models", "")
+    for column in ("judge", "replies of"):
+        table.add_column(column, overflow="fold")
+    rubrics = list(dict.fromkeys(each.rubric for each in comparison.agreements))
+    for rubric in rubrics:
+        table.add_column(rubric, justify="right", no_wrap=True)
+    for judge in comparison.judges[1:]:
+        of_judge = {each.rubric: each.bias_of for each in comparison.agreements if each.judge == judge}
+        for method in dict.fromkeys(method for biases in of_judge.values() for method in biases):
+            cells = [_cell(of_judge[rubric][method], 1) if method in of_judge[rubric] else "" for rubric in rubrics]
+            table.add_row(judge, method, *cells)
     return table
 
 
