@@ -13,7 +13,7 @@ from typing import Any
 
 from trainables.engine.adapters import PackedAdapters
 from trainables.engine.base import LoadedBase
-from trainables.evaluation.foreign import _load, read_adapter
+from trainables.evaluation.foreign import load_into, read_adapter
 from trainables.evaluation.generate import generate
 
 Body = dict[str, Any]
@@ -98,7 +98,7 @@ def packed_replies(base: LoadedBase) -> Writes:
         if directory:
             adapter = read_adapter(directory)
             packed = PackedAdapters(base.model, [adapter.config_for(base)], [0], dtype=base.model.dtype)
-            _load(packed, 0, adapter)
+            load_into(packed, 0, adapter)
         try:
             ((reply,),) = generate(
                 base.model,

@@ -182,7 +182,7 @@ def score_adapters(
         packed = PackedAdapters(base.model, configs, [0] * len(members), dtype=torch.float32)
         try:
             for member, adapter in enumerate(members):
-                _load(packed, member, adapter)
+                load_into(packed, member, adapter)
             packed.attach_edits({member: adapter.edits for member, adapter in enumerate(members) if adapter.edits})
             numbers = range(len(members))
             results += evaluate(
@@ -204,8 +204,8 @@ def score_base(
     return evaluate(base.model, encoded, seeds=[seed], progress=progress)[0]
 
 
-def _load(packed: PackedAdapters, member: int, adapter: ForeignAdapter) -> None:
-    """Set a member's factors; zero on layers of its configuration that it does not adapt."""
+def load_into(packed: PackedAdapters, member: int, adapter: ForeignAdapter) -> None:
+    """Set a member's factors; zero on layers of its configuration that it does not adapt. Raise UserError."""
     tensors: dict[str, Tensor] = {}
     for name, layer in packed.layers_of(member).items():
         shapes = {"A": (adapter.rank, layer.in_features), "B": (layer.out_features, adapter.rank)}

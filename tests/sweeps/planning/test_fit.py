@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from settings.base_models import PretrainedModel
 from settings.common.errors import UserError
 from sweeps.ledger import Fit, Ledger, LedgerState
 from sweeps.planning import apart, gpus, speed
@@ -59,6 +60,22 @@ def test_the_model_before_tuning_takes_memory_beside_the_base_model(tmp_path: Pa
         for direction in ("prior", "pretrained")
     }
     assert need["pretrained"] - need["prior"] == sizes.shape.weight_bytes(FLOAT)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_base_model_in_four_bits_is_each_workers_own(tmp_path: Path, on_gpu: bool) -> None:
+    """Of 10 layers 995,000 weights in 4.5 bits, a head of 5,000 as it is; dense, workers of a CPU share a file."""
+    sweep, (sizes, *_) = of(tmp_path)
+    number = 2 if on_gpu else 4
+    held = {}
+    for quantize in (None, "nf4"):
+        base = PretrainedModel("org/model", quantize=quantize)  # type: ignore[arg-type]
+        case = replace(sizes.case, setting=replace(sizes.case.setting, base_model=base))
+        each = replace(sizes, case=case)
+        held[quantize] = worker_bytes(sweep, each, Fit(), on_gpu)
+        assert fitting.shared_bytes([each]) == (0 if quantize else 4 * 1e6)
+    dense = 2 * 1e6 if on_gpu else 0
+    assert held["nf4"] - held[None] == pytest.approx(995_000 * 4.5 / 8 + number * 5_000 - dense)
 
 
 @pytest.mark.parametrize(

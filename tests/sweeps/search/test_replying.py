@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,11 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from settings.common.errors import UserError
 from settings.replies import Endpoint, ReplyServer
 from settings.setting import Evaluation, Score, Setting
+from sweeps.cli.tables import show_plan
 from sweeps.early_stopping import EarlyStopping
+from sweeps.plan import estimate
+from sweeps.planning.tokens import CaseTokens, Lengths
+from sweeps.planning.work import trial_work
 from sweeps.search.judging import GradingQueue
 from sweeps.search.replying import ServedReplies
 from sweeps.search.scheduler import NoJob
@@ -24,6 +30,7 @@ from tests.support.fakes import Rig, finished, toy_sweep
 from tests.support.reply_server import packed_replies, serving_replies
 from tests.support.tiny import example, tiny_base, tiny_setting, tiny_trial
 from trainables import methods
+from trainables.engine.memory import ModelShape
 from trainables.evaluation.evaluate import evaluate
 from trainables.folder import SweepFolder
 from trainables.pack import Pack, write_questions
@@ -205,6 +212,25 @@ def test_trials_wait_for_a_server_that_is_away_and_nothing_is_trained_twice(tmp_
     assert [{name: each.mean for name, each in end.scores.items()} for end in record.outcomes.values()] == [SCORES] * 2
     assert {name: each.mean for name, each in record.bases[sweep.cases[0].label].items()} == SCORES
     assert sorted(each for each in replies.asked if not each.startswith("base-")) == sorted(record.outcomes)
+
+
+def test_a_plan_says_who_samples_and_does_not_count_it(tmp_path: Path) -> None:
+    here, there = toy_sweep(tmp_path, methods=("plain",)), served_sweep(tmp_path)
+    plans = [estimate(sweep, packs=1) for sweep in (here, there)]
+    case = there.cases[0]
+    assert case.observed_here == () and [each.name for each in case.graded_later] == ["all"]
+    printed = []
+    for sweep, plan in zip((here, there), plans, strict=True):
+        console = Console(file=io.StringIO(), width=200)
+        show_plan(console, sweep, plan)
+        printed.append(console.file.getvalue())  # type: ignore[attr-defined]
+    line = "replies in words are sampled by the server at http://localhost:1/v1, beside training"
+    assert line not in printed[0] and line in " ".join(printed[1].split())
+    trials = [sweep.trials_of(sweep.arms[0], {})[0] for sweep in (here, there)]
+    shape, lengths = ModelShape(1e6, 10, 100, 1000, 50), Lengths(((3, 2),))
+    tokens = CaseTokens({"task": lengths, "alignment": lengths}, {"all": lengths})
+    replying, training = (trial_work(shape, case.setting, trial, tokens) for trial in trials)
+    assert replying.training == training.training and training.scoring == {} and replying.scoring["all"].replies == 2
 
 
 def test_that_replies_are_sampled_elsewhere_is_part_of_identities(tmp_path: Path) -> None:
