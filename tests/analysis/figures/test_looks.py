@@ -19,7 +19,7 @@ from analysis.figures.heatmap import build_grid, save_heatmap
 from analysis.figures.static import hypervolume_figure, knob_figure
 from analysis.figures.style import COLOURS, marker_outline, method_styles, tied_sizes
 from analysis.findings.findings import Findings, analyse
-from analysis.report.page import Chapter, page
+from analysis.report.page import Chapter, alike, page
 from analysis.tables.scores import ScoreTable, TrialRecord
 from tests.support.made_up_trials import OBJECTIVES, configuration, record
 
@@ -111,6 +111,14 @@ def test_the_page_has_the_same_look_as_the_figures(found: Findings) -> None:
     assert len({points for _, _, points in symbols}) == len(METHODS)
     for number, method in enumerate(styles):
         assert re.search(rf'href="#method-{number}"/></svg>{method}', text), method
+
+
+def test_chapters_of_one_report_give_a_method_one_look(found: Findings) -> None:
+    """The second lacks alpha, and knows of no methods but its own: gamma stays third."""
+    lacking = analyse(ScoreTable.from_records(trials(("gamma", "plain")), OBJECTIVES), BASE)
+    chapters = alike([Chapter("first", found, trials(), BASE, {}), Chapter("second", lacking, trials(), BASE, {})])
+    assert trace_looks(interactive.frontier_plot(chapters[1].findings)) == expected(("gamma", "plain"))
+    assert trace_looks(interactive.frontier_plot(lacking)) != expected(("gamma", "plain"))
 
 
 def test_the_heat_map_marks_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
