@@ -22,6 +22,7 @@ from analysis.findings.arms import KNOBS, Control, control_of, definition_of, is
 from analysis.findings.controls import CONTROLS
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import Estimate, FrontierPoint, knob_of
+from analysis.findings.frontier_table import folded
 from analysis.findings.named_points import NamedPoint
 from analysis.findings.ties import Entry, entries, point_title
 from analysis.statistics.arrays import Floats
@@ -43,6 +44,7 @@ SYMBOLS = {
     "p": "pentagon",
     "X": "x",
 }
+PANEL_TITLE = 26  # characters
 DASHES, FILLS = ("solid", "dash", "dot"), ("", "-open", "")  # of objectives
 LAYOUT = {"template": "plotly_white", "margin": {"l": 70, "r": 20, "t": 60, "b": 60}}
 OPEN_LINK = """
@@ -347,7 +349,11 @@ def curves_plot(findings: Findings) -> go.Figure | None:
         return None
     columns = 3
     rows = math.ceil(len(methods) / columns)
-    figure = make_subplots(rows=rows, cols=columns, subplot_titles=[method for method, _ in methods])
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[folded(method, PANEL_TITLE).replace("\n", "<br>") for method, _ in methods],
+    )
     styles = method_styles(findings.table.drawn_methods)
     for objective, dash, fill in zip(findings.table.objectives, DASHES, FILLS, strict=False):
         figure.add_scatter(  # the legend, in grey: colours and shapes are the methods'

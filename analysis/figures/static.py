@@ -27,6 +27,7 @@ from analysis.figures.style import (
 from analysis.findings.arms import control_of
 from analysis.findings.findings import Findings
 from analysis.findings.frontier import FrontierPoint, knob_of
+from analysis.findings.frontier_table import folded
 from analysis.findings.named_points import NamedPoint
 from analysis.findings.reading import read_findings
 from analysis.statistics.bootstrap import Statistic
@@ -34,6 +35,7 @@ from analysis.statistics.compare import relative_to
 from analysis.tables.scores import Objective
 
 PANEL, COLUMNS = (2.5, 2.1), 3  # inches
+PANEL_TITLE = 26  # characters
 LINES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")  # of objectives
 FILLED = (True, False, True)  # their markers
 
@@ -149,7 +151,7 @@ def _panel(axes: Axes, findings: Findings, method: str, points: Sequence[Frontie
         axes.set_xscale("log")
     _frame(axes)
     axes.set_xlabel(knob, fontsize=FONT["small"])
-    axes.set_title(method, fontsize=FONT["normal"], color=darkened(style.colour))
+    axes.set_title(folded(method, PANEL_TITLE), fontsize=FONT["normal"], color=darkened(style.colour))
 
 
 def _objective_handles(objectives: Sequence[Objective]) -> list[Line2D]:

@@ -1,6 +1,6 @@
 """The report's section on several judges of the same replies: what they agree on, and what survives each of them.
 
-Shape legend: C configurations.
+Shape legend: C configurations, M objectives that are drawn.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
 
     Each file is written in one move. Returns the files, the page first. Raises UserError.
     """
+    chapters = alike(chapters)
     files = [folder / "report.html"]
     write_text(files[0], page(sweep, chapters))
     for number, chapter in enumerate(chapters):
@@ -106,6 +107,19 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
     return files
 
 
+def alike(chapters: Sequence[Chapter]) -> list[Chapter]:
+    """Return the chapters so that a method of one looks as it does in the others."""
+    methods = tuple(sorted({name for chapter in chapters for name in chapter.findings.table.drawn_methods}))
+
+    def told(findings: Findings) -> Findings:
+        return replace(findings, table=replace(findings.table, sweep_methods=methods))
+
+    return [
+        replace(each, findings=told(each.findings), triggered=None if each.triggered is None else told(each.triggered))
+        for each in chapters
+    ]
+
+
 def _paper_figures(chapter: Chapter, title: str) -> Iterator[tuple[str, Any]]:
     """Yield the figures by name, those of triggered questions last."""
     yield from paper_figures(chapter.findings, chapter.base_scores, title, chapter.named)
@@ -120,10 +134,11 @@ def page(sweep: str, chapters: Sequence[Chapter]) -> str:
 
     if not chapters:
         raise UserError(f"sweep {sweep!r} has no setting with a finished trial")
+    chapters = alike(chapters)
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number_text, "p": _p, "breakable": _breakable}
-    chips = Chips(method_styles({name for chapter in chapters for name in chapter.findings.table.drawn_methods}))
+    chips = Chips(method_styles(chapters[0].findings.table.drawn_methods))
     # "</script" inside the library's text would end the page's script
     script = get_plotlyjs().replace("</script", "<\\/script")
     shown = [_chapter(chapter, index) for index, chapter in enumerate(chapters)]
