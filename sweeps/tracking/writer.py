@@ -94,12 +94,8 @@ class Tracker:
         Progress of running trials is written a while later, with the next flush.
         """
         done = threading.Event()
-
-        def written() -> None:
-            self._store.commit()
-            done.set()
-
-        self._queue.put(written)
+        for update in (self._store.commit, done.set):
+            self._queue.put(update)
         return done.wait(timeout)
 
     def start(self, description: str = "", record: LedgerState | None = None) -> None:
