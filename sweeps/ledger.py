@@ -9,7 +9,7 @@
     {"event": "rung", "outcome": Outcome.to_json()}         a trial so far, as one of fewer updates; it may be stopped
     {"event": "base", "setting": label, "scores": {score: measurement}}
     {"event": "generated", "outcome": Outcome.to_json()}    the trial waits on the driver for replies or a judge
-    {"event": "outcome", "outcome": Outcome.to_json()}
+    {"event": "outcome", "outcome": Outcome.to_json(), "trial": id, "configuration": id}
     {"event": "retried", "trials": [id, ...]}               their outcomes no longer count: they are trained again, and
                                                             those whose replies are stored only judged again
     {"event": "fit", "rows_per_forward": n or null, "pack_size": n or null}     what the first start chose, see `Fit`
@@ -287,7 +287,9 @@ class Ledger:
         """Record how a trial ended. Return False if the ledger has an outcome already: the first one counts."""
         if outcome.trial.trial_id in self.state.outcomes:
             return False
-        self._append({"event": "outcome", "outcome": outcome.to_json()}, outcome)
+        trial = outcome.trial
+        ids = {"trial": trial.trial_id, "configuration": trial.configuration_id}
+        self._append({"event": "outcome", "outcome": outcome.to_json()} | ids, outcome)
         return True
 
     def record_fit(self, fit: Fit) -> None:

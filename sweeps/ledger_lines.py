@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from trainables.folder import SweepFolder
 # Of the whole folder, in the ledger's first line. Raise it whenever an event, `Outcome.to_json` or a file beside the
 # ledger changes in a way that this code could not read: folders of other formats are refused and left as they are.
 FORMAT = 2
+
+
+_ID = re.compile(r"[0-9a-f]{12}")
 
 
 class State(Protocol):
@@ -74,6 +78,7 @@ class RawLedger:
         dispatched: ids of the trials that went to a worker.
         bases: setting label -> score name -> measurement of the untouched base model.
         outcomes: trial id -> outcome, in the order in which the trials ended.
+        configuration_of: trial id -> id of its configuration, of these.
         generated: ids of the trials whose replies are stored for a judge.
         code: what ("method kl_penalty") -> content id of its source now.
         made_with: trial id -> `code` when it ended.
@@ -86,6 +91,7 @@ class RawLedger:
     dispatched: dict[str, None] = field(default_factory=dict)
     bases: dict[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     outcomes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    configuration_of: dict[str, str] = field(default_factory=dict)
     generated: set[str] = field(default_factory=set)
     code: dict[str, str] = field(default_factory=dict)
     made_with: dict[str, Mapping[str, str]] = field(default_factory=dict)
@@ -112,7 +118,7 @@ class RawLedger:
             missing = [name for name in ("status", "scores", "cost") if name not in event["outcome"]]
             if missing:
                 raise ValueError(f"an outcome without {missing[0]!r}, of another version")
-            trial_id = content_id(event["outcome"]["trial"])
+            trial_id = _kept_id(event, "trial") or content_id(event["outcome"]["trial"])
         self.account.apply(event, trial_id, self.generated)
         if kind == "asked":
             self.asked.setdefault(event["arm"], {}).setdefault(int(event["number"]), event)
@@ -124,6 +130,8 @@ class RawLedger:
             self.made_with.setdefault(trial_id, self.code)
             if kind == "outcome":
                 self.outcomes.setdefault(trial_id, event["outcome"])
+                configuration = _kept_id(event, "configuration") or configuration_id(event["outcome"]["trial"])
+                self.configuration_of[trial_id] = configuration
             else:
                 self.generated.add(trial_id)
         elif kind == "retried":
@@ -133,6 +141,12 @@ class RawLedger:
                     self.made_with.pop(trial_id, None)
         elif kind == "code":
             self.code = {**self.code, **event["of"]}
+
+
+def _kept_id(event: Mapping[str, Any], key: str) -> str | None:
+    """Return an id that an event names, if it is one: paths are made of them, and older events name none."""
+    value = event.get(key)
+    return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
 def configuration_id(trial: Mapping[str, Any]) -> str:

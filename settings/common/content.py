@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
 
 def content_id(value: Any, length: int = 12) -> str:
     """Return the SHA-256 of the canonical JSON of `value` (sorted keys, no spaces): `length` hexadecimal digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:length]
 
 
 def file_sha256(path: Path) -> str:

@@ -11,18 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 
-import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from analysis.statistics.pareto import non_dominated
 from settings.common.files import remove, write_json
 from settings.setting import Measurement, Score
-from sweeps.driver.time_left import RunningPack, pace_of_all, pack_seconds_left, sweep_seconds_left
+from sweeps.driver.frontier_so_far import FrontierSoFar, Point
+from sweeps.driver.time_left import EndedTime, RunningPack, pace_of_all, pack_seconds_left, sweep_seconds_left
 from sweeps.ledger import LedgerState
 from sweeps.planning.forecast import SweepForecast
 from sweeps.results.running import PackStatus, RunningSweep
@@ -33,6 +31,7 @@ from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
 STARTING = "starting"  # begins messages that hold until a worker does something
+BAD = ("invalid", "failed")
 MAX_POINTS = 8
 PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal, at first
 RARER = 0.05  # of the time that has passed, between lines later
@@ -75,6 +74,10 @@ class Display:
         self._running: dict[str, Sequence[TrialConfig]] = {}  # first trial of a pack -> all
         self._shown = RunningSweep(time.time(), self.done, self.total, 0.0)  # as of the last look
         self._all_ended = list(self.outcomes)  # those that others build on as well
+        self._ended_time: EndedTime | None = None  # of these
+        self._frontier = FrontierSoFar(self.objectives, self.title)
+        self._frontier.add(self.outcomes)
+        self._num_bad = sum(outcome.status in BAD for outcome in self.outcomes)
         self._ended: set[str] = set()
         self._cautioned: set[str] = set()
         self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -155,6 +158,8 @@ class Display:
         self._all_ended.append(outcome)
         if not auxiliary:
             self.outcomes.append(outcome)
+            self._frontier.add([outcome])
+            self._num_bad += outcome.status in BAD
         if outcome.reason:
             title = f"{self.title(outcome.trial)} seed={outcome.trial.seed}"
             line = f"{outcome.status}: {title}: {outcome.reason}"
@@ -166,24 +171,6 @@ class Display:
         }
         self.refresh()
 
-    def frontier(self) -> list[tuple[str, list[float]]]:
-        """Return the non-dominated configurations by their means so far: (title, objective values)."""
-        configurations: dict[str, list[Outcome]] = {}
-        for outcome in self.outcomes:
-            if outcome.status == "finished":
-                configurations.setdefault(outcome.trial.configuration_id, []).append(outcome)
-        names = [score.name for score in self.objectives]
-        points = []
-        for outcomes in configurations.values():
-            means = [fmean(outcome.scores[name].mean for outcome in outcomes) for name in names]
-            if all(map(math.isfinite, means)):
-                points.append((self.title(outcomes[0].trial), means))
-        if not points:
-            return []
-        signs = np.array([1.0 if score.higher_is_better else -1.0 for score in self.objectives])
-        keep = non_dominated(np.array([means for _, means in points]) * signs)
-        return sorted((point for point, on in zip(points, keep, strict=True) if on), key=lambda point: -point[1][0])
-
     def _look(self) -> list[RunningPack]:
         """Return the packs at workers, and the base models that are scored, with what is done for them."""
         files = sorted(SweepFolder(self.folder).activities.glob("*.json"))
@@ -194,8 +181,11 @@ class Display:
 
     def _state(self, packs: Sequence[RunningPack]) -> RunningSweep:
         """Return how far the sweep is."""
-        ended, pace, left = self._all_ended, 1.0, None
+        pace, left = 1.0, None
         if self.forecast:
+            if self._ended_time is None or self._ended_time.forecast is not self.forecast:
+                self._ended_time = EndedTime(self.forecast)
+            ended = self._ended_time.count(self._all_ended)
             pace = pace_of_all(self.forecast, ended, packs)
             left = sweep_seconds_left(self.forecast, ended, packs)
         return RunningSweep(
@@ -218,8 +208,7 @@ class Display:
     def _head(self) -> str:
         now = replace(self._shown, done=self.done, elapsed=self.clock() - self._began)
         parts = [now.head(self.name)]
-        bad = sum(outcome.status in ("invalid", "failed") for outcome in self.outcomes)
-        parts += [f"{bad} invalid or failed"] if bad else []
+        parts += [f"{self._num_bad} invalid or failed"] if self._num_bad else []
         return " · ".join(filter(None, [*parts, self.judging()]))
 
     def _line(self, force: bool = False) -> None:
@@ -237,12 +226,12 @@ class Display:
         if self.message:
             parts.append(Text(f"  {self.message}", style="dim"))
         parts += [Text(f"  {pack.line}") for pack in self._shown.packs]
-        points = self.frontier()
+        points = self._frontier.points()
         if points:
             parts.append(self._table(points))
         return Group(*parts)
 
-    def _table(self, points: Sequence[tuple[str, list[float]]]) -> Table:
+    def _table(self, points: Sequence[Point]) -> Table:
         table = Table(title="frontier so far", title_justify="left", box=None, padding=(0, 2))
         table.add_column("configuration")
         for score in self.objectives:

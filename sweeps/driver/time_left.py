@@ -24,6 +24,32 @@ class RunningPack:
     activity: Activity | None
 
 
+class EndedTime:
+    """How long the trials that have ended took and were forecast to take, summed as they end.
+
+    Attributes:
+        forecast: of the sweep.
+        expected: seconds that they were forecast to take.
+        took, expected_of_these: seconds that those took which say so, and that these were forecast to take.
+    """
+
+    def __init__(self, forecast: SweepForecast) -> None:
+        self.forecast = forecast
+        self.expected = self.took = self.expected_of_these = 0.0
+        self._counted = 0
+
+    def count(self, ended: Sequence[Outcome]) -> EndedTime:
+        """Add those that are new in a list that only grows, and return this."""
+        for end in ended[self._counted :]:
+            expected = self.forecast.trial(end.trial).total
+            self.expected += expected
+            if end.cost.seconds > 0:
+                self.took += end.cost.seconds
+                self.expected_of_these += expected
+        self._counted = len(ended)
+        return self
+
+
 def pace_of(activity: Activity, forecast: TrialSeconds) -> float | None:
     """Return how many times as long as forecast a phase takes; None where nothing is known yet."""
     expected = forecast.training if activity.phase == "training" else forecast.scoring.get(activity.what, 0.0)
@@ -51,29 +77,27 @@ def pack_seconds_left(activity: Activity | None, forecast: TrialSeconds, pace: f
     return here * (of_this + sum(forecast.scoring[name] for name in later))
 
 
-def pace_of_all(forecast: SweepForecast, ended: Iterable[Outcome], running: Iterable[RunningPack]) -> float:
+def pace_of_all(forecast: SweepForecast, ended: EndedTime, running: Iterable[RunningPack]) -> float:
     """Return how many times as long as forecast the trials of a sweep take: those that have ended, else those that run.
 
     1 before anything is known.
     """
-    took = [(end.cost.seconds, forecast.trial(end.trial).total) for end in ended if end.cost.seconds > 0]
-    if took:
-        return sum(seconds for seconds, _ in took) / sum(expected for _, expected in took)
+    if ended.took:
+        return ended.took / ended.expected_of_these
     packs = [(pack.activity, forecast.pack(pack.trials)) for pack in running if pack.trials]
     paces = [pace for activity, expected in packs if activity and (pace := pace_of(activity, expected))]
     return sum(paces) / len(paces) if paces else 1.0
 
 
-def sweep_seconds_left(forecast: SweepForecast, ended: Sequence[Outcome], running: Sequence[RunningPack]) -> float:
+def sweep_seconds_left(forecast: SweepForecast, ended: EndedTime, running: Sequence[RunningPack]) -> float:
     """Return how long a sweep still takes with all workers busy.
 
     Args:
-        ended: outcomes of all trials that have ended.
+        ended: all trials that have ended.
         running: the packs at workers.
     """
     pace = pace_of_all(forecast, ended, running)
     packs = [pack for pack in running if pack.trials]
     of_running = sum(pack_seconds_left(pack.activity, forecast.pack(pack.trials), pace) for pack in packs)
-    known = sum(forecast.trial(end.trial).total for end in ended)
-    known += sum(forecast.pack(pack.trials).total for pack in packs)
+    known = ended.expected + sum(forecast.pack(pack.trials).total for pack in packs)
     return (of_running + pace * max(0.0, forecast.total - known)) / forecast.workers

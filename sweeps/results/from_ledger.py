@@ -15,7 +15,7 @@ from analysis.tables.mlflow_runs import grades_file
 from analysis.tables.questions import read_grades
 from analysis.tables.scores import Configuration, TrialRecord
 from sweeps.description import ConfigurationDescription, SweepDescription
-from sweeps.ledger_lines import RawLedger, configuration_id, read_raw
+from sweeps.ledger_lines import RawLedger, read_raw
 from trainables.folder import SweepFolder
 
 
@@ -58,8 +58,8 @@ class LedgerReader:
     def trials(self) -> dict[str, list[TrialRecord]]:
         """Setting -> the trials that the search asked for and that ended, with all of their scores."""
         trials: dict[str, list[TrialRecord]] = {}
-        for outcome in self.ledger.outcomes.values():
-            key = configuration_id(outcome["trial"])
+        for trial_id, outcome in self.ledger.outcomes.items():
+            key = self.ledger.configuration_of[trial_id]
             if key in self.configurations:
                 description = self.configurations[key]
                 trials.setdefault(description.setting, []).append(_record(key, description, outcome))

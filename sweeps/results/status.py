@@ -10,7 +10,7 @@ from typing import Any
 from sweeps.budget import spending_text
 from sweeps.description import SweepDescription, describe
 from sweeps.find import find, is_file
-from sweeps.ledger_lines import RawLedger, configuration_id, read_raw
+from sweeps.ledger_lines import RawLedger, read_raw
 from sweeps.names import folder_of
 from sweeps.results import provenance
 from sweeps.results.from_ledger import is_readable
@@ -54,8 +54,8 @@ def _spending(description: SweepDescription, ledger: RawLedger) -> str:
 
 def _arms(description: SweepDescription, ledger: RawLedger) -> list[dict[str, Any]]:
     statuses: dict[str, Counter[str]] = {}  # configuration id -> how its trials ended
-    for outcome in ledger.outcomes.values():
-        statuses.setdefault(configuration_id(outcome["trial"]), Counter())[outcome["status"]] += 1
+    for trial_id, outcome in ledger.outcomes.items():
+        statuses.setdefault(ledger.configuration_of[trial_id], Counter())[outcome["status"]] += 1
     arms = []
     for arm in description.arms:
         ends: Counter[str] = Counter()

@@ -91,6 +91,8 @@ class LoggedAdapters:
             for metric in client.get_metric_history(run_id, f"{schema.EVAL}{name}")[-1:]
         ]
         client.log_batch(run_id, metrics=metrics)
+        use = f'Load it with `mlflow.pyfunc.load_model("models:/{model.model_id}")`.'
+        client.set_logged_model_tags(model.model_id, {schema.DESCRIPTION: use})
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=trial.updates)])
         self._models[trial.trial_id] = client.finalize_logged_model(model.model_id, "READY")
 

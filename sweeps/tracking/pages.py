@@ -67,7 +67,7 @@ def _view(objectives: Sequence[str]) -> Mapping[str, Any]:
     section |= {"columns": 1, "cardHeight": 600}
     return {
         "searchFilter": CONFIGURATIONS,
-        "orderByKey": f"metrics.`{objectives[0]}`",
+        "orderByKey": f"tags.`{schema.FRONTIER}`",  # "true" first: a page has a hundred runs, and plots these
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",

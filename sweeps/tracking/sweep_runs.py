@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from analysis.tables import long_tags, mlflow_client, schema
 from settings.common.addresses import SQLITE, sqlite_file
-from settings.common.files import replacing_file
+from settings.common.files import cache_root, replacing_file
 from sweeps.sweep import Sweep
 from sweeps.tracking import projection
 from sweeps.tracking.datasets import CaseDatasets
@@ -203,12 +203,27 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def _create(path: Path) -> None:
-    """Make an SQLite store in one move. MLflow needs seconds for its tables, and never accepts half of them."""
-    with tempfile.TemporaryDirectory(prefix="selgen-") as folder, replacing_file(path, keep=True) as temporary:
-        complete = Path(folder) / path.name
-        mlflow_client.connect(f"{SQLITE}{complete}").search_experiments()
-        with closing(sqlite3.connect(complete)) as source, closing(sqlite3.connect(temporary)) as target:
-            source.backup(target)
+    """Make an SQLite store in one move. MLflow never accepts half of its tables.
+
+    It needs seconds for them, on every machine once: an empty store is kept in the cache, for this version of MLflow.
+    """
+    empty = cache_root() / "mlflow" / f"empty-{projection.version_of('mlflow')}.db"
+    if not empty.is_file():
+        with tempfile.TemporaryDirectory(prefix="selgen-") as folder:
+            complete = Path(folder) / path.name
+            mlflow_client.connect(f"{SQLITE}{complete}").search_experiments()
+            _copy(complete, empty)
+    _copy(empty, path)
+
+
+def _copy(store: Path, path: Path) -> None:
+    """Copy an SQLite store in one move; of several that do so at once the first wins."""
+    with (
+        replacing_file(path, keep=True) as temporary,
+        closing(sqlite3.connect(store)) as source,
+        closing(sqlite3.connect(temporary)) as target,
+    ):
+        source.backup(target)
 
 
 def _equal(value: float, other: float) -> bool:

@@ -91,12 +91,8 @@ class Tracker:
     def wait(self, timeout: float) -> bool:
         """Wait until all that was handed over is written, or given up, but progress. Return False after `timeout` s."""
         done = threading.Event()
-
-        def written() -> None:
-            self._store.commit()
-            done.set()
-
-        self._queue.put(written)
+        for update in (self._store.commit, done.set):
+            self._queue.put(update)
         return done.wait(timeout)
 
     def start(self, description: str = "", record: LedgerState | None = None) -> None:

@@ -6,20 +6,26 @@ doubling adds twice as much as the first, or four times as much.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 import sweeps
 from sweeps.description import describe, describe_configuration
+from sweeps.driver.progress import Display
 from sweeps.ledger import Ledger
 from sweeps.names import folder_of
+from sweeps.planning.forecast import TrialSeconds
 from sweeps.results.status import status
 from sweeps.space import grid
 from sweeps.sweep import Sweep
 from tests.support.fakes import finished, toy_sweep
 from tests.support.search import proposer_of
+from trainables.trial import TrialConfig
 
 SIZES = (10, 20, 40)
 LINEAR = 2.4  # times as much, between what the two doublings add; a quadratic cost adds four times as much
@@ -92,3 +98,37 @@ def test_a_status_costs_as_much_for_each_trial(tmp_path: Path) -> None:
         assert found["finished"] == size
         counts.append(calls_of(lambda name=sweep.name: status(name, tmp_path)))  # type: ignore[misc]
     assert growth(counts) < LINEAR, counts
+
+
+class Forecast:
+    """Trials and packs of three seconds, on two workers."""
+
+    total, workers = 1e6, 2
+
+    def trial(self, trial: TrialConfig) -> TrialSeconds:
+        return TrialSeconds(2.0, {"all": 1.0})
+
+    def pack(self, trials: Sequence[TrialConfig]) -> TrialSeconds:
+        return TrialSeconds(2.0 * len(trials), {"all": 1.0 * len(trials)})
+
+
+def test_a_look_at_a_running_sweep_costs_the_same_late_as_early(tmp_path: Path) -> None:
+    """A line and a frame of the terminal, as they come four times a second, and a trial that ends."""
+    values = [0.1 * (number + 1) for number in range(80)]
+    sweep = toy_sweep(tmp_path, methods=(grid("kl_penalty", beta=values),), seeds=1)
+    (arm,) = sweep.arms
+    trials = [trial for point in arm.space.points or () for trial in sweep.trials_of(arm, point)]
+    display = Display(
+        Console(file=io.StringIO(), width=100), "growth", 80, sweep.cases[0].objectives, tmp_path, sweep.title_of
+    )
+    display.forecast = Forecast()  # type: ignore[assignment]
+    looks, ends = [], []
+    for number, trial in enumerate(trials, start=1):
+        outcome = finished(trial)
+        ends.append(calls_of(lambda outcome=outcome: display.trial_ended(outcome)))  # type: ignore[misc]
+        display.refresh(force=True)
+        if number in (20, 80):
+            display._render()
+            looks.append(calls_of(lambda: (display.refresh(force=True), display._render())))
+    assert looks[0] == looks[1] < 200, looks
+    assert max(ends[40:]) <= max(ends[:40]), "those of the first forty"

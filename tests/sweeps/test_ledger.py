@@ -293,3 +293,19 @@ def test_what_was_made_with_other_code_is_known(tmp_path: Path, trials: tuple[Tr
             assert [outcome["trial"] for outcome in raw.made_with_other_code("method a", "2")] == [trials[1].to_json()]
             assert raw.made_with_other_code("method b", "1") == []
     assert SweepFolder(tmp_path / "out").ledger.read_text().count('"code"') == 2
+
+
+def test_the_ids_in_an_event_are_those_of_its_content(tmp_path: Path, trials: tuple[TrialConfig, ...]) -> None:
+    """Earlier versions wrote none, and what is no id is not taken for one: folders are named by them."""
+    with Ledger(tmp_path, "s", "i") as ledger:
+        for trial in trials:
+            ledger.record_outcome(finished(trial))
+    expected = read_raw(tmp_path)
+    assert list(expected.outcomes) == [trial.trial_id for trial in trials]
+    assert expected.configuration_of == {trial.trial_id: trial.configuration_id for trial in trials}
+    path = tmp_path / "ledger.jsonl"
+    header, *events = map(json.loads, path.read_text().splitlines())
+    for ids in ({}, {"trial": "../../elsewhere", "configuration": 7}):
+        bare = [{"event": event["event"], "outcome": event["outcome"], **ids} for event in events]
+        path.write_text("".join(json.dumps(event) + "\n" for event in (header, *bare)))
+        assert read_raw(tmp_path) == expected

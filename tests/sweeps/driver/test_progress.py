@@ -6,19 +6,23 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from settings.common.files import write_json
+from settings.setting import Measurement
+from sweeps.driver.frontier_so_far import FrontierSoFar
 from sweeps.driver.progress import Display
-from sweeps.driver.time_left import RunningPack, pace_of_all, pack_seconds_left, sweep_seconds_left
+from sweeps.driver.time_left import EndedTime, RunningPack, pace_of_all, pack_seconds_left, sweep_seconds_left
 from sweeps.planning.forecast import TrialSeconds
 from sweeps.results.running import PackStatus, RunningSweep
 from tests.support.fakes import finished, toy_sweep
 from trainables.folder import SweepFolder
 from trainables.messages import Activity, ActivityFile
+from trainables.outcome import Outcome
 from trainables.trial import TrialConfig, base_id, pack_id
 
 SECONDS = TrialSeconds(training=30.0, scoring={"first": 10.0, "second": 5.0})
@@ -152,10 +156,11 @@ def test_time_left_of_a_sweep(tmp_path: Path) -> None:
     ]
     running = [RunningPack(trials[1:3], activity("training", 5, 10, 60.0))]
     forecast: Any = Forecast()
-    assert sweep_seconds_left(forecast, [], []) == 6 * 45 / 2
-    assert pace_of_all(forecast, [], running) == 2.0, "12 s instead of 6 s per update"
+    none = EndedTime(forecast)
+    assert sweep_seconds_left(forecast, none, []) == 6 * 45 / 2
+    assert pace_of_all(forecast, none, running) == 2.0, "12 s instead of 6 s per update"
     outcome = finished(trials[0])
-    ended = [type(outcome)(**{**vars(outcome), "cost": type(outcome.cost)(seconds=90.0)})]
+    ended = none.count([type(outcome)(**{**vars(outcome), "cost": type(outcome.cost)(seconds=90.0)})])
     assert pace_of_all(forecast, ended, running) == 2.0
     of_running = 2 * (0.5 * 60 + 30)
     assert sweep_seconds_left(forecast, ended, running) == pytest.approx((of_running + 2 * 3 * 45) / 2)
@@ -177,3 +182,31 @@ def test_a_file_of_another_version_is_as_none(tmp_path: Path) -> None:
     assert RunningSweep.read(tmp_path) is None
     assert Activity.read(tmp_path / "activity.json") is None
     assert Activity.read(tmp_path / "absent.json") is None
+
+
+def test_the_frontier_so_far_is_that_of_the_means(tmp_path: Path) -> None:
+    """By comparing all pairs, after each trial; more of a knob gains alignment, and one configuration is dominated."""
+    sweep = toy_sweep(tmp_path)
+    knobs: list[dict[str, float]] = [{"beta": beta} for beta in (0.1, 1.0, 10.0)]
+    trials = [trial for seed in (0, 1) for knob in knobs for trial in sweep.trials_of(sweep.arms[1], knob)[seed:][:1]]
+    so_far = FrontierSoFar(sweep.cases[0].objectives, sweep.title_of)
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for number, trial in enumerate(trials):
+        worse = trial.coefficients["beta"] == 1.0 and trial.seed == 1
+        outcome = finished(trial)
+        values = (-1.0, -1.0) if worse else (outcome.scores["task"].mean, outcome.scores["alignment"].mean)
+        ended = {"task": Measurement(values[0], 4, 0), "alignment": Measurement(values[1], 4, 0)}
+        so_far.add([Outcome(trial=trial, status="finished", scores=ended), finished(trial, "invalid")])
+        scores.setdefault(sweep.title_of(trial), []).append(values)
+        means = {title: tuple(fmean(column) for column in zip(*rows, strict=True)) for title, rows in scores.items()}
+        front = {
+            title
+            for title, (task, aligned) in means.items()
+            if not any(other[0] >= task and other[1] >= aligned for name, other in means.items() if name != title)
+        }
+        shown = so_far.points()
+        assert {title for title, _ in shown} == front
+        assert all(point == pytest.approx(list(means[title])) for title, point in shown)
+        assert [point[0] for _, point in shown] == sorted((point[0] for _, point in shown), reverse=True)
+        assert number != 2 or len(front) == 3, "one seed each"
+    assert len(so_far.points()) == 2, "the middle one has lost by its second seed"

@@ -491,8 +491,9 @@ def test_a_broken_store_does_not_reach_the_caller(tmp_path: Path, store: str, mo
     assert all("\n" not in problem for problem in tracker.problems)
 
 
-def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
-    """MLflow itself refuses a file in which it was killed while it made its tables."""
+def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow itself refuses a file in which it was killed while it made its tables. The next store is a copy."""
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
     uri = default_uri(tmp_path / "out")
     making = [sys.executable, "-c", f"from sweeps.tracking.sweep_runs import open_client; open_client({uri!r})"]
     maker = subprocess.Popen(making, env=os.environ | {"TMPDIR": str(tmp_path)})
@@ -502,6 +503,9 @@ def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
     sweep = toy_sweep(tmp_path)
     assert project(record_of(sweep), sweep, uri) == []
     assert len(runs_of(tmp_path / "out", sweep)) == 10
+    monkeypatch.setattr(mlflow_client, "connect", lambda uri: pytest.fail("MLflow makes its tables again"))
+    sweep_runs._create(tmp_path / "other.db")
+    assert tables_of(tmp_path / "other.db") == tables_of(tmp_path / "out" / "mlflow.db")
 
 
 def tables_of(database: Path) -> set[str]:
