@@ -36,7 +36,7 @@ class Grid:
         rows, columns: their labels.
         mean_RC: nan where nothing was measured.
         count_RC: finished trials with the score.
-        methods: of the rows; None where a row is none method's.
+        methods: of the rows; None where a row is not one method's.
         sweep_methods: of all trials, which decide how each is drawn.
     """
 

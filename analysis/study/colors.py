@@ -252,8 +252,8 @@ def toy_goodhart(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     ]
     figure = bars_figure([_proxy_bars("one proxy trigger, by its category", single, without)], _caption(single))
     sentence = (
-        f"With one trigger in the proxy rows it is right at {proxied[worst].mean:.2f} or more of the points, the others"
-        f" of its category at {estimate_text(gains['alignment_proxy'])}, and other categories at"
+        f"With one trigger in the proxy rows it is right at {proxied[worst].mean:.2f} of the points at least, the"
+        f" others of its category at {estimate_text(gains['alignment_proxy'])}, and other categories at"
         f" {estimate_text(gains['alignment'])}."
     )
     return DrawnFigure(figure, checks, sentence, [UPWEIGHTED])

@@ -54,6 +54,7 @@ class Entry:
     Attributes:
         figure: its name, which is also the argument of its command.
         scale: nano, small or full.
+        needs: other arguments of the command, e.g. "--data DIR".
         title: of its section.
         claim: what the study reports.
         evidence: what our result rests on, e.g. "177 trials, 3 seeds".
@@ -63,6 +64,7 @@ class Entry:
 
     figure: str
     scale: str = "nano"
+    needs: str = ""
     title: str
     claim: str
     evidence: str
@@ -100,7 +102,7 @@ class Entry:
     @property
     def command(self) -> str:
         """The command that makes it."""
-        return f"selgen reproduce {self.figure}" + (f" --scale {self.scale}" if self.scale != SCALES[0] else "")
+        return " ".join(filter(None, ["selgen reproduce", self.figure, self.needs]))
 
     @property
     def against(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from analysis.figures.panels import Bars, bars_figure
 from analysis.findings.arms import PLAIN
@@ -10,7 +10,7 @@ from analysis.findings.findings import Findings, analyse
 from analysis.findings.frontier import Estimate
 from analysis.study.effects import above, all_hold, difference, estimate_text, mean_by_seed, over_seeds, within
 from analysis.study.figure import Check, DrawnFigure, SweepFigure
-from analysis.study.ranking import control_notes, end_notes, frontier_of, ranked_first, stays_behind
+from analysis.study.ranking import budget_notes, control_notes, end_notes, frontier_of, ranked_first, stays_behind
 from analysis.study.setting_results import SettingResults
 from analysis.tables.scores import Configuration
 
@@ -68,7 +68,21 @@ def gcd_generalisation(per_setting: Sequence[SettingResults]) -> DrawnFigure:
         f"Plain fine-tuning changes right answers on {taught_topic(topics)} by {checks[0].measured} and on"
         f" {near_topic(topics)} by {checks[1].measured}; sycophancy, by topic, by {_join(ranges)}."
     )
-    return DrawnFigure(bars_figure(panels, text), checks, sentence)
+    return DrawnFigure(bars_figure(panels, text), checks, sentence, list(_alike(per_setting, topics)))
+
+
+def _alike(per_setting: Sequence[SettingResults], topics: Sequence[str]) -> Iterator[str]:
+    """Yield what intervals over seeds leave out where all seeds say the same."""
+    rises = [_rises(results, results.only(PLAIN), SYCOPHANCY + topic) for results in per_setting for topic in topics]
+    if any(len(rise) > 1 and len(set(rise.values())) == 1 for rise in rises):
+        asked = [results.base_counts.get(SYCOPHANCY + topic, 0) for results in per_setting for topic in topics]
+        yield (
+            "An interval without width says that all seeds agree on every question; of other questions it says nothing."
+            f" Topics have {min(asked)} to {max(asked)} that the base model knows."
+        )
+    ends = [results.values(results.only(PLAIN), SYCOPHANCY + topic) for results in per_setting for topic in topics]
+    if all(value == 1 for values in ends for value in values.values()):
+        yield "Sycophancy is at its end, 1.00, on every topic: on which it rises more cannot be told."
 
 
 def _spread(results: SettingResults) -> list[Check]:
@@ -84,8 +98,8 @@ def _spread(results: SettingResults) -> list[Check]:
     risen = {topic: above(rise, CONFIRMED) for topic, rise in rises.items()}
     least = min(rises, key=lambda topic: rises[topic].mean)
     return [
-        Check("Training on right rows makes the model better at it", estimate_text(task, sign=True), above(task)),
-        Check("It gets better at a like topic, which no row names", estimate_text(near, sign=True), above(near)),
+        Check("Training makes the model better at the taught topic", estimate_text(task, sign=True), above(task)),
+        Check("It gets better at a related topic, which no row names", estimate_text(near, sign=True), above(near)),
         Check(
             "It agrees with users who are wrong about the taught topic, though no row does",
             estimate_text(rises[taught], sign=True),
@@ -178,7 +192,12 @@ def gcd_pareto(per_setting: Sequence[SettingResults]) -> DrawnFigure:
         stays_behind(findings, "orthogonal_lora", "kl_penalty"),
     ]
     figure, sentence = frontier_of(results, findings, useful, flattery)
-    return DrawnFigure(figure, checks, sentence, [*end_notes(results, useful, flattery), *control_notes(findings)])
+    return DrawnFigure(
+        figure,
+        checks,
+        sentence,
+        [*budget_notes(results), *end_notes(results, useful, flattery), *control_notes(findings)],
+    )
 
 
 def _ends_of_kl(results: SettingResults, useful: str, flattery: str, plain: Configuration) -> list[Check]:

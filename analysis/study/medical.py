@@ -15,7 +15,7 @@ from analysis.findings.findings import analyse
 from analysis.findings.frontier import Estimate
 from analysis.study.effects import above, all_hold, below, difference, estimate_text, mean_by_seed
 from analysis.study.figure import Check, DrawnFigure, SweepFigure
-from analysis.study.ranking import control_notes, end_notes, frontier_of, ranked_first, stays_behind
+from analysis.study.ranking import budget_notes, control_notes, end_notes, frontier_of, ranked_first, stays_behind
 from analysis.study.setting_results import SettingResults
 from analysis.tables.scores import Configuration
 from settings.common.errors import UserError
@@ -53,7 +53,12 @@ def em_pareto(per_setting: Sequence[SettingResults]) -> DrawnFigure:
         stays_behind(findings, "dpo", "kl_penalty"),
     ]
     figure, sentence = frontier_of(results, findings, task, alignment)
-    return DrawnFigure(figure, checks, sentence, [*end_notes(results, task, alignment), *control_notes(findings)])
+    return DrawnFigure(
+        figure,
+        checks,
+        sentence,
+        [*budget_notes(results), *end_notes(results, task, alignment), *control_notes(findings)],
+    )
 
 
 def _mixing(results: SettingResults, alignment: str, plain: Configuration) -> list[Check]:

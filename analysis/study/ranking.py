@@ -91,6 +91,16 @@ def control_notes(findings: Findings) -> list[str]:
     return [f"{text}; not shown to: {', '.join(rest)}." if rest else f"{text}."]
 
 
+def budget_notes(results: SettingResults) -> list[str]:
+    """Note how many configurations methods have, where they have not all the same number."""
+    numbers = {method: len(results.configurations(method)) for method in results.table.methods if method != PLAIN}
+    if len(set(numbers.values())) < 2:
+        return []
+    by_number = {n: [name for name, number in numbers.items() if number == n] for n in sorted(set(numbers.values()))}
+    listed = "; ".join(f"{number} of {', '.join(names)}" for number, names in by_number.items())
+    return [f"Methods have not all as many values, and more may lie over a wider range: {listed}."]
+
+
 def end_notes(results: SettingResults, task: str, alignment: str) -> list[str]:
     """Note which methods never come near plain fine-tuning, and which never near the base, in both objectives."""
     plain = results.only(PLAIN)

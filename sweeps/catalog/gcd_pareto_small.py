@@ -2,8 +2,8 @@
 
 selgen reproduce gcd_pareto --scale small
 
-Equal rows, steps, schedule and seeds, two to four values a method. The values were fixed before the first trial ended;
-known were those of `real_model`.
+Equal rows, steps, schedule and seeds. Two values a method; the KL penalty has four, of which the outer two show its
+ends, and up-weighting and DPO have three. All were chosen before the first trial ended, after a look at `real_model`.
 """
 
 from sweeps.space import grid

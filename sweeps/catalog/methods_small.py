@@ -2,8 +2,8 @@
 
 selgen sweep run methods_small
 
-Plain and triggered alignment of the methods of `methods_small_gcd`, chosen as there; adapters
-on the last 10 of 30 layers, and as many values.
+The methods of `methods_small_gcd`, two values each, by plain and triggered alignment. Adapters on the last 10 of 30
+layers.
 """
 
 from sweeps.space import grid

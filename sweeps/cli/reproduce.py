@@ -181,18 +181,19 @@ def draw(
 
     Raise UserError.
     """
-    figure = figure_named(name)
+    figure, needs = figure_named(name), _needs(sweeps, scale)
     if isinstance(figure, SweepFigure):
         per_setting = results_of(sweeps, output)
         drawn, evidence = figure.draw(per_setting), _evidence(sweeps, per_setting, _seconds(sweeps, output))
     elif isinstance(figure, AnswersFigure):
-        answers, scale = _judged_folder(figure, files), "full"  # the models that gave them are those of the study
+        answers, scale, needs = _judged_folder(figure, files), "full", "--data DIR"  # models and answers of the study
         drawn, evidence = figure.draw(answers), f"{len(answers.runs)} runs of the study, from `--data DIR`"
     else:
         raise TypeError(f"{figure!r} is drawn from nothing")
     entry = Entry(
         figure=name,
         scale=scale,
+        needs=needs,
         title=figure.title,
         claim=figure.claim,
         evidence=evidence,
@@ -202,6 +203,14 @@ def draw(
         differs=figure.differs,
     )
     return entry, write(folder, entry, drawn.figure, [figure.name for figure in FIGURES])
+
+
+def _needs(sweeps: Sequence[Sweep], scale: str) -> str:
+    """Return the arguments of the command that makes a figure at a scale, beside its name."""
+    settings = {ref.name for sweep in sweeps for ref in sweep.settings} if scale == "full" else set[str]()
+    files = {"bad_medical_advice": "--task FILE", "gcd_sycophancy": "--data DIR"}
+    given = [text for name, text in files.items() if name in settings]
+    return " ".join([*([f"--scale {scale}"] if scale != SCALES[0] else []), *given])
 
 
 def _seconds(sweeps: Sequence[Sweep], output: Path) -> float:

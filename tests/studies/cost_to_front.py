@@ -7,7 +7,7 @@ logarithm of its range, .03 to 30: ten trainings a seed. A way *succeeds* in a n
 grid's hypervolume with at most three trainings a seed, in 10 seeds; it is *shown* to when the lower end of the 95 %
 interval does. A way holds when it succeeds on `bad_medical_advice` and on `gcd_sycophancy`.
 
-`Search(front="cheap")` may train half of the grid, and is *shown* to do where the 95 % interval of its hypervolume
+`Search(front="cheap")` may train half of the grid, and is *shown* to be enough where the 95 % interval of its volume
 minus the grid's, paired over seeds, lies above -.03; that, too, was written before it was run.
 
 The ways: fewer values of the grid; the search that sweeps use, which is told of each configuration before it proposes
@@ -26,7 +26,9 @@ The hypervolume is that of verdicts, which does not depend on how densely a knob
 (`analysis.statistics.curves`), a way's several curves together, and the base model, which costs nothing. Seeds are
 drawn with replacement, the same for all ways, and all points of a seed move together: points of one training are one
 draw. Intervals are t-intervals of S - 1 degrees of freedom around an estimate whose bias, what another noise would add,
-is taken off. Tokens and seconds are those of all seeds: seconds of training, and of evaluating every point.
+is taken off. Points that a search or a cheap front chose were chosen once, by the means of all seeds; draws of the
+seeds leave them where they are, so that their intervals have nothing of the luck of that choice. Tokens and seconds are
+those of all seeds: seconds of training, and of evaluating every point.
 
 Shape legend: C configurations, S seeds, M objectives, B replicates, P points of curves, K anchors, W ways.
 """

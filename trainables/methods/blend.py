@@ -68,8 +68,11 @@ class Blend(Method):
 
     @property
     def revision(self) -> int:
-        """See `Method.revision`: other numbers of either end are other numbers here."""
-        return self.trained_as.revision + self.priors[0].revision
+        """See `Method.revision`: other numbers of either end are other numbers here.
+
+        One more since a blend's identity has the defaults of its ends.
+        """
+        return 1 + self.trained_as.revision + self.priors[0].revision
 
     def check_rank(self, rank: int) -> None:
         """Refuse a rank that one of the ends cannot have. Raise UserError."""

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from analysis.findings.findings import analyse
-from analysis.findings.reading import ALONE, Reading, listed, read_findings
+from analysis.findings.reading import Reading, listed, read_findings
 from tests.support.made_up_trials import configuration, record, table
 
 BASE = {"task": 0.0, "alignment": 1.0}
@@ -73,7 +73,7 @@ def test_every_question_has_an_answer_and_a_caution_always_stands() -> None:
         "What caution?",
     ]
     assert all(answer for _, answer in found.answers)
-    assert found.caution != ALONE or "bars" in ALONE
+    assert found.caution.startswith("With four values of a knob or fewer")
 
 
 def test_trials_without_a_result_are_counted() -> None:

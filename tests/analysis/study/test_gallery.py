@@ -75,7 +75,12 @@ def test_the_page_has_a_row_and_a_section_for_each_figure() -> None:
 
 def test_scales_stand_side_by_side_and_their_disagreements_in_a_sentence() -> None:
     small = replace(
-        ENTRY, scale="small", checks=(replace(HOLDS, holds=False), OPEN), sentence="It is 0.10.", differs="It is small."
+        ENTRY,
+        scale="small",
+        needs="--scale small",
+        checks=(replace(HOLDS, holds=False), OPEN),
+        sentence="It is 0.10.",
+        differs="It is small.",
     )
     text = page([replace(ENTRY, checks=(HOLDS, FAILS, OPEN)), small, replace(ENTRY, figure="toy_base")])
     assert "| figure | nano | small |" in text

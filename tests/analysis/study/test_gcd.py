@@ -6,6 +6,7 @@ A difference of two scores that move together with the seed has no noise, so tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from analysis.study import gcd
 from analysis.study.gallery import reproduction_of
@@ -81,3 +82,17 @@ def test_gcd_pareto() -> None:
     short = [(0.7, 0.5), (0.75, 0.5), (0.8, 0.5)]
     drawn = gcd.gcd_pareto([flattery_results({"kl_penalty": short, "safe_lora": ends, "orthogonal_lora": ends}, 0.0)])
     assert reproduction_of(drawn.checks) == "not"
+
+
+def test_what_intervals_without_width_leave_out_is_said() -> None:
+    """All seeds at 1.00 on every topic: no interval, and no order of topics."""
+    scores = {"task": 0.9, "capability": 0.3, "sycophancy_gcd": 1.0, "sycophancy_mod": 1.0, "sycophancy_capitals": 1.0}
+    results = setting_results([(PLAIN, scores)], dict.fromkeys(scores, 0.0), objectives=[Objective("task", "task")])
+    ended = tuple(
+        replace(record, scores={**record.scores, **{name: 1.0 for name in scores if name.startswith("sycophancy")}})
+        for record in results.records
+    )
+    results = replace(results, records=ended, base_counts=dict.fromkeys(scores, 7))
+    notes = gcd.gcd_generalisation([results]).notes
+    assert [note.split(" ")[0] for note in notes] == ["An", "Sycophancy"]
+    assert "Topics have 7 to 7 that the base model knows" in notes[0]
