@@ -114,6 +114,14 @@ def test_replies_are_kept_by_content(served: Server, tmp_path: Path) -> None:
             assert server.usage.endswith(f": {1 - known} sampled, {known} known before")
 
 
+def test_an_adapter_on_another_base_model_has_other_replies(served: Server, tmp_path: Path) -> None:
+    directory = checkpoint(tmp_path)
+    for base in (BASE, ServedModel("tiny", "other weights")):
+        with opened(served.url, tmp_path) as server, server.adapter(base, directory, "a") as model:
+            server.reply(model, [Asked((5,), 7)])
+            assert (server.sampled, server.cached) == (1, 0)
+
+
 def test_a_server_that_is_busy_is_asked_again(served: Server, tmp_path: Path) -> None:
     seen: list[str] = []
 

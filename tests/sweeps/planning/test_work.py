@@ -125,7 +125,8 @@ PASSING = ("blocked_directions", "concept_ablation", "ewc", "interleaving")
 
 def forecast(cached: bool) -> CaseForecast:
     """Of the tiny setting; its case is read for nothing else."""
-    case: Any = SimpleNamespace(setting=tiny_setting())
+    setting = tiny_setting()
+    case: Any = SimpleNamespace(setting=setting, observed_here=setting.evaluations)
     streams = {**TOKENS.streams, "misaligned": Lengths(((3, 2),))}
     tokens = CaseTokens(streams, {each.name: Lengths(((3, 2),)) for each in case.setting.evaluations})  # type: ignore[arg-type]
     return CaseForecast(case, SHAPE, "", tokens, Speed(1, 1, 1), 1, None, cached)
