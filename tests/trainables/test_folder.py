@@ -10,7 +10,7 @@ def test_no_two_things_share_a_place(tmp_path: Path) -> None:
     of_id = [folder.adapter, folder.observations, folder.grades, folder.checkpoint, folder.error, folder.activity]
     places = [getattr(folder, name) for name, value in vars(SweepFolder).items() if isinstance(value, property)]
     places += [place("x") for place in of_id]
-    assert len(set(places)) == len(places) == 26
+    assert len(set(places)) == len(places) == 27
     assert all(tmp_path in place.parents for place in places)
 
 
