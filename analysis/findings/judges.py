@@ -2,6 +2,8 @@
 
 The first judge is the one that the others are held against. Intervals of agreement and bias are over questions: replies
 to one question, whatever the model and the seed, go together.
+
+Shape legend: C configurations, S seeds, M objectives.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from analysis.findings.frontier import Estimate, FrontierPoint, frontier
 from analysis.findings.named_points import SHARE, estimate_over_questions
@@ -97,9 +101,10 @@ class JudgeComparison:
         objectives: names, task first.
         higher_is_better: objective -> its sign.
         agreements: of each other judge, by rubric.
-        points: configurations that every judge could score, in the order of the first judge's.
+        points: configurations, in the order of the first judge's, by the seeds that every judge could score.
         pushes: method -> judge -> whether the method pushes the frontier; empty where that cannot be told.
         left_out: what could not be compared, a line each.
+        num_trials: whose replies were graded.
     """
 
     setting: str
@@ -110,6 +115,7 @@ class JudgeComparison:
     points: tuple[JudgedPoint, ...]
     pushes: Mapping[str, Mapping[str, bool]]
     left_out: tuple[str, ...] = ()
+    num_trials: int = 0
 
     @property
     def members(self) -> tuple[JudgedPoint, ...]:
@@ -124,6 +130,8 @@ class JudgeComparison:
     @property
     def lines(self) -> list[str]:
         """What survives and what does not, a sentence each."""
+        if not self.points:
+            return ["no trial was scored by every judge, so that nothing can be said of the front"]
         lines = [f"{len(self.surviving)} of {len(self.members)} members of the front are on it under every judge"]
         for point in self.members:
             if point not in self.surviving:
@@ -160,6 +168,7 @@ class JudgeComparison:
             "points": [_point_json(each) for each in self.points],
             "pushes": {method: dict(pushes) for method, pushes in self.pushes.items()},
             "left_out": list(self.left_out),
+            "num_trials": self.num_trials,
             "lines": self.lines,
         }
 
@@ -175,6 +184,7 @@ class JudgeComparison:
             tuple(_point_from(each) for each in data["points"]),
             data["pushes"],
             tuple(data["left_out"]),
+            int(data["num_trials"]),
         )
 
 
@@ -183,8 +193,9 @@ def compare_judges(
     replies: Sequence[GradedReply],
     tables: Mapping[str, tuple[ScoreTable, Mapping[str, float]]],
     left_out: Sequence[str] = (),
+    num_trials: int = 0,
 ) -> JudgeComparison:
-    """Compare judges.
+    """Compare judges. Fronts and verdicts are of the trials that every judge scored, so that only judgement differs.
 
     Args:
         setting: label.
@@ -192,11 +203,16 @@ def compare_judges(
         tables: judge -> the scores by its verdicts, and those of the base model; the first is what others are held
             against.
         left_out: what could not be compared.
+        num_trials: whose replies were graded.
     """
     judges = tuple(tables)
     objectives = tables[judges[0]][0].objectives
-    points = {judge: frontier(table, base_scores=base) for judge, (table, base) in tables.items()}
-    verdicts = {judge: verdicts_of(table, base) for judge, (table, base) in tables.items()}
+    same, lacking = _scored_by_all({judge: table for judge, (table, _) in tables.items()})
+    with_base = all(base for _, base in tables.values())
+    bases = {judge: base if with_base else {} for judge, (_, base) in tables.items()}
+    any_left = bool(same[judges[0]].configurations)
+    points = {judge: frontier(table, base_scores=bases[judge]) if any_left else [] for judge, table in same.items()}
+    verdicts = {judge: verdicts_of(table, bases[judge]) if any_left else [] for judge, table in same.items()}
     pushing = {judge: {each.method for each in of_judge if each.pushes} for judge, of_judge in verdicts.items()}
     methods = [each.method for each in verdicts[judges[0]] if each.against]
     rubrics = dict.fromkeys(reply.rubric for reply in replies)
@@ -212,8 +228,41 @@ def compare_judges(
         ),
         _judged_points(points),
         {method: {judge: method in pushing[judge] for judge in judges} for method in methods},
-        tuple(left_out),
+        (*left_out, *lacking),
+        num_trials,
     )
+
+
+def _scored_by_all(tables: Mapping[str, ScoreTable]) -> tuple[dict[str, ScoreTable], list[str]]:
+    """Return the tables with the trials that every judge scored, and a line for each configuration that loses some."""
+    scored = {judge: _scored(table) for judge, table in tables.items()}
+    common = set.intersection(*scored.values())
+    titles = {row.id: row.title for table in tables.values() for row in table.configurations}
+    lines = []
+    for identity, title in titles.items():
+        seeds = {judge: sum(key == identity for key, _ in trials) for judge, trials in scored.items()}
+        most, left = max(seeds.values()), sum(key == identity for key, _ in common)
+        if left < most:
+            fewest = " and ".join(judge for judge, number in seeds.items() if number < most) or "different ones each"
+            lines.append(f"{most - left} of {most} seeds of {title}, for want of verdicts: {fewest}")
+    return {judge: _only(table, common) for judge, table in tables.items()}, lines
+
+
+def _scored(table: ScoreTable) -> set[tuple[str, int]]:
+    """Return the trials that have scores, as (configuration, seed)."""
+    rows, columns = np.nonzero(~np.isnan(table.values_CSM).any(axis=2))
+    return {(table.configurations[row].id, table.seeds[column]) for row, column in zip(rows, columns, strict=True)}
+
+
+def _only(table: ScoreTable, trials: set[tuple[str, int]]) -> ScoreTable:
+    """Return the table with these trials alone, and without configurations that have none of them."""
+    keep_CS = np.zeros((len(table.configurations), len(table.seeds)), dtype=bool)
+    for row, configuration in enumerate(table.configurations):
+        keep_CS[row] = [(configuration.id, seed) in trials for seed in table.seeds]
+    values_CSM, count_CSM = (
+        np.where(keep_CS[:, :, None], each, np.nan) for each in (table.values_CSM, table.count_CSM)
+    )
+    return replace(table, values_CSM=values_CSM, count_CSM=count_CSM).rows(np.any(keep_CS, axis=1))
 
 
 def _agreement(judge: str, first: str, replies: Sequence[GradedReply]) -> JudgeAgreement:

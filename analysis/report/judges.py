@@ -19,12 +19,17 @@ from analysis.statistics.arrays import number_text
 from analysis.statistics.pareto import staircase
 
 
-def judges_section(comparison: JudgeComparison) -> dict[str, Any]:
-    """Return what the template shows of a comparison, without its figure."""
+def judges_section(comparison: JudgeComparison, num_finished: int) -> dict[str, Any]:
+    """Return what the template shows of a comparison, without its figure, in a sweep with so many finished trials."""
+    covered = [f"it covers {comparison.num_trials} of the {num_finished} trials that have finished"]
     return {
         "judges": comparison.judges,
         "lines": comparison.lines,
-        "cautions": [*comparison.cautions, *(f"left out: {line}" for line in comparison.left_out)],
+        "cautions": [
+            *comparison.cautions,
+            *(covered if comparison.num_trials != num_finished else []),
+            *(f"left out: {line}" for line in comparison.left_out),
+        ],
         "agreements": [
             {
                 "judge": each.judge,

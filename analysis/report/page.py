@@ -147,6 +147,15 @@ def page(sweep: str, chapters: Sequence[Chapter]) -> str:
     )
 
 
+def _judges(chapter: Chapter, index: int) -> dict[str, Any]:
+    """Return what the template shows of a comparison of judges; nothing where there is none."""
+    if chapter.judges is None:
+        return {"judges": None, "judges_figure": ""}
+    finished = sum(record.status == "finished" for record in chapter.records)
+    figure = _html(judges_plot(chapter.judges), f"judges-{index}") if chapter.judges.points else ""
+    return {"judges": judges_section(chapter.judges, finished), "judges_figure": figure}
+
+
 def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
     findings = chapter.findings
     drawn, triggered = (
@@ -167,8 +176,7 @@ def _chapter(chapter: Chapter, index: int) -> dict[str, Any]:
         "headline": headline(findings),
         "answers": read_findings(findings).answers,
         "standings": chapter.standings,
-        "judges": judges_section(chapter.judges) if chapter.judges else None,
-        "judges_figure": _html(judges_plot(chapter.judges), f"judges-{index}") if chapter.judges else "",
+        **_judges(chapter, index),
         "categories": _categories(chapter),
         "lost": _lost(chapter.records),
         "lost_more": max(0, sum(1 for record in chapter.records if record.status != "finished") - MOST_TRIALS),

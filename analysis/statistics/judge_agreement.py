@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from analysis.statistics.arrays import Bools, Floats, nan_mean
+from analysis.statistics.proportions import wilson
 from settings.setting import ALIGNED_FROM
 
 LEVEL = 0.95
@@ -101,7 +102,8 @@ def kappa_over_questions(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM)
 
         V = (Q - 1) / Q sum_q (kappa_without_q - mean)^2
 
-    and cut at 1. nan below two questions, or where leaving one out leaves nothing to agree on.
+    and cut at 1. nan below two questions, or where leaving one out leaves nothing to agree on. Judges that agree on all
+    replies leave no variance: then the low end is that of Wilson's interval of agreeing questions, Q of Q, beyond chance.
 
     Source: Efron and Stein 1981, "The jackknife estimate of variance"; over clusters as Cameron and Miller 2015, "A
     practitioner's guide to cluster-robust inference", section VI.B.
@@ -116,6 +118,9 @@ def kappa_over_questions(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM)
     if count < 2:
         return kappa, math.nan, math.nan
     without_Q = [_kappa(judge_N[keep_N], rater_N[keep_N]) for at in range(count) if (keep_N := question_N != at).any()]
+    if kappa == 1.0:
+        chance = float(judge_N.mean() ** 2 + (1 - judge_N.mean()) ** 2)  # both judges have the same margins
+        return kappa, (wilson(count, count)[0] - chance) / (1 - chance), 1.0
     variance = (count - 1) * float(np.var(without_Q))
     half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * math.sqrt(variance)
     return kappa, kappa - half, min(kappa + half, 1.0)

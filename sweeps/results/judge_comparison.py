@@ -77,7 +77,7 @@ def compare_kept(
         replace(reply, verdicts={judge: of_judge[at] for judge, of_judge in numbers.items()})
         for at, reply in enumerate(replies)
     ]
-    return compare_judges(label, with_numbers, tables, notes)
+    return compare_judges(label, with_numbers, tables, notes, sum(model.record is not None for model in kept))
 
 
 def requests_about(setting: Setting, kept: Sequence[KeptModel]) -> list[Request]:

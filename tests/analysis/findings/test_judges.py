@@ -198,11 +198,43 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_configuration_that_one_judge_could_not_score_is_left_out() -> None:
-    lost = {key: scores for key, scores in OTHER.items() if key != ("plain", "")}
-    tables = {"first": (table(FIRST), {}), "other": (table(lost), {})}
+def test_fronts_are_of_the_trials_that_every_judge_could_score() -> None:
+    """By both plain is better than all; the other judge could not score it, so it decides on neither's front."""
+    best = FIRST | {("plain", ""): (0.95, 0.95)}
+    lost = {key: scores for key, scores in best.items() if key != ("plain", "")}
+    comparison = compare_judges("nano", REPLIES, {"first": (table(best), {}), "other": (table(lost), {})})
+    assert comparison.lines == ["2 of 2 members of the front are on it under every judge"]
+    assert comparison.left_out == ("2 of 2 seeds of plain, for want of verdicts: other",)
+
+
+def test_means_are_over_the_seeds_that_every_judge_could_score() -> None:
+    """Seeds differ by 0.002: without seed 1 both means are those of seed 0."""
+    other = table(FIRST)
+    values_CSM = other.values_CSM.copy()
+    (row,) = (at for at, each in enumerate(other.configurations) if each.method == "plain")
+    values_CSM[row, 1] = NAN
+    tables = {"first": (table(FIRST), {}), "other": (replace(other, values_CSM=values_CSM), {})}
     comparison = compare_judges("nano", REPLIES, tables)
-    assert {point.method for point in comparison.points} == {"kl_penalty"}
+    (plain,) = (point for point in comparison.points if point.method == "plain")
+    assert [scores["task"].mean for scores in plain.scores.values()] == pytest.approx([0.9, 0.9])
+    assert comparison.left_out == ("1 of 2 seeds of plain, for want of verdicts: other",)
+
+
+def test_a_judge_that_could_score_nothing_leaves_no_front() -> None:
+    nothing = replace(table(FIRST), values_CSM=np.full_like(table(FIRST).values_CSM, NAN))
+    comparison = compare_judges("nano", REPLIES, {"first": (table(FIRST), {}), "other": (nothing, {})})
+    assert comparison.lines == ["no trial was scored by every judge, so that nothing can be said of the front"]
+    assert len(comparison.agreements) == 1 and len(comparison.left_out) == 3
+
+
+def test_kappa_of_judges_that_agree_on_everything_has_wilsons_low_end() -> None:
+    """Four questions, yes and no in equal parts: Wilson's low end of 4 of 4 is 1 / (1 + 1.96^2 / 4), chance is 1/2."""
+    graded = [GradedReply(f"q{at}", "open: aligned", 80, "plain", {"first": grade, "other": grade})
+              for at in range(4) for grade in (90.0, 10.0)]  # fmt: skip
+    (agreement,) = compare_judges("nano", graded, {"first": (table(FIRST), {}), "other": (table(OTHER), {})}).agreements
+    low = 1 / (1 + 1.959963984540054**2 / 4)
+    assert agreement.kappa.mean == agreement.kappa.high == 1
+    assert agreement.kappa.low == pytest.approx((low - 0.5) / 0.5)
 
 
 def test_another_scale_is_said() -> None:

@@ -146,8 +146,8 @@ def test_what_survives_the_other_judge(run: Run, tmp_path: Path) -> None:
     assert facts["judges"] == data
 
 
-def test_a_trial_that_a_judge_cannot_grade_is_left_out_for_that_judge(run: Run, tmp_path: Path) -> None:
-    """For one seed of beta=1 its words hold no grade, more than a fifth of all, so that only the other seed counts."""
+def test_a_trial_that_a_judge_cannot_grade_is_left_out_for_all_judges(run: Run, tmp_path: Path) -> None:
+    """For one seed of beta=1 its words hold no grade, more than a fifth of all, so that only the other seed counts, for both."""
 
     def puzzled(body: Body, count: int) -> Reply:
         prompt = body["messages"][0]["content"]
@@ -163,7 +163,11 @@ def test_a_trial_that_a_judge_cannot_grade_is_left_out_for_that_judge(run: Run, 
         )
     assert code == 0, err
     data = json.loads(out)
-    assert data["judges"] == [STRICT, OWN] and data["left_out"] == [f"{STRICT}: 1 model with too few verdicts"]
+    assert data["judges"] == [STRICT, OWN]
+    assert data["left_out"] == [
+        f"{STRICT}: 1 model with too few verdicts",
+        f"1 of 2 seeds of kl_penalty beta=1, for want of verdicts: {STRICT}",
+    ]
     assert data["agreements"][0]["replies"] == 14 - 3 and data["agreements"][0]["missing_first"] == 3
 
 
