@@ -40,7 +40,7 @@ class Layout:
     def cell(self, estimate: Estimate, name: str) -> str:
         """Format a score of the objective `name`."""
         if name in self.brief:
-            return "no result" if math.isnan(estimate.mean) else f"{estimate.mean:.3f}"
+            return "no result" if math.isnan(estimate.mean) else f"{estimate.mean:z.3f}"
         text = cell_text(estimate)
         return text.replace(" [", "\n[") if self.stacked else text
 
@@ -210,8 +210,8 @@ def cell_text(estimate: Estimate) -> str:
     """Format a mean with its interval, e.g. "0.912 [0.88, 0.94]"."""
     if math.isnan(estimate.mean):
         return "no result"
-    ends = "-" if math.isnan(estimate.low) else f"{estimate.low:.2f}, {estimate.high:.2f}"
-    return f"{estimate.mean:.3f} [{ends}]{'q' if estimate.basis == 'questions' else ''}"
+    ends = "-" if math.isnan(estimate.low) else f"{estimate.low:z.2f}, {estimate.high:z.2f}"
+    return f"{estimate.mean:z.3f} [{ends}]{'q' if estimate.basis == 'questions' else ''}"
 
 
 def percent_text(share: float) -> str:

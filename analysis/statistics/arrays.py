@@ -32,7 +32,7 @@ def finite_or_none(value: float) -> float | None:
 
 def number_text(value: float | None, digits: int = 3) -> str:
     """Format a number with so many decimals; "-" for None and nan."""
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return "-" if value is None or math.isnan(value) else f"{value:z.{digits}f}"
 
 
 def check_confidence(confidence: float) -> None:

@@ -103,7 +103,7 @@ def kappa_over_questions(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM)
         V = (Q - 1) / Q sum_q (kappa_without_q - mean)^2
 
     and cut at 1. nan below two questions, or where leaving one out leaves nothing to agree on. Judges that agree on all
-    replies leave no variance: then the low end is that of Wilson's interval of agreeing questions, Q of Q, beyond chance.
+    replies leave no variance: then the low end is Wilson's of agreeing questions, Q of Q, beyond chance.
 
     Source: Efron and Stein 1981, "The jackknife estimate of variance"; over clusters as Cameron and Miller 2015, "A
     practitioner's guide to cluster-robust inference", section VI.B.

@@ -240,5 +240,10 @@ GCD_PARETO = SweepFigure(
     ),
     sweeps=("gcd_pareto",),
     small=("gcd_pareto_small",),
+    differs=(
+        "On the language model a method either keeps it from confirming wrong claims or, at the values tried, does"
+        " nothing: gradient projection, the representation penalty and Safe LoRA leave it where plain fine-tuning"
+        " does, which is easy to tell from the rest."
+    ),
     draw=gcd_pareto,
 )

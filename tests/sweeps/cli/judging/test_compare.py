@@ -147,7 +147,7 @@ def test_what_survives_the_other_judge(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_trial_that_a_judge_cannot_grade_is_left_out_for_all_judges(run: Run, tmp_path: Path) -> None:
-    """For one seed of beta=1 its words hold no grade, more than a fifth of all, so that only the other seed counts, for both."""
+    """For one seed of beta=1 its words hold no grade, over a fifth of all, so that only the other seed counts, for both."""
 
     def puzzled(body: Body, count: int) -> Reply:
         prompt = body["messages"][0]["content"]
