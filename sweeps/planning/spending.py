@@ -44,6 +44,9 @@ class PacedForecast:
         base: the need of a setting's base model: workers started, the model loaded, scored, and read where methods
             refer to it.
         cases: the sweep's settings.
+
+    Attributes:
+        awaiting: the trials whose replies are stored and whose grades are not in, by id.
     """
 
     def __init__(
@@ -57,9 +60,10 @@ class PacedForecast:
         self._trial_needs: dict[str, Need] = {}  # by id
         self._base_needs: dict[str, Need] = {}  # by the label of the setting
         self._paces: dict[Hashable, _Pace] = {}
+        self.awaiting: dict[str, TrialConfig] = {}
         self._judge_pace = 1.0
         self._seen = self._seen_generated = 0
-        self._judged = 0.0  # dollars that the judge was expected to charge so far
+        self._judged = 0.0  # dollars that the judge was expected to charge for trials that have ended
 
     @staticmethod
     def of(sweep: Sweep, forecast: SweepForecast) -> PacedForecast:
@@ -86,17 +90,27 @@ class PacedForecast:
 
         return PacedForecast(sweep.execution, need, base, cases)
 
-    def learn(self, record: LedgerState) -> None:
-        """Take in the trials that have ended since the last time. Outcomes are only ever added."""
+    def learn(self, record: LedgerState, spent: Spending | None = None) -> None:
+        """Take in the trials that have ended since the last time. Outcomes are only ever added.
+
+        The judge's pace is never below 1: the expectation is the most that it charges, what it has not graded yet is
+        not charged, and verdicts that were known before cost nothing, which tells nothing of the next ones. What it
+        has charged for replies that still wait makes it look dearer, until they are graded.
+
+        Args:
+            spent: up to now; None is what the record says, which may lag behind.
+        """
+        for outcome in islice(record.generated.values(), self._seen_generated, None):
+            self.awaiting[outcome.trial.trial_id] = outcome.trial
         for outcome in islice(record.outcomes.values(), self._seen, None):
             for key in (_kind(outcome.trial), ALL):
                 self._paces.setdefault(key, _Pace()).add(outcome, self._need(outcome.trial))
-        for outcome in islice(record.generated.values(), self._seen_generated, None):
-            self._judged += self._need(outcome.trial).judge_dollars
+            if self.awaiting.pop(outcome.trial.trial_id, None):
+                self._judged += self._need(outcome.trial).judge_dollars
         self._seen, self._seen_generated = len(record.outcomes), len(record.generated)
         bases = sum(self._need_of_base(self._cases[label]).judge_dollars for label in record.bases)
-        charged, expected = record.account.spent.judge_dollars, self._judged + bases
-        self._judge_pace = charged / expected if charged and expected else 1.0
+        charged, expected = (spent or record.account.spent).judge_dollars, self._judged + bases
+        self._judge_pace = max(1.0, charged / expected) if expected else 1.0
 
     def trial(self, trial: TrialConfig) -> Spending:
         """Return what a trial takes, without what it builds on."""
@@ -106,14 +120,17 @@ class PacedForecast:
         return occupied(self._execution, need.seconds * pace.of_seconds) + tokens
 
     def left_of(self, trial: TrialConfig, record: LedgerState) -> Spending:
-        """Return what a trial still takes: the judge where its replies are stored, and the rest of it after a rung."""
+        """Return what a trial still takes: the judge where its replies are stored, the rest of its hours after a rung.
+
+        Its tokens are left whole until it ends, since none are spent before its outcome says so.
+        """
         if trial.trial_id in record.outcomes:
             return Spending()
         whole = self.trial(trial)
         if trial.trial_id in record.generated:
             return Spending(judge_dollars=whole.judge_dollars)
         share = 1 - max(record.rungs.get(trial.trial_id, {}), default=0) / trial.updates
-        return Spending(whole.gpu_hours * share, whole.core_hours * share, whole.tokens * share, whole.judge_dollars)
+        return Spending(whole.gpu_hours * share, whole.core_hours * share, whole.tokens, whole.judge_dollars)
 
     def base(self, case: Case) -> Spending:
         """Return what the score of a base model takes."""

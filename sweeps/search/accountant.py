@@ -165,16 +165,19 @@ class Accountant:
 
     def _committed(self) -> Spending:
         """Return what is spent when all that was asked for has ended."""
+        assert self.forecast is not None
         outcomes = self._ledger.state.outcomes
         self._asked = {key: trial for key, trial in self._asked.items() if key not in outcomes}
         running = {trial.trial_id for pack in self._at_workers.values() for trial in pack.trials}
-        waiting = [trial for key, trial in self._asked.items() if key not in running]
-        return self._spent_and_running() + Spending.total(map(self._left_of, waiting))
+        running_and_spent = self._spent_and_running()
+        counted = running | self.forecast.awaiting.keys()
+        waiting = [trial for key, trial in self._asked.items() if key not in counted]
+        return running_and_spent + Spending.total(map(self._left_of, waiting))
 
     def _spent_and_running(self) -> Spending:
-        """Return what is spent when the packs at workers have ended."""
+        """Return what is spent when the packs at workers have ended, and the judge has graded what waits for it."""
         assert self.forecast is not None
-        self.forecast.learn(self._ledger.state)
+        self.forecast.learn(self._ledger.state, self.spent)
         now, rest = self._clock(), []
         for pack in self._at_workers.values():
             gone = occupied(self._sweep.execution, now - pack.began)
@@ -183,6 +186,8 @@ class Accountant:
             core_hours = max(0.0, pack.need.core_hours - gone.core_hours)
             dollars = left.judge_dollars if pack.trials else pack.need.judge_dollars
             rest.append(Spending(gpu_hours, core_hours, left.tokens, dollars))
+        running = {trial.trial_id for pack in self._at_workers.values() for trial in pack.trials}
+        rest += [self._left_of(trial) for key, trial in self.forecast.awaiting.items() if key not in running]
         return self.spent + Spending.total(rest)
 
     def _need_of(self, trials: Sequence[TrialConfig], base: Case | None) -> Spending:

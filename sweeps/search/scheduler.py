@@ -148,7 +148,7 @@ class PackScheduler:
         return self._account.may_begin(list(pack.waiting.values()), pack.base)
 
     def _stop_at_budget(self) -> None:
-        if not self._in_flight:
+        if not (self._in_flight or self._results.num_judging):
             self._account.stop_if_spent()
 
     def _more_may_come(self) -> bool:

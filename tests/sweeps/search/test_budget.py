@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
+from settings.setting import Measurement, Setting
 from sweeps.budget import Budget, Spending
 from sweeps.ledger import Ledger, read
 from sweeps.ledger_lines import read_raw
 from sweeps.planning.spending import Need, PacedForecast, what_fits
 from sweeps.search.accountant import Accountant
+from sweeps.search.judging import Grades
 from sweeps.search.scheduler import NoJob
 from sweeps.space import grid
 from sweeps.sweep import Execution, Sweep
-from tests.support.fakes import Rig, finished, toy_sweep
+from tests.support.fakes import Rig, finished, toy, toy_sweep
 from trainables.outcome import Cost, Outcome
 from trainables.trial import TrialConfig
 
@@ -55,9 +57,9 @@ class World:
         self.ended.append(trial)
         return replace(finished(trial), cost=Cost(tokens=self.tokens, seconds=seconds))
 
-    def rig(self, sweep: Sweep, out: Path) -> Rig:
+    def rig(self, sweep: Sweep, out: Path, **options: Any) -> Rig:
         self.charged = 0.0  # a start's own judges
-        return Rig(sweep, out, account=self.account)
+        return Rig(sweep, out, account=self.account, **options)
 
     def run(self, sweep: Sweep, out: Path) -> Rig:
         rig = self.rig(sweep, out)
@@ -107,6 +109,58 @@ def test_the_judge_is_paid_from_it(tmp_path: Path) -> None:
     assert len(rig.dispatched) == 3 and world.charged == pytest.approx(6 * 0.7)
     assert rig.ledger.state.account.spent.judge_dollars == pytest.approx(4.2)
     assert "$4.20 of $5.00; what is left would exceed the dollars" in rig.scheduler.notes[-1]
+
+
+class SlowJudge:
+    """A judge that is through so much of each reply's requests when no trial is left to train, and then ends one."""
+
+    def __init__(self, world: World, through: float = 0.25, price: float = 1.0) -> None:
+        self.waiting: list[tuple[Any, TrialConfig | None]] = []
+        self._world, self._through, self._price, self._released = world, through, price, 0
+
+    @property
+    def pending(self) -> int:
+        return len(self.waiting)
+
+    def submit(self, what: Any, setting: Setting, trial: TrialConfig | None) -> None:
+        self.waiting.append((what, trial))
+        self._world.charged += self._through * self._price if trial else 0.0
+        self._released += trial is None
+
+    def release(self) -> None:
+        self._world.charged += (1 - self._through) * self._price
+        self._released = 1
+
+    def collect(self) -> list[tuple[Any, Grades]]:
+        graded, self.waiting = self.waiting[: self._released], self.waiting[self._released :]
+        self._released = 0
+        return [(what, Grades({"liked": Measurement(50.0, 2, 0)}, None)) for what, _ in graded]
+
+
+@pytest.mark.parametrize("price", [1.0, 0.0, 2.0])
+def test_replies_that_wait_for_a_slow_judge_are_owed(tmp_path: Path, price: float) -> None:
+    """$2 a configuration and $10: five. Packs end while the judge is a quarter through what it has, and none is graded.
+
+    A dollar is owed for each reply that waits, whatever was charged so far. Cached verdicts cost nothing, and then
+    all seven configurations fit, though no more than five wait at once. At twice the price, three are begun before the
+    first grade says so and are paid by $12; nothing else is.
+    """
+    options = {"settings": (toy(tmp_path, judged=True),), "objectives": ("task", "liked")}
+    sweep = toy_sweep(tmp_path, budget=Budget(dollars=10), **options)
+    world = World(dollars=1.0)
+    judge = SlowJudge(world, price=price)
+    rig = world.rig(sweep, tmp_path / "out", judging=judge)
+    world.dollars, most = 0.0, 0  # the judge itself charges; the forecast has its own need
+    while (job := rig.next_job()) is not NoJob.FINISHED:
+        while rig.in_flight:
+            rig.finish_pack(random.Random(0), world.ending)
+        most = max(most, sum(trial is not None for _, trial in judge.waiting))
+        if job is NoJob.WAIT:
+            judge.release()
+    spent = rig.ledger.state.account.spent.judge_dollars
+    trials = len(rig.ledger.state.outcomes)
+    assert (trials, spent) == {1.0: (10, 10.0), 0.0: (14, 0.0), 2.0: (6, 12.0)}[price]
+    assert most <= 10
 
 
 def test_a_budget_that_is_enough_says_nothing(tmp_path: Path) -> None:
