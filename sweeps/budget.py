@@ -49,10 +49,12 @@ class Budget(Declaration, within="budget"):
     a limit; what runs ends. Methods take turns, so that all are searched equally densely when it stops.
 
     Attributes:
-        hours: GPU hours as clusters bill them: `gpus_per_pack` times the wall time from when a worker gets a pack until
-            it leaves, summed over packs; core hours by `cpus_per_pack` where packs occupy no GPU. The start of a
-            worker, and loading and scoring the base model, count; preparing that before workers start does not.
-        tokens: of training, as the table of `selgen sweep plan` lists them, with those of the frozen reference.
+        hours: GPU hours as clusters bill them: `gpus_per_pack` times the wall time from when a pack is handed to Ray
+            until it ends, summed over packs (one that waits for a free slot counts); core hours by `cpus_per_pack`
+            where packs occupy no GPU. The start of a worker, and loading and scoring the base model, count; preparing
+            that before workers start does not.
+        tokens: of training, as the table of `selgen sweep plan` lists them, with those of the frozen reference; of
+            trials that ended with a result, since what a crash took is not known.
         dollars: what judges charge, and `dollars_per_gpu_hour` for each GPU hour.
         dollars_per_gpu_hour: the price of one GPU for an hour; None is nothing.
     """

@@ -131,6 +131,7 @@ class Driver:
         while self.scheduler.awaits_only_grades() and not self.interrupted:
             time.sleep(JUDGE_SECONDS)
             self.scheduler.collect_grades()
+            self.scheduler.keep_account()
 
     def tidy(self) -> None:
         """Delete what killed workers left behind, and checkpoints once no pack will continue from them."""

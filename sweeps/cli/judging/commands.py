@@ -46,7 +46,8 @@ def calibrate_command(
 
 @judge_app.command(
     "compare",
-    epilog="Example: selgen judge compare em_pareto --model gpt-4.1-nano-2025-04-14 --model o4-mini-2025-04-16",
+    epilog="Example: selgen judge compare em_pareto --model gpt-4.1-nano-2025-04-14 --model o4-mini-2025-04-16 --price"
+    " o4-mini-2025-04-16=1.10,4.40",
 )
 def compare_command(
     sweep: SweepName,
@@ -61,8 +62,10 @@ def compare_command(
     base_url: BaseUrl = None,
     max_calls: Annotated[int | None, typer.Option(help="Stop after so many requests to one model.")] = None,
     max_dollars: Annotated[float | None, typer.Option(help="Stop after so much money for one model.")] = None,
-    input_price: Annotated[float, typer.Option(help="Dollars per million tokens that a model reads.")] = 0.10,
-    output_price: Annotated[float, typer.Option(help="Dollars per million tokens that a model writes.")] = 0.40,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(help="MODEL=IN,OUT, dollars per million tokens that it reads and writes; default: .10 and .40."),
+    ] = None,
     output: Output = OUTPUT,
     as_json: AsJson = False,
 ) -> None:
@@ -71,14 +74,9 @@ def compare_command(
     Verdicts that were given before cost nothing. What came out is kept in the sweep's folder; selgen report draws it.
     """
     from settings.judge import JudgeOptions
-    from sweeps.cli.judging.compare import compare
+    from sweeps.cli.judging.compare import compare, prices_of
     from sweeps.find import name_of
 
-    options = JudgeOptions(
-        base_url=base_url,
-        max_calls=max_calls,
-        max_dollars=max_dollars,
-        input_price=input_price,
-        output_price=output_price,
-    )
-    compare(name_of(sweep), model or [], setting, options, output, as_json, Console(), Console(stderr=True))
+    options = JudgeOptions(base_url=base_url, max_calls=max_calls, max_dollars=max_dollars)
+    prices = prices_of(price or [])
+    compare(name_of(sweep), model or [], setting, options, prices, output, as_json, Console(), Console(stderr=True))

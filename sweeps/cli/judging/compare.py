@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -40,6 +41,7 @@ def compare(
     models: Sequence[str],
     setting: str | None,
     options: JudgeOptions,
+    prices: Mapping[str, tuple[float, float]],
     output: Path,
     as_json: bool,
     console: Console,
@@ -49,6 +51,7 @@ def compare(
 
     Args:
         models: of the judges; of a single one the sweep's own judge is the first.
+        prices: model -> dollars per million tokens that it reads and writes, where they are not the usual ones.
         errors: where costs and cautions go.
     """
     folder = folder_of(sweep, output)
@@ -59,7 +62,7 @@ def compare(
     built = judged_setting(reader, label)
     names = judges_of(built, label, models)
     kept, left_out = kept_models(reader, label, built)
-    graded = _grade(requests_about(built, kept), names, options, errors)
+    graded = _grade(requests_about(built, kept), _options_of(names, options, prices), errors)
     comparison = compare_kept(reader.description.setting(label).objectives, label, built, kept, graded, left_out)
     file = SweepFolder(folder).judges / f"{re.sub('[^A-Za-z0-9._-]+', '_', label)}.json"
     write_comparison(file, comparison)
@@ -72,16 +75,50 @@ def compare(
         Say(console).wrote(file)
 
 
+def prices_of(pairs: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Read `MODEL=IN,OUT`. Raise UserError."""
+    prices = {}
+    for pair in pairs:
+        model, _, numbers = pair.rpartition("=")
+        try:
+            price_in, price_out = map(float, numbers.split(","))
+        except ValueError:
+            price_in = price_out = math.nan
+        if not model or not (math.isfinite(price_in + price_out) and min(price_in, price_out) >= 0):
+            raise UserError(f"--price must be MODEL=IN,OUT, in dollars per million tokens, got {pair!r}")
+        prices[model] = price_in, price_out
+    return prices
+
+
+def _options_of(
+    names: Sequence[str], options: JudgeOptions, prices: Mapping[str, tuple[float, float]]
+) -> dict[str, JudgeOptions]:
+    """Return the options of each judge. Raise UserError for a price of none, and for a limit on an unknown price."""
+    for model in prices.keys() - set(names):
+        raise UserError(f"--price names {model!r}; the judges are {', '.join(names)}")
+    unpriced = [name for name in names if name not in prices]
+    if options.max_dollars is not None and len(names) > 1 and unpriced:
+        raise UserError(f"--max-dollars needs the price of each judge: --price {unpriced[0]}=IN,OUT")
+    usual = options.input_price, options.output_price
+    pairs = {name: prices.get(name, usual) for name in names}
+    return {name: replace(options, input_price=pair[0], output_price=pair[1]) for name, pair in pairs.items()}
+
+
 def _grade(
-    requests: Sequence[Request], names: Sequence[str], options: JudgeOptions, errors: Console
+    requests: Sequence[Request], options_of: Mapping[str, JudgeOptions], errors: Console
 ) -> dict[str, list[Verdict]]:
     """Have all judges answer all requests, and say what that costs. Raise UserError."""
     different = set(requests)
-    dollars, say = most_dollars_of(different, options), Say(errors)
-    say.prose(f"{len(different)} verdicts of each judge, about ${dollars:.2g} each where none is known yet")
-    graded = {}
-    with closing(Judges(options, cache_root() / "verdicts.db")) as judges:
-        for name in names:
+    say, graded = Say(errors), {}
+    for name, options in options_of.items():
+        price = f"${options.input_price:g} and ${options.output_price:g} per million tokens read and written"
+        dollars = most_dollars_of(different, options)
+        say.prose(
+            f"{len(different)} verdicts of {name}, about ${dollars:.2g} where none is known yet, at {price};"
+            " reasoning is extra"
+        )
+    for name, options in options_of.items():
+        with closing(Judges(options, cache_root() / "verdicts.db")) as judges:
             judge: Judge = judges(name)
             with errors.status(name) as status:
                 graded[name] = judge.ask(requests, _progress(status.update, name))
@@ -89,7 +126,7 @@ def _grade(
                 raise UserError(f"judge {name}: no verdict on any of {len(requests)} replies could be had or read")
             if judge.usage.calls:
                 say.prose(judge.check(requests[0][0]))
-        say.prose(judges.usage)
+            say.prose(judges.usage)
     return graded
 
 

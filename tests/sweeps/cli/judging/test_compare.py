@@ -107,7 +107,7 @@ def test_what_survives_the_other_judge(run: Run, tmp_path: Path) -> None:
         assert asked(endpoint) == 2 * 14
         again = run(*command, "--base-url", endpoint.url)
         assert asked(endpoint) == 2 * 14, "what is known is not asked again"
-    assert "14 verdicts of each judge" in err and f"judge {STRICT}: 15 calls" in err
+    assert "14 verdicts of " in err and f"judge {STRICT}: 15 calls" in err
     data: dict[str, Any] = json.loads(out)
     (agreement,) = data["agreements"]
     assert data["judges"] == [OWN, STRICT] and agreement["rubric"] == "free: nice"
@@ -147,7 +147,7 @@ def test_what_survives_the_other_judge(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_trial_that_a_judge_cannot_grade_is_left_out_for_all_judges(run: Run, tmp_path: Path) -> None:
-    """For one seed of beta=1 its words hold no grade, over a fifth of all, so that only the other seed counts, for both."""
+    """One judge gives no grade on a fifth of one seed of beta=1 and more: for both only the other seed counts."""
 
     def puzzled(body: Body, count: int) -> Reply:
         prompt = body["messages"][0]["content"]
@@ -200,3 +200,22 @@ def test_a_budget_ends_it_in_one_line(run: Run, tmp_path: Path) -> None:
         assert code == 2 and f"selgen: judge {OWN}: the budget of 5 calls is spent" in err
         assert len(endpoint.bodies) == 5
     assert not (tmp_path / sweep.name / "judges").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ("--price", f"{STRICT}=cheap"),
+            f"--price must be MODEL=IN,OUT, in dollars per million tokens, got '{STRICT}=cheap'",
+        ),
+        (("--price", "other=1,2"), "--price names 'other'; the judges are"),
+        (("--max-dollars", "1"), "--max-dollars needs the price of each judge: --price"),
+    ],
+)
+def test_a_price_is_said_for_each_judge(options: tuple[str, str], words: str, run: Run, tmp_path: Path) -> None:
+    sweep = judged_sweep(tmp_path)
+    run_made_up(sweep, tmp_path)
+    models = ("--model", STRICT, "--model", OWN)
+    code, _, err = run("judge", "compare", sweep.name, "-o", tmp_path, *models, *options)
+    assert code == 2 and words in err and err.count("\n") == 1
