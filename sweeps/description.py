@@ -51,6 +51,7 @@ class ArmDescription:
         method, title: the method's name, and how tables call the arm.
         setting: label.
         num_trials: its budget of configurations times the seeds.
+        methods: what tables and figures call the methods of its configurations; () where an older start wrote it.
     """
 
     key: str
@@ -58,6 +59,7 @@ class ArmDescription:
     title: str
     setting: str
     num_trials: int
+    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class SweepDescription:
                 )
                 for setting in data.pop("settings")
             ]
-            arms = [ArmDescription(**arm) for arm in data.pop("arms")]
+            arms = [ArmDescription(**{**arm, "methods": tuple(arm.get("methods", ()))}) for arm in data.pop("arms")]
             built_on = {method: tuple(names) for method, names in data.pop("built_on").items()}
             seeds = tuple(data.pop("seeds"))
             limits = data.pop("budget", None)
@@ -142,7 +144,9 @@ def describe(sweep: Sweep) -> SweepDescription:
     )
     num_seeds = len(sweep.seed_values)
     arms = tuple(
-        ArmDescription(arm.key, arm.space.method, arm.title, case.label, arm.budget * num_seeds)
+        ArmDescription(
+            arm.key, arm.space.method, arm.title, case.label, arm.budget * num_seeds, arm.space.method_titles
+        )
         for case in sweep.cases
         for arm in case.arms
     )

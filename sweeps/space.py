@@ -70,6 +70,11 @@ class MethodSpace:
         return {str(values["definition"]) for values in listed if "definition" in values} or {"principled"}
 
     @property
+    def method_titles(self) -> tuple[str, ...]:
+        """What tables and figures call the methods of its configurations: one for each definition."""
+        return tuple(methods.make(self.method, {"definition": name}).title for name in sorted(self.definitions))
+
+    @property
     def title(self) -> str:
         """The method, its definition and the knobs that its configurations differ in, e.g. "plain (adapter_scale)"."""
         named = self.definitions if self.definitions != {"principled"} else set()

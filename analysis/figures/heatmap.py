@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,7 @@ def build_grid(
     scores: str,
     method: str | None = None,
     base_scores: Mapping[str, float] | None = None,
+    sweep_methods: Collection[str] = (),
 ) -> Grid:
     """Build the grid of a sweep: a row for each setting, or for each configuration where there is one setting.
 
@@ -61,6 +62,7 @@ def build_grid(
         scores: regular expression that a score's name must match as a whole; its first group, if any, names the column.
         method: whose trials to take; None is all methods.
         base_scores: of the untouched base model of a single setting, for a first row.
+        sweep_methods: of the whole sweep, where it has more than `records`.
 
     Raises:
         UserError: no score matches; the expression is invalid; one of several settings has several configurations.
@@ -88,7 +90,9 @@ def build_grid(
         mean_RC=np.array([[mean([value for value in cell if math.isfinite(value)]) for cell in row] for row in values]),
         count_RC=np.array([[sum(map(math.isfinite, cell)) for cell in row] for row in values]),
         methods=tuple(_method_of(label, trials) for label, trials in chosen.items()),
-        sweep_methods=tuple(sorted({trial.configuration.method for of_one in records.values() for trial in of_one})),
+        sweep_methods=tuple(
+            sorted({*sweep_methods, *(trial.configuration.method for of_one in records.values() for trial in of_one)})
+        ),
     )
 
 

@@ -131,7 +131,7 @@ def _which(sizes: Mapping[str, Statistic], differences: Sequence[Difference], fr
     rest = f"; clearly behind: {listed(list(map(_shown, behind)))}" if behind else ""
     near = (alike or behind)[0]
     lead = -leads[near]
-    sure = f"the lead of {_shown(best)} over {_shown(near)} is {_size(lead, '+.3f')}, {_p(pairs[near].adjusted)}"
+    sure = f"the lead of {_shown(best)} over {_shown(near)} is {_size(lead, '+z.3f')}, {_p(pairs[near].adjusted)}"
     if alike:
         tied = listed([f"{_shown(name)} {_size(sizes[name])}" for name in (best, *alike)])
         detectable = f"; these seeds would find a difference of {pairs[near].detectable:.2f}"
@@ -150,7 +150,7 @@ def _names(pair: Difference) -> tuple[str, str]:
     return pair.first, pair.second
 
 
-def _size(statistic: Statistic, form: str = ".3f") -> str:
+def _size(statistic: Statistic, form: str = "z.3f") -> str:
     return f"{statistic.estimate:{form}} [{statistic.low:{form}}, {statistic.high:{form}}]"
 
 

@@ -39,8 +39,9 @@ def draw(
     name = name_of(sweep)
     reader = open_sweep(name, output, tracking_uri)
     records = reader.load_records()
-    base_scores = reader.load().base_scores if len(records) == 1 else None
-    grid = build_grid(records, scores, method, base_scores)
+    loaded = reader.load(next(iter(records))) if records else None
+    base_scores = loaded.base_scores if loaded and len(records) == 1 else None
+    grid = build_grid(records, scores, method, base_scores, loaded.table.drawn_methods if loaded else ())
     for number, table in enumerate(grid_tables(grid, console.width)):
         if number:
             console.print()

@@ -50,9 +50,9 @@ class LedgerReader:
 
     @property
     def methods(self) -> set[str]:
-        """The methods of all settings: those that the search asked for, and those of arms that have not asked yet."""
-        waiting = {arm.method for arm in self.description.arms if arm.key not in self.ledger.asked}
-        return waiting | {configuration.method for configuration in self.configurations.values()}
+        """The methods of all settings: of all arms, whether they have asked yet or not, and of what was asked for."""
+        declared = {name for arm in self.description.arms for name in arm.methods}
+        return declared | {configuration.method for configuration in self.configurations.values()}
 
     @cached_property
     def trials(self) -> dict[str, list[TrialRecord]]:

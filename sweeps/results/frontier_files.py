@@ -57,9 +57,7 @@ def of_case(sweep: Sweep, record: LedgerState, case: Case) -> SettingFrontier:
     """Return the results that the ledger has of one setting."""
     base: Mapping[str, Measurement] = record.bases.get(case.label, {})
     means = {name: measured.mean for name, measured in base.items()}
-    asked = record.configurations
-    trials = (outcome.trial for outcome in record.outcomes.values())
-    methods = {trial.method.title for trial in trials if trial.configuration_id in asked}
+    methods = {name for arm in sweep.arms for name in arm.space.method_titles}
     table = ScoreTable.from_records(records_of(sweep, record, case), objectives_of(case), methods)
     return SettingFrontier(case.label, table, means)
 

@@ -236,7 +236,8 @@ class BatchWriter:
         add(tables.SqlMetric, self._metrics)
         add(tables.SqlLatestMetric, self._latest(execute), replaces=["value", "timestamp", "step", "is_nan"])
         add(tables.SqlDataset, self._new_datasets)
-        new = [each for key, each in self._inputs.items() if key not in self._inputs_of_old_runs(execute)]
+        there = self._inputs_of_old_runs(execute)
+        new = [each for key, each in self._inputs.items() if key not in there]
         add(tables.SqlInput, (row for row, _ in new))
         add(tables.SqlInputTag, (tag for _, tags in new for tag in tags))
 

@@ -24,6 +24,7 @@ from sweeps.ledger_lines import configuration_id, read_raw
 from sweeps.names import default_uri
 from sweeps.results.from_ledger import LedgerReader, is_readable
 from sweeps.results.frontier_files import of_case, records_of
+from sweeps.space import between, vary
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, finished, toy, toy_sweep
@@ -183,3 +184,20 @@ def test_all_settings_share_the_methods_of_the_sweep_so_that_each_looks_the_same
     drawn |= {mlflow_runs.load(sweep.name, default_uri(output), label).table.drawn_methods for label in labels}
     drawn |= {of_case(sweep, read(folder), case).table.drawn_methods for case in sweep.cases}
     assert drawn == {tuple(sorted({arm.space.method for arm in sweep.arms}))}
+
+
+def test_a_method_of_which_no_trial_has_ended_has_its_look_already(tmp_path: Path) -> None:
+    """The driver's figure and whoever reads the ledger go by all methods that the sweep declares, by their titles."""
+    published = {"definition": "published"}
+    methods = ("plain", vary("upweighted", **published), vary("kl_penalty", beta=between(0.1, 1)))
+    sweep = toy_sweep(tmp_path, methods=methods)
+    rig = Rig(sweep, tmp_path / "runs" / sweep.name)
+    assert not rig.run(random.Random(0), packs=1)
+    describe(sweep).write(tmp_path / "runs" / sweep.name)
+    state, (case,) = rig.ledger.state, sweep.cases
+    ended = {outcome.trial.method.title for outcome in state.outcomes.values()}
+    drawn = of_case(sweep, state, case).table.drawn_methods
+    reader = LedgerReader.open(tmp_path / "runs" / sweep.name)
+    rig.kill()
+    assert set(drawn) == {"plain", "upweighted (published)", "kl_penalty"} > ended
+    assert reader.load(case.label).table.drawn_methods == drawn
