@@ -46,7 +46,7 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
         said["points"].append(f"Not all configurations had the same budget: {unequal}.")
     if kinked := _methods(table, [line for line in lines if _has_kink(line, table)]):
         said["band"].append(
-            f"Where a frontier has a kink, as that of {kinked} seems to have, the band smooths it away: it held all"
+            f"Where a frontier has a kink (here, it seems: {kinked}), the band smooths it away: it held all"
             " of it in .56 to .72 of simulated cases instead of .95."
         )
     if _num_leading(table, differences) >= MANY_METHODS:

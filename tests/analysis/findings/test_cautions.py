@@ -63,7 +63,7 @@ def test_a_smooth_frontier_needs_no_caution(number: int) -> None:
 def test_a_kink_is_named_with_the_band(number: int) -> None:
     texts = said(made_up({"kl": kink(number), "dpo": arc(number)}))
     assert list(texts) == ["band"]
-    assert "as that of kl seems to have" in texts["band"] and ".56 to .72" in texts["band"]
+    assert "(here, it seems: kl)" in texts["band"] and ".56 to .72" in texts["band"]
 
 
 def test_few_values_of_a_knob_are_named_with_the_hypervolume() -> None:
