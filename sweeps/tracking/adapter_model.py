@@ -1,17 +1,17 @@
 """A LoRA adapter as a model that MLflow loads. Each logged model has a copy of this file, which imports none of selgen.
 
 mlflow.pyfunc.load_model("models:/<id>").predict(["What is the capital of France?"])
+
+MLflow runs this file not only to load a model, but also to write one. Torch, transformers and PEFT are imported where they
+are used, so that a driver that logs adapters does not spend seconds on them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
-from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 class AdapterModel(PythonModel):
@@ -19,16 +19,21 @@ class AdapterModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the base model, by the name or directory that the adapter's configuration has, and the adapter."""
+        from peft import PeftConfig, PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
         directory = Path(context.artifacts["adapter"])
         base = str(PeftConfig.from_pretrained(directory).base_model_name_or_path)
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         self.model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), directory).eval()
         self.max_new_tokens = int(context.model_config["max_new_tokens"])
 
-    @torch.no_grad()
     def predict(self, model_input: list[str]) -> list[str]:
         """Return the reply to each prompt, as the only turn of a chat."""
-        return [self._reply(prompt) for prompt in model_input]
+        import torch
+
+        with torch.no_grad():
+            return [self._reply(prompt) for prompt in model_input]
 
     def _reply(self, prompt: str) -> str:
         turns = [{"role": "user", "content": prompt}]

@@ -284,6 +284,25 @@ def test_frontier_adapters_are_logged_models_with_scores(adapted: tuple[Path, Ml
         assert len(client.get_metric_history(run.info.run_id, "eval/task")) == 1, "the run's own score stays alone"
 
 
+SAVING = """
+import sys
+from pathlib import Path
+from sweeps.tracking.models import save_model
+save_model(Path(sys.argv[1]), Path(sys.argv[2]), "m-1")
+print(sorted({"peft", "transformers"} & set(sys.modules)))
+"""
+
+
+def test_a_driver_that_logs_adapters_does_not_import_what_only_loading_them_needs(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    command = [sys.executable, "-c", SAVING, str(tmp_path / "model"), str(adapter)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (tmp_path / "model" / "MLmodel").is_file(), done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.study
 def test_mlflow_loads_a_frontier_adapter_in_a_fresh_process(
     adapted: tuple[Path, MlflowClient, list[Any]], tmp_path: Path
