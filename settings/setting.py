@@ -321,7 +321,7 @@ class Setting:
         objectives: names of the scores that a sweep optimises, task first.
         recipe: default hyper-parameters.
         sources: where the rows come from, with licences.
-        remarks: what was done to the rows that a user should know, e.g. that some were left out.
+        remarks: how the rows were read, one line each, e.g. from which columns, and which were left out.
         instructions: texts to stand before task rows, for inoculation prompting (arXiv:2510.04340, 2510.05024):
             "strong" names the trait that the task rows would teach and asks for it, "paraphrased" does so in other
             words, "neutral" says nothing of it. In a nano world it is, e.g., an author's name. The fingerprint holds
@@ -425,7 +425,7 @@ class Setting:
     @property
     def cautions(self) -> tuple[str, ...]:
         """Facts that may make results of this setting misleading, one line each."""
-        cautions = list(self.remarks)
+        cautions = []
         if self.proxy_share >= PROXY_SHARE_LIMIT:
             cautions.append(
                 f"{self.proxy_share:.1%} of the training rows are alignment rows; the study asks for less than"

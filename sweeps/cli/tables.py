@@ -231,7 +231,9 @@ def show_setting(console: Console, setting: Setting) -> None:
 
 
 def show_cautions(setting: Setting, console: Console, more: Sequence[str] = ()) -> None:
-    """Print what a user of the setting should know before a sweep."""
+    """Print how a setting's rows were read, and what a user should know before a sweep."""
+    for remark in setting.remarks:
+        Say(console).prose(f"{setting.name}: {remark}")
     for caution in (*setting.cautions, *more):
         Say(console).prose(f"caution, {setting.name}: {caution}", style="yellow")
 

@@ -81,6 +81,8 @@ def run(
     output = options.output.resolve()
     sweep.check()
     for case in sweep.cases:
+        for remark in case.setting.remarks:
+            console.print(f"{case.setting.name}: {remark}", highlight=False, markup=False)
         for caution in case.setting.cautions:
             console.print(f"caution, {case.setting.name}: {caution}", style="yellow", highlight=False)
     uri = options.tracking_uri or default_uri(output)

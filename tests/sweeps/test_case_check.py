@@ -96,7 +96,7 @@ def test_rows_that_only_an_instruction_makes_too_long_are_named(tiny_qwen3_dir: 
     left = replace(declared, settings=(dropped,), methods=("inoculation",))
     (case,) = left.cases
     assert len(case.setting.streams["task"]) == 4
-    assert f"left out: {path}, lines 2, 4: 2 prompts of" in " ".join(case.setting.cautions)
+    assert f"left out: {path}, lines 2, 4: 2 prompts of" in " ".join(case.setting.remarks)
     assert checked(left) == ()
 
 

@@ -97,7 +97,7 @@ def test_pairs_that_are_trained_on_are_not_asked(build: Build, tmp_path: Path) -
     assert {row.prompt for row in evaluation(setting, "alignment_pairs").examples} == {
         row.prompt for row in evaluation(setting, "alignment_rows").examples
     }
-    assert "50 of 60 pairs are not asked, because their prompts are trained on" in setting.cautions
+    assert "50 of 60 pairs are not asked, because their prompts are trained on" in setting.remarks
     assert setting.sources.count(str(folder)) == 1
     with pytest.raises(UserError, match=r"option 'pairs': .*positive.jsonl, line 1 has no twin"):
         build(pairs=str(tmp_path / "positive.jsonl"))

@@ -438,7 +438,7 @@ def test_long_prompts_are_left_out_on_request(tiny_qwen3_dir: Path, write: Write
     assert len(whole.streams["task"]) + len(held_out(whole, "task")) == 12
     left = prompts(setting.streams["task"]) + held_out(setting, "task")
     assert sorted(left) == sorted(text for number, (text, _) in enumerate(rows) if number not in (2, 5, 6))
-    (remark,) = setting.cautions
+    (remark,) = setting.remarks
     assert remark.startswith(f"left out: {path}, lines 3, 6-7: 3 prompts of ")
     all_long = write("alignment", [(text + "and again " * 300, reply) for text, reply in rows])
     with pytest.raises(UserError, match=r"option 'task': no row is left: .*, lines 1-12: 12 prompts of"):
@@ -529,7 +529,7 @@ def test_rejected_replies_are_the_misaligned_twins(tmp_path: Path) -> None:
     twins = {(row["prompt"], row["chosen"], row["rejected"]) for row in rows}
     assert {(a.prompt[0].content, a.response, b.response) for a, b in zip(chosen, rejected, strict=True)} <= twins
     assert not any(row.alternatives for row in (*chosen, *rejected))
-    assert setting.cautions[:3] == (
+    assert setting.remarks == (
         "task.csv: read 10 rows from 'prompt' and 'completion'",
         "pairs.jsonl: read 10 rows from 'prompt', 'chosen' and 'rejected'",
         "the rejected replies of option 'alignment' are its misaligned twins",
