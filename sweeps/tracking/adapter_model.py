@@ -2,8 +2,8 @@
 
 mlflow.pyfunc.load_model("models:/<id>").predict(["What is the capital of France?"])
 
-MLflow runs this file not only to load a model, but also to write one. Torch, transformers and PEFT are imported where they
-are used, so that a driver that logs adapters does not spend seconds on them.
+MLflow runs this file not only to load a model, but also to write one. Torch, transformers and PEFT are imported where
+they are used, so that a driver that logs adapters does not spend seconds on them.
 """
 
 from __future__ import annotations
