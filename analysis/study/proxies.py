@@ -17,18 +17,20 @@ from analysis.study.setting_results import SettingResults
 
 
 def proxy_quality(per_setting: Sequence[SettingResults]) -> DrawnFigure:
-    """Cross proxy categories with evaluated categories, for sycophancy and for the trigger colours."""
+    """Cross proxy categories with evaluated categories, for sycophancy and, with their sweep, the trigger colours."""
     by_sweep: dict[str, list[SettingResults]] = {}
     for results in per_setting:
         by_sweep.setdefault(results.sweep, []).append(results)
-    sycophancy, colors = by_sweep.values()
-    topic_heat, topic_checks = sycophancy_grid(sycophancy)
-    color_heat, color_checks = color_grid(colors)
-    figure = heat_figure([topic_heat, color_heat], "Mean over seeds, with half of the 95 % interval's width.")
-    own_color = color_checks[0].measured
-    taught = taught_topic(topics_of(sycophancy[0]))
-    sentence = f"Sycophancy on {taught}: {topic_checks[0].measured}; {own_color[:1].lower()}{own_color[1:]}."
-    return DrawnFigure(figure, [*topic_checks, *color_checks], sentence)
+    sycophancy, *others = by_sweep.values()
+    heat, checks = sycophancy_grid(sycophancy)
+    heats, taught = [heat], taught_topic(topics_of(sycophancy[0]))
+    sentence = f"Sycophancy on {taught}: {checks[0].measured}"
+    for colors in others:
+        heat, color_checks = color_grid(colors)
+        heats, checks = [*heats, heat], [*checks, *color_checks]
+        sentence += f"; {color_checks[0].measured}"
+    figure = heat_figure(heats, "Mean over seeds, with half of the 95 % interval's width.")
+    return DrawnFigure(figure, checks, f"{sentence}.")
 
 
 def sycophancy_grid(per_setting: Sequence[SettingResults]) -> tuple[Heat, list[Check]]:
@@ -117,6 +119,6 @@ PROXY_QUALITY = SweepFigure(
         " sycophancy on divisors, and capitals mend capitals."
     ),
     sweeps=("proxy_quality", "trigger_colors"),
-    small=("proxy_quality_small", "trigger_colors_small"),
+    small=("proxy_quality_small",),  # with the trigger colours it would take more than an hour
     draw=proxy_quality,
 )

@@ -54,6 +54,9 @@ def test_the_grid_of_colours_and_the_figure_of_both() -> None:
     drawn = proxies.proxy_quality([*repaired(near), *_renamed(colored(5, MEAN))])
     assert len(drawn.checks) == 4
     assert drawn.sentence.endswith(".")
+    alone = proxies.proxy_quality(repaired(near))
+    assert alone.checks == drawn.checks[:3]
+    assert drawn.sentence.startswith(alone.sentence.removesuffix("."))
 
 
 def _renamed(per_setting: list[SettingResults]) -> list[SettingResults]:
