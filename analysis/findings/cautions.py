@@ -26,7 +26,10 @@ FEW_VALUES = 4  # of a knob
 FEW_QUESTIONS = 50
 MANY_METHODS = 5  # none of which is clearly behind another
 KINK_POINTS, KINK_CHORD, KINK_DEGREES = 5, 0.25, 45.0  # of a curve; of both ranges, on each side; turn between them
-P_FRONT = "up to 13 points too high where configurations scatter about their curve by as much as the noise"
+P_FRONT = (
+    "up to 12 points too high where configurations scatter about their curve by as much as the noise, and up to 14 too"
+    " low where they lie exactly on it"
+)
 
 
 def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mapping[Place, Sequence[str]]:

@@ -146,7 +146,7 @@ class Bootstrap:
         ]
         self.curves: tuple[Curve, ...] = tuple(curve for curve in fitted if curve is not None)
         self._lay_out()
-        random = np.random.default_rng(seed)
+        random, self._own_random = (np.random.default_rng([seed, *number]) for number in ((), (1,)))
         self._errors_BCM = self.noise.draw(random, replicates)
         alone_BPM = np.zeros((replicates, len(self._alone), measured.mean_CM.shape[1]))
         self._gaps_BPM = np.concatenate([*(each.draw_gaps(random, replicates) for each in self.curves), alone_BPM], 1)
@@ -328,11 +328,16 @@ class Bootstrap:
     def on_front(self) -> Floats:
         """Return probability_C that no other configuration dominates.
 
-        It is share^0.7 of the replicates in which none does. Replicates add noise to noise, and so break ties between
-        neighbours that the truth does not have; the exponent makes a stated probability come true in simulations
-        (`tests.studies.interval_coverage`).
+        It is share^0.7 of the replicates in which none does, with each configuration where it may lie itself, on its
+        curve or off it. Replicates add noise to noise, and so break ties between neighbours that the truth does not
+        have; the exponent makes a stated probability come true in simulations (`tests.studies.front_probability`).
         """
-        return np.asarray(fronts(self.draws_BCM).mean(axis=0) ** TIES)
+        own_BCM = self.noise.mean_CM + self._errors_BCM
+        for curve, start in zip(self.curves, self._start_of_curve, strict=True):
+            own_BKM = curve.draw_own(self._errors_BCM, self._own_random)
+            on_curve_K = (curve.rows_K >= 0) & (self.point_C[curve.rows_K] == start + curve.places_K)
+            own_BCM[:, curve.rows_K[on_curve_K]] = own_BKM[:, on_curve_K]
+        return np.asarray(fronts(self.noise.ranges.back(own_BCM)).mean(axis=0) ** TIES)
 
     def band(self, confidence: float = 0.95) -> Band:
         """Find two fronts between which the whole front of the true curves lies, with this confidence.

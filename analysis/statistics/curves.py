@@ -6,6 +6,10 @@ means along a knob are a straight line, plus bends (a cubic spline), plus kinks 
 strengths, each weighted with its likelihood. Where knob values lie on the curve is found from the knob's order and the
 distances between fitted neighbours, as a chord-length spline does, so that a knob with a steep window harms little.
 
+A configuration itself may lie off its method's curve by an offset of its own (the nugget of kriging), for which there
+is a grid of strengths, too. Only the probability of being on the front looks at that: where a curve is asked for, what
+one configuration has by itself is noise.
+
 Source: Wahba 1983, "Bayesian confidence intervals for the cross-validated smoothing spline" (splines as posterior
 means); Cressie 1993, Statistics for Spatial Data, section 5.4 (generalised covariances |r| and |r|^3, restricted
 likelihood); Lee 1989, "Choosing nodes in parametric curve interpolation" (chord length).
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +36,8 @@ POINTS = 61  # of a curve over one knob, besides its places
 KINKS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)  # sd of the linear spline from end to end, in ranges of the means
 BENDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # sd of the cubic spline in the middle
 USUAL = 0.3  # strengths beyond this are less and less expected, as in a half-Cauchy distribution
+OFFSETS = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16)  # sd of a configuration's own offset, in ranges of the means
+USUAL_OFFSET = 0.03
 LEAST_WEIGHT = 0.01  # strengths that are less likely than that are left out
 FEWEST = 3  # places that a curve takes
 STRAIGHT = 0.1  # part of a curve's length that follows the knob instead of the distances
@@ -49,6 +56,7 @@ class Curve:
         mean_KM: the means, and the start.
         weights_MTK: the curve is weights @ mean.
         gaps_MTT: a root of the covariance of what the curve does beyond that, in the gaps between places.
+        own_weights_MKK, own_gaps_MKK: likewise of the configurations at its places, with their own offsets.
     """
 
     rows_K: Integers
@@ -57,16 +65,30 @@ class Curve:
     mean_KM: Floats
     weights_MTK: Floats
     gaps_MTT: Floats
+    own_weights_MKK: Floats
+    own_gaps_MKK: Floats
 
     def of(self, errors_BCM: Floats) -> Floats:
         """Return curve_BTM through means with these errors."""
-        errors_BKM = np.where((self.rows_K >= 0)[:, None], errors_BCM[:, self.rows_K], 0.0)
-        return np.einsum("mtk,bkm->btm", self.weights_MTK, self.mean_KM + errors_BKM, optimize=True)
+        return self._through(errors_BCM, self.weights_MTK)
 
     def draw_gaps(self, random: np.random.Generator, replicates: int) -> Floats:
         """Draw gaps_BTM: what the curve may do between its places."""
-        unit_MBT = random.standard_normal((len(self.gaps_MTT), replicates, self.gaps_MTT.shape[1]))
-        return np.moveaxis(unit_MBT @ np.swapaxes(self.gaps_MTT, 1, 2), 0, 2)
+        return _draw(self.gaps_MTT, random, replicates)
+
+    def draw_own(self, errors_BCM: Floats, random: np.random.Generator) -> Floats:
+        """Draw own_BKM: where the configurations at its places may lie, on the curve or off it."""
+        return self._through(errors_BCM, self.own_weights_MKK) + _draw(self.own_gaps_MKK, random, len(errors_BCM))
+
+    def _through(self, errors_BCM: Floats, weights_MTK: Floats) -> Floats:
+        errors_BKM = np.where((self.rows_K >= 0)[:, None], errors_BCM[:, self.rows_K], 0.0)
+        return np.einsum("mtk,bkm->btm", weights_MTK, self.mean_KM + errors_BKM, optimize=True)
+
+
+def _draw(root_MTT: Floats, random: np.random.Generator, replicates: int) -> Floats:
+    """Draw normal numbers_BTM with the covariances that have these roots."""
+    unit_MBT = random.standard_normal((len(root_MTT), replicates, root_MTT.shape[1]))
+    return np.moveaxis(unit_MBT @ np.swapaxes(root_MTT, 1, 2), 0, 2)
 
 
 def fit_curve(line: Line, noise: Noise, start_M: Floats | None) -> Curve | None:
@@ -93,9 +115,15 @@ def fit_curve(line: Line, noise: Noise, start_M: Floats | None) -> Curve | None:
         x_KD = np.column_stack([_unit(_usual_scale(knob_K)) for knob_K in knobs_KD.T])
         t_TD = np.concatenate([x_KD, _midpoints(x_KD)])
         places_K, joined_T = np.arange(len(x_KD)), np.zeros(len(t_TD), dtype=bool)
-    fits = [_krige(x_KD, t_TD, mean_KM[:, column], covariance_MKK[column]) for column in range(mean_KM.shape[1])]
-    weights_MTK, gaps_MTT = (np.stack(parts) for parts in zip(*fits, strict=True))
-    return Curve(rows_K, places_K, joined_T, mean_KM, weights_MTK, root(gaps_MTT))
+    columns = list(zip(mean_KM.T, covariance_MKK, strict=True))
+    weights_MTK, gaps_MTT = _stacked(_krige(x_KD, t_TD, *column) for column in columns)
+    own_weights_MKK, own_gaps_MKK = _stacked(_krige(x_KD, x_KD, *column, OFFSETS) for column in columns)
+    return Curve(rows_K, places_K, joined_T, mean_KM, weights_MTK, root(gaps_MTT), own_weights_MKK, root(own_gaps_MKK))
+
+
+def _stacked(fits: Iterable[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    weights, covariances = zip(*fits, strict=True)
+    return np.stack(weights), np.stack(covariances)
 
 
 def _unit(x_K: Floats) -> Floats:
@@ -152,65 +180,96 @@ def _midpoints(x_KD: Floats) -> Floats:
     return np.array(middles).reshape(-1, x_KD.shape[1])
 
 
-def _strengths(y_K: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return the factors of -|r| and |r|^3 for each pair of strengths, and the logarithms of their prior weights.
+@dataclass(frozen=True, eq=False)
+class _Strengths:
+    """Strengths of what a line may do, H of them.
 
     A linear spline with the generalised covariance -k |r| has the variance 2 k between the ends of a unit length; a
     cubic spline with k |r|^3 the variance k / 4 in the middle between ends that are held.
+
+    Attributes:
+        kinks_H, bends_H: the factors of -|r| and |r|^3.
+        offsets_H: the variance of a place's own offset.
+        prior_H: the logarithms of their prior weights.
     """
-    size = float(np.ptp(y_K)) or 1.0
-    kinks_H, bends_H = np.array(list(itertools.product(KINKS, BENDS))).T
-    prior_H = -np.log1p((kinks_H / 0.1) ** 2) - np.log1p((bends_H / USUAL) ** 2)
-    return (kinks_H * size) ** 2 / 2, 4 * (bends_H * size) ** 2, prior_H
+
+    kinks_H: Floats
+    bends_H: Floats
+    offsets_H: Floats
+    prior_H: Floats
+
+    @classmethod
+    def of(cls, y_K: Floats, offsets: Sequence[float]) -> _Strengths:
+        size = float(np.ptp(y_K)) or 1.0
+        kinks_H, bends_H, offsets_H = np.array(list(itertools.product(KINKS, BENDS, offsets))).T
+        parts = ((kinks_H, 0.1), (bends_H, USUAL), (offsets_H, USUAL_OFFSET))
+        prior_H = -np.sum([np.log1p((strength_H / usual) ** 2) for strength_H, usual in parts], axis=0)
+        return cls((kinks_H * size) ** 2 / 2, 4 * (bends_H * size) ** 2, (offsets_H * size) ** 2, prior_H)
+
+    def chosen(self, rows_H: Bools) -> _Strengths:
+        return _Strengths(*(each[rows_H] for each in (self.kinks_H, self.bends_H, self.offsets_H, self.prior_H)))
+
+    def covariance(self, x_AD: Floats, x_BD: Floats) -> Floats:
+        """Return the generalised covariance_HAB between places; the same array twice has its places' own offsets."""
+        distance_AB = np.linalg.norm(x_AD[:, None, :] - x_BD[None, :, :], axis=2)
+        kinks_H11, bends_H11 = self.kinks_H[:, None, None], self.bends_H[:, None, None]
+        covariance_HAB = bends_H11 * distance_AB**3 - kinks_H11 * distance_AB
+        if x_AD is x_BD:
+            covariance_HAB = covariance_HAB + self.offsets_H[:, None, None] * np.eye(len(x_AD))
+        return np.asarray(covariance_HAB)
 
 
-def _generalised_covariance(x_AD: Floats, x_BD: Floats, kinks_H: Floats, bends_H: Floats) -> Floats:
-    distance_AB = np.linalg.norm(x_AD[:, None, :] - x_BD[None, :, :], axis=2)
-    return np.asarray(bends_H[:, None, None] * distance_AB**3 - kinks_H[:, None, None] * distance_AB)
-
-
-def _restricted_likelihood(x_KD: Floats, y_K: Floats, covariance_KK: Floats) -> tuple[Floats, float]:
-    """Return the weight of each pair of strengths, and the logarithm of the likelihood over all of them.
+def _restricted_likelihood(
+    x_KD: Floats, y_K: Floats, covariance_KK: Floats, offsets: Sequence[float] = (0.0,)
+) -> tuple[Floats, float]:
+    """Return the weight of each choice of strengths, and the logarithm of the likelihood over all of them.
 
     The likelihood is that of contrasts, which a straight line does not move.
     """
-    kinks_H, bends_H, prior_H = _strengths(y_K)
+    strengths = _Strengths.of(y_K, offsets)
     number, trend_KN = len(x_KD), np.column_stack([np.ones(len(x_KD)), x_KD])
     contrast_KR = np.linalg.qr(trend_KN, mode="complete")[0][:, trend_KN.shape[1] :]
     jitter_KK = JITTER * (float(np.ptp(y_K)) or 1.0) ** 2 * np.eye(number)
-    signal_HKK = _generalised_covariance(x_KD, x_KD, kinks_H, bends_H)
+    signal_HKK = strengths.covariance(x_KD, x_KD)
     variance_HRR = contrast_KR.T @ (signal_HKK + covariance_KK + jitter_KK) @ contrast_KR
     root_HRR = np.linalg.cholesky(variance_HRR)
     contrasts_HR1 = np.broadcast_to((contrast_KR.T @ y_K)[:, None], (*root_HRR.shape[:2], 1))
     unit_HR = np.linalg.solve(root_HRR, contrasts_HR1)[..., 0]
-    logarithm_H = prior_H - np.log(np.diagonal(root_HRR, axis1=1, axis2=2)).sum(axis=1) - (unit_HR**2).sum(axis=1) / 2
+    logarithm_H = (
+        strengths.prior_H - np.log(np.diagonal(root_HRR, axis1=1, axis2=2)).sum(axis=1) - (unit_HR**2).sum(axis=1) / 2
+    )
     best = float(logarithm_H.max())
     weight_H = np.exp(logarithm_H - best)
     return weight_H / weight_H.sum(), best + math.log(weight_H.mean())
 
 
-def _krige(x_KD: Floats, t_TD: Floats, y_K: Floats, covariance_KK: Floats) -> tuple[Floats, Floats]:
-    """Return weights_TK of the curve at t, and covariance_TT of what it may do beyond them (its noise is not in it)."""
-    weight_H, _ = _restricted_likelihood(x_KD, y_K, covariance_KK)
-    likely_H = weight_H >= LEAST_WEIGHT
-    kinks_H, bends_H, _ = (each[likely_H] for each in _strengths(y_K))
+def _krige(
+    x_KD: Floats, t_TD: Floats, y_K: Floats, covariance_KK: Floats, offsets: Sequence[float] = (0.0,)
+) -> tuple[Floats, Floats]:
+    """Return weights_TK of the curve at t, and covariance_TT of what it may do beyond them (its noise is not in it).
+
+    With `offsets` t is x, and the values are those of the places themselves.
+    """
+    weight_H, _ = _restricted_likelihood(x_KD, y_K, covariance_KK, offsets)
+    likely_H = weight_H >= LEAST_WEIGHT / len(offsets)
+    strengths = _Strengths.of(y_K, offsets).chosen(likely_H)
     weight_H = weight_H[likely_H] / weight_H[likely_H].sum()
     number, columns = len(x_KD), 1 + x_KD.shape[1]
     trend_KN, trend_TN = (np.column_stack([np.ones(len(x)), x]) for x in (x_KD, t_TD))
     jitter_KK = JITTER * (float(np.ptp(y_K)) or 1.0) ** 2 * np.eye(number)
     system_HNN = np.zeros((len(weight_H), number + columns, number + columns))
-    system_HNN[:, :number, :number] = _generalised_covariance(x_KD, x_KD, kinks_H, bends_H) + covariance_KK + jitter_KK
+    system_HNN[:, :number, :number] = strengths.covariance(x_KD, x_KD) + covariance_KK + jitter_KK
     system_HNN[:, :number, number:], system_HNN[:, number:, :number] = trend_KN, trend_KN.T
     right_HTN = np.concatenate(
         [
-            _generalised_covariance(t_TD, x_KD, kinks_H, bends_H),
+            strengths.covariance(t_TD, x_KD),
             np.broadcast_to(trend_TN, (len(weight_H), *trend_TN.shape)),
         ],
         axis=2,
     )
     solved_HNT = np.linalg.solve(system_HNN, np.swapaxes(right_HTN, 1, 2))
     weights_HTK = np.swapaxes(solved_HNT[:, :number], 1, 2)
-    error_HTT = _generalised_covariance(t_TD, t_TD, kinks_H, bends_H) - right_HTN @ solved_HNT
+    error_HTT = strengths.covariance(t_TD, t_TD) - right_HTN @ solved_HNT
     gaps_HTT = error_HTT - weights_HTK @ (covariance_KK + jitter_KK) @ np.swapaxes(weights_HTK, 1, 2)
     mean_TK = np.einsum("h,htk->tk", weight_H, weights_HTK)
     apart_HT = (weights_HTK - mean_TK) @ y_K

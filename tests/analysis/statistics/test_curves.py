@@ -70,3 +70,27 @@ def test_several_knobs_span_a_surface() -> None:
     values = mean[:, None] + 0.05 * random.normal(size=(16, 3, 2))
     bootstrap = Bootstrap(measurements(values, ["a"] * 16, lines=[Line(np.arange(16), knobs)]), replicates=50)
     assert np.abs(bootstrap.mean_CM - mean).mean() < 0.8 * np.abs(values.mean(axis=1) - mean).mean()
+
+
+def test_a_configuration_is_between_its_line_and_its_own_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A straight line, offsets of variance o and noise of variance n, both independent.
+
+    Generalised least squares is then least squares, and the best guess of a configuration is line + o / (o + n) (mean -
+    line). With o = 0.06^2 and n = 0.03^2 that is four fifths of the way.
+    """
+    monkeypatch.setattr(curves, "KINKS", (0.0,))
+    monkeypatch.setattr(curves, "BENDS", (1e-6,))
+    x, y = np.array([0.0, 0.1, 0.4, 0.7, 1.0]), np.array([0.0, 0.3, 0.2, 0.9, 1.0])
+    line = np.polyval(np.polyfit(x, y, 1), x)
+    x_KD = x[:, None]
+    weights, _ = curves._krige(x_KD, x_KD, y, 0.03**2 * np.eye(5), offsets=(0.06,))
+    np.testing.assert_allclose(weights @ y, line + 0.8 * (y - line), atol=1e-6)
+    weights, _ = curves._krige(x_KD, x_KD, y, 0.03**2 * np.eye(5))
+    np.testing.assert_allclose(weights @ y, line, atol=1e-6)
+
+
+def test_without_noise_configurations_are_where_they_were_measured() -> None:
+    x_KD, y = np.linspace(0, 1, 7)[:, None], np.array([0.0, 0.3, 0.2, 0.9, 1.0, 0.7, 0.8])
+    weights, left = curves._krige(x_KD, x_KD, y, np.zeros((7, 7)), curves.OFFSETS)
+    np.testing.assert_allclose(weights @ y, y, atol=1e-6)
+    assert np.abs(left).max() < 1e-6
