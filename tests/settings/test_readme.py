@@ -102,3 +102,20 @@ def test_the_files_are_there() -> None:
     present = {path.name for path in PAGE.parent.glob("*.py")} - {"__init__.py"}
     present |= {f"{path.name}/" for path in PAGE.parent.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert named == present
+
+
+def test_the_worked_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are those of its tables, and its sweep has what its plan prints; 2 of the 12 pairs are held out."""
+    page = ROOT / "settings" / "chat_files" / "EXAMPLE.md"
+    monkeypatch.chdir(tmp_path)
+    run(code_blocks(page, "1. Three files")[0])
+    (tmp_path / "my_question.py").write_text(code_blocks(page, "2. One sweep file")[0])
+    sweep = load_sweep("my_question.py")
+    (case,) = sweep.cases
+    streams = {name: len(rows) for name, rows in case.setting.streams.items()}
+    assert streams == {"task": 35, "alignment": 10, "misaligned": 10}
+    questions = {each.name: len(each.examples) for each in case.setting.evaluations}
+    assert questions == {"task_loss": 25, "alignment_loss": 2, "preferences": 120}
+    assert case.setting.cautions == ()
+    assert [score.name for score in case.objectives] == ["task", "preferred"]
+    assert len(case.arms) == 4 + 2, "methods and controls"
