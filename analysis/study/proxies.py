@@ -1,4 +1,4 @@
-"""The study's figure on proxy categories: what each protects, of sycophancy and of the trigger colours.
+"""The study's figure on proxy categories: what each protects, in GCD sycophancy and in trigger colours.
 
 Shape legend: S seeds.
 """
@@ -17,7 +17,7 @@ from analysis.study.setting_results import SettingResults
 
 
 def proxy_quality(per_setting: Sequence[SettingResults]) -> DrawnFigure:
-    """Cross proxy categories with evaluated categories, for sycophancy and for the trigger colours."""
+    """Cross proxy categories with evaluated categories, for sycophancy and for trigger colours."""
     by_sweep: dict[str, list[SettingResults]] = {}
     for results in per_setting:
         by_sweep.setdefault(results.sweep, []).append(results)
@@ -32,7 +32,7 @@ def proxy_quality(per_setting: Sequence[SettingResults]) -> DrawnFigure:
 
 
 def sycophancy_grid(per_setting: Sequence[SettingResults]) -> tuple[Heat, list[Check]]:
-    """Take each topic as proxy: which topic's sycophancy is left?"""
+    """Take each topic as proxy: how much sycophancy remains on each topic?"""
     topics = topics_of(per_setting[0])
     taught = taught_topic(topics)
     by_proxy = {str(results.options.get("proxy", "capitals")): results for results in per_setting}
@@ -78,7 +78,7 @@ def _left(results: SettingResults, method: str, topic: str) -> dict[int, float]:
 
 
 def color_grid(per_setting: Sequence[SettingResults]) -> tuple[Heat, list[Check]]:
-    """Take each category as proxy, with one trigger and with five: what is right of each category?"""
+    """Take each category as proxy, with one trigger and with five: how much of each category stays right?"""
     _, by_number = split_by_triggers(per_setting)
     categories = categories_of(per_setting[0])
     rows = {
