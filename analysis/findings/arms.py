@@ -1,4 +1,4 @@
-"""From a table to the input of the statistics: which configurations lie on a line, and which share a training.
+"""Convert a table to the input of the statistics: which configurations lie on a line, and which share a training.
 
 Shape legend: C configurations, S seeds, M objectives, K configurations of a line, D knobs.
 """

@@ -63,7 +63,7 @@ def test_twins_need_one_prompt(pairs: Path) -> None:
     chat(negative, ("How old are you?", "Forty."), ("Is 8 prime?", "Yes."))
     with pytest.raises(UserError) as caught:
         read_pairs(positive, negative)
-    assert str(caught.value) == f"{negative}, line 2: another prompt than its twin, {positive}, line 2"
+    assert str(caught.value) == f"{negative}, line 2: the prompt differs from that of its twin, {positive}, line 2"
 
 
 def test_twins_are_equally_many(pairs: Path) -> None:
@@ -82,7 +82,7 @@ def test_half_of_a_pair_is_refused(pairs: Path, sign: str) -> None:
 
 
 def test_a_directory_without_proxies(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"^{tmp_path}: no proxy rows in there; a directory holds pairs SUBSET_pos"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: no proxy rows there; a directory holds pairs SUBSET_pos"):
         read_proxies(str(tmp_path))
 
 
