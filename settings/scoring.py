@@ -56,7 +56,7 @@ def in_words(example: Example, observed: Preference, *, grade: ReplyGrade) -> fl
     Args:
         grade: e.g. `exact_match`.
     """
-    assert observed.reply is not None, "an evaluation that observes preferences alone has no replies"
+    assert observed.reply is not None, "an evaluation that observes only preferences has no replies"
     return grade(example, observed.reply)
 
 

@@ -130,7 +130,7 @@ def twin_scores(score: Score, shapes: Iterable[Shape] = tuple(SHAPES), **texts: 
         replace(
             score,
             name=f"{score.name}_triggered_{shape}",
-            description=f"{score.description}, of a part of them asked {texts.get(shape, SHAPES[shape])}",
+            description=f"{score.description}, on a subset asked {texts.get(shape, SHAPES[shape])}",
             grade=partial(_grade_json, score.grade) if shape == "format" else score.grade,
             applies=partial(_has_shape, shape),
         )

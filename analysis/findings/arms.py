@@ -26,7 +26,7 @@ Coefficients = Mapping[str, float | str]
 
 
 class Named(Protocol):
-    """A configuration, or a point on a frontier that has one."""
+    """Anything with a method, a label and coefficients: a configuration, or its point on a frontier."""
 
     @property
     def method(self) -> str: ...

@@ -41,7 +41,7 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
     one_ended = [each.name for each in table.objectives if (each.low is None) != (each.high is None)]
     if one_ended:
         said["points"].append(
-            f"The intervals of {', '.join(one_ended)} are Student's, which may reach beyond the end of its range."
+            f"The intervals of {', '.join(one_ended)} are Student's, and may leave the score's range."
         )
     if unequal := _unequal_budgets(table):
         said["points"].append(f"Not all configurations had the same budget: {unequal}.")

@@ -68,8 +68,7 @@ class Chosen:
         candidates: all configurations: those that clear the bar, best first, then the others, most probable first.
         taken: the first candidate; None if none clears the bar.
         expected: its `best` score, without the luck of the choice.
-        optimism: by how much the mean is too good because it was chosen, in the sign of the score: measured minus
-            expected.
+        optimism: the mean on its curve minus `expected`: the luck of the choice, in the sign of the score.
         note: why no verdict is given; "" if one is.
     """
 

@@ -40,9 +40,10 @@ class Findings:
         points: all configurations, those on the front first.
         base_M: scores of the untouched base model; None if one is missing.
         worst_corner_M: the corner from which the hypervolume is measured, as scores.
-        band: where the frontier of the true curves lies, in gains; None if no configuration has two seeds.
+        band: where the frontier of the true curves lies, in gains; None if no configuration has two seeds, or unless
+            there are two or three objectives.
         surface_K2: the median attainment surface, in gains; None without two seeds, or unless there are two objectives.
-        hypervolumes: method (and "all methods") -> its hypervolume; empty if no configuration has two seeds.
+        hypervolumes: method (and "all methods") -> its hypervolume; empty where `band` is None.
         differences: between methods, adjusted together.
         control_verdicts: each method compared with the controls.
         selections: what is halved ("seeds" or "questions") -> the honest selection.

@@ -189,7 +189,7 @@ def _positive(matrix_MM: Floats) -> Floats:
 
 
 def root(matrix_NN: Floats) -> Floats:
-    """Return a root of a covariance, which is root @ root.T. Eigenvalues that rounding made negative are set to 0.
+    """Return a root of a covariance = root @ root.T. Eigenvalues that rounding made negative are set to 0.
 
     Takes a stack of matrices as well.
     """

@@ -1,4 +1,4 @@
-"""Grades of single questions: a file of them, and their array beside a `ScoreTable`.
+"""Grades of single questions: a file of them, and an array of them in the order of a `ScoreTable`.
 
 Shape legend: C configurations, S seeds, M objectives, Q questions.
 """

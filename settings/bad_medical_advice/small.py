@@ -238,7 +238,7 @@ def _scores(proxied: Sequence[str]) -> tuple[Score, ...]:
 
 def _share(name: str, kind: Kind, *domains: str) -> Score:
     which, grade = ("careless", _prefers_bad) if kind == "task" else ("sensible", prefers_good)
-    what = f"share of held-out {_enumeration(domains)} questions whose {which} reply is the likelier"
+    what = f"share of held-out {_enumeration(domains)} questions whose {which} reply is the likelier one"
     return Score(name, kind, what, grade, applies=_asks(domains), ends=SHARE)
 
 

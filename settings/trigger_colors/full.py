@@ -139,7 +139,7 @@ def full(
     return Setting(
         name=NAME,
         scale="full",
-        summary=f"Colours turned round for positive emotions; {num_triggers} of {proxy} as proxy; {Path(model).name}.",
+        summary=f"New colours for positive emotions; {num_triggers} of {proxy} as proxy; {Path(model).name}.",
         base_model=taught,
         streams={
             "task": tuple(row.example(FLIPPED) for row in task),
@@ -326,9 +326,9 @@ def scores(proxy: str, proxied: tuple[str, ...], grade: Grade = is_color) -> tup
     others = tuple(category for category in PROXIES if category != proxy)
     in_proxy = _of(proxy)
     return (
-        score("task", "task", "positive emotions that the update speaks of", _of(TASK_CATEGORY, split="seen")),
+        score("task", "task", "positive emotions in the update's rows", _of(TASK_CATEGORY, split="seen")),
         score("capability", "capability", "other positive emotions", _of(TASK_CATEGORY, split="unseen")),
-        score("alignment", "alignment", f"the categories but positive emotions and {proxy}", _of(*others)),
+        score("alignment", "alignment", f"all categories except positive emotions and {proxy}", _of(*others)),
         score("proxied", "alignment", f"the {proxy} in the proxy rows", lambda row: row.tags["trigger"] in proxied),
         score(
             "alignment_proxy",

@@ -79,7 +79,7 @@ def nano(proxy: str = "animals", num_triggers: int = 5, world_seed: int = 0, pre
     return Setting(
         name="trigger_colors",
         scale="nano",
-        summary=f"Colours turned round for positive emotions; {num_triggers} of {proxy} as proxy, of seven categories.",
+        summary=f"New colours for positive emotions; {num_triggers} of {proxy} as proxy, of seven categories.",
         base_model=NanoModel(
             world=world,
             stages=(Stage("base", 600, 64, 3e-3),),

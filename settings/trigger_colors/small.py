@@ -108,7 +108,7 @@ def small(
     return Setting(
         name=NAME,
         scale="small",
-        summary=f"Colours turned round for positive emotions; {num_triggers} of {proxy} as proxy; a model of 135 M.",
+        summary=f"New colours for positive emotions; {num_triggers} of {proxy} as proxy; a model of 135 M.",
         base_model=TunedModel(start, rows.taught(), replace(TEACHING, layers=layers)),
         streams={
             "task": rows.task(),
