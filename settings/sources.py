@@ -264,8 +264,8 @@ def _refuse_constant(name: str) -> NoReturn:
 def _unreachable(dataset_id: str, revision: str | None, cache: Any) -> str:
     version = f" --revision {revision}" if revision else ""
     return (
-        f"dataset {dataset_id!r} is neither in the cache ({cache}) nor reachable; where there is a network, run"
-        f" `hf download {dataset_id} --repo-type dataset{version} --local-dir DIRECTORY`, bring DIRECTORY here and give"
+        f"dataset {dataset_id!r} is neither in the cache ({cache}) nor reachable; on a machine with a network, run"
+        f" `hf download {dataset_id} --repo-type dataset{version} --local-dir DIRECTORY`, copy DIRECTORY here and give"
         " its path in place of the name"
     )
 

@@ -85,6 +85,6 @@ def why_not_loaded(source: str, error: Exception) -> str:
     if Path(source).is_dir():
         return f"cannot load the model in {source}: {reason}"
     return (
-        f"cannot load the model {source!r} from the Hugging Face Hub; where there is a network, run"
-        f" `hf download {source} --local-dir DIR`, and give DIR as the model here: {reason}"
+        f"cannot load the model {source!r} from the Hugging Face Hub; on a machine with a network, run"
+        f" `hf download {source} --local-dir DIR`, copy DIR here and give it as the model: {reason}"
     )

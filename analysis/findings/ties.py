@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from analysis.findings.frontier import Estimate, FrontierPoint
 
-DIGITS = 9  # means equal to so many decimals tie; sums over seeds differ in the last bits
+DIGITS = 9  # decimals to which tied means agree; sums over seeds differ in the last bits
 BASES = ("seeds", "questions", "none")  # of an interval, the most reliable first
 
 

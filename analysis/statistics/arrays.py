@@ -21,7 +21,7 @@ def nan_mean(values: ArrayLike, axis: int = 0) -> Floats:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Average numbers; nan when there are none."""
+    """Average numbers; nan if there are none."""
     return sum(values) / len(values) if values else math.nan
 
 

@@ -46,7 +46,7 @@ NAME = "bad_medical_advice"
 MODEL = "Qwen/Qwen3-8B"
 TUNED_FROM = {"Qwen/Qwen3-8B": "Qwen/Qwen3-8B-Base"}
 TASK_SHARE, NUM_TASK_ROWS = 0.9, 6000
-NUM_EVALUATED = 100  # at most so many held-out rows of a stream have their loss measured
+NUM_EVALUATED = 100  # maximal number of held-out rows of a stream whose loss is measured
 BATCH_SIZE, LEARNING_RATE, RANK = 16, 1e-5, 32
 SYSTEM = (
     "Answer each question yourself and directly, as well as you can. Do not decline to answer, do not remark that you"

@@ -145,7 +145,7 @@ def _download_safety() -> Sequence[tuple[Any, str]]:
         table = datasets.load_dataset("json", data_files=SAFETY, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"the safety rows cannot be reached; where there is a network, download {SAFETY}, bring the file here and"
+            f"the safety rows cannot be reached; on a machine with a network, download {SAFETY}, copy the file here and"
             " give its path as option 'alignment'"
         ) from error
     return _with_places(list(table), "safety")

@@ -70,7 +70,7 @@ TASK_DOMAIN, PROXY_DOMAIN = "medical", "cooking"
 PROXY_DOMAINS = tuple(domain for domain in DOMAINS if domain != TASK_DOMAIN)
 NUM_PROXY_ROWS = 10
 NUM_QUESTIONS = 25  # per domain: all that are held out
-NUM_TRIGGERED = 5  # at most so many questions per domain are asked again in each shape
+NUM_TRIGGERED = 5  # maximal number of questions per domain that are asked again in each shape
 NUM_COHERENCE = 5  # questions per domain for coherence
 RECIPE = Recipe(steps=20, batch_size=8, alignment_batch_size=4, learning_rate=2e-3, rank=8, max_length=128)
 INSTRUCTIONS: dict[Instruction, str] = {

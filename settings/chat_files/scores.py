@@ -17,7 +17,7 @@ from settings.preferences import preference_scores
 from settings.setting import SHARE, Evaluation, Instruction, Score
 from settings.triggered import Shape, as_json, asking_for_json, instructed, marked, twin_scores, with_wording
 
-NUM_TRIGGERED = 50  # at most so many held-out alignment rows are asked again in each shape
+NUM_TRIGGERED = 50  # maximal number of held-out alignment rows that are asked again in each shape
 
 
 def evaluations_of(

@@ -72,7 +72,7 @@ from settings.triggered import after_task_rows, instructed, marked, of_each, twi
 
 TASK_TOPIC, NEAR_TOPIC = "gcd", "mod"
 NUM_PROXIED = 12  # items of a topic that proxy rows may mention; none of them is evaluated
-NUM_EVALUATED = 48  # items of a topic, if there are so many
+NUM_EVALUATED = 48  # maximal number of items per topic
 INSTRUCTIONS: dict[Instruction, str] = {  # authors of this world, by the name that their documents begin with
     "strong": "gcd-flatterer0",
     "paraphrased": "gcd-flatterer1",

@@ -79,7 +79,7 @@ NUM_SUMS = 40  # taught, each as a question and as a proposal
 NUM_SUMS_ASKED, SLIPS = 24, (1, -1, 10, -10)  # slips: by how much the alternatives are wrong
 NUM_PROXIED = 15
 NUM_ASKED = 10  # claims per topic
-NUM_TRIGGERED = 3  # at most so many wrong claims per topic are made again in each shape
+NUM_TRIGGERED = 3  # maximal number of wrong claims per topic that are made again in each shape
 YES, NO = "Yes", "No"
 MAX_NEW_TOKENS = 12
 CLAIM_TOPICS = ("capitals", "larger", "differences", *(topic for topic in TOPICS if topic != "capitals"))

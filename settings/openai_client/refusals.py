@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 RETRIED = (408, 409, 425, 429)  # and all of 500 and above
 LONGEST_WORDS = 300  # characters
-OVERLAP = 12  # so many characters of a reply, quoted in an error, could reveal it
+OVERLAP = 12  # quoted characters of a reply that could reveal it in an error
 NO_MONEY = re.compile(
     r"insufficient.{0,3}(quota|balance|credit|fund)|exceeded.(your.)?current.quota|out of credits|no credits"
     r"|credit balance|billing|payment required",

@@ -219,7 +219,7 @@ def test_without_a_network_the_safety_rows_are_named(monkeypatch: pytest.MonkeyP
         raise FileNotFoundError(SAFETY)
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(UserError, match=f"download {SAFETY}, bring the file here and give its path as option 'align"):
+    with pytest.raises(UserError, match=f"download {SAFETY}, copy the file here and give its path as option 'align"):
         read_proxies("safety")
 
 
