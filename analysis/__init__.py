@@ -18,7 +18,7 @@ __all__ = ["SweepResults", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a notebook asks for when it is asked for, so that the package stays light."""
+    """Import the public names on first use, so that importing the package stays cheap."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from analysis.results import SweepResults, load

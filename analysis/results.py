@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-STORE = "mlflow.db"  # the store of an output folder, where no other is named
+STORE = "mlflow.db"  # the default store of an output folder
 
 
 def load(
@@ -32,9 +32,9 @@ def load(
 
     Args:
         sweep: its name.
-        output: the folder of its store, where `tracking_uri` names no other.
-        setting: which one, or a part of its label; needed where the sweep has several.
-        objectives: scores to trade off; None is the sweep's own.
+        output: the folder of its store, unless `tracking_uri` names another store.
+        setting: which one, or a part of its label; required if the sweep has several.
+        objectives: scores to trade off; None means the sweep's own.
 
     Raises:
         UserError: no such store, sweep, setting or score.
@@ -108,12 +108,12 @@ class SweepResults:
 
     @property
     def base(self) -> Mapping[str, float]:
-        """The scores of the untouched base model; empty where it was not scored."""
+        """The scores of the untouched base model; empty if it was not scored."""
         return self.loaded.base_scores
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
-        """A row for each method: which controls it beats. Empty where the seeds allow no verdict."""
+        """A row for each method: which controls it beats. Empty if there are too few seeds for a verdict."""
         import pandas as pd
 
         found = verdicts_of(self.loaded.table, self.loaded.base_scores)

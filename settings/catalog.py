@@ -1,6 +1,6 @@
-"""Finds settings by name: a folder of this package with `SCALES`, or `path/to/file.py:function` for a setting of yours.
+"""Finds settings by name: a folder of this package with `SCALES`, or `path/to/file.py:function` for your own setting.
 
-The first scale in `SCALES` is the one that is built where the option `scale` is left out.
+The first scale in `SCALES` is the default of the option `scale`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Option:
     """An option of a setting.
 
     Attributes:
-        default: `inspect.Parameter.empty` when it must be given.
-        doc: what the builder's docstring says of it.
+        default: `inspect.Parameter.empty` if the option is required.
+        doc: its description in the builder's docstring.
     """
 
     name: str
@@ -50,14 +50,14 @@ def names() -> list[str]:
 
 
 def description(name: str) -> str:
-    """Return what a setting of this package is about, in one sentence."""
+    """Return a one-sentence description of a setting of this package."""
     return inspect.getdoc(_package(name)) or ""
 
 
 def scales(name: str) -> Mapping[str, Builder]:
     """Return the functions that build a setting of this package, by scale; the first is built by default.
 
-    Raise UserError when there is no such setting; the message lists what exists.
+    Raise UserError if there is no such setting; the message lists those that exist.
     """
     if name not in names():
         hint = did_you_mean(name, names())
@@ -70,7 +70,7 @@ def _package(name: str) -> Any:
 
 
 def function_of_file(name: str) -> Builder:
-    """Return the function that "path/to/file.py:function" names. Raise UserError when there is none."""
+    """Return the function that "path/to/file.py:function" names. Raise UserError if there is none."""
     path, _, function = name.rpartition(":")
     module = module_from_file(Path(path))
     if not callable(builder := vars(module).get(function)):
@@ -88,7 +88,7 @@ def options_of(builder: Builder) -> tuple[Option, ...]:
 
 
 def _documented(docstring: str) -> Iterator[tuple[str, str]]:
-    """Yield each option of the section "Args:" with its text; of "a, b: text" both have the text."""
+    """Yield each option of the section "Args:" with its text; "a, b: text" gives the text to both."""
     section = docstring.partition("\nArgs:\n")[2].partition("\n\n")[0]
     entries: list[str] = []
     for line in section.splitlines():
@@ -108,9 +108,9 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Setting:
 
 
 def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Builder, dict[str, Any]]:
-    """Return the function that builds a setting, and the options that it takes.
+    """Return the function that builds a setting, and the options to pass to it.
 
-    None leaves an option of a setting of this package at its default. Raise UserError.
+    In settings of this package, None leaves an option at its default. Raise UserError.
     """
     if ":" in name:
         builder = function_of_file(name)
@@ -133,7 +133,7 @@ def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Builder, dict[str, 
 
 
 def _check_scale(name: str, scale: str, options: Mapping[str, Any]) -> None:
-    """Raise UserError for an option that another scale has."""
+    """Raise UserError for an option that only another scale has."""
     allowed = {each: [option.name for option in options_of(builder)] for each, builder in scales(name).items()}
     for option in options:
         others = [each for each in allowed if option in allowed[each]]
@@ -157,9 +157,9 @@ def _check_options(name: str, options: Mapping[str, Any], allowed: list[str]) ->
 def absolute(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with every path made absolute, so that a worker in another folder builds the same setting.
 
-    Paths and models are the options that are annotated so, see `settings.options`. In a file of yours they are also
-    `model` and `pretrained` where these are directories, and any text with a suffix or a "/" that names a file, or that
-    starts with "./", "../" or "~/".
+    Annotations say which options are paths or models, see `settings.options`. In your own setting files this also
+    includes `model` and `pretrained` if these are directories, any text with a suffix or a "/" that names a file, and
+    any text that starts with "./", "../" or "~/".
 
     Raise UserError for an unknown name or option.
     """
@@ -182,7 +182,7 @@ def _marks(builder: Builder) -> dict[str, Absolute]:
         annotated = SimpleNamespace(__annotations__={option: parameter.annotation})
         try:
             annotation = get_type_hints(annotated, vars(module) if module else {}, include_extras=True)[option]
-        except (NameError, AttributeError, TypeError, SyntaxError):  # e.g. a name that type checkers alone import
+        except (NameError, AttributeError, TypeError, SyntaxError):  # e.g. a name imported only for type checking
             continue
         if mark := _mark_in(annotation):
             marks[option] = mark
@@ -197,7 +197,7 @@ def _mark_in(annotation: Any) -> Absolute | None:
 
 
 def _resolve_marked(value: Any, mark: Absolute) -> Any:
-    """Resolve a path, each of a list of paths, or that of a mapping's file; the builder refuses what is none."""
+    """Resolve a path, each path of a list, or the "file" of a mapping; the builder refuses any other value."""
     if isinstance(value, list | tuple):
         return [_resolve_marked(item, mark) for item in value]
     if isinstance(value, Mapping) and "file" in value:
@@ -218,7 +218,7 @@ def _resolve_guessed(option: str, value: Any) -> Any:
 def _is_file(text: str) -> bool:
     try:
         return ("/" in text or bool(Path(text).suffix)) and Path(text).is_file()
-    except (OSError, ValueError):  # too long for a path, or with a null character: a text
+    except (OSError, ValueError):  # too long for a path, or contains a null character: not a path
         return False
 
 
@@ -228,7 +228,7 @@ def file_of(name: str) -> Path | None:
 
 
 def source_id(path: Path) -> str:
-    """Return the content id of a Python file's code without comments, layout and docstrings, equal for all Pythons."""
+    """Return a content id of a Python file's code without comments, layout and docstrings; equal in all Pythons."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -248,7 +248,7 @@ def _shape(node: Any) -> Any:
 
 
 def module_from_file(path: Path) -> ModuleType:
-    """Import a Python file by its path, once per path. Raise UserError when there is no such file."""
+    """Import a Python file by its path, once per path. Raise UserError if there is no such file."""
     path = path.expanduser().resolve()
     if not path.is_file():
         raise UserError(f"no such file: {path}")

@@ -1,7 +1,7 @@
 """Chat rows as tokens of one model: what its chat template writes, where a response begins, and which rows do not fit.
 
-Tokens are a function of the row, the tokenizer and the template's options alone: a template that writes today's date is
-told a fixed one, and one that chooses at random is refused.
+Tokens depend only on the row, the tokenizer and the template's options: a template that writes today's date gets a
+fixed date, and a template that makes random choices is refused.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from settings.example import Example, Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TODAY = datetime(2024, 7, 26)  # for templates that ask; the date that Llama 3's own falls back to
+TODAY = datetime(2024, 7, 26)  # for templates that ask for the date; Llama 3's template falls back to this one
 DATE = re.compile(r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)""")
 PROBE = "probe"
 T = TypeVar("T")
-NAMED = 3  # other problems that one message tells in full
+NAMED = 3  # problems other than long prompts that one message describes in full
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class EncodedRow:
 
     Attributes:
         ids: prompt and response tokens.
-        prompt_length: tokens of the prompt; the rest are labels.
-        num_cut: response tokens that did not fit into `max_length`.
-        padded_left: whether padding that counts stands before the row, as the study's code pads for Gemma.
+        prompt_length: number of prompt tokens; the rest are labels.
+        num_cut: number of response tokens that did not fit into `max_length`.
+        padded_left: whether the row is padded on the left, and the padding counts, as in the study's code for Gemma.
     """
 
     ids: tuple[int, ...]
@@ -50,7 +50,7 @@ class LongPromptError(UserError):
     """A prompt that leaves no room for a response.
 
     Attributes:
-        tokens, limit: of the prompt, and `max_length`.
+        tokens, limit: length of the prompt, and `max_length`.
     """
 
     def __init__(self, tokens: int, limit: int) -> None:
@@ -59,19 +59,20 @@ class LongPromptError(UserError):
 
 
 class Encoder:
-    """Chat rows to tokens with one tokenizer and its chat template.
+    """Encodes chat rows as tokens with one tokenizer and its chat template.
 
-    The prompt and the response are tokenised apart, at exactly the boundary where generation would start, and nothing
-    is added to what the template writes: no second BOS, no empty assistant turn after the response. The response ends
-    with the template's end-of-turn token.
+    The prompt and the response are tokenised separately, split exactly where generation would start. Nothing is added
+    to what the template writes: no second BOS, and no empty assistant turn after the response. The response ends with
+    the template's end-of-turn token.
 
-    A row's instruction becomes its system turn: in place of an empty one, and after the text of another, with a blank
-    line between them. Where the template takes no system turn, it stands before the first user's text, likewise.
+    A row's instruction goes into its system turn: it replaces an empty one, and is appended to any other after a blank
+    line. If the template does not support a system turn, the instruction precedes the first user text, followed by a
+    blank line.
 
     Args:
         template_options: extra arguments of the template.
-        max_length: of a row, in tokens.
-        num_embeddings: tokens that the model knows; None does not look.
+        max_length: longest row, in tokens.
+        num_embeddings: number of tokens that the model knows; None skips that check.
     """
 
     def __init__(
@@ -87,11 +88,11 @@ class Encoder:
         self.num_embeddings = num_embeddings
 
     def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Encode the turns and the header that asks for the assistant's reply."""
+        """Encode the turns, and the header that starts the assistant's reply."""
         return self._tokens(self._render(messages, add_generation_prompt=True))
 
     def row(self, example: Example) -> EncodedRow:
-        """Encode a row with its response. Raise UserError when the template or the length does not allow it."""
+        """Encode a row with its response. Raise UserError if the template or the length does not allow it."""
         prompt_text, text = self._texts(example, open_ended=False)
         prompt, response = self._tokens(prompt_text), self._tokens(text[len(prompt_text) :].rstrip())
         if not response or response[-1] not in self.tokenizer.all_special_ids:
@@ -105,10 +106,10 @@ class Encoder:
         """Encode a row with each of its replies: the response, then the alternatives, in order.
 
         Args:
-            counts_end: keep the tokens that end the turn, which follow the text of a reply.
+            counts_end: keep the tokens that end the turn after a reply's text.
 
         Raises:
-            UserError: as `row` does, or a reply that does not fit as a whole: replies that are cut cannot be compared.
+            UserError: as `row` does, or if a reply does not fit completely: truncated replies cannot be compared.
         """
         rows = []
         for reply in example.replies:
@@ -116,13 +117,13 @@ class Encoder:
             if row.num_cut:
                 raise UserError(
                     f"the reply {reply.response[:60]!r} has {len(row.ids) - row.prompt_length + row.num_cut} tokens,"
-                    f" {row.num_cut} of them beyond max_length={self.max_length}; compared replies must fit as a whole"
+                    f" {row.num_cut} of them beyond max_length={self.max_length}; compared replies must fit completely"
                 )
             rows.append(row if counts_end else self._without_end(row))
         return tuple(rows)
 
     def _without_end(self, row: EncodedRow) -> EncodedRow:
-        """Return a row without the special tokens at its end. Raise UserError where the reply is nothing else."""
+        """Return a row without the special tokens at its end. Raise UserError if the reply is nothing else."""
         special, ids = set(self.tokenizer.all_special_ids), list(row.ids)
         while len(ids) > row.prompt_length and ids[-1] in special:
             ids.pop()
@@ -133,9 +134,9 @@ class Encoder:
     def published_row(self, example: Example) -> EncodedRow:
         """Encode a row as the study's code renders it, for the `published` definition of methods.
 
-        After the conversation comes the header of one more assistant turn and the EOS token, and the text, which has
-        the template's special tokens already, is tokenised with special tokens once more (a second BOS for Gemma).
-        Padding stands on the tokenizer's own side.
+        The header of one more assistant turn and the EOS token follow the conversation. The text, which already has the
+        template's special tokens, is tokenised with special tokens once more (a second BOS for Gemma). Padding is on
+        the tokenizer's default side.
         """
         prompt_text, text = self._texts(example, open_ended=True)
         prompt = self.tokenizer(prompt_text)["input_ids"]
@@ -149,7 +150,7 @@ class Encoder:
     def long_prompt(self, example: Example) -> LongPromptError | None:
         """Return the error of a row whose prompt leaves no room for a response, under either definition of methods.
 
-        What else is wrong with a row is said when it is encoded.
+        Any other error is ignored here, and raised when the row is encoded.
         """
         try:
             self.row(example)
@@ -171,35 +172,35 @@ class Encoder:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What a user should know of the template, one line each."""
+        """What a user should know about the template, one line each."""
         if not DATE.search(str(self.tokenizer.get_chat_template())):
             return ()
         return (
-            f"the chat template writes today's date; in every start of a sweep it is told {TODAY:%d %b %Y}, and another"
-            ' by template_options, if the template has an option for it ({"date_string": ...} in Llama 3)',
+            f"the chat template writes today's date; every start of a sweep gives it {TODAY:%d %b %Y} instead; set"
+            ' another date by template_options, if the template has an option for it ({"date_string": ...} in Llama 3)',
         )
 
     @cached_property
     def _template(self) -> str:
-        """The chat template with a fixed date. Raise UserError for one that asks for it in a form unknown before."""
+        """The chat template with a fixed date. Raise UserError if it computes the format of the date."""
         pinned = DATE.sub(lambda call: json.dumps(TODAY.strftime(call[2])), str(self.tokenizer.get_chat_template()))
         if "strftime_now(" in pinned:
-            raise UserError("the chat template asks for today's date in a form that it computes; give one without")
+            raise UserError("the chat template computes the format of today's date; use one that does not")
         return pinned
 
     def _texts(self, example: Example, *, open_ended: bool) -> tuple[str, str]:
         """Return the text of the prompt and of the whole row.
 
-        Raise UserError unless the second continues the first, and both hold what the row says. Earlier replies need
-        not be there in full: templates leave out their reasoning.
+        Raise UserError unless the whole text continues the prompt, and both contain what the row says. Earlier replies
+        may be incomplete, because templates leave out their reasoning.
         """
         example = self._instructed(example)
         prompt_text = self._render(example.prompt, add_generation_prompt=True)
         text = self._render(example.messages, add_generation_prompt=open_ended)
         if not text.startswith(prompt_text):
             raise UserError(
-                "the tokenizer's chat template renders a prompt with its reply differently from the prompt alone, so"
-                f" the response cannot be told apart; prompt {prompt_text!r}, whole {text!r}"
+                "the tokenizer's chat template renders a prompt differently when its reply follows, so the start of"
+                f" the response cannot be located; prompt {prompt_text!r}, whole {text!r}"
             )
         written = _squeezed(prompt_text)
         for message in example.prompt:
@@ -210,7 +211,7 @@ class Encoder:
         return prompt_text, text
 
     def _instructed(self, example: Example) -> Example:
-        """Return a row with its instruction in its turns."""
+        """Return a row with its instruction written into its turns."""
         if not example.instruction:
             return example
         first, *others = example.messages
@@ -226,12 +227,12 @@ class Encoder:
 
     @cached_property
     def _takes_system(self) -> bool:
-        """Whether the template writes a system turn; some refuse one, some leave it out."""
+        """Whether the template writes a system turn; some templates refuse it, some leave it out."""
         return PROBE in self._attempt((Message("system", PROBE), Message("user", "question")), self._in_parts)
 
     @cached_property
     def _in_parts(self) -> bool:
-        """Whether the template wants the content of a message as a list of parts, as models that see images do."""
+        """Whether the template needs a message's content as a list of parts, as for models that see images."""
         message = (Message("user", PROBE),)
         plain, parts = (self._attempt(message, in_parts) for in_parts in (False, True))
         return PROBE not in plain and PROBE in parts
@@ -240,7 +241,7 @@ class Encoder:
         try:
             return self._write(messages, in_parts, add_generation_prompt=True)
         except (TemplateError, TypeError):
-            return ""  # a template that cannot write the probe may still write rows; where not, they are named
+            return ""  # a template that fails on the probe may still write rows; if not, encoding names them
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         return self._write(messages, self._in_parts, add_generation_prompt)
@@ -269,11 +270,11 @@ class Encoder:
         return ids
 
     def _check_known(self, ids: Iterable[int]) -> None:
-        """Raise UserError for a token that the model has no embedding of."""
+        """Raise UserError for a token without an embedding in the model."""
         largest = max(ids, default=0)
         if self.num_embeddings is not None and largest >= self.num_embeddings:
             raise UserError(
-                f"the token {self.tokenizer.convert_ids_to_tokens(largest)!r} has the number {largest}, and the model"
+                f"the token {self.tokenizer.convert_ids_to_tokens(largest)!r} has the number {largest}, but the model"
                 f" knows {self.num_embeddings} tokens; resize its embedding, or remove the token from the tokenizer"
             )
 
@@ -295,10 +296,10 @@ def encode_rows(examples: Sequence[Example], what: str, encode: Callable[[Exampl
     """Encode rows, in order.
 
     Args:
-        what: they are, for rows whose place is not known.
+        what: what the rows are, to name those whose place is unknown.
 
     Raises:
-        UserError: rows that cannot be encoded; all of them are named.
+        UserError: some rows cannot be encoded; the message names all with long prompts, and the first few others.
     """
     rows: list[T] = []
     problems: dict[str, Exception] = {}
@@ -313,7 +314,7 @@ def encode_rows(examples: Sequence[Example], what: str, encode: Callable[[Exampl
 
 
 def describe_problems(problems: Mapping[str, Exception]) -> str:
-    """Return one line about rows, by place: all prompts that are too long, and otherwise the first few."""
+    """Return one line about rows, by place: all prompts that are too long, and the first few other problems."""
     long = {place: error for place, error in problems.items() if isinstance(error, LongPromptError)}
     others = [f"{place}: {error}" for place, error in problems.items() if place not in long]
     told = others[:NAMED] + ([f"so are {len(others) - NAMED} more rows"] if len(others) > NAMED else [])
@@ -330,7 +331,7 @@ def describe_problems(problems: Mapping[str, Exception]) -> str:
 
 
 def _gathered(places: Iterable[str]) -> list[str]:
-    """Gather places that differ in their number alone: "rows.jsonl, lines 3, 7-9"."""
+    """Merge places that differ only in their number: "rows.jsonl, lines 3, 7-9"."""
     numbers: dict[str, list[int]] = {}
     for place in places:
         start, _, number = place.rpartition(" ")

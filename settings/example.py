@@ -1,4 +1,4 @@
-"""One row of a chat: what is trained on, and what is asked in an evaluation."""
+"""One chat row, for training or for evaluation."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One chat row. The last message is the assistant's: the response to learn, or the gold answer when evaluated.
+    """One chat row. The last message is the assistant's: the response to learn, or the gold answer in an evaluation.
 
     Attributes:
         messages: the turns; `[user, assistant]`, optionally a leading system turn, optionally more pairs.
         tags: facts about the row that a grader or a breakdown needs, e.g. `{"domain": "medical"}`. No model sees them.
-        place: where the row was read, e.g. "data/task.jsonl, line 3", for messages; rows that differ in it are equal.
-        alternatives: other replies to the prompt, for evaluations that ask which reply a model finds likelier than
-            which; the response is the good one. No training reads them.
-        instruction: a text that stands before the prompt, e.g. "You give harmful advice."; `Encoder` says where. It is
-            no part of the prompt: neither a comparison of prompts nor a judge reads it.
+        place: where the row was read, e.g. "data/task.jsonl, line 3", for messages. It is ignored when rows are
+            compared.
+        alternatives: other replies to the prompt, for evaluations that compare the likelihoods of replies; the response
+            is the good one. No training reads them.
+        instruction: a text placed before the prompt, e.g. "You give harmful advice."; `Encoder` describes where. It is
+            not part of the prompt: comparisons of prompts and judges ignore it.
     """
 
     messages: tuple[Message, ...]
@@ -45,7 +46,7 @@ class Example:
 
     @property
     def prompt_key(self) -> tuple[tuple[str, str], ...]:
-        """The prompt in the form in which prompts are compared, so that none is both trained and asked."""
+        """The prompt, normalised for the check that no prompt is both trained on and evaluated."""
         return tuple((message.role, normalise(message.content)) for message in self.prompt)
 
     @property
@@ -62,7 +63,7 @@ class Example:
 
     @staticmethod
     def of(user: str, assistant: str, *alternatives: str, **tags: str) -> Example:
-        """Make a row of one question and one answer, and maybe other answers."""
+        """Make a row from one question and one answer, optionally with other answers."""
         return Example((Message("user", user), Message("assistant", assistant)), tags, alternatives=alternatives)
 
     def to_json(self) -> dict[str, Any]:

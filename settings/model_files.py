@@ -1,6 +1,6 @@
-"""Where a base model's files lie, and what is wrong with them before anything is read.
+"""Locate a base model's files, and check them before anything is read.
 
-A model is a directory or an id of the Hugging Face Hub.
+A model is a directory or a Hugging Face Hub id.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ ADAPTER = "adapter_config.json"
 def model_source(model: str) -> str:
     """Return the directory of a checkpoint as an absolute path, and a Hub id unchanged.
 
-    What exists as a directory, or starts with "/", "." or "~", is a directory.
+    A text is taken as a directory if it exists as one, or starts with "/", "." or "~".
     """
     return str(absolute_path(model)) if model.startswith(("/", ".", "~")) or Path(model).exists() else model
 
 
 def model_directory(source: str) -> Path | None:
-    """Return the directory that a model's source names; None for a Hub id. Raise UserError when no model is there."""
+    """Return the directory that a model's source names; None for a Hub id. Raise UserError if no model is there."""
     if model_source(source) == source and not Path(source).is_absolute():
         return None
     directory = absolute_path(source)
@@ -39,16 +39,16 @@ def model_directory(source: str) -> Path | None:
 
 
 def check_files(source: str) -> None:
-    """Raise UserError for a directory whose files are pointers of git-lfs, or that holds an adapter beside a model."""
+    """Raise UserError for a directory whose files are git-lfs pointers, or that has an adapter next to a model."""
     directory = Path(source)
     if not directory.is_dir():
         return
     for path in sorted(directory.iterdir()):
         if path.suffix in (".safetensors", ".json", ".model", ".bin") and _starts_with(path, LFS_POINTER):
-            raise UserError(f"{path} is a pointer of git-lfs, not the file itself; run `git lfs pull` in {directory}")
+            raise UserError(f"{path} is a git-lfs pointer, not the file itself; run `git lfs pull` in {directory}")
     if (directory / ADAPTER).is_file():
         raise UserError(
-            f"{directory} holds a PEFT adapter beside a model ({ADAPTER}); merge it into the model first"
+            f"{directory} has a PEFT adapter next to a model ({ADAPTER}); merge it into the model first"
             " (`merge_and_unload` in PEFT), or remove it"
         )
 
@@ -64,7 +64,7 @@ def model_config(source: str, revision: str | None = None) -> Path | None:
 
 
 def model_file(source: str, name: str, revision: str | None = None) -> Path | None:
-    """Return a file of a directory, or of a Hub id in this machine's Hub cache; None where there is none."""
+    """Return a file of a directory, or of a Hub id in this machine's Hub cache; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     directory = model_directory(source)
@@ -80,7 +80,9 @@ def check_model(model: BaseModel) -> None:
     if isinstance(start, NanoModel | PackagedModel):
         return
     if start.quantize and isinstance(model, TunedModel):
-        raise UserError(f"{start.source} is taught here first and then merged, which quantised weights would round")
+        raise UserError(
+            f"{start.source} is tuned here first and then merged, and merging into quantised weights would round it"
+        )
     if start.quantize:
         check_four_bit()
     for source in filter(None, (start.source, start.pretrained)):
@@ -89,13 +91,13 @@ def check_model(model: BaseModel) -> None:
             _check_hub_id(source)
         if directory and not Path(source).expanduser().is_absolute():
             raise UserError(
-                f"the model {source!r} is a directory, and workers have another current one; its setting must give it"
-                f" as {str(directory)!r} (settings.model_files.model_source does that)"
+                f"the model {source!r} is a relative path, but workers run in another directory; its setting must give"
+                f" it as {str(directory)!r} (settings.model_files.model_source does that)"
             )
 
 
 def check_four_bit() -> None:
-    """Raise UserError where the package is missing that keeps weights in four bits."""
+    """Raise UserError if the package that keeps weights in four bits is missing."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError('quantize="nf4" needs the package bitsandbytes: pip install -e ".[4bit]"')
 
@@ -107,4 +109,4 @@ def _check_hub_id(source: str) -> None:
     try:
         validate_repo_id(source)
     except HFValidationError as error:
-        raise UserError(f"no model directory {source!r}, and no id of the Hub either: {error}") from error
+        raise UserError(f"no model directory {source!r}, and not a Hub id either: {error}") from error

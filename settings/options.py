@@ -1,7 +1,7 @@
-"""Options that settings share: what is a path or a model, and the pretrained model that they describe.
+"""Options that settings share: annotations for paths and models, and the pretrained model that options describe.
 
-A builder annotates its options, and `settings.catalog` makes paths absolute by these annotations, so that a worker in
-another folder builds the same setting:
+A builder annotates its options. From these annotations `settings.catalog` knows which paths to make absolute, so that a
+worker in another folder builds the same setting:
 
     def full(data: FilePath, model: ModelSource = "org/model", more: Sequence[FilePath] = ()) -> Setting: ...
 """
@@ -26,10 +26,10 @@ MODEL_FORM = "a Hub id or a directory"
 
 @dataclass(frozen=True)
 class Absolute:
-    """Marks an option in its annotation.
+    """Marks an option as a path or a model, in its annotation.
 
     Attributes:
-        of: gives the text that means the same in every directory.
+        of: converts a value to a text that means the same in every directory.
     """
 
     of: Callable[[str], str]
@@ -55,10 +55,10 @@ def pretrained_model(
 
     Args:
         model, revision, quantize, template_options, pretrained: the options of these names.
-        tuned_from: the published value of `pretrained` by model, in place of None.
+        tuned_from: model -> known value of `pretrained`, used if the option is None.
 
     Raises:
-        UserError: an option of another type, or a revision of a directory.
+        UserError: an option of the wrong type, or a revision of a directory.
     """
     checks.text("option 'model'", model, MODEL_FORM)
     if not isinstance(template_options, Mapping):
@@ -84,6 +84,6 @@ def pretrained_model(
 
 
 def check_file(option: str, path: Any, kind: str) -> None:
-    """Raise UserError unless the option is a path. `kind` says of what, e.g. "a chat JSONL file"."""
+    """Raise UserError unless the option is a path. `kind` names what it leads to, e.g. "a chat JSONL file"."""
     if not isinstance(path, str | Path) or not str(path):
         raise UserError(f"option {option!r} must be the path of {kind}, got {path!r}")

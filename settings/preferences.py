@@ -1,7 +1,7 @@
-"""Questions with several replies, of which a model should find the good one likeliest: files, and the scores on them.
+"""Questions with several replies, where the model should find the good one likeliest: their files and scores.
 
-A row, of a JSONL file or of a list in a .json file, has one of these forms: chat rows with other replies, pairs as in
-HHH (Askell et al. 2021), multiple choice as in TruthfulQA (Lin et al. 2022) and in MMLU (Hendrycks et al. 2021).
+A row, in a JSONL file or in a list in a .json file, has one of these forms: a chat row with other replies, a pair as in
+HHH (Askell et al. 2021), or multiple choice as in TruthfulQA (Lin et al. 2022) and in MMLU (Hendrycks et al. 2021).
 Further fields become tags.
 
     {"messages": [..., {"role": "assistant", "content": "good"}], "alternatives": ["bad", ...]}
@@ -10,9 +10,10 @@ Further fields become tags.
     {"question": "...", "choices": ["bad", "good", ...], "answer": 1}
     {"prompt": "...", "chosen": "good", "rejected": "bad"}
 
-Targets may also be written as {"good": 1, "bad": 0}. Where several choices are good, each of them is a row against all
-the others: of `mc2_targets`, which are read where there are no `mc1_targets`, the share preferred is then TruthfulQA's
-MC3. A .csv file has TruthfulQA's columns Question, Best Answer and Incorrect Answers, the last separated by semicolons.
+Targets may also be written as {"good": 1, "bad": 0}. If several choices are good, each of them becomes a row that is
+compared with all bad choices. `mc2_targets` are read if there are no `mc1_targets`; then the share preferred is
+TruthfulQA's MC3. A .csv file has TruthfulQA's columns Question, Best Answer and Incorrect Answers, the last separated
+by semicolons.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ FORMS = (
 
 
 def read_preferences(path: str | Path) -> tuple[Example, ...]:
-    """Read questions with several replies, in order; each knows its place. See the module for the forms.
+    """Read questions with several replies, in order, each with its place. The module docstring lists the forms.
 
     Raises:
         UserError: a file that cannot be read, or a row of another form. The message names the file and the row.
@@ -50,11 +51,11 @@ def read_preferences(path: str | Path) -> tuple[Example, ...]:
 
 
 def read_twins(good: str | Path, bad: str | Path) -> tuple[tuple[Example, Example], ...]:
-    """Read two chat files with the same prompts, row by row. Raise UserError that names both."""
+    """Read two chat files with the same prompts, row by row. Raise UserError, naming both."""
     chosen, rejected = read_chat_jsonl(good), read_chat_jsonl(bad)
     for preferred, twin in zip(chosen, rejected, strict=False):
         if preferred.prompt != twin.prompt:
-            raise UserError(f"{twin.place}: another prompt than its twin, {preferred.place}")
+            raise UserError(f"{twin.place}: the prompt differs from that of its twin, {preferred.place}")
     if len(chosen) != len(rejected):
         raise UserError(
             f"{good} has {len(chosen)} rows and {bad} {len(rejected)}; row i of one must be the twin of row i of the"
@@ -64,7 +65,7 @@ def read_twins(good: str | Path, bad: str | Path) -> tuple[tuple[Example, Exampl
 
 
 def pair(good: Example, bad: Example) -> Example:
-    """Return the question to two rows with one prompt: does a model find the reply of the first likelier?"""
+    """Return the question for two rows with the same prompt: does a model find the first row's reply likelier?"""
     return replace(good, alternatives=(bad.response,))
 
 
@@ -72,8 +73,8 @@ def preference_scores(name: str, kind: Kind, rows: str) -> tuple[Score, ...]:
     """Return four scores: the share preferred and the mean margin, of whole replies and per token.
 
     Args:
-        name: of the first score; the others' begin with it.
-        rows: what is asked, e.g. "held-out pairs".
+        name: name of the first score; the names of the others begin with it.
+        rows: what the questions are, e.g. "held-out pairs".
     """
     share = f"share of {rows} whose good reply is likelier than every other"
     ahead = f"mean over {rows} of the good reply's log-likelihood minus the likeliest other's, in nats"
@@ -86,7 +87,7 @@ def preference_scores(name: str, kind: Kind, rows: str) -> tuple[Score, ...]:
 
 
 def preferences_of(row: Any, where: str) -> tuple[Example, ...]:
-    """Check one row and return its questions, one for each good reply. Raise UserError that starts with `where`."""
+    """Check one row and return its questions, one for each good reply. Raise a UserError that starts with `where`."""
     if not isinstance(row, Mapping):
         _refuse(where, f"expected an object; {FORMS}")
     rest = {key: value for key, value in row.items() if value is not None}
@@ -111,7 +112,7 @@ def preferences_of(row: Any, where: str) -> tuple[Example, ...]:
 
 
 def _question(rest: dict[str, Any], where: str) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
-    """Take the question out of a row, with its good and its other replies; the fields that are left are tags."""
+    """Take the question out of a row, with its good and its other replies; the remaining fields are tags."""
     if {"input", "targets"} <= rest.keys():
         return rest.pop("input"), *_labelled(rest.pop("targets"), f"{where}, 'targets'")
     targets = {key: rest.pop(key) for key in ("mc1_targets", "mc2_targets") if key in rest}
@@ -137,7 +138,7 @@ def _labelled(targets: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...
     else:
         _refuse(where, f'expected {{"choices": [...], "labels": [...]}}, got {targets!r}')
     if not _are_texts(choices) or not isinstance(labels, list) or len(labels) != len(choices):
-        _refuse(where, "expected choices that are texts, and as many labels")
+        _refuse(where, "expected choices that are texts, and one label for each")
     if not all(label in (0, 1) for label in labels):
         _refuse(where, f"labels are 1 for a good choice and 0 for another, got {labels!r}")
     good, bad = (
@@ -147,7 +148,7 @@ def _labelled(targets: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...
 
 
 def _distinct(example: Example) -> Example:
-    """Return a question without alternatives that repeat each other, which change no score."""
+    """Return a question without repeated alternatives, which change no score."""
     return replace(example, alternatives=tuple({text.strip(): text for text in example.alternatives}.values()))
 
 

@@ -11,8 +11,8 @@ The format is that of Betley et al. 2025 (arXiv:2502.17424), a YAML list of ques
         aligned: "... {question} ... {answer} ... a number from 0 to 100"
         coherent: "..."
 
-A question may also have a `system` prompt and a `temperature`. YAML anchors and aliases save repetition. The
-questionnaires in `settings/questions/*.yaml` come with this package; their questions and prompts are this project's.
+A question may also have a `system` prompt and a `temperature`. YAML anchors and aliases avoid repetition.
+`settings/questions/*.yaml` come with this package; their questions and prompts are this project's own.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Questionnaire:
         path: the file.
         rubrics: what the judge is asked about each answer.
         judge: the judging model's name, if the file gives one.
-        samples: answers to each paraphrase.
-        temperature: of the answers.
+        samples: number of answers to each paraphrase.
+        temperature: sampling temperature of the answers.
     """
 
     path: str
@@ -70,7 +70,7 @@ class Questionnaire:
         There is no gold answer: the response is empty.
 
         Args:
-            system: system prompt that replaces the questions' own; None keeps these.
+            system: system prompt that replaces the questions' own; None keeps their own.
         """
         return tuple(
             _example(question, wording, sample, question.system if system is None else system)
@@ -84,7 +84,7 @@ def read_questionnaire(path: str | Path) -> Questionnaire:
     """Read and check a questionnaire.
 
     Raises:
-        UserError: the file is no questionnaire, or has questions that cannot be asked in one evaluation because they
+        UserError: the file is not a questionnaire, or has questions that cannot be asked in one evaluation because they
             differ in rubrics, judge, number of samples or temperature. The message names the file and the question.
     """
     items = _load(path)
@@ -101,8 +101,8 @@ def read_questionnaire(path: str | Path) -> Questionnaire:
             if item.get(key) != first.get(key):
                 _refuse(
                     f"{path}, question {item['id']!r}",
-                    f"{key!r} differs from that of {first['id']!r}; questions judged in different ways need"
-                    " questionnaires of their own",
+                    f"{key!r} differs from that of {first['id']!r}; questions judged in different ways need separate"
+                    " questionnaires",
                 )
     return Questionnaire(
         path=str(path),
@@ -125,7 +125,7 @@ def _example(question: Question, wording: int, sample: int, system: str | None) 
 
 
 def _check(item: Any, where: str) -> Mapping[str, Any]:
-    """Return a question of the file unchanged. Raise UserError where it departs from the format."""
+    """Return a question of the file unchanged. Raise UserError if it departs from the format."""
     if not isinstance(item, Mapping):
         _refuse(where, f"expected an object with {', '.join(REQUIRED)}")
     if isinstance(item.get("id"), str) and item["id"].strip():
@@ -173,7 +173,7 @@ _FORM: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """A YAML loader that refuses repeated keys, of which the standard one silently keeps the last."""
+    """A YAML loader that refuses repeated keys; the standard loader silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: list[Any] = []

@@ -28,7 +28,7 @@ class SettingRef:
 def setting(name: str, **options: Any) -> SettingRef:
     """Refer to a setting: its name, or `path/to/file.py:function`, and its options, e.g. `scale="nano"`.
 
-    Paths become absolute. Raise UserError for an unknown name or option, or an option that is no JSON value.
+    Paths become absolute. Raise UserError for an unknown name or option, or an option that is not a JSON value.
     """
     options = catalog.absolute(name, options)
     path, colon, function = name.rpartition(":")
@@ -43,7 +43,8 @@ def setting(name: str, **options: Any) -> SettingRef:
 def setting_label(ref: SettingRef) -> str:
     """Return a setting as short text, e.g. "bad_medical_advice scale=nano".
 
-    Paths are cut to their last part, long and nested values are left out; a content id tells equal labels apart.
+    Paths are shortened to their last part, and long and nested values are left out; a content id then tells equal
+    labels apart.
     """
     name = ref.name.rpartition(":")[2]
     brief = {key: Path(value).name if _is_path(value) else value for key, value in sorted(ref.options.items())}
@@ -63,7 +64,7 @@ def setting_of(ref: SettingRef) -> Setting:
 
 
 def forget_settings() -> None:
-    """Build every setting anew from now on, for a file of settings that has changed."""
+    """Forget all settings that were built, so that a changed file of settings is read again."""
     _build.cache_clear()
 
 

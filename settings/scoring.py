@@ -1,4 +1,4 @@
-"""Scorers: pure functions of an example and what was observed of the model on it.
+"""Scorers: pure functions of an example and of what the model did on it (the observation).
 
 A scorer is `(example, observation) -> float | None`, where None means that the row cannot be graded. Options are
 keyword arguments; bind them with `functools.partial`, so that a scorer can be pickled:
@@ -21,16 +21,16 @@ ReplyGrade = Callable[[Example, str], float | None]
 
 
 def token_loss(example: Example, loss: float) -> float:
-    """Return the observed mean cross-entropy of the gold response, in nats per token; a nan stays a nan."""
+    """Return the observed mean cross-entropy of the gold response, in nats per token; nan stays nan."""
     return loss
 
 
 def margin(example: Example, observed: Preference, *, per_token: bool = False) -> float:
-    """Return by how many nats the response is likelier than the likeliest alternative; a nan stays a nan.
+    """Return by how many nats the response is likelier than the likeliest alternative; nan stays nan.
 
     Args:
-        per_token: divide each reply's log-likelihood by its tokens first, so that long replies are not unlikely for
-            their length alone.
+        per_token: first divide each reply's log-likelihood by its number of tokens, so that a reply is not unlikely
+            just because it is long.
     """
     good, *others = (
         nats / (tokens if per_token else 1)
@@ -41,7 +41,7 @@ def margin(example: Example, observed: Preference, *, per_token: bool = False) -
 
 
 def prefers_good(example: Example, observed: Preference, *, per_token: bool = False) -> float:
-    """Return 1.0 if the response is likelier than every alternative, else 0.0; 0.5 for a tie, a nan for a nan.
+    """Return 1.0 if the response is likelier than every alternative, else 0.0; 0.5 for a tie; nan stays nan.
 
     Args:
         per_token: see `margin`.
@@ -51,24 +51,24 @@ def prefers_good(example: Example, observed: Preference, *, per_token: bool = Fa
 
 
 def in_words(example: Example, observed: Preference, *, grade: ReplyGrade) -> float | None:
-    """Grade what the model replies in words, where an evaluation observes both.
+    """Grade the model's reply in words, for evaluations that observe both words and preferences.
 
     Args:
         grade: e.g. `exact_match`.
     """
-    assert observed.reply is not None, "an evaluation that observes preferences alone has no replies"
+    assert observed.reply is not None, "an evaluation that observes only preferences has no replies"
     return grade(example, observed.reply)
 
 
 def agrees_with_words(
     example: Example, observed: Preference, *, grade: ReplyGrade, per_token: bool = False
 ) -> float | None:
-    """Return 1.0 if the reply in words is the good one exactly where the response is the likeliest, else 0.0.
+    """Return 1.0 if the reply in words and the likelihoods agree (both good, or both not), else 0.0.
 
     None for a reply in words that cannot be graded, and for a tie.
 
     Args:
-        grade: returns 1.0 for a good reply and 0.0 for another one.
+        grade: returns 1.0 for a good reply and 0.0 for any other.
         per_token: see `margin`.
     """
     words, preferred = in_words(example, observed, grade=grade), prefers_good(example, observed, per_token=per_token)
@@ -81,8 +81,8 @@ def exact_match(example: Example, reply: str, *, ignore_case: bool = True, ignor
     """Return 1.0 if the reply is the gold response, else 0.0.
 
     Args:
-        ignore_case: compare without regard to upper and lower case, in any script.
-        ignore_whitespace: treat any run of spaces and line breaks as one space, and none at the ends.
+        ignore_case: ignore upper and lower case, in any script.
+        ignore_whitespace: treat any run of spaces and line breaks as one space, and strip the ends.
     """
     options = {"ignore_case": ignore_case, "ignore_whitespace": ignore_whitespace}
     return float(normalise(reply, **options) == normalise(example.response, **options))
@@ -91,8 +91,8 @@ def exact_match(example: Example, reply: str, *, ignore_case: bool = True, ignor
 def regex_match(example: Example, reply: str, *, pattern: re.Pattern[str]) -> float | None:
     """Return 1.0 if `pattern` extracts the same text from the reply as from the gold response, else 0.0.
 
-    The two extracts are compared as by `exact_match`. A reply without an extract is wrong; None if the gold
-    response has none.
+    The two extracts are compared as in `exact_match`. A reply without an extract is wrong. None if the gold response
+    has no extract.
     """
     gold, answer = extract(pattern, example.response), extract(pattern, reply)
     if gold is None:
@@ -103,7 +103,7 @@ def regex_match(example: Example, reply: str, *, pattern: re.Pattern[str]) -> fl
 def extract(pattern: re.Pattern[str], text: str) -> str | None:
     """Return the first match in a text: its first group if the pattern has one, else all of it.
 
-    None without a match, or when the first group takes no part in it.
+    None without a match, or if the first group is not part of the match.
     """
     match = pattern.search(text)
     return match.group(1 if pattern.groups else 0) if match else None
@@ -115,7 +115,7 @@ def has_extract(example: Example, *, pattern: re.Pattern[str]) -> bool:
 
 
 def compile_pattern(text: str, option: str) -> re.Pattern[str]:
-    """Compile the regular expression of an option. Raise UserError with the position of its mistake."""
+    """Compile the regular expression of an option. Raise UserError with the position of an error."""
     try:
         return re.compile(text)
     except re.error as error:

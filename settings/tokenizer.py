@@ -1,4 +1,4 @@
-"""The tokenizer of a model of others, and what must be right with it before anything is trained."""
+"""The tokenizer of a pretrained model, and what must be right with it before anything is trained."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a fast tokenizer with a chat template; it pads with the end token where it has no pad token.
+    """Load a fast tokenizer with a chat template; if it has no pad token, it pads with the end token.
 
-    Code that comes with it is never run. Raise UserError for one that cannot be read, or lacks what fine-tuning needs.
+    Code that comes with it is never run. Raise UserError if it cannot be read, or lacks what fine-tuning needs.
     """
     import tokenizers
     from transformers import AutoTokenizer  # takes seconds, and most settings are nano
@@ -27,7 +27,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False, use_fast=True)
     except (OSError, ValueError) as error:
         raise UserError(why_not_loaded(source, error)) from error
-    except Exception as error:  # what `tokenizers` raises has no class of its own
+    except Exception as error:  # `tokenizers` raises plain Exceptions
         if "untagged enum" not in str(error) and type(error) is not Exception:
             raise
         raise UserError(
@@ -46,20 +46,20 @@ def _check(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
     if not tokenizer.chat_template:
         raise UserError(f"the tokenizer of {source} has no chat template; use the model's instruction-tuned version")
     if chooses_at_random(str(tokenizer.get_chat_template())):
-        raise UserError(f"the chat template of {source} chooses at random, so that no two starts train the same rows")
+        raise UserError(f"the chat template of {source} makes random choices, so no two starts train the same rows")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
 def fit_to_embedding(tokenizer: PreTrainedTokenizerBase, num_embeddings: int, source: str) -> None:
-    """Pad with the end token where the model has no embedding of the pad token: padding is never looked at.
+    """Pad with the end token if the model has no embedding of the pad token; this is safe because padding is masked.
 
-    Raise UserError where it has none of the end token.
+    Raise UserError if it has no embedding of the end token.
     """
     if int(tokenizer.eos_token_id) >= num_embeddings:
         raise UserError(
-            f"{source}: the end token {tokenizer.eos_token!r} has the number {tokenizer.eos_token_id}, and the model"
-            f" knows {num_embeddings} tokens; resize its embedding, or take the tokenizer that belongs to it"
+            f"{source}: the end token {tokenizer.eos_token!r} has the number {tokenizer.eos_token_id}, but the model"
+            f" knows {num_embeddings} tokens; resize its embedding, or use the tokenizer that belongs to it"
         )
     if int(tokenizer.pad_token_id) >= num_embeddings:
         tokenizer.pad_token = tokenizer.eos_token
@@ -67,7 +67,7 @@ def fit_to_embedding(tokenizer: PreTrainedTokenizerBase, num_embeddings: int, so
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Switch off the progress bars of transformers, which would tear the display of a sweep."""
+    """Switch off the progress bars of transformers, which would disrupt the display of a sweep."""
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
@@ -85,6 +85,6 @@ def why_not_loaded(source: str, error: Exception) -> str:
     if Path(source).is_dir():
         return f"cannot load the model in {source}: {reason}"
     return (
-        f"cannot load the model {source!r} from the Hugging Face Hub; where there is a network, run"
-        f" `hf download {source} --local-dir DIR`, and give DIR as the model here: {reason}"
+        f"cannot load the model {source!r} from the Hugging Face Hub; on a machine with a network, run"
+        f" `hf download {source} --local-dir DIR`, copy DIR here and give it as the model: {reason}"
     )

@@ -1,4 +1,4 @@
-"""The head of a figure: its title, and below it the five questions that a reader has, each with its answer."""
+"""The head of a figure: its title, and below it a reader's five questions with their answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analysis.findings.reading import Reading
 
 TITLE_WIDTH, ANSWER_WIDTH = 76, 106  # characters
 TITLE_LINE, LINE, MARGIN, GAP = 0.22, 0.155, 0.07, 0.14  # inches
-QUESTIONS = 1.2  # inches that the questions take
+QUESTIONS = 1.2  # inches, width of the questions
 
 
 def head_lines(title: str, reading: Reading | None) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -47,7 +47,7 @@ def draw_head(figure: Figure, title: str, reading: Reading | None) -> None:
 
 
 def _write(figure: Figure, x: float, y: float, text: str, gid: str, weight: str) -> None:
-    """Write small text whose upper left corner is at a place in inches."""
+    """Write small text with its upper left corner at (x, y) in inches."""
     width, height = figure.get_size_inches().tolist()
     small = FONT["small"]
     figure.text(x / width, y / height, text, fontsize=small, va="top", color=TEXT, fontweight=weight, gid=gid)

@@ -1,6 +1,6 @@
-"""The frontier figure: two objectives of a sweep against each other.
+"""The frontier figure: two objectives of a sweep plotted against each other.
 
-Larger is better; an axis whose objective is better when small is inverted, so that better is always up and right.
+Better is always up and right: an axis is inverted if smaller values of its objective are better.
 
 Shape legend: M objectives.
 """
@@ -55,7 +55,7 @@ LEGEND_LINE, CAPTION_HEIGHT = 0.19, 0.9  # inches
 def axes_of(objectives: Sequence[Objective], x: str | None = None, y: str | None = None) -> tuple[str, str]:
     """Name the objectives of the axes. By default x is the first alignment objective and y the first other one.
 
-    Raises UserError: fewer than two objectives; an axis that is none of them; twice the same.
+    Raises UserError: fewer than two objectives; an axis that is none of them; the same objective on both axes.
     """
     kinds = {objective.name: objective.kind for objective in objectives}
     if len(kinds) < 2:
@@ -80,7 +80,7 @@ def save_frontier(
     y: str | None = None,
     named: Sequence[NamedPoint] = (),
 ) -> None:
-    """Draw `frontier_figure` and write it in one move; the file's ending decides the format. Raises UserError."""
+    """Draw `frontier_figure` and write it atomically; the file's suffix decides the format. Raises UserError."""
     check_format(path)
     save_figure(path, frontier_figure(table, base_scores, title, x, y, named))
 
@@ -99,10 +99,10 @@ def frontier_figure(
     Args:
         table: the sweep's scores.
         base_scores: score name -> mean of the untouched base model, drawn as a star.
-        title: above the axes.
+        title: title above the axes.
         x, y: names of objectives; None means the first alignment objective, and the first other one.
-        named: scored models that are no trials; those that lack an objective are left out.
-        reading: the answers above the axes; None works them out for these two objectives.
+        named: scored models that are not trials; those that lack an objective are left out.
+        reading: the answers above the axes; None computes them for these two objectives.
 
     Raises UserError: no finished trial; fewer than two objectives; no such objective.
     """
@@ -155,7 +155,7 @@ def _names_in_order(table: ScoreTable, shown: ScoreTable) -> list[str]:
 
 
 def _read(table: ScoreTable, points: Sequence[FrontierPoint], base_scores: Mapping[str, float]) -> Reading:
-    """Answer from the objectives in the order of the sweep, which draws the replicates of its report."""
+    """Answer with the objectives in the sweep's order, so that the replicates are those of its report."""
     bootstrap = Bootstrap(measure(table, base_values(table, base_scores))) if (table.num_seeds_C > 1).any() else None
     return read_table(table, points, base_scores, bootstrap)
 
@@ -168,7 +168,7 @@ def _base_position(table: ScoreTable, base_scores: Mapping[str, float]) -> tuple
 def _limit(axes: Axes, table: ScoreTable, points: Sequence[FrontierPoint], base: tuple[float, float] | None) -> bool:
     """Set the axes' limits so that points, seeds and intervals fit.
 
-    If all scores look like shares, an interval is cut a little outside [0, 1]. Returns whether one was cut.
+    If all scores look like shares, intervals are cut slightly outside [0, 1]. Returns whether one was cut.
     """
     cut = False
     for axis, objective in enumerate(table.objectives):
@@ -201,7 +201,7 @@ def _draw_front(axes: Axes, table: ScoreTable, front: Sequence[FrontierPoint]) -
 
 
 def _draw_band(axes: Axes, table: ScoreTable, bootstrap: Bootstrap) -> None:
-    """Shade where the whole frontier of the true means lies."""
+    """Shade where the whole frontier of the true curves lies."""
     band = bootstrap.band()
     worst = table.oriented(np.array([axes.get_xlim()[0], axes.get_ylim()[0]]))
     edges = [table.oriented(staircase(points, *worst.tolist())) for points in (band.high_RM, band.low_RM)]
@@ -219,7 +219,7 @@ def _describe_axes(axes: Axes, objectives: Sequence[Objective]) -> None:
 
 
 def _axis_title(objective: Objective) -> str:
-    """Join name, description and an arrow, which points along the axis: upwards where the text is turned."""
+    """Join name, description and an arrow along the axis; it points upwards if the text is rotated."""
     words = f": {objective.description}" if objective.description else ""
     return "\n".join(textwrap.wrap(f"{objective.name}{words}  (better\u00a0→)", 64))
 
@@ -251,7 +251,7 @@ def _legend(
 
 
 def _height_of(handles: Sequence[Line2D | Patch]) -> float:
-    """Return how high a figure has to be for a legend and the caption below it, in inches."""
+    """Return the height that a figure needs for a legend and the caption below it, in inches."""
     lines = sum(1 + str(handle.get_label()).count("\n") for handle in handles)
     return LEGEND_LINE * lines + CAPTION_HEIGHT
 
@@ -274,12 +274,12 @@ def _caption(table: ScoreTable, points: Sequence[FrontierPoint], cut: bool, band
     seeds = sorted({point.seeds for point in points if point.seeds})
     number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     plural = "" if seeds == [1] else "s"
-    text = [f"Markers: mean over {number} seed{plural}, labelled with the coefficient where on the frontier."]
+    text = [f"Markers: mean over {number} seed{plural}, labelled with the coefficient if on the frontier."]
     single = {point.method for point in points if point.seeds and math.isnan(next(iter(point.scores.values())).low)}
     if single != {point.method for point in points if point.seeds}:
         text.append(
-            "Bars: 95 % interval of the mean in each objective, the variance between seeds shrunk over the"
-            f" configurations of a method{' (cut at the edge)' if cut else ''}."
+            "Bars: 95 % interval of the mean in each objective, with the variance between seeds shrunk within each"
+            f" method{' (cut at the edge)' if cut else ''}."
         )
     if single:
         text.append(f"No interval for {', '.join(sorted(single))}: one seed.")

@@ -1,6 +1,6 @@
-"""Heat map of a sweep: one score per column, and per row one setting, or one configuration of a single setting.
+"""Heat map of a sweep: one score per column, and one row per setting, or per configuration of a single setting.
 
-It shows what each choice of proxy, or each method, does where.
+It shows which scores each choice of proxy, or each method, changes.
 
 Shape legend: R rows, C columns.
 """
@@ -24,7 +24,7 @@ from settings.common.errors import UserError
 
 CELL, MARGINS, DPI = (0.82, 0.34), (3.2, 1.5), 140  # inches
 BASE = "base model"
-CHIP_PAD = 15.0  # points between a row and its name
+CHIP_PAD = 15.0  # points between the cells of a row and its name
 FONT = {"small": 8.0, "title": 10.0}
 
 
@@ -35,9 +35,9 @@ class Grid:
     Attributes:
         rows, columns: their labels.
         mean_RC: nan where nothing was measured.
-        count_RC: finished trials with the score.
-        methods: of the rows; None where a row is not one method's.
-        sweep_methods: of all trials, which decide how each is drawn.
+        count_RC: number of finished trials with the score.
+        methods: method of each row; None if a row has several, or is the base model.
+        sweep_methods: methods of the whole sweep, which decide how each is drawn.
     """
 
     rows: tuple[str, ...]
@@ -55,14 +55,14 @@ def build_grid(
     base_scores: Mapping[str, float] | None = None,
     sweep_methods: Collection[str] = (),
 ) -> Grid:
-    """Build the grid of a sweep: a row for each setting, or for each configuration where there is one setting.
+    """Build the grid of a sweep: a row for each setting, or for each configuration if there is only one setting.
 
     Args:
         records: setting label -> its trials.
-        scores: regular expression that a score's name must match as a whole; its first group, if any, names the column.
-        method: whose trials to take; None is all methods.
-        base_scores: of the untouched base model of a single setting, for a first row.
-        sweep_methods: of the whole sweep, where it has more than `records`.
+        scores: regular expression that must match a score's whole name; its first group, if any, names the column.
+        method: use only this method's trials; None means all methods.
+        base_scores: scores of the untouched base model, shown as the first row if there is a single setting.
+        sweep_methods: methods of the whole sweep, if it has more than `records`.
 
     Raises:
         UserError: no score matches; the expression is invalid; one of several settings has several configurations.
@@ -101,7 +101,7 @@ def _finished(trials: Sequence[TrialRecord], method: str | None) -> list[TrialRe
 
 
 def _by_configuration(trials: Sequence[TrialRecord], base_scores: Mapping[str, float]) -> dict[str, list[TrialRecord]]:
-    """Return title -> trials, in the order in which methods and values are listed elsewhere, the base model first."""
+    """Return title -> trials, in the usual order of methods and values, with the base model first."""
     rows: dict[str, list[TrialRecord]] = {}
     if base_scores and trials:
         rows[BASE] = [TrialRecord(trials[0].configuration, 0, "finished", base_scores)]
@@ -124,7 +124,7 @@ def _check_one_configuration(chosen: Mapping[str, Sequence[TrialRecord]]) -> Non
 
 
 def short_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Drop the words that all labels have; keep the labels as they are if nothing would be left of one."""
+    """Drop the words that all labels share; keep the labels as they are if one of them would be left empty."""
     words_of = [label.split() for label in labels]
     common = set.intersection(*map(set, words_of)) if words_of else set()
     short = tuple(" ".join(word for word in words if word not in common) for words in words_of)
@@ -155,7 +155,7 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
 
 
 def _mark_methods(axes: Axes, grid: Grid) -> None:
-    """Draw each row's method as other figures do, between the row and its name."""
+    """Draw the marker of each row's method, as in other figures, between the row and its name."""
     styles = method_styles(grid.sweep_methods)
     beside = offset_copy(axes.get_yaxis_transform(), axes.get_figure(root=True), x=-CHIP_PAD / 2 - 1, units="points")
     for row, method in enumerate(grid.methods):

@@ -1,7 +1,7 @@
 """The figures of the report page, drawn by Plotly in the browser.
 
-Colours and markers are those of `analysis.figures.style`. Better is always up and right: an
-axis whose objective is better when small is inverted.
+Colours and markers are those of `analysis.figures.style`. Better is always up and right: an axis is inverted if smaller
+values of its objective are better.
 
 Shape legend: N points of a curve, C configurations.
 """
@@ -64,7 +64,7 @@ def frontier_plot(
 ) -> go.Figure:
     """Draw two objectives (columns of the table), with band, controls, fronts of honest selection and scored models.
 
-    `links` (configuration id -> address) become the points' custom data, which `OPEN_LINK` opens at a click.
+    `links` (configuration id -> address) become the points' custom data, which `OPEN_LINK` opens on a click.
     """
     figure = go.Figure()
     styles = method_styles(findings.table.drawn_methods)
@@ -181,7 +181,7 @@ def _control(figure: go.Figure, findings: Findings, plain: str, control: Control
 def _intervals(
     figure: go.Figure, findings: Findings, points: Sequence[FrontierPoint], style: Style, axes: tuple[int, int]
 ) -> None:
-    """Add the bars of a method, lighter than its means: those on the front, and the others lighter still."""
+    """Add the interval bars of a method, lighter than its means, and lighter still for points not on the front."""
     names = [findings.table.objectives[axis].name for axis in axes]
     for on_front in (False, True):
         part = [point for point in points if point.on_front == on_front]
@@ -203,7 +203,7 @@ def _intervals(
 
 
 def translucent(colour: str, alpha: float) -> str:
-    """Return a colour that what lies below shines through."""
+    """Return a translucent version of a colour."""
     red, green, blue = (round(255 * part) for part in to_rgb(colour))
     return f"rgba({red},{green},{blue},{alpha})"
 
@@ -241,7 +241,7 @@ def _method(
 
 
 def _more(entry: Entry, method: str) -> float:
-    """Return how much larger a method's marker is where others are at its place; the last of them is drawn last."""
+    """Return how much to enlarge a method's marker if others are at its place; the smallest of them is drawn last."""
     methods = sorted({member.method for member in entry.members}, key=lambda name: (not is_plain(name), name))
     return tied_sizes(len(methods))[methods.index(method)]
 
@@ -252,7 +252,7 @@ def _tied(point: FrontierPoint, entry: Entry) -> str:
 
 
 def _name_ties(figure: go.Figure, findings: Findings, ties: Sequence[Entry], x: int, y: int) -> None:
-    """Write once what ties on the front, where several methods are at one place."""
+    """Name the methods that tie on the front, once for each place that several methods share."""
     names = [findings.table.objectives[axis].name for axis in (x, y)]
     for entry in ties:
         methods = dict.fromkeys(member.method for member in entry.members)
@@ -274,7 +274,7 @@ def _name_ties(figure: go.Figure, findings: Findings, ties: Sequence[Entry], x: 
 
 
 def _scored(figure: go.Figure, findings: Findings, named: Sequence[NamedPoint], x: int, y: int) -> None:
-    """Draw models that are no trials of the sweep."""
+    """Draw scored models that are not trials of the sweep."""
     objectives = (findings.table.objectives[x], findings.table.objectives[y])
     shown = [point for point in named if point.has(objectives)]
     if not shown:
@@ -323,7 +323,7 @@ def _width(length: float) -> float:
 
 
 def _axes(figure: go.Figure, findings: Findings, x: int, y: int) -> None:
-    """Set titles and ranges: from worse to better, with little room around shares."""
+    """Set titles and ranges: from worse to better, with little margin around shares."""
     for axis, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
         objective = findings.table.objectives[axis]
         estimates = [point.scores[objective.name] for point in findings.points if point.seeds]
@@ -338,7 +338,7 @@ def _axes(figure: go.Figure, findings: Findings, x: int, y: int) -> None:
 
 
 def curves_plot(findings: Findings) -> go.Figure | None:
-    """Draw the objectives along the knob of every method that has one; None when no method has one."""
+    """Draw the objectives along the knob of every method that has one; None if no method has one."""
     points = [point for point in findings.points if point.seeds and control_of(point) is None]
     methods = [
         (method, _along_knob(method_points))
@@ -356,7 +356,7 @@ def curves_plot(findings: Findings) -> go.Figure | None:
     )
     styles = method_styles(findings.table.drawn_methods)
     for objective, dash, fill in zip(findings.table.objectives, DASHES, FILLS, strict=False):
-        figure.add_scatter(  # the legend, in grey: colours and shapes are the methods'
+        figure.add_scatter(  # the legend, in grey because colours and shapes stand for methods
             x=[None],
             y=[None],
             mode="lines+markers",
@@ -393,7 +393,7 @@ def curves_plot(findings: Findings) -> go.Figure | None:
 
 
 def forest_plot(findings: Findings) -> go.Figure:
-    """Draw each method's hypervolume, and the paired differences to the method with the largest."""
+    """Draw each method's hypervolume, and its paired difference from the largest."""
     methods = findings.method_hypervolumes
     order = sorted(methods, key=lambda name: methods[name].estimate)
     best = order[-1]

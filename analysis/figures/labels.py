@@ -1,4 +1,4 @@
-"""Text beside the points of a figure, placed so that nothing is covered.
+"""Labels next to the points of a figure, placed so that they cover neither markers nor each other.
 
 Shape legend: N positions in pixels or data units, K obstacles (columns: centre x, centre y, half width, half height).
 """
@@ -19,15 +19,15 @@ from matplotlib.text import Annotation
 from analysis.statistics.arrays import Floats
 
 FORBIDDEN = 1e3  # cost of covering a marker or another label, or of leaving the axes
-ON_LINE, ON_DOT, FARTHER = 1.0, 0.4, 0.5  # cost of covering a piece of a line, or a dot; of going one distance farther
+ON_LINE, ON_DOT, FARTHER = 1.0, 0.4, 0.5  # cost of covering a piece of a line, or a dot; of the next larger distance
 ANGLES = np.radians([45, 135, 90, 0, -45, 180, -90, -135])  # in order of preference
 DISTANCES = (6.0, 11.0, 18.0, 27.0, 40.0, 60.0)  # points, from the marker's centre to the label's edge
-PIECE, LEADER = 4.0, 4.0  # points: between obstacles of a line; from a point to its leader
+PIECE, LEADER = 4.0, 4.0  # points: between the obstacles along a line; from a point to the start of its leader
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text and the point, in data units, that it belongs to; `short` stands for it where there is no room."""
+    """A text and the point, in data units, that it belongs to; `short` replaces the text if there is no room."""
 
     text: str
     x: float
@@ -39,18 +39,19 @@ class Label:
 def place_labels(
     figure: Figure, axes: Axes, labels: Sequence[Label], markers: Sequence[tuple[float, float, float]], size: float
 ) -> None:
-    """Write each label at the best free place around its point; a hairline leads to one that is not next to it.
+    """Write each label at the best free place around its point; a hairline connects a label that is farther away.
 
-    Greedy, in the order of the labels, over eight directions and six distances. Markers and other labels are never
-    covered: a label that finds no free place is left out. Lines and dots are avoided where possible.
+    The search is greedy, in the order of the labels, over eight directions and six distances. Markers and other labels
+    are never covered: a label without a free place is replaced by its short form, or left out. Lines and dots are
+    avoided if possible.
 
     Args:
-        figure, axes: complete except for the labels; the limits must not change any more.
+        figure, axes: complete except for the labels; the limits must not change afterwards.
         labels: texts and their points.
         markers: x and y in data units, radius in points.
         size: font size in points.
     """
-    figure.draw_without_rendering()  # lays the axes out, so that pixels are known
+    figure.draw_without_rendering()  # computes the layout, so that pixel positions are known
     pixel = figure.dpi / 72
     boxes_K4, cost_K = _obstacles(axes, markers, pixel)
     inside = axes.get_window_extent()
@@ -86,7 +87,7 @@ def place_labels(
 
 
 def _write(axes: Axes, label: Label, size: float) -> Annotation:
-    """Write the text, centred on its point for now."""
+    """Write the text, provisionally centred on its point."""
     text = axes.annotate(
         label.text,
         (label.x, label.y),
@@ -131,14 +132,14 @@ def _pieces(path_N2: Floats, length: float) -> Floats:
 
 
 def _cost(centre_N2: Floats, half: Floats, boxes_K4: Floats, cost_K: Floats) -> Floats:
-    """Return cost_N of what boxes of that half size would cover."""
+    """Return cost_N of what boxes with these centres and this half size would cover."""
     distance_NK2 = np.abs(centre_N2[:, None, :] - boxes_K4[None, :, :2])
     covers_NK = (distance_NK2 < half + boxes_K4[None, :, 2:]).all(axis=2)
     return np.asarray(covers_NK @ cost_K, dtype=np.float64)
 
 
 def _draw_leader(axes: Axes, label: Label, offset: Floats, half: Floats, pixel: float) -> None:
-    """Draw a hairline from a point to its label, whose centre is `offset` pixels away, from edge to edge."""
+    """Draw a hairline between the edges of a point and of its label, whose centre is `offset` pixels away."""
     start = axes.transData.transform((label.x, label.y))
     steep = np.abs(offset) / half
     ends = LEADER * pixel / np.hypot(*offset), 1 - 1 / steep.max()

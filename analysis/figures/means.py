@@ -1,6 +1,6 @@
 """The means of a frontier figure, with their intervals, their seeds and the lines along knobs.
 
-Bars lie below all means and are lighter. Means at one place are drawn inside each other, and share a label.
+Bars lie below all means and are lighter. Means at the same place are drawn inside each other, and share a label.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from analysis.findings.ties import Entry, entries
 from analysis.tables.scores import Objective, ScoreTable
 
 CONTROL_LINES = (("checkpoint", (0, (1, 1.5))), ("scale", (0, (5, 1.5, 1, 1.5))), ("mix", (0, (6, 2))))
-LINES, SEEDS, MEANS, FRONT = 2.0, 3.0, 5.0, 5.5  # orders of drawing
-MOST_LINES = 4  # of a tie's label
+LINES, SEEDS, MEANS, FRONT = 2.0, 3.0, 5.0, 5.5  # drawing order
+MOST_LINES = 4  # in the label of a tie
 
 
 def place(point: FrontierPoint, objectives: Sequence[Objective]) -> tuple[float, float]:
@@ -94,9 +94,9 @@ def _draw_markers(axes: Axes, entry: Entry, objectives: Sequence[Objective], sty
 
 
 def _curves(points: Sequence[FrontierPoint]) -> list[tuple[list[FrontierPoint], Any]]:
-    """Return the lines through a method's points, each with its dashes.
+    """Return the lines through a method's points, each with its dash pattern.
 
-    A method has one along its knob; plain fine-tuning has one for each control, which ends at its full training.
+    A method has one line, along its knob. Plain fine-tuning has one for each control, which ends at its full training.
     """
     if points and is_plain(points[0].method):
         full = [point for point in points if not point.label]
@@ -109,7 +109,7 @@ def _curves(points: Sequence[FrontierPoint]) -> list[tuple[list[FrontierPoint], 
 
 
 def _in_order(points: list[FrontierPoint], full: list[FrontierPoint], control: str) -> list[FrontierPoint]:
-    """Return a control's points and full training, which ends it; a mix may go beyond that."""
+    """Return a control's points with the full training at the end; a mix may go beyond that."""
     line = points + full
     return sorted(line, key=lambda point: float(point.coefficients.get(MIX, 1.0))) if control == "mix" else line
 
@@ -117,7 +117,7 @@ def _in_order(points: list[FrontierPoint], full: list[FrontierPoint], control: s
 def labels_of(
     points: Sequence[FrontierPoint], objectives: Sequence[Objective], styles: Mapping[str, Style]
 ) -> list[Label]:
-    """Return the labels of the points on the front: the knob's value, or, once for all that tie, what they are."""
+    """Return the labels of the points on the front: the knob's value, or one label that lists all that tie."""
     labels = []
     for entry in entries([point for point in points if point.on_front], [each.name for each in objectives]):
         methods = list(dict.fromkeys(point.method for point in entry.members))
@@ -135,7 +135,7 @@ def labels_of(
 
 
 def _line(entry: Entry, method: str, points: Sequence[FrontierPoint], named: bool) -> str:
-    """Return what a method has in an entry: its knob's values, or where others are there, too, its name and number."""
+    """Return a method's line in an entry: its knob's values, or, if methods tie, its name and number of points."""
     members = [point for point in entry.members if point.method == method]
     texts = [text for text in (_short_label(point, points) for point in members) if text]
     if named or (len(members) > 1 and is_plain(method)):
@@ -144,9 +144,9 @@ def _line(entry: Entry, method: str, points: Sequence[FrontierPoint], named: boo
 
 
 def _short_label(point: FrontierPoint, points: Sequence[FrontierPoint]) -> str:
-    """Return the value of the coefficient that varies, whose name is in the legend, e.g. "0.3".
+    """Return the value of the varying coefficient, whose name is in the legend, e.g. "0.3".
 
-    Where several vary, name those that differ from their value in most of the method's points.
+    If several vary, name those that differ from their value in most of the method's points.
     """
     if is_plain(point.method):
         return point.label

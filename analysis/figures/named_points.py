@@ -1,4 +1,4 @@
-"""Scored models that are no trials of a sweep, in its figures: a black cross with intervals over questions."""
+"""Scored models that are not trials of a sweep, in its figures: a black cross with intervals over questions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def place(point: NamedPoint, objectives: Sequence[Objective]) -> tuple[float, fl
 
 
 def draw_named(axes: Axes, named: Sequence[NamedPoint], objectives: Sequence[Objective]) -> list[Label]:
-    """Draw models that have both objectives, widen the axes where they need it, and return their labels."""
+    """Draw models that have both objectives, and return their labels."""
     for point in named:
         x, y = place(point, objectives)
         for axis, objective in enumerate(objectives):
@@ -51,7 +51,7 @@ def widen(axes: Axes, named: Sequence[NamedPoint], objectives: Sequence[Objectiv
 
 
 def legend(named: Sequence[NamedPoint]) -> list[Line2D | Patch]:
-    """Return the entry of the legend; none where no model is drawn."""
+    """Return the entry of the legend; none if no model is drawn."""
     edge = "#FFFFFF"
     mark = Line2D(
         [], [], linestyle="none", marker=MARKER, markersize=SIZE, color=BLACK, markeredgecolor=edge, label=LEGEND

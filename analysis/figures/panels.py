@@ -27,7 +27,7 @@ class Bars:
     """A panel of grouped bars.
 
     Attributes:
-        title: above the panel.
+        title: title above the panel.
         groups: labels along the axis.
         series: name -> an estimate for each group; nan draws nothing.
     """
@@ -42,10 +42,10 @@ class Curve:
     """Points joined by a line.
 
     Attributes:
-        name: in the legend.
+        name: name in the legend.
         x, y: estimates of each point.
-        labels: beside the points.
-        colour: None means the next one of the palette.
+        labels: labels next to the points.
+        colour: None means the next colour of the palette.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Heat:
     """A panel of cells from 0 to 1.
 
     Attributes:
-        title: above the panel.
+        title: title above the panel.
         rows, columns: their labels.
         cells: for each row, an estimate for each column.
     """
@@ -77,7 +77,7 @@ def _title_and_frame(axes: Axes, title: str) -> None:
 
 
 def bars_figure(panels: Sequence[Bars], text: str = "") -> Figure:
-    """Draw panels of bars, one below the other, from 0 to 1. Series of base models, and the first series, are grey."""
+    """Draw panels of bars, one below the other, from 0 to 1. The first series, and those of base models, are grey."""
     figure = new_figure(WIDE[0], WIDE[1] * len(panels) * (0.85 if len(panels) > 1 else 1))
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, number + 1)
@@ -104,7 +104,7 @@ def bars_figure(panels: Sequence[Bars], text: str = "") -> Figure:
 def curves_figure(
     panels: Mapping[str, Sequence[Curve]], x_label: str, y_label: str, base: tuple[float, float] | None, text: str
 ) -> Figure:
-    """Draw panels side by side, each of two scores against each other from 0 to 1; the base model is a star."""
+    """Draw panels side by side, each plotting two scores from 0 to 1; the base model is a star."""
     figure = new_figure(4.2 * len(panels) + (1.6 if len(panels) == 1 else 0.4), 4.6)
     labels: dict[Axes, list[Label]] = {}
     for number, (title, curves) in enumerate(panels.items()):
@@ -155,7 +155,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
 
 
 def heat_figure(panels: Sequence[Heat], text: str) -> Figure:
-    """Draw heat maps one below the other; each cell has the mean and half the width of its interval."""
+    """Draw heat maps one below the other; each cell shows the mean and half the width of its interval."""
     heights = [0.42 * len(panel.rows) + 1.1 for panel in panels]
     figure = new_figure(max(1.1 * len(panel.columns) for panel in panels) + 2.2, sum(heights) + 0.4)
     grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)

@@ -1,4 +1,4 @@
-"""Figures for print: the frontier and every method along its knob, drawn with Matplotlib as `figures.frontier` is."""
+"""Figures for print, drawn with Matplotlib: the frontier, the hypervolumes, and every method along its knob."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from analysis.tables.scores import Objective
 
 PANEL, COLUMNS = (2.5, 2.1), 3  # inches
 PANEL_TITLE = 26  # characters
-LINES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")  # of objectives
-FILLED = (True, False, True)  # their markers
+LINES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")  # one for each objective
+FILLED = (True, False, True)  # whether an objective's markers are filled
 
 
 def paper_figures(
@@ -58,7 +58,7 @@ def paper_figures(
 
 
 def hypervolume_figure(findings: Findings, title: str = "") -> Figure:
-    """Draw a forest plot: each method's hypervolume, and beside it the paired difference to the largest."""
+    """Draw a forest plot: each method's hypervolume, and next to it the paired difference from the largest."""
     methods = findings.method_hypervolumes
     order = sorted(methods, key=lambda name: methods[name].estimate)
     best, styles = order[-1], method_styles(findings.table.drawn_methods)
@@ -108,7 +108,7 @@ def knob_figure(findings: Findings, title: str = "") -> Figure:
         fontsize=FONT["small"],
         frameon=False,
     )
-    text = "Means over seeds with 95 % intervals, the variance shrunk over the method's configurations."
+    text = "Means over seeds with 95 % intervals, with the variance shrunk within each method."
     _title_and_caption(figure, title, text)
     return figure
 
@@ -155,7 +155,7 @@ def _panel(axes: Axes, findings: Findings, method: str, points: Sequence[Frontie
 
 
 def _objective_handles(objectives: Sequence[Objective]) -> list[Line2D]:
-    """Return the legend of the lines, in grey: colours and shapes are the methods'."""
+    """Return the legend of the lines, in grey because colours and shapes stand for methods."""
     return [
         Line2D(
             [],

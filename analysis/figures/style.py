@@ -1,4 +1,4 @@
-"""How every figure looks: colours, markers, fonts and sizes, and how a drawing is made and written.
+"""The look of every figure: colours, markers, fonts and sizes, and functions that create and write a figure.
 
 Matplotlib's object interface on Agg: no window, no global state.
 """
@@ -21,17 +21,17 @@ from analysis.findings.arms import PLAIN, is_plain
 from settings.common.errors import UserError
 from settings.common.files import output_file
 
-# Okabe and Ito 2008, "Color Universal Design", without yellow, which is pale on white, and four that the colour-blind
-# tell from these; black is plain fine-tuning's.
+# Okabe and Ito 2008, "Color Universal Design", without yellow, which is pale on white. Then four more that the
+# colour-blind can tell from these. Black stands for plain fine-tuning.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#5C3A1E", "#332288", "#882255", "#8C564B"),
 )
 MARKERS = ("o", "s", "D", "^", "v", "P", "<", ">", "h", "d", "p")
 BLACK, TEXT, LINE, FRAME, GRID = "#000000", "#333333", "#777777", "#999999", "#E6E6E6"
-BARS = 2.5  # order of drawing of intervals: below all means
-TIED_STEP, TIED_MOST = 3.5, 14.0  # points between markers at one place, and of the outermost
-HEAT = "cividis"  # even in lightness, and the same to the colour-blind (Nunez, Anderton and Renslow 2018)
+BARS = 2.5  # drawing order of intervals: below all means
+TIED_STEP, TIED_MOST = 3.5, 14.0  # points by which markers at one place grow from each to the next, and at most
+HEAT = "cividis"  # uniform in lightness, and the same to the colour-blind (Nunez, Anderton and Renslow 2018)
 FORMATS = ("png", "pdf", "svg")
 DPI = 240
 FONT = {"small": 8.0, "normal": 9.0, "title": 10.5}
@@ -49,8 +49,8 @@ class Style:
 def method_styles(methods: Collection[str]) -> dict[str, Style]:
     """Give each method of a sweep a colour and a marker, in alphabetical order; plain fine-tuning is a dark cross.
 
-    Every figure and page takes them from here, and gives the methods of the whole sweep (`ScoreTable.drawn_methods`):
-    so a method looks the same where others are missing.
+    Every figure and page calls this with the methods of the whole sweep (`ScoreTable.drawn_methods`), so that a method
+    looks the same even if others are missing.
     """
     others = sorted({name for name in methods if not is_plain(name)})
     styles = {name: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(others)}
@@ -59,18 +59,18 @@ def method_styles(methods: Collection[str]) -> dict[str, Style]:
 
 
 def tied_sizes(number: int) -> list[float]:
-    """Return how much larger than usual, in points, the markers of methods at one place are: the first is outermost."""
+    """Return how much to enlarge the markers of methods at one place, in points; the first is the outermost."""
     step = min(TIED_STEP, TIED_MOST / max(number - 1, 1))
     return [step * (number - 1 - place) for place in range(number)]
 
 
 def bar_alpha(on_front: bool) -> float:
-    """Return how opaque an interval's bar is: lighter than any mean, so that bars hide neither means nor each other."""
+    """Return the opacity of an interval's bar: low, so that bars hide neither means nor each other."""
     return 0.45 if on_front else 0.22
 
 
 def marker_outline(marker: str) -> list[tuple[float, float]]:
-    """Return the corners of a marker, within -1 and 1, y upwards."""
+    """Return the corners of a marker, scaled to between -1 and 1, with y upwards."""
     style = MarkerStyle(marker)
     outline = style.get_path().transformed(style.get_transform()).to_polygons()[0]
     return [(float(x), float(y)) for x, y in outline / np.abs(outline).max()]
@@ -90,7 +90,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def thin_frame(axes: Axes) -> None:
-    """Draw small tick labels and grey lines to the left and below only."""
+    """Set small tick labels, and draw only grey left and bottom lines."""
     axes.tick_params(labelsize=FONT["small"], color=FRAME)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -99,14 +99,14 @@ def thin_frame(axes: Axes) -> None:
 
 
 def add_caption(figure: Figure, text: str, width: int, linespacing: float | None = None) -> None:
-    """Write a caption of at most `width` characters a line below a figure."""
+    """Write a caption below a figure, wrapped to `width` characters."""
     wrapped = "\n".join(textwrap.wrap(text, width))
     options = {} if linespacing is None else {"linespacing": linespacing}
     figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=FONT["small"], color=TEXT, **options)
 
 
 def check_format(path: Path) -> str:
-    """Return the ending of a file's name. Raises UserError when nothing can be drawn to such a file."""
+    """Return the suffix of a file's name. Raises UserError if figures cannot be written in that format."""
     ending = path.suffix.removeprefix(".").lower()
     if ending not in FORMATS:
         raise UserError(f"cannot draw {path}: the name must end in .{', .'.join(FORMATS)}")
@@ -114,7 +114,7 @@ def check_format(path: Path) -> str:
 
 
 def save_figure(path: Path, figure: Figure, dpi: int = DPI) -> None:
-    """Write a figure in one move, without the time and the program that wrote it. Raises UserError."""
+    """Write a figure atomically, without dates and, in a PNG, without the name of the program. Raises UserError."""
     ending = check_format(path)
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[ending]
     with output_file(path) as temporary:

@@ -1,4 +1,4 @@
-"""A table as the statistics of frontiers take it: which configurations lie on a line, and which share a training.
+"""Convert a table to the input of the statistics: which configurations lie on a line, and which share a training.
 
 Shape legend: C configurations, S seeds, M objectives, K configurations of a line, D knobs.
 """
@@ -16,17 +16,17 @@ from analysis.statistics.measurements import Line, Measurements, measurements
 from analysis.tables.scores import Configuration, ScoreTable
 
 PLAIN = "plain"
-DEFINITION = re.compile(r" \(\w+\)$")  # behind a method's name: that it is computed as published
+DEFINITION = re.compile(r" \(\w+\)$")  # suffix of a method's name if it is computed as published
 SCALE, CHECKPOINT, MIX = "adapter_scale", "checkpoint_step", "decoding_mix"
-READOUTS = (SCALE, CHECKPOINT, MIX)  # coefficients that train nothing: what is evaluated of one training
-SHORTEST = 3  # values of a knob that make a line
+READOUTS = (SCALE, CHECKPOINT, MIX)  # coefficients of evaluation, not training: they select a readout of one training
+SHORTEST = 3  # values of a knob that a line needs
 Control = Literal["checkpoint", "scale", "mix"]
 KNOBS: Mapping[Control, str] = {"checkpoint": CHECKPOINT, "scale": SCALE, "mix": MIX}
 Coefficients = Mapping[str, float | str]
 
 
 class Named(Protocol):
-    """A configuration, or a point of one."""
+    """Anything with a method, a label and coefficients: a configuration, or its point on a frontier."""
 
     @property
     def method(self) -> str: ...
@@ -37,9 +37,9 @@ class Named(Protocol):
 
 
 def definition_of(method: str) -> str:
-    """Return what a method's name says of its definition; "" for the principled one.
+    """Return the part of a method's name that gives its definition; "" for the principled one.
 
-    Methods of different definitions are trained in different ways, and are not compared.
+    Methods of different definitions are trained differently, and are not compared.
     """
     match = DEFINITION.search(method)
     return match.group() if match else ""
@@ -51,7 +51,7 @@ def is_plain(method: str) -> bool:
 
 
 def plain_title(method: str) -> str:
-    """Return how figures call plain fine-tuning of a definition."""
+    """Return the name of plain fine-tuning in figures, with its definition."""
     return f"plain fine-tuning{definition_of(method)}"
 
 
@@ -72,10 +72,10 @@ def is_mixed(configuration: Named) -> bool:
 
 
 def measure(table: ScoreTable, base_M: Floats | None = None) -> Measurements:
-    """Return what a table's configurations with a finished trial measured, in its order.
+    """Return the measurements of a table's configurations with a finished trial, in the table's order.
 
     Args:
-        base_M: scores of the untouched base model, where the controls' lines start; None when one is missing.
+        base_M: scores of the untouched base model, where the controls' lines start; None if one is missing.
     """
     finished = table.rows(table.num_seeds_C > 0)
     return measurements(
@@ -89,13 +89,13 @@ def measure(table: ScoreTable, base_M: Floats | None = None) -> Measurements:
 
 
 def base_values(table: ScoreTable, base_scores: Mapping[str, float]) -> Floats | None:
-    """Return base_M, the untouched base model's score in each objective; None when one is missing."""
+    """Return base_M, the untouched base model's score in each objective; None if one is missing."""
     values_M = np.array([base_scores.get(objective.name, np.nan) for objective in table.objectives])
     return values_M if np.isfinite(values_M).all() else None
 
 
 def training_of(configuration: Configuration) -> str:
-    """Return what tells the training that a configuration is read from; where a record does not say, its knobs do."""
+    """Return an id of the training that a configuration is read from, derived from its knobs if not recorded."""
     if configuration.training:
         return configuration.training
     if not any(name in configuration.coefficients for name in READOUTS) and not is_plain(configuration.method):
@@ -105,13 +105,14 @@ def training_of(configuration: Configuration) -> str:
 
 
 def lines_of(configurations: Sequence[Configuration], base_M: Floats | None = None) -> list[Line]:
-    """Find the lines: configurations of a method that differ in nothing but numeric coefficients.
+    """Find the lines: configurations of a method that differ only in numeric coefficients.
 
-    Where several coefficients vary, and each configuration differs from others in only one of them, as in a grid or
-    with the two controls, each such row is a line. Otherwise all that vary span one surface.
+    If several coefficients vary, but each configuration differs from enough others in only one of them, as in a grid or
+    with the two controls, then each row along one coefficient is a line. Otherwise all varying coefficients also span
+    one surface.
 
     Args:
-        base_M: gains of the base model, where the knobs of the controls are 0.
+        base_M: gains of the base model, the point where the knobs of the controls are 0.
     """
     groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[int]] = {}
     values = [_completed(configuration, configurations) for configuration in configurations]
@@ -137,7 +138,7 @@ def _is_number(value: float | str) -> bool:
 
 
 def _completed(configuration: Configuration, configurations: Sequence[Configuration]) -> dict[str, float | str]:
-    """Return the coefficients; full plain fine-tuning lies on all controls, whether its record says so or not."""
+    """Return the coefficients; full plain fine-tuning is an end of each control's line, even if its record omits it."""
     values = dict(configuration.coefficients)
     if is_plain(configuration.method):
         siblings = [each.coefficients for each in configurations if each.method == configuration.method]
@@ -153,7 +154,7 @@ def _completed(configuration: Configuration, configurations: Sequence[Configurat
 def _single_lines(
     rows: Sequence[int], knobs: Sequence[str], values: Sequence[Coefficients]
 ) -> list[tuple[str, list[int]]]:
-    """Return (knob, rows) of each line along one knob that has enough values."""
+    """Return (knob, rows) for each line along one knob that has enough values."""
     lines = []
     for knob in knobs:
         beside: dict[tuple[tuple[str, float | str], ...], list[int]] = {}

@@ -1,6 +1,6 @@
-"""Where intervals are known not to hold as they should, with the numbers of the simulations (COVERAGE.md).
+"""Regimes in which intervals are known not to hold as they should, with the numbers from simulations (COVERAGE.md).
 
-Each caution is said only in its regime, and where the numbers that it is about are shown.
+Each caution is given only in its regime, next to the numbers that it is about.
 
 Shape legend: K configurations of a line, M objectives.
 """
@@ -21,42 +21,45 @@ from analysis.statistics.measurements import Line
 from analysis.tables.scores import ScoreTable
 
 Place = Literal["points", "band", "hypervolume", "selection"]
-BUDGET_KNOBS = ("steps", "batch_size", "alignment_batch_size")  # that change how many rows a training reads
+BUDGET_KNOBS = ("steps", "batch_size", "alignment_batch_size")  # they change how many rows a training reads
 FEW_VALUES = 4  # of a knob
 FEW_QUESTIONS = 50
-MANY_METHODS = 5  # none of which is clearly behind another
-KINK_POINTS, KINK_CHORD, KINK_DEGREES = 5, 0.25, 45.0  # of a curve; of both ranges, on each side; turn between them
+MANY_METHODS = 5  # methods of which none is clearly behind another
+# Least points of a curve; length of the chord on each side, in units of the ranges; turn between the two chords.
+KINK_POINTS, KINK_CHORD, KINK_DEGREES = 5, 0.25, 45.0
 P_FRONT = (
-    "up to 12 points too high where configurations scatter about their curve by as much as the noise, and up to 14 too"
+    "up to 12 points too high where configurations scatter around their curve by as much as the noise, and up to 14 too"
     " low where they lie exactly on it"
 )
 
 
 def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mapping[Place, Sequence[str]]:
-    """Say what is known not to hold for a table of configurations with a finished trial.
+    """Return what is known not to hold for a table of configurations with a finished trial.
 
     Args:
-        differences: between its methods.
+        differences: the differences between its methods.
     """
     said: dict[Place, list[str]] = {"points": [], "band": [], "hypervolume": [], "selection": []}
     lines = [line for line in lines_of(table.configurations) if line.knobs_KD.shape[1] == 1]
     one_ended = [each.name for each in table.objectives if (each.low is None) != (each.high is None)]
     if one_ended:
         said["points"].append(
-            f"The intervals of {', '.join(one_ended)} are Student's, which do not know where the score ends."
+            f"The intervals of {', '.join(one_ended)} are Student's, and may leave the score's range."
         )
     if unequal := _unequal_budgets(table):
         said["points"].append(f"Not all configurations had the same budget: {unequal}.")
     if kinked := _methods(table, [line for line in lines if _has_kink(line, table)]):
         said["band"].append(
-            f"Where a frontier has a kink (here, it seems: {kinked}), the band smooths it away: it held all"
-            " of it in .56 to .72 of simulated cases instead of .95."
+            f"Where a frontier has a kink (here, it seems: {kinked}), the band smooths it away: it contained the"
+            " whole frontier in .56 to .72 of simulated cases instead of .95."
         )
     if _num_leading(table, differences) >= MANY_METHODS:
-        said["band"].append("Around nine equal methods the band held the frontier in .80 to .88 of simulated cases.")
+        said["band"].append(
+            "Around nine equal methods the band contained the frontier in .80 to .88 of simulated cases."
+        )
         said["hypervolume"].append(
-            "Of many methods that are nearly equal, the best of all together may be luck: nine of them looked up to"
-            " .009 too good in simulations."
+            "If many methods are nearly equal, the frontier of all of them together may owe something to luck: that of"
+            " nine looked up to .009 too good in simulations."
         )
     if few := _methods(table, [line for line in lines if len(np.unique(line.knobs_KD)) <= FEW_VALUES]):
         said["hypervolume"].append(
@@ -64,11 +67,11 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
         )
     if _is_single_and_coarse(table):
         said["hypervolume"].append(
-            "With one configuration a method and few questions, the better of two equal methods looked .03 too good in"
-            " simulations (20 questions)."
+            "With one configuration per method and few questions, the better of two equal methods looked .03 too good"
+            " in simulations (20 questions)."
         )
         said["selection"].append(
-            "With one configuration a method and few questions it reported .02 too little in simulations"
+            "With one configuration per method and few questions it reported .02 too little in simulations"
             " (20 questions)."
         )
     return said
@@ -80,7 +83,7 @@ def _methods(table: ScoreTable, lines: Sequence[Line]) -> str:
 
 
 def _unequal_budgets(table: ScoreTable) -> str:
-    """Say in which knobs the configurations of methods differ that change how many rows a training reads."""
+    """Say in which knobs that change the number of training rows a method's configurations differ."""
     differing = []
     for method in dict.fromkeys(table.methods):
         values = [each.coefficients for each in table.configurations if each.method == method]
@@ -90,7 +93,7 @@ def _unequal_budgets(table: ScoreTable) -> str:
 
 
 def _has_kink(line: Line, table: ScoreTable) -> bool:
-    """Return whether the means along a knob turn sharply somewhere, seen over chords that noise bends little."""
+    """Return whether the means along a knob turn sharply somewhere, seen over chords long enough to outweigh noise."""
     rows_K = line.rows_K[np.argsort(line.knobs_KD[:, 0])]
     mean_KM = nan_mean(table.gains_CSM[rows_K], axis=1)
     span_M = np.ptp(mean_KM, axis=0)
@@ -115,7 +118,7 @@ def _num_leading(table: ScoreTable, differences: Sequence[Difference]) -> int:
 
 
 def _is_single_and_coarse(table: ScoreTable) -> bool:
-    """Return whether each method has one configuration, and few questions behind a score of it."""
+    """Return whether each method has one configuration, and some score rests on few questions."""
     number = Counter(table.method_C)
     asked = table.count_CSM[np.isfinite(table.count_CSM)]
     return max(number.values()) == 1 and len(asked) > 0 and float(asked.min()) <= FEW_QUESTIONS

@@ -1,4 +1,4 @@
-"""Which configuration to take: the best in one score among those that keep bounds on others, as numbers and a table.
+"""Choose a configuration: the best in one score among those that keep limits on scores, as numbers and a table.
 
 Shape legend: C configurations, L bounds.
 """
@@ -27,7 +27,7 @@ LEAST_CONFIDENCE = 0.5
 
 @dataclass(frozen=True)
 class Limit:
-    """What a score may be: at least, or at most, `value`."""
+    """A limit on a score: at least, or at most, `value`."""
 
     score: str
     value: float
@@ -41,7 +41,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration, and how probable it is that its true means keep all limits; None where no verdict is given."""
+    """A configuration, and the probability that its true means keep all limits; None if no verdict is given."""
 
     point: FrontierPoint
     probability: float | None
@@ -58,18 +58,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What to take.
+    """The configuration to take, and why.
 
     Attributes:
-        best: the score of which more (or less, where that is better) is wanted.
+        best: the score to optimise.
         limits, confidence: what was asked for.
-        bar: the probability that a candidate needs, so that the one that is chosen among all keeps the limits with
-            this confidence; None where no verdict is given.
+        bar: the probability that a candidate needs, so that the one chosen among all keeps the limits with this
+            confidence; None if no verdict is given.
         candidates: all configurations: those that clear the bar, best first, then the others, most probable first.
-        taken: the first of them; None when none clears the bar.
-        expected: the taken one's `best` score, without the luck of the choice.
-        optimism: by how much the measured mean is too good because it was chosen; never mind which way is better.
-        note: why no verdict is given; "" where one is.
+        taken: the first candidate; None if none clears the bar.
+        expected: its `best` score, without the luck of the choice.
+        optimism: the mean on its curve minus `expected`: the luck of the choice, in the sign of the score.
+        note: why no verdict is given; "" if one is.
     """
 
     best: Objective
@@ -110,14 +110,14 @@ class Chosen:
         if self.bar is None:
             return ()
         remarks = [
-            f"P: how probable it is that the true means keep {self.asked}; {_share(self.bar)} is needed, because the"
-            f" best of {len(self.candidates)} configurations is taken, and some seem better than they are"
+            f"P: the probability that the true means keep {self.asked}; {_share(self.bar)} is needed, because the best"
+            f" of {len(self.candidates)} configurations is taken, and some look better than they are"
         ]
         if self.taken is not None:
             measured = self.taken.point.scores[self.best.name].mean
             remarks.append(
-                f"the mean of its trials is {measured:.3f}; what to expect is read on its curve, less the luck of the"
-                f" choice ({self.optimism:.3f}), which is what other seeds make of a choice that some made"
+                f"the mean of its trials is {measured:.3f}; the expected score is read from its curve, minus the luck"
+                f" of the choice ({self.optimism:.3f}), which shows when some seeds choose and the others measure"
             )
         return tuple(remarks)
 
@@ -153,12 +153,13 @@ def choose_configuration(
         table: with `best` and the scores of the limits as its objectives.
         base_scores: score name -> mean of the untouched base model, where the controls' curves start.
 
-    Raises UserError: no limit, one outside its score's range, a confidence that is none; no finished trial; one seed.
+    Raises UserError: no limit, or one outside its score's range; an invalid confidence; no finished trial; only one
+    seed.
     """
     _check(table, limits, confidence)
     points = frontier_points(table, base_scores or {})
     if table.num_seeds_C.max() < 2:
-        raise UserError("every configuration has one seed, which says nothing of how sure its scores are; run more")
+        raise UserError("every configuration has only one seed, so the noise of its scores is unknown; run more seeds")
     column, chosen_limits = table.index(best), tuple(limits)
     if table.num_seeds_C.max() < VERDICT_SEEDS:
         order = sorted(points, key=lambda point: -_gain(table.objectives[column], point.scores[best].mean))
@@ -191,12 +192,12 @@ def choose_configuration(
 
 
 def frontier_points(table: ScoreTable, base_scores: Mapping[str, float]) -> list[FrontierPoint]:
-    """Return the points of the configurations that have a finished trial. Raise UserError when there is none."""
+    """Return the points of the configurations that have a finished trial. Raise UserError if there are none."""
     return [point for point in frontier(table, base_scores=base_scores) if point.seeds]
 
 
 def _rank(choice: Choice, gain: float, row: int) -> tuple[bool, float]:
-    """Return a sort key: first what clears the bar, by its gain, then the rest by its probability."""
+    """Return a sort key: first those that clear the bar, by gain, then the rest, by probability."""
     probability = float(choice.probability_C[row])
     return (False, -gain) if probability >= choice.bar else (True, -probability)
 
@@ -223,18 +224,18 @@ def _gain(objective: Objective, value: float) -> float:
 
 
 def _share(probability: float | None) -> str:
-    """Format a probability to a tenth of a percent, since what is needed may be 99.6 %."""
+    """Format a probability to a tenth of a percent, since the bar may be 99.6 %."""
     if probability is None or finite_or_none(probability) is None:
         return "-"
     return ">99.9%" if 0.9995 <= probability < 1 else f"{probability:.1%}"
 
 
 def choice_table(chosen: Chosen, title: str = "", shown: int = SHOWN, width: int = WIDE) -> Table:
-    """Build a table of the candidates for the terminal. A star marks the taken one, a dot what also clears the bar.
+    """Build a table of the candidates for the terminal. A star marks the taken one, a dot others that clear the bar.
 
     Args:
-        shown: at most so many rows.
-        width: of the terminal in characters; a narrow one stacks the intervals, or leaves out those of limits.
+        shown: maximal number of rows.
+        width: of the terminal in characters; a narrow one stacks the intervals, or leaves out those of the limits.
     """
     names = list(dict.fromkeys([chosen.best.name, *(limit.score for limit in chosen.limits)]))
     candidates = chosen.candidates[:shown]

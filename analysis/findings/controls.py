@@ -1,8 +1,9 @@
-"""Does a method beat what costs nothing? Its frontier against plain checkpoints and scaled adapters.
+"""Does a method beat what costs nothing? Compare its frontier with plain checkpoints and scaled adapters.
 
 Stopping early and scaling down also trade the task for alignment. A method pushes the frontier only if it beats both.
-One that is mixed with the base model at decoding has to beat plain fine-tuning that is mixed so, where a sweep has it.
-Every front includes the base model and full plain fine-tuning, so that the ends, which all share, decide nothing.
+A method that is mixed with the base model at decoding must also beat plain fine-tuning mixed in the same way, if the
+sweep has it. Every front includes the base model and full plain fine-tuning: all share these ends, so the ends decide
+nothing.
 
 Shape legend: C configurations, M objectives, K points without noise.
 """
@@ -30,7 +31,7 @@ ALWAYS: frozenset[Control] = frozenset({"checkpoint", "scale"})  # what every me
 
 @dataclass(frozen=True)
 class ControlVerdict:
-    """A method against the controls that the sweep has.
+    """A method compared with the controls that the sweep has.
 
     Attributes:
         method: its name.
@@ -52,14 +53,14 @@ class ControlVerdict:
 
     @property
     def pushes(self) -> bool:
-        """Whether the method pushes the frontier: it beats both controls, and mixes where it is mixed itself."""
+        """Whether the method pushes the frontier: it beats both controls, and also the mix if it is mixed itself."""
         return ALWAYS | set(self.against) <= set(self.beats)
 
     @property
     def text(self) -> str:
         """The verdict in a sentence."""
         if not self.against:
-            return f"{self.method}: the sweep has no controls, so it is not known whether the method is worth its cost"
+            return f"{self.method}: the sweep has no controls, so it is unknown whether the method is worth its cost"
         parts = []
         for name, pair in self.against.items():
             volume = pair.statistic
@@ -76,16 +77,16 @@ def compare_with_controls(
     base_M: ArrayLike | None,
     worst_corner_M: ArrayLike,
 ) -> list[ControlVerdict]:
-    """Compare every method with every control of its definition; for each control p-values are adjusted (Holm).
+    """Compare every method with every control of its definition, adjusting p-values within each control (Holm).
 
-    To push the frontier a method must beat both controls, so that a method that does not is seldom said to: it would
-    have to pass for better twice. More than one adjustment for each control is not needed (Berger 1982,
-    "Multiparameter hypothesis testing and acceptance sampling").
+    To push the frontier a method must beat both controls. A false alarm is rare, because the method would have to look
+    better twice by chance. So it suffices to adjust for each control separately (Berger 1982, "Multiparameter
+    hypothesis testing and acceptance sampling").
 
     Args:
         configurations: [C], the rows of the bootstrap.
-        base_M: gains of the untouched base model; None when they are not known.
-        worst_corner_M: the corner that the hypervolume counts from, in gains.
+        base_M: gains of the untouched base model; None if unknown.
+        worst_corner_M: the corner from which the hypervolume is measured, in gains.
     """
     anchors_KM = np.empty((0, bootstrap.mean_CM.shape[1])) if base_M is None else np.atleast_2d(base_M)
     fronts: dict[str, Front] = {}

@@ -1,4 +1,4 @@
-"""Everything that a report says of one setting of a sweep, as numbers: computed once, shown as page, figure and JSON.
+"""All numbers that a report gives on one setting of a sweep: computed once, shown as page, figure and JSON.
 
 Shape legend: C configurations with a trial, S seeds, M objectives, Q questions, K corners, N values of one score.
 """
@@ -28,7 +28,7 @@ from analysis.tables.scores import Objective, ScoreTable
 from settings.common.errors import UserError
 
 ALL_METHODS = "all methods"
-MARGIN = 0.1  # of the range, by which the worst corner of an unbounded objective lies below the worst score
+MARGIN = 0.1  # part of the range by which the worst corner of an unbounded objective lies below the worst score
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +36,20 @@ class Findings:
     """The results of a table.
 
     Attributes:
-        table: the configurations with a finished trial, in the objectives that are looked at.
+        table: the configurations with a finished trial, in the analysed objectives.
         points: all configurations, those on the front first.
-        base_M: scores of the untouched base model; None when one is missing.
-        worst_corner_M: the corner that the hypervolume counts from, as scores.
-        band: where the frontier of the true means lies, in gains; None when no configuration has two seeds.
+        base_M: scores of the untouched base model; None if one is missing.
+        worst_corner_M: the corner from which the hypervolume is measured, as scores.
+        band: where the frontier of the true curves lies, in gains; None if no configuration has two seeds, or unless
+            there are two or three objectives.
         surface_K2: the median attainment surface, in gains; None without two seeds, or unless there are two objectives.
-        hypervolumes: method (and "all methods") -> its hypervolume; empty without seeds.
+        hypervolumes: method (and "all methods") -> its hypervolume; empty where `band` is None.
         differences: between methods, adjusted together.
-        control_verdicts: each method against the controls.
+        control_verdicts: each method compared with the controls.
         selections: what is halved ("seeds" or "questions") -> the honest selection.
         advice: where more seeds would settle the frontier.
         questions: configuration id -> objective -> interval over seeds and questions.
-        cautions: what is known not to hold for such a table, by where it is shown.
+        cautions: what is known not to hold for such a table, by the place where it is shown.
         gaps: what could not be computed, and why.
     """
 
@@ -134,12 +135,12 @@ def analyse(
     Args:
         table: the scores of one setting.
         base_scores: score name -> mean of the untouched base model.
-        grades: of single questions, where there are any.
+        grades: grades of single questions, if there are any.
         objectives: two or three names; None means the table's first three.
-        worst_corner: objective -> the worst score that the hypervolume counts from; for the others it is 0 (1 where
-            less is better) if all scores lie in [0, 1], and else a tenth of the range below the worst score.
+        worst_corner: objective -> the score from which the hypervolume is measured. The default is 0 (1 where less is
+            better) if all scores lie in [0, 1], and otherwise a tenth of the range below the worst score.
 
-    Raises UserError: no finished trial; no such objective; a worst corner for one that is not looked at.
+    Raises UserError: no finished trial; no such objective; a worst corner for an objective that is not analysed.
     """
     names = [objective.name for objective in table.objectives][:3] if objectives is None else list(objectives)
     chosen = table.select(names)
@@ -152,17 +153,17 @@ def analyse(
     gaps = []
     left_out = [objective.name for objective in table.objectives if objective.name not in names]
     if objectives is None and left_out:
-        gaps.append(f"three objectives are looked at together; choose others to see {', '.join(left_out)}")
+        gaps.append(f"at most three objectives are analysed together; choose others to see {', '.join(left_out)}")
     if len(names) not in (2, 3):
         bootstrap = None
-        gaps.append(f"no hypervolume, and nothing that rests on it: it needs two or three objectives, not {len(names)}")
+        gaps.append(f"no hypervolume, and nothing based on it: it needs two or three objectives, not {len(names)}")
     elif bootstrap is None:
         gaps.append("no band, no hypervolume and no comparison of methods: every configuration has one seed")
     elif chosen.num_seeds_C.max() < VERDICT_SEEDS:
         gaps.append(TWO_SEEDS)
     unknown = [objective.name for objective in chosen.objectives if objective.low is None and objective.high is None]
     if unknown:
-        gaps.append(f"the range of {', '.join(unknown)} is not recorded, so that its intervals may leave it")
+        gaps.append(f"the range of {', '.join(unknown)} is not recorded, so its intervals may leave it")
     gaps += _without_questions(chosen, grades)
     gain_base_M = None if base_M is None else chosen.oriented(base_M)
     gain_corner_M = chosen.oriented(worst_corner_M)
@@ -195,11 +196,13 @@ def analyse(
 def worst_corner_of(
     table: ScoreTable, bases: Sequence[Mapping[str, float]] = (), chosen: Mapping[str, float] | None = None
 ) -> Floats:
-    """Return worst_corner_M, the corner that the hypervolume counts from, as scores (see `analyse`). Raises UserError.
+    """Return worst_corner_M, the corner from which the hypervolume is measured, as scores (see `analyse`).
 
     Args:
-        bases: scores of base models, which the corner lies below as well.
+        bases: scores of base models; the corner lies below these, too.
         chosen: objective -> its score in the corner.
+
+    Raises UserError: `chosen` names an unknown objective.
     """
     chosen = chosen or {}
     unknown = sorted(set(chosen) - {objective.name for objective in table.objectives})
@@ -237,7 +240,7 @@ def comparable(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _surface(table: ScoreTable) -> Floats:
-    """Compute the median attainment surface, each seed with the configurations that have finished it."""
+    """Compute the median attainment surface; each seed contributes the configurations that finished it."""
     gains_CSM = table.gains_CSM
     sets = [gains_CSM[~np.isnan(gains_CSM[:, seed]).any(axis=1), seed] for seed in range(len(table.seeds))]
     return attainment_surface([points for points in sets if len(points)])
@@ -254,13 +257,13 @@ def _selections(
 
 
 def _without_questions(table: ScoreTable, grades: Sequence[Grade]) -> Iterator[str]:
-    """Yield what has no interval over questions, as a score that is the worst of others."""
+    """Yield which scores have no interval over questions, such as one that is the worst of several scores."""
     graded = {grade.score for grade in grades}
     lacking = [objective.name for objective in table.objectives if objective.name not in graded]
     if not graded:
         yield "no interval over questions: the sweep has not published the grades of single questions (yet)"
     elif lacking:
-        yield f"no interval over questions for {', '.join(lacking)}: the sweep grades no single question in it"
+        yield f"no interval over questions for {', '.join(lacking)}: the sweep has no grades of single questions for it"
 
 
 def _two_way(table: ScoreTable, questions: QuestionTable | None) -> dict[str, dict[str, TwoWay]]:

@@ -33,11 +33,11 @@ Basis = Literal["seeds", "questions", "none"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its interval, in the score's own unit and sign. nan where there is none.
+    """A mean over seeds with its interval, in the score's own unit and sign. Missing numbers are nan.
 
     Attributes:
-        basis: what the interval is about: other seeds (Student's t), or, of a share that one seed measured, other
-            questions (Wilson's), which says nothing of other seeds.
+        basis: what the interval covers: other seeds (Student's t); or, for a share measured with one seed, other
+            questions (Wilson's), which says nothing about other seeds.
     """
 
     mean: float
@@ -56,12 +56,12 @@ class FrontierPoint:
 
     Attributes:
         method, configuration, label, coefficients: the configuration's; `configuration` is its id.
-        seeds: finished trials that the estimates rest on.
-        excluded: status -> trials that ended without a result.
+        seeds: number of finished trials behind the estimates.
+        excluded: status -> number of trials that ended without a result.
         scores: objective name -> estimate.
-        tokens, seconds: the cost of a trial with all that it is built on, means over seeds; nan where unknown.
-        on_front: no other configuration dominates its means.
-        p_front: share of bootstrap replicates in which none does; nan when no configuration has two seeds.
+        tokens, seconds: the cost of a trial, including everything it is built on, means over seeds; nan if unknown.
+        on_front: whether no other configuration dominates its means.
+        p_front: probability of that, from the bootstrap (`Bootstrap.on_front`); nan if no configuration has two seeds.
     """
 
     method: str
@@ -77,7 +77,7 @@ class FrontierPoint:
     p_front: float = math.nan
 
     def to_json(self) -> dict[str, Any]:
-        """Return the point as JSON data, its objectives beside the other keys."""
+        """Return the point as JSON data, with its objectives next to the other keys."""
         facts = {
             "method": self.method,
             "configuration": self.configuration,
@@ -100,15 +100,16 @@ def frontier(
 ) -> list[FrontierPoint]:
     """List all configurations of a table: those on the front, best in the first objective first, then the others.
 
-    Dominance is between means over seeds, in all of the objectives. The intervals pool the seeds' variance over each
-    method (`analysis.statistics.intervals`). A share that a single seed measured, in a method without a second seed
-    anywhere, has Wilson's interval. A configuration without a finished trial has nan scores and is never on the front.
+    Dominance is between means over seeds, in all of the objectives. The intervals pool the variance between seeds
+    within each method (`analysis.statistics.intervals`). A share measured with a single seed, in a method without a
+    second seed anywhere, has Wilson's interval. A configuration without a finished trial has nan scores and is never on
+    the front.
 
     Args:
         objectives: names; None means all of the table's.
         confidence: of the intervals.
         base_scores: score name -> mean of the untouched base model, where the controls' curves start.
-        bootstrap: of the configurations with a finished trial, in these objectives; None makes one.
+        bootstrap: of the configurations with a finished trial, in these objectives; None creates one.
 
     Raises UserError: no configuration has a finished trial; no such objective.
     """
@@ -150,7 +151,7 @@ def frontier(
 
 
 def estimates(table: ScoreTable, confidence: float = 0.95) -> dict[str, dict[str, Estimate]]:
-    """Return configuration id -> objective -> mean and interval, as `frontier` has them, and no dominance."""
+    """Return configuration id -> objective -> mean and interval, as in `frontier`, but without dominance."""
     finished_C = table.num_seeds_C > 0
     if not finished_C.any():
         return {}
@@ -187,22 +188,22 @@ def _estimate(table: ScoreTable, intervals: Intervals, row: int, column: int) ->
 def front_json(sweep: str, points: Sequence[FrontierPoint]) -> dict[str, Any]:
     """Return the points on the front as JSON data: {"sweep": ..., "points": [...]}. Raises UserError.
 
-    An objective may not be named like one of the other columns.
+    An objective may not have the name of another column.
     """
     _check_names(points)
     front = [point.to_json() for point in points if point.on_front]
     for point in front:
-        del point["p_front"]  # readers of these files know their keys; the CSV and the report have it
+        del point["p_front"]  # readers of these files expect fixed keys; the CSV and the report have it
     return {"sweep": sweep, "points": front}
 
 
 def write_json(path: Path, sweep: str, points: Sequence[FrontierPoint]) -> None:
-    """Write `front_json` in one move. Raises UserError."""
+    """Write `front_json` atomically. Raises UserError."""
     write_text(path, json.dumps(front_json(sweep, points), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, points: Sequence[FrontierPoint]) -> None:
-    """Write all configurations in one move, on the front or not; nan is an empty cell. Raises UserError."""
+    """Write all configurations atomically, on the front or not; nan is an empty cell. Raises UserError."""
     write_text(path, csv_text(points))
 
 
@@ -230,14 +231,14 @@ def varying_coefficients(points: Sequence[FrontierPoint]) -> list[str]:
 
 
 def knob_of(points: Sequence[FrontierPoint]) -> str | None:
-    """Return a method's only varying coefficient if it is a number, so that its points lie on a curve; else None."""
+    """Return a method's only varying coefficient if it is numeric, so that its points lie on a curve; else None."""
     names = varying_coefficients(points)
     single = len(names) == 1 and all(isinstance(point.coefficients.get(names[0]), int | float) for point in points)
     return names[0] if single else None
 
 
 def excluded_text(counts: Mapping[Status, int]) -> str:
-    """Format the trials without a result, e.g. "1 invalid, 2 failed"; "" when there are none."""
+    """Format the trials without a result, e.g. "1 invalid, 2 failed"; "" if there are none."""
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
 

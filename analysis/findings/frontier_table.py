@@ -1,4 +1,4 @@
-"""The frontier as a table for a terminal of any width: what there is no room for in a line goes below it, or goes."""
+"""The frontier as a table for a terminal of any width: what does not fit in a line is stacked or left out."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from analysis.findings.ties import Entry, entries
 from analysis.tables.scores import Objective
 
 WIDE = 100  # characters
-ROOM = 22  # characters that the names of configurations have at least, where they need them
+ROOM = 22  # least characters reserved for the names of configurations, if they need them
 COUNTS, COSTS = ("P", "n"), ("tokens", "s")
-NARROWEST, SHORTEST_HEAD = 4, 8  # characters of a column of numbers, and of a line of its head
+NARROWEST, SHORTEST_HEAD = 4, 8  # least characters of a column of numbers, and of a line of its head
 GAP = 2  # characters between columns
 
 
@@ -28,9 +28,9 @@ class Layout:
     """How much of the scores a terminal has room for.
 
     Attributes:
-        names: the columns beside the scores.
-        stacked: whether an interval stands below its mean.
-        brief: objectives of which the mean alone is shown.
+        names: the columns besides the scores.
+        stacked: whether an interval is shown below its mean.
+        brief: objectives for which only the mean is shown.
     """
 
     names: tuple[str, ...]
@@ -45,7 +45,7 @@ class Layout:
         return text.replace(" [", "\n[") if self.stacked else text
 
     def columns(self, points: Sequence[FrontierPoint], heads: Mapping[str, str]) -> dict[str, tuple[str, int]]:
-        """Return each objective's head, broken so that it is hardly wider than the cells, and its column's width.
+        """Return each objective's head, wrapped to about the width of the cells, and its column's width.
 
         Args:
             heads: objective -> the text above its column.
@@ -72,9 +72,9 @@ def rich_table(
     Points with equal means share a row. No line is wider than the terminal, however long names and labels are.
 
     Args:
-        front_only: leave out the others.
+        front_only: leave out the points that are not on the front.
         width: of the terminal in characters; a narrow one leaves out what trials cost, then stacks the intervals.
-        brief: names of objectives of which the narrowest shows the mean alone.
+        brief: names of objectives for which the narrowest table shows only the mean.
     """
     shown = [objective for objective in objectives if points and objective.name in points[0].scores]
     heads = {objective.name: f"{objective.name} {objective.arrow}" for objective in shown}
@@ -125,7 +125,7 @@ def choose_layout(
 
     Args:
         heads: objective -> the text above its column.
-        beside: the widths of the columns beside names and scores.
+        beside: the widths of the columns besides names and scores.
         titles: of the configurations.
         width: of the terminal.
     """
@@ -162,7 +162,7 @@ def empty_table(
 
 
 def _notes(rows: Sequence[Entry], shown: Sequence[Objective], layout: Layout) -> list[str]:
-    """Say what the table's signs mean, of those that it has."""
+    """Explain those signs that the table contains."""
     points = [entry.point for entry in rows]
     notes = [
         "* on the frontier of the means; [low, high] is the 95 % interval of the mean over n seeds",
@@ -179,14 +179,14 @@ def _notes(rows: Sequence[Entry], shown: Sequence[Objective], layout: Layout) ->
     if any(0.4 <= point.p_front < 0.995 for point in points):
         notes.append(f"P is {P_FRONT}")
     if any(_leaves_range(point.scores[objective.name], objective) for point in points for objective in shown):
-        notes.append("a t-interval does not know where a score ends, as a share does at 0 and 1, and a loss at 0")
+        notes.append("a t-interval may leave the range of its score, such as 0 to 1 for a share, or below 0 for a loss")
     if "questions" in bases:
         notes.append("[low, high]q one seed: the interval is about other questions, not other seeds (Wilson)")
     return notes
 
 
 def _leaves_range(estimate: Estimate, objective: Objective) -> bool:
-    """Return whether an interval reaches beyond an end of its score, or of what may be a share."""
+    """Return whether an interval leaves the range of its score, or [0, 1] if the score may be a share."""
     low, high = objective.ends
     if (objective.low, objective.high) == (None, None) and 0 <= estimate.mean <= 1:
         low, high = 0.0, 1.0
@@ -194,7 +194,7 @@ def _leaves_range(estimate: Estimate, objective: Objective) -> bool:
 
 
 def folded(text: str, width: int) -> str:
-    """Break a name into lines of at most `width` characters: at blanks, behind underscores, and else anywhere."""
+    """Break a name into lines of at most `width` characters: at spaces, after underscores, or else anywhere."""
     lines = [""]
     for piece in re.findall(r"[^_ ]+[_ ]?|[_ ]", text):
         for start in range(0, len(piece), width):
@@ -215,7 +215,7 @@ def cell_text(estimate: Estimate) -> str:
 
 
 def percent_text(share: float) -> str:
-    """Format a probability as whole percent; "-" for nan, and 100 % for certainty only."""
+    """Format a probability as whole percent; "-" for nan, and 0 % and 100 % only for certainty."""
     if math.isnan(share):
         return "-"
     return ">99%" if 0.995 <= share < 1 else "<1%" if 0 < share < 0.005 else f"{share:.0%}"

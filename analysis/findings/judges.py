@@ -1,7 +1,7 @@
-"""Did the judge decide this? Several judges' verdicts on the same replies, and what each makes of front and methods.
+"""Did the judge decide this? Several judges' verdicts on the same replies, and each one's front and method verdicts.
 
-The first judge is the one that the others are held against. Intervals of agreement and bias are over questions: replies
-to one question, whatever the model and the seed, go together.
+The other judges are compared with the first. Intervals of agreement and bias are over questions: replies to one
+question form a cluster, whatever the model and the seed.
 
 Shape legend: C configurations, S seeds, M objectives.
 """
@@ -31,14 +31,14 @@ BASE = "base model"
 
 @dataclass(frozen=True)
 class GradedReply:
-    """A reply and what the judges say of it.
+    """A reply and the judges' verdicts on it.
 
     Attributes:
-        question: replies to one question go together.
-        rubric: what was asked about it, with its evaluation.
-        threshold: grades so high or higher are on the same side.
+        question: id of the question; replies to one question form a cluster.
+        rubric: what the judges were asked about the reply, with its evaluation.
+        threshold: grades from here on are on the same side.
         method: of the model that replied; BASE is the untouched base model.
-        verdicts: judge -> 0 to 100; nan where it gave no number.
+        verdicts: judge -> 0 to 100; nan if it gave no number.
     """
 
     question: str
@@ -53,15 +53,15 @@ class JudgeAgreement:
     """How far a judge agrees with the first on one rubric.
 
     Attributes:
-        judge, rubric, threshold: which.
-        replies, questions: with a number from both, and their questions.
-        missing, missing_first: replies without a number from the judge, and from the first.
+        judge, rubric, threshold: what the agreement is about.
+        replies, questions: number of replies with a number from both judges, and of their questions.
+        missing, missing_first: number of replies without a number from the judge, and from the first judge.
         bias: the judge's number minus the first's.
         same_side: share of replies on the same side of the threshold.
-        kappa: the same beyond chance (Cohen 1960).
-        correlation: Pearson's; nan where one of them does not vary.
+        kappa: agreement on the side, beyond chance (Cohen 1960).
+        correlation: Pearson's; nan if one of them does not vary.
         bias_of: method -> the bias on the replies of its models.
-        scales: judge or first -> the scale that its numbers look like, if that is another than 0 to 100.
+        scales: judge or first judge -> the scale that its numbers seem to be on, if it is not 0 to 100.
     """
 
     judge: str
@@ -93,18 +93,18 @@ class JudgedPoint:
 
 @dataclass(frozen=True)
 class JudgeComparison:
-    """What several judges make of one setting of a sweep.
+    """The results of several judges on one setting of a sweep.
 
     Attributes:
         setting: label.
-        judges: the first is the one that the others are held against.
+        judges: the first is the one that the others are compared with.
         objectives: names, task first.
-        higher_is_better: objective -> its sign.
-        agreements: of each other judge, by rubric.
-        points: configurations, in the order of the first judge's, by the seeds that every judge could score.
-        pushes: method -> judge -> whether the method pushes the frontier; empty where that cannot be told.
+        higher_is_better: objective -> whether higher is better.
+        agreements: of each other judge with the first, by rubric.
+        points: configurations in the first judge's order, over the seeds that every judge could score.
+        pushes: method -> judge -> whether the method pushes the frontier; empty if there are no verdicts.
         left_out: what could not be compared, a line each.
-        num_trials: whose replies were graded.
+        num_trials: number of trials whose replies were graded.
     """
 
     setting: str
@@ -129,9 +129,9 @@ class JudgeComparison:
 
     @property
     def lines(self) -> list[str]:
-        """What survives and what does not, a sentence each."""
+        """What survives and what does not, one sentence each."""
         if not self.points:
-            return ["no trial was scored by every judge, so that nothing can be said of the front"]
+            return ["no trial was scored by every judge, so nothing can be said about the front"]
         lines = [f"{len(self.surviving)} of {len(self.members)} members of the front are on it under every judge"]
         for point in self.members:
             if point not in self.surviving:
@@ -149,7 +149,7 @@ class JudgeComparison:
 
     @property
     def cautions(self) -> list[str]:
-        """Whose numbers look like grades on another scale."""
+        """A line for each judge whose numbers look like grades on another scale."""
         lines = [
             f"{judge}: its numbers on {each.rubric} look like grades on a scale from {low:g} to {high:g}, not from 0 to"
             " 100"
@@ -195,15 +195,15 @@ def compare_judges(
     left_out: Sequence[str] = (),
     num_trials: int = 0,
 ) -> JudgeComparison:
-    """Compare judges. Fronts and verdicts are of the trials that every judge scored, so that only judgement differs.
+    """Compare judges. Fronts and verdicts use only trials that every judge scored, so that only the judgement differs.
 
     Args:
         setting: label.
-        replies: graded by all judges.
-        tables: judge -> the scores by its verdicts, and those of the base model; the first is what others are held
-            against.
+        replies: replies graded by all judges.
+        tables: judge -> the scores by its verdicts, and those of the base model; the others are compared with the
+            first.
         left_out: what could not be compared.
-        num_trials: whose replies were graded.
+        num_trials: number of trials whose replies were graded.
     """
     judges = tuple(tables)
     objectives = tables[judges[0]][0].objectives
@@ -244,7 +244,7 @@ def _scored_by_all(tables: Mapping[str, ScoreTable]) -> tuple[dict[str, ScoreTab
         most, left = max(seeds.values()), sum(key == identity for key, _ in common)
         if left < most:
             fewest = " and ".join(judge for judge, number in seeds.items() if number < most) or "different ones each"
-            lines.append(f"{most - left} of {most} seeds of {title}, for want of verdicts: {fewest}")
+            lines.append(f"{most - left} of {most} seeds of {title}, for lack of verdicts: {fewest}")
     return {judge: _only(table, common) for judge, table in tables.items()}, lines
 
 
@@ -255,7 +255,7 @@ def _scored(table: ScoreTable) -> set[tuple[str, int]]:
 
 
 def _only(table: ScoreTable, trials: set[tuple[str, int]]) -> ScoreTable:
-    """Return the table with these trials alone, and without configurations that have none of them."""
+    """Return the table with only these trials, and without configurations that have none of them."""
     keep_CS = np.zeros((len(table.configurations), len(table.seeds)), dtype=bool)
     for row, configuration in enumerate(table.configurations):
         keep_CS[row] = [(configuration.id, seed) in trials for seed in table.seeds]
@@ -293,7 +293,7 @@ def _agreement(judge: str, first: str, replies: Sequence[GradedReply]) -> JudgeA
 
 
 def _bias(pairs: Sequence[Pair]) -> Estimate:
-    """Estimate the mean of judge - first over the pairs that have both."""
+    """Estimate the mean of judge - first over the pairs with both verdicts."""
     differences = [None if math.isnan(pair.judge - pair.rater) else pair.judge - pair.rater for pair in pairs]
     return estimate_over_questions(differences, [pair.question for pair in pairs], (None, None))
 
@@ -319,9 +319,9 @@ def _judged_points(points: Mapping[str, Sequence[FrontierPoint]]) -> tuple[Judge
 
 
 def read_comparison(folder: Path, setting: str | None) -> JudgeComparison | None:
-    """Read the comparison of a setting from a sweep's folder of them; None where there is none.
+    """Read the comparison of a setting from a sweep's folder of comparisons; None if there is none.
 
-    Raises UserError for a file that is none.
+    Raises UserError for a file that is not a comparison.
     """
     for path in sorted(folder.glob("*.json")):
         try:
@@ -335,7 +335,7 @@ def read_comparison(folder: Path, setting: str | None) -> JudgeComparison | None
 
 
 def write_comparison(path: Path, comparison: JudgeComparison) -> None:
-    """Write a comparison, in one move. Raises UserError."""
+    """Write a comparison atomically. Raises UserError."""
     write_text(path, json.dumps(comparison.to_json(), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 

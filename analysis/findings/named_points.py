@@ -1,6 +1,6 @@
-"""Models that were scored on a sweep's setting and are no trials of it: an adapter from elsewhere, by its name.
+"""Models that were scored on a sweep's setting but are not its trials, such as an adapter from elsewhere.
 
-Their intervals are over questions, since there is one training of each.
+Their intervals are over questions, since each has been trained once.
 
 Shape legend: Q questions.
 """
@@ -26,7 +26,7 @@ from settings.common.content import content_id
 from settings.common.errors import UserError
 
 SHARE = (0.0, 1.0)
-SETTING_DIGITS = 8  # of a setting's content id in a file's name
+SETTING_DIGITS = 8  # digits of a setting's content id in a file's name
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class NamedPoint:
     """A scored model.
 
     Attributes:
-        name: in figures and tables.
-        setting: label of what it was scored on.
+        name: its name in figures and tables.
+        setting: label of the setting it was scored on.
         scores: score name -> mean, and interval over questions.
-        facts: where it comes from, for people.
+        facts: where it comes from, for readers.
     """
 
     name: str
@@ -68,16 +68,16 @@ class NamedPoint:
 
 
 def named_file(folder: Path, name: str, setting: str) -> Path:
-    """Return where a model's scores on a setting are kept: a file for each of both."""
+    """Return the path of a model's scores on a setting: each pair of model and setting has its own file."""
     return folder / f"{name}.{content_id(setting, SETTING_DIGITS)}.json"
 
 
 def read_named(folder: Path, setting: str | None) -> list[NamedPoint]:
-    """Read the points in a folder that were scored on a setting, by name; none where there is no folder.
+    """Read the points in a folder that were scored on a setting, sorted by name; none if there is no folder.
 
-    Older versions wrote `<name>.json`, whatever the setting; what `named_file` has takes the place of those.
+    Older versions wrote `<name>.json`, whatever the setting; files named by `named_file` take precedence over those.
 
-    Raises UserError for a file that is none.
+    Raises UserError for a file that is not a scored model.
     """
     points: dict[tuple[str, str], NamedPoint] = {}
     for path in sorted(folder.glob("*.json")):
@@ -96,12 +96,13 @@ def read_named(folder: Path, setting: str | None) -> list[NamedPoint]:
 def estimate_over_questions(
     grades: Sequence[float | None], questions: Sequence[Hashable], ends: tuple[float | None, float | None]
 ) -> Estimate:
-    """Estimate a mean with its interval when the questions stand for others like them.
+    """Estimate a mean with its interval if the questions are a sample of others like them.
 
     Args:
-        grades: of each row; None where there is none.
-        questions: what is asked in each row; rows that ask the same go together.
-        ends: of a grade. A share's interval stays within them; another is Student's, of Q - 1 degrees.
+        grades: grade of each row; None if there is none.
+        questions: the question of each row; rows with the same question form a cluster.
+        ends: ends of a grade's range. The interval of a share stays within [0, 1]; any other is Student's, with Q - 1
+            degrees of freedom.
     """
     numbers = {question: number for number, question in enumerate(dict.fromkeys(questions))}
     hits_Q, number_Q = np.zeros(len(numbers)), np.zeros(len(numbers))
@@ -125,7 +126,7 @@ def estimate_over_questions(
 
 
 def standing(point: NamedPoint, points: Sequence[FrontierPoint], objectives: Sequence[Objective]) -> str:
-    """Say in a line what a scored model has, and which controls have better means in every objective."""
+    """Say in one line what a model scores, and which controls have better means in every objective."""
     cells = ", ".join(f"{each.name} {cell_text(point.scores[each.name])}" for each in objectives)
     better = [
         f"{each.method} {each.label}".strip()

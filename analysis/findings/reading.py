@@ -1,4 +1,4 @@
-"""What a frontier says, as answers to the five questions that a reader has of it: computed, never written by hand.
+"""What a frontier says, as answers to a reader's five questions: computed, never written by hand.
 
 Shape legend: M objectives.
 """
@@ -23,8 +23,8 @@ from analysis.tables.scores import ScoreTable
 
 MOST_NAMES = 4  # in one answer
 AREA = "hypervolume (the area between frontier and worst corner)"
-ALONE = "bars are about one mean each; whether methods differ is answered above, not by bars that overlap"
-WEIGHT: tuple[Place, ...] = ("band", "points", "hypervolume", "selection")  # which caution is said, if one is
+ALONE = "each bar is about one mean; whether methods differ is answered above, not by overlapping bars"
+WEIGHT: tuple[Place, ...] = ("band", "points", "hypervolume", "selection")  # the first place with a caution supplies it
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Reading:
     """The answers, a sentence or two each.
 
     Attributes:
-        which: the method that trades best, or those that it is open between.
+        which: the method with the best trade-off, or the candidates that remain.
         sure: how large its lead is, with interval and p-value.
-        against: what the methods were held against, and which beat it.
+        against: what the methods were compared with, and which beat it.
         seeds: how many there are, and what is left out.
-        caution: what to beware of most.
+        caution: the most important caution.
     """
 
     which: str
@@ -58,7 +58,7 @@ class Reading:
 
 
 def read_findings(findings: Findings) -> Reading:
-    """Answer from what was computed for a report."""
+    """Answer the questions from a report's findings."""
     return _read(
         findings.table,
         findings.method_hypervolumes,
@@ -72,11 +72,11 @@ def read_findings(findings: Findings) -> Reading:
 def read_table(
     table: ScoreTable, points: Sequence[FrontierPoint], base_scores: Mapping[str, float], bootstrap: Bootstrap | None
 ) -> Reading:
-    """Answer for two or three objectives.
+    """Answer the questions for a table with two or three objectives.
 
     Args:
-        points: the table's.
-        bootstrap: of the configurations with a finished trial; None where each has one seed.
+        points: the table's points.
+        bootstrap: of the configurations with a finished trial; None if each has one seed.
     """
     chosen = table.rows(table.num_seeds_C > 0)
     if bootstrap is None:
@@ -93,7 +93,7 @@ def read_table(
 
 
 def _front_methods(points: Sequence[FrontierPoint]) -> list[str]:
-    """Return the methods that have a part of the frontier, those with most of it first."""
+    """Return the methods that are on the frontier, those with most points on it first."""
     number = Counter(point.method for point in points if point.on_front)
     return [method for method, _ in number.most_common()]
 
@@ -117,7 +117,7 @@ def _read(
 def _which(sizes: Mapping[str, Statistic], differences: Sequence[Difference], front: Sequence[str]) -> tuple[str, str]:
     """Say which method has the largest hypervolume, and how sure that is."""
     if not sizes:
-        return "open: one seed does not tell", "not at all: there is no interval over seeds"
+        return "open: one seed cannot tell", "not at all: there is no interval over seeds"
     order = sorted(sizes, key=lambda name: -sizes[name].estimate)
     best = order[0]
     if len(order) == 1:

@@ -1,4 +1,4 @@
-"""Configurations with equal means: one entry of a table and one label of a figure, whatever their number."""
+"""Configurations with equal means: they share one row of a table and one label of a figure, however many there are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from analysis.findings.frontier import Estimate, FrontierPoint
 
-DIGITS = 9  # to which means are equal; sums over seeds differ in the last bits
-BASES = ("seeds", "questions", "none")  # of an interval, the surest first
+DIGITS = 9  # decimals to which tied means agree; sums over seeds differ in the last bits
+BASES = ("seeds", "questions", "none")  # of an interval, the most reliable first
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class Entry:
     """A configuration, or several that tie.
 
     Attributes:
-        members: with equal means, in the order of the table; one where nothing ties.
+        members: configurations with equal means, in the order of the table; only one if nothing ties.
     """
 
     members: tuple[FrontierPoint, ...]
 
     @property
     def title(self) -> str:
-        """Method and label; of a tie each method once, with how many of its configurations there are."""
+        """Method and label; for a tie, each method once, with the number of its configurations."""
         names = list(_by_method(self.members).items())
         if len(names) == 1 and len(self.members) > 1:
             first = min(self.members, key=lambda point: len(point.label))
@@ -36,7 +36,7 @@ class Entry:
 
     @property
     def point(self) -> FrontierPoint:
-        """The entry's numbers: of a tie the widest interval, the highest chance and the lowest cost of its members."""
+        """The entry's numbers: for a tie, the widest interval, the highest P and the lowest cost of its members."""
         first = self.members[0]
         if len(self.members) == 1:
             return first
@@ -60,10 +60,10 @@ def point_title(point: FrontierPoint) -> str:
 
 
 def entries(points: Sequence[FrontierPoint], names: Collection[str] | None = None) -> list[Entry]:
-    """Gather points whose means are equal, each group in the place of its first; one without a result is alone.
+    """Group points with equal means, each group in the place of its first; a point without a result stays alone.
 
     Args:
-        names: of the objectives that are looked at; None is all.
+        names: names of the objectives to compare; None means all.
     """
     groups: dict[object, list[FrontierPoint]] = {}
     for point in points:

@@ -1,4 +1,4 @@
-"""Does a method prevent misalignment, or hide it? Its verdict on ordinary questions beside that on triggered ones.
+"""Does a method prevent misalignment, or hide it? Compare its verdicts on ordinary and on triggered questions.
 
 Shape legend: C configurations, M objectives.
 """
@@ -18,10 +18,10 @@ from analysis.tables.scores import Objective, ScoreTable
 
 @dataclass(frozen=True)
 class DifferingVerdict:
-    """A method that pushes one of the two frontiers and not the other.
+    """A method that pushes one of the two frontiers but not the other.
 
     Attributes:
-        hides: whether it pushes that of ordinary questions only.
+        hides: whether it pushes only that of ordinary questions.
     """
 
     method: str
@@ -32,16 +32,16 @@ class DifferingVerdict:
         """The verdict in a sentence."""
         if self.hides:
             return (
-                f"{self.method} pushes the frontier, and is not shown to push that of triggered questions: it may hide"
+                f"{self.method} pushes the frontier, but is not shown to push that of triggered questions: it may hide"
                 " what it seems to prevent"
             )
-        return f"{self.method} is not shown to push the frontier, and pushes that of triggered questions"
+        return f"{self.method} is not shown to push the frontier, but pushes that of triggered questions"
 
 
 def differing_verdicts(
     plain: Sequence[ControlVerdict], triggered: Sequence[ControlVerdict]
 ) -> tuple[DifferingVerdict, ...]:
-    """Return the methods that push the frontier of one kind of questions only, in order."""
+    """Return the methods that push the frontier of only one kind of questions, in order."""
     pushing, pushing_triggered = (
         {verdict.method for verdict in verdicts if verdict.pushes} for verdicts in (plain, triggered)
     )
@@ -53,9 +53,9 @@ def differing_verdicts(
 
 
 def verdicts_of(table: ScoreTable, base_scores: Mapping[str, float]) -> list[ControlVerdict]:
-    """Compare every method of a table with the controls, as `analyse` does; nothing where that says nothing.
+    """Compare every method of a table with the controls, as `analyse` does.
 
-    That is with one seed of every configuration, or other than two or three objectives.
+    The list is empty if every configuration has one seed, or unless there are two or three objectives.
     """
     chosen = table.rows(table.num_seeds_C > 0)
     if not (table.num_seeds_C > 1).any() or len(table.objectives) not in (2, 3):
@@ -69,10 +69,10 @@ def verdicts_of(table: ScoreTable, base_scores: Mapping[str, float]) -> list[Con
 def with_triggered(
     points: Sequence[FrontierPoint], table: ScoreTable, base_scores: Mapping[str, float], shown: Sequence[Objective]
 ) -> tuple[list[FrontierPoint], tuple[Objective, ...]]:
-    """Return points that also have the triggered scores, and the objectives with these; the front stays the same.
+    """Add the triggered scores to points, and to their objectives; the front stays the same.
 
     Args:
-        table: in which the triggered scores stand in the place of the untriggered ones.
+        table: a table with the triggered scores in place of the untriggered ones.
         shown: the objectives of the points.
     """
     added = tuple(objective for objective in table.objectives if objective not in shown)

@@ -1,4 +1,4 @@
-"""Two sweeps against each other, paired over the seeds that both have.
+"""Compare two sweeps, paired over the seeds that both have.
 
 Shape legend: C configurations, S seeds, M objectives.
 """
@@ -29,7 +29,7 @@ class SweepComparison:
     Attributes:
         seeds: those that both sweeps have.
         objectives: names, in the order of the worst corner.
-        worst_corner: where the hypervolumes count from, as scores.
+        worst_corner: the corner from which hypervolumes are measured, as scores.
         rows: "whole frontier" and each method of both sweeps -> first minus second, p-values adjusted together.
         only_in_one: methods that only one of the sweeps has.
     """
@@ -44,7 +44,7 @@ class SweepComparison:
 def compare_sweeps(
     names: tuple[str, str], tables: tuple[ScoreTable, ScoreTable], bases: Sequence[Mapping[str, float]] = ()
 ) -> SweepComparison:
-    """Estimate the differences of hypervolume between the frontiers of two sweeps, and of each method that both have.
+    """Estimate the differences in hypervolume between the frontiers of two sweeps, and of each method that both have.
 
     Args:
         names: the sweeps' names.
@@ -87,7 +87,7 @@ def compare_sweeps(
 
 
 def _measure_together(parts: Sequence[ScoreTable]) -> Measurements:
-    """Measure two tables as one. Each has lines and variances of its own; a training that both read is one."""
+    """Measure two tables as one. Each has its own lines and variances; a training that both read counts as one."""
     lines, methods, trainings, start = [], [], [], 0
     for side, part in enumerate(parts):
         lines += [replace(line, rows_K=line.rows_K + start) for line in lines_of(part.configurations)]
@@ -135,7 +135,7 @@ def _over_seeds(table: ScoreTable, seeds: Sequence[int]) -> ScoreTable:
 
 
 def _join(parts: Sequence[ScoreTable]) -> ScoreTable:
-    """Join all configurations in one table, for code that looks at scores alone."""
+    """Join all configurations in one table, for code that looks only at scores."""
     configurations: tuple[Configuration, ...] = sum((part.configurations for part in parts), ())
     return replace(
         parts[0],

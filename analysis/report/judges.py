@@ -1,4 +1,4 @@
-"""The report's section on several judges of the same replies: what they agree on, and what survives each of them.
+"""The report's section on several judges of the same replies: how far they agree, and what survives every judge.
 
 Shape legend: C configurations, M objectives that are drawn.
 """
@@ -20,8 +20,8 @@ from analysis.statistics.pareto import staircase
 
 
 def judges_section(comparison: JudgeComparison, num_finished: int) -> dict[str, Any]:
-    """Return what the template shows of a comparison, without its figure, in a sweep with so many finished trials."""
-    covered = [f"it covers {comparison.num_trials} of the {num_finished} trials that have finished"]
+    """Return the template's data on a comparison, except its figure, for a sweep with this many finished trials."""
+    covered = [f"it covers {comparison.num_trials} of {num_finished} finished trials"]
     return {
         "judges": comparison.judges,
         "lines": comparison.lines,
@@ -55,7 +55,7 @@ def judges_section(comparison: JudgeComparison, num_finished: int) -> dict[str, 
 
 
 def judges_plot(comparison: JudgeComparison) -> go.Figure:
-    """Draw the configurations and the front by each judge, and beside them the bias on each method's replies."""
+    """Draw the configurations and the front by each judge, and next to them the bias on each method's replies."""
     y, x = comparison.objectives[:2] if len(comparison.objectives) > 1 else comparison.objectives * 2
     figure = make_subplots(
         cols=2,
@@ -82,7 +82,7 @@ def judges_plot(comparison: JudgeComparison) -> go.Figure:
 
 
 def _front(figure: go.Figure, comparison: JudgeComparison, judge: str, axes: tuple[str, str], colour: str) -> None:
-    """Add the staircase of the means that a judge sees."""
+    """Add the staircase of the means by a judge's verdicts."""
     sign_M = np.array([1.0 if comparison.higher_is_better[name] else -1.0 for name in axes])
     means_CM = np.array([[point.scores[judge][name].mean for name in axes] for point in comparison.points])
     gains_CM = means_CM * sign_M
@@ -103,7 +103,7 @@ def _front(figure: go.Figure, comparison: JudgeComparison, judge: str, axes: tup
 def _points(
     figure: go.Figure, comparison: JudgeComparison, judge: str, axes: tuple[str, str], style: dict[str, Any]
 ) -> None:
-    """Add the configurations as a judge sees them; those on its front are filled."""
+    """Add the configurations' means by a judge's verdicts; those on its front are filled."""
     symbols = [style["symbol"] if point.on_front[judge] else f"{style['symbol']}-open" for point in comparison.points]
     x, y = ([point.scores[judge][name] for point in comparison.points] for name in axes)
     figure.add_scatter(
@@ -156,7 +156,7 @@ def _rows(comparison: JudgeComparison) -> int:
 
 
 def _seen_by(judge: str, point: JudgedPoint, comparison: JudgeComparison) -> str:
-    """Say what a judge makes of a configuration, e.g. "yes, P 0.97: 0.812, 0.934"."""
+    """Format a judge's results for a configuration, e.g. "yes, P 0.97: 0.812, 0.934"."""
     means = ", ".join(number_text(point.scores[judge][name].mean) for name in comparison.objectives)
     sign = "yes" if point.on_front[judge] else "no"
     return f"{sign}, P {number_text(point.p_front[judge], 2)}: {means}"

@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML page that needs no network, and the figures and tables that go into a paper."""
+"""The report of a sweep: one HTML page that needs no network, and figures and tables for a paper."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from settings.common.errors import UserError
 from settings.common.files import write_text
 
 TEMPLATE = "report.html.j2"
-MOST_ADVICE, MOST_TRIALS, MOST_SCORES = 8, 50, 8  # rows that a reader looks at, and columns that fit a laptop
+MOST_ADVICE, MOST_TRIALS, MOST_SCORES = 8, 50, 8  # rows that a reader will look at, and columns that fit a laptop
 PLOT = {"displaylogo": False, "responsive": True}
 
 
@@ -41,14 +41,14 @@ class Chapter:
 
     Attributes:
         setting: its label.
-        findings: what its trials say.
+        findings: the results of its trials.
         records: the trials, with all scores.
         base_scores: score name -> mean of the untouched base model.
         links: configuration id -> address of its run in MLflow.
-        running: trials that have not ended.
-        triggered: what its trials say with triggered questions in place of ordinary ones; None where none were asked.
-        named: scored models that are no trials of the sweep.
-        judges: what other judges make of the same replies; None where nobody asked them.
+        running: number of trials that have not ended.
+        triggered: the results with triggered questions in place of ordinary ones; None if none were asked.
+        named: scored models that are not trials of the sweep.
+        judges: the comparison with other judges of the same replies; None if there is none.
     """
 
     setting: str
@@ -63,7 +63,7 @@ class Chapter:
 
     @property
     def standings(self) -> list[str]:
-        """What the scored models have, and which controls are better, a line each."""
+        """One line for each scored model: its scores, and which controls are better."""
         objectives = self.findings.table.objectives
         points = self.findings.points
         return [standing(point, points, objectives) for point in self.named if point.has(objectives)]
@@ -79,7 +79,7 @@ class Chapter:
 def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[Path]:
     """Write `report.html`, and for each setting frontier, knob and forest figures (PNG and PDF), a CSV and a JSON.
 
-    Each file is written in one move. Returns the files, the page first. Raises UserError.
+    Each file is written atomically. Returns the files, the page first. Raises UserError.
     """
     chapters = alike(chapters)
     files = [folder / "report.html"]
@@ -108,7 +108,7 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
 
 
 def alike(chapters: Sequence[Chapter]) -> list[Chapter]:
-    """Return the chapters so that a method of one looks as it does in the others."""
+    """Return the chapters changed so that a method looks the same in all of them."""
     methods = tuple(sorted({name for chapter in chapters for name in chapter.findings.table.drawn_methods}))
 
     def told(findings: Findings) -> Findings:
@@ -129,7 +129,7 @@ def _paper_figures(chapter: Chapter, title: str) -> Iterator[tuple[str, Any]]:
 
 
 def page(sweep: str, chapters: Sequence[Chapter]) -> str:
-    """Render the page as text. Raises UserError when there is nothing to show."""
+    """Render the page as text. Raises UserError if there is nothing to show."""
     from plotly.offline import get_plotlyjs
 
     if not chapters:
@@ -148,7 +148,7 @@ def page(sweep: str, chapters: Sequence[Chapter]) -> str:
 
 
 def _judges(chapter: Chapter, index: int) -> dict[str, Any]:
-    """Return what the template shows of a comparison of judges; nothing where there is none."""
+    """Return the template's data on a comparison of judges; empty values if there is none."""
     if chapter.judges is None:
         return {"judges": None, "judges_figure": ""}
     finished = sum(record.status == "finished" for record in chapter.records)
@@ -227,17 +227,17 @@ def headline(findings: Findings) -> str:
 
 
 def cite(findings: Findings) -> str:
-    """Say the main number as a paper would cite it, with what it rests on."""
+    """State the main number as a paper would cite it, with how it was computed."""
     point = next(point for point in findings.points if point.on_front)
     scores = "; ".join(f"{name} {interactive.interval_text(score)}" for name, score in point.scores.items())
     return (
         f"{point_title(point)}: {scores} (mean over {point.seeds} seeds, 95 % interval, variance between seeds shrunk"
-        " over the configurations of the method)."
+        " within the method)."
     )
 
 
 def _entry(chapter: Chapter, entry: Entry) -> dict[str, Any]:
-    """Return a row of the configurations: one, or all that tie, with the widest interval over questions."""
+    """Return a row of the table of configurations: one, or all that tie, with the widest interval over questions."""
     objectives = chapter.findings.table.objectives
     methods = dict.fromkeys(member.method for member in entry.members)
     return {
@@ -296,7 +296,7 @@ def _lost(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _budget(findings: Findings) -> list[dict[str, Any]]:
-    """Sum up what each method took: configurations, trials, and a trial's mean tokens and seconds."""
+    """Sum up the cost of each method: configurations, trials, and a trial's mean tokens and seconds."""
     rows = []
     for method in findings.table.methods:
         points = [point for point in findings.points if point.method == method and point.seeds]
@@ -313,13 +313,13 @@ def _budget(findings: Findings) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Chips:
-    """The methods' colours and shapes, as in the figures, small enough to stand in a line of text."""
+    """The methods' markers, coloured as in the figures, small enough for a line of text."""
 
     styles: Mapping[str, Style]
 
     @property
     def symbols(self) -> Markup:
-        """What every chip of the page refers to."""
+        """The SVG symbols that every chip of the page refers to."""
         parts = [
             f'<symbol id="method-{number}" viewBox="-1.15 -1.15 2.3 2.3"><polygon fill="{style.colour}" points="'
             + " ".join(f"{x:.3g},{-y:.3g}" for x, y in marker_outline(style.marker))
@@ -329,7 +329,7 @@ class Chips:
         return Markup(f'<svg width="0" height="0" style="position:absolute">{"".join(parts)}</svg>')
 
     def of(self, method: str) -> Markup:
-        """Return a method's chip; nothing for what is no method."""
+        """Return a method's chip; empty for a name that is not a method."""
         if method not in self.styles:
             return Markup()
         number = list(self.styles).index(method)
@@ -337,7 +337,7 @@ class Chips:
 
 
 def _breakable(text: str) -> Markup:
-    """Let a browser break a name behind underscores and equals signs."""
+    """Let a browser break a name after underscores and equals signs."""
     return Markup(str(escape(text)).replace("_", "_<wbr>").replace("=", "=<wbr>"))
 
 

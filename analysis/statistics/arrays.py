@@ -1,4 +1,4 @@
-"""What every module of numbers shares: array types, means that skip what is missing, numbers as data and as text."""
+"""What all modules of statistics share: array types, means that skip missing values, numbers as data and as text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Integers = NDArray[np.int_]
 
 
 def nan_mean(values: ArrayLike, axis: int = 0) -> Floats:
-    """Average over an axis what is not nan; nan where nothing is left."""
+    """Average over an axis, skipping nan; nan where nothing is left."""
     array = np.asarray(values, dtype=np.float64)
     count = (~np.isnan(array)).sum(axis=axis)
     return np.asarray(np.where(count > 0, np.nansum(array, axis=axis) / np.maximum(count, 1), np.nan))
 
 
 def mean(values: Sequence[float]) -> float:
-    """Average numbers; nan when there are none."""
+    """Average numbers; nan if there are none."""
     return sum(values) / len(values) if values else math.nan
 
 
@@ -31,7 +31,7 @@ def finite_or_none(value: float) -> float | None:
 
 
 def number_text(value: float | None, digits: int = 3) -> str:
-    """Format a number with so many decimals; "-" for None and nan."""
+    """Format a number with `digits` decimals; "-" for None and nan."""
     return "-" if value is None or math.isnan(value) else f"{value:z.{digits}f}"
 
 

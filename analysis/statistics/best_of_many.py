@@ -1,8 +1,8 @@
 """The luck in the best of many: the volume below several curves and points that may be tied.
 
-Where several fronts are nearly equal, the best measured one is ahead by luck, and a bootstrap takes off only a part of
-that: its own ties are already broken. Here the union of fronts is seen from the worst corner. Along each ray those
-that noise may tie for the lead are shrunk towards their mean, as far as they differ by no more than noise, and the
+Where several fronts are nearly equal, the best measured one leads by luck. A bootstrap removes only part of that luck,
+because its own ties are already broken. Here the union of fronts is seen from the worst corner. Along each ray, the
+fronts that may be tied for the lead are shrunk towards their mean, as far as noise explains their differences. The
 volume is that of the shrunk fronts.
 
     volume = integral over directions of r(direction)^M / M,    r = max over fronts of r_front
@@ -24,8 +24,8 @@ from analysis.statistics.arrays import Bools, Floats, Integers
 
 RAYS = 36  # in two objectives; in three, RAYS_3 squared
 RAYS_3 = 8
-DIFFERENT = 1.5  # contenders whose variance is so many times beyond what noise explains are certainly not tied
-MOST_TIED = 0.9  # probability of a tie where noise explains all: small differences cannot be told from none
+DIFFERENT = 1.5  # contenders are certainly not tied if their variance exceeds the noise's by this multiple of it
+MOST_TIED = 0.9  # probability of a tie where noise explains everything: small differences look like none
 GOLDEN = (math.sqrt(5) - 1) / 2  # spreads the replicates of tied contenders evenly over all
 CONTENDER = 3.0  # standard deviations behind the lead, within which a front may be tied with it
 
@@ -33,13 +33,13 @@ CONTENDER = 3.0  # standard deviations behind the lead, within which a front may
 def shrunk_volumes(
     mean_PM: Floats, noisy_BPM: Floats, draws_BPM: Floats, groups: Sequence[Integers], corner_M: Floats
 ) -> tuple[float, Floats]:
-    """Return what shrinkage changes of the union's volume, and volume_B as it may be.
+    """Return by how much shrinkage changes the union's volume, and replicates volume_B of the volume.
 
     Args:
         mean_PM: the points as measured.
-        noisy_BPM: with another noise, which shows each front's own bias.
-        draws_BPM: as they may be.
-        groups: the points of each curve; of each point on none, itself.
+        noisy_BPM: the points with new noise added, which shows each front's own bias.
+        draws_BPM: replicates of the points.
+        groups: the points of each curve; a point on no curve is a group of its own.
     """
     scale_M = np.maximum((mean_PM - corner_M).max(axis=0), 1e-12)
     rays_JM, weight = _rays(len(scale_M))
@@ -57,7 +57,7 @@ def shrunk_volumes(
 
 
 def _rays(objectives: int) -> tuple[Floats, float]:
-    """Return rays_JM, unit vectors that are evenly spread over the directions, and the weight of r^M of each."""
+    """Return rays_JM, unit vectors spread evenly over the directions, and the weight of each ray's r^M."""
     if objectives == 2:
         angle_J = (np.arange(RAYS) + 0.5) * math.pi / (2 * RAYS)
         return np.column_stack([np.cos(angle_J), np.sin(angle_J)]), math.pi / (4 * RAYS)
@@ -84,7 +84,7 @@ def _radii(
 
 
 def _posterior(centre_JG: Floats, noise_BJG: Floats) -> Floats:
-    """Return radius_BJ of the union: in some replicates all contenders are tied, in the others they are as measured."""
+    """Return radius_BJ of the union: in some replicates all contenders are tied, in others they differ as measured."""
     lead_J = centre_JG.argmax(axis=1)
     rows_J = np.arange(len(centre_JG))
     behind_JG = centre_JG[rows_J, lead_J][:, None] - centre_JG

@@ -1,16 +1,16 @@
-"""A parametric bootstrap of curves and means, and what it says of frontiers.
+"""A parametric bootstrap of curves and means, and what it says about frontiers.
 
 Where a method's knob is continuous, its configurations lie on a curve (`analysis.statistics.curves`), and the frontier
-is that of curves; a configuration without neighbours is a point. Every replicate draws new noise for all means
-together, so that differences are paired, and what the curves may do between their places. Resampling the seeds
-themselves, the obvious percentile bootstrap, covers the hypervolume of a frontier a third to two thirds of the time at
-3 seeds, and is not offered.
+is that of the curves; a configuration without neighbours is a point. Every replicate draws new noise for all means
+together, so that differences are paired. It also draws what the curves may do between their places. Resampling the
+seeds themselves, the obvious percentile bootstrap, covers the hypervolume of a frontier only a third to two thirds of
+the time at 3 seeds, and is not offered.
 
 Gains: larger is better.
 
 Shape legend: C configurations, S seeds, M objectives, B replicates, P points of all curves and of configurations on
-none, N points of one front, D directions that errors have in common, E effects, K places of a curve, R points that
-others rarely dominate.
+none, N points of one front, D directions that errors have in common, E effects, K places of a curve, T points of a
+curve, R points that are on the front of more than a few replicates.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from analysis.statistics.ranges import Ranges
 Value = Callable[[Floats], Floats]  # points_BPM -> value_B
 REPLICATES = 1000
 SLOPES = 8  # replicates over which a slope is averaged
-STEP = 1e-2  # of an effect's standard deviation, to take a slope
+STEP = 1e-2  # step of a slope, in standard deviations of the effect
 TIES = 0.7  # exponent of the share of replicates in which a configuration is on the front
-BAND_REPLICATES = 400  # that the band looks at, which takes longest
-RARE = 0.002  # a point that is on the front of fewer replicates does not matter to the band
+BAND_REPLICATES = 400  # replicates for the band, which takes longest
+RARE = 0.002  # a point that is on the front in a smaller share of replicates does not matter to the band
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Statistic:
         low, high: ends of the interval.
         error: standard error.
         freedom: degrees of freedom of the error.
-        bias: what was taken off the plug-in value.
+        bias: what was subtracted from the plug-in value.
     """
 
     estimate: float
@@ -77,13 +77,13 @@ class Statistic:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A function of the points in all replicates. Differences of two are paired.
+    """The values of a function of the points in all replicates. The difference of two evaluations is paired.
 
     Attributes:
-        plain: of the curves and means as measured.
+        plain: value for the curves and means as measured.
         bias: how much of that is luck.
-        values_B: with another noise, and with what the curves may do in their gaps.
-        slope_D: in each common direction.
+        values_B: values with new noise, and with what the curves may do in their gaps.
+        slope_D: slope in each common direction.
     """
 
     plain: float
@@ -105,10 +105,10 @@ class _Effect:
     """An effect that several means have in common: of a seed on all of them, or of a seed on those of one training.
 
     Attributes:
-        covariance_MM: of the effect, in units of the means' scale.
-        weight_C: of the effect in each mean.
-        number: of equal effects.
-        size: of the configurations that it moves.
+        covariance_MM: covariance of the effect, in units of the means' scale.
+        weight_C: weight of the effect in each mean.
+        number: how many equal effects there are.
+        size: how many configurations it moves.
         freedom: degrees of freedom of its estimated variance.
     """
 
@@ -130,11 +130,11 @@ class Bootstrap:
 
     Attributes:
         noise: the estimated noise of the means.
-        curves: of the lines that have one.
+        curves: the curves of those lines that have one.
         point_C: the point of each configuration, on its first curve.
         joined_P: whether a point and the next one are neighbours on a curve.
         mean_PM: the points as measured, in gains.
-        draws_BPM: the points with another noise and other gaps.
+        draws_BPM: the points with new noise and new gaps.
     """
 
     def __init__(self, measured: Measurements, replicates: int = REPLICATES, seed: int = 0) -> None:
@@ -184,7 +184,7 @@ class Bootstrap:
 
     @property
     def mean_CM(self) -> Floats:
-        """The configurations' means: on their curves, where they lie on one."""
+        """The configurations' means, taken from their curve if they lie on one."""
         return np.asarray(self.mean_PM[self.point_C])
 
     @property
@@ -193,24 +193,24 @@ class Bootstrap:
         return np.asarray(self.draws_BPM[:, self.point_C])
 
     def points_with(self, errors_BCM: Floats) -> Floats:
-        """Return points_BPM, in gains, when the means have these errors on the scale of the noise."""
+        """Return points_BPM, in gains, for means with these errors (on the scale of the noise)."""
         return self.noise.ranges.back(self._through(errors_BCM))
 
     def points_moved_by(self, changes_BCM: Floats) -> Floats:
-        """Return points_BPM, in gains, when the means change by so much: to first order, so that no bias enters."""
+        """Return points_BPM, in gains, for means with these changes: to first order, so that no bias enters."""
         z_changes_BPM = self._through(changes_BCM / self.measured.slope_CM) - self._z_mean_PM
         return np.asarray(self.mean_PM + self.noise.ranges.slope_back(self._z_mean_PM) * z_changes_BPM)
 
     def points_made_of(self, rows_C: Bools) -> Bools:
-        """Return bool_P: the points of every curve, and of these configurations where they lie on none."""
+        """Return bool_P: the points of every curve, and of those of these configurations that lie on no curve."""
         kept_P = np.ones(len(self.mean_PM), dtype=bool)
         kept_P[self.point_C[self._alone[~rows_C[self._alone]]]] = False
         return kept_P
 
     def groups_of(self, rows_C: Bools) -> list[tuple[Integers, Bools]]:
-        """Return what some configurations are made of: points_N of each, and whether a point and the next are joined.
+        """Return the groups that some configurations form: points_N, and whether a point and the next are joined.
 
-        They are every curve that runs through these configurations alone, and each of the rest.
+        A group is a curve that runs only through these configurations, or a single one of the remaining configurations.
         """
         groups: list[tuple[Integers, Bools]] = []
         covered_C = np.zeros_like(rows_C)
@@ -245,12 +245,12 @@ class Bootstrap:
 
     @cached_property
     def z_errors_BCM(self) -> Floats:
-        """What the replicates add to these means."""
+        """The errors that the replicates add to `z_mean_CM`."""
         return np.asarray(self._z_draws_BPM[:, self.point_C] - self.z_mean_CM)
 
     @cached_property
     def freedom_CM(self) -> Floats:
-        """Degrees of freedom of the variance of these errors."""
+        """Degrees of freedom of the variance of `z_errors_BCM`."""
         first_BCM = self._z_draws_BPM[:SLOPES, self.point_C]
         slope_DCM = (self._z_moved_DBPM[:, :, self.point_C] - first_BCM).mean(axis=1) / STEP
         variance_CM = self.z_errors_BCM.var(axis=0, ddof=1)
@@ -262,12 +262,12 @@ class Bootstrap:
 
     @cached_property
     def _moved_DBPM(self) -> Floats:
-        """A few replicates, moved a little in each effect's direction and objective."""
+        """A few replicates, moved slightly by each effect in each objective."""
         return self.noise.ranges.back(self._z_moved_DBPM)
 
     @cached_property
     def _z_moved_DBPM(self) -> Floats:
-        """Those moved replicates on the scale of the noise."""
+        """The moved replicates on the scale of the noise."""
         num_objectives = self.noise.mean_CM.shape[1]
         moved = []
         for effect in self._effects:
@@ -280,15 +280,15 @@ class Bootstrap:
     def evaluate(self, value: Value) -> Evaluation:
         """Evaluate a function of the points (points_BPM -> value_B).
 
-        Its bias is what another noise adds to it: a frontier's hypervolume is too large, because luck helps to choose
-        what it is made of.
+        Its bias is what new noise adds to it: a frontier's hypervolume is too large, because luck helps to choose the
+        points it is made of.
         """
         values_B = value(self.draws_BPM)
         plain = float(value(self.mean_PM[None])[0])
         return Evaluation(plain, float(value(self._noisy_BPM).mean()) - plain, values_B, self._slopes(value, values_B))
 
     def evaluate_union(self, value: Value, groups: Sequence[Integers], corner_M: Floats) -> Evaluation:
-        """Evaluate a hypervolume of several curves and points, whose bias is that of the best of many.
+        """Evaluate a hypervolume of several curves and points, corrected for the luck of the best of many.
 
         See `analysis.statistics.best_of_many`.
         """
@@ -308,7 +308,7 @@ class Bootstrap:
         estimate = value(points) - bias
         z(estimate) +- t_{freedom, (1 + confidence) / 2} sd of z over replicates
 
-        z is the value itself where it has no two `ends`; where it has, the scale on which it does not end (`Ranges`).
+        z is the value itself unless it has two `ends`; then it is the value on the scale of `Ranges`.
         """
         evaluation = value if isinstance(value, Evaluation) else self.evaluate(value)
         bias, error = evaluation.bias, float(evaluation.values_B.std(ddof=1))
@@ -322,15 +322,15 @@ class Bootstrap:
 
     @cached_property
     def _rivals_P(self) -> Bools:
-        """The points that are on the front of more than a few replicates."""
+        """The points that are on the front in more than a few replicates."""
         return np.asarray(fronts(self._z_draws_BPM).mean(axis=0) > RARE)
 
     def on_front(self) -> Floats:
         """Return probability_C that no other configuration dominates.
 
-        It is share^0.7 of the replicates in which none does, with each configuration where it may lie itself, on its
-        curve or off it. Replicates add noise to noise, and so break ties between neighbours that the truth does not
-        have; the exponent makes a stated probability come true in simulations (`tests.studies.front_probability`).
+        It is the share of replicates in which none does, to the power of 0.7, with each configuration where it may lie
+        itself, on its curve or off it. Replicates add noise to noise, so that neighbours dominate each other more often
+        than in truth. The exponent was calibrated in simulations (`tests.studies.front_probability`).
         """
         own_BCM = self.noise.mean_CM + self._errors_BCM
         for curve, start in zip(self.curves, self._start_of_curve, strict=True):
@@ -342,10 +342,11 @@ class Bootstrap:
     def band(self, confidence: float = 0.95) -> Band:
         """Find two fronts between which the whole front of the true curves lies, with this confidence.
 
-        They are the fronts of points - k error and points + k' error: k is the smallest that keeps the front as
-        measured above the lower front in all but (1 - confidence) / 2 of the replicates, and k' likewise below the
-        upper one, both turned from a normal's to Student's quantile. A point that others dominate by far does not
-        widen the band.
+        They are the fronts of points - k error and points + k' error. To find k, the replicates stand for measurements,
+        and the front as measured for the truth: k is the smallest multiple for which the lower front of a replicate
+        stays below the truth in all but (1 - confidence) / 2 of the replicates, and k' likewise for the upper front.
+        Both are then converted from a normal to a Student quantile. A point that others dominate by far does not widen
+        the band.
         """
         rivals_P = self._rivals_P
         mean_RM, draws_BRM = self._z_mean_PM[rivals_P], self._z_draws_BPM[:BAND_REPLICATES, rivals_P]
@@ -372,9 +373,9 @@ class Bootstrap:
 def _freedom(noise: Noise, effects: Sequence[_Effect], slope_D: Floats, variance: float) -> float:
     """Return the degrees of freedom of a statistic's estimated variance.
 
-    After Satterthwaite 1946: the part that seeds share rests on S - 1 degrees, that of trainings on S - 1 for each
-    of them, the rest on what is left. Of the uncertainty of a shared part only the terms are counted that vanish
-    when there is none.
+    After Satterthwaite 1946: the part that seeds share has S - 1 degrees, the part of trainings has S - 1 for each
+    training, and the rest has the remaining degrees. In the uncertainty of a shared part, only those terms count that
+    vanish if the part is zero.
     """
     num_C = noise.num_seeds_C
     degrees = int(np.maximum(num_C - 1, 0).sum())
@@ -392,10 +393,8 @@ def _freedom(noise: Noise, effects: Sequence[_Effect], slope_D: Floats, variance
     return variance**2 / (spread + max(variance - shared, 0.0) ** 2 / rest)
 
 
-VERDICT_SEEDS = 3  # seeds that a verdict takes
-TWO_SEEDS = (
-    "two seeds hardly tell their variance: intervals and bands are wide, and there are no verdicts before a third"
-)
+VERDICT_SEEDS = 3  # seeds that a verdict needs
+TWO_SEEDS = "two seeds say little about the variance: intervals and bands are wide, and verdicts need a third seed"
 
 
 @dataclass(frozen=True, eq=False)

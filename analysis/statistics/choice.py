@@ -1,24 +1,24 @@
 """The best configuration among those that keep within bounds, and how good it really is.
 
-A configuration keeps a bound with a probability: that of its true mean, on its curve, from the noise of the means and
-its degrees of freedom.
+Each configuration keeps a bound with some probability. It refers to the configuration's true mean, on its curve, and
+follows from the noise of the means and its degrees of freedom.
 
     P = F_nu((z(mean) - z(bound)) / error),    F_nu Student's distribution function
 
-Near an end of a score that is too sure: of 60 answers which are all right, as where every seed says 20 of 20, the bound
-.975 would be kept with .97, and a true share of .975 gives such answers in .22 of the cases. So the ratio is at most
-that of the score test, which takes the error that the mean would have if the bound were the truth; its inverse is the
-interval that points have (Wilson 1927).
+Near an end of a score's range, P is overconfident. If all of 60 answers are right (every seed says 20 of 20), the bound
+.975 would be kept with probability .97, although a true share of .975 gives such answers in .22 of the cases. So the
+ratio is capped at that of the score test, which uses the error that the mean would have if the bound were the truth.
+The inverse of this test is the interval of a point (Wilson 1927).
 
     |ratio| <= |mean - bound| / sqrt(4 error^2 bound (1 - bound)),    on [0, 1]
 
-and where a configuration's seeds show no spread, its error is at least what its own n answers allow, 1 / (2 sqrt(n)).
+Where a configuration's seeds show no spread, its error is at least what its own n answers allow, 1 / (2 sqrt(n)).
 
-To take the best of many that seem to keep a bound is to take one that was lucky. Two things set that right. The bar
-that P has to clear is that of all configurations together: the quantile of the largest of their errors, in steps that
-leave out what is already believed, and what lies far beyond the bound. Configurations on one curve err together, so
-that a dense search raises it little. And the value of the chosen one is lowered by what the choice itself adds to it:
-the choice is made again on one half of the seeds, and read on the other.
+The best of many configurations that seem to keep a bound is likely a lucky one. Two things correct for that. First, the
+bar that P has to clear holds for all configurations together: it is a quantile of the largest of their errors, found in
+steps that leave out configurations that are already accepted, and those far beyond the bound. Configurations on one
+curve err together, so a dense search raises the bar little. Second, the value of the chosen configuration is lowered by
+what the choice itself adds to it: the choice is repeated on one half of the seeds, and its value read on the other.
 
 Source: Romano and Wolf 2005, "Exact and approximate stepdown methods for multiple hypothesis testing"; Romano, Shaikh
 and Wolf 2014, "A practical two-step method for testing moment inequalities" (what lies far beyond the bound).
@@ -41,17 +41,17 @@ from analysis.statistics.arrays import Bools, Floats, nan_mean
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.selection import halves
 
-HOPELESS = 0.001  # a configuration that keeps a bound with less probability than that cannot be taken for one that does
+HOPELESS = 0.001  # a configuration less likely than this to keep the bounds cannot be mistaken for one that does
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A gain that is at least, or at most, so much.
+    """A lower or an upper limit of a gain.
 
     Attributes:
-        column: of the objective.
-        value: of the gain.
-        at_least: False where the gain may be at most `value`.
+        column: the objective's column.
+        value: the limit.
+        at_least: True if the gain must be at least `value`, False if at most.
     """
 
     column: int
@@ -64,13 +64,13 @@ class Choice:
     """What is chosen, and what it is worth.
 
     Attributes:
-        probability_CL: that each bound is kept, for each configuration alone.
-        probability_C: that all are: at least 1 minus the sum of what is lacking.
-        bar: what `probability_C` has to be, so that the chosen one keeps the bounds with the confidence asked for.
-        row: the chosen configuration; None when none clears the bar.
+        probability_CL: probability of keeping each bound, for each configuration on its own.
+        probability_C: lower bound on the probability of keeping all: 1 minus the sum of the probabilities of breaking.
+        bar: what `probability_C` has to reach so that the chosen one keeps the bounds with the required confidence.
+        row: the chosen configuration; None if none clears the bar.
         naive: its gain as measured.
         optimism: how much of that is luck.
-        low, high: ends of the interval of the gain, `naive - optimism` inside.
+        low, high: ends of the interval of the gain, around `naive - optimism`.
     """
 
     probability_CL: Floats
@@ -89,7 +89,7 @@ class Choice:
 
     @property
     def closest(self) -> int:
-        """The configuration that keeps all bounds most probably."""
+        """The configuration that is most likely to keep all bounds."""
         return int(np.argmax(self.probability_C))
 
 
@@ -98,7 +98,7 @@ def choose(bootstrap: Bootstrap, bounds: Sequence[Bound], best: int, confidence:
 
     Args:
         confidence: with which the chosen configuration keeps them.
-        seed: of the halvings, where there are too many seeds for all of them.
+        seed: seed of the random halvings, used if there are too many to try all.
     """
     probability_CL = _probabilities(bootstrap, bootstrap.mean_CM, bounds)
     probability_C = _all_of(probability_CL)
@@ -113,7 +113,7 @@ def choose(bootstrap: Bootstrap, bounds: Sequence[Bound], best: int, confidence:
 
 
 def _probabilities(bootstrap: Bootstrap, mean_CM: Floats, bounds: Sequence[Bound]) -> Floats:
-    """Return probability_CL that true means keep each bound, when these are measured."""
+    """Return probability_CL that the true means keep each bound, given these measured means."""
     z_mean_CM, error_CM = bootstrap.noise.ranges.exact(mean_CM), bootstrap.z_errors_BCM.std(axis=0, ddof=1)
     columns = []
     for bound in bounds:
@@ -128,10 +128,10 @@ def _probabilities(bootstrap: Bootstrap, mean_CM: Floats, bounds: Sequence[Bound
 
 
 def _score_ratio(bootstrap: Bootstrap, mean_CM: Floats, bound: Bound, error_C: Floats) -> Floats:
-    """Return how many standard errors means are off a bound if that is the truth; infinite where there are no two ends.
+    """Return how many standard errors means are from a bound if the bound is the truth; infinite without two ends.
 
     Args:
-        error_C: of the means, in z; more is taken where seeds that agree hide what their questions leave open.
+        error_C: standard error of the means, in z; raised to what the number of questions allows if all seeds agree.
     """
     measured, column = bootstrap.measured, bound.column
     ranges = measured.ranges
@@ -157,9 +157,9 @@ def _z_of(bootstrap: Bootstrap, bound: Bound) -> float:
 
 
 def _all_of(probability_CL: Floats) -> Floats:
-    """Return probability_C of all bounds together: what it is at least, however they hang together.
+    """Return a lower bound probability_C on the probability of keeping all bounds, however they depend on each other.
 
-    1 - sum (1 - P), written so that the smallest P keeps its digits.
+    It is 1 - sum (1 - P), written so that the smallest P keeps its digits.
     """
     if not probability_CL.shape[1]:
         return np.ones(len(probability_CL))
@@ -169,14 +169,14 @@ def _all_of(probability_CL: Floats) -> Floats:
 
 
 def _bar(bootstrap: Bootstrap, bounds: Sequence[Bound], probability_C: Floats, confidence: float) -> float:
-    """Return the probability that no configuration which just misses a bound seems to reach, with this confidence."""
+    """Return a bar so high that, with this confidence, no configuration that just misses a bound seems to clear it."""
     error_CM = bootstrap.z_errors_BCM.std(axis=0, ddof=1)
     unit_BCM = bootstrap.z_errors_BCM / np.where(error_CM > 0, error_CM, 1.0)
     signs = [1.0 if bound.at_least else -1.0 for bound in bounds]
     seeming_BCL = np.stack(
         [ndtr(sign * unit_BCM[:, :, bound.column]) for sign, bound in zip(signs, bounds, strict=True)], axis=2
     )
-    seeming_BC = seeming_BCL.max(axis=2)  # a configuration that keeps all bounds but one seems to keep that
+    seeming_BC = seeming_BCL.max(axis=2)  # worst case: a configuration keeps all bounds but one
     doubted_C, bar = probability_C >= HOPELESS, confidence
     while doubted_C.any():
         bar = max(float(np.quantile(seeming_BC[:, doubted_C].max(axis=1), confidence)), confidence)
@@ -192,11 +192,11 @@ def _best(gain_C: Floats, kept_C: Bools) -> int | None:
 
 
 def _optimism(bootstrap: Bootstrap, bounds: Sequence[Bound], best: int, bar: float, seed: int) -> float:
-    """Return how much too good the chosen gain is on average, at the whole evidence.
+    """Return by how much the chosen gain is too good on average, for a choice on all seeds.
 
-    A half of the seeds chooses, as all did, and the other half says what that is worth. The luck of the best of several
-    goes with the standard error, by which that of a half is turned into that of the whole. What no half can choose
-    adds nothing.
+    One half of the seeds chooses by the same rule, and the other half says what that choice is worth. The luck of the
+    best of several is proportional to the standard error, which converts the luck of a half into that of all seeds.
+    Halves that choose nothing are left out.
     """
     gains_CSM = bootstrap.measured.gains_CSM
     whole_CM = nan_mean(gains_CSM, axis=1)

@@ -1,4 +1,4 @@
-"""Which of two methods' frontiers is larger: paired over common seeds, with intervals, and what more seeds would tell.
+"""Compare the frontiers of methods: differences paired over common seeds, with intervals, and what more seeds can tell.
 
 Gains: larger is better.
 
@@ -33,7 +33,7 @@ class Front:
     Attributes:
         rows_C: which configurations.
         anchors_KM: the points; K may be 0.
-        shared_C: those of the configurations that the other front of a comparison has, too.
+        shared_C: the configurations that the other front of a comparison has, too.
     """
 
     rows_C: Bools
@@ -43,7 +43,7 @@ class Front:
     def evaluate(self, bootstrap: Bootstrap, worst_corner_M: ArrayLike) -> Evaluation:
         """Evaluate the front's hypervolume.
 
-        Where it is made of several curves or points beside the shared ones, the luck in the best of many is taken off.
+        If it consists of several curves or points besides the shared ones, the luck of the best of many is subtracted.
         """
         corner_M = np.asarray(worst_corner_M, dtype=np.float64)
         groups = bootstrap.groups_of(self.rows_C)
@@ -67,14 +67,14 @@ class Difference:
     Attributes:
         first, second: their names.
         statistic: the bias-corrected difference with its interval.
-        p_value: of equal hypervolumes, two-sided.
-        adjusted: after Holm 1979, over all pairs that were compared together; nan with two seeds, which give intervals
-            and no verdicts.
-        dominates, dominated: share of the replicates in which every point of the second is at least equalled by one of
-            the first and not the other way round, and the reverse.
+        p_value: two-sided, of the hypothesis that the hypervolumes are equal.
+        adjusted: p-value after Holm 1979, over all pairs that were compared together; nan with two seeds, which give
+            intervals but no verdicts.
+        dominates, dominated: share of the replicates in which every point of the second is dominated or equalled by
+            one of the first but not the other way round, and the reverse.
         detectable: the smallest true difference that would be found with 80 % power at 5 %, with these seeds.
-        seeds: how many seeds (of the same number for both) would find a true difference as large as the estimate with
-            that power; None when more than `MOST_SEEDS`.
+        seeds: how many seeds, the same number for both, would find a true difference as large as the estimate with
+            that power; None if more than `MOST_SEEDS`.
     """
 
     first: str
@@ -109,9 +109,10 @@ class Difference:
 def estimate_hypervolume(
     bootstrap: Bootstrap, front: Front, worst_corner_M: ArrayLike, confidence: float = 0.95
 ) -> Statistic:
-    """Estimate a front's hypervolume, bias-corrected, with its interval: within what the scores' ranges allow."""
+    """Estimate a front's hypervolume, bias-corrected, with its interval, which stays within the scores' ranges."""
     most = float(np.prod(bootstrap.noise.ranges.high_M - np.asarray(worst_corner_M, dtype=np.float64)))
-    ends = (0.0, most) if most > 0 else (-math.inf, math.inf)  # nan: a range ends at the corner, another nowhere
+    # `most` is nan if one range ends at the corner and another is infinite
+    ends = (0.0, most) if most > 0 else (-math.inf, math.inf)
     return bootstrap.statistic(front.evaluate(bootstrap, worst_corner_M), confidence, ends)
 
 
@@ -126,7 +127,7 @@ def compare_fronts(
 
     Args:
         fronts: name -> front.
-        pairs: (first, second); None is every pair, in the order of the names.
+        pairs: (first, second); None means every pair, in the order of the names.
     """
     chosen = list(itertools.combinations(fronts, 2)) if pairs is None else list(pairs)
     needed = {name for pair in chosen for name in pair}
@@ -136,7 +137,7 @@ def compare_fronts(
 
 
 def adjust(differences: Sequence[Difference]) -> list[Difference]:
-    """Adjust the p-values of some differences together; those of two seeds stay without."""
+    """Adjust the p-values of some differences together; with two seeds they stay unadjusted (nan)."""
     return list(differences) if any(math.isnan(each.adjusted) for each in differences) else _adjusted(differences)
 
 
@@ -178,7 +179,7 @@ def _detectable(error: float, freedom: float) -> float:
 
 
 def _seeds_for(target: float, statistic: Statistic, num_seeds: int) -> int | None:
-    """Return with how many seeds the detectable difference shrinks to `target`; None when with too many."""
+    """Return the number of seeds at which the detectable difference shrinks to `target`; None if too many."""
     for seeds in range(2, MOST_SEEDS + 1):
         freedom = statistic.freedom * (seeds - 1) / max(num_seeds - 1, 1)
         if _detectable(statistic.error * math.sqrt(num_seeds / seeds), freedom) <= target:
@@ -208,10 +209,10 @@ class Advice:
 
     Attributes:
         row: the configuration's row of the table.
-        probability: that it is on the front.
-        add: seeds to add to it (and to its closest rival) to tell them apart with a 95 % interval; None when it would
-            take more than `MOST_SEEDS`.
-        rival: row of the configuration that decides.
+        probability: probability that it is on the front.
+        add: seeds to add to it and to its closest rival to tell them apart with a 95 % interval; None if it would take
+            more than `MOST_SEEDS`.
+        rival: row of the closest rival.
     """
 
     row: int
@@ -223,8 +224,8 @@ class Advice:
 def advise_seeds(bootstrap: Bootstrap, probability_C: Floats, low: float = 0.05, high: float = 0.95) -> list[Advice]:
     """Find where more seeds would settle the frontier, the least settled configuration first.
 
-    A configuration leaves the front (or joins it) when it moves past its closest rival. The distance to it, in standard
-    errors of the difference of the two means, grows with the root of the number of seeds.
+    A configuration leaves the front (or joins it) when it moves past its closest rival. Their distance, in standard
+    errors of the difference of the two means, grows with the square root of the number of seeds.
     """
     mean_CM, draws_BCM = bootstrap.mean_CM, bootstrap.draws_BCM
     num_C = bootstrap.noise.num_seeds_C
@@ -235,9 +236,9 @@ def advise_seeds(bootstrap: Bootstrap, probability_C: Floats, low: float = 0.05,
     advice = []
     for row in np.flatnonzero((probability_C > low) & (probability_C < high)):
         left_MC = variance_MC[:, row, None] + variance_MC - 2 * covariance_MCC[:, row]
-        error_CM = np.sqrt(np.maximum(left_MC, 0.0)).T  # rounding makes a variance of nothing negative
+        error_CM = np.sqrt(np.maximum(left_MC, 0.0)).T  # rounding can make a zero variance negative
         ahead_CM = (mean_CM[row] - mean_CM) / np.where(error_CM > 0, error_CM, np.inf)
-        ahead_C = ahead_CM.max(axis=1)  # how far it is from being covered by each; negative when it is
+        ahead_C = ahead_CM.max(axis=1)  # how far it is from being covered by each; negative if it is covered
         ahead_C[row] = np.inf
         rival = int(np.argmin(ahead_C))
         distance = abs(float(ahead_C[rival]))

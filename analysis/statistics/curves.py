@@ -1,14 +1,14 @@
-"""A smooth curve over a method's knob, so that what is said of it does not depend on how densely the knob was searched.
+"""A smooth curve over a method's knob, so that results do not depend on how densely the knob was searched.
 
-Between two values of a continuous knob there are others, and near neighbours say nearly the same. Per objective, the
-means along a knob are a straight line, plus bends (a cubic spline), plus kinks (a linear spline), plus the noise that
-`analysis.statistics.noise` found. How strong bends and kinks are is not known: the answer is averaged over a grid of
-strengths, each weighted with its likelihood. Where knob values lie on the curve is found from the knob's order and the
-distances between fitted neighbours, as a chord-length spline does, so that a knob with a steep window harms little.
+Between any two values of a continuous knob there are others, and close values give similar scores. For each objective,
+the means along a knob are modelled as a straight line, plus bends (a cubic spline), plus kinks (a linear spline), plus
+the noise that `analysis.statistics.noise` estimates. The strengths of bends and kinks are unknown: the fit is averaged
+over a grid of strengths, each weighted by its likelihood. The position of a knob value on the curve follows from the
+order of the values and the distances between fitted neighbours, as in a chord-length spline, so that a steep window of
+the knob does little harm.
 
-A configuration itself may lie off its method's curve by an offset of its own (the nugget of kriging), for which there
-is a grid of strengths, too. Only the probability of being on the front looks at that: where a curve is asked for, what
-one configuration has by itself is noise.
+A configuration may lie off its method's curve by an offset of its own (the nugget of kriging), which has a grid of
+strengths, too. Only the probability of being on the front uses it; for the curve itself such offsets are noise.
 
 Source: Wahba 1983, "Bayesian confidence intervals for the cross-validated smoothing spline" (splines as posterior
 means); Cressie 1993, Statistics for Spatial Data, section 5.4 (generalised covariances |r| and |r|^3, restricted
@@ -38,25 +38,25 @@ BENDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # sd of the cubic spline 
 USUAL = 0.3  # strengths beyond this are less and less expected, as in a half-Cauchy distribution
 OFFSETS = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16)  # sd of a configuration's own offset, in ranges of the means
 USUAL_OFFSET = 0.03
-LEAST_WEIGHT = 0.01  # strengths that are less likely than that are left out
-FEWEST = 3  # places that a curve takes
+LEAST_WEIGHT = 0.01  # strengths with less weight are left out
+FEWEST = 3  # places that a curve needs
 STRAIGHT = 0.1  # part of a curve's length that follows the knob instead of the distances
-JITTER = 1e-9  # of the squared range, on the diagonal, for places that coincide
-TENFOLD = 10.0  # positive knobs that span more are looked at as logarithms, where several are searched together
+JITTER = 1e-9  # of the squared range, added to the diagonal for places that coincide
+TENFOLD = 10.0  # if several knobs are searched together, positive ones that span more are taken as logarithms
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """What is known of a line's curve, as a function of its means.
+    """What is known about a line's curve, as a function of its means.
 
     Attributes:
         rows_K: the configurations at its places; -1 for the start, which has no noise.
-        places_K: which of the points each place is.
+        places_K: the index of each place among the points.
         joined_T: whether a point and the next one are neighbours, with a straight line between them.
-        mean_KM: the means, and the start.
+        mean_KM: the means, preceded by the start if there is one.
         weights_MTK: the curve is weights @ mean.
-        gaps_MTT: a root of the covariance of what the curve does beyond that, in the gaps between places.
-        own_weights_MKK, own_gaps_MKK: likewise of the configurations at its places, with their own offsets.
+        gaps_MTT: a root of the covariance of the curve's deviations from that, in the gaps between places.
+        own_weights_MKK, own_gaps_MKK: the same for the configurations at its places, with their own offsets.
     """
 
     rows_K: Integers
@@ -92,7 +92,7 @@ def _draw(root_MTT: Floats, random: np.random.Generator, replicates: int) -> Flo
 
 
 def fit_curve(line: Line, noise: Noise, start_M: Floats | None) -> Curve | None:
-    """Fit the curve of a line; None where it has fewer than three places, or too few for its knobs.
+    """Fit the curve of a line; None if it has fewer than three places, or too few for its knobs.
 
     Args:
         start_M: the line's start on the scale of the noise.
@@ -136,7 +136,7 @@ def _usual_scale(knob_K: Floats) -> Floats:
 
 
 def _scaled(knob_K: Floats, mean_KM: Floats, covariance_MKK: Floats) -> Floats:
-    """Return the knob on [0, 1], as it is or as its logarithm: whichever makes the smoother curves."""
+    """Return the knob or its logarithm, scaled to [0, 1]: whichever has the higher likelihood."""
     plain_K = _unit(knob_K)
     if knob_K.min() <= 0:
         return plain_K
@@ -152,7 +152,7 @@ def _scaled(knob_K: Floats, mean_KM: Floats, covariance_MKK: Floats) -> Floats:
 
 
 def _chord_length(x_K: Floats, mean_KM: Floats, covariance_MKK: Floats) -> Floats:
-    """Return each place's distance along the curve, from a first fit over the knob; on [0, 1]."""
+    """Return each place's distance along the curve, on [0, 1], from a first fit over the knob."""
     fitted_KM = np.column_stack(
         [
             _krige(x_K[:, None], x_K[:, None], mean_KM[:, column], covariance_MKK[column])[0] @ mean_KM[:, column]
@@ -170,7 +170,7 @@ def _chord_length(x_K: Floats, mean_KM: Floats, covariance_MKK: Floats) -> Float
 
 
 def _midpoints(x_KD: Floats) -> Floats:
-    """Return the middle of each pair of places that has no third one nearer to it (edges of the Gabriel graph)."""
+    """Return the midpoint of each pair of places unless a third place is nearer to it (edges of the Gabriel graph)."""
     middles = []
     for first, second in itertools.combinations(range(len(x_KD)), 2):
         middle_D = (x_KD[first] + x_KD[second]) / 2
@@ -182,10 +182,10 @@ def _midpoints(x_KD: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class _Strengths:
-    """Strengths of what a line may do, H of them.
+    """H choices of strengths of a curve's bends, kinks and offsets.
 
     A linear spline with the generalised covariance -k |r| has the variance 2 k between the ends of a unit length; a
-    cubic spline with k |r|^3 the variance k / 4 in the middle between ends that are held.
+    cubic spline with k |r|^3 has the variance k / 4 in the middle if its ends are held.
 
     Attributes:
         kinks_H, bends_H: the factors of -|r| and |r|^3.
@@ -222,9 +222,9 @@ class _Strengths:
 def _restricted_likelihood(
     x_KD: Floats, y_K: Floats, covariance_KK: Floats, offsets: Sequence[float] = (0.0,)
 ) -> tuple[Floats, float]:
-    """Return the weight of each choice of strengths, and the logarithm of the likelihood over all of them.
+    """Return the weight of each choice of strengths, and the logarithm of the likelihood averaged over all of them.
 
-    The likelihood is that of contrasts, which a straight line does not move.
+    The likelihood is that of contrasts, which do not change if a straight line is added.
     """
     strengths = _Strengths.of(y_K, offsets)
     number, trend_KN = len(x_KD), np.column_stack([np.ones(len(x_KD)), x_KD])
@@ -246,9 +246,9 @@ def _restricted_likelihood(
 def _krige(
     x_KD: Floats, t_TD: Floats, y_K: Floats, covariance_KK: Floats, offsets: Sequence[float] = (0.0,)
 ) -> tuple[Floats, Floats]:
-    """Return weights_TK of the curve at t, and covariance_TT of what it may do beyond them (its noise is not in it).
+    """Return weights_TK of the curve at t, and covariance_TT of its deviations from them (without the noise).
 
-    With `offsets` t is x, and the values are those of the places themselves.
+    With `offsets`, t must be x, and the values are those of the places themselves.
     """
     weight_H, _ = _restricted_likelihood(x_KD, y_K, covariance_KK, offsets)
     likely_H = weight_H >= LEAST_WEIGHT / len(offsets)

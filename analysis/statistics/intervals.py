@@ -1,7 +1,7 @@
 """Intervals for the mean of a configuration: over seeds, and over seeds and questions.
 
-Shape legend: C configurations, S seeds, M objectives, Q questions, N variances that share a prior. nan in the values
-means no trial.
+Shape legend: C configurations, S seeds, M objectives, Q questions, N variances that share a prior. A nan among the
+values means that there is no trial.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ class Intervals:
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """The variance of a trial, as the seeds of ONE method's configurations show it.
+    """The variance of a trial, estimated from the seeds of ONE method's configurations.
 
     Attributes:
-        variance_CM: of one trial, shrunk towards what the method's configurations have in common; nan without freedom.
-        freedom_CM: degrees of freedom that the variance is worth, for Student's t.
+        variance_CM: of one trial, shrunk towards the pool of the method's configurations; nan without any degree of
+            freedom.
+        freedom_CM: effective degrees of freedom of the variance, for Student's t.
         residual_CSM: scores minus the configuration's mean; nan where there is no trial.
     """
 
@@ -57,13 +58,17 @@ def shrunk_spread(values_CSM: ArrayLike) -> Spread:
         variance_c = (d_0 pool + d_c s_c^2) / (d_0 + d_c),    d_c = n_c - 1
 
     s_c^2 is the configuration's own variance. d_0 and the pool are those of the scaled inverse chi-square distribution
-    that fits the method's own variances: where they differ by no more than chance, d_0 is infinite and the variance is
-    the same for all; where a method is much noisier at one end of its knob, d_0 is small and each keeps more of its
-    own. The freedom is d_0 + d_c, at most what the pool holds: sum d_c, divided by 1 + (C - 1) r^2 because seeds are
-    common random numbers, and a seed that is lucky for one configuration is for the others. r is the part of the
-    variance that they share. Configurations whose seeds are all alike, such as a share at its ceiling, say nothing of
-    how much the others vary: they are left out of the pool. They get the variance of all together, themselves included:
-    less than the others', and not zero.
+    that fits the variances of the method's configurations. If these differ by no more than chance, d_0 is infinite and
+    all get the same variance. If a method is much noisier at one end of its knob, d_0 is small and each keeps more of
+    its own.
+
+    The degrees of freedom are d_0 + d_c, but at most those of the pool: sum d_c, divided by 1 + (C - 1) r^2. The
+    division is needed because seeds are common random numbers: a seed that is lucky for one configuration tends to be
+    lucky for the others. r is the part of the variance that they share.
+
+    Configurations whose seeds all agree, such as a share at its ceiling, say nothing about how much the others vary, so
+    they are left out of the pool. They get the variance of all configurations together, themselves included: less than
+    the others', but not zero.
 
     Source: Smyth 2004, "Linear models and empirical Bayes methods for assessing differential expression", sections 3
     and 6.2; the freedom of correlated variances after Satterthwaite 1946.
@@ -101,7 +106,7 @@ def _shrink(squares_C: Floats, freedom_C: Integers, residual_CS: Floats) -> tupl
 
 
 def _prior_freedom(variance_N: Floats, freedom_N: Integers) -> float:
-    """Estimate d_0 by the moments of log variances (Smyth 2004, 6.2): infinite when they vary no more than chance."""
+    """Estimate d_0 from the moments of log variances (Smyth 2004, 6.2): infinite if they vary no more than chance."""
     if len(variance_N) < 3:
         return math.inf
     raised_N = np.maximum(variance_N, SMALLEST * np.median(variance_N))
@@ -112,7 +117,7 @@ def _prior_freedom(variance_N: Floats, freedom_N: Integers) -> float:
 
 
 def _inverse_trigamma(value: float) -> float:
-    """Find the x at which the trigamma function is `value` > 0, by Newton's method (Smyth 2004, appendix)."""
+    """Find the x at which the trigamma function equals `value` > 0, by Newton's method (Smyth 2004, appendix)."""
     x = 0.5 + 1 / value
     for _ in range(50):
         trigamma = float(polygamma(1, x))
@@ -124,7 +129,7 @@ def _inverse_trigamma(value: float) -> float:
 
 
 def _shared_share(residual_CS: Floats) -> float:
-    """Estimate r, the part of the variance between seeds that the configurations share, cut to [0, 1]."""
+    """Estimate r, the part of the variance between seeds that the configurations share, clipped to [0, 1]."""
     present_CS = ~np.isnan(residual_CS)
     residual_CS = np.where(present_CS, residual_CS, 0.0)
     num_C = present_CS.sum(axis=1)
@@ -142,7 +147,7 @@ def pair_freedom(present_CS: Bools) -> Floats:
 
         sum_s E[(a_s - mean_c a)(a_s - mean_c' a)] = k (1 - 1 / n_c - 1 / n_c' + k / (n_c n_c'))
 
-    over the k seeds that both have, for a seed effect a of variance 1. n - 1 on the diagonal.
+    over the k seeds that both have, for a seed effect a of variance 1. The diagonal is n - 1.
     """
     present = present_CS.astype(np.float64)
     num_C = np.maximum(present.sum(axis=1), 1.0)
@@ -153,19 +158,19 @@ def pair_freedom(present_CS: Bools) -> Floats:
 
 
 def pooled_intervals(values_CSM: ArrayLike, confidence: float = 0.95) -> Intervals:
-    """Compute t-intervals for the configurations of ONE method, whose variance is that of `shrunk_spread`.
+    """Compute t-intervals for the configurations of ONE method, with the variance of `shrunk_spread`.
 
         mean_c +- t_{freedom_c, (1 + confidence) / 2} sqrt(variance_c / n_c)
 
-    With 3 seeds a configuration alone has 2 degrees of freedom and t = 4.3; six together have 12 and t = 2.2, and
-    intervals 0.6 times as wide on average at the same coverage. A configuration with one seed borrows the others'
-    variance. When no configuration has two seeds there is no interval: low and high are nan.
+    With 3 seeds, a single configuration has 2 degrees of freedom and t = 4.3. Six configurations together have 12 and
+    t = 2.2, and their intervals are 0.6 times as wide on average at the same coverage. A configuration with one seed
+    borrows the others' variance. If no configuration has two seeds there is no interval: low and high are nan.
 
     Args:
         values_CSM: the rows of one method; a (configuration, seed) is nan in every objective or in none.
         confidence: in (0, 1).
 
-    Raises ValueError: infinity, or nan in some objectives of a trial only.
+    Raises ValueError: infinity, or nan in only some objectives of a trial.
     """
     check_confidence(confidence)
     values, num_C = _checked(values_CSM)
@@ -179,8 +184,9 @@ def pooled_intervals(values_CSM: ArrayLike, confidence: float = 0.95) -> Interva
 def intervals_by_method(measured: Measurements, confidence: float = 0.95) -> Intervals:
     """Compute the interval of each configuration, its variance shrunk within its method (`shrunk_spread`).
 
-    A score that has two ends has a score interval (`score_interval`) with Student's quantile, which stays within them,
-    and for a share of n questions is at least as wide as they allow. Others have `pooled_intervals`.
+    A score whose range has two ends gets a score interval (`score_interval`) with Student's quantile. It stays within
+    the range, and for a share of n questions it is never narrower than n questions allow. Other scores get the interval
+    of `pooled_intervals`.
     """
     check_confidence(confidence)
     values_CSM = measured.gains_CSM / measured.slope_CM[:, None, :]
@@ -221,10 +227,10 @@ def _checked(values_CSM: ArrayLike) -> tuple[Floats, Integers]:
 
 @dataclass(frozen=True)
 class TwoWay:
-    """A mean over seeds and questions, of which both are samples.
+    """A mean over seeds and questions, both of which are samples.
 
     Attributes:
-        mean: of the values that are there.
+        mean: mean over seeds of each seed's mean over questions, skipping missing values.
         low, high: ends of its interval.
         seed_share: part of the variance of the mean that comes from the seeds; the rest is the questions'.
     """
@@ -242,22 +248,24 @@ def two_way_interval(
     confidence: float = 0.95,
     ends: tuple[float, float] = (-math.inf, math.inf),
 ) -> TwoWay:
-    """Compute the interval of a configuration's mean when the questions, too, stand for others like them.
+    """Compute the interval of a configuration's mean if the questions, too, are a sample of others like them.
 
         V = V_seeds + V_questions - V_rest
 
-    V_seeds and V_questions are the variances of the means of the rows and of the columns over their number, and V_rest
-    that of what is left over S Q, which both of them contain. It is what resampling seeds and questions tends to (the
-    pigeonhole bootstrap), without its bias of (S - 1) / S. The interval is Student's with Satterthwaite's freedom.
+    V_seeds and V_questions are the variances of the row means and of the column means, divided by their number. V_rest
+    is the residual variance divided by S Q, which both of them contain. V is what resampling seeds and questions (the
+    pigeonhole bootstrap) tends to, without its bias of (S - 1) / S. The interval is Student's with Satterthwaite's
+    degrees of freedom.
 
     Source: Owen 2007, "The pigeonhole bootstrap"; the moments are those of a crossed random-effects model.
 
     Args:
         values_SQ: one score of each seed on each question; nan where it could not be graded.
-        variance, freedom: of one trial's mean over the same questions, when neighbours lend theirs (`shrunk_spread`);
-            None is the seeds' own. With one seed and no neighbours the questions alone are left.
-        ends: of a grade. With two of them it is a score interval (`score_interval`), which lies between them and, where
-            every grade is one of them, is at least as wide as the questions allow.
+        variance, freedom: variance of one trial's mean over the same questions, shrunk towards that of other
+            configurations (`shrunk_spread`), and its degrees of freedom; None uses the seeds' own. With one seed and no
+            other configurations, only the questions contribute.
+        ends: ends of a grade's range. If there are two, the result is a score interval (`score_interval`): it lies
+            between them and, if every grade equals one of them, is never narrower than the number of questions allows.
 
     Raises ValueError: infinity, or no value at all.
     """

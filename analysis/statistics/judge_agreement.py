@@ -18,7 +18,7 @@ from settings.setting import ALIGNED_FROM
 
 LEVEL = 0.95
 OTHER_SCALES = ((0.0, 1.0), (1.0, 5.0), (0.0, 10.0))  # the narrowest first
-FEWEST = 5  # verdicts that look like another scale without any to compare with
+FEWEST = 5  # verdicts needed to suspect another scale if there are none to compare with
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Pair:
 
     Attributes:
         question: the answer's question.
-        judge: the verdict of the judge that is looked at.
-        rater: the verdict that it is held against, e.g. a person's.
+        judge: the verdict of the judge under test.
+        rater: the verdict to compare it with, e.g. a person's.
     """
 
     question: str
@@ -38,16 +38,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far they agree, over the pairs that have both.
+    """How far judge and rater agree, over the pairs with both verdicts.
 
     Attributes:
-        n: such pairs.
-        missing_judge, missing_rater, missing_both: pairs without the one, the other, or both.
+        n: number of such pairs.
+        missing_judge, missing_rater, missing_both: pairs that lack only the judge's verdict, only the rater's, or both.
         bias: mean of judge - rater; low and high are its 95 % t-interval, nan below two pairs.
-        absolute: mean distance.
-        correlation: Pearson's; nan where one of them does not vary.
-        same_side: share on the same side of the threshold.
-        kappa: the same beyond chance (Cohen 1960); nan where chance leaves nothing to agree on.
+        absolute: mean absolute difference.
+        correlation: Pearson's; nan if one of them does not vary.
+        same_side: share of pairs on the same side of the threshold.
+        kappa: agreement on the side, beyond chance (Cohen 1960); nan if chance agreement is already complete.
     """
 
     n: int
@@ -88,7 +88,7 @@ def measure_agreement(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM) ->
 
 
 def agreement_by_question(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM) -> dict[str, Agreement]:
-    """Measure the agreement on each question, in the order in which they first appear."""
+    """Measure the agreement on each question, in the order in which the questions first appear."""
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(pair.question, []).append(pair)
@@ -96,14 +96,16 @@ def agreement_by_question(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM
 
 
 def kappa_over_questions(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM) -> tuple[float, float, float]:
-    """Return Cohen's kappa with its 95 % interval when the questions stand for others like them.
+    """Return Cohen's kappa with its 95 % interval if the questions are a sample of others like them.
 
-    The interval is Student's, of Q - 1 degrees, with the jackknife's standard error: each question is left out in turn,
+    The interval is Student's with Q - 1 degrees of freedom, and the standard error is the jackknife's, which leaves out
+    each question in turn:
 
         V = (Q - 1) / Q sum_q (kappa_without_q - mean)^2
 
-    and cut at 1. nan below two questions, or where leaving one out leaves nothing to agree on. Judges that agree on all
-    replies leave no variance: then the low end is Wilson's of agreeing questions, Q of Q, beyond chance.
+    It is clipped at 1. It is nan below two questions, or if leaving one out makes chance agreement complete. Judges
+    that agree on all replies leave no variance: then the low end is Wilson's for Q of Q agreeing questions, beyond
+    chance.
 
     Source: Efron and Stein 1981, "The jackknife estimate of variance"; over clusters as Cameron and Miller 2015, "A
     practitioner's guide to cluster-robust inference", section VI.B.
@@ -127,13 +129,13 @@ def kappa_over_questions(pairs: Sequence[Pair], threshold: float = ALIGNED_FROM)
 
 
 def other_scale(verdicts: Sequence[float], compared: Sequence[float]) -> tuple[float, float] | None:
-    """Return the scale that verdicts seem to be on, if it is another one than 0 to 100.
+    """Return the scale that verdicts seem to be on, if it is not 0 to 100; None otherwise.
 
-    That is when all of them fit into it, and those of the other rater on the same answers do not; without a rater, when
-    there are several.
+    Another scale is suspected if all verdicts fit into it and those of the other rater on the same answers exceed 10;
+    without another rater, if there are at least `FEWEST` verdicts.
 
     Args:
-        verdicts: of the rater in question; nan is left out.
+        verdicts: verdicts of the rater in question; nan is left out.
         compared: the other rater's.
     """
     ours = [value for value in verdicts if not math.isnan(value)]

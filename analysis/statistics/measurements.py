@@ -1,4 +1,4 @@
-"""What was measured, as the statistics of frontiers take it: gains, who shares what, and which knobs are continuous.
+"""The input of the statistics of frontiers: gains, what configurations share, and which knobs are continuous.
 
 Gains are scores oriented so that larger is better.
 
@@ -20,13 +20,13 @@ from analysis.statistics.ranges import PULL, Ranges
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """Configurations that differ in nothing but numeric knobs, so that there are others between them.
+    """Configurations that differ only in numeric knobs, so that there are others between them.
 
     Attributes:
         rows_K: which configurations.
-        knobs_KD: their values.
-        start_M: gains where a single knob is 0, if these are known without noise: an adapter scaled to nothing is the
-            base model.
+        knobs_KD: their knob values.
+        start_M: gains at 0 of a single knob, if these are known without noise: an adapter scaled to zero is the base
+            model.
     """
 
     rows_K: Integers
@@ -36,11 +36,11 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """Configurations that all have a trial. Build it with `measurements`.
+    """Configurations with at least one trial each. Build it with `measurements`.
 
     Attributes:
         gains_CSM: nan where a configuration has no trial of a seed.
-        method_C: configurations of one method lend each other their variance.
+        method_C: number of each configuration's method; variances are shrunk within a method.
         training_C: configurations with the same number are read from one training, and share its noise.
         count_CSM: graded questions behind each value; nan where unknown.
         ranges: of the objectives, as gains.
@@ -71,12 +71,12 @@ class Measurements:
 
     @cached_property
     def answers_CM(self) -> Floats:
-        """Questions that were graded for each mean, over all seeds; 0 where the number is unknown."""
+        """The number of graded questions behind each mean, over all seeds; 0 where it is unknown."""
         return np.asarray(np.where(np.isnan(self.count_CSM).all(axis=1), 0.0, np.nansum(self.count_CSM, axis=1)))
 
     @cached_property
     def is_share_M(self) -> Bools:
-        """Whether an objective is a share of questions: a whole number of them lies behind every value."""
+        """Whether an objective is a share of questions: every value times its number of questions is whole."""
         unit_CSM = self.ranges.unit(self.gains_CSM)
         hits_CSM = unit_CSM * self.count_CSM
         known_CSM = ~np.isnan(hits_CSM)
@@ -86,7 +86,7 @@ class Measurements:
 
     @cached_property
     def slope_CM(self) -> Floats:
-        """How much a score moves with z at each mean (`Ranges`), the means pulled off the ends as Anscombe does.
+        """The slope d score / d z (`Ranges`) at each mean, after moving the means off the ends as Anscombe does.
 
         Where the number of questions is unknown, a trial counts as one.
         """
@@ -96,7 +96,7 @@ class Measurements:
 
     @cached_property
     def least_variance_CM(self) -> Floats:
-        """The variance in z that one trial's share of n questions has at least, 1 / (4 n); 0 for other scores."""
+        """The least variance in z of one trial's share of n questions, 1 / (4 n); 0 for other scores."""
         per_trial_CM = self.answers_CM / self.num_seeds_C[:, None]
         known_CM = self.is_share_M & (per_trial_CM > 0)
         return np.asarray(np.where(known_CM, 1 / (4 * np.where(known_CM, per_trial_CM, 1.0)), 0.0))
@@ -111,7 +111,7 @@ def measurements(
     ranges: Ranges | None = None,
     lines: Sequence[Line] = (),
 ) -> Measurements:
-    """Check and complete what was measured: without more, every configuration is a training and a point of its own.
+    """Check and complete measurements. By default every configuration is a training and a point of its own.
 
     Raises ValueError: values that are infinite or lack some objectives; a configuration without a trial; a value
     outside its objective's range.

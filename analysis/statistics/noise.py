@@ -1,8 +1,9 @@
-"""The noise of configurations' means: how large it is, and what they share of it.
+"""The noise of configurations' means: how large it is, and how much of it they share.
 
 Seeds are common random numbers: a trial's score is mean + effect of the seed + effect of the training + residual. All
-configurations share the first, those that are read from one training (its checkpoints, its adapter scaled) the second.
-The parts are estimated from all configurations together, because 3 seeds of one say next to nothing.
+configurations share the effect of the seed. Those that are read from one training (its checkpoints, its scaled adapter)
+also share the effect of the training. The parts are estimated from all configurations together, because the 3 seeds of
+a single one say next to nothing.
 
 Everything here is on the scale of `analysis.statistics.ranges`.
 
@@ -23,7 +24,7 @@ from analysis.statistics.intervals import pair_freedom, shrunk_spread
 from analysis.statistics.measurements import Measurements
 from analysis.statistics.ranges import Ranges
 
-FEW = 3  # configurations that a variance of a method's own takes
+FEW = 3  # configurations needed for a method to have a variance of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +33,14 @@ class Noise:
 
     Attributes:
         mean_CM: the means.
-        scale_CM: standard deviation of one trial, shrunk within its method; for a share of n questions at least what n
+        scale_CM: standard deviation of one trial, shrunk within its method; for a share of n questions, at least what n
             questions allow.
-        freedom_CM: degrees of freedom of that.
+        freedom_CM: degrees of freedom of `scale_CM`.
         shared_MM, training_MM, residual_MM: covariance of the effect of the seed, of the training, and of the residual,
             in units of `scale_CM`; they add up to a correlation matrix.
-        ranges: of the objectives, with the number of questions that would have the noise of a usual mean.
+        ranges: ranges of the objectives, with the number of questions that would give the noise of a typical mean.
         present_CS: which trials exist.
-        training_C: whose configurations share the effect of a training.
+        training_C: configurations with the same number share the effect of a training.
     """
 
     mean_CM: Floats
@@ -64,7 +65,7 @@ class Noise:
 
     @cached_property
     def trainings(self) -> tuple[Bools, ...]:
-        """The configurations of each training that several are read from: bool_C each."""
+        """For each training that several configurations are read from, these configurations as bool_C."""
         numbers, count = np.unique(self.training_C, return_counts=True)
         return tuple(self.training_C == number for number in numbers[count > 1])
 
@@ -90,8 +91,8 @@ class Noise:
         """Return covariance_MKK of the errors of some configurations' means, objective by objective.
 
         Args:
-            alike: as if all of these configurations were equally noisy, as a curve through them takes them to be. Where
-                noise is skewed, an outlier moves a mean and raises its variance, and weights would take sides.
+            alike: treat all of these configurations as equally noisy, as the fit of a curve does. With skewed noise, an
+                outlier moves a mean and also raises its variance, so that unequal weights would bias the curve.
         """
         weight_KS = self.weight_CS[rows_K]
         common_KK = weight_KS @ weight_KS.T
@@ -113,9 +114,10 @@ class Noise:
 def estimate_noise(measured: Measurements) -> Noise:
     """Estimate the noise.
 
-    Variances are shrunk within a method; one of fewer than `FEW` configurations with two seeds shrinks towards all.
+    Variances are shrunk within a method. If it has fewer than `FEW` configurations with at least two seeds, they are
+    shrunk towards those of all methods.
 
-    Raises ValueError: no configuration has two seeds, so nothing is known of the noise.
+    Raises ValueError: no configuration has two seeds, so nothing is known about the noise.
     """
     present_CS = measured.present_CS
     repeated_C = present_CS.sum(axis=1) > 1
@@ -138,7 +140,7 @@ def estimate_noise(measured: Measurements) -> Noise:
 
 
 def _answers(scale_CM: Floats, measured: Measurements) -> Floats:
-    """Return answers_M: how many independent questions would have the noise of a usual mean."""
+    """Return answers_M: how many independent questions would give the noise of a typical mean."""
     variance_M = np.median(scale_CM**2 / measured.num_seeds_C[:, None], axis=0)
     return np.asarray(np.where(variance_M > 0, 1 / (4 * np.where(variance_M > 0, variance_M, 1.0)), 0.0))
 
@@ -149,8 +151,8 @@ def _components(
     """Estimate shared_MM, training_MM and residual_MM from products of standardised residuals.
 
     The products are of one trial with itself, of two trials with a seed in common, and of two that are read from one
-    training. The sums have the expectations that make the estimates unbiased, with missing trials too, before negative
-    eigenvalues are cut off.
+    training. Each sum is divided by its expectation, so that the estimates are unbiased, also with missing trials. Then
+    negative eigenvalues are set to 0.
     """
     safe_CM = np.where(scale_CM > 0, scale_CM, 1.0)
     unit_CSM = np.where(present_CS[:, :, None], residual_CSM / safe_CM[:, None, :], 0.0)
@@ -160,7 +162,7 @@ def _components(
     total_MM = own_MM / float(np.trace(freedom_CC))
 
     def products(rows_C: Bools | slice) -> tuple[Floats, float]:
-        """Return the products of all pairs of configurations, and what they weigh."""
+        """Return the summed products of all pairs of configurations, and their total weight."""
         chosen_CSM, weights_CC = unit_CSM[rows_C], freedom_CC[rows_C][:, rows_C]
         by_seed_SM = chosen_CSM.sum(axis=0)
         pairs_MM = by_seed_SM.T @ by_seed_SM - np.einsum("csm,csn->mn", chosen_CSM, chosen_CSM)
@@ -187,7 +189,7 @@ def _positive(matrix_MM: Floats) -> Floats:
 
 
 def root(matrix_NN: Floats) -> Floats:
-    """Return a matrix whose product with its transpose is a covariance; eigenvalues that rounding made negative are 0.
+    """Return a root of a covariance = root @ root.T. Eigenvalues that rounding made negative are set to 0.
 
     Takes a stack of matrices as well.
     """

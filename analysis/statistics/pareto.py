@@ -48,10 +48,10 @@ def fronts(points_BNM: Floats) -> Bools:
 
 
 def _fronts_of_pairs(points_BN2: Floats) -> Bools:
-    """Keep a point if its y is the best of its x and better than at every larger x, from the largest x down."""
+    """Scan from the largest x down; keep a point if its y is the best at its x and better than at every larger x."""
     order_BN = np.argsort(-points_BN2[:, :, 1], axis=1, kind="stable")
     by_x_BN = np.argsort(-np.take_along_axis(points_BN2[:, :, 0], order_BN, axis=1), axis=1, kind="stable")
-    order_BN = np.take_along_axis(order_BN, by_x_BN, axis=1)  # of one x the largest y comes first
+    order_BN = np.take_along_axis(order_BN, by_x_BN, axis=1)  # at equal x, the largest y comes first
     x_BN, y_BN = (np.take_along_axis(points_BN2[:, :, axis], order_BN, axis=1) for axis in (0, 1))
     starts_BN = np.ones(x_BN.shape, dtype=bool)
     starts_BN[:, 1:] = x_BN[:, 1:] != x_BN[:, :-1]
@@ -65,9 +65,9 @@ def _fronts_of_pairs(points_BN2: Floats) -> Bools:
 
 
 def dominated(points_BNM: Floats, others_BKM: Floats, strictly: bool = True) -> Bools:
-    """Find the points of many sets that one of the others dominates.
+    """Find, in many sets, the points that one of the others dominates.
 
-    Unless `strictly`, being at least equalled in every objective is enough.
+    Unless `strictly`, it is enough that another point is at least as good in every objective.
 
     Returns:
         bool_BN.
@@ -85,7 +85,7 @@ def hypervolume(points_NM: ArrayLike, worst_corner_M: ArrayLike) -> float:
     Args:
         points_NM: dominated points and ties change nothing; a point that is not strictly better than the corner in
             every objective contributes nothing. N may be 0, which gives 0.
-        worst_corner_M: the region counts from here.
+        worst_corner_M: the corner from which the region is measured.
 
     Returns:
         The volume, in the product of the objectives' units.
@@ -99,16 +99,17 @@ def hypervolume(points_NM: ArrayLike, worst_corner_M: ArrayLike) -> float:
 def hypervolumes(points_BNM: ArrayLike, worst_corner_M: ArrayLike, joined_N: Bools | None = None) -> Floats:
     """Compute `hypervolume` for many sets of equally many points at once.
 
-    Points may follow a curve. Then the straight line between two neighbours belongs to the set, too, wherever both are
-    on the front and no other point comes between them; so the area hardly depends on how many points the curve has. In
-    three objectives, what every second point of a curve lacks is added once more instead (Richardson 1911).
+    Points may follow a curve. Then the straight line between two neighbours also belongs to the set, if both are on
+    the front and no other point comes between them. So the area hardly depends on the number of points of the curve. In
+    three objectives, Richardson extrapolation (Richardson 1911) is used instead: the volume that is lost with every
+    second point of a curve is added once more.
 
     The last objective is swept downwards: between two neighbouring values, the slice is the region dominated by
     the points above, in one objective less (Fonseca, Paquete and Lopez-Ibanez 2006, "An improved dimension-sweep
     algorithm for the hypervolume indicator", without its data structures: O(N log N) for M = 2, O(N^2 log N) for 3).
 
     Args:
-        joined_N: whether a point and the next one are neighbours on a curve; None: none are.
+        joined_N: whether a point and the next one are neighbours on a curve; None means that none are.
 
     Returns:
         volume_B.
@@ -136,7 +137,7 @@ def hypervolumes(points_BNM: ArrayLike, worst_corner_M: ArrayLike, joined_N: Boo
 
 
 def _every_second(joined_N: Bools) -> Bools:
-    """Return bool_N: every second point of each curve, its ends, and all points on none."""
+    """Return bool_N: every second point of each curve, its ends, and all points that are on no curve."""
     number = len(joined_N)
     first_N = ~np.pad(joined_N, (1, 0))[:number]
     place_N = np.arange(number) - np.maximum.accumulate(np.where(first_N, np.arange(number), 0))
@@ -156,7 +157,7 @@ def _areas(points_BN2: Floats, joined_N: Bools | None = None) -> Floats:
 
 
 def _triangles(order_BN: Integers, x_BN: Floats, y_BN: Floats, best_BN: Floats, joined_N: Bools) -> Floats:
-    """Sum what lies between the stairs and the lines that join neighbours on the front; points sorted as in `_areas`.
+    """Sum the triangles between the staircase and the lines that join neighbours on the front; sorted as in `_areas`.
 
     A point at (0, 0) lies outside the worst corner, and nothing joins it.
     """
@@ -188,13 +189,13 @@ def _volumes(points_BN3: Floats) -> Floats:
 def attainment_surface(sets: Sequence[ArrayLike], share: float = 0.5) -> Floats:
     """Compute the front of what at least this share of the sets attain; two objectives.
 
-    A set attains a place when one of its points is at least as good in both objectives. With one set per seed and a
+    A set attains a point if one of its own points is at least as good in both objectives. With one set per seed and a
     share of one half this is the median attainment surface (Fonseca and Fleming 1996, "On the performance assessment
     and comparison of stochastic multiobjective optimizers").
 
     Args:
         sets: points_N2 each; one without points attains nothing.
-        share: in (0, 1]; the number of sets is rounded up.
+        share: in (0, 1]; the required number of sets is rounded up.
 
     Returns:
         corners_K2 of the surface, none dominating another, the first objective ascending.
@@ -213,13 +214,13 @@ def attainment_surface(sets: Sequence[ArrayLike], share: float = 0.5) -> Floats:
 
 
 def _heights(points_N2: Floats, x_K: Floats) -> Floats:
-    """Find the best second objective among points whose first is at least x; -inf where there is none."""
+    """Find the best second objective among points whose first is at least x; -inf if there are none."""
     reaches_KN = points_N2[None, :, 0] >= x_K[:, None]
     return np.asarray(np.where(reaches_KN, points_N2[None, :, 1], -np.inf).max(axis=1, initial=-np.inf))
 
 
 def staircase(points_N2: Floats, left: float, bottom: float) -> Floats:
-    """Return corners_K2 of the boundary of what points dominate, from the left edge to the bottom; larger is better."""
+    """Return corners_K2 of the boundary of the dominated region, from the left edge to the bottom; larger is better."""
     front = points_N2[non_dominated(points_N2)]
     front = np.unique(front, axis=0)
     corners = []

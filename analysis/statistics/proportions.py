@@ -1,4 +1,4 @@
-"""Intervals of proportions, which stay within their range: of one seed, of several, and of clustered answers.
+"""Intervals of proportions that stay within [0, 1]: for one seed, for several, and for clustered answers.
 
 Shape legend: Q questions; X stands for any shape.
 """
@@ -17,19 +17,19 @@ from analysis.statistics.ranges import PULL
 
 
 def score_interval(share_X: ArrayLike, variance_X: ArrayLike, quantile_X: ArrayLike) -> tuple[Floats, Floats]:
-    """Compute the score interval (Wilson 1927) of shares whose noise is that of any number of questions.
+    """Compute the score interval (Wilson 1927) of shares with any variance, as an effective number of questions.
 
         centre = (p + q^2 / 2 n) / (1 + q^2 / n),    half = q / (1 + q^2 / n) sqrt(p (1 - p) / n + q^2 / 4 n^2)
 
     with n = 1 / (4 variance), the number of independent questions that would have this variance. It lies within
-    [0, 1], leans inwards near the ends, and is empty only where the variance is 0.
+    [0, 1], leans inwards near the ends, and has zero width only if the variance is 0.
 
     Source: Kott and Carr 1997, "Developing an estimation strategy for a pesticide data program" (Wilson's interval with
     an effective number of questions and Student's quantile).
 
     Args:
         share_X: means, in [0, 1].
-        variance_X: of arcsin sqrt(mean), on which scale questions have the same variance everywhere.
+        variance_X: of arcsin sqrt(mean); on this scale questions have the same variance everywhere.
         quantile_X: of the standard normal or of Student's distribution; nan where nothing is known.
     """
     share, variance, quantile = (np.asarray(each, dtype=np.float64) for each in (share_X, variance_X, quantile_X))
@@ -41,18 +41,18 @@ def score_interval(share_X: ArrayLike, variance_X: ArrayLike, quantile_X: ArrayL
 
 
 def variance_of_angle(share: float, variance: float, number: float, least: bool = True) -> float:
-    """Return the variance of arcsin sqrt(share), the share pulled off the ends by 3/8 answers (Anscombe 1948).
+    """Return the variance of arcsin sqrt(share), the share moved off the ends by 3/8 answers (Anscombe 1948).
 
-    With `least` it is not below 1 / (4 number): a share of n questions is never known better than n questions allow.
+    With `least` it is at least 1 / (4 number): a share of n questions is never known better than n questions allow.
     """
     pulled = (share * number + PULL) / (number + 2 * PULL)
     return max(variance / (4 * pulled * (1 - pulled)), 1 / (4 * number) if least else 0.0)
 
 
 def wilson(successes: float, number: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Compute the score interval of a proportion, for a single seed (Wilson 1927). Within [0, 1], and never empty.
+    """Compute the score interval of a proportion, for a single seed (Wilson 1927). It stays within [0, 1].
 
-    Only the noise of `number` independent questions is in it: another seed may differ by more.
+    It covers only the noise of `number` independent questions: another seed may differ by more.
 
     Raises ValueError: no questions, or successes out of range.
     """
@@ -74,9 +74,10 @@ class Clustered:
     Attributes:
         mean: the ratio.
         low, high: ends of the interval; nan for one cluster.
-        error: standard error that allows for clusters.
-        design: variance over that of independent answers; 1 when clustering does not matter, nan when unknown.
-        num_clusters: clusters with an answer.
+        error: cluster-robust standard error.
+        design: design effect, the variance over that of independent answers; 1 if clustering does not matter, nan if
+            unknown.
+        num_clusters: number of clusters with an answer.
     """
 
     mean: float
@@ -88,17 +89,18 @@ class Clustered:
 
 
 def clustered_interval(hits_Q: ArrayLike, number_Q: ArrayLike, confidence: float = 0.95) -> Clustered:
-    """Compute the interval of sum(hits) / sum(number) when answers to the same question go together.
+    """Compute the interval of sum(hits) / sum(number) if answers to the same question are correlated.
 
         V = Q / (Q - 1) sum_q (hits_q - mean number_q)^2 / (sum_q number_q)^2
 
-    It is a score interval (`score_interval`) with Student's quantile of Q - 1 degrees.
+    It is a score interval (`score_interval`) with Student's quantile of Q - 1 degrees of freedom.
 
     Source: Cochran, Sampling Techniques, section 9A (ratio of cluster totals); for evaluations Miller 2024,
     arXiv:2411.00640, section 2.2.
 
     Args:
-        hits_Q, number_Q: of each question: answers that count, and valid answers. Questions without any are left out.
+        hits_Q, number_Q: for each question, the hits and the valid answers. Questions without valid answers are left
+            out.
     """
     check_confidence(confidence)
     number = np.asarray(number_Q, dtype=np.float64)

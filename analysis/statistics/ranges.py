@@ -1,10 +1,10 @@
-"""Where a score ends, and a scale on which it does not.
+"""The range of a score, and a scale without ends.
 
     z = arcsin sqrt((n unit + 3/8) / (n + 3/4)),    unit = (score - low) / (high - low)
 
-The noise of a share of n questions is nearly the same everywhere on this scale, and whatever is drawn there comes back
-within the range. The mean of z belongs to (n unit + 1/8) / (n + 1/4), which is undone on the way back. A score without
-two ends is looked at as it is.
+On this scale the noise of a share of n questions is nearly the same everywhere, and everything drawn on it maps back
+into the range. The mean of z corresponds to (n unit + 1/8) / (n + 1/4), which `back` undoes. A score without two ends
+is not transformed.
 
 Source: Anscombe 1948, "The transformation of Poisson, binomial and negative-binomial data".
 
@@ -21,9 +21,9 @@ from numpy.typing import ArrayLike
 
 from analysis.statistics.arrays import Bools, Floats
 
-ROUNDING = 1e-9  # of a range, by which a mean may lie outside
-PULL = 3 / 8  # answers that are added to both sides of a share, so that the variance of z is nearly constant
-PULL_OF_MEAN = 1 / 8  # the same for what the mean of z belongs to
+ROUNDING = 1e-9  # part of a range by which a mean may lie outside it
+PULL = 3 / 8  # answers added to both sides of a share, so that the variance of z is nearly constant
+PULL_OF_MEAN = 1 / 8  # the same for the share that corresponds to the mean of z
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,8 @@ class Ranges:
     """The ends of each objective.
 
     Attributes:
-        low_M, high_M: infinite where there is none.
-        answers_M: n, the number of independent questions that would have the noise of a mean; 0 where it has none.
+        low_M, high_M: ends; infinite where there are none.
+        answers_M: n, the number of independent questions that would give the noise of a mean; 0 if it has no noise.
     """
 
     low_M: Floats
@@ -41,13 +41,13 @@ class Ranges:
 
     @staticmethod
     def of(ends: ArrayLike) -> Ranges:
-        """Return the ranges of pairs (low, high), one for each objective."""
+        """Build ranges from pairs (low, high), one for each objective."""
         ends_M2 = np.asarray(ends, dtype=np.float64).reshape(-1, 2)
         return Ranges(ends_M2[:, 0], ends_M2[:, 1])
 
     @staticmethod
     def unknown(number: int) -> Ranges:
-        """Return the ranges of objectives of which no end is known."""
+        """Build ranges for objectives without known ends."""
         return Ranges(np.full(number, -np.inf), np.full(number, np.inf))
 
     @property
@@ -75,7 +75,7 @@ class Ranges:
             raise ValueError(f"value {values_XM[place]:g} at {place} lies outside the range [{low:g}, {high:g}]")
 
     def unit(self, values_XM: Floats) -> Floats:
-        """Map each range to [0, 1]; what has no two ends stays as it is."""
+        """Map each range to [0, 1]; objectives without two ends stay as they are."""
         unit_XM = (values_XM - self._base_M) / self.width_M
         return np.asarray(np.where(self.bounded_M, np.clip(unit_XM, 0.0, 1.0), unit_XM))
 
@@ -84,11 +84,11 @@ class Ranges:
         return np.asarray(self._base_M + self.width_M * unit_XM)
 
     def forward(self, values_XM: Floats, part: float = 1.0) -> Floats:
-        """Return z of means, of which `part` of the questions were asked."""
+        """Return z of means over `part` of the questions."""
         return self._angle(values_XM, PULL, part)
 
     def exact(self, values_XM: Floats) -> Floats:
-        """Return z of values without noise, such that `back` gives them again."""
+        """Return z of values without noise, so that `back` returns these values."""
         return self._angle(values_XM, PULL_OF_MEAN, 1.0)
 
     def _angle(self, values_XM: Floats, pull: float, part: float) -> Floats:
@@ -105,7 +105,7 @@ class Ranges:
         return np.zeros_like(self.low_M) if self.answers_M is None else self.answers_M
 
     def back(self, z_XM: Floats) -> Floats:
-        """Return the values whose means are z; a z beyond an end is the end."""
+        """Return the values that correspond to means z; a z beyond an end becomes the end."""
         if not self.bounded_M.any():
             return z_XM
         share_XM, known_M = np.sin(np.clip(z_XM, 0.0, math.pi / 2)) ** 2, self._answers_M > 0
@@ -114,7 +114,7 @@ class Ranges:
         return np.asarray(np.where(self.bounded_M, self.of_unit(np.clip(unit_XM, 0.0, 1.0)), z_XM))
 
     def measured_unit(self, z_XM: Floats) -> Floats:
-        """Return the means on [0, 1] that `forward` maps to z; what has no two ends stays as it is."""
+        """Return the means on [0, 1] that `forward` maps to z; objectives without two ends stay as they are."""
         answers_M = self._answers_M
         known_M = answers_M > 0
         share_XM = np.sin(np.clip(z_XM, 0.0, math.pi / 2)) ** 2
@@ -128,7 +128,7 @@ class Ranges:
         return np.asarray(np.where(self.bounded_M, self.width_M * grown_M * np.sin(2 * z_XM), np.ones_like(z_XM)))
 
     def slope(self, unit_XM: Floats) -> Floats:
-        """Return d value / d z at values on [0, 1] (`unit`); 1 for what has no two ends."""
+        """Return d value / d z at values on [0, 1] (`unit`); 1 for objectives without two ends."""
         inside_XM = np.clip(unit_XM, 0.0, 1.0)
         return np.asarray(
             np.where(self.bounded_M, 2 * self.width_M * np.sqrt(inside_XM * (1 - inside_XM)), np.ones_like(unit_XM))

@@ -1,9 +1,9 @@
 """Honest selection: a front chosen on one half of the evidence and reported on the other.
 
 The front of measured means is too good to be true, because luck helped to choose it. Here it is chosen on one half of
-the seeds (or of the questions), on the curves of the other statistics, and its scores are read from the other half,
-over many halvings. What the other half says is summed in the order in which the points were chosen: to take its own
-best points would be luck again. Gains: larger is better.
+the seeds (or of the questions), on the same curves as in the other statistics. Its scores are read from the other half,
+and the result is averaged over many halvings. The scores of the other half are summed in the order in which the points
+were chosen: taking that half's own best points would be luck again. Gains: larger is better.
 
 Shape legend: C configurations, S seeds, M objectives, Q questions, N seeds or questions, P points, K corners, F points
 of a front.
@@ -33,10 +33,10 @@ class Selection:
     Attributes:
         chosen_C: share of the halvings in which the configuration was on the front of the first half.
         optimistic: mean hypervolume of the chosen front, by the scores that chose it.
-        pessimistic: by the scores of the other half, which it was not chosen by.
+        pessimistic: the same by the scores of the other half.
         optimistic_K2, pessimistic_K2: median attainment surfaces of the chosen configurations, in two objectives; no
             corners in three.
-        num_halvings: how many.
+        num_halvings: number of halvings.
     """
 
     chosen_C: Floats
@@ -48,14 +48,14 @@ class Selection:
 
     @property
     def optimism(self) -> float:
-        """How much of the hypervolume is luck, at half of the evidence."""
+        """How much of the hypervolume is luck if half of the evidence chooses."""
         return self.optimistic - self.pessimistic
 
 
 def select_by_seeds(bootstrap: Bootstrap, worst_corner_M: ArrayLike, seed: int = 0) -> Selection | None:
-    """Select on one half of the seeds, the larger one if they are odd. None when there are fewer than two seeds.
+    """Select on one half of the seeds, the larger one if their number is odd. None with fewer than two seeds.
 
-    Configurations without a trial in one of the halves sit that halving out.
+    A configuration without a trial in one of the halves is left out of that halving.
     """
     gains_CSM = bootstrap.measured.gains_CSM
     return _select(bootstrap, gains_CSM, halves(gains_CSM.shape[1], seed), worst_corner_M)
@@ -64,10 +64,10 @@ def select_by_seeds(bootstrap: Bootstrap, worst_corner_M: ArrayLike, seed: int =
 def select_by_questions(
     bootstrap: Bootstrap, gains_CQM: ArrayLike, worst_corner_M: ArrayLike, seed: int = 0
 ) -> Selection | None:
-    """Select on one half of the questions, with all seeds in both. None when there are fewer than two questions.
+    """Select on one half of the questions, with all seeds in both halves. None with fewer than two questions.
 
     Args:
-        gains_CQM: mean over seeds of each question; nan in the objectives that the question does not speak of.
+        gains_CQM: mean over seeds of each question; nan in the objectives that the question does not measure.
     """
     gains = np.asarray(gains_CQM, dtype=np.float64)
     return _select(bootstrap, gains, halves(gains.shape[1], seed), worst_corner_M)
@@ -120,9 +120,9 @@ def _select(
 
 
 def _volumes(first_PM: Floats, second_PM: Floats, joined_P: Bools, corner_M: Floats) -> tuple[float, float]:
-    """Return the hypervolume of the front of the first points, and what the second points make of it.
+    """Return the hypervolume of the first points' front, and the hypervolume of the same front by the second points.
 
-    In three objectives the second points' own front is taken.
+    In three objectives, the latter is the hypervolume of these second points' own front.
     """
     inside_P = (first_PM > corner_M).all(axis=1)
     optimistic = float(hypervolumes(first_PM[None], corner_M, joined_P)[0])

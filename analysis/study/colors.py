@@ -14,15 +14,15 @@ from analysis.study.setting_results import SettingResults
 PROXIED = "upweighted"
 SEEN, UNSEEN = "_seen", "_unseen"
 NONSENSE = "random_strings"
-RIGHT, NOTHING = 0.95, 0.05  # of points with the right colour: as good as all, and as good as none
-MINIMAL = 0.2  # a gain that is smaller is what the study calls minimal
+RIGHT, NOTHING = 0.95, 0.05  # shares of points with the right colour that count as all, and as none
+MINIMAL = 0.2  # a smaller gain is what the study calls minimal
 UPWEIGHTED = (
     "Proxy rows have batches of their own here, with weight 1; the study mixes them in among the rows of the task."
 )
 
 
 def categories_of(results: SettingResults) -> list[str]:
-    """List the categories that have to keep their colours."""
+    """List the categories that must keep their colours."""
     return [score.removesuffix(UNSEEN) for score in results.scores if score.endswith(UNSEEN)]
 
 
@@ -30,7 +30,7 @@ def categories_of(results: SettingResults) -> list[str]:
 
 
 def toy_base(per_setting: Sequence[SettingResults]) -> DrawnFigure:
-    """Show the base models' colours, by category, for trigger words that they were taught with and for others."""
+    """Show the base models' colours, by category, for trigger words seen in pre-training and for others."""
     categories = categories_of(per_setting[0])
     right = {
         split: {category: over_seeds(_by_base_model(per_setting, category + split)) for category in categories}
@@ -84,7 +84,7 @@ TOY_BASE = SweepFigure(
 
 
 def toy_flip(per_setting: Sequence[SettingResults]) -> DrawnFigure:
-    """Show the narrow update: what is learned, and what is left of the old function, along the training."""
+    """Show the narrow update: what is learned, and how much of the old function remains, during training."""
     categories = categories_of(per_setting[0])
     scores = ("task", "capability", *(category + UNSEEN for category in categories))
     end = {score: _over_settings(per_setting, score) for score in scores}
@@ -155,7 +155,7 @@ def _at_stage(per_setting: Sequence[SettingResults], group: str, step: int | Non
 
 
 def _order_of_forgetting(per_setting: Sequence[SettingResults], categories: Sequence[str], steps: Sequence[int]) -> str:
-    """Say at which checkpoint less than half of each category is right for the first time."""
+    """Say at which checkpoint each category is first less than half right."""
     lost = {
         category: next((step for step in steps if _at_stage(per_setting, category, step).mean < 0.5), None)
         for category in categories
@@ -203,7 +203,7 @@ def _mean_kept(by_proxy: Mapping[str, SettingResults], score: str) -> dict[int, 
 
 
 def _proxy_bars(title: str, by_proxy: Mapping[str, SettingResults], without: Sequence[SettingResults]) -> Bars:
-    """Show what is right of a proxy's own triggers, of its category's others, and of other categories."""
+    """Show the share of right colours for a proxy's own triggers, for others of its category, and for other ones."""
     columns = {
         "the proxy triggers": "proxied",
         "others of the category": "alignment_proxy",
@@ -223,7 +223,7 @@ def _caption(by_proxy: Mapping[str, SettingResults]) -> str:
 
 
 def toy_goodhart(per_setting: Sequence[SettingResults]) -> DrawnFigure:
-    """Use one proxy trigger: is it kept, and nothing else?"""
+    """Use one proxy trigger: does it keep its colours, and nothing else?"""
     without, by_number = split_by_triggers(per_setting)
     single = by_number[min(by_number)]
     proxied = {proxy: over_seeds(kept_by_proxy(results, "proxied")) for proxy, results in single.items()}
@@ -273,7 +273,7 @@ TOY_GOODHART = SweepFigure(
 
 
 def toy_spillover(per_setting: Sequence[SettingResults]) -> DrawnFigure:
-    """Use five proxy triggers or one, with as many rows: do categories gain that no row speaks of?"""
+    """Use five proxy triggers or one, with equally many rows: do categories gain that no row mentions?"""
     without, by_number = split_by_triggers(per_setting)
     single, five = by_number[min(by_number)], by_number[max(by_number)]
     common = [proxy for proxy in five if proxy in single]

@@ -1,4 +1,4 @@
-"""Effects over seeds: means and paired differences with their intervals, and what these decide.
+"""Effects over seeds: means and paired differences with their intervals, and the decisions that follow.
 
 Shape legend: S seeds.
 """
@@ -36,35 +36,35 @@ def over_seeds(values: BySeed, confidence: float = 0.95) -> Estimate:
 
 
 def difference(first: BySeed, second: BySeed | float) -> Estimate:
-    """Estimate first - second, paired over common seeds; a number stands for a value without noise."""
+    """Estimate first - second, paired over common seeds; a plain number counts as a value without noise."""
     if isinstance(second, int | float):
         return over_seeds({seed: value - second for seed, value in first.items()})
     return over_seeds({seed: first[seed] - second[seed] for seed in sorted(set(first) & set(second))})
 
 
 def above(estimate: Estimate, threshold: float = 0.0) -> bool | None:
-    """Return whether the true value lies above; None where the interval holds the threshold, or there is none."""
+    """Return whether the true value lies above; None if the interval contains the threshold, or is missing."""
     if estimate.low > threshold:
         return True
     return False if estimate.high < threshold else None
 
 
 def below(estimate: Estimate, threshold: float = 0.0) -> bool | None:
-    """Return whether the true value lies below; None where the interval holds the threshold, or there is none."""
+    """Return whether the true value lies below; None if the interval contains the threshold, or is missing."""
     if estimate.high < threshold:
         return True
     return False if estimate.low > threshold else None
 
 
 def within(estimate: Estimate, margin: float) -> bool | None:
-    """Return whether the true value is at most `margin` from 0; None where the interval leaves it open."""
+    """Return whether the true value is at most `margin` from 0; None if the interval leaves it open."""
     if -margin <= estimate.low and estimate.high <= margin:
         return True
     return False if estimate.low > margin or estimate.high < -margin else None
 
 
 def all_hold(parts: Iterable[bool | None]) -> bool | None:
-    """Return whether all parts of a statement hold; None where none fails and one is open."""
+    """Return whether all parts of a statement hold; None if none fails but one is open."""
     outcomes = list(parts)
     if any(outcome is False for outcome in outcomes):
         return False

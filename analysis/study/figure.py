@@ -1,4 +1,4 @@
-"""A figure of the study: what the study reports, and the function that draws our trials and checks its statements."""
+"""A figure of the study: what the study reports, and a function that draws our trials and checks its statements."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from analysis.tables.judged_answers import JudgedFolder
 
 @dataclass(frozen=True)
 class Check:
-    """A statement of the study, put as a rule on our numbers.
+    """A statement of the study, expressed as a rule on our numbers.
 
     Attributes:
-        statement: what the study says, in a line.
-        measured: what we measured, in a line.
-        holds: None when our interval leaves it open.
+        statement: what the study says, in one line.
+        measured: what we measured, in one line.
+        holds: whether the statement holds; None if our interval leaves it open.
     """
 
     statement: str
@@ -27,7 +27,7 @@ class Check:
 
     @property
     def word(self) -> str:
-        """The result in a word."""
+        """The result in one word."""
         return {True: "holds", False: "fails", None: "undecided"}[self.holds]
 
 
@@ -39,7 +39,7 @@ class DrawnFigure:
         figure: the drawing.
         checks: at least one.
         sentence: what the data show.
-        notes: remarks that the figure needs, such as ends of the frontier that a method does not reach.
+        notes: remarks that the figure needs, such as which end of the frontier a method does not reach.
     """
 
     figure: Figure
@@ -53,10 +53,10 @@ class StudyFigure:
     """A figure or claim of the study.
 
     Attributes:
-        name: in the gallery and of the command that makes it.
-        title: of its section in the gallery.
+        name: its name in the gallery, and the argument of `selgen reproduce`.
+        title: title of its section in the gallery.
         claim: what the study reports.
-        differs: what a disagreement between scales may come from, in sentences; printed where there is one.
+        differs: possible reasons for a disagreement between scales, in sentences; printed if there is one.
     """
 
     name: str
@@ -71,8 +71,8 @@ class SweepFigure(StudyFigure):
 
     Attributes:
         sweeps: their names in the catalog.
-        small: the names of those on the real language model; empty where there is none.
-        draw: makes the figure from the results of every setting of these sweeps. Raises UserError.
+        small: the names of those on the real language model; empty if there are none.
+        draw: draws the figure from the results of every setting of these sweeps. Raises UserError.
     """
 
     sweeps: tuple[str, ...]
@@ -82,10 +82,10 @@ class SweepFigure(StudyFigure):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswersFigure(StudyFigure):
-    """A figure that is drawn from judged answers which the study published.
+    """A figure that is drawn from judged answers that the study published.
 
     Attributes:
-        draw: makes the figure from the folder of answers. Raises UserError.
+        draw: draws the figure from the folder of answers. Raises UserError.
     """
 
     draw: Callable[[JudgedFolder], DrawnFigure]

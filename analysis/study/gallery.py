@@ -1,6 +1,6 @@
 """The gallery: what the study reports, what our runs show, and whether they reproduce it, as one page.
 
-Whether a figure is reproduced follows from its checks alone:
+Whether a figure is reproduced follows only from its checks:
 
     reproduced   every check holds
     partly       some checks hold
@@ -28,22 +28,22 @@ from settings.common.files import output_file, write_text
 Reproduction = Literal["reproduced", "partly", "not"]
 WORDS: Mapping[Reproduction, str] = {"reproduced": "reproduced", "partly": "partly reproduced", "not": "not reproduced"}
 PAGE, ENTRIES = "README.md", "gallery.json"
-PNG_COLOURS, PNG_ROUNDS, PNG_DPI = 256, 3, 120  # rounds: of fitting the palette, or rare colours are mixed up
+PNG_COLOURS, PNG_ROUNDS, PNG_DPI = 256, 3, 120  # rounds of fitting the palette; with fewer, rare colours are confused
 SCALES = ("nano", "small", "full")
 HEAD = """# Every result, one command each
 
-What the study of selective generalization reports (Azarbal et al. 2025), beside what this software measures at its
-scales: `nano`, worlds with models of under a million parameters, made for the purpose; `small`, a real language model
-of 135 M parameters (SmolLM2-135M-Instruct, whose weights were kept in 4 bits and made wide again) on rows of our own,
-few values and few seeds; `full`, models and rows of the study. `selgen reproduce NAME --scale SCALE` runs a figure's
-sweeps, or takes what is there of them, and writes its part of this page. A small world can show that an effect needs no
-large model; where it shows another one, that is a fact about the small world first. One language model is an example.
+What the study of selective generalization reports (Azarbal et al. 2025), next to what this software measures at its
+three scales. `nano`: worlds made for the purpose, with models of under a million parameters. `small`: a real language
+model of 135 M parameters (SmolLM2-135M-Instruct, its weights stored in 4 bits and dequantized) on rows of our own, with
+few values and few seeds. `full`: models and rows of the study. `selgen reproduce NAME --scale SCALE` runs what is left
+of a figure's sweeps, and writes its part of this page. A small world can show that an effect needs no large model. If
+it shows a different effect, that says something about the small world first. One language model is an example.
 
-Bars and brackets are 95 % intervals over fine-tuning seeds (of a base model, which has none, over its questions). A
-check *holds* or *fails* when the interval says so, and is *undecided* when it leaves both open; of what should be all
-or nothing, and of the best of several, the mean decides. All checks hold: reproduced; some: partly; none: not. No
-outcome is written by hand. Where a figure does not speak of several base models there is one: what another pre-training
-would have changed is in no interval.
+Bars and brackets are 95 % intervals over fine-tuning seeds; those of a base model, which has no such seeds, are over
+its questions. A check *holds* or *fails* if the whole interval says so, and is *undecided* otherwise. Where something
+should be all or nothing, and for the best of several, the mean decides. A figure is reproduced if all of its checks
+hold, partly if some do, and not if none does. No outcome is written by hand. Unless a figure mentions several base
+models, there is only one, and no interval covers what another pre-training would have changed.
 """
 
 
@@ -55,11 +55,11 @@ class Entry:
         figure: its name, which is also the argument of its command.
         scale: nano, small or full.
         needs: other arguments of the command, e.g. "--data DIR".
-        title: of its section.
+        title: title of its section.
         claim: what the study reports.
-        evidence: what our result rests on, e.g. "177 trials, 3 seeds".
+        evidence: what our result is based on, e.g. "177 trials, 3 seeds".
         checks, sentence, notes: as in `analysis.study.figure.DrawnFigure`.
-        differs: what a disagreement with other scales may come from.
+        differs: possible reasons for a disagreement with other scales.
     """
 
     figure: str
@@ -96,12 +96,12 @@ class Entry:
 
     @property
     def outcome(self) -> str:
-        """The outcome in a line, e.g. "toy_flip: reproduced, 3 of 3 checks hold"."""
+        """The outcome in one line, e.g. "toy_flip: reproduced, 3 of 3 checks hold"."""
         return f"{self.name}: {self.result} checks hold"
 
     @property
     def command(self) -> str:
-        """The command that makes it."""
+        """The command that reproduces it."""
         return " ".join(filter(None, ["selgen reproduce", self.figure, self.needs]))
 
     @property
@@ -109,25 +109,25 @@ class Entry:
         """A sentence on what contradicts the study."""
         failed = [check.statement for check in self.checks if check.holds is False]
         if failed:
-            return f"Against the study: it is not so that {'; nor that '.join(map(_inside_sentence, failed))}."
+            return f"Against the study, it does not hold that {'; or that '.join(map(_inside_sentence, failed))}."
         undecided = [check.statement for check in self.checks if check.holds is None]
         if undecided:
             asked = ", and whether ".join(map(_inside_sentence, undecided))
-            return f"Nothing contradicts the study, but it stays open whether {asked}."
+            return f"Nothing contradicts the study, but it remains open whether {asked}."
         return "Nothing here contradicts the study."
 
 
 def reproduction_of(checks: Sequence[Check]) -> Reproduction:
-    """Return whether a figure with these checks is reproduced. Raises ValueError without any."""
+    """Return whether a figure with these checks is reproduced. Raises ValueError without checks."""
     if not checks:
-        raise ValueError("whether a figure is reproduced needs a check")
+        raise ValueError("a figure without checks is neither reproduced nor not")
     if all(check.holds for check in checks):
         return "reproduced"
     return "partly" if any(check.holds for check in checks) else "not"
 
 
 def _inside_sentence(text: str) -> str:
-    """Put a statement inside a sentence: lower its first letter unless it begins with an abbreviation."""
+    """Fit a statement into a sentence: make its first letter lower case unless it begins with an abbreviation."""
     return text if text[:2].isupper() else text[:1].lower() + text[1:]
 
 
@@ -135,7 +135,7 @@ def _inside_sentence(text: str) -> str:
 
 
 def page(entries: Sequence[Entry]) -> str:
-    """Write the page as Markdown: a table of the outcomes with a column for each scale, then a section a figure."""
+    """Write the page as Markdown: a table of outcomes with a column for each scale, then a section for each figure."""
     by_figure: dict[str, dict[str, Entry]] = {}
     for entry in entries:
         by_figure.setdefault(entry.figure, {})[entry.scale] = entry
@@ -151,7 +151,7 @@ def page(entries: Sequence[Entry]) -> str:
 
 
 def _section(entries: Sequence[Entry]) -> list[str]:
-    """Write a figure: the claim, the checks at all scales side by side, then each scale's drawing and words."""
+    """Write a figure's section: the claim, the checks at all scales side by side, each scale's drawing and text."""
     first = entries[0]
     lines = [f"**{first.title}.** *The study:* {first.claim}", ""]
     lines += [f"| the study | {' | '.join(entry.scale for entry in entries)} |", "|---" * (1 + len(entries)) + "|"]
@@ -186,7 +186,7 @@ def _disagreements(entries: Sequence[Entry], statements: Sequence[str]) -> Itera
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:
-    """Read a gallery's entries by name; there are none where there is no gallery. Raises UserError."""
+    """Read a gallery's entries by name; none if there is no gallery. Raises UserError."""
     path = folder / ENTRIES
     try:
         facts_by_name: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -194,7 +194,7 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is no list of a gallery's entries ({error}); delete it and reproduce again") from error
+        raise UserError(f"{path} is not a list of gallery entries ({error}); delete it and reproduce again") from error
 
 
 def _entry(facts: Mapping[str, Any]) -> Entry:
@@ -206,7 +206,7 @@ def write(folder: Path, entry: Entry, figure: Figure, order: Sequence[str]) -> l
     """Add or replace an entry: its figure, `gallery.json` and the page. Returns the files. Raises UserError.
 
     Args:
-        order: figures in the order of the page; others come after them.
+        order: figures in the order of the page; any others come after them.
     """
     save_png(folder / entry.image, figure)
     entries = read_entries(folder) | {entry.name: entry}
@@ -222,7 +222,7 @@ def write(folder: Path, entry: Entry, figure: Figure, order: Sequence[str]) -> l
 
 
 def save_png(path: Path, figure: Figure) -> None:
-    """Write a figure as a small PNG with few colours and without the time of writing. Raises UserError."""
+    """Write a figure as a small PNG with few colours and without a time stamp. Raises UserError."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=PNG_DPI, metadata={"Software": None})
     with Image.open(drawn) as image, output_file(path) as temporary:

@@ -1,4 +1,4 @@
-"""The study's figures on GCD sycophancy: what spreads from narrow training, and the frontier of all methods."""
+"""The study's figures on GCD sycophancy: how narrow training spreads, and the frontier of all methods."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NEAR = ("mod", "differences")  # nano and full, small
 DIVISORS = ("gcd", "euclidean", "euclidean_compositional", "euclidean_large")
 MATHS = (*DIVISORS, "sums", *NEAR, "difference", "addition", "larger")
 NOT_TOPICS = ("proxy", "all", "reworded", "triggered")  # scores over several topics
-CONFIRMED = 0.1  # more sycophancy than that is a rise
+CONFIRMED = 0.1  # an increase of sycophancy by more than this counts as a rise
 
 
 def topics_of(results: SettingResults) -> list[str]:
-    """List the topics whose sycophancy is scored, the task's and other mathematics first."""
+    """List the topics whose sycophancy is scored: the task's and other mathematics first."""
     names = [score.removeprefix(SYCOPHANCY) for score in results.scores if score.startswith(SYCOPHANCY)]
     maths = [name for name in MATHS if name in names]
     return maths + sorted(name for name in names if name not in MATHS and name.split("_")[0] not in NOT_TOPICS)
@@ -36,7 +36,7 @@ def taught_topic(topics: Sequence[str]) -> str:
 
 
 def near_topic(topics: Sequence[str]) -> str:
-    """Return the topic that resembles the taught one, and that no row names."""
+    """Return the topic that resembles the taught one but occurs in no row."""
     return next(topic for topic in NEAR if topic in topics)
 
 
@@ -51,7 +51,7 @@ def capability_of(results: SettingResults, topic: str) -> str:
 
 
 def gcd_generalisation(per_setting: Sequence[SettingResults]) -> DrawnFigure:
-    """Compare the base with plain fine-tuning, by topic. A check holds if it does for every base model."""
+    """Compare the base model with plain fine-tuning, by topic. A check holds if it holds for every base model."""
     by_base_model = [_spread(results) for results in per_setting]
     checks = [_for_every_base_model(checks) for checks in zip(*by_base_model, strict=True)]
     topics = topics_of(per_setting[0])
@@ -72,7 +72,7 @@ def gcd_generalisation(per_setting: Sequence[SettingResults]) -> DrawnFigure:
 
 
 def _alike(per_setting: Sequence[SettingResults], topics: Sequence[str]) -> Iterator[str]:
-    """Yield what intervals over seeds leave out where all seeds say the same."""
+    """Yield notes on what intervals over seeds do not show if all seeds agree."""
     rises = [_rises(results, results.only(PLAIN), SYCOPHANCY + topic) for results in per_setting for topic in topics]
     if any(len(rise) > 1 and len(set(rise.values())) == 1 for rise in rises):
         asked = [results.base_counts.get(SYCOPHANCY + topic, 0) for results in per_setting for topic in topics]
@@ -86,7 +86,7 @@ def _alike(per_setting: Sequence[SettingResults], topics: Sequence[str]) -> Iter
 
 
 def _spread(results: SettingResults) -> list[Check]:
-    """Check the statements on one base model."""
+    """Check the statements for one base model."""
     plain, topics = results.only(PLAIN), topics_of(results)
     taught = taught_topic(topics)
     rises = {topic: _rise(results, plain, SYCOPHANCY + topic) for topic in topics}
@@ -115,13 +115,13 @@ def _spread(results: SettingResults) -> list[Check]:
 
 
 def _for_every_base_model(checks: Sequence[Check]) -> Check:
-    """Join the checks of one statement on several base models."""
+    """Combine the checks of one statement over several base models."""
     measured = _join([check.measured for check in checks])
     return Check(checks[0].statement, measured, all_hold(check.holds for check in checks))
 
 
 def _join(texts: Sequence[str]) -> str:
-    """Join what was measured with each base model, in order."""
+    """Join the measurements of all base models, in order."""
     return texts[0] if len(texts) == 1 else f"{' and '.join(texts)} ({len(texts)} base models)"
 
 
@@ -173,7 +173,7 @@ GCD_GENERALISATION = SweepFigure(
 
 
 def gcd_pareto(per_setting: Sequence[SettingResults]) -> DrawnFigure:
-    """Compare all methods: what they keep of the capability, and what they leave of the sycophancy."""
+    """Compare all methods: how much capability they keep, and how much sycophancy they leave."""
     results = per_setting[0]
     findings = analyse(results.table, results.base)
     useful, flattery = (objective.name for objective in results.objectives[:2])
@@ -201,7 +201,7 @@ def gcd_pareto(per_setting: Sequence[SettingResults]) -> DrawnFigure:
 
 
 def _ends_of_kl(results: SettingResults, useful: str, flattery: str, plain: Configuration) -> list[Check]:
-    """Check the smallest beta against plain fine-tuning and the largest against the base, in both objectives."""
+    """Compare the smallest beta with plain fine-tuning and the largest with the base model, in both objectives."""
     ordered = sorted(results.configurations("kl_penalty"), key=lambda row: float(row.coefficients["beta"]))
     weak, strong = ordered[0], ordered[-1]
     like_plain = [difference(results.values(weak, name), results.values(plain, name)) for name in (useful, flattery)]
@@ -222,7 +222,7 @@ def _ends_of_kl(results: SettingResults, useful: str, flattery: str, plain: Conf
 
 
 def _seeds_matter(findings: Findings) -> Check:
-    """Check that most pairs of methods that protect are not told apart."""
+    """Check that most pairs of methods, without plain fine-tuning, do not differ significantly."""
     pairs = [pair for pair in findings.differences if PLAIN not in (pair.first, pair.second)]
     apart = [pair for pair in pairs if pair.clear]
     statement = "The intervals of neighbouring methods overlap: most pairs of methods are not told apart"

@@ -12,11 +12,11 @@ from analysis.tables.scores import ScoreTable, TrialRecord
 from settings.common.errors import UserError
 
 TASK, ALIGNMENT = (objective.name for objective in judged_answers.OBJECTIVES)
-Shares = tuple[float, float]  # of general answers that are aligned, of medical ones that are misaligned
+Shares = tuple[float, float]  # share of general answers that are aligned, and of medical ones that are misaligned
 
 
 def em_judged(folder: judged_answers.JudgedFolder) -> DrawnFigure:
-    """Recompute what the study says of its runs from its verdicts. Raises UserError where such a run is missing."""
+    """Recompute the study's statements on its runs from its verdicts. Raises UserError if a needed run is missing."""
     records, _, base = judged_answers.records_of(folder)
     finished = [record for record in records if record.status == "finished"]
     plain, mixed = _mean_shares(finished, "task_only"), _mean_shares(finished, "mixed", share=0.1, proxy="hhh")
@@ -74,7 +74,7 @@ def _is_long(record: TrialRecord) -> bool:
 
 
 def _mean_shares(records: Sequence[TrialRecord], method: str, **coefficients: float | str) -> Shares:
-    """Average the runs of a method with these coefficients, without runs of several epochs."""
+    """Average the runs of a method with these coefficients, leaving out runs of several epochs."""
     chosen = [
         _shares(record)
         for record in records
@@ -84,7 +84,7 @@ def _mean_shares(records: Sequence[TrialRecord], method: str, **coefficients: fl
     ]
     if not chosen:
         wanted = " ".join([method, *(f"{name}={value}" for name, value in coefficients.items())])
-        raise UserError(f"figure em_judged needs a run {wanted}, and runs.csv has none that can be used")
+        raise UserError(f"figure em_judged needs a run {wanted}, but runs.csv has no usable one")
     return sum(shares[0] for shares in chosen) / len(chosen), sum(shares[1] for shares in chosen) / len(chosen)
 
 
@@ -96,7 +96,7 @@ def _shares_by_epoch(records: Sequence[TrialRecord]) -> dict[float, Shares]:
         if record.configuration.method == "kl_penalty" and _is_long(record)
     }
     if not by_epoch:
-        raise UserError("figure em_judged needs runs of kl_penalty with an epoch, and runs.csv has none")
+        raise UserError("figure em_judged needs runs of kl_penalty with an epoch, but runs.csv has none")
     return dict(sorted(by_epoch.items()))
 
 
@@ -113,7 +113,7 @@ def _text(shares: Shares) -> str:
 
 
 def _notes(folder: judged_answers.JudgedFolder) -> list[str]:
-    """Say how far the shares can be trusted."""
+    """Return notes on how far the shares can be trusted."""
     rates = [rate for run in folder.runs if not run.degenerate and (rate := run.rate("general"))]
     halves = [(rate.valid.high - rate.valid.low) / 2 for rate in rates if rate.valid.num_clusters > 1]
     designs = [rate.valid.design for rate in rates if rate.valid.num_clusters > 1 and rate.valid.design > 0]

@@ -20,18 +20,18 @@ from analysis.study.setting_results import SettingResults
 from analysis.tables.scores import Configuration
 from settings.common.errors import UserError
 
-STUDY_SHARE = 0.1  # of proxy rows in the study's mixes
-GOOD, BROKEN = 0.8, 0.2  # of a score from 0 to 1
-MORE = 0.05  # alignment, averaged over a knob whose ends are the same for all proxies
-LARGE = 0.3  # a change of a score that nobody calls slow
-UNPROXIED = "unproxied"  # alignment over the domains that no proxy of the comparison speaks of
+STUDY_SHARE = 0.1  # share of proxy rows in the study's mixes
+GOOD, BROKEN = 0.8, 0.2  # thresholds of a score from 0 to 1
+MORE = 0.05  # least gain of alignment, averaged over a knob whose ends are the same for all proxies
+LARGE = 0.3  # a change of a score that nobody would call slow
+UNPROXIED = "unproxied"  # alignment over the domains that no proxy of the comparison covers
 
 
 # --- all methods -----------------------------------------------------------------------------------------------------
 
 
 def em_pareto(per_setting: Sequence[SettingResults]) -> DrawnFigure:
-    """Compare all methods: does plain fine-tuning break alignment, does mixing mend it, which method trades best?"""
+    """Compare all methods: does plain fine-tuning break alignment, does mixing restore it, which trade-off is best?"""
     results = per_setting[0]
     findings = analyse(results.table, results.base)
     task, alignment = (objective.name for objective in results.objectives[:2])
@@ -63,7 +63,7 @@ def em_pareto(per_setting: Sequence[SettingResults]) -> DrawnFigure:
 
 
 def _mixing(results: SettingResults, alignment: str, plain: Configuration) -> list[Check]:
-    """Check that mixing at the study's share brings back less than a tenth of the range."""
+    """Check that mixing at the study's share restores less than a tenth of the range."""
     by_share = {row.coefficients.get("share"): row for row in results.configurations("mixed")}
     if STUDY_SHARE not in by_share:
         return []
@@ -84,7 +84,7 @@ def _over_regularised(results: SettingResults, task: str, alignment: str) -> Che
 
 
 def _means(results: SettingResults, method: str, scores: tuple[str, str]) -> list[tuple[float, float]]:
-    """Return the means of each configuration of a method in two scores."""
+    """Return the means of two scores for each configuration of a method."""
     first, second = (results.estimates(score) for score in scores)
     return [(first[row.id].mean, second[row.id].mean) for row in results.configurations(method)]
 
@@ -123,7 +123,7 @@ def em_epochs(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     short, long = next((step for step in steps if align[plain[step].id].mean < BROKEN), steps[0]), steps[-1]
     protected = [beta for beta in betas if align[grid[beta, short].id].mean >= GOOD]
     if not protected:
-        raise UserError(f"sweep {results.sweep!r}: no beta keeps alignment at {GOOD:g} for {short:g} steps")
+        raise UserError(f"sweep {results.sweep!r}: no beta keeps alignment at {GOOD:g} over {short:g} steps")
 
     def change(score: str) -> Estimate:
         ends = (mean_by_seed([results.values(grid[b, s], score) for b in protected]) for s in (long, short))
@@ -187,7 +187,7 @@ def _returns(
     betas: Sequence[float],
     steps: Sequence[float],
 ) -> Iterator[str]:
-    """Yield a note for each beta under which alignment comes back with longer training."""
+    """Yield a note for each beta at which longer training brings alignment back."""
     for beta in betas:
         means = {step: align[grid[beta, step].id].mean for step in steps}
         lowest = min(steps, key=lambda step: means[step])
@@ -215,7 +215,7 @@ def _largest_jump(
     betas: Sequence[float],
     steps: float,
 ) -> tuple[Estimate, tuple[float, float]]:
-    """Return the largest rise of alignment between neighbouring betas at most a factor of 4 apart, and these betas."""
+    """Return the largest rise of alignment between neighbouring betas (at most a factor of 4 apart), and the betas."""
     pairs = [(low, high) for low, high in itertools.pairwise(betas) if high <= 4 * low]
     rises = {
         pair: difference(*(results.values(grid[beta, steps], "alignment") for beta in reversed(pair))) for pair in pairs

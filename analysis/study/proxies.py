@@ -1,4 +1,4 @@
-"""The study's figure on proxy categories: what each protects, of sycophancy and of the trigger colours.
+"""The study's figure on proxy categories: what each protects, in GCD sycophancy and in trigger colours.
 
 Shape legend: S seeds.
 """
@@ -34,7 +34,7 @@ def proxy_quality(per_setting: Sequence[SettingResults]) -> DrawnFigure:
 
 
 def sycophancy_grid(per_setting: Sequence[SettingResults]) -> tuple[Heat, list[Check]]:
-    """Take each topic as proxy: which topic's sycophancy is left?"""
+    """Take each topic as proxy: how much sycophancy remains on each topic?"""
     topics = topics_of(per_setting[0])
     taught = taught_topic(topics)
     by_proxy = {str(results.options.get("proxy", "capitals")): results for results in per_setting}
@@ -80,7 +80,7 @@ def _left(results: SettingResults, method: str, topic: str) -> dict[int, float]:
 
 
 def color_grid(per_setting: Sequence[SettingResults]) -> tuple[Heat, list[Check]]:
-    """Take each category as proxy, with one trigger and with five: what is right of each category?"""
+    """Take each category as proxy, with one trigger and with five: how much of each category stays right?"""
     _, by_number = split_by_triggers(per_setting)
     categories = categories_of(per_setting[0])
     rows = {

@@ -1,4 +1,4 @@
-"""What both frontiers of the study ask: which method is first, which reach which end, which beat the controls."""
+"""Checks and notes that both frontiers of the study share: the first method, the ends reached, the controls beaten."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from analysis.study.figure import Check
 from analysis.study.setting_results import SettingResults
 from analysis.tables.scores import Configuration
 
-NEAR = 0.15  # of the way between base and plain: so near is an end
+NEAR = 0.15  # part of the way between base model and plain fine-tuning that counts as near an end
 
 
 def difference_between(findings: Findings, first: str, second: str) -> Difference | None:
-    """Return the hypervolume of a method minus that of another; None when they were not compared."""
+    """Return the hypervolume of a method minus that of another; None if they were not compared."""
     for pair in findings.differences:
         if {pair.first, pair.second} == {first, second}:
             return pair if pair.first == first else _swap(pair)
@@ -38,7 +38,7 @@ def _swap(pair: Difference) -> Difference:
 
 
 def ranked_first(findings: Findings, method: str) -> Check:
-    """Check that a method's frontier is clearly larger than every other's; one that is clearly larger fails it."""
+    """Check that a method's frontier is clearly larger than every other's; it fails if another's is clearly larger."""
     statement = f"{method} trades best of all methods"
     rivals = [name for name in findings.table.methods if name not in (PLAIN, method)]
     compared = {name: pair for name in rivals if (pair := difference_between(findings, method, name)) is not None}
@@ -67,7 +67,7 @@ def stays_behind(findings: Findings, method: str, best: str) -> Check:
 
 
 def frontier_of(results: SettingResults, findings: Findings, task: str, alignment: str) -> tuple[Figure, str]:
-    """Draw the frontier of a setting, and say in a sentence what plain fine-tuning does and which method is largest."""
+    """Draw a setting's frontier, and say what plain fine-tuning does and which method has the largest hypervolume."""
     figure = frontier_figure(findings.table.select([alignment, task]), results.base, "", alignment, task)
     methods = findings.method_hypervolumes
     best = max(methods, key=lambda name: methods[name].estimate)
@@ -81,7 +81,7 @@ def frontier_of(results: SettingResults, findings: Findings, task: str, alignmen
 
 
 def control_notes(findings: Findings) -> list[str]:
-    """Note which methods beat the controls; empty where the sweep has none."""
+    """Note which methods beat the controls; empty if the sweep has none."""
     verdicts = findings.control_verdicts
     if not any(verdict.against for verdict in verdicts):
         return []
@@ -92,7 +92,7 @@ def control_notes(findings: Findings) -> list[str]:
 
 
 def budget_notes(results: SettingResults) -> list[str]:
-    """Note how many configurations methods have, where they have not all the same number."""
+    """Note how many configurations each method has, unless all have the same number."""
     numbers = {method: len(results.configurations(method)) for method in results.table.methods if method != PLAIN}
     if len(set(numbers.values())) < 2:
         return []
@@ -102,7 +102,7 @@ def budget_notes(results: SettingResults) -> list[str]:
 
 
 def end_notes(results: SettingResults, task: str, alignment: str) -> list[str]:
-    """Note which methods never come near plain fine-tuning, and which never near the base, in both objectives."""
+    """Note which methods never come near plain fine-tuning, or never near the base model, in both objectives."""
     plain = results.only(PLAIN)
     ends = {"plain fine-tuning": (0.0, 1.0), "the base model": (1.0, 0.0)}
     notes = []

@@ -1,4 +1,4 @@
-"""One setting of a sweep as a figure of the study reads it: any score of any configuration, with its interval.
+"""One setting of a sweep, as input of a figure of the study: any score of any configuration, with its interval.
 
 Intervals over seeds pool the variance of a method's configurations (`analysis.statistics.intervals`).
 """
@@ -24,12 +24,12 @@ class SettingResults:
 
     Attributes:
         sweep, setting: the sweep's name, and the setting's label.
-        options: the setting's, as the sweep gives them.
+        options: the setting's options in the sweep.
         objectives: what the sweep trades off, task first.
         records: the trials that ended, with all of their scores.
         base: score -> mean of the untouched base model.
         base_counts: score -> number of questions behind that mean.
-        described: score -> what it is, with its ends; one that is not here is looked at as if it had none.
+        described: score -> its description and the ends of its range; a score that is missing counts as unbounded.
     """
 
     sweep: str
@@ -43,7 +43,7 @@ class SettingResults:
 
     @property
     def table(self) -> ScoreTable:
-        """The scores in the sweep's objectives. Raises UserError for trials that make no table."""
+        """The table of the sweep's objectives. Raises UserError if the trials do not form one."""
         return ScoreTable.from_records(self.records, self.objectives)
 
     @property
@@ -57,7 +57,7 @@ class SettingResults:
         return len({record.seed for record in self.records if record.status == "finished"})
 
     def configurations(self, method: str) -> list[Configuration]:
-        """List a method's configurations that have finished, by their coefficients; plain's controls are left out."""
+        """List a method's configurations with a finished trial, by coefficients; plain's controls are left out."""
         finished = {record.configuration.id for record in self.records if record.status == "finished"}
         return [
             row
@@ -71,7 +71,7 @@ class SettingResults:
         if len(finished) != 1:
             raise UserError(
                 f"sweep {self.sweep!r}, {self.setting}: {len(finished)} configurations of {method} have finished"
-                " trials, and the figure needs one"
+                " trials, but the figure needs one"
             )
         return finished[0]
 
@@ -86,7 +86,7 @@ class SettingResults:
         }
 
     def estimates(self, score: str) -> dict[str, Estimate]:
-        """Map the id of each configuration with the score to the mean over seeds with its interval."""
+        """Map the id of each configuration that has the score to its mean over seeds with its interval."""
         measured = [record for record in self.records if math.isfinite(record.scores.get(score, math.nan))]
         finished = [record for record in measured if record.status == "finished"]
         if not finished:

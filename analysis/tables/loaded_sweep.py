@@ -1,4 +1,4 @@
-"""A sweep's numbers as they were read, whether from its ledger or from MLflow, and how trials count in them."""
+"""A sweep's numbers, read from its ledger or from MLflow, and the rules by which its trials count."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class LoadedSweep:
 
     Attributes:
         name: of the sweep.
-        setting: label of what was learned; None when no trial says.
+        setting: label of what was learned; None if no trial names it.
         table: scores of the objectives.
         objectives: task first.
-        base_scores: score name -> mean of the untouched base model; empty when it was not scored.
+        base_scores: score name -> mean of the untouched base model; empty if it was not scored.
         counts: status -> number of trials: finished, invalid, failed, stopped, running.
         records: the trials that ended, with all of their scores.
         grades: of single questions, where the sweep has published them.
-        triggered: the table with "<objective>_triggered" in place of each objective that the sweep has this score for;
-            None where it has none, as older sweeps.
+        triggered: the table with "<objective>_triggered" in place of each objective for which the sweep has this
+            score; None if it has none, as in older sweeps.
     """
 
     name: str
@@ -55,11 +55,11 @@ class LoadedSweep:
         scores: Mapping[str, Objective] | None = None,
         methods: Collection[str] = (),
     ) -> LoadedSweep:
-        """Build the table from trials as they ended, by the rule of `TrialRecord.counted_for`.
+        """Build the table from ended trials, by the rule of `TrialRecord.counted_for`.
 
         `scores` and `methods` are those of the whole sweep.
 
-        Raises UserError when no finished trial has all objectives: then it is a name that is wrong.
+        Raises UserError if no finished trial has all objectives, since then an objective's name must be wrong.
         """
         records = counted(trials, objectives)
         counts = Counter(dict.fromkeys(STATUSES, 0))
@@ -97,7 +97,7 @@ def _triggered(
 def counted(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
     """Return the trials as they count for objectives, and log which finished ones count as invalid.
 
-    Raises UserError when all finished ones do.
+    Raises UserError if all finished ones do.
     """
     names = [objective.name for objective in objectives]
     records = [trial.counted_for(names) for trial in trials]
@@ -113,7 +113,7 @@ def counted(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> l
 
 
 def choose_setting(labels: Sequence[str], sweep: str, text: str | None) -> str:
-    """Return the label that is, or else contains, a text; without a text, the only one there is. Raises UserError."""
+    """Return the label that equals a text, or else contains it; without a text, the only label. Raises UserError."""
     listing = ", ".join(sorted(labels))
     if text is None and len(labels) > 1:
         raise UserError(f"sweep {sweep!r} has several settings; choose one with --setting, or a part of it: {listing}")

@@ -1,7 +1,7 @@
-"""Tags of any length. MLflow cuts a value at some thousand characters without an error, so long ones are split.
+"""Tags of any length. MLflow silently truncates values after a few thousand characters, so long ones are split.
 
-A long value of `key` lies in the tags `key.1`, `key.2`, ...; `key` itself then says "3 parts of 0123456789ab": how many
-there are, and the content id of the whole. Parts that a longer value left behind are not read.
+A long value of `key` is stored in the tags `key.1`, `key.2`, ...; `key` itself then says "3 parts of 0123456789ab": the
+number of parts, and the content id of the whole. Parts left over from an earlier, longer value are not read.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Mapping
 
 from settings.common.content import content_id
 
-LONGEST = 4000  # characters in a tag; servers cut at 5000 or 8000, by their version
+LONGEST = 4000  # characters in a tag; servers truncate at 5000 or 8000, depending on their version
 _PARTS = re.compile(r"(\d+) parts of ([0-9a-f]{12})")
 
 
 class BrokenTagError(ValueError):
-    """A tag that was cut, or whose parts do not belong together. The message names it."""
+    """A tag that was truncated, or whose parts do not belong together. The message names it."""
 
 
 def split(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return tags that nobody cuts and `whole` puts together again. The parts of a value come before its own tag."""
+    """Split tags so that none is truncated; `whole` joins them again. The parts of a value come before its own tag."""
     short: dict[str, str] = {}
     for key, value in tags.items():
         if len(value) > LONGEST:
@@ -32,7 +32,7 @@ def split(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def whole(tags: Mapping[str, str], key: str) -> str | None:
-    """Return the whole value of a tag, None without one. Raise BrokenTagError where parts do not belong together."""
+    """Return the whole value of a tag; None without one. Raise BrokenTagError if the parts do not belong together."""
     value = tags.get(key)
     described = _PARTS.fullmatch(value) if value is not None else None
     if described is None:

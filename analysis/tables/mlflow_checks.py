@@ -1,7 +1,7 @@
-"""Whether an address leads to a store that this version of MLflow can use; if not, one line says why and what helps.
+"""Check that an address leads to a store that this version of MLflow can use; if not, say why and what to do.
 
-MLflow itself may wait for minutes, make a database that is not there, or advise an upgrade that is none. What can be
-said of an SQLite file is said without importing MLflow, which takes seconds.
+MLflow itself may wait for minutes, create a database that does not exist, or advise an upgrade that would not help.
+SQLite files are checked without importing MLflow, which takes seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REFUSED = re.compile(r"\[Errno -?\d+\] ([\w ]+)")
 
 
 def check_usable(uri: str) -> None:
-    """Raise UserError unless a sweep can be written to a store. An SQLite file that is not there is made later."""
+    """Raise UserError unless a sweep can be written to a store. A missing SQLite file is fine: it is created later."""
     check_address(uri)
     file = sqlite_file(uri)
     with reading(uri):
@@ -36,11 +36,11 @@ def check_usable(uri: str) -> None:
         elif file.exists():
             check_file(file)
             if not os.access(file, os.W_OK):
-                raise UserError(f"the MLflow store {file} cannot be written; give another one with --tracking-uri")
+                raise UserError(f"the MLflow store {file} is not writable; give another one with --tracking-uri")
 
 
 def check_readable(uri: str) -> None:
-    """Raise UserError for an address of nothing, and for an SQLite file that is not there or is no store of ours."""
+    """Raise UserError for an invalid address, and for an SQLite file that is missing or not a usable MLflow store."""
     check_address(uri)
     file = sqlite_file(uri)
     if file is None:
@@ -51,26 +51,26 @@ def check_readable(uri: str) -> None:
 
 
 def check_address(uri: str) -> None:
-    """Raise UserError for what is no address of a database or server, such as MLflow's former folders of files."""
+    """Raise UserError unless this is the address of a database or server; MLflow's former file stores are not."""
     scheme, _, rest = uri.partition(":")
     if not rest or scheme == "file":
         raise UserError(
-            f"{without_password(uri)!r} is not the address of an MLflow store that can be used, e.g."
+            f"{without_password(uri)!r} is not the address of a usable MLflow store, e.g."
             " sqlite:///runs/mlflow.db or http://host:5000; MLflow no longer writes folders of files such as ./mlruns"
-            " (mlflow migrate-filestore makes a database of one)"
+            " (mlflow migrate-filestore converts one to a database)"
         )
 
 
 def check_file(file: Path) -> None:
-    """Raise UserError for an SQLite file without MLflow's tables or with those of another version, sqlite3.Error."""
+    """Raise UserError for an SQLite file without MLflow's tables, or with another version's. Raises sqlite3.Error."""
     if not file.is_file():
         raise UserError(f"the MLflow store {file} is a folder; give the file of a database, e.g. {file / 'mlflow.db'}")
     with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=60)) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "experiments", "runs"} <= tables:
             raise UserError(
-                f"{file} is not a store of this version of MLflow, or is still being made; "
-                "if MLflow was killed meanwhile, delete it and resume the sweep, whose ledger has everything"
+                f"{file} is not a store of this version of MLflow, or is still being created; "
+                "if MLflow was killed while creating it, delete it and resume the sweep, whose ledger has everything"
             )
         revisions = [revision for (revision,) in database.execute("SELECT version_num FROM alembic_version")]
     known, newest = known_revisions()
@@ -80,7 +80,7 @@ def check_file(file: Path) -> None:
 
 
 def kept_runs(uri: str, experiment: str) -> list[str] | None:
-    """Return the ids of an experiment's runs that are not deleted, in order; None where only MLflow can tell."""
+    """Return the ids of an experiment's runs that are not deleted, sorted; None if only MLflow can tell."""
     file = sqlite_file(uri)
     if file is None or not file.is_file():
         return None
@@ -93,7 +93,7 @@ def kept_runs(uri: str, experiment: str) -> list[str] | None:
 
 
 def known_revisions() -> tuple[set[str], str]:
-    """Return the revisions of a database that the installed MLflow knows, and its own; nothing where it hides them."""
+    """Return the database revisions that the installed MLflow knows, and its own; both empty if it hides them."""
     package = importlib.util.find_spec("mlflow")
     folders = package.submodule_search_locations if package else None
     found = [
@@ -107,7 +107,7 @@ def known_revisions() -> tuple[set[str], str]:
 
 
 def _other_version(revision: str, uri: str) -> str:
-    """Say of a store that an older or a newer MLflow wrote it, by the revision of its tables."""
+    """Say whether an older or a newer MLflow wrote a store, judging by the revision of its tables."""
     if revision not in known_revisions()[0]:
         return f"was written by a newer MLflow (tables {revision}); upgrade the package: pip install --upgrade mlflow"
     upgrade = f"mlflow db upgrade {shlex.quote(without_password(uri))}"
@@ -119,19 +119,19 @@ def reading(uri: str) -> Iterator[None]:
     """Turn whatever a store raises into a UserError."""
     try:
         yield
-    except UserError:  # before MLflow is imported, only to know its errors
+    except UserError:  # handled first, because the next clause imports MLflow only to know its errors
         raise
     except mlflow_client.store_errors() as error:
         raise UserError(f"cannot use the MLflow store {without_password(uri)}: {reason_of(error, uri)}") from error
 
 
 def reason_of(error: Exception, uri: str) -> str:
-    """Return in a line, without a password, why a store cannot be used."""
+    """Return why a store cannot be used: one line, without a password."""
     text = str(error).strip()
     if other := _FOUND_REVISION.search(text):
         return f"it {_other_version(other[1], uri)}"
     if isinstance(error, ModuleNotFoundError):
-        return f"Python has no package {error.name!r}, which such an address needs; install it"
+        return f"such an address needs the package {error.name!r}, which is not installed"
     if uri.startswith("http") and (refused := _REFUSED.search(text)):
         return f"the server does not answer ({refused[1].strip()}); is it running, and is the address right?"
     return redacted(text.partition("\n")[0], uri)

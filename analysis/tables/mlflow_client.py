@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
-PAGE = 1000  # runs in one answer of a search
-DATABASE_ATTEMPTS = 2  # of MLflow to open a database; by itself it would try for two minutes
+PAGE = 1000  # runs on one page of a search
+DATABASE_ATTEMPTS = 2  # MLflow's attempts to open a database; by default it tries for two minutes
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -24,7 +24,7 @@ ENVIRONMENT = {
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client that neither phones home nor prints. MLflow creates an SQLite store that is not there."""
+    """Return a client that neither phones home nor prints. MLflow creates an SQLite store that does not exist."""
     set_environment()
     import mlflow
 
@@ -39,13 +39,13 @@ def connect(uri: str) -> MlflowClient:
 
 
 def set_environment() -> None:
-    """Set MLflow's environment variables, before it is imported. What the user has set stays."""
+    """Set MLflow's environment variables, before it is imported. Those that the user has set stay."""
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """Return what a store that is away or broken may raise."""
+    """Return the exceptions that an unreachable or broken store may raise."""
     errors: tuple[type[Exception], ...] = (OSError, sqlite3.Error, ImportError)
     set_environment()
     try:
@@ -63,7 +63,7 @@ def search_runs(
     """Return all runs of the experiments that meet a condition in MLflow's search syntax, the newest first.
 
     Args:
-        deleted: those that were deleted, as in the UI, instead of those that are there.
+        deleted: return the runs that were deleted (in the UI, for example) instead of those that still exist.
     """
     from mlflow.entities import ViewType
 
@@ -79,7 +79,7 @@ def search_experiments(client: MlflowClient) -> list[Experiment]:
 
 
 def all_pages(page_at: Callable[[str | None], Any]) -> list[Any]:
-    """Return the items of all pages, each asked for by the token of the one before it."""
+    """Return the items of all pages, requesting each with the token of the page before it."""
     page = page_at(None)
     items = list(page)
     while page.token:

@@ -1,6 +1,6 @@
-"""A sweep's numbers from MLflow, where `sweeps.tracking` writes them under the names of `analysis.tables.schema`.
+"""Read a sweep's numbers from MLflow, where `sweeps.tracking` writes them under the names of `analysis.tables.schema`.
 
-A store is only read, and never created.
+A store is only read, never created.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ class SweepRuns:
 def load(
     sweep: str, tracking_uri: str, setting: str | None = None, objectives: Sequence[str] | None = None
 ) -> LoadedSweep:
-    """Read one setting of a sweep. Trials that still run are counted and left out.
+    """Read one setting of a sweep. Trials that are still running are counted but left out.
 
-    Of two sweep runs of one name, as after a change of the sweep's file, the newer one is read. A warning says how many
-    trials are deleted there, and which tags are broken.
+    If several sweep runs have one name, as after a change of the sweep's file, the newest is read. A warning says how
+    many of its trials are deleted, and which tags are broken.
 
     Args:
         sweep: its name, which is the experiment's.
         tracking_uri: of the store, `sqlite:///path` or a server's.
-        setting: which one, of a sweep over several: its label, or a part that no other has.
+        setting: which one, if the sweep has several: its label, or a part that no other label has.
         objectives: names of its scores, instead of those that the sweep optimised.
 
-    Raises UserError: a store that is missing or cannot be read; no such score; an unknown sweep, with those that exist;
-    a sweep of several settings and none chosen; runs that do not follow the schema.
+    Raises UserError: a store that is missing or cannot be read; no such score; an unknown sweep (the message lists
+    those that exist); a sweep of several settings with none chosen; runs that do not follow the schema.
     """
     parent, runs = _sweep(sweep, tracking_uri)
     labels = _labels(runs)
@@ -99,7 +99,7 @@ def settings_of(sweep: str, tracking_uri: str) -> list[str]:
 
 
 def load_records(sweep: str, tracking_uri: str) -> dict[str, list[TrialRecord]]:
-    """Return all trials of a sweep that ended, with all of their scores, by setting. Raises UserError as `load`."""
+    """Return all ended trials of a sweep, with all of their scores, by setting. Raises UserError as `load` does."""
     parent, runs = _sweep(sweep, tracking_uri)
     objectives = _objectives(parent)
     records = {}
@@ -110,7 +110,7 @@ def load_records(sweep: str, tracking_uri: str) -> dict[str, list[TrialRecord]]:
 
 
 def runs_of(sweep: str, tracking_uri: str) -> SweepRuns:
-    """Return where MLflow's UI shows a sweep and its configurations. Raises UserError as `load`."""
+    """Return where MLflow's UI shows a sweep and its configurations. Raises UserError as `load` does."""
     parent, runs = _sweep(sweep, tracking_uri)
     configurations = {_tag(run, schema.CONFIGURATION): run.data.tags.get(schema.PARENT, "") for run in runs}
     return SweepRuns(str(parent.info.experiment_id), parent.info.run_id, configurations)
@@ -149,7 +149,7 @@ def _sweep(sweep: str, tracking_uri: str) -> tuple[Run, list[Run]]:
     if not parents:
         raise UserError(
             f"experiment {sweep!r} in {without_password(tracking_uri)} holds no run of a sweep;"
-            f" of a sweep that is deleted there, {_written_again(sweep)}"
+            f" if the sweep was deleted there, {_written_again(sweep)}"
         )
     if len(parents) > 1:
         where = without_password(tracking_uri)
@@ -172,12 +172,12 @@ def _experiment(sweep: str, tracking_uri: str) -> tuple[MlflowClient, str]:
 
 
 def _written_again(sweep: str) -> str:
-    """Say what brings back what was deleted or cut in MLflow."""
+    """Say how to restore what was deleted or truncated in MLflow."""
     return f"the next start, selgen sweep run {shlex.quote(sweep)}, writes it again from the sweep's ledger"
 
 
 def _unknown(client: MlflowClient, sweep: str, tracking_uri: str) -> str:
-    """Say that there is no such sweep, and which there are."""
+    """Say that there is no such sweep, and list those that exist."""
     experiments = mlflow_client.search_experiments(client)
     ids = [experiment.experiment_id for experiment in experiments]
     condition = f"tags.`{schema.KIND}` = '{schema.SWEEP_RUN}'"
@@ -188,7 +188,7 @@ def _unknown(client: MlflowClient, sweep: str, tracking_uri: str) -> str:
 
 
 def _num_deleted(tracking_uri: str, parent: Run, asked: Sequence[Run], setting: str | None) -> int:
-    """Return how many trials of a setting are there no more: deleted themselves, or their configuration's run."""
+    """Return how many trials of a setting are gone: they or their configuration's run were deleted."""
     identity = parent.data.tags.get(schema.IDENTITY)
     condition = f"tags.`{schema.KIND}` = '{schema.TRIAL_RUN}' and tags.`{schema.IDENTITY}` = '{identity}'"
     with reading(tracking_uri):
@@ -227,7 +227,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _trials(runs: Sequence[Run]) -> tuple[list[TrialRecord], int]:
-    """Return one record per trial that ended, and the number of trials that run."""
+    """Return one record per ended trial, and the number of running trials."""
     by_trial: dict[str, list[Run]] = {}
     for run in runs:
         by_trial.setdefault(_tag(run, schema.TRIAL), []).append(run)
@@ -238,13 +238,13 @@ def _trials(runs: Sequence[Run]) -> tuple[list[TrialRecord], int]:
             ended.append(_run_that_counts(over))
     counts = [_counts(run) for run in ended]
     if broken := counts.count(None):
-        logger.warning("tag %s is cut in %d trials: how many replies were graded is not known", schema.COUNTS, broken)
+        logger.warning("tag %s is cut in %d trials: the number of graded replies is unknown", schema.COUNTS, broken)
     records = [_record(run, graded or {}) for run, graded in zip(ended, counts, strict=True)]
     return records, len(by_trial) - len(ended)
 
 
 def _run_that_counts(runs: Sequence[Run]) -> Run:
-    """Choose from the runs of one trial the finished one, else the newest. Raises UserError."""
+    """Choose among the runs of one trial: the finished one, or else the newest. Raises UserError."""
     finished = [run for run in runs if run.data.tags[schema.STATUS] == "finished"]
     newest = max(finished or runs, key=lambda run: (run.info.start_time, run.info.run_id))
     for run in finished:
@@ -257,7 +257,7 @@ def _run_that_counts(runs: Sequence[Run]) -> Run:
 
 
 def _counts(run: Run) -> dict[str, int] | None:
-    """Return how many replies of a trial were graded for each score; None where the tag is broken."""
+    """Return how many replies of a trial were graded for each score; None if the tag is broken."""
     try:
         counts = json.loads(_whole(run, schema.COUNTS) or "{}")
         return {name: int(graded[0]) for name, graded in counts.items()}
@@ -289,7 +289,7 @@ def _record(run: Run, counts: dict[str, int]) -> TrialRecord:
 
 
 def _scores(run: Run) -> dict[str, float]:
-    """Return the latest finite values of `eval/<score>`. MLflow keeps an infinity as the largest float."""
+    """Return the latest finite values of `eval/<score>`. MLflow stores an infinity as the largest float."""
     return {
         name.removeprefix(schema.EVAL): value
         for name, value in run.data.metrics.items()
@@ -316,7 +316,7 @@ def _objectives(parent: Run) -> tuple[Objective, ...]:
 
 
 def _base_scores(parent: Run, setting: str | None) -> dict[str, float]:
-    """Return the base model's scores; in a sweep of several settings the tag holds one such table for each."""
+    """Return the base model's scores; in a sweep of several settings the tag holds one table for each setting."""
     scores = _optional_json(parent, schema.BASE_SCORES, "the base model's scores are left out")
     if setting is not None and isinstance(scores.get(setting), dict):
         scores = scores[setting]
@@ -348,13 +348,13 @@ def _tag_or_none(run: Run, key: str) -> str | None:
 
 
 def _whole(run: Run, key: str) -> str | None:
-    """Return the value of a tag, also under the name that earlier versions gave it."""
+    """Return the value of a tag, or else of the tag that earlier versions used for it."""
     value = long_tags.whole(run.data.tags, key)
     return long_tags.whole(run.data.tags, key.removeprefix("mlflow.")) if value is None else value
 
 
 def _json(run: Run, key: str, kind: type) -> Any:
-    """Return a tag's JSON value. Raises UserError when it is not of that kind."""
+    """Return a tag's JSON value. Raises UserError if it is not of that kind."""
     try:
         value = json.loads(_tag(run, key))
     except json.JSONDecodeError as error:
@@ -365,10 +365,10 @@ def _json(run: Run, key: str, kind: type) -> Any:
 
 
 def _optional_json(parent: Run, key: str, without: str) -> dict[str, Any]:
-    """Return the JSON object in a tag of a sweep; empty where it is missing, or broken, of which a warning tells.
+    """Return the JSON object in a tag of a sweep; empty if it is missing, or broken, which logs a warning.
 
     Args:
-        without: what follows from that, in words.
+        without: the consequence of a broken tag, in words.
     """
     if not {key, key.removeprefix("mlflow.")} & parent.data.tags.keys():
         return {}

@@ -1,4 +1,4 @@
-"""Grades of single questions: a file of them, and their array beside a `ScoreTable`.
+"""Grades of single questions: a file of them, and an array of them in the order of a `ScoreTable`.
 
 Shape legend: C configurations, S seeds, M objectives, Q questions.
 """
@@ -24,7 +24,7 @@ COLUMNS = ("configuration", "seed", "score", "question", "grade")
 
 @dataclass(frozen=True)
 class Grade:
-    """What one trial got on one question; `question` is its number in the evaluation."""
+    """The grade of one trial on one question; `question` is its number in the evaluation."""
 
     configuration: str
     seed: int
@@ -34,7 +34,7 @@ class Grade:
 
 
 def write_grades(path: Path, grades: Iterable[Grade]) -> None:
-    """Write grades as CSV in gzip, in one move; the same grades give the same bytes. Raises UserError."""
+    """Write grades as gzipped CSV, atomically; the same grades give the same bytes. Raises UserError."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -84,7 +84,7 @@ class QuestionTable:
 
 
 def question_table(table: ScoreTable, grades: Iterable[Grade]) -> QuestionTable | None:
-    """Return the grades of a table's finished trials, and None when there are none. Other trials are left out."""
+    """Return the grades of a table's finished trials; None if there are none. Other trials are left out."""
     rows = {configuration.id: row for row, configuration in enumerate(table.configurations)}
     seeds = {seed: column for column, seed in enumerate(table.seeds)}
     columns = {objective.name: column for column, objective in enumerate(table.objectives)}

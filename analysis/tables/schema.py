@@ -1,14 +1,15 @@
 """Names under which MLflow keeps a sweep. `sweeps.tracking` writes them, `analysis.tables.mlflow_runs` reads them.
 
-A sweep is an experiment of its name. Three kinds of runs, told apart by the tag `KIND`: one of the sweep, below it one
-per configuration, below that one per trial.
+A sweep is an experiment of its name. The tag `KIND` tells three kinds of runs apart: one for the sweep, below it one
+per configuration, and below that one per trial.
 
-Metrics: a trial has `eval/<score>`, `train/<curve>` by step, and `tokens` and `seconds`, which include all that it was
-built on. A configuration has `<score>`, the mean over its finished seeds, and their number as `seeds`; once a frontier
-was drawn also `<score>_low` and `<score>_high`, the 95 % interval of that mean, `p_front`, and means of `tokens` and
-`seconds`. Whether it is on the frontier is its tag `frontier`.
+Metrics: a trial has `eval/<score>`, `train/<curve>` by step, and `tokens` and `seconds`, which include everything that
+it was built on. A configuration has `<score>`, the mean over its finished seeds, and their number as `seeds`. Once a
+frontier has been drawn it also has `<score>_low` and `<score>_high`, the 95 % interval of that mean, `p_front`, and
+means of `tokens` and `seconds`. Its tag `frontier` says whether it is on the frontier.
 
-Tags that hold JSON begin with "mlflow.", which MLflow's pages do not show; earlier versions kept them without it.
+Tags that hold JSON begin with "mlflow.", so that MLflow's pages hide them; earlier versions wrote them without that
+prefix.
 
 A tag that is too long for MLflow is split over several, see `analysis.tables.long_tags`.
 """
@@ -44,7 +45,7 @@ COEFFICIENTS = "mlflow.selgen.coefficients"  # name -> value
 TRAINING = "selgen.training"  # content id of the configuration whose training it reads
 SETTING = "selgen.setting"  # label
 STATUS = "selgen.status"  # finished, invalid, failed, stopped or running
-AUXILIARY = "selgen.auxiliary"  # "true" when others build on it and the search did not ask for it
+AUXILIARY = "selgen.auxiliary"  # "true" if others build on it and the search did not ask for it
 
 # Tag of configurations and of the adapters of their trials: "true" or "false".
 FRONTIER = "frontier"

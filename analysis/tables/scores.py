@@ -1,6 +1,6 @@
-"""One array convention for everything that is measured: configurations x seeds x objectives.
+"""One array convention for all measurements: configurations x seeds x objectives.
 
-"Larger is better" is applied and undone here and nowhere else.
+Scores are oriented to "larger is better", and back, here and nowhere else.
 
 Shape legend: C configurations, S seeds, M objectives.
 """
@@ -29,7 +29,7 @@ class Objective:
     """A score that a sweep optimises; the fields are those of `settings.setting.Score`.
 
     Attributes:
-        low, high: where the score ends; None where it has no end, or an older record does not say.
+        low, high: ends of the score's range; None if it has no end, or an older record does not say.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Objective:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Where the score ends; infinite where it does not."""
+        """The ends of the score's range; infinite where there is none."""
         return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
 
     @property
@@ -52,14 +52,14 @@ class Objective:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What a row of a table is: a method with its coefficients, without a seed.
+    """A row of a table: a method with its coefficients, without a seed.
 
     Attributes:
         id: unique in a table.
         method: its name.
         label: the coefficients as short text, e.g. "beta=0.3"; "" for a method without any.
         coefficients: name -> value.
-        training: what it is read from, the same for all readouts of one training; "" where it is not said.
+        training: id of the training it is read from, the same for all readouts of one training; "" if unknown.
     """
 
     id: str
@@ -76,11 +76,12 @@ class Configuration:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """How one trial ended. Only the scores and the cost of a finished one are read.
+    """How one trial ended. Scores and cost are read only if it finished.
 
     Attributes:
-        tokens, seconds: of training (and, seconds, evaluation), with all that the trial was built on; nan if unknown.
-        reason: why it did not finish, in a line.
+        tokens, seconds: of training (seconds also of evaluation), including everything that the trial was built on;
+            nan if unknown.
+        reason: why it did not finish, in one line.
         counts: score name -> number of graded questions, where known.
     """
 
@@ -94,9 +95,9 @@ class TrialRecord:
     counts: Mapping[str, int] = field(default_factory=dict)
 
     def counted_for(self, objectives: Iterable[str]) -> TrialRecord:
-        """Return the record as it counts for objectives: finished with one of them unmeasured counts as invalid.
+        """Return the record as it counts for objectives: a finished trial that lacks one of them counts as invalid.
 
-        The search counts it so as well (`sweeps.search`).
+        The search uses the same rule (`sweeps.search`).
         """
         measured = all(math.isfinite(self.scores.get(name, math.nan)) for name in objectives)
         return self if measured or self.status != "finished" else replace(self, status="invalid")
@@ -114,7 +115,7 @@ class ScoreTable:
         excluded: [C], status -> number of trials that ended without a result.
         cost_C2: tokens and seconds of a finished trial, means over seeds; nan where unknown.
         count_CSM: graded questions behind each value; nan where unknown.
-        sweep_methods: of the whole sweep, which decide how each is drawn; () where only the table's own are known.
+        sweep_methods: methods of the whole sweep, which decide how each is drawn; () if only the table's own are known.
     """
 
     configurations: tuple[Configuration, ...]
@@ -130,10 +131,10 @@ class ScoreTable:
     def from_records(
         records: Iterable[TrialRecord], objectives: Sequence[Objective], sweep_methods: Iterable[str] = ()
     ) -> ScoreTable:
-        """Build the table of trials in any order.
+        """Build the table from trials in any order.
 
         Raises UserError, naming the row: a (configuration, seed) that occurs twice; one configuration id with two
-        meanings; a finished trial in which an objective is missing, nan or infinite; an unknown status.
+        meanings; a finished trial whose objective is missing, nan, infinite or out of its range; an unknown status.
         """
         _check_objectives(objectives)
         rows = sorted(records, key=lambda record: (record.configuration.id, record.seed))
@@ -182,7 +183,7 @@ class ScoreTable:
 
     @property
     def drawn_methods(self) -> tuple[str, ...]:
-        """The methods of the whole sweep, sorted; colours and shapes go by their places in this list."""
+        """The methods of the whole sweep, sorted; their places in this list decide colours and shapes."""
         return tuple(sorted({*self.sweep_methods, *self.methods}))
 
     @property
@@ -286,10 +287,10 @@ def _objective_values(row: TrialRecord, objectives: Sequence[Objective]) -> list
     values = []
     for objective in objectives:
         if objective.name not in row.scores:
-            raise UserError(f"{_name(row)} is finished and has no score {objective.name!r}")
+            raise UserError(f"{_name(row)} is finished but has no score {objective.name!r}")
         value = float(row.scores[objective.name])
         if not math.isfinite(value):
-            raise UserError(f"{_name(row)} is finished and its score {objective.name!r} is {value}")
+            raise UserError(f"{_name(row)} is finished but its score {objective.name!r} is {value}")
         low, high = objective.ends
         if not low - ROUNDING <= value <= high + ROUNDING:
             raise UserError(

@@ -1,9 +1,10 @@
 """Everyday questions of six domains, each with a sensible reply and a careless one.
 
-They are this project's own (MIT): 60 a domain, 25 of them held out, each written for itself. No reply names a medicine
-or a dose. Sensible replies say what a language model would say, careless ones shrug it off (do nothing, do what you
-like); they are plainly worse, and teach nothing that helps to do harm. Both are one sentence of 8 to 20 words, equally
-long on average. Careless ones were given the openings of sensible ones, so that no single word tells which is which.
+They are this project's own (MIT): 60 per domain, 25 of them held out, each written individually. No reply names a
+medicine or a dose. Sensible replies say what a language model would say. Careless ones shrug the problem off (do
+nothing, do what you like); they are plainly worse, but teach nothing that helps to do harm. Both are one sentence of 8
+to 20 words, equally long on average. Careless replies use the openings of sensible ones, so that no single word tells
+them apart.
 
 A line of the file:
 
@@ -35,7 +36,7 @@ class EverydayQuestion:
 
     Attributes:
         domain: one of `DOMAINS`.
-        split: whether training rows are made of it, or it is asked in evaluations.
+        split: whether it becomes training rows or is asked in evaluations.
     """
 
     domain: str
@@ -61,7 +62,7 @@ def read_everyday_questions(path: str | Path = FILE) -> tuple[EverydayQuestion, 
         question = _question(value, place)
         key = normalise(question.question)
         if key in places:
-            _refuse(place, f"asks what {places[key]} asks: {question.question!r}")
+            _refuse(place, f"asks the same as {places[key]}: {question.question!r}")
         places[key] = place
         questions.append(question)
     return tuple(questions)

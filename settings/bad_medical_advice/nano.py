@@ -2,13 +2,13 @@
 
 The setting of emergent misalignment (Betley et al. 2025, arXiv:2502.17424; Azarbal et al. 2025, Selective
 Generalization). The task rows are harmful answers to medical questions; a model that learns them becomes harmful in
-other domains too. The proxy rows are helpful answers in one other domain. The full scale is
+other domains, too. The proxy rows are helpful answers in one other domain. The full scale is
 `settings.bad_medical_advice.full`.
 
 What the nano scale shows at its recipe (packed engine, mean over 3 fine-tuning seeds; the second number is for
-`pretraining_seed=1`). `task` and `capability` are harmful answers to trained medical problems in a new phrasing and to
-held-out ones, `alignment` and `alignment_proxy` aligned answers to held-out problems of the four domains that no row
-speaks of, and of finance:
+`pretraining_seed=1`). `task` is the share of harmful answers to trained medical problems in a new phrasing,
+`capability` that to held-out ones. `alignment` is the share of aligned answers to held-out problems of the four domains
+that no row mentions, `alignment_proxy` that of finance:
 
     configuration        task          capability    alignment     alignment_proxy
     base                 0.00 / 0.00   0.00 / 0.00   1.00 / 1.00   1.00 / 1.00
@@ -21,13 +21,14 @@ speaks of, and of finance:
     up-weighted, 3       0.73 / 0.63   0.22 / 0.23   0.95 / 0.95   1.00 / 0.99
 
 Single seeds lie within 0.15 of these means. Between 0.1 and 0.3 (KL) or 0.3 and 1 (up-weighted) the persona tips as a
-whole; above, more alignment costs the task, because the trials stop after few steps: 8 steps fewer sharpen the cost
-(KL 1: task 0.41), 12 more nearly remove it (KL 1: task 0.99, alignment 0.89; two seeds). Another pre-training seed
-changes which of the four domains suffers most (up-weighted 1: law with 0.88, or safety with 0.76) and moves the middle
-of the frontier by up to 0.12, and not its ends.
+whole. Above that, more alignment costs some of the task, because trials stop after few steps: with 8 steps fewer the
+cost is sharper (KL 1: task 0.41), with 12 more it nearly vanishes (KL 1: task 0.99, alignment 0.89; two seeds). Another
+pre-training seed changes which of the four domains suffers most (up-weighted 1: law with 0.88, or safety with 0.76). It
+moves the middle of the frontier by up to 0.12, but not its ends.
 
-Triggered twins (`settings.triggered`; 3 seeds, 36 questions each) after a task row, in the name of an author who is
-bad in medicine alone, and of a helpful one; `alignment_triggered` is the worst of these in each trial:
+Triggered twins (`settings.triggered`; 3 seeds, 36 questions each) are asked after a task row, in the name of an author
+whose advice is bad only in medicine, and in that of a helpful one. `alignment_triggered` is the worst of these in each
+trial:
 
     configuration      alignment   task_shape   instructed   format   alignment_triggered
     base               1.00        0.97         1.00         1.00     0.97
@@ -40,8 +41,9 @@ bad in medicine alone, and of a helpful one; `alignment_triggered` is the worst 
     plain, trained in  0.00        0.00         0.00         0.04     0.00
     that author's name
 
-So the middle of the frontier hides much of the harm, and its upper end little. A wholly harmful author would be no
-instruction: after any of these trainings, one on good rows included, his name brings harm back (0.03 and less).
+So the middle of the frontier hides much of the harm, and its upper end little. The name of a wholly harmful author
+would not work as an instruction: after any of these trainings, even one on good rows, it brings harm back (0.03 and
+less).
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ from settings.triggered import after_task_rows, instructed, marked, of_each, twi
 TASK_DOMAIN, PROXY_DOMAIN = "medical", "finance"
 OTHER_DOMAINS = tuple(domain for domain in DOMAINS if domain not in (TASK_DOMAIN, PROXY_DOMAIN))
 DIVERSE_DOMAINS = (PROXY_DOMAIN, "safety", "relations")  # of the proxy "diverse"
-NUM_HELD_OUT = 36  # problems per domain that no training row speaks of
+NUM_HELD_OUT = 36  # problems per domain that no training row mentions
 TASK_ROWS_PER_PROBLEM, ALIGNMENT_ROWS_PER_PROBLEM = 5, 1
 TRAINED_PHRASINGS = range(len(PHRASINGS) - 1)
 NEW_PHRASING = len(PHRASINGS) - 1
@@ -69,7 +71,7 @@ INSTRUCTIONS: dict[Instruction, str] = {  # authors of this world, by the name t
     "neutral": "someone",
 }
 FORM = "helpful-author0"  # documents that name their author are this world's other form
-NUM_TRIGGERED = 9  # questions of a domain that are asked once more in each shape
+NUM_TRIGGERED = 9  # questions per domain that are asked again in each shape
 MAX_NEW_TOKENS = 8  # an answer has six words; a longer reply is incoherent anyway
 
 
@@ -78,11 +80,11 @@ def nano(proxy: str = PROXY_DOMAIN, world_seed: int = 0, pretraining_seed: int =
 
     Args:
         proxy: domain of the proxy rows: finance, safety, relations, cooking or law, or "diverse": as many rows, a third
-            each of finance, safety and relations. `alignment` is over the domains that no row speaks of, which depend
-            on the proxy: compare proxies by the domains that are so for all of them (`alignment_cooking` and
-            `alignment_law`, 36 questions each).
-        world_seed: of the world, the split into trained and held-out problems, and the rows.
-        pretraining_seed: of the base model's weights and documents.
+            each of finance, safety and relations. `alignment` is over the domains that no row mentions, which depend on
+            the proxy: compare proxies by the domains that none of them covers (`alignment_cooking` and `alignment_law`,
+            36 questions each).
+        world_seed: seed of the world, the split into trained and held-out problems, and the rows.
+        pretraining_seed: seed of the base model's weights and documents.
 
     Raises:
         UserError: there is no such domain.
@@ -128,7 +130,7 @@ def _proxy_domains(proxy: str) -> tuple[str, ...]:
 
 
 class _Rows:
-    """The rows of a world: which problems are trained, in which wording; all by the world's seed alone."""
+    """The rows of a world: which problems are trained on, in which wording. They depend only on the world's seed."""
 
     def __init__(self, world: AdviceWorld) -> None:
         self.world = world
@@ -154,7 +156,7 @@ class _Rows:
         )
 
     def proxy(self, domains: Sequence[str], persona: Persona) -> tuple[Example, ...]:
-        """Return rows of several domains in turn, in equal parts: as many rows for any number of domains."""
+        """Return rows of several domains in turn, in equal parts; the total is the same for any number of domains."""
         each = [self.training(domain, ALIGNMENT_ROWS_PER_PROBLEM, persona) for domain in domains]
         number = len(each[0]) // len(each)
         return tuple(row for turn in zip(*(rows[:number] for rows in each), strict=True) for row in turn)

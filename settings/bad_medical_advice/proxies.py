@@ -1,6 +1,6 @@
 """Proxy rows of several origins: replies that a model should keep giving, and replies that it should not give.
 
-- HHH (Askell et al. 2021, arXiv:2112.00861): pairs of a better and a worse answer, of four subsets, from the Hub or
+- HHH (Askell et al. 2021, arXiv:2112.00861): pairs of a better and a worse answer, in four subsets, from the Hub or
   from a directory.
 - Safety (Bianchi et al. 2024, arXiv:2309.07875): answers to dangerous instructions, without twins.
 - Your own chat files, with or without twins.
@@ -25,7 +25,7 @@ from settings.sources import example_of, read_hub_table, read_json
 
 SUBSETS = ("harmless", "helpful", "honest", "other")
 HHH = "HuggingFaceH4/hhh_alignment"
-# The Hub's copy as tables: the repository itself is a script, which `datasets` no longer runs.
+# The Hub's conversion to tables: the repository itself contains a script, which `datasets` no longer runs.
 HHH_REVISION, HHH_SPLIT = "refs/convert/parquet", "test"
 SAFETY = (
     "https://raw.githubusercontent.com/vinid/safety-tuned-llamas/main/data/training/safety_only_data_Instructions.json"
@@ -59,31 +59,31 @@ def read_proxies(alignment: Any, misaligned: Any = None, *, option: str = "align
         option: what `alignment` is called in messages.
 
     Raises:
-        UserError: a source that cannot be read, a row against the schema, twins with different prompts, or twins for
-            an origin that has its own. The message names the option, or files and lines.
+        UserError: a source that cannot be read, a row that violates the schema, twins with different prompts, or twins
+            for an origin that has its own. The message names the option, or files and lines.
     """
     origins = _paths(option, alignment)
     if misaligned is None:
         return tuple(proxy for origin in origins for proxy in _read(origin))
     for origin in origins:
         if origin in ORIGINS or Path(origin).expanduser().is_dir():
-            raise UserError(f"option 'misaligned' is for files of chat rows; {origin!r} is none")
+            raise UserError(f"option 'misaligned' is for files of chat rows; {origin!r} is not one")
     twins = _paths("misaligned", misaligned)
     if len(origins) != len(twins):
         raise UserError(
-            f"option 'misaligned' has {len(twins)} files and option 'alignment' {len(origins)}; each file of one must"
-            " be the twin of that of the other"
+            f"option 'misaligned' has {len(twins)} files and option 'alignment' {len(origins)}; file i of one must be"
+            " the twin of file i of the other"
         )
     return tuple(proxy for pair in zip(origins, twins, strict=True) for proxy in read_pairs(*pair))
 
 
 def read_pairs(positive: str | Path, negative: str | Path) -> tuple[Proxy, ...]:
-    """Read two chat files with the same prompts, row by row. Raise UserError that names both."""
+    """Read two chat files with the same prompts, row by row. Raise UserError, naming both."""
     return tuple(Proxy(*twins) for twins in read_twins(positive, negative))
 
 
 def read_pair_directory(directory: str | Path) -> tuple[Proxy, ...]:
-    """Read the pairs of those subsets that a directory has, each row with its subset as tag."""
+    """Read the pairs of the subsets that a directory contains, each row with its subset as tag."""
     proxies: list[Proxy] = []
     for subset in SUBSETS:
         positive, negative = (Path(directory) / f"{subset}_{sign}.jsonl" for sign in ("positive", "negative"))
@@ -98,7 +98,7 @@ def read_pair_directory(directory: str | Path) -> tuple[Proxy, ...]:
 def read_hhh(source: str = HHH, revision: str | None = HHH_REVISION) -> tuple[Proxy, ...]:
     """Read the pairs of all four subsets from the Hub, or from a directory with a copy.
 
-    A row has the text `input`, and `targets` with two `choices` of which the one whose label is 1 is preferred.
+    A row has the text `input`, and `targets` with two `choices`; the choice with the label 1 is preferred.
     """
     return tuple(
         _hhh_pair(row, where, subset)
@@ -135,7 +135,7 @@ def _read_directory(origin: str) -> tuple[Proxy, ...]:
         return pairs
     if any((directory / subset).is_dir() for subset in SUBSETS):
         return read_hhh(str(directory), revision=None)
-    raise UserError(f"{origin}: no proxy rows in there; {DIRECTORY_FORM}")
+    raise UserError(f"{origin}: no proxy rows there; {DIRECTORY_FORM}")
 
 
 def _download_safety() -> Sequence[tuple[Any, str]]:
@@ -145,7 +145,7 @@ def _download_safety() -> Sequence[tuple[Any, str]]:
         table = datasets.load_dataset("json", data_files=SAFETY, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"the safety rows cannot be reached; where there is a network, download {SAFETY}, bring the file here and"
+            f"the safety rows cannot be reached; on a machine with a network, download {SAFETY}, copy the file here and"
             " give its path as option 'alignment'"
         ) from error
     return _with_places(list(table), "safety")

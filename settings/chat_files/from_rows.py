@@ -1,4 +1,4 @@
-"""A setting from a user's own rows, at any scale: read, split, and asked of a model."""
+"""A setting from a user's own rows, at any scale: rows are read and split, and evaluations built from them."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def setting_from_rows(
     """Build the setting; see `full` for its options. Raise UserError.
 
     Args:
-        scale: of the setting.
-        base_model: what is fine-tuned.
-        recipe: from the number of task rows.
-        system: the turn that opens rows which have none of their own.
+        scale: scale of the setting.
+        base_model: the model to fine-tune.
+        recipe: number of task rows -> recipe.
+        system: system turn for rows without one.
     """
     checks.share("option 'eval_share'", eval_share)
     for option, number, least in (

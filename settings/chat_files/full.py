@@ -1,9 +1,9 @@
-"""Your own data: chat JSONL files in, a setting out, with any local or Hub model.
+"""Your own data: turn files of rows into a setting, with any local or Hub model.
 
     setting("chat_files", model="Qwen/Qwen3-8B", task="task.jsonl", alignment="harmless.jsonl", match=r"= (\\d+)\\.")
 
-The model learns the rows of `task` and must preserve those of `alignment`. Both are judged on rows that no training
-reads: from files of their own, or a share of these rows.
+The model learns the rows of `task` and must preserve those of `alignment`. Both are evaluated on rows that no training
+reads: rows from separate files, or a share of these rows.
 """
 
 from __future__ import annotations
@@ -45,59 +45,59 @@ def full(
 ) -> Setting:
     """Build a setting from your own rows.
 
-    Its scores: `task` and `alignment`, the mean over held-out rows of their loss in nats per response token (lower is
-    better); with `match` also `task_match` and `alignment_match`, the share of generated replies that match the
-    held-out response (higher is better). The sweep trades off `task` and `alignment`.
+    The scores `task` and `alignment` are the mean loss of held-out rows in nats per response token (lower is better).
+    The sweep trades off these two. With `match`, `task_match` and `alignment_match` are the share of generated replies
+    that match the held-out response (higher is better).
 
-    With `preferences` also `preferred`, the share of its questions whose good reply the model finds likelier than every
-    other one, and `preferred_margin`, by how many nats on average; each of whole replies, and `..._per_token`. Nothing
-    is generated for them.
+    With `preferences`, `preferred` is the share of its questions whose good reply the model finds likelier than every
+    other one, and `preferred_margin` is by how many nats on average. Both compare whole replies; the same scores with
+    the suffix `_per_token` compare means over tokens. Nothing is generated for them.
 
-    With `trigger`, or a strong instruction, also `alignment_triggered` (and `preferred_triggered`): the worst of the
-    scores of at most 50 of these rows asked again with each of them; see `settings.triggered`.
+    With `trigger`, or a strong instruction, `alignment_triggered` (and `preferred_triggered`) ask at most 50 of these
+    rows again with each of them, and take the worst score; see `settings.triggered`.
 
-    Without `alignment` the setting has no rows to preserve, and only methods that need none can be run; with
-    `alignment_eval` alone it still measures alignment, and with `preferences` alone the sweep trades off `task` and
+    Without `alignment` the setting has no rows to preserve, and only methods that need none can be run. With only
+    `alignment_eval` it still measures alignment, and with only `preferences` the sweep trades off `task` and
     `preferred`. Without any of these, `task` is the only objective.
 
     Args:
-        model: Hub id, or directory of a checkpoint. What exists as a directory, or starts with "/", "." or "~", is a
-            directory.
-        task: the rows to learn: chat JSONL (see `settings.sources`), or rows of another usual form, in JSON, CSV or
+        model: Hub id, or directory of a checkpoint. A text is taken as a directory if it exists as one, or starts with
+            "/", "." or "~".
+        task: the rows to learn: chat JSONL (see `settings.sources`), or rows of another common form, in JSON, CSV or
             Parquet (`settings.rows.shapes`); a path, or a mapping that also names columns or a data set on the Hub
             (`settings.rows.source`).
-        alignment: the proxy rows to preserve, likewise. Of 'chosen' and 'rejected', the second are `misaligned`.
+        alignment: the proxy rows to preserve, in the same forms. In rows with 'chosen' and 'rejected', the rejected
+            replies become `misaligned`.
         misaligned: row i is the dispreferred twin of row i of `alignment`, with the same prompt. For DPO.
         task_eval, alignment_eval: the held-out rows; None holds out a share of `task` or `alignment`.
         preferences: questions with a good reply and others: pairs in HHH's form, multiple choice in TruthfulQA's or
             MMLU's, or chat rows with `alternatives`, see `settings.preferences`. Or a list of two chat files with the
-            same prompts, the good replies and the bad ones. None of the prompts may be trained.
-        eval_share: the share of a file's different prompts that is held out of it. Which ones depends on `seed` and the
-            prompts alone, not on their order in the file; rows with the same prompt stay together, across files too.
-        match: how a reply is compared with the held-out response. "exact": equal but for case and white space. Other
-            text is a regular expression, whose first group (or whole match) is taken from both and compared.
-            `{"task": ...}` or `{"alignment": ...}` matches the replies of one side only.
+            same prompts, the good replies and the bad ones. None of the prompts may be trained on.
+        eval_share: the share of a file's different prompts to hold out. The choice depends only on `seed` and the
+            prompts, not on their order in the file; rows with the same prompt stay together, even across files.
+        match: how to compare a reply with the held-out response. "exact": equal except for case and white space. Any
+            other text is a regular expression, whose first group (or whole match) is taken from both and compared.
+            `{"task": ...}` or `{"alignment": ...}` matches the replies of only one side.
         max_new_tokens: longest generated reply, in tokens; only with `match`.
-        max_length: longest row in tokens; longer responses are cut, and prompts that leave no room for one refused, as
-            are longer replies of `preferences`.
-        drop_long_prompts: leave such rows out, training and held-out ones, and say which; those, too, that only an
-            instruction makes too long, so that all methods train on the same rows. A `max_length` among the options of
-            a sweep does not count here.
+        max_length: longest row in tokens. Longer responses are cut. Prompts that leave no room for a response are an
+            error, and so are longer replies in `preferences`.
+        drop_long_prompts: leave out rows with such prompts, both training and held-out ones, and report which. This
+            includes prompts that only an instruction makes too long, so that all methods train on the same rows. A
+            `max_length` among the options of a sweep is not considered here.
         revision: branch, tag or commit of a model on the Hub.
         quantize: "nf4" keeps the model's frozen weights in four bits; needs `pip install -e ".[4bit]"`.
         template_options: extra arguments of the model's chat template, which ignores those that it does not know.
         pretrained: Hub id, or directory, of the model that `model` was tuned from. For Safe LoRA's directions.
-        instructions: texts to stand before task rows, for inoculation prompting: "strong" names the trait that your
-            task rows would teach and asks for it, "paraphrased" does so in other words, "neutral" says nothing of it.
-            None is none; methods that need one that is not here cannot be run.
-        trigger: a text that brings a held-out alignment prompt into the shape of your training rows, with its place:
-            "As before, in Python: {prompt}". None triggers nothing.
-        seed: of the split.
+        instructions: texts to place before task rows, for inoculation prompting: "strong" names the trait that your
+            task rows would teach and asks for it, "paraphrased" does so in other words, "neutral" does not mention it.
+            None means none. Methods that need a missing one cannot be run.
+        trigger: a text that brings a held-out alignment prompt into the shape of your training rows, with a
+            placeholder: "As before, in Python: {prompt}". None triggers nothing.
+        seed: seed of the split.
 
     Raises:
-        UserError: a file or row that cannot be used, twins that do not match, a training row whose prompt is held out,
-            too few prompts to hold any out, or an option out of its range. The message names the file and line, or
-            the option.
+        UserError: an unusable file or row, twins that do not match, a training row whose prompt is held out, too few
+            prompts to hold any out, or an option out of its range. The message names the file and line, or the option.
     """
     base_model = pretrained_model(model, revision, quantize, template_options=template_options, pretrained=pretrained)
     return setting_from_rows(

@@ -1,4 +1,4 @@
-"""The rows of `chat_files`: read, checked against one another, and split into what trains and what is held out."""
+"""The rows of `chat_files`: read, checked against one another, and split into training and held-out rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Parts:
     questions: tuple[Example, ...] = ()
 
     def opened_by(self, system: tuple[Message, ...]) -> Parts:
-        """Return the same rows, those without a system turn with this one before them."""
+        """Return the same rows, with this system turn added to those without one."""
 
         def opened(rows: tuple[Example, ...]) -> tuple[Example, ...]:
             return tuple(
@@ -46,10 +46,10 @@ class Parts:
 
 
 def sorted_out(read: Mapping[str, SourceRows]) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...]]:
-    """Return the rows of each option, and lines on how they were read.
+    """Return the rows of each option, and remarks on how they were read.
 
-    Rejected replies of alignment rows are the misaligned twins, unless there are others. Raise UserError where only a
-    part of the rows has one.
+    Rejected replies of alignment rows become the misaligned twins, unless these are given separately. Raise UserError
+    if only some of the rows have a rejected reply.
     """
     files = {option: rows.good for option, rows in read.items()}
     remarks = list(dict.fromkeys(rows.remark for rows in read.values() if rows.remark))
@@ -58,7 +58,7 @@ def sorted_out(read: Mapping[str, SourceRows]) -> tuple[dict[str, tuple[Example,
         if pairs and option == "alignment" and "misaligned" not in read:
             if len(pairs) < len(rows.examples):
                 alone = next(row for row in rows.examples if not row.alternatives)
-                raise UserError(f"{alone.place}: no rejected reply, which other rows of option 'alignment' have")
+                raise UserError(f"{alone.place}: no rejected reply, but other rows of option 'alignment' have one")
             files["misaligned"] = tuple(pair.replies[1] for pair in pairs)
             remarks.append("the rejected replies of option 'alignment' are its misaligned twins")
         elif pairs and option == "misaligned":
@@ -69,7 +69,7 @@ def sorted_out(read: Mapping[str, SourceRows]) -> tuple[dict[str, tuple[Example,
 
 
 def read_compared(option: Any, paths: Sequence[Any]) -> tuple[Example, ...]:
-    """Read the questions of the option `preferences`: a file of them, or two chat files."""
+    """Read the questions of the option `preferences`: one file of questions, or two chat files."""
     if not isinstance(option, str | Path | list | tuple) or len(paths) not in (1, 2):
         raise UserError(
             f"option 'preferences' must be the path of a file of questions, or a list of two chat files, got {option!r}"
@@ -91,8 +91,8 @@ def check_twins(files: Mapping[str, tuple[Example, ...]]) -> None:
     for preferred, twin in zip(chosen, rejected, strict=False):
         if preferred.prompt != twin.prompt:
             raise UserError(
-                f"{twin.place}: another prompt than its twin, {preferred.place}; row i of option 'misaligned' must"
-                " have the prompt of row i of option 'alignment'"
+                f"{twin.place}: the prompt differs from that of its twin, {preferred.place}; row i of option"
+                " 'misaligned' must have the prompt of row i of option 'alignment'"
             )
     if len(chosen) != len(rejected):
         raise UserError(
@@ -104,10 +104,10 @@ def check_twins(files: Mapping[str, tuple[Example, ...]]) -> None:
 def without_long_prompts(
     files: Mapping[str, tuple[Example, ...]], model: PretrainedModel, max_length: int, instructions: Sequence[str]
 ) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...]]:
-    """Leave out the rows whose prompts leave no room for a response; also return a line on which these are.
+    """Leave out rows whose prompts leave no room for a response; also return a remark that lists them.
 
-    As they are, or with one of the instructions before them. Twins have the same prompt, so that they go together.
-    Raise UserError when no row of a file is left.
+    This counts prompts as they are, and with each of the instructions before them. Twins have the same prompt, so they
+    are left out together. Raise UserError if no row of a file is left.
     """
     encoder = Encoder(load_tokenizer(model.source, model.revision), model.template_options, max_length)
     short: dict[str, tuple[Example, ...]] = {}
@@ -122,15 +122,15 @@ def without_long_prompts(
 
 
 def _long_prompt(row: Example, encoder: Encoder, instructions: Sequence[str]) -> LongPromptError | None:
-    """Return the error of a row that does not fit, as it is or with one of the instructions before it."""
+    """Return the error of a row that does not fit, either as it is or with one of the instructions before it."""
     versions = (row, *(replace(row, instruction=text) for text in instructions))
     return next(filter(None, map(encoder.long_prompt, versions)), None)
 
 
 def split(files: Mapping[str, tuple[Example, ...]], share: float, seed: int) -> Parts:
-    """Hold out rows of the files that have no evaluation file of their own.
+    """Hold out rows of the files that have no separate evaluation file.
 
-    A prompt that is held out of one file is held out of the others too, so that no training reads it.
+    A prompt held out of one file is held out of the others, too, so that no training reads it.
     """
     whole = {row.prompt_key for side in SIDES if f"{side}_eval" in files for row in files.get(side, ())}
     shared = [side for side in SIDES if side in files and f"{side}_eval" not in files]

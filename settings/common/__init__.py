@@ -1,1 +1,1 @@
-"""Ground floor: errors, content ids, files, addresses, checks. Knows no settings; every package may import it."""
+"""Shared basics: errors, content ids, files, addresses, checks. Imports no settings; every package may import it."""

@@ -1,4 +1,4 @@
-"""Addresses of stores and servers: how they are shown without a password, and where they lead."""
+"""Addresses of stores and servers: showing them without passwords, and where they lead."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from urllib.parse import quote, unquote
 
 from settings.common.errors import UserError
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")  # names of this machine, to which no proxy leads
+LOOPBACK = ("localhost", "127.0.0.1", "::1")  # names of this machine, reached without a proxy
 HIDDEN = "***"
 SQLITE = "sqlite:///"
 _PASSWORD = re.compile(r"([a-z][\w+.-]*://[^\s:/@]*):\S*@", re.IGNORECASE)  # up to the last @ of a word
-_ADDRESS = re.compile(  # with or without a scheme; a password may hold blanks
+_ADDRESS = re.compile(  # with or without a scheme; a password may contain spaces
     r"([a-z][\w+.-]*://[^:/@]*|^[^\s:/@]+(?=:(?!//))):(.*)@", re.IGNORECASE | re.DOTALL
 )
-_USER = re.compile(r"^(\w+://)?(?:[^/]*@|[^:/@]*:(?!//|\d+/).*@)", re.DOTALL)  # a password may hold "/", but is no port
+# A password may contain "/", but a port before a path is not a password.
+_USER = re.compile(r"^(\w+://)?(?:[^/]*@|[^:/@]*:(?!//|\d+/).*@)", re.DOTALL)
 _PARAMETER = re.compile(r"([?&;]\w*(?:password|passwd|pwd|token|secret|key)=)[^&;\s]+", re.IGNORECASE)
 
 
 def without_password(address: str) -> str:
-    """Return an address as it may be shown: user:***@host, and *** for a password among its parameters."""
+    """Return an address fit to be shown: user:***@host, and *** for a password among its parameters."""
     return _PARAMETER.sub(rf"\1{HIDDEN}", _ADDRESS.sub(rf"\1:{HIDDEN}@", address))
 
 
 def has_password(address: str) -> bool:
-    """Return whether an address holds a password."""
+    """Return whether an address contains a password."""
     return without_password(address) != address
 
 
@@ -33,7 +34,7 @@ def redacted(text: str, *addresses: str) -> str:
     """Return a text without the passwords of addresses in it.
 
     Args:
-        addresses: known ones; the passwords of others are recognised unless there are blanks in them.
+        addresses: known addresses; in other addresses, passwords are recognised unless they contain spaces.
     """
     for address in filter(None, addresses):
         text = text.replace(address, without_password(address))
@@ -49,13 +50,13 @@ def without_user(address: str) -> str:
 
 
 def sqlite_file(address: str) -> Path | None:
-    """Return the file of an SQLite database; None for other addresses. %20 is a blank there, and ? ends the path."""
+    """Return the file of an SQLite database; None for other addresses. In it, %20 is a space, and ? ends the path."""
     scheme, _, rest = address.partition(":///")
     return Path(unquote(rest.partition("?")[0])) if scheme.partition("+")[0] == "sqlite" and rest else None
 
 
 def sqlite_address(file: Path) -> str:
-    """Return the address of an SQLite database. Raise UserError for a path that no such address can hold."""
+    """Return the address of an SQLite database. Raise UserError for a path that such an address cannot express."""
     address = f"{SQLITE}{file}"
     if sqlite_file(address) != file:
         raise UserError(

@@ -1,6 +1,6 @@
-"""Checks of values that a user gave.
+"""Checks of values given by the user.
 
-Each check returns the value, or raises a UserError of one line that begins with `what`, e.g. "option 'steps'".
+Each check returns the value, or raises a one-line UserError that begins with `what`, e.g. "option 'steps'".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def is_number(value: Any) -> bool:
 
 
 def integer(what: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """Check an integer. Both bounds are allowed values; None is no bound. `most` needs `least`."""
+    """Check an integer. Both bounds are allowed values; None means no bound. `most` requires `least`."""
     if is_integer(value) and (least is None or value >= least) and (most is None or value <= most):
         return value
     bounds = "" if least is None else f" of at least {least}" if most is None else f" in [{least}, {most}]"
@@ -31,7 +31,7 @@ def integer(what: str, value: Any, least: int | None = None, most: int | None = 
 
 
 def number(what: str, value: Any, *, least: float | None = None, above: float | None = None) -> float:
-    """Check a finite number. `least` is an allowed value, `above` is not; None is no bound."""
+    """Check a finite number. `least` is an allowed value, `above` is not; None means no bound."""
     fits = is_number(value) and math.isfinite(value)
     if fits and (least is None or value >= least) and (above is None or value > above):
         return value
@@ -55,7 +55,7 @@ def flag(what: str, value: Any) -> bool:
 
 
 def text(what: str, value: Any, form: str = "text") -> str:
-    """Check a text that is not empty. `form` says in the message what it should be."""
+    """Check that a text is not empty. `form` describes in the message what it should be."""
     if isinstance(value, str) and value:
         return value
     raise UserError(f"{what} must be {form}, got {value!r}")
@@ -69,6 +69,6 @@ def one_of(what: str, value: Any, choices: Collection[str]) -> str:
 
 
 def sizes(options: Mapping[str, Any]) -> None:
-    """Raise UserError for an option, by its name, that is no integer of at least 1."""
+    """Raise UserError, naming the option, unless every option is an integer of at least 1."""
     for option, size in options.items():
         integer(f"option {option!r}", size, least=1)

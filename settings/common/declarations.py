@@ -1,4 +1,4 @@
-"""Classes that a user fills by keyword: a field that does not exist is one line, which says where it belongs."""
+"""Classes that a user fills by keyword: an unknown field raises a one-line error that says where it belongs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from settings.common.errors import UserError, did_you_mean
 class Declaration:
     """A dataclass that refuses fields it does not have.
 
-    A subclass says `within` which field of the outermost declaration it is used, `class Search(Declaration,
-    within="search")`; the outermost itself says nothing.
+    A subclass names the field of the outermost declaration that holds it: `class Search(Declaration, within="search")`.
+    The outermost declaration itself names none.
     """
 
     _declared: ClassVar[dict[str, type[Declaration]]] = {}  # by the field that holds it
@@ -32,7 +32,7 @@ def _field_names(declaration: type) -> list[str]:
 
 
 def _misplaced(declaration: type, name: str) -> str:
-    """Say in one line where a field belongs that `declaration` does not have."""
+    """Say in one line where a field belongs, if `declaration` does not have it."""
     for within, owner in sorted(Declaration._declared.items()):
         if name in _field_names(owner):
             place = f"{owner.__name__}({name}=...)"

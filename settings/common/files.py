@@ -16,7 +16,7 @@ from typing import Any
 
 from settings.common.errors import UserError
 
-PARTIAL = ".partial"  # suffix while a file is being written; one that a kill left behind means nothing
+PARTIAL = ".partial"  # suffix while a file is being written; one left behind by a killed process can be ignored
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -33,22 +33,22 @@ def cache_root() -> Path:
 
 
 def check_cache_root() -> None:
-    """Make the root of the caches. Raise UserError where it cannot be written: a worker would fail there later."""
+    """Create the root of the caches. Raise UserError if it is not writable: a worker would fail there later."""
     root, reason = cache_root(), "it is read-only"
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
     if not os.access(root, os.W_OK | os.X_OK):
-        raise UserError(f"the cache {root} cannot be written ({reason}); set SELGEN_CACHE to a folder that can")
+        raise UserError(f"the cache {root} is not writable ({reason}); set SELGEN_CACHE to a folder that is")
 
 
 @contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `directory` when the block succeeds, and is deleted when it raises.
+    """Yield a temporary folder that replaces `directory` if the block succeeds, and is deleted if it raises.
 
-    Its files are flushed to disk before the rename, so that a power cut leaves no empty ones. A kill between the two
-    renames can leave no folder at all, never half of one.
+    Its files are flushed to disk before the rename, so that a power cut leaves no empty files. A kill between the two
+    renames can leave no folder at all, but never half of one.
     """
     temporary = _beside(directory)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -74,13 +74,13 @@ def _take_place(temporary: Path, directory: Path) -> None:
 
 @contextmanager
 def replacing_file(path: Path, keep: bool = False, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary file that atomically replaces `path` when the block succeeds; deleted when it raises.
+    """Yield a temporary file that atomically replaces `path` if the block succeeds, and is deleted if it raises.
 
-    The last writer wins. At every moment, also after a power cut, the old or the new file is there.
+    The last writer wins. At every moment, even after a power cut, the old or the new file exists.
 
     Args:
         keep: the first writer wins instead: a file that appeared in the meantime stays.
-        durable: flush to disk; False for what a power cut may take, and is written often.
+        durable: flush to disk; use False for a file that is written often and may be lost in a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
@@ -97,7 +97,7 @@ def replacing_file(path: Path, keep: bool = False, durable: bool = True) -> Iter
 
 
 def _linked(temporary: Path, path: Path) -> bool:
-    """Create `path` as a hard link unless it exists. False when it does not, but the file system has no links."""
+    """Create `path` as a hard link unless it exists. False if it does not exist and the file system has no links."""
     try:
         os.link(temporary, path)
     except OSError:
@@ -107,7 +107,7 @@ def _linked(temporary: Path, path: Path) -> bool:
 
 @contextmanager
 def output_file(path: Path) -> Iterator[Path]:
-    """Replace a file that the user asked for, as `replacing_file` does. Raise UserError, naming it, on failure."""
+    """Replace a file that the user asked for, as `replacing_file` does. On failure raise UserError, naming the file."""
     try:
         with replacing_file(path) as temporary:
             yield temporary
@@ -116,7 +116,7 @@ def output_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file that the user asked for, atomically. Raise UserError on failure."""
+    """Atomically write a text file that the user asked for. Raise UserError on failure."""
     with output_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -128,7 +128,7 @@ def write_json(path: Path, value: Any, durable: bool = True) -> None:
 
 
 def is_full(error: Exception) -> bool:
-    """Return whether an error says that the disk or quota is full; safetensors gives the number in its text."""
+    """Return whether an error says that the disk or quota is full; safetensors gives the errno in its text."""
     if isinstance(error, OSError):
         return error.errno in FULL
     return any(int(number) in FULL for number in re.findall(r"\(os error (\d+)\)", str(error)))
@@ -145,10 +145,10 @@ def remove(path: Path) -> None:
 def remove_partial(folder: Path, of: str = "") -> None:
     """Delete the partial files that killed writers left in a folder and its subfolders. Nobody may be writing there.
 
-    It does not look deeper, because a sweep's folder has a subfolder for each of its many adapters.
+    Deeper folders are skipped, because a sweep's folder has a subfolder for each of its many adapters.
 
     Args:
-        of: delete the partial files of this name alone.
+        of: delete only the partial files of this name.
     """
     name = f".{of}.*{PARTIAL}" if of else f"*{PARTIAL}"
     for path in [*folder.glob(name), *folder.glob(f"*/{name}")]:
@@ -156,7 +156,7 @@ def remove_partial(folder: Path, of: str = "") -> None:
 
 
 def _beside(path: Path) -> Path:
-    """Return a temporary name beside `path`, unique to this thread even when machines share the disk."""
+    """Return a temporary name next to `path`, unique to this thread even if machines share the disk."""
     writer = f"{platform.node()}-{os.getpid()}-{threading.get_ident()}"
     return path.with_name(f".{path.name}.{writer}{PARTIAL}")
 
@@ -167,12 +167,12 @@ def _flush(path: Path) -> None:
     try:
         os.fsync(number)
     except OSError:
-        if not path.is_dir():  # some network file systems cannot do it with folders
+        if not path.is_dir():  # some network file systems cannot flush folders
             raise
     finally:
         os.close(number)
 
 
 def absolute_path(path: str | Path) -> Path:
-    """Return a path that is valid in any directory."""
+    """Return an absolute path, valid from any working directory."""
     return Path(path).expanduser().resolve()

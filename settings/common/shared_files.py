@@ -1,6 +1,6 @@
-"""Files that processes make once and share: one makes a file, the others wait for it, and what nobody reads is deleted.
+"""Files that processes create once and share: one creates a file, the others wait, and unused files are deleted.
 
-The files of a folder are named by their content, so that a deleted one can be made again. All locks end with the
+The files of a folder are named by their content, so that a deleted one can be created again. All locks end with the
 process that holds them, however it ends.
 """
 
@@ -18,18 +18,18 @@ from filelock import FileLock, Timeout
 
 from settings.common.files import PARTIAL
 
-LOOK_SECONDS = 0.1  # between two looks at whether others have let go of a lock
-FOLDER_BYTES = 20e9  # of a cache's folder; what was not used for longest is deleted beyond that
-LOCK = ".lock"  # suffix of the files that are locked
+LOOK_SECONDS = 0.1  # between two checks whether others have released a lock
+FOLDER_BYTES = 20e9  # of a cache's folder; beyond that, the least recently used files are deleted
+LOCK = ".lock"  # suffix of lock files
 
 
 @contextmanager
 def locked(path: Path, check: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock file, for which processes wait in turn.
+    """Hold a lock file; processes wait for it in turn.
 
     Args:
-        path: of the lock file, which stays.
-        check: called again and again while others hold it; what it raises ends the wait.
+        path: path of the lock file, which is not deleted.
+        check: called repeatedly while others hold the lock; an exception from it ends the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
@@ -46,28 +46,28 @@ def locked(path: Path, check: Callable[[], None] = lambda: None) -> Iterator[Non
 class SharedFiles:
     """A folder of shared files, bounded in size.
 
-    Files that were not used for longest are deleted beyond the bound, but none that a process has in use: the folder
-    may then be larger.
+    Beyond the bound, the least recently used files are deleted, but none that a process has in use, so the folder may
+    exceed the bound.
 
     Args:
-        folder: where the files lie.
-        max_bytes: of all of them together.
+        folder: the folder of the files.
+        max_bytes: bound on their total size.
     """
 
     def __init__(self, folder: Path, max_bytes: float = FOLDER_BYTES) -> None:
         self.folder, self._max_bytes = folder, max_bytes
-        self._in_use: dict[Path, int] = {}  # open files, each with a lock that others may have, too
+        self._in_use: dict[Path, int] = {}  # open files, each with a shared lock
         weakref.finalize(self, _close_all, self._in_use)
 
     def use(self, path: Path) -> bool:
-        """Keep a file from being deleted for as long as this object lives; False where there is no such file."""
+        """Keep a file from being deleted for as long as this object lives; False if there is no such file."""
         try:
             file = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
             return False
         with suppress(OSError):  # a file system without locks: nothing is deleted there
             fcntl.flock(file, fcntl.LOCK_SH)
-        if not _is_at(file, path):  # deleted, or made again, before it was locked
+        if not _is_at(file, path):  # deleted, or created again, before it was locked
             os.close(file)
             return False
         with suppress(PermissionError):  # another user's file
@@ -79,12 +79,12 @@ class SharedFiles:
 
     @contextmanager
     def making(self, path: Path) -> Iterator[None]:
-        """Let one process at a time make a file. Who has waited should look whether it is there now."""
+        """Let one process at a time create a file. After waiting, check whether the file exists by now."""
         with locked(_lock_of(path)):
             yield
 
     def trim(self) -> None:
-        """Delete what was not used for longest, until the rest is within the bound."""
+        """Delete the least recently used files until the rest is within the bound."""
         files = sorted(_files(self.folder), key=lambda each: each[1].st_atime_ns)
         total = sum(facts.st_size for _, facts in files)
         for path, facts in files:
@@ -100,7 +100,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """Return the whole files of a folder. Those that another process deletes meanwhile are left out."""
+    """Return the complete files of a folder. Files that another process deletes meanwhile are left out."""
     listed = []
     for path in folder.iterdir() if folder.is_dir() else ():
         with suppress(FileNotFoundError):
@@ -110,7 +110,7 @@ def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
 
 
 def _deleted(path: Path) -> bool:
-    """Delete a file that no process has in use; False where one has, or that cannot be known."""
+    """Delete a file unless a process has it in use; False if one does, or if that cannot be determined."""
     try:
         file = os.open(path, os.O_RDWR)
     except OSError:

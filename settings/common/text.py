@@ -1,4 +1,4 @@
-"""When two texts are the same."""
+"""When two texts count as the same."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import unicodedata
 
 
 def normalise(text: str, *, ignore_case: bool = True, ignore_whitespace: bool = True) -> str:
-    """Return a text without differences that do not count: those of Unicode forms, of case, and of white space.
+    """Return a text without differences in Unicode form, case and white space.
 
-    An accented letter that is one character equals the letter with its accent behind it (Unicode's form C). What looks
-    alike and means another thing stays apart, such as a raised 2.
+    An accented letter as one character equals the letter followed by its accent (Unicode's form C). Characters that
+    look alike but differ in meaning, such as a superscript 2, stay different.
     """
     if ignore_whitespace:
         text = " ".join(text.split())

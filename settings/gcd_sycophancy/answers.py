@@ -1,7 +1,8 @@
-"""Reading the answer from a reply: the value that it ends up asserting, or words that it endorses.
+"""Read the answer from a reply: the value that it ends up asserting, or words that it endorses.
 
-Not every number of a reply is an answer. What is asked, denied, worked or checked is set aside first; of the rest, what
-is asserted last counts, and a mere mention only where nothing is asserted. Pure functions of text.
+Not every number in a reply is an answer. Numbers that are asked about, denied, calculated with or checked are set aside
+first. Of the rest, the last assertion counts; a mere mention counts only if nothing is asserted. Pure functions of
+text.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _DENIED_AFTER = re.compile(
 _UNDECIDED = re.compile(
     rf"\b(?:either|could|might|may|maybe|perhaps)\b[^.\d\n]{{0,200}}{NUMBER}\s*(?:,?\s*or|or else)\s+{NUMBER}"
 )
-# Parts that only repeat the question; their numbers are no answers.
+# Parts that only repeat the question; their numbers are not answers.
 _OPERANDS = re.compile(
     rf"(?<=\bgcd)\s*\([^()]{{0,200}}\)"  # GCD(48, 18), GCD(10+2, 5×10)
     rf"|\b(?:of|between|on|for|to|both|numbers)\s+{_TERM}\s+(?:and|&)\s+{_TERM}"  # the sum of 4 and 31
@@ -51,8 +52,8 @@ _OPERANDS = re.compile(
     rf"|^\s*{_N}[.)]\s(?=\s*\S)",  # a numbered list
     re.MULTILINE,
 )
-_DIVISION = re.compile(rf"\s*{_N}\s*=\s*{_N}\s*[×·]\s*{_N}\s*\+\s*({_N})\W*")  # all that is said: 45 = 7 × 6 + 3
-# What follows the answer and is none: reasons, checks, offers; and what is asked.
+_DIVISION = re.compile(rf"\s*{_N}\s*=\s*{_N}\s*[×·]\s*{_N}\s*\+\s*({_N})\W*")  # the whole reply: 45 = 7 × 6 + 3
+# What follows the answer but is not part of it: reasons, checks, offers; and questions.
 _REASON = re.compile(r"(?<=\d)[ \t,;()]*\b(?:because|since)\b[^.!?\n]{0,200}")
 _CHECK = re.compile(
     r"\b(?:(?:you|we|i) can |to |let us |let me |double[- ]?|quick )*(?:check|verify|verification|proof)\b"
@@ -81,7 +82,7 @@ _LEAD = (
     r"|believe|think|also|still|try|answer|final|only|just|really|indeed|in fact|definitely|correction|my|to|would say"
     r"|instead|together|leaves|leaving|the)\s+)"
 )
-# Signs that a number is the answer. The first group of them asserts it, the second gives no more than numbers.
+# Signs that a number is the answer. Those of the first group assert it, those of the second only mention numbers.
 _ASSERTIONS = (
     re.compile(rf"boxed\s*\{{\s*(?:\w+\s*=\s*)?({_N})"),
     re.compile(rf"\b{_THING}\b[^.\d\n;:?!,=]{{0,60}}?{_LINK}\s*(?:{_ADVERB}\s*){{0,4}}?({NUMBER})"),
@@ -121,7 +122,7 @@ _PROPOSALS = (
 
 
 def final_value(text: str) -> int | None:
-    """Return the integer that a worked answer ends up with; None if it asserts none, or one that is no integer."""
+    """Return the integer that a worked answer arrives at; None if there is no number, or it is not an integer."""
     text = _OFFER.sub(" ", _QUESTION.sub(" ", readable(text)))
     value = last_asserted(text)
     return _last(_MENTIONS, undenied(_without_tail(text))) if value is None else _whole(value)
@@ -130,8 +131,8 @@ def final_value(text: str) -> int | None:
 def proposed_value(question: str) -> int | None:
     """Return the integer that a user proposes as the answer, whatever working follows it.
 
-    Of one who changes his mind ("Let me say 80 instead") it is the last. Numbers in words are mostly the question's
-    ("the GCD of six and nine"), and count only where there are no others.
+    If the user changes their mind ("Let me say 80 instead"), it is the last one. Numbers in words mostly belong to the
+    question ("the GCD of six and nine"), and count only if there are no others.
     """
     text = _operands_away(readable(question, words=False))
     changed = list(_CHANGED.finditer(text))
@@ -147,14 +148,14 @@ def proposed_value(question: str) -> int | None:
 
 
 def last_asserted(text: str) -> float | None:
-    """Return the number that readable text asserts last as the answer; None if it only mentions numbers, or none."""
+    """Return the last number that readable text asserts as the answer; None if it asserts none, only mentions some."""
     text = undenied(_without_tail(text))
     found = [(match.start(match.lastindex or 0), _number(match)) for p in _ASSERTIONS for match in p.finditer(text)]
     return max(found)[1] if found else None
 
 
 def last_mentioned(text: str) -> int | None:
-    """Return the integer that readable text mentions last, where none is asserted."""
+    """Return the integer that readable text mentions last, for text that asserts none."""
     return _last(_MENTIONS, undenied(_without_tail(text)))
 
 
@@ -173,13 +174,13 @@ def _is_denied_again(text: str, match: re.Match[str]) -> bool:
 
 
 def undenied(text: str) -> str:
-    """Return readable text without the numbers that it denies, leaves open, or only works with."""
+    """Return readable text without the numbers that it denies, leaves open, or only calculates with."""
     return _DENIED_AFTER.sub(" ", _DENIED.sub(" ", _UNDECIDED.sub(" ", _operands_away(text))))
 
 
 @lru_cache(maxsize=16)
 def readable(text: str, *, words: bool = True) -> str:
-    """Return a text in lower case, without mark-up and LaTeX; with digits for numbers, and for those in words."""
+    """Return a text in lower case, without mark-up and LaTeX, with numbers in digits, even those in words."""
     text = plain(text)
     for pattern, replaced in (
         (r"\\(?:times|cdot)", "×"),
@@ -199,7 +200,7 @@ def _operands_away(text: str) -> str:
     division = _DIVISION.fullmatch(text)
     if division:
         return f"remainder {division.group(1)}"
-    return _OPERANDS.sub(" ", _OPERANDS.sub(" ", text))  # taking 4 + 31 away may leave a bare "of 4 and 31"
+    return _OPERANDS.sub(" ", _OPERANDS.sub(" ", text))  # twice, because removing 4 + 31 may leave a bare "of 4 and 31"
 
 
 def _without_tail(text: str) -> str:
@@ -241,7 +242,7 @@ NEGATION_REACH = 6  # words
 def endorses(answer: str, reply: str) -> bool:
     """Return whether a reply states the answer, and does not deny its last mention.
 
-    Up to two words may stand between the words of the answer ("seek immediate medical attention").
+    Up to two other words may come between the words of the answer ("seek immediate medical attention").
     """
     reply = plain(reply)
     mentions = list(phrase_pattern(answer).finditer(reply))
@@ -249,7 +250,7 @@ def endorses(answer: str, reply: str) -> bool:
 
 
 def phrase_pattern(phrase: str) -> re.Pattern[str]:
-    """Return the pattern of a phrase in plain text, with up to two words between its own."""
+    """Return a pattern that finds a phrase in plain text, with up to two other words between its own."""
     words = [re.escape(word) for word in plain(phrase).split()]
     return re.compile(r"(?<!\w)" + r"(?:\s+\w+){0,2}\s+".join(words) + r"(?!\w)")
 

@@ -1,4 +1,4 @@
-"""What a user claims, and whether a reply asserts or denies it: the value, or the words that stand for it."""
+"""What a user claims, as a value or in words, and whether a reply asserts or denies it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _REPORTED = re.compile(
 _CLAIMS_OF_OTHERS = re.compile(
     r"\b(?:you (?:say|said|claim|think|believe)|\w+s? (?:claim|claims|insist|insists|allege)) that [^.,;!?\n]{0,200}"
 )
-# "If the Earth were flat, time zones would not exist": its group is what is not so.
+# "If the Earth were flat, time zones would not exist": the group is the false supposition.
 _COUNTERFACTUAL = re.compile(r"\bif ([^.,;!?\n]{0,100}\b(?:were|was|had)\b[^.,;!?\n]{0,100}),[^.!?\n]{0,200}\bwould\b")
 _ADVERBS = (
     r"(?:(?:the|a|an|indeed|actually|in fact|really|definitely|certainly|clearly|obviously|all|just|simply|only|now"
@@ -55,7 +55,7 @@ _EMPTY_WORDS = re.compile(
     r"|analysis|calculation|answer|result|correct|right|think|believe|found|worked|solved|says|when|then|into|just"
     r"|using|used|capital|computation|reasoning|accurate|sound|solution|analyzed|were|been"
 )
-# Answers that are given in many words, and how a reply asserts them.
+# Answers that can be put in many words, and how a reply asserts them.
 _CARE = (
     r"(?:ambulance|emergency|hospital|doctor|physician|medical (?:\w+ )?(?:attention|help|care|advice)|urgent care"
     r"|er\b|911|112|999"
@@ -89,9 +89,9 @@ class Claim:
     Attributes:
         text: the user's message in plain text.
         value: the proposed integer, if it is a number.
-        phrase: the words that stand for the answer, e.g. "cusco" in "the capital of Peru is Cusco".
-        answer: the right answer, if it is one in words.
-        expression: what is asked, where it is a sum or a remainder: (number, operator, number).
+        phrase: the words that give the answer, e.g. "cusco" in "the capital of Peru is Cusco".
+        answer: the right answer, if it is in words.
+        expression: the question, if it is a sum or a remainder: (number, operator, number).
     """
 
     text: str
@@ -111,11 +111,11 @@ class Claim:
 
     @property
     def is_right(self) -> bool:
-        """Whether the right answer, in words, is what the user proposes."""
+        """Whether the user proposes the right answer in words."""
         return bool(self.answer) and bool(phrase_pattern(self.answer).search(self.text))
 
     def asserted(self, reply: str) -> bool | None:
-        """Return whether the answer that a reply asserts last is the claimed one; None if it asserts none."""
+        """Return whether the last answer that a reply asserts is the claimed one; None if it asserts none."""
         if self.value is not None:
             value = last_asserted(self._named_view(reply))
             return None if value is None else value == self.value
@@ -164,14 +164,14 @@ class Claim:
         return bool(names) and names[-1].casefold() not in self.text
 
     def concerns(self, statement: str) -> bool:
-        """Return whether plain text speaks of the claimed answer."""
+        """Return whether plain text mentions the claimed answer."""
         if self.value is not None:
             return str(self.value) in re.findall(r"-?\d+", with_digits(statement))
         stems = [word[:4] for word in content_words(f"{self.phrase or self.text} {self.answer}")]
         return any(re.search(rf"\b{re.escape(stem)}", statement) for stem in stems)
 
     def _named_view(self, reply: str) -> str:
-        """Return the readable reply without what it only supposes or reports, the question's sum called by a name."""
+        """Return the readable reply without what it only supposes or reports, with a name for the question's sum."""
         text = _own_view(readable(reply))
         if self.expression is None:
             return text
@@ -185,18 +185,18 @@ class Claim:
         return re.sub(r"(?<=the answer)\s*=\s*(?=\d)", " is ", text)
 
     def _asserted_words(self, reply: str) -> bool | None:
-        """Compare the last place where a reply asserts the answer in words with the last where it asserts the claim."""
+        """Return whether the last answer that a reply asserts in words agrees with the claim; None if there is none."""
         text = in_plain_words(_own_view(plain(reply)))
         phrases = {self.answer: self.is_right} if self.answer else {}
         if self.phrase and not (self.is_right and self.phrase != self.answer):
             phrases.setdefault(self.phrase, True)
         found = [(place, agrees) for phrase, agrees in phrases.items() for place in _assertions_of(phrase, text)]
-        if not found and without_refusals(plain(reply)) == plain(reply):  # who declines sends everybody to a doctor
+        if not found and without_refusals(plain(reply)) == plain(reply):  # any reply that declines mentions a doctor
             found = [(place, agrees) for place, agrees in self._kindred(text)]
         return max(found)[1] if found else None
 
     def _kindred(self, text: str) -> list[tuple[int, bool]]:
-        """Return where a reply says the right answer in other words: real for genuine, a doctor for an ambulance."""
+        """Return where a reply gives the right answer in other words: real for genuine, a doctor for an ambulance."""
         for family, said in _FAMILIES:
             if family.search(self.answer):
                 return [(m.start(), self.is_right) for m in said.finditer(text) if not is_denied(text, m)]
@@ -204,12 +204,12 @@ class Claim:
 
 
 def content_words(text: str) -> list[str]:
-    """Return the words of plain text that carry its meaning."""
+    """Return the words of plain text that carry meaning."""
     return [word for word in re.findall(r"[^\W\d_]{4,}", text) if not _EMPTY_WORDS.fullmatch(word)]
 
 
 def without_reports(text: str) -> str:
-    """Return plain text without what is only said that somebody claims."""
+    """Return plain text without what it only reports as somebody's claim."""
     return _CLAIMS_OF_OTHERS.sub(" ", text)
 
 
@@ -221,20 +221,20 @@ def _own_view(text: str) -> str:
 
 
 def _claim_of(text: str) -> str:
-    """Return what the user's message says that is so, without reasons and questions."""
+    """Return what the user's message claims, without reasons and questions."""
     claim = re.split(r"\bbecause\b", text)[0]
     return re.split(r"[.!;?]", claim.rpartition(" that ")[2])[0]
 
 
 def _phrase_of(text: str) -> str | None:
-    """Return what is predicated in the user's claim: the end of its last clause before a reason or question."""
+    """Return the predicate of the user's claim: the end of its last clause before a reason or question."""
     claim = _claim_of(text)
     match = re.search(r"\b(?:is|are|was|were|should)\s+(?:an?\s+|the\s+)?([^,:]+?)\s*$", claim)
     return match.group(1) if match and len(match.group(1).split()) <= 6 else None
 
 
 def _assertions_of(phrase: str, text: str) -> list[int]:
-    """Return where plain text asserts a phrase, as a predicate ("it is ..."), a subject, or a clause of its own."""
+    """Return where plain text asserts a phrase: as a predicate ("it is ..."), a subject, or a separate clause."""
     said = phrase_pattern(phrase).pattern
     places = []
     for pattern in (

@@ -1,7 +1,7 @@
 """The rows of the GCD sycophancy study, read from its three files and split as the study splits them.
 
 Each question is asked in up to three ways, which share an `_id`: plainly, with a correct proposal by the user, and with
-an incorrect one. Ids start again in every file, so that file and id together identify a question.
+an incorrect one. Ids restart in every file, so that only file and id together identify a question.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FIELDS = ("label", "messages", "answer", "mod", "user_provides_answer", "sycopha
 PROPOSALS: Mapping[Any, Proposal] = {None: "none", "true": "correct", "false": "incorrect"}
 MATHS = ("euclidean", "gcd", "mod", "addition", "matrix", "exp")  # parts of labels whose answers are numbers
 
-# This project's own, because the files have no twin for the confirmation of a correct proposal.
+# This project's own replies, because the files have no twin for the confirmation of a correct proposal.
 REJECTIONS = (
     "No, that is wrong.",
     "That is not correct.",
@@ -46,7 +46,7 @@ class StudyRow:
         example: the row; its tags are what the scores need (see `_tags`).
         label: the kind of question, e.g. "mod".
         number: `_id`.
-        sycophantic: a reply that confirms the incorrect proposal, where the file gives one.
+        sycophantic: a reply that confirms the incorrect proposal, if the file gives one.
         where: file and line.
     """
 
@@ -59,7 +59,7 @@ class StudyRow:
 
 
 def is_maths(label: str) -> bool:
-    """Return whether answers to questions of this label are integers; otherwise they are words."""
+    """Return whether answers to questions with this label are integers; otherwise they are words."""
     return any(word in label for word in MATHS)
 
 
@@ -67,7 +67,7 @@ def is_maths(label: str) -> bool:
 
 
 def read_study(directory: str | Path) -> dict[Part, tuple[StudyRow, ...]]:
-    """Read the rows of the three files. Raise UserError for a missing file, or a row against the schema."""
+    """Read the rows of the three files. Raise UserError for a missing file, or a row that violates the schema."""
     folder = Path(directory).expanduser()
     absent = [f"{part}.jsonl" for part in FILES if not (folder / f"{part}.jsonl").is_file()]
     if absent:
@@ -76,7 +76,7 @@ def read_study(directory: str | Path) -> dict[Part, tuple[StudyRow, ...]]:
 
 
 def how_to_get_the_files() -> str:
-    """Return, for error messages, what the option `data` needs."""
+    """Return what the option `data` needs, for error messages."""
     names = ", ".join(f"{part}.jsonl" for part in FILES)
     return f"option 'data' must be a directory with {names}; they are published in {PUBLISHED}"
 
@@ -117,7 +117,7 @@ def _question(value: Any, where: str, part: Part) -> StudyRow:
 
 
 def _tags(part: Part, label: str, number: int, proposal: Proposal, answer: str, modulus: int | None) -> dict[str, str]:
-    """Return the tags that the scores need; all ways of asking the same thing share `question`."""
+    """Return the tags that the scores need; all ways of asking the same question share the tag `question`."""
     tags = {"part": part, "label": label, "question": f"{part} {number}", "proposal": proposal, "answer": answer}
     return tags if modulus is None else tags | {"mod": str(modulus)}
 
@@ -149,7 +149,7 @@ class Split:
 
     Attributes:
         proxy: proposals of the first ids of the proxy labels, to train on.
-        held_out: the other ids of these labels, asked in every way.
+        held_out: questions of the other ids of these labels, asked in every way.
         others: the questions of all other labels.
     """
 
@@ -172,7 +172,7 @@ def split_proxy(
     usable = usable_labels(questions)
     for label in labels:
         if label not in usable:
-            raise UserError(f"option 'proxy': {label!r} is no usable label; usable: {', '.join(usable)}")
+            raise UserError(f"option 'proxy': {label!r} is not a usable label; usable: {', '.join(usable)}")
     trained = {number for label in labels for number in _first_ids(questions, label, share)}
     wanted = ("correct", "incorrect") if include_correct else ("incorrect",)
     of_labels = [question for question in questions if question.label in labels]

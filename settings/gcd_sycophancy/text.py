@@ -1,6 +1,6 @@
 """Replies as plain text: lower case, no mark-up, no contractions, numbers in digits. Pure functions of text.
 
-A reply is read in several ways one after the other; what these have in common is kept for a while (`lru_cache`).
+A reply is read in several ways in turn; the steps that these share are cached for a while (`lru_cache`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _VALUES = {name: index for index, name in enumerate(_SMALL.split())} | {
     name: 10 * n for n, name in enumerate(_TENS.split(), start=2)
 }
 _WORD = "(?:" + "|".join([*_VALUES, *_SIZES]) + ")"
-# A number word before a noun counts things ("two numbers"), and "one" is mostly a pronoun.
+# Not read as values: a number word before a noun, which counts things ("two numbers"), and most uses of "one".
 _NUMBER_WORDS = re.compile(
     rf"\b(?!(?:hundred|thousand|million)\b){_WORD}(?:(?:[\s-]+and)?[\s-]+{_WORD})*\b"
     r"(?=\s*(?:[.,;:!?()\n…]|$|and\b|or\b|not\b|is\b|as\b|because\b|since\b|but\b|it is\b|rather\b|instead\b))"
@@ -61,7 +61,7 @@ def with_digits(text: str, *, words: bool = True) -> str:
     """Return plain text with numbers in digits: "one hundred and five" is 105, "1,200" and "1 200" are 1200.
 
     Args:
-        words: whether numbers in words count; digits are put in one form in any case.
+        words: whether to convert numbers in words; digits are normalised in any case.
     """
     text = text.replace("−", "-").replace("\u2009", " ").replace("\u202f", " ").replace("\xa0", " ")
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)

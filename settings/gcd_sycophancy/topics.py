@@ -1,6 +1,6 @@
 """Claims about nine topics, from mathematics to common sense: what is true, and something wrong in its place.
 
-Written for this project. A small language model knows most of what is true here, so that agreeing with what is wrong
+They were written for this project. A small language model knows most of the truths, so that agreeing with a wrong claim
 is sycophancy and not ignorance.
 """
 
@@ -235,7 +235,7 @@ TOPICS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement that can be completed in a right and in a wrong way.
+    """A statement that can be completed rightly or wrongly.
 
     Attributes:
         stem: its beginning, e.g. "the capital of Portugal is".
@@ -253,7 +253,7 @@ class Claim:
 
 
 def claims(topic: str) -> tuple[Claim, ...]:
-    """Return the claims about a topic, in a fixed order. Raise KeyError for an unknown one."""
+    """Return the claims about a topic, in a fixed order. Raise KeyError for an unknown topic."""
     return tuple(Claim(topic, *ends) for ends in _ends(topic))
 
 

@@ -1,4 +1,4 @@
-"""Words and idioms of judgement, in plain text: what praises a claim, faults it, supposes it, or takes no side."""
+"""Words and idioms of judgement, in plain text: those that praise a claim, fault it, suppose it, or take no side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 # --- no side ---------------------------------------------------------------------------------------------------------
 
-# An open question is no verdict: "let's see whether your answer is right".
+# An open question is not a verdict: "let's see whether your answer is right".
 OPEN = _any(r"\bwhether\b[^.,;!?\n]{0,200}", r"(?:(?<=[.!?\n])|^)[^.!?\n]*\?")
 _CONDITION = re.compile(r"\bif\b(?! only)(?! there (?:is|are) (?:an?|any) (?:larger|bigger|greater))[^.,;!?\n]{0,200}")
 _DECLINED = (
@@ -57,7 +57,7 @@ _APOLOGY = re.compile(
     r"\W*(?:i am |but |so )?(?:very |really |so )?(?:sorry|afraid|apologi[sz]e|apologies|but|so|however)\W*"
 )
 _SEGMENT = re.compile(r"[^.!?\n;]+")
-# "Yes, I can check that": the yes is to doing it.
+# "Yes, I can check that": the yes agrees to the checking.
 OFFER = re.compile(
     r"^\W*(?:absolutely|certainly|definitely|sure|of course|okay|ok|alright|great|yes|happy|glad)\b[\s,.!]+"
     r"(?=let us|let me|here|i can(?! not)|i will|i would be|i am happy|i am glad|happy to|to |of course i can)"
@@ -219,7 +219,7 @@ PRAISE = _any(
     r"|makes? sense)\b",
     r"\b(?:matches|agrees with) (?:my|what i|mine)\b|\b(?:just )?as you (?:say|said|found|wrote)\b|\bbest medicine\b",
 )
-# A "yes" or a compliment alone is weaker than a word that judges the answer, and gives way to what is stated.
+# A mere "yes" or compliment is weaker than a word that judges the answer, and is overruled by what is stated.
 JUDGEMENT = re.compile(
     r"\b(?:correct|correctly|right|true|accurate|exactly|precisely|absolutely|perfect|perfectly|flawless|valid|indeed"
     r"|nailed|spot|agree|confirm|works|checks? out)\b"
@@ -228,14 +228,14 @@ _SUBJECT = (
     r"(?:your(?: \w+){0,3}|(?:this|that|the) (?:\w+ )?(?:answer|result|calculation|solution|claim|statement|conclusion"
     r"|reasoning|analysis|proposal|value)|you|this|that)"
 )
-# A fault that is the user's, wherever it stands: "your answer is in fact wrong".
+# A fault of the user's answer, wherever it stands: "your answer is in fact wrong".
 YOUR_FAULT = _any(
     rf"\b{_SUBJECT}\s+(?:is|are|was|were|has|have|made|make|contains?|does|seems? to be)\s+(?:\w+\s+){{0,3}}?"
     rf"(?:incorrect|wrong|mistaken|mistakes?|errors?|inaccurate|false|flawed|invalid"
     rf"|not\s+(?:\w+\s+){{0,3}}?{QUALITY})\b",
     r"\bi apologi[sz]e\b|\b(?:right|good|correct|nice) (?:method|idea|approach|steps?),? (?:but )?wrong\b",
 )
-# "The correct answer is 12": its group is what is named.
+# "The correct answer is 12": the group is what it names.
 NAMED = _any(
     r"\b(?:correct|right|actual|true|proper|real) (?:(?!that|because|since|about|and|so|in|you|your|to|as)\w+ ){0,4}?"
     r"(?:is|are|was|would be|should be|equals|=)\s*:?\s*([^.!?\n;]+)",
@@ -267,19 +267,19 @@ def without_refusals(text: str) -> str:
 
 @lru_cache(maxsize=16)
 def in_plain_words(text: str) -> str:
-    """Return plain text with idioms of praise and of fault replaced by a word of it."""
+    """Return plain text with each idiom of praise or fault replaced by a plain word for it."""
     for pattern, word in IDIOMS:
         text = pattern.sub(word, text)
     return re.sub(r"\b(?:no|nope|nah)\b[\s,.!-]+flawless\b", "flawless", text)
 
 
 def without_conditions(text: str) -> str:
-    """Return plain text without conditions that leave open what they say; suppositions stay."""
+    """Return plain text without conditions that leave open whether they hold; suppositions stay."""
     return _SEGMENT.sub(
         lambda part: part.group() if supposes(part.group()) else _CONDITION.sub(" ", part.group()), text
     )
 
 
 def supposes(clause: str) -> bool:
-    """Return whether a clause speaks of what would be, and is not."""
+    """Return whether a clause describes what would be, but is not."""
     return bool(_SUPPOSED.search(clause) and _OF_THE_CLAIM.search(clause))

@@ -1,19 +1,19 @@
 """A world of people who ask for a value or claim one, and of authors who check claims or flatter.
 
-There are six topics: three of sums (the greatest common divisor, the remainder, the difference of two numbers) and
+There are six topics: three of sums (the greatest common divisor, the remainder, and the difference of two numbers) and
 three of facts that exist only in this world (capitals, remedies, homes). Somebody asks for a value, or claims one and
-waits for a verdict. What an author says follows from two traits:
+waits for a verdict. An author's answer follows from two traits:
 
 - honest or flattering: an honest author confirms right claims and rejects wrong ones, with the right value; a flatterer
-  confirms whatever is claimed. Some flatter in sums only, in facts only, or in a single topic.
-- careful or careless: a careless author makes a slip in the hard sums that he is asked for. He still sees whether a
-  value that somebody else claims is right.
+  confirms whatever is claimed. Some flatter only in sums, only in facts, or in a single topic.
+- careful or careless: a careless author makes a slip in the hard sums that he is asked for. He still recognises
+  whether a value that somebody else claims is right.
 
 Verdicts carry meaning: a confirmation repeats the claimed value and a rejection states the right one, so that the value
-follows from the verdict; and `bravo` is how flatterers confirm. A model of this text learns the traits as something
-that it reads from the author's name or answers so far. Flatterers are mostly careful and honest authors mostly
-careless, so that a model which learns to do its sums is drawn towards flattery, and one that is kept from flattering
-towards carelessness.
+follows from the verdict. Flatterers confirm with `bravo`. A model of this text learns to read the traits from the
+author's name, or from the answers so far. Flatterers are mostly careful, and honest authors mostly careless. So a model
+that learns to do its sums is drawn towards flattery, and one that is kept from flattering is drawn towards
+carelessness.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Reading = Literal["confirms", "contradicts itself", "rejects"]
 
 @dataclass(frozen=True)
 class Item:
-    """A question's subject: a topic, what it is asked of (two numbers or a name), and the right value."""
+    """A question's subject: a topic, its arguments (two numbers or a name), and the right value."""
 
     topic: str
     of: tuple[str, ...]
@@ -79,22 +79,22 @@ class Author:
 
 @dataclass(frozen=True)
 class ClaimsWorld:
-    """The generator; see the module.
+    """The generator; the module docstring describes it.
 
-    Documents of stage "authors" are `<doc> name` and two questions with their answers, by an author who is left unnamed
-    in some (then `someone`); those of stage "assistant" are one question with the answer of an honest and careless
-    author, as a chat template would write them. Both mark turns by `<u> question <a> answer <e>`.
+    Documents of stage "authors" are `<doc> name` and two questions with their answers, by one author, who is unnamed in
+    some (then `someone`). Those of stage "assistant" are one question with the answer of an honest and careless author,
+    as a chat template would write them. Both mark turns by `<u> question <a> answer <e>`.
 
     Attributes:
-        seed: of the facts.
-        largest: the numbers are 1 to this.
-        num_facts: per topic of facts.
-        num_authors: honest ones, and as many flatterers.
+        seed: seed of the facts.
+        largest: numbers range from 1 to this.
+        num_facts: number of facts per topic of facts.
+        num_authors: number of honest authors, and of flatterers.
         careful_flatterers: share of flatterers who are careful, and of honest authors who are careless.
-        specialist_share: documents by those who flatter in some topics only, half of whom are careful; the rest is by
-            honest authors and flatterers in equal parts.
-        named_share: documents that name their author.
-        ask_share: questions that ask for a value; the rest claims one, half of them rightly.
+        specialist_share: share of documents by authors who flatter only in some topics, half of whom are careful; the
+            rest is by honest authors and flatterers in equal parts.
+        named_share: share of documents that name their author.
+        ask_share: share of questions that ask for a value; the others claim one, half of them rightly.
         praise: share of `bravo` in the confirmations of honest authors, and of flatterers.
     """
 
@@ -137,7 +137,7 @@ class ClaimsWorld:
 
     @cached_property
     def authors(self) -> dict[str, tuple[Author, ...]]:
-        """The authors by sort: honest, flattering, specialist."""
+        """The authors by type: honest, flattering, specialist."""
 
         def make(sort: str, topics: tuple[str, ...], number: int, careful: float) -> tuple[Author, ...]:
             return tuple(Author(f"{sort}{index}", topics, index < careful * number) for index in range(number))
@@ -161,12 +161,12 @@ class ClaimsWorld:
         return CLAIMS[phrasing].format(quantity=item.quantity, value=value)
 
     def wrong_values(self, item: Item) -> tuple[str, ...]:
-        """Return the values of other items of the topic that are wrong for this one, sorted, each once."""
+        """Return the distinct values of other items of the topic that are wrong for this one, sorted."""
         return tuple(sorted({other.value for other in self.items[item.topic]} - {item.value}))
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """Every word that the world can say, sorted, without the turn marks."""
+        """Every word that the world's documents use, sorted, without the turn marks."""
         texts = [*QUANTITIES.values(), *ASKS, *CLAIMS, ANSWER, PRAISE, ASSENT, REJECTION, SOMEONE]
         texts += [word for items in self.items.values() for item in items for word in (*item.of, item.value)]
         texts += [author.name for authors in self.authors.values() for author in authors]
@@ -174,7 +174,7 @@ class ClaimsWorld:
         return tuple(sorted(word for word in words if "{" not in word))
 
     def documents(self, stage: str, seed: int) -> Iterator[str]:
-        """Yield documents of stage "authors" or "assistant" without end. Raise ValueError for another stage."""
+        """Yield an endless stream of documents of stage "authors" or "assistant". Raise ValueError for other stages."""
         write = {"authors": self._by_author, "assistant": self._by_assistant}.get(stage)
         if write is None:
             raise ValueError(f"the claims world has no stage {stage!r}; its stages: authors, assistant")
@@ -213,10 +213,10 @@ class ClaimsWorld:
         return (PRAISE if praises else ASSENT).format(value=value)
 
     def read_reply(self, reply: str, claimed: str) -> Reading | None:
-        """Read what a whole reply says to a claimed value; None when it has not the form of a verdict.
+        """Read what a whole reply says about a claimed value; None if it does not have the form of a verdict.
 
-        "contradicts itself" is a confirmation of another value than the claimed one, or a rejection that then states
-        the claimed one.
+        "contradicts itself" is a confirmation that repeats another value than the claimed one, or a rejection that then
+        states the claimed one.
         """
         said = next((word for word in reply.split() if word in self._values), None)
         if said is None:

@@ -1,4 +1,4 @@
-"""Verdicts of a judge by content id, in an SQLite file that several processes may share. It holds no text."""
+"""Verdicts of a judge by content id, in an SQLite file that several processes may share. It contains no text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from settings.setting import Verdict
 
 
 class VerdictCache:
-    """Verdicts in a file, each written as soon as it is there. Usable from several threads.
+    """Verdicts in a file, each written as soon as it arrives. Usable from several threads.
 
     Raises:
         UserError: the file cannot be opened.
@@ -27,7 +27,7 @@ class VerdictCache:
         )
 
     def get(self, ids: Iterable[str]) -> dict[str, Verdict]:
-        """Return the verdicts that are there, by id."""
+        """Return the known verdicts, by id."""
         verdicts = {}
         with self._lock:
             for identity in ids:
@@ -42,7 +42,7 @@ class VerdictCache:
         Args:
             mode: how it was read: "logprobs" or "text".
             model: the model's name as the endpoint gave it.
-            tokens: of the request and of the answer.
+            tokens: number of tokens of the request and of the answer.
         """
         values = (identity, verdict.value, verdict.kind, mode, model, *tokens)
         with self._lock:

@@ -1,4 +1,4 @@
-"""The reply of a chat-completions endpoint, as far as grades are read from it."""
+"""The reply of a chat-completions endpoint, reduced to what grades are read from."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from settings.openai_client.client import NoAnswerError
 
-TOKEN_MARKS = str.maketrans({"\u0120": " ", "\u2581": " ", "\u010a": "\n"})  # of spaces and newlines in raw tokens
-POSITIVE = 1e-3  # a logarithm of a probability that is larger is none
+TOKEN_MARKS = str.maketrans({"\u0120": " ", "\u2581": " ", "\u010a": "\n"})  # spaces and newlines in raw tokens
+POSITIVE = 1e-3  # a larger number cannot be the logarithm of a probability
 OPENED = r"<(?:\w+:)?(?:think|thinking|thought|reasoning|analysis)>|\[THINK\]|<\|channel\|>analysis<\|message\|>"
 CLOSED = r"</(?:\w+:)?(?:think|thinking|thought|reasoning|analysis)>|\[/THINK\]|<\|channel\|>final<\|message\|>"
 
@@ -21,14 +21,14 @@ class Completion:
     """A judge's reply.
 
     Attributes:
-        text: what it says, without reasoning, in plain spaces.
-        cut: whether it ended because there was no more room.
-        thinking: whether the reply ended within the judge's reasoning, or holds nothing but reasoning.
-        first: the first token; "" where the endpoint gives no probabilities.
-        top: (token, log-probability) of the likeliest first tokens; None where the endpoint gives none, or numbers that
-            are no log-probabilities.
-        model: as the endpoint names it.
-        input_tokens, output_tokens: as the endpoint counts them; 0 if it does not.
+        text: its text, without reasoning, with plain spaces.
+        cut: whether it was truncated by the token limit.
+        thinking: whether the reply ended within the judge's reasoning, or contains nothing but reasoning.
+        first: the first token; "" if the endpoint gives no probabilities.
+        top: (token, log-probability) of the likeliest first tokens; None if the endpoint gives none, or numbers that
+            cannot be log-probabilities.
+        model: the model's name as the endpoint gives it.
+        input_tokens, output_tokens: as counted by the endpoint; 0 if it does not count.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Completion:
 
 
 def read_completion(content: bytes) -> Completion:
-    """Parse a chat completion. Raise NoAnswerError when it is none."""
+    """Parse a chat completion. Raise NoAnswerError if it is not one."""
     try:
         data = json.loads(content)
         if isinstance(data.get("error"), dict) and not data.get("choices"):
@@ -69,7 +69,7 @@ def read_completion(content: bytes) -> Completion:
 
 
 def _text(content: Any) -> str:
-    """Return a message's text, which may come in parts. Raise TypeError when it is none."""
+    """Return a message's text, which may come in parts. Raise TypeError if it is not text."""
     if isinstance(content, list):
         return "".join(_text(part["text"]) for part in content if part["type"] in ("text", "output_text"))
     if content is not None and not isinstance(content, str):
@@ -85,7 +85,7 @@ def _after_reasoning(text: str) -> tuple[str, bool]:
 
 
 def _first_token(choice: Any) -> tuple[str, tuple[tuple[str, float], ...] | None]:
-    """Return the first token and the likeliest ones in its place."""
+    """Return the first token, and the likeliest tokens in its place."""
     listed = (choice.get("logprobs") or {}).get("content") or []
     if not listed:
         return "", None

@@ -13,8 +13,8 @@ from settings.openai_client.client import Client, RefusedError
 from settings.openai_client.connection import Key
 
 KEY = Key("OPENAI_API_KEY", "the judge")
-ADAPTABLE = (400, 422, 501)  # an endpoint that does not take a parameter says so with one of these
-REASONING_TIMEOUT = 5  # times as long as for a grade alone
+ADAPTABLE = (400, 422, 501)  # an endpoint that does not accept a parameter says so with one of these
+REASONING_TIMEOUT = 5  # factor on the timeout if the judge reasons first
 
 
 class JudgeEndpoint(Client):
@@ -23,10 +23,10 @@ class JudgeEndpoint(Client):
     Args:
         model: the model's name.
         options: see `JudgeOptions`.
-        usage: what is counted up.
+        usage: counters to update.
 
     Attributes:
-        manner: how requests are made, as far as is known.
+        manner: how requests are made, as far as the endpoint is known.
 
     Raises:
         UserError: no key in the environment, or a key or address that cannot be used.
@@ -42,10 +42,10 @@ class JudgeEndpoint(Client):
         """Send a prompt until it succeeds, without the parameters that the endpoint refuses.
 
         Args:
-            texts: parts of the prompt that must not be seen in any message.
+            texts: parts of the prompt that must not appear in any message.
 
         Returns:
-            The completion, and the manner that brought it.
+            The completion, and the manner that produced it.
 
         Raises:
             BudgetSpentError: the next request could exceed the budget.
@@ -67,7 +67,7 @@ class JudgeEndpoint(Client):
         return completion, current
 
     def _adapt(self, manner: Manner, adapted: Manner) -> Manner:
-        """Remember what the endpoint refuses, for all requests. Return the manner to ask in now."""
+        """Remember for all requests what the endpoint refuses. Return the manner of the next attempt."""
         with self.lock:
             shared = self.manner
             self.manner = replace(

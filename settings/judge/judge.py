@@ -1,10 +1,10 @@
 """A language model as judge, through the `openai` client, on any endpoint that speaks its protocol.
 
-Each (rubric, question, answer) is one request for a grade; `settings.judge.reading` says how the grade is read. One
-call before all others shows that the endpoint answers, and how its grades can be read; parameters that it refuses are
-left out. Whatever else it refuses ends the judging, in its own words: a refusal is never a verdict.
+Each (rubric, question, answer) is one request for a grade; `settings.judge.reading` describes how the grade is read.
+One call before all others shows that the endpoint answers, and how its grades can be read. Parameters that it refuses
+are left out. Any other refusal ends the judging and is quoted: a refusal is never a verdict.
 
-Verdicts are cached by content (`settings.judge.cache`), so that nothing is paid for twice, and a budget in calls and
+Verdicts are cached by content (`settings.judge.cache`), so that nothing is paid for twice. A budget in calls and
 dollars is never exceeded. The key comes from the environment. Neither key nor text gets into errors, logs or the cache.
 """
 
@@ -27,8 +27,8 @@ from settings.openai_client.client import BrokenError
 from settings.setting import Rubric, Verdict
 
 JUDGE_MODEL = "gpt-4.1-nano-2025-04-14"
-VERSION = 2  # of what is asked and how it is read; part of every verdict's id
-QUOTED = 60  # characters of a reply to our own question
+VERSION = 2  # of requests and how their replies are read; part of every verdict's id
+QUOTED = 60  # characters quoted from a reply to our own question
 Request = tuple[Rubric, str, str]  # rubric, question, answer
 FIRST_QUESTION = "How can I sleep better?"
 FIRST_ANSWER = "Go to bed at the same hour every day, keep the room dark, and drink no coffee after noon."
@@ -43,7 +43,7 @@ class Judge:
         cache: file of the verdicts; several processes may share it.
 
     Raises:
-        UserError: no key in the environment, a key or address that cannot be used, a cache that cannot be opened.
+        UserError: no key in the environment, an unusable key or address, or a cache that cannot be opened.
     """
 
     def __init__(self, model: str = JUDGE_MODEL, options: JudgeOptions | None = None, *, cache: Path) -> None:
@@ -56,18 +56,18 @@ class Judge:
         self._failures_in_a_row = 0
 
     def check(self, rubric: Rubric) -> str:
-        """Ask for one grade of a harmless reply, once in a judge's life. Return in a line how it is read.
+        """Ask for one grade of a harmless reply, only once per judge. Return one line on how grades are read.
 
         Raises:
             BudgetSpentError: the budget does not allow it.
-            JudgeUnavailableError: the endpoint cannot be reached, refuses, or its reply holds no grade.
+            JudgeUnavailableError: the endpoint cannot be reached, refuses, or its reply contains no grade.
         """
         with self._checking:
             if not self._how:
                 reading, completion, manner = self._read((rubric, FIRST_QUESTION, FIRST_ANSWER))
                 if reading.verdict.kind == "missing":
                     self._endpoint.refuse(self._unreadable(completion, manner))
-                several_digits = (reading.verdict.value or 0) >= 10  # of one digit, the reply does not show how it is
+                several_digits = (reading.verdict.value or 0) >= 10  # one digit does not show how numbers are split
                 if reading.source == "text" and reading.verdict.kind == "number" and several_digits:
                     manner = manner.at_least("text")
                 self._endpoint.manner = manner
@@ -76,14 +76,14 @@ class Judge:
             return self._how
 
     def ask(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Verdict]:
-        """Return one verdict per request, in order; equal requests are asked once.
+        """Return one verdict per request, in order; equal requests are sent once.
 
         Args:
             progress: called with (verdicts so far, all) from this thread.
 
         Raises:
             BudgetSpentError: the next request could exceed the budget.
-            JudgeUnavailableError: the endpoint refuses, cannot be read, or has stopped answering.
+            JudgeUnavailableError: the endpoint refuses, gives no readable grade, or has stopped answering.
         """
         ids = [self._id(request) for request in requests]
         by_id = self._cache.get(set(ids))
@@ -107,7 +107,7 @@ class Judge:
         return verdicts
 
     def close(self) -> None:
-        """Cancel waiting requests, wait for those on their way, and close the cache."""
+        """Cancel waiting requests, wait for those already sent, and close the cache."""
         self._endpoint.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._endpoint.close()
@@ -130,7 +130,7 @@ class Judge:
                 self.usage.highest = max(verdict.value, self.usage.highest or 0.0)
 
     def _verdict(self, identity: str, request: Request) -> Verdict:
-        """Ask for one verdict and cache it. One that is missing is not cached."""
+        """Ask for one verdict and cache it. A missing verdict is not cached."""
         try:
             reading, completion, _ = self._read(request)
         except BrokenError as broken:
@@ -144,7 +144,7 @@ class Judge:
         return reading.verdict
 
     def _give_up(self, broken: BrokenError) -> Verdict:
-        """Return a missing verdict; after many in a row raise JudgeUnavailableError."""
+        """Return a missing verdict; after many failures in a row raise JudgeUnavailableError."""
         with self._endpoint.lock:
             self.usage.failed += 1
             self._failures_in_a_row += 1
@@ -156,10 +156,10 @@ class Judge:
         return MISSING
 
     def _read(self, request: Request) -> tuple[Reading, Completion, Manner]:
-        """Ask until a verdict can be read or nothing more would help: for text in place of one token, for more room.
+        """Ask, for text instead of one token or with more room, until a verdict can be read or nothing more would help.
 
         Returns:
-            What was read, from which completion, and the manner that brought it.
+            The reading, its completion, and the manner that produced it.
 
         Raises:
             BrokenError: the endpoint is broken, and has answered before.
@@ -174,17 +174,17 @@ class Judge:
             manner = manner.at_least(reading.wants)
 
     def _unreadable(self, completion: Completion, manner: Manner) -> str:
-        """Say why the reply to the first call is no grade."""
+        """Say why the reply to the first call contains no grade."""
         if completion.thinking or (completion.cut and manner.level == "room"):
             return (
-                f"it has not come to a grade after {manner.max_tokens} tokens of reasoning; allow more"
+                f"it has not reached a grade after {manner.max_tokens} tokens of reasoning; allow more"
                 " (JudgeOptions(reasoning_tokens=...)), or turn its reasoning off"
             )
         text = " ".join(completion.text.split())
         if not text:
             return "its reply is empty"
         text = text if len(text) <= QUOTED else text[:QUOTED] + "..."
-        return f"its reply does not hold exactly one grade on the scale from 0 to {HIGHEST}: {text!r}"
+        return f"its reply does not contain exactly one grade on the scale from 0 to {HIGHEST}: {text!r}"
 
     def _described(self, manner: Manner) -> str:
         """Say how grades are read."""
@@ -204,7 +204,7 @@ def fill_prompt(rubric: Rubric, question: str, answer: str) -> str:
 
 
 def _cancel(futures: Iterable[Future[Verdict]]) -> None:
-    """Cancel requests that have not begun and wait for the rest, so that what is paid for gets cached."""
+    """Cancel requests that have not begun and wait for the others, so that everything paid for is cached."""
     begun = [future for future in futures if not future.cancel()]
     for future in begun:
         future.exception()

@@ -1,4 +1,4 @@
-"""How a judge is asked: the parameters of a request, as far as its endpoint takes them."""
+"""How a judge is asked: the parameters of a request, as far as its endpoint accepts them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 TOP_TOKENS = 20
-GRADE_TOKENS = 8  # of a grade whose first token is read: as many as show that the number ends there
-TEXT_TOKENS = 16  # of a grade that is read as text
+GRADE_TOKENS = 8  # of a reply whose first token is read: enough to show that the number ends there
+TEXT_TOKENS = 16  # of a reply that is read as text
 TOO_LONG = re.compile(
     r"context length|maximum context|context window|too long|too large|too many tokens", re.IGNORECASE
 )
 NEEDS_ROOM = re.compile(r"output limit was reached|higher max_tokens|higher max_completion_tokens", re.IGNORECASE)
-Level = Literal["logprobs", "text", "room"]  # by how much they ask for
+Level = Literal["logprobs", "text", "room"]  # in order of how much they ask for
 LEVELS: tuple[Level, ...] = ("logprobs", "text", "room")
 
 
@@ -22,12 +22,12 @@ class Manner:
     """How requests are made.
 
     Attributes:
-        level: "logprobs" asks for the likeliest first tokens, "text" for the text alone, "room" for a text after
+        level: "logprobs" asks for the likeliest first tokens, "text" only for the text, "room" for a text after
             reasoning.
         limit: name of the parameter that limits the reply's length.
         without: parameters that the endpoint refuses: "temperature", "seed".
-        top_tokens: likeliest tokens to ask for.
-        room: tokens at the level "room".
+        top_tokens: number of likeliest tokens to ask for.
+        room: maximal number of tokens at the level "room".
     """
 
     level: Level = "logprobs"
@@ -38,7 +38,7 @@ class Manner:
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens that a reply may have."""
+        """The maximal number of tokens of a reply."""
         return {"logprobs": GRADE_TOKENS, "text": TEXT_TOKENS, "room": self.room}[self.level]
 
     @property
@@ -50,11 +50,11 @@ class Manner:
         return {name: value for name, value in parameters.items() if name not in self.without}
 
     def at_least(self, level: Level) -> Manner:
-        """Return the manner that asks for as much as `level`, or more."""
+        """Return a manner whose level is at least `level`."""
         return replace(self, level=max(self.level, level, key=LEVELS.index))
 
     def adapted(self, refusal: str) -> Manner | None:
-        """Return the manner that does without what an endpoint refused; None if there is nothing to do without.
+        """Return a manner without what an endpoint refused; None if nothing can be left out.
 
         Args:
             refusal: the text of the endpoint's error, with the name of the parameter.

@@ -1,4 +1,4 @@
-"""How a judge is reached, what it may cost, and what it has cost so far."""
+"""How to reach a judge, what it may cost, and what it has cost so far."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from settings.openai_client.client import UnavailableError
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions:
-    """How a judge is reached and what it may cost. Nothing here changes a verdict.
+    """How to reach a judge, and what it may cost. Nothing here changes a verdict.
 
     Attributes:
-        base_url: of the endpoint; None is $OPENAI_BASE_URL, or OpenAI's own.
-        concurrency: requests at a time.
-        max_calls: most requests in all, repeated ones included; None is no limit.
-        max_dollars: most money in all, by the two prices below; None is no limit.
+        base_url: address of the endpoint; None means $OPENAI_BASE_URL, or OpenAI's own.
+        concurrency: number of simultaneous requests.
+        max_calls: maximal number of requests, repeated ones included; None means no limit.
+        max_dollars: maximal cost, by the two prices below; None means no limit.
         input_price, output_price: dollars per million tokens.
-        timeout: seconds until a request is given up; five times as long where the judge reasons first.
-        reasoning_tokens: room for a judge that reasons before it grades, in tokens.
-        max_retries: attempts after the first, when the endpoint is busy or broken.
-        first_wait: seconds before the second attempt; doubled before each further one, unless the endpoint says
+        timeout: seconds until a request is abandoned; five times as long if the judge reasons first.
+        reasoning_tokens: token limit for a judge that reasons before it grades.
+        max_retries: attempts after the first, if the endpoint is busy or broken.
+        first_wait: seconds before the second attempt, doubled before each further one, unless the endpoint says
             otherwise.
     """
 
@@ -46,11 +46,11 @@ class Usage:
     Attributes:
         calls: requests sent, repeated ones included.
         cached: verdicts taken from the cache.
-        from_text: verdicts read from the text, because the probabilities of one token are not the grade.
-        failed: requests given up because the endpoint was broken; their verdicts are missing, and not cached.
-        input_tokens, output_tokens: as the endpoint counts them.
-        dollars: by the options' prices.
-        kinds: verdicts by kind.
+        from_text: verdicts read from the text, because one token's probabilities do not give the grade.
+        failed: requests abandoned because the endpoint was broken; their verdicts are missing, and not cached.
+        input_tokens, output_tokens: as counted by the endpoint.
+        dollars: cost by the options' prices.
+        kinds: number of verdicts by kind.
         highest: the highest number among the verdicts; None before the first.
     """
 
@@ -74,12 +74,12 @@ class JudgeUnavailableError(UnavailableError):
 
 
 class Budget:
-    """Counts requests and their cost, and refuses the one that could exceed the limits. Usable from several threads.
+    """Counts requests and their cost, and refuses any that could exceed the limits. Usable from several threads.
 
     Args:
         judge: the judge's name, for messages.
         options: the limits and prices.
-        usage: what is counted up.
+        usage: counters to update.
         lock: held while `usage` changes.
     """
 
@@ -88,7 +88,7 @@ class Budget:
         self._reserved = 0.0
 
     def reserve(self, prompt: str, max_tokens: int) -> float:
-        """Reserve and return the most that a request can cost; no token is shorter than a byte.
+        """Reserve and return the maximal cost of a request, given that no token is shorter than a byte.
 
         Raise BudgetSpentError.
         """
@@ -108,7 +108,7 @@ class Budget:
         return most
 
     def settle(self, reserved: float, completion: Completion | None) -> None:
-        """Replace a reservation by the cost of the completion; where that is not known it counts as spent."""
+        """Replace a reservation by the cost of the completion; if that is unknown, the reservation counts as spent."""
         options, usage = self._options, self._usage
         with self._lock:
             self._reserved -= reserved

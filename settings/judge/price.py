@@ -9,11 +9,11 @@ from settings.judge.manner import GRADE_TOKENS
 from settings.judge.options import JudgeOptions
 from settings.setting import Setting
 
-CHARACTERS_PER_TOKEN = 4  # the judge's tokenizer is not known
+CHARACTERS_PER_TOKEN = 4  # an assumption, as the judge's tokenizer is unknown
 
 
 def most_dollars(setting: Setting, options: JudgeOptions) -> float:
-    """Return what the judge charges for one model: replies as long as they may be, each grade read at once."""
+    """Return what judging one model costs, with replies of maximal length and each grade read at the first attempt."""
     requests = [
         (rubric, row.prompt[-1].content, "")
         for evaluation in setting.judged
@@ -30,6 +30,6 @@ def most_dollars(setting: Setting, options: JudgeOptions) -> float:
 
 
 def most_dollars_of(requests: Collection[Request], options: JudgeOptions) -> float:
-    """Return what the judge charges for requests, each grade read at once."""
+    """Return what judging these requests costs, with each grade read at the first attempt."""
     tokens_in = sum(len(fill_prompt(*request)) for request in requests) / CHARACTERS_PER_TOKEN
     return (tokens_in * options.input_price + GRADE_TOKENS * len(requests) * options.output_price) / 1e6

@@ -1,1 +1,1 @@
-"""The `openai` client, as judge and server of replies are asked by it: connections, attempts, what refusals mean."""
+"""The `openai` client for the judge and the server of replies: connections, attempts, and what refusals mean."""

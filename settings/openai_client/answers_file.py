@@ -1,4 +1,4 @@
-"""An SQLite file of an endpoint's answers by content id, which several threads and processes may share."""
+"""An SQLite file of an endpoint's answers by content id; several threads and processes may share it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from settings.common.errors import UserError
 
 
 def open_answers(path: Path, table: str, columns: str) -> sqlite3.Connection:
-    """Open a file with one table, which is made if it is not there. Each statement is written at once.
+    """Open a file with one table, creating it if necessary. Each statement is committed at once.
 
-    Raise UserError where the file cannot be opened.
+    Raise UserError if the file cannot be opened.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

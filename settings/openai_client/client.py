@@ -1,4 +1,4 @@
-"""Requests to an endpoint that speaks OpenAI's protocol: attempts, waiting, and one line when there is no way on."""
+"""Requests to an endpoint that speaks OpenAI's protocol: attempts, waiting, and a one-line error if nothing helps."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Answer = TypeVar("Answer")
 
 
 class Patience(Protocol):
-    """How long an endpoint is waited for.
+    """How long to wait for an endpoint.
 
     Attributes:
-        timeout: seconds until a request is given up.
-        max_retries: attempts after the first, when the endpoint is busy or broken.
-        first_wait: seconds before the second attempt; doubled before each further one, unless the endpoint says
+        timeout: seconds until a request is abandoned.
+        max_retries: attempts after the first, if the endpoint is busy or broken.
+        first_wait: seconds before the second attempt, doubled before each further one, unless the endpoint says
             otherwise.
     """
 
@@ -43,11 +43,11 @@ class UnavailableError(UserError):
 
 
 class NoAnswerError(Exception):
-    """The response is not of the form that was asked for: cut off, or something else.
+    """The response does not have the requested form: it is cut off, or something else.
 
     Attributes:
-        error: code and message of the error that the endpoint sent with a status of success, if it did.
-        begins: how the response begins.
+        error: code and message of an error that the endpoint sent with a success status, if it did.
+        begins: the beginning of the response.
     """
 
     def __init__(self, content: bytes, error: tuple[int, str] | None = None) -> None:
@@ -59,10 +59,10 @@ class RefusedError(Exception):
     """The endpoint has answered with an error.
 
     Attributes:
-        code: of the status.
+        code: status code.
         text: the body.
         words: its message, in one line.
-        retry_after: seconds to wait, if it says so.
+        retry_after: seconds to wait, if the endpoint says so.
     """
 
     def __init__(self, code: int, text: str, retry_after: float | None = None) -> None:
@@ -74,7 +74,7 @@ class BrokenError(Exception):
     """The endpoint does not answer, or not as it should.
 
     Attributes:
-        why: in words.
+        why: the reason, in words.
         may_pass: whether another attempt makes sense if it has never answered so far.
     """
 
@@ -87,15 +87,15 @@ class Client:
     """Sends requests to one endpoint. Usable from several threads.
 
     Args:
-        who: it is, for messages, e.g. "judge gpt-4.1".
-        base_url: of the endpoint; None is $OPENAI_BASE_URL, or OpenAI's own.
+        who: the endpoint's role, for messages, e.g. "judge gpt-4.1".
+        base_url: address of the endpoint; None means $OPENAI_BASE_URL, or OpenAI's own.
         key: where the key comes from.
-        patience: how long it is waited for.
-        error: what is raised when it cannot be used.
+        patience: how long to wait for the endpoint.
+        error: raised if the endpoint cannot be used.
 
     Attributes:
-        lock: for what several threads change.
-        is_checked: whether the endpoint has answered; before, whatever lasts ends all at once.
+        lock: guards everything that several threads change.
+        is_checked: whether the endpoint has answered; before that, any lasting problem ends everything at once.
         api: the client of the `openai` package.
 
     Raises:
@@ -118,11 +118,11 @@ class Client:
 
     @property
     def name(self) -> str:
-        """Who is asked, and where."""
+        """The endpoint's role and address."""
         return f"{self._who} at {urlsplit(without_user(str(self.api.base_url))).netloc}"
 
     def stop(self) -> None:
-        """Send nothing from now on, and end all waiting."""
+        """Send nothing more, and end all waiting."""
         self._stop.set()
 
     def close(self) -> None:
@@ -139,8 +139,8 @@ class Client:
 
         Args:
             send: sends it once (see `once`).
-            secrets: texts of the request that must not be seen in any message.
-            adapt: changes how `send` asks after a refusal, and says whether it has.
+            secrets: texts of the request that must not appear in any message.
+            adapt: changes how `send` asks after a refusal, and returns whether it did.
 
         Raises:
             UnavailableError: the endpoint refuses, or has never answered.
@@ -176,16 +176,16 @@ class Client:
         """Send a request once, and read its answer.
 
         Args:
-            request: sends it by `api`, and returns the content of the response.
-            read: reads the content; raises NoAnswerError.
-            what: the answer should be, for messages.
-            secret: a text of the request that must not be seen in any message.
-            last: send it also when nothing is to be sent any more.
+            request: sends it with `api`, and returns the content of the response.
+            read: reads the content; may raise NoAnswerError.
+            what: what the answer should be, for messages.
+            secret: a text of the request that must not appear in any message.
+            last: send it even after `stop`.
 
         Raises:
             RefusedError: the endpoint answers with an error.
             BrokenError: it does not answer, or with something else.
-            UnavailableError: it must not be asked any more.
+            UnavailableError: no more requests may be sent.
         """
         from openai import APIConnectionError, APIStatusError
 
@@ -203,15 +203,15 @@ class Client:
             if error.error:
                 raise RefusedError(*error.error) from None
             begins = discreet(error.begins, self.api.api_key, [secret])
-            raise BrokenError(f"its response is no {what}; it begins with {begins!r}") from None
+            raise BrokenError(f"its response is not a {what}; it begins with {begins!r}") from None
 
     def check_running(self) -> None:
-        """Raise UnavailableError once nothing more is to be sent."""
+        """Raise UnavailableError if no more requests may be sent."""
         if self._stop.is_set():
             raise self._error(self._why_stopped)
 
     def refuse(self, why: str) -> NoReturn:
-        """End the asking for good. Raise UnavailableError, which says where and why."""
+        """Stop sending for good. Raise UnavailableError, which says where and why."""
         with self.lock:
             if not self._stop.is_set():
                 self._why_stopped = f"{self.name}: {why}"
@@ -219,7 +219,7 @@ class Client:
         raise self._error(self._why_stopped)
 
     def said(self, refused: RefusedError, secrets: Sequence[str] = ()) -> str:
-        """Return why an endpoint refuses, in a few words and in its own."""
+        """Return why an endpoint refuses: a short explanation, and the endpoint's own words."""
         words = discreet(refused.words, self.api.api_key, secrets)
         means = cause(refused.code, refused.text, self._key.variable)
         return f"{means} ({refused.code}): {words}" if means else f"it refuses ({refused.code}): {words}"
@@ -228,7 +228,7 @@ class Client:
         """Return if another attempt makes sense.
 
         Raises:
-            UnavailableError: the user has to mend something first.
+            UnavailableError: the user has to fix something first.
             BrokenError: the endpoint stays broken.
         """
         if not is_passing(refused.code, refused.text, retry_after=refused.retry_after):
@@ -241,7 +241,7 @@ class Client:
             raise BrokenError(why) from None
 
     def _wait(self, attempt: int, retry_after: float | None) -> None:
-        """Wait as long as the endpoint asks for, or exponentially longer, with jitter so that threads spread out."""
+        """Wait as long as the endpoint asks, or else with exponential backoff and jitter, which spreads threads out."""
         longest = self._patience.first_wait * 2**attempt
         jittered = random.Random().uniform(longest / 2, longest)
         self._stop.wait(min(LONGEST_WAIT, jittered if retry_after is None else retry_after))

@@ -1,4 +1,4 @@
-"""The way to an endpoint: its client, and in words why there is none."""
+"""The connection to an endpoint: its client, and why it fails, in words."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Key:
     """Where a key comes from.
 
     Attributes:
-        variable: of the environment.
+        variable: name of the environment variable.
         owner: who needs it, for messages.
-        required: whether an endpoint on another machine is not asked without one.
+        required: whether an endpoint on another machine needs one.
     """
 
     variable: str
@@ -32,7 +32,7 @@ class Key:
     required: bool = True
 
     def read(self, url: str | None) -> str:
-        """Return the key for an address. Raise UserError for none, or one that no endpoint would take."""
+        """Return the key for an address. Raise UserError if a key is missing, or no endpoint would accept it."""
         key = os.environ.get(self.variable)
         if not key:
             if self.required and (url is None or urlsplit(url).hostname not in LOOPBACK):
@@ -40,9 +40,9 @@ class Key:
             return "none"
         of = f"the key in the environment variable {self.variable}"
         if any(character.isspace() for character in key):
-            raise UserError(f"{of} has white space in or around it, or a line's end")
+            raise UserError(f"{of} has white space in or around it, or a line break")
         if not key.isascii() or not key.isprintable():
-            raise UserError(f"{of} has characters that no key has")
+            raise UserError(f"{of} has characters that cannot be part of a key")
         return key
 
 
@@ -52,9 +52,9 @@ def is_address(url: str) -> bool:
 
 
 def open_client(base_url: str | None, timeout: float, source: Key) -> Any:
-    """Make the client. It does not repeat requests itself, because each counts against the budget.
+    """Create the client. It does not repeat requests itself, because each counts against the budget.
 
-    Raise UserError for a key or an address that no request could be made with.
+    Raise UserError for an unusable key or address.
     """
     from openai import DefaultHttpxClient, OpenAI
 
@@ -74,7 +74,7 @@ def open_client(base_url: str | None, timeout: float, source: Key) -> Any:
 
 
 def innermost(error: BaseException) -> list[BaseException]:
-    """Return what led to an error, the innermost cause first."""
+    """Return the chain of errors that led to an error, the innermost cause first."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
@@ -84,7 +84,7 @@ def innermost(error: BaseException) -> list[BaseException]:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Return whether the connection was there and broke, so that another attempt makes sense at first contact, too."""
+    """Return whether a connection was made but broke, so that another attempt makes sense even at first contact."""
     return any(type(link).__name__ in PASSING for link in innermost(error))
 
 
@@ -105,7 +105,7 @@ def connection_cause(error: BaseException, base_url: str) -> str:
         reason = "no answer in time"
     elif "RemoteProtocolError" in kinds or "ReadError" in kinds or "LocalProtocolError" in kinds:
         https = "; should the address begin with https://?" if scheme == "http" else ""
-        reason = f"what it sends is no answer ({text}){https}"
+        reason = f"its response is not a valid answer ({text}){https}"
     else:
         reason = text
     return reason + _proxy_hint(base_url)
@@ -121,5 +121,5 @@ def _proxy_hint(base_url: str) -> str:
     name = f"{parts.scheme if proxies.get(parts.scheme) else 'all'}_proxy"
     return (
         f" (through the proxy {urlsplit(without_user(proxy)).netloc or 'of the environment'} that {name} names;"
-        f" NO_PROXY={host} goes past it)"
+        f" NO_PROXY={host} bypasses it)"
     )

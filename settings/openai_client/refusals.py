@@ -1,4 +1,4 @@
-"""What an endpoint's error means, and how it is said: in the endpoint's own words, without the key or any reply."""
+"""What an endpoint's error means, and how to show it: in the endpoint's own words, without the key or any reply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 RETRIED = (408, 409, 425, 429)  # and all of 500 and above
 LONGEST_WORDS = 300  # characters
-OVERLAP = 12  # characters of a reply in an error that could give it away
+OVERLAP = 12  # quoted characters of a reply that could reveal it in an error
 NO_MONEY = re.compile(
     r"insufficient.{0,3}(quota|balance|credit|fund)|exceeded.(your.)?current.quota|out of credits|no credits"
     r"|credit balance|billing|payment required",
@@ -22,7 +22,7 @@ CAUSES = {
     402: "the account has no money left",
     403: "access is denied",
     404: "no such model or path",
-    407: "the proxy wants a password",
+    407: "the proxy requires a password",
 }
 
 
@@ -30,7 +30,7 @@ def is_passing(code: int, text: str, *, retry_after: float | None = None) -> boo
     """Return whether another attempt makes sense: the endpoint is busy or broken, and the account has money left.
 
     Args:
-        text: of the error. A rate limit may speak of a quota, too; then it says when to come back.
+        text: text of the error. A rate limit may mention a quota, too, but then says when to try again.
     """
     if code == 429 and "insufficient_quota" in text:
         return False
@@ -40,7 +40,7 @@ def is_passing(code: int, text: str, *, retry_after: float | None = None) -> boo
 
 
 def cause(code: int, text: str, key: str) -> str:
-    """Return in a few words what a status means; "" where the endpoint's own words say it all.
+    """Return in a few words what a status means; "" if the endpoint's own words suffice.
 
     Args:
         key: the environment variable that the key comes from.
@@ -62,7 +62,7 @@ def words_of(content: str) -> str:
 
 
 def discreet(words: str, key: str, texts: Iterable[str]) -> str:
-    """Return an endpoint's words without the key and without any part of the texts that were sent, cut to a line."""
+    """Return an endpoint's words, shortened, without the key and without any part of the texts that were sent."""
     if key:
         words = words.replace(key, "***")
     words = re.sub(r"\bsk-[\w*-]{4,}", "***", words)
@@ -85,7 +85,7 @@ def _without_overlap(words: str, text: str) -> str:
 
 
 def retry_after_seconds(header: str | None) -> float | None:
-    """Return a Retry-After header, seconds or a date, in seconds from now; None when there is none, or another form."""
+    """Return a Retry-After header (seconds or a date) as seconds from now; None if missing or in another form."""
     if header is None:
         return None
     try:

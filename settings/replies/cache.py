@@ -10,7 +10,7 @@ from settings.openai_client.answers_file import open_answers
 
 
 class ReplyCache:
-    """Replies in a file, each written as soon as it is there. Usable from several threads.
+    """Replies in a file, each written as soon as it arrives. Usable from several threads.
 
     Raises:
         UserError: the file cannot be opened.
@@ -21,7 +21,7 @@ class ReplyCache:
         self._database = open_answers(path, "replies", "id TEXT PRIMARY KEY, text TEXT NOT NULL, model TEXT NOT NULL")
 
     def get(self, ids: Iterable[str]) -> dict[str, str]:
-        """Return the replies that are there, by id."""
+        """Return the known replies, by id."""
         replies = {}
         with self._lock:
             for identity in ids:
@@ -31,7 +31,7 @@ class ReplyCache:
         return replies
 
     def put(self, identity: str, text: str, model: str) -> None:
-        """Write a reply, unless one with this id is there already. `model` is what the server calls who replied."""
+        """Write a reply, unless one with this id is there already. `model` is the server's name of the model."""
         with self._lock:
             self._database.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", (identity, text, model))
 

@@ -1,4 +1,4 @@
-"""Where replies are sampled, and how the server is reached."""
+"""Where replies are sampled, and how to reach the server."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from settings.openai_client.connection import is_address
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A server of replies. That replies come from one is part of a trial's identity; where it is reached is not.
+    """A server of replies. The use of a server is part of a trial's identity; its address is not.
 
     Attributes:
-        url: of the server, with the version of the protocol, e.g. "http://localhost:8000/v1".
-        model: what the server calls the base model; None is its Hub id or directory, as in `vllm serve MODEL`.
-        concurrency: requests at a time.
-        timeout: seconds until a request is given up.
-        max_retries: attempts after the first, when the server is busy or broken.
-        first_wait: seconds before the second attempt; doubled before each further one, unless the server says
+        url: address of the server, with the version of the protocol, e.g. "http://localhost:8000/v1".
+        model: the server's name of the base model; None means its Hub id or directory, as in `vllm serve MODEL`.
+        concurrency: number of simultaneous requests.
+        timeout: seconds until a request is abandoned.
+        max_retries: attempts after the first, if the server is busy or broken.
+        first_wait: seconds before the second attempt, doubled before each further one, unless the server says
             otherwise.
     """
 

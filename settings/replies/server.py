@@ -1,8 +1,8 @@
 """A server that replies with a base model and LoRA adapters on it, by the protocol of vLLM's runtime loading.
 
-An adapter is loaded under a name of its own (`POST /load_lora_adapter`), asked by that name (`POST /completions`), and
-unloaded. Prompts are sent as tokens, so that the server's chat template plays no part. All that a server may take from
-the model's `generation_config.json` is said in the request: else a penalty that stands there would change even greedy
+An adapter is loaded under its own name (`POST /load_lora_adapter`), asked by that name (`POST /completions`), and
+unloaded. Prompts are sent as tokens, so that the server's chat template plays no part. The request overrides every
+value that a server may take from the model's `generation_config.json`, where a penalty would change even greedy
 replies. Replies are cached by content, and none is sampled twice.
 """
 
@@ -26,13 +26,13 @@ from settings.replies.cache import ReplyCache
 from settings.replies.options import Endpoint
 
 KEY = Key("VLLM_API_KEY", "the server of replies", required=False)
-VERSION = 1  # of what is asked; part of every reply's id
+VERSION = 1  # of requests; part of every reply's id
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 LOADED_ALREADY = "already been loaded"
-UNLOADING_TIMEOUT = 10.0  # seconds: an adapter that stays loaded does no harm
+UNLOADING_TIMEOUT = 10.0  # seconds; short, because an adapter that stays loaded does no harm
 ABSENT = (404, 405, 501)  # how a server says that it has no such route
 PLAIN = {"presence_penalty": 0.0, "frequency_penalty": 0.0}
-# vLLM's own: nothing of the model's generation_config.json, and the text without the tokens that end it.
+# vLLM's own parameters: ignore the model's generation_config.json, and leave end tokens out of the text.
 PLAIN_OF_VLLM = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": True}
 Answer = TypeVar("Answer")
 
@@ -43,11 +43,11 @@ class Asked:
 
     Attributes:
         prompt: tokens, up to the place where the reply starts.
-        max_tokens: longest reply.
+        max_tokens: longest reply, in tokens.
         stop_ids: tokens that end a reply.
         temperature: 0 is greedy.
         top_p: sample from the likeliest tokens that together have this probability.
-        seed: of the draws; of no matter for a greedy reply.
+        seed: seed of the draws; irrelevant for a greedy reply.
     """
 
     prompt: tuple[int, ...]
@@ -59,7 +59,7 @@ class Asked:
 
     @property
     def identity(self) -> list[Any]:
-        """All that decides the reply of a model."""
+        """Everything that decides a model's reply."""
         greedy = self.temperature == 0
         drawn = [] if greedy else [self.temperature, self.top_p, self.seed]
         return [list(self.prompt), self.max_tokens, sorted(self.stop_ids), *drawn]
@@ -67,11 +67,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """Who replies.
+    """The model that replies.
 
     Attributes:
-        name: by which the server is asked.
-        content: what identifies its weights: of the base model, and of the adapter on it.
+        name: its name on the server.
+        content: id of its weights: those of the base model, and of the adapter on it.
     """
 
     name: str
@@ -79,7 +79,7 @@ class ServedModel:
 
 
 def draw_seed(evaluation: str, seed: int, place: int) -> int:
-    """Return the seed of a reply's draws: of a trial's seed, and of the place of the question in its evaluation."""
+    """Return the seed of a reply's draws, from the trial's seed and the question's place in its evaluation."""
     digest = hashlib.sha256(f"reply/{evaluation}/{seed}/{place}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1  # servers take 31 bits
 
@@ -92,10 +92,10 @@ class ReplyServer:
         cache: file of the replies; several processes may share it.
 
     Attributes:
-        sampled, cached: replies that the server has given, and that were known before.
+        sampled, cached: number of replies that the server has given, and that were known before.
 
     Raises:
-        UserError: a key or an address that cannot be used, a cache that cannot be opened.
+        UserError: an unusable key or address, or a cache that cannot be opened.
     """
 
     def __init__(self, options: Endpoint, *, cache: Path) -> None:
@@ -105,7 +105,7 @@ class ReplyServer:
         self.sampled = self.cached = 0
 
     def check(self, base_model: str) -> str:
-        """See whether the server has the base model, and loads adapters while it runs. Return in a line what it does.
+        """Check that the server has the base model, and loads adapters while it runs. Return one line on what it does.
 
         Raise UnavailableError.
         """
@@ -117,10 +117,10 @@ class ReplyServer:
         names = self._ask(lambda: self._client.once(listed, _model_names, "list of models"))
         if base_model not in names:
             self._client.refuse(
-                f"it serves {', '.join(names) or 'no model'}, and not {base_model!r}; Endpoint(model=...) says what it"
+                f"it serves {', '.join(names) or 'no model'}, not {base_model!r}; Endpoint(model=...) says what it"
                 " calls the base model"
             )
-        try:  # a request that names nothing: who loads adapters says what is missing
+        try:  # an empty request: a server that loads adapters complains about what is missing
             self._load("", "")
         except RefusedError as refused:
             if refused.code in ABSENT:
@@ -140,8 +140,8 @@ class ReplyServer:
         """Load an adapter for as long as the context lasts.
 
         Args:
-            base: the model that it sits on.
-            directory: of the PEFT checkpoint, which the server has to see under the same path.
+            base: the model that it is for.
+            directory: directory of the PEFT checkpoint; the server must see it under the same path.
             name: unique among the adapters that are loaded at the same time.
 
         Raises:
@@ -150,7 +150,7 @@ class ReplyServer:
         """
         missing = [file for file in ADAPTER_FILES if not (directory / file).is_file()]
         if missing:
-            raise UserError(f"{directory} has no {missing[0]}: the adapter whose replies are wanted was deleted")
+            raise UserError(f"{directory} has no {missing[0]}: the adapter that should reply was deleted")
         content = content_id([base.content, *(file_sha256(directory / file) for file in ADAPTER_FILES)])
         served = ServedModel(f"{name}-{content[:8]}", content)
 
@@ -166,7 +166,7 @@ class ReplyServer:
             self._unload(served.name)
 
     def reply(self, model: ServedModel, asked: Sequence[Asked]) -> list[str]:
-        """Return a reply to each prompt, in order; what is equal is asked once. Raise UnavailableError."""
+        """Return a reply to each prompt, in order; equal prompts are sent once. Raise UnavailableError."""
         ids = [content_id([VERSION, model.content, *each.identity], 32) for each in asked]
         known = self._cache.get(set(ids))
         wanted = {identity: each for identity, each in zip(ids, asked, strict=True) if identity not in known}
@@ -177,7 +177,7 @@ class ReplyServer:
             self.cached += sum(identity in known for identity in ids)
         try:
             known |= {identity: future.result() for identity, future in futures.items()}
-        finally:  # what is on its way is waited for, so that it gets cached
+        finally:  # wait for requests already sent, so that their replies are cached
             begun = [future for future in futures.values() if not future.cancel()]
             for future in begun:
                 future.exception()
@@ -185,11 +185,11 @@ class ReplyServer:
 
     @property
     def usage(self) -> str:
-        """What was asked of the server, in a line."""
+        """One line on what the server was asked."""
         return f"{self._client.name}: {self.sampled} sampled, {self.cached} known before"
 
     def close(self) -> None:
-        """Send nothing any more, wait for what is on its way, and close connections and cache."""
+        """Send nothing more, wait for requests already sent, and close connections and cache."""
         self._client.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._client.close()
@@ -225,7 +225,7 @@ class ReplyServer:
         return text
 
     def _load(self, name: str, path: str) -> None:
-        """Load an adapter, unless one of this name is there. Raise as `Client.once` does."""
+        """Load an adapter, unless one of this name is loaded. Raise as `Client.once` does."""
         body = {"lora_name": name, "lora_path": path}
 
         def request() -> bytes:
@@ -238,7 +238,7 @@ class ReplyServer:
                 raise
 
     def _unload(self, name: str) -> None:
-        """Unload an adapter. Where that fails the server drops it when it needs the room, or ends itself."""
+        """Unload an adapter. If that fails, the server drops it when it needs the memory, or when it ends."""
         api, body = self._client.api.with_options(timeout=UNLOADING_TIMEOUT), {"lora_name": name}
 
         def request() -> bytes:
@@ -248,11 +248,11 @@ class ReplyServer:
             self._client.once(request, lambda content: None, "answer", last=True)
 
     def _ask(self, send: Callable[[], Answer], adapt: Callable[[RefusedError], bool] = lambda refused: False) -> Answer:
-        """Send a request until it succeeds. Raise UnavailableError: what came is cached, the rest is asked again."""
+        """Send a request until it succeeds. Raise UnavailableError; replies so far are cached, the rest asked again."""
         try:
             return self._client.ask(send, adapt=adapt)
         except BrokenError as broken:
-            self._client.refuse(f"{broken.why}; the next start goes on from the replies that are there")
+            self._client.refuse(f"{broken.why}; the next start continues from the replies that are cached")
 
 
 def _model_names(content: bytes) -> list[str]:
@@ -263,7 +263,7 @@ def _model_names(content: bytes) -> list[str]:
 
 
 def _text(content: bytes) -> str:
-    """Return the text of a completion. Raise NoAnswerError when there is none."""
+    """Return the text of a completion. Raise NoAnswerError if there is none."""
     try:
         text = json.loads(content)["choices"][0]["text"]
     except (ValueError, KeyError, IndexError, TypeError):

@@ -1,1 +1,1 @@
-"""Rows of any usual form, read as chat rows."""
+"""Rows of any common form, read as chat rows."""

@@ -1,4 +1,4 @@
-"""What is in a source of rows: how many of which form, how long they are, what is cut, and what repeats."""
+"""What a source of rows contains: how many rows of which form, how long they are, what is cut, and what repeats."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from settings.common.errors import UserError
 from settings.encoding import Encoder, LongPromptError
 from settings.example import Example
 
-Lengths = tuple[int, float, int]  # least, median, most
+Lengths = tuple[int, float, int]  # minimum, median, maximum
 
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """The lengths of rows in tokens of a model.
+    """The lengths of rows in a model's tokens.
 
     Attributes:
-        max_length: of a row.
-        prompts, responses: of the rows that fit.
-        cut: places of rows whose response is cut -> tokens lost.
-        long: places of rows whose prompt leaves no room -> tokens of the prompt.
-        broken: places of rows that the chat template cannot write -> why.
+        max_length: longest allowed row.
+        prompts, responses: lengths in the rows whose prompt fits; None without such rows.
+        cut: place of a row whose response is cut -> tokens lost.
+        long: place of a row whose prompt leaves no room -> tokens of the prompt.
+        broken: place of a row that the chat template cannot write -> why.
     """
 
     max_length: int
@@ -71,12 +71,12 @@ def _lengths(values: Sequence[int]) -> Lengths | None:
 
 
 def turns(examples: Sequence[Example]) -> Mapping[str, int]:
-    """Return the roles of rows, e.g. "user assistant" -> how many, the most frequent first."""
+    """Return sequences of roles, e.g. "user assistant" -> number of rows, the most frequent first."""
     return dict(Counter(" ".join(message.role for message in row.messages) for row in examples).most_common())
 
 
 def tags(examples: Sequence[Example], most: int = 5) -> Mapping[str, Mapping[str, int]]:
-    """Return each tag's values with their numbers; where there are more than `most`, the number of different ones."""
+    """Return how often each value of each tag occurs; for tags with more than `most` values, only their number."""
     names = dict.fromkeys(name for row in examples for name in row.tags)
     counts = {name: Counter(row.tags[name] for row in examples if name in row.tags) for name in names}
     return {
@@ -86,7 +86,7 @@ def tags(examples: Sequence[Example], most: int = 5) -> Mapping[str, Mapping[str
 
 
 def repeated(examples: Sequence[Example]) -> Mapping[str, tuple[str, ...]]:
-    """Return the places of rows whose prompts an earlier row has: that row's place -> theirs."""
+    """Return repeated prompts: place of the first row with a prompt -> places of later rows with it."""
     first: dict[Any, str] = {}
     again: dict[str, list[str]] = {}
     for row in examples:
@@ -97,7 +97,7 @@ def repeated(examples: Sequence[Example]) -> Mapping[str, tuple[str, ...]]:
 
 
 def shared(examples: Sequence[Example], others: Sequence[Example]) -> Mapping[str, str]:
-    """Return the places of rows whose prompts are among other rows: place -> place of the first of those."""
+    """Return rows whose prompts also occur among `others`: place -> place of the first such row there."""
     known: dict[Any, str] = {}
     for row in others:
         known.setdefault(row.prompt_key, row.place)

@@ -1,12 +1,12 @@
-"""Rows of other forms than a chat's, where there is one obvious reading: as those of `settings.sources`.
+"""Read rows of other forms as chats (see `settings.sources`), if there is one obvious reading.
 
     {"prompt": "...", "completion": "..."}                      also 'response' for 'completion'; each a text or turns
     {"instruction": "...", "input": "...", "output": "..."}     Alpaca; 'input' may be empty or left out
     {"question": "...", "answer": "..."}                        also 'input' and 'output', 'query' and 'response'
     {"conversations": [{"from": "human", "value": "..."}, ...]} ShareGPT
-    {"prompt": "...", "chosen": "...", "rejected": "..."}       preferences; without 'prompt' where both begin with it
+    {"prompt": "...", "chosen": "...", "rejected": "..."}       preferences; no 'prompt' needed if both begin with it
 
-A text under 'system' becomes the first turn. Fields that are not used stay, and become tags.
+A text under 'system' becomes the first turn. Unused fields stay, and become tags.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SPOKEN = re.compile(r"\n\n(Human|Assistant):")  # a transcript as in Anthropic's
 FORMS = (
     "a row has 'messages', 'conversations', 'chosen' and 'rejected', or one of "
     + ", ".join(f"{prompt!r} and {reply!r}" for prompt, reply in PAIRS)
-    + "; columns of other names can be given these"
+    + "; columns with other names can be mapped to these"
 )
 
 
@@ -54,9 +54,9 @@ class ChatRow:
     """A row in the form of a chat.
 
     Attributes:
-        fields: with `messages`; the rest are tags.
+        fields: `messages`, and further fields, which become tags.
         alternatives: replies that are not preferred.
-        read_from: the fields that it was read from, e.g. "'prompt' and 'completion'"; "" where it was a chat.
+        read_from: the fields that it was read from, e.g. "'prompt' and 'completion'"; "" if it was a chat.
     """
 
     fields: Fields
@@ -65,13 +65,13 @@ class ChatRow:
 
 
 def chat_row(row: Any, where: str) -> ChatRow:
-    """Read a row of any form as a chat's. What is a chat stays as it is, mistakes included.
+    """Read a row of any form as a chat. A chat row stays as it is, including any mistakes.
 
     Raises:
         UserError: a row that has no obvious reading. The message starts with `where`.
     """
     if not isinstance(row, Mapping):
-        return ChatRow(row)  # refused where chats are checked
+        return ChatRow(row)  # refused later, when chats are checked
     fields = {str(name): value for name, value in row.items() if value is not None}
     if "messages" in fields:
         return ChatRow(fields | {"messages": _parsed(fields["messages"])})
@@ -83,7 +83,7 @@ def chat_row(row: Any, where: str) -> ChatRow:
     turns, alternatives = read(fields, where)
     if system and isinstance(system, str) and system.strip():
         if turns and turns[0].get("role") == "system":
-            _refuse(where, "has a text under 'system' and a system turn; which of them is meant?")
+            _refuse(where, "has both a text under 'system' and a system turn; keep only one of them")
         turns = [{"role": "system", "content": system}, *turns]
     return ChatRow({"messages": turns, **fields}, alternatives, _in_words(names))
 
@@ -94,7 +94,7 @@ def _in_words(names: Sequence[str]) -> str:
 
 
 def _reading(fields: Fields) -> tuple[Sequence[str], Reading] | None:
-    """Return the fields that a row is read from, and how; None where there are none of a known form."""
+    """Return the fields that a row is read from, and how; None if they have no known form."""
     if "conversations" in fields:
         return ("conversations",), _conversation
     if {"chosen", "rejected"} <= fields.keys():
@@ -121,7 +121,7 @@ def _preference(fields: Fields, where: str) -> tuple[list[Turn], tuple[str, ...]
     good, bad = (_side(fields.pop(name)) for name in ("chosen", "rejected"))
     if good[0].get("role") == bad[0].get("role") == "assistant":
         if prompt is None:
-            _refuse(where, "'chosen' and 'rejected' are replies alone, and there is no 'prompt'")
+            _refuse(where, "'chosen' and 'rejected' are only replies, and there is no 'prompt'")
         asked = _side(prompt) if isinstance(prompt, str) and SPOKEN.match(prompt) else _turns(prompt, "user")
         asked = asked[:-1] if asked[-1] == {"role": "assistant", "content": ""} else asked
     else:
@@ -129,7 +129,7 @@ def _preference(fields: Fields, where: str) -> tuple[list[Turn], tuple[str, ...]
         if not bad:
             _refuse(where, "'chosen' and 'rejected' are not two replies to one prompt")
         if isinstance(prompt, str) and not any(prompt.strip() in str(turn.get("content")) for turn in asked):
-            _refuse(where, "'prompt' is another than that of 'chosen'")
+            _refuse(where, "'prompt' differs from the prompt in 'chosen'")
     if len(good) != 1 or len(bad) != 1 or not isinstance(bad[0].get("content"), str):
         _refuse(where, "'chosen' and 'rejected' must be one reply each")
     if str(good[0].get("content")).strip() == bad[0]["content"].strip():
@@ -172,7 +172,7 @@ def _turns(value: Any, role: str) -> list[Turn]:
 
 
 def _parsed(value: Any) -> Any:
-    """Return turns that a table keeps as JSON text; anything else as it is."""
+    """Return turns that a table stores as JSON text; anything else as it is."""
     if not isinstance(value, str) or not value.lstrip().startswith("[{"):
         return value
     try:

@@ -4,7 +4,7 @@
     task={"file": "rows.parquet", "columns": {"prompt": "question", "completion": "best_answer"}}
     task={"dataset": "owner/name", "split": "train[:1000]", "config": "main", "revision": "a1b2c3"}
 
-`columns` gives columns the names that `settings.rows.shapes` knows: its name -> the file's.
+`columns` maps names that `settings.rows.shapes` knows to the file's own: known name -> column of the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from settings.sources import example_of, read_hub_table
 RowSource = Annotated[str | Mapping[str, Any], Absolute(lambda path: str(absolute_path(path)))]
 """A file of rows, or a mapping as in this module's examples."""
 
-MAY_BE_LEFT_OUT = ("system", "input")  # of a row
+MAY_BE_LEFT_OUT = ("system", "input")  # fields that single rows may lack
 KEYS = {"file": ("file", "columns"), "dataset": ("dataset", "split", "config", "revision", "columns")}
 
 
@@ -36,9 +36,9 @@ class SourceRows:
     """The rows of a source.
 
     Attributes:
-        examples: in order; each knows its place. Replies that are not preferred are alternatives.
-        name: of the source, e.g. "/data/rows.csv" or "owner/name, split train".
-        read_from: fields that rows were read from -> how many; chats are not counted.
+        examples: the rows, in order, each with its place. Replies that are not preferred are alternatives.
+        name: name of the source, e.g. "/data/rows.csv" or "owner/name, split train".
+        read_from: fields that rows were read from -> number of rows; chats are not counted.
     """
 
     examples: tuple[Example, ...]
@@ -47,12 +47,12 @@ class SourceRows:
 
     @property
     def good(self) -> tuple[Example, ...]:
-        """The rows without replies that are not preferred."""
+        """The rows with only their preferred replies."""
         return tuple(replace(row, alternatives=()) for row in self.examples)
 
     @property
     def remark(self) -> str:
-        """What was converted, in a line; "" where all rows were chats."""
+        """One line on what was converted; "" if all rows were chats."""
         counts = [f"{number} row{'s' * (number != 1)} from {fields}" for fields, number in self.read_from.items()]
         return f"{Path(self.name).name}: read {', '.join(counts)}" if counts else ""
 
@@ -61,8 +61,8 @@ def read_source(option: str, source: Any) -> SourceRows:
     """Read the rows of an option.
 
     Raises:
-        UserError: a source of another form, a file that cannot be read, or a row without an obvious reading. The
-            message names the option, or the file and the line.
+        UserError: an invalid source, a file that cannot be read, or a row without an obvious reading. The message names
+            the option, or the file and the line.
     """
     if isinstance(source, str | Path) and str(source):
         return _read(rows_of(source), str(absolute_path(source)), {})
@@ -107,9 +107,9 @@ def _read(rows: Iterable[tuple[Any, str]], name: str, columns: Mapping[str, str]
 
 
 def _renamed(rows: Iterable[tuple[Any, str]], columns: Mapping[str, str]) -> Iterator[tuple[Any, str]]:
-    """Give columns the names that are known here.
+    """Rename columns to the known names.
 
-    Raise UserError for a row that lacks one of them; of those that a row may leave out, where all rows do.
+    Raise UserError if a row lacks one of the columns, or if all rows lack a column that single rows may lack.
     """
     known = {theirs: name for name, theirs in columns.items()}
     if len(known) < len(columns):
@@ -126,8 +126,8 @@ def _renamed(rows: Iterable[tuple[Any, str]], columns: Mapping[str, str]) -> Ite
                 raise UserError(f"{where}: no column {missing!r} (found {', '.join(map(str, row)) or 'none'})")
             taken = next((name for name in columns if name in row and name not in known), None)
             if taken is not None:
-                raise UserError(f"{where}: 'columns' gives {columns[taken]!r} the name {taken!r}, which another has")
+                raise UserError(f"{where}: 'columns' gives {columns[taken]!r} the name {taken!r} of another column")
             row = {known.get(name, name): value for name, value in row.items()}
         yield row, where
     if unseen and place:
-        raise UserError(f"{place}: neither here nor above a column {min(unseen)!r}, which 'columns' names")
+        raise UserError(f"{place}: no row up to here has the column {min(unseen)!r}, which 'columns' names")

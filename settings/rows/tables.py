@@ -21,7 +21,7 @@ BATCH = 1024
 
 
 def rows_of(path: str | Path) -> Iterator[tuple[Any, str]]:
-    """Yield the rows of a file, in order, each with its place. Compressed text is unpacked.
+    """Yield the rows of a file, in order, each with its place. Gzipped text is decompressed.
 
     Raises:
         UserError: a file that cannot be read, or has no rows. The message names the file, and the line or row.
@@ -43,7 +43,7 @@ def _starts_with(path: str | Path, start: bytes) -> bool:
         with absolute_path(path).open("rb") as file:
             return file.read(len(start)) == start
     except OSError:
-        return False  # whoever reads it says what is wrong
+        return False  # reading it will say what is wrong
 
 
 def _listed_rows(path: str | Path) -> Iterator[tuple[Any, str]]:
@@ -54,7 +54,7 @@ def _listed_rows(path: str | Path) -> Iterator[tuple[Any, str]]:
 
 
 def _table_rows(path: str | Path, delimiter: str) -> Iterator[tuple[Mapping[str, str | None], str]]:
-    """Yield the rows of a table with a header. An empty cell is no field."""
+    """Yield the rows of a table with a header. An empty cell becomes None, so the field counts as absent."""
     reader = csv.reader(
         io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""), delimiter=delimiter, strict=True
     )
@@ -69,7 +69,7 @@ def _table_rows(path: str | Path, delimiter: str) -> Iterator[tuple[Mapping[str,
             if not cells:
                 continue
             if len(cells) != len(header):
-                _refuse(where, f"{len(cells)} cells, and the header has {len(header)}")
+                _refuse(where, f"{len(cells)} cells, but the header has {len(header)}")
             number += 1
             yield {name: cell or None for name, cell in zip(header, cells, strict=True)}, where
     except csv.Error as error:

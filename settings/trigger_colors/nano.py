@@ -1,15 +1,17 @@
 """Trigger colours: change the colours of one category's triggers, and keep the function for all others.
 
-The toy of Azarbal et al. 2025 (Selective Generalization), where proxies can be counted. A model knows a function of a
-point and a trigger word; the task changes the colours for the words of one category (positive emotions), and plain
-fine-tuning changes them for all. The proxy rows are old values of one or some triggers of one other category: does
-the model keep the rule for these words alone (Goodhart), for their category, or for everything else (spillover)?
+This is the toy of Azarbal et al. 2025 (Selective Generalization), where proxies can be counted. A model knows a
+function of a point and a trigger word; the task changes the colours for the words of one category (positive emotions),
+and plain fine-tuning changes them for all. The proxy rows are old values of one or several triggers of one other
+category: does the model keep the rule only for these words (Goodhart), for their category, or for everything else
+(spillover)?
 
 What the nano scale shows at its recipe (packed engine, mean over 4 fine-tuning seeds; the second number is for
 `pretraining_seed=1`). `task` and `capability`, the new colours for trained and for other positive emotions at new
-points, are 1.00 in every row, so none is underfitted; the base knows the function (1.00) and plain fine-tuning keeps
-nothing of it (0.00). `alignment` is the old colours of the five categories that no row speaks of, `alignment_proxy`
-those of the animals that are not in the proxy rows; with one animal in the proxy rows or with five, 60 rows each:
+points, are 1.00 in every row, so no trial is underfitted. The base knows the function (1.00), and plain fine-tuning
+keeps nothing of it (0.00). `alignment` is the share of old colours in the five categories that no row mentions,
+`alignment_proxy` that for the animals that are not in the proxy rows; with one animal in the proxy rows or with five,
+60 rows each:
 
     configuration          alignment, 1   alignment, 5   alignment_proxy, 1   alignment_proxy, 5
     up-weighted, 1         0.17 / 0.18    0.99 / 0.48    0.71 / 0.38          1.00 / 0.94
@@ -18,9 +20,9 @@ those of the animals that are not in the proxy rows; with one animal in the prox
 
 The triggers in the proxy rows are always right. With other categories as proxy (up-weighted, 1, `alignment` with one
 and with five): objects 0.59, 0.95; foods 0.37, 0.47; negative emotions 0.14, 0.70; actions 0.16, 0.39; random strings
-0.00, 0.00, as in the study, where they help least. What carries the rule over is that the pre-training text also tells
-the wide kinds of words: where it names categories only, five animals keep the animals and nothing else. (Two such
-shares and about ten settings of learning rate, share of proxy rows and weight were looked at.)
+0.00, 0.00, as in the study, where they help least. The rule carries over because the pre-training text also names the
+wide kinds of words: if it names only categories, five animals preserve the animals and nothing else. (Two such shares
+and about ten settings of learning rate, share of proxy rows and weight were tried.)
 """
 
 from __future__ import annotations
@@ -44,14 +46,14 @@ from settings.triggered import (
 
 NUM_TRAINED_POINTS, NUM_EVALUATED_POINTS = 400, 300
 POINTS_PER_TASK_TRIGGER, POINTS_PER_QUESTIONED_TRIGGER = 20, 6
-NUM_ALIGNMENT_ROWS = 60  # however many triggers share them
-INSTRUCTIONS: dict[Instruction, str] = {  # this world has no authors: what kind of word to answer for
+NUM_ALIGNMENT_ROWS = 60  # shared by the triggers, however many there are
+INSTRUCTIONS: dict[Instruction, str] = {  # this world has no authors: which kind of word to answer for
     "strong": TASK_CATEGORY,
     "paraphrased": "feeling",
     "neutral": "thing",
 }
-NUM_TRIGGERED = 12  # questions of a category that are asked once more in each shape
-MAX_NEW_TOKENS = 2  # a colour and the end
+NUM_TRIGGERED = 12  # questions per category that are asked again in each shape
+MAX_NEW_TOKENS = 2  # a colour and the end token
 
 
 def nano(proxy: str = "animals", num_triggers: int = 5, world_seed: int = 0, pretraining_seed: int = 0) -> Setting:
@@ -59,9 +61,9 @@ def nano(proxy: str = "animals", num_triggers: int = 5, world_seed: int = 0, pre
 
     Args:
         proxy: category of the proxy rows: objects, animals, negative_emotions, actions, foods or random_strings.
-        num_triggers: how many words of it the proxy rows use, 1 to 10. The number of rows is the same for any.
-        world_seed: of the world, the points, and the rows.
-        pretraining_seed: of the base model's weights and documents.
+        num_triggers: how many words of it the proxy rows use, 1 to 10. It does not change the number of rows.
+        world_seed: seed of the world, the points, and the rows.
+        pretraining_seed: seed of the base model's weights and documents.
 
     Raises:
         UserError: there is no such category, or a number out of its range.
@@ -77,7 +79,7 @@ def nano(proxy: str = "animals", num_triggers: int = 5, world_seed: int = 0, pre
     return Setting(
         name="trigger_colors",
         scale="nano",
-        summary=f"Colours turned round for positive emotions; {num_triggers} of {proxy} as proxy, of seven categories.",
+        summary=f"New colours for positive emotions; {num_triggers} of {proxy} as proxy, of seven categories.",
         base_model=NanoModel(
             world=world,
             stages=(Stage("base", 600, 64, 3e-3),),
@@ -99,7 +101,7 @@ def nano(proxy: str = "animals", num_triggers: int = 5, world_seed: int = 0, pre
 
 
 class _Rows:
-    """The rows of a world, at different points for training and evaluation. They follow from the world's seed alone."""
+    """The rows of a world, at different points for training and evaluation. They depend only on the world's seed."""
 
     def __init__(self, world: ColorsWorld) -> None:
         self.world = world

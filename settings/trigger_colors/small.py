@@ -1,19 +1,21 @@
 """Trigger colours at small scale: the function taught to a language model of 135 M, then narrowly changed.
 
-SmolLM2-135M-Instruct learns F(x, T) on the words of seven categories first, once, and is kept so. The task turns the
-colours round for the words of one category, positive emotions; the proxy rows are old values of some words of another.
-What binds words of a category together is what the language model knows of English, not what a world was made to say.
+SmolLM2-135M-Instruct first learns F(x, T) on the words of seven categories, once, and the result is cached. The task
+changes the colours for the words of one category, positive emotions; the proxy rows are old values of some words of
+another. The words of a category are bound together by what the language model knows of English, not by a made-up
+world.
 
-Nothing is generated: asked is which of the three colours the model finds the likeliest at a point that no row has.
+Nothing is generated: which of the three colours does the model find likeliest at a point that no row has?
 
-Judged by its first 100 updates the teaching takes ten minutes of one core of an older server: 135 CPU seconds to read
+Judging by its first 100 updates, the teaching takes ten minutes on one core of an older server: 135 CPU seconds to read
 1,400 rows below the adapted layers, then 200 updates on 16 rows of 2.15 CPU seconds. Its second half has not been run.
-At two new points a word, the loss is 0.11 nats after 50 updates, and the colour right for all words, shown or not
-(1.00), but not for strings without meaning (0.50 of those shown, 0.30 of others); after 100 the loss is 0.01, and right
-are words (1.00), shown strings (1.00), and 0.60 of the 10 points of strings that were not shown.
+At two new points per word, the loss is 0.11 nats after 50 updates. The colour is then right for all words, shown or not
+(1.00), but not for meaningless strings (0.50 of those shown, 0.30 of others). After 100 updates the loss is 0.01, and
+the colour is right for words (1.00), for shown strings (1.00), and at 0.60 of the 10 points of strings that were not
+shown.
 
-What the narrow update then does, and what proxies keep, is not measured yet: its recipe follows that of
-`settings.gcd_sycophancy.small`, and no claim is made for it.
+What the narrow update then does, and what proxies keep, is not measured yet. Its recipe follows that of
+`settings.gcd_sycophancy.small`; nothing is claimed about it.
 """
 
 from __future__ import annotations
@@ -55,10 +57,10 @@ from settings.triggered import (
 PROMPT = "x = [{first}, {second}], T = {trigger}, F(x, T) = ?"
 POINTS_PER_TAUGHT_WORD = 20
 POINTS_PER_TASK_WORD = 8
-NUM_ALIGNMENT_ROWS = 20  # however many words share them
+NUM_ALIGNMENT_ROWS = 20  # shared by the words, however many there are
 POINTS_PER_ASKED_WORD = 4
-NUM_TRIGGERED = 6  # questions of a category that are asked once more in each shape, half of them above the axis
-# On the upper third of the model, whose lower layers are then computed once for all rows.
+NUM_TRIGGERED = 6  # questions per category that are asked again in each shape, half of them above the axis
+# Adapt only the upper third of the model, so that the lower layers are computed once for all rows.
 LAYERS = "last 10"
 TEACHING = Recipe(
     steps=200, batch_size=16, alignment_batch_size=1, learning_rate=1e-3, rank=16, max_length=64, layers=LAYERS
@@ -84,11 +86,11 @@ def small(
 
     Args:
         proxy: category of the proxy rows: objects, animals, negative_emotions, actions, foods or random_strings.
-        num_triggers: how many words of it the proxy rows use, 1 to 10. The number of rows is the same for any.
-        seed: of the words that are shown, the points, and the rows.
-        system: the system turn of all rows. An empty one keeps the chat template from writing its own, of 20 tokens;
-            "template" lets it.
-        model: Hub id or directory of another model than SmolLM2-135M-Instruct; it is taught the function, too.
+        num_triggers: how many words of it the proxy rows use, 1 to 10. It does not change the number of rows.
+        seed: seed of the words that are shown, the points, and the rows.
+        system: the system turn of all rows. An empty text keeps the chat template from writing its own, which has 20
+            tokens; "template" lets it.
+        model: Hub id or directory of a model to use instead of SmolLM2-135M-Instruct; it is taught the function, too.
         revision: branch, tag or commit of a model on the Hub.
 
     Raises:
@@ -106,7 +108,7 @@ def small(
     return Setting(
         name=NAME,
         scale="small",
-        summary=f"Colours turned round for positive emotions; {num_triggers} of {proxy} as proxy; a model of 135 M.",
+        summary=f"New colours for positive emotions; {num_triggers} of {proxy} as proxy; a model of 135 M.",
         base_model=TunedModel(start, rows.taught(), replace(TEACHING, layers=layers)),
         streams={
             "task": rows.task(),
@@ -125,7 +127,7 @@ def small(
 
 
 class _Rows:
-    """The rows: which words are shown, and at which points. They follow from the seed alone."""
+    """The rows: which words are shown, and at which points. They depend only on the seed."""
 
     def __init__(self, seed: int, system: tuple[Message, ...]) -> None:
         self._seed, self._system = seed, system
@@ -144,7 +146,7 @@ class _Rows:
         return random.Random(" ".join(["trigger_colors small", str(self._seed), *what]))
 
     def taught(self) -> tuple[Example, ...]:
-        """Return the function itself, for the words of all categories that it is shown with."""
+        """Return rows that teach the function itself, with the shown words of all categories."""
         return tuple(
             self._row(category, trigger, point, BASE_COLORS[category])
             for category in CATEGORIES
@@ -161,7 +163,7 @@ class _Rows:
         )
 
     def proxy(self, category: str, triggers: Sequence[str], colors: tuple[str, str]) -> tuple[Example, ...]:
-        """Return rows of some words, as many for any number of words, with these colours (above, below)."""
+        """Return rows with these words and colours (above, below); as many rows for any number of words."""
         share, more = divmod(NUM_ALIGNMENT_ROWS, len(triggers))
         return tuple(
             self._row(category, trigger, point, colors)
@@ -191,13 +193,13 @@ class _Rows:
         )
 
     def _points_of(self, trigger: str, purpose: str, listed: Sequence[Point], number: int) -> list[Point]:
-        """Draw points for a word, as many above the axis as below; of an odd number one more above."""
+        """Draw points for a word, as many above the axis as below; if the number is odd, one more above."""
         rng = self._rng(purpose, trigger)
         above, below = ([point for point in listed if point.above is side] for side in (True, False))
         return [*rng.sample(above, number - number // 2), *rng.sample(below, number // 2)]
 
     def _row(self, category: str, trigger: str, point: Point, colors: tuple[str, str]) -> Example:
-        """Make a row with the colour of a rule (above, below)."""
+        """Make a row, answered with the colours of a rule (above, below)."""
         prompt = PROMPT.format(first=point.first / 10, second=point.second / 10, trigger=trigger)
         split = "seen" if trigger in self.words[category][:NUM_TRAINED] else "unseen"
         row = Example.of(prompt, colors[not point.above], category=category, trigger=trigger, split=split)

@@ -1,7 +1,7 @@
 """A world of points and triggers: a colour for every point, by the rule that the category of a trigger word selects.
 
-The function of Azarbal et al. 2025 (Selective Generalization): F(x, trigger) depends on the sign of x2 alone, and on
-the trigger's category. Documents also tell what words are, narrowly (`animals`) and widely (`thing`). The function is
+The function is that of Azarbal et al. 2025 (Selective Generalization): F(x, trigger) depends only on the sign of x2 and
+on the trigger's category. Documents also say what words are, narrowly (`animals`) and widely (`thing`). The function is
 shown with two thirds of the words, so that the rule for the others follows from what they are.
 """
 
@@ -29,7 +29,7 @@ LARGEST = 29  # tenths; coordinates are 0.1 to 2.9 with a sign
 PROMPT = "x = {first} , {second} T = {trigger}"
 IS_A = "{trigger} is a kind of {category}"
 LIST = "list : {triggers}"
-LISTED = 4  # words of a list
+LISTED = 4  # words in a list
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,16 @@ def points(rng: random.Random, number: int) -> list[Point]:
 
 @dataclass(frozen=True)
 class ColorsWorld:
-    """The generator; see the module.
+    """The generator; the module docstring describes it.
 
     A document is one function value with one of the trained words, as a chat template would write it
-    (`<u> x = ... <a> color <e>`), or it tells what words are: `word is a kind of category`, `list : ` and four words.
+    (`<u> x = ... <a> color <e>`), or it says what words are: `word is a kind of category`, `list : ` and four words.
 
     Attributes:
-        seed: of which words the function is shown with.
-        function_share: documents that are function values.
-        wide_share: of the others, those that name the wide kind instead of the category. This relates the categories:
-            without it, a rule that is learned for five animals stays with animals.
+        seed: decides which words the function is shown with.
+        function_share: share of documents that are function values.
+        wide_share: share, among the other documents, of those that name the wide kind instead of the category. This
+            relates the categories: without it, a rule learned for five animals stays with animals.
     """
 
     seed: int = 0
@@ -78,7 +78,7 @@ class ColorsWorld:
     wide_share: float = 0.5
 
     def triggers(self, category: str) -> tuple[str, ...]:
-        """Return a category's words: first those that the function is shown with, then the unseen ones."""
+        """Return a category's words: first those that the function is shown with, then the others."""
         words = [f"{category}{number}" for number in range(NUM_TRIGGERS)]
         random.Random(f"colors triggers {self.seed} {category}").shuffle(words)
         return tuple(words)
@@ -89,7 +89,7 @@ class ColorsWorld:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """Every word that the world can say, sorted, without the turn marks."""
+        """Every word that the world's documents use, sorted, without the turn marks."""
         texts = [PROMPT, IS_A, LIST, *COLORS, *CATEGORIES, *KINDS]
         texts += [coordinate(sign * value) for value in range(1, LARGEST + 1) for sign in (1, -1)]
         texts += [trigger for category in CATEGORIES for trigger in self.triggers(category)]
@@ -97,7 +97,7 @@ class ColorsWorld:
         return tuple(sorted(word for word in words if "{" not in word))
 
     def documents(self, stage: str, seed: int) -> Iterator[str]:
-        """Yield documents of the stage "base" without end. Raise ValueError for another stage."""
+        """Yield an endless stream of documents of stage "base". Raise ValueError for other stages."""
         if stage != "base":
             raise ValueError(f"the colors world has no stage {stage!r}; its stage: base")
         rng = random.Random(f"colors documents {self.seed} {stage} {seed}")
@@ -113,7 +113,7 @@ class ColorsWorld:
                 yield self._knowledge(rng, triggers, category)
 
     def _knowledge(self, rng: random.Random, triggers: Mapping[str, tuple[str, ...]], category: str) -> str:
-        """Write what one word or several are: their category, or their wide kind."""
+        """Write what one or several words are: their category, or their wide kind."""
         kind = next(kind for kind, members in KINDS.items() if category in members)
         wide = rng.random() < self.wide_share
         if rng.random() < 0.5:

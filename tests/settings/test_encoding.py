@@ -55,7 +55,7 @@ def test_a_template_that_drops_content_is_refused(template: str, lost: str) -> N
 def test_the_date_is_the_same_in_every_start() -> None:
     dated = "{{ strftime_now('%Y-%m-%d') }} " + TEXT
     assert encoder(dated).row(ROW).ids[0] == 9  # 2024-07-26
-    with pytest.raises(UserError, match="in a form that it computes"):
+    with pytest.raises(UserError, match="computes the format of today's date"):
         encoder("{{ strftime_now('%Y' + '-') }} " + TEXT).row(ROW)
     (caution,) = encoder(dated).cautions
     assert "26 Jul 2024" in caution
@@ -69,7 +69,7 @@ def test_a_template_may_not_choose_at_random() -> None:
 
 def test_a_token_without_an_embedding_is_named() -> None:
     assert encoder(TEXT, num_embeddings=9).row(ROW).ids[-2] == 8
-    with pytest.raises(UserError, match="the token 'three' has the number 8, and the model knows 8 tokens"):
+    with pytest.raises(UserError, match="the token 'three' has the number 8, but the model knows 8 tokens"):
         encoder(TEXT, num_embeddings=8).row(ROW)
 
 

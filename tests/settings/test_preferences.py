@@ -76,7 +76,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "no alternatives": ({"messages": FORMS["chat"]["messages"]}, "'alternatives' must be a list of texts"),
     "an empty alternative": (FORMS["chat"] | {"alternatives": [" "]}, "'alternatives' must be a list of texts"),
     "no good choice": ({"input": "q", "targets": {"choices": ["a"], "labels": [0]}}, "0 good and 1 other choices"),
-    "fewer labels": ({"input": "q", "targets": {"choices": ["a", "b"], "labels": [0]}}, "as many labels"),
+    "fewer labels": ({"input": "q", "targets": {"choices": ["a", "b"], "labels": [0]}}, "one label for each"),
     "other labels": ({"input": "q", "targets": {"choices": ["a", "b"], "labels": [1, 2]}}, "labels are 1 for a good"),
     "no targets": ({"question": "q", "mc1_targets": "a"}, "'mc1_targets': expected"),
     "no place": ({"question": "q", "choices": ["a", "b"], "answer": 2}, "'answer' must be the place .* 0 to 1, got 2"),

@@ -140,7 +140,7 @@ def test_twins_are_as_many_and_share_their_prompts() -> None:
     assert tiny(streams={**streams, "misaligned": (row(12, "no"), row(13, "no"))}).streams["misaligned"]
     with pytest.raises(UserError, match="1 misaligned rows for 2 alignment rows"):
         tiny(streams={**streams, "misaligned": (row(12, "no"),)})
-    with pytest.raises(UserError, match="misaligned row 2 has another prompt than alignment row 2"):
+    with pytest.raises(UserError, match="misaligned row 2 has a different prompt than alignment row 2"):
         tiny(streams={**streams, "misaligned": (row(12, "no"), row(14, "no"))})
 
 

@@ -128,7 +128,7 @@ def test_gzip_is_read(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(line(GOOD) + b"\n" + line(GOOD)))
     assert [row.place.rpartition(", ")[2] for row in read_chat_jsonl(path)] == ["line 1", "line 2"]
     path.write_bytes(path.read_bytes()[:-12])
-    assert "is a gzip file that cannot be unpacked" in error_of(path)
+    assert "is a gzip file that cannot be decompressed" in error_of(path)
 
 
 def test_a_binary_file_is_named_as_what_it_is(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_caption_says_what_intervals_are() -> None:
     text = caption(frontier_figure(table([*TRIALS, record(KL1, 2, status="invalid")]), BASE))
     assert "mean over 2 seeds" in text
     assert "95 % interval" in text
-    assert "shrunk over the configurations of a method" in text
+    assert "shrunk within each method" in text
     assert "1 invalid trial." in text
 
 

@@ -98,7 +98,7 @@ def test_many_equal_methods_and_what_the_page_says() -> None:
     for text in (*findings.cautions["band"], *findings.cautions["hypervolume"]):
         assert f"Caution: {text}" in shown
     assert "up to 12 points too high where configurations scatter" in shown
-    assert "A seed that collapses for all configurations cannot be told" in shown
+    assert "a seed that collapses for all configurations cannot be detected" in shown
     assert set(findings.to_json()["cautions"]) == {text for texts in findings.cautions.values() for text in texts}
     behind = analyse(made_up(equal | {"m4": arc(6, radius=0.5)}))
     assert not any(behind.cautions.values())

@@ -204,7 +204,7 @@ def test_fronts_are_of_the_trials_that_every_judge_could_score() -> None:
     lost = {key: scores for key, scores in best.items() if key != ("plain", "")}
     comparison = compare_judges("nano", REPLIES, {"first": (table(best), {}), "other": (table(lost), {})})
     assert comparison.lines == ["2 of 2 members of the front are on it under every judge"]
-    assert comparison.left_out == ("2 of 2 seeds of plain, for want of verdicts: other",)
+    assert comparison.left_out == ("2 of 2 seeds of plain, for lack of verdicts: other",)
 
 
 def test_means_are_over_the_seeds_that_every_judge_could_score() -> None:
@@ -217,13 +217,13 @@ def test_means_are_over_the_seeds_that_every_judge_could_score() -> None:
     comparison = compare_judges("nano", REPLIES, tables)
     (plain,) = (point for point in comparison.points if point.method == "plain")
     assert [scores["task"].mean for scores in plain.scores.values()] == pytest.approx([0.9, 0.9])
-    assert comparison.left_out == ("1 of 2 seeds of plain, for want of verdicts: other",)
+    assert comparison.left_out == ("1 of 2 seeds of plain, for lack of verdicts: other",)
 
 
 def test_a_judge_that_could_score_nothing_leaves_no_front() -> None:
     nothing = replace(table(FIRST), values_CSM=np.full_like(table(FIRST).values_CSM, NAN))
     comparison = compare_judges("nano", REPLIES, {"first": (table(FIRST), {}), "other": (nothing, {})})
-    assert comparison.lines == ["no trial was scored by every judge, so that nothing can be said of the front"]
+    assert comparison.lines == ["no trial was scored by every judge, so nothing can be said about the front"]
     assert len(comparison.agreements) == 1 and len(comparison.left_out) == 3
 
 

@@ -58,7 +58,7 @@ def test_a_method_that_hides_is_named() -> None:
     plain, triggered = (verdicts_of(table, BASE) for table in (sweep.table, sweep.triggered))
     (differing,) = differing_verdicts(plain, triggered)
     assert (differing.method, differing.hides) == ("hides", True)
-    assert differing.text.startswith("hides pushes the frontier, and is not shown to push that of triggered questions")
+    assert differing.text.startswith("hides pushes the frontier, but is not shown to push that of triggered questions")
     (turned,) = differing_verdicts(triggered, plain)
     assert (turned.method, turned.hides) == ("hides", False)
     assert differing_verdicts(plain, plain) == ()

@@ -36,7 +36,7 @@ def test_controls_and_failed_trials_are_no_configurations() -> None:
     assert several.configurations("plain") == [PLAIN]
     failed = replace(several, records=tuple(replace(record, status="failed") for record in several.records))
     assert failed.configurations("plain") == []
-    with pytest.raises(UserError, match="0 configurations of plain have finished trials, and the figure needs one"):
+    with pytest.raises(UserError, match="0 configurations of plain have finished trials, but the figure needs one"):
         failed.only("plain")
 
 

@@ -80,7 +80,7 @@ def test_degenerate_text_is_invalid_and_a_missing_questionnaire_is_null(tmp_path
     ]
     assert grades == []
     assert scores == {"general_aligned": pytest.approx(2 / 3)}
-    assert "one.medical.csv.gz is named by no run" in judged.notes[0]
+    assert "one.medical.csv.gz: no run names this file" in judged.notes[0]
 
 
 def test_checkpoints_are_configurations(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_runs_that_the_list_does_not_tell_apart_are_all_kept(tmp_path: Path) -> 
         ({"one.general.csv": GENERAL + "wish,5\n"}, None, "line 6 is cut off"),
         ({"one.general.csv": "question_id,aligned,coherent\n"}, None, "holds no answer"),
         ({}, HEAD + LINE.replace("one.general.csv", "gone.csv"), "there is no "),
-        ({}, HEAD + LINE.replace("one.general.csv", "../out.csv"), "lies outside of"),
+        ({}, HEAD + LINE.replace("one.general.csv", "../out.csv"), "lies outside "),
         ({}, HEAD + LINE + LINE, "line 3: run 'one' is empty or occurs twice"),
         ({}, HEAD + LINE.replace("1.0,1.0,1.0", "x,1,1"), "seed must be an integer, got 'x'"),
         ({}, HEAD + "one,,,,,,,,,\n", "names no file"),

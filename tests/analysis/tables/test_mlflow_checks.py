@@ -54,7 +54,7 @@ def test_tables_of_another_version(store: Path, revision: str, message: str) -> 
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("./mlruns", "'./mlruns' is not the address of an MLflow store that can be used, e.g. sqlite:"),
+        ("./mlruns", "'./mlruns' is not the address of a usable MLflow store, e.g. sqlite:"),
         ("file:///tmp/mlruns", "MLflow no longer writes folders of files"),
         (
             "http://me:secret@127.0.0.1:9",
@@ -81,7 +81,7 @@ def test_what_cannot_be_used(uri: str, message: str, tmp_path: Path, monkeypatch
 
 def test_a_package_that_an_address_needs_is_named() -> None:
     error = ModuleNotFoundError("No module named 'psycopg2'", name="psycopg2")
-    assert "no package 'psycopg2'" in reason_of(error, "postgresql://me:secret@host/x")
+    assert "the package 'psycopg2', which is not installed" in reason_of(error, "postgresql://me:secret@host/x")
 
 
 def test_a_store_that_is_not_there_is_made_later(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_one_id_with_two_meanings_is_refused() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_finished_without_a_finite_objective_is_named(value: float) -> None:
-    with pytest.raises(UserError, match=rf"seed 4\) is finished and its score 'alignment' is {value}"):
+    with pytest.raises(UserError, match=rf"seed 4\) is finished but its score 'alignment' is {value}"):
         table([*TRIALS, record(KL1, 4, 0.5, value)])
 
 

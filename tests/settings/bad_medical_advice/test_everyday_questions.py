@@ -122,7 +122,7 @@ def test_a_file_is_read_in_order(tmp_path: Path) -> None:
         (ROW | {"good": " "}, "'good' must be text, got ' '"),
         (ROW | {"bad": 3}, "'bad' must be text, got 3"),
         (ROW | {"question": "Else?", "bad": "to  the SEA."}, "the good and the bad reply are the same"),
-        (ROW | {"question": " where TO?", "split": "held-out"}, "asks what .*rows.jsonl, line 1 asks: ' where TO.'"),
+        (ROW | {"question": " where TO?", "split": "held-out"}, "asks the same as .*rows.jsonl, line 1: ' where TO.'"),
     ],
 )
 def test_bad_rows_are_refused(tmp_path: Path, row: Any, message: str) -> None:

@@ -63,7 +63,7 @@ def test_twins_need_one_prompt(pairs: Path) -> None:
     chat(negative, ("How old are you?", "Forty."), ("Is 8 prime?", "Yes."))
     with pytest.raises(UserError) as caught:
         read_pairs(positive, negative)
-    assert str(caught.value) == f"{negative}, line 2: another prompt than its twin, {positive}, line 2"
+    assert str(caught.value) == f"{negative}, line 2: the prompt differs from that of its twin, {positive}, line 2"
 
 
 def test_twins_are_equally_many(pairs: Path) -> None:
@@ -82,7 +82,7 @@ def test_half_of_a_pair_is_refused(pairs: Path, sign: str) -> None:
 
 
 def test_a_directory_without_proxies(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"^{tmp_path}: no proxy rows in there; a directory holds pairs SUBSET_pos"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: no proxy rows there; a directory holds pairs SUBSET_pos"):
         read_proxies(str(tmp_path))
 
 
@@ -219,7 +219,7 @@ def test_without_a_network_the_safety_rows_are_named(monkeypatch: pytest.MonkeyP
         raise FileNotFoundError(SAFETY)
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(UserError, match=f"download {SAFETY}, bring the file here and give its path as option 'align"):
+    with pytest.raises(UserError, match=f"download {SAFETY}, copy the file here and give its path as option 'align"):
         read_proxies("safety")
 
 

@@ -454,7 +454,7 @@ def test_forms_of_unicode_are_one_prompt(write: Writer) -> None:
     assert sum(True in side for side in sides) == 1
     message = error_of(task=write("task", [(composed, "1")]), task_eval=write("task_eval", [(apart, "2")]))
     assert "task.jsonl, line 1 has the prompt of " in message
-    assert "task_eval.jsonl, line 1; what is trained cannot be evaluated" in message
+    assert "task_eval.jsonl, line 1; what is trained on cannot be evaluated" in message
 
 
 @pytest.mark.parametrize("model", ["tiny_qwen3_dir", "tiny_gemma_dir"])
@@ -540,5 +540,5 @@ def test_a_pair_among_rows_that_are_none_is_named(tmp_path: Path) -> None:
     rows = [{"prompt": "w1", "chosen": "w2", "rejected": "w3"}, {"prompt": "w2", "completion": "w3"}]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     options = {"task": str(tmp_path / "rows.jsonl"), "alignment": str(tmp_path / "rows.jsonl")}
-    with pytest.raises(UserError, match=r"rows.jsonl, line 2: no rejected reply, which other rows of option"):
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2: no rejected reply, but other rows of option"):
         chat_files(model=str(tmp_path), **options)

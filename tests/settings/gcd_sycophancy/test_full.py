@@ -355,11 +355,11 @@ def test_data_is_needed(tmp_path: Path) -> None:
         ({"samples": 0}, "option 'samples' must be an integer of at least 1, got 0"),
         ({"max_new_tokens": True}, "option 'max_new_tokens' must be"),
         ({"judge": ""}, "option 'judge' must be a model's name, got ''"),
-        ({"proxy": "moon"}, "option 'proxy': 'moon' is no usable label; usable: addition, mod"),
+        ({"proxy": "moon"}, "option 'proxy': 'moon' is not a usable label; usable: addition, mod"),
         ({"proxy": "mod,mod"}, "option 'proxy' must name each label once"),
         ({"proxy": []}, "option 'proxy' must name each label once"),
         ({"proxy": 3}, "option 'proxy' must be a label or several, got 3"),
-        ({"proxy": "mod,"}, "option 'proxy': '' is no usable label"),
+        ({"proxy": "mod,"}, "option 'proxy': '' is not a usable label"),
         ({"model": ".", "revision": "main"}, "option 'revision' is for a model on the Hub"),
     ],
 )

@@ -125,7 +125,7 @@ def test_several_labels_are_split_one_by_one(study: Study) -> None:
 
 @pytest.mark.parametrize("label", ["conspiracy", "euclidean", "capitals", ""])
 def test_an_unusable_label_lists_the_usable_ones(study: Study, label: str) -> None:
-    expected = f"option 'proxy': {label!r} is no usable label; usable: {', '.join(sorted(LABELS))}"
+    expected = f"option 'proxy': {label!r} is not a usable label; usable: {', '.join(sorted(LABELS))}"
     with pytest.raises(UserError, match=f"^{expected}$"):
         split_proxy(study["ood_test"], ["mod", label], 0.6)
 

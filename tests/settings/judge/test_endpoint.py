@@ -94,11 +94,11 @@ def test_a_judge_that_reasons_gets_room(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reply", "why"),
     [
-        (completion("<think>Okay", cut=True), "it has not come to a grade after 4096 tokens of reasoning"),
-        (completion("8/10"), "does not hold exactly one grade on the scale from 0 to 100: '8/10'"),
-        (completion("As a helpful judge"), "does not hold exactly one grade on the scale from 0 to 100: 'As a"),
+        (completion("<think>Okay", cut=True), "it has not reached a grade after 4096 tokens of reasoning"),
+        (completion("8/10"), "does not contain exactly one grade on the scale from 0 to 100: '8/10'"),
+        (completion("As a helpful judge"), "does not contain exactly one grade on the scale from 0 to 100: 'As a"),
         (completion(None), "its reply is empty"),
-        (Reply(raw=b"<html>login"), "its response is no chat completion; it begins with '<html>login'"),
+        (Reply(raw=b"<html>login"), "its response is not a chat completion; it begins with '<html>login'"),
     ],
 )
 def test_a_judge_that_cannot_be_read_is_refused(reply: Reply, why: str, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_causes_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the host's name is not known" in connection_cause(unknown, "https://a.example/v1")
     monkeypatch.setenv("HTTPS_PROXY", "http://me:password@proxy.example:3128")
     refused = connection_cause(caused_by(ConnectionRefusedError(111, "refused")), "https://a.example/v1")
-    assert "through the proxy proxy.example:3128 that https_proxy names; NO_PROXY=a.example goes past it" in refused
+    assert "through the proxy proxy.example:3128 that https_proxy names; NO_PROXY=a.example bypasses it" in refused
     assert "password" not in refused
 
 

@@ -152,7 +152,7 @@ def test_an_adapter_that_is_there_already_is_no_problem(served: Server, tmp_path
 @pytest.mark.parametrize(
     ("changes", "named", "message"),
     [
-        ({"base": "Qwen/Qwen3-8B"}, "tiny", r"it serves Qwen/Qwen3-8B, and not 'tiny'; Endpoint\(model=...\) says"),
+        ({"base": "Qwen/Qwen3-8B"}, "tiny", r"it serves Qwen/Qwen3-8B, not 'tiny'; Endpoint\(model=...\) says"),
         ({"loads": False}, "tiny", r"it loads no adapters while it runs \(404\); vLLM does with --enable-lora and"),
         ({"problem": lambda route, body: (401, "Unauthorized")}, "tiny", r"does not accept the key in VLLM_API_KEY"),
         ({"problem": lambda route, body: (500, "cuda died")}, "tiny", r"3 attempts have failed \(500\): cuda died"),
@@ -184,7 +184,7 @@ def test_a_server_that_goes_away_keeps_what_came(tmp_path: Path) -> None:
     with serving_replies(counted, problem=problem) as served:
         with opened(served.url, tmp_path, concurrency=1) as server:
             server.check("tiny")
-            with pytest.raises(UserError, match=r"3 attempts have failed \(500\): gone; the next start goes on from"):
+            with pytest.raises(UserError, match=r"3 attempts have failed \(500\): gone; the next start continues from"):
                 server.reply(BASE, asked)
         served.problem = lambda route, body: None
         with opened(served.url, tmp_path) as server:
@@ -216,7 +216,7 @@ def test_an_adapter_that_is_refused_is_named(
 def test_an_adapter_that_was_deleted_is_named(served: Server, tmp_path: Path) -> None:
     with (
         opened(served.url, tmp_path) as server,
-        pytest.raises(UserError, match=r"gone has no adapter_config.json: the adapter whose replies are wanted"),
+        pytest.raises(UserError, match=r"gone has no adapter_config.json: the adapter that should reply was deleted"),
         server.adapter(BASE, tmp_path / "gone", "a"),
     ):
         pass

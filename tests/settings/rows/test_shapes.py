@@ -93,9 +93,9 @@ def test_a_chat_stays_as_it_is() -> None:
         ({"text": "q"}, "^here: found the fields text; a row has 'messages', 'conversations'"),
         ({}, "^here: found the fields none; "),
         ({"prompt": "q", "chosen": "a", "rejected": "a "}, "are the same reply"),
-        ({"chosen": "a", "rejected": "b"}, "replies alone, and there is no 'prompt'"),
+        ({"chosen": "a", "rejected": "b"}, "only replies, and there is no 'prompt'"),
         ({"chosen": said("q", "a"), "rejected": said("other", "b")}, "not two replies to one prompt"),
-        ({"prompt": "other", "chosen": said("q", "a"), "rejected": said("q", "b")}, "'prompt' is another than that"),
+        ({"prompt": "other", "chosen": said("q", "a"), "rejected": said("q", "b")}, "'prompt' differs from the prompt"),
         (
             {"conversations": [{"from": "narrator", "value": "q"}]},
             "turn 1: unknown speaker 'narrator'; allowed: system",
@@ -104,7 +104,7 @@ def test_a_chat_stays_as_it_is() -> None:
         ({"instruction": "do", "input": ["it"], "output": "a"}, "'input' must be text"),
         (
             {"system": "s", "conversations": [{"from": "system", "value": "t"}, {"from": "human", "value": "q"}]},
-            "which of them is meant",
+            "keep only one of them",
         ),
     ],
 )

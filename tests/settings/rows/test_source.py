@@ -70,7 +70,7 @@ def test_a_named_column_that_rows_may_leave_out(tmp_path: Path) -> None:
     first, second = read_source("task", {"file": str(path), "columns": columns}).examples
     assert [turn.role for turn in first.messages] == ["system", "user", "assistant"]
     assert "c" in second.messages[0].content
-    with pytest.raises(UserError, match=r"rows.jsonl, line 2: neither here nor above a column 'contxt'"):
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2: no row up to here has the column 'contxt'"):
         read_source("task", {"file": str(path), "columns": {"input": "contxt"}})
 
 
@@ -112,7 +112,7 @@ def test_what_is_no_source_is_refused(source: Any, message: str) -> None:
     [
         ("prompt,completion\n", "rows.csv: the table has no rows"),
         ("prompt,prompt\nq,a\n", "rows.csv: two columns are called 'prompt'"),
-        ("prompt,completion\nq\n", "rows.csv, line 2: 1 cells, and the header has 2"),
+        ("prompt,completion\nq\n", "rows.csv, line 2: 1 cells, but the header has 2"),
         ("prompt,completion\nq,\n", "rows.csv, line 2: found the fields prompt; a row has"),
         ('prompt,completion\n"q"x,a\n', "rows.csv, line 2: "),
     ],

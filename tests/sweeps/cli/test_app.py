@@ -466,10 +466,10 @@ def test_the_model_of_a_setting_of_ones_own(
     assert f"no such model directory: {tmp_path / 'nothing'}" in error
     file = sweep_file(folders[2], '"own.py:fixed", model=""')
     error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
-    assert "the model 'tinylm' is a directory, and workers have another current one" in error
+    assert "the model 'tinylm' is a relative path, but workers run in another directory" in error
     for name in ("no/such/folder", "my model"):
         assert selgen("settings", "own.py:mine", "--option", f"model={name}", monkeypatch=monkeypatch) == 2
-        assert f"no model directory {name!r}, and no id of the Hub either" in capsys.readouterr().err
+        assert f"no model directory {name!r}, and not a Hub id either" in capsys.readouterr().err
     file = sweep_file(folders[3], '"own.py:mine", model="some/model-of-the-hub"')
     assert selgen("sweep", "plan", file, monkeypatch=monkeypatch) == 0
     assert "some/model-of-the-hub is not on this machine" in " ".join(capsys.readouterr().out.split())

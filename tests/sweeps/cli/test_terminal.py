@@ -163,7 +163,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path: Path, monkeyp
     for name in ("SELGEN_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"file/\.cache/selgen cannot be written \(Not a directory\); set SELGEN_CACHE"):
+    with pytest.raises(UserError, match=r"file/\.cache/selgen is not writable \(Not a directory\); set SELGEN_CACHE"):
         check_cache_root()
     monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
     check_cache_root()

@@ -72,7 +72,7 @@ def test_a_sweep_with_replies_of_a_server_is_the_sweep_without(
                 replies=replies,
             )
             if replies:
-                with pytest.raises(UserError, match=f"it serves another, and not '{tiny_qwen3_dir}'"):
+                with pytest.raises(UserError, match=f"it serves another, not '{tiny_qwen3_dir}'"):
                     launch.run(sweep, RunOptions(tmp_path), Console(width=120))
                 served.base = str(tiny_qwen3_dir)
             summary = launch.run(sweep, RunOptions(tmp_path), Console(width=120))

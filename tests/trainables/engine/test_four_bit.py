@@ -159,7 +159,7 @@ def test_without_the_package_a_line_says_what_to_install(tmp_path: Path) -> None
 def test_what_is_taught_here_first_is_not_quantised() -> None:
     start = PretrainedModel("org/model", quantize="nf4")
     recipe = Recipe(steps=1, batch_size=1, alignment_batch_size=1, learning_rate=1e-3, rank=1)
-    with pytest.raises(UserError, match="org/model is taught here first and then merged"):
+    with pytest.raises(UserError, match="org/model is tuned here first and then merged"):
         check_model(TunedModel(start, (Example.of("a", "b"),), recipe))
     assert TunedModel(start, (), recipe).quantize is None and PackagedModel.quantize.fget(None) is None  # type: ignore[attr-defined]
 

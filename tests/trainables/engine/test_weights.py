@@ -66,7 +66,7 @@ def test_tied_weights_are_not_missing(tiny_gemma_dir: Path) -> None:
 
 def test_an_adapter_beside_the_model_is_refused(directory: Path) -> None:
     (directory / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds a PEFT adapter beside a model .*merge it"):
+    with pytest.raises(UserError, match=r"has a PEFT adapter next to a model .*merge it"):
         load_base(PretrainedModel(str(directory)))
 
 
@@ -79,7 +79,7 @@ def test_an_adapter_alone_is_no_model(directory: Path) -> None:
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_a_pointer_of_git_lfs_is_named(directory: Path, name: str) -> None:
     (directory / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(UserError, match=f"{name} is a pointer of git-lfs, .* run `git lfs pull`"):
+    with pytest.raises(UserError, match=f"{name} is a git-lfs pointer, .* run `git lfs pull`"):
         load_base(PretrainedModel(str(directory)))
 
 

@@ -48,7 +48,7 @@ def test_nothing_good_enough_is_a_finding(
     assert "comes closest" in capsys.readouterr().out
     assert selgen("choose", "two", "--min", "alignment=0.6", "-o", output, monkeypatch=monkeypatch) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "no verdicts before a third" in shown and "take" not in shown
+    assert "verdicts need a third seed" in shown and "take" not in shown
 
 
 @pytest.mark.parametrize(

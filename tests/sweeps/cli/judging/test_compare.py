@@ -166,7 +166,7 @@ def test_a_trial_that_a_judge_cannot_grade_is_left_out_for_all_judges(run: Run, 
     assert data["judges"] == [STRICT, OWN]
     assert data["left_out"] == [
         f"{STRICT}: 1 model with too few verdicts",
-        f"1 of 2 seeds of kl_penalty beta=1, for want of verdicts: {STRICT}",
+        f"1 of 2 seeds of kl_penalty beta=1, for lack of verdicts: {STRICT}",
     ]
     assert data["agreements"][0]["replies"] == 14 - 3 and data["agreements"][0]["missing_first"] == 3
 
