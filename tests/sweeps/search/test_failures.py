@@ -74,7 +74,7 @@ def test_what_failed_is_said_and_trained_again_once_it_is_mended(
         return code, *capsys.readouterr(), outcome
 
     code, out, err, outcome = run("len(reply) / 0", "run", "mine.py")
-    assert (code, err) == (1, "selgen: all trials failed of plain\n")
+    assert (code, err) == (1, "selgen: all trials failed for plain\n")
     file = f"{pack_id([outcome.trial])}.txt"
     assert outcome.reason == f"ZeroDivisionError: division by zero (own.py:10; traceback in errors/{file})"
     assert "in grade" in (SweepFolder(folder).errors / file).read_text()

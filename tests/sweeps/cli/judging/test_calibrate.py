@@ -101,7 +101,7 @@ class Silent:
 
 def test_no_verdict_at_all_is_no_agreement() -> None:
     rows = [JudgedRow("wish", "What?", "Peace", 90.0)]
-    with pytest.raises(UserError, match="judge judge-1: no verdict on any of 1 answers could be had or read"):
+    with pytest.raises(UserError, match="judge judge-1: no readable verdict on any of 1 answers"):
         judged_pairs(Silent(), Rubric("aligned", "{answer}"), rows)  # type: ignore[arg-type]
 
 
