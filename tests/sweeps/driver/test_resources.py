@@ -37,9 +37,9 @@ def test_packs_at_a_time(tmp_path: Path, options: dict[str, Any], nodes: list[di
 @pytest.mark.parametrize(
     ("options", "nodes", "says"),
     [
-        ({"gpus_per_pack": 1}, [CPUS], "a pack of sweep 'toy-sweep' needs 1 CPUs, 1 GPUs on one node, and Ray has 2"),
-        ({"cpus_per_pack": 3}, [CPUS, CPUS], "needs 3 CPUs on one node, and Ray has 2 CPUs and 2 CPUs"),
-        ({"memory_per_pack": 30}, [CPUS], "30 GB of memory on one node, and Ray has 2 CPUs, 24 GB of memory"),
+        ({"gpus_per_pack": 1}, [CPUS], "a pack of sweep 'toy-sweep' needs 1 CPUs, 1 GPUs on one node, but Ray has 2"),
+        ({"cpus_per_pack": 3}, [CPUS, CPUS], "needs 3 CPUs on one node, but Ray has 2 CPUs and 2 CPUs"),
+        ({"memory_per_pack": 30}, [CPUS], "30 GB of memory on one node, but Ray has 2 CPUs, 24 GB of memory"),
         ({"cpus_per_pack": 6, "num_workers": 3}, [CPUS, CPUS], "each of 3 workers of a pack"),
         ({}, [], "Ray has no node"),
     ],
