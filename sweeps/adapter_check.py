@@ -65,4 +65,4 @@ def _same(first: TrialConfig, second: TrialConfig) -> str:
         differ = [name for name in texts if getattr(first.adapter, name) != getattr(second.adapter, name)]
         return " ".join(f"{name}={texts[name]!r}" for name in differ)
 
-    return f"{first.method.title}: {words(first)} and {words(second)} are one adapter of this model, which is trained twice"
+    return f"{first.method.title}: {words(first)} and {words(second)} are one adapter of this model, trained twice"

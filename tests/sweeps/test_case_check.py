@@ -249,10 +249,9 @@ def test_one_adapter_under_two_names_is_said(nano: bool, tmp_path: Path) -> None
         grid("mixed", layers=["all", "last 1"], rank=[2, 4]),
     ]
     assert checked(with_methods(tmp_path, *spaces, nano=nano)) == (
-        f"plain: layers='last 2' and layers='{two}' are one adapter of this model, which is trained twice",
-        f"kl_penalty: layers='all' and layers='{everything}' are one adapter of this model, which is trained twice",
-        "upweighted: targets='q_proj+v_proj' and targets='v_proj+q_proj' are one adapter of this model, which is"
-        " trained twice",
+        f"plain: layers='last 2' and layers='{two}' are one adapter of this model, trained twice",
+        f"kl_penalty: layers='all' and layers='{everything}' are one adapter of this model, trained twice",
+        "upweighted: targets='q_proj+v_proj' and targets='v_proj+q_proj' are one adapter of this model, trained twice",
     )
 
 
