@@ -91,7 +91,7 @@ def test_a_worker_has_its_part(tmp_path: Path) -> None:
     [
         ({"gpus_per_pack": 3, "num_workers": 2}, "gpus_per_pack must be a multiple of num_workers=2"),
         ({"num_workers": 0}, "num_workers must be an integer of at least 1"),
-        ({"shard_base": True}, "shard_base shares the base model out over workers; num_workers is 1"),
+        ({"shard_base": True}, "shard_base distributes the base model over workers, but num_workers is 1"),
         ({"memory_per_pack": -1}, "memory_per_pack must be a number of at least 0"),
         ({"gradient_checkpointing": 1}, "gradient_checkpointing must be true or false"),
     ],
