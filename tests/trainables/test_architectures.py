@@ -186,7 +186,7 @@ def test_quantised_weights_are_refused() -> None:
         target_names(model, AdapterConfig())
     noted = architecture("llama", torch.float32)
     noted.is_quantized = True
-    with pytest.raises(UserError, match=r"has quantised weights .* take the model that it was quantised from"):
+    with pytest.raises(UserError, match=r"has quantised weights .* use the model that it was quantised from"):
         target_names(noted, AdapterConfig())
 
 
