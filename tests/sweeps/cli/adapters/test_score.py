@@ -108,7 +108,7 @@ def test_a_score_is_drawn_into_the_sweep(
         ("rank_pattern", {"q_proj": 4}, "rank_pattern is"),
         ("peft_type", "IA3", "peft_type is 'IA3'"),
         ("init_lora_weights", "pissa", "init_lora_weights is 'pissa', which changes"),
-        ("r", 7, "and the rank r is 7"),
+        ("r", 7, "but the rank r is 7"),
     ],
 )
 def test_what_a_pack_cannot_hold_is_refused_by_its_field(
