@@ -269,7 +269,7 @@ def test_axes_of_adapter_and_batches(tmp_path: Path) -> None:
 
 
 def test_layers_beyond_the_model_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'layers' is 'last 9', and the model has"):
+    with pytest.raises(UserError, match="'layers' is 'last 9', but the model has"):
         Sweep("deep", (setting("bad_medical_advice", scale="nano"),), (vary("plain", layers="last 9"),)).check()
 
 
