@@ -53,8 +53,8 @@ class Budget(Declaration, within="budget"):
             until it ends, summed over packs (one that waits for a free slot counts); core hours by `cpus_per_pack`
             where packs occupy no GPU. Starting a worker, and loading and scoring the base model, count; preparing the
             base model before workers start does not.
-        tokens: of training, as the table of `selgen sweep plan` lists them, with those of the frozen reference. Only
-            trials that ended with a result count, since what a crash took is not known.
+        tokens: training tokens, as in the table of `selgen sweep plan`, with those of the frozen reference. Only trials
+            that ended with a result count, since what a crash took is not known.
         dollars: what judges charge, and `dollars_per_gpu_hour` for each GPU hour.
         dollars_per_gpu_hour: the price of one GPU for an hour; None means free.
     """

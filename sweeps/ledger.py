@@ -351,7 +351,7 @@ class Ledger:
 
 
 def _lock_of(folder: Path) -> int:
-    """Lock the folder's ledger for this process alone, until the returned file is closed or the process ends."""
+    """Lock the folder's ledger for only this process, until the returned file is closed or the process ends."""
     path = SweepFolder(folder).lock
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ class Account:
         """Take in one event. Raise KeyError, TypeError.
 
         Args:
-            trial_id: of the event's outcome.
+            trial_id: id of the trial of the event's outcome.
             generated: ids of the trials whose replies are stored: a retry does not train them again.
         """
         kind = event["event"]

@@ -33,7 +33,7 @@ class SweepHandle:
     """A sweep in an output folder, running or not. In a notebook's cell it shows its progress and its frontier.
 
     Attributes:
-        name: of the sweep.
+        name: name of the sweep.
         output: root of all sweeps' folders and of the MLflow store.
         declared: file that declares the sweep, if it has not started yet.
     """
@@ -51,7 +51,7 @@ class SweepHandle:
 
     @property
     def is_running(self) -> bool:
-        """Whether a process runs the sweep at the moment."""
+        """Whether a process is running the sweep now."""
         return self.state["running"] is not None
 
     def results(self, setting: str | None = None) -> SweepResults:
@@ -120,8 +120,8 @@ def run(
     Args:
         sweep: a `Sweep`, a name (of the catalog or of a sweep that ran), or a file that declares one.
         output: root of all sweeps' folders and of the MLflow store.
-        tracking_uri: of MLflow; None is SQLite under `output`.
-        address: of a Ray cluster; None starts a local one.
+        tracking_uri: URI of MLflow; None is SQLite under `output`.
+        address: address of a Ray cluster; None starts a local one.
         retry_failed: train failed trials again.
         every: seconds between two updates of the cell.
 

@@ -330,7 +330,7 @@ class ActivityFile:
     Args:
         path: path of the file.
         trials: ids of the pack's members.
-        clock: in seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, path: Path, trials: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:

@@ -51,7 +51,7 @@ class Driver:
 
     Args:
         ledger: an open ledger; nothing in it is run again.
-        folder: of the sweep.
+        folder: the sweep's folder.
         tracker: not started yet.
 
     Attributes:
@@ -83,7 +83,7 @@ class Driver:
         """Train what is left, and publish the frontier. Return its files.
 
         Args:
-            address: of a Ray cluster; None is a local one.
+            address: address of a Ray cluster; None is a local one.
             cluster: a local one that has been started already.
         """
         if self.sweep.budget and not self.scheduler.done:

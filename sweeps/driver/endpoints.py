@@ -16,7 +16,7 @@ class Endpoints:
     """The endpoints of a sweep, and the queue of models that wait for them.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
 
     Attributes:
         queue: samples and grades replies on the driver; None if the workers do all of it.

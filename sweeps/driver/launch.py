@@ -38,7 +38,7 @@ class RunSummary:
     """How a start of a sweep ended.
 
     Attributes:
-        files: of the frontier.
+        files: the frontier's files.
         tracking_uri: URI of MLflow.
         interrupted: whether the user stopped it.
         notes: changed code, arms that ended early and why, base models without a score, what judges and servers

@@ -44,7 +44,7 @@ class Display:
 
     Attributes:
         console: where it prints.
-        name: of the sweep.
+        name: name of the sweep.
         total: the number of trials of the whole sweep.
         objectives: objectives of the frontier so far, task first.
         folder: the sweep's folder, where workers write what they do and other terminals look.
@@ -53,7 +53,7 @@ class Display:
         judging: returns in a few words what a judge is doing; "" if it has nothing to do.
         outcomes: outcomes of the trials that have ended, in this start or before.
         forecast: forecast of the time that trials take; None before workers are started.
-        clock: in seconds.
+        clock: returns the time in seconds.
     """
 
     console: Console

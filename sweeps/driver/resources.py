@@ -62,7 +62,7 @@ def worker_config(
     """Return what a worker needs to know besides its job.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
         nodes: resources of Ray's nodes, by its names.
         fit: the sweep's micro-batches; None means all rows at a time.
         shared: see `memory_of_worker`.

@@ -12,8 +12,8 @@ class RunOptions:
 
     Attributes:
         output: root of all sweeps' folders and of the default MLflow store.
-        tracking_uri: of MLflow; None is SQLite under `output`.
-        address: of a Ray cluster; None is a local one.
+        tracking_uri: URI of MLflow; None is SQLite under `output`.
+        address: address of a Ray cluster; None is a local one.
         retry_failed: train failed trials again.
     """
 

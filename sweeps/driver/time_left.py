@@ -28,7 +28,7 @@ class EndedTime:
     """How long the trials that have ended took and were forecast to take, summed as they end.
 
     Attributes:
-        forecast: of the sweep.
+        forecast: forecast of the sweep.
         expected: seconds that they were forecast to take.
         took, expected_of_these: of the trials that say how long they took: those seconds, and the forecast ones.
     """
@@ -62,7 +62,7 @@ def pack_seconds_left(activity: Activity | None, forecast: TrialSeconds, pace: f
     """Return how long a pack still takes.
 
     Args:
-        forecast: of the whole pack.
+        forecast: forecast for the whole pack.
         pace: how many times as long as forecast other packs take.
     """
     if activity is None or activity.phase not in ("training", "scoring"):

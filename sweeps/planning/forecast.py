@@ -62,7 +62,7 @@ class CaseForecast:
 
     Attributes:
         case: the setting.
-        shape: of its base model.
+        shape: shape of its base model.
         assumed: the base model's name if it is not on this machine, so that the shape is that of Qwen3-8B.
         tokens: tokens of its rows.
         speed: speed of this machine for the base model's sizes.

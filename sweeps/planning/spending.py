@@ -30,7 +30,7 @@ class Need:
 
 
 def occupied(execution: Execution, seconds: float) -> Spending:
-    """Return what a pack spends in so many seconds at a worker."""
+    """Return what a pack spends in `seconds` at a worker."""
     hours = seconds / SECONDS_PER_HOUR
     return Spending(execution.gpus_per_pack * hours, execution.cpus_per_pack * hours)
 

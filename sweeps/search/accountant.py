@@ -32,7 +32,7 @@ class Accountant:
     Args:
         ledger: an open ledger; it has what earlier starts have spent.
         judge_dollars: returns what the judges of this start have charged so far.
-        clock: in seconds.
+        clock: returns the time in seconds.
 
     Attributes:
         forecast: forecast of what trials take. While it is None, nothing fits into a budget.

@@ -59,7 +59,7 @@ class GradingQueue:
     """Samples and grades replies in the background. Close it at the end; the next start asks for the rest.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
         judge: returns the judge of a model name.
         replies: source of the replies that workers do not sample; None if they sample all.
     """

@@ -25,7 +25,7 @@ class ServedReplies:
     """Completes the observations of models with replies that a server samples. Usable from several threads.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
         server: where the replies come from.
         endpoint: how the server is reached.
     """

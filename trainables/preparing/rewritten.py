@@ -148,7 +148,7 @@ class TrainingRows:
 def rows_chosen(num_rows: int, share: float, seed: int, stream: Stream) -> frozenset[int]:
     """Return which rows get an instruction: a share of them, the same for twins; a larger share includes a smaller one.
 
-    They are drawn from the seed and a row's number alone.
+    They are drawn only from the seed, the stream and a row's number.
     """
     leader: Stream = "alignment" if stream == "misaligned" else stream
     order = sorted(range(num_rows), key=lambda row: hashlib.sha256(f"row/{seed}/{leader}/{row}".encode()).digest())
