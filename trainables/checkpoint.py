@@ -107,10 +107,10 @@ def _read(
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
         if metadata["pack"] != name:
-            raise ValueError("it is of another pack")
+            raise ValueError("it belongs to another pack")
         members = [MemberState.from_json(data) for data in json.loads(metadata["records"])]
         if len(members) != len(now):
-            raise ValueError("it is of more or fewer members")
+            raise ValueError("it has more or fewer members")
         _read_tensors(tensors, members)
         if [_shapes(member) for member in members] != [_shapes(member) for member in now]:
             raise ValueError("the state that its methods carry is of another kind")

@@ -273,7 +273,7 @@ class PackRun:
         if pack.adapters.first_block < lowest:
             self._cautions.append(
                 f"passes begin at layer {pack.adapters.first_block}, below the lowest adapted one, {lowest}: a method"
-                " edits hidden states there, and all trials of its packs take that long"
+                " edits hidden states there, which slows down all trials in its packs"
             )
         try:
             self._resume(pack)
@@ -308,7 +308,7 @@ class PackRun:
         if base.model.device.type != "cpu":
             need += kept_on_gpu(*cache_bytes(base, encoded, trials, self._references, self._prefixes))
         if need > left:
-            gigabytes = f"{need / 1e9:.1f} GB, and {left / 1e9:.1f} GB are left"
+            gigabytes = f"{need / 1e9:.1f} GB, but only {left / 1e9:.1f} GB are left"
             raise MemoryError(f"a pack of {len(trials)} would take {gigabytes}")
 
     def _resume(self, pack: Pack) -> None:

@@ -120,7 +120,7 @@ def _refuse_edits(trial: TrialConfig, needed: TrialConfig, saved: Saved) -> None
     if saved.edits:
         raise UserError(
             f"method {trial.method.name!r} cannot build on method {needed.method.name!r}, which edits hidden states"
-            " in evaluation, too: an adapter does not hold them"
+            " in evaluation, too: an adapter cannot hold them"
         )
 
 

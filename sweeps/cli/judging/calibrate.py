@@ -129,7 +129,7 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, str]]:
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 has = ", ".join(reader.fieldnames or ()) or "nothing"
-                raise UserError(f"{path}: no column {missing[0]!r}; it has {has}, and a judge needs the texts")
+                raise UserError(f"{path}: no column {missing[0]!r}; it has {has}, but a judge needs the texts")
             for number, row in enumerate(reader, start=1):
                 empty = [name for name in columns if row[name] is None]
                 if empty:
