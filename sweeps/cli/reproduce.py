@@ -75,7 +75,7 @@ def figure_named(name: str) -> StudyFigure:
     for figure in FIGURES:
         if figure.name == name:
             return figure
-    raise UserError(f"unknown figure {name!r}; there are {', '.join(figure.name for figure in FIGURES)}, and all")
+    raise UserError(f"unknown figure {name!r}; available: {', '.join(figure.name for figure in FIGURES)}, and all")
 
 
 def missing_files(name: str, scale: str, files: Files) -> str | None:

@@ -323,7 +323,7 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
     how = "by the pace of the trials that have ended" if plan.ended else "a rough guess, until trials have ended"
     Say(console).prose(
         f"about {clock(plan.seconds)} of training and evaluation with {plan.workers} packs at a time on this machine,"
-        f" if nothing else runs on it ({how}; without installing, starting Ray and pre-training);"
+        f" if nothing else runs on it ({how}; not counting installation, Ray's start and pre-training);"
         f" {plan.worker_bytes / 1e9:.1f} GB of memory per worker{_shared(plan)}"
     )
     if plan.prefix_bytes:

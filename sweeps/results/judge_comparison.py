@@ -137,7 +137,7 @@ def judged_setting(reader: LedgerReader, label: str) -> Setting:
         raise UserError(f"setting {label!r} has no evaluation that a judge grades, so there is nothing to compare")
     if trial["data"] != setting.fingerprint():
         name = reader.description.name
-        raise UserError(f"setting {label!r} has other rows or questions now than when sweep {name!r} ran")
+        raise UserError(f"setting {label!r} now has different rows or questions than when sweep {name!r} ran")
     return setting
 
 

@@ -43,8 +43,8 @@ def label_in(reader: LedgerReader, ref: SettingRef, setting: Setting) -> str:
             return description.setting
     if any(labels.values()):
         raise UserError(
-            f"setting {setting_label(ref)!r} has other rows or questions now than in sweep {reader.description.name!r}:"
-            " scores could not be compared"
+            f"setting {setting_label(ref)!r} now has other rows or questions than in sweep {reader.description.name!r}:"
+            " scores cannot be compared"
         )
     listing = ", ".join(sorted(labels))
     raise UserError(f"sweep {reader.description.name!r} is not on setting {setting_label(ref)!r}, but on {listing}")

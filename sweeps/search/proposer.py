@@ -166,7 +166,7 @@ class Proposer:
     def tell(self, number: int, outcomes: Sequence[Outcome]) -> TrialSummary:
         """Record how the seeds of configuration `number` ended. The first call counts; later ones change nothing."""
         if number not in self.asked:
-            raise ValueError(f"{self.arm.key}: configuration {number} was never asked")
+            raise ValueError(f"{self.arm.key}: configuration {number} was never asked for")
         return self.told.setdefault(number, summarize_seeds(outcomes, self.objectives))
 
     def trials(self, before: int | None = None) -> list[FrozenTrial]:

@@ -133,7 +133,7 @@ def test_rows_that_give_the_same_states_have_no_direction_between_them() -> None
         {"misaligned": [0], "alignment": [0]},
     )
     for name in ("preventative_steering", "blocked_directions"):
-        with pytest.raises(UserError, match="no direction leads there"):
+        with pytest.raises(UserError, match="there is no direction"):
             methods.make(name).prepare(given)  # type: ignore[arg-type]
 
 

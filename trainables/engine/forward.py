@@ -85,12 +85,10 @@ def check_architecture(model: PreTrainedModel, adapter: AdapterConfig) -> None:
         raise UserError(f"model type {kind!r} is not supported: its layer {selecting[0]!r} sees a selection of tokens")
     hidden = getattr(model.base_model(input_ids=ids, use_cache=False), "last_hidden_state", None)
     if hidden is None:
-        raise UserError(f"model type {kind!r} is not supported: it does not show its final hidden states")
+        raise UserError(f"model type {kind!r} is not supported: it does not return its final hidden states")
     error = (head_of(model)(hidden) - expected).abs().max()
     if not error <= 1e-2 * expected.abs().max():
-        raise UserError(
-            f"model type {kind!r} is not supported: its logits are not its head's of its final hidden states"
-        )
+        raise UserError(f"model type {kind!r} is not supported: its logits are not the head of its final hidden states")
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch, layers_M: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -57,7 +57,7 @@ def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
         names = [name for name in names if name in there]
         if not names:
             raise UserError(
-                f"adapter options 'targets' and 'layers' meet nowhere: {config.layers_text!r} has no"
+                f"adapter options 'targets' and 'layers' match no common layer: {config.layers_text!r} has no"
                 f" {config.targets_text!r}, but {', '.join(sorted({name.rpartition('.')[2] for name in there}))}"
             )
     for name in names:
@@ -126,7 +126,7 @@ def check_attention(model: PreTrainedModel) -> None:
     if recurrent or getattr(model, "_is_stateful", False):
         raise UserError(
             f"{_title(model.config)} reads its tokens into a state (state-space, recurrent or convolution layers),"
-            " which is not supported; take a model whose layers are all attention"
+            " which is not supported; use a model whose layers are all attention"
         )
 
 

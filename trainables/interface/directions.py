@@ -75,9 +75,7 @@ def difference(towards: States, away: States) -> Tensor:
     """
     difference_BD = towards.mean_BD - away.mean_BD
     if not difference_BD.any(dim=1).all():
-        raise UserError(
-            "the misaligned rows give the same hidden states as the alignment rows: no direction leads there"
-        )
+        raise UserError("the misaligned rows give the same hidden states as the alignment rows: there is no direction")
     return difference_BD
 
 
