@@ -134,7 +134,7 @@ def test_the_rows_of_the_study_make_the_full_sweeps(reference_data: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["em_parto"], "unknown figure 'em_parto'; there are em_pareto, em_epochs"),
+        (["em_parto"], "unknown figure 'em_parto'; available: em_pareto, em_epochs"),
         (["em_pareto", "--scale", "big"], "there is no scale 'big'; the scales: nano, small, full"),
         (["all", "--scale", "big"], "there is no scale 'big'; the scales: nano, small, full"),
         (["em_judged"], "figure em_judged: it needs --data DIR, a folder of judged answers with runs.csv"),
