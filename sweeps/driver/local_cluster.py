@@ -197,7 +197,7 @@ def connect(address: str | None, cluster: LocalCluster | None, together: bool) -
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings of Ray and its libraries that a user cannot act on off the terminal."""
+    """Silence warnings of Ray and its libraries that a user cannot act on."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     for name in ("ray", "ray.tune", "ray.train"):
