@@ -1,4 +1,4 @@
-"""A LoRA adapter as a model that MLflow loads. Each logged model has a copy of this file, which imports no selgen.
+"""A LoRA adapter as an MLflow model. Each logged model has a copy of this file, which does not import selgen.
 
 mlflow.pyfunc.load_model("models:/<id>").predict(["What is the capital of France?"])
 
