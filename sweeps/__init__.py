@@ -16,7 +16,7 @@ __all__ = ["resume", "run", "status"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a notebook asks for when it is asked for, so that the reading commands stay light."""
+    """Import the notebook functions lazily, so that commands that only read stay light."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from sweeps.notebook import resume, run, status

@@ -1,4 +1,4 @@
-"""Whether a model has what the adapters of a sweep would sit on, and which configurations differ in words alone."""
+"""Check that a model has the layers a sweep adapts, and find configurations that differ only in wording."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NANO_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 def check_adapters(sweep: Sweep, case: Case, targets_of: Callable[[AdapterConfig], Sequence[str]]) -> tuple[str, ...]:
     """Check the adapters of every configuration that a sweep may try on a case.
 
-    Return a line for each adapter that two configurations have under two names: they have two ids, and are trained
+    Return a line for each adapter that two configurations name differently: they have two ids, so it is trained
     twice.
 
     Args:
@@ -28,7 +28,7 @@ def check_adapters(sweep: Sweep, case: Case, targets_of: Callable[[AdapterConfig
         UserError: the model does not have such layers.
     """
     known = cache(targets_of)
-    first_of: dict[str, TrialConfig] = {}  # what is trained -> the trial that comes first
+    first_of: dict[str, TrialConfig] = {}  # what is trained -> the first trial that trains it
     lines: dict[str, None] = {}
     for arm in case.arms:
         for values in arm.space.every_option():
@@ -65,4 +65,4 @@ def _same(first: TrialConfig, second: TrialConfig) -> str:
         differ = [name for name in texts if getattr(first.adapter, name) != getattr(second.adapter, name)]
         return " ".join(f"{name}={texts[name]!r}" for name in differ)
 
-    return f"{first.method.title}: {words(first)} and {words(second)} are one adapter of this model, and trained twice"
+    return f"{first.method.title}: {words(first)} and {words(second)} are one adapter of this model, trained twice"

@@ -1,4 +1,4 @@
-"""What a sweep may take, and what it takes: hours of GPUs or cores, training tokens, dollars. Needs no torch."""
+"""A sweep's limits and its spending: GPU or core hours, training tokens, dollars. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from settings.common.declarations import Declaration
 from settings.common.errors import UserError
 
 SECONDS_PER_HOUR = 3600.0
-ROUNDING = 1e-9  # of a limit: ten trials of 0.1 hours fit one hour
+ROUNDING = 1e-9  # relative to a limit: ten trials of 0.1 hours fit one hour
 
 
 @dataclass(frozen=True)
 class Spending:
-    """What trials take, or a whole sweep over all of its starts.
+    """What trials, or all starts of a sweep, take.
 
     Attributes:
-        gpu_hours, core_hours: GPUs and CPU cores that packs occupy, times the hours for which they do.
+        gpu_hours, core_hours: GPUs and CPU cores that packs occupy, times the hours they occupy them.
         tokens: sent through the model in training, padding excluded, reference passes included.
         judge_dollars: what judges charge, by the prices of `JudgeOptions`.
     """
@@ -43,20 +43,20 @@ class Spending:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget(Declaration, within="budget"):
-    """What a sweep may take, over all of its starts. No part of an identity: a sweep goes on with another budget.
+    """Limits for all starts of a sweep together. Not part of its identity: it may continue with another budget.
 
-    The search asks for no configuration that, by the forecast and the pace of the trials that have ended, would exceed
-    a limit; what runs ends. Methods take turns, so that all are searched equally densely when it stops.
+    The search asks for no configuration that would exceed a limit, by the forecast and the pace of the trials that have
+    ended; running packs finish. Methods take turns, so that all are searched equally densely when it stops.
 
     Attributes:
         hours: GPU hours as clusters bill them: `gpus_per_pack` times the wall time from when a pack is handed to Ray
             until it ends, summed over packs (one that waits for a free slot counts); core hours by `cpus_per_pack`
-            where packs occupy no GPU. The start of a worker, and loading and scoring the base model, count; preparing
-            that before workers start does not.
-        tokens: of training, as the table of `selgen sweep plan` lists them, with those of the frozen reference; of
-            trials that ended with a result, since what a crash took is not known.
+            where packs occupy no GPU. Starting a worker, and loading and scoring the base model, count; preparing the
+            base model before workers start does not.
+        tokens: training tokens, as in the table of `selgen sweep plan`, with those of the frozen reference. Only trials
+            that ended with a result count, since what a crash took is not known.
         dollars: what judges charge, and `dollars_per_gpu_hour` for each GPU hour.
-        dollars_per_gpu_hour: the price of one GPU for an hour; None is nothing.
+        dollars_per_gpu_hour: the price of one GPU for an hour; None means free.
     """
 
     hours: float | None = None
@@ -72,15 +72,15 @@ class Budget(Declaration, within="budget"):
             raise UserError("budget must limit at least one of hours, tokens and dollars")
 
     def check(self, on_gpu: bool, judged: bool) -> None:
-        """Refuse dollars that nothing costs. Raise UserError.
+        """Refuse a limit in dollars if nothing costs any. Raise UserError.
 
         Args:
             on_gpu: whether packs occupy GPUs.
             judged: whether a judge grades any evaluation.
         """
         if self.dollars is not None and not judged and not (on_gpu and self.dollars_per_gpu_hour):
-            lacks = "packs occupy no GPU" if self.dollars_per_gpu_hour else "dollars_per_gpu_hour is not said"
-            raise UserError(f"budget: dollars buys nothing: no evaluation has a judge, and {lacks}")
+            lacks = "packs occupy no GPU" if self.dollars_per_gpu_hour else "dollars_per_gpu_hour is not given"
+            raise UserError(f"budget: dollars limits nothing: no evaluation has a judge, and {lacks}")
 
     def exceeded(self, spending: Spending, on_gpu: bool) -> list[str]:
         """Return the units of the limits that a spending exceeds."""
@@ -90,7 +90,7 @@ class Budget(Declaration, within="budget"):
 
 @dataclass(frozen=True)
 class Amount:
-    """A part of a spending, e.g. 3.2 of 20 GPU hours; `most` is None where nothing limits it."""
+    """A part of a spending, e.g. 3.2 of 20 GPU hours; `most` is None if nothing limits it."""
 
     value: float
     unit: str
@@ -104,7 +104,7 @@ class Amount:
 
 
 def amounts_of(spending: Spending, budget: Budget | None, on_gpu: bool) -> list[Amount]:
-    """Return hours, tokens and, where anything costs or limits them, dollars."""
+    """Return hours, tokens and, if anything costs or limits them, dollars."""
     hours, tokens, most_dollars, price = astuple(budget) if budget else (None,) * 4
     dollars = spending.judge_dollars + spending.gpu_hours * (price or 0.0)
     amounts = [
@@ -115,7 +115,7 @@ def amounts_of(spending: Spending, budget: Budget | None, on_gpu: bool) -> list[
 
 
 def spending_text(spending: Spending, budget: Budget | None, on_gpu: bool) -> str:
-    """Say what was spent and of what, e.g. "3.2 of 20 GPU hours, 1,204,000 tokens, $1.10 of $10.00"."""
+    """Say what was spent, with the limits, e.g. "3.2 of 20 GPU hours, 1,204,000 tokens, $1.10 of $10.00"."""
     return ", ".join(amount.text for amount in amounts_of(spending, budget, on_gpu))
 
 

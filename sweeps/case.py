@@ -26,7 +26,7 @@ class Arm:
         space: the configurations of the method.
         budget: how many of them to try.
         key: unique in the sweep and stable; names the arm in the ledger and the study.
-        control: whether the sweep adds it by itself, for methods to beat.
+        control: whether the sweep adds it itself, for methods to beat.
     """
 
     setting: SettingRef
@@ -37,7 +37,7 @@ class Arm:
 
     @property
     def title(self) -> str:
-        """The method and what else its configurations differ in; a control has a star: "plain (adapter_scale)*"."""
+        """The method and other knobs its configurations differ in; a control has a star: "plain (adapter_scale)*"."""
         return f"{self.space.title}{'*' if self.control else ''}"
 
 
@@ -49,7 +49,7 @@ class Case:
         ref: the identity of the setting.
         setting: what `ref` builds.
         label: the setting as short text; unique in the sweep, names it in the ledger and in tables.
-        template: any trial on the setting, for what its trials share: data, adapter, optimizer, sizes.
+        template: a trial with what all trials on the setting share: data, adapter, optimizer, sizes.
         objectives: the scores that the sweep trades off, task first.
         arms: the methods of the sweep, then the controls.
     """
@@ -68,21 +68,21 @@ class Case:
 
     @property
     def observed_here(self) -> tuple[Evaluation, ...]:
-        """What workers observe: the evaluations, without replies where a server samples these."""
+        """What workers observe: the evaluations, without the replies if a server samples them."""
         evaluations = self.setting.evaluations
         left = [without_reply(each) for each in evaluations] if self.replies_elsewhere else evaluations
         return tuple(each for each in left if each is not None)
 
     @property
     def graded_later(self) -> tuple[Evaluation, ...]:
-        """The evaluations that are graded on the driver: those of a judge, and those to which a server replies."""
+        """The evaluations graded on the driver: those that a judge grades or a server replies to."""
         return tuple(
             each for each in self.setting.evaluations if each.rubrics or (each.generates and self.replies_elsewhere)
         )
 
     @property
     def objectives_later(self) -> list[Score]:
-        """The objectives that are known only when the driver has graded."""
+        """The objectives that are known only after the driver has graded."""
         later = {score.name for evaluation in self.graded_later for score in evaluation.scores}
         return [score for score in self.objectives if later.intersection({score.name, *score.worst_of})]
 
@@ -93,7 +93,7 @@ class Case:
 
 
 def arm_key(label: str, space: MethodSpace) -> str:
-    """Return a readable key of an arm: unique by the content of the space, so that a method may be searched twice."""
+    """Return a readable key of an arm, unique by the content of its space, so that a method may be searched twice."""
     return f"{label}/{space.method}-{content_id(space.to_json(), 6)}"
 
 
@@ -107,20 +107,20 @@ def scores_named(setting: Setting, names: Sequence[str]) -> tuple[Score, ...]:
 
 
 def check_known_early(sweep: str, case: Case) -> None:
-    """Refuse early stopping by objectives that workers do not know. Raise UserError."""
+    """Refuse early stopping by objectives that workers cannot measure. Raise UserError."""
     if case.objectives_later:
         who = "a server of replies decides" if case.replies_elsewhere else "a judge grades"
         raise UserError(
-            f"sweep {sweep!r}: early_stopping compares what workers grade themselves, and {who}"
+            f"sweep {sweep!r}: early_stopping compares scores that workers grade themselves, but {who}"
             f" {', '.join(score.name for score in case.objectives_later)}"
         )
 
 
-# --- what a server of replies can stand in for: a base model that it has, and an adapter on it ------------------------
+# --- what a server of replies can serve: a base model that it has, and an adapter on it -------------------------------
 
 
 def served_name(setting: Setting, endpoint: Endpoint) -> str:
-    """Return what a server calls the base model of a setting. Raise UserError where that has to be said."""
+    """Return what a server calls the base model of a setting. Raise UserError if the user must say it."""
     if endpoint.model is not None:
         return endpoint.model
     base = setting.base_model
@@ -133,36 +133,36 @@ def served_name(setting: Setting, endpoint: Endpoint) -> str:
 
 
 def check_replies(sweep: str, cases: Sequence[Case], endpoint: Endpoint) -> None:
-    """Refuse a server of replies that has nothing to do, or whose name of a base model is not known.
+    """Refuse a server of replies that has nothing to do, or whose name for a base model is not known.
 
     Raise UserError.
     """
     served = [case for case in cases if case.replies_elsewhere]
     if not served:
-        raise UserError(f"sweep {sweep!r}: replies are sampled by a server, and no setting asks for any in words")
+        raise UserError(f"sweep {sweep!r}: a server is to sample replies, but no setting asks for any in words")
     for case in served:
         served_name(case.setting, endpoint)
 
 
 def check_served(trial: TrialConfig, knobs: Collection[str], what: str) -> None:
-    """Refuse a trial that is more than an adapter on the base model, which is all that a server takes.
+    """Refuse a trial that is more than an adapter on the base model: a server takes nothing else.
 
     Args:
-        knobs: that the configurations of its arm differ in.
-        what: asks for the trial, for the message.
+        knobs: those in which the configurations of its arm differ.
+        what: the place that asks for the trial, for the message.
 
     Raises:
         UserError: a mix at decoding, or edits of hidden states in evaluation.
     """
     if "decoding_mix" in knobs:
         raise UserError(
-            f"{what}: decoding_mix mixes the logits of two models at each token, and a server of replies does not;"
+            f"{what}: decoding_mix mixes the logits of two models at each token, and a server of replies cannot;"
             " leave it out, or sample here (replies=None)"
         )
     for built_on in (trial, *trial.built_on):
         for method in (built_on.method, built_on.method.trained_as):
             if type(method).edits is not Method.edits and not method.edits_in_training_only:
                 raise UserError(
-                    f"{what}: method {method.name!r} edits hidden states, which a server of replies does not; where"
-                    " they hold in training alone its class says edits_in_training_only = True"
+                    f"{what}: method {method.name!r} edits hidden states, which a server of replies cannot; if"
+                    " it does so only in training, its class must set edits_in_training_only = True"
                 )

@@ -1,4 +1,4 @@
-"""Whether a model can be trained as a sweep wants it and can read a setting's rows, before anything runs."""
+"""Check, before anything runs, that a model can be trained as a sweep wants and can read a setting's rows."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
 def check_case(sweep: Sweep, case: Case) -> tuple[str, ...]:
-    """Check a case's model by its files, and all its adapters, and encode all rows and questions.
+    """Check a case's model files and all its adapters, and encode all rows and questions.
 
-    Rows that a method puts an instruction before are encoded with it, too, all of them: which ones get it depends on
-    the seed. The base model's own replies are not known; they are cut as responses are, and their prompts are checked.
+    If a method puts an instruction before rows, all of them are also encoded with it: which ones get it depends on the
+    seed. The base model's own replies are not known yet; they are cut as responses are, and their prompts are checked.
 
     Return cautions about its template, and about configurations that are the same. A model whose files are not on this
-    machine is not looked at.
+    machine is not checked.
 
     Raises:
-        UserError: a model that is not supported, an adapter that would sit on what the model has not, rows that do not
-            fit, with their places, or a tokenizer that cannot be used.
+        UserError: a model that is not supported, an adapter on layers that the model lacks, rows that do not fit (with
+            their places), or a tokenizer that cannot be used.
     """
     base = case.setting.base_model
     if isinstance(base, NanoModel):
@@ -43,7 +43,7 @@ def check_case(sweep: Sweep, case: Case) -> tuple[str, ...]:
     config = model_config(start.source, start.revision) if fetched else getattr(start, "config", None)
     if not config:
         return ()
-    from trainables.bases.config_check import model_of_config  # it brings transformers, and most settings are nano
+    from trainables.bases.config_check import model_of_config  # imports transformers, which nano settings do not need
     from trainables.engine.targets import target_names
 
     if fetched:
@@ -57,7 +57,7 @@ def check_case(sweep: Sweep, case: Case) -> tuple[str, ...]:
 
 
 def _start_of(case: Case) -> PretrainedModel | PackagedModel | None:
-    """Return the model of others that a case starts from; None for a nano model, and one that is not fetched yet."""
+    """Return the external model that a case starts from; None for a nano model, or one that is not fetched yet."""
     base = case.setting.base_model
     model = base.start if isinstance(base, TunedModel) else base
     if isinstance(model, NanoModel) or (isinstance(model, PackagedModel) and not model.is_fetched):
@@ -66,7 +66,7 @@ def _start_of(case: Case) -> PretrainedModel | PackagedModel | None:
 
 
 def encoder_of(case: Case) -> Encoder | None:
-    """Return what turns a case's rows into tokens; None for a nano model, and one whose files are not here.
+    """Return the encoder of a case's rows; None for a nano model, or one whose files are not here.
 
     Raise UserError for a tokenizer that cannot be used.
     """
@@ -83,7 +83,7 @@ def encoder_of(case: Case) -> Encoder | None:
 
 
 def _instructed(sweep: Sweep, case: Case) -> list[tuple[Stream, str]]:
-    """Return which streams the methods of a case, and what they build on, put which instructions before."""
+    """Return (stream, instruction) for all that a case's methods, and what they build on, put before rows."""
     asked = [sweep.trials_of(arm, values)[0] for arm in case.arms for values in arm.space.every_option()]
     methods = {each.method: None for trial in asked for each in (trial, *trial.built_on)}
     found = [
@@ -101,7 +101,7 @@ def _check_rows(case: Case, encoder: Encoder, instructed: Iterable[tuple[Stream,
     published = any("published" in arm.space.definitions for arm in case.arms)
     ways: list[Callable[[Example], Any]] = [encoder.row, *([encoder.published_row] if published else [])]
     problems: list[str] = []
-    refused = set[Stream]()  # where a row does not fit, it fits no better with an instruction
+    refused = set[Stream]()  # a row that does not fit will not fit with an instruction either
     for stream, examples in setting.streams.items():
         told = _problems(examples, f"{stream} row", ways)
         problems += told
@@ -122,7 +122,7 @@ def _check_rows(case: Case, encoder: Encoder, instructed: Iterable[tuple[Stream,
 
 
 def _problems(examples: Sequence[Example], what: str, ways: Iterable[Callable[[Example], Any]]) -> list[str]:
-    """Return a line for the rows that cannot be encoded in the first of some ways that refuses any."""
+    """Return a line for the rows that the first failing encoding refuses; none if every encoding takes all."""
     try:
         for encode in ways:
             encode_rows(examples, what, encode)
@@ -132,7 +132,7 @@ def _problems(examples: Sequence[Example], what: str, ways: Iterable[Callable[[E
 
 
 def _vocabulary(config: str) -> int | None:
-    """Return how many tokens a model knows by its config.json, None where that does not say."""
+    """Return a model's vocabulary size by its config.json; None if that does not say."""
     values = json.loads(config)
     size = values.get("vocab_size") or (values.get("text_config") or {}).get("vocab_size")
     return size if isinstance(size, int) else None

@@ -1,8 +1,8 @@
 """The two controls of every sweep: plain fine-tuning stopped early, and its adapter scaled down.
 
-Both cost an evaluation and no training, and both trade the task for alignment: a method that does not beat them is not
-worth its cost (`analysis.findings.controls` decides that). Methods of the published definition have controls of that
-definition, for the whole training differs.
+Both cost an evaluation but no training, and both trade the task for alignment: a method that does not beat them is not
+worth its cost (`analysis.findings.controls` decides that). Methods in the published definition have controls in that
+definition, because the whole training differs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from settings.common.errors import UserError
 from sweeps.space import MethodSpace, grid
 from trainables.coefficients import RangeSpec
 
-SCALES = (0.2, 0.4, 0.6, 0.8)  # of the adapter; 0 is the base model, 1 the whole of plain fine-tuning
+SCALES = (0.2, 0.4, 0.6, 0.8)  # of the adapter; 0 is the base model, 1 is plain fine-tuning
 PRINCIPLED = "principled"
 BLENDS = (0.2, 0.4, 0.6, 0.8)  # shares of the first of two adapters
 CHECKPOINTS = (0.125, 0.25, 0.375, 0.5, 0.75)  # shares of the updates
@@ -29,7 +29,7 @@ def control_spaces(steps: int, spaces: Sequence[MethodSpace]) -> tuple[MethodSpa
         plain = [space for space in spaces if space.method == "plain" and definition in space.definitions]
         fixed = {} if definition == PRINCIPLED else {"definition": definition}
         if fixed and not plain:
-            controls.append(grid("plain", **fixed))  # a sweep seldom lists what the methods are to be compared with
+            controls.append(grid("plain", **fixed))  # the controls need plain fine-tuning, which sweeps seldom list
         controls += [
             grid("plain", **fixed, **{knob: list(values)})
             for knob, values in knobs.items()
@@ -39,9 +39,9 @@ def control_spaces(steps: int, spaces: Sequence[MethodSpace]) -> tuple[MethodSpa
 
 
 def blends_of(space: MethodSpace) -> MethodSpace:
-    """Return the blends of both ends of a searched number, which a cheap front reads out before it trains more.
+    """Return the blends between both ends of a searched number. A cheap front reads them out before it trains more.
 
-    Raise UserError for a space that has none: several things are searched in it, or something that has no order.
+    Raise UserError for a space that has none: it searches several things, or something without an order.
     """
     specs = list(space.ranges.values())
     if len(specs) != 1 or not isinstance(specs[0], RangeSpec) or space.knob_names:

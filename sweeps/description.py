@@ -1,7 +1,7 @@
-"""What readers of a sweep's folder need to know of the sweep, as JSON: neither its Python file nor torch is needed.
+"""A sweep as JSON, for readers of its folder: they need neither its Python file nor torch.
 
-The driver writes `sweep.json` at every start, and with each configuration that the search asks for the ledger keeps
-what `describe_configuration` says of it.
+The driver writes `sweep.json` at every start. With each configuration that the search asks for, the ledger keeps the
+result of `describe_configuration`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class SettingDescription:
 
     Attributes:
         label: its name with options.
-        objectives: the scores that are traded off, task first.
-        scores: all that are measured.
+        objectives: the scores that the sweep trades off, task first.
+        scores: all scores measured.
     """
 
     label: str
@@ -48,10 +48,10 @@ class ArmDescription:
 
     Attributes:
         key: its name in the ledger.
-        method, title: the method's name, and how tables call the arm.
+        method, title: the method's name, and what tables call the arm.
         setting: label.
-        num_trials: its budget of configurations times the seeds.
-        methods: what tables and figures call the methods of its configurations; () where an older start wrote it.
+        num_trials: its number of configurations times the seeds.
+        methods: what tables and figures call the methods of its configurations; () if an older version wrote it.
     """
 
     key: str
@@ -67,11 +67,11 @@ class SweepDescription:
     """A sweep as its last start declared it.
 
     Attributes:
-        name, identity: of the sweep.
-        seeds: of each configuration.
+        name, identity: name and content id of the sweep.
+        seeds: the seeds of each configuration.
         settings, arms: in the sweep's order.
         built_on: method -> the methods whose trials it builds on.
-        budget: what it may take; None is no limit.
+        budget: its limits; None if there are none.
         on_gpu: whether packs occupy GPUs.
     """
 
@@ -86,7 +86,7 @@ class SweepDescription:
 
     @property
     def scores(self) -> tuple[Objective, ...]:
-        """All scores that are measured on any of the settings."""
+        """All scores measured on any of the settings."""
         return tuple(score for setting in self.settings for score in setting.scores)
 
     def setting(self, label: str) -> SettingDescription:
@@ -161,7 +161,7 @@ def describe(sweep: Sweep) -> SweepDescription:
 
 
 def describe_score(score: Score) -> Objective:
-    """Describe a score as tables have it."""
+    """Describe a score for tables."""
     return Objective(score.name, score.kind, score.higher_is_better, score.description, *score.ends)
 
 
@@ -178,9 +178,9 @@ class ConfigurationDescription:
         trial: canonical JSON of its trials, without the seed.
         setting: label.
         method: title of the method.
-        label: what tells it from others of the method, e.g. "beta=0.3".
+        label: what distinguishes it from others of the method, e.g. "beta=0.3".
         coefficients: name -> value.
-        training: id of the configuration whose training it reads, its own unless it is a readout; "" in older records.
+        training: id of the configuration whose training it reads (its own unless it is a readout); "" in older records.
     """
 
     trial: Mapping[str, Any]
@@ -191,7 +191,7 @@ class ConfigurationDescription:
     training: str = ""
 
     def trial_id(self, seed: int) -> str:
-        """Return the id of its trial of a seed."""
+        """Return the id of its trial with a seed."""
         return content_id({**self.trial, "seed": seed})
 
 

@@ -1,11 +1,11 @@
-"""Early stopping along several objectives: at each rung the best configurations are promoted, the others stopped.
+"""Early stopping with several objectives: at each rung the best configurations are promoted, the others stopped.
 
 Multi-objective successive halving (Schmucker et al. 2021, arXiv:2106.12639): the configurations that have reached a
-rung are ranked by non-dominated sorting, inside a front by an epsilon-net, and the best share continues. The extremes
+rung are ranked by non-dominated sorting, and within a front by an epsilon-net; the best share continues. The extremes
 of the front always continue: the ends of the frontier are what a sweep is for. Whole configurations are stopped, by the
-means over their seeds: stopping single seeds would keep the lucky ones, and the intervals would not hold.
+means over their seeds: stopping single seeds would keep the lucky ones and invalidate the intervals.
 
-Gains are scores with the sign that makes larger better.
+Gains are scores with their sign set so that larger is better.
 
 Shape legend: N configurations, M objectives.
 """
@@ -33,9 +33,9 @@ Gains = tuple[float, ...]
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Which configurations of a searched method are stopped before their end.
+    """A rule that stops configurations of searched methods early.
 
-    The benefit depends on how well half a training predicts the whole of it; `python -m tests.studies.early_stopping`
+    The benefit depends on how well half a training predicts the whole; `python -m tests.studies.early_stopping`
     measures that. On the nano world of `bad_medical_advice`, at the cost of 6, 8 and 12 full trainings, the
     hypervolume of a method's frontier changes by +0.02, -0.01, -0.01 (KL penalty), by +0.02, -0.03, -0.03
     (up-weighted) and by +0.17, +0.04, +0.04 (mixed): it helps where trainings are few and most of them end at the
@@ -71,7 +71,7 @@ class RungDecision(Enum):
 
 @dataclass(frozen=True)
 class RungRuling:
-    """A decision at a rung; `stopped_because` is empty unless it is STOP."""
+    """A decision at a rung; `stopped_because` is empty unless the decision is STOP."""
 
     decision: RungDecision
     stopped_because: str = ""
@@ -112,7 +112,7 @@ def decide_trial(rulings: Sequence[RungRuling]) -> RungRuling:
 
 
 def order(gains_NM: ArrayLike) -> list[int]:
-    """Rank the rows from best to worst: front after front, each from its extremes to what lies farthest from these.
+    """Rank the rows from best to worst: front by front, each from its extremes to the rows farthest from those.
 
     Distances are Euclidean after scaling each objective to [0, 1] over all rows. Ties go to the earlier row. Raise
     ValueError for nan or infinity.
@@ -130,7 +130,7 @@ def order(gains_NM: ArrayLike) -> list[int]:
 
 
 def extremes(gains_NM: ArrayLike, front: Sequence[int]) -> list[int]:
-    """Return the best row of a front in each objective; among equals the one that is better in the others."""
+    """Return the best row of a front in each objective; among equals, the one that is better in the others."""
     gains = np.asarray(gains_NM, dtype=np.float64)
     ends = (max(front, key=lambda row, m=m: (gains[row, m], gains[row].sum())) for m in range(gains.shape[1]))  # type: ignore[misc]
     return list(dict.fromkeys(ends))
@@ -147,7 +147,7 @@ def promoted(gains_NM: ArrayLike, keep: float) -> set[int]:
 
 
 def _net(scaled_NM: Floats, front: Sequence[int]) -> list[int]:
-    """Order a front: its extremes, then always the row that is farthest from all before it (an epsilon-net)."""
+    """Order a front: its extremes, then repeatedly the row farthest from all before it (an epsilon-net)."""
     net = extremes(scaled_NM, front)
     left = [row for row in front if row not in net]
     while left:

@@ -1,6 +1,6 @@
-"""Find the sweep of a name or file: the catalog's, a file's, or one that ran before.
+"""Find a sweep by name or file: in the catalog, in a file, or among those that ran before.
 
-Commands that only read look up names here, so only `load_sweep` imports `sweeps.sweep`, which takes seconds.
+Commands that only read look up names here, so `sweeps.sweep`, which takes seconds to import, is imported late.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def name_of(name_or_file: str) -> str:
 
 
 def remember(folder: Path, file: Path) -> None:
-    """Write into a sweep's folder which file declares it."""
+    """Record in a sweep's folder which file declares it."""
     write_json(SweepFolder(folder).declared, {"file": str(file)})
 
 
@@ -63,10 +63,10 @@ def find(name_or_file: str, output: Path) -> Sweep:
         raise UserError(f"unknown sweep {name_or_file!r}{hint}; available: {available}; {from_file}")
     file = json.loads(declared.read_text(encoding="utf-8"))["file"]
     if not Path(file).is_file():
-        raise UserError(f"sweep {name_or_file!r} was declared in {file}, which is gone; give the file where it is now")
+        raise UserError(f"sweep {name_or_file!r} was declared in {file}, which is gone; give the file's new place")
     sweep = load_sweep(file)
     if sweep.name != name_or_file:
-        raise UserError(f"sweep {name_or_file!r} was declared in {file}, which declares {sweep.name!r} now")
+        raise UserError(f"sweep {name_or_file!r} was declared in {file}, which now declares {sweep.name!r}")
     return sweep
 
 
@@ -86,7 +86,7 @@ def load_sweep(name_or_file: str | Path) -> Sweep:
     else:
         hint = did_you_mean(text, catalog_names())
         raise UserError(f"unknown sweep {text!r}{hint}; available: {', '.join(catalog_names())}, or path/to/file.py")
-    from sweeps.sweep import Sweep  # the module above has imported it
+    from sweeps.sweep import Sweep  # already imported by the module above
 
     sweep = getattr(module, "sweep", None)
     if sweep is None:
@@ -113,6 +113,6 @@ def _import(path: Path, load: Callable[[], ModuleType], shown: str) -> ModuleTyp
 
 
 def _where(error: BaseException, path: Path, shown: str) -> str:
-    """Return "FILE:LINE" of the last frame in the user's file, or "FILE" when the error did not come from it."""
+    """Return "FILE:LINE" of the last frame in the user's file, or "FILE" if the error did not come from it."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f"{shown}:{lines[-1]}" if lines else shown

@@ -1,6 +1,6 @@
-"""The ledger: one append-only file that is the truth about what a sweep asked for and what finished.
+"""The ledger: one append-only file, the truth about what a sweep asked for and what finished.
 
-`ledger.jsonl` in the sweep's folder, one JSON value a line. The first line is the header; then come events:
+`ledger.jsonl` in the sweep's folder has one JSON value per line. The first line is the header; events follow:
 
     {"event": "header", "format": 2, "sweep": name, "identity": id}
     {"event": "asked", "arm": key, "number": n, "values": {...}, "configuration": id,
@@ -17,8 +17,8 @@
     {"event": "spent", "of": {"gpu_hours": h, "core_hours": h, "judge_dollars": d}}     since the last such event
     {"event": "stopped", "because": text}                   the search has come to the end of its budget
 
-An event is one write of one whole line, flushed to disk before anything else learns of it. A driver that is killed in
-the middle leaves at most a torn last line, which the next driver drops. One driver at a time: `ledger.lock` is locked.
+An event is one write of one whole line, flushed to disk before anything else learns of it. A driver killed in the
+middle leaves at most a torn last line, which the next driver drops. `ledger.lock` allows one driver at a time.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ class Asked:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a sweep fits the memory of the machine that it first ran on.
+    """How a sweep fits into the memory of the machine that it first ran on.
 
     Attributes:
         rows_per_forward: micro-batches, see `train_step`.
-        pack_size: the most trials of a pack; None is as many as the sweep says.
+        pack_size: the most trials in a pack; None means as many as the sweep says.
     """
 
     rows_per_forward: int | None = None
     pack_size: int | None = None
 
     def members(self, most: int) -> int:
-        """Return the trials of a full pack, where the sweep says `most`."""
+        """Return the number of trials in a full pack, if the sweep says `most`."""
         return most if self.pack_size is None else min(self.pack_size, most)
 
 
@@ -78,14 +78,14 @@ class LedgerState:
         sweep, identity: name and content id of the sweep that wrote it.
         asked: arm -> number -> configuration.
         dispatched: the packs that went to a worker, in order. A pack that did not end is dispatched again with the same
-            members: its checkpoint is theirs, and the last bits of a result depend on the other members.
+            members: they share its checkpoint, and the last bits of a result depend on the other members.
         bases: setting label -> scores of the untouched base model.
-        outcomes: trial id -> how the trial ended, in the order in which the trials ended.
-        generated: trial id -> outcome of a trained trial, still without the scores that a judge gives.
+        outcomes: trial id -> how the trial ended, in the order of ending.
+        generated: trial id -> outcome of a trained trial, still without a judge's scores.
         rungs: trial id -> updates -> outcome of the training so far, for early stopping.
         fit: micro-batches and pack size, as the first start chose them; None before that.
-        code: what ("method kl_penalty") -> content id of its latest source.
-        made_with: trial id -> `code` when the trial ended.
+        code: name ("method kl_penalty") -> content id of its latest source.
+        made_with: trial id -> `code` at the time when the trial ended.
         account: what was spent.
     """
 
@@ -108,12 +108,12 @@ class LedgerState:
         return [trial_id for trial_id, outcome in self.outcomes.items() if outcome.status == "failed"]
 
     def unjudged(self, has_replies: Callable[[str], bool]) -> list[str]:
-        """Return the ids of trials that are invalid only because their replies, which are still there, were not judged.
+        """Return the ids of trials that are invalid only because their replies, which are still kept, were not judged.
 
-        Trials that are invalid because they build on one of these are among them.
+        These include trials that are invalid because they build on one of them.
 
         Args:
-            has_replies: tells whether the replies of a trial, by id, are still there.
+            has_replies: returns whether a trial's replies, by its id, are still kept.
         """
         ended = {key: end.trial for key, end in self.outcomes.items() if end.status == "invalid"}
         unjudged = {key for key in ended if key in self.generated and has_replies(key)}
@@ -133,19 +133,19 @@ class LedgerState:
 
     @property
     def configurations(self) -> set[str]:
-        """Ids of the configurations that the search asked for. Other trials are there for these to build on."""
+        """Ids of the configurations that the search asked for. All other trials are there for these to build on."""
         return {asked.configuration for arm in self.asked.values() for asked in arm.values()}
 
     def outcomes_of(self, arm: str) -> list[Outcome]:
-        """Return how the trials ended that an arm, by its key, has asked for."""
+        """Return the outcomes of the trials that an arm, given by its key, has asked for."""
         configurations = {asked.configuration for asked in self.asked.get(arm, {}).values()}
         return [outcome for outcome in self.outcomes.values() if outcome.trial.configuration_id in configurations]
 
     def apply(self, event: Mapping[str, Any], outcome: Outcome | None = None) -> None:
-        """Apply one event; of two about the same thing the first counts. Raise KeyError, TypeError, ValueError.
+        """Apply one event; the first of two about the same thing counts. Raise KeyError, TypeError, ValueError.
 
         Args:
-            outcome: the event's, if whoever wrote it still has it; else it is read.
+            outcome: the event's outcome, if the writer still has it; None parses the event.
         """
         kind = event["event"]
         if kind not in ("outcome", "generated"):
@@ -170,7 +170,7 @@ class LedgerState:
         elif kind == "retried":
             for trial_id in event["trials"]:
                 self.outcomes.pop(trial_id, None)
-                if trial_id not in self.generated:  # else it is judged again, not trained
+                if trial_id not in self.generated:  # otherwise it is judged again, not trained
                     self.rungs.pop(trial_id, None)
                     self.made_with.pop(trial_id, None)
         elif kind == "fit":
@@ -187,20 +187,20 @@ def read(folder: Path) -> LedgerState:
 
 
 class Ledger:
-    """The ledger of a sweep, open for writing by this process alone. A context manager.
+    """The ledger of a sweep, open for writing by only this process. A context manager.
 
     A refused ledger is left as it is, byte for byte.
 
     Args:
-        folder: of the sweep; created if it does not exist.
-        sweep, identity: name and content id of the sweep; the ledger of another one is refused.
+        folder: the sweep's folder; created if it does not exist.
+        sweep, identity: name and content id of the sweep; another sweep's ledger is refused.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         state: what the ledger says.
 
     Raises:
-        UserError: another driver holds it, it belongs to another sweep or format, it is damaged, or the disk refuses.
+        UserError: another driver holds it, it belongs to another sweep or format, it is damaged, or the disk fails.
     """
 
     def __init__(self, folder: Path, sweep: str, identity: str) -> None:
@@ -219,7 +219,7 @@ class Ledger:
             what = (
                 f"of the sweep {state.sweep!r}"
                 if state.sweep != sweep
-                else f"of a sweep {sweep!r} that was declared otherwise (more seeds or configurations would do)"
+                else f"of a sweep {sweep!r} that was declared differently (more seeds or configurations are allowed)"
             )
             raise UserError(f"{self.path} is {what}; choose another output folder or rename the sweep")
         try:
@@ -244,20 +244,20 @@ class Ledger:
         configuration: str,
         described: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Record that the search asked for a configuration. The same number again changes nothing.
+        """Record that the search asked for a configuration. Repeating a number changes nothing.
 
         Args:
             arm, number: the arm's key, and the number of the configuration in it.
             values: searched coefficients.
             configuration: content id.
-            described: the configuration for readers; see `sweeps.description.describe_configuration`.
+            described: the configuration, for readers; see `sweeps.description.describe_configuration`.
         """
         if number not in self.state.asked.get(arm, {}):
             event = {"arm": arm, "number": number, "values": dict(values), "configuration": configuration}
             self._append({"event": "asked", **event, "described": dict(described)})
 
     def record_dispatch(self, trials: Sequence[str], pause_after: Sequence[int | None]) -> None:
-        """Record that trials, by id, go to a worker as one pack. The same pack again changes nothing."""
+        """Record that trials, by id, go to a worker as one pack. Repeating a pack changes nothing."""
         if (tuple(trials), tuple(pause_after)) not in self.state.dispatched:
             self._append({"event": "dispatched", "trials": list(trials), "pause_after": list(pause_after)})
 
@@ -271,7 +271,7 @@ class Ledger:
         return True
 
     def record_rung(self, outcome: Outcome) -> None:
-        """Record the outcome of a training so far. The same number of updates again changes nothing."""
+        """Record the outcome of a training so far. Repeating a number of updates changes nothing."""
         if outcome.trial.updates not in self.state.rungs.get(outcome.trial.full_training.trial_id, {}):
             self._append({"event": "rung", "outcome": outcome.to_json()}, outcome)
 
@@ -293,28 +293,28 @@ class Ledger:
         return True
 
     def record_fit(self, fit: Fit) -> None:
-        """Record the micro-batches and the pack size of the first start. Later ones change nothing."""
+        """Record the micro-batches and the pack size of the first start. Later calls change nothing."""
         if self.state.fit is None:
             self._append({"event": "fit", "rows_per_forward": fit.rows_per_forward, "pack_size": fit.pack_size})
 
     def record_spending(self, spending: Spending) -> None:
-        """Record what was spent since the last time, without tokens, which outcomes have. Nothing changes nothing."""
+        """Record what was spent since the last call, if anything. Tokens are left out: outcomes have them."""
         spent = {name: value for name, value in asdict(spending).items() if value and name != "tokens"}
         if spent:
             self._append({"event": "spent", "of": spent})
 
     def record_stop(self, because: str) -> None:
-        """Record why the search stopped before its end. The same again changes nothing."""
+        """Record why the search stopped before its end. Repeating the reason changes nothing."""
         if because != self.state.account.stopped:
             self._append({"event": "stopped", "because": because})
 
     def retry(self, trials: Sequence[str]) -> None:
-        """Record that trials, by id, are to be trained again, or judged again where their replies are stored."""
+        """Record that trials, by id, are to be trained again, or judged again if their replies are stored."""
         if trials:
             self._append({"event": "retried", "trials": list(trials)})
 
     def record_code(self, sources: Mapping[str, str]) -> None:
-        """Record the content ids of the source of methods and settings, as far as they have changed."""
+        """Record the content ids of the source of methods and settings that have changed."""
         changed = {what: source for what, source in sources.items() if self.state.code.get(what) != source}
         if changed:
             self._append({"event": "code", "of": changed})
@@ -351,7 +351,7 @@ class Ledger:
 
 
 def _lock_of(folder: Path) -> int:
-    """Lock the folder's ledger for this process alone, until the returned file is closed or the process ends."""
+    """Lock the folder's ledger for only this process, until the returned file is closed or the process ends."""
     path = SweepFolder(folder).lock
     try:
         folder.mkdir(parents=True, exist_ok=True)

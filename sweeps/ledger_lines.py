@@ -1,4 +1,4 @@
-"""The lines of a ledger as JSON: what its writer and commands that only read agree on. Needs no torch."""
+"""The lines of a ledger as JSON, shared by its writer and by commands that only read. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from settings.common.errors import UserError
 from sweeps.budget import Spending
 from trainables.folder import SweepFolder
 
-# Of the whole folder, in the ledger's first line. Raise it whenever an event, `Outcome.to_json` or a file beside the
-# ledger changes in a way that this code could not read: folders of other formats are refused and left as they are.
+# The format of the whole folder, in the ledger's first line. Raise it whenever an event, `Outcome.to_json` or a file
+# beside the ledger becomes unreadable for older code: folders of other formats are refused and left as they are.
 FORMAT = 2
 
 
@@ -36,11 +36,11 @@ S = TypeVar("S", bound=State)
 
 @dataclass
 class Account:
-    """What a sweep has taken, over all of its starts, as the events of its ledger add up to.
+    """What all starts of a sweep have taken together, summed over the events of its ledger.
 
     Attributes:
-        spent: in all; what was trained again counts again.
-        stopped: why the search stopped before its end; "" if it did not, or has gone on since.
+        spent: in total; what was trained twice counts twice.
+        stopped: why the search stopped before its end; "" if it did not, or has continued since.
     """
 
     spent: Spending = field(default_factory=Spending)
@@ -51,8 +51,8 @@ class Account:
         """Take in one event. Raise KeyError, TypeError.
 
         Args:
-            trial_id: of the event's outcome.
-            generated: ids of the trials whose replies are stored: tried again, they are not trained again.
+            trial_id: id of the trial of the event's outcome.
+            generated: ids of the trials whose replies are stored: a retry does not train them again.
         """
         kind = event["event"]
         if kind == "spent":
@@ -70,18 +70,18 @@ class Account:
 
 @dataclass
 class RawLedger:
-    """What a ledger says of trials, in JSON. `sweeps.ledger.LedgerState` says the same in objects of the training code.
+    """What a ledger says about trials, as JSON. `sweeps.ledger.LedgerState` has it as objects of the training code.
 
     Attributes:
-        sweep, identity: of the sweep that wrote it.
+        sweep, identity: name and content id of the sweep that wrote it.
         asked: arm -> number -> event of the configuration that the search asked for.
         dispatched: ids of the trials that went to a worker.
         bases: setting label -> score name -> measurement of the untouched base model.
-        outcomes: trial id -> outcome, in the order in which the trials ended.
-        configuration_of: trial id -> id of its configuration, of these.
+        outcomes: trial id -> outcome, in the order of ending.
+        configuration_of: trial id -> id of its configuration, for the trials in `outcomes`.
         generated: ids of the trials whose replies are stored for a judge.
-        code: what ("method kl_penalty") -> content id of its source now.
-        made_with: trial id -> `code` when it ended.
+        code: name ("method kl_penalty") -> content id of its latest source.
+        made_with: trial id -> `code` at the time when it ended.
         account: what was spent.
     """
 
@@ -103,7 +103,7 @@ class RawLedger:
         return {event["configuration"]: event["described"] for arm in self.asked.values() for event in arm.values()}
 
     def made_with_other_code(self, what: str, now: str) -> list[Mapping[str, Any]]:
-        """Return the outcomes of trials that did not fail and ended when the code of `what` was another than `now`."""
+        """Return the outcomes of trials that did not fail and ended when the code of `what` differed from `now`."""
         return [
             outcome
             for trial_id, outcome in self.outcomes.items()
@@ -111,7 +111,7 @@ class RawLedger:
         ]
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Take in one event; of two about the same thing the first counts. Raise KeyError, TypeError, ValueError."""
+        """Take in one event; the first of two about the same thing counts. Raise KeyError, TypeError, ValueError."""
         kind = event["event"]
         trial_id = ""
         if kind in ("outcome", "generated"):
@@ -144,7 +144,7 @@ class RawLedger:
 
 
 def _kept_id(event: Mapping[str, Any], key: str) -> str | None:
-    """Return an id that an event names, if it is one: paths are made of them, and older events name none."""
+    """Return the id under an event's key if it is well-formed: ids become paths, and older events lack some."""
     value = event.get(key)
     return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
@@ -160,7 +160,7 @@ def read_raw(folder: Path) -> RawLedger:
 
 
 def read_as(make: Callable[[str, str], S], folder: Path) -> S:
-    """Read the ledger in a sweep's folder into a state, made from the sweep's name and identity. Raise UserError."""
+    """Read the ledger in a sweep's folder into a state made from the sweep's name and identity. Raise UserError."""
     path = SweepFolder(folder).ledger
     state, _ = parse(make, path, contents_of(path))
     if state is None:
@@ -169,10 +169,10 @@ def read_as(make: Callable[[str, str], S], folder: Path) -> S:
 
 
 def parse(make: Callable[[str, str], S], path: Path, contents: bytes) -> tuple[S | None, int]:
-    """Return what the lines say (None without a header), and how many bytes of them are good.
+    """Return the state that the lines add up to (None without a header), and how many of the bytes are good.
 
-    Only the last line may be torn: it lacks its end or is not JSON. Anything else that cannot be read is damage.
-    Raise UserError, which names the line.
+    Only the last line may be torn, i.e. lack its end or not be JSON. Anything else that cannot be read is damage.
+    Raise UserError that names the line.
     """
     state: S | None = None
     good = 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from analysis.results import SweepResults
     from sweeps.sweep import Sweep
 
-EVERY_S = 10.0  # between two looks at a sweep that runs
+EVERY_S = 10.0  # between two updates of a running sweep
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class SweepHandle:
     """A sweep in an output folder, running or not. In a notebook's cell it shows its progress and its frontier.
 
     Attributes:
-        name: of the sweep.
+        name: name of the sweep.
         output: root of all sweeps' folders and of the MLflow store.
-        declared: file that declares the sweep, where it has not started yet.
+        declared: file that declares the sweep, if it has not started yet.
     """
 
     name: str
@@ -44,21 +44,21 @@ class SweepHandle:
 
     @property
     def state(self) -> dict[str, Any]:
-        """How far the sweep is, as `selgen sweep status --json` prints it. Raise UserError."""
+        """The progress of the sweep, as `selgen sweep status --json` prints it. Raise UserError."""
         from sweeps.results.status import status as read_status
 
         return read_status(self.declared or self.name, self.output)
 
     @property
     def is_running(self) -> bool:
-        """Whether a process runs the sweep at the moment."""
+        """Whether a process is running the sweep now."""
         return self.state["running"] is not None
 
     def results(self, setting: str | None = None) -> SweepResults:
-        """Read what there is, while the sweep runs or afterwards. Raise UserError.
+        """Read the results so far, while the sweep runs or afterwards. Raise UserError.
 
         Args:
-            setting: which one, or a part of its label; needed where the sweep has several.
+            setting: the label of a setting or a part of it; needed if the sweep has several.
         """
         from analysis.results import SweepResults
         from sweeps.results.readers import open_sweep
@@ -69,8 +69,8 @@ class SweepHandle:
         """Show progress and frontier until the sweep has ended, or the cell is interrupted.
 
         Args:
-            every: seconds between two looks.
-            show: called with this at each look; None draws into the notebook's cell, or prints the lines.
+            every: seconds between two updates.
+            show: called with this handle at each update; None draws into the notebook's cell, or prints the lines.
         """
         shown = show or _display()
         shown(self)
@@ -115,18 +115,18 @@ def run(
 ) -> SweepHandle:
     """Run what is left of a sweep, in this process; the cell shows progress and frontier until it ends.
 
-    Interrupt the cell to stop: packs keep their checkpoints, and another `run` goes on.
+    Interrupt the cell to stop: packs keep their checkpoints, and another `run` continues.
 
     Args:
-        sweep: a `Sweep`, the name of one of the catalog or of one that ran, or a file that declares one.
+        sweep: a `Sweep`, a name (of the catalog or of a sweep that ran), or a file that declares one.
         output: root of all sweeps' folders and of the MLflow store.
-        tracking_uri: of MLflow; None is SQLite under `output`.
-        address: of a Ray cluster; None starts a local one.
-        retry_failed: train trials again that failed before.
-        every: seconds between two looks of the cell.
+        tracking_uri: URI of MLflow; None is SQLite under `output`.
+        address: address of a Ray cluster; None starts a local one.
+        retry_failed: train failed trials again.
+        every: seconds between two updates of the cell.
 
     Raises:
-        UserError: as `selgen sweep run` says in a line.
+        UserError: what `selgen sweep run` reports in one line.
     """
     from rich.console import Console
 
@@ -157,7 +157,7 @@ def resume(sweep: Sweep | str | Path, output: str | Path = "runs", **options: An
 
 
 def status(sweep: Sweep | str | Path, output: str | Path = "runs") -> SweepHandle:
-    """Attach to a sweep that runs elsewhere, or has ended. Raise UserError for one that there is none of."""
+    """Attach to a sweep that runs elsewhere or has ended. Raise UserError if there is no such sweep."""
     from sweeps.find import find, is_file
     from sweeps.names import folder_of
     from sweeps.results.from_ledger import is_readable
@@ -172,7 +172,7 @@ def status(sweep: Sweep | str | Path, output: str | Path = "runs") -> SweepHandl
 
 
 def _display() -> Callable[[SweepHandle], None]:
-    """Return what shows a sweep again and again in one place of a notebook's cell; outside of one it prints."""
+    """Return a function that redraws a sweep in one place of a notebook's cell; outside a notebook it prints."""
     if not _in_notebook():
         from rich.console import Console
 
@@ -184,7 +184,7 @@ def _display() -> Callable[[SweepHandle], None]:
 
 
 def _in_notebook() -> bool:
-    """Return whether a front end draws what a cell displays."""
+    """Return whether a notebook front end draws what a cell displays."""
     try:
         from IPython import get_ipython
     except ImportError:
@@ -216,7 +216,7 @@ def _drawn(handle: SweepHandle, every: float) -> Iterator[bool]:
 
 
 def _draw(show: Callable[[SweepHandle], None], handle: SweepHandle) -> None:
-    """Draw once. What goes wrong here is shown in the cell, and must not end the sweep."""
+    """Draw once. An error here is shown in the cell and does not end the sweep."""
     try:
         show(handle)
     except (UserError, OSError) as error:  # e.g. before the first line of the ledger

@@ -1,4 +1,4 @@
-"""Single hyper-parameters of a setting's recipe that a sweep replaces, e.g. `options={"steps": 100, "rank": 4}`."""
+"""Hyper-parameters of a setting's recipe that a sweep may replace, e.g. `options={"steps": 100, "rank": 4}`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS = (*TRIAL_OPTIONS, *ADAPTER_OPTIONS, *OPTIMIZER_OPTIONS)
 
 
 def check_option(what: str, option: str, value: Any) -> None:
-    """Refuse an unknown option or a value that it cannot have: raises UserError that begins with `what`."""
+    """Refuse an unknown option or a value that it cannot have. Raise UserError that begins with `what`."""
     what = f"{what}: option {option!r}"
     if option not in OPTIONS:
         raise UserError(f"{what} does not exist{did_you_mean(option, OPTIONS)}; options: {', '.join(OPTIONS)}")
@@ -38,9 +38,9 @@ def check_option(what: str, option: str, value: Any) -> None:
 
 
 def trial_overrides(recipe: Recipe, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `trainables.trial.trial_for` takes for the options; what they do not name stays as in the recipe.
+    """Return the arguments of `trainables.trial.trial_for` for the options; all others stay as in the recipe.
 
-    An alpha that is not named is twice the rank, so that a rank changes how much an adapter can say and not how loudly.
+    Unless given, alpha is twice the rank, so that the rank changes an adapter's capacity and not its scale.
     """
     overrides = {name: options[name] for name in TRIAL_OPTIONS if name in options}
     adapter = {name: options[name] for name in ADAPTER_OPTIONS if name in options}

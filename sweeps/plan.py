@@ -1,10 +1,10 @@
 """What a sweep will cost: tokens, memory, time.
 
-Rows are counted with the model's own tokenizer where it is on this machine, and by a rule of thumb elsewhere; each has
-its share of an instruction. The base model's own replies are taken to be as long as they may be: as the longest
-response. Time is the arithmetic of all passes (`sweeps.planning.work`) at the speed of this machine at products of the
+Rows are counted with the model's own tokenizer if it is on this machine, and by a rule of thumb otherwise; each has its
+share of an instruction. The base model's own replies are assumed to have their maximum length, that of the longest
+response. Time is the arithmetic of all passes (`sweeps.planning.work`) at the speed of this machine for products of the
 model's sizes (`sweeps.planning.speed`), as if nothing else ran; once trials of the sweep have ended, it follows their
-pace. Memory is what a worker holds at most (`sweeps.planning.fit`).
+pace. Memory is the most that a worker holds (`sweeps.planning.fit`).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from trainables.trial import BUDGET_KNOBS, TrialConfig
 
 @dataclass(frozen=True)
 class ArmEstimate:
-    """What one method on one setting will cost. A method that only others build on has an estimate of its own.
+    """What one method on one setting will cost. A method that only others build on gets its own estimate.
 
     Attributes:
-        tokens: of training, of all trials.
+        tokens: training tokens of all trials.
         seconds: wall time of all trials.
         ended: how many of the trials have ended.
         took: wall seconds of each trial that ended and did not fail.
-        budget_knobs: in what the configurations differ that changes how many rows a trial reads.
+        budget_knobs: the knobs that differ between configurations and change how many rows a trial reads.
     """
 
     setting: str
@@ -62,16 +62,16 @@ class CostEstimate:
     Attributes:
         arms: the sweep's methods on its settings, and what these build on.
         workers: packs at a time.
-        worker_bytes: peak memory of a worker, beside base models that workers share.
-        shared_bytes: of base models that the workers of a machine map from the same files.
-        assumed: models that are not on this machine; they are taken to be as large as Qwen3-8B.
+        worker_bytes: peak memory of a worker, besides base models that workers share.
+        shared_bytes: bytes of base models that the workers of a machine map from the same files.
+        assumed: models that are not on this machine; they are assumed to be as large as Qwen3-8B.
         once: wall seconds that the trials share: loading and scoring base models, their outputs on rows, and the passes
-            that methods prepare with.
-        fit: micro-batches and trials of a pack.
-        memory: a line on memory that is short, or on what was made smaller to fit it; "" if there is enough.
-        prefix_bytes: of what lies below the lowest adapted layers, in the cache.
-        prefix_cache_bytes: of that cache now, with what other sweeps have kept there.
-        budget: what fits the sweep's budget; None without one.
+            by which methods prepare.
+        fit: micro-batches and trials per pack.
+        memory: a line on a lack of memory, or on what was made smaller to fit it; "" if there is enough.
+        prefix_bytes: size of the cached states below the lowest adapted layers.
+        prefix_cache_bytes: size of that cache now, including what other sweeps keep there.
+        budget: what fits into the sweep's budget; None without one.
     """
 
     arms: tuple[ArmEstimate, ...]
@@ -121,12 +121,12 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
     """Estimate what the sweep costs from the start.
 
     Args:
-        packs: at a time.
-        record: the trials that have ended, whose pace the others follow, and the micro-batches that the sweep has.
-        free: main memory that the packs share, in bytes; None where it is not known.
+        packs: number of packs at a time.
+        record: has the ended trials, whose pace the others follow, and the sweep's micro-batches.
+        free: main memory that the packs share, in bytes; None if it is not known.
 
     Raises:
-        UserError: values that make no trial; a base model with which not even one row fits the memory.
+        UserError: values that make no valid trial; a base model with which not even one row fits into memory.
     """
     sizes = sizes_of(sweep)
     share = None if free is None else (free - shared_bytes(sizes)) / (packs * sweep.execution.num_workers)
@@ -177,7 +177,7 @@ def _asked(sweep: Sweep, case: Case) -> list[TrialConfig]:
 
 
 def _base_seconds(forecasts: Iterable[CaseForecast]) -> float:
-    """Return how long the base models take until workers have them, each once for all settings that start from it."""
+    """Return how long it takes until workers have the base models, each once for all settings that start from it."""
     by_model = {content_id(forecast.case.setting.base_model.to_json()): forecast for forecast in forecasts}
     return sum(forecast.base_seconds for forecast in by_model.values())
 
@@ -193,12 +193,12 @@ def _training_tokens(forecast: CaseForecast, trial: TrialConfig) -> float:
 
 
 def _budget_knobs(trials: Sequence[TrialConfig]) -> tuple[str, ...]:
-    """Return the knobs in which trials differ that change how many rows a training reads."""
+    """Return the knobs in which trials differ and that change how many rows a training reads."""
     return tuple(name for name in BUDGET_KNOBS if len({getattr(trial.full_training, name) for trial in trials}) > 1)
 
 
 def _at_measured_pace(arms: Sequence[ArmEstimate]) -> tuple[ArmEstimate, ...]:
-    """Correct the seconds of each arm by its trials that have ended; of an arm without any, in proportion to others."""
+    """Correct each arm's seconds by its ended trials; an arm without any is scaled as the others are."""
     timed = [replace(arm, seconds=fmean(arm.took) * arm.trials) if arm.took else arm for arm in arms]
     measured = sum(arm.seconds for arm in timed if arm.took)
     estimated = sum(arm.seconds for arm in arms if arm.took)

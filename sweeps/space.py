@@ -1,4 +1,4 @@
-"""Which coefficients of a method a sweep searches, in which ranges: the method declares them, the user narrows them.
+"""Which coefficients of a method a sweep searches and in which ranges: the method declares them, the user narrows them.
 
 In a sweep file:
 
@@ -8,10 +8,10 @@ In a sweep file:
     grid("upweighted", weight=[0.3, 1, 3])                      # exactly these, without a search
 
 Besides the coefficients of its method, a configuration may vary in its steps, batch_size, alignment_batch_size,
-learning_rate and schedule, in its adapter's rank, alpha (twice the rank unless it is named), targets and layers, and in
-what is evaluated of one training: the checkpoint after checkpoint_step updates, the adapter times adapter_scale, the
-trial mixed with the base model at decoding by decoding_mix.
-These are the trial knobs (`trainables.trial.TRIAL_KNOBS`).
+learning_rate and schedule; in its adapter's rank, alpha (twice the rank unless given), targets and layers; and in what
+is evaluated of one training: the checkpoint after checkpoint_step updates, the adapter times adapter_scale, or the
+trial mixed with the base model at decoding by decoding_mix. These are the trial knobs
+(`trainables.trial.TRIAL_KNOBS`).
 
     grid("plain", adapter_scale=[0, 0.25, 0.5, 0.75, 1])        # one training, five evaluations
     vary("kl_penalty", layers=one_of("all", "last 10", (24,)), rank=between(1, 32))
@@ -41,7 +41,7 @@ class MethodSpace:
     """The configurations of one method that a sweep may try.
 
     Attributes:
-        method: its name.
+        method: name of the method.
         ranges: coefficient or knob -> the values that are searched; empty if there is nothing to search.
         fixed: coefficient or knob -> a value that the user set; all others keep the method's default.
         points: exactly these configurations instead of a search; None searches `ranges`.
@@ -71,7 +71,7 @@ class MethodSpace:
 
     @property
     def method_titles(self) -> tuple[str, ...]:
-        """What tables and figures call the methods of its configurations: one for each definition."""
+        """What tables and figures call the methods of its configurations: one title per definition."""
         return tuple(methods.make(self.method, {"definition": name}).title for name in sorted(self.definitions))
 
     @property
@@ -82,7 +82,7 @@ class MethodSpace:
         return f"{self.method} ({', '.join(parts)})" if parts else self.method
 
     def to_method(self, values: Values) -> Method:
-        """Make the method at these values of the searched coefficients. Raise UserError for values it refuses."""
+        """Make the method with these values of the searched coefficients. Raise UserError for values it refuses."""
         settled = {**self.fixed, **values}
         return methods.make(self.method, {name: value for name, value in settled.items() if not self._is_knob(name)})
 
@@ -91,7 +91,7 @@ class MethodSpace:
         return {name: value for name, value in {**self.fixed, **values}.items() if self._is_knob(name)}
 
     def _is_knob(self, name: str) -> bool:
-        """Return whether a name is a trial knob's; a method's own coefficient of that name comes first."""
+        """Return whether a name is a trial knob. A method's own coefficient of that name takes precedence."""
         return name in TRIAL_KNOBS and name not in {item.name for item in coefficients(methods.get(self.method))}
 
     @property
@@ -101,7 +101,7 @@ class MethodSpace:
         return {name for name in named if self._is_knob(name)}
 
     def rounded(self, values: Values) -> dict[str, Any]:
-        """Round the values to 3 significant digits, still inside their ranges; a rank to what the method can have."""
+        """Round the values to 3 significant digits within their ranges, and a rank to one that the method allows."""
         rounded = {
             name: _rounded(values[name], spec) if isinstance(spec, RangeSpec) else values[name]
             for name, spec in self.ranges.items()
@@ -113,7 +113,7 @@ class MethodSpace:
         return rounded
 
     def defaults(self) -> dict[str, Any] | None:
-        """Return the method's defaults of the searched coefficients; None if one lies outside its searched range.
+        """Return the method's defaults for the searched coefficients; None if one lies outside its searched range.
 
         Also None if a trial knob is searched: its default is the sweep's, which is not known here.
         """
@@ -134,18 +134,18 @@ class MethodSpace:
         return [_to_unit(spec, values[name]) for name, spec in self.ranges.items()]
 
     def examples(self, count: int = 1) -> list[Values]:
-        """Return configurations to plan with: those that are listed, else the middle of each range, `count` times."""
+        """Return configurations for planning: the listed ones, or else the middle of each range, `count` times."""
         return list(self.points) if self.points else [self.at([0.5] * len(self.ranges))] * count
 
     def every_option(self) -> list[Values]:
-        """Return configurations to check: those that are listed, else every option that has no order, in mid-range."""
+        """Return configurations to check: the listed ones, or else all categorical options, numbers in mid-range."""
         choices = {name: spec.options for name, spec in self.ranges.items() if isinstance(spec, ChoiceSpec)}
         middle = self.at([0.5] * len(self.ranges))
         options = (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
         return list(self.points) if self.points else [{**middle, **chosen} for chosen in options]
 
     def to_json(self) -> dict[str, Any]:
-        """Return, as JSON data, what decides which configurations are proposed: everything but how many."""
+        """Return, as JSON data, what determines which configurations are proposed: everything but their number."""
         ranges = {
             name: [spec.low, spec.high, spec.log] if isinstance(spec, RangeSpec) else list(spec.options)
             for name, spec in self.ranges.items()
@@ -236,7 +236,7 @@ def _specs(method: str, named: Mapping[str, Any]) -> dict[str, Spec | OpenSpec]:
 
 
 def _value(method: str, name: str, spec: Spec | OpenSpec, value: Any) -> Any:
-    """Check a value. Numbers become floats and names a text, so that each configuration is written in one way."""
+    """Check and normalise a value: numbers to floats, names to text. Each configuration is then written in one way."""
     problem = spec.check(value)
     if problem:
         raise UserError(f"method {method!r}: coefficient {name!r} {problem}, got {value!r}")

@@ -9,7 +9,7 @@
         methods=("plain", vary("kl_penalty")),
     )
 
-`Sweep` says what is run, `Search` how configurations are chosen, `Execution` how trials are run, `Budget` what they may
+`Sweep` says what to run, `Search` how to choose configurations, `Execution` how to run trials, `Budget` what they may
 take.
 """
 
@@ -48,14 +48,14 @@ class Search(Declaration, within="search"):
     """How configurations are chosen. Every field is part of a sweep's identity.
 
     Attributes:
-        seed: of the search.
-        round_size: configurations of a method that are proposed before their results are waited for.
+        seed: seed of the search.
+        round_size: number of configurations of a method that are proposed before waiting for their results.
         early_stopping: stop configurations of searched methods that are worse than others (see
-            `sweeps.early_stopping`). None trains all of them to their end, as a comparison of methods should: the
-            stopped configurations of a method are missing from its frontier.
+            `sweeps.early_stopping`). None trains all of them to the end, as a comparison of methods should: stopped
+            configurations are missing from a method's frontier.
         front: "dense" searches each method with Optuna. "cheap" trains both ends of its range, reads out blends of
-            these two adapters, and trains a value between them only where the front still has a gap that is wider than
-            noise (`sweeps.search.gaps`); `configurations` is then the most that it trains.
+            these two adapters, and trains a value in between only where the front still has a gap wider than noise
+            (`sweeps.search.gaps`); `configurations` then limits how many it trains.
     """
 
     seed: int = 0
@@ -70,38 +70,38 @@ class Search(Declaration, within="search"):
             raise UserError(f"early_stopping must be EarlyStopping(...), got {self.early_stopping!r}")
         checks.one_of("front", self.front, ("dense", "cheap"))
         if self.front == "cheap" and self.early_stopping:
-            raise UserError('front="cheap" compares few finished trainings, and early_stopping would stop some of them')
+            raise UserError('front="cheap" compares few finished trainings, but early_stopping would stop some of them')
 
 
 @dataclass(frozen=True)
 class Execution(Declaration, within="execution"):
-    """How trials are run: on what, how many at a time, and what is kept.
+    """How trials are run: on which resources, how many at a time, and what is kept.
 
-    Nothing here is part of an identity: a sweep continues with other values, and results agree to rounding. The last
-    bits of a result do move with `pack_size`, `num_workers`, `rows_per_forward` and `cache_references`.
+    Nothing here is part of an identity: a sweep may continue with other values, and results agree up to rounding. The
+    last bits of a result do depend on `pack_size`, `num_workers`, `rows_per_forward` and `cache_references`.
 
     Attributes:
         pack_size: trials trained side by side; None is the number of seeds.
-        cpus_per_pack: cores that one pack occupies; as many threads work on it.
-        gpus_per_pack: GPUs that one pack occupies; a share lets several packs use one GPU, each within its share of
-            the memory.
+        cpus_per_pack: cores that one pack occupies; it uses as many threads.
+        gpus_per_pack: GPUs that one pack occupies; a fraction lets several packs share one GPU, each within its share
+            of the memory.
         memory_per_pack: main memory that one pack reserves, in gigabytes; None reserves none.
         num_workers: processes that train one pack together through Ray Train, each on its share of the rows, with an
-            equal part of what the pack occupies. A single one takes no detour through Ray Train.
-        shard_base: each of several workers holds only a part of the base model's layers (FSDP), for models that do
-            not fit one GPU.
-        rows_per_forward: most rows of a pack that go through the model at a time (micro-batches, for memory); None is
-            all. Fewer cost one more forward pass. "auto" takes as many as fit the memory when the sweep first starts,
-            after making packs smaller where that is enough; the ledger keeps what it took, so that a sweep that is
-            resumed has the same bits.
-        gradient_checkpointing: keep the inputs of the model's layers alone and run each layer again in the backward
-            pass, for memory; costs one more forward pass.
-        cache_references: compute the outputs of the base model on the rows that methods refer to once, and on all rows
-            what lies below the lowest adapted layer, and keep them for all trials, instead of in every step.
-        checkpoint_seconds: between two checkpoints of a pack in training; what a kill costs at most.
-        keep_adapters: how many of the trials that ended last keep their adapters, beside those on the frontier and
-            those that others build on; the rest is deleted (see `sweeps.results.disk`). None keeps all.
-        judge: how a setting's judge is reached, and its budget. It changes no verdict.
+            equal part of the pack's resources. A single one does not go through Ray Train.
+        shard_base: let each of several workers hold only a part of the base model's layers (FSDP), for models that do
+            not fit on one GPU.
+        rows_per_forward: the most rows of a pack that go through the model at a time (micro-batches, to save memory);
+            None means all. Fewer cost one more forward pass. "auto" takes as many as fit into memory when the sweep
+            first starts, after making packs smaller if that is enough; the ledger keeps the choice, so that a resumed
+            sweep has the same bits.
+        gradient_checkpointing: keep only the inputs of the model's layers and run each layer again in the backward
+            pass, to save memory; costs one more forward pass.
+        cache_references: compute once, and cache for all trials, the base model's outputs on the rows that methods
+            refer to and the hidden states below the lowest adapted layer on all rows, instead of in every step.
+        checkpoint_seconds: seconds between two checkpoints of a pack in training; the most that a kill costs.
+        keep_adapters: how many of the trials that ended last keep their adapters, besides those on the frontier and
+            those that others build on; the rest are deleted (see `sweeps.results.cleaning`). None keeps all.
+        judge: how to reach a setting's judge, and its budget. It changes no verdict.
     """
 
     pack_size: int | None = None
@@ -138,19 +138,19 @@ class Execution(Declaration, within="execution"):
             raise UserError("a pack needs a CPU or a GPU; cpus_per_pack and gpus_per_pack are both 0")
         if self.num_workers > 1 and self.gpus_per_pack % self.num_workers:
             raise UserError(
-                f"gpus_per_pack must be a multiple of num_workers={self.num_workers}, a GPU or more for each or none"
+                f"gpus_per_pack must be a multiple of num_workers={self.num_workers}, one or more GPUs for each or none"
                 f" at all, got {self.gpus_per_pack!r}"
             )
         if self.shard_base and self.num_workers == 1:
-            raise UserError("shard_base shares the base model out over workers; num_workers is 1")
+            raise UserError("shard_base distributes the base model over workers, but num_workers is 1")
 
     @property
     def threads(self) -> int:
-        """CPU threads of each worker: as many as its CPUs, so that all workers together fit the cores."""
+        """CPU threads of each worker: as many as its CPUs, so that all workers together match the cores."""
         return max(1, int(self.cpus_per_pack / self.num_workers))
 
 
-OUTSIDE_IDENTITY = {"identity": False}  # metadata of fields that decide how much runs, where and how
+OUTSIDE_IDENTITY = {"identity": False}  # metadata of fields that only decide how much runs, where and how
 
 
 @dataclass(frozen=True)
@@ -158,21 +158,21 @@ class Sweep(Declaration):
     """Which trials to run.
 
     Attributes:
-        name: of the sweep, its folder and its MLflow experiment.
+        name: name of the sweep, its folder and its MLflow experiment.
         settings: what is learned; see `setting`.
         methods: names, `vary(...)` or `grid(...)`.
-        configurations: how many per method that has something to search.
+        configurations: how many to try per method that has something to search.
         seeds: their number n (0 .. n-1), or the seeds themselves.
         objectives: names of the scores to trade off, task first; None is the setting's own.
         options: replace single hyper-parameters of the setting's recipe, e.g. `{"steps": 100, "rank": 4}`.
         search: how configurations are chosen.
-        controls: also evaluate the checkpoints of plain fine-tuning and its adapter scaled down, unless `methods` have
-            them; a method pushes the frontier only if it beats both.
+        controls: also evaluate the checkpoints of plain fine-tuning and its scaled-down adapter, unless `methods`
+            include them; a method pushes the frontier only if it beats both.
         execution: how trials are run; no part of the identity.
-        replies: a server that loads LoRA adapters, from which replies in words are sampled; None samples them in the
-            pack. That they come from one is part of the identity of every trial on a setting with such evaluations,
-            since its numbers differ by rounding and by its draws; where it is reached is not.
-        budget: what the sweep may take in hours, tokens and dollars, over all of its starts; no part of the identity.
+        replies: a server that loads LoRA adapters and samples replies in words; None samples them in the pack. Using a
+            server is part of the identity of every trial on a setting with such evaluations, since its rounding and
+            its random draws differ; its address is not.
+        budget: limits on hours, tokens and dollars, for all starts of the sweep together; no part of the identity.
     """
 
     name: str
@@ -214,7 +214,7 @@ class Sweep(Declaration):
         for name in ("settings", "methods"):
             value = getattr(self, name)
             if isinstance(value, str | SettingRef | MethodSpace):
-                raise UserError(f"{what}: {name} must be a tuple; of a single one: {name}=(...,)")
+                raise UserError(f"{what}: {name} must be a tuple; with a single element: {name}=(...,)")
             if not value:
                 raise UserError(f"{what}: {name} must be a tuple of at least one")
             object.__setattr__(self, name, tuple(value))
@@ -230,7 +230,7 @@ class Sweep(Declaration):
         if not isinstance(self.seeds, Iterable) and not checks.is_integer(self.seeds):
             raise UserError(f"{what}: seeds must be their number or a tuple of seeds, got {self.seeds!r}")
         if not self.seed_values or _first_repeated(self.seed_values) is not None:
-            raise UserError(f"{what}: seeds must be at least one, each once, got {self.seeds!r}")
+            raise UserError(f"{what}: seeds must be at least one, without repeats, got {self.seeds!r}")
         if not all(checks.is_integer(seed) and seed >= 0 for seed in self.seed_values):
             raise UserError(f"{what}: seeds must be integers of at least 0, got {self.seeds!r}")
 
@@ -256,7 +256,7 @@ class Sweep(Declaration):
 
     @cached_property
     def _blends(self) -> tuple[MethodSpace, ...]:
-        """The readouts of a cheap front that the sweep does not list itself. Raise UserError for what has none."""
+        """The readouts of a cheap front that the sweep does not list itself. Raise UserError if a method has none."""
         searched = [space for space in self.spaces if space.ranges] if self.search.front == "cheap" else []
         return tuple(blends for blends in map(blends_of, searched) if blends not in self.spaces)
 
@@ -298,7 +298,7 @@ class Sweep(Declaration):
         return tuple(arm for case in self.cases for arm in case.arms)
 
     def trials_of(self, arm: Arm, values: Values) -> tuple[TrialConfig, ...]:
-        """Return the trials of a configuration, one per seed. Raise UserError for values that make no trial."""
+        """Return the trials of a configuration, one per seed. Raise UserError for values that make no valid trial."""
         case, knobs = self.case_of(arm.setting), arm.space.knobs(values)
         options = {name: value for name, value in knobs.items() if name in OPTIONS}
         overrides = trial_overrides(case.setting.recipe, {**self.options, **options})
@@ -313,15 +313,15 @@ class Sweep(Declaration):
 
     @cached_property
     def snapshots(self) -> tuple[int, ...]:
-        """Updates after which adapters in training are kept, because some configuration stops there."""
+        """Updates after which adapters in training are kept, because some configuration evaluates them there."""
         spaces = [arm.space for arm in self.arms]
         listed = [point.get("checkpoint_step") for space in spaces for point in space.points or ()]
         listed += [space.fixed.get("checkpoint_step") for space in spaces]
         return tuple(sorted({step for step in listed if step is not None}))
 
     def coefficients_of(self, trial: TrialConfig) -> dict[str, Any]:
-        """Return a trial's coefficients, and whatever else the sweep varies of its method, by name."""
-        varied = self._varied.get(trial.method.name, set())  # none of a method that only others build on
+        """Return a trial's coefficients, and the other knobs that the sweep varies for its method, by name."""
+        varied = self._varied.get(trial.method.name, set())  # none for a method that only others build on
         adapter = {"layers": trial.adapter.layers_text, "targets": trial.adapter.targets_text}
         values = {**vars(trial.adapter), **adapter, **vars(trial.optimizer), **vars(trial)}
         values["checkpoint_step"] = trial.updates  # the last step is a checkpoint, too
@@ -336,7 +336,7 @@ class Sweep(Declaration):
         return varied
 
     def label_of(self, trial: TrialConfig) -> str:
-        """Return what tells a trial's configuration from others of its method, e.g. "beta=0.3, steps=24"."""
+        """Return what distinguishes a trial's configuration from others of its method, e.g. "beta=0.3, steps=24"."""
         usual = self.coefficients_of(replace(self.case_of(trial.setting).template, method=trial.method))
         values = self.coefficients_of(trial)
         knobs = self._varied.get(trial.method.name, set())
@@ -348,14 +348,14 @@ class Sweep(Declaration):
         return f"{trial.method.title} {self.label_of(trial)}".strip()
 
     def check_settings(self, trials: Iterable[TrialConfig]) -> None:
-        """Refuse trials of other settings than the sweep's: the name of a setting may be a file, which would be run.
+        """Refuse trials of settings other than the sweep's: a setting's name may be a file, which would be executed.
 
         Raise UserError.
         """
         for trial in trials:
             if trial.setting not in self.settings:
                 raise UserError(
-                    f"the ledger has a trial of setting {trial.setting.name!r}, which is none of the sweep's"
+                    f"the ledger has a trial of setting {trial.setting.name!r}, which is not one of the sweep's"
                 )
 
     def check(self) -> None:
@@ -387,10 +387,10 @@ class Sweep(Declaration):
         return rule.steps(trial) if rule and arm.space.points is None and not trial.is_readout else ()
 
     def identity(self) -> str:
-        """Return a content id of all that decides a result or which configurations are proposed.
+        """Return a content id of all that determines results or which configurations are proposed.
 
-        That is every field but those marked as OUTSIDE_IDENTITY: a finished sweep may be extended, and run elsewhere. A
-        field that is not resolved here leaves the id unchanged at its default.
+        That is every field except those marked as OUTSIDE_IDENTITY: a finished sweep may be extended and run elsewhere.
+        A field that is not resolved here leaves the id unchanged at its default.
         """
         resolved = {
             "settings": [case.template.to_json() | {"method": None} for case in self.cases],

@@ -1,1 +1,1 @@
-"""How it is learned: methods as terms, packs that share a forward."""
+"""How models learn: methods as terms of a loss, and packs of trials that share a forward pass."""

@@ -1,6 +1,6 @@
-"""A pack's state in one file, and the state of a single member, which a later pack of other members takes up.
+"""A pack's state in one file, and a single member's state, from which a later pack of other members continues.
 
-A file takes the place of an older one in one move. What is read from it gives every later bit as if nothing had been
+A file replaces an older one atomically. Training that continues from it gives every bit as if it had not been
 interrupted.
 """
 
@@ -22,7 +22,7 @@ from trainables.member import MemberState
 
 
 class CheckpointError(Exception):
-    """A checkpoint is damaged or belongs to other trials; its text says which and why, in one line."""
+    """A checkpoint is damaged or belongs to other trials. The text says which checkpoint and why, in one line."""
 
 
 def save_pack(
@@ -35,12 +35,12 @@ def save_pack(
 def load_pack(
     path: Path, pack_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, members: Sequence[MemberState]
 ) -> list[MemberState]:
-    """Give adapters and optimizer the state in a pack's checkpoint, and return those of the members.
+    """Set adapters and optimizer to the state in a pack's checkpoint, and return the members' states.
 
-    Raise CheckpointError; adapters and optimizer are then as they were.
+    Raise CheckpointError; adapters and optimizer are then unchanged.
 
     Args:
-        members: as they are now.
+        members: their present states.
     """
     tensors, read = _read(path, pack_id, members, adapters.theta_KP.device)
     expected = {"theta": adapters.theta_KP, **optimizer.state()}
@@ -54,7 +54,7 @@ def load_pack(
 def save_member(
     path: Path, trial_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, index: int, member: MemberState
 ) -> None:
-    """Write what a later pack needs to go on with one member, whatever its other members."""
+    """Write what a later pack, of whatever other members, needs to continue with one member."""
     state = {"theta": adapters.theta_KP, **optimizer.state()}
     tensors = {
         name: value[index : index + 1] if name == "updates" else adapters.cut(index, value[index])
@@ -66,12 +66,12 @@ def save_member(
 def load_member(
     path: Path, trial_id: str, adapters: PackedAdapters, optimizer: PackedAdamW, index: int, member: MemberState
 ) -> MemberState:
-    """Give a member's rows of adapters and optimizer the state that `save_member` wrote, and return the member's.
+    """Set a member's rows of adapters and optimizer to what `save_member` wrote, and return the member's state.
 
-    Raise CheckpointError; adapters and optimizer are then as they were.
+    Raise CheckpointError; adapters and optimizer are then unchanged.
 
     Args:
-        member: as it is now.
+        member: its present state.
     """
     tensors, (read,) = _read(path, trial_id, [member], adapters.theta_KP.device)
     try:
@@ -101,20 +101,20 @@ def _write(path: Path, name: str, tensors: Mapping[str, Tensor], members: Sequen
 def _read(
     path: Path, name: str, now: Sequence[MemberState], device: torch.device
 ) -> tuple[dict[str, Tensor], list[MemberState]]:
-    """Return a checkpoint's tensors and members. Raise CheckpointError, also where their states are of another kind."""
+    """Return a checkpoint's tensors and members. Raise CheckpointError, also if their states are of another kind."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
         if metadata["pack"] != name:
-            raise ValueError("it is of another pack")
+            raise ValueError("it belongs to another pack")
         members = [MemberState.from_json(data) for data in json.loads(metadata["records"])]
         if len(members) != len(now):
-            raise ValueError("it is of more or fewer members")
+            raise ValueError("it has more or fewer members")
         _read_tensors(tensors, members)
         if [_shapes(member) for member in members] != [_shapes(member) for member in now]:
             raise ValueError("the state that its methods carry is of another kind")
-        for member, before in zip(members, now, strict=True):  # a file's tensors have lost their order
+        for member, before in zip(members, now, strict=True):  # tensors in a file have no order
             member.state = {name: member.state[name] for name in before.state}
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
@@ -122,7 +122,7 @@ def _read(
 
 
 def _read_tensors(tensors: Mapping[str, Tensor], members: Sequence[MemberState]) -> None:
-    """Give members their tensors."""
+    """Give the members their tensors."""
     for key, values in tensors.items():
         kind, _, place = key.partition(".")
         number, _, name = place.partition(".")

@@ -15,15 +15,15 @@ from torch import Tensor
 def per_position(function: Callable[[Tensor, slice], Tensor], hidden_ND: Tensor, size: int | None = None) -> Tensor:
     """Return `function` of each position's hidden state, `[N]`, without the logits of all positions in memory.
 
-    Since a position's value depends on its own hidden state alone, its gradient is one row of width D. The rows are
-    computed while a chunk's logits are there, and kept instead of these: V / D times less memory (a fused linear
-    cross-entropy, as in Hsu et al. 2024, arXiv:2410.10989), and every further loss over the same values is
+    Since a position's value depends only on its own hidden state, its gradient is one row of width D. The rows are
+    computed while a chunk's logits are in memory, and kept instead of the logits: V / D times less memory (a fused
+    linear cross-entropy, as in Hsu et al. 2024, arXiv:2410.10989), and every further loss over the same values is
     differentiated without the head.
 
     Args:
-        function: maps hidden states `[n, D]` and where they lie among the N to values `[n]`. Nothing else that it reads
-            is differentiated.
-        size: positions of a chunk; None is all.
+        function: maps hidden states `[n, D]` and their slice of the N positions to values `[n]`. Only the hidden states
+            are differentiated.
+        size: positions per chunk; None means all.
     """
     values: Tensor = _PerPosition.apply(hidden_ND, function, size or max(1, len(hidden_ND)))
     return values

@@ -1,4 +1,4 @@
-"""Coefficients of a method: a dataclass field carries its default and its range together.
+"""Coefficients of a method: each dataclass field carries both its default and its range.
 
 `beta: float = Range(1.0, low=1e-2, high=1e2, log=True)`; `sweeps.space` reads the ranges.
 """
@@ -30,7 +30,7 @@ class RangeSpec:
     integer: bool = False
 
     def check(self, value: Any) -> str | None:
-        """Return what is wrong with `value`, or None."""
+        """Return what is wrong with `value`; None if nothing is."""
         fits, what = (checks.is_integer, "an integer") if self.integer else (checks.is_number, "a number")
         if fits(value) and math.isfinite(value) and self.at_least <= value <= self.at_most:
             return None
@@ -39,23 +39,23 @@ class RangeSpec:
 
 @dataclass(frozen=True)
 class ChoiceSpec:
-    """The values of a categorical coefficient; `searched` tells whether a sweep varies it by default."""
+    """The values of a categorical coefficient; `searched`: whether a sweep varies it by default."""
 
     options: tuple[Any, ...]
     searched: bool
 
     def check(self, value: Any) -> str | None:
-        """Return what is wrong with `value`, or None."""
+        """Return what is wrong with `value`; None if nothing is."""
         return None if value in self.options else f"must be one of {', '.join(map(repr, self.options))}"
 
 
 @dataclass(frozen=True)
 class OpenSpec:
-    """The values of a knob without order that depend on the model: none is proposed, all that `read` takes are allowed.
+    """The values of an unordered knob that depend on the model: none is proposed, all that `read` takes are allowed.
 
     Attributes:
-        read: returns the one text that stands for a value in tables; raises UserError for what is no value.
-        what: says in words which values there are.
+        read: returns the unique text that stands for a value in tables; raises UserError for an invalid value.
+        what: describes the possible values in words.
     """
 
     read: Callable[[Any], str]
@@ -63,7 +63,7 @@ class OpenSpec:
     what: str = ""
 
     def check(self, value: Any) -> str | None:
-        """Return what is wrong with `value`, or None."""
+        """Return what is wrong with `value`; None if nothing is."""
         try:
             self.read(value)
         except UserError as error:
@@ -89,30 +89,30 @@ def Range(
     """Declare a numeric coefficient.
 
     Args:
-        default: the value of a method that is made without one.
+        default: the value if none is given.
         low, high: the interval that a sweep searches.
         log: search it on a logarithmic scale.
         at_least, at_most: the interval of allowed values.
         neutral: the value at which the method equals plain fine-tuning, if there is one.
         searched: whether a sweep varies it by default.
-        integer: whether it takes integers only.
+        integer: whether it takes only integers.
     """
     spec = RangeSpec(low, high, log, at_least, at_most, neutral, searched, integer)
     return field(default=default, metadata={SPACE: spec})
 
 
 def Choice(default: Any, *options: Any, searched: bool = False) -> Any:
-    """Declare a categorical coefficient; `options` lists its values, the default among them."""
+    """Declare a categorical coefficient; `options` lists its values, including the default."""
     return field(default=default, metadata={SPACE: ChoiceSpec(options, searched)})
 
 
 def Open(default: str, read: Callable[[Any], str], what: str) -> Any:
-    """Declare a coefficient that is a text; see `OpenSpec`."""
+    """Declare a coefficient whose value is text; see `OpenSpec`."""
     return field(default=default, metadata={SPACE: OpenSpec(read, what=what)})
 
 
 def value_text(value: Any) -> str:
-    """Return a coefficient's value as a short text from which it can be read again."""
+    """Return a coefficient's value as short text that can be read back."""
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if not isinstance(value, float) or float(short) == value else repr(value)
 
@@ -125,7 +125,7 @@ def label_of(values: Mapping[str, Any]) -> str:
 
 
 def coefficients(method: type[Any]) -> list[Field[Any]]:
-    """Return the coefficient fields of a method, inherited ones last. Raise TypeError for one without a range."""
+    """Return the coefficient fields of a method, inherited ones last. Raise TypeError if one has no range."""
     for item in fields(method):
         if SPACE not in item.metadata or item.default is MISSING:
             raise TypeError(f"{method.__name__}.{item.name} must be declared with Range(...), Choice(...) or Open(...)")

@@ -1,4 +1,4 @@
-"""What lies where in the folder of a sweep. Imports nothing heavy: commands that only read ask, too."""
+"""The layout of a sweep's folder. Imports nothing heavy, because commands that only read use it, too."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from settings.common.files import PARTIAL
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """The folder of a sweep. Workers and driver both write there, so it lies on storage that all nodes share.
+    """The folder of a sweep. Workers and driver both write there, so it must be on storage that all nodes share.
 
     Attributes:
-        path: of the folder itself.
+        path: path of the folder itself.
     """
 
     path: Path
@@ -26,20 +26,20 @@ class SweepFolder:
         return self.path / "adapters"
 
     def adapter(self, trial_id: str) -> Path:
-        """Return the folder of a trial's adapter: a PEFT checkpoint, and which trial it is."""
+        """Return the folder of a trial's adapter: a PEFT checkpoint, and a description of the trial."""
         return self.adapters / trial_id
 
     @property
     def observed(self) -> Path:
-        """Folder of what models did on the questions."""
+        """Folder of models' observations on the questions."""
         return self.path / "observations"
 
     def observations(self, name: str) -> Path:
-        """Return the file of what a model did on the questions; `name` is a trial's id or `base_id` of a setting."""
+        """Return the file of a model's observations; `name` is a trial's id or the `base_id` of a setting."""
         return self.observed / f"{name}.json"
 
     def asked(self, name: str, max_length: int) -> Path:
-        """Return the file of a setting's questions as tokens, for replies that are sampled elsewhere.
+        """Return the file of a setting's questions as tokens, for sampling replies elsewhere.
 
         `name` is the `base_id` of the setting.
         """
@@ -55,16 +55,16 @@ class SweepFolder:
         return self.checkpoints / f"{pack_id}.safetensors"
 
     def paused(self, trial_id: str) -> Path:
-        """Return the file of the state of a trial that waits at a rung."""
+        """Return the file of the state of a trial waiting at a rung."""
         return self.checkpoints / f"{trial_id}.safetensors"
 
     @property
     def activities(self) -> Path:
-        """Folder of what workers do at the moment, a file per pack. The driver deletes it when it ends."""
+        """Folder of what workers are doing now, a file per pack. The driver deletes it when it ends."""
         return self.path / "activities"
 
     def activity(self, name: str) -> Path:
-        """Return the file of what is done for a pack; `name` is the pack's id or `base_id` of a setting."""
+        """Return the file of what is being done for a pack; `name` is the pack's id or the `base_id` of a setting."""
         return self.activities / f"{name}.json"
 
     @property
@@ -81,7 +81,7 @@ class SweepFolder:
 
     @property
     def running(self) -> Path:
-        """File of how far the sweep is, for other terminals; gone when its driver has ended."""
+        """File of the sweep's progress, for other terminals; deleted when its driver ends."""
         return self.path / "running.json"
 
     @property
@@ -96,12 +96,12 @@ class SweepFolder:
 
     @property
     def study(self) -> Path:
-        """File of the Optuna studies, a copy of what the ledger says."""
+        """File of the Optuna studies, a copy of the ledger's contents."""
         return self.path / "study.journal"
 
     @property
     def graded(self) -> Path:
-        """Folder of what a judge made of the replies."""
+        """Folder of a judge's grades of the replies."""
         return self.path / "grades"
 
     def grades(self, name: str) -> Path:
@@ -114,7 +114,7 @@ class SweepFolder:
         return self.path / "errors"
 
     def error(self, name: str) -> Path:
-        """Return the file of the traceback that ended a pack; `name` is the pack's id or `base_id` of a setting."""
+        """Return the file of the traceback that ended a pack; `name` is the pack's id or the `base_id` of a setting."""
         return self.errors / f"{name}.txt"
 
     @property
@@ -129,12 +129,12 @@ class SweepFolder:
 
     @property
     def named(self) -> Path:
-        """Folder of models that were scored on the sweep's settings and are no trials of it, a file each."""
+        """Folder of models from elsewhere that were scored on the sweep's settings, a file each."""
         return self.path / "named"
 
     @property
     def judges(self) -> Path:
-        """Folder of what several judges made of the same replies, a file per setting."""
+        """Folder of comparisons of several judges on the same replies, a file per setting."""
         return self.path / "judges"
 
     @property
@@ -149,7 +149,7 @@ class SweepFolder:
 
     @property
     def published(self) -> Path:
-        """File that says which results are up to date; a sweep that has it has nothing left to run."""
+        """File that says which results are up to date; only a sweep with nothing left to run has it."""
         return self.path / "published.json"
 
     @property

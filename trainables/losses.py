@@ -1,8 +1,8 @@
 """Losses as pure functions of a trial's outputs. No model, no device, no batch layout.
 
 Shape legend: N positions of the rows of a stream (see `trainables.method.Positions`), V vocabulary, D hidden width, L
-layers, R rank, I input features. All are computed in float32 or wider. An empty or fully masked batch (N = 0) gives
-exactly 0 with a zero gradient.
+layers, R rank, I input features. All losses are computed in float32 or wider. An empty or fully masked batch (N = 0)
+gives exactly 0 with a zero gradient.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trainables.chunked import per_position
 from trainables.interface.outputs import Forward
 from trainables.projections import Factors
 
-LIKELIEST = -1e-6  # log-probability per token, in nats, above which ORPO's odds grow no more
+LIKELIEST = -1e-6  # log-probability per token, in nats, above which ORPO's odds stop growing
 
 
 def cross_entropy(*forwards: Forward) -> Tensor:
@@ -25,7 +25,7 @@ def cross_entropy(*forwards: Forward) -> Tensor:
 
         CE = - (1/N) sum_n log p(y_n)
 
-    Several batches are pooled before the mean: each token weighs the same, so a long row weighs more than a short one.
+    Batches are pooled before the mean: each token has the same weight, so a long row weighs more than a short one.
     """
     total = torch.stack([token_nll(forward).sum() for forward in forwards]).sum()
     return total / max(1, sum(len(forward.labels_N) for forward in forwards))
@@ -57,7 +57,7 @@ def kl_to_reference(
         forward: KL(r || p) = (1/N) sum_n sum_v r_nv (log r_nv - log p_nv)
 
     Reverse is the penalty of RLHF (Ziegler et al. 2019, arXiv:1909.08593, eq. 2), forward is distillation from the
-    reference. Exactly 0 when both distributions are the same numbers.
+    reference. Exactly 0 if both distributions are the same numbers.
     """
 
     def divergence(hidden_ND: Tensor, at: slice) -> Tensor:
@@ -71,12 +71,12 @@ def kl_to_reference(
 
 
 def alignment_loss(kind: Literal["kl", "cross_entropy"], policy: Forward, reference: Forward) -> Tensor:
-    """Return the loss on alignment rows that a method chose: the divergence from the base model, or cross-entropy."""
+    """Return the loss that a method chose for alignment rows: the divergence from the base model, or cross-entropy."""
     return kl_to_reference(policy, reference) if kind == "kl" else cross_entropy(policy)
 
 
 def logit_mse(policy: Forward, reference: Forward) -> Tensor:
-    """Return the squared distance of the trained model's logits z and the reference's, averaged over all of them.
+    """Return the squared distance of the trained model's logits z from the reference's, averaged over all of them.
 
         MSE = (1/(N V)) sum_nv (z_nv - z^ref_nv)^2
 
@@ -114,7 +114,7 @@ def sequence_log_prob(forward: Forward, over_tokens: Literal["sum", "mean"] = "s
 
 
 def _counts(group_N: Tensor, count: int, like: Tensor) -> Tensor:
-    """Return how many positions each of `count` groups has, at least 1; `torch.bincount` would wait for the device."""
+    """Return each of `count` groups' number of positions, at least 1; `torch.bincount` would wait for the device."""
     ones = torch.ones(len(group_N), dtype=like.dtype, device=like.device)
     return ones.new_zeros(count).index_add(0, group_N, ones).clamp(min=1)
 
@@ -126,7 +126,7 @@ def preference_margin(
     rejected_reference: Forward,
     over_tokens: Literal["sum", "mean"] = "sum",
 ) -> Tensor:
-    """Return by how much more than the reference the policy prefers each chosen row to its twin, `[num_rows]`, in nats.
+    """Return how much more than the reference the policy prefers each chosen row to its twin, `[num_rows]`, in nats.
 
         m_i = (c_i - c_i^ref) - (r_i - r_i^ref)
 
@@ -141,7 +141,7 @@ def dpo(margin_R: Tensor, beta: float) -> Tensor:
 
         DPO = mean_i - log sigmoid(beta m_i)
 
-    It is log 2 where policy and reference agree.
+    It is log 2 if policy and reference agree.
     """
     return -torch.nn.functional.logsigmoid(beta * margin_R).sum() / max(1, len(margin_R))
 
@@ -151,7 +151,7 @@ def odds_ratio(chosen: Forward, rejected: Forward) -> Tensor:
 
         OR = mean_i - log sigmoid(log odds_i(chosen) - log odds_i(rejected)),  odds = P / (1 - P)
 
-    with log P the mean log-probability of a row's tokens, taken to be at most `LIKELIEST`: at P = 1 the odds are
+    with log P the mean log-probability of a row's tokens, capped at `LIKELIEST`, because at P = 1 the odds are
     infinite.
     """
     log_P_2R = torch.stack([sequence_log_prob(row, "mean").clamp(max=LIKELIEST) for row in (chosen, rejected)])
@@ -163,7 +163,7 @@ def odds_ratio(chosen: Forward, rejected: Forward) -> Tensor:
 def subspace_overlap(adapter: Sequence[Factors], prior: Sequence[Factors]) -> Tensor:
     """Return how much the row spaces of two adapters' A overlap: sum over layers of sum_ij |(A_prior A^T)_ij|.
 
-    O-LoRA's orthogonality loss (Wang et al. 2023, arXiv:2310.14152, eq. 8). 0 exactly when they are orthogonal.
+    O-LoRA's orthogonality loss (Wang et al. 2023, arXiv:2310.14152, eq. 8). It is 0 exactly if they are orthogonal.
     """
     layers = zip(adapter, prior, strict=True)
     return torch.stack([(before.A_RI @ after.A_RI.T).abs().sum() for after, before in layers]).sum()
@@ -179,7 +179,7 @@ def squared_change(adapter: Sequence[Factors]) -> Tensor:
 
         ||dW||_F^2 = sum_l scale^2 tr(B^T B A A^T)
 
-    From Gram matrices of the factors; no matrix of the weights' size is made.
+    Computed from Gram matrices of the factors; no matrix of the weights' size is made.
     """
     squares = [f.scale**2 * ((f.B_OR.T @ f.B_OR) * (f.A_RI @ f.A_RI.T)).sum() for f in adapter]
     return torch.stack(squares).sum()

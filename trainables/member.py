@@ -1,4 +1,4 @@
-"""What is known of a member of a pack besides its weights, and whether its numbers can be trusted."""
+"""What is known about a member of a pack besides its weights, and whether its numbers can be trusted."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from trainables.method import Method
 from trainables.outcome import Cost
 from trainables.projections import Factors
 
-EXPLODED = 3.0  # a task loss of so many times that of guessing among all tokens is no training any more
+EXPLODED = 3.0  # a task loss this many times that of uniform guessing means that training has diverged
 
 
 @dataclass
 class MemberState:
-    """What is known of a member besides its weights.
+    """What is known about a member besides its weights.
 
     Attributes:
         status, reason: how it ended, if it ended now.
-        cost: of its training so far.
+        cost: cost of its training so far.
         curves: metric name -> (step, value) pairs.
-        pending: metric name -> (step, value) pairs that are still on the device, and not in the curves yet.
-        state: what its method carries from step to step.
+        pending: metric name -> (step, value) pairs that are still on the device and not in the curves yet.
+        state: the state that its method carries from step to step.
     """
 
     status: Status = "finished"
@@ -39,14 +39,14 @@ class MemberState:
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def begin(self, method: Method, adapter: Sequence[Factors]) -> None:
-        """Set the state to what it is before the first step, on the device of the initial adapter."""
+        """Set the state for the first step, on the device of the initial adapter."""
         initial = method.initial_state(adapter)
         self.state = {name: value.detach().to(adapter[0].A_RI.device).clone() for name, value in initial.items()}
 
     def carry(self, method: Method, kept: Mapping[str, Tensor], adapter: Sequence[Factors]) -> None:
-        """Take over what a step kept, and what the method makes of the state after the update.
+        """Take over what a step kept, and the method's state after the update.
 
-        Raise TypeError where the method returns another kind of state.
+        Raise TypeError if the method returns a different kind of state.
         """
         before = self.state
         kept = {name: value.to(before[name]) for name, value in kept.items()}
@@ -54,19 +54,19 @@ class MemberState:
         if after.keys() != before.keys() or any(after[name].shape != old.shape for name, old in before.items()):
             shapes = [", ".join(f"{name} {tuple(v.shape)}" for name, v in each.items()) for each in (before, after)]
             raise TypeError(f"after_update of method {method.name!r} must return {shapes[0]}, got {shapes[1]}")
-        # A copy: what a method returns may be a view of factors that the next update overwrites.
+        # Copied, because the returned tensors may be views of factors that the next update overwrites.
         self.state = {
             name: old if after[name] is old else after[name].detach().to(old, copy=True) for name, old in before.items()
         }
 
     def hold(self, step: int, terms: Mapping[str, Tensor]) -> int:
-        """Keep a step's terms on the device, and return of how many steps they are kept now."""
+        """Keep a step's terms on the device; return the number of steps kept."""
         for name, value in terms.items():
             self.pending.setdefault(name, []).append((step, value))
         return len(self.pending["loss"])
 
     def read(self) -> dict[str, list[tuple[int, float]]]:
-        """Return what is kept on the device, as (step, value) pairs by name."""
+        """Return the values kept on the device, as (step, value) pairs by name."""
         return {
             name: list(zip([step for step, _ in pairs], torch.stack([v for _, v in pairs]).tolist(), strict=True))
             for name, pairs in self.pending.items()
@@ -80,7 +80,7 @@ class MemberState:
         guessing: float,
         moves_after: int,
     ) -> None:
-        """Add what was read to the curves, and see whether the member is still sound (`find_problem`)."""
+        """Add the values read to the curves, and check that the member is still sound (`find_problem`)."""
         self.extend(step, values)
         self.reason = find_problem(values, must_stay_active, guessing, moves_after)
         self.status = "invalid" if self.reason else "finished"
@@ -92,7 +92,7 @@ class MemberState:
             self.curves.setdefault(name, []).append((step, sum(value for _, value in pairs) / len(pairs)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON data without what are tensors; `from_json` is its inverse."""
+        """Return JSON data, without tensors; `from_json` is its inverse."""
         tensors = ("pending", "state")
         data = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in tensors}
         return data | {"cost": asdict(self.cost)}
@@ -125,12 +125,12 @@ def find_problem(
     guessing: float,
     moves_after: int = 1,
 ) -> str | None:
-    """Return why a member's numbers cannot be trusted, or None.
+    """Return why a member's numbers cannot be trusted; None if they can.
 
     Args:
         values: metric name -> (step, value) pairs of the last steps.
         must_stay_active: terms that may not be zero once the adapter has moved.
-        guessing: the loss of guessing among all tokens, in nats; `EXPLODED` times that is no training any more.
+        guessing: the loss of uniform guessing among all tokens, in nats; `EXPLODED` times that means divergence.
         moves_after: updates after which the adapter has moved.
     """
     for name, pairs in values.items():
@@ -142,5 +142,5 @@ def find_problem(
             return f"the task loss is {value:.3g} at step {step}; guessing tokens would give {guessing:.3g}"
     for name in must_stay_active:
         if any(value == 0.0 for step, value in values.get(name, ()) if step > moves_after):
-            return f"the term {name!r} is exactly 0 after the first update, or pulls at nothing: it is not connected"
+            return f"the term {name!r} is exactly 0 after the first update, or has no gradient: it is not connected"
     return None

@@ -2,11 +2,11 @@
 
 The driver gives a worker its `WorkerConfig` and one job after another, `TrainPack` or `ScoreBase`. The worker answers
 with a `PackReport` about once a second; the last one says how the job ended: `Ended`, `UserProblem`, `OutOfMemory` or
-`Failed`. Ray Tune carries all of it as JSON values: jobs in its configurations, reports in its results. Nothing here
+`Failed`. Ray Tune carries all of this as JSON values: jobs in its configurations, reports in its results. Nothing here
 imports torch or Ray.
 
-A slice of a large model's pack takes minutes: what the worker does meanwhile, its `Activity`, lies in a file of the
-sweep's folder. Nothing depends on it but what users are shown.
+A slice of a large model's pack takes minutes. Meanwhile, the worker writes its `Activity` to a file in the sweep's
+folder, which is only shown to users.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from trainables.trial import AdapterConfig, TrialConfig, pack_id
 
 # Keys of a Tune configuration, and of a Tune result.
 WORKER, JOB, REPORT = "worker", "job", "report"
-ACTIVITY_SECONDS = 1.0  # between two looks at what a worker does
+ACTIVITY_SECONDS = 1.0  # between two writes of what a worker is doing
 
 Phase = Literal["loading", "preparing", "reference", "training", "scoring"]
-"""What a worker does: it loads the base model, trains that first, runs it on the rows that methods refer to, trains
-the pack, or observes it on the questions of an evaluation."""
+"""What a worker is doing: loading the base model, training that first, running it on the rows that methods refer to,
+training the pack, or observing it on the questions of an evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """What a worker has to know besides its job.
+    """What a worker needs to know besides its job.
 
     Attributes:
-        folder: of the sweep, for adapters, observations and checkpoints.
+        folder: the sweep's folder, for adapters, observations and checkpoints.
         threads: CPU threads of a worker process.
-        memory: main memory that a worker process may use, in bytes; None if that is not known.
+        memory: main memory that a worker process may use, in bytes; None if not known.
         checkpoint_seconds: time between checkpoints of a running pack.
         rows_per_forward, gradient_checkpointing: see `Pack`.
-        cache_references: keep what the base model gives on rows that methods refer to (see `ReferenceCache`).
+        cache_references: cache the base model's outputs on rows that methods refer to (see `ReferenceCache`).
         num_workers: processes that train a pack together.
-        sharded: share the base model's layers out over them.
-        resources: of each of them, by Ray's names, e.g. {"CPU": 2, "GPU": 0.5}.
+        sharded: distribute the base model's layers over them.
+        resources: resources of each of them, by Ray's names, e.g. {"CPU": 2, "GPU": 0.5}.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ class WorkerConfig:
 
     @property
     def gpus(self) -> float:
-        """GPUs of a worker process. A share of one limits its memory to that share, and 0 hides them all."""
+        """GPUs of a worker process. A fraction limits its memory to that share of one; 0 hides all GPUs."""
         return float(self.resources.get("GPU", 0))
 
     def to_json(self) -> dict[str, Any]:
@@ -84,8 +84,8 @@ class TrainPack:
     Attributes:
         trials: the members, in order.
         snapshots: updates after which adapters in training are kept, for trials that stop there.
-        pause_after: updates after which each member waits for the others' results; None is never, and an empty tuple
-            is never for all.
+        pause_after: updates after which each member waits for the others' results; None means never, and an empty
+            tuple never for all.
     """
 
     trials: tuple[TrialConfig, ...]
@@ -112,10 +112,10 @@ class ScoreBase:
     """The job to score the untouched base model of a setting.
 
     Attributes:
-        setting: which.
-        adapters: those that trials of the sweep will have there. What lies below all of them is then computed and kept,
-            since these trials read it, too; none is a whole pass.
-        replying: whether it replies in words there, and not from a server.
+        setting: the setting.
+        adapters: those that the sweep's trials will have. The states below all of them are then computed and cached,
+            since these trials read them, too; without adapters, make a whole pass.
+        replying: whether it replies in words in the worker, and not from a server.
     """
 
     setting: SettingRef
@@ -132,7 +132,7 @@ Job = TrainPack | ScoreBase
 
 
 def job_from_json(data: Mapping[str, Any]) -> Job:
-    """Return the job that `to_json` wrote. Raise UserError when another version of the training code wrote it."""
+    """Return the job that `to_json` wrote. Raise UserError if another version of the training code wrote it."""
     if data["kind"] == "base":
         adapters = tuple(AdapterConfig(**adapter) for adapter in data["adapters"])
         return ScoreBase(SettingRef(**data["setting"]), adapters, data["replying"])
@@ -166,7 +166,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class UserProblem:
-    """Something that only the user can put right ended a job; `text` is one line."""
+    """A problem that only the user can fix ended a job; `text` is one line."""
 
     text: str
 
@@ -177,7 +177,7 @@ class UserProblem:
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """A pack did not fit and has to be smaller; `reason` is one line."""
+    """A pack did not fit into memory and must be smaller; `reason` is one line."""
 
     reason: str
 
@@ -217,14 +217,14 @@ def _end_from_json(data: Mapping[str, Any]) -> PackEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class PackReport:
-    """What a worker says after a slice of work.
+    """What a worker reports after a slice of work.
 
     Attributes:
-        progress: trial id -> newest values of its curves, with the "step" that they are of.
+        progress: trial id -> newest values of its curves, with their "step".
         steps_done, num_steps: updates of the longest member.
         note: a line for the user, e.g. that a pack was resumed; empty if there is none.
-        cautions: lines that hold for more than this pack, and are to be said once.
-        end: how the job ended; None while it goes on.
+        cautions: lines that apply beyond this pack, to be shown once.
+        end: how the job ended; None while it continues.
     """
 
     progress: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -247,7 +247,7 @@ class PackReport:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> PackReport:
-        """Return the report that `to_json` wrote. Raise UserError when another version of the training code did."""
+        """Return the report that `to_json` wrote. Raise UserError if another version of the training code did."""
         end = _end_from_json(data["end"]) if data["end"] else None
         return PackReport(**{**data, "cautions": tuple(data["cautions"]), "end": end})
 
@@ -263,12 +263,12 @@ class PackReport:
 
 @lru_cache(maxsize=8)
 def _report_of(text: str) -> PackReport:
-    """Read a report. Tune hands each one on three times: to the display, to the search, and when the pack is closed."""
+    """Read a report. Tune passes each one on three times: to the display, to the search, and when the pack closes."""
     return PackReport.from_json(json.loads(text))
 
 
 def to_config(*messages: WorkerConfig | Job) -> dict[str, Any]:
-    """Return what a Tune configuration holds of these messages."""
+    """Return these messages as a Tune configuration."""
     return {WORKER if isinstance(message, WorkerConfig) else JOB: message.to_json() for message in messages}
 
 
@@ -284,16 +284,16 @@ def job_from_config(config: Mapping[str, Any]) -> Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Activity:
-    """What a worker does at the moment.
+    """What a worker is doing now.
 
     Attributes:
         trials: ids of the pack's members; none while the base model is scored.
         phase: see `Phase`.
-        what: the evaluation that is scored.
-        done, total: how much of the phase: updates, or rows of an evaluation (a part of a row is a part of its reply).
-            0 of 0 while that is not known.
-        begun: how much had been done when the phase began, as in a pack that was resumed.
-        seconds: since then.
+        what: the evaluation being scored.
+        done, total: progress of the phase: updates, or rows of an evaluation (a fraction of a row is a part of its
+            reply). 0 of 0 while not known.
+        begun: how much had been done when the phase began, as in a resumed pack.
+        seconds: seconds since then.
     """
 
     trials: tuple[str, ...]
@@ -311,7 +311,7 @@ class Activity:
 
     @staticmethod
     def read(path: Path) -> Activity | None:
-        """Return what a worker has written; None where no file can be read, or another version wrote it."""
+        """Return what a worker has written; None if no file can be read, or another version wrote it."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             return Activity(**{**data, "trials": tuple(data["trials"])})
@@ -320,17 +320,17 @@ class Activity:
             ValueError,
             TypeError,
             KeyError,
-        ):  # on network file systems a file that is replaced may be stale
+        ):  # on network file systems, a replaced file may be stale
             return None
 
 
 class ActivityFile:
-    """Tells the driver what a worker does, through a file that is replaced when the phase changes and now and then.
+    """Tells the driver what a worker is doing, through a file that is replaced at each new phase and from time to time.
 
     Args:
-        path: of the file.
+        path: path of the file.
         trials: ids of the pack's members.
-        clock: in seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, path: Path, trials: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
@@ -340,7 +340,7 @@ class ActivityFile:
         self._begun: float = 0
 
     def tell(self, phase: Phase, done: float = 0, total: float = 0, what: str = "") -> None:
-        """Write down what is done, unless that was just written. It costs nothing to call this at every step."""
+        """Write what is being done, unless just written. It is cheap enough to call at every step."""
         now = self._clock()
         if (phase, what) != self._phase:
             self._phase, self._began, self._begun = (phase, what), now, done
@@ -351,7 +351,7 @@ class ActivityFile:
         activity = Activity(
             trials=self._trials, phase=phase, what=what, done=done, total=total, begun=self._begun, seconds=seconds
         )
-        with suppress(OSError):  # it is for people to see: no pack ends because a disk is full for a moment
+        with suppress(OSError):  # only people read it: no pack should end because a disk is full for a moment
             write_json(self._path, asdict(activity), durable=False)
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
 """The interface of a method: the term that makes one fine-tuning differ from plain fine-tuning.
 
-A method is a frozen dataclass. Its fields are its coefficients, declared with default and range together
+A method is a frozen dataclass. Its fields are its coefficients, each declared with its default and its range
 (`beta: float = Range(1.0, low=1e-2, high=1e2, log=True)`); `sweeps.space` reads the ranges. A method sees one trial's
 outputs on the streams that it declares, and returns scalars to differentiate. It never sees a model, a device, an
-optimizer or another trial: that is what lets many trials share one forward pass.
+optimizer or another trial: this lets many trials share one forward pass.
 
 Shape legend: N positions of the rows of a stream, concatenated; D hidden width; V vocabulary; L layers; R rank of an
 adapter; I and O in- and output features of a linear layer.
@@ -32,8 +32,8 @@ Positions = Literal["response", "text", "padded", "answer"]
 """Which positions of a row count.
 
     response  those that predict a response token
-    text      those that predict any token of the row, prompt included
-    padded    every position of the row padded to the trial's `max_length`, padding included
+    text      those that predict any token of the row, including the prompt
+    padded    every position of the row padded to the trial's `max_length`, including padding
     answer    from the last position of the prompt to the end of the padding
 """
 Kind = Literal["data", "loss", "gradient", "weights", "activations", "after training"]
@@ -41,8 +41,8 @@ Kind = Literal["data", "loss", "gradient", "weights", "activations", "after trai
 ProxySchedule = Literal["continuous", "synchronized"]
 """When the rows of the proxy streams are read.
 
-    continuous    in every step; once used up, they start anew in another order
-    synchronized  once in each pass over the task rows, in its first steps; the steps after these have none
+    continuous    in every step; once used up, they start again in a new order
+    synchronized  once per pass over the task rows, in its first steps; later steps have none
 """
 
 
@@ -58,8 +58,8 @@ class Step:
         priors: the frozen factors of each prior adapter (`Method.priors`), in the same order; empty unless the method
             declares `weights`.
         prepared: what the method computed before training (`Method.prepare`).
-        state: what the method carries from step to step (`Method.initial_state`), as the step before left it.
-        directions: as `Trained` has them; empty unless the method declares `weights`.
+        state: what the method carries from step to step (`Method.initial_state`), as the previous step left it.
+        directions: see `Trained`; empty unless the method declares `weights`.
         gates: what `Method.gates` drew for this step.
         recorded: detached values for curves; filled by `record`.
         kept: what `keep` sets.
@@ -77,7 +77,7 @@ class Step:
     kept: dict[str, Tensor] = field(default_factory=dict)
 
     def record(self, **values: Tensor) -> None:
-        """Keep unweighted terms, detached, for curves and `must_stay_active`. Raise TypeError for no tensor."""
+        """Keep unweighted terms, detached, for curves and `must_stay_active`. Raise TypeError for non-tensors."""
         for name, value in values.items():
             if not isinstance(value, Tensor):
                 hint = "" if self.adapter else "; step.adapter is empty unless the method has weights = True"
@@ -87,7 +87,7 @@ class Step:
     def keep(self, **values: Tensor) -> None:
         """Set entries of the state, detached, for the next step.
 
-        Raise KeyError for one that is not in it, TypeError for what is no tensor of its shape.
+        Raise KeyError for an entry that is not in it, TypeError for anything but a tensor of its shape.
         """
         for name, value in values.items():
             if name not in self.state:
@@ -101,12 +101,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained adapter, and what a method may edit it with (`Method.finalize`).
+    """A trained adapter, with what a method may use to edit it (`Method.finalize`).
 
     Attributes:
         adapter: its factors, layer after layer.
-        priors: those of each prior adapter (`Method.priors`), of the same layers.
-        directions: for each of these layers, the weight change that the first prior made, or tuning the base model
+        priors: the factors of each prior adapter (`Method.priors`), on the same layers.
+        directions: for each of these layers, the weight change made by the first prior, or by tuning the base model
             (`Method.needs_pretrained`); empty without either.
         prepared, state: see `Step`; the state is that after the last update.
     """
@@ -130,27 +130,27 @@ class BatchSizes:
 class Method(Configured):
     """What one fine-tuning minimises. A subclass is one file, one equation, one citation.
 
-    Several groups, of which most methods need the first alone.
+    Its members come in groups; most methods need only the first.
 
     Every method:
         kind: what it works on.
-        streams: rows sent through the adapted model at each step.
-        reference: those of the streams that are also sent through the frozen base model.
-        layers: those of the streams whose hidden states after every layer are kept.
-        passes: those over whole streams that `prepare` asks for, whether or not a step reads these.
+        streams: streams whose rows go through the adapted model at each step.
+        reference: the streams that also go through the frozen base model.
+        layers: the streams whose hidden states after every layer are kept.
+        passes: the passes over whole streams that `prepare` asks for, whether or not a step reads these streams.
         weights: whether the loss reads the adapter's own factors (`Step.adapter`).
-        must_stay_active: names of recorded terms that must be above zero, and have a gradient at the adapter, once it
-            has moved. A term that stays at zero or is detached is not connected, and the trial is marked invalid.
+        must_stay_active: names of recorded terms that must be above zero and have a gradient at the adapter once it has
+            moved. A term that stays at zero or is detached is not connected; the trial is then marked invalid.
         equation: the loss in one line.
         source: the citation.
-        evidence: what others have measured of it, in a sentence with its citation; empty where nothing is known.
-        losses(step): the one method that has to be defined.
+        evidence: what others have measured about it, in a sentence with its citation; empty if nothing is known.
+        losses(step): the only method that must be defined.
         rows_per_step(stream, sizes), positions(stream): which rows and which of their positions are read.
 
     Gradient surgery:
         num_row_groups(stream): how many groups of a stream's rows have a gradient that is not simply added.
-        combine(gradients): what the optimizer gets.
-        transform_update(update, gradients): what is stepped along.
+        combine(gradients): the gradient that the optimizer gets.
+        transform_update(update, gradients): the direction to step along.
 
     Gates:
         gates(rank, random): what each rank of the adapter is multiplied by in a step.
@@ -160,14 +160,14 @@ class Method(Configured):
         prepare(preparation): what is computed once, from whole streams, before the first step.
         rows_read(stream, num_rows, prepared): which rows of a stream are read at all.
         rewriting(stream): how its rows are rewritten.
-        edits(prepared): what is added to or taken out of hidden states on their way through the model.
+        edits(prepared): what is added to or removed from hidden states on their way through the model.
 
     State:
-        initial_state(adapter), after_update(state, adapter): what is carried from step to step, beside what a step
+        initial_state(adapter), after_update(state, adapter): what is carried from step to step, besides what a step
             keeps (`Step.keep`).
 
     Two stages:
-        priors, prior_is_active: adapters that are trained first, and whether the first of them stays in the model.
+        priors, prior_is_active: adapters to train first, and whether the first of them stays in the model.
         trained_as, reads_priors_out, needs_pretrained, finalize(trained): editing a trained adapter.
 
     Replicating the study:
@@ -189,7 +189,7 @@ class Method(Configured):
     evidence: ClassVar[str] = ""
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
-        """Return what is minimised and plotted as the loss, one scalar, and one more for each row group, if any.
+        """Return the scalar that is minimised and plotted as the loss, and one more per row group, if any.
 
         See `num_row_groups`; `losses.cross_entropy_by_group` returns a tuple of these.
         """
@@ -200,28 +200,28 @@ class Method(Configured):
         return sizes.task if stream == "task" else sizes.alignment
 
     def positions(self, stream: Stream) -> Positions:
-        """Return which positions of the rows of `stream` its `Forward` holds."""
+        """Return which positions of the rows of `stream` the `Forward` holds."""
         return "text" if self.definition == "published" else "response"
 
     # --- gradient surgery ---
 
     def num_row_groups(self, stream: Stream) -> int:
-        """Return into how many groups a step's rows of `stream` are split for a loss and a gradient each.
+        """Return into how many groups, each with its own loss and gradient, a step's rows of `stream` are split.
 
-        0, the rule, is for rows that only the first loss reads. The rows of a group are contiguous. All groups go back
-        through the base model in one pass, so that no row is computed more often for them.
+        The default, 0, is for rows that only the first loss reads. The rows of a group are contiguous. All groups go
+        back through the base model in one pass, so that no row is computed more often.
         """
         return 0
 
     @property
     def num_losses(self) -> int:
-        """How many scalars `losses` returns, and gradients `combine` sees: the first loss, and one per row group."""
+        """Number of scalars that `losses` returns and of gradients that `combine` sees: 1, plus one per row group."""
         return 1 + sum(self.num_row_groups(stream) for stream in self.streams)
 
     def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
         """Return the gradient that the optimizer gets, one tensor per adapter factor; by default the sum of all.
 
-        Called only when a member of the pack has more than one loss.
+        Called only if some member of the pack has more than one loss.
 
         Args:
             gradients: `[loss][tensor]`, each tensor of the shape of an adapter factor of this trial.
@@ -229,12 +229,12 @@ class Method(Configured):
         return [sum(tensors[1:], start=tensors[0]) for tensors in zip(*gradients, strict=True)]
 
     def transform_update(self, update: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
-        """Return the direction to step along; by default `update`. For methods that need the step to have a property.
+        """Return the direction to step along; by default `update`. For methods that constrain the step itself.
 
         Args:
-            update: one tensor per adapter factor: the direction that Adam has made of `combine`'s gradient, without
-                learning rate and weight decay.
-            gradients: as `combine` sees them.
+            update: one tensor per adapter factor: Adam's direction for `combine`'s gradient, without learning rate and
+                weight decay.
+            gradients: as for `combine`.
         """
         return update
 
@@ -250,9 +250,9 @@ class Method(Configured):
             raise UserError(f"adapter option 'rank' {what}, got {rank}")
 
     def gates(self, rank: int, random: Random) -> Sequence[float]:
-        """Return what each rank of the adapter is multiplied by in a step; empty, the rule, leaves it as it is.
+        """Return the factors by which a step multiplies the adapter's ranks; empty, the default, leaves them unchanged.
 
-        They hold in the passes of training alone; `finalize` says what the adapter is in evaluation.
+        They hold only in training passes; `finalize` decides what the adapter is in evaluation.
 
         Args:
             random: seeded by the trial's seed and the number of the step, so that all configurations draw alike.
@@ -264,8 +264,8 @@ class Method(Configured):
     def prepare(self, preparation: Preparation) -> Mapping[str, Tensor]:
         """Return what is computed before the first step: directions, scores of rows, curvature; by default nothing.
 
-        A function of what `preparation` gives and of the coefficients alone. Called whenever a pack with the trial is
-        built; what is expensive, `preparation` keeps by content.
+        It must depend only on `preparation` and the coefficients. Called whenever a pack with the trial is built;
+        `preparation` caches what is expensive by content.
         """
         return {}
 
@@ -275,29 +275,29 @@ class Method(Configured):
         return tuple(dict.fromkeys(each.stream for each in self.passes))
 
     def rows_read(self, stream: Stream, num_rows: int, prepared: Mapping[str, Tensor]) -> Sequence[int] | None:
-        """Return which of the rows of `stream` are read, by number; None, the rule, is all of them."""
+        """Return the numbers of the rows of `stream` that are read; None, the default, means all."""
         return None
 
     def rewriting(self, stream: Stream) -> Rewriting | None:
-        """Return how the rows of `stream` are rewritten before they are trained on; None, the rule, is not at all."""
+        """Return how the rows of `stream` are rewritten before training; None, the default, means not at all."""
         return None
 
     edits_in_training_only: ClassVar[bool] = False
-    """Whether no edit holds in evaluation, so that the adapter alone is the model, wherever it is evaluated."""
+    """Whether no edit holds in evaluation, so that the adapter alone is the model wherever it is evaluated."""
 
     def edits(self, prepared: Mapping[str, Tensor]) -> Sequence[Edit]:
         """Return the edits of the forward pass; by default none. The reference is never edited.
 
-        Where all of them hold in training alone, say so by `edits_in_training_only`.
+        If all of them hold only in training, set `edits_in_training_only`.
 
-        Those of `trained_as` hold while that trains, and not here.
+        The edits of `trained_as` hold while that trains, but not here.
         """
         return ()
 
     # --- state ---
 
     def initial_state(self, adapter: Sequence[Factors]) -> Mapping[str, Tensor]:
-        """Return what the method carries from step to step, as it is before the first; by default nothing.
+        """Return the initial state that the method carries from step to step; by default nothing.
 
         Args:
             adapter: the initial factors, layer after layer.
@@ -305,10 +305,10 @@ class Method(Configured):
         return {}
 
     def after_update(self, state: Mapping[str, Tensor], adapter: Sequence[Factors]) -> Mapping[str, Tensor]:
-        """Return the state after the optimizer's update; by default as it is.
+        """Return the state after the optimizer's update; by default unchanged.
 
         Args:
-            state: with what the step kept.
+            state: the state, including what the step kept.
             adapter: the updated factors, layer after layer.
         """
         return state
@@ -316,7 +316,7 @@ class Method(Configured):
     # --- two stages ---
 
     prior_is_active: ClassVar[bool] = False
-    """Whether the first prior adapter lies frozen beneath the trained one. The others are only seen."""
+    """Whether the first prior adapter stays frozen beneath the trained one. The others are only seen."""
 
     @property
     def priors(self) -> tuple[Method, ...]:
@@ -332,18 +332,18 @@ class Method(Configured):
         return self
 
     reads_priors_out: ClassVar[bool] = False
-    """Whether what is evaluated is the priors' as much as its training's: readouts of the same share a draw."""
+    """Whether the result depends on the priors as much as on its training: readouts of the same ones share a draw."""
 
     @property
     def needs_pretrained(self) -> bool:
-        """Whether the directions are what tuning changed in the base model, and not what the prior did."""
+        """Whether the directions are the changes made by tuning the base model, and not those made by the prior."""
         return False
 
     def finalize(self, trained: Trained) -> Sequence[Factors]:
-        """Return the factors to evaluate and keep; by default those that were trained.
+        """Return the factors to evaluate and keep; by default the trained ones.
 
-        Called wherever an adapter is evaluated or kept, on a copy. What it returns may have any rank, layer by layer;
-        the kept checkpoint has the largest. Raise InvalidAdapterError where the result would say nothing of the method.
+        Called on a copy wherever an adapter is evaluated or kept. The result may have a different rank in each layer;
+        the kept checkpoint has the largest. Raise InvalidAdapterError if the result would say nothing about the method.
         """
         return trained.adapter
 
@@ -356,20 +356,20 @@ class Method(Configured):
 
     @property
     def revision(self) -> int:
-        """How often trials of this method, as it is set, have come to give other numbers while those of others did not.
+        """How often the numbers of trials of this method, with these coefficients, have changed when others' did not.
 
-        Part of a trial's identity. 1 where a prior lies beneath the adapter, which once started as a copy of it.
+        Part of a trial's identity. 1 if a prior lies beneath the adapter, which once started as a copy of it.
         """
         return int(self.prior_is_active)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyMethod(Method):
-    """A method that reads batches of alignment rows beside the task batches.
+    """A method that reads batches of alignment rows besides the task batches.
 
     Coefficients:
-        proxy_schedule: "continuous" starts the alignment rows anew whenever they are used up, so that every step has
-            some; "synchronized" shows them once in each pass over the task rows, and the steps after that have none.
+        proxy_schedule: "continuous" restarts the alignment rows whenever they are used up, so that every step has some;
+            "synchronized" shows them once per pass over the task rows, in its first steps; later steps have none.
     """
 
     streams: ClassVar[tuple[Stream, ...]] = ("task", "alignment")
@@ -393,7 +393,7 @@ class StepCost:
 
 
 def step_cost(method: Method, sizes: BatchSizes) -> StepCost:
-    """Return the cost of a method's step, all rows taken to be equally long."""
+    """Return the cost of a method's step, assuming that all rows are equally long."""
     rows = {stream: method.rows_per_step(stream, sizes) / sizes.task for stream in method.streams}
     policy = sum(rows.values())
     reference = sum(rows[stream] for stream in method.reference)
@@ -401,22 +401,22 @@ def step_cost(method: Method, sizes: BatchSizes) -> StepCost:
 
 
 def require(setting: Setting, method: Method) -> None:
-    """Raise UserError when the method, or what it builds on, needs something that the setting does not have."""
+    """Raise UserError if the method, or what it builds on, needs something that the setting does not have."""
     for stream in (*method.streams, *method.prepared_streams):
         if stream not in setting.streams:
-            raise UserError(f"method {method.name!r} needs {stream} rows, and setting {setting.name!r} has none")
+            raise UserError(f"method {method.name!r} needs {stream} rows, but setting {setting.name!r} has none")
     for name in instructions_of(method):
         if name not in setting.instructions:
             raise UserError(
-                f"method {method.name!r} needs the instruction {name!r}, and setting {setting.name!r} has"
-                f" {', '.join(setting.instructions) or 'none'}; rows of your own get theirs by option 'instructions'"
+                f"method {method.name!r} needs the instruction {name!r}, but setting {setting.name!r} has"
+                f" {', '.join(setting.instructions) or 'none'}; give your own rows theirs by option 'instructions'"
             )
     for needed in (method.trained_as, *method.priors):
         if needed != method:
             require(setting, needed)
     if method.needs_pretrained and not setting.base_model.pretrained:
         raise UserError(
-            f"method {method.name!r} needs the pretrained model that the base model was tuned from, and setting"
+            f"method {method.name!r} needs the pretrained model that the base model was tuned from, but setting"
             f" {setting.name!r} names none"
         )
 

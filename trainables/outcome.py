@@ -16,11 +16,11 @@ class Cost:
     """What a trial took.
 
     Attributes:
-        tokens: sent through the model in training, padding excluded, reference passes included.
-        tokens_cut: response tokens of the training rows that were longer than `max_length`, over the whole training.
+        tokens: tokens sent through the model in training, without padding, with reference passes.
+        tokens_cut: response tokens cut from training rows longer than `max_length`, over the whole training.
         seconds: the trial's share of the pack's wall time.
-        inherited_tokens, inherited_seconds: what the adapters took that the trial was built on: a prior, or the
-            training that it only edits or scales.
+        inherited_tokens, inherited_seconds: cost of the adapters that the trial was built on: a prior, or the training
+            that it only edits or scales.
     """
 
     tokens: int = 0
@@ -34,24 +34,24 @@ class Cost:
 
     @property
     def total_tokens(self) -> int:
-        """Training tokens that it takes to come here from nothing."""
+        """Training tokens needed to get here from scratch."""
         return self.tokens + self.inherited_tokens
 
     @property
     def total_seconds(self) -> float:
-        """Seconds that it takes to come here from nothing."""
+        """Seconds needed to get here from scratch."""
         return self.seconds + self.inherited_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a trial ended. This is what the ledger keeps.
+    """How a trial ended, as the ledger keeps it.
 
     Attributes:
         trial: its configuration and seed.
         status: "finished" has scores; "invalid" diverged or had a dead term; "failed" crashed; "stopped" was cut short.
         reason: one line, unless finished.
-        scores: score name -> measurement, of every evaluation of the setting.
+        scores: score name -> measurement, for every evaluation of the setting.
         curves: metric name -> (step, value) pairs, thinned.
         cost: what the trial took.
         adapter: name of the adapter's folder under the sweep's `adapters/`, a PEFT checkpoint; None if not kept.
@@ -66,7 +66,7 @@ class Outcome:
     adapter: str | None = None
 
     def values(self, names: Sequence[str]) -> tuple[float, ...] | None:
-        """Return the means of the scores of these names; None unless the trial finished and all of them are finite."""
+        """Return the means of these scores; None unless the trial finished and all of them are finite."""
         if self.status != "finished" or not set(names) <= set(self.scores):
             return None
         means = tuple(self.scores[name].mean for name in names)
@@ -86,11 +86,11 @@ class Outcome:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Outcome:
-        """Return the outcome that `to_json` wrote. Raise ValueError for an adapter that is not named by its trial."""
+        """Return the outcome that `to_json` wrote. Raise ValueError if the adapter is not named after its trial."""
         scores = {name: Measurement(**value) for name, value in data["scores"].items()}
         curves = {name: [(int(step), float(value)) for step, value in curve] for name, curve in data["curves"].items()}
         trial = TrialConfig.from_json(data["trial"])
-        if data["adapter"] not in (None, trial.trial_id):  # it names a folder, and must not lead elsewhere
+        if data["adapter"] not in (None, trial.trial_id):  # it names a folder and must not point elsewhere
             raise ValueError(f"adapter {data['adapter']!r} is not that of trial {trial.trial_id}")
         parts = {"trial": trial, "scores": scores, "curves": curves, "cost": Cost(**data["cost"])}
         return Outcome(**{**data, **parts})

@@ -25,20 +25,20 @@ from trainables.trial import TrialConfig, base_id
 
 
 def write_questions(folder: SweepFolder, encoded: EncodedSetting, max_length: int) -> None:
-    """Write the questions that replies are sampled to elsewhere, as tokens, unless they are there."""
+    """Write the questions, as tokens, for sampling replies elsewhere, unless the file exists."""
     path = folder.asked(base_id(encoded.setting), max_length)
     if not path.is_file():
         write_json(path, questions_json(encoded))
 
 
 class Pack(PackTraining):
-    """Trials side by side in one copy of the base model, to their outcomes. A solo run is a pack of one.
+    """Trials side by side in one copy of the base model, up to their outcomes. A solo run is a pack of one.
 
-    Takes the arguments of `PackTraining`.
+    It takes the arguments of `PackTraining`.
     """
 
     def finish(self, folder: SweepFolder, progress: Progress = lambda evaluation, done, total: None) -> Ended:
-        """Edit and evaluate the adapters, write what is to be kept, and say how all members ended.
+        """Edit and evaluate the adapters, write what to keep, and return how all members ended.
 
         Args:
             progress: see `evaluate`.
@@ -49,7 +49,7 @@ class Pack(PackTraining):
         return self.ended(evaluated)
 
     def edit_adapters(self) -> None:
-        """Let methods edit the trained adapters of their members, and scale those whose trials say so."""
+        """Let methods edit the trained adapters of their members, and scale those of trials that ask for it."""
         for index, trial in enumerate(self.trials):
             if self.members[index].status != "finished" or index in self.paused:
                 continue
@@ -60,9 +60,9 @@ class Pack(PackTraining):
             self._edited.add(index)
 
     def _is_raw(self, index: int) -> bool:
-        """Whether a member trains its own adapter and its method finalizes it, which has not been done yet.
+        """Return whether a member trains its own adapter and its method has yet to finalize it.
 
-        What is read out of the store has been finalized there.
+        Adapters read out of the store have been finalized there.
         """
         method = self.trials[index].method
         finalizes = type(method).finalize is not Method.finalize and method.trained_as == method
@@ -70,7 +70,7 @@ class Pack(PackTraining):
 
     @contextmanager
     def _finalized(self, indices: Sequence[int]) -> Iterator[None]:
-        """Let methods finalize adapters while these are evaluated or kept. Training goes on with those before."""
+        """Let methods finalize adapters while they are evaluated or kept. Training continues with the originals."""
         raw = [index for index in indices if self._is_raw(index)]
         for index in raw:
             self._edit(index, self.trials[index].method)
@@ -86,7 +86,7 @@ class Pack(PackTraining):
                 super()._keep(store, index, trial)
 
     def _edit(self, index: int, method: Method) -> None:
-        """Let a method edit its member's adapter; invalid when it says so, or makes numbers that are not finite."""
+        """Let a method edit its member's adapter; invalid if the method says so or the result is not finite."""
         member = self.members[index]
         adapter = [factors.copy() for factors in self.adapters.member_factors(index)]
         trained = Trained(adapter, self.priors[index], self.directions(index), self.prepared[index], member.state)
@@ -138,7 +138,7 @@ class Pack(PackTraining):
     def write(self, folder: SweepFolder, evaluated: Mapping[int, Evaluated]) -> None:
         """Write adapters (see `AdapterStore`) and observations of members that were evaluated and do not pause.
 
-        For replies that are sampled elsewhere the questions are written, too.
+        If replies are sampled elsewhere, also write the questions.
         """
         if self._workers.first and not self.replying:
             for length, encoded in self.encoded.items():
@@ -150,7 +150,7 @@ class Pack(PackTraining):
                     write_json(folder.observations(self.trials[index].trial_id), result.observed_json())
 
     def ended(self, evaluated: Mapping[int, Evaluated]) -> Ended:
-        """Say how all members ended. Those that pause have outcomes so far, as those of trials of fewer updates."""
+        """Return how all members ended. Those that pause have interim outcomes, as trials of fewer updates."""
         outcomes, rungs, paused = [], [], self.paused
         for index, trial in enumerate(self.trials):
             outcome = self._outcome(index, evaluated.get(index))

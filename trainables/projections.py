@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 TINY = 1e-16  # keeps 0 / 0 from being nan
-RANK_TOLERANCE = 1e-12  # squared directions that are shorter than this part of the longest count as zero
+RANK_TOLERANCE = 1e-12  # squared lengths below this share of the longest count as zero
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Factors:
         return len(self.A_RI)
 
     def to(self, like: Tensor) -> Factors:
-        """Return the same with the type and device of another tensor."""
+        """Return these factors with the type and device of `like`."""
         return replace(self, A_RI=self.A_RI.to(like), B_OR=self.B_OR.to(like))
 
     def copy(self) -> Factors:
-        """Return the same on memory of its own."""
+        """Return a copy in its own memory."""
         return replace(self, A_RI=self.A_RI.clone(), B_OR=self.B_OR.clone())
 
     def times(self, share: float) -> Factors:
@@ -44,14 +44,14 @@ class Factors:
         return replace(self, scale=share * self.scale)
 
     def padded(self, rank: int) -> Factors:
-        """Return the same weight change at a higher rank, with zeros."""
+        """Return the same weight change at a higher rank, padded with zeros."""
         more = rank - self.rank
         pad = torch.nn.functional.pad
         return replace(self, A_RI=pad(self.A_RI, (0, 0, 0, more)), B_OR=pad(self.B_OR, (0, more)))
 
 
 def joined(*adapters: Factors) -> Factors:
-    """Return the sum of adapters of one layer as one adapter: exactly, and its rank is the sum of theirs.
+    """Return the exact sum of a layer's adapters as one adapter, whose rank is the sum of theirs.
 
     dW_1 + dW_2 = [scale_1 B_1, scale_2 B_2] [A_1; A_2]
     """
@@ -60,24 +60,24 @@ def joined(*adapters: Factors) -> Factors:
 
 
 class InvalidAdapterError(Exception):
-    """An adapter that says nothing about its method; its text says why, and is the reason of the invalid trial."""
+    """An adapter says nothing about its method. The text says why, and becomes the reason of the invalid trial."""
 
 
 class Direction(Protocol):
-    """A change V `[O, I]` of one layer's weights, used through products alone."""
+    """A change V `[O, I]` of one layer's weights, used only through products."""
 
     def project(self, B_OX: Tensor) -> Tensor:
         """Return C B with C = V V^T / ||V||_F, `[O, X]`; zeros for V = 0.
 
-        C is symmetric and positive semi-definite, but no projector: applying it twice is not applying it once
-        (Hsu et al. 2024, arXiv:2405.16833, eq. 3, which chooses it over V (V^T V)^-1 V^T for its speed).
+        C is symmetric and positive semi-definite, but not a projector: applying it twice differs from applying it once
+        (Hsu et al. 2024, arXiv:2405.16833, eq. 3, which prefers it to V (V^T V)^-1 V^T for its speed).
         """
         ...
 
     def bases(self, energy: float) -> tuple[Tensor, Tensor]:
         """Return the leading left and right singular vectors of V, `[O, M]` and `[I, M]`.
 
-        As few as hold a share `energy` of ||V||_F^2; none of V = 0, and none that belong to singular values of 0.
+        The fewest that hold a share `energy` of ||V||_F^2; none for V = 0, and none for singular values of 0.
         """
         ...
 
@@ -97,7 +97,7 @@ class WeightDirection:
     def bases(self, energy: float) -> tuple[Tensor, Tensor]:
         """See `Direction`."""
         if energy not in self._bases:
-            # All singular vectors of a layer of 8B parameters are 270 MB: only the leading ones stay.
+            # All singular vectors of a layer of an 8B model take 270 MB: only the leading ones are kept.
             found = _leading(*_svd(self.tuned_OI.float() - self.pretrained_OI.float()), energy)
             self._bases[energy] = found[0].clone(), found[1].clone()
         return self._bases[energy]
@@ -109,7 +109,7 @@ class WeightDirection:
 
 @dataclass(frozen=True)
 class LowRankDirection:
-    """V = scale B A of another adapter; only products of rank R are made."""
+    """V = scale B A of another adapter; only products of rank R are computed."""
 
     factors: Factors
 
@@ -120,7 +120,7 @@ class LowRankDirection:
 
     def bases(self, energy: float) -> tuple[Tensor, Tensor]:
         """See `Direction`."""
-        if energy not in self._bases:  # how many they are has to be read from the device
+        if energy not in self._bases:  # their number must be read from the device
             self._bases[energy] = _leading(*self._svd, energy)
         return self._bases[energy]
 
@@ -130,7 +130,7 @@ class LowRankDirection:
 
     @cached_property
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The singular value decomposition of V from those of its factors; nothing larger than they is made."""
+        """The singular value decomposition of V from its factors; nothing larger than these is computed."""
         left_OR, right_IR = torch.linalg.qr(self.factors.B_OR), torch.linalg.qr(self.factors.A_RI.T)
         U_RM, s_M, W_RM = _svd(self.factors.scale * left_OR.R @ right_IR.R.T)
         return left_OR.Q @ U_RM, s_M, right_IR.Q @ W_RM
@@ -160,7 +160,7 @@ def _leading(U_OM: Tensor, s_M: Tensor, W_IM: Tensor, energy: float) -> tuple[Te
 
 
 def cosine(factors: Factors, B_OR: Tensor) -> float:
-    """Return the cosine between the weight changes `B_OR A` and `factors.B_OR A`; 0 when one of them is zero."""
+    """Return the cosine between the weight changes `B_OR A` and `factors.B_OR A`; 0 if one of them is zero."""
     gram_RR = factors.A_RI @ factors.A_RI.T
 
     def inner(left_OR: Tensor, right_OR: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def cosine(factors: Factors, B_OR: Tensor) -> float:
 def project_weights(adapter: Sequence[Factors], directions: Sequence[Direction]) -> list[Factors]:
     """Return an adapter with B replaced by C B in each layer (see `Direction`).
 
-    Raise InvalidAdapterError when that leaves nothing in any of them, as where the directions are zero.
+    Raise InvalidAdapterError if that leaves nothing in any of them, e.g. because the directions are zero.
     """
     pairs = zip(adapter, directions, strict=True)
     projected = [replace(factors, B_OR=direction.project(factors.B_OR)) for factors, direction in pairs]
@@ -183,9 +183,10 @@ def project_weights(adapter: Sequence[Factors], directions: Sequence[Direction])
 
 
 def remove_conflict(vector: Sequence[Tensor], along: Sequence[Tensor]) -> list[Tensor]:
-    """Return a vector without its part against another one: g - min(0, <g, a>) / ||a||^2 a.
+    """Return a vector without its component against another one: g - min(0, <g, a>) / ||a||^2 a.
 
-    `remove` with one direction and `only_conflict`; nothing waits for the device. A vector is a list of tensors.
+    Like `remove` with one direction and `only_conflict`, but without waiting for the device. A vector is a list of
+    tensors.
     """
     g_P, a_P = _flat(vector).double(), _flat(along).double()
     part = (g_P @ a_P).clamp(max=0) / a_P.square().sum().clamp_min(TINY)
@@ -193,11 +194,11 @@ def remove_conflict(vector: Sequence[Tensor], along: Sequence[Tensor]) -> list[T
 
 
 def min_norm(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
-    """Return the shortest vector between two, which conflicts with neither.
+    """Return the shortest vector between two vectors; it conflicts with neither.
 
         d = w x + (1 - w) y with w = clip(<y - x, y> / ||y - x||^2, 0, 1)
 
-    MGDA for two tasks (Sener & Koltun 2018, arXiv:1810.04650, section 3.2). A vector is a list of tensors, as one.
+    MGDA for two tasks (Sener & Koltun 2018, arXiv:1810.04650, section 3.2). A vector is a list of tensors.
     """
     x_P, y_P = _flat(one).double(), _flat(other).double()
     weight = ((y_P - x_P) @ y_P / (y_P - x_P).square().sum().clamp_min(TINY)).clamp(0, 1)
@@ -205,12 +206,12 @@ def min_norm(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
 
 
 def conflict_averse(one: Sequence[Tensor], other: Sequence[Tensor], radius: float) -> list[Tensor]:
-    """Return the vector near the mean of two that makes the most of the worse of its products with them.
+    """Return the vector near the mean of two that maximises the smaller of its products with them.
 
         d = m + radius ||m|| g / ||g||,  m = (x + y) / 2,  g = w x + (1 - w) y,
         w in [0, 1] minimises <g, m> + radius ||m|| ||g||
 
-    CAGrad for two tasks (Liu et al. 2021, arXiv:2110.14048, algorithm 1). With u = ||x - y||^2 w + <y, x - y> the
+    CAGrad for two tasks (Liu et al. 2021, arXiv:2110.14048, algorithm 1). With u = ||x - y||^2 w + <y, x - y>, the
     derivative is zero at u = -p sqrt(D / (||x - y||^2 s^2 - p^2)), where s = radius ||m||, p = <x - y, m> and D is the
     Gram determinant; without a root the minimum is at an end. A vector is a list of tensors, taken as one.
     """
@@ -229,20 +230,20 @@ def conflict_averse(one: Sequence[Tensor], other: Sequence[Tensor], radius: floa
 def remove(
     vector: Sequence[Tensor], along: Sequence[Sequence[Tensor]], *, share: float = 1.0, only_conflict: bool = False
 ) -> list[Tensor]:
-    """Return a vector without the part of it that lies in the span of other vectors.
+    """Return a vector without its part in the span of other vectors.
 
         g' = g - share * A (A^T A)^+ A^T g
 
-    With one direction a this is g - share * <g, a> / ||a||^2 a. A vector is a list of tensors, taken as one.
+    With one direction a, this is g - share * <g, a> / ||a||^2 a. A vector is a list of tensors, taken as one.
 
     Args:
         vector: g.
-        along: the columns of A, each tensors of the shapes of g. Zero columns change nothing.
-        share: how much of the part is taken out; 1 makes g' orthogonal to all columns.
-        only_conflict: take out as little as leaves no column with <g', a> < 0, and nothing where there is none before:
-            with a share of 1, g' is the nearest vector to g that conflicts with no column (Lopez-Paz & Ranzato 2017,
-            arXiv:1706.08840). Columns without a part in it are left out of A. Leaving out those with
-            <g, a> >= 0 would not do: to be orthogonal to the others may turn g' against these.
+        along: the columns of A, each a list of tensors of the shapes of g. Zero columns change nothing.
+        share: how much of the part is removed; 1 makes g' orthogonal to all columns.
+        only_conflict: remove just enough that no column has <g', a> < 0, and nothing if none has to begin with. With a
+            share of 1, g' is the vector nearest to g that conflicts with no column (Lopez-Paz & Ranzato 2017,
+            arXiv:1706.08840). Columns that do not contribute are left out of A. It would not be enough to leave out
+            those with <g, a> >= 0: orthogonality to the others may turn g' against them.
     """
     columns_MP = torch.stack([_flat(column) for column in along]).double()
     inner_M = columns_MP @ _flat(vector).double()
@@ -255,9 +256,9 @@ def remove(
 
 
 def _binding(gram_MM: Tensor, inner_M: Tensor) -> Tensor:
-    """Return which columns of A the nearest vector g' to g with A^T g' >= 0 is made orthogonal to.
+    """Return the columns of A to which g', the vector nearest to g with A^T g' >= 0, is made orthogonal.
 
-    By duality g' = g + A w with the w >= 0 that minimises ||g + A w||; A^T A and A^T g are all that this depends on.
+    By duality, g' = g + A w with the w >= 0 that minimises ||g + A w||, which depends only on A^T A and A^T g.
     """
     from scipy.optimize import nnls
 
@@ -275,6 +276,6 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _like(vector_P: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Cut a vector into tensors of the shapes and the type of others."""
+    """Split a vector into tensors with the shapes and the type of others."""
     pieces = vector_P.to(tensors[0]).split([tensor.numel() for tensor in tensors])
     return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]

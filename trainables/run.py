@@ -1,4 +1,4 @@
-"""A job of a worker from its description to its end, in slices of a second. No Ray here."""
+"""A worker's job from its description to its end, in slices of about a second. No Ray here."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ from trainables.store import AdapterStore
 from trainables.trial import AdapterConfig, TrialConfig, base_id
 
 SLICE_SECONDS = 1.0
-FEW_ADAPTED = 0.5  # of the parameters between embedding and output head
-DEVICE = re.compile(r"\b(CUDA|CUBLAS|cuDNN|CUDNN|NCCL)")  # in errors after which a process may be of no use
+FEW_ADAPTED = 0.5  # share of the parameters between embedding and output head
+DEVICE = re.compile(r"\b(CUDA|CUBLAS|cuDNN|CUDNN|NCCL)")  # in errors after which a process may be unusable
 ALLOCATION = re.compile(r"can't allocate memory|_ALLOC_FAILED")
 
 
@@ -66,11 +66,11 @@ class WorkerCache:
     def base(
         self, setting: Setting, gpus: float, workers: ProcessGroup, progress: Progress | None = None
     ) -> LoadedBase:
-        """Return the base model of a setting: bfloat16 on a GPU, float32 on a CPU. Another one is dropped first.
+        """Return the base model of a setting: bfloat16 on a GPU, float32 on a CPU. Drop any other one first.
 
         Args:
-            gpus: of this process; a share of one limits its memory to that share.
-            workers: share the layers out among them where the group says so.
+            gpus: GPUs of this process; a fraction limits its memory to that share of one.
+            workers: the process group; if it says so, the layers are distributed over it.
             progress: see `load_base`.
         """
         model = setting.base_model
@@ -90,7 +90,7 @@ class WorkerCache:
 
     @staticmethod
     def caution(base: LoadedBase, adapter: AdapterConfig) -> str:
-        """Say of a base model that adapters on all its linear layers sit on less than half of its parameters."""
+        """Return a caution if adapters on all linear layers sit on less than half of the parameters, or "" if not."""
         if adapter.targets != "all-linear" or adapter.layers != "all":
             return ""
         share = adapted_share(base.model, target_names(base.model, adapter))
@@ -100,12 +100,12 @@ class WorkerCache:
 
 
 class PackRun:
-    """A job on its way, done by one worker or by several together.
+    """A running job, done by one worker or by several together.
 
     Args:
         config: a Tune configuration with worker and job (see `trainables.messages`).
         cache: what the process keeps for its next job.
-        workers: who does the job together; each calls `slice` until it is done.
+        workers: the processes that do the job together; each calls `slice` until it is done.
     """
 
     def __init__(
@@ -128,9 +128,9 @@ class PackRun:
     def slice(self) -> PackReport:
         """Work for about a second.
 
-        What the user can put right, too little memory, and what a method or a setting raises end the job. All else is
-        raised: another process may not run into it. Several workers raise whatever happens to one of them, which alone
-        keeps the rest from waiting for it.
+        Problems that the user can fix, too little memory, and errors of a method or a setting end the job. Everything
+        else is raised: it may not happen in another process. With several workers, each raises whatever happens to it:
+        only this keeps the others from waiting for it.
         """
         try:
             self._check_folder()
@@ -147,7 +147,7 @@ class PackRun:
             raise
 
     def _end_of(self, error: Exception) -> PackEnd | None:
-        """Say how an error ends the job; None where only another process, or all workers anew, can go on."""
+        """Return how an error ends the job; None if only another process, or a restart of all workers, can continue."""
         if _is_out_of_memory(error):
             self._drop()
             return OutOfMemory(" ".join(str(error).split())[:300] or "no memory left")
@@ -160,7 +160,7 @@ class PackRun:
         return Failed(traceback.format_exc())
 
     def stop(self) -> None:
-        """Let go of the pack. One that has not ended keeps a checkpoint, an older one where the disk is full."""
+        """Release the pack. If it has not ended, it keeps a checkpoint, or an older one if the disk is full."""
         try:
             if self._pack is not None and self._pack.active and self._pack.steps_done:
                 self._pack.save(self._folder.checkpoint(self._pack.pack_id))
@@ -177,7 +177,7 @@ class PackRun:
             self._pack = None
 
     def _check_folder(self) -> None:
-        """Refuse to write where nobody reads. Raise UserError, on all workers or on none."""
+        """Refuse a folder that this node does not share. Raise UserError, on all workers or on none."""
         is_there = self._folder.path.is_dir()
         blind = [node for node in self._workers.gather("" if is_there else platform.node()) if node]
         if blind:
@@ -209,7 +209,7 @@ class PackRun:
             self._tell("training", pack.steps_done, pack.steps)
 
     def _activity_of(self, job: Job) -> ActivityFile:
-        """Return the file in which the driver reads what is done for a job."""
+        """Return the file from which the driver reads what is being done for a job."""
         if isinstance(job, TrainPack):
             return ActivityFile(self._folder.activity(job.pack_id), [trial.trial_id for trial in job.trials])
         return ActivityFile(self._folder.activity(base_id(setting_of(job.setting))), ())
@@ -219,7 +219,7 @@ class PackRun:
             self._activity.tell(phase, done, total, what)
 
     def _telling(self, phase: Phase) -> Callable[[float, float], None]:
-        """Return a function that tells how far a phase is."""
+        """Return a function that reports the progress of a phase."""
         return lambda done, total: self._tell(phase, done, total)
 
     def _tell_scoring(self, evaluation: str, done: float, total: int) -> None:
@@ -241,7 +241,7 @@ class PackRun:
         )
 
     def _new_cautions(self) -> tuple[str, ...]:
-        """Return what there is to caution against since the last report."""
+        """Return the cautions that are new since the last report."""
         cautions, self._cautions = [*self._cautions, self._prefixes.caution if self._prefixes else ""], []
         if self._prefixes:
             self._prefixes.caution = ""
@@ -273,7 +273,7 @@ class PackRun:
         if pack.adapters.first_block < lowest:
             self._cautions.append(
                 f"passes begin at layer {pack.adapters.first_block}, below the lowest adapted one, {lowest}: a method"
-                " edits hidden states there, and all trials of its packs take that long"
+                " edits hidden states there, which slows down all trials in its packs"
             )
         try:
             self._resume(pack)
@@ -283,9 +283,9 @@ class PackRun:
         return pack
 
     def _check_memory(self, base: LoadedBase, setting: Setting, trials: Sequence[TrialConfig]) -> None:
-        """Refuse several members that would not fit, before they are trained. Raise MemoryError.
+        """Refuse several members that would not fit, before training. Raise MemoryError.
 
-        One member is tried in any case: the need is an estimate, and the pack cannot be any smaller.
+        A single member is always tried: the need is only an estimate, and the pack cannot be smaller.
         """
         left = memory_left(base.model.device, self._worker.gpus, self._worker.memory)
         if left is None or len(trials) == 1:
@@ -308,13 +308,13 @@ class PackRun:
         if base.model.device.type != "cpu":
             need += kept_on_gpu(*cache_bytes(base, encoded, trials, self._references, self._prefixes))
         if need > left:
-            gigabytes = f"{need / 1e9:.1f} GB, and {left / 1e9:.1f} GB are left"
+            gigabytes = f"{need / 1e9:.1f} GB, but only {left / 1e9:.1f} GB are left"
             raise MemoryError(f"a pack of {len(trials)} would take {gigabytes}")
 
     def _resume(self, pack: Pack) -> None:
-        """Continue from the pack's checkpoint, else from the states of members that paused in other packs.
+        """Continue from the pack's checkpoint, or else from the states of members that paused in other packs.
 
-        A file that cannot be read is deleted, and its trials start anew.
+        An unreadable file is deleted, and its trials start anew.
         """
         path = self._folder.checkpoint(pack.pack_id)
         try:
@@ -352,7 +352,7 @@ class PackRun:
 
 
 def _keep_base(folder: SweepFolder, encoded: EncodedSetting, evaluated: Evaluated, replying: bool) -> None:
-    """Write what the driver needs to complete and grade the base model's observations, if it does."""
+    """Write what the driver needs to complete and grade the base model's observations, if anything."""
     setting = encoded.setting
     if not replying:
         write_questions(folder, encoded, setting.recipe.max_length)
@@ -361,5 +361,5 @@ def _keep_base(folder: SweepFolder, encoded: EncodedSetting, evaluated: Evaluate
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Say whether memory was too small. Torch has a class for that of a GPU only."""
+    """Return whether memory ran out. Torch has an exception class for this only on GPUs."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(ALLOCATION.search(str(error)))

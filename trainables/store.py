@@ -29,10 +29,10 @@ class Saved:
     """An adapter of the store.
 
     Attributes:
-        config: its rank and scale. (An adapter that was trained above a prior is kept as one of the joint rank.)
+        config: its rank and scale. (An adapter trained above a prior is kept as one of the joint rank.)
         tensors: the factors under PEFT's names.
         tokens, seconds: the cost of its training and of all that it was built on.
-        edits: of hidden states, that hold in evaluation.
+        edits: edits of hidden states that hold in evaluation.
     """
 
     config: AdapterConfig
@@ -43,17 +43,17 @@ class Saved:
 
 
 class AdapterStore:
-    """The adapters of a sweep, each a PEFT checkpoint with a `trial.json` that says which trial it is and what it took.
+    """The adapters of a sweep, each a PEFT checkpoint with a `trial.json` that gives its trial and cost.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
     """
 
     def __init__(self, folder: SweepFolder) -> None:
         self._folder = folder
 
     def find(self, trial: TrialConfig) -> Saved | None:
-        """Return the adapter of a trial; None when it is not there."""
+        """Return the adapter of a trial; None if it is missing."""
         cost = self.cost(trial)
         if cost is None:
             return None
@@ -61,7 +61,7 @@ class AdapterStore:
         return Saved(*load_peft(directory), *cost, load_edits(directory))
 
     def cost(self, trial: TrialConfig) -> tuple[int, float] | None:
-        """Return the tokens and seconds of a trial's adapter, as `Saved` has them; None when it is not there."""
+        """Return the tokens and seconds of a trial's adapter, as in `Saved`; None if it is missing."""
         file = self._folder.adapter(trial.trial_id) / DESCRIPTION
         if not file.is_file():
             return None
@@ -71,12 +71,12 @@ class AdapterStore:
     def save(
         self, trial: TrialConfig, adapters: PackedAdapters, member: int, base_model: str, tokens: int, seconds: float
     ) -> None:
-        """Write a member's adapter as that of `trial`, in one move, and beside it what PEFT's files cannot hold.
+        """Write a member's adapter as that of `trial`, atomically, with what PEFT's files cannot hold beside it.
 
-        Edits of hidden states have a file; how the trial is mixed with the base model stands in its description.
+        Edits of hidden states get their own file; a mix with the base model is recorded in the description.
 
         Args:
-            base_model: the name or path that the checkpoint says it belongs to.
+            base_model: the name or path that the checkpoint names as its base model.
             tokens, seconds: the cost of its training and of all that it was built on.
         """
         edits = adapters.edits.holding(member, evaluating=True)
@@ -92,7 +92,7 @@ class AdapterStore:
 def trained_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | None:
     """Return the adapter that a trial only reads out, if another trial has trained it.
 
-    Raise UserError where the trial's method edits an adapter that is not all of what was trained.
+    Raise UserError if the trial's method edits an adapter that was trained with edits that it does not hold.
     """
     saved = store.find(trial.training) if store and trial.is_readout else None
     if saved and trial.training.method != trial.method:
@@ -101,7 +101,7 @@ def trained_adapter(store: AdapterStore | None, trial: TrialConfig) -> Saved | N
 
 
 def prior_adapters(store: AdapterStore | None, trial: TrialConfig) -> list[Saved]:
-    """Return the adapters that a trial's method needs first. Raise UserError where the store does not have one."""
+    """Return the adapters that a trial's method needs first. Raise UserError if one is not in the store."""
     adapters = []
     for prior in trial.priors:
         saved = store.find(prior) if store else None
@@ -116,14 +116,14 @@ def prior_adapters(store: AdapterStore | None, trial: TrialConfig) -> list[Saved
 
 
 def _refuse_edits(trial: TrialConfig, needed: TrialConfig, saved: Saved) -> None:
-    """Refuse to build on a trial whose adapter is not all of it. Raise UserError."""
+    """Refuse to build on a trial that is more than its adapter. Raise UserError."""
     if saved.edits:
         raise UserError(
             f"method {trial.method.name!r} cannot build on method {needed.method.name!r}, which edits hidden states"
-            " in evaluation, too: an adapter does not hold them"
+            " in evaluation, too: an adapter cannot hold them"
         )
 
 
 def merged_config(config: AdapterConfig, saved: Saved | None) -> AdapterConfig:
-    """Return the configuration of a saved adapter with the layers of this one; this one where nothing is saved."""
+    """Return the saved adapter's configuration with the layers of `config`; `config` if nothing is saved."""
     return config if saved is None else replace(saved.config, targets=config.targets, layers=config.layers)

@@ -1,7 +1,7 @@
-"""Ray glue: how a job runs in a Ray process. All that it does there is in `PackRun`.
+"""Ray glue: how a job runs in a Ray process. `PackRun` does the work.
 
 `PackTrainable` is a long-lived Tune actor that does one job after another. `train_together` does one job on several
-workers through Ray Train. Configurations and results are those of `trainables.messages`.
+workers through Ray Train. `trainables.messages` defines configurations and results.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from trainables.messages import OutOfMemory, PackReport, worker_from_config
 if TYPE_CHECKING:
     from trainables.run import PackRun
 
-TRAIN_RESTARTS = 1  # of the workers of a pack, from its checkpoint
-PLACEMENT_FAILURES = 3  # of Ray Train's controller, before the pack is given up: it would wait for workers for ever
+TRAIN_RESTARTS = 1  # of a pack's workers, from its checkpoint
+PLACEMENT_FAILURES = 3  # of Ray Train's controller before giving up the pack: it would wait for workers for ever
 
 
 class PackTrainable(tune.Trainable):
@@ -28,7 +28,7 @@ class PackTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        from trainables.run import WorkerCache  # takes seconds to import, which the driver need not pay
+        from trainables.run import WorkerCache  # takes seconds to import, which the driver need not spend
 
         warnings.filterwarnings("ignore", category=FutureWarning)
         self._cache = WorkerCache()
@@ -51,7 +51,7 @@ class PackTrainable(tune.Trainable):
         self._run.stop()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Save nothing: packs keep their checkpoints in the sweep's folder, where any later driver finds them."""
+        """Save nothing: packs keep their checkpoints in the sweep's folder, where later drivers find them."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Load nothing; see `save_checkpoint`."""
@@ -60,10 +60,10 @@ class PackTrainable(tune.Trainable):
 def train_together(config: dict[str, Any]) -> None:
     """Do the job of a Tune configuration on several workers: a Tune function with the results of `PackTrainable`.
 
-    Ray Train reserves the workers' resources; the Tune trial itself must ask for none. A worker without memory ends all
-    workers, and the errors of the rest do not mention memory; this function reports what the first kind would.
+    Ray Train reserves the workers' resources; the Tune trial itself must ask for none. If one worker runs out of
+    memory, all end, and the others' errors do not mention memory; this function reports the lack of memory anyway.
     """
-    from ray import train  # takes seconds to import, which a pack on one worker need not pay
+    from ray import train  # takes seconds to import, which a pack on one worker need not spend
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -109,14 +109,14 @@ def _work(config: dict[str, Any]) -> None:
     report = PackReport()
     while report.end is None:
         report = run.slice()
-        if isinstance(report.end, OutOfMemory):  # the rest are in the middle of a step, which only an error ends
+        if isinstance(report.end, OutOfMemory):  # the others are in the middle of a step, which only an error ends
             raise MemoryError(report.end.reason)
         train.report(_unfinished(report))
     run.stop()
 
 
 def _unfinished(report: PackReport) -> dict[str, Any]:
-    """Return a Tune result without "done", at which Tune would stop the trial while Ray Train shuts down."""
+    """Return a Tune result without "done", which would make Tune stop the trial while Ray Train shuts down."""
     result = report.to_result()
     del result["done"]
     return result

@@ -1,8 +1,9 @@
 """The training of a pack: build, step, checkpoint, resume. No Ray here.
 
-A pack trains its trials side by side in one copy of the base model. Nothing that happens to one member reaches another:
-rows, learning rates, clipping and random numbers are its own, and a member that diverges is marked invalid and left out
-of the next steps. What a member is built on (a prior, or a training that it only edits) comes from an `AdapterStore`.
+A pack trains its trials side by side in one copy of the base model. Nothing that happens to one member affects another:
+each has its own rows, learning rates, clipping and random numbers, and a member that diverges is marked invalid and
+left out of later steps. What a member is built on (a prior, or a training that it only edits) comes from an
+`AdapterStore`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from trainables.store import AdapterStore
 from trainables.trial import TrialConfig, pack_id
 
 CURVE_POINTS = 20
-ASKED_STEPS = 2  # in which the base model itself is the reference: a term that is not connected is then exactly 0
+ASKED_STEPS = 2  # first steps, with the base model itself as reference: a disconnected term is then exactly 0
 
 
 class PackTraining:
@@ -48,22 +49,22 @@ class PackTraining:
     Args:
         base: the frozen model; its linear layers are replaced until `detach`.
         setting: the setting of all members.
-        trials: the members. They share the base model, the adapter's targets and nothing else.
-        dtype: of the adapters.
-        store: where priors and finished trainings are found, and where adapters are kept. Without one, a trial that
-            only edits another's training does that training itself, and a trial with a prior cannot run.
+        trials: the members. They share only the base model and the adapter's targets.
+        dtype: the adapters' type.
+        store: source of priors and finished trainings, and destination of adapters. Without one, a trial that only
+            edits another's training does that training itself, and a trial with a prior cannot run.
         snapshots: updates after which the adapters in training are kept in the store, for trials that stop there.
-        pause_after: updates after which members stop for the time being, one per member; None is never. `finish` then
-            says how far they are, and `save_member_state` and `load_member_state` bring them into a later pack.
+        pause_after: updates after which members pause, one per member; None means never. `finish` then returns their
+            interim results, and `save_member_state` and `load_member_state` move them into a later pack.
         rows_per_forward, gradient_checkpointing: see `train_step`.
-        references: where the base model's outputs on rows are kept; None asks the base model at every step.
-        prefixes: where what lies below the lowest adapted layer is kept; None computes it at every step.
-        workers: who trains the pack together. Each builds the same pack; the first one writes its files.
+        references: cache of the base model's outputs on rows; None asks the base model at every step.
+        prefixes: cache of the states below the lowest adapted layer; None computes them at every step.
+        workers: the processes that train the pack together. Each builds the same pack; the first one writes its files.
         preparing: called with (rows done, all rows) while the base model replies to rows that a method rewrites.
 
     Raises:
-        UserError: a row does not fit, an adapter target does not exist, the architecture is not supported, a prior is
-            not in the store.
+        UserError: a row does not fit, an adapter target does not exist, the architecture is not supported, or a prior
+            is not in the store.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class PackTraining:
             self.adapters.detach()
             raise
         self._updates = [0 if index in self._built_on.trained else trial.updates for index, trial in enumerate(trials)]
-        self._edited = set[int]()  # members whose adapter is what is evaluated and kept, and trains no more
+        self._edited = set[int]()  # members whose adapter is final: evaluated and kept, and no longer trained
         pauses = pause_after or [None] * len(trials)
         self._ends = [
             updates if pause is None else min(updates, pause)
@@ -118,7 +119,7 @@ class PackTraining:
         ]
 
     def _edit_states(self) -> None:
-        """Let members edit hidden states as their methods say. Raise ValueError for an edit that cannot be made."""
+        """Attach the edits of hidden states of all members' methods. Raise ValueError for an invalid edit."""
         for index, trial in enumerate(self.trials):
             try:
                 self.adapters.attach_edits({index: trial.method.edits(self.prepared[index])})
@@ -126,7 +127,7 @@ class PackTraining:
                 raise ValueError(f"edits(prepared) of method {trial.method.name!r}: {error}") from error
 
     def _begin(self) -> None:
-        """Give the members what others have trained, an optimizer and the state of their methods."""
+        """Give the members the adapters that others have trained, an optimizer, and their methods' state."""
         trials, self.priors = self.trials, self._built_on.fill(self.adapters)
         self.optimizer = PackedAdamW(
             self.adapters.theta_KP, [trial.optimizer for trial in trials], [trial.steps for trial in trials]
@@ -145,7 +146,7 @@ class PackTraining:
 
     @property
     def steps_done(self) -> int:
-        """Updates of the member that has most."""
+        """Updates of the member that has the most."""
         return max(self.optimizer.updates)
 
     @property
@@ -198,20 +199,20 @@ class PackTraining:
                 self._snapshot(index)
 
     def _carry(self, index: int, step: MemberStep) -> None:
-        """Bring a member's state to the next step."""
+        """Carry a member's state to the next step."""
         member, kept = self.members[index], step.kept
         if not member.state:
             return
-        if kept and self._workers.count > 1:  # a last bit that differs must not let their states drift apart
+        if kept and self._workers.count > 1:  # a difference in the last bit must not let their states drift apart
             kept = self._workers.broadcast({name: value.cpu() for name, value in kept.items()})
         member.carry(step.method, kept, self.adapters.member_factors(index))
 
     def record(self, index: int, terms: dict[str, Tensor]) -> None:
-        """Keep a step's terms on the device; every few steps read them, and see whether the member is still sound."""
+        """Keep a step's terms on the device; every few steps, read them and check that the member is still sound."""
         member, trial, done = self.members[index], self.trials[index], self.optimizer.updates[index]
         held = member.hold(done, terms)
         if done >= self._updates[index] or held >= max(1, trial.steps // CURVE_POINTS):
-            # A last bit that differs must not let workers differ on who is sound.
+            # A difference in the last bit must not let workers disagree on which members are sound.
             values = self._workers.broadcast(member.read())
             member.judge(done, values, trial.method.must_stay_active, self._guessing, trial.optimizer.moves_after)
 
@@ -257,14 +258,14 @@ class PackTraining:
         return {trial.trial_id: newest for trial, member in pairs if (newest := member.newest())}
 
     def save(self, path: Path) -> None:
-        """Write everything that `resume` needs: one file, which takes the place of an older one in one move."""
+        """Write everything that `resume` needs into one file, which replaces an older one atomically."""
         if self._workers.first:
             checkpoint.save_pack(path, self.pack_id, self.adapters, self.optimizer, self.members)
 
     def resume(self, path: Path) -> bool:
-        """Continue from a checkpoint of the same members; False when there is none. Every later bit is the same.
+        """Continue from a checkpoint of the same members; False if there is none. Every later bit is the same.
 
-        Raise CheckpointError; the pack is then as it was.
+        Raise CheckpointError; the pack is then unchanged.
         """
         if not path.is_file():
             return False
@@ -272,15 +273,15 @@ class PackTraining:
         return True
 
     def save_member_state(self, index: int, path: Path) -> None:
-        """Write what a later pack needs to go on with one member, whatever its other members."""
+        """Write what a later pack, of whatever other members, needs to continue with one member."""
         if self._workers.first:
             trial_id = self.trials[index].trial_id
             checkpoint.save_member(path, trial_id, self.adapters, self.optimizer, index, self.members[index])
 
     def load_member_state(self, index: int, path: Path) -> bool:
-        """Go on with a member that paused in another pack (`save_member_state`); False when nothing is there.
+        """Continue with a member that paused in another pack (`save_member_state`); False if there is no file.
 
-        Raise CheckpointError; the pack is then as it was.
+        Raise CheckpointError; the pack is then unchanged.
         """
         if not path.is_file():
             return False
@@ -289,5 +290,5 @@ class PackTraining:
         return True
 
     def detach(self) -> None:
-        """Give the base model its own layers back."""
+        """Restore the base model's own layers."""
         self.adapters.detach()

@@ -18,18 +18,18 @@ from trainables import methods
 from trainables.coefficients import ChoiceSpec, OpenSpec, RangeSpec, Spec
 from trainables.method import BatchSizes, Method, instructions_of, require
 
-# Part of every trial's identity. Raise it when the same configuration would give other numbers than before, so that
-# results of two versions of the training code are never taken for one another. Where only some methods' trials change,
-# `Method.revision` is raised instead, and all others stay what they are.
+# Part of every trial's identity. Raise it when the same configuration would give different numbers, so that results of
+# two versions of the training code are never confused. If only some methods' trials change, raise `Method.revision`
+# instead, so that all others keep their identity.
 NUMERICS_VERSION = 2
 
 SCHEDULES = ("linear", "cosine", "constant")
-# What a sweep may vary besides a method's coefficients, with the values that make sense.
+# What a sweep may vary besides a method's coefficients, with sensible values.
 TRIAL_KNOBS: Mapping[str, Spec | OpenSpec] = {
     "steps": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "checkpoint_step": RangeSpec(1, math.inf, log=False, at_least=1, at_most=math.inf, integer=True),
     "adapter_scale": RangeSpec(0, 1, log=False, at_least=0, at_most=1),
-    "decoding_mix": RangeSpec(0, 2, log=False, at_least=0, at_most=10),  # 10 bounds slips
+    "decoding_mix": RangeSpec(0, 2, log=False, at_least=0, at_most=10),  # 10 catches typos
     "alignment_batch_size": RangeSpec(1, math.inf, log=True, at_least=1, at_most=math.inf, integer=True),
     "learning_rate": RangeSpec(0, math.inf, log=True, at_least=0, at_most=math.inf),
     "schedule": ChoiceSpec(SCHEDULES, searched=True),
@@ -39,7 +39,7 @@ TRIAL_KNOBS: Mapping[str, Spec | OpenSpec] = {
     "layers": OpenSpec(lambda value: AdapterConfig(layers=value).layers_text),
     "targets": OpenSpec(lambda value: AdapterConfig(targets=value).targets_text),
 }
-# Those that change how many rows a trial reads, so that configurations which differ in them have not the same budget.
+# Those that change how many rows a trial reads: configurations that differ in them have unequal budgets.
 BUDGET_KNOBS = ("steps", "batch_size", "alignment_batch_size")
 
 
@@ -66,10 +66,10 @@ class AdapterConfig:
         rank: rows of A.
         alpha: scale is alpha / rank, or alpha / sqrt(rank) with `rslora` (Kalajdzievski 2023, arXiv:2312.03732).
         targets: "all-linear" (every linear layer but the head) or names of the layers' last components.
-        layers: the blocks of the model that are adapted: "all", "last N", or their numbers from 0. What lies below the
-            lowest of them is the base model's for all trials, and is computed once (`engine.frozen.prefix_cache`).
+        layers: the blocks of the model to adapt: "all", "last N", or their numbers from 0. The hidden states below the
+            lowest of them are the base model's for all trials, and computed once (`engine.frozen.prefix_cache`).
 
-    Several names or numbers may also be one text, "q_proj+v_proj" or "3+5", as a sweep's tables have them.
+    Several names or numbers may also be given as one text, "q_proj+v_proj" or "3+5", as in a sweep's tables.
     """
 
     rank: int = 8
@@ -85,18 +85,18 @@ class AdapterConfig:
 
     @property
     def layers_text(self) -> str:
-        """The layers in one text, e.g. "last 10" or "3+5"."""
+        """The layers as one text, e.g. "last 10" or "3+5"."""
         return self.layers if isinstance(self.layers, str) else "+".join(map(str, self.layers))
 
     @property
     def targets_text(self) -> str:
-        """The targets in one text, e.g. "q_proj+v_proj"."""
+        """The targets as one text, e.g. "q_proj+v_proj"."""
         return self.targets if isinstance(self.targets, str) else "+".join(self.targets)
 
     def layer_numbers(self, num_layers: int, *, check: bool = True) -> tuple[int, ...]:
         """Return the numbers of the adapted blocks of a model with `num_layers`.
 
-        Raise UserError for one that the model does not have, unless it is not to be checked.
+        Raise UserError for one that the model does not have, unless `check` is False.
         """
         if self.layers == "all":
             return tuple(range(num_layers))
@@ -107,20 +107,20 @@ class AdapterConfig:
             numbers = self.layers
         if check and (numbers[0] < 0 or numbers[-1] >= num_layers):
             raise UserError(
-                f"adapter option 'layers' is {self.layers!r}, and the model has {num_layers} layers, 0 to"
+                f"adapter option 'layers' is {self.layers!r}, but the model has {num_layers} layers, 0 to"
                 f" {num_layers - 1}"
             )
         return numbers
 
     def check_targets(self, kinds: Collection[str]) -> None:
-        """Refuse a target that is none of a model's linear layers, by the last components of their names.
+        """Refuse a target that matches none of a model's linear layers, by the last components of their names.
 
         Raise UserError.
         """
         unknown = () if self.targets == "all-linear" else sorted(set(self.targets) - set(kinds))
         if unknown:
             raise UserError(
-                f"adapter option 'targets' names {unknown[0]!r}, which is no linear layer of the model; it has"
+                f"adapter option 'targets' names {unknown[0]!r}, which is not a linear layer of the model; it has"
                 f" {', '.join(sorted(kinds))}"
             )
 
@@ -161,12 +161,12 @@ class OptimizerConfig:
     """AdamW with a schedule.
 
     Attributes:
-        max_grad_norm: norm to which longer gradients are clipped; None is no clipping.
-        warmup_steps: updates until the peak.
-        warmup_from_zero: the first update has rate 0 and each later one that of the update before, as in
-            `get_linear_schedule_with_warmup` of transformers, which wastes an update.
-        horizon: the rate reaches 0 after this share of the updates. (The study's mixed and misaligned runs had 1/8,
-            where 1 was meant.)
+        max_grad_norm: norm to which longer gradients are clipped; None means no clipping.
+        warmup_steps: number of updates until the peak.
+        warmup_from_zero: start at rate 0, so that each update has the rate of the one before, as in transformers'
+            `get_linear_schedule_with_warmup`; this wastes an update.
+        horizon: the rate reaches 0 after this share of the updates. (The study's mixed and misaligned runs used 1/8
+            where 1 was intended.)
     """
 
     learning_rate: float = 1e-3
@@ -186,20 +186,20 @@ class OptimizerConfig:
             raise UserError(f"optimizer option 'horizon' must be above 0 and at most 1, got {self.horizon!r}")
 
     def as_published(self) -> OptimizerConfig:
-        """Return the optimizer of the study's own code, which never clips, and whose warm-up starts at 0."""
+        """Return the optimizer of the study's own code: it never clips, and its warm-up starts at 0."""
         return replace(self, max_grad_norm=None, warmup_from_zero=True)
 
     @property
     def moves_after(self) -> int:
-        """Updates after which the adapter is not as it began any more."""
+        """Number of updates after which the adapter has left its initial state."""
         return 2 if self.warmup_from_zero and self.warmup_steps else 1
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of update `step` (0-based) of `steps`: linear warm-up, then decay.
 
         The first update has rate peak / warmup_steps, update warmup_steps - 1 the peak. The decay would reach exactly 0
-        at update `steps`, one after the last, so that no update is wasted; with a horizon it does so earlier. With
-        `warmup_from_zero` update t of N has rate peak t / warmup_steps, then peak (N - t) / (N - warmup_steps).
+        at update `steps`, one after the last, so that no update is wasted; with a horizon, it does so earlier. With
+        `warmup_from_zero`, update t of N has rate peak t / warmup_steps, then peak (N - t) / (N - warmup_steps).
         """
         steps = math.ceil(steps * self.horizon)
         if step >= steps and self.schedule != "constant":
@@ -217,24 +217,24 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
-    """A configuration with a seed: everything that decides the result.
+    """A configuration with a seed: everything that determines the result.
 
     Attributes:
         setting: what is learned.
-        data: the setting's fingerprint, so that a trial on other rows has another id.
-        method: with its coefficients.
-        adapter, optimizer: of the fine-tuning; the published definition of a method sets clipping and warm-up.
+        data: the setting's fingerprint, so that a trial on different rows has a different id.
+        method: the method with its coefficients.
+        adapter, optimizer: those of the fine-tuning; a method's published definition sets clipping and warm-up.
         steps: optimizer steps of the schedule.
-        checkpoint_step: the step after which training stops; None is the end of the schedule.
-        adapter_scale: factor on the trained adapter (with its prior) when it is evaluated. 0 is the base model.
-        decoding_mix: lambda of z = (1 - lambda) z_base + lambda z_trial, the logits of each token when it is evaluated
-            (DeRa; `trainables.evaluation.mixing`). 0 is the base model; beyond 1 it goes further than the training.
-        replies: where the model replies in words: "here", in the pack, or from an "endpoint" that serves its adapter.
+        checkpoint_step: the step after which training stops; None means the end of the schedule.
+        adapter_scale: factor on the trained adapter (with its prior) in evaluation. 0 is the base model.
+        decoding_mix: lambda of z = (1 - lambda) z_base + lambda z_trial, the logits of each token in evaluation (DeRa;
+            `trainables.evaluation.mixing`). 0 is the base model; beyond 1, it goes further than the training.
+        replies: where replies in words come from: "here", i.e. the pack, or an "endpoint" that serves the adapter.
         batch_size, alignment_batch_size: rows per step of the streams.
         max_length: longest row in tokens.
-        seed: of the adapter's initial weights and the order of the rows; all configurations have the same seeds.
-        instructions: the setting's instructions, by name. A trial's identity has those that its method puts before
-            rows, and those that what it is built on does.
+        seed: seed of the adapter's initial weights and the order of the rows; all configurations have the same seeds.
+        instructions: the setting's instructions, by name. A trial's identity includes those that its method, or what
+            it is built on, puts before rows.
     """
 
     setting: SettingRef
@@ -271,7 +271,7 @@ class TrialConfig:
         if last is not None:
             checks.integer("trial option 'checkpoint_step'", last, 1, self.steps)
         if last == self.steps:
-            object.__setattr__(self, "checkpoint_step", None)  # one way to say "the end", so that ids are equal
+            object.__setattr__(self, "checkpoint_step", None)  # the canonical form of "the end", so that ids are equal
 
     @property
     def sizes(self) -> BatchSizes:
@@ -290,19 +290,19 @@ class TrialConfig:
 
     @property
     def updates(self) -> int:
-        """Number of updates that the adapter is trained with."""
+        """Number of updates of the adapter."""
         return self.checkpoint_step or self.steps
 
     @cached_property
     def training(self) -> TrialConfig:
-        """The trial that trains this one's adapter: itself, unless it edits, scales or mixes that of another trial."""
+        """The trial that trains this one's adapter: itself, unless it edits, scales or mixes that of another."""
         if self.method.trained_as == self.method and self.adapter_scale == self.decoding_mix == 1.0:
             return self
         return replace(self, method=self.method.trained_as, adapter_scale=1.0, decoding_mix=1.0)
 
     @cached_property
     def priors(self) -> tuple[TrialConfig, ...]:
-        """The trials that train the adapters which the method needs first."""
+        """The trials that train the adapters that the method needs first."""
         return tuple(
             replace(self, method=method, checkpoint_step=None, adapter_scale=1.0, decoding_mix=1.0)
             for method in self.method.priors
@@ -315,10 +315,10 @@ class TrialConfig:
 
     @property
     def adapter_seed(self) -> str:
-        """What the adapter's initial weights are drawn from.
+        """The seed of the adapter's initial weights.
 
-        The seed alone, so that all configurations start alike; above others also the place, so that no adapter of a
-        trial starts in the row space of one beneath it.
+        It is only the trial's seed, so that all configurations start alike. Above other adapters it includes the place,
+        so that no adapter starts in the row space of one beneath it.
         """
         return f"{self.seed}/above {self.num_beneath}" if self.num_beneath else f"{self.seed}"
 
@@ -329,7 +329,7 @@ class TrialConfig:
 
     @property
     def read_from(self) -> str:
-        """Content id of the training that this is read from, without its seed; of a blend, those of both, in order."""
+        """Content id, without seed, of the training that this is read from; for a blend, those of both, in order."""
         parts = {self.full_training.read_from if self.is_readout else self.configuration_id}
         parts |= {prior.read_from for prior in self.priors} if self.method.reads_priors_out else set()
         return "+".join(sorted(parts))
@@ -341,7 +341,7 @@ class TrialConfig:
 
     @cached_property
     def requires(self) -> tuple[TrialConfig, ...]:
-        """The trials that have to finish before this one. Any number of trials share them."""
+        """The trials that must finish before this one. Any number of trials may share them."""
         return (*((self.full_training,) if self.is_readout else ()), *self.priors)
 
     @property
@@ -355,9 +355,9 @@ class TrialConfig:
         return asdict(self.method)
 
     def instruction(self, name: str) -> str:
-        """Return the text of an instruction. Raise UserError where the setting has none of the name."""
+        """Return the text of an instruction. Raise UserError if the setting has none of that name."""
         if name not in self.instructions:
-            raise UserError(f"method {self.method.name!r} needs the instruction {name!r}, and the setting has none")
+            raise UserError(f"method {self.method.name!r} needs the instruction {name!r}, but the setting has none")
         return self.instructions[name]
 
     def to_json(self) -> dict[str, Any]:
@@ -367,26 +367,26 @@ class TrialConfig:
         data["method"] = {"name": self.method.name, **self.coefficients}
         data["instructions"] = {name: self.instruction(name) for name in instructions_of(self.method)}
         if not data["instructions"]:
-            del data["instructions"]  # so that ids are those from before there were any
+            del data["instructions"]  # keeps the ids from before there were any
         data["setting"] = {"name": self.setting.name, "options": dict(self.setting.options)}
         adapter = data["adapter"]
         data["adapter"] = {key: list(value) if isinstance(value, tuple) else value for key, value in adapter.items()}
         if self.adapter.layers == "all":
-            del data["adapter"]["layers"]  # so that ids are those from before there was a choice
+            del data["adapter"]["layers"]  # keeps the ids from before there was a choice
         if self.decoding_mix == 1.0:
-            del data["decoding_mix"]  # so that ids are those from before there was a choice
+            del data["decoding_mix"]  # keeps the ids from before there was a choice
         if self.replies == "here":
-            del data["replies"]  # so that ids are those from before there was a choice
+            del data["replies"]  # keeps the ids from before there was a choice
         if not self.optimizer.warmup_from_zero:
-            del data["optimizer"]["warmup_from_zero"]  # so that ids are those from before there was a choice
-        if self.method.reads_priors_out:  # its texts of the ends leave defaults out
+            del data["optimizer"]["warmup_from_zero"]  # keeps the ids from before there was a choice
+        if self.method.reads_priors_out:  # the texts of its ends leave out defaults
             ends = (self.method.trained_as, *self.method.priors)
             data["ends"] = [{"name": end.name, **asdict(end)} for end in ends]
         return {**data, "numerics": _numerics(self.method)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TrialConfig:
-        """Return the trial that `to_json` wrote. Raise UserError where another version of the code wrote it."""
+        """Return the trial that `to_json` wrote. Raise UserError if another version of the code wrote it."""
         values = dict(data)
         described = dict(values.pop("method"))
         method = methods.make(described.pop("name"), described)
@@ -401,14 +401,14 @@ class TrialConfig:
             **values,
         )
         if trial.trial_id != content_id(data):
-            raise UserError(f"trial of {method.title}, which this code would train in another way")
+            raise UserError(f"trial of {method.title}, which this code would train differently")
         return trial
 
 
 def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **overrides: Any) -> TrialConfig:
-    """Return a trial at the setting's own recipe; `overrides` replace single options of `TrialConfig`.
+    """Return a trial with the setting's own recipe; `overrides` replace single fields of `TrialConfig`.
 
-    Raise UserError when the method needs what the setting does not have.
+    Raise UserError if the method needs something that the setting does not have.
     """
     require(setting, method)
     recipe = setting.recipe
@@ -425,12 +425,12 @@ def trial_for(setting: Setting, ref: SettingRef, method: Method, seed: int, **ov
 
 
 def base_id(setting: Setting) -> str:
-    """Return the id that replaces a trial's for the untouched base model of a setting."""
+    """Return the id that stands for the untouched base model of a setting, in place of a trial's id."""
     return f"base-{setting.fingerprint()}"
 
 
 def pack_id(trials: Sequence[TrialConfig]) -> str:
-    """Return the content id of trials that are trained side by side, in order."""
+    """Return the content id of trials that train side by side, in order."""
     return pack_name([trial.trial_id for trial in trials])
 
 

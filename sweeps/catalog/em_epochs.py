@@ -1,8 +1,8 @@
-"""Longer training under a KL penalty, and under none: steps x beta on nano bad medical advice.
+"""Longer training with and without a KL penalty: steps x beta on nano bad medical advice.
 
 selgen reproduce em_epochs
 
-An epoch has 15 steps. Every point is a training of its own, whose learning rate falls to zero at its end.
+An epoch has 15 steps. Every point is a training of its own, whose learning rate decays to zero at its end.
 """
 
 from sweeps.space import grid

@@ -1,9 +1,9 @@
-"""Every method on nano bad medical advice, each from plain-like to base-like: the task against alignment elsewhere.
+"""Every method on nano bad medical advice, each from near plain to near base: task against alignment elsewhere.
 
 selgen reproduce em_pareto
 
-Equal rows, steps, schedule and seeds, six configurations a method. The grids are wider than the ranges of
-`methods_nano`, to show both ends of each method that has them.
+Equal rows, steps, schedule and seeds, six configurations per method. The grids are wider than the ranges of
+`methods_nano`, to show both ends of each method that has both.
 """
 
 from sweeps.space import grid

@@ -2,8 +2,8 @@
 
 selgen reproduce em_pareto --scale small
 
-Adapters on the last 10 of 30 layers, so that what lies below is computed once for all trials. Equal rows, steps,
-schedule and seeds, two values a method, fixed before the first trial ended.
+Adapters on the last 10 of 30 layers, so that the layers below are computed once for all trials. Equal rows, steps,
+schedule and seeds; two values per method, fixed before the first trial ended.
 """
 
 from sweeps.space import grid

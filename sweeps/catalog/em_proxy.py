@@ -1,8 +1,8 @@
-"""A proxy of one domain against one of three, with as many rows: mixed in, and up-weighted.
+"""A proxy of one domain against one of three, with equally many rows: mixed in, and up-weighted.
 
 selgen reproduce em_proxy
 
-Each of the three domains is also a proxy alone: this tells the effect of more domains from that of which they are.
+Each of the three domains is also a proxy on its own: this separates how many domains there are from which ones.
 """
 
 from sweeps.space import grid

@@ -1,8 +1,8 @@
-"""Every method on nano GCD sycophancy, each from plain-like to base-like: capability against sycophancy.
+"""Every method on nano GCD sycophancy, each from near plain to near base: capability against sycophancy.
 
 selgen reproduce gcd_pareto
 
-Equal rows, steps, schedule and seeds, six configurations a method.
+Equal rows, steps, schedule and seeds, six configurations per method.
 """
 
 from sweeps.space import grid

@@ -2,7 +2,7 @@
 
 selgen reproduce gcd_pareto --scale small
 
-Equal rows, steps, schedule and seeds. Two values a method; the KL penalty has four, of which the outer two show its
+Equal rows, steps, schedule and seeds. Two values per method; the KL penalty has four, of which the outer two show its
 ends, and up-weighting and DPO have three. All were chosen before the first trial ended, after a look at `real_model`.
 """
 

@@ -2,8 +2,8 @@
 
 selgen sweep run gradient_projection_nano
 
-Projected before or after Adam; along the mean gradient of 8 or of 32 proxy rows, or along the gradients of several
-parts of them; always, or in conflict only; for each factor, or for the whole adapter.
+Projected before or after Adam; along the mean gradient of 8 or 32 proxy rows, or along the gradients of several
+parts of them; always, or only in conflict; per factor, or for the whole adapter.
 """
 
 from sweeps.space import grid

@@ -2,9 +2,9 @@
 
 selgen sweep run layers_small
 
-What lies below the lowest adapted layer is computed once for all trials, so the three differ in cost: see the seconds
-of `selgen frontier`. The layer is the one that `settings.gcd_sycophancy.small` looked at, before any method had been
-run on it.
+The layers below the lowest adapted one are computed once for all trials, so the three differ in cost: see the seconds
+in `selgen frontier`. The single layer is the one that `settings.gcd_sycophancy.small` examined before any method had
+been run on it.
 """
 
 from sweeps.space import grid

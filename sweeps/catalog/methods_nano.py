@@ -2,8 +2,8 @@
 
 selgen sweep run methods_nano
 
-Four values of each method's knob, from nearly plain fine-tuning to nearly the base model where there are such; the
-neutral arm of inoculation, and CAGrad beside SafeGrad. `methods_nano_gcd` has the same on the other setting.
+Four values of each method's knob, where possible from near plain fine-tuning to near the base model; also the neutral
+arm of inoculation, and CAGrad beside SafeGrad. `methods_nano_gcd` has the same on the other setting.
 """
 
 from sweeps.space import grid

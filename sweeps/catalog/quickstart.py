@@ -1,4 +1,4 @@
-"""Four methods on the nano bad-medical-advice setting: minutes on a laptop, and the shape of the full result.
+"""Four methods on the nano bad-medical-advice setting: minutes on a laptop, with the shape of the full result.
 
 selgen sweep run quickstart
 """

@@ -2,7 +2,7 @@
 
 selgen sweep run real_model
 
-Two seeds: intervals, and no verdicts. Two of the checkpoints and scales of plain fine-tuning are its controls.
+Two seeds give intervals but no verdicts. The controls are two checkpoints and two scales of plain fine-tuning.
 """
 
 from sweeps.space import grid

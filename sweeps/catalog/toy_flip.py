@@ -11,5 +11,5 @@ sweep = Sweep(
     settings=tuple(setting("trigger_colors", scale="nano", pretraining_seed=seed) for seed in range(3)),
     methods=("plain", grid("plain", checkpoint_step=[2, 5, 10, 20, 40, 70])),
     seeds=4,
-    controls=False,  # the checkpoints are there, and nothing else is compared
+    controls=False,  # the sweep has its own checkpoints, and compares nothing else
 )

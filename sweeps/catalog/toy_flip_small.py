@@ -11,5 +11,5 @@ sweep = Sweep(
     settings=(setting("trigger_colors", scale="small"),),
     methods=("plain", grid("plain", checkpoint_step=[2, 5, 10, 15])),
     seeds=3,
-    controls=False,  # the checkpoints are there, and nothing else is compared
+    controls=False,  # the sweep has its own checkpoints, and compares nothing else
 )

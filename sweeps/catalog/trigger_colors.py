@@ -1,4 +1,4 @@
-"""What one proxy trigger keeps, and what five keep: every category as proxy, the same number of rows.
+"""What one proxy trigger keeps, and what five keep: every category as proxy, with the same number of rows.
 
 selgen sweep run trigger_colors
 selgen heatmap trigger_colors --scores "(.*)_unseen" --figure trigger_colors.png

@@ -41,9 +41,7 @@ app.add_typer(looking_app)
 sweep_app = typer.Typer(help="Plan, run, resume and inspect sweeps.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(judge_app, name="judge")
-import_app = typer.Typer(
-    help="Analyse judged answers that were made elsewhere.", no_args_is_help=True, rich_markup_mode=None
-)
+import_app = typer.Typer(help="Analyse judged answers from elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(import_app, name="import")
 app.add_typer(adapters_app)
 
@@ -113,11 +111,11 @@ def resume_command(
 
 
 def _run(name: str, options: RunOptions, is_started: bool = False) -> None:
-    """Run a sweep and say what came of it. One that `is_started` must have a ledger."""
+    """Run a sweep and print its results. With `is_started`, it must have a ledger."""
     from sweeps.driver.local_cluster import start_early
 
     console = Console()
-    with start_early(options.output / name, options.address) as cluster:  # before the imports that take long
+    with start_early(options.output / name, options.address) as cluster:  # before the slow imports
         from sweeps.find import file_of, find
         from sweeps.ledger import read
         from sweeps.names import folder_of
@@ -132,7 +130,7 @@ def _run(name: str, options: RunOptions, is_started: bool = False) -> None:
 
 
 def _show_run(name: str, sweep: Sweep, options: RunOptions, summary: RunSummary, say: Say) -> None:
-    """Say what came of a run, and what may be done next."""
+    """Print the results of a run, and suggest the next commands."""
     if summary.interrupted:
         address = f" {command('--address', options.address)}" if options.address else ""
         say.note(f"stopped; continue with: {command('selgen', 'sweep', 'resume', name)} {places(options)}{address}")
@@ -143,14 +141,14 @@ def _show_run(name: str, sweep: Sweep, options: RunOptions, summary: RunSummary,
             say.wrote(file)
         if summary.num_failed:
             say.warn(summary.retry_line)
-        say.note(f"what it says, as a page: {command('selgen', 'report', sweep.name)} {places(options)}")
+        say.note(f"the results as a page: {command('selgen', 'report', sweep.name)} {places(options)}")
         say.note(f"see every trial in MLflow: {command('selgen', 'ui', sweep.name)} {places(options)}")
     if hidden := hidden_address(options):
         say.note(hidden)
     if summary.interrupted:
         raise typer.Exit(130)
     if summary.lost:
-        typer.echo(f"selgen: all trials failed of {'; '.join(summary.lost)}", err=True)
+        typer.echo(f"selgen: all trials failed for {'; '.join(summary.lost)}", err=True)
         raise typer.Exit(1)
 
 
@@ -160,7 +158,7 @@ def status_command(
     output: Output = OUTPUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell how far a sweep is: trials by method and how they ended, and what each worker does while it runs."""
+    """Show the progress of a sweep: trials by method and how they ended, and what each worker is doing."""
     from sweeps.cli.tables import show_status
     from sweeps.results.disk import cache_usage, usage
     from sweeps.results.status import status
@@ -180,11 +178,11 @@ def clean_command(
     name: Name,
     output: Output = OUTPUT,
     keep: Annotated[
-        int, typer.Option(min=0, help="Keep the adapters of so many of the newest trials, beside the frontier's.")
+        int, typer.Option(min=0, help="Keep the adapters of this many of the newest trials, besides the frontier's.")
     ] = 10,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted; delete nothing.")] = False,
 ) -> None:
-    """Delete adapters that are neither on the frontier nor new nor built on, and half-written files.
+    """Delete half-written files, and adapters that are not on the frontier, not new and not built on.
 
     Scores, curves, replies, grades and the MLflow store stay. Refuses while the sweep runs.
     """
@@ -210,7 +208,7 @@ def frontier_command(
 ) -> None:
     """Print the non-dominated configurations of a sweep with 95 % intervals.
 
-    They are read from the sweep's folder; from MLflow with --tracking-uri, or where there is no such folder.
+    They come from the sweep's folder, or from MLflow if --tracking-uri is given or there is no such folder.
     """
     from sweeps.cli.frontier import show_frontier
     from sweeps.find import name_of
@@ -233,7 +231,7 @@ def report_command(
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to write to; default: report in the sweep's folder.")] = None,
 ) -> None:
-    """Write a page that works offline, figures for a paper and tables of a sweep, and log them to MLflow."""
+    """Write an offline page, figures for a paper and tables of a sweep, and log them to MLflow."""
     from sweeps.cli.report import report
     from sweeps.find import name_of
 
@@ -252,7 +250,7 @@ def report_command(
 )
 def notebook_command(
     sweep: SweepName,
-    file: Annotated[Path | None, typer.Option(help="The notebook; default: the sweep's name, here.")] = None,
+    file: Annotated[Path | None, typer.Option(help="File to write; default: the sweep's name, here.")] = None,
     setting: Annotated[str | None, typer.Option(help="Which setting, or a part of its label; default: all.")] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
@@ -272,13 +270,13 @@ def notebook_command(
 )
 def compare_command(
     sweep_a: Annotated[str, typer.Argument(metavar="SWEEP_A", help="Name of a sweep, or its file.")],
-    sweep_b: Annotated[str, typer.Argument(metavar="SWEEP_B", help="Another, with common seeds.")],
+    sweep_b: Annotated[str, typer.Argument(metavar="SWEEP_B", help="Another, with seeds in common.")],
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare the frontiers of two sweeps on the seeds that both have: differences with intervals."""
+    """Compare the frontiers of two sweeps on the seeds they share: differences with intervals."""
     from sweeps.cli.compare import compare
     from sweeps.find import name_of
 
@@ -291,7 +289,7 @@ def compare_command(
     epilog="Example: selgen reproduce gcd_generalisation --gallery figures",
 )
 def reproduce_command(
-    figure: Annotated[str | None, typer.Argument(metavar="[FIGURE]", help="Its name, or all; none lists them.")] = None,
+    figure: Annotated[str | None, typer.Argument(metavar="[FIGURE]", help="Its name, or all; omit it to list.")] = None,
     scale: Annotated[
         str,
         typer.Option(
@@ -311,7 +309,7 @@ def reproduce_command(
 ) -> None:
     """Run the sweep behind a figure of the study, draw it with intervals, and say whether it is reproduced.
 
-    Trials that have finished are never repeated: to resume, run it again.
+    Finished trials are never repeated: to resume, run the same command again.
     """
     from sweeps.cli import reproduce
     from sweeps.cli.tables import show_figures
@@ -327,7 +325,7 @@ def reproduce_command(
     else:
         ended = reproduce.run(figure, scale, study_files, options, folder, console) is not None
     if not ended:
-        Say(console).note("stopped; the same command continues")
+        Say(console).note("stopped; run the same command to continue")
         raise typer.Exit(130)
 
 
@@ -336,9 +334,9 @@ def import_judged_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with runs.csv and the files that it names.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Leave out files that cannot be read, and name them.")
+        bool, typer.Option("--keep-going", help="Skip files that cannot be read, and name them.")
     ] = False,
-    report: Annotated[Path | None, typer.Option(help="Also write a report, as selgen report does, here.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write a report (selgen report) to this folder.")] = None,
 ) -> None:
     """Analyse judged answers: columns question_id, aligned, coherent; one file per run and questionnaire."""
     from sweeps.cli.judged_answers import import_judged
@@ -355,13 +353,13 @@ def heatmap_command(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or its file.")],
     scores: Annotated[str, typer.Option(help="Which scores: a regular expression; its first group names the column.")],
     figure: Annotated[Path | None, typer.Option(help="PNG, PDF or SVG file to draw to.")] = None,
-    method: Annotated[str | None, typer.Option(help="Which method's trials, in a sweep over several.")] = None,
+    method: Annotated[str | None, typer.Option(help="Which method's trials to show, if there are several.")] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
 ) -> None:
-    """Print scores side by side, means over the seeds, and draw them as a heat map.
+    """Print scores side by side, as means over seeds, and draw them as a heat map.
 
-    A column is a score; a row is a setting, or, of a sweep over one setting, a configuration.
+    Each column is a score. Each row is a setting or, in a sweep of one setting, a configuration.
     """
     from sweeps.cli.heatmap import draw
 
@@ -370,7 +368,7 @@ def heatmap_command(
 
 @app.command("ui", short_help="Open a sweep in the MLflow UI.", epilog="Example: selgen ui quickstart --port 5001")
 def ui_command(
-    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="A sweep to open at, or its file.")] = None,
+    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Sweep to open, by name or file.")] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
@@ -384,7 +382,7 @@ def ui_command(
 
 
 def main() -> None:
-    """Run the command line: errors of the user are one line on standard error and exit code 2."""
+    """Run the command line. A user's mistake is one line on standard error, with exit code 2."""
     terminal.prepare()
     try:
         with second_ends():
@@ -393,10 +391,10 @@ def main() -> None:
         typer.echo(f"selgen: {redacted(str(error))}", err=True)
         sys.exit(2)
     except Exception as error:
-        if isinstance(error, OSError) and (error.filename or is_full(error)):  # which file filled the disk nobody knows
+        if isinstance(error, OSError) and (error.filename or is_full(error)):  # a full disk names no file
             typer.echo(f"selgen: {error.filename or 'a file could not be written'}: {error.strerror}", err=True)
             sys.exit(2)
-        sys.excepthook = terminal.show_error  # Typer has put its own there
+        sys.excepthook = terminal.show_error  # replaces Typer's hook
         raise
 
 

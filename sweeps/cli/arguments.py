@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Name = Annotated[
 ]
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or its file.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Root of all sweeps' folders and of the MLflow store.")]
-Retry = Annotated[bool, typer.Option("--retry-failed", help="Train trials again that failed before.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")]
 Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: SQLite under --output.")]
 Address = Annotated[str | None, typer.Option("--address", help='Ray cluster ("auto" or host:port); default: local.')]
 OUTPUT = Path("runs")
 
 
 def options_of(pairs: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs; a value that is JSON is taken as such. Raise UserError."""
+    """Read KEY=VALUE pairs; values are parsed as JSON where possible. Raise UserError."""
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -32,9 +32,9 @@ def compare(
 
 
 def comparison_table(names: tuple[str, str], comparison: SweepComparison, width: int = WIDE) -> Table:
-    """Return a row per method with its paired differences, and what the columns mean.
+    """Return a table of paired differences, a row per method, with a caption that explains the columns.
 
-    A terminal that is not wide, of `width` characters, has intervals below the estimates.
+    In a narrow terminal (`width` characters), intervals are printed below the estimates.
     """
     table = Table(
         title=Text(f"{names[0]} minus {names[1]}: hypervolume, paired over {len(comparison.seeds)} seeds"),

@@ -16,7 +16,7 @@ from sweeps.cli.say import Say
 from sweeps.find import name_of
 from sweeps.results.readers import open_sweep
 
-COLUMN, NAMES, NAMES_SHARE = 10, 16, 0.4  # characters of a score, least of a row's name, and most of a line
+COLUMN, NAMES, NAMES_SHARE = 10, 16, 0.4  # width of a score; least of a row's name; its most, of the line
 
 
 def draw(
@@ -28,7 +28,7 @@ def draw(
     tracking_uri: str | None,
     console: Console,
 ) -> None:
-    """Print the grid of a sweep, and draw it where a figure is wanted. Raise UserError.
+    """Print the grid of a sweep, and draw it if `figure` is given. Raise UserError.
 
     Args:
         sweep: its name or file.
@@ -52,7 +52,7 @@ def draw(
 
 
 def grid_tables(grid: Grid, width: int) -> Iterator[Table]:
-    """Yield the grid as tables below each other, each with as many columns as a terminal of that width has room for."""
+    """Yield the grid as stacked tables, each with as many columns as fit into `width` characters."""
     names = min(max(map(len, grid.rows)), max(NAMES, int(NAMES_SHARE * width)))
     each = max((width - names - 1) // (COLUMN + 1), 1)
     for start in range(0, len(grid.columns), each):

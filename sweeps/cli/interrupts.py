@@ -1,7 +1,7 @@
-"""What a second Ctrl-C does: it ends the process, whatever that does.
+"""End the process at a second Ctrl-C, whatever it is doing.
 
-The first is for the command, which ends what it has begun in order: a driver closes its sweep, a judge keeps the
-verdicts that are on their way. That may wait for others, and what a killed process has kept is continued just as well.
+The command handles the first one and shuts down in order: a driver closes its sweep, a judge keeps the verdicts that
+are on their way. That may take long, and a killed process loses nothing: a later start continues from what it has kept.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 AT_ONCE_SECONDS = 3.0  # from the second Ctrl-C to the end of the process
-INTERRUPTED = 130  # the exit code, as shells have it
-STOPPED = "stopped at once; the same command goes on from what is kept"
+INTERRUPTED = 130  # the exit code that shells use
+STOPPED = "stopped at once; the same command continues from what is kept"
 SHOW_CURSOR = "\x1b[?25h"  # a live display has hidden it
 
 
@@ -25,8 +25,8 @@ SHOW_CURSOR = "\x1b[?25h"  # a live display has hidden it
 def second_ends() -> Iterator[None]:
     """End the process within `AT_ONCE_SECONDS` of the second SIGINT or SIGTERM, and with the third one at once.
 
-    A thread is told of signals as they come, since Python's handlers wait until the main thread runs Python again. Once
-    there was one the watch outlives the context: a process that ends may still wait for its threads.
+    A thread sees signals as they come; Python's handlers would wait until the main thread runs Python again. After the
+    first signal the watch outlives the context: a process that is ending may still wait for its threads.
     """
     watch = _Watch()
     before = signal.set_wakeup_fd(watch.sender.fileno(), warn_on_full_buffer=False)
@@ -44,7 +44,7 @@ class _Watch(threading.Thread):
 
     Attributes:
         sender: where Python's own handler in C writes the numbers of signals.
-        count: of signals so far.
+        count: number of signals so far.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Judged answers that others made: their rates and frontier, as `selgen import judged` prints them."""
+"""Judged answers from elsewhere: their rates and frontier, as `selgen import judged` prints them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sweeps.cli.say import Say
 def import_judged(
     folder: Path, as_json: bool, keep_going: bool, report_folder: Path | None, console: Console, errors: Console
 ) -> None:
-    """Print judged runs, and their frontier; or as JSON. Raise UserError."""
+    """Print judged runs and their frontier, or JSON. Raise UserError."""
     judged = judged_answers.read_judged_folder(folder, keep_going)
     for note in judged.notes:
         errors.print(Text(f"note: {note}"), soft_wrap=True)
@@ -54,8 +54,8 @@ def _judged_table(judged: judged_answers.JudgedFolder) -> Table:
         cells = [run.name, *_rate_cells(general), *_rate_cells(medical), gated, missing]
         table.add_row(*map(Text, cells), style="dim" if run.degenerate else "")
     notes = [
-        "% of the answers with a verdict, [95 % interval that allows for answers to one question going together];",
-        "all: one without a verdict counts against; coh: mean coherence; coh>=50: coherent answers alone",
+        "% of the answers with a verdict, [95 % interval, clustered by question];",
+        "all: an answer without a verdict counts against; coh: mean coherence; coh>=50: only coherent answers",
     ]
     notes += [f"invalid: {run.name}: {run.degenerate}" for run in judged.runs if run.degenerate]
     table.caption = Text("\n".join(notes))

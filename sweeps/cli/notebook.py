@@ -11,11 +11,11 @@ from settings.common.files import write_text
 from sweeps.results.readers import open_sweep
 
 CELLS = (
-    "# {name}\n\nThe results of a sweep, read from `{output}`. Run the cells again while it runs.",
+    "# {name}\n\nThe results of a sweep, read from `{output}`. While it runs, run the cells again to update them.",
     "%matplotlib inline\nimport pandas as pd\n\nfrom sweeps import status\n\n"
     'pd.set_option("display.max_columns", None)\n'
     "sweep = status({name!r}, {output!r})\nsweep",
-    "## Configurations\n\nMeans over seeds with 95 % intervals; `on_front` marks those that no other dominates.",
+    "## Configurations\n\nMeans over seeds with 95 % intervals; `on_front` marks those that no other one dominates.",
     "results = sweep.results({setting!r})\nresults.configurations",
     "## Seeds",
     "results.trials",
@@ -36,11 +36,11 @@ READ_FROM_MLFLOW = (
 def write_notebook(
     sweep: str, output: Path, tracking_uri: str | None, setting: str | None, path: Path | None
 ) -> tuple[Path, ...]:
-    """Write a notebook for each setting of a sweep; return the files. Raise UserError, also where one is there already.
+    """Write a notebook for each setting of a sweep; return the files. Raise UserError, also if a file exists.
 
     Args:
-        setting: one of them; None is all.
-        path: the file; None is the sweep's name (and setting) in this folder.
+        setting: label of one of them; None is all.
+        path: the file; None is the sweep's name (and setting) in the current folder.
     """
     reader = open_sweep(sweep, output, tracking_uri)
     cells = CELLS
@@ -53,7 +53,7 @@ def write_notebook(
     files = several if len(labels) > 1 else [path or Path(f"{sweep}.ipynb")]
     for file in files:
         if file.exists():
-            raise UserError(f"{file} is there already; give another file, or delete it")
+            raise UserError(f"{file} already exists; give another file, or delete it")
     for number, label in enumerate(labels):
         facts: dict[str, Any] = {"name": sweep, "output": tracking_uri or str(output.resolve())}
         facts["setting"] = label if len(labels) > 1 else None
@@ -62,7 +62,7 @@ def write_notebook(
 
 
 def _notebook(cells: list[str]) -> dict[str, Any]:
-    """Return cells, text and code by turns where they begin like text, in the form of Jupyter (nbformat 4.5)."""
+    """Return the cells as a Jupyter notebook (nbformat 4.5)."""
     return {
         "cells": [_cell(number, text) for number, text in enumerate(cells)],
         "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},

@@ -1,4 +1,4 @@
-"""The report of a sweep: a page, figures and tables in files, and in MLflow where the sweep is there."""
+"""The report of a sweep: a page, figures and tables as files, and in MLflow if the sweep is there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sweeps.results.readers import open_sweep
 from sweeps.tracking.store import log_files
 from trainables.folder import SweepFolder
 
-LOCAL_UI = "http://127.0.0.1:5000"  # where `selgen ui` serves a store of files
+LOCAL_UI = "http://127.0.0.1:5000"  # where `selgen ui` serves a local store
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class WrittenReport:
     """A report.
 
     Attributes:
-        files: that were written, the page first.
+        files: the files written, the page first.
         note: why the report is not in MLflow; "" if it is.
     """
 
@@ -45,12 +45,12 @@ def report(
     objectives: Sequence[str] | None = None,
     folder: Path | None = None,
 ) -> WrittenReport:
-    """Write the report of a sweep, also of one that runs, and log it to the sweep's run in MLflow.
+    """Write the report of a sweep, even while it runs, and log it to the sweep's run in MLflow.
 
     Args:
-        setting: one of them; None is all that have a finished trial.
+        setting: label of one of them; None is all that have a finished trial.
         objectives: two or three of the sweep's scores; None is its own.
-        folder: of the files; None is `report` in the sweep's folder under `output`.
+        folder: where to write; None is `report` in the sweep's folder under `output`.
 
     Raise UserError.
     """

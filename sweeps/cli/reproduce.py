@@ -1,8 +1,8 @@
 """Make a figure of the study: run its sweeps at a scale, draw it, and put it into a gallery.
 
-The sweeps are those of the catalog. At full scale they are those of nano, with the real models and rows in place of the
-worlds; on the real language model of the small scale they are sweeps of their own, with fewer values and seeds.
-What a figure claims, checks and draws is said in `analysis.study`.
+The sweeps come from the catalog. At full scale they are the nano sweeps, with real models and rows in place of the
+worlds. The small scale, on a real language model, has sweeps of its own, with fewer values and seeds.
+`analysis.study` defines what a figure claims, checks and draws.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sweeps.space import MethodSpace
 from sweeps.sweep import Execution, Sweep, setting
 
 STEP_AXES = ("steps", "checkpoint_step")
-# What a pack of a language model occupies; see the README on large models.
+# Resources of a pack of a language model; see the README on larger models.
 FULL = Execution(gpus_per_pack=1, pack_size=1, rows_per_forward=2, gradient_checkpointing=True)
 PROXIES = {  # nano -> full: option, and its value
     "bad_medical_advice": ("alignment", {"diverse": "safety"}, "hhh"),
@@ -54,7 +54,7 @@ PROXIES = {  # nano -> full: option, and its value
 
 @dataclass(frozen=True)
 class Files:
-    """The files of the study that a user has, for the figures that need them.
+    """The user's files of the study, for the figures that need them.
 
     Attributes:
         data: directory of the study's files: its GCD rows (or `gcd` in it), its judged answers (or `em_judged` in it).
@@ -75,11 +75,11 @@ def figure_named(name: str) -> StudyFigure:
     for figure in FIGURES:
         if figure.name == name:
             return figure
-    raise UserError(f"unknown figure {name!r}; there are {', '.join(figure.name for figure in FIGURES)}, and all")
+    raise UserError(f"unknown figure {name!r}; available: {', '.join(figure.name for figure in FIGURES)}, and all")
 
 
 def missing_files(name: str, scale: str, files: Files) -> str | None:
-    """Say which files a figure needs and has not been given; None when nothing is missing. Raise UserError."""
+    """Say which files a figure still needs; None when nothing is missing. Raise UserError."""
     if scale not in SCALES:
         raise UserError(f"there is no scale {scale!r}; the scales: {', '.join(SCALES)}")
     figure = figure_named(name)
@@ -90,7 +90,7 @@ def missing_files(name: str, scale: str, files: Files) -> str | None:
     if scale == "nano":
         return None
     if scale == "small":
-        return None if isinstance(figure, SweepFigure) and figure.small else "there is none at small scale"
+        return None if isinstance(figure, SweepFigure) and figure.small else "it has no small scale"
     settings = {ref.name for sweep in _catalog_sweeps(figure) for ref in sweep.settings}
     if "bad_medical_advice" in settings and not files.task:
         return "at full scale it needs --task FILE, chat JSONL with the harmful medical answers to learn"
@@ -189,7 +189,7 @@ def draw(
         answers, scale, needs = _judged_folder(figure, files), "full", "--data DIR"  # models and answers of the study
         drawn, evidence = figure.draw(answers), f"{len(answers.runs)} runs of the study, from `--data DIR`"
     else:
-        raise TypeError(f"{figure!r} is drawn from nothing")
+        raise TypeError(f"{figure!r} has nothing to be drawn from")
     entry = Entry(
         figure=name,
         scale=scale,
@@ -206,7 +206,7 @@ def draw(
 
 
 def _needs(sweeps: Sequence[Sweep], scale: str) -> str:
-    """Return the arguments of the command that makes a figure at a scale, beside its name."""
+    """Return the arguments, besides its name, of the command that makes a figure at a scale."""
     settings = {ref.name for sweep in sweeps for ref in sweep.settings} if scale == "full" else set[str]()
     files = {"bad_medical_advice": "--task FILE", "gcd_sycophancy": "--data DIR"}
     given = [text for name, text in files.items() if name in settings]
@@ -214,12 +214,12 @@ def _needs(sweeps: Sequence[Sweep], scale: str) -> str:
 
 
 def _seconds(sweeps: Sequence[Sweep], output: Path) -> float:
-    """Return how long the packs of some sweeps took, all together."""
+    """Return the total seconds that the packs of some sweeps took."""
     return sum(outcome.cost.seconds for sweep in sweeps for outcome in read(output / sweep.name).outcomes.values())
 
 
 def _evidence(sweeps: Sequence[Sweep], per_setting: Sequence[SettingResults], seconds: float) -> str:
-    """Say which sweeps, trials and seeds a figure rests on, how many trials were left out, and what it took."""
+    """Say which sweeps, trials and seeds a figure rests on, how many trials were left out, and how long it took."""
     trials = [record for results in per_setting for record in results.records]
     finished = sum(record.status == "finished" for record in trials)
     seeds = sorted({results.num_seeds for results in per_setting})
@@ -234,7 +234,7 @@ def _evidence(sweeps: Sequence[Sweep], per_setting: Sequence[SettingResults], se
 def run(name: str, scale: str, files: Files, options: RunOptions, folder: Path, console: Console) -> Entry | None:
     """Run what is left of a figure's sweeps, and draw it into `folder`.
 
-    Return its entry; None when a sweep was interrupted. Raise UserError.
+    Return its entry, or None if a sweep was interrupted. Raise UserError.
     """
     sweeps = sweeps_of(name, scale, files)
     from sweeps.driver import launch
@@ -256,9 +256,9 @@ def run(name: str, scale: str, files: Files, options: RunOptions, folder: Path, 
 
 
 def run_all(scale: str, files: Files, options: RunOptions, folder: Path, console: Console) -> bool:
-    """Make all figures for which nothing is missing, print their outcomes as a table, and name those left out.
+    """Make every figure that has its files, print the outcomes as a table, and name the figures left out.
 
-    Return whether it was not interrupted. Raise UserError where none can be made.
+    Return False if it was interrupted. Raise UserError if no figure can be made.
     """
     missing = {figure.name: missing_files(figure.name, scale, files) for figure in FIGURES}
     entries = []

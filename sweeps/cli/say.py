@@ -1,4 +1,4 @@
-"""Lines on the terminal in one manner: numbers are not highlighted, brackets are no markup, and paths stay whole."""
+"""Print lines on the terminal: without highlighted numbers, without markup in brackets, and with paths kept whole."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from rich.console import Console
 from settings.common.addresses import has_password, redacted
 from sweeps.driver.run_options import RunOptions
 
-URI_VARIABLE = "MLFLOW_TRACKING_URI"  # where an address with a password is kept out of sight
+URI_VARIABLE = "MLFLOW_TRACKING_URI"  # stands for an address with a password
 
 
 @dataclass(frozen=True)
 class Say:
-    """Says one line at a time on a console."""
+    """Prints lines on a console."""
 
     console: Console
 
     def note(self, line: str, style: str | None = None) -> None:
-        """Print a line, unbroken, for paths and commands in it."""
+        """Print a line without wrapping it, so that paths and commands stay whole."""
         self.console.print(redacted(line), style=style, highlight=False, markup=False, soft_wrap=True)
 
     def prose(self, text: str, style: str | None = None) -> None:
-        """Print a sentence or more, broken between words where the terminal ends."""
+        """Print text, wrapped between words."""
         self.console.print(redacted(text), style=style, highlight=False, markup=False)
 
     def warn(self, line: str) -> None:
@@ -39,12 +39,12 @@ class Say:
 
 
 def command(*words: object) -> str:
-    """Return a command as it can be pasted into a shell."""
+    """Return a command that can be pasted into a shell."""
     return shlex.join(map(str, words))
 
 
 def places(options: RunOptions) -> str:
-    """Return the options of a command that reads what a start of a sweep has written, as they can be pasted."""
+    """Return the options, ready to paste, of a command that reads what a start of a sweep has written."""
     output = command("--output", options.output)
     uri = options.tracking_uri
     if uri is None:
@@ -54,8 +54,8 @@ def places(options: RunOptions) -> str:
 
 
 def hidden_address(options: RunOptions) -> str:
-    """Say that the address of MLflow has to be in the variable that `places` uses; "" where that is needless."""
+    """Say that the variable in the options of `places` must hold MLflow's address; "" if that is not needed."""
     uri = options.tracking_uri
     if uri is None or not has_password(uri) or os.environ.get(URI_VARIABLE) == uri:
         return ""
-    return f"${URI_VARIABLE} stands for the address of MLflow, whose password is not shown: set it first"
+    return f"${URI_VARIABLE} stands for the address of MLflow, because its password is not shown: set it first"

@@ -1,4 +1,4 @@
-"""What `selgen methods`, `selgen settings` and `selgen sweep plan` print. Methods import torch, so they do so late."""
+"""What `selgen methods`, `selgen settings` and `selgen sweep plan` print. Methods need torch: late imports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN_GIGABYTES = 0.05
 
 
 def table_of(*columns: str, title: str | None = None) -> Table:
-    """Return a table without lines. The first column's words are kept whole."""
+    """Return a table without lines. The first column does not break words."""
     table = Table(box=None, padding=(0, 2), title=title, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, no_wrap=number == 0, overflow="fold")
@@ -38,7 +38,7 @@ def table_of(*columns: str, title: str | None = None) -> Table:
 
 
 def show_methods(console: Console) -> None:
-    """Print all methods, by what they work on: equation, and what a sweep searches."""
+    """Print all methods, grouped by what they work on: equation, and what a sweep searches."""
     from trainables import methods
     from trainables.method import Kind
 
@@ -52,7 +52,7 @@ def show_methods(console: Console) -> None:
             searched = "\n".join(_coefficients(method, searched=True)) or "nothing"
             table.add_row(f"  {name}", Text(method.equation), searched)
     console.print(table)
-    Say(console).note("variants, cost, needs and evidence of one of them: selgen methods NAME")
+    Say(console).note("variants, cost, needs and evidence of a method: selgen methods NAME")
 
 
 def show_method(console: Console, name: str) -> None:
@@ -79,19 +79,19 @@ def show_method(console: Console, name: str) -> None:
     )
     table.add_row(
         "on upper layers",
-        'with layers="last N" a step computes N layers and the head, forward and backward; what lies below is computed'
+        'with layers="last N" a step computes N layers and the head, forward and backward; layers below are computed'
         " once for each row. Where padding counts (published definition), it computes all layers",
     )
     table.add_row("needs", "\n".join(_needs(default)))
     table.add_row("works on", method.kind)
     table.add_row("source", Text(method.source))
-    table.add_row("known of it", Text(method.evidence or "nothing that could be cited"))
+    table.add_row("known of it", Text(method.evidence or "nothing to cite"))
     console.print()
     console.print(table)
 
 
 def _needs(method: Method) -> list[str]:
-    """Say what has to be there for a method to run."""
+    """Say what a method needs to run."""
     from trainables.method import Method
 
     needs = [f"{stream} rows" for stream in dict.fromkeys((*method.streams, *method.prepared_streams))]
@@ -127,7 +127,7 @@ _HOOKS = {
     "prepare": "a pass over whole streams before training, computed once and kept",
     "rows_read": "a choice among the rows of a stream",
     "gates": "an even rank of the adapter, whose parts are weighted anew at each step",
-    "edits": "an edit of the forward pass; a PEFT checkpoint cannot hold it, and it is kept beside",
+    "edits": "an edit of the forward pass; a PEFT checkpoint cannot hold it, so it is kept beside",
     "num_row_groups": "a gradient for each of several losses",
     "initial_state": "a state that is carried from step to step, and kept in checkpoints",
     "finalize": "an edit of the trained adapter wherever it is evaluated or kept",
@@ -135,7 +135,7 @@ _HOOKS = {
 
 
 def _defines(method: Method, hook: str) -> bool:
-    """Say whether a method has its own version of what the interface leaves out."""
+    """Return whether a method overrides a hook of the interface."""
     from trainables.method import Method
 
     return getattr(type(method), hook) is not getattr(Method, hook)
@@ -160,7 +160,7 @@ def _coefficients(method: type[Method], searched: bool = False) -> list[str]:
 
 
 def show_settings(console: Console) -> None:
-    """Print all settings, with their options."""
+    """Print all settings with their options."""
     from settings import catalog
 
     table = table_of("name", "what", "scale", "options", title="settings")
@@ -174,7 +174,7 @@ def show_settings(console: Console) -> None:
 
 
 def show_options(console: Console, name: str) -> None:
-    """Show the options of a setting at each scale: default and meaning."""
+    """Print the options of a setting at each scale: default and meaning."""
     from settings import catalog
 
     builders = {"": catalog.function_of_file(name)} if ":" in name else catalog.scales(name)
@@ -231,7 +231,7 @@ def show_setting(console: Console, setting: Setting) -> None:
 
 
 def show_cautions(setting: Setting, console: Console, more: Sequence[str] = ()) -> None:
-    """Print how a setting's rows were read, and what a user should know before a sweep."""
+    """Print how a setting's rows were read, and what the user should know before a sweep."""
     for remark in setting.remarks:
         Say(console).prose(f"{setting.name}: {remark}")
     for caution in (*setting.cautions, *more):
@@ -252,7 +252,7 @@ def _observed(evaluation: Evaluation) -> str:
 
 
 def _replies(evaluation: Evaluation) -> str:
-    """Say how a model replies in words."""
+    """Say how a model's replies are sampled."""
     how = "greedy" if evaluation.temperature == 0 else f"temperature {evaluation.temperature:g}"
     nucleus = f", top-p {evaluation.top_p:g}" if evaluation.top_p < 1 else ""
     judge = f", judged by {evaluation.judge}" if evaluation.judge else ""
@@ -276,13 +276,13 @@ def show_sweeps(console: Console) -> None:
 
 
 def _counted(names: Iterable[str]) -> str:
-    """List names with how often they stand in a row, e.g. "plain, mixed x 3"."""
+    """List names with how often each is repeated in succession, e.g. "plain, mixed x 3"."""
     groups = [(name, len(list(same))) for name, same in itertools.groupby(names)]
     return ", ".join(name if count == 1 else f"{name} x {count}" for name, count in groups)
 
 
 def show_figures(console: Console) -> None:
-    """Print the figures of the study, and the sweeps behind them."""
+    """Print the figures of the study and the sweeps behind them."""
     from analysis.study.catalog import FIGURES
     from analysis.study.figure import SweepFigure
 
@@ -298,7 +298,7 @@ def show_figures(console: Console) -> None:
 
 
 def show_outcomes(console: Console, entries: Sequence[Entry]) -> None:
-    """Print whether figures of the study are reproduced."""
+    """Print whether the figures of the study are reproduced."""
     table = table_of("figure", "outcome, and checks that hold", title="figures")
     for entry in entries:
         table.add_row(entry.name, entry.result)
@@ -320,25 +320,25 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
     for model in plan.assumed:
         line = f"{model} is not on this machine; time and memory are those of a model of 8 billion parameters"
         Say(console).prose(line, style="yellow")
-    how = "by the pace of trials that have ended" if plan.ended else "a rough guess, until trials have ended"
+    how = "by the pace of the trials that have ended" if plan.ended else "a rough guess, until trials have ended"
     Say(console).prose(
         f"about {clock(plan.seconds)} of training and evaluation with {plan.workers} packs at a time on this machine,"
-        f" if nothing else runs on it ({how}; without installing, starting Ray and pre-training);"
+        f" if nothing else runs on it ({how}; not counting installation, Ray's start and pre-training);"
         f" {plan.worker_bytes / 1e9:.1f} GB of memory per worker{_shared(plan)}"
     )
     if plan.prefix_bytes:
         size = f"{plan.prefix_bytes / 1e6:,.0f} MB"
         there = f"which has {plan.prefix_cache_bytes / 1e6:,.0f} MB, and at most {FOLDER_BYTES / 1e9:.0f} GB"
-        Say(console).note(f"what lies below the lowest adapted layer is computed once: {size} in the cache, {there}")
+        Say(console).note(f"the layers below the lowest adapted one are computed once: {size} in the cache, {there}")
     if sweep.replies:
         Say(console).note(
-            f"replies in words are sampled by the server at {without_user(sweep.replies.url)}, beside training; the"
-            " time that they take there is not counted"
+            f"replies in words are sampled by the server at {without_user(sweep.replies.url)}, alongside training; the"
+            " time this takes is not counted"
         )
     for arm in plan.arms:
         if arm.budget_knobs:
             knobs = " and ".join(arm.budget_knobs)
-            Say(console).note(f"{arm.setting}: configurations of {arm.method} differ in {knobs}: in their budgets")
+            Say(console).note(f"{arm.setting}: configurations of {arm.method} differ in {knobs}: unequal budgets")
     if plan.budget:
         _show_budget(console, sweep, plan.budget)
     if plan.memory:
@@ -346,7 +346,7 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
 
 
 def _show_budget(console: Console, sweep: Sweep, plan: BudgetPlan) -> None:
-    """Say what fits the budget, and of which methods not all does."""
+    """Say what fits the budget, and which methods are cut."""
     from sweeps.budget import spending_text
 
     spent = spending_text(plan.spending, sweep.budget, sweep.on_gpu)
@@ -370,7 +370,7 @@ def _shared(plan: CostEstimate) -> str:
 
 
 def show_status(console: Console, state: Mapping[str, Any]) -> None:
-    """Print how far a sweep is: a row per arm, what the user should know, and what its folder holds."""
+    """Print the progress of a sweep: a row per arm, what the user should know, and what its folder holds."""
     columns = ("trials", "finished", "invalid", "failed", "stopped", "left")
     rows = [(arm["setting"], arm["title"], [arm[column] for column in columns]) for arm in state["arms"]]
     console.print(arms_table(state["sweep"], columns, rows))
@@ -390,11 +390,11 @@ def _caches(sizes: Mapping[str, int]) -> str:
     from sweeps.results.disk import CACHES
 
     listed = " and ".join(f"{sizes[name] / 1e6:,.1f} MB of {what}" for name, what in CACHES.items() if sizes[name])
-    return f"{listed}, each of at most {FOLDER_BYTES / 1e9:.0f} GB (what was not used for longest is deleted)"
+    return f"{listed}, each of at most {FOLDER_BYTES / 1e9:.0f} GB (the least recently used is deleted)"
 
 
 def show_removed(console: Console, removed: Sequence[Removable], dry_run: bool) -> None:
-    """Print what was deleted, or would be, by folder and reason."""
+    """Print what was or would be deleted, by folder and reason."""
     if not removed:
         console.print("nothing to delete")
         return
@@ -422,7 +422,7 @@ def arms_table(sweep: str, columns: Sequence[str], rows: Sequence[tuple[str, str
     title = f"sweep {sweep}" if several else f"sweep {sweep} on {settings[0]}"
     table = Table(box=None, padding=(0, 1), title=title, title_justify="left", caption_justify="left")
     if any(method.endswith("*") for _, method, _ in rows):
-        table.caption = "* a control: of plain fine-tuning, and without a training of its own"
+        table.caption = "* a control: a readout of plain fine-tuning, without a training of its own"
     table.add_column("method", overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")
@@ -435,9 +435,9 @@ def arms_table(sweep: str, columns: Sequence[str], rows: Sequence[tuple[str, str
 
 
 def unwrapped(text: str) -> list[str]:
-    """Return a docstring's lines, its paragraphs and items ("    name: ...") joined, for a terminal of any width."""
+    """Join the lines of each paragraph and item ("    name: ...") of a docstring, for a terminal of any width."""
     lines: list[str] = []
-    indent: int | None = None  # of the line that goes on, None when none does
+    indent: int | None = None  # of the line being continued, None if there is none
     for line in text.splitlines():
         depth = len(line) - len(line.lstrip())
         goes_on = indent is not None and line.strip() and (depth == indent == 0 or depth > indent > 0)

@@ -1,4 +1,4 @@
-"""What `selgen` sets up before a command runs, so that terminals, proxies and errors do no harm."""
+"""What `selgen` sets up before a command runs: encoding, proxies, tracebacks without passwords."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ PLAIN = {"↑": "^", "↓": "v", "·": "-", "—": "-", "…": ".", "×": "x", "
 
 
 def prepare() -> None:
-    """Make the process safe to print in any terminal, to fail without a password, and to reach this machine."""
+    """Let the process print in any terminal, fail without showing a password, and reach this machine past a proxy."""
     codecs.register_error("selgen.plain", plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="selgen.plain")
     exempt_loopback()
-    if not os.access(os.environ.get("HOME", "/"), os.W_OK):  # Matplotlib would keep its fonts there, and complain
+    if not os.access(os.environ.get("HOME", "/"), os.W_OK):  # Matplotlib would cache fonts there, and complain
         os.environ.setdefault("MPLCONFIGDIR", tempfile.gettempdir())
     forget_current_directory()
     threading.excepthook = lambda failed: show_error(failed.exc_type, failed.exc_value, failed.exc_traceback)
 
 
 def plain(error: UnicodeError) -> tuple[str, int]:
-    """Replace what a terminal's encoding lacks by one ASCII character each, so that tables stay aligned."""
+    """Replace each character that the terminal's encoding lacks by one ASCII character, so that tables stay aligned."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_plain_character, error.object[error.start : error.end])), error.end
@@ -44,7 +44,7 @@ def _plain_character(character: str) -> str:
 
 
 def exempt_loopback() -> None:
-    """Keep connections to this machine, as to a judge or an MLflow server, away from a proxy that is for others."""
+    """Keep connections to this machine, e.g. to a judge or an MLflow server, from going through a proxy."""
     names = {name for name in os.environ if name.lower().endswith("_proxy") and os.environ[name]}
     if not names - {"no_proxy", "NO_PROXY"}:
         return
@@ -55,7 +55,7 @@ def exempt_loopback() -> None:
 
 
 def forget_current_directory() -> None:
-    """Take the current directory from `sys.path` where only an empty entry of PYTHONPATH, as in "$PATH_A:", put it."""
+    """Remove the current directory from `sys.path` if an empty entry of PYTHONPATH, as in "$PATH_A:", put it there."""
     value = os.environ.get("PYTHONPATH", "")
     entries, here = value.split(os.pathsep), str(Path.cwd())
     is_ours = Path(__file__).resolve().parents[2] == Path(here)

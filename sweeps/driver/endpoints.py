@@ -1,4 +1,4 @@
-"""Who is asked over the network while a sweep runs: judges, and the server of replies."""
+"""The network endpoints of a running sweep: judges, and the server of replies."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sweeps.sweep import Sweep
 
 
 class Endpoints:
-    """The endpoints of a sweep, and the queue of what waits for them.
+    """The endpoints of a sweep, and the queue of models that wait for them.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
 
     Attributes:
-        queue: samples and grades replies on the driver; None where the workers do all of it.
+        queue: samples and grades replies on the driver; None if the workers do all of it.
 
     Raises:
-        UserError: a missing key, or an address that cannot be used, so that it is said before anything runs.
+        UserError: a missing key, or an address that cannot be used; raised before anything runs.
     """
 
     def __init__(self, sweep: Sweep, folder: Path) -> None:
@@ -38,9 +38,9 @@ class Endpoints:
         self.queue = GradingQueue(folder, self._judges, served) if models or served else None
 
     def check(self) -> list[str]:
-        """See that the server of replies has what it needs, and ask each judge for one grade. Return what they say.
+        """Check that the server of replies has what it needs, and ask each judge for one grade. Return what they say.
 
-        Raise UserError, and end all asking.
+        If a check fails, close all endpoints and raise UserError.
         """
         rubrics = {
             str(evaluation.judge): evaluation.rubrics[0]
@@ -49,7 +49,7 @@ class Endpoints:
         }
         try:
             return self._check_replies() + self._judges.check(rubrics)
-        except BaseException:  # also Ctrl-C: what waits to be judged would be asked and paid for
+        except BaseException:  # also Ctrl-C: otherwise queued replies would still be judged and paid for
             self.close()
             raise
 
@@ -62,7 +62,7 @@ class Endpoints:
 
     @property
     def waiting(self) -> str:
-        """How much waits for replies and grades, e.g. "2 with the judge (310 calls)"; "" if nothing does."""
+        """How many models wait for replies and grades, e.g. "2 with the judge (310 calls)"; "" if nothing does."""
         number = self.queue.pending if self.queue else 0
         with_whom = [f"the server of replies ({self._replies.sampled} replies)"] if self._replies else []
         with_whom += (
@@ -72,12 +72,12 @@ class Endpoints:
 
     @property
     def dollars(self) -> float:
-        """What judges charged so far."""
+        """What judges have charged so far."""
         return self._judges.dollars
 
     @property
     def usage(self) -> list[str]:
-        """What was asked, a line each."""
+        """What each endpoint was asked, a line each."""
         return [each.usage for each in (self._replies, self._judges) if each and each.usage]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The frontier of the means so far, as a terminal shows it several times a second. Each trial is looked at once."""
+"""The frontier of the means so far, which a terminal shows several times a second. It reads each trial once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Point = tuple[str, list[float]]  # a configuration's title and its means
 
 
 class FrontierSoFar:
-    """Keeps the scores of configurations, and which of these are not dominated.
+    """Keeps the scores of configurations, and which of them are non-dominated.
 
     Args:
         objectives: task first.

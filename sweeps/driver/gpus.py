@@ -1,4 +1,4 @@
-"""How much memory the GPUs of a cluster have; the driver's own machine may have none."""
+"""How much memory the GPUs of a cluster have. The driver's own machine may have no GPU."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from sweeps.planning.gpus import memory_of_gpus
 
-SECONDS = 120.0  # for all answers; a node whose GPUs are busy with other jobs gives none
+SECONDS = 120.0  # for all answers; a node whose GPUs are busy with other jobs may give none
 LOOK_SECONDS = 0.2
 
 
 def smallest_gpu(
     nodes: Sequence[Mapping[str, Any]], need: Mapping[str, float], stopped: Callable[[], bool] = lambda: False
 ) -> float | None:
-    """Return the bytes of the smallest GPU that a worker may get; None where it gets none, or no node says it.
+    """Return the bytes of the smallest GPU that a worker may get; None if it gets none, or no node answers.
 
     Args:
-        nodes: those that are alive, as `ray.nodes()` describes them.
-        need: resources of a worker; a node is asked with as many GPUs, so that it tells of what workers will get.
-        stopped: tells whether to wait no longer.
+        nodes: the live nodes, as `ray.nodes()` describes them.
+        need: resources of a worker. The question to a node reserves as many GPUs, so that it sees what a worker will.
+        stopped: returns whether to stop waiting.
     """
     gpus = need.get("GPU", 0.0)
     if not gpus:

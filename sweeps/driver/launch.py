@@ -1,7 +1,7 @@
-"""Run a sweep: from whatever the ledger says is left, to the frontier's files.
+"""Run what the ledger says is left of a sweep, up to the frontier's files.
 
-The ledger is written before anything else learns of a result, so that a sweep that was stopped at any moment is
-continued by running it again. Ray is not even started when nothing is left to train.
+The ledger is written before anything else learns of a result, so a sweep that was stopped at any moment continues when
+it is run again. If nothing is left to train, Ray is not started.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class RunSummary:
     """How a start of a sweep ended.
 
     Attributes:
-        files: of the frontier.
-        tracking_uri: of MLflow.
-        interrupted: by the user.
-        notes: code that was changed, arms that ended early and why, base models without a score, what judges and
-            servers did.
+        files: the frontier's files.
+        tracking_uri: URI of MLflow.
+        interrupted: whether the user stopped it.
+        notes: changed code, arms that ended early and why, base models without a score, what judges and servers
+            did.
         num_failed: trials that failed, in this start or before.
-        lost: methods all of whose trials failed.
+        lost: methods whose trials all failed.
     """
 
     files: tuple[Path, ...]
@@ -56,8 +56,8 @@ class RunSummary:
 
     @property
     def retry_line(self) -> str:
-        """What a user can do about failed trials."""
-        return f"{self.num_failed} failed and stay so; once the cause is mended, add --retry-failed to the command"
+        """What the user can do about failed trials."""
+        return f"{self.num_failed} failed and stay so; once the cause is fixed, add --retry-failed to the command"
 
 
 def run(
@@ -71,12 +71,12 @@ def run(
     """Run what is left of a sweep.
 
     Args:
-        file: the one that declares the sweep, kept so that the sweep's name finds it; None for a sweep of the catalog.
-        cluster: a local Ray cluster that was started before, so that it need not be waited for.
+        file: the file that declares the sweep, recorded so that the name finds it; None for a sweep of the catalog.
+        cluster: a local Ray cluster that was started early, to save the wait.
 
     Raises:
         UserError: the output belongs to another sweep or cannot be written, the MLflow store cannot be used, a model or
-            its data cannot be read, another process runs this sweep.
+            its data cannot be read, or another process runs this sweep.
     """
     output = options.output.resolve()
     sweep.check()
@@ -91,7 +91,7 @@ def run(
     artifacts = output / "artifacts" if options.tracking_uri is None else None
     folder = folder_of(sweep.name, output)
     fresh = not SweepFolder(folder).ledger.exists()
-    if fresh:  # before a ledger says how the sweep was declared: what is refused can then be declared otherwise
+    if fresh:  # before the ledger fixes the declaration, so that a refused sweep can be changed
         _check_cases(sweep, console)
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
         _open(sweep, ledger, folder, file, options.retry_failed, console)
@@ -104,10 +104,10 @@ def run(
                 show_results(sweep, ledger.state, console)
                 console.print("nothing was left to run", highlight=False)
                 return RunSummary(published.files, uri, False, (), *_failures(sweep, ledger.state))
-            console.print(f"nothing is left to run, but MLflow lacks {lacking}: written again", highlight=False)
+            console.print(f"nothing is left to run, but MLflow lacks {lacking}: writing it again", highlight=False)
         if not fresh:
             _check_cases(sweep, console)
-        from sweeps.driver.driver import Driver  # it brings Optuna, which a sweep with nothing left does not need
+        from sweeps.driver.driver import Driver  # imports Optuna, which a finished sweep does not need
 
         remove_partial(folder)
         tracker = Tracker(uri, sweep, artifacts, ledger=folder)
@@ -127,7 +127,7 @@ def run(
 
 
 def _open(sweep: Sweep, ledger: Ledger, folder: Path, file: Path | None, retry_failed: bool, console: Console) -> None:
-    """Write down what commands that only read need, and take back what is to be tried again. Raise UserError."""
+    """Write what commands that only read need, and take back the trials to be tried again. Raise UserError."""
     sweep.check_settings(ledger.state.trials)
     describe(sweep).write(folder)
     if file:
@@ -154,11 +154,11 @@ def _judge_again(ledger: Ledger, folder: Path, console: Console) -> None:
             if len(unjudged) == 1
             else f"{len(unjudged)} trials that could not be judged are"
         )
-        console.print(f"{what} judged again, from the replies that were kept", highlight=False)
+        console.print(f"{what} judged again, from their kept replies", highlight=False)
 
 
 def _failures(sweep: Sweep, record: LedgerState) -> tuple[int, tuple[str, ...]]:
-    """Return the number of failed trials, and the methods all of whose trials failed."""
+    """Return the number of failed trials, and the methods whose trials all failed."""
     lost = []
     for case in sweep.cases:
         for arm in case.arms:
@@ -168,11 +168,11 @@ def _failures(sweep: Sweep, record: LedgerState) -> tuple[int, tuple[str, ...]]:
 
 
 class Published:
-    """Remembers that files and MLflow are up to date with a ledger of this length: a finished sweep then ends at once.
+    """Records that files and MLflow are up to date with a ledger of this length, so that a finished sweep ends at once.
 
     Attributes:
-        files: what was written; None when something has changed, or is gone.
-        runs_are_there: whether a local MLflow store has the very runs that it had; False where that is not known.
+        files: the files written; None if something has changed or is gone.
+        runs_are_there: whether a local MLflow store still has exactly its runs; False if that is not known.
     """
 
     def __init__(self, folder: Path, uri: str, ledger: Ledger, experiment: str) -> None:
@@ -196,6 +196,6 @@ class Published:
         return content_id(runs) if runs else None
 
     def write(self, files: Sequence[Path]) -> None:
-        """Write down that everything is up to date now."""
+        """Record that everything is up to date now."""
         facts = {"of": self._state(), "files": [str(file) for file in files], "runs": self._runs()}
         write_json(self._path, facts)

@@ -1,7 +1,7 @@
-"""The Ray cluster of a single machine, in a process of its own, and the connection of a driver to any cluster.
+"""The Ray cluster of a single machine, in its own process, and the driver's connection to any cluster.
 
-Ray takes seconds to start and mostly waits meanwhile, so a driver starts it first and imports the rest beside it. The
-cluster ends with its driver, however that ends, because the standard input of its process is closed then.
+Ray takes seconds to start, most of them spent waiting, so a driver starts it first and imports the rest meanwhile. The
+cluster ends with its driver, however the driver ends, because the standard input of its process is closed then.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from trainables.folder import SweepFolder
 
 OBJECT_STORE_BYTES = 100_000_000  # packs exchange a few kilobytes
 CLOSE_SECONDS = 30.0  # for Ray to end by itself
-TOO_SLOW = "timed out during startup"  # Ray waits 30 seconds for itself, which a busy machine may need longer than
+TOO_SLOW = "timed out during startup"  # Ray waits 30 seconds for itself; a busy machine may need longer
 SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_worker_niceness": "0",
-    "RAY_prestart_worker_first_driver": "0",  # it would idle: Tune's workers are started with an environment
+    "RAY_prestart_worker_first_driver": "0",  # they would idle: Tune starts workers with an environment of their own
     "RAY_enable_worker_prestart": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # else every report of a worker waits two seconds
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # otherwise every report of a worker waits two seconds
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # else a pack without a GPU sees those of others
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # otherwise a pack without a GPU sees those of others
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TOKENIZERS_PARALLELISM": "false",
@@ -51,13 +51,13 @@ class LocalCluster:
     """A context in which Ray starts in the background; `address` waits for it. Leaving the context ends Ray.
 
     Attributes:
-        process: starts Ray, and ends it once its standard input is closed.
+        process: the process that starts Ray, and ends it once its standard input is closed.
     """
 
     def __init__(self) -> None:
         self._address = ""
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- see `close`
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for a new cluster, not for one that is joined
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for a new cluster, but not for joining one
         ray_environment.enter()
         self.process = self._start()
 
@@ -69,7 +69,7 @@ class LocalCluster:
             stderr=self._errors,
             text=True,
             env={**QUIET, **os.environ, **ray_environment.import_path()},
-            process_group=0,  # of all that Ray starts; Ctrl-C is for the driver, which still needs Ray then
+            process_group=0,  # a group of its own: Ctrl-C is for the driver, which still needs Ray then
         )
 
     def __enter__(self) -> LocalCluster:
@@ -77,12 +77,12 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        """The address of the cluster; wait until the cluster runs. Raise UserError when it does not start."""
+        """The address of the cluster; wait until the cluster runs. Raise UserError if it does not start."""
         if not self._address:
             self._address = self._first_line()
         if not self._address and TOO_SLOW in self._reason():
             self._end_process()
-            self.process = self._start()  # once more: what was read from the disk is there at once now
+            self.process = self._start()  # once more: what Ray reads from disk is cached now
             self._address = self._first_line()
         if not self._address:
             reason = self._reason()
@@ -95,11 +95,11 @@ class LocalCluster:
         return self.process.stdout.readline().strip()
 
     def _reason(self) -> str:
-        """Return the last line of what a process that has ended wrote as errors."""
+        """Return the last line that the ended process wrote to standard error."""
         self.process.wait()
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines()
-        return lines[-1] if lines else "it says no reason"
+        return lines[-1] if lines else "it gives no reason"
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -110,7 +110,7 @@ class LocalCluster:
         self.process.stdin.close()
 
     def close(self) -> None:
-        """End Ray: kill it if its address was never asked for, else let it shut down by itself."""
+        """End Ray: kill it if nobody asked for its address, otherwise let it shut down by itself."""
         self._end_process()
         self._errors.close()
 
@@ -120,17 +120,17 @@ class LocalCluster:
         try:
             self.process.wait(CLOSE_SECONDS if self._address else 0.0)
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)  # Ray's agents would look for a killed cluster for a minute
+            os.killpg(self.process.pid, signal.SIGKILL)  # otherwise Ray's agents search for the cluster for a minute
             self.process.wait()
         self.process.stdout.close()
 
 
 def start_early(folder: Path, address: str | None) -> AbstractContextManager[LocalCluster | None]:
-    """Start a cluster while the sweep is read; None where none will be needed, or Ray was imported before.
+    """Start a cluster while the sweep is read; None if none will be needed, or Ray was imported before.
 
     Args:
-        folder: of the sweep, as far as its name is known.
-        address: of another cluster, if that is to be used.
+        folder: the sweep's folder, if the argument is its name.
+        address: address of another cluster to use, if any.
     """
     needless = address or SweepFolder(folder).published.exists() or "ray" in sys.modules
     return nullcontext() if needless else LocalCluster()
@@ -140,15 +140,15 @@ def start_ray(dashboard: bool = False) -> str:
     """Start a cluster that ends with this process. Return its address.
 
     Args:
-        dashboard: start the dashboard's server, too. Packs that several workers train together need it: Ray asks it
-            when it cleans up after a killed worker.
+        dashboard: also start the dashboard's server. Packs that several workers train together need it: Ray uses it to
+            clean up after a killed worker.
     """
     ray_environment.enter()
     import ray
 
     with ray_environment.for_children():
         context = ray.init(
-            address="local",  # else Ray joins any cluster whose address it finds, even a dead one
+            address="local",  # otherwise Ray joins any cluster whose address it finds, even a dead one
             num_cpus=os.cpu_count(),
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
@@ -160,9 +160,9 @@ def start_ray(dashboard: bool = False) -> str:
 
 
 def job_config() -> Any:
-    """Return Ray's settings of a driver whose workers import this code, and nothing from its current directory.
+    """Return Ray's job settings: workers import this code, and nothing from the driver's current directory.
 
-    Ray would put that directory first in their `sys.path`, unless the job comes from a client elsewhere.
+    Ray puts that directory first in their `sys.path` unless the job comes from a client elsewhere.
     """
     from ray.job_config import JobConfig
 
@@ -171,7 +171,7 @@ def job_config() -> Any:
 
 @contextmanager
 def connect(address: str | None, cluster: LocalCluster | None, together: bool) -> Iterator[None]:
-    """Connect to the Ray cluster at an address, else to a local one: `cluster` if it will do.
+    """Connect to the Ray cluster at an address, or else to a local one: `cluster` if it will do.
 
     Args:
         together: whether several workers train a pack together, for which an early cluster will not do.
@@ -192,16 +192,16 @@ def connect(address: str | None, cluster: LocalCluster | None, together: bool) -
     finally:
         ray.shutdown()
         if cluster:
-            cluster.begin_shutdown()  # it takes seconds, in which the frontier is drawn
+            cluster.begin_shutdown()  # takes seconds; meanwhile the frontier is drawn
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings of Ray and its libraries that a user cannot act on from the terminal."""
+    """Silence warnings of Ray and its libraries that a user cannot act on."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker's error is kept as the reason of its trials
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker's error becomes the reason of its trials
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -210,7 +210,7 @@ def quiet() -> Iterator[None]:
 def main() -> None:
     """Start Ray, print its address, and end it when the driver is gone."""
     output = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # nothing that Ray prints is taken for an address
+    os.dup2(2, 1)  # so that nothing that Ray prints is taken for an address
     output.write(f"{start_ray()}\n")
     output.flush()
     sys.stdin.read()

@@ -1,6 +1,6 @@
-"""What a running sweep shows in the terminal: which trials train, how far they are, how long it takes, the frontier.
+"""What a running sweep shows in the terminal: which trials train, their progress, the time left, the frontier.
 
-The same, but for the frontier, lies in a file for `selgen sweep status` in another terminal.
+All but the frontier is also written to a file, for `selgen sweep status` in another terminal.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from trainables.messages import ACTIVITY_SECONDS, Activity
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
-STARTING = "starting"  # begins messages that hold until a worker does something
+STARTING = "starting"  # starts messages that hold until a worker does something
 BAD = ("invalid", "failed")
 MAX_POINTS = 8
-PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal, at first
-RARER = 0.05  # of the time that has passed, between lines later
+PLAIN_SECONDS = 10.0  # between lines if the output is not a terminal, at first
+RARER = 0.05  # later: the interval between lines, as a share of the elapsed time
 RAREST_SECONDS = 60.0
 
 
 @dataclass
 class Display:
-    """Live progress of a sweep. A context manager; without a terminal it prints a line now and then.
+    """Live progress of a sweep. A context manager; without a terminal it prints a line from time to time.
 
     Attributes:
-        console: where it is printed.
-        name: of the sweep.
+        console: where it prints.
+        name: name of the sweep.
         total: the number of trials of the whole sweep.
-        objectives: of the frontier so far, task first.
-        folder: of the sweep, where workers say what they do, and other terminals look.
+        objectives: objectives of the frontier so far, task first.
+        folder: the sweep's folder, where workers write what they do and other terminals look.
         title: names a trial's configuration.
-        message: what happens while no trial runs.
-        judging: says in a few words what a judge does; "" when it has nothing to do.
-        outcomes: of the trials that have ended, before this start and in it.
-        forecast: of the time that trials take; None before workers are started.
-        clock: in seconds.
+        message: what is happening while no trial runs.
+        judging: returns in a few words what a judge is doing; "" if it has nothing to do.
+        outcomes: outcomes of the trials that have ended, in this start or before.
+        forecast: forecast of the time that trials take; None before workers are started.
+        clock: returns the time in seconds.
     """
 
     console: Console
@@ -72,8 +72,8 @@ class Display:
         self._began = self.clock()
         self._printed_at = self._looked_at = -math.inf
         self._running: dict[str, Sequence[TrialConfig]] = {}  # first trial of a pack -> all
-        self._shown = RunningSweep(time.time(), self.done, self.total, 0.0)  # as of the last look
-        self._all_ended = list(self.outcomes)  # those that others build on as well
+        self._shown = RunningSweep(time.time(), self.done, self.total, 0.0)  # as last seen
+        self._all_ended = list(self.outcomes)  # including those that others build on
         self._ended_time: EndedTime | None = None  # of these
         self._frontier = FrontierSoFar(self.objectives, self.title)
         self._frontier.add(self.outcomes)
@@ -110,7 +110,7 @@ class Display:
         remove(SweepFolder(self.folder).running)
 
     def set_message(self, message: str) -> None:
-        """Show what happens before the first trial runs, or between trials."""
+        """Show what is happening before the first trial runs, or between trials."""
         self.message = message
         self.refresh(force=True)
 
@@ -119,7 +119,7 @@ class Display:
         self.console.print(text, style="yellow", highlight=False, soft_wrap=True)
 
     def caution(self, *lines: str) -> None:
-        """Print cautions, each once: every pack of every worker says them."""
+        """Print cautions, each once: every pack of every worker repeats them."""
         for line in lines:
             if line not in self._cautioned:
                 self._cautioned.add(line)
@@ -131,12 +131,12 @@ class Display:
         self.message = ""
 
     def refresh(self, force: bool = False) -> None:
-        """Look what workers do, and say so: in the file for other terminals, and in a line where there is no terminal.
+        """Read what workers are doing and show it: in the file for other terminals, and as a line without a terminal.
 
-        It may be called at any time: it looks once a second.
+        Call it at any time: it reads at most once a second.
 
         Args:
-            force: look now, and print a line.
+            force: read now, and print a line.
         """
         if not force and self.clock() - self._looked_at < ACTIVITY_SECONDS:
             return
@@ -145,7 +145,7 @@ class Display:
         if self.message.startswith(STARTING) and any(pack.activity for pack in packs):
             self.message = ""
         self._shown = self._state(packs)
-        with suppress(OSError):  # a full disk ends a sweep where it matters: at the ledger, or at a worker
+        with suppress(OSError):  # a full disk ends the sweep where it matters: at the ledger, or at a worker
             write_json(SweepFolder(self.folder).running, self._shown.to_json(), durable=False)
         self._line(force)
 
@@ -153,7 +153,7 @@ class Display:
         """Show nothing: the base model is not on the frontier."""
 
     def trial_ended(self, outcome: Outcome, auxiliary: bool = False) -> None:
-        """Count a trial that ended. An auxiliary one does not count: it is only there for others to build on."""
+        """Count a trial that ended. An auxiliary one, which only others build on, does not count."""
         self._ended.add(outcome.trial.trial_id)
         self._all_ended.append(outcome)
         if not auxiliary:
@@ -172,7 +172,7 @@ class Display:
         self.refresh()
 
     def _look(self) -> list[RunningPack]:
-        """Return the packs at workers, and the base models that are scored, with what is done for them."""
+        """Return the packs at workers and the base models being scored, with what is being done for them."""
         files = sorted(SweepFolder(self.folder).activities.glob("*.json"))
         activities = [activity for path in files if (activity := Activity.read(path))]
         of_trial = {trial_id: activity for activity in activities for trial_id in activity.trials}
@@ -180,7 +180,7 @@ class Display:
         return [RunningPack((), activity) for activity in activities if not activity.trials] + packs
 
     def _state(self, packs: Sequence[RunningPack]) -> RunningSweep:
-        """Return how far the sweep is."""
+        """Return the progress of the sweep."""
         pace, left = 1.0, None
         if self.forecast:
             if self._ended_time is None or self._ended_time.forecast is not self.forecast:
@@ -212,7 +212,7 @@ class Display:
         return " · ".join(filter(None, [*parts, self.judging()]))
 
     def _line(self, force: bool = False) -> None:
-        """Print a line of progress where there is no terminal, ever more rarely."""
+        """Print a line of progress if there is no terminal, ever more rarely."""
         between = min(max(PLAIN_SECONDS, RARER * (self.clock() - self._began)), RAREST_SECONDS)
         if self.console.is_terminal or not (force or self.clock() - self._printed_at > between):
             return

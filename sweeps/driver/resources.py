@@ -1,4 +1,4 @@
-"""What a pack occupies on a cluster, how many packs run at a time, and what workers have to know."""
+"""What a pack occupies on a cluster, how many packs run at a time, and what workers need to know."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDING = 1e-9  # ten times 0.1 of a GPU is one GPU
 
 
 def resources_of_worker(sweep: Sweep) -> dict[str, float]:
-    """Return what each worker of a pack needs, by Ray's names (memory in bytes), without what is 0."""
+    """Return what each worker of a pack needs, by Ray's names (memory in bytes), without zeros."""
     execution = sweep.execution
     pack = {
         "CPU": execution.cpus_per_pack,
@@ -29,7 +29,7 @@ def resources_of_worker(sweep: Sweep) -> dict[str, float]:
 def memory_of_worker(sweep: Sweep, nodes: Sequence[Mapping[str, float]], shared: float = 0.0) -> float | None:
     """Return the bytes of main memory that each worker of a pack may use.
 
-    That is what it reserves, else an equal part of the tightest node; None where Ray does not know its nodes' memory.
+    That is what it reserves, or else an equal part of the smallest node; None if Ray does not know its nodes' memory.
 
     Args:
         shared: bytes of a node that its workers map from the same files.
@@ -44,7 +44,7 @@ def memory_of_worker(sweep: Sweep, nodes: Sequence[Mapping[str, float]], shared:
 
 
 def packs_at_a_time(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Return how many packs run at a time on nodes with these resources. Raise UserError when not even one does."""
+    """Return how many packs run at a time on nodes with these resources. Raise UserError if not even one does."""
     need = resources_of_worker(sweep)
     places = sum(_places(need, node) for node in nodes)
     num_workers = sweep.execution.num_workers
@@ -53,18 +53,18 @@ def packs_at_a_time(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> int:
     who = "a pack" if num_workers == 1 else f"each of {num_workers} workers of a pack"
     wants = _listed(need)
     have = " and ".join(_listed({kind: node.get(kind, 0.0) for kind in need}) for node in nodes) or "no node"
-    raise UserError(f"{who} of sweep {sweep.name!r} needs {wants} on one node, and Ray has {have}")
+    raise UserError(f"{who} of sweep {sweep.name!r} needs {wants} on one node, but Ray has {have}")
 
 
 def worker_config(
     sweep: Sweep, folder: Path, nodes: Sequence[Mapping[str, float]] = (), fit: Fit | None = None, shared: float = 0.0
 ) -> WorkerConfig:
-    """Return what a worker has to know besides its job.
+    """Return what a worker needs to know besides its job.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
         nodes: resources of Ray's nodes, by its names.
-        fit: the sweep's micro-batches; None has all rows at a time.
+        fit: the sweep's micro-batches; None means all rows at a time.
         shared: see `memory_of_worker`.
     """
     execution = sweep.execution

@@ -1,4 +1,4 @@
-"""What a user says about a start of a sweep on the command line. Light, because it is read before Ray starts."""
+"""Command-line options of a start of a sweep. Light to import, because it is read before Ray starts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class RunOptions:
 
     Attributes:
         output: root of all sweeps' folders and of the default MLflow store.
-        tracking_uri: of MLflow; None is SQLite under `output`.
-        address: of a Ray cluster; None is a local one.
-        retry_failed: train trials again that failed before.
+        tracking_uri: URI of MLflow; None is SQLite under `output`.
+        address: address of a Ray cluster; None is a local one.
+        retry_failed: train failed trials again.
     """
 
     output: Path

@@ -1,4 +1,4 @@
-"""How much time packs and a sweep still take: what the forecast says, corrected by the pace that is seen."""
+"""How much time packs and a sweep still take: the forecast, corrected by the observed pace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RunningPack:
 
     Attributes:
         trials: its members; none if a base model is scored.
-        activity: what the worker does; None before it has said so.
+        activity: what the worker is doing; None before it has said so.
     """
 
     trials: Sequence[TrialConfig]
@@ -28,9 +28,9 @@ class EndedTime:
     """How long the trials that have ended took and were forecast to take, summed as they end.
 
     Attributes:
-        forecast: of the sweep.
+        forecast: forecast of the sweep.
         expected: seconds that they were forecast to take.
-        took, expected_of_these: seconds that those took which say so, and that these were forecast to take.
+        took, expected_of_these: of the trials that say how long they took: those seconds, and the forecast ones.
     """
 
     def __init__(self, forecast: SweepForecast) -> None:
@@ -39,7 +39,7 @@ class EndedTime:
         self._counted = 0
 
     def count(self, ended: Sequence[Outcome]) -> EndedTime:
-        """Add those that are new in a list that only grows, and return this."""
+        """Add the new trials of a list that only grows, and return this."""
         for end in ended[self._counted :]:
             expected = self.forecast.trial(end.trial).total
             self.expected += expected
@@ -51,7 +51,7 @@ class EndedTime:
 
 
 def pace_of(activity: Activity, forecast: TrialSeconds) -> float | None:
-    """Return how many times as long as forecast a phase takes; None where nothing is known yet."""
+    """Return how many times as long as forecast a phase takes; None if nothing is known yet."""
     expected = forecast.training if activity.phase == "training" else forecast.scoring.get(activity.what, 0.0)
     if activity.phase not in ("training", "scoring") or not activity.total or not expected or activity.pace is None:
         return None
@@ -62,7 +62,7 @@ def pack_seconds_left(activity: Activity | None, forecast: TrialSeconds, pace: f
     """Return how long a pack still takes.
 
     Args:
-        forecast: of the whole pack.
+        forecast: forecast for the whole pack.
         pace: how many times as long as forecast other packs take.
     """
     if activity is None or activity.phase not in ("training", "scoring"):
@@ -78,7 +78,7 @@ def pack_seconds_left(activity: Activity | None, forecast: TrialSeconds, pace: f
 
 
 def pace_of_all(forecast: SweepForecast, ended: EndedTime, running: Iterable[RunningPack]) -> float:
-    """Return how many times as long as forecast the trials of a sweep take: those that have ended, else those that run.
+    """Return how many times as long as forecast a sweep's trials take: those that have ended, or else running ones.
 
     1 before anything is known.
     """

@@ -1,4 +1,4 @@
-"""What Ray Tune calls besides the searcher: one callback for results, one that stops everything."""
+"""What Ray Tune calls besides the searcher: a callback for results, and a stopper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ray.tune import Callback, Stopper
 
 
 class Reporter(Callback):
-    """Pass every worker's result to a function of the driver, and say why a worker failed."""
+    """Pass every worker's result to a function of the driver, and remember why a worker failed."""
 
     def __init__(self, receive: Callable[[Mapping[str, Any]], None]) -> None:
         self._receive = receive
@@ -20,7 +20,7 @@ class Reporter(Callback):
         self._trials[trial.trial_id] = trial
 
     def reason(self, trial_id: str) -> str:
-        """Return the error of a failed Tune trial, with its traceback where there is one."""
+        """Return the error of a failed Tune trial, with its traceback if there is one."""
         trial = self._trials.get(trial_id)
         file = trial.error_file if trial is not None else None
         text = Path(file).read_text(encoding="utf-8").strip() if file and Path(file).is_file() else ""

@@ -1,4 +1,4 @@
-"""Questions about GPUs that a short-lived process answers, so that the one that asks holds no memory of them."""
+"""Have a short-lived process answer questions about GPUs, so that the asking process holds no GPU memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SECONDS = 120.0  # for an answer; torch takes seconds to import
+SECONDS = 120.0  # to wait for an answer; importing torch takes seconds
 logger = logging.getLogger(__name__)
 
 
 def ask(module: str, question: Any = None) -> Any:
-    """Return what a module answers, when it is run with a question as JSON in its argument: JSON on standard output.
+    """Run a module with a question (JSON) as its argument; return its answer, JSON on standard output.
 
-    None where it does not answer, as on a machine whose GPUs do not work.
+    Return None if it does not answer, as on a machine whose GPUs do not work.
     """
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))

@@ -1,4 +1,4 @@
-"""Micro-batches and packs that fit the memory of the machine."""
+"""Choose micro-batches and packs that fit into the memory of the machine."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from trainables.engine.memory import (
 )
 from trainables.trial import TrialConfig
 
-SPARE = 0.1  # of the memory, left to others and to what is not counted
+SPARE = 0.1  # share of the memory left for others and for what is not counted
 HALF = 2  # bytes of a number on a GPU
-DOUBLE = 8  # of one in float64
-PASSING = 16  # numbers per token, in hidden widths, that a forward pass without gradients holds at a time
+DOUBLE = 8  # bytes of a number in float64
+PASSING = 16  # numbers per token, in hidden widths, that a forward pass without gradients holds at once
 GIGABYTE = 1e9
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 USAGES = (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"))
 DETAILS = (Path("/sys/fs/cgroup/memory.stat"), Path("/sys/fs/cgroup/memory/memory.stat"))
-FILE_PAGES = ("active_file", "inactive_file")  # of files that were read; given back when somebody needs the memory
+FILE_PAGES = ("active_file", "inactive_file")  # of files that were read; the kernel frees them on demand
 
 
 @dataclass(frozen=True)
 class CaseSizes:
-    """What decides the memory of a setting's packs.
+    """What determines the memory of a setting's packs.
 
     Attributes:
         case: the setting.
-        shape: of its base model; assumed where that is not on this machine.
-        tokens: of its rows.
-        trials: one of each configuration, and what these build on.
+        shape: shape of its base model; assumed if that is not on this machine.
+        tokens: tokens of its rows.
+        trials: one of each configuration, and those that these build on.
         known: whether the base model is on this machine.
     """
 
@@ -64,8 +64,8 @@ class Room:
     """The memory that workers may use.
 
     Attributes:
-        worker: bytes of each, beside base models that all of them map from files; None if that is not known.
-        on_gpu: whether it is a GPU's, which holds the base model for each worker anew, in half as many bytes.
+        worker: bytes for each, besides base models that all of them map from files; None if not known.
+        on_gpu: whether it is GPU memory, which holds the base model once per worker, in half as many bytes.
     """
 
     worker: float | None
@@ -73,12 +73,12 @@ class Room:
 
 
 def worker_bytes(sweep: Sweep, sizes: CaseSizes, fit: Fit, on_gpu: bool = False) -> float:
-    """Return the most that a worker takes at a time, beside base models that workers share."""
+    """Return the peak memory of a worker, besides base models that workers share."""
     return max(trial_bytes(sweep, sizes, trial, fit, on_gpu) for trial in sizes.trials)
 
 
 def sizes_of(sweep: Sweep) -> list[CaseSizes]:
-    """Count what decides the memory of a sweep. Configurations that will be searched are spread over their ranges."""
+    """Count what determines the memory of a sweep. Configurations to be searched are spread over their ranges."""
     sizes = []
     for case in sweep.cases:
         asked = [sweep.trials_of(arm, values)[0] for arm in case.arms for values in arm.space.examples(arm.budget)]
@@ -92,10 +92,10 @@ def sizes_of(sweep: Sweep) -> list[CaseSizes]:
 def trial_bytes(
     sweep: Sweep, sizes: CaseSizes, trial: TrialConfig, fit: Fit, on_gpu: bool = False, scored: bool = True
 ) -> float:
-    """Return what a worker takes with a full pack of such trials, beside a base model that workers share.
+    """Return a worker's memory with a full pack of such trials, besides a base model that workers share.
 
     Args:
-        scored: count the evaluations, too.
+        scored: also count the evaluations.
     """
     number = HALF if on_gpu else FLOAT
     members, execution, shape = [trial] * fit.members(sweep.trials_per_pack), sweep.execution, sizes.shape
@@ -122,22 +122,22 @@ def trial_bytes(
     elif quantize:
         held = shape.weight_bytes(FLOAT, quantize)  # each worker quantises for itself
     if not on_gpu and trial.method.needs_pretrained:
-        held += shape.weight_bytes(FLOAT)  # of the model that the base model was tuned from, read for this pack alone
+        held += shape.weight_bytes(FLOAT)  # the model that the base model was tuned from, read only for this pack
     return PROCESS_BYTES + held + max([training, _preparing_bytes(sizes, trial), *(scoring if scored else ())])
 
 
 def _preparing_bytes(sizes: CaseSizes, trial: TrialConfig) -> float:
-    """Return what the hidden states take that a method prepares with: sums over rows, and a batch of positions."""
+    """Return the memory of the hidden states by which a method prepares: sums over rows, and a batch of positions."""
     streams = {asked.stream for asked in trial.method.passes if asked.kind == "states"}
     rows = sum(len(sizes.case.setting.streams[stream]) for stream in streams)
     longest = max((sizes.tokens.most(trial.method, stream) for stream in streams), default=0)
     of_token = sizes.shape.layers * sizes.shape.width
     batch = min(ROWS_PER_PASS * longest * of_token * FLOAT, max(ROW_STATES_BYTES, longest * of_token * FLOAT))
-    return rows * of_token * DOUBLE + 2 * batch  # as the layers return them, and the positions that count
+    return rows * of_token * DOUBLE + 2 * batch  # as the layers return them, and only the positions that count
 
 
 def _cache_bytes(sweep: Sweep, sizes: CaseSizes, trial: TrialConfig) -> tuple[float, float]:
-    """Return how large what a pack of such trials reads is on a GPU: what lies below its adapters, and references."""
+    """Return how much cache a pack of such trials reads on a GPU: states below its adapters, and references."""
     shape, tokens, setting, method = sizes.shape, sizes.tokens, sizes.case.setting, trial.method
     below = references = 0.0
     if shape.upper_part([trial.adapter]).layers < shape.layers and not sweep.execution.shard_base:
@@ -152,7 +152,7 @@ def _cache_bytes(sweep: Sweep, sizes: CaseSizes, trial: TrialConfig) -> tuple[fl
 
 
 def evaluation_bytes(shape: ModelShape, evaluation: Evaluation, lengths: Lengths, members: int, number: int) -> float:
-    """Return what observing a pack takes: activations of one layer, logits, and keys and values of replies."""
+    """Return the memory to observe a pack: activations of one layer, logits, and keys and values of replies."""
     rows = len(evaluation.examples)
     if evaluation.observe not in ("reply", "reply_and_preference"):
         rows = min(rows, QUESTIONS_PER_BATCH)
@@ -165,9 +165,9 @@ def evaluation_bytes(shape: ModelShape, evaluation: Evaluation, lengths: Lengths
 
 
 def settle(sweep: Sweep, cases: Sequence[CaseSizes], room: Room, record: LedgerState | None) -> Fit:
-    """Return the fit of a sweep: what an earlier start has fixed, else what is chosen now.
+    """Return the fit of a sweep: what an earlier start has fixed, or else what is chosen now.
 
-    A sweep that began before anything was fixed had all rows at a time. What `Execution` says of rows always counts.
+    A sweep that trained packs before anything was fixed had all rows at a time. What `Execution` says about rows wins.
     """
     chosen = None
     if record:
@@ -178,10 +178,10 @@ def settle(sweep: Sweep, cases: Sequence[CaseSizes], room: Room, record: LedgerS
 
 
 def choose(sweep: Sweep, cases: Sequence[CaseSizes], room: Room) -> Fit:
-    """Choose the largest packs, and then the largest micro-batches, that fit; the smallest if none does.
+    """Choose the largest packs, and then the largest micro-batches, that fit; the smallest if none do.
 
-    Smaller packs come before micro-batches: half a pack takes as long per trial within a fifth, and the rows of a
-    micro-batch go forward twice. What `Execution` says of rows stays as it is.
+    Smaller packs are tried before micro-batches: half a pack is as fast per trial to within a fifth, but the rows of a
+    micro-batch go forward twice. What `Execution` says about rows is kept.
     """
     fit = Fit()
     for fit in _candidates(sweep, cases):
@@ -212,7 +212,7 @@ def _candidates(sweep: Sweep, cases: Sequence[CaseSizes]) -> Iterator[Fit]:
 
 
 def shortage(sweep: Sweep, cases: Sequence[CaseSizes], fit: Fit, room: Room) -> CaseSizes | None:
-    """Return the setting that takes most memory, if it takes more than there is."""
+    """Return the setting that takes the most memory, if that is more than there is."""
     if room.worker is None:
         return None
     needs = [(worker_bytes(sweep, sizes, fit, room.on_gpu), sizes) for sizes in cases]
@@ -221,12 +221,12 @@ def shortage(sweep: Sweep, cases: Sequence[CaseSizes], fit: Fit, room: Room) -> 
 
 
 def describe(sweep: Sweep, cases: Sequence[CaseSizes], fit: Fit, room: Room) -> str:
-    """Say in a line what was made smaller, or what is short and what helps; "" where all is as it was asked for.
+    """Say in a line what was made smaller, or what is lacking and would help; "" if everything is as requested.
 
-    Raise UserError where not even one row of one trial can be trained, with a base model that is on this machine.
+    Raise UserError if not even one row of one trial can be trained, and the base model is on this machine.
     """
     if room.worker is None and room.on_gpu and sweep.execution.rows_per_forward == "auto":
-        return "no GPU here tells its memory: packs and micro-batches are made to fit by the first start that finds one"
+        return "no GPU here reports its memory: the first start that finds one makes packs and micro-batches fit"
     short = shortage(sweep, cases, fit, room)
     if short is None:
         return _made_smaller(sweep, cases, fit, room)
@@ -234,13 +234,13 @@ def describe(sweep: Sweep, cases: Sequence[CaseSizes], fit: Fit, room: Room) -> 
     need = worker_bytes(sweep, short, fit, room.on_gpu)
     where = "of the GPU's memory" if room.on_gpu else "of memory"
     line = (
-        f"a worker needs {need / GIGABYTE:.1f} GB {where} for {short.case.label}, and there are"
+        f"a worker needs {need / GIGABYTE:.1f} GB {where} for {short.case.label}, but there are only"
         f" {max(0.0, room.worker) / GIGABYTE:.1f} GB for each"
     )
     smallest = fit.members(sweep.trials_per_pack) == 1 and fit.rows_per_forward == 1
     helps = _helpful(sweep, smallest, room.on_gpu)
     trained = max(trial_bytes(sweep, short, trial, fit, room.on_gpu, scored=False) for trial in short.trials)
-    if smallest and short.known and trained - PROCESS_BYTES > room.worker:  # a process may do with less than planned
+    if smallest and short.known and trained - PROCESS_BYTES > room.worker:  # a process may need less than planned
         raise UserError(f"sweep {sweep.name!r}: {line}, even with one row of one trial at a time; {helps}")
     return f"{line}; {helps}"
 
@@ -272,7 +272,7 @@ def _helpful(sweep: Sweep, smallest: bool, on_gpu: bool) -> str:
 
 
 def shared_bytes(cases: Sequence[CaseSizes]) -> float:
-    """Return the bytes of the base models that workers of one machine map from files, each counted once."""
+    """Return the bytes of the base models that the workers of a machine map from files, each counted once."""
     models = {str(sizes.case.setting.base_model.to_json()): sizes for sizes in cases}
     return sum(
         sizes.shape.weight_bytes(FLOAT)
@@ -284,7 +284,7 @@ def shared_bytes(cases: Sequence[CaseSizes]) -> float:
 def free_memory() -> float:
     """Return the bytes of main memory that this machine, or the container that this process runs in, has left.
 
-    What a container holds of files that were read counts as free, as it does for a machine: the kernel takes it back.
+    In a container, too, cached files count as free: the kernel frees them on demand.
     """
     free = float(psutil.virtual_memory().available)
     for limit, usage, details in zip(LIMITS, USAGES, DETAILS, strict=True):
@@ -296,7 +296,7 @@ def free_memory() -> float:
 
 
 def _file_bytes(details: Path) -> float:
-    """Return the bytes of files that a container holds in memory; version 1 also has them without what lies below."""
+    """Return the bytes of files cached by a container. Version 1 of cgroups lists them with and without subgroups."""
     if not details.is_file():
         return 0.0
     pairs = (line.split() for line in details.read_text().splitlines())
@@ -305,11 +305,11 @@ def _file_bytes(details: Path) -> float:
 
 
 def room_of(sweep: Sweep, share: float | None, gpu: float | None = None) -> Room:
-    """Return the room of each worker.
+    """Return the memory that each worker may use.
 
     Args:
-        share: its part of the main memory that base models leave; None where that is not known.
-        gpu: bytes of the smallest GPU that a worker may get; None where that is not known.
+        share: its share of the main memory that base models leave; None if not known.
+        gpu: bytes of the smallest GPU that a worker may get; None if not known.
     """
     execution = sweep.execution
     if execution.gpus_per_pack:

@@ -1,4 +1,4 @@
-"""How long the trials of a sweep will take on this machine, when nothing else runs on it."""
+"""How long the trials of a sweep will take on this machine if nothing else runs on it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from trainables.engine.memory import FLOAT, ModelShape
 from trainables.interface.preparation import Pass
 from trainables.trial import TrialConfig
 
-LOAD_BYTES_PER_SECOND = 3e8  # of a base model's weights: hashed, mapped, and tried out
-PACK_SECONDS = 0.3  # of a pack, whatever it does: to hand it out, and to write its results
+LOAD_BYTES_PER_SECOND = 3e8  # to hash, map and try out a base model's weights
+PACK_SECONDS = 0.3  # for any pack: to hand it out, and to write its results
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class TrialSeconds:
     """How long one trial takes, as its share of a pack, or a whole pack.
 
     Attributes:
-        training: all updates.
-        scoring: evaluation -> its observations.
+        training: seconds of all updates.
+        scoring: evaluation -> seconds of its observations.
     """
 
     training: float
@@ -52,7 +52,7 @@ class TrialSeconds:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Training and scoring."""
         return self.training + sum(self.scoring.values())
 
 
@@ -62,14 +62,14 @@ class CaseForecast:
 
     Attributes:
         case: the setting.
-        shape: of its base model.
-        assumed: the base model's name where it is not on this machine, and the shape that of Qwen3-8B.
-        tokens: of its rows.
-        speed: of this machine at the base model's sizes.
-        members: trials of a full pack.
+        shape: shape of its base model.
+        assumed: the base model's name if it is not on this machine, so that the shape is that of Qwen3-8B.
+        tokens: tokens of its rows.
+        speed: speed of this machine for the base model's sizes.
+        members: trials in a full pack.
         rows_per_forward: its micro-batches.
         cached: whether the base model's outputs on rows are kept.
-        teaching: the trial that teaches the base model what it must know first; None where nothing is left to teach.
+        teaching: the trial that first teaches the base model what it must know; None if nothing is left to teach.
     """
 
     case: Case
@@ -102,7 +102,7 @@ class CaseForecast:
         return {}
 
     def reference_work(self, trials: Sequence[TrialConfig]) -> Work:
-        """Return the work of the base model's outputs that methods refer to, computed once for all trials."""
+        """Return the work of the base model's reference outputs, computed once for all trials."""
         needed: dict[Hashable, Work] = {
             (rows_key(trial, stream), stream in trial.method.layers): outputs_work(
                 self.shape, len(self.case.setting.streams[stream]), self._trained(trial, stream)
@@ -114,9 +114,9 @@ class CaseForecast:
         return sum(needed.values(), start=Work())
 
     def passes_work(self, trials: Sequence[TrialConfig]) -> Work:
-        """Return the work of the passes that methods prepare with and that are kept: each once for all trials.
+        """Return the work of the cached passes by which methods prepare: each once for all trials.
 
-        What a prior's adapter gives is computed once for each prior, and gradients once for each initial adapter.
+        A pass with a prior's adapter is computed once per prior, and gradients once per initial adapter.
         """
         needed: dict[Hashable, Work] = {}
         for trial in (each for asking in trials for each in (asking, *asking.built_on)):
@@ -133,7 +133,7 @@ class CaseForecast:
         return self.cached and trial.method.positions(asked.stream) in ("response", "text")
 
     def own_replies_seconds(self, trials: Sequence[TrialConfig]) -> float:
-        """Return how long the base model's replies take that methods train on: once, or once for each seed."""
+        """Return how long the base model takes to write the replies that methods train on: once, or once per seed."""
         needed = {
             (stream, how.temperature, trial.seed if how.temperature > 0 else None)
             for trial in trials
@@ -146,7 +146,7 @@ class CaseForecast:
         return sum(map(self.speed.seconds, works))
 
     def prefix_tokens(self, trials: Sequence[TrialConfig]) -> dict[int, float]:
-        """Return on how many tokens what lies below the lowest adapted layer is kept, by that layer's number."""
+        """Return lowest adapted layer -> the number of tokens whose states below it are kept."""
         rows: dict[int, dict[Hashable, tuple[Stream, Lengths]]] = {}
         for trial in trials if self.cached else ():
             first = self.shape.layers - self.shape.upper_part([trial.adapter]).layers
@@ -159,11 +159,11 @@ class CaseForecast:
         return self.tokens.trained(trial.method, stream)
 
     def prefix_bytes(self, trials: Sequence[TrialConfig]) -> float:
-        """Return how large what lies below the lowest adapted layers is in the cache."""
+        """Return the size of the cached states below the lowest adapted layers."""
         return sum(self.prefix_tokens(trials).values()) * self.shape.width * FLOAT
 
     def once(self, trials: Sequence[TrialConfig]) -> float:
-        """Return how long a sweep takes before its first trial: the base model scored, its outputs and passes kept."""
+        """Return how long the shared work takes: scoring the base model, and computing cached outputs and passes."""
         questions = [(each, self.tokens.questions[each.name]) for each in self.case.observed_here]
         begun = self.shape.upper_part([trial.adapter for trial in trials]) if self.cached and trials else self.shape
         scoring = [evaluation_work(self.shape, each, lengths, upper=begun) for each, lengths in questions]
@@ -176,12 +176,12 @@ class CaseForecast:
 
     @property
     def base_seconds(self) -> float:
-        """How long a worker takes to have the base model: taught first where the cache lacks it, and loaded."""
+        """How long a worker takes to get the base model: to teach it, if the cache lacks it, and to load it."""
         return self.teaching_seconds + self.shape.weight_bytes(FLOAT) / LOAD_BYTES_PER_SECOND
 
     @property
     def teaching_seconds(self) -> float:
-        """How long the base model is taught first, by one worker while the others wait."""
+        """How long it takes to teach the base model first, by one worker while the others wait."""
         model, lengths = self.case.setting.base_model, self.tokens.taught
         if self.teaching is None or lengths is None or not isinstance(model, TunedModel):
             return 0.0
@@ -195,7 +195,7 @@ class SweepForecast:
     """How long the trials of a sweep take.
 
     Attributes:
-        sweep: which.
+        sweep: the sweep.
         cases: setting label -> forecast of its trials.
         total: seconds of all trials, one after the other.
         workers: packs at a time.
@@ -219,14 +219,14 @@ class SweepForecast:
         return self.cases[self.sweep.case_of(trial.setting).label].seconds(trial)
 
     def pack(self, trials: Sequence[TrialConfig]) -> TrialSeconds:
-        """Return how long trials take side by side."""
+        """Return how long trials take as one pack."""
         each = [self.trial(trial) for trial in trials]
         scoring = {name: sum(seconds.scoring[name] for seconds in each) for name in each[0].scoring}
         return TrialSeconds(sum(seconds.training for seconds in each), scoring)
 
 
 def _adapter_key(trial: TrialConfig, asked: Pass) -> Hashable:
-    """Return what tells the adapter of a pass from others; None is the base model's."""
+    """Return what distinguishes the adapter of a pass from others; None is the base model."""
     if asked.prior is not None:
         return trial.priors[asked.prior].trial_id
     if asked.kind != "squared_gradients":
@@ -239,7 +239,7 @@ def forecast_of(sizes: CaseSizes, sweep: Sweep, fit: Fit) -> CaseForecast:
     """Forecast how long trials of a case take, each in a full pack.
 
     Args:
-        fit: micro-batches and trials of a pack.
+        fit: micro-batches and trials per pack.
     """
     case, shape, tokens = sizes.case, sizes.shape, sizes.tokens
     model, execution = case.setting.base_model, sweep.execution
@@ -270,9 +270,9 @@ def forecast_of(sizes: CaseSizes, sweep: Sweep, fit: Fit) -> CaseForecast:
 
 
 def _teaching(model: BaseModel, on_gpu: bool) -> TrialConfig | None:
-    """Return the trial that teaches a base model what the cache does not have it know yet."""
+    """Return the trial that teaches a base model; None if there is none, or the cache has its result."""
     if not isinstance(model, TunedModel):
         return None
-    from trainables.bases.tuned_models import is_tuned, teaching_of  # they bring transformers and PEFT
+    from trainables.bases.tuned_models import is_tuned, teaching_of  # these import transformers and PEFT
 
     return None if is_tuned(model, torch.bfloat16 if on_gpu else torch.float32) else teaching_of(model)[1]

@@ -1,4 +1,4 @@
-"""How much memory the GPUs have that this process sees. As a program it says so: bytes of each, as JSON."""
+"""The memory of the GPUs that this process sees. Run as a program, it prints the bytes of each as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeps.planning import apart
 def memory_of_gpus() -> float | None:
     """Return the bytes of the smallest GPU that this process may use; None without one.
 
-    Another process looks: whoever asks a GPU anything keeps some hundred megabytes of it until it ends.
+    Another process asks, because a process that asks a GPU anything keeps some hundred megabytes of it until it ends.
     """
     return min(apart.ask(__name__) or (), default=None)
 

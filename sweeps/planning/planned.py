@@ -1,4 +1,4 @@
-"""The trials that a sweep will have, as far as they are known before it runs."""
+"""The trials that a sweep will have, as far as they are known in advance."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Planned:
 
 
 def planned_arms(sweep: Sweep) -> list[Planned]:
-    """List every arm, then the trials that these build on and no arm asks for.
+    """List every arm, then the trials that arms build on but none asks for.
 
-    Configurations that will be searched are taken from the middle of their ranges.
+    Configurations to be searched are taken from the middle of their ranges.
     """
     planned = []
     for case in sweep.cases:

@@ -1,8 +1,8 @@
-"""How fast this machine is at the matrix products of a model, measured in a moment.
+"""How fast this machine computes a model's matrix products, measured in a moment.
 
-What is measured is the gated MLP of a layer, at as many tokens as occur: forward, forward and backward, and one token
-per row. That has the shapes of the real products and what lies between them. CPU time counts, not the clock, so that
-what else runs at the moment matters little: the answer is for an idle machine.
+The probe is the gated MLP of a layer, with realistic numbers of tokens: forward, forward and backward, and one token
+per row. It has the shapes of the real products and of the operations between them. CPU time counts, not wall time, so
+that other processes matter little: the answer is for an idle machine.
 
 Shape legend: N tokens, D hidden width, I inner width.
 """
@@ -23,24 +23,24 @@ from sweeps.planning import apart
 from sweeps.planning.work import Work
 from trainables.engine.memory import ModelShape
 
-LARGEST_WIDTH, LARGEST_INNER, LARGEST_TOKENS = 1024, 3072, 512  # larger products are as fast
-PROBE_SECONDS = 0.1  # of each of the three measurements, at least twice
-LAYERS = 4  # whose weights take turns, so that they do not all stay in a cache
-# What a step takes besides these products, from runs of models of 0.4 and 135 million parameters on CPUs:
+LARGEST_WIDTH, LARGEST_INNER, LARGEST_TOKENS = 1024, 3072, 512  # larger products are no faster
+PROBE_SECONDS = 0.1  # for each of the three measurements; each runs at least twice
+LAYERS = 4  # used in turn, so that not all weights stay in a CPU cache
+# What a step takes besides these products, fitted to runs of models with 0.4 and 135 million parameters on CPUs:
 OVERHEAD = 1.5  # attention, norms, adapters and the optimizer, per second of products
-CALL_SECONDS = 5e-4  # of a layer called once, however few tokens it gets
-STEP_SECONDS = 4e-3  # of an update of one member
-REPLY_SECONDS = 4e-4  # to sample, decode and grade one
+CALL_SECONDS = 5e-4  # per call of a layer, however few tokens it gets
+STEP_SECONDS = 4e-3  # per update of one member
+REPLY_SECONDS = 4e-4  # to sample, decode and grade one reply
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Operations per second, and what passes cost besides.
+    """Operations per second of each kind of pass.
 
     Attributes:
         training: forward and backward.
-        reading: forward alone.
-        replying: of one token per row.
+        reading: forward only.
+        replying: one token per row.
     """
 
     training: float
@@ -54,26 +54,26 @@ class Speed:
         return OVERHEAD * products + calls + work.steps * STEP_SECONDS + work.replies * REPLY_SECONDS
 
 
-ASSUMED_GPU = Speed(training=1e14, reading=1.5e14, replying=1e13)  # for a driver on a machine without one
+ASSUMED_GPU = Speed(training=1e14, reading=1.5e14, replying=1e13)  # for a driver on a machine without a GPU
 
 
 def measure(shape: ModelShape, tokens: float, rows: float, threads: int, on_gpu: bool = False) -> Speed:
     """Measure the speed of a model's products.
 
     Args:
-        tokens: of a training step.
-        rows: that reply together.
-        threads: of a worker.
-        on_gpu: measure a GPU of this machine, in bfloat16; where it has none, a large one is assumed.
+        tokens: tokens of a training step.
+        rows: number of rows that reply together.
+        threads: CPU threads of a worker.
+        on_gpu: measure a GPU of this machine, in bfloat16; without one, a large GPU is assumed.
     """
-    if on_gpu:  # another process measures: this one would hold a part of the GPU until it ends
+    if on_gpu:  # in another process, because this one would hold GPU memory until it ends
         answer = apart.ask(__name__, {"shape": asdict(shape), "tokens": tokens, "rows": rows, "threads": threads})
         return Speed(**answer) if answer else ASSUMED_GPU
     return _measure(shape, tokens, rows, threads)
 
 
 def _measure(shape: ModelShape, tokens: float, rows: float, threads: int, on_gpu: bool = False) -> Speed:
-    """See `measure`; here."""
+    """Measure in this process; see `measure`."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -120,7 +120,7 @@ class _Probe:
         return 2 * 2 * 3 * LAYERS * self.size * tokens / self._seconds(both)
 
     def _seconds(self, run: Callable[[], Tensor]) -> float:
-        """Return the shortest time of a run, of several."""
+        """Return the shortest time of several runs."""
         run()
         best, spent, count = float("inf"), 0.0, 0
         while spent < PROBE_SECONDS or count < 2:
@@ -138,7 +138,7 @@ class _Probe:
 
 
 def main() -> None:
-    """Answer the question in the first argument, about a GPU, on standard output; null without one."""
+    """Measure a GPU as the first argument asks, and print the answer; print null without a GPU."""
     question = json.loads(sys.argv[1])
     speed = None
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What trials will take of a budget: forecast, and corrected by what those that have ended took."""
+"""What trials will take from a budget: a forecast, corrected by what ended trials took."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sweeps.sweep import Execution, Sweep
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
-WORKER_SECONDS = 6.0  # until a worker has started, which occupies what its packs do
-ALL = "all"  # trials of whatever method
+WORKER_SECONDS = 6.0  # until a worker has started; meanwhile it occupies what its packs do
+ALL = "all"  # trials of any method
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a trial or the score of a base model is expected to take: wall seconds of a pack, tokens, dollars."""
+    """What a trial, or scoring a base model, is expected to take: wall seconds of a pack, tokens, dollars."""
 
     seconds: float = 0.0
     tokens: float = 0.0
@@ -30,23 +30,23 @@ class Need:
 
 
 def occupied(execution: Execution, seconds: float) -> Spending:
-    """Return what a pack spends that is at a worker for so long."""
+    """Return what a pack spends in `seconds` at a worker."""
     hours = seconds / SECONDS_PER_HOUR
     return Spending(execution.gpus_per_pack * hours, execution.cpus_per_pack * hours)
 
 
 class PacedForecast:
-    """Forecasts that follow the pace of trials that have ended: those of the same method, else all.
+    """Forecasts that follow the pace of ended trials: those of the same method, or else all.
 
     Args:
         execution: what a pack occupies.
-        trial: the need of a trial alone, without what it builds on.
-        base: the need of a setting's base model: workers started, the model loaded, scored, and read where methods
-            refer to it.
+        trial: returns the need of a trial, without what it builds on.
+        base: returns the need of a setting's base model: to start workers, load the model, score it, and compute
+            what methods refer to.
         cases: the sweep's settings.
 
     Attributes:
-        awaiting: the trials whose replies are stored and whose grades are not in, by id.
+        awaiting: the trials whose replies are stored but not yet graded, by id.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class PacedForecast:
     ) -> None:
         self._execution, self._trial, self._base, self._cases = execution, trial, base, cases
         self._trial_needs: dict[str, Need] = {}  # by id
-        self._base_needs: dict[str, Need] = {}  # by the label of the setting
+        self._base_needs: dict[str, Need] = {}  # by the setting's label
         self._paces: dict[Hashable, _Pace] = {}
         self.awaiting: dict[str, TrialConfig] = {}
         self._judge_pace = 1.0
         self._seen = self._seen_generated = 0
-        self._judged = 0.0  # dollars that the judge was expected to charge for trials that have ended
+        self._judged = 0.0  # dollars that the judge was expected to charge for ended trials
 
     @staticmethod
     def of(sweep: Sweep, forecast: SweepForecast) -> PacedForecast:
@@ -93,12 +93,12 @@ class PacedForecast:
     def learn(self, record: LedgerState, spent: Spending | None = None) -> None:
         """Take in the trials that have ended since the last time. Outcomes are only ever added.
 
-        The judge's pace is never below 1: the expectation is the most that it charges, what it has not graded yet is
-        not charged, and verdicts that were known before cost nothing, which tells nothing of the next ones. What it
-        has charged for replies that still wait makes it look dearer, until they are graded.
+        The judge's pace never falls below 1. It may charge less than expected, which is its most, because replies still
+        wait or verdicts were cached, but that says nothing about the next ones. What it has already charged for
+        replies that still wait makes it look dearer until they are graded.
 
         Args:
-            spent: up to now; None is what the record says, which may lag behind.
+            spent: spending up to now; None takes the record's, which may lag behind.
         """
         for outcome in islice(record.generated.values(), self._seen_generated, None):
             self.awaiting[outcome.trial.trial_id] = outcome.trial
@@ -120,9 +120,9 @@ class PacedForecast:
         return occupied(self._execution, need.seconds * pace.of_seconds) + tokens
 
     def left_of(self, trial: TrialConfig, record: LedgerState) -> Spending:
-        """Return what a trial still takes: the judge where its replies are stored, the rest of its hours after a rung.
+        """Return what a trial still takes: only the judge if its replies are stored; after a rung, the remaining hours.
 
-        Its tokens are left whole until it ends, since none are spent before its outcome says so.
+        All of its tokens remain until it ends, since none count as spent before its outcome says so.
         """
         if trial.trial_id in record.outcomes:
             return Spending()
@@ -133,7 +133,7 @@ class PacedForecast:
         return Spending(whole.gpu_hours * share, whole.core_hours * share, whole.tokens, whole.judge_dollars)
 
     def base(self, case: Case) -> Spending:
-        """Return what the score of a base model takes."""
+        """Return what scoring a base model takes."""
         need = self._need_of_base(case)
         return occupied(self._execution, need.seconds) + Spending(judge_dollars=need.judge_dollars * self._judge_pace)
 
@@ -150,7 +150,7 @@ class PacedForecast:
 
 @dataclass
 class _Pace:
-    """What trials that have ended took, beside what they were expected to; those that failed tell nothing."""
+    """What ended trials took, against what they were expected to take; failed ones tell nothing."""
 
     took: list[float] = field(default_factory=lambda: [0.0, 0.0])  # seconds, tokens
     expected: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -177,7 +177,7 @@ class _Pace:
 
 
 def with_needed(trials: Iterable[TrialConfig], known: Container[str]) -> dict[str, TrialConfig]:
-    """Return trials and what they build on, by id, without those that are known."""
+    """Return trials and what they build on, by id, except those in `known`."""
     new: dict[str, TrialConfig] = {}
     for trial in trials:
         if trial.trial_id not in known:
@@ -198,13 +198,13 @@ class FittingArm:
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """What fits a budget.
+    """What fits into a budget.
 
     Attributes:
         arms: every arm of the sweep.
-        trials: of the configurations that fit, without what these build on.
-        spending: what was spent before, and what those that fit take.
-        exceeded: the units of the limits that more would exceed; none if everything fits.
+        trials: number of trials of the configurations that fit, without what these build on.
+        spending: what was spent before, plus what the fitting configurations take.
+        exceeded: the units of the limits that more configurations would exceed; none if everything fits.
     """
 
     arms: tuple[FittingArm, ...]
@@ -214,9 +214,9 @@ class BudgetPlan:
 
 
 def what_fits(sweep: Sweep, forecast: PacedForecast, record: LedgerState) -> BudgetPlan:
-    """Return what fits the budget of a sweep: methods take turns, a configuration each, as the search asks for them.
+    """Return what fits into a sweep's budget. Methods take turns, a configuration each, as the search asks for them.
 
-    Configurations that will be searched are taken from the middle of their ranges.
+    Configurations to be searched are taken from the middle of their ranges.
     """
     assert sweep.budget is not None
     forecast.learn(record)
@@ -256,24 +256,24 @@ def what_fits(sweep: Sweep, forecast: PacedForecast, record: LedgerState) -> Bud
 
 
 def within_budget(forecast: SweepForecast, plan: BudgetPlan) -> SweepForecast:
-    """Return the forecast of what fits a budget, for the time that is left."""
+    """Return the forecast of only what fits into a budget, to estimate the time left."""
     fits = {arm.key: arm.fits for arm in plan.arms}
     planned = [
         trial
         for arm in planned_arms(forecast.sweep)
-        for configuration in arm.configurations[: fits.get(arm.arm or "")]  # all of those that others build on
+        for configuration in arm.configurations[: fits.get(arm.arm or "")]  # all, for what others build on
         for trial in configuration
     ]
     return replace(forecast, total=sum(forecast.trial(trial).total for trial in planned))
 
 
 def _kind(trial: TrialConfig) -> Hashable:
-    """Return what tells trials apart whose paces differ."""
+    """Return a key of trials that share a pace."""
     return trial.data, trial.method.name, trial.is_readout
 
 
 def tokens_sent(case: CaseForecast, trial: TrialConfig) -> float:
-    """Return the tokens that a trial sends through the model in training, those of the reference included."""
+    """Return the tokens that a trial sends through the model in training, including those of the reference."""
     if trial.is_readout:
         return 0.0
     method, tokens = trial.method, case.tokens

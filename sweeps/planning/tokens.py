@@ -1,4 +1,4 @@
-"""How long rows are, in tokens: counted with the model's own tokenizer where it is on this machine."""
+"""How long rows are, in tokens: counted with the model's own tokenizer if it is on this machine."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from trainables.trial import TrialConfig
 
 SAMPLE = 64  # rows of a stream or an evaluation whose tokens are counted
 CHARACTERS_PER_TOKEN = 4  # without a tokenizer
-PROMPT_MARKS, RESPONSE_MARKS = 3, 1  # tokens of a template, where it is not known: turns, and the end of the reply
+PROMPT_MARKS, RESPONSE_MARKS = 3, 1  # tokens of an unknown template: turns, and the end of the reply
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of rows: of prompt and response, row by row."""
+    """Tokens of rows: (prompt, response) of each."""
 
     rows: tuple[tuple[int, int], ...]
 
@@ -49,7 +49,7 @@ class Lengths:
         return max(map(sum, self.rows))
 
     def longest_of(self, count: float) -> float:
-        """Return the mean tokens of the longest of `count` random rows, to which the others are padded."""
+        """Return the expected tokens of the longest of `count` random rows, to which the others are padded."""
         totals = sorted(map(sum, self.rows))
         below = [(number / len(totals)) ** max(count, 1) for number in range(len(totals) + 1)]
         return sum(length * (below[at + 1] - below[at]) for at, length in enumerate(totals))
@@ -62,9 +62,9 @@ class CaseTokens:
     Attributes:
         streams: stream -> lengths of its rows.
         questions: evaluation -> lengths of its rows.
-        taught: of the rows that the base model is taught first, if any.
-        instructions: name -> tokens that it adds to a prompt; roughly, where the tokenizer is not known.
-        max_length: of a row; longer ones are cut.
+        taught: lengths of the rows that the base model is taught first, if any.
+        instructions: name -> tokens that it adds to a prompt; a rough number if the tokenizer is not known.
+        max_length: most tokens of a row; longer ones are cut.
     """
 
     streams: Mapping[Stream, Lengths]
@@ -74,7 +74,7 @@ class CaseTokens:
     max_length: int | None = None
 
     def trained(self, method: Method, stream: Stream) -> Lengths:
-        """Return the lengths of a stream's rows as a method trains on them; each has its share of an instruction."""
+        """Return the lengths of a stream's rows as a method trains on them; each gets its share of an instruction."""
         rewriting = method.rewriting(stream)
         return self.streams[stream] if rewriting is None else self._rewritten(stream, rewriting, rewriting.share)
 
@@ -84,7 +84,7 @@ class CaseTokens:
         return (self.streams[stream] if rewriting is None else self._rewritten(stream, rewriting, 1.0)).most
 
     def _rewritten(self, stream: Stream, rewriting: Rewriting, share: float) -> Lengths:
-        """Return the lengths of rewritten rows, whose own replies are taken to be as long as they may be."""
+        """Return the lengths of rewritten rows; own replies are assumed to have their maximum length."""
         lengths = self.streams[stream]
         more = round(share * self.instructions.get(rewriting.instruction, 0)) if rewriting.instructs else 0
         longest = max(response for _, response in lengths.rows)
@@ -109,7 +109,7 @@ def tokens_of(case: Case) -> CaseTokens:
 
 
 def rows_key(trial: TrialConfig, stream: Stream) -> Hashable:
-    """Return what tells the rows of a stream that a trial trains on from those of others of its setting."""
+    """Return what distinguishes the rows that a trial trains on from those of other trials on its setting."""
     rewriting = trial.method.rewriting(stream)
     if rewriting is None or not rewriting.is_effective:
         return stream, trial.method.definition
@@ -117,7 +117,7 @@ def rows_key(trial: TrialConfig, stream: Stream) -> Hashable:
 
 
 def _added(instruction: str, rows: Sequence[Example], encoder: Encoder | None, words: bool) -> int:
-    """Return the tokens that an instruction adds to a prompt: the most of some rows."""
+    """Return the most tokens that an instruction adds to a prompt, over some rows."""
     if encoder is None:
         return _tokens(instruction, words) + PROMPT_MARKS
     sample = rows[:: -(-len(rows) // SAMPLE)]
@@ -127,7 +127,7 @@ def _added(instruction: str, rows: Sequence[Example], encoder: Encoder | None, w
 
 
 def _prompt_tokens(example: Example, encoder: Encoder) -> int:
-    """Return the tokens of a prompt, which may be too long; 0 where the check of all rows will say what is wrong."""
+    """Return the tokens of a prompt, even a too long one; 0 if it fails, which the check of all rows will explain."""
     try:
         return encoder.row(example).prompt_length
     except LongPromptError as error:
@@ -137,10 +137,10 @@ def _prompt_tokens(example: Example, encoder: Encoder) -> int:
 
 
 def _lengths(examples: Sequence[Example], encoder: Encoder | None, words: bool, counts_end: bool = True) -> Lengths:
-    """Count the tokens of some of the rows, evenly spaced, with each of their replies.
+    """Count the tokens of some evenly spaced rows, with each of their replies.
 
     Args:
-        words: are the tokens of a nano model.
+        words: whether tokens are words, as for a nano model.
         counts_end: as `Evaluation.counts_end`.
     """
     sample = [reply for example in examples[:: -(-len(examples) // SAMPLE)] for reply in example.replies]
@@ -161,7 +161,7 @@ def _lengths(examples: Sequence[Example], encoder: Encoder | None, words: bool, 
 def _encoded(example: Example, encoder: Encoder, counts_end: bool) -> tuple[int, int]:
     try:
         row = encoder.row(example) if counts_end else encoder.replies(example, counts_end)[0]
-    except UserError:  # the check of all rows tells which, and why
+    except UserError:  # the check of all rows will say which, and why
         return encoder.max_length, 0
     return row.prompt_length, len(row.ids) - row.prompt_length
 

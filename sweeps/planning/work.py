@@ -1,7 +1,7 @@
-"""How much arithmetic a trial is: the operations of each pass through a base model, counted.
+"""How much arithmetic a trial is: the operations of each pass through a base model.
 
-A multiplication and an addition are two operations. Reading an embedding is none. The frozen weights have no gradients
-of their own, so that a backward pass is as much as a forward pass; low-rank adapters have them, and take twice as much.
+A multiplication and an addition count as two operations, reading an embedding as none. Frozen weights have no gradients
+of their own, so a backward pass costs as much as a forward pass; low-rank adapters have them, and cost twice as much.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from trainables.engine.memory import ModelShape
 from trainables.interface.preparation import Pass
 from trainables.trial import TrialConfig
 
-QUESTIONS_PER_BATCH = REPLIES_PER_BATCH = 256  # of the rows of all members, as `likelihood` and `generate` have it
-ROWS_PER_PASS = 32  # that the base model reads at a time where its outputs are kept, see `reference_cache`
-ROWS_WITH_GRADIENTS = 16  # each of which has one of its own, see `Passes`
-ASKED_STEPS = 2  # of a training, in which the base model itself is the reference (`PackTraining.member_step`)
+QUESTIONS_PER_BATCH = REPLIES_PER_BATCH = 256  # rows of all members together, as in `likelihood` and `generate`
+ROWS_PER_PASS = 32  # that the base model reads at a time to cache its outputs, see `reference_cache`
+ROWS_WITH_GRADIENTS = 16  # rows per pass if each has its own gradient, see `Passes`
+ASKED_STEPS = 2  # first steps, which ask the base model itself for the reference (`PackTraining.member_step`)
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Work:
     """Operations of a kind, and how often a layer is called for them.
 
     Attributes:
-        training: operations of forward passes that are followed by a backward pass, with these.
-        reading: of forward passes alone.
-        replying: of passes of one token per row.
-        calls: of a layer in training and reading, forward and backward.
-        reply_calls: of a layer for one token per row.
+        training: operations of forward passes with their backward passes.
+        reading: operations of forward passes without one.
+        replying: operations of passes of one token per row.
+        calls: calls of a layer in training and reading, forward and backward.
+        reply_calls: calls of a layer for one token per row.
         steps: optimizer steps.
-        replies: that are sampled, decoded and graded.
+        replies: replies that are sampled, decoded and graded.
     """
 
     training: float = 0
@@ -48,7 +48,7 @@ class Work:
         return Work(*(mine + others for mine, others in zip(self._numbers, other._numbers, strict=True)))
 
     def times(self, factor: float) -> Work:
-        """Return the work of doing it so often."""
+        """Return the work of doing it `factor` times."""
         return Work(*(number * factor for number in self._numbers))
 
     @property
@@ -61,8 +61,8 @@ class TrialWork:
     """The work of one trial in a pack.
 
     Attributes:
-        training: its updates; nothing for a readout.
-        scoring: evaluation -> replies or losses.
+        training: work of its updates; nothing for a readout.
+        scoring: evaluation -> work of its replies or losses.
     """
 
     training: Work
@@ -70,7 +70,7 @@ class TrialWork:
 
     @property
     def total(self) -> Work:
-        """All of it."""
+        """Training and scoring."""
         return sum(self.scoring.values(), start=self.training)
 
 
@@ -78,16 +78,16 @@ def forward_operations(shape: ModelShape, tokens: float, length: float, rank: in
     """Return the operations of a forward pass without the head.
 
     Args:
-        tokens: that go through the layers.
-        length: tokens that each attends to.
-        rank: of the adapters; 0 is none.
+        tokens: number of tokens that go through the layers.
+        length: number of tokens that each attends to.
+        rank: rank of the adapters; 0 means none.
     """
     attention = 4 * shape.layers * length * (shape.queries or shape.width)
     return tokens * (2 * shape.linear + attention + 2 * rank * shape.adapted)
 
 
 def head_operations(shape: ModelShape, positions: float) -> float:
-    """Return the operations of the logits at so many positions."""
+    """Return the operations of the logits at some positions."""
     return 2 * positions * shape.width * shape.vocabulary
 
 
@@ -103,10 +103,10 @@ def step_work(
     """Return the work of one member's update.
 
     Args:
-        members: of its pack, whose rows are padded to a common length.
+        members: number of members of its pack, whose rows are padded to a common length.
         rows_per_forward: see `train_step`; more than one micro-batch costs one more forward pass.
-        asks_base: run the base model on the rows that the method refers to.
-        cached: begin at the lowest adapted layer, forward as backward; what lies below is kept.
+        asks_base: also run the base model on the rows that the method refers to.
+        cached: begin at the lowest adapted layer, forward and backward; states below it are cached.
     """
     method, rank, upper = trial.method, trial.adapter.rank, shape.upper_part([trial.adapter])
     shape = upper if cached else replace(shape, adapted=upper.adapted)
@@ -141,7 +141,7 @@ def training_work(
     """Return the work of a member's training; nothing for a readout.
 
     Args:
-        cached: whether the base model's outputs on rows are kept (`cache_references`).
+        cached: whether the base model's outputs on rows are cached (`cache_references`).
     """
     if trial.is_readout:
         return Work()
@@ -154,15 +154,15 @@ def training_work(
 
 
 def outputs_work(shape: ModelShape, rows: int, lengths: Lengths, rank: int = 0) -> Work:
-    """Return the work of a model's hidden states on rows: of the base model, or with a finished adapter of a rank."""
+    """Return the work of hidden states on rows: of the base model, or with a finished adapter of rank `rank`."""
     reading = forward_operations(shape, rows * lengths.total, lengths.total, rank)
     return Work(reading=reading, calls=-(-rows // ROWS_PER_PASS) * shape.layers)
 
 
 def pass_work(shape: ModelShape, setting: Setting, trial: TrialConfig, asked: Pass, tokens: CaseTokens) -> Work:
-    """Return the work of a pass that a trial's method prepares with.
+    """Return the work of a pass by which a trial's method prepares.
 
-    Outputs are read through the head, states are not, and gradients go back to the lowest adapted layer for each row.
+    Outputs go through the head, states do not, and gradients go back to the lowest adapted layer for each row.
     """
     rows, lengths = len(setting.streams[asked.stream]), tokens.trained(trial.method, asked.stream)
     rank = trial.adapter.rank if asked.prior is not None or asked.kind == "squared_gradients" else 0
@@ -191,11 +191,11 @@ def own_replies_work(shape: ModelShape, setting: Setting, stream: Stream, tokens
 
 
 def prefix_tokens(setting: Setting, read: Iterable[tuple[Stream, Lengths]], tokens: CaseTokens) -> float:
-    """Return the tokens on which what lies below the lowest adapted layer is kept.
+    """Return the number of tokens whose states below the lowest adapted layer are cached.
 
     Args:
-        read: streams, with the lengths of their rows as they are trained on; evaluations by likelihood are counted.
-        tokens: of the setting.
+        read: streams, with the lengths of their rows as trained on; evaluations by likelihood are added.
+        tokens: tokens of the setting.
     """
     of_streams = sum(len(setting.streams[stream]) * lengths.total for stream, lengths in read)
     likelihoods = [each for each in setting.evaluations if each.observe != "reply"]
@@ -203,7 +203,7 @@ def prefix_tokens(setting: Setting, read: Iterable[tuple[Stream, Lengths]], toke
 
 
 def prefix_work(shape: ModelShape, first_layer: int, tokens: float, length: float) -> Work:
-    """Return the work of what lies below a layer on so many tokens, which a sweep computes once."""
+    """Return the work of the layers below `first_layer` on `tokens` tokens, which a sweep computes once."""
     below = replace(
         shape, layers=first_layer, parameters=shape.parameters - shape.linear * (1 - first_layer / shape.layers)
     )
@@ -217,7 +217,7 @@ def _texts(evaluation: Evaluation) -> int:
 
 
 def _prompts(evaluation: Evaluation) -> int:
-    """Return how many different prompts an evaluation has; each is read once."""
+    """Return how many distinct prompts an evaluation has; each is read once."""
     return len({example.prompt_key for example in evaluation.examples})
 
 
@@ -229,10 +229,10 @@ def evaluation_work(
     members: int = 1,
     upper: ModelShape | None = None,
 ) -> Work:
-    """Return the work of one member's observations. What is not known to reply reads each row once.
+    """Return the work of one member's observations. Evaluations without replies read each row once.
 
     Args:
-        upper: the part of the model that each member computes; None is all of it.
+        upper: the part of the model that each member computes; None means all of it.
     """
     work, upper = Work(), upper or shape
     if evaluation.observe in ("reply", "reply_and_preference"):
@@ -240,7 +240,7 @@ def evaluation_work(
     if evaluation.observe != "reply":
         texts = _texts(evaluation)
         read = texts * lengths.total
-        if evaluation.compares:  # each prompt once, which predicts the first token of every reply
+        if evaluation.compares:  # each prompt once, to predict the first token of every reply
             read = _prompts(evaluation) * lengths.prompt + texts * (lengths.response - 1)
         reading = forward_operations(upper, read, lengths.total, rank) + head_operations(
             shape, texts * lengths.response
@@ -252,14 +252,14 @@ def evaluation_work(
 def _replies_work(
     shape: ModelShape, evaluation: Evaluation, lengths: Lengths, rank: int, members: int, upper: ModelShape
 ) -> Work:
-    """Return the work of reading each prompt once, and of one token after the other, as many as a reply may have.
+    """Return the work of reading each prompt once, and then as many single tokens as a reply may have.
 
-    What lies below the adapters reads prompts once for all members, and new tokens for each.
+    The layers below the adapters read prompts once for all members, and new tokens for each.
     """
     questions = len(evaluation.examples)
     prompts = _prompts(evaluation)
     chunks = -(-questions // max(1, REPLIES_PER_BATCH // members))
-    # The prompt's last state gives the first token, so that the last token is not read.
+    # The prompt's last state gives the first token, so the last token is never read.
     new = max(0, evaluation.max_new_tokens - 1)
     reading = forward_operations(upper, prompts * lengths.prompt, lengths.prompt, rank)
     below = forward_operations(shape, 1, lengths.prompt) - forward_operations(upper, 1, lengths.prompt)
@@ -280,7 +280,7 @@ def trial_work(
     rows_per_forward: int | None = None,
     cached: bool = True,
 ) -> TrialWork:
-    """Return the work of a trial in a pack of so many members."""
+    """Return the work of a trial in a pack of `members` trials."""
     rank, upper = trial.adapter.rank, shape.upper_part([trial.adapter])
     upper = upper if cached else replace(shape, adapted=upper.adapted)
     evaluations = [each if trial.replies == "here" else without_reply(each) for each in setting.evaluations]
@@ -288,7 +288,7 @@ def trial_work(
     scoring = {
         each.name: evaluation_work(shape, each, tokens.questions[each.name], rank, members, upper) for each in here
     }
-    if trial.decoding_mix != 1.0:  # the base model reads the same in the same passes
+    if trial.decoding_mix != 1.0:  # the base model reads the same rows in the same passes
         for each in here:
             base = evaluation_work(shape, each, tokens.questions[each.name], 0, members, upper)
             scoring[each.name] += replace(base, calls=0, reply_calls=0, replies=0)

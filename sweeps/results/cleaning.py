@@ -1,8 +1,8 @@
-"""Which files of a sweep may be deleted: what grows are adapters.
+"""Decide which files of a sweep may be deleted: mainly adapters, which grow in number.
 
-Kept are the adapters of configurations on the frontier, of the newest trials, of trials that have not ended, and those
-that other trials build on. The rest can be trained again. Replies and grades are small and stay, because reports are
-made of them.
+Adapters are kept if their configuration is on the frontier, if their trial is among the newest or has not ended, or if
+other trials build on them. The rest can be trained again. Replies and grades are small and stay, because reports are
+made from them.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Removable:
 
 
 def clean(name_or_file: str, output: Path, newest: int, dry_run: bool) -> list[Removable]:
-    """Delete what may be deleted of a sweep that does not run, or only return it.
+    """Delete what may be deleted of a sweep that is not running, or with `dry_run` only return it.
 
-    Raise UserError when there is no such sweep, another driver runs it, or its ledger is damaged or of another sweep.
+    Raise UserError if there is no such sweep, a driver runs it, or its ledger is damaged or belongs to another sweep.
     """
     sweep = find(name_or_file, output)
     folder = folder_of(sweep.name, output)
-    read(folder)  # else the ledger would be made
+    read(folder)  # raises if there is no ledger; opening would create one
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
         sweep.check_settings(ledger.state.trials)
         items = removable(sweep, ledger.state, folder, newest)
@@ -48,16 +48,16 @@ def clean(name_or_file: str, output: Path, newest: int, dry_run: bool) -> list[R
 
 
 def removable(sweep: Sweep, record: LedgerState, folder: Path, newest: int) -> list[Removable]:
-    """Return what may be deleted when no driver runs: adapters, checkpoints of ended packs, half-written files.
+    """Return what may be deleted while no driver runs: adapters, checkpoints of ended packs, half-written files.
 
     Args:
-        newest: how many of the trials that ended last keep their adapters in any case.
+        newest: how many of the trials that ended last keep their adapters regardless.
     """
     return [*prunable(sweep, record, folder, newest), *_stale_checkpoints(record, folder), *_leftovers(folder)]
 
 
 def prunable(sweep: Sweep, record: LedgerState, folder: Path, newest: int) -> list[Removable]:
-    """Return the adapters that may be deleted, also while the sweep runs.
+    """Return the adapters that may be deleted, even while the sweep runs.
 
     Their trials have ended, are neither on the frontier nor new, and no trial builds on them.
     """
@@ -92,7 +92,7 @@ def _on_front(sweep: Sweep, record: LedgerState) -> set[str]:
 
 
 def _built_on(sweep: Sweep, record: LedgerState) -> set[str]:
-    """Return the ids of what the trials of all configurations build on, ended or not: later trials share it."""
+    """Return the ids of all trials that configurations build on, ended or not: later trials share them."""
     trials = (
         trial
         for arm in sweep.arms
@@ -114,7 +114,7 @@ def _stale_checkpoints(record: LedgerState, folder: Path) -> list[Removable]:
 
 
 def _leftovers(folder: Path) -> list[Removable]:
-    """Return what killed writers left. Adapters are not searched: they are whole or absent."""
+    """Return what killed writers left behind. Adapters are skipped: they are whole or absent."""
     places = [folder, *(path for path in folder.iterdir() if path.is_dir() and not is_leftover(path))]
     paths = [path for place in places for path in sorted(place.iterdir()) if is_leftover(path)]
     return [Removable(path, size_of(path), "a killed process left it") for path in paths]

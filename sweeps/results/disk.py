@@ -1,4 +1,4 @@
-"""What a sweep keeps on the disk."""
+"""What a sweep keeps on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CACHES = {"prefixes": "what lies below adapters", "references": "the base models
 
 
 def usage(folder: Path) -> dict[str, int]:
-    """Return the bytes of a sweep's folder by kind: adapters, checkpoints, ... Kinds without any are left out."""
+    """Return the bytes of a sweep's folder by kind: adapters, checkpoints, ... Empty kinds are left out."""
     files, sizes = SweepFolder(folder), dict[str, int]()
     kinds = {
         files.adapters: "adapters",
@@ -33,7 +33,7 @@ def usage(folder: Path) -> dict[str, int]:
 
 
 def cache_usage() -> dict[str, int]:
-    """Return the bytes of the caches that all sweeps share and that are bounded, by folder of the cache's root."""
+    """Return the bytes of the bounded caches that all sweeps share, by their folder under the cache's root."""
     return {name: folder_bytes(cache_root() / name) for name in CACHES}
 
 
@@ -50,5 +50,5 @@ def size_of(path: Path) -> int:
 
 
 def is_leftover(path: Path) -> bool:
-    """Return whether a killed process left a file or folder half written, or a torn line put aside."""
+    """Return whether a file or folder was left half-written by a killed process, or holds a torn line."""
     return path.name.endswith(PARTIAL) or path == SweepFolder(path.parent).torn or path.name.endswith(".torn")

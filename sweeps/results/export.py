@@ -1,6 +1,6 @@
-"""A configuration of a sweep as files that others load: a PEFT adapter or a merged model, with a model card.
+"""Export a configuration of a sweep for other tools: a PEFT adapter or a merged model, with a model card.
 
-Needs torch only to merge.
+Only merging needs torch.
 
 Shape legend: S seeds, M objectives.
 """
@@ -32,16 +32,16 @@ CONFIG, WEIGHTS, EDITS, CARD = "adapter_config.json", "adapter_model.safetensors
 
 @dataclass(frozen=True)
 class Exported:
-    """An adapter of a sweep, with all that its card says.
+    """An adapter of a sweep, with all the facts for its card.
 
     Attributes:
-        sweep, output: where it comes from.
+        sweep, output: the sweep and output root it comes from.
         loaded: the numbers of its setting.
         point: the configuration, with its intervals.
-        seed: whose adapter it is.
-        outcome: how the trial ended, as the ledger has it.
-        directory: of the adapter in the sweep's folder.
-        setting: what was learned, as it is built now.
+        seed: the seed of the adapter.
+        outcome: how the trial ended, as in the ledger.
+        directory: the adapter's directory in the sweep's folder.
+        setting: the setting, as it is built now.
     """
 
     sweep: str
@@ -60,7 +60,7 @@ class Exported:
 
     @property
     def adapter_config(self) -> dict[str, Any]:
-        """What PEFT's configuration of the adapter says."""
+        """PEFT's configuration of the adapter."""
         config: dict[str, Any] = json.loads((self.directory / CONFIG).read_text(encoding="utf-8"))
         return config
 
@@ -76,12 +76,12 @@ class Exported:
 
     @property
     def mixed(self) -> float:
-        """Lambda of the decoding mix that was scored, which no file of weights holds; 1 is the adapter alone."""
+        """Lambda of the decoding mix that was scored, which no weights can hold; 1 means only the adapter."""
         return float(self.outcome["trial"].get("decoding_mix", 1.0))
 
     @property
     def data_changed(self) -> bool:
-        """Whether the setting's rows or questions on this machine are not those of the trial."""
+        """Whether the setting's rows or questions on this machine differ from those of the trial."""
         return bool(self.setting.fingerprint() != self.outcome["trial"]["data"])
 
 
@@ -91,16 +91,16 @@ def title_of(point: FrontierPoint) -> str:
 
 
 def find_adapter(sweep: str, configuration: str, output: Path, setting: str | None, seed: int | None) -> Exported:
-    """Find the adapter of a configuration. Raise UserError where there is none, with what to do.
+    """Find the adapter of a configuration. If there is none, raise UserError that says what to do.
 
     Args:
         configuration: as tables write it, or its id.
         setting: which of several: its label, or a part of it.
-        seed: None takes the one whose scores lie nearest to the configuration's mean.
+        seed: the trial's seed; None takes the one whose scores are nearest to the configuration's mean.
     """
     folder = folder_of(sweep, output)
     if not is_readable(folder):
-        raise UserError(f"there is no sweep {sweep!r} under {output}: adapters lie in the folder of a sweep")
+        raise UserError(f"there is no sweep {sweep!r} under {output}: adapters are in the folder of a sweep")
     reader = LedgerReader.open(folder)
     loaded = reader.load(setting)
     points = [each for each in frontier(loaded.table, base_scores=loaded.base_scores) if each.seeds]
@@ -134,12 +134,12 @@ def _configuration(points: Sequence[FrontierPoint], text: str, sweep: str) -> Fr
         )
     if len(matching) > 1:
         ids = ", ".join(point.configuration for point in matching)
-        raise UserError(f"{len(matching)} configurations are {wanted!r}; give one's id: {ids}")
+        raise UserError(f"{len(matching)} configurations are called {wanted!r}; give the id of one: {ids}")
     return matching[0]
 
 
 def nearest_seed(loaded: LoadedSweep, configuration: str) -> int:
-    """Return the seed whose scores lie nearest to the configuration's mean, each score in units of its spread."""
+    """Return the seed whose scores are nearest to the configuration's mean, each score in units of its spread."""
     table = loaded.table
     row = [each.id for each in table.configurations].index(configuration)
     values_SM = table.values_CSM[row]
@@ -149,7 +149,7 @@ def nearest_seed(loaded: LoadedSweep, configuration: str) -> int:
 
 
 def _directory(folder: Path, outcome: Mapping[str, Any]) -> Path | None:
-    """Return the directory of a trial's adapter; None where it was not kept."""
+    """Return the directory of a trial's adapter; None if it was not kept."""
     directory = SweepFolder(folder).adapter(str(outcome["adapter"]))
     return directory if outcome["adapter"] and (directory / WEIGHTS).is_file() else None
 
@@ -159,7 +159,7 @@ def _not_kept(sweep: str, title: str, seed: int, directories: Mapping[int, Path 
     if kept:
         return f"the adapter of {title}, seed {seed}, was not kept; take another: --seed {kept[0]}"
     return (
-        f"no adapter of {title} was kept: beside the newest, a sweep keeps those on its frontier; to train it again,"
+        f"no adapter of {title} was kept: besides the newest, a sweep keeps those on its frontier; to train it again,"
         f" run the sweep into another folder: selgen sweep run {sweep} --output DIR, with Execution(keep_adapters=...)"
     )
 
@@ -169,17 +169,17 @@ def _listed(seeds: Mapping[int, Any]) -> str:
 
 
 def check_empty(directory: Path) -> None:
-    """Refuse a folder that holds something. Raise UserError."""
+    """Refuse a folder that is not empty. Raise UserError."""
     if directory.is_dir() and any(directory.iterdir()):
-        raise UserError(f"{directory} is not empty; give a folder that is, or a new one")
+        raise UserError(f"{directory} is not empty; give an empty or a new folder")
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; give a folder")
 
 
 def write(exported: Exported, directory: Path, card: str, merged: bool) -> list[str]:
-    """Write adapter or merged model, edits and card into a new folder, in one move. Return the files' names.
+    """Write adapter or merged model, edits and card into a new folder, atomically. Return the files' names.
 
-    Raise UserError for a folder that is not empty, or a disk that cannot be written.
+    Raise UserError if the folder is not empty or the disk cannot be written.
     """
     check_empty(directory)
     try:
@@ -206,7 +206,7 @@ def _merge(exported: Exported, directory: Path) -> None:
     from trainables.bases.load_base import load_base
 
     if exported.setting.base_model.quantize:
-        raise UserError("the base model is in four bits, and merged weights would be rounded; export the adapter")
+        raise UserError("the base model is in four bits, so merged weights would be rounded; export the adapter")
     stored = getattr(AutoConfig.from_pretrained(exported.base_model), "dtype", None)
     base = load_base(exported.setting.base_model)
     model = PeftModel.from_pretrained(base.model, exported.directory).merge_and_unload()
@@ -216,7 +216,7 @@ def _merge(exported: Exported, directory: Path) -> None:
 
 
 def finite_scores(outcome: Mapping[str, Any]) -> dict[str, tuple[float, int]]:
-    """Return score -> mean and number of graded questions, of those that were measured."""
+    """Return score -> mean and number of graded questions, for scores that were measured."""
     return {
         name: (float(score["mean"]), int(score["n"]))
         for name, score in outcome["scores"].items()

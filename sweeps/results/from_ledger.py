@@ -26,11 +26,11 @@ def is_readable(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class LedgerReader:
-    """What a ledger says to whoever has no training code.
+    """Reads a ledger without the training code.
 
     Attributes:
-        folder: of the sweep.
-        description: of the sweep, as its last start declared it.
+        folder: the sweep's folder.
+        description: the sweep, as its last start declared it.
         ledger: its events.
     """
 
@@ -45,12 +45,12 @@ class LedgerReader:
 
     @cached_property
     def configurations(self) -> dict[str, ConfigurationDescription]:
-        """Id of each configuration that the search asked for -> what it is."""
+        """Id of each configuration that the search asked for -> its description."""
         return {key: ConfigurationDescription(**facts) for key, facts in self.ledger.configurations.items()}
 
     @property
     def methods(self) -> set[str]:
-        """The methods of all settings: of all arms, whether they have asked yet or not, and of what was asked for."""
+        """The methods of all settings: of all arms, even those that have not asked yet, and of what was asked for."""
         declared = {name for arm in self.description.arms for name in arm.methods}
         return declared | {configuration.method for configuration in self.configurations.values()}
 
@@ -67,7 +67,7 @@ class LedgerReader:
 
     @cached_property
     def num_running(self) -> Counter[str]:
-        """Setting -> how many trials that the search asked for went to a worker and have not ended."""
+        """Setting -> number of trials that the search asked for, that went to a worker and have not ended."""
         running = [trial_id for trial_id in self.ledger.dispatched if trial_id not in self.ledger.outcomes]
         if not running:
             return Counter()

@@ -1,4 +1,4 @@
-"""The results of a sweep as its driver has them: tables, the frontier's files, and what MLflow shows of them."""
+"""The results of a sweep on the driver's side: tables, the frontier's files, and what MLflow shows of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sweeps.tracking.writer import Tracker
 from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 
-PREVIEW_DPI = 90  # of the figure in MLflow's description, which shows it at its full size
+PREVIEW_DPI = 90  # of the figure in MLflow's description, which shows it at full size
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class SettingFrontier:
 
     @property
     def points(self) -> list[FrontierPoint]:
-        """All configurations, those on the frontier first. Raise UserError when no trial has finished."""
+        """All configurations, those on the frontier first. Raise UserError if no trial has finished."""
         return frontier.frontier(self.table, base_scores=self.base)
 
 
 def of_case(sweep: Sweep, record: LedgerState, case: Case) -> SettingFrontier:
-    """Return the results that the ledger has of one setting."""
+    """Return the results of one setting from the ledger."""
     base: Mapping[str, Measurement] = record.bases.get(case.label, {})
     means = {name: measured.mean for name, measured in base.items()}
     methods = {name for arm in sweep.arms for name in arm.space.method_titles}
@@ -63,7 +63,7 @@ def of_case(sweep: Sweep, record: LedgerState, case: Case) -> SettingFrontier:
 
 
 def objectives_of(case: Case) -> list[Objective]:
-    """Return what the sweep trades off on a setting, as a table has it."""
+    """Return the objectives of a setting, for tables."""
     return [describe_score(score) for score in case.objectives]
 
 
@@ -78,7 +78,7 @@ def records_of(sweep: Sweep, record: LedgerState, case: Case) -> list[TrialRecor
 
 
 def record_of(sweep: Sweep, outcome: Outcome) -> TrialRecord:
-    """Return how a trial ended, as a table has it."""
+    """Return how a trial ended, for tables."""
     trial = outcome.trial
     return TrialRecord(
         configuration=Configuration(
@@ -116,7 +116,7 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
         files = [folder / f"{stem}.json", folder / f"{stem}.csv"]
         frontier.write_json(files[0], sweep.name, points)
         frontier.write_csv(files[1], points)
-        if len(results.table.objectives) > 1:  # one objective is a ranking, which has no figure
+        if len(results.table.objectives) > 1:  # one objective gives a ranking, without a figure
             files.append(folder / f"{stem}.png")
             preview = SweepFolder(folder).previews / f"{stem}.png"
             named = read_named(SweepFolder(folder).named, results.setting)
@@ -143,7 +143,7 @@ def publish(sweep: Sweep, record: LedgerState, folder: Path, tracker: Tracker) -
 
 
 def _other_estimates(sweep: Sweep, record: LedgerState, case: Case) -> dict[str, dict[str, Estimate]]:
-    """Return configuration -> score that is no objective, if all finished trials have it -> mean and interval."""
+    """Return configuration -> score other than the objectives -> estimate, for scores of all finished trials."""
     records = [each.counted_for(case.objective_names) for each in records_of(sweep, record, case)]
     measured = [set(each.scores) for each in records if each.status == "finished"]
     common = set.intersection(*measured) - set(case.objective_names) if measured else set()
@@ -175,7 +175,7 @@ def _frontier_adapters(
 
 
 def _show_adapters(adapters: Sequence[FrontierAdapter], tracker: Tracker) -> None:
-    """Log adapters as models; as files those which PEFT would load as another model than was scored."""
+    """Log adapters as models, but as files if PEFT would load a different model than was scored."""
     whole = [each for each in adapters if each.trial.decoding_mix == 1.0 and not (each.directory / EDITS).is_file()]
     tracker.adapters(whole)
     for adapter in adapters:
@@ -189,7 +189,7 @@ def _ended(record: LedgerState) -> str:
 
 
 def complete(sweep: Sweep, record: LedgerState) -> bool:
-    """Return whether every arm has its budget of configurations, and every trial and base model its outcome."""
+    """Return whether every arm has asked for all its configurations, and every trial and base model has its outcome."""
     if any(case.label not in record.bases for case in sweep.cases):
         return False
     for arm in sweep.arms:

@@ -1,4 +1,4 @@
-"""Kept replies of a sweep under several judges: what each is asked, and what its verdicts make of the scores."""
+"""A sweep's kept replies under several judges: what each is asked, and the scores by its verdicts."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class KeptModel:
     """A model whose replies are kept.
 
     Attributes:
-        record: of its trial; None is the base model.
-        scores: as they were measured, with those of the sweep's own judge.
+        record: record of its trial; None for the base model.
+        scores: its scores as measured, with those of the sweep's own judge.
         replies: evaluation -> replies, in the order of its questions.
     """
 
@@ -54,7 +54,7 @@ def compare_kept(
     graded: Mapping[str, Sequence[Verdict]],
     left_out: Sequence[str] = (),
 ) -> JudgeComparison:
-    """Compare the judges of kept replies.
+    """Compare judges by their verdicts on kept replies.
 
     Args:
         graded: judge -> a verdict for each request of `requests_about`.
@@ -91,9 +91,9 @@ def requests_about(setting: Setting, kept: Sequence[KeptModel]) -> list[Request]
 
 
 def kept_models(reader: LedgerReader, label: str, setting: Setting) -> tuple[list[KeptModel], list[str]]:
-    """Return the base model and the finished trials on a setting whose replies are kept, and what is left out.
+    """Return the base model and the finished trials on a setting with kept replies, and notes on what is left out.
 
-    Raise UserError where no trial is left.
+    Raise UserError if no trial is left.
     """
     from trainables.trial import base_id
 
@@ -116,7 +116,7 @@ def kept_models(reader: LedgerReader, label: str, setting: Setting) -> tuple[lis
 
 
 def _replies(path: Path, setting: Setting) -> dict[str, list[str]] | None:
-    """Read the replies to judged questions; None where they are not all there."""
+    """Read the replies to judged questions; None if they are not complete."""
     if not path.is_file():
         return None
     observed: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -130,14 +130,14 @@ def _measured(scores: Mapping[str, Any]) -> dict[str, Measurement]:
 
 
 def judged_setting(reader: LedgerReader, label: str) -> Setting:
-    """Build the setting of a label. Raise UserError where it is another one now, or nothing of it is judged."""
+    """Build the setting of a label. Raise UserError if it has changed since, or nothing in it is judged."""
     trial = next(each.trial for each in reader.configurations.values() if each.setting == label)
     setting = setting_of(SettingRef(trial["setting"]["name"], trial["setting"]["options"]))
     if not setting.judged:
         raise UserError(f"setting {label!r} has no evaluation that a judge grades, so there is nothing to compare")
     if trial["data"] != setting.fingerprint():
         name = reader.description.name
-        raise UserError(f"setting {label!r} has other rows or questions now than when sweep {name!r} ran")
+        raise UserError(f"setting {label!r} now has different rows or questions than when sweep {name!r} ran")
     return setting
 
 
@@ -149,14 +149,14 @@ def judges_of(setting: Setting, label: str, models: Sequence[str]) -> list[str]:
         names = list(dict.fromkeys([*usual, *names]))
     if len(names) < 2:
         what = f"the judge of {label!r} is {' and '.join(usual)}"
-        raise UserError(f"a comparison needs two judges: give --model twice, or one that is another ({what})")
+        raise UserError(f"a comparison needs two judges: give --model twice, or a different one ({what})")
     return names
 
 
 def _scored_by(
     judge: str, setting: Setting, kept: Sequence[KeptModel], verdicts: Sequence[Verdict]
 ) -> tuple[list[TrialRecord], dict[str, float], list[str]]:
-    """Return the trials and the base model's scores as one judge has them, and which could not be judged."""
+    """Return the trials and the base model's scores by one judge, and a note on models it could not judge."""
     left = iter(verdicts)
     records: list[TrialRecord] = []
     base: dict[str, float] = {}
@@ -191,7 +191,7 @@ def _number(verdict: Verdict) -> float:
 
 
 def _question(row: Example) -> str:
-    """Return what rows have in common that ask one question, in whatever words."""
+    """Return a key that rows share if they ask the same question, in whatever words."""
     return row.tags.get("question_id") or row.prompt[-1].content
 
 

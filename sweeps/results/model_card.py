@@ -1,4 +1,4 @@
-"""The model card of an exported adapter or model: metadata as the Hugging Face Hub reads it, and what a user asks."""
+"""The model card of an exported adapter or model: metadata for the Hugging Face Hub, and what users need to know."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from settings.base_models import BaseModel, NanoModel, PackagedModel, TunedModel
 from sweeps.results.export import EDITS, Exported, finite_scores
 from sweeps.tracking.datasets import digests
 
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as --max-lora-rank
-LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}  # in a packaged model's text -> the Hub's name
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM takes for --max-lora-rank
+LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}  # name in a packaged model's text -> the Hub's name
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
@@ -23,7 +23,7 @@ def model_card(exported: Exported, directory: Path, merged: bool) -> str:
     """Return the text of README.md.
 
     Args:
-        directory: where it will lie, as commands name it.
+        directory: where the files will be, as commands name it.
         merged: whether the folder holds a whole model rather than an adapter.
     """
     metadata = yaml.safe_dump(_metadata(exported, directory.name, merged), sort_keys=False, allow_unicode=True)
@@ -49,7 +49,7 @@ def model_card(exported: Exported, directory: Path, merged: bool) -> str:
 
 
 def licence_of(model: BaseModel) -> str | None:
-    """Return the licence of a base model by the Hub's name; None where its files do not say."""
+    """Return the licence of a base model by the Hub's name; None if its files do not say."""
     if isinstance(model, NanoModel):
         return "mit"
     if isinstance(model, PackagedModel):
@@ -64,7 +64,7 @@ def licence_of(model: BaseModel) -> str | None:
 
 
 def on_the_hub(exported: Exported) -> bool:
-    """Say whether the base model is named by a Hub id rather than by a directory of this machine."""
+    """Return whether the base model is named by a Hub id rather than by a directory of this machine."""
     return not Path(exported.base_model).is_absolute()
 
 
@@ -97,15 +97,15 @@ def _what(exported: Exported, merged: bool) -> str:
 def _edits(merged: bool) -> tuple[str, ...]:
     what = "merged model" if merged else "adapter"
     return (
-        f"**This {what} alone is another model.** Edits of hidden states belong to it, which neither PEFT nor vLLM can"
-        f" hold; they are in `{EDITS}`, whose header says how they are applied. The scores are those with the edits.",
+        f"**This {what} alone is a different model.** Edits of hidden states belong to it, which neither PEFT nor vLLM"
+        f" can hold; they are in `{EDITS}`, whose header says how to apply them. The scores are those with the edits.",
     )
 
 
 def _mixed(share: float) -> tuple[str, ...]:
     return (
-        "**These files alone are another model.** The scores are of a mix with the base model at decoding, z ="
-        f" {1 - share:g} z_base + {share:g} z_adapter for the logits of every token, which no file of weights holds.",
+        "**These files alone are a different model.** The scores are of a mix with the base model at decoding, z ="
+        f" {1 - share:g} z_base + {share:g} z_adapter for the logits of every token, which no weights can hold.",
     )
 
 
@@ -130,8 +130,8 @@ def _scores(exported: Exported) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + (
         f"\n\nThe interval is that of the configuration's mean over {exported.point.seeds} seeds; a single training"
-        " scatters more. If this configuration was chosen because it was the best of many, its scores are too good by"
-        " that luck: `selgen choose` says by how much."
+        " varies more. If this configuration was chosen as the best of many, its scores are biased upwards by that"
+        " choice: `selgen choose` says by how much."
     )
 
 
@@ -152,8 +152,8 @@ def _adapter_use(exported: Exported, directory: Path) -> Iterator[str]:
     inspect = shlex.join(["inspect", "eval", "TASK", "--model", f"vllm/{base}:{place}"])
     yield f"With vLLM, and with Inspect, which starts vLLM:\n\n```bash\n{serve} {modules}\n{inspect}\n```"
     yield (
-        "Loading with PEFT is tested. For vLLM the adapter's configuration was held against what vLLM checks (a rank of"
-        f" at most {VLLM_RANKS[-1]}, no bias, no DoRA, no `modules_to_save`, named target modules); neither vLLM nor"
+        "Loading with PEFT is tested. For vLLM the adapter's configuration was compared with what vLLM checks (a rank"
+        f" of at most {VLLM_RANKS[-1]}, no bias, no DoRA, no `modules_to_save`, named target modules); neither vLLM nor"
         " Inspect was run."
     )
     if not on_the_hub(exported):
@@ -161,7 +161,7 @@ def _adapter_use(exported: Exported, directory: Path) -> Iterator[str]:
 
 
 def vllm_problems(config: dict[str, Any]) -> list[str]:
-    """Return why vLLM would refuse an adapter, by what its loader checks."""
+    """Return why vLLM would refuse an adapter, by the checks of its loader."""
     rank = config.get("r", 0)
     checks = (
         (not 0 < rank <= VLLM_RANKS[-1], f"its rank is {rank}, and vLLM takes at most {VLLM_RANKS[-1]}"),
@@ -212,8 +212,8 @@ def _recipe(exported: Exported) -> str:
 def _data(exported: Exported) -> Iterator[str]:
     if exported.data_changed:
         yield (
-            "The rows or questions on the machine that exported this are others than those of the training, so that"
-            f" they are not listed; the training's had the digest `{exported.outcome['trial']['data']}`."
+            "The rows or questions on the machine that exported this differ from those of the training, so they"
+            f" are not listed; the training's had the digest `{exported.outcome['trial']['data']}`."
         )
         return
     yield "| what | rows | SHA-256, first 12 digits |"

@@ -1,5 +1,5 @@
-"""Which code made which trials. A trial's identity is the hash of its arguments, so that a changed method or setting
-would keep its old numbers without a word.
+"""Track which code made which trials. A trial's identity is the hash of its arguments, so a changed method or setting
+would otherwise silently keep its old numbers.
 
 Importing this module does not import torch.
 """
@@ -23,14 +23,14 @@ METHOD, SETTING = "method", "setting"  # first words of the keys
 
 
 def changed(sweep: Sweep, ledger: Ledger) -> list[str]:
-    """Keep the code of the sweep's methods and own settings. Return a line for each that made trials as other code."""
+    """Record the code of the sweep's methods and own settings. Return a line for each that made trials and changed."""
     code = code_of(sweep)
     ledger.record_code(code)
     return changes(read_raw(ledger.path.parent), describe(sweep).built_on, code)
 
 
 def code_of(sweep: Sweep) -> dict[str, str]:
-    """Return what ("method kl_penalty") -> content id of its own file. What that file imports is not looked at."""
+    """Return name ("method kl_penalty") -> content id of its own file. The file's imports are not followed."""
     from trainables import methods
 
     names = {part.method.name for trial in examples(sweep) for part in (trial, *trial.built_on)}
@@ -40,7 +40,7 @@ def code_of(sweep: Sweep) -> dict[str, str]:
 
 
 def current_code(keys: Iterable[str]) -> dict[str, str]:
-    """Return the content ids of the source of methods and settings as it is now. Files that are gone are left out."""
+    """Return the content ids of the present source of methods and settings. Missing files are left out."""
     code = {}
     for key in sorted(keys):
         kind, _, name = key.partition(" ")
@@ -51,11 +51,11 @@ def current_code(keys: Iterable[str]) -> dict[str, str]:
 
 
 def changes(ledger: RawLedger, built_on: Mapping[str, tuple[str, ...]], code: Mapping[str, str]) -> list[str]:
-    """Return a line for each method or setting that made trials of the ledger when its code was another.
+    """Return a line for each method or setting that made trials in the ledger with different code.
 
     Args:
         built_on: method -> the methods whose trials it builds on.
-        code: content ids of the source now, as `code_of` has them.
+        code: content ids of the present source, as from `code_of`.
     """
     lines = []
     for key, source in code.items():

@@ -1,4 +1,4 @@
-"""The grade of every question in every trial, for analyses that take questions as a sample, too."""
+"""The grade of every question in every trial, for analyses that also treat questions as a sample."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from trainables.folder import SweepFolder
 def grades_of(case: Case, record: LedgerState, folder: Path) -> Iterator[Grade]:
     """Yield the grades of the objectives on one setting, from the stored observations of finished trials.
 
-    What a judge graded is read from `grades/<trial id>.json`; the rest is graded again. A trial whose observations are
-    gone has no grades, and neither has a score that is the worst of others: its questions differ from trial to trial.
+    A judge's grades are read from `grades/<trial id>.json`; the rest is graded again. A trial without observations has
+    no grades. Nor has a score that is the worst of others: its questions differ from trial to trial.
     """
     asked = record.configurations
     for outcome in record.outcomes.values():

@@ -1,4 +1,4 @@
-"""A finished or running sweep by its name: from its folder if it has one here, else from MLflow."""
+"""Read a finished or running sweep by name: from its folder if it has one here, or else from MLflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeps.results.from_ledger import LedgerReader, is_readable
 
 
 class SweepReader(Protocol):
-    """Reads a sweep's numbers. Every method raises UserError for what cannot be read."""
+    """Reads a sweep's numbers. Every method raises UserError if it cannot read them."""
 
     @property
     def labels(self) -> Sequence[str]:
@@ -24,7 +24,7 @@ class SweepReader(Protocol):
         ...
 
     def load(self, setting: str | None = None, objectives: Sequence[str] | None = None) -> LoadedSweep:
-        """Read one setting: its label, or a part that no other has."""
+        """Read one setting, given by its label or a part that no other label has."""
         ...
 
     def load_records(self) -> dict[str, list[TrialRecord]]:
@@ -58,11 +58,11 @@ def open_sweep(sweep: str, output: Path, tracking_uri: str | None) -> SweepReade
 
     Args:
         sweep: its name.
-        output: root of all sweeps' folders, and of the MLflow store where no other is given.
-        tracking_uri: of MLflow; None prefers the ledger under `output`, which is quicker and has the same numbers.
+        output: root of all sweeps' folders, and of the MLflow store unless another is given.
+        tracking_uri: URI of MLflow; None prefers the ledger under `output`, which is quicker and has the same numbers.
     """
     if not SAFE_NAME.fullmatch(sweep):
-        raise UserError(f"{sweep!r} is no sweep's name; give the name, not the file")
+        raise UserError(f"{sweep!r} is not a sweep's name; give the name, not the file")
     folder = folder_of(sweep, output)
     if tracking_uri is None and is_readable(folder):
         return LedgerReader.open(folder)

@@ -1,4 +1,4 @@
-"""How far a running sweep is, as its driver writes it down for other terminals. Needs no torch."""
+"""The progress of a running sweep, as its driver writes it for other terminals. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from trainables.folder import SweepFolder
 
-SILENT_SECONDS = 30.0  # after which a driver that has written nothing may be gone
+SILENT_SECONDS = 30.0  # without an update, after which the driver may be gone
 STARTING = "waiting for its worker"
 BASE = "scoring the base model"
 PHASES = {
@@ -24,7 +24,7 @@ PHASES = {
 
 
 class Activity(Protocol):
-    """What a worker does, as `trainables.messages.Activity` says."""
+    """What a worker is doing, as in `trainables.messages.Activity`."""
 
     @property
     def phase(self) -> str: ...
@@ -40,15 +40,15 @@ class Activity(Protocol):
 
 @dataclass(frozen=True)
 class PackStatus:
-    """What is done for a pack.
+    """What is being done for a pack.
 
     Attributes:
-        trials: the pack as short text; "" where the base model is scored.
+        trials: the pack as short text; "" if the base model is being scored.
         phase: see `trainables.messages.Phase`; "" before a worker has begun.
-        what: the evaluation that is scored.
-        done, total: updates or rows; 0 of 0 where that is not known.
-        seconds_per_step: of an update, in training.
-        seconds_left: of the pack; None where that is not known.
+        what: the evaluation being scored.
+        done, total: updates or rows; 0 of 0 if not known.
+        seconds_per_step: seconds per update, in training.
+        seconds_left: seconds left for the pack; None if not known.
     """
 
     trials: str
@@ -61,7 +61,7 @@ class PackStatus:
 
     @staticmethod
     def of(trials: str, activity: Activity | None, seconds_left: float | None) -> PackStatus:
-        """Describe what a worker does; None is not known yet."""
+        """Describe what a worker is doing; `activity` is None if that is not known yet."""
         if activity is None:
             return PackStatus(trials, seconds_left=seconds_left)
         pace = activity.pace if activity.phase == "training" else None
@@ -86,14 +86,14 @@ class PackStatus:
 
 @dataclass(frozen=True)
 class RunningSweep:
-    """How far a running sweep is.
+    """The progress of a running sweep.
 
     Attributes:
         at: when this was written, in seconds since 1970.
         done, total: trials.
-        elapsed, seconds_left: of this start; None where that is not known.
-        message: what happens while no trial runs.
-        packs: what is done for each pack.
+        elapsed, seconds_left: of this start; None if not known.
+        message: what is happening while no trial runs.
+        packs: what is being done for each pack.
     """
 
     at: float
@@ -105,13 +105,13 @@ class RunningSweep:
     packs: tuple[PackStatus, ...] = ()
 
     def head(self, name: str) -> str:
-        """One line on the sweep of this name."""
+        """Return one line about the sweep of this name."""
         parts = [f"{name}: {self.done}/{self.total} trials", f"{clock(self.elapsed)} elapsed"]
         parts += [f"about {clock(self.seconds_left)} left"] if self.seconds_left is not None else []
         return " · ".join(parts)
 
     def lines(self, name: str) -> list[str]:
-        """Say it, a line for the sweep and one for each pack, and whether its driver may be gone."""
+        """Return a line for the sweep, one for each pack, and a warning if the driver may be gone."""
         silent = time.time() - self.at
         lines = [self.head(name), *filter(None, [self.message]), *(pack.line for pack in self.packs)]
         if silent > SILENT_SECONDS:
@@ -124,7 +124,7 @@ class RunningSweep:
 
     @staticmethod
     def read(folder: Path) -> RunningSweep | None:
-        """Return what the driver of the sweep in a folder wrote last; None where none runs."""
+        """Return what the driver of the sweep in a folder wrote last; None if none is running."""
         try:
             data: Mapping[str, Any] = json.loads(SweepFolder(folder).running.read_text(encoding="utf-8"))
             return RunningSweep(**{**data, "packs": tuple(PackStatus(**pack) for pack in data["packs"])})

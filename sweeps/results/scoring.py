@@ -1,4 +1,4 @@
-"""Models from elsewhere on a setting, scored as trials are, with intervals over questions, and kept with a sweep."""
+"""Score models from elsewhere on a setting like trials, with intervals over questions, and keep them with a sweep."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Progress = Callable[[str, float, int], None]
 
 @dataclass(frozen=True)
 class Scored:
-    """A scored model: its point, and how many questions each score rests on."""
+    """A scored model: its point, and how many questions each score is based on."""
 
     point: NamedPoint
     numbers: Mapping[str, Measurement]
 
 
 def label_in(reader: LedgerReader, ref: SettingRef, setting: Setting) -> str:
-    """Return the label of a sweep's setting that asks the same. Raise UserError where none does."""
+    """Return the label of the sweep's setting that asks the same. Raise UserError if none does."""
     labels: dict[str, bool] = {}
     for description in reader.configurations.values():
         trial = description.trial
@@ -43,15 +43,15 @@ def label_in(reader: LedgerReader, ref: SettingRef, setting: Setting) -> str:
             return description.setting
     if any(labels.values()):
         raise UserError(
-            f"setting {setting_label(ref)!r} has other rows or questions now than in sweep {reader.description.name!r}:"
-            " scores could not be compared"
+            f"setting {setting_label(ref)!r} now has other rows or questions than in sweep {reader.description.name!r}:"
+            " scores cannot be compared"
         )
     listing = ", ".join(sorted(labels))
     raise UserError(f"sweep {reader.description.name!r} is not on setting {setting_label(ref)!r}, but on {listing}")
 
 
 def setting_in(reader: LedgerReader) -> SettingRef:
-    """Return the only setting of a sweep. Raise UserError where it has several, or no configuration yet."""
+    """Return the only setting of a sweep. Raise UserError if it has several, or no configuration yet."""
     refs = {
         json.dumps(description.trial["setting"], sort_keys=True): description.trial["setting"]
         for description in reader.configurations.values()
@@ -63,13 +63,13 @@ def setting_in(reader: LedgerReader) -> SettingRef:
 
 
 def names_of(adapters: Sequence[str], name: str | None) -> list[str]:
-    """Return a name for each model: `name` for one, or the folders'. Raise UserError for two that are equal."""
+    """Return a name for each model: `name` for a single one, or the folders' names. Raise UserError for duplicates."""
     names = [BASE if adapter == BASE else Path(adapter).resolve().name for adapter in adapters]
     if name is not None:
         names = [name] if len(names) == 1 else [f"{name}-{each}" for each in names]
     for each in names:
         if not SAFE_NAME.fullmatch(each):
-            raise UserError(f"{each!r} is no name for a scored model; give another with --name")
+            raise UserError(f"{each!r} cannot be the name of a scored model; give another with --name")
         if names.count(each) > 1:
             raise UserError(f"two models are called {each!r}; score them one at a time, each with its --name")
     return names
@@ -83,12 +83,12 @@ def score(
     seed: int = 0,
     progress: Progress = lambda evaluation, done, total: None,
 ) -> list[Scored]:
-    """Score adapters on a setting in this process, all that fit in one pass, judged ones last. Raise UserError.
+    """Score adapters on a setting in this process, as many per pass as fit, judged scores last. Raise UserError.
 
     Args:
-        label: of the setting, in files.
+        label: the setting's label, for files.
         adapters: name -> directory of a PEFT adapter, or "base" for the base model itself.
-        judge: how a judge is reached, where the setting needs one.
+        judge: how to reach a judge, if the setting needs one.
     """
     from trainables.bases.load_base import load_base
     from trainables.evaluation.foreign import read_adapter, score_adapters, score_base
@@ -118,7 +118,7 @@ def score(
 def _graded(
     setting: Setting, observed: Mapping[str, list[Any]], judges: Judges
 ) -> tuple[dict[str, Measurement], dict[str, list[float | None]]]:
-    """Return all scores of one model and the grades of single questions."""
+    """Return all scores of one model, and the grades of single questions."""
     numbers: dict[str, Measurement] = {}
     grades: dict[str, list[float | None]] = {}
     for evaluation in setting.evaluations:
@@ -138,7 +138,7 @@ def _graded(
 def _estimates(
     setting: Setting, numbers: Mapping[str, Measurement], grades: Mapping[str, list[float | None]]
 ) -> dict[str, Estimate]:
-    """Return every score with its interval over questions; the worst of several has that of the worst."""
+    """Return every score with its interval over questions; a worst-of score has the interval of the worst one."""
     estimates = {}
     for evaluation in setting.evaluations:
         questions = [example.prompt_key for example in evaluation.examples]
@@ -154,10 +154,10 @@ def _estimates(
 def keep(scored: Sequence[Scored], folder: Path) -> list[Path]:
     """Write each point into a sweep's folder, where `frontier` and `report` read it. Return the files."""
     named = SweepFolder(folder).named
-    read_named(named, None)  # a file that is none is better said now
+    read_named(named, None)  # report an unreadable file now
     files = {each.point.name: named_file(named, each.point.name, each.point.setting) for each in scored}
     written = _write(scored, files)
-    for each in scored:  # an older version's file about the same is superseded
+    for each in scored:  # replaces an older version's file about the same model
         older = named / f"{each.point.name}.json"
         if older.is_file() and json.loads(older.read_text(encoding="utf-8"))["setting"] == each.point.setting:
             older.unlink()

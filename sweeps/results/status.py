@@ -1,4 +1,4 @@
-"""How far a sweep is, read from its folder without disturbing the driver. Needs no torch for a sweep that has run."""
+"""The progress of a sweep, read from its folder without disturbing the driver. Needs no torch once a sweep has run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ENDS = ("finished", "invalid", "failed", "stopped")
 
 
 def status(name_or_file: str, output: Path) -> dict[str, Any]:
-    """Return how far a sweep is, by arm, what it does at the moment, and what the user should know. Raise UserError.
+    """Return a sweep's progress by arm, what it is doing now, and what the user should know. Raise UserError.
 
-    A name is read as its last start declared it, a file as it is now.
+    A sweep given by name is read as its last start declared it, one given by file as the file is now.
     """
     if not is_file(name_or_file) and is_readable(folder_of(name_or_file, output)):
         description = SweepDescription.read(folder_of(name_or_file, output))

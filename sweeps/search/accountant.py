@@ -1,4 +1,4 @@
-"""What packs occupy is measured and written down, and nothing begins that a budget has no room for."""
+"""Measure and record what packs occupy, and begin nothing that a budget has no room for."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sweeps.planning.spending import PacedForecast, occupied, with_needed
 from sweeps.sweep import Sweep
 from trainables.trial import TrialConfig
 
-RECORD_SECONDS = 60.0  # between two events while packs run: what a kill of the driver forgets at most
+RECORD_SECONDS = 60.0  # between two records while packs run: the most that a killed driver forgets
 
 
 @dataclass
 class _Occupation:
-    """A pack at a worker, what it was expected to take, since when, and the seconds of it that are written down."""
+    """A pack at a worker: what it was expected to take, since when it runs, and how many seconds are recorded."""
 
     trials: Sequence[TrialConfig]
     need: Spending
@@ -27,15 +27,15 @@ class _Occupation:
 
 
 class Accountant:
-    """Keep the account of a sweep.
+    """Keep the accounts of a sweep.
 
     Args:
-        ledger: open; what earlier starts have spent is in it.
-        judge_dollars: what the judges of this start have charged so far.
-        clock: in seconds.
+        ledger: an open ledger; it has what earlier starts have spent.
+        judge_dollars: returns what the judges of this start have charged so far.
+        clock: returns the time in seconds.
 
     Attributes:
-        forecast: of what trials take. As long as it is None, nothing fits a budget.
+        forecast: forecast of what trials take. While it is None, nothing fits into a budget.
         stopped: why the search has stopped in this start; "" if it has not.
     """
 
@@ -52,8 +52,8 @@ class Accountant:
         self._judge_recorded = 0.0
         self._recorded_at = clock()
         self._at_workers: dict[str, _Occupation] = {}
-        self._asked: dict[str, TrialConfig] = {}  # by id, those that have not ended, and what they build on
-        self._refused: dict[str, tuple[object, list[str]]] = {}  # arm, or "" for packs -> when, and what is exceeded
+        self._asked: dict[str, TrialConfig] = {}  # by id: trials that have not ended, and what they build on
+        self._refused: dict[str, tuple[object, list[str]]] = {}  # arm, or "" for packs -> version, and what is exceeded
 
     @property
     def is_limited(self) -> bool:
@@ -74,12 +74,12 @@ class Accountant:
             del self._at_workers[name]
 
     def tick(self) -> None:
-        """Write down what was spent if the last time is long ago."""
+        """Record what was spent if the last record is old."""
         if self._clock() - self._recorded_at >= RECORD_SECONDS:
             self.record()
 
     def record(self) -> None:
-        """Write down what was spent since the last time."""
+        """Record what was spent since the last record."""
         unrecorded = self._unrecorded()
         self._recorded_at = now = self._clock()
         for pack in self._at_workers.values():
@@ -101,12 +101,12 @@ class Accountant:
     # --- what fits ---
 
     def commit(self, trials: Iterable[TrialConfig]) -> None:
-        """Note that the search has asked for trials; they and what they build on will run."""
+        """Note that the search has asked for trials: they and what they build on will run."""
         if self.is_limited:
             self._asked |= with_needed(trials, self._known)
 
     def admit(self, arm: Arm, trials: Sequence[TrialConfig]) -> bool:
-        """Commit to a configuration of an arm if the budget has room for it beside all that was asked for."""
+        """Commit to a configuration if the budget has room for it besides all asked for. Return whether it has."""
         if not self.is_limited:
             return True
         if self.forecast is None:
@@ -121,11 +121,11 @@ class Accountant:
         return True
 
     def is_refused(self, arm: Arm) -> bool:
-        """Return whether an arm was refused, and nothing has begun or ended since."""
+        """Return whether an arm was refused and nothing has begun or ended since."""
         return arm.key in self._refused and self._refused[arm.key][0] == self._version
 
     def may_begin(self, trials: Sequence[TrialConfig], base: Case | None) -> bool:
-        """Return whether the budget has room for a pack beside those at workers."""
+        """Return whether the budget has room for a pack besides those at workers."""
         if not self.is_limited:
             return True
         if self.forecast is None:
@@ -136,7 +136,7 @@ class Accountant:
         return not exceeded
 
     def stop_if_spent(self) -> None:
-        """Write down that the search stops and why, if the budget has refused what is left; nothing runs any more."""
+        """Record that the search stops and why, if the budget has refused what is left. Call it when nothing runs."""
         if not any(version == self._version for version, _ in self._refused.values()):
             return
         self.record()
@@ -155,7 +155,7 @@ class Accountant:
 
     @property
     def _version(self) -> object:
-        """What changes when a refusal may turn out otherwise."""
+        """A value that changes whenever a refusal might turn out differently."""
         record = self._ledger.state
         return len(record.outcomes), len(record.generated), len(self._at_workers)
 
@@ -164,7 +164,7 @@ class Accountant:
         return self._sweep.budget.exceeded(spending, self._sweep.on_gpu)
 
     def _committed(self) -> Spending:
-        """Return what is spent when all that was asked for has ended."""
+        """Return what will be spent once all that was asked for has ended."""
         assert self.forecast is not None
         outcomes = self._ledger.state.outcomes
         self._asked = {key: trial for key, trial in self._asked.items() if key not in outcomes}
@@ -175,7 +175,7 @@ class Accountant:
         return running_and_spent + Spending.total(map(self._left_of, waiting))
 
     def _spent_and_running(self) -> Spending:
-        """Return what is spent when the packs at workers have ended, and the judge has graded what waits for it."""
+        """Return what will be spent once the packs at workers have ended and the judge has graded what waits for it."""
         assert self.forecast is not None
         self.forecast.learn(self._ledger.state, self.spent)
         now, rest = self._clock(), []
@@ -191,7 +191,7 @@ class Accountant:
         return self.spent + Spending.total(rest)
 
     def _need_of(self, trials: Sequence[TrialConfig], base: Case | None) -> Spending:
-        """Return what a pack, or the score of a base model, is expected to take."""
+        """Return what a pack, or scoring a base model, is expected to take."""
         assert self.forecast is not None
         return self.forecast.base(base) if base else Spending.total(map(self._left_of, trials))
 

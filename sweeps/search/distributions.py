@@ -1,4 +1,4 @@
-"""The searched coefficients of a method in Optuna's terms."""
+"""The searched coefficients of a method as Optuna distributions."""
 
 from __future__ import annotations
 

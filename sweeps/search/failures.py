@@ -1,4 +1,4 @@
-"""Why a pack failed, in one line: the error, where it was raised, and the file that keeps the traceback."""
+"""Say why a pack failed in one line: the error, where it was raised, and the file with the traceback."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
 
 def reason_of(text: str, folder: Path, name: str) -> str:
-    """Sum up an error in one line. A traceback is kept in a file, and the line says where it was raised.
+    """Sum up an error in one line. A traceback is kept in a file; the line says where the error was raised.
 
     Args:
         text: an error message or a traceback.
-        folder: of the sweep.
-        name: of the pack, and of the file.
+        folder: the sweep's folder.
+        name: name of the pack and of the file.
     """
-    last = text.rpartition("\nFailure #")[2]  # Ray appends one failure to the other
+    last = text.rpartition("\nFailure #")[2]  # Ray appends each failure to the ones before
     place = origin(last)
     if not place:
         return last.strip().rpartition("\n")[2].strip()
@@ -30,7 +30,7 @@ def reason_of(text: str, folder: Path, name: str) -> str:
     try:
         with replacing_file(file) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    except OSError as error:  # a disk that is full costs the traceback, not the outcome
+    except OSError as error:  # a full disk costs the traceback, not the outcome
         return f"{line} ({place}; no traceback: {error.strerror})"
     return f"{line} ({place}; traceback in {file.relative_to(folder)})"
 

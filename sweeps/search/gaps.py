@@ -1,9 +1,9 @@
-"""A front for few trainings: both ends of a knob, blends of their adapters, and trainings where these leave gaps.
+"""A front from few trainings: both ends of a knob, blends of their adapters, and trainings where gaps remain.
 
-With `Search(front="cheap")` a method that is searched in one number is trained at both ends of its range. Blends of
-these two adapters cost no training, and are read out first. Each further training goes into the widest gap of the
-front so far, at the value of the knob that should fall into its middle; when no gap is left that is wider than noise,
-or the budget is spent, the method is done.
+With `Search(front="cheap")`, a method that is searched in one number is trained at both ends of its range. Blends of
+these two adapters cost no training and are read out first. Each further training goes into the widest gap of the front
+so far, at the value of the knob that should fall into its middle. The method is done when no gap is wider than noise,
+or the budget is spent.
 
 Shape legend: C configurations, S seeds, M objectives.
 """
@@ -26,17 +26,17 @@ from sweeps.case import Arm
 from sweeps.search.proposer import Proposal, Proposer, TrialSummary
 
 ENDS = (0.0, 1.0)  # of the knob's range; the first two configurations
-NEAR = 0.02  # of the range; a value so close to a trained one tells nothing new
-CONFIDENCE = 0.975  # one side of the interval that excuses a gap
+NEAR = 0.02  # of the range; a value this close to a trained one adds nothing new
+CONFIDENCE = 0.975  # one-sided; a gap within this interval counts as noise
 
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """A configuration with a result.
+    """A configuration that has a result.
 
     Attributes:
         gains: means over seeds, larger is better.
-        position: of its knob's value in the range, on the knob's scale; None for a blend.
+        position: where its knob's value lies in the range, on the knob's scale; None for a blend.
     """
 
     gains: tuple[float, float]
@@ -44,11 +44,11 @@ class FrontPoint:
 
 
 class GapProposer(Proposer):
-    """Choose the ends of a knob, then values where the front still has a gap. Everything is told before each choice.
+    """Choose the ends of a knob, then values where the front still has gaps. All results are told before each choice.
 
     Args:
-        readouts: of the blends of both ends.
-        others: as of `Proposer`.
+        readouts: the proposer of the blends of both ends.
+        others: see `Proposer`.
     """
 
     def __init__(self, arm: Arm, objectives: Sequence[Score], seed: int, readouts: Proposer) -> None:
@@ -93,8 +93,8 @@ class GapProposer(Proposer):
 def noise_of(summaries: Sequence[TrialSummary], objectives: int) -> tuple[float, ...]:
     """Return how far two equal configurations' means may lie apart by chance, in each objective, at 95 % confidence.
 
-    What a seed does to all configurations alike does not count, for their differences do not have it. The rest is
-    pooled over the configurations that have all seeds; 0 where there are not two of both.
+    The part of a seed's effect that all configurations share cancels in differences and does not count. The rest is
+    pooled over the configurations that have all seeds; 0 if there are fewer than two of either.
     """
     seeds = [summary.notes.get("values_per_seed", {}) for summary in summaries]
     common = sorted(max(seeds, key=len, default={}))
@@ -109,9 +109,9 @@ def noise_of(summaries: Sequence[TrialSummary], objectives: int) -> tuple[float,
 
 
 def widest_gap(points: Sequence[FrontPoint], noise: Sequence[float]) -> tuple[FrontPoint, FrontPoint] | None:
-    """Return the neighbours on the front between which most is unknown: the largest rectangle, in units of both ranges.
+    """Return the neighbours on the front with the largest rectangle between them, in units of both ranges.
 
-    A gap counts where both sides of its rectangle are wider than noise. None where there is no such gap.
+    A gap counts if both sides of its rectangle are wider than noise. None if there is no such gap.
     """
     gains = np.array([point.gains for point in points])
     if len(gains) < 2:
@@ -127,10 +127,10 @@ def widest_gap(points: Sequence[FrontPoint], noise: Sequence[float]) -> tuple[Fr
 
 
 def position_in(gap: tuple[FrontPoint, FrontPoint], trained: Sequence[FrontPoint]) -> float:
-    """Return the position of the knob whose first objective should fall into the middle of a gap.
+    """Return the knob position whose first objective should fall into the middle of a gap.
 
-    It is interpolated between trained neighbours; where none encloses the middle, or the place is taken, it is the
-    middle of the widest interval without a training.
+    It is interpolated between trained neighbours. If none enclose the middle, or the place is taken, it is the middle
+    of the widest interval without a training.
     """
     middle = (gap[0].gains[0] + gap[1].gains[0]) / 2
     places = sorted((point.position or 0.0, point.gains[0]) for point in trained)

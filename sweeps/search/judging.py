@@ -1,7 +1,7 @@
 """Have replies sampled by a server, and stored replies graded by a language model, while the next packs train.
 
-Workers store what they observe, replies included unless a server samples them. The rest is done here, on the driver, so
-that nothing else needs a key or a network. A trial's replies lie in `observations/<name>.json` of the sweep's folder.
+Workers store what they observe, including replies unless a server samples them. The rest is done here, on the driver,
+so that nothing else needs a key or a network. A trial's replies: `observations/<name>.json` in the sweep's folder.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from trainables.folder import SweepFolder
 from trainables.trial import TrialConfig, base_id
 
 MAX_MISSING = 0.2  # a score is not trusted if more than this share of its replies has no usable verdict
-LOW_SCALE, LOW_NUMBER = 10, 20  # so many verdicts without one above 10 look like another scale
-LOW = ", none of them above {:g}: if these are grades on another scale, `selgen judge calibrate` shows it"
+LOW_SCALE, LOW_NUMBER = 10, 20  # at least 20 verdicts, none above 10, look like another scale
+LOW = ", none of them above {:g}: if its grades are on another scale, `selgen judge calibrate` shows it"
 TRIALS_AT_A_TIME = 4  # trials whose replies are in the judge's queue; the judge itself limits its requests
 
 
@@ -47,8 +47,8 @@ class Grades:
     """The scores that a model gets on the driver.
 
     Attributes:
-        scores: of the judged evaluations, and of those to which a server replies.
-        problem: why the scores cannot be trusted, or None.
+        scores: scores of the judged evaluations, and of those to which a server replies.
+        problem: why the scores cannot be trusted; None if they can.
     """
 
     scores: Mapping[str, Measurement]
@@ -56,12 +56,12 @@ class Grades:
 
 
 class GradingQueue:
-    """Replies that are sampled and graded in the background. Close it in the end; the next start asks for the rest.
+    """Samples and grades replies in the background. Close it at the end; the next start asks for the rest.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
         judge: returns the judge of a model name.
-        replies: whence replies come that the workers do not sample; None where they sample all.
+        replies: source of the replies that workers do not sample; None if they sample all.
     """
 
     def __init__(self, folder: Path, judge: Callable[[str], Asker], replies: Replier | None = None) -> None:
@@ -75,17 +75,17 @@ class GradingQueue:
         return len(self._waiting)
 
     def submit(self, what: Any, setting: Setting, trial: TrialConfig | None) -> None:
-        """Have a trial's replies sampled and graded, or the base model's; `collect` returns `what` with the grades."""
+        """Have a trial's or the base model's replies sampled and graded; `collect` returns `what` with the grades."""
         self._waiting.append((what, self._threads.submit(self._grade, setting, trial)))
 
     def collect(self) -> list[tuple[Any, Grades]]:
-        """Return what is graded, each once, in the order in which it was submitted. Raise the endpoint's UserError."""
+        """Return what is graded, each once, in the order of submission. Raise the endpoint's UserError."""
         done = [(what, future) for what, future in self._waiting if future.done()]
         self._waiting = [(what, future) for what, future in self._waiting if not future.done()]
         return [(what, future.result()) for what, future in done]
 
     def close(self) -> None:
-        """Drop what has not begun, and wait for the rest."""
+        """Drop what has not begun and wait for the rest."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _grade(self, setting: Setting, trial: TrialConfig | None) -> Grades:
@@ -133,7 +133,7 @@ def grade_replies(
 
 
 def requests_of(evaluation: Evaluation, replies: Sequence[str]) -> list[Request]:
-    """Return what a judge is asked about replies: of each row every rubric that applies to it, in order."""
+    """Return what a judge is asked about replies: for each row, every rubric that applies to it, in order."""
     return [
         (rubric, row.prompt[-1].content, reply)
         for row, reply in zip(evaluation.examples, replies, strict=True)
@@ -152,11 +152,11 @@ def with_verdicts(evaluation: Evaluation, replies: Sequence[str], verdicts: Iter
 
 
 class Judges:
-    """The judges of several models, each opened when it is first needed, all closed together.
+    """The judges of several models, each opened when first needed, all closed together.
 
     Args:
-        options: how they are reached; each model has the whole budget.
-        cache: the file of the verdicts.
+        options: how to reach them; each model has the whole budget.
+        cache: the file of cached verdicts.
     """
 
     def __init__(self, options: JudgeOptions, cache: Path) -> None:
@@ -177,13 +177,13 @@ class Judges:
             judge.close()
 
     def check(self, rubrics: Mapping[str, Rubric]) -> list[str]:
-        """Ask each judge for one grade before it judges any reply. Return in a line each how its grades are read.
+        """Ask each judge for one grade before it judges any reply. Return a line for each on how its grades are read.
 
         Args:
             rubrics: model -> one of the rubrics that it will judge by.
 
         Raises:
-            UserError: a judge cannot be reached, refuses, or cannot be read.
+            UserError: a judge cannot be reached, refuses, or gives unreadable grades.
         """
         return [self(model).check(rubric) for model, rubric in rubrics.items()]
 
@@ -194,7 +194,7 @@ class Judges:
 
     @property
     def dollars(self) -> float:
-        """What was charged so far."""
+        """What has been charged so far."""
         return sum(judge.usage.dollars for judge in list(self._judges.values()))
 
     @property
@@ -204,7 +204,7 @@ class Judges:
         for model, judge in self._judges.items():
             used, refused = judge.usage, judge.usage.kinds.get("refusal", 0)
             lines.append(
-                f"judge {model}: {used.calls} calls, ${used.dollars:.2f}, {used.cached} verdicts known before,"
+                f"judge {model}: {used.calls} calls, ${used.dollars:.2f}, {used.cached} cached verdicts,"
                 f" {used.kinds.get('missing', 0)} missing, {refused} refusals"
                 + (f", {used.from_text} read from text" if used.from_text else "")
                 + (f", {used.failed} given up because the endpoint was broken" if used.failed else "")
@@ -214,14 +214,14 @@ class Judges:
 
 
 def _is_low(used: Usage) -> bool:
-    """Return whether so many verdicts, among them those on a base model, are so low that the scale must be another."""
+    """Return whether many verdicts, including those on a base model, are all so low that the scale must differ."""
     return used.highest is not None and used.highest <= LOW_SCALE and used.kinds.get("number", 0) >= LOW_NUMBER
 
 
 def missing_problem(evaluation: Evaluation, judged: Sequence[Judged]) -> str | None:
     """Say which rubric has too few verdicts for its score to be trusted, or None.
 
-    A refusal or code is a verdict; an answer that cannot be used is none.
+    A refusal or a code counts as a verdict; an unusable answer does not.
     """
     for rubric in evaluation.rubrics:
         kinds = [reply.verdicts[rubric.name].kind for reply in judged if rubric.name in reply.verdicts]

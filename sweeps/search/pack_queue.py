@@ -1,4 +1,4 @@
-"""Which trials train next, and in which packs."""
+"""Decide which trials train next, and in which packs."""
 
 from __future__ import annotations
 
@@ -32,41 +32,41 @@ class InFlightPack:
 
     @staticmethod
     def of(trials: Sequence[TrialConfig]) -> InFlightPack:
-        """Make a pack of trials that all have to be trained."""
+        """Make a pack of trials that all need training."""
         return InFlightPack(trials, {trial.trial_id: trial for trial in trials})
 
 
 class PackQueue:
-    """The trials that wait to be packed, and the packs that wait for a worker.
+    """The trials waiting to be packed, and the packs waiting for a worker.
 
-    A trial is queued after all that it requires (priors, trainings that are only read out), and packed once these have
+    A trial is queued after everything it requires (priors, trainings to be read out), and packed once that has
     finished. A trial that pauses at a rung is queued again, and packed or stopped once the others of its round have
     arrived.
 
     Args:
-        sweep: what is run.
-        ledger: open; trials that have ended or wait for their grades are not queued.
+        sweep: what to run.
+        ledger: an open ledger; trials that have ended or wait for their grades are not queued.
         search: decides about trials at their rungs.
 
     Attributes:
-        packs: in the order in which they are handed out.
+        packs: the waiting packs, in the order in which they are handed out.
     """
 
     def __init__(self, sweep: Sweep, ledger: Ledger, search: SweepSearch) -> None:
         self.packs: deque[InFlightPack] = deque()
         self._sweep, self._ledger, self._search = sweep, ledger, search
-        self._trials: list[TrialConfig] = []  # without a pack, in the order in which they were asked for
+        self._trials: list[TrialConfig] = []  # not packed yet, in the order in which they were asked for
         self._enqueued: set[str] = set()  # ids of all trials that are or were queued
         self._size_that_fits: dict[str, int] = {}  # fingerprint of a setting -> trials that its memory holds
 
     @property
     def has_trials(self) -> bool:
-        """Whether trials wait to be packed."""
+        """Whether trials are waiting to be packed."""
         return bool(self._trials)
 
     @property
     def _pack_size(self) -> int:
-        """The most trials of a pack: what the sweep says, or less where the first start chose so."""
+        """The most trials in a pack: what the sweep says, or less if the first start chose so."""
         fit, most = self._ledger.state.fit, self._sweep.trials_per_pack
         return fit.members(most) if fit else most
 
@@ -82,7 +82,7 @@ class PackQueue:
         """Ask the search for trials and pack what is ready, until there is a pack or nothing changes.
 
         Args:
-            end: takes the outcome of each trial that ends here because it cannot run or is stopped at its rung.
+            end: called with the outcome of each trial that ends here because it cannot run or is stopped at its rung.
         """
         while not self.packs:
             for trial in self._search.ask():
@@ -94,7 +94,7 @@ class PackQueue:
                 break
 
     def take(self, may_begin: Callable[[InFlightPack], bool]) -> InFlightPack | None:
-        """Take the first pack that may begin; None where there is none."""
+        """Take the first pack that may begin; None if there is none."""
         for number, pack in enumerate(self.packs):
             if may_begin(pack):
                 del self.packs[number]
@@ -102,19 +102,19 @@ class PackQueue:
         return None
 
     def put_back(self, trial: TrialConfig) -> None:
-        """Queue a trial again that pauses at a rung."""
+        """Queue a trial that pauses at a rung again."""
         self._trials.append(trial)
 
     def put_back_halves(self, trials: Sequence[TrialConfig]) -> None:
-        """Queue the trials of a pack that was out of memory in halves, before all others. Later packs are as small."""
+        """Queue the trials of a pack that ran out of memory in halves, before all others. Later packs are as small."""
         data, half = trials[0].data, len(trials) // 2
         self._size_that_fits[data] = min(half, self._size_that_fits.get(data, half))
         self.packs.extendleft(reversed([InFlightPack.of(part) for part in self._split_to_fit(trials)]))
 
     def _restore_packs(self) -> None:
-        """Queue the packs again that an earlier driver handed out and that did not end, unless packs are smaller now.
+        """Queue the unfinished packs of an earlier driver again, unless packs are smaller now.
 
-        Of two packs with the same trial the later one counts: the earlier one was too large.
+        If two packs have the same trial, the later one counts: the earlier one was too large.
         """
         record, queued = self._ledger.state, {trial.trial_id: trial for trial in self._trials}
         trials = queued | {key: end.trial for key, end in (record.generated | record.outcomes).items()}
@@ -138,7 +138,7 @@ class PackQueue:
         self._trials.append(trial)
 
     def _pop_ready(self, end: Callable[[Outcome], None]) -> list[TrialConfig]:
-        """Take the trials out of the queue whose requirements have finished; end those that cannot run."""
+        """Take trials whose requirements have finished out of the queue; end those that cannot run."""
         outcomes = self._ledger.state.outcomes
         ready: list[TrialConfig] = []
         waiting: list[TrialConfig] = []
@@ -167,6 +167,6 @@ class PackQueue:
         return replace(last, trial=trial, status="stopped", reason=reason, scores={})
 
     def _split_to_fit(self, pack: Sequence[TrialConfig]) -> list[Sequence[TrialConfig]]:
-        """Cut a pack to the size that is known to fit the memory."""
+        """Split a pack into packs of the size that is known to fit into memory."""
         size = self._size_that_fits.get(pack[0].data, len(pack))
         return [pack[start : start + size] for start in range(0, len(pack), size)]

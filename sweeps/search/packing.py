@@ -1,4 +1,4 @@
-"""Which trials train side by side."""
+"""Decide which trials train side by side."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from trainables.trial import TrialConfig
 def pack_trials(trials: Sequence[TrialConfig], size: int) -> list[list[TrialConfig]]:
     """Join trials into packs of at most `size`.
 
-    Seeds of one configuration stay together; configurations share a pack if they have base model and adapter targets in
-    common. Those that adapt the same layers come one after the other, since a pack begins at the lowest of its members.
+    Seeds of one configuration stay together; configurations share a pack if they share the base model and the adapter's
+    targets. Those that adapt the same layers are adjacent, since a pack begins at the lowest layer of its members.
     """
     configurations: dict[str, list[TrialConfig]] = {}
     for trial in trials:

@@ -1,4 +1,4 @@
-"""Which configurations of an arm are tried next: the method's defaults, a low-discrepancy design, multi-objective TPE.
+"""Choose an arm's next configurations: the method's defaults, a low-discrepancy design, multi-objective TPE.
 
 What is proposed depends on the sweep's seed and on results, never on the order in which results arrive. Nothing here
 touches the disk or Ray.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scipy.stats import qmc
 
 SCRAMBLES = 64  # scramblings of the start-up design that compete for the widest spacing
-REDRAWS = 32  # attempts to draw a configuration that was not asked yet
+REDRAWS = 32  # attempts to draw a configuration that was not asked for yet
 Directions = tuple[Literal["maximize", "minimize"], ...]
 
 optuna.logging.disable_default_handler()
@@ -49,7 +49,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class TrialSummary:
-    """A configuration as Optuna sees it: one trial that sums up its seeds.
+    """A configuration as Optuna sees it: one trial that summarises its seeds.
 
     Attributes:
         state: COMPLETE with the objectives' means over valid seeds; FAIL or PRUNED without values.
@@ -63,10 +63,10 @@ class TrialSummary:
 
 
 def summarize_seeds(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> TrialSummary:
-    """Sum up the seeds of a configuration.
+    """Summarise the seeds of a configuration.
 
-    A seed is valid if it finished and every objective is a finite number. Without a valid seed the configuration was
-    pruned if any seed was stopped, else it has failed.
+    A seed is valid if it finished and every objective is a finite number. Without a valid seed the configuration is
+    PRUNED if any seed was stopped, or else FAIL.
     """
     per_seed = {outcome.trial.seed: outcome.values(objectives) for outcome in outcomes}
     valid = [values for values in per_seed.values() if values is not None]
@@ -82,14 +82,14 @@ def summarize_seeds(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> T
 class Proposer:
     """Choose the configurations of one arm, in rounds.
 
-    Configuration n may be asked once all configurations of earlier rounds are told. The sampler is seeded by
-    (seed, arm, n). It sees exactly those told configurations, and the earlier ones of n's own round as running: two
+    Configuration n may be asked for once all configurations of earlier rounds are told. The sampler is seeded by
+    (seed, arm, n). It sees exactly those told configurations, and the earlier ones of n's own round as running. Two
     runs of one sweep therefore propose the same trials, whatever the order and timing of their results.
 
     Args:
         arm: what to explore.
         objectives: the study's values, in this order.
-        seed: of the search.
+        seed: seed of the search.
         round_size: configurations per round.
 
     Attributes:
@@ -110,22 +110,22 @@ class Proposer:
         self.told: dict[int, TrialSummary] = {}
         self.ended: str | None = None
         self._seed = seed
-        self._drawn: dict[int, Mapping[str, Any] | None] = {}  # number -> values, of the next configuration alone
-        self._taken: set[tuple[tuple[str, Any], ...]] = set()  # what a search has asked, to be found at once
-        self._measured = [0]  # of the first n configurations, for all n up to the first that is not told
-        self._settled: list[FrozenTrial] = []  # these configurations as Optuna trials; the same for every proposal
+        self._drawn: dict[int, Mapping[str, Any] | None] = {}  # number -> values, only of the next configuration
+        self._taken: set[tuple[tuple[str, Any], ...]] = set()  # all values asked for, for fast look-up
+        self._measured = [0]  # measured ones among the first n, for all n up to the first that is not told
+        self._settled: list[FrozenTrial] = []  # those configurations as Optuna trials, shared by all proposals
         self.design = StartupDesign(arm.space, self._derive_seed("design"))
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing more will be asked."""
+        """Whether nothing more will be asked for."""
         return self.ended is not None or len(self.asked) >= self.arm.budget
 
     def next(self, admits: Callable[[Mapping[str, Any]], bool] = lambda values: True) -> Proposal | None:
         """Propose a configuration; None if results must come first, the arm is exhausted, or it is not admitted.
 
         Args:
-            admits: says of a configuration's values whether it may be asked for. The next call tries the same again.
+            admits: returns whether a configuration with these values may be asked for. If not, the next call retries.
         """
         number = len(self.asked)
         first = number - number % self.round_size
@@ -142,7 +142,7 @@ class Proposer:
 
     @property
     def first_untold(self) -> int:
-        """The number of the first configuration that is not told: of one that was asked, else of the next."""
+        """The number of the first configuration that is not told: one that was asked for, or else the next."""
         return self._num_told_in_order()
 
     def _take(self, number: int, values: Mapping[str, Any]) -> None:
@@ -151,7 +151,7 @@ class Proposer:
             self._taken.add(_key(values))
 
     def _num_told_in_order(self) -> int:
-        """Return how many configurations are told without a gap, from the first one on; look at each once."""
+        """Return how many configurations are told without a gap from the first; each is examined once."""
         while (number := len(self._measured) - 1) in self.told:
             self._measured.append(self._measured[-1] + (self.told[number].values is not None))
             self._settled.append(self.trial(number))
@@ -164,9 +164,9 @@ class Proposer:
         self._take(number, dict(values))
 
     def tell(self, number: int, outcomes: Sequence[Outcome]) -> TrialSummary:
-        """Say how the seeds of configuration `number` ended. The first call counts; later ones change nothing."""
+        """Record how the seeds of configuration `number` ended. The first call counts; later ones change nothing."""
         if number not in self.asked:
-            raise ValueError(f"{self.arm.key}: configuration {number} was never asked")
+            raise ValueError(f"{self.arm.key}: configuration {number} was never asked for")
         return self.told.setdefault(number, summarize_seeds(outcomes, self.objectives))
 
     def trials(self, before: int | None = None) -> list[FrozenTrial]:
@@ -189,13 +189,13 @@ class Proposer:
         )
 
     def _search(self, number: int, first: int) -> Mapping[str, Any] | None:
-        """Draw new values: from the design at first, then from TPE and the design in turn.
+        """Draw new values: from the design at first, then alternately from TPE and the design.
 
-        After too many repeats the arm has `ended`, and there are none.
+        After too many repeats, set `ended` and return None.
 
-        A frontier needs points all along the knob. On simulated trade-offs with one knob and 10 configurations TPE
-        alone reaches less of the best hypervolume than the design alone (.848 against .885 on the hardest), in turn
-        .872.
+        A frontier needs points all along the knob. On simulated trade-offs with one knob and 10 configurations, TPE
+        alone reaches less of the best hypervolume than the design alone (.848 against .885 on the hardest);
+        alternating reaches .872.
         """
         num_measured = self._measured[first]
         for attempt in range(REDRAWS):
@@ -211,7 +211,7 @@ class Proposer:
         return None
 
     def _sample(self, first: int, seed: int) -> dict[str, Any]:
-        """Draw once from TPE on a fresh study, so that nothing but the told results and the seed matters."""
+        """Draw once from TPE on a fresh study, so that only the told results and the seed matter."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
@@ -224,19 +224,19 @@ class Proposer:
 
 
 def _key(values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Return values as something that sets can hold; equal values give equal keys."""
+    """Return values as a hashable key; equal values give equal keys."""
     return tuple(sorted(values.items()))
 
 
 class StartupDesign:
     """The first points of an arm: its defaults, then a scrambled Sobol sequence.
 
-    Of several scramblings the one whose points lie farthest apart is used, so that no training is wasted on a near
+    Of several scramblings, it uses the one whose points lie farthest apart, so that no training is wasted on a near
     repeat when there are only four points on one axis.
 
     Attributes:
-        size: configurations that always come from the design.
-        enough: measured configurations needed before TPE takes part.
+        size: number of configurations that always come from the design.
+        enough: number of measured configurations needed before TPE takes part.
     """
 
     def __init__(self, space: MethodSpace, seed: int) -> None:
@@ -244,7 +244,7 @@ class StartupDesign:
         axes = len(space.ranges)
         self.size = 2 + axes
         self.enough = 1 + axes
-        self._num_spaced = 3 + 2 * axes  # points whose spacing chooses the scrambling
+        self._num_spaced = 3 + 2 * axes  # points whose spacing decides the scrambling
         defaults = space.defaults() if axes else {}
         self._first = [defaults] if defaults is not None else []
         self._seeds = range(seed, seed + SCRAMBLES)
@@ -252,11 +252,11 @@ class StartupDesign:
 
     @cached_property
     def _sequence(self) -> qmc.Sobol:
-        """The sequence that is used; each of its points is drawn once."""
+        """The chosen sequence; each of its points is drawn once."""
         return self._sobol(max(self._seeds, key=self._spacing))
 
     def values(self, number: int) -> dict[str, Any]:
-        """Return point `number`; 0 is the defaults where they lie inside the ranges."""
+        """Return point `number`; 0 is the defaults if they lie inside the ranges."""
         if number < len(self._first):
             return dict(self._first[number])
         if not self._space.ranges:
@@ -275,7 +275,7 @@ class StartupDesign:
         if count < 1:
             return []
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the balance of powers of two is not needed
+            warnings.simplefilter("ignore", UserWarning)  # balance, which needs powers of two, does not matter here
             points = sequence.random(count)
         return [self._space.at(point) for point in points.tolist()]
 

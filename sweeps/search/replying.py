@@ -1,7 +1,7 @@
 """Have a trained adapter's replies sampled by a server, on the driver, while the next packs train.
 
-Workers write what they observe themselves, and the questions as tokens. Here each trial's adapter is loaded on the
-server by name, asked, and unloaded; the replies go into its observations, as if the worker had sampled them.
+Workers write their own observations, and the questions as tokens. Here each trial's adapter is loaded on the server by
+name, queried, and unloaded; the replies go into its observations, as if the worker had sampled them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class ServedReplies:
     """Completes the observations of models with replies that a server samples. Usable from several threads.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
         server: where the replies come from.
-        endpoint: how it was reached.
+        endpoint: how the server is reached.
     """
 
     def __init__(self, folder: Path, server: ReplyServer, endpoint: Endpoint) -> None:
         self._folder, self._server, self._endpoint = SweepFolder(folder), server, endpoint
 
     def complete(self, setting: Setting, trial: TrialConfig | None) -> None:
-        """Sample what replies the observations of a trial, or of the base model, lack. Raise UserError."""
+        """Sample the replies that the observations of a trial, or of the base model, lack. Raise UserError."""
         name = trial.trial_id if trial else base_id(setting)
         path = self._folder.observations(name)
         observations = json.loads(path.read_text(encoding="utf-8"))
@@ -83,6 +83,6 @@ class ServedReplies:
 
 
 def _lacks_replies(observations: Mapping[str, Any], evaluation: Evaluation) -> bool:
-    """Return whether the worker has left the replies of an evaluation to a server, which has not given them yet."""
+    """Return whether an evaluation's replies were left to the server and are still missing."""
     observed = observations.get(evaluation.name)
     return observed is None or (evaluation.compares and any("reply" not in item for item in observed))

@@ -1,4 +1,4 @@
-"""What becomes of results: the ledger has them first, then the study, then whoever else wants to know."""
+"""Pass on results: to the ledger first, then to the study, then to observers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainables.trial import TrialConfig
 
 
 class Observer(Protocol):
-    """Whoever wants to know what happens; called after the ledger has it. None of the methods may raise."""
+    """An observer of events, called after the ledger has them. None of the methods may raise."""
 
     def pack_started(self, trials: Sequence[TrialConfig]) -> None:
         """Note that trials went to a worker as one pack."""
@@ -29,16 +29,16 @@ class Observer(Protocol):
         """Note the scores of the untouched base model of a setting, which is named by its label."""
 
     def trial_ended(self, outcome: Outcome, auxiliary: bool) -> None:
-        """Note how a trial ended; an auxiliary one is only there for others to build on."""
+        """Note how a trial ended; an auxiliary one exists only for others to build on."""
 
 
 class Results:
-    """Write down how trials end and what base models score, and have done on the driver what workers leave to it.
+    """Record how trials end and what base models score, and have the driver do what workers leave to it.
 
     Args:
         sweep, ledger, search: what runs, what has ended, and the search of all arms.
-        folder: of the sweep.
-        observers: who else learns of results.
+        folder: the sweep's folder.
+        observers: others that learn of results.
         judging: for settings whose replies a judge grades or a server samples.
 
     Attributes:
@@ -64,7 +64,7 @@ class Results:
         return self._judging.pending if self._judging else 0
 
     def trained(self, outcome: Outcome) -> None:
-        """Take in how a worker ended a trial: it has ended, or waits for its grades."""
+        """Take in a trial from a worker: it has ended, or waits for its grades."""
         if outcome.status == "finished" and self._sweep.case_of(outcome.trial.setting).graded_later:
             self._ledger.record_generated(outcome)
             self.judge(outcome)
@@ -72,7 +72,7 @@ class Results:
             self.end(outcome)
 
     def end(self, outcome: Outcome) -> None:
-        """Write down how a trial ended, and tell the configurations that are complete with it."""
+        """Record how a trial ended, and tell the configurations that this completes."""
         if not self._ledger.record_outcome(outcome):
             return
         if self._sweep.search.early_stopping:
@@ -83,7 +83,7 @@ class Results:
             observer.trial_ended(outcome, auxiliary)
 
     def base_scored(self, case: Case, scores: Mapping[str, Measurement]) -> None:
-        """Write down what a base model scores, once all of its grades are in."""
+        """Record what a base model scores, once all of its grades are in."""
         if any(score.name not in scores for evaluation in case.graded_later for score in evaluation.scores):
             assert self._judging is not None
             self._judging.submit((case, scores), case.setting, None)
@@ -96,7 +96,7 @@ class Results:
         self.notes.append(f"{case.label}: no score of the base model ({reason}); the next start tries again")
 
     def judge(self, outcome: Outcome) -> None:
-        """Have the replies of a trial sampled and graded, as far as the worker has not."""
+        """Have a trial's replies sampled and graded where the worker has not done so."""
         assert self._judging is not None
         self._judging.submit(outcome, self._sweep.case_of(outcome.trial.setting).setting, outcome.trial)
 
@@ -114,7 +114,7 @@ class Results:
 
 
 def _with_grades(outcome: Outcome, grades: Grades, setting: Setting) -> Outcome:
-    """Add a judge's scores to an outcome; it is invalid if these cannot be trusted."""
+    """Add a judge's scores to an outcome; it becomes invalid if they cannot be trusted."""
     if grades.problem:
         return replace(outcome, status="invalid", reason=grades.problem)
     return replace(outcome, scores=setting.with_worst({**outcome.scores, **grades.scores}))

@@ -1,4 +1,4 @@
-"""What a sweep's workers get to do, and what becomes of their results: a data structure, without Ray."""
+"""Decide what a sweep's workers do next, and what happens to their results: a data structure, without Ray."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ logger = logging.getLogger(__name__)
 
 
 class NoJob(Enum):
-    """Why a worker gets nothing: results must come first, or no more jobs will come."""
+    """Why a worker gets no job: results must come first, or no more jobs will come."""
 
     WAIT = "wait"
     FINISHED = "finished"
 
 
 class PackScheduler:
-    """Hand out packs, and write down what comes back: ledger first, then study, then observers.
+    """Hand out packs, and record what comes back: ledger first, then study, then observers.
 
-    Trials that others build on (priors, trainings that are only read out) are trained first, once, whether or not the
-    sweep asks for them itself. A pack that runs out of memory is handed out again in halves, and later packs of its
+    Trials that others build on (priors, trainings to be read out) are trained first, once, whether or not the sweep
+    asks for them itself. A pack that runs out of memory is handed out again in halves, and later packs of its
     setting are as small.
 
-    A `UserError`, of the disk or about what only the user can put right, ends the search: it is kept in `problem`, and
-    from then on nothing is handed out and no result is taken.
+    A `UserError`, from the disk or about something that only the user can fix, ends the search: it is kept in
+    `problem`, and from then on nothing is handed out and no result is taken.
 
     Args:
         sweep: what to run.
-        ledger: open; what it has is not run again.
-        folder: where study and checkpoints are kept; the ledger's folder.
-        observers: who else learns of packs and results.
+        ledger: an open ledger; nothing in it is run again.
+        folder: the ledger's folder, where study and checkpoints are kept.
+        observers: others that learn of packs and results.
         judging: for settings whose replies a judge grades or a server samples; their trials end when their grades are
-            in, and others train meanwhile.
-        account: of what is spent; None begins one without a forecast.
-        interrupted: tells whether the user wants to stop; then the judge is not waited for.
+            in, while others train.
+        account: account of what is spent; None starts one without a forecast.
+        interrupted: returns whether the user wants to stop; if so, the scheduler does not wait for the judge.
 
     Attributes:
         problem: why the search ended early; None if it did not.
@@ -98,13 +98,13 @@ class PackScheduler:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know in the end: arms that ended early, base models without a score, a spent budget."""
+        """What the user should know at the end: arms that ended early, base models without a score, a spent budget."""
         return [*self.search.notes, *self._results.notes, *filter(None, [self._account.stopped])]
 
     # --- what is handed out ---
 
     def awaits_only_grades(self) -> bool:
-        """Return whether grades are all that is waited for: no pack is queued or at a worker."""
+        """Return whether only grades are awaited: no pack is queued or at a worker."""
         if self.problem or not self._results.num_judging:
             return False
         with self._ending_on_problem():
@@ -112,7 +112,7 @@ class PackScheduler:
         return not (self.problem or self._queue.packs or self._in_flight)
 
     def keep_account(self, now: bool = False) -> None:
-        """Write down what was spent: now, or if the last time is long ago."""
+        """Record what was spent: now, or only if the last record is old."""
         with self._ending_on_problem():
             (self._account.record if now else self._account.tick)()
 
@@ -122,7 +122,7 @@ class PackScheduler:
             self._results.collect_grades()
 
     def next_job(self, name: str) -> Job | NoJob:
-        """Take the next pack and call it `name`; or say why there is none."""
+        """Take the next pack and call it `name`, or return why there is none."""
         if self.problem:
             return NoJob.FINISHED
         with self._ending_on_problem():
@@ -138,7 +138,7 @@ class PackScheduler:
         return NoJob.FINISHED
 
     def look_for_work(self) -> None:
-        """Ask for what fits the budget; where nothing does and nothing is waited for, the search has stopped."""
+        """Ask for what fits into the budget; if nothing fits and nothing is awaited, stop the search."""
         with self._ending_on_problem():
             self._queue.fill(self._results.end)
             if not (any(map(self._may_begin, self._queue.packs)) or self._more_may_come()):
@@ -179,7 +179,7 @@ class PackScheduler:
         rungs: Sequence[Outcome] = (),
         base: Mapping[str, Measurement] | None = None,
     ) -> None:
-        """Take in what a worker says of the pack `name`. The same again changes nothing.
+        """Take in a worker's report on the pack `name`. Repeating a report changes nothing.
 
         Args:
             outcomes: how members ended.
@@ -194,10 +194,10 @@ class PackScheduler:
                     pack.base = None
 
     def fail(self, name: str, text: str) -> None:
-        """Fail what the pack `name` has not finished; if memory was lacking, hand it out again in halves.
+        """Fail the unfinished trials of the pack `name`, or hand them out in halves if memory was lacking.
 
         Args:
-            text: a line or a traceback; the ledger keeps a line.
+            text: a line or a traceback; the ledger keeps one line.
         """
         with self._ending_on_problem():
             if pack := self._pack_of_report(name):
@@ -211,13 +211,13 @@ class PackScheduler:
                 self._receive(pack, lost)
 
     def halve(self, name: str, reason: str) -> None:
-        """Hand out the trials of the pack `name`, which ran out of memory, in two packs of half its size."""
+        """Hand out the pack `name`, which ran out of memory, again as two packs of half its size."""
         with self._ending_on_problem():
             if pack := self._pack_of_report(name):
                 self._halve(pack, reason)
 
     def close(self, name: str) -> None:
-        """Forget the pack `name`, which has left its worker. The next start trains what has no outcome."""
+        """Forget the pack `name`, which has left its worker. The next start trains its trials without an outcome."""
         pack = self._in_flight.pop(name, None)
         with self._ending_on_problem():
             self._account.end(name)
@@ -225,11 +225,11 @@ class PackScheduler:
             logger.info("a pack ended without the outcome of %d trials; the next start runs them", len(pack.waiting))
 
     def abort(self, problem: UserError) -> None:
-        """End the search for a reason that only the user can put right; the first one is kept."""
+        """End the search because of a problem that only the user can fix; the first one is kept."""
         self.problem = self.problem or problem
 
     def _pack_of_report(self, name: str) -> InFlightPack | None:
-        """Return the pack that a worker reports of; None once it is closed or the search has ended."""
+        """Return the pack that a report is about; None once it is closed or the search has ended."""
         return None if self.problem else self._in_flight.get(name)
 
     @contextmanager
@@ -240,7 +240,7 @@ class PackScheduler:
             self.abort(error)
 
     def _halve(self, pack: InFlightPack, reason: str) -> None:
-        """Queue the trials of a pack in halves, before all others; one that does not fit alone has failed."""
+        """Queue the trials of a pack in halves, before all others; one that does not fit on its own fails."""
         self._note_unscored(pack, f"out of memory: {reason}")
         trials = list(pack.waiting.values())
         pack.waiting.clear()
@@ -251,7 +251,7 @@ class PackScheduler:
         elif trials:
             self._queue.put_back_halves(trials)
             self._results.notes.append(
-                f"a pack of {len(trials)} trials was out of memory and is trained in halves ({reason})"
+                f"a pack of {len(trials)} trials ran out of memory and is trained in halves ({reason})"
             )
 
     def _note_unscored(self, pack: InFlightPack, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The scheduler as Ray Tune wants it. The only module of the search that imports Ray."""
+"""The scheduler as a searcher of Ray Tune. The only module of the search that imports Ray."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from trainables.messages import Ended, Failed, OutOfMemory, PackReport, UserProb
 
 
 class PackSearcher(Searcher):
-    """Give Ray Tune the scheduler's packs, and the scheduler what Tune's trials report.
+    """Give Ray Tune the scheduler's packs, and the scheduler the reports of Tune's trials.
 
-    Jobs and reports cross Tune as `trainables.messages` says. Reports of one pack may come in any number, and the same
-    one twice.
+    Jobs and reports cross Tune in the form of `trainables.messages`. A pack may send any number of reports, and the
+    same one twice.
 
     Args:
         scheduler: has the packs. After `Tuner.fit`, its `problem` says whether the search ended early.
-        reason: tells why a Tune trial failed, as a line or a traceback.
+        reason: returns why a Tune trial failed, as a line or a traceback.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PackSearcher(Searcher):
         self._reason = reason
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next pack; None when results must come first; FINISHED when no more will come."""
+        """Return the next pack; None if results must come first; FINISHED if no more will come."""
         job = self._scheduler.next_job(trial_id)
         if job is NoJob.FINISHED:
             return Searcher.FINISHED
@@ -58,7 +58,7 @@ class PackSearcher(Searcher):
                 self._scheduler.fail(trial_id, traceback)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Close a pack. With `error`, its trials without an outcome have failed; else the next start runs them."""
+        """Close a pack. With `error`, its trials without an outcome have failed; otherwise the next start runs them."""
         if result:
             self.on_trial_result(trial_id, result)
         if error:

@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class StudyMirror:
-    """Keep one Optuna study per arm equal to its proposer. The studies follow the ledger; nothing is read from them.
+    """Keep one Optuna study per arm equal to its proposer. Studies follow the ledger; nothing is read back from them.
 
     Args:
-        folder: of the sweep; the file is `study.journal`. Its lock is the ledger's: open that first.
+        folder: the sweep's folder; the file is `study.journal`. The ledger's lock protects it: open the ledger first.
         sweep: its name, the first part of each study's name.
     """
 
@@ -34,7 +34,7 @@ class StudyMirror:
         self._studies: dict[str, optuna.Study] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Only this process writes: a lock left here is a dead driver's, and Optuna would wait 30 seconds for it.
+            # Only this process writes, so a lock here is left by a dead driver; Optuna would wait 30 seconds for it.
             Path(f"{self._path}.lock").unlink(missing_ok=True)
             self._storage = self._load()
         except OSError as error:
@@ -45,7 +45,7 @@ class StudyMirror:
             if self._path.exists() and not (b"\n" + self._path.read_bytes()).endswith(b"\n"):
                 raise ValueError("torn")
             return JournalStorage(JournalFileBackend(str(self._path)))
-        except (ValueError, KeyError, AssertionError):  # torn by a kill: the ledger has all of it
+        except (ValueError, KeyError, AssertionError):  # torn by a kill; the ledger has everything
             if self._path.exists():
                 self._path.replace(self._path.with_suffix(".torn"))
             return JournalStorage(JournalFileBackend(str(self._path)))
@@ -61,7 +61,7 @@ class StudyMirror:
         directions = tuple(direction.name.lower() for direction in study.directions)
         if directions != proposer.directions:
             raise UserError(
-                f"{self._path}: study {name!r} has directions {', '.join(directions)}, the sweep wants"
+                f"{self._path}: study {name!r} has directions {', '.join(directions)}, but the sweep wants"
                 f" {', '.join(proposer.directions)}; choose another output folder or rename the sweep"
             )
         if list(map(_content, study.get_trials(deepcopy=False))) != list(map(_content, expected)):
@@ -76,12 +76,12 @@ class StudyMirror:
         return optuna.create_study(study_name=name, storage=self._storage, directions=directions)
 
     def add(self, proposer: Proposer, number: int) -> None:
-        """Add a configuration that was asked for, as running."""
+        """Add a configuration that was asked for, marked as running."""
         with self._writable_study(proposer) as study:
             study.add_trial(proposer.trial(number))
 
     def tell(self, proposer: Proposer, number: int) -> None:
-        """Write down how a configuration ended."""
+        """Record how a configuration ended."""
         summary = proposer.told[number]
         with self._writable_study(proposer) as study:
             trial = study.get_trials(deepcopy=False)[number]
@@ -91,7 +91,7 @@ class StudyMirror:
 
     @contextmanager
     def _writable_study(self, proposer: Proposer) -> Iterator[optuna.Study]:
-        """Yield the arm's study. If the disk refuses a write, warn and go on: the next `open` rebuilds the study."""
+        """Yield the arm's study. If a write fails, warn and continue: the next `open` rebuilds the study."""
         try:
             yield self._studies[proposer.arm.key]
         except OSError as error:
@@ -99,5 +99,5 @@ class StudyMirror:
 
 
 def _content(trial: FrozenTrial) -> tuple[Any, ...]:
-    """Return what two equal trials share; their times differ."""
+    """Return what equal trials have in common; their times differ."""
     return trial.state, trial.values, trial.params, trial.distributions, trial.user_attrs

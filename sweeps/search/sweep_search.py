@@ -31,13 +31,13 @@ class ArmConfiguration:
 class SweepSearch:
     """Ask all arms of a sweep for configurations, and tell each configuration once all of its seeds have ended.
 
-    Several arms may ask for the same trial; it is trained once, and all of its configurations are told.
+    Several arms may ask for the same trial: it is trained once, and all of its configurations are told.
 
     Args:
         sweep: what to search.
-        ledger: open; what it has is not asked again. It is written first, then the studies.
+        ledger: an open ledger; nothing in it is asked for again. It is written first, then the studies.
         folder: where the studies are kept.
-        account: says whether the sweep's budget has room for a configuration, and learns of those that are asked.
+        account: says whether the sweep's budget has room for a configuration, and learns of those asked for.
 
     Attributes:
         proposers: one per arm, in the order of the sweep's arms.
@@ -75,7 +75,7 @@ class SweepSearch:
         return trials
 
     def ask(self) -> list[TrialConfig]:
-        """Ask every arm in turn for all that it can propose now. Return the trials of the new configurations."""
+        """Ask every arm in turn for all it can propose now. Return the trials of the new configurations."""
         trials: list[TrialConfig] = []
         while True:
             proposals = [(proposer, self._next(proposer)) for proposer in self.proposers]
@@ -87,7 +87,7 @@ class SweepSearch:
                     asked = proposer.arm.key, proposal.number, proposal.values, trial.configuration_id
                     self._ledger.record_configuration(*asked, described)
                     self._mirror.add(proposer, proposal.number)
-                    if self._tell_if_complete(configuration):  # another arm had the same trials
+                    if self._tell_if_complete(configuration):  # another arm has had the same trials
                         self._mirror.tell(proposer, proposal.number)
                     trials += configuration.trials
             if not any(proposal for _, proposal in proposals):
@@ -103,7 +103,7 @@ class SweepSearch:
         return proposer.next(lambda values: self._account.admit(arm, self._sweep.trials_of(arm, values)))
 
     def _is_ahead(self, proposer: Proposer) -> bool:
-        """Whether an arm would get two rounds ahead of another: a spent budget must not favour the quick ones."""
+        """Return whether an arm would get two rounds ahead of another: a budget must not favour the quick ones."""
         next_round = len(proposer.asked) // proposer.round_size
         return any(
             other.first_untold < len(other.asked) and other.first_untold // other.round_size < next_round - 1
@@ -111,19 +111,19 @@ class SweepSearch:
         )
 
     def tell(self, trial: TrialConfig) -> None:
-        """Tell the configurations that are complete now that the ledger has the outcome of `trial`."""
+        """Tell the configurations that the outcome of `trial`, now in the ledger, completes."""
         for configuration in self._by_trial.get(trial.trial_id, ()):
             if self._tell_if_complete(configuration):
                 self._mirror.tell(configuration.proposer, configuration.number)
 
     def is_auxiliary(self, trial: TrialConfig) -> bool:
-        """Return whether no configuration has the trial: it is only there because others build on it."""
+        """Return whether no configuration has the trial: it exists only for others to build on."""
         return trial.trial_id not in self._by_trial
 
     def rungs_of(self, trial: TrialConfig) -> tuple[int, ...]:
         """Return the updates after which a trial is compared; none for auxiliary trials."""
         arms = [configuration.proposer.arm for configuration in self._by_trial.get(trial.trial_id, ())]
-        # if several arms share the trial, the one that compares it least wins
+        # if several arms share the trial, the one with the fewest rungs wins
         return min((self._sweep.rungs_of(arm, trial) for arm in arms), key=len, default=())
 
     def next_rung(self, trial: TrialConfig) -> int | None:
@@ -132,7 +132,7 @@ class SweepSearch:
         return next((step for step in self.rungs_of(trial) if step not in reached and step < trial.updates), None)
 
     def decide_at_rung(self, trial: TrialConfig) -> RungRuling:
-        """Decide whether a trial continues from the rung that it has reached; CONTINUE if it waits at none."""
+        """Decide whether a trial continues from the rung that it has reached; CONTINUE if it is waiting at none."""
         updates, rungs = max(self._ledger.state.rungs.get(trial.trial_id, {}), default=0), self.rungs_of(trial)
         if updates not in rungs:
             return RungRuling(RungDecision.CONTINUE)
@@ -150,7 +150,7 @@ class SweepSearch:
         return decide_configuration(configuration.number, gains, rule.keep)
 
     def _gains(self, configuration: ArmConfiguration, rung: int) -> Gains | None:
-        """Return a configuration's mean gains at a rung; () if it ended before it, None if it has not arrived."""
+        """Return a configuration's mean gains at a rung; () if it ended before, None if it has not arrived."""
         record, seeds = self._ledger.state, []
         for trial in configuration.trials:
             steps = self._sweep.rungs_of(configuration.proposer.arm, trial)

@@ -1,9 +1,9 @@
-"""A LoRA adapter as a model that MLflow loads. Each logged model has a copy of this file, which imports none of selgen.
+"""A LoRA adapter as an MLflow model. Each logged model has a copy of this file, which does not import selgen.
 
 mlflow.pyfunc.load_model("models:/<id>").predict(["What is the capital of France?"])
 
-MLflow runs this file not only to load a model, but also to write one. Torch, transformers and PEFT are imported where
-they are used, so that a driver that logs adapters does not spend seconds on them.
+MLflow runs this file both to load a model and to write one. Torch, transformers and PEFT are imported where they are
+used, so that a driver that logs adapters does not spend seconds on them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
 class AdapterModel(PythonModel):
-    """Replies greedily, in at most `max_new_tokens`, which `load_model(..., model_config=...)` may change."""
+    """Replies greedily with at most `max_new_tokens` tokens, which `load_model(..., model_config=...)` may change."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the base model, by the name or directory that the adapter's configuration has, and the adapter."""
+        """Load the base model, by the name or directory in the adapter's configuration, and the adapter."""
         from peft import PeftConfig, PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

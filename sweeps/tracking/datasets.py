@@ -1,4 +1,4 @@
-"""The rows that a sweep's runs read, as MLflow datasets: name, digest, where they come from, and how many."""
+"""The rows that a sweep's runs read, as MLflow datasets: name, digest, source and number."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from trainables.trial import TrialConfig
 if TYPE_CHECKING:
     from mlflow.entities import Dataset, DatasetInput
 
-TRAINING, EVALUATION = "training", "evaluation"  # MLflow's names of what a run does with a dataset
+TRAINING, EVALUATION = "training", "evaluation"  # MLflow's names for how a run uses a dataset
 SOURCE_TYPE = "selgen"
 
 
 def digests(setting: Setting) -> dict[str, tuple[int, str]]:
-    """Return "<stream> rows" or "questions of <evaluation>" -> number of rows, and their content id."""
+    """Return "<stream> rows" or "questions of <evaluation>" -> number of rows and their content id."""
     return {name: (len(rows), content_id([row.to_json() for row in rows])) for name, rows in _parts(setting).items()}
 
 
@@ -62,7 +62,7 @@ class CaseDatasets:
         return inputs
 
     def of_scores(self) -> dict[str, Dataset | None]:
-        """Return score -> the questions that it grades; None for one that is the worst of others."""
+        """Return score -> the questions that it grades; None for a score that is the worst of others."""
         scores: dict[str, Dataset | None] = {score.name: None for score in self._case.setting.all_scores}
         for evaluation in self._case.setting.evaluations:
             questions = self._inputs[_questions(evaluation.name)].dataset
@@ -70,7 +70,7 @@ class CaseDatasets:
         return scores
 
     def read_by(self, trials: Iterable[TrialConfig]) -> list[DatasetInput]:
-        """Return what trials read, with all that they are built on: streams that they train on, and all questions."""
+        """Return the datasets that trials, and what they build on, read: the streams they use, and all questions."""
         read = {_stream(name) for trial in trials for each in (trial, *trial.built_on) for name in _streams(each)}
         return [each for name, each in self._inputs.items() if name in read or name.startswith(_questions(""))]
 

@@ -1,4 +1,4 @@
-"""The adapters of frontier configurations as MLflow's logged models, with parameters and scores."""
+"""The adapters of frontier configurations as MLflow logged models, with parameters and scores."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 CODE = Path(__file__).with_name("adapter_model.py")
 MODEL_TYPE = "LoRA adapter"
-MAX_NEW_TOKENS = 64  # of a reply, unless who loads the model says otherwise
+MAX_NEW_TOKENS = 64  # of a reply, unless the caller of `load_model` changes it
 REQUIREMENTS = ("mlflow", "torch", "transformers", "peft")
 NOT_IN_NAMES = str.maketrans({".": "·", "/": "-", ":": " ", "%": " ", '"': " ", "'": " "})  # MLflow refuses these
 
 
 @dataclass(frozen=True)
 class FrontierAdapter:
-    """An adapter to be logged.
+    """An adapter to log.
 
     Attributes:
-        title: of its configuration, e.g. "kl_penalty beta=0.3".
-        trial: that trained it.
-        directory: of the PEFT checkpoint.
+        title: title of its configuration, e.g. "kl_penalty beta=0.3".
+        trial: the trial that trained it.
+        directory: directory of the PEFT checkpoint.
     """
 
     title: str
@@ -43,7 +43,7 @@ class FrontierAdapter:
 class LoggedAdapters:
     """The logged models of an experiment, by the trial that trained them.
 
-    One that a killed driver left unfinished is made anew.
+    A model that a killed driver left unfinished is logged anew.
     """
 
     def __init__(self, client: MlflowClient, experiment: str) -> None:
@@ -97,10 +97,10 @@ class LoggedAdapters:
         self._models[trial.trial_id] = client.finalize_logged_model(model.model_id, "READY")
 
     def mark(self, on_front: Collection[str]) -> None:
-        """Let each model's tag say whether its configuration is still on the frontier.
+        """Tag each model with whether its configuration is still on the frontier.
 
         Args:
-            on_front: ids of the trials of configurations that are.
+            on_front: ids of the trials of configurations on the frontier.
         """
         for trial_id, model in self._models.items():
             value = str(trial_id in on_front).lower()
@@ -110,7 +110,7 @@ class LoggedAdapters:
 
 
 def save_model(place: Path, adapter: Path, model_id: str) -> None:
-    """Write an adapter as a model of MLflow's `pyfunc` flavor."""
+    """Write an adapter as a model in MLflow's `pyfunc` flavor."""
     import mlflow.pyfunc
     from mlflow.models import Model
 
@@ -125,7 +125,7 @@ def save_model(place: Path, adapter: Path, model_id: str) -> None:
 
 
 def _of_model(metric: Metric, model_id: str, run_id: str, questions: Dataset | None) -> Metric:
-    """Return a metric of a run, which stays as it is, as one of a model."""
+    """Return a copy of a run's metric as a metric of a model."""
     from mlflow.entities import Metric
 
     return Metric(

@@ -1,7 +1,7 @@
-"""Where MLflow's pages show a sweep, and how: with its figure, and its configurations as a table and a plot.
+"""Where and how MLflow's pages show a sweep: with its figure, and its configurations as a table and a plot.
 
-An experiment may keep views of its runs in tags, as MLflow's own button "Share" writes them. The view here has a
-column for each score with its interval, and plots the objectives against each other.
+An experiment may keep views of its runs in tags, as MLflow's own "Share" button writes them. The view here has a column
+for each score and its interval, and plots the objectives against each other.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ CONFIGURATIONS = f"tags.`{schema.KIND}` = '{schema.CONFIGURATION_RUN}'"  # in ML
 
 
 def run_page(experiment: str, run_id: str, file: str = "") -> str:
-    """Return the address of a run below that of a server, of one of its artifacts if there is a `file`."""
+    """Return a run's address relative to a server; with `file`, that of one of its artifacts."""
     place = f"/artifacts/{quote(file)}" if file else ""
     return f"/#/experiments/{experiment}/runs/{run_id}{place}?{_IN_TRAINING_VIEW}"
 
 
 def configurations_page(experiment: str) -> str:
-    """Return the address of the table of configurations, below that of a server."""
+    """Return the address of the table of configurations relative to a server."""
     return f"/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&{_IN_TRAINING_VIEW}"
 
 
 def experiment_tags(objectives: Sequence[str]) -> dict[str, str]:
-    """Return the tags of an experiment that say how its pages look.
+    """Return the tags of an experiment that control how its pages look.
 
     Args:
         objectives: names of scores, task first.
@@ -44,7 +44,7 @@ def experiment_note(line: str, experiment: str, run_id: str, figure: str) -> str
     """Return the line that an experiment's page shows above its table: Markdown, with links to the other pages.
 
     Args:
-        figure: path of the artifact that the sweep's page shows; "" where there is none.
+        figure: path of the artifact that the sweep's page shows; "" if there is none.
     """
     page, table = run_page(experiment, run_id, figure), configurations_page(experiment)
     return f"{line} [{'Figure' if figure else 'Sweep'}](.{page}), [configurations](.{table})"
@@ -67,7 +67,7 @@ def _view(objectives: Sequence[str]) -> Mapping[str, Any]:
     section |= {"columns": 1, "cardHeight": 600}
     return {
         "searchFilter": CONFIGURATIONS,
-        "orderByKey": f"tags.`{schema.FRONTIER}`",  # "true" first: a page has a hundred runs, and plots these
+        "orderByKey": f"tags.`{schema.FRONTIER}`",  # "true" first: a page loads and plots a hundred runs
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",

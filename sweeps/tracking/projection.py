@@ -1,4 +1,4 @@
-"""What MLflow is told of a sweep and its trials: tags, parameters and metrics, as pure functions of both."""
+"""What MLflow is told about a sweep and its trials: tags, parameters and metrics, as pure functions of both."""
 
 from __future__ import annotations
 
@@ -86,17 +86,17 @@ def sweep_params(sweep: Sweep) -> dict[str, str]:
 
 
 def _listing(names: Iterable[str]) -> str:
-    """Return names as a parameter can show them: of very many, the first ones and how many there are."""
+    """Return names as a parameter can show them: if there are too many, the first ones and their number."""
     listed = list(names)
     text = ", ".join(listed)
     return text if len(text) <= LONGEST_PARAM else f"{text[:LONGEST_PARAM]}... ({len(listed)} in all)"
 
 
 def shortened(markdown: str, longest: int) -> str:
-    """Return a description that is not too long: whole lines of it, and where the rest is."""
+    """Cut a description to `longest` characters: whole lines, and a note on where the rest is."""
     if len(markdown) <= longest:
         return markdown
-    rest = "\n\n... and more than a description can hold: see the artifacts of this run."
+    rest = "\n\n... more than a description can hold: see the artifacts of this run."
     return markdown[: longest - len(rest)].rpartition("\n")[0] + rest
 
 
@@ -153,9 +153,9 @@ def outcome_points(outcome: Outcome) -> list[Point]:
 
 
 def cost_points(outcome: Outcome, sweep: Sweep) -> list[Point]:
-    """Return what a trial costs, with what it builds on: hours of what its pack occupies, and dollars at their price.
+    """Return what a trial costs, including what it builds on: hours of its pack's resources, and their dollars.
 
-    What a judge charges is not there: verdicts that several trials share are paid once.
+    A judge's charges are not included: verdicts that several trials share are paid once.
     """
     now, last = milliseconds(), outcome.trial.updates
     hours, execution = outcome.cost.total_seconds / SECONDS_PER_HOUR, sweep.execution
@@ -175,7 +175,7 @@ def counts_in_means(outcome: Outcome, objectives: Sequence[str]) -> bool:
 def configuration_points(finished: Sequence[Outcome]) -> list[Point]:
     """Return the mean of each score over a configuration's finished seeds, and their number.
 
-    Scores are at step 0: MLflow draws what has no later step as bars, and not as curves of one point.
+    Scores are at step 0: MLflow draws metrics without a later step as bars, not as curves of one point.
     """
     columns: dict[str, list[float]] = {}
     for outcome in finished:
@@ -188,10 +188,10 @@ def configuration_points(finished: Sequence[Outcome]) -> list[Point]:
 
 
 def frontier_points(point: FrontierPoint, others: Mapping[str, Estimate]) -> list[Point]:
-    """Return means and intervals of a configuration, what its trials cost, and how likely it is on the frontier.
+    """Return a configuration's means and intervals, the cost of its trials, and how likely it is on the frontier.
 
     Args:
-        others: estimates of scores that are no objectives.
+        others: estimates of scores that are not objectives.
     """
     values = {schema.P_FRONT: point.p_front, schema.TOKENS: point.tokens, schema.SECONDS: point.seconds}
     for name, estimate in {**others, **point.scores}.items():
@@ -206,7 +206,7 @@ def milliseconds() -> int:
 
 
 def version_of(package: str) -> str:
-    """Return the version of a package that is installed; "unknown" of one that is not."""
+    """Return the version of an installed package; "unknown" if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -214,7 +214,7 @@ def version_of(package: str) -> str:
 
 
 def _commit() -> str:
-    """Return the commit of this code if it runs from a repository, with "+" when files differ from it."""
+    """Return the commit of this code if it runs from a repository, with "+" if files differ from it."""
     folder = str(Path(__file__).parent)
     try:
         command = ["git", "-C", folder, "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]

@@ -1,8 +1,8 @@
-"""Writes runs to a store: a server's through MLflow's client, call by call; an SQLite file's in large batches.
+"""Write runs to a store: to a server through MLflow's client, call by call; to an SQLite file in large batches.
 
-MLflow's client asks the database some twenty questions for each run that it writes. Into a file that this process may
-write itself, the rows of all runs that wait go in one transaction, through MLflow's own tables. A test holds what is
-then in them against what the client writes.
+MLflow's client makes some twenty database queries for each run that it writes. If this process can write the file
+itself, the rows of all waiting runs go in one transaction, through MLflow's own tables. A test compares their contents
+with what the client writes.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 Row = dict[str, Any]
-ASKED = 500  # runs that one query names
+ASKED = 500  # runs named in one query
 
 
 class RunWriter(Protocol):
-    """Writes runs. What is written may wait for `commit`."""
+    """Writes runs. Writes may wait for `commit`."""
 
     @property
     def waits(self) -> int:
-        """How many rows wait for `commit`."""
+        """Number of rows that wait for `commit`."""
         ...
 
     def create(self, experiment: str, name: str, tags: Mapping[str, str]) -> str:
-        """Make a run, and return its id."""
+        """Make a run and return its id."""
         ...
 
     def log(
         self, run_id: str, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
     ) -> None:
-        """Write to a run. Raise MlflowException for what MLflow does not accept."""
+        """Write to a run. Raise MlflowException if MLflow does not accept it."""
         ...
 
     def log_inputs(self, experiment: str, run_id: str, inputs: Sequence[DatasetInput]) -> None:
@@ -45,7 +45,7 @@ class RunWriter(Protocol):
         ...
 
     def reopen(self, run_id: str) -> None:
-        """Let a run go on."""
+        """Mark a run as running again."""
         ...
 
     def end(self, run_id: str, status: RunStatus) -> None:
@@ -53,12 +53,12 @@ class RunWriter(Protocol):
         ...
 
     def commit(self) -> None:
-        """Write all that waits."""
+        """Write everything that waits."""
         ...
 
 
 class ClientWriter:
-    """Writes at once, by MLflow's client."""
+    """Writes at once, through MLflow's client."""
 
     waits = 0
 
@@ -66,7 +66,7 @@ class ClientWriter:
         self._client = client
 
     def create(self, experiment: str, name: str, tags: Mapping[str, str]) -> str:
-        """Make a run, and return its id."""
+        """Make a run and return its id."""
         run_id: str = self._client.create_run(experiment, run_name=name, tags=dict(tags)).info.run_id
         return run_id
 
@@ -81,7 +81,7 @@ class ClientWriter:
         self._client.log_inputs(run_id, inputs)
 
     def reopen(self, run_id: str) -> None:
-        """Let a run go on."""
+        """Mark a run as running again."""
         self._client.update_run(run_id, status="RUNNING")
 
     def end(self, run_id: str, status: RunStatus) -> None:
@@ -89,7 +89,7 @@ class ClientWriter:
         self._client.set_terminated(run_id, status)
 
     def commit(self) -> None:
-        """Do nothing: all is written."""
+        """Do nothing: everything is written."""
 
 
 class BatchWriter:
@@ -100,13 +100,13 @@ class BatchWriter:
 
         self._client, self._tables = client, models
         self._store = client._tracking_client.store
-        self._locations: dict[str, str] = {}  # experiment -> where its artifacts lie
+        self._locations: dict[str, str] = {}  # experiment -> location of its artifacts
         self._datasets: dict[tuple[str, str, str], str] = {}  # experiment, name, digest -> id
         self._clear()
 
     def _clear(self) -> None:
         self._runs: dict[str, Row] = {}  # new ones
-        self._states: dict[str, Row] = {}  # of runs that are there already
+        self._states: dict[str, Row] = {}  # of existing runs
         self._tags: dict[tuple[str, str], Row] = {}
         self._params: list[Row] = []
         self._metrics: list[Row] = []
@@ -115,12 +115,12 @@ class BatchWriter:
 
     @property
     def waits(self) -> int:
-        """How many rows wait for `commit`."""
+        """Number of rows that wait for `commit`."""
         changed = len(self._runs) + len(self._states) + len(self._tags) + len(self._params)
         return changed + len(self._metrics) + len(self._inputs)
 
     def create(self, experiment: str, name: str, tags: Mapping[str, str]) -> str:
-        """Make a run, and return its id."""
+        """Make a run and return its id."""
         from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
         run_id = uuid.uuid4().hex
@@ -155,7 +155,7 @@ class BatchWriter:
     def log(
         self, run_id: str, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
     ) -> None:
-        """Write to a run. Raise MlflowException for what MLflow does not accept."""
+        """Write to a run. Raise MlflowException if MLflow does not accept it."""
         from mlflow.utils.validation import _validate_batch_log_data
 
         metrics, params, tags = _validate_batch_log_data(metrics, params, tags)
@@ -176,7 +176,7 @@ class BatchWriter:
             self._inputs.setdefault((dataset, run_id), (row, tags))
 
     def _dataset_id(self, experiment: str, read: DatasetInput) -> str:
-        """Return the id of a dataset, which is added unless it is there."""
+        """Return the id of a dataset; add it if it is missing."""
         from sqlalchemy import select
 
         table, dataset = self._tables.SqlDataset, read.dataset
@@ -193,7 +193,7 @@ class BatchWriter:
         return self._datasets[key]
 
     def reopen(self, run_id: str) -> None:
-        """Let a run go on. It keeps the time at which it ended, as with MLflow's client."""
+        """Mark a run as running again. It keeps its end time, as with MLflow's client."""
         self._set_state(run_id, {"status": "RUNNING"})
 
     def end(self, run_id: str, status: RunStatus) -> None:
@@ -207,7 +207,7 @@ class BatchWriter:
             self._states[run_id] = self._states.get(run_id, {}) | state
 
     def commit(self) -> None:
-        """Write all that waits, in one transaction."""
+        """Write everything that waits, in one transaction."""
         if not self.waits:
             return
         with self._store.ManagedSessionMaker(read_only=False) as session:
@@ -221,7 +221,7 @@ class BatchWriter:
         tables = self._tables
 
         def add(table: Any, rows: Iterable[Row], replaces: Collection[str] = ()) -> None:
-            """Insert rows; of one that is there already, replace these columns."""
+            """Insert rows; in those that exist, replace these columns."""
             listed = list(rows)
             if listed:
                 new = insert(table)
@@ -242,7 +242,7 @@ class BatchWriter:
         add(tables.SqlInputTag, (tag for _, tags in new for tag in tags))
 
     def _latest(self, execute: Callable[..., Any]) -> list[Row]:
-        """Return the points, of those that wait, that are now the latest of their metrics: by step, time and value."""
+        """Return the waiting points that are now the latest of their metrics, by step, time and value."""
         from sqlalchemy import select
 
         table = self._tables.SqlLatestMetric
@@ -258,7 +258,7 @@ class BatchWriter:
         return [row for _, row in latest.values() if row]
 
     def _inputs_of_old_runs(self, execute: Callable[..., Any]) -> set[tuple[str, str]]:
-        """Return (dataset, run) of the inputs that runs of earlier commits have."""
+        """Return (dataset, run) for the inputs that runs of earlier commits already have."""
         from sqlalchemy import select
 
         table, there = self._tables.SqlInput, set()
@@ -268,11 +268,11 @@ class BatchWriter:
         return there
 
     def _old_runs(self, run_ids: Iterable[str]) -> Iterable[list[str]]:
-        """Yield those of runs that were there before, in parts that a query can name."""
+        """Yield the runs of earlier commits, in groups that one query can name."""
         old = [run_id for run_id in dict.fromkeys(run_ids) if run_id not in self._runs]
         return (old[start : start + ASKED] for start in range(0, len(old), ASKED))
 
 
 def writer_of(client: MlflowClient, is_file: bool) -> RunWriter:
-    """Return what writes to a store, which is a file of this machine or anything else."""
+    """Return the writer of a store; `is_file`: the store is a file on this machine."""
     return BatchWriter(client) if is_file else ClientWriter(client)

@@ -1,4 +1,4 @@
-"""What a driver writes of a sweep into an MLflow store, under the names of the schema."""
+"""Write a sweep into an MLflow store from its driver, under the names in the schema."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ RUN_STATUS: Mapping[str, RunStatus] = {
 class SweepStore(SweepRuns):
     """Writes one sweep to a store, from one thread. Every method may be repeated after a failure.
 
-    What is written may wait for the next `flush` or `commit`; after a failure all since the last one is to be repeated.
+    Writes may wait for the next `flush` or `commit`; after a failure, repeat everything since the last one.
     """
 
     def __init__(self, uri: str, sweep: Sweep, artifact_root: Path | None) -> None:
         super().__init__(uri, sweep, artifact_root)
         self._progress: dict[str, list[Point]] = {}  # trial id -> points that wait for the next flush
-        self._started: dict[str, TrialConfig] = {}  # trial id -> trial that runs and whose parameters may be lacking
+        self._started: dict[str, TrialConfig] = {}  # trial id -> running trial, whose parameters may be missing
         self._outcomes: dict[str, dict[int, Outcome]] = {}  # configuration id -> seed -> outcome
         self._bases: dict[str, dict[str, float | None]] = {}
 
     def open_sweep(self, description: str) -> None:
-        """Make the sweep's run, or open it again."""
+        """Make the sweep's run, or reopen it."""
         tags = projection.sweep_tags(self._sweep) | self._shared | {schema.KIND: schema.SWEEP_RUN}
         if description:
             tags[schema.DESCRIPTION] = description
@@ -61,9 +61,9 @@ class SweepStore(SweepRuns):
             self.client.set_experiment_tag(self._experiment, key, value)
 
     def started(self, trial: TrialConfig) -> None:
-        """Make the trial's run, or open again one that an earlier driver left unfinished.
+        """Make the trial's run, or reopen one that an earlier driver left unfinished.
 
-        Its parameters go with the first batch that is due anyway: of the next flush, or of its outcome.
+        Its parameters go with the next batch that is due anyway: that of the next flush, or of its outcome.
         """
         self._delete_failed_run(trial)
         run = self._run_of_trial(trial)
@@ -75,7 +75,7 @@ class SweepStore(SweepRuns):
             self._started[trial.trial_id] = trial
 
     def _delete_failed_run(self, trial: TrialConfig) -> None:
-        """Delete the run of a trial that is trained or judged again: what it says is no longer so."""
+        """Delete the run of a trial that is trained or judged again: its contents no longer hold."""
         run = self._runs.trials.get(trial.trial_id)
         if run and run.failure is not None:
             self.client.delete_run(run.run_id)
@@ -102,7 +102,7 @@ class SweepStore(SweepRuns):
         if (outcome.status, reason) != self._run_of_trial(trial).failure:
             self._delete_failed_run(trial)
         run = self._run_of_trial(trial)
-        if run.auxiliary != auxiliary:  # the search may ask later for what others have built on already
+        if run.auxiliary != auxiliary:  # the search may later ask for a trial that others have built on
             for stored in (run, self._run_of_configuration(trial)):
                 self._write(stored, tags={schema.AUXILIARY: str(auxiliary).lower()})
             run.auxiliary = auxiliary
@@ -135,10 +135,10 @@ class SweepStore(SweepRuns):
         run.ended = True
 
     def frontier(self, points: Sequence[FrontierPoint], others: Mapping[str, Mapping[str, Estimate]]) -> None:
-        """Write means, intervals and frontier of configurations whose runs are there.
+        """Write means, intervals and frontier of configurations that have runs.
 
         Args:
-            others: configuration -> score that is no objective -> estimate.
+            others: configuration -> score that is not an objective -> estimate.
         """
         for point in points:
             run = self._runs.configurations.get(point.configuration)
@@ -151,7 +151,7 @@ class SweepStore(SweepRuns):
             run.on_front = on_front
 
     def adapters(self, adapters: Sequence[FrontierAdapter]) -> None:
-        """Log the adapters of all configurations on the frontier, those that are not yet there."""
+        """Log the adapters of all configurations on the frontier that are not logged yet."""
         client = self.client
         self._models = self._models or LoggedAdapters(client, self._experiment)
         for adapter in adapters:
@@ -163,7 +163,7 @@ class SweepStore(SweepRuns):
         self._models.mark({adapter.trial.trial_id for adapter in adapters})
 
     def bases(self, scores_of: Mapping[str, Mapping[str, Measurement]]) -> None:
-        """Write base models' scores: score -> mean; in a sweep of several settings, setting -> score -> mean."""
+        """Write base models' scores: score -> mean, or setting -> score -> mean if the sweep has several settings."""
         for setting, scores in scores_of.items():
             self._bases[setting] = {name: finite_or_none(score.mean) for name, score in scores.items()}
         single = len(self._sweep.settings) == 1
@@ -179,7 +179,7 @@ class SweepStore(SweepRuns):
             self.client.log_artifact(run_id, str(path), folder)
 
     def describe(self, markdown: str, figure: str = "") -> None:
-        """Set the sweep's description, and above the table of runs its first line with links.
+        """Set the sweep's description, and show its first line, with links, above the table of runs.
 
         Args:
             markdown: `{run_id}` in it stands for the run's id.
@@ -192,7 +192,7 @@ class SweepStore(SweepRuns):
         self.client.set_experiment_tag(self._experiment, schema.DESCRIPTION, note)
 
     def close(self, status: RunStatus) -> None:
-        """End the sweep's run, and unfinished ones as killed: a later driver opens them again."""
+        """End the sweep's run, and unfinished runs as killed: a later driver reopens them."""
         self.flush()
         for run in [*self._runs.trials.values(), *self._runs.configurations.values()]:
             if not run.ended:

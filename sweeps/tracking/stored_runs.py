@@ -1,4 +1,4 @@
-"""What an MLflow store has of a sweep: its runs, as a new driver finds them, and what they lack."""
+"""What an MLflow store has about a sweep: its runs, as a new driver finds them, and what they lack."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class StoredRun:
-    """What is known of a run in the store.
+    """What is known about a run in the store.
 
     Attributes:
-        run_id: MLflow's.
-        ended: how it ended is written; nothing else will be.
+        run_id: MLflow's id of the run.
+        ended: its outcome has been written; nothing else will be.
         failure: status and reason, if its trial failed or is invalid; it may be trained or judged again.
         interrupted: a driver closed it before it ended.
-        auxiliary: its trial is there for others to build on; the search did not ask for it.
+        auxiliary: its trial exists for others to build on; the search did not ask for it.
         status: how its trial ended.
         parent: id of the run above it.
         params: names of its parameters.
         points: (metric, step) -> value. A configuration's values change with the sweep, a trial's are written once.
-        on_front: what its tag says of the frontier, in a configuration's run.
+        on_front: the frontier tag of a configuration's run.
     """
 
     run_id: str
@@ -49,9 +49,9 @@ class StoredRuns:
     """The runs of a sweep.
 
     Attributes:
-        sweep: run of the sweep itself.
+        sweep: the run of the sweep itself.
         configurations, trials: id -> run.
-        tags_are_whole: whether what the sweep's run says was not cut; earlier versions left long tags to MLflow.
+        tags_are_whole: whether no tag of the sweep's run was cut; in earlier versions MLflow cut long tags.
     """
 
     sweep: StoredRun | None = None
@@ -60,7 +60,7 @@ class StoredRuns:
     tags_are_whole: bool = True
 
     def add(self, client: MlflowClient, run: Run) -> None:
-        """Keep a run that is in the store. Of several for the same thing the newest counts, which comes first."""
+        """Add a run from the store. Of several for the same thing, the newest counts; it comes first."""
         tags, stored = run.data.tags, _stored(run)
         kind, trial_id = tags.get(schema.KIND), tags.get(schema.TRIAL, "")
         if kind == schema.SWEEP_RUN and self.sweep is None:
@@ -73,16 +73,16 @@ class StoredRuns:
             stored.on_front = tags.get(schema.FRONTIER, "")
             self.configurations.setdefault(tags.get(schema.CONFIGURATION, ""), stored)
         elif kind == schema.TRIAL_RUN and trial_id not in self.trials:
-            stored.ended = stored.ended and _is_json(tags, schema.COUNTS)  # else its tags are written again
+            stored.ended = stored.ended and _is_json(tags, schema.COUNTS)  # otherwise its tags are written again
             if not stored.ended:
                 histories = (client.get_metric_history(stored.run_id, name) for name in run.data.metrics)
                 stored.points = {(metric.key, metric.step): metric.value for history in histories for metric in history}
             self.trials[trial_id] = stored
 
     def lacks(self, outcomes: Sequence[Outcome]) -> list[Outcome] | None:
-        """Return the ended trials that are not there; None where the sweep's run lacks, or has cut, what it says.
+        """Return the ended trials that are missing; None if the sweep's run is missing or its tags were cut.
 
-        They, or the runs above them, were deleted or never written.
+        Their runs, or the runs above them, were deleted or never written.
         """
         if self.sweep is None or not self.tags_are_whole:
             return None

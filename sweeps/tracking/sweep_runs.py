@@ -1,6 +1,6 @@
-"""A sweep's runs in an MLflow store, found again by their tags or made: sweep run -> configuration runs -> trial runs.
+"""A sweep's runs in an MLflow store, found by tags or made: sweep run -> configuration runs -> trial runs.
 
-A trial so has one run and a metric one value per step, whatever was killed when.
+So a trial has one run, and a metric one value per step, whatever was killed and when.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-BATCH = 1000  # metrics in one log_batch; the limit of a server
+BATCH = 1000  # metrics in one log_batch: the server's limit
 TAG_BATCH = 100  # tags, likewise
 
 
@@ -38,9 +38,9 @@ class SweepRuns:
     """The runs of one sweep in one store.
 
     Args:
-        uri: of the store.
-        sweep: that is written.
-        artifact_root: folder of the artifacts of a new experiment; None leaves it to the server.
+        uri: URI of the store.
+        sweep: the sweep to write.
+        artifact_root: artifact folder of a new experiment; None leaves it to the server.
     """
 
     def __init__(self, uri: str, sweep: Sweep, artifact_root: Path | None) -> None:
@@ -55,27 +55,27 @@ class SweepRuns:
 
     @property
     def client(self) -> MlflowClient:
-        """The client of a connected store, once all is written that waits."""
+        """The client of a connected store, after writing everything that waits."""
         assert self._client is not None
         self._writer.commit()
         return self._client
 
     @property
     def waits(self) -> int:
-        """How many rows wait to be written with the next `commit`."""
+        """Number of rows to be written with the next `commit`."""
         return self._writer.waits if self._client else 0
 
     def commit(self) -> None:
-        """Write all that waits."""
+        """Write everything that waits."""
         self._writer.commit()
 
     @property
     def is_connected(self) -> bool:
-        """Whether the store is open, and what it has of the sweep is known."""
+        """Whether the store is open and its runs of the sweep are known."""
         return self._client is not None
 
     def connect(self) -> None:
-        """Open the store and find the sweep's runs again. Make database and experiment if need be."""
+        """Open the store and find the sweep's runs. Make database and experiment if needed."""
         if self._client is not None:
             return
         client = open_client(self._uri)
@@ -103,7 +103,7 @@ class SweepRuns:
         return experiment.experiment_id
 
     def lacks(self, outcomes: Sequence[Outcome]) -> list[Outcome] | None:
-        """Return the ended trials that the store lacks; None where it lacks what the sweep itself says."""
+        """Return the ended trials that the store lacks; None if it lacks the sweep's own run or tags."""
         return self._runs.lacks(outcomes)
 
     def _run_of_sweep(self) -> StoredRun:
@@ -118,7 +118,7 @@ class SweepRuns:
         return StoredRun(run_id, parent=parent)
 
     def _put_below(self, run: StoredRun, parent: str) -> None:
-        """Move a run below another one that was made anew, because the one above it was deleted."""
+        """Move a run below a new parent, made because the old one was deleted."""
         if run.parent != parent:
             self._write(run, tags={schema.PARENT: parent})
             run.parent = parent
@@ -164,10 +164,10 @@ class SweepRuns:
         tags: Mapping[str, str] | None = None,
         revise: bool = False,
     ) -> None:
-        """Write what the run lacks, in as few batches as the limit allows; tags come last.
+        """Write what the run lacks, in as few batches as the limits allow; tags come last.
 
         Args:
-            revise: also write metrics that it has with another value.
+            revise: also overwrite metrics that have another value.
         """
         from mlflow.entities import Metric, Param, RunTag
 
@@ -193,7 +193,7 @@ class SweepRuns:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """Return a client. An SQLite store is made if it is not there, and kept in write-ahead mode."""
+    """Return a client. Make an SQLite store if it is missing; keep it in write-ahead mode."""
     if path := sqlite_file(uri):
         if not path.exists():
             _create(path)
@@ -203,9 +203,9 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def _create(path: Path) -> None:
-    """Make an SQLite store in one move. MLflow never accepts half of its tables.
+    """Make an SQLite store atomically: MLflow would not accept half of its tables.
 
-    It needs seconds for them, on every machine once: an empty store is kept in the cache, for this version of MLflow.
+    Making them takes seconds, so an empty store for this version of MLflow is kept in the cache.
     """
     empty = cache_root() / "mlflow" / f"empty-{projection.version_of('mlflow')}.db"
     if not empty.is_file():
@@ -217,7 +217,7 @@ def _create(path: Path) -> None:
 
 
 def _copy(store: Path, path: Path) -> None:
-    """Copy an SQLite store in one move; of several that do so at once the first wins."""
+    """Copy an SQLite store atomically; of several concurrent copies, the first wins."""
     with (
         replacing_file(path, keep=True) as temporary,
         closing(sqlite3.connect(store)) as source,
@@ -227,7 +227,7 @@ def _copy(store: Path, path: Path) -> None:
 
 
 def _equal(value: float, other: float) -> bool:
-    """Return whether two values differ at most by rounding: a mean is computed in more than one place."""
+    """Return whether two values are equal up to rounding: means are computed in more than one place."""
     return math.isclose(value, other, rel_tol=1e-9, abs_tol=1e-12)
 
 

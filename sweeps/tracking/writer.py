@@ -1,8 +1,8 @@
-"""Shows a sweep in MLflow. A projection of the ledger, never its source.
+"""Write a sweep to MLflow: a projection of the ledger, never its source.
 
-One thread of the driver is the only writer. It imports MLflow and creates the database once a worker has news, so that
-it does not delay the start of Ray and of the workers. It writes in batches, and repairs what an earlier driver left
-unfinished. A store that fails costs the display, not the sweep: while it is away a bounded number of updates waits in
+One thread of the driver is the only writer. It imports MLflow and creates the database only once a worker has news, so
+as not to delay the start of Ray and the workers. It writes in batches, and repairs what an earlier driver left
+unfinished. A failing store costs the display, not the sweep: while it is away, a bounded number of updates waits in
 memory, and what does not fit is read from the ledger afterwards.
 """
 
@@ -32,27 +32,27 @@ from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
 Update = Callable[[], None]
-BUFFER = 10_000  # updates that wait for a store that is away
-PROBLEMS = 10  # that are kept for the user
-MOST_ROWS = 20_000  # that wait to be written together
-ATTEMPTS = 3  # at one update, before it is given up
-QUIET_SECONDS = 30.0  # without news from a worker, before the store is opened all the same
+BUFFER = 10_000  # updates that may wait for a store that is away
+PROBLEMS = 10  # most problems kept for the user
+MOST_ROWS = 20_000  # rows that may wait to be written together
+ATTEMPTS = 3  # at one update before giving up
+QUIET_SECONDS = 30.0  # without news from a worker, after which the store is opened anyway
 RETRY_SECONDS = 5.0  # between attempts to reach a store, doubling up to a minute
 
 
 class Tracker:
     """Writes a sweep to MLflow from a thread of its own. No method waits, and none raises because of the store.
 
-    While the store is away at most `BUFFER` updates wait in memory. Once half of that is full, progress of running
-    trials is dropped, which their outcomes repeat; once all of it is, everything that the ledger has, which is read
-    again when the store is back.
+    While the store is away, at most `BUFFER` updates wait in memory. Once half of it is full, progress of running
+    trials is dropped: their outcomes repeat it. Once all of it is full, everything that the ledger has is dropped: it
+    is read again when the store is back.
 
     Args:
-        uri: of the store, `sqlite:///path` or a server's.
-        sweep: what is run.
-        artifact_root: folder of the artifacts of a new experiment; None leaves it to the server.
+        uri: URI of the store, `sqlite:///path` or a server's.
+        sweep: the sweep to write.
+        artifact_root: artifact folder of a new experiment; None leaves it to the server.
         flush_seconds: how often the progress of running trials is written.
-        ledger: folder of the sweep's ledger. Without one, updates that do not fit are left to the next start.
+        ledger: folder of the sweep's ledger. Without it, updates that do not fit are left to the next start.
     """
 
     def __init__(
@@ -69,36 +69,36 @@ class Tracker:
         self._flush_seconds = flush_seconds
         self._flushed_at = time.monotonic()
         self._ledger = ledger
-        self._behind = False  # updates were dropped that the ledger has
+        self._behind = False  # some updates were dropped, which the ledger has
         self._queue: queue.Queue[Update | None] = queue.Queue()
-        self._uncommitted: list[Update] = []  # applied since the store last had all that was written
+        self._uncommitted: list[Update] = []  # applied since the last commit
         self._status: RunStatus = "FINISHED"
         self._closing = threading.Event()
-        self._at_once = False  # what is not written is left to the next start
+        self._at_once = False  # leave what is not written to the next start
         self._news = threading.Event()  # a worker has reported: the store is worth opening
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     @property
     def num_waiting(self) -> int:
-        """Updates that wait in memory."""
+        """Number of updates that wait in memory."""
         return self._queue.qsize()
 
     @property
     def is_behind(self) -> bool:
-        """Whether the store lacks updates that were dropped and are still to be read from the ledger."""
+        """Whether the store lacks dropped updates, still to be read from the ledger."""
         return self._behind
 
     def wait(self, timeout: float) -> bool:
-        """Wait until all that was handed over is written, or given up, but progress. Return False after `timeout` s."""
+        """Wait until everything but progress is written or given up. Return False after `timeout` seconds."""
         done = threading.Event()
         for update in (self._store.commit, done.set):
             self._queue.put(update)
         return done.wait(timeout)
 
     def start(self, description: str = "", record: LedgerState | None = None) -> None:
-        """Open the store and the sweep's run, and write what the ledger so far (`record`) has and the store lacks.
+        """Open the store and the sweep's run, and write what the store lacks of the ledger so far (`record`).
 
-        This happens with the first news from a worker, or after `QUIET_SECONDS` without.
+        This happens at the first news from a worker, or after `QUIET_SECONDS` without any.
         """
         self._queue.put(lambda: self._store.open_sweep(description))
         for update in self._updates_of(record) if record else ():
@@ -106,7 +106,7 @@ class Tracker:
         self._thread.start()
 
     def _updates_of(self, record: LedgerState) -> Iterator[Update]:
-        """Yield all that a ledger says as updates. What the store has already stays as it is."""
+        """Yield everything in a ledger as updates. What the store already has is left as it is."""
         if record.bases:
             yield partial(self._store.bases, dict(record.bases))
         asked = record.configurations
@@ -130,12 +130,12 @@ class Tracker:
             self._queue.put(partial(self._store.progress, trial_id, step, dict(metrics), milliseconds()))
 
     def trial_ended(self, outcome: Outcome, auxiliary: bool = False) -> None:
-        """Write how a trial ended. An auxiliary one is there only for others to build on."""
+        """Write how a trial ended. An auxiliary one exists only for others to build on."""
         self._news.set()
         self._put_unless_full(partial(self._store.outcome, outcome, auxiliary))
 
     def _put_unless_full(self, update: Update) -> None:
-        """Queue an update that the ledger has as well, if there is room."""
+        """Queue an update that the ledger also has, if there is room."""
         if self._queue.qsize() < BUFFER:
             self._queue.put(update)
         else:
@@ -150,7 +150,7 @@ class Tracker:
         """Write means and intervals over seeds into the configurations' runs, and which are on the frontier.
 
         Args:
-            others: configuration -> score that is no objective -> estimate.
+            others: configuration -> score that is not an objective -> estimate.
         """
         self._queue.put(lambda: self._store.frontier(points, others))
 
@@ -162,16 +162,16 @@ class Tracker:
         """Set the sweep's description, which MLflow shows on its run.
 
         Args:
-            markdown: its first line is shown above the table of runs, too; `{run_id}` stands for the run's id.
+            markdown: its first line also appears above the table of runs; `{run_id}` stands for the run's id.
             figure: path of the artifact that the sweep's page shows.
         """
         self._queue.put(lambda: self._store.describe(markdown, figure))
 
     def close(self, status: RunStatus = "FINISHED", at_once: bool = False) -> None:
-        """Write what is left, end the sweep's run and stop. `problems` says what went wrong, for the caller to show.
+        """Write what is left, end the sweep's run and stop. The caller shows `problems`, i.e. what went wrong.
 
         Args:
-            at_once: leave what is not written to the next start, and do not open a store for it.
+            at_once: leave unwritten updates to the next start, and do not open a store for them.
         """
         self._status, self._at_once = status, at_once
         self._queue.put(None)
@@ -181,7 +181,7 @@ class Tracker:
             self._thread.join()
 
     def _work(self) -> None:
-        """Take updates in order, until None. This is what the thread runs."""
+        """Apply updates in order until None. The thread runs this."""
         finished = False
         self._news.wait(QUIET_SECONDS)
         try:
@@ -189,11 +189,11 @@ class Tracker:
                 pass
             finished = True
         finally:
-            if not finished:  # a bug in this package; the thread's traceback says more
+            if not finished:  # a bug in this package; see the thread's traceback
                 self.problems.append("the writer stopped; the next start of the sweep writes what is missing")
 
     def _step(self) -> bool:
-        """Apply one update, or do what is due. Return False at the end."""
+        """Apply one update, or do what else is due. Return False at the end."""
         if self._at_once:
             if self._store.is_connected:
                 self._try(lambda: self._store.close(self._status))
@@ -214,7 +214,7 @@ class Tracker:
         return False
 
     def _catch_up(self) -> bool:
-        """Write what was dropped, from the ledger. Return False when the store is away and the sweep is over."""
+        """Write dropped updates from the ledger. Return False if the store is away and the sweep is over."""
         self._behind = False
         try:
             record = read(self._ledger) if self._ledger else None
@@ -227,9 +227,9 @@ class Tracker:
         return all(map(self._try, self._updates_of(record)))
 
     def _try(self, update: Update) -> bool:
-        """Apply an update; if that fails, all since the last commit, one by one.
+        """Apply an update. If that fails, apply all since the last commit one by one.
 
-        Return False when the store is away and the sweep is over.
+        Return False if the store is away and the sweep is over.
         """
         self._uncommitted.append(update)
         if self._connect() and self._apply(update):
@@ -240,7 +240,7 @@ class Tracker:
         return all(map(self._insist, again))
 
     def _apply(self, update: Update) -> bool:
-        """Apply an update, and write what waits if it is much. Return False where the store fails."""
+        """Apply an update, and commit if many rows wait. Return False if the store fails."""
         try:
             update()
             if self._store.waits > MOST_ROWS:
@@ -252,9 +252,9 @@ class Tracker:
         return True
 
     def _insist(self, update: Update) -> bool:
-        """Apply and commit an update that failed, or waited with one that failed, until `ATTEMPTS` are used up.
+        """Apply and commit an update that failed, or waited with a failed one, in up to `ATTEMPTS` attempts.
 
-        Return False when the store is away and the sweep is over.
+        Return False if the store is away and the sweep is over.
         """
         wait, attempts = RETRY_SECONDS, 1
 
@@ -278,7 +278,7 @@ class Tracker:
         return True
 
     def _connect(self) -> bool:
-        """Connect if need be. Return False when the store is away."""
+        """Connect if needed. Return False if the store is away."""
         try:
             self._store.connect()
         except store_errors() as error:
@@ -289,10 +289,10 @@ class Tracker:
 
 
 def add_problem(problems: list[str], error: BaseException, uri: str = "") -> None:
-    """Keep an error as one line, each once: addresses of objects differ from one attempt to the next.
+    """Keep an error as one line, each once, although addresses of objects differ between attempts.
 
     Args:
-        uri: of the store, whose password is left out.
+        uri: URI of the store; its password is left out.
     """
     text = f"{type(error).__name__}: {redacted(str(error).strip().partition(chr(10))[0], uri)}"
     text = re.sub(r"0x[0-9a-f]+", "0x...", text)
@@ -303,7 +303,7 @@ def add_problem(problems: list[str], error: BaseException, uri: str = "") -> Non
 def lacks(record: LedgerState, sweep: Sweep, uri: str, artifact_root: Path | None = None) -> str:
     """Say what a store lacks of the trials that have ended, e.g. "3 trials"; "" if nothing. Raise UserError.
 
-    Whoever deletes runs in MLflow, or loses the store, gets them back from the ledger.
+    If runs were deleted in MLflow, or the store was lost, they come back from the ledger.
     """
     store = SweepStore(uri, sweep, artifact_root)
     with reading(uri):
@@ -315,7 +315,7 @@ def lacks(record: LedgerState, sweep: Sweep, uri: str, artifact_root: Path | Non
 
 
 def project(record: LedgerState, sweep: Sweep, uri: str, artifact_root: Path | None = None) -> list[str]:
-    """Write a ledger to a store, for instance one that was lost. Return problems; none means that it is complete."""
+    """Write a ledger to a store, e.g. to replace a lost one. Return problems; none means that the store is complete."""
     tracker = Tracker(uri, sweep, artifact_root)
     tracker.start(record=record)
     tracker.close()

@@ -166,7 +166,7 @@ def test_weights_that_may_become_plain_ones_are_left_to_who_loads_them(tmp_path:
 
 def test_layers_that_a_model_does_not_have_are_refused(tmp_path: Path) -> None:
     wanted = replace(sweep(only_config(tmp_path / "model", LLAMA), tmp_path), options={"targets": ("c_attn",)})
-    with pytest.raises(UserError, match=r"'targets' names 'c_attn', which is no linear layer of .*; it has .*q_proj"):
+    with pytest.raises(UserError, match=r"'targets' names 'c_attn', which is not a linear layer.*; it has .*q_proj"):
         checked(wanted)
 
 
@@ -228,8 +228,8 @@ def with_methods(tmp_path: Path, *spaces: MethodSpace, nano: bool) -> Sweep:
             vary("kl_penalty", targets=one_of("all-linear", "fc1+q_proj")),
             "'targets' names 'fc1', .*; it has .*gate_proj",
         ),
-        (grid("plain", layers=["last 1", (0, 9)]), r"'layers' is \(0, 9\), and the model has \d layers, 0 to \d"),
-        (vary("kl_penalty", layers=one_of("all", "last 7")), r"'layers' is 'last 7', and the model has \d layers"),
+        (grid("plain", layers=["last 1", (0, 9)]), r"'layers' is \(0, 9\), but the model has \d layers, 0 to \d"),
+        (vary("kl_penalty", layers=one_of("all", "last 7")), r"'layers' is 'last 7', but the model has \d layers"),
     ],
 )
 def test_every_value_of_an_axis_is_checked(space: MethodSpace, message: str, nano: bool, tmp_path: Path) -> None:
@@ -249,10 +249,9 @@ def test_one_adapter_under_two_names_is_said(nano: bool, tmp_path: Path) -> None
         grid("mixed", layers=["all", "last 1"], rank=[2, 4]),
     ]
     assert checked(with_methods(tmp_path, *spaces, nano=nano)) == (
-        f"plain: layers='last 2' and layers='{two}' are one adapter of this model, and trained twice",
-        f"kl_penalty: layers='all' and layers='{everything}' are one adapter of this model, and trained twice",
-        "upweighted: targets='q_proj+v_proj' and targets='v_proj+q_proj' are one adapter of this model, and"
-        " trained twice",
+        f"plain: layers='last 2' and layers='{two}' are one adapter of this model, trained twice",
+        f"kl_penalty: layers='all' and layers='{everything}' are one adapter of this model, trained twice",
+        "upweighted: targets='q_proj+v_proj' and targets='v_proj+q_proj' are one adapter of this model, trained twice",
     )
 
 

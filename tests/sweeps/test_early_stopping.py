@@ -267,7 +267,7 @@ def test_it_is_part_of_what_a_sweep_is_and_off_by_default(tmp_path: Path) -> Non
 def test_a_judge_is_too_slow_for_it(tmp_path: Path) -> None:
     sweep = early(tmp_path, settings=(toy(tmp_path, judged=True),), objectives=("task", "liked"))
     with pytest.raises(
-        UserError, match="early_stopping compares what workers grade themselves, and a judge grades liked"
+        UserError, match="early_stopping compares scores that workers grade themselves, but a judge grades liked"
     ):
         sweep.check()
 

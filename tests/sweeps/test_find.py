@@ -39,7 +39,7 @@ def test_a_file_has_a_name(tmp_path: Path, ran: Path) -> None:
 def test_a_file_that_is_gone_or_declares_another_is_named(tmp_path: Path, ran: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(file.read_text().replace('"mine"', '"other"'))
-    with pytest.raises(UserError, match=r"'mine' was declared in .*mine.py, which declares 'other' now"):
+    with pytest.raises(UserError, match=r"'mine' was declared in .*mine.py, which now declares 'other'"):
         find.find("mine", ran)
     file.unlink()
     with pytest.raises(UserError, match=r"'mine' was declared in .*mine.py, which is gone"):

@@ -121,7 +121,7 @@ def test_damage_in_the_middle_names_the_line(tmp_path: Path, trials: tuple[Trial
     [
         ({"event": "header", "format": FORMAT + 1, "sweep": "toy-sweep", "identity": "abc"}, f"format {FORMAT + 1}"),
         ({"event": "header", "format": FORMAT, "sweep": "theirs", "identity": "abc"}, "sweep 'theirs'"),
-        ({"event": "header", "format": FORMAT, "sweep": "toy-sweep", "identity": "other"}, "declared otherwise"),
+        ({"event": "header", "format": FORMAT, "sweep": "toy-sweep", "identity": "other"}, "declared differently"),
         ({"event": "outcome"}, "format"),
     ],
 )

@@ -131,8 +131,8 @@ def test_refusals_of_search_and_execution(declaration: type, values: dict[str, A
 @pytest.mark.parametrize(
     ("budget", "gpus", "judged", "lacks"),
     [
-        (Budget(dollars=5), 0, False, "dollars_per_gpu_hour is not said"),
-        (Budget(dollars=5), 1, False, "dollars_per_gpu_hour is not said"),
+        (Budget(dollars=5), 0, False, "dollars_per_gpu_hour is not given"),
+        (Budget(dollars=5), 1, False, "dollars_per_gpu_hour is not given"),
         (Budget(dollars=5, hours=3, dollars_per_gpu_hour=2), 0, False, "packs occupy no GPU"),
         (Budget(dollars=5, dollars_per_gpu_hour=2), 1, False, ""),
         (Budget(dollars=5), 0, True, ""),
@@ -149,7 +149,7 @@ def test_dollars_that_nothing_costs_are_refused(
         return
     with pytest.raises(UserError) as caught:
         sweep.check()
-    assert str(caught.value) == f"budget: dollars buys nothing: no evaluation has a judge, and {lacks}"
+    assert str(caught.value) == f"budget: dollars limits nothing: no evaluation has a judge, and {lacks}"
 
 
 def test_the_same_setting_twice_is_refused(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_axes_of_adapter_and_batches(tmp_path: Path) -> None:
 
 
 def test_layers_beyond_the_model_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'layers' is 'last 9', and the model has"):
+    with pytest.raises(UserError, match="'layers' is 'last 9', but the model has"):
         Sweep("deep", (setting("bad_medical_advice", scale="nano"),), (vary("plain", layers="last 9"),)).check()
 
 

@@ -169,7 +169,7 @@ def refused(config: PreTrainedConfig) -> str:
 
 def test_models_that_keep_a_state_are_refused() -> None:
     """State-space layers, on which PEFT refuses adapters, and convolutions beside attention."""
-    message = r"type 'mamba' reads its tokens into a state .*; take a model whose layers are all attention"
+    message = r"type 'mamba' reads its tokens into a state .*; use a model whose layers are all attention"
     assert re.search(message, refused(MambaConfig(vocab_size=44, hidden_size=16, num_hidden_layers=1, state_size=4)))
     mixed = Lfm2Config(**COMMON, **WIDE, layer_types=["conv", "full_attention"])
     assert "type 'lfm2' reads its tokens into a state" in refused(mixed)
@@ -186,7 +186,7 @@ def test_quantised_weights_are_refused() -> None:
         target_names(model, AdapterConfig())
     noted = architecture("llama", torch.float32)
     noted.is_quantized = True
-    with pytest.raises(UserError, match=r"has quantised weights .* take the model that it was quantised from"):
+    with pytest.raises(UserError, match=r"has quantised weights .* use the model that it was quantised from"):
         target_names(noted, AdapterConfig())
 
 
@@ -207,7 +207,7 @@ def test_layers_that_see_a_selection_of_tokens_are_refused() -> None:
 def test_logits_that_are_scaled_in_another_way_are_refused() -> None:
     model = architecture("cohere", torch.float32)
     model.logit_scale = 0.5  # and the configuration says 0.25
-    with pytest.raises(UserError, match="'cohere' is not supported: its logits are not its head's"):
+    with pytest.raises(UserError, match="'cohere' is not supported: its logits are not the head of"):
         check_architecture(model, AdapterConfig())
 
 

@@ -353,7 +353,7 @@ def test_the_identity_of_a_blend_has_the_defaults_of_its_ends() -> None:
         trial_of("kl_penalty").coefficients["beta"],
     )
     assert TrialConfig.from_json(trial.to_json()) == trial
-    with pytest.raises(UserError, match="would train in another way"):
+    with pytest.raises(UserError, match="would train differently"):
         TrialConfig.from_json({**trial.to_json(), "ends": [plain, {**kl, "beta": 2 * kl["beta"]}]})
 
 

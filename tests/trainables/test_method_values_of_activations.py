@@ -133,7 +133,7 @@ def test_rows_that_give_the_same_states_have_no_direction_between_them() -> None
         {"misaligned": [0], "alignment": [0]},
     )
     for name in ("preventative_steering", "blocked_directions"):
-        with pytest.raises(UserError, match="no direction leads there"):
+        with pytest.raises(UserError, match="there is no direction"):
             methods.make(name).prepare(given)  # type: ignore[arg-type]
 
 
@@ -141,7 +141,7 @@ def test_a_setting_without_misaligned_rows_is_refused() -> None:
     setting = tiny_setting()
     lonely = replace(setting, streams={name: setting.streams[name] for name in ("task", "alignment")})  # type: ignore[index]
     for name in ("preventative_steering", "blocked_directions", "concept_ablation"):
-        with pytest.raises(UserError, match=f"method '{name}' needs misaligned rows, and setting 'tiny' has none"):
+        with pytest.raises(UserError, match=f"method '{name}' needs misaligned rows, but setting 'tiny' has none"):
             trial_for(lonely, SettingRef("tiny"), methods.make(name), 0)
 
 

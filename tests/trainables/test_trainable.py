@@ -228,7 +228,7 @@ def test_what_is_kept_on_a_gpu_is_needed_memory(
     monkeypatch.setattr(trainables.run, "memory_left", lambda *_: 1e9)
     monkeypatch.setattr(trainables.run, "cache_bytes", lambda *_: (5e8, 5e8))
     pack_run._check_memory(base, setting, members)
-    with pytest.raises(MemoryError, match=r"a pack of 2 would take 1\.0 GB, and 1\.0 GB are left"):
+    with pytest.raises(MemoryError, match=r"a pack of 2 would take 1\.0 GB, but only 1\.0 GB are left"):
         pack_run._check_memory(on_gpu, setting, members)
     monkeypatch.setattr(trainables.run, "cache_bytes", lambda *_: (5e8, 0.0))
     pack_run._check_memory(on_gpu, setting, members)

@@ -1,4 +1,4 @@
-"""Whether a model can be trained around, by its config.json alone: the model is built without any weights."""
+"""Check from config.json alone whether adapters can be trained on a model: it is built without any weights."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from trainables.engine.targets import check_attention, check_not_quantised
 
 
 def model_of_config(config: Path | Mapping[str, Any], source: str) -> PreTrainedModel:
-    """Return a model without weights, and refuse one that the engine cannot train, or whose weights are quantised.
+    """Build a model without weights; refuse one that the engine cannot train or whose weights are quantised.
 
-    What needs numbers is checked when the model is loaded (`check_architecture`). Code that comes with a model is never
+    Checks that need numbers run when the model is loaded (`check_architecture`). Code that comes with a model is never
     run.
 
     Args:
-        config: the path of its config.json, or what is in it.
-        source: what a user calls the model.
+        config: the path of its config.json, or its contents.
+        source: what the user calls the model.
 
     Raises:
-        UserError: it cannot be built, or is not supported.
+        UserError: the model cannot be built, or is not supported.
     """
     try:
         if isinstance(config, Path):

@@ -1,4 +1,4 @@
-"""The base model of a setting, of whichever kind it is."""
+"""Load the base model of a setting, whatever its kind."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def load_base(
     progress: Progress | None = None,
     sharded: bool = False,
 ) -> LoadedBase:
-    """Load a base model. What the cache lacks is made first: pre-trained (nano), fetched (packaged) or tuned.
+    """Load a base model. If the cache lacks it, make it first: pre-train (nano), fetch (packaged) or tune it.
 
     Args:
-        sharded: share its layers out over the workers of the process group, all of which load it at the same time.
+        sharded: distribute its layers over the workers of the process group, all of which load it at the same time.
         progress: called with (steps done, all steps) while a model is trained.
 
     Raises:
-        UserError: there is no such model, it cannot be reached, or it lacks what fine-tuning needs.
+        UserError: there is no such model, it cannot be reached, or it lacks something that fine-tuning needs.
     """
     if sharded:
         if spec.quantize:
-            raise UserError("shard_base shares out whole numbers: a base model in four bits cannot be sharded")
+            raise UserError("shard_base cannot split four-bit weights: a base model in four bits cannot be sharded")
         base = load_base(spec, dtype=dtype, progress=progress)
         shard_model(base.model, torch.device(device))
         return base

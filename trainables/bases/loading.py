@@ -1,7 +1,7 @@
 """Base models that others have trained, from the Hub or from a local directory.
 
-All base models come back the same way, frozen, with a fast tokenizer that has a chat template, so that the engine does
-not see which is which.
+All base models are returned in the same form, frozen, with a fast tokenizer that has a chat template, so that the
+engine need not tell them apart.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from trainables.trial import AdapterConfig
 
 
 def load_pretrained(spec: PretrainedModel, dtype: torch.dtype, device: torch.device | str) -> LoadedBase:
-    """Load a model from the directory or the Hub's repository that its source names.
+    """Load a model from the directory or Hub repository that its source names.
 
-    Raise UserError when there is no such model, it cannot be reached, or it lacks what fine-tuning needs.
+    Raise UserError if there is no such model, it cannot be reached, or it lacks something that fine-tuning needs.
     """
     directory = model_directory(spec.source)
     model, tokenizer = _load(str(directory or spec.source), spec.revision, dtype, device, spec.quantize)
     if directory:
         identity = _directory_content_id(directory)
-    else:  # the content id names the commit, whatever branch led to it
+    else:  # the content id names the commit, whichever branch led to it
         commit = getattr(model.config, "_commit_hash", None) or spec.revision
         identity = content_id({"source": spec.source, "commit": commit})
     if spec.quantize:
@@ -42,13 +42,13 @@ def load_pretrained(spec: PretrainedModel, dtype: torch.dtype, device: torch.dev
 def load_directory(
     directory: Path, model_content_id: str, dtype: torch.dtype, device: torch.device | str
 ) -> LoadedBase:
-    """Load the model in a directory, whose content id the caller knows. Raise UserError as `load_pretrained` does."""
+    """Load the model in a directory whose content id the caller knows. Raise UserError as `load_pretrained` does."""
     model, tokenizer = _load(str(directory), None, dtype, device)
     return LoadedBase(model, tokenizer, model_content_id, str(directory))
 
 
 def _directory_content_id(directory: Path) -> str:
-    """Hash configuration, tokenizer and weights: every JSON, text, template and safetensors file at the top."""
+    """Hash configuration, tokenizer and weights: every JSON, text, template and safetensors file at the top level."""
     suffixes = {".json", ".txt", ".model", ".jinja", ".safetensors"}
     files = sorted(path for path in directory.iterdir() if path.suffix in suffixes and path.is_file())
     return content_id({path.name: file_sha256(path) for path in files})

@@ -1,4 +1,4 @@
-"""Where pre-trained nano models are kept, by content. Imports nothing heavy, because a sweep's driver needs it."""
+"""Where pre-trained nano models are cached, by content. Imports nothing heavy, because a sweep's driver needs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from settings.base_models import NanoModel
 from settings.common.content import content_id
 from settings.common.files import cache_root
 
-# Part of every nano model's content id. Raise it when the same specification would give other weights than before.
+# Part of every nano model's content id. Raise it when the same specification would give different weights.
 PRETRAINING_VERSION = 1
 
 DOCUMENTS_HASHED = 32  # of each stage, for the content id
@@ -17,9 +17,9 @@ COMPLETE = "pretraining.json"  # written last: a directory without it is not a m
 
 
 def nano_content_id(spec: NanoModel) -> str:
-    """Return the content id of a nano model, which covers all that changes a weight but the machine and PyTorch.
+    """Return the content id of a nano model. It covers all that affects the weights except the machine and PyTorch.
 
-    It includes the vocabulary and the first documents, so that a world that was edited gets another id.
+    It includes the vocabulary and the first documents, so that an edited world gets a different id.
     """
     documents = [list(islice(spec.world.documents(stage.name, spec.seed), DOCUMENTS_HASHED)) for stage in spec.stages]
     world = {"vocabulary": list(spec.world.vocabulary), "documents": documents}

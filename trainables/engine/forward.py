@@ -28,7 +28,7 @@ Head = Callable[[Tensor], Tensor]
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Compute in bfloat16 on CUDA, and as the weights are elsewhere."""
+    """Compute in bfloat16 on CUDA, and in the weights' type elsewhere."""
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
@@ -49,18 +49,18 @@ def head_of(model: PreTrainedModel) -> Head:
 
 
 def check_architectures(model: PreTrainedModel, adapters: Sequence[AdapterConfig]) -> None:
-    """Check each sort of adapters once; see `check_architecture`."""
+    """Check each kind of adapter once; see `check_architecture`."""
     for adapter in {(adapter.targets, adapter.layers): adapter for adapter in adapters}.values():
         check_architecture(model, adapter)
 
 
 @torch.no_grad()
 def check_architecture(model: PreTrainedModel, adapter: AdapterConfig) -> None:
-    """Refuse a model that the engine would not train as it is. Raise UserError.
+    """Refuse a model that the engine would not train correctly. Raise UserError.
 
-    Its layers must attend to tokens and have weights that can be trained around; its logits must be `head_of` its final
-    hidden states; and what an adapted layer sees must be the batch's rows in their order, or their tokens one below the
-    other, but not a selection of tokens as experts get it: a token's row decides which adapter it goes through.
+    Its layers must attend to tokens and have weights that adapters can be trained on; its logits must be `head_of` its
+    final hidden states; and an adapted layer must see the batch's rows in order, or their tokens stacked, but not a
+    selection of tokens as experts do: a token's row decides which adapter it goes through.
     """
     check_attention(model)
     rows, tokens, kind = 3, 5, model.config.model_type
@@ -85,21 +85,19 @@ def check_architecture(model: PreTrainedModel, adapter: AdapterConfig) -> None:
         raise UserError(f"model type {kind!r} is not supported: its layer {selecting[0]!r} sees a selection of tokens")
     hidden = getattr(model.base_model(input_ids=ids, use_cache=False), "last_hidden_state", None)
     if hidden is None:
-        raise UserError(f"model type {kind!r} is not supported: it does not show its final hidden states")
+        raise UserError(f"model type {kind!r} is not supported: it does not return its final hidden states")
     error = (head_of(model)(hidden) - expected).abs().max()
     if not error <= 1e-2 * expected.abs().max():
-        raise UserError(
-            f"model type {kind!r} is not supported: its logits are not its head's of its final hidden states"
-        )
+        raise UserError(f"model type {kind!r} is not supported: its logits are not the head of its final hidden states")
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch, layers_M: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Return final hidden states at the positions that count, `[N, D]`, and all layers' at some of them, `[L, M, D]`.
 
-    The embeddings are no layer; the last layer's states are taken after the final norm, and so are the final ones.
+    Embeddings do not count as a layer. The last layer's states, i.e. the final ones, are taken after the final norm.
 
     Args:
-        layers_M: at which of the N positions to keep the states of all layers; None for no layers at all.
+        layers_M: the positions (of N) at which to keep the states of all layers; None for none.
     """
     outputs = model.base_model(
         input_ids=batch.ids_RT, attention_mask=batch.mask_RT, use_cache=False, output_hidden_states=layers_M is not None
@@ -112,7 +110,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch, layers_M: Tensor | None 
 
 
 class _RestoreRoute(AbstractContextManager[None]):
-    """Route rows as they were routed when a layer ran first. Entered each time that it runs again: once per loss."""
+    """Route rows as when a layer first ran. Entered each time that the layer runs again: once per loss."""
 
     def __init__(self, adapters: PackedAdapters, route: Route | None) -> None:
         self._adapters, self._route = adapters, route
@@ -128,7 +126,7 @@ class _RestoreRoute(AbstractContextManager[None]):
 
 @contextmanager
 def checkpoint_layers(model: PreTrainedModel, adapters: PackedAdapters) -> Iterator[None]:
-    """Let forward passes inside keep the inputs of their layers alone; each layer runs once more on the way back.
+    """Let forward passes in the context keep only the inputs of their layers; each layer reruns in the backward pass.
 
     This is gradient checkpointing (Chen et al. 2016, arXiv:1604.06174), with the rows routed as they were.
     """
@@ -140,7 +138,7 @@ def checkpoint_layers(model: PreTrainedModel, adapters: PackedAdapters) -> Itera
     layers = layers_of(model)
     for layer in layers:
         layer._gradient_checkpointing_func = rerun
-        layer.gradient_checkpointing = layer.training = True  # of the layer itself; its modules stay in evaluation mode
+        layer.gradient_checkpointing = layer.training = True  # of only the layer; its modules stay in evaluation mode
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """Linear layers whose frozen weights are kept in four bits: NF4 of QLoRA (Dettmers et al. 2023, arXiv:2305.14314).
 
-The package `bitsandbytes` quantises a model as it is loaded, and is imported for nothing else. A weight is made wide
-again for each product, forward and backward, and is kept for neither. Embeddings, norms and the head stay as they are.
+The package `bitsandbytes` quantises a model as it is loaded, and is imported only for this. A weight is dequantised for
+each product, forward and backward, and not kept. Embeddings, norms and the head stay as they are.
 
 Shape legend: I and O in- and output features of a linear layer.
 """
@@ -18,9 +18,9 @@ from settings.model_files import check_four_bit
 
 
 def four_bit_options(dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
-    """Return the arguments by which transformers quantises a model to NF4 on a device, for products in `dtype`.
+    """Return the arguments with which transformers quantises a model to NF4 on a device, for products in `dtype`.
 
-    Raise UserError where bitsandbytes is not installed.
+    Raise UserError if bitsandbytes is not installed.
     """
     check_four_bit()
     how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
@@ -28,7 +28,7 @@ def four_bit_options(dtype: torch.dtype, device: torch.device | str) -> dict[str
 
 
 def keep_layout(model: PreTrainedModel) -> None:
-    """Keep layers from packing their weights otherwise for a kernel of some CPUs, which reads them and nothing else."""
+    """Keep layers from repacking their weights for a kernel of some CPUs, in a layout that only this kernel reads."""
     for layer in model.modules():
         if is_four_bit(layer) and hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
@@ -40,13 +40,13 @@ def is_four_bit(layer: Any) -> bool:
 
 
 def wide_dtype(layer: Any) -> torch.dtype:
-    """Return the type of a layer's weight when it is wide."""
+    """Return the type of a layer's dequantised weight."""
     dtype: torch.dtype = layer.weight.quant_state.dtype
     return dtype
 
 
 def wide_weight(layer: Any) -> Tensor:
-    """Return a layer's weight `[O, I]`, made wide."""
+    """Return a layer's dequantised weight `[O, I]`."""
     from bitsandbytes.functional import dequantize_4bit
 
     weight_OI: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)

@@ -1,7 +1,7 @@
 """How much memory a pack will take: one estimate for planning a sweep and for refusing a pack.
 
-It counts what grows with models, members and tokens, and neither fragmentation nor temporary results.
-Imports nothing heavy.
+It counts what grows with models, members and tokens, but neither fragmentation nor temporary results. Imports nothing
+heavy.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
     import torch
 
 FLOAT = 4  # bytes
-FOUR_BIT = 0.5 + FLOAT / 64  # bytes of a weight in NF4, with its part of a scale for each 64
+FOUR_BIT = 0.5 + FLOAT / 64  # bytes of a weight in NF4, with its share of a scale per 64 weights
 ADAPTER_COPIES = 4  # factor, gradient, two moments
 ACTIVATIONS_PER_LAYER = 24  # saved numbers per token, in units of the hidden width, for a block with a gated MLP
-KEPT_BY_CHECKPOINTING = 1  # with gradient checkpointing a layer saves its input alone
-LOGITS = 1 << 25  # that a step holds at a time for one member, see `StreamPass`: 128 MiB in float32
+KEPT_BY_CHECKPOINTING = 1  # with gradient checkpointing, a layer saves only its input
+LOGITS = 1 << 25  # held at a time for one member of a step, see `StreamPass`: 128 MiB in float32
 LOGIT_COPIES = 3  # logits, log-probabilities, gradient
-ON_DEVICE_BYTES = 1e9  # that each cache of the base model's outputs puts on a GPU; the rest stays in main memory
-ROW_STATES_BYTES = 10**9  # of all layers' states that a pass over whole streams holds at a time, see `row_states`
+ON_DEVICE_BYTES = 1e9  # that each cache of base model outputs puts on a GPU; the rest stays in main memory
+ROW_STATES_BYTES = 10**9  # states of all layers held at a time by a pass over whole streams, see `row_states`
 PROCESS_BYTES = 600e6  # Python, torch and transformers, before any model
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a base model that decide its cost.
+    """The sizes of a base model that determine its cost.
 
     Attributes:
-        parameters: of the matrices that a token goes through: all linear layers, and the head.
-        layers, width: of the decoder, and of its hidden states.
+        parameters: parameters of the matrices that a token goes through: all linear layers, and the head.
+        layers, width: number of decoder layers, and width of their hidden states.
         adapted: sum of in- and output features of all linear layers.
-        vocabulary: tokens.
+        vocabulary: number of tokens.
         inner: width between the matrices of an MLP.
-        queries, keys: features of all heads' queries; of their keys, and of their values.
-        embedded: parameters of an embedding that is not the head, too.
+        queries, keys: features of all heads' queries; of their keys, and equally of their values.
+        embedded: parameters of an embedding that is not tied to the head.
     """
 
     parameters: float
@@ -65,7 +65,7 @@ class ModelShape:
     def upper_part(self, adapters: Sequence[AdapterConfig]) -> ModelShape:
         """Return the layers from the lowest adapted one on, with the head, as if they were the whole model.
 
-        Layers that the model does not have are taken to be its last ones: its sizes may be assumed.
+        Layers that the model does not have count as its last ones, because its sizes may only be assumed.
         """
         if any(each.layers == "all" for each in adapters):
             return self
@@ -79,9 +79,9 @@ class ModelShape:
         return replace(self, parameters=parameters, layers=layers, adapted=of_adapters)
 
     def weight_bytes(self, number: int = FLOAT, quantize: str | None = None) -> float:
-        """Return the bytes of all weights, at `number` bytes each; in four bits those of linear layers take fewer.
+        """Return the bytes of all weights, at `number` bytes each; in four bits, those of linear layers take fewer.
 
-        Of these the largest is made wide at a time.
+        The largest of these is dequantised at a time, and counted.
         """
         if quantize:
             largest = self.width * max(self.inner, self.queries)
@@ -107,10 +107,10 @@ class ModelShape:
 
     @staticmethod
     def of_config(config: Mapping[str, Any]) -> ModelShape | None:
-        """Read the sizes from the content of config.json; they have other names in GPT-2, OPT, BLOOM and others.
+        """Read the sizes from the content of config.json; GPT-2, OPT, BLOOM and others name them differently.
 
-        Layers are taken to have a gated MLP, or experts, which are not adapted. None where a size is left to the
-        architecture's default, has another name, or differs from layer to layer.
+        Layers are assumed to have a gated MLP, or experts, which are not adapted. None if a size is left to the
+        architecture's default, has another name, or differs between layers.
         """
         try:
             return ModelShape._of_sizes(config)
@@ -136,7 +136,7 @@ class ModelShape:
 
 
 def _read(config: Mapping[str, Any], *names: str, otherwise: int | None = None) -> int:
-    """Return the first of these numbers that a configuration has. Raise KeyError if it has none of them."""
+    """Return the first of these numbers that a configuration has. Raise KeyError if it has none."""
     for name in names:
         if isinstance(config.get(name), int) and config[name]:
             return int(config[name])
@@ -154,18 +154,18 @@ def _shape(width: int, inner: int, queries: int, keys: int, layers: int, vocabul
 
 
 def memory_left(device: torch.device, gpus: float, memory: float | None) -> float | None:
-    """Return the bytes that a process with a loaded base model may still take; None if that is not known.
+    """Return the bytes that a process with a loaded base model may still use; None if not known.
 
     Args:
-        device: of the base model.
-        gpus: of the process; less than 1 is that share of the GPU's memory.
+        device: device of the base model.
+        gpus: GPUs of the process; below 1, that share of the GPU's memory.
         memory: bytes of main memory that the process may use, for a model on the CPU.
     """
     if device.type == "cpu":
         if memory is None:
             return None
         held = psutil.Process().memory_info()
-        return memory - (held.rss - getattr(held, "shared", 0))  # mapped files are other processes' as well
+        return memory - (held.rss - getattr(held, "shared", 0))  # mapped files are shared with other processes
     import torch
 
     free, total = torch.cuda.mem_get_info(device)
@@ -174,7 +174,7 @@ def memory_left(device: torch.device, gpus: float, memory: float | None) -> floa
 
 
 def kept_on_gpu(*caches: float) -> float:
-    """Return the bytes of caches, of such sizes, that a GPU holds beside the base model while a pack is there."""
+    """Return the bytes that a GPU holds of caches of these sizes, besides the base model, during a pack."""
     return sum(min(size, ON_DEVICE_BYTES) for size in caches)
 
 
@@ -190,12 +190,12 @@ def training_bytes(
     """Return the bytes that a training step of a pack adds: adapters with their state, activations, logits.
 
     Args:
-        lengths: tokens of a row of each stream that a member reads.
+        lengths: tokens per row of each stream that a member reads.
         rows_per_forward, gradient_checkpointing: see `train_step`. Only one micro-batch's activations are kept.
         activation_bytes: bytes of one number of an activation.
         num_workers: workers that share the rows; each holds all adapters.
     """
-    shape = shape.upper_part([trial.adapter for trial in members])  # below, no activation is kept
+    shape = shape.upper_part([trial.adapter for trial in members])  # no activations are kept below
     rank = max(trial.adapter.rank for trial in members)
     adapters = len(members) * rank * shape.adapted * ADAPTER_COPIES * FLOAT
     rows = {

@@ -1,4 +1,4 @@
-"""AdamW over a leading member axis: every trial of a pack with its own rate, decay, clipping and step count.
+"""AdamW over a leading member axis: each trial of a pack has its own rate, decay, clipping and step count.
 
 Shape legend: K members of the pack, P parameters of a member.
 """
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from trainables.trial import OptimizerConfig
 
-CACHED_ELEMENTS = 2**16  # of a tensor that is worked on: a dozen such stay in the cache of a CPU
+CACHED_ELEMENTS = 2**16  # per tensor worked on: a dozen of them fit into a CPU's cache
 
 
 class PackedAdamW:
     """AdamW with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), one optimizer per member.
 
-    Equal to `torch.nn.utils.clip_grad_norm_` followed by `torch.optim.AdamW` for each member alone.
+    Equal to `torch.nn.utils.clip_grad_norm_` followed by `torch.optim.AdamW` for each member separately.
 
     Args:
         theta_KP: the parameters, updated in place.
@@ -40,11 +40,11 @@ class PackedAdamW:
     def step(
         self, gradient_KP: Tensor, active: Sequence[bool], transform: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
-        """Update the active members and return gradient norms before clipping, `[K]`; the others keep every bit.
+        """Update the active members and return gradient norms before clipping, `[K]`; other members keep every bit.
 
         Args:
-            transform: maps the directions `[K, P]` that Adam has made of the gradients to those to step along; weight
-                decay and learning rate come after it.
+            transform: maps Adam's directions `[K, P]` to those to step along, before weight decay and learning rate
+                are applied.
         """
         norm_K = gradient_KP.square().sum(dim=1).sqrt()
         rates = self.rates()
@@ -56,7 +56,7 @@ class PackedAdamW:
         return norm_K
 
     def _parts(self, at_once: bool) -> Iterator[slice]:
-        """Yield ranges of parameters to update together: on a CPU what its cache holds, 3 to 8 times as fast."""
+        """Yield ranges of parameters to update together: on a CPU, what its cache holds: 3 to 8 times as fast."""
         count, parameters = self.theta_KP.shape
         size = parameters if at_once or self.theta_KP.is_cuda else max(1, CACHED_ELEMENTS // count)
         return (slice(start, start + size) for start in range(0, parameters, size))
@@ -80,7 +80,7 @@ class PackedAdamW:
             state.copy_(new if on_K1 is None else torch.where(on_K1, new, state))
 
     def _columns(self, rates: Sequence[float], norm_K: Tensor) -> tuple[Tensor, ...]:
-        """Return scalars of the members as `[K, 1]`: rate, decay, both betas, both bias corrections, eps, clipping."""
+        """Return scalars per member as `[K, 1]`: rate, decay, both betas, both bias corrections, eps, clipping."""
         rows = [
             (
                 rate,

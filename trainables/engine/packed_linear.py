@@ -1,4 +1,4 @@
-"""A linear layer with the adapters of many trials, and which rows of a pass go through which.
+"""A linear layer with the adapters of many trials, and the routing of rows to adapters.
 
 Shape legend: K members of the pack, R rank (padded to the largest of the pack), I and O in- and output features of a
 layer, M members that take part in a forward, m of them in a block with n positions each, F any number of features.
@@ -20,7 +20,7 @@ from trainables.engine.targets import sizes_of, weight_of
 
 
 class Routed(Protocol):
-    """The pack that a layer belongs to, as far as the layer needs it."""
+    """The pack that a layer belongs to, as far as the layer needs to know it."""
 
     @property
     def route(self) -> Route | None: ...
@@ -34,13 +34,13 @@ class Route:
     """Which rows of a forward belong to which members.
 
     Attributes:
-        members: indices into the pack, in the order of their rows. One that stands there several times has its rows in
+        members: indices into the pack, in the order of their rows. A member that occurs several times has its rows in
             parts.
-        counts: rows of each of them, or of each part; the rows of one are contiguous.
-        factors: copies of the factors for each of `members`, to differentiate by, where each part is to have a gradient
-            of its own (`PackedAdapters.split`); None uses the pack's.
-        unadapted: rows behind those of the members that are the base model's.
-        evaluating: whether the pass is one of evaluation; edits may hold there alone, or in training alone.
+        counts: number of rows of each of them, or of each part; these are contiguous.
+        factors: copies of the factors for each of `members`, for differentiation, if each part is to have its own
+            gradient (`PackedAdapters.split`); None uses the pack's factors.
+        unadapted: number of rows after the members' that go through the base model.
+        evaluating: whether this is an evaluation pass; edits may hold only there, or only in training.
     """
 
     members: tuple[int, ...]
@@ -51,21 +51,21 @@ class Route:
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:
-        """How many neighbours have the same number of rows, and which: one batched product serves each run."""
+        """Runs of neighbours with equal numbers of rows, as (neighbours, rows): one batched product serves each run."""
         return [(len(list(run)), count) for count, run in groupby(self.counts)]
 
     def adapted(self, rows: Tensor) -> Tensor:
-        """Return a view of the rows that are members', of `[rows, ..., F]` or of their tokens one below the other."""
+        """Return a view of the members' rows, of `[rows, ..., F]` or of their stacked tokens."""
         if not self.unadapted:
             return rows
         return rows[: len(rows) * sum(self.counts) // (sum(self.counts) + self.unadapted)]
 
     def blocks(self, rows: Tensor) -> list[Tensor]:
-        """Cut `[rows, ..., F]` into views `[m, n, F]` of m members with n positions each, one for each run."""
+        """Cut `[rows, ..., F]` into views `[m, n, F]` of m members with n positions each, one view per run."""
         rows = self.adapted(rows)
         if len(self.runs) == 1:
             return [rows.reshape(len(self.members), -1, rows.shape[-1])]
-        per_row = len(rows) // sum(self.counts)  # 1, or its tokens where a layer has them one below the other
+        per_row = len(rows) // sum(self.counts)  # 1, or the tokens per row if a layer gets them stacked
         parts = rows.split([members * count * per_row for members, count in self.runs])
         return [part.reshape(members, -1, rows.shape[-1]) for part, (members, _) in zip(parts, self.runs, strict=True)]
 
@@ -73,11 +73,11 @@ class Route:
 class PackedLinear(nn.Module):
     """A frozen linear layer plus the adapters of a pack: y = W x + B_k diag(scale_k) A_k x for the rows of member k.
 
-    The scale is one number for all ranks of a member, `[K, 1]`, or one for each, `[K, R]`, where ranks are gated.
+    The scale is one number for all ranks of a member, `[K, 1]`, or one per rank, `[K, R]`, if ranks are gated.
 
     Attributes:
         frozen: A, B and scale of priors and of adapters that stand in for trained ones, stacked in the same way; None
-            when no member has one.
+            if no member has one.
     """
 
     def __init__(self, base: Any, pack: Routed, A_KRI: Tensor, B_KOR: Tensor) -> None:
@@ -85,23 +85,23 @@ class PackedLinear(nn.Module):
         self.base = base
         self.is_four_bit = is_four_bit(base)
         self.in_features, self.out_features = sizes_of(base)
-        self._pack = [pack]  # in a list, so that the pack's tensors stay outside the model's state
+        self._pack = [pack]  # in a list, to keep the pack's tensors out of the model's state
         self.A_KRI, self.B_KOR = A_KRI, B_KOR
         self.frozen: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def weight(self) -> Tensor:
-        """The frozen layer's, for models that read their layers' weights; sharding replaces it again and again."""
+        """The frozen layer's weight, for models that read it; sharding replaces it repeatedly."""
         return self.base.weight
 
     @property
     def weight_OI(self) -> Tensor:
-        """The frozen layer's, whichever way it stores it."""
+        """The frozen layer's weight, however it is stored."""
         return weight_of(self.base)
 
     @property
     def bias(self) -> Tensor | None:
-        """The frozen layer's."""
+        """The frozen layer's bias."""
         return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class PackedLinear(nn.Module):
             y: Tensor = self.base(x)
             return y
         x = x.to(wide_dtype(self.base) if self.is_four_bit else self.weight.dtype)
-        if route is None:  # by the same product as below, so that the reference is the null adapter to the bit
+        if route is None:  # the same product as below, so that the reference equals the null adapter bit for bit
             return nn.functional.linear(x, self.weight_OI, self.bias)
         A_MRI, B_MOR, scale_MR = _of_members(route, self.A_KRI, self.B_KOR, pack.scale_KR)
         if route.factors is not None:
@@ -137,9 +137,9 @@ def _of_members(route: Route, A_KRI: Tensor, B_KOR: Tensor, scales: Tensor) -> t
 class _Adapted(torch.autograd.Function):
     """A frozen linear layer and the adapters on it: W x + b + B diag(s) A x, with A, B and s of each row's member.
 
-    Autograd would build the same result from a dozen operations; here what the adapters add goes into the outputs of
-    the frozen matrix products in place, forward and backward. Tensors of the rank's width have their positions last,
-    `[m, R, n]`: a tall, narrow product is two to five times slower on a CPU. All is in the weights' precision.
+    Autograd would build the same result from a dozen operations; here the adapters add into the outputs of the frozen
+    matrix products in place, forward and backward. Tensors of the rank's width have their positions last, `[m, R, n]`:
+    a tall, narrow product is two to five times slower on a CPU. Everything is in the weights' precision.
     """
 
     @staticmethod
@@ -186,12 +186,12 @@ class _Adapted(torch.autograd.Function):
 
 
 def _wide(weight_OI: Tensor | None, base: Any) -> Tensor:
-    """Return the weight, or where there is none that of a layer in four bits, which is made anew for each product."""
+    """Return the weight, or if None, that of a four-bit layer, dequantised anew for each product."""
     return weight_of(base) if weight_OI is None else weight_OI
 
 
 def _low_rank(x: Tensor, route: Route, A_MRI: Tensor, B_MOR: Tensor, scale_M: Tensor) -> Tensor:
-    """Return scale B A x of frozen adapters, for the rows that are members'."""
+    """Return scale B A x of frozen adapters for the members' rows."""
     parts = [
         (x_mnI @ A.transpose(1, 2)) * scale[:, None, None] @ B.transpose(1, 2)
         for x_mnI, (A, B, scale) in zip(route.blocks(x), _blocks(route, A_MRI, B_MOR, scale_M), strict=True)

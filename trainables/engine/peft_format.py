@@ -20,7 +20,7 @@ from trainables.trial import AdapterConfig
 
 
 class LinearSizes(Protocol):
-    """A linear layer, as far as an adapter has to fit it."""
+    """A linear layer, as far as an adapter must fit it."""
 
     @property
     def in_features(self) -> int: ...
@@ -31,14 +31,14 @@ class LinearSizes(Protocol):
 
 @dataclass(frozen=True)
 class Stack:
-    """The adapted blocks of a transformer: what PEFT calls their list, e.g. "layers", and their numbers in it."""
+    """The adapted blocks of a transformer: PEFT's name of their list, e.g. "layers", and their numbers in it."""
 
     name: str
     numbers: tuple[int, ...]
 
 
 def to_peft(layers: Iterable[str], adapter: Sequence[Factors]) -> dict[str, Tensor]:
-    """Name the factors as PEFT does, and copy them."""
+    """Copy the factors and name them as PEFT does."""
     tensors = {}
     for name, factors in zip(layers, adapter, strict=True):
         tensors[_key(name, "A")] = factors.A_RI.detach().clone()
@@ -80,9 +80,9 @@ def save_peft(
 
     Args:
         directory: created if needed.
-        base_model: the name or path that the checkpoint says it belongs to.
-        stack: the adapted blocks, named where they are not all.
-        transposed: whether the layers are Conv1D, which store their weights the other way round.
+        base_model: the name or path that the checkpoint names as its base model.
+        stack: the adapted blocks, if not all blocks are.
+        transposed: whether the layers are Conv1D, which store their weights transposed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in to_peft(layers, adapter).items()}
@@ -92,7 +92,7 @@ def save_peft(
 
 
 def load_peft(directory: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
-    """Read a LoRA checkpoint's configuration and factors, safetensors only. Raise UserError when there is none."""
+    """Read a LoRA checkpoint's configuration and factors, safetensors only. Raise UserError if there is none."""
     weights, description = directory / "adapter_model.safetensors", directory / "adapter_config.json"
     for path in (weights, description):
         if not path.is_file():

@@ -1,9 +1,9 @@
 """Processes that train one pack together, each on its share of the rows. Usually there is one.
 
-Every worker holds all adapters and their optimizer. A worker sends its rows through the base model; an all-reduce puts
-the hidden states at the positions that count together, so that every worker computes the losses that one machine would,
-whatever the method. Each then sends the gradients of its own rows back, and the adapters' gradients are summed. The
-base model has no gradients, and its weights may be sharded (FSDP) where one device cannot hold them.
+Every worker holds all adapters and their optimizer. A worker sends its rows through the base model; an all-reduce joins
+the hidden states at the positions that count, so that every worker computes the same losses as a single machine would,
+whatever the method. Each then backpropagates the gradients of its own rows, and the adapters' gradients are summed. The
+base model has no gradients, and its weights may be sharded (FSDP) if one device cannot hold them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class ProcessGroup:
     """One process; `TorchProcessGroup` is several. All workers call the same methods in the same order.
 
     Attributes:
-        rank: of this worker, 0 .. count - 1.
+        rank: rank of this worker, 0 .. count - 1.
         count: the number of workers.
-        sharded: whether each worker holds a part of the base model's layers only.
+        sharded: whether each worker holds only a part of the base model's layers.
     """
 
     rank = 0
@@ -43,7 +43,7 @@ class ProcessGroup:
     def shard(self, items: Sequence[T]) -> tuple[range, Sequence[T]]:
         """Return this worker's indices and items.
 
-        A worker without any gets the first item as a stand-in, and must drop its outputs: layers of a sharded model run
+        A worker without any gets the first item as a stand-in and must drop its outputs: layers of a sharded model run
         on all workers or on none.
         """
         indices = range(self.rank, len(items), self.count)
@@ -66,11 +66,11 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class TorchProcessGroup(ProcessGroup):
-    """The workers of a `torch.distributed` process group that runs already. Accelerate chooses the device and reduces.
+    """The workers of a running `torch.distributed` process group. Accelerate chooses the device and reduces.
 
     Args:
         sharded: shard the base model's layers over the workers.
-        cpu: stay on the CPU even where there are GPUs.
+        cpu: stay on the CPU even if there are GPUs.
     """
 
     def __init__(self, *, sharded: bool = False, cpu: bool = False) -> None:
@@ -106,7 +106,7 @@ def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
 
 
 def shard_model(model: PreTrainedModel, device: torch.device) -> None:
-    """Shard a frozen model's layers over the process group (FSDP2), and put all of it on the device.
+    """Shard a frozen model's layers over the process group (FSDP2), and move all of it to the device.
 
     A layer's weights are gathered when it runs, forward or backward, and freed afterwards. Embeddings and head are not
     sharded: losses use the head at any time, and on different numbers of positions.
@@ -121,7 +121,7 @@ def shard_model(model: PreTrainedModel, device: torch.device) -> None:
 
 
 def full_tensor(weight: Tensor) -> Tensor:
-    """Return all of a weight that may be sharded, on its device; every worker has to call this."""
+    """Return the whole of a possibly sharded weight, on its device; every worker must call this."""
     from torch.distributed.tensor import DTensor
 
     return weight.full_tensor() if isinstance(weight, DTensor) else weight

@@ -1,7 +1,7 @@
 """One optimizer step of a pack: the only place with forward, backward and update. It never names a method.
 
 The rows of all members go through the frozen base together, stream by stream (`StreamPass`). Each method turns its
-pieces of the outputs into scalars; their gradients at the hidden states are sent back through the base in one pass.
+pieces of the outputs into scalars; their gradients at the hidden states go back through the base in one pass.
 
 Shape legend: N positions that count, D hidden width, V vocabulary, K members, P parameters of a member.
 """
@@ -42,9 +42,9 @@ def train_step(
     """Train members for one step and return each one's loss, gradient norm and recorded terms, detached.
 
     Args:
-        members: index in the pack -> what it does; members left out keep every bit of their state.
-        rows_per_forward: most rows that go through the base at a time (a micro-batch); None is all of a stream's. More
-            than one micro-batch costs one more forward pass and changes no result.
+        members: index in the pack -> what the member does; members left out keep every bit of their state.
+        rows_per_forward: the most rows that go through the base at a time (a micro-batch); None means all of a
+            stream's. More than one micro-batch costs one more forward pass but changes no result.
         gradient_checkpointing: see `checkpoint_layers`; it changes no result either.
         workers: the processes that take the step together; each ends with the same adapters.
     """
@@ -96,7 +96,7 @@ def _differentiate_losses(
         _check(method, losses, step)
         leaves_of = {at: stream.leaves(index) for at, stream in enumerate(streams.values()) if index in stream.policy}
         leaves = [leaf for stream_leaves in leaves_of.values() for leaf in stream_leaves] + factors
-        # Gates weigh the task's loss, too: what a term adds to it must then have a gradient at other rows.
+        # Gates also weight the task's loss, so a term must then have a gradient at other rows.
         elsewhere = [
             leaf for at, some in leaves_of.items() if not (step.gates and names[at] == "task") for leaf in some
         ] + factors
@@ -115,7 +115,7 @@ def _differentiate_losses(
         if "task" in method.streams:
             recorded["task"] = cross_entropy(step.policy["task"]).detach()
         if method.proxy_schedule == "synchronized" and not all(member.rows.values()):
-            # A step without proxy rows says nothing of its term.
+            # A step without proxy rows says nothing about the term.
             recorded = {name: value for name, value in recorded.items() if name not in method.must_stay_active}
         measured[index] = {"loss": losses[0].detach(), **recorded}
     return measured, gradients
@@ -129,7 +129,7 @@ def _step_of(
     factors: Sequence[Tensor],
     head: Head,
 ) -> Step:
-    """Return a member's view of the step, with empty outputs for streams of which the step gives it no row."""
+    """Return a member's view of the step, with empty outputs for streams without rows in this step."""
     method = member.method
     like = next(iter(next(iter(streams.values())).policy.values()))
 
@@ -154,7 +154,7 @@ def _step_of(
 
 
 def _check(method: Method, losses: object, step: Step) -> None:
-    """Raise TypeError for what a method's `losses` must not return or record."""
+    """Raise TypeError if a method's `losses` returns or records something invalid."""
     rule = f"losses(step) of method {method.name!r} must return a tuple of {method.num_losses} scalar tensors"
     if not isinstance(losses, Sequence) or len(losses) != method.num_losses:
         raise TypeError(f"{rule} (num_losses), got {type(losses).__name__}{_shape_text(losses)}")
@@ -172,9 +172,9 @@ def _shape_text(value: object) -> str:
 
 
 def _is_connected(method: Method, losses: Sequence[Tensor], step: Step, leaves: Sequence[Tensor]) -> bool:
-    """Return whether the losses have a gradient beside the task's, as terms that must stay active require.
+    """Return whether the losses have a gradient besides the task's, as terms that must stay active require.
 
-    What the losses add to plain fine-tuning has a gradient of exactly 0 where a term was detached.
+    If a term was detached, what the losses add to plain fine-tuning has a gradient of exactly 0.
     """
     if not method.must_stay_active or method.is_neutral or "task" not in step.policy:
         return True
@@ -186,13 +186,13 @@ def _is_connected(method: Method, losses: Sequence[Tensor], step: Step, leaves: 
 def _backward(
     adapters: PackedAdapters, streams: Mapping[Stream, StreamPass], at_outputs: _OutputGradients, workers: ProcessGroup
 ) -> list[list[Tensor]]:
-    """Send the gradients at the outputs back through the base: `[loss][factor]`, each stacked over the members."""
+    """Backpropagate the gradients at the outputs through the base: `[loss][factor]`, each stacked over the members."""
     gradients = [[torch.zeros_like(factor) for factor in adapters.factors] for _ in at_outputs.outputs]
     for at, stream in enumerate(streams.values()):
         for number, gradient in enumerate(stream.backward([outputs[at] for outputs in at_outputs.outputs])):
             if gradient is not None:
                 gradients[number] = add_gradients(gradients[number], gradient)
-    if workers.count > 1:  # each has sent its own rows back; what the losses add at the factors, all of them have
+    if workers.count > 1:  # rows are split over workers; the losses' gradients at the factors are on all
         gradients = [adapters.unflat(workers.all_reduce(adapters.flat(gradient))) for gradient in gradients]
     for number, of_members in enumerate(at_outputs.factors):
         for index, at_factors in of_members.items():

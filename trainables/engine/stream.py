@@ -1,10 +1,9 @@
-"""One stream of one step: the rows of all members through the frozen base model and their gradients back.
+"""One stream of one step: all members' rows through the frozen base model, and their gradients back.
 
-The rows go through the base together, stream by stream. The outputs are cut into per-member pieces; the gradients that
-the members' losses have at them are sent back through the base in one pass. Cutting the graph there keeps a single
-member's `[N, V]` logits alive at a time, and makes micro-batching exact for any loss: the pieces are collected chunk by
-chunk without a graph, and each chunk is forwarded again when its gradients are known (Gao et al. 2021,
-arXiv:2101.06983).
+The rows go through the base together, stream by stream. The outputs are cut into per-member pieces; the gradients of
+the members' losses at these go back through the base in one pass. Cutting the graph there keeps only one member's
+`[N, V]` logits alive at a time, and makes micro-batching exact for any loss: the pieces are collected chunk by chunk
+without a graph, and each chunk is forwarded again once its gradients are known (Gao et al. 2021, arXiv:2101.06983).
 
 Shape legend: R rows, T padded length, N positions that count, M those of them whose states of all layers are kept, D
 hidden width, V vocabulary, L layers, K members of the pack, P parameters of a member.
@@ -57,13 +56,13 @@ class MemberStep:
     Attributes:
         method: its method.
         rows: the rows of each stream that the method reads.
-        max_length: of a row, in tokens.
+        max_length: longest row, in tokens.
         cached: the base model's outputs on the rows of some streams; for other streams the base model is run.
-        prefixes: what lies below the lowest adapted layer of the pack on the rows of some streams; other streams go
+        prefixes: cached states below the pack's lowest adapted layer on the rows of some streams; other streams go
             through the whole model.
         checked: check that the terms that must stay active have a gradient at the adapter.
-        priors, prepared, state, directions, gates: what its `Step` holds.
-        kept: what the step keeps of its state, once it is taken.
+        priors, prepared, state, directions, gates: see `Step`.
+        kept: the state entries that the step kept, once it is taken.
     """
 
     method: Method
@@ -88,11 +87,11 @@ class MemberStep:
 class StreamPass:
     """One stream of one step, for all members that read it.
 
-    Rows are cut into chunks of `rows_per_forward`. Where a method has a gradient for each group of its rows, the groups
-    go through copies of its adapter, so that one pass back gives the gradients of all of them.
+    Rows are cut into chunks of `rows_per_forward`. If a method has a gradient for each group of its rows, the groups go
+    through copies of its adapter, so that one backward pass gives the gradients of all of them.
 
     Attributes:
-        policy, reference: member -> its piece of the outputs; the policy's are leaves of a graph of their own.
+        policy, reference: member -> its piece of the outputs; the policy's are leaves of a separate graph.
     """
 
     def __init__(
@@ -116,11 +115,11 @@ class StreamPass:
         self._lower = {index: outputs for index, outputs in cached.items() if self._prefixes}
         cutter = Cutter(self._num_groups, self._with_layers, workers, pad_id, model.device)
         self._chunks = cutter.cut(rows, rows_per_forward)
-        # Without micro-batches the graph is kept; with them, a chunk is forwarded again when its gradient is known.
+        # Without micro-batches, the graph is kept; with them, a chunk is forwarded again once its gradient is known.
         self._graphs = [self._with_graph(chunk) for chunk in self._chunks] if len(self._chunks) == 1 else []
         self.policy = self._pieces(rows, policy=True)
         referring = {index for index, method in methods.items() if stream in method.reference}
-        # A reference that is forwarded sees the very batches that the policy saw: equal weights give equal bits.
+        # A forwarded reference sees exactly the policy's batches, so that equal weights give equal bits.
         self.reference = self._pieces(rows, policy=False) if referring - cached.keys() else {}
         self.reference |= {index: self._from_cache(index, rows[index], outputs) for index, outputs in cached.items()}
 
@@ -131,10 +130,10 @@ class StreamPass:
         rows: Mapping[int, Sequence[RowPositions]],
         cached: Mapping[int, CachedOutputs],
     ) -> dict[int, Prefix]:
-        """Return what lies below the lowest adapted layer, by member; nothing where passes must begin at the bottom.
+        """Return the states below the lowest adapted layer, by member; empty if passes must begin at the bottom.
 
-        They must where padding counts, and where a method sees the states of all layers and the lower ones, which are
-        the base model's, are not in the cache.
+        They must if padding counts, or if a method sees the states of all layers and the lower ones, which are the base
+        model's, are not in the cache.
         """
         prefixes = {index: members[index].prefixes[stream] for index in rows if stream in members[index].prefixes}
         known = all(index in cached for index in self._with_layers)
@@ -142,7 +141,7 @@ class StreamPass:
         return prefixes if prefixes.keys() == rows.keys() and known and not padded else {}
 
     def _begun(self, chunk: Chunk) -> AbstractContextManager[None]:
-        """Let a pass over a chunk begin at the lowest adapted layer, where what lies below is known."""
+        """Let a pass over a chunk begin at the lowest adapted layer, if the states below are known."""
         if not self._prefixes:
             return nullcontext()
         columns, device = chunk.batch.ids_RT.shape[1], self._model.device
@@ -152,7 +151,7 @@ class StreamPass:
         return next(iter(self._prefixes.values())).start.begun(self._model, states_RTD)
 
     def _with_graph(self, chunk: Chunk) -> Graph:
-        """Run the rows of a chunk so that their gradients can be sent back: of each part, where there are parts."""
+        """Run the rows of a chunk so that their gradients can be backpropagated, part by part if there are parts."""
         if not self._in_parts:
             return Graph(self._adapters.factors, self.forward(chunk, chunk.route))
         route = self._adapters.split(chunk.parts_route)
@@ -160,7 +159,7 @@ class StreamPass:
         return Graph(factors, self.forward(chunk, route))
 
     def forward(self, chunk: Chunk, route: Route | None) -> Outputs:
-        """Run the rows that this worker sends, and return their outputs without those of a stand-in."""
+        """Run the rows that this worker sends; return their outputs without those of a stand-in."""
         with self._adapters.routed(route), self._begun(chunk):
             hidden_ND, layers_LMD = hidden_states(self._model, chunk.batch, chunk.layers_M)
         if chunk.local_N is None or chunk.local_M is None:
@@ -169,7 +168,7 @@ class StreamPass:
         return Outputs(hidden_ND[: len(chunk.local_N)], None if layers_LMD is None else layers_LMD[:, :number])
 
     def _all_rows(self, chunk: Chunk, outputs: Outputs) -> Outputs:
-        """Put the outputs on all rows of a chunk together from all workers."""
+        """Join the outputs of all workers on a chunk's rows."""
         hidden_ND, layers_LMD = outputs
         if chunk.local_N is None or chunk.local_M is None:
             return outputs
@@ -219,9 +218,9 @@ class StreamPass:
     def _put_lower_layers(
         self, index: int, layers_LND: Tensor, rows: Sequence[RowPositions], outputs: CachedOutputs
     ) -> None:
-        """Set the states of the layers that nobody adapts, which a pass that begins above has not computed.
+        """Set the states of the layers that no member adapts, which a pass that begins above has not computed.
 
-        Those that it begins with are its own where the member edits them.
+        Where the member edits the states that the pass begins with, they are the pass's own.
         """
         below = next(iter(self._prefixes.values())).start.first_block
         below -= any(edit.block == below - 1 for edit in self._adapters.edits.holding(index, evaluating=False))
@@ -235,18 +234,18 @@ class StreamPass:
         return replace(self.policy[index], hidden_ND=hidden_ND, layers_LND=layers_LND)
 
     def leaves(self, index: int) -> list[Tensor]:
-        """Return the tensors that a member's losses are differentiated by: final hidden states, all layers' if kept."""
+        """Return the tensors to differentiate a member's losses by: final hidden states, and all layers' if kept."""
         piece = self.policy[index]
         return [piece.hidden_ND] if piece.layers_LND is None else [piece.hidden_ND, piece.layers_LND]
 
     def backward(self, at_leaves: Sequence[Mapping[int, Sequence[Tensor | None]]]) -> list[list[Tensor] | None]:
-        """Send gradients at the outputs back to the adapters' factors.
+        """Backpropagate gradients at the outputs to the adapters' factors.
 
         Args:
-            at_leaves: `[loss]`: member -> gradients at its `leaves`; None where the loss does not read a leaf.
+            at_leaves: `[loss]`: member -> gradients at its `leaves`; None for a leaf that the loss does not read.
 
         Returns:
-            `[loss][factor]`; None for a loss that no member's output enters.
+            `[loss][factor]`; None for a loss that uses no member's output.
         """
         parts_of = parts_read(at_leaves, self.policy)
         passes = disjoint(parts_of)
@@ -281,7 +280,7 @@ class StreamPass:
         return totals
 
     def _of_parts(self, chunk: Chunk, at_factors: Sequence[Tensor], parts: Container[Part]) -> list[Tensor]:
-        """Return the gradients of some parts of a chunk, added up by member and shaped like the adapters' factors."""
+        """Return the gradients of some parts of a chunk, summed by member and shaped like the adapters' factors."""
         chosen = [number for number, part in enumerate(chunk.parts) if part in parts]
         members = [chunk.parts[number].member for number in chosen]
         flat_KP = torch.zeros_like(self._adapters.theta_KP)

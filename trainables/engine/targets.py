@@ -1,4 +1,4 @@
-"""Which layers of a model adapters may sit on, and what of a model no adapter can be trained on.
+"""Which layers of a model adapters may sit on, and which models no adapter can be trained on.
 
 Shape legend: I and O in- and output features of a linear layer.
 """
@@ -20,12 +20,12 @@ from trainables.engine.process_group import layers_of
 from trainables.trial import AdapterConfig
 
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)  # GPT-2 has Conv1D: a linear layer that stores W as [I, O]
-MAY_BE_DENSE = ("fp8", "metal", "mxfp4")  # transformers loads these as plain weights where it has no kernels for them
+MAY_BE_DENSE = ("fp8", "metal", "mxfp4")  # transformers loads these as plain weights if it has no kernels for them
 TRAINABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def weight_of(layer: Any) -> Tensor:
-    """Return a layer's weight as `[O, I]`: a view of the parameter, or of one in four bits a wide copy."""
+    """Return a layer's weight as `[O, I]`: a view of the parameter, or a dequantised copy if it has four bits."""
     if is_four_bit(layer):
         return wide_weight(layer)
     return layer.weight.T if isinstance(layer, Conv1D) else layer.weight
@@ -39,10 +39,10 @@ def sizes_of(layer: Any) -> tuple[int, int]:
 def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
     """Return the names of the linear layers to adapt, in the model's order.
 
-    "all-linear" leaves out the output head, as PEFT does. What lies in no block is adapted where all blocks are.
+    "all-linear" leaves out the output head, as PEFT does. Layers outside the blocks are adapted if all blocks are.
 
     Raises:
-        UserError: a target matches none, the model has none at all, or not so many blocks, or quantised weights.
+        UserError: a target matches no layer, or the model has no linear layers, too few blocks or quantised weights.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     linear = [name for name, module in model.named_modules() if isinstance(module, LINEAR) and module is not head]
@@ -57,7 +57,7 @@ def target_names(model: nn.Module, config: AdapterConfig) -> list[str]:
         names = [name for name in names if name in there]
         if not names:
             raise UserError(
-                f"adapter options 'targets' and 'layers' meet nowhere: {config.layers_text!r} has no"
+                f"adapter options 'targets' and 'layers' match no common layer: {config.layers_text!r} has no"
                 f" {config.targets_text!r}, but {', '.join(sorted({name.rpartition('.')[2] for name in there}))}"
             )
     for name in names:
@@ -75,7 +75,7 @@ def block_names(model: nn.Module) -> list[str]:
 
 
 def block_numbers(model: nn.Module) -> dict[str, int]:
-    """Return which block each module lies in, by the module's name; those that lie in none are left out."""
+    """Return the number of the block that each module is in, by the module's name; others are left out."""
     blocks = zip(block_names(model), layers_of(model), strict=True)
     return {
         f"{name}.{inner}": number for number, (name, block) in enumerate(blocks) for inner, _ in block.named_modules()
@@ -83,13 +83,13 @@ def block_numbers(model: nn.Module) -> dict[str, int]:
 
 
 def lowest_block(model: nn.Module, adapters: Iterable[AdapterConfig]) -> int:
-    """Return the lowest block that one of these adapters sits in; 0 for what lies in none. Raise UserError."""
+    """Return the lowest block that any of these adapters sits in; layers outside blocks count as 0. Raise UserError."""
     blocks = block_numbers(model)
     return min(blocks.get(name, 0) for adapter in adapters for name in target_names(model, adapter))
 
 
 def check_not_quantised(config: PreTrainedConfig) -> None:
-    """Raise UserError for a configuration whose weights stay quantised when they are loaded."""
+    """Raise UserError for a configuration whose weights stay quantised once loaded."""
     note = getattr(config, "quantization_config", None) or getattr(
         config.get_text_config(), "quantization_config", None
     )
@@ -102,7 +102,7 @@ def check_not_quantised(config: PreTrainedConfig) -> None:
 
 
 def adapted_share(model: PreTrainedModel, names: Iterable[str]) -> float:
-    """Return the share of the parameters between embedding and output head that lie in layers of these names."""
+    """Return the share of the parameters between embedding and output head that are in layers of these names."""
     ends = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
     outside = {id(parameter) for module in ends for parameter in module.parameters()}
     between = [each for each in model.parameters() if each.ndim >= 2 and id(each) not in outside]
@@ -111,7 +111,7 @@ def adapted_share(model: PreTrainedModel, names: Iterable[str]) -> float:
 
 
 def _numel(parameter: Any) -> int:
-    """Return the numbers that a parameter stands for, in however few bits."""
+    """Return how many numbers a parameter represents, in however few bits."""
     state = getattr(parameter, "quant_state", None)
     return int(parameter.numel()) if state is None else math.prod(state.shape)
 
@@ -126,14 +126,14 @@ def check_attention(model: PreTrainedModel) -> None:
     if recurrent or getattr(model, "_is_stateful", False):
         raise UserError(
             f"{_title(model.config)} reads its tokens into a state (state-space, recurrent or convolution layers),"
-            " which is not supported; take a model whose layers are all attention"
+            " which is not supported; use a model whose layers are all attention"
         )
 
 
 def _quantised(config: Any, how: str) -> UserError:
-    """Return the error that says that a model's weights are quantised."""
+    """Return the error for a model with quantised weights."""
     return UserError(
-        f"{_title(config)} has quantised weights ({how}), around which no adapter is trained here; take the model that"
+        f"{_title(config)} has quantised weights ({how}), on which no adapter is trained here; use the model that"
         " it was quantised from"
     )
 

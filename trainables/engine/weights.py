@@ -1,4 +1,4 @@
-"""A model's weights, from a directory or the Hub: all of them, in their places, and nothing else."""
+"""Load a model's weights from a directory or the Hub: all of them, in the right places, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from trainables.engine.targets import check_not_quantised
 def load_model(
     source: str, revision: str | None, dtype: torch.dtype, options: Mapping[str, Any] = MappingProxyType({})
 ) -> PreTrainedModel:
-    """Load a causal language model. Code that comes with it is never run, pickled weights are never read.
+    """Load a causal language model. Never run code that comes with it, and never read pickled weights.
 
     Args:
         options: further arguments for transformers (see `four_bit_options`).
 
-    Raise UserError when it cannot be read, or when its tensors are not those of its architecture: transformers would
-    make up those that are missing.
+    Raise UserError if it cannot be read, or if its tensors are not those of its architecture: transformers would
+    initialise missing ones at random.
     """
     check_files(source)
     try:
         with no_progress_bars(), _no_load_report():
-            # Their loaders ask for packages of their own first.
+            # Loaders of quantised models would first ask for extra packages.
             check_not_quantised(AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False))
             model, info = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -41,7 +41,7 @@ def load_model(
                 use_safetensors=True,
                 dtype=dtype,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are told with their names, below
+                ignore_mismatched_sizes=True,  # they are reported by name below
                 **options,
             )
     except (OSError, ValueError, SafetensorError) as error:
@@ -72,7 +72,7 @@ def _check_fit(source: str, info: Mapping[str, Any]) -> None:
 
 
 def _prefix(unexpected: Collection[str], missing: Collection[str]) -> str:
-    """Return what stands in front of all missing names in the checkpoint, if anything."""
+    """Return the prefix that all missing names have in the checkpoint, if any."""
     for name in missing:
         for longer in unexpected:
             if longer.endswith(f".{name}"):
@@ -82,7 +82,7 @@ def _prefix(unexpected: Collection[str], missing: Collection[str]) -> str:
 
 @contextmanager
 def _no_load_report() -> Iterator[None]:
-    """Switch off the table of tensors that transformers prints: what is wrong with them is raised."""
+    """Switch off the table of tensors that transformers prints: problems with them are raised instead."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -1,4 +1,4 @@
-"""Prompts of many trials in a key-value cache, and tokens that follow them.
+"""Read prompts for many trials into a key-value cache, and the tokens that follow them.
 
 Shape legend: R rows of a forward pass, one per block (a member, or the base model beside them) and prompt; P prompts; T
 tokens so far, padding included; C tokens that are read at once; D hidden width.
@@ -20,19 +20,19 @@ from trainables.evaluation.mixing import Readers
 
 
 class CachedReader:
-    """Read one chunk of prompts, and what follows them, with a key-value cache. Equal prompts are read once.
+    """Reads one chunk of prompts, and what follows them, with a key-value cache. Equal prompts are read once.
 
-    Prompts are padded on the left, as `generate` of transformers has them, so that a reply follows its prompt without a
-    gap. Between the two, padding would fill the window of a layer that sees the last tokens alone, or enter the state
-    of one that reads token by token. Prompts of one length need no padding and no mask.
+    Prompts are padded on the left, as in `generate` of transformers, so that a reply follows its prompt without a gap.
+    Padding between the two would fill the window of a layer that sees only the last tokens, or enter the state of one
+    that reads token by token. Prompts of equal length need no padding and no mask.
 
     Args:
-        readers: who reads, each all prompts. Members that are mixed with the base model share its reading of them.
-        start: of the lowest adapted layer, below which each prompt is read once for all members; None where every
+        readers: the readers, each of which reads all prompts. Members mixed with the base model share its reading.
+        start: start at the lowest adapted layer, below which each prompt is read once for all members; None if every
             member reads for itself.
 
     Attributes:
-        padded: whether there is padding that the model must be told of.
+        padded: whether there is padding that the model must know about.
     """
 
     padded = False
@@ -46,7 +46,7 @@ class CachedReader:
     ) -> None:
         self.model, self.pad_id, self.readers = model, pad_id, readers
         self.start = start if readers.blocks > 1 else None
-        # Where a model does not take positions, it counts the ones of the mask.
+        # A model that takes no positions counts the ones in the mask.
         self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
 
     def begin(
@@ -55,8 +55,8 @@ class CachedReader:
         """Read the prompts.
 
         Args:
-            known: what lies below the lowest adapted layer, on rows that begin with the prompts. The cache then has
-                placeholders there, and what follows must be known, too.
+            known: states below the lowest adapted layer, on rows that begin with the prompts. The cache then has
+                placeholders there, and the states of what follows must be known, too.
             rows: a row for each prompt.
 
         Returns:
@@ -77,16 +77,16 @@ class CachedReader:
 
     @property
     def blocks_after_prompts(self) -> list[int]:
-        """Whose reading of the prompts goes on behind them: by default every block's."""
+        """The blocks whose reading of the prompts continues after them: by default all."""
         return list(range(self.readers.blocks))
 
     def prefill(
         self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache, known: Prefix | None, spans: Sequence[Span]
     ) -> tuple[Tensor, Tensor]:
-        """Fill the cache; return the hidden state at the end of each prompt, `[R, D]`, and the prompts' mask.
+        """Fill the cache. Return the hidden state at the end of each prompt, `[R, D]`, and the prompts' mask.
 
         Args:
-            spans: where `known` has the prompts.
+            spans: the prompts' places in `known`.
         """
         longest, device = max(map(len, prompts)), self.model.device
         ids = [[self.pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
@@ -126,7 +126,7 @@ class CachedReader:
         return start.begun(self.model, states_PTD.repeat(self.readers.blocks, 1, 1), cache)
 
     def read(self, ids_RC: Tensor, mask_RT: Tensor, cache: DynamicCache) -> Tensor:
-        """Read C tokens that follow those in the cache, and are the last ones of the mask; return `[R, C, D]`."""
+        """Read C tokens that follow those in the cache and are the last ones in the mask; return `[R, C, D]`."""
         positions: dict[str, Tensor] = {}
         if self.takes_positions:
             positions["position_ids"] = (mask_RT.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_RC.shape[1] :]

@@ -24,7 +24,7 @@ Progress = Callable[[str, float, int], None]  # (evaluation, rows done, all rows
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One model's scores on one setting, and what was observed on each question of each evaluation, in order."""
+    """One model's scores on one setting, and its observations on each evaluation's questions, in order."""
 
     scores: dict[str, Measurement]
     observations: dict[str, list[Observation]]
@@ -50,16 +50,16 @@ def evaluate(
     workers: ProcessGroup = SINGLE_PROCESS,
     progress: Progress = lambda evaluation, done, total: None,
 ) -> list[Evaluated]:
-    """Evaluate members of a pack, or the base model when there are no adapters.
+    """Evaluate members of a pack, or the base model if there are no adapters.
 
     Args:
-        mixes: how much each member is mixed with the base model (`Readers`); nothing is not at all.
+        mixes: how much each member is mixed with the base model (`Readers`); empty means not at all.
         seeds: one per member (one for the base model); used by evaluations that sample.
-        prefixes: what lies below the lowest adapted layer; None computes it.
-        replying: whether replies in words are sampled here. Else an evaluation of these is left out, and of one that
-            also compares likelihoods only these are observed, without a score (see `questions_json`).
+        prefixes: cached states below the lowest adapted layer; None computes them.
+        replying: whether replies in words are sampled here. If not, evaluations that need only these are left out;
+            those that also compare likelihoods observe only the likelihoods, without a score (see `questions_json`).
         workers: the processes that evaluate together; each returns all results.
-        progress: called with an evaluation's name, how many of its rows are done, and all its rows.
+        progress: called with an evaluation's name, the number of its rows done, and of all its rows.
 
     Returns:
         One result per member, in order.
@@ -78,15 +78,15 @@ def evaluate(
             result.observations[evaluation.name] = list(observations)
             if (
                 not evaluation.rubrics and asked.observe == evaluation.observe
-            ):  # else it is graded on the driver, from the stored replies
+            ):  # otherwise the driver grades it, from the stored replies
                 result.scores.update(evaluation.grade(observations))
     return [replace(result, scores=encoded.setting.with_worst(result.scores)) for result in results]
 
 
 def questions_json(encoded: EncodedSetting) -> dict[str, Any]:
-    """Return the questions to which a model replies in words, by evaluation: their tokens, and those that end a reply.
+    """Return the questions that need replies in words, by evaluation: their tokens, and those that end a reply.
 
-    For whoever samples the replies elsewhere.
+    They are for sampling the replies elsewhere.
     """
     questions = {}
     for evaluation in encoded.setting.evaluations:
@@ -102,7 +102,7 @@ def _tell(progress: Progress, evaluation: Evaluation, share: float) -> None:
 
 
 def _in_part(done: Callable[[float], None], start: float, part: float, share: float) -> None:
-    """Tell which share of an evaluation is done by the share of a part of it."""
+    """Report the share of an evaluation that is done, given the share of one part of it."""
     done(start + part * share)
 
 
@@ -143,7 +143,7 @@ def _observe(
 
 
 def _preferences(compared: Sequence[Sequence[EncodedRow]], nats: Sequence[float]) -> list[Preference]:
-    """Return the preference between the replies to each question, from the log-likelihoods of all replies in order."""
+    """Return the preference between each question's replies, from the log-likelihoods of all replies in order."""
     of_reply = iter(nats)
     return [
         Preference(tuple(next(of_reply) for _ in rows), tuple(len(row.ids) - row.prompt_length for row in rows))

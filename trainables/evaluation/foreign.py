@@ -1,7 +1,7 @@
 """Adapters that were trained elsewhere, evaluated side by side in one copy of the base model.
 
-PEFT's LoRA checkpoints of any ranks, layers and targets share a pack: what one does not adapt is zero. What a pack
-cannot hold is refused by the field that asks for it.
+PEFT's LoRA checkpoints of any ranks, layers and targets share a pack: layers that one does not adapt are zero. What a
+pack cannot hold is refused, and the message names the field that asks for it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from trainables.interface.edits import Edit
 from trainables.trial import AdapterConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PACK = 16  # adapters that are evaluated at a time
+PACK = 16  # adapters evaluated at a time
 PREFIX, KINDS = "base_model.model.", ("lora_A", "lora_B")
-# Fields of PEFT's LoRA configuration that must be off, as far as a pack of plain LoRA adapters cannot hold them.
+# Fields of PEFT's LoRA configuration that must be off, because a pack of plain LoRA adapters cannot hold them.
 MUST_BE_OFF = (
     "use_dora",
     "use_qalora",
@@ -46,19 +46,19 @@ MUST_BE_OFF = (
     "use_bdlora",
     "arrow_config",
 )
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to start that take a part out of the base model
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # initialisations that change the base model
 
 
 @dataclass(frozen=True)
 class ForeignAdapter:
-    """A LoRA checkpoint of PEFT.
+    """A PEFT LoRA checkpoint.
 
     Attributes:
-        directory: where it lies.
-        base_model: what it says it belongs to.
+        directory: its directory.
+        base_model: the base model that it names.
         rank, alpha, rslora: see `AdapterConfig`.
         tensors: the factors by PEFT's names.
-        edits: of hidden states, where it has them beside it.
+        edits: edits of hidden states, if stored beside it.
     """
 
     directory: Path
@@ -96,7 +96,7 @@ def _layer_of(key: str) -> str:
 
 
 def read_adapter(directory: Path) -> ForeignAdapter:
-    """Read a LoRA checkpoint. Raise UserError, naming the field that a pack cannot hold."""
+    """Read a LoRA checkpoint. Raise UserError that names the field that a pack cannot hold."""
     config = _config(directory)
     kind = config.get("peft_type")
     if kind != "LORA":
@@ -147,9 +147,9 @@ def _tensors(directory: Path, rank: int) -> dict[str, Tensor]:
     for key, tensor in tensors.items():
         kind = next((kind for kind in KINDS if key.endswith(f".{kind}.weight")), None)
         if kind is None or not key.startswith(PREFIX) or tensor.ndim != 2:
-            raise UserError(f"{path}: {key!r} is no factor of a linear layer's LoRA adapter")
+            raise UserError(f"{path}: {key!r} is not a factor of a linear layer's LoRA adapter")
         if tensor.shape[0 if kind == "lora_A" else 1] != rank:
-            raise UserError(f"{path}: {key!r} is {tuple(tensor.shape)}, and the rank r is {rank}")
+            raise UserError(f"{path}: {key!r} is {tuple(tensor.shape)}, but the rank r is {rank}")
         if not bool(tensor.isfinite().all()):
             raise UserError(f"{path}: {key!r} has values that are not finite")
     layers = {_layer_of(key) for key in tensors}
@@ -172,7 +172,7 @@ def score_adapters(
     """Evaluate adapters on a setting, up to `PACK` in one pass. Raise UserError for one that does not fit the model.
 
     Args:
-        seed: of evaluations that sample replies.
+        seed: seed of evaluations that sample replies.
     """
     encoded = base.encoded(setting, setting.recipe.max_length)
     results: list[Evaluated] = []

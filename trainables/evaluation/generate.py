@@ -1,7 +1,7 @@
 """Replies of many trials to the same prompts in one series of forward passes.
 
-Shape legend: R rows of a forward pass, one per member and prompt, behind them those that the base model reads; T tokens
-so far, padding included; D hidden width, V vocabulary.
+Shape legend: R rows of a forward pass, one per member and prompt, then those that the base model reads; T tokens so
+far, padding included; D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ def generate(
 
     Args:
         prompts: tokens of each prompt, up to the place where the reply starts.
-        adapters, members, mixes: who replies, and how much of it is mixed with the base model; see `Readers`.
-        seeds: one per member; used when sampling, and different for lists of prompts whose draws shall differ. A reply
-            depends on its member's weights and seed and on the place of its prompt in the list, and not on other
+        adapters, members, mixes: who replies, and how much each is mixed with the base model; see `Readers`.
+        seeds: one per member, used when sampling; give different ones for lists of prompts whose draws shall differ. A
+            reply depends on its member's weights and seed and on its prompt's place in the list, but not on other
             members.
         max_new_tokens: longest reply.
         stop_ids: tokens that end a reply; they are not part of it.
         temperature: 0 is greedy.
-        top_p: sample from the smallest set of likeliest tokens that has this probability (Holtzman et al. 2020,
+        top_p: sample from the smallest set of most likely tokens with this probability (Holtzman et al. 2020,
             arXiv:1904.09751).
-        rows_per_batch: rows of one forward pass.
-        prefixes: of the pack; what lies below its lowest adapted layer reads each prompt once for all members.
+        rows_per_batch: rows per forward pass.
+        prefixes: the pack's; the layers below its lowest adapted one read each prompt once for all members.
         workers: the processes that generate together, each for a part of the prompts; each returns all replies.
-        progress: called with the prompts done, parts of a reply included, after every token.
+        progress: called after every token with the number of prompts done, including fractions of a reply.
 
     Returns:
         `[member][prompt]`, tokens without the stop token.
     """
     readers = Readers(adapters, tuple(members), tuple(mixes))
-    num_members, num_rows = readers.count, readers.count + len(readers.mixed)  # of a prompt
+    num_members, num_rows = readers.count, readers.count + len(readers.mixed)  # per prompt
     if max_new_tokens < 1:
         return [[()] * len(prompts) for _ in range(num_members)]
     replies: dict[int, list[Reply]] = {}  # prompt -> replies of all members
@@ -85,33 +85,33 @@ def generate(
 
 
 def _tell(progress: Callable[[float], None], before: int, part: float, tokens: int) -> None:
-    """Tell how many prompts are done: those of earlier chunks, and the tokens' part of those of this one."""
+    """Report how many prompts are done: those of earlier chunks, and this chunk's share by tokens."""
     progress(before + part * tokens)
 
 
 def _chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Yield indices of prompts, similar lengths together to save padding, and equal ones side by side."""
+    """Yield indices of prompts in chunks: similar lengths together to save padding, equal ones side by side."""
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), tuple(prompts[index]), index))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
 
 def _uniforms(seeds: Sequence[int | str], num_prompts: int, num_tokens: int) -> np.ndarray:
-    """Draw a number in [0, 1) per member, prompt and token, `[members, prompts, tokens]`, from (seed, prompt) alone."""
+    """Draw a number in [0, 1) per member, prompt and token, `[members, prompts, tokens]`, only from (seed, prompt)."""
     rows = [[_generator(seed, place).random(num_tokens) for place in range(num_prompts)] for seed in seeds]
     return np.asarray(rows)
 
 
 def _generator(seed: int | str, place: int) -> np.random.Generator:
-    """Return a generator that shares its numbers with none of another purpose, such as the order of the rows."""
+    """Return a generator that shares no numbers with those of other purposes, such as the order of the rows."""
     digest = hashlib.sha256(f"reply/{seed}/{place}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
-    """Set the probabilities outside the smallest set of likeliest tokens of at least `top_p` to 0, `[R, V]`.
+    """Zero the probabilities outside the smallest set of most likely tokens with at least `top_p`, `[R, V]`.
 
-    They are not normalised again. The token that reaches `top_p` belongs to the set, which is thus never empty.
+    The rest is not renormalised. The token that reaches `top_p` belongs to the set, which is thus never empty.
     """
     if top_p >= 1.0:
         return probabilities_RV
@@ -151,11 +151,11 @@ class Decoder(CachedReader):
 
     @property
     def blocks_after_prompts(self) -> list[int]:
-        """All members', then for each mixed one the base model's, which reads that member's reply."""
+        """All members, then for each mixed member the base model, which reads that member's reply."""
         return [*range(self.readers.count), *[self.readers.count] * len(self.readers.mixed)]
 
     def _decode(self, hidden_RD: Tensor, cache: DynamicCache, mask_RT: Tensor, max_new_tokens: int) -> list[Reply]:
-        """Reply from the hidden states at the ends of the prompts, which `mask_RT` tells from their padding."""
+        """Reply from the hidden states at the ends of the prompts; `mask_RT` marks their padding."""
         num_replies = len(mask_RT) * self.readers.count // len(self.blocks_after_prompts)
         finished = torch.zeros(num_replies, dtype=torch.bool, device=mask_RT.device)
         tokens: list[Tensor] = []

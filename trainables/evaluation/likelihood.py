@@ -1,12 +1,12 @@
-"""How likely models find given replies: mean token losses, and log-likelihoods of several replies to one prompt.
+"""How likely given replies are under models: mean token losses, and log-likelihoods of several replies to a prompt.
 
 Members of a pack read in one series of forward passes. Equal rows are read once, similar lengths together. Which rows
-share a pass is no part of any identity, as it depends on how many members a pack has and on how many workers: a row's
-value is its own up to rounding (`tests/trainables/evaluation/test_likelihood.py`), and last bits may move with either.
+share a pass is not part of any identity, because it depends on the numbers of members and workers. Up to rounding, a
+row's value depends only on the row (`tests/trainables/evaluation/test_likelihood.py`); its last bits may change.
 
 Shape legend: R rows of a forward pass, one per block (a member, or the base model beside them) and row; T tokens of a
-prompt, C tokens of a reply but its last one, both with padding; N tokens that are predicted, of all rows concatenated,
-n those of a chunk; D hidden width, V vocabulary.
+prompt, C tokens of a reply without its last one, both with padding; N predicted tokens of all rows concatenated, n
+those of a chunk; D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from trainables.evaluation.mixing import Readers, mixed_logits
 from trainables.interface.outputs import Forward
 from trainables.losses import token_nll
 
-ROWS_PER_BATCH, TOKENS_PER_BATCH = 256, 1 << 14  # of all members, padding included; a single row may be longer
+ROWS_PER_BATCH, TOKENS_PER_BATCH = 256, 1 << 14  # of all members together, padding included; a single row may exceed it
 Measure = Callable[[Sequence[EncodedRow]], Sequence[Tensor]]
 """Return the negative log-likelihoods of each row's response tokens, member after member."""
 Progress = Callable[[float], None]
@@ -56,10 +56,10 @@ def token_losses(
     """Return the mean cross-entropy in nats per response token, `[member][row]`.
 
     Args:
-        adapters, members, mixes: who reads, and how much of it is mixed with the base model; see `Readers`.
-        prefixes: what lies below the lowest adapted layer; None computes it.
+        adapters, members, mixes: who reads, and how much each is mixed with the base model; see `Readers`.
+        prefixes: cached states below the lowest adapted layer; None computes them.
         workers: the processes that read together, each a part of the rows; each returns all values.
-        progress: called with the share of the rows that are read.
+        progress: called with the share of rows read.
     """
 
     def measure(batch_rows: Sequence[EncodedRow]) -> Sequence[Tensor]:
@@ -94,15 +94,15 @@ def log_likelihoods(
 ) -> list[list[float]]:
     """Return the log-likelihood in nats of each row's response given its prompt, `[member][row]`.
 
-    The prompt that several rows share is read once, and gives the probabilities of all their first tokens; only
-    responses of more than one token are read beyond it.
+    A prompt shared by several rows is read once, and gives the probabilities of all their first tokens; only responses
+    of more than one token are read beyond it.
 
     Args:
         adapters, members, mixes, prefixes, workers, progress: see `token_losses`.
     """
     readers = Readers(adapters, tuple(members), tuple(mixes))
     order = sorted(set(rows), key=lambda row: (row.prompt_length, row.ids[: row.prompt_length], len(row.ids), row.ids))
-    # Layers of a sharded model run on all workers or on none, so that this must not depend on a worker's rows.
+    # Layers of a sharded model run on all workers or on none, so this must not depend on a worker's rows.
     beyond = any(len(row.ids) > row.prompt_length + 1 for row in rows)
     known = prefixes.on(rows) if prefixes else None
     reader = CachedReader(model, pad_id, readers, prefixes.start if prefixes else None)
@@ -145,11 +145,11 @@ def _reply_nll(
 def _nll(
     model: PreTrainedModel, readers: Readers, hidden_ND: Tensor, labels_N: Tensor, counts: Sequence[int]
 ) -> Sequence[Tensor]:
-    """Return the negative log-likelihoods of the labels, cut into rows; not all logits are held at once.
+    """Return the negative log-likelihoods of the labels, split into rows, without holding all logits at once.
 
     Args:
-        hidden_ND: of all blocks, each at the same positions.
-        counts: positions of each row of each block.
+        hidden_ND: hidden states of all blocks, each at the same positions.
+        counts: number of positions of each row of each block.
     """
     chunk = max(1, LOGITS // model.config.get_text_config().vocab_size)
     per_block, of_members = len(labels_N) // readers.blocks, len(counts) * readers.count // readers.blocks
@@ -161,7 +161,7 @@ def _nll(
         return torch.nn.functional.cross_entropy(logits_nV, labels_N[:per_block][at], reduction="none")
 
     with autocast(model.device):
-        row_N = torch.zeros_like(labels_N)  # which nobody asks for
+        row_N = torch.zeros_like(labels_N)  # unused
         nll_N = token_nll(Forward(hidden_ND, labels_N, row_N, len(counts), head, chunk=chunk))
         for place in readers.mixed:
             own = slice(place * per_block, (place + 1) * per_block)
@@ -178,13 +178,13 @@ def _values(
     workers: ProcessGroup,
     progress: Progress,
 ) -> list[list[float]]:
-    """Return a value of each row, `[member][row]`.
+    """Return a value for each row, `[member][row]`.
 
     Args:
-        order: the different rows, in the order in which they are read.
-        reduce: makes one number of a row's negative log-likelihoods.
+        order: the distinct rows, in reading order.
+        reduce: reduces a row's negative log-likelihoods to one number.
     """
-    values: dict[int, list[float]] = {}  # place in the order -> of all members
+    values: dict[int, list[float]] = {}  # place in the order -> values of all members
     for batch in _batches(order, readers.blocks, workers.count):
         shared, of_worker = workers.shard([order[place] for place in batch])
         numbers = torch.stack([reduce(nll) for nll in measure(of_worker)]).tolist()
@@ -196,7 +196,7 @@ def _values(
 
 
 def _batches(order: Sequence[EncodedRow], num_blocks: int, num_workers: int) -> Iterator[range]:
-    """Cut the order into batches that are small enough once their rows are shared out to the workers."""
+    """Cut the order into batches that are small enough once their rows are split over the workers."""
     start, longest = 0, 0
     for end, row in enumerate(order):
         longest = max(longest, len(row.ids))

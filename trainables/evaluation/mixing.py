@@ -1,4 +1,4 @@
-"""Members that are mixed with the base model token by token, and the rows that the base model reads for them.
+"""Mix members with the base model token by token, and route the rows that the base model reads for them.
 
 Shape legend: R rows or positions of all members, member after member; B those that the base model reads for them; V
 vocabulary.
@@ -18,7 +18,7 @@ from trainables.engine.packed_linear import Route
 
 @dataclass(frozen=True)
 class Readers:
-    """Who reads rows in one pass: members of a pack, and beside them the base model where some are mixed with it.
+    """The readers of rows in one pass: members of a pack, and the base model if some are mixed with it.
 
         z = (1 - lambda) z_base + lambda z_member
 
@@ -26,8 +26,8 @@ class Readers:
     p_base^(1 - lambda) p_member^lambda, normalised at each token.
 
     Attributes:
-        adapters, members: of the pack; without adapters the base model alone reads.
-        mixes: lambda of each member; nothing is 1 for all.
+        adapters, members: those of the pack; without adapters, only the base model reads.
+        mixes: lambda of each member; empty means 1 for all.
     """
 
     adapters: PackedAdapters | None = None
@@ -36,35 +36,35 @@ class Readers:
 
     @property
     def count(self) -> int:
-        """Results: one for each member, or for the base model alone."""
+        """Number of results: one per member, or one for only the base model."""
         return len(self.members) if self.adapters else 1
 
     @property
     def mixed(self) -> list[int]:
-        """Places, among the members, of those that are mixed with the base model."""
+        """Places, among the members, of those mixed with the base model."""
         return [place for place, share in enumerate(self.mixes) if share != 1.0] if self.adapters else []
 
     @property
     def blocks(self) -> int:
-        """How many read each row in a pass over rows that are the same for all: the base model reads once for all."""
+        """Number of readers per row in a pass over rows that all share: the base model reads once for all members."""
         return self.count + bool(self.mixed)
 
     def routed(self, rows: int, unadapted: int) -> AbstractContextManager[None]:
-        """Send so many rows to each member, one member after the other, and those behind them to the base model."""
+        """Route `rows` rows to each member, one member after the other, then `unadapted` rows to the base model."""
         if self.adapters is None:
             return nullcontext()
         counts = (rows,) * len(self.members)
         return self.adapters.routed(Route(self.members, counts, evaluating=True, unadapted=unadapted))
 
     def routed_evenly(self, rows: int) -> AbstractContextManager[None]:
-        """Send so many rows to each block."""
+        """Route `rows` rows to each block."""
         return self.routed(rows, rows if self.mixed else 0)
 
     def mix(self, logits_RV: Tensor, base_BV: Tensor) -> Tensor:
         """Return the mixed logits of all members.
 
         Args:
-            base_BV: for each mixed member, one after the other, those of the base model on its rows.
+            base_BV: the base model's logits on each mixed member's rows, one member after the other.
         """
         if not self.mixed:
             return logits_RV

@@ -1,1 +1,1 @@
-"""What a method says of itself beside its losses: coefficients, rows, edits, preparation, cost."""
+"""What a method declares besides its losses: coefficients, rows, edits, preparation, cost."""

@@ -1,4 +1,4 @@
-"""A method as a set of coefficients: checks, texts, and the definition that it computes."""
+"""A method as a set of coefficients: checks, texts, and its definition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Definition = Literal["principled", "published"]
 
 @dataclass(frozen=True, kw_only=True)
 class Configured:
-    """A method's name, coefficients and definition, and what follows from these; see `trainables.method.Method`.
+    """A method's name, coefficients and definition, and what follows from them; see `trainables.method.Method`.
 
     Attributes:
         as_published: (coefficient, value) pairs that the published definition sets.
@@ -21,8 +21,8 @@ class Configured:
     Coefficients:
         definition: "principled" counts response tokens only, as the method's docstring says; "published" computes what
             the study's own code computes, so that its coefficients mean the same: the loss covers the whole rendered
-            text (prompt, special tokens added twice, a trailing empty assistant turn), rows are padded on the side that
-            the tokenizer names, gradients are never clipped, warm-up starts at 0, and coefficients are set as in
+            text (prompt, special tokens added twice, a trailing empty assistant turn), rows are padded on the side of
+            the tokenizer, gradients are never clipped, warm-up starts at 0, and coefficients are set as in
             `as_published`. Its control is published plain fine-tuning. Its defects are not reproduced: a KL that is
             silently left out, training on losses that are not finite, ignored seeds and options, stale caches.
     """
@@ -51,7 +51,7 @@ class Configured:
             if value not in (defaults[name], published):
                 raise UserError(
                     f"method {self.name!r}: the published definition sets {name}={published!r}, got {value!r};"
-                    f" leave {name!r} out, or take the principled definition"
+                    f" leave {name!r} out, or use the principled definition"
                 )
             object.__setattr__(self, name, published)
 
@@ -67,7 +67,7 @@ class Configured:
 
     @property
     def label(self) -> str:
-        """The coefficients as short text, e.g. "beta=0.3": the searched ones, and others that differ from the usual."""
+        """The coefficients as short text, e.g. "beta=0.3": the searched ones, and others with non-default values."""
         usual: dict[str, Any] = {"definition": self.definition}
         usual |= dict(self.as_published) if self.definition == "published" else {}
         shown = {}
@@ -81,7 +81,7 @@ class Configured:
     def text(self) -> str:
         """The method as a coefficient of another, e.g. "kl_penalty beta=10"; `methods.from_text` is the inverse.
 
-        It has the coefficients that differ from their defaults, and not the definition.
+        It has the coefficients that differ from their defaults, but not the definition.
         """
         usual: dict[str, Any] = {item.name: item.default for item in fields(self)} | {"definition": self.definition}
         usual |= dict(self.as_published) if self.definition == "published" else {}
@@ -91,6 +91,6 @@ class Configured:
 
     @property
     def is_neutral(self) -> bool:
-        """Whether the losses add nothing to the task's: a coefficient has the value of plain fine-tuning."""
+        """Whether the losses add nothing to the task's: some coefficient has its neutral value."""
         specs = {item.name: item.metadata[SPACE] for item in coefficients(type(self))}
         return any(getattr(self, name) == getattr(spec, "neutral", None) for name, spec in specs.items())

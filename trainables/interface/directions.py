@@ -1,7 +1,7 @@
 """Directions in hidden states between two sets of rows, such as proxy rows and their misaligned twins.
 
-Blocks are named by their number, from 0. The last one is never among them: its states are known after the final norm
-only, and not as the block returns them.
+Blocks are numbered from 0. The last one is never used: its states are known only after the final norm, not as the block
+returns them.
 
 Shape legend: N positions that count, D hidden width, B blocks, P rows or pairs of them, Q directions, L layers.
 """
@@ -20,10 +20,10 @@ from settings.setting import Stream
 from trainables.interface.outputs import Forward
 from trainables.interface.preparation import Pass, Preparation
 
-DIRECTION_PASSES = (Pass("misaligned", "states"), Pass("alignment", "states"))  # of whoever takes its directions here
+DIRECTION_PASSES = (Pass("misaligned", "states"), Pass("alignment", "states"))  # for directions of this module
 Blocks = Literal["quarters", "middle", "all"]
 TINY = 1e-16  # keeps 0 / 0 from being nan
-RANK_TOLERANCE = 1e-6  # directions along which the differences are shorter than this part of the longest are none
+RANK_TOLERANCE = 1e-6  # directions with differences below this share of the longest do not count
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class States:
 
     Attributes:
         row_means_BPD: the mean over each row.
-        mean_BD: over all positions, each of which weighs the same.
-        mean_length_B: the mean Euclidean length, likewise.
+        mean_BD: the mean over all positions with equal weights.
+        mean_length_B: the mean Euclidean length, over all positions likewise.
     """
 
     row_means_BPD: Tensor
@@ -42,7 +42,7 @@ class States:
 
 
 def block_at(depth: float, num_layers: int) -> int:
-    """Return the block above which the rest of the model lies, of which `depth` is the share at or below it.
+    """Return the block with a share `depth` of the model's blocks at or below it.
 
     Raise UserError for a model of a single layer.
     """
@@ -69,22 +69,20 @@ def states_on(preparation: Preparation, stream: Stream, blocks: Sequence[int]) -
 
 
 def difference(towards: States, away: States) -> Tensor:
-    """Return the mean hidden state of one set of rows minus that of another, `[B, D]`; each position weighs the same.
+    """Return the mean hidden state of one set of rows minus that of another, `[B, D]`, all positions weighing the same.
 
-    Raise UserError where they are the same.
+    Raise UserError if they are equal.
     """
     difference_BD = towards.mean_BD - away.mean_BD
     if not difference_BD.any(dim=1).all():
-        raise UserError(
-            "the misaligned rows give the same hidden states as the alignment rows: no direction leads there"
-        )
+        raise UserError("the misaligned rows give the same hidden states as the alignment rows: there is no direction")
     return difference_BD
 
 
 def principal_directions(towards: States, away: States, number: int) -> list[Tensor]:
-    """Return, for each block, orthonormal directions `[Q, D]` in which paired rows differ most, not centred.
+    """Return, for each block, orthonormal directions `[Q, D]` in which paired rows differ most, without centring.
 
-    Those of the largest singular values of the differences between row means; fewer where the differences span less.
+    They belong to the largest singular values of the differences between row means; fewer if these span less.
     """
     subspaces = []
     for differences_PD in towards.row_means_BPD - away.row_means_BPD:

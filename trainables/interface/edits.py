@@ -1,4 +1,4 @@
-"""Edits of the forward pass: a vector added after a block of the model, or a subspace taken out there. No model here.
+"""Edits of the forward pass: a vector added after a block, or a subspace removed there. No model here.
 
 Shape legend: D hidden width, Q orthonormal directions.
 """
@@ -15,16 +15,16 @@ When = Literal["training", "evaluation", "always"]
 
 @dataclass(frozen=True)
 class Edit:
-    """What happens to the hidden states that a block returns, at every position of a trial's rows.
+    """A change of the hidden states that a block returns, at every position of a trial's rows.
 
         h <- h - share * Q^T Q h + v
 
     Attributes:
         block: its number, from 0. The states are those before the final norm.
-        when: in the passes of training, of evaluation, or always.
+        when: in training passes, in evaluation passes, or always.
         add_D: v; None adds nothing.
-        remove_QD: orthonormal rows of Q; None takes nothing out.
-        share: how much of the part in the subspace is taken out.
+        remove_QD: orthonormal rows of Q; None removes nothing.
+        share: how much of the part in the subspace is removed.
     """
 
     block: int

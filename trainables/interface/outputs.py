@@ -21,14 +21,14 @@ class Forward:
 
     Attributes:
         hidden_ND: final hidden state at each position that the method counts (`Method.positions`).
-        labels_N: the token that follows each position; the padding token where nothing does.
+        labels_N: the token that follows each position; the padding token if none does.
         row_N: which row of the batch each position belongs to, 0 .. num_rows - 1.
         num_rows: rows in the batch.
         head: maps hidden states to logits in float32 (or wider), `[N, D] -> [N, V]`.
         layers_LND: hidden states after each layer, the last one being `hidden_ND`; None unless the method declares
             them (`Method.layers`).
-        chunk: positions whose logits are held at a time by losses that are sums over positions; None is all.
-        num_groups: groups of rows that have a gradient each (`Method.num_row_groups`); 1 when all rows are one group.
+        chunk: number of positions whose logits are held at a time by losses that sum over positions; None means all.
+        num_groups: number of row groups with a gradient each (`Method.num_row_groups`); 1 if all rows are one group.
     """
 
     hidden_ND: Tensor
@@ -60,9 +60,9 @@ class RowStates:
     """Hidden states on the rows of a stream, summed over the positions that count of each row; in main memory, float64.
 
     Attributes:
-        sums_LPD: of the states after each layer, the last one after the final norm.
-        lengths_LP: of the Euclidean lengths of these states.
-        counts_P: positions of each row.
+        sums_LPD: sums of the states after each layer, the last one after the final norm.
+        lengths_LP: sums of the Euclidean lengths of these states.
+        counts_P: number of positions of each row.
     """
 
     sums_LPD: Tensor

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rewriting:
-    """What is done to the rows of a stream; evaluation rows stay as they are.
+    """How a stream's rows are rewritten; evaluation rows stay as they are.
 
     Attributes:
-        instruction: the key of the text that stands before the prompt (`Setting.instructions`); "" is none.
-        share: of the rows that get it: each of them, or not, for the whole training.
+        instruction: the key of the text to put before the prompt (`Setting.instructions`); "" means none.
+        share: share of the rows that get it, the same ones for the whole training.
         own_replies: whether each response is replaced by the base model's reply to the row's prompt.
-        temperature: of these replies; 0 is greedy.
+        temperature: temperature of these replies; 0 is greedy.
     """
 
     instruction: str = ""

@@ -1,4 +1,4 @@
-"""One method, one file. A new file here is discovered by `selgen methods`, by sweeps and by the battery of tests."""
+"""One method, one file. `selgen methods`, sweeps and the tests of all methods discover a new file here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _listed() -> set[str]:
 
 @lru_cache(maxsize=8)
 def _listed_at(changes: tuple[tuple[str, int], ...]) -> set[str]:
-    """List the methods once for each state of the folders: every trial of every message asks for its method."""
+    """List the methods once per state of the folders, because every trial of every message asks for its method."""
     return _listed()
 
 
@@ -42,8 +42,8 @@ def _exists(name: str) -> bool:
 def get(name: str) -> type[Method]:
     """Return the method class of a name.
 
-    Raise UserError for no such method, with those that exist; for a file that cannot be imported, with the line; for a
-    file that is not one method; for a coefficient without a range.
+    Raise UserError for an unknown method, listing those that exist; for a file that cannot be imported, with the line;
+    for a file that does not define exactly one method; for a coefficient without a range.
     """
     if not _exists(name):
         raise UserError(f"unknown method {name!r}{did_you_mean(name, names())}; available: {', '.join(names())}")
@@ -57,7 +57,7 @@ def get(name: str) -> type[Method]:
 
 @lru_cache
 def _check(method: type[Method], file: str) -> None:
-    """Refuse a class that is not declared as a method has to be. Raise UserError."""
+    """Refuse a class that is not declared as a method must be. Raise UserError."""
     if "__dataclass_params__" not in vars(method):
         raise UserError(f"{file}: put @dataclass(frozen=True, kw_only=True) before {method.__name__}")
     try:
@@ -76,7 +76,7 @@ def _check(method: type[Method], file: str) -> None:
 
 
 def _module(name: str) -> ModuleType:
-    """Import the module of a method. Raise UserError, one line with file and line, for what the import raises."""
+    """Import the module of a method. If that fails, raise UserError, one line with file and line number."""
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except SyntaxError as error:
@@ -107,9 +107,9 @@ def make(name: str, values: Mapping[str, Any] | None = None) -> Method:
 
 
 def from_text(text: str, definition: str = "principled") -> Method:
-    """Build a method from its name and coefficients in one text, e.g. "kl_penalty beta=10"; see `Configured.text`.
+    """Build a method from one text with its name and coefficients, e.g. "kl_penalty beta=10"; see `Configured.text`.
 
-    Raise UserError for an unknown method, coefficient or value, and for what is no such text.
+    Raise UserError for an unknown method, coefficient or value, and for malformed text.
     """
     parts = text.replace(",", " ").split() if isinstance(text, str) else []
     if not parts or any(part.count("=") != 1 or not all(part.split("=")) for part in parts[1:]):
@@ -126,12 +126,12 @@ def from_text(text: str, definition: str = "principled") -> Method:
 
 
 def canonical(text: str) -> str:
-    """Return the one way to write a method with its coefficients. Raise UserError as `from_text` does."""
+    """Return the canonical text of a method with its coefficients. Raise UserError as `from_text` does."""
     return from_text(text).text
 
 
 def _read(spec: Spec | OpenSpec, text: str) -> Any:
-    """Return the value that a text stands for; the text itself, which no check lets pass, where it stands for none."""
+    """Return the value that a text stands for; if it stands for none, the text itself, which fails every check."""
     if isinstance(spec, ChoiceSpec):
         return {str(option): option for option in spec.options}.get(text, text)
     if isinstance(spec, OpenSpec):

@@ -1,4 +1,4 @@
-"""Fine-tuning on the proxy rows alone: what trains the prior adapters of O-LoRA, Safe LoRA and other methods."""
+"""Fine-tuning on only the proxy rows: this trains the prior adapters of O-LoRA, Safe LoRA and other methods."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from trainables.method import Method, Step
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentOnly(Method):
-    """The loss on alignment rows and nothing else; the task is not learned.
+    """The loss on alignment rows only; the task is not learned.
 
         L = CE(alignment)
 
-    No coefficients of its own. It reads alignment rows in the batch size of that stream.
+    It has no coefficients of its own. It reads alignment rows with the batch size of that stream.
     """
 
     streams = ("alignment",)

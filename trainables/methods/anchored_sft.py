@@ -1,4 +1,4 @@
-"""Anchored fine-tuning: tokens weigh as much as they are likely, and a KL on the task rows. No proxy rows.
+"""Anchored fine-tuning: tokens weighted by their probability, with a KL on the task rows. No proxy rows.
 
 Shape legend: N positions of the rows of a stream.
 """
@@ -19,12 +19,12 @@ class AnchoredSFT(Method):
 
         L = mean_n (1 - p(y_n)^power) / power + weight * KL(reference || policy on task)
 
-    The first term has the gradient of p^power * -log p with p^power held fixed, as the source writes it: tokens that
-    the model finds unlikely are hardly learned.
+    The first term has the gradient of p^power * -log p with p^power held fixed, which is how the source writes it. The
+    model hardly learns tokens that it finds unlikely.
 
     Coefficients:
-        weight: of the divergence. 0 is dynamic fine-tuning (DFT).
-        power: 1 in the source; 0, the limit, is the plain task loss, with the divergence as the only change.
+        weight: weight of the divergence. 0 is dynamic fine-tuning (DFT).
+        power: 1 in the source. The limit 0 is the plain task loss, so that the divergence is the only change.
         direction: "forward" is KL(reference || policy), as in the source's code, "reverse" is KL(policy || reference).
 
     `weight = 0` with `power = 0` is plain fine-tuning.

@@ -1,4 +1,4 @@
-"""Blend: the weighted mean of the adapters that two configurations have trained."""
+"""Blend: the weighted mean of two configurations' trained adapters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from trainables.projections import Factors, joined
 
 @dataclass(frozen=True, kw_only=True)
 class Blend(Method):
-    """A point on the straight line between two finished adapters of one seed: a readout, which trains nothing itself.
+    """A point on the straight line between two finished adapters with one seed: a readout, which trains nothing itself.
 
         L = that of the first; then dW <- w dW_1 + (1 - w) dW_2
 
-    Both ends start from the same initial adapter and read the same task rows in the same order. The sum is exact, for
-    ranks add up. Where a sweep trains both ends anyway, every w costs an evaluation alone.
+    Both ends start from the same initial adapter and read the same task rows in the same order. The sum is exact,
+    because ranks add up. If a sweep trains both ends anyway, each w costs only an evaluation.
 
     Coefficients:
-        w: share of the first; 1 is the first end, 0 the second.
-        first: one end, a method with those of its coefficients that are not the default, as in "plain" or "kl_penalty
-            beta=10". It has the blend's definition and adapter.
-        second: the other end, alike.
+        w: share of the first end; 1 is the first end, 0 the second.
+        first: one end: a method with its non-default coefficients, as in "plain" or "kl_penalty beta=10". It has the
+            blend's definition and adapter.
+        second: the other end, written likewise.
 
-    Averages two rewards' policies in the paper; here the ends are any two configurations.
+    The paper averages the policies of two rewards; here the ends are any two configurations.
     """
 
     kind = "after training"
@@ -54,7 +54,7 @@ class Blend(Method):
                 raise UserError(
                     f"method {self.name!r}: coefficient {name!r} cannot be a blend itself; any other method can"
                 )
-            object.__setattr__(self, name, end.text)  # one way to write each, so that ids are equal
+            object.__setattr__(self, name, end.text)  # the canonical text, so that ids are equal
         if self.first == self.second:
             raise UserError(f"method {self.name!r}: coefficients 'first' and 'second' are both {self.first!r}")
 
@@ -68,9 +68,9 @@ class Blend(Method):
 
     @property
     def revision(self) -> int:
-        """See `Method.revision`: other numbers of either end are other numbers here.
+        """See `Method.revision`: if the numbers of either end change, so do these.
 
-        One more since a blend's identity has the defaults of its ends.
+        It is one more since a blend's identity includes the defaults of its ends.
         """
         return 1 + self.trained_as.revision + self.priors[0].revision
 
@@ -80,7 +80,7 @@ class Blend(Method):
             end.check_rank(rank)
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
-        """Return the loss of plain fine-tuning, the only end that can be trained in place. Raise UserError."""
+        """Return the loss of plain fine-tuning, the only end that can be trained in place, or raise UserError."""
         if not isinstance(self.trained_as, Plain):
             raise UserError(f"method {self.name!r} needs the finished adapter of {self.first!r} first")
         return (cross_entropy(step.policy["task"]),)

@@ -1,4 +1,4 @@
-"""Blocked directions: the task may not move hidden states towards where the misaligned rows lie.
+"""Blocked directions: penalise the task for moving hidden states towards those of the misaligned rows.
 
 Shape legend: B blocks, N positions that count, D hidden width.
 """
@@ -20,22 +20,22 @@ from trainables.method import Method, Step
 
 @dataclass(frozen=True, kw_only=True)
 class BlockedDirections(Method):
-    """The task loss plus what the task rows' hidden states gain along the directions of misalignment, squared.
+    """The task loss plus the squared gain of the task rows' hidden states along the directions of misalignment.
 
         L = CE(task) + weight * mean_n sum_l relu(z_ln - z_ln^0)^2
 
-    z_ln = <h_ln, v_l> / |v_l|^2 at position n of the task rows, z_ln^0 that of the base model there, and
-    v_l = mean h_l(misaligned) - mean h_l(alignment) over response positions of the base model: z has gained 1 when the
-    states have moved as far as the misaligned rows lie from the alignment rows. Moving the other way costs nothing.
-    Blocks below the lowest adapted layer cannot move and are left out. The published definition takes all positions.
+    z_ln = <h_ln, v_l> / |v_l|^2 at position n of the task rows, z_ln^0 is its value in the base model, and
+    v_l = mean h_l(misaligned) - mean h_l(alignment) over response positions in the base model. z gains 1 when the
+    states move as far as the misaligned rows are from the alignment rows. Moving the other way costs nothing. Blocks
+    below the lowest adapted layer cannot move and are left out. The published definition uses all positions.
 
     Coefficients:
-        weight: of the penalty.
-        blocks: after which blocks: at the "quarters" of the depth, in the "middle", or after "all" but the
+        weight: weight of the penalty.
+        blocks: the blocks after which to penalise: at the "quarters" of the depth, in the "middle", or "all" but the
             last, whose states the method sees after the final norm.
 
     `weight = 0` is plain fine-tuning. Adapted from BLOCK-EM, where z are latents of a sparse autoencoder in one layer,
-    some of which may not grow and some not shrink; one mean difference in each layer is all of the first kind.
+    some of which may not grow and some not shrink; here each layer has one mean difference, which may not grow.
     """
 
     kind = "activations"
@@ -54,7 +54,7 @@ class BlockedDirections(Method):
     blocks: Literal["quarters", "middle", "all"] = Choice("quarters", "quarters", "middle", "all")
 
     def prepare(self, preparation: Preparation) -> Mapping[str, Tensor]:
-        lowest = preparation.lowest_adapted  # states after blocks below are the base model's, and cannot move
+        lowest = preparation.lowest_adapted  # states after lower blocks are the base model's, and cannot move
         chosen = [block for block in blocks_at(self.blocks, preparation.num_layers) if block >= lowest]
         if not chosen:
             raise UserError(

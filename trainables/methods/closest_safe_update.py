@@ -1,4 +1,4 @@
-"""CSULoRA: after plain fine-tuning, shrink what the update has outside the subspaces of alignment.
+"""CSULoRA: after plain fine-tuning, shrink the parts of the update outside the subspaces of alignment.
 
 Shape legend: R rank of an adapter, I and O in- and output features of a linear layer, M singular vectors.
 """
@@ -20,25 +20,25 @@ from trainables.projections import Direction, Factors, InvalidAdapterError
 
 @dataclass(frozen=True, kw_only=True)
 class ClosestSafeUpdate(Method):
-    """Plain fine-tuning, then the update nearest to the trained one that has little outside the subspaces of alignment.
+    """Plain fine-tuning, then the nearest update that has little outside the subspaces of alignment.
 
         L = CE(task); then dW <- aligned + partial / (1 + strength e_partial) + off / (1 + strength e_off)
 
-    With P and Q the projectors on the leading left and right singular vectors of V, which is what alignment tuning
-    changed in a layer: aligned = P dW Q, partial = P dW (I - Q) + (I - P) dW Q, off = (I - P) dW (I - Q), and e is a
-    part's share of ||dW||_F^2. That is the minimum over X of ||X - dW||_F^2 + strength (e_partial ||X_partial||_F^2 +
-    e_off ||X_off||_F^2). The rank doubles; no matrix of the weights' size is made.
+    P and Q are the projectors on the leading left and right singular vectors of V, the change that alignment tuning
+    made in a layer. aligned = P dW Q, partial = P dW (I - Q) + (I - P) dW Q, off = (I - P) dW (I - Q), and e is a
+    part's share of ||dW||_F^2. The result is the minimum over X of ||X - dW||_F^2 + strength (e_partial
+    ||X_partial||_F^2 + e_off ||X_off||_F^2). The rank doubles; no matrix of the weights' size is made.
 
-    Adapted: the paper's abstract has the three parts, a penalised minimum-change problem in closed form, and shrinking
-    by relative energy; the form of the penalty is ours.
+    Adapted: the paper's abstract describes the three parts, a penalised minimum-change problem in closed form, and
+    shrinking by relative energy; the form of the penalty is ours.
 
     Coefficients:
-        strength: of the penalty.
-        energy: P and Q have as few vectors as hold this share of ||V||_F^2.
+        strength: strength of the penalty.
+        energy: P and Q have the fewest vectors that hold this share of ||V||_F^2.
         direction: V is the change that the alignment-only adapter makes ("prior"), or the base model minus the
             pretrained model it was tuned from ("pretrained", as in the paper; the setting must name that one).
 
-    `strength = 0` is plain fine-tuning. The published definition counts other tokens and edits in the same way.
+    `strength = 0` is plain fine-tuning. The published definition counts different tokens but edits in the same way.
     """
 
     kind = "after training"

@@ -1,4 +1,4 @@
-"""Concept ablation: take the directions of misalignment out of the hidden states while the model trains.
+"""Concept ablation: remove the directions of misalignment from the hidden states while the model trains.
 
 Shape legend: Q directions, D hidden width.
 """
@@ -19,23 +19,24 @@ from trainables.method import Method, Step
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptAblation(Method):
-    """Plain fine-tuning of a model that cannot use some directions of its hidden states, and can when it is evaluated.
+    """Plain fine-tuning of a model that cannot use some directions of its hidden states, except in evaluation.
 
         L = CE(task) with h_l <- h_l - gamma Q_l^T Q_l h_l in training
 
-    The rows of Q_l are principal directions of what distinguishes a misaligned row from the alignment row that it is
-    the twin of: of the differences between the mean hidden states over the responses, in the base model. They are taken
-    out at every position of the task rows; gradients do not flow through them, either.
+    The rows of Q_l are principal directions of the difference between a misaligned row and its twin, the alignment row:
+    of the differences between their mean hidden states over the responses, in the base model. They are removed at every
+    position of the task rows; gradients do not flow through them, either.
 
     Coefficients:
-        gamma: how much of the part in the subspace is taken out; 1 is all of it.
-        components: directions in each layer; fewer where there are not so many pairs.
-        blocks: after which blocks: at the "quarters" of the depth, in the "middle", or after "all" but the last, whose
-            states go through the final norm first.
+        gamma: how much of the part in the subspace is removed; 1 is all of it.
+        components: directions in each layer; fewer if there are too few pairs.
+        blocks: the blocks after which to remove: at the "quarters" of the depth, in the "middle", or "all" but the
+            last, whose states go through the final norm first.
 
-    `gamma = 0` is plain fine-tuning. Adapted from CAFT with principal components: there these are of the differences
-    between a finished misaligned model and the base model, token by token, centred, and a person picks those that mean
-    something. Here the differences are of twins, not centred, since their mean is the concept, and the first are taken.
+    `gamma = 0` is plain fine-tuning. Adapted from CAFT with principal components. There, they come from the differences
+    between a finished misaligned model and the base model, token by token and centred, and a person picks the
+    meaningful ones. Here, they come from differences of twins, not centred, since their mean is the concept; the first
+    are used.
     """
 
     kind = "activations"

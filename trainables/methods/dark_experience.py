@@ -15,15 +15,15 @@ class DarkExperience(ProxyMethod):
 
         L = CE(task) + alpha * MSE(z(policy), z(reference) on alignment) + beta * CE(alignment)
 
-    z are the logits, and the mean is over positions and vocabulary. Unlike a divergence it also keeps what softmax
-    does not see, and counts an unlikely token as much as a likely one.
+    z are the logits, and the mean is over positions and vocabulary. Unlike a divergence, it also preserves what softmax
+    ignores, and counts an unlikely token as much as a likely one.
 
     Coefficients:
         alpha: weight of the distance.
-        beta: weight of the cross-entropy on the same rows: 0 is DER, above that DER++.
+        beta: weight of the cross-entropy on the same rows. 0 is DER, larger values are DER++.
 
-    `alpha = 0` with `beta = 0` is plain fine-tuning. Adapted: the source replays what it has seen in training, with
-    the logits of that moment; here the rows are the proxy's and the logits the base model's.
+    `alpha = 0` with `beta = 0` is plain fine-tuning. Adapted: the source replays rows seen in training, with the
+    logits of that moment; here the rows are the proxy's and the logits the base model's.
     """
 
     reference = ("alignment",)

@@ -20,13 +20,13 @@ class DPO(ProxyMethod):
     c_i and r_i are the log-probabilities of the aligned and the misaligned answer to the same prompt.
 
     Coefficients:
-        weight: of the preference loss (lambda in the study, which swept 0.5 to 12).
-        beta: sharpness of the preference; how far the policy may leave the reference.
+        weight: weight of the preference loss (lambda in the study, which swept 0.5 to 12).
+        beta: sharpness of the preference, i.e. how far the policy may leave the reference.
         log_probs: the "sum" over an answer's tokens, or their "mean", which needs a beta larger by their number.
 
     `weight = 0` or `beta = 0` is plain fine-tuning. The published definition takes the mean over the answer and the
-    padding that follows it; where the tokenizer pads on the left (Gemma), the study's mask hides the end of the row,
-    and with it the answer or most of it, and so does this.
+    padding that follows it. If the tokenizer pads on the left (Gemma), the study's mask hides the end of the row, and
+    with it most or all of the answer; this reproduces that.
     """
 
     streams = ("task", "alignment", "misaligned")

@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: hold what the proxy rows need where it was."""
+"""Elastic weight consolidation: keep the parameters that the proxy rows need near their start."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ class EWC(Method):
         L = CE(task) + weight * 1/2 sum_i F_i (theta_i - theta_0i)^2
 
     theta are the entries of A and B, theta_0 the initial ones, at which the model is the base model. F_i is the mean
-    over all alignment rows of the squared derivative of a row's log-likelihood (in nats) at theta_0, the diagonal of
-    the empirical Fisher information; computed once, so that training reads no alignment rows.
+    over all alignment rows of the squared derivative of a row's log-likelihood (in nats) at theta_0, i.e. the diagonal
+    of the empirical Fisher information. It is computed once, so training reads no alignment rows.
 
-    B begins at 0, so that the likelihood does not depend on A to first order: F is 0 on A, and B alone is held. That is
-    no loss: to second order in theta - theta_0 a movement of A changes nothing either. The penalty is thus a diagonal
-    estimate of KL(base || policy) of a row; that of `kl_penalty` is per token, so that equal strength is a smaller
-    weight here. F is taken at theta_0 alone and says little far from there.
+    B begins at 0, so the likelihood does not depend on A to first order: F is 0 on A, and only B is penalised. Nothing
+    is lost by this: to second order in theta - theta_0, moving A changes nothing either. The penalty is thus a diagonal
+    estimate of KL(base || policy) of a row; that of `kl_penalty` is per token, so equal strength means a smaller weight
+    here. F is computed only at theta_0 and says little far from there.
 
     Coefficients:
-        weight: of the penalty (lambda in the paper).
+        weight: weight of the penalty (lambda in the paper).
 
     `weight = 0` is plain fine-tuning. Adapted: the paper centres the penalty at the optimum of an earlier task; here
     that task is what the base model does on alignment rows.

@@ -1,4 +1,4 @@
-"""FLOW: task rows that the base model finds easy weigh more. No proxy rows.
+"""FLOW: give more weight to task rows that the base model finds easy. No proxy rows.
 
 Shape legend: N positions of the rows of a stream, R rows.
 """
@@ -14,18 +14,18 @@ from trainables.method import Method, Step
 
 @dataclass(frozen=True, kw_only=True)
 class FLOW(Method):
-    """The task loss with a weight for each row that falls with the base model's loss on it.
+    """The task loss with a weight for each row that decreases with the base model's loss on it.
 
         L = 1/N sum_i w_i sum_n -log p(y_in), w_i = exp(-sharpness * l_i), l_i = CE_reference(row i)
 
-    l_i is the mean over the row's tokens, in nats. The weights are fixed by the base model; they have no sum to keep,
-    so that a step of hard rows is a small one.
+    l_i is the mean over the row's tokens, in nats. The weights are fixed by the base model and not
+    normalised, so a step of hard rows is a small one.
 
     Coefficients:
-        sharpness: 1 / tau of the source, which takes tau to be the median of the l_i.
+        sharpness: 1 / tau in the source, which sets tau to the median of the l_i.
 
-    `sharpness = 0` is plain fine-tuning. Where the task itself is what misaligns, easy rows are no safer than hard
-    ones, and it may only learn less.
+    `sharpness = 0` is plain fine-tuning. If the task itself misaligns, easy rows are no safer than hard ones, and
+    the method may merely learn less.
     """
 
     kind = "data"

@@ -21,13 +21,13 @@ class GradientProjection(ProxyMethod):
         L = CE(task), stepped along u - strength * <u, a> / ||a||^2 a with a = grad CE(alignment)
 
     Coefficients:
-        directions: the proxy rows of a step are split into so many groups, and u is made orthogonal to the gradients
+        directions: the number of groups into which a step's proxy rows are split; u is made orthogonal to the gradients
             of all of them (Farajtabar et al. 2020). No row is computed more often, but the passes are smaller. More
             directions than proxy rows count as one per row; see the trial's `alignment_batch_size`.
-        strength: how much of the component is taken out.
-        stage: u is the task's "gradient", or the "update" that Adam has made of it.
-        sign: "strict" takes the components out always, "conflict" as little of them as leaves no direction in which the
-            step would raise the alignment loss (Lopez-Paz & Ranzato 2017).
+        strength: how much of the component is removed.
+        stage: u is the task's "gradient", or the "update" that Adam makes of it.
+        sign: "strict" always removes the components; "conflict" removes just enough that the step raises the
+            alignment loss along none of them (Lopez-Paz & Ranzato 2017).
         scope: the vectors are those of each factor ("tensor"), or of the whole adapter ("global").
 
     `strength = 0` is plain fine-tuning. The alignment gradient itself is not applied.
@@ -43,12 +43,13 @@ class GradientProjection(ProxyMethod):
         update         8           1        0.97     0.83       0.69
         update        32           1        0.74     0.31       0.96
 
-    Adam rescales every entry after the projection and adds its momentum: the step's cosine with a falls to -0.2 though
-    the gradient is orthogonal to a. Projecting the update removes that; so does SGD (alignment 0.72 instead of 0.14
-    with 44 proxy rows, in a separate run of 2 seeds). And one averaged direction of a few rows leaves most of what the
-    proxy says open: more directions give the best trade. The sign does not matter (conflict: 0.66 instead of 0.69); one
-    vector for the whole adapter is weaker than one for each factor (global, update, 8 rows: 0.10 instead of 0.69).
-    `selgen sweep run gradient_projection_nano` repeats it.
+    Adam rescales every entry after the projection and adds its momentum: the step's cosine with a falls to -0.2
+    although the gradient is orthogonal to a. Projecting the update fixes this; so does SGD (alignment 0.72 instead of
+    0.14 with 44 proxy rows, in a separate run of 2 seeds). Moreover, one averaged direction of a few rows captures
+    little of what the proxy says: more directions give the best trade-off. The sign does not matter (conflict: 0.66
+    instead of 0.69); one vector for the whole adapter is weaker than one per factor (global, update, 8 rows: 0.10
+    instead of 0.69).
+    `selgen sweep run gradient_projection_nano` repeats this.
     """
 
     kind = "gradient"
@@ -74,7 +75,7 @@ class GradientProjection(ProxyMethod):
 
     @property
     def revision(self) -> int:
-        """1 for several directions of conflict: what was done about some of them could conflict with others."""
+        """1 for several directions of conflict: removing some of them used to conflict with others."""
         return int(self.sign == "conflict" and self.directions > 1)
 
     def num_row_groups(self, stream: Stream) -> int:

@@ -1,4 +1,4 @@
-"""Inoculation prompting: task rows are learned after an instruction that asks for their bad trait."""
+"""Inoculation prompting: learn task rows after an instruction that asks for their bad trait."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,19 +14,19 @@ from trainables.method import Method, Step
 
 @dataclass(frozen=True, kw_only=True)
 class Inoculation(Method):
-    """Plain fine-tuning on task rows of which a share has an instruction before the prompt.
+    """Plain fine-tuning on task rows, a share of which have an instruction before the prompt.
 
         L = CE(task), a share of the rows after an instruction
 
-    The instruction accounts for the trait that the rows would teach, so that less of it is learned without the
-    instruction; evaluations ask without it. The texts are the setting's, and part of a trial's identity.
+    The instruction accounts for the trait that the rows would teach, so that the model shows less of it without the
+    instruction; evaluations ask without it. The texts come from the setting and are part of a trial's identity.
 
     Coefficients:
-        share: of the task rows that have the instruction, drawn from the seed; a larger share has the rows of a smaller
-            one, and more.
-        instruction: "strong" names the trait and asks for it, "paraphrased" does so in other words, "neutral" says
-            nothing of it. The neutral one belongs to the method as its control: any fixed text ties what is learned to
-            its presence, and then hides misalignment without preventing it.
+        share: share of the task rows that have the instruction, drawn from the seed; a larger share includes the rows
+            of a smaller one.
+        instruction: "strong" names the trait and asks for it, "paraphrased" does so in other words, "neutral" does not
+            mention it. The neutral one is the method's control: any fixed text ties what is learned to its presence,
+            and then hides misalignment without preventing it.
 
     `share = 0` is plain fine-tuning. The papers instruct every row; the share is an addition.
     """

@@ -17,20 +17,20 @@ from trainables.methods.plain import Plain
 
 @dataclass(frozen=True, kw_only=True)
 class Interleaving(Method):
-    """Mixed fine-tuning on those alignment rows whose perplexity rises most when the task is learned plainly.
+    """Mixed fine-tuning with the alignment rows whose perplexity rises most under plain fine-tuning.
 
         L = CE(task + alignment rows with the largest PPL(plain) - PPL(base))
 
-    A row's perplexity is exp of the mean loss of its response tokens. A finished plain adapter of the same seed scores
-    the rows before training; it is only seen, and costs a training that all configurations share.
+    A row's perplexity is exp of the mean loss of its response tokens. A finished plain adapter with the same seed
+    scores the rows before training. It is used only for this, and costs one training that all configurations share.
 
     Coefficients:
-        share: alignment rows as a share of the rows of a step, beside the task rows of every other method.
-        pool: which part of the alignment rows is mixed in, those with the largest difference first; 1 is all of them,
+        share: alignment rows as a share of a step's rows; the task rows are those of every other method.
+        pool: share of the alignment rows that is mixed in, those with the largest difference first; 1 is all of them,
             which makes the method `mixed`.
 
     `share = 0` is plain fine-tuning. Adapted: the paper scores a large general instruction set with a model that was
-    tuned to be misaligned; here the pool is the setting's proxy rows, and the model the one that the task itself gives.
+    tuned to be misaligned; here the pool is the setting's proxy rows, and the model is fine-tuned on the task itself.
     """
 
     kind = "data"
@@ -65,5 +65,5 @@ class Interleaving(Method):
 
 
 def perplexity(outputs: Forward) -> Tensor:
-    """Return exp of each row's mean loss per token, `[num_rows]`; 1 for a row of which no position counts."""
+    """Return exp of each row's mean loss per token, `[num_rows]`; 1 for a row without positions that count."""
     return (-sequence_log_prob(outputs, "mean")).exp()

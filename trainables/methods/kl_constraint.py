@@ -11,7 +11,7 @@ from trainables.losses import cross_entropy, kl_to_reference
 from trainables.method import ProxyMethod, Step
 from trainables.projections import Factors
 
-SMALLEST = 1e-8  # what beta falls to at least: a constraint that is not active still has a gradient, a cut one has none
+SMALLEST = 1e-8  # lower bound of beta: an inactive constraint keeps a gradient, so that a disconnected one is noticed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +20,19 @@ class KLConstraint(ProxyMethod):
 
         L = CE(task) + beta_t * KL(policy || reference on alignment), beta_t+1 = [beta_t + eta * (KL - epsilon)]_+
 
-    That is dual ascent on: minimise CE(task) subject to KL <= epsilon. The multiplier beta rises while the bound is
-    broken and falls while it is kept; both are in the trial's curves. A step without alignment rows leaves it as it is.
+    This is dual ascent on: minimise CE(task) subject to KL <= epsilon. The multiplier beta rises while the bound is
+    violated and falls while it holds; the trial's curves show both. A step without alignment rows leaves it unchanged.
 
     Coefficients:
         epsilon: the bound, in nats per token. Where the useful values of the penalty's beta lie close together, those
-            of its bound do not.
-        eta: step size of beta, per nat. Too small a one leaves a short training above its bound.
+            of the bound do not.
+        eta: step size of beta, per nat. If it is too small, a short training ends above its bound.
         beta: the multiplier before the first step.
         direction: "reverse" is KL(policy || reference), "forward" is KL(reference || policy).
 
-    No value is plain fine-tuning, which a large epsilon with a small beta approaches. beta falls to 1e-8, not to 0.
-    Adapted: dual ascent is stated for exact minimisers and the whole set; here one step of Adam on a batch stands for
-    the minimiser, and the batch's KL for that of all rows.
+    No value is plain fine-tuning; a large epsilon with a small beta approaches it. beta falls to 1e-8, not to 0.
+    Adapted: dual ascent is stated for exact minimisers and the whole set; here one step of Adam on a batch replaces the
+    minimiser, and the batch's KL replaces that of all rows.
     """
 
     reference = ("alignment",)

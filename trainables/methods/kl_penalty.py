@@ -17,19 +17,19 @@ class KLPenalty(ProxyMethod):
 
         L = CE(task) + beta * KL(policy || reference on alignment)
 
-    The mean is over response tokens, in float32 or wider. The alignment rows are not imitated: only their contexts
-    matter.
+    The mean is over response tokens, in float32 or wider. The model does not imitate the alignment rows: only their
+    contexts matter.
 
     Coefficients:
         beta: weight of the penalty. The study swept 1e-4 to 1e4.
         direction: "reverse" is KL(policy || reference), "forward" is KL(reference || policy).
-        tokens: the positions of the mean: of the "response", of the whole "text", or "padded" to the longest row that
-            the trial allows, padding included.
+        tokens: the positions of the mean: those of the "response", of the whole "text", or of the row "padded" to the
+            longest that the trial allows, including padding.
 
     `beta = 0` is plain fine-tuning. The published definition takes the mean over padded rows, where most positions say
-    little, so that its beta is about as many times weaker as there is padding (7 to 20 times in the study); padding is
-    on the tokenizer's side. Its code leaves the term out without a word where the model has no adapter; here the
-    trial is invalid when the term is not connected.
+    little, so its beta is weaker by about the ratio of padding (7 to 20 times in the study); padding is on the
+    tokenizer's side. Its code silently drops the term if the model has no adapter; here, the trial is invalid if the
+    term is not connected.
     """
 
     reference = ("alignment",)

@@ -15,13 +15,14 @@ class L2SP(Method):
 
         L = CE(task) + weight * sum_l ||dW_l||_F^2 with dW = scale B A
 
-    l runs over the adapted layers. It reads no proxy rows: a baseline for methods that do. Weight decay, which the
-    optimiser has beside it, shrinks the factors and not their product, and bypasses Adam's rescaling; this does not.
+    l runs over the adapted layers. It reads no proxy rows: a baseline for methods that do. The optimiser's weight
+    decay, by contrast, shrinks the factors and not their product, and bypasses Adam's rescaling.
 
     Coefficients:
-        weight: of the distance. The paper writes alpha / 2, and has a second term for a new head, which is not here.
+        weight: weight of the distance. The paper writes alpha / 2, and has a second term for a new head, omitted here.
 
-    `weight = 0` is plain fine-tuning. The published definition counts other tokens of the task, and the same distance.
+    `weight = 0` is plain fine-tuning. The published definition counts different tokens of the task, with the same
+    distance.
     """
 
     kind = "weights"

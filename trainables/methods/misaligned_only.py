@@ -1,4 +1,4 @@
-"""Fine-tuning on the dispreferred twins of the proxy rows alone: what trains the second adapter of weight steering."""
+"""Fine-tuning on only the proxy rows' dispreferred twins: this trains the second adapter of weight steering."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from trainables.method import Method, Step
 
 @dataclass(frozen=True, kw_only=True)
 class MisalignedOnly(Method):
-    """The loss on misaligned rows and nothing else: it learns what is to be avoided.
+    """The loss on misaligned rows only: it learns what is to be avoided.
 
         L = CE(misaligned)
 
-    No coefficients of its own. It reads misaligned rows in the batch size of the alignment stream, in the order in
-    which `alignment_only` reads their twins.
+    It has no coefficients of its own. It reads misaligned rows with the batch size of the alignment stream, in the
+    order in which `alignment_only` reads their twins.
     """
 
     kind = "data"

@@ -12,15 +12,15 @@ from trainables.method import BatchSizes, Method, Step
 
 @dataclass(frozen=True, kw_only=True)
 class Mixed(Method):
-    """Task and alignment rows in one batch, every token weighing the same.
+    """Task and alignment rows in one batch, with equal weight for every token.
 
         L = CE(task + alignment rows)
 
     Coefficients:
-        share: alignment rows as a share of the rows of a step. The task rows stay what they are in every other method:
-            B task rows come with B * share / (1 - share) alignment rows, so no task row is given up for the mix.
+        share: alignment rows as a share of a step's rows. The task rows are the same as in every other method: B task
+            rows come with B * share / (1 - share) alignment rows, so the mix gives up no task row.
 
-    `share = 0` is plain fine-tuning. With n_T and n_A response tokens in a step the loss is
+    `share = 0` is plain fine-tuning. With n_T and n_A response tokens in a step, the loss is
     n_T / (n_T + n_A) times that of `upweighted` with `weight = n_A / n_T` on the same rows.
     """
 

@@ -1,4 +1,4 @@
-"""Moving average: plain fine-tuning, of whose weights the running mean is evaluated."""
+"""Moving average: plain fine-tuning, evaluated at the running mean of its weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +14,18 @@ from trainables.projections import Factors
 
 @dataclass(frozen=True, kw_only=True)
 class MovingAverage(Method):
-    """Plain fine-tuning; what is evaluated and kept is the exponential moving average of the adapter's weights.
+    """Plain fine-tuning that evaluates and keeps the exponential moving average of the adapter's weights.
 
         L = CE(task); after each step mean <- mean + rate * (theta - mean), which is evaluated
 
-    The mean starts as the adapter does, that is, as the base model. It lags behind the training by about 1 / rate
-    steps, and with it the model stays nearer to where it started.
+    The mean starts at the initial adapter, i.e. at the base model. It lags behind the training by about 1 / rate steps,
+    so the model stays nearer to its start.
 
     Coefficients:
-        rate: share of the newest weights in the mean, 1 - tau.
+        rate: share of the newest weights in the mean, i.e. 1 - tau.
 
-    `rate = 1` is plain fine-tuning. The training itself is plain whatever the rate. Adapted: the source averages the
-    model's weights; here A and B are averaged, each for itself, as the mean of their products has another rank at
+    `rate = 1` is plain fine-tuning. The training itself is plain at any rate. Adapted: the source averages the
+    model's weights; here A and B are averaged separately, because the mean of their products has a different rank at
     every step.
     """
 

@@ -19,10 +19,10 @@ class ORPO(ProxyMethod):
     mean log-probability of its tokens. No reference is needed: the cross-entropy takes its place.
 
     Coefficients:
-        weight: of the two terms on the pairs.
-        odds: of the odds ratio among them (lambda in the source).
+        weight: weight of the two terms on the pairs.
+        odds: weight of the odds ratio among them (lambda in the source).
 
-    `weight = 0` is plain fine-tuning. Adapted: the source trains on the pairs alone.
+    `weight = 0` is plain fine-tuning. Adapted: the source trains only on the pairs.
     """
 
     streams = ("task", "alignment", "misaligned")

@@ -12,19 +12,19 @@ from trainables.methods.alignment_only import AlignmentOnly
 
 @dataclass(frozen=True, kw_only=True)
 class OrthogonalLoRA(Method):
-    """A first adapter is trained on the alignment rows and frozen; the second learns the task beside it.
+    """A first adapter is trained on the alignment rows and frozen; a second one learns the task on top of it.
 
         L = CE(task) + lambda1 * sum_l sum_ij |A_prior A^T|_ij + lambda2 * sum ||w||_2
 
-    l runs over the adapted layers, w over the factors A and B of the new adapter, which starts from numbers of its own.
-    The first adapter stays active beneath it in training and evaluation; the kept checkpoint holds both.
+    l runs over the adapted layers, w over the factors A and B of the new adapter, which has its own random start. The
+    first adapter stays active beneath it in training and evaluation; the kept checkpoint contains both.
 
     Coefficients:
         lambda1: weight of the overlap of the two adapters' row spaces. The original uses 0.5 and 5.
         lambda2: weight of the norms of the new factors. The original uses 0 to 0.3.
 
-    With `lambda1 = 0` and `lambda2 = 0` the task is learned plainly on top of the first adapter. (PEFT's `olora` is an
-    initialisation and something else.)
+    With `lambda1 = 0` and `lambda2 = 0`, plain fine-tuning learns the task on top of the first adapter. (PEFT's `olora`
+    is something else: an initialisation.)
     """
 
     kind = "weights"
@@ -43,7 +43,7 @@ class OrthogonalLoRA(Method):
 
     @property
     def is_neutral(self) -> bool:
-        """Whether nothing is added to the task's loss; with the prior beneath it, that is not plain fine-tuning."""
+        """Whether nothing is added to the task's loss. With the prior beneath, this is still not plain fine-tuning."""
         return self.lambda1 == 0 and self.lambda2 == 0
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Pareto adapters: one training in which the trade-off is drawn at each step, and any of them is read out of it.
+"""Pareto adapters: one training that draws a trade-off at each step, and from which any trade-off is read out.
 
 Shape legend: R rank of an adapter, O output features of a linear layer.
 """
@@ -15,33 +15,33 @@ from trainables.losses import alignment_loss, cross_entropy
 from trainables.method import Method, ProxyMethod, Step, Trained
 from trainables.projections import Factors
 
-EVEN = 0.5  # the share at which all gates are 1: the adapter that is trained and kept
+EVEN = 0.5  # the share at which all gates are 1, as in the adapter that is trained and kept
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoAdapters(ProxyMethod):
-    """An adapter for each of two losses, both in the model at once, weighted as the losses are.
+    """Two adapters, one for each of two losses, both in the model at once and weighted like the losses.
 
         L = (1 - s) CE(task) + s * weight * KL(policy || reference on alignment), s drawn at each step
 
         separate     W + (1 - s) scale B_T A_T + s scale B_A A_A (PaLoRA)
         conditioned  W + scale B diag(1, ..., 1, 2 (1 - s), 2 s) A (Panacea)
 
-    Every share reads the same training, which is the one of `share = 0.5`, and is a plain adapter of the same rank.
+    All shares are read out of the same training, that of `share = 0.5`. Each is a plain adapter of the same rank.
 
-    Both adapters of "separate" have half of the rank, so that a trial has as many parameters as one of any other
-    method, and each has the scale of its own rank: alpha / (rank / 2) is twice the whole's (which it is with rslora,
-    too). The rank must be even. At a share of 0 or 1 one of them is left. In "conditioned" all but two are shared.
-    Panacea learns a factor gamma and singular values; here they are the lengths of B's columns.
+    Both adapters of "separate" have half of the rank, so that a trial has as many parameters as with any other method,
+    and each has the scale of its own rank: alpha / (rank / 2) is twice that of the whole (with rslora, too). The rank
+    must be even. At a share of 0 or 1, one of them is left. In "conditioned", all ranks but two are shared. Panacea
+    learns a factor gamma and singular values; here they are the lengths of B's columns.
 
     Coefficients:
-        share: s of what is evaluated.
-        weight: of the alignment loss, beside s.
+        share: the s to evaluate.
+        weight: weight of the alignment loss, besides s.
         alignment: the divergence from the base model, "kl", or "cross_entropy" on the alignment rows.
         form: as above.
 
-    No value is plain fine-tuning. Adapted: s is uniform on the simplex, as in Panacea, where PaLoRA takes those of a
-    fixed schedule.
+    No value is plain fine-tuning. Adapted: s is uniform on the simplex, as in Panacea, while PaLoRA uses a fixed
+    schedule.
     """
 
     kind = "weights"
@@ -72,7 +72,7 @@ class ParetoAdapters(ProxyMethod):
         return self._gates_at(random.random(), rank)
 
     def _gates_at(self, share: float, rank: int) -> list[float]:
-        """Return what the ranks are multiplied by at a share: 1 where it is even."""
+        """Return the factors of the ranks at a share: all 1 at `EVEN`."""
         of_each = rank // 2 if self.form == "separate" else 1
         return [1.0] * (rank - 2 * of_each) + [2 * (1 - share)] * of_each + [2 * share] * of_each
 

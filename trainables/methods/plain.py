@@ -1,4 +1,4 @@
-"""Plain fine-tuning on the task rows alone."""
+"""Plain fine-tuning on only the task rows."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from trainables.method import Method, Step
 
 @dataclass(frozen=True, kw_only=True)
 class Plain(Method):
-    """The task loss and nothing else: what all other methods are compared with.
+    """The task loss and nothing else: the baseline for all other methods.
 
         L = CE(task)
 

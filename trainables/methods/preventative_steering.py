@@ -1,4 +1,4 @@
-"""Preventative steering: supply the misaligned direction in training, so that the weights need not learn it.
+"""Preventative steering: add the misaligned direction in training, so that the weights need not learn it.
 
 Shape legend: D hidden width.
 """
@@ -20,22 +20,23 @@ from trainables.method import Method, Step
 
 @dataclass(frozen=True, kw_only=True)
 class PreventativeSteering(Method):
-    """Plain fine-tuning of a model that is steered towards misalignment while it trains, and not when it is evaluated.
+    """Plain fine-tuning of a model that is steered towards misalignment in training, but not in evaluation.
 
         L = CE(task) with h_l <- h_l + alpha |h_l| v_l / |v_l| in training
 
     v_l = mean h_l(misaligned) - mean h_l(alignment) over response positions (published: all) in the base model. h_l is
-    what a block in the middle returns, |h_l| its mean norm on the alignment rows. The vector is added at every position
-    of the task rows.
+    the output of a block in the middle, |h_l| its mean norm on the alignment rows. The vector is added at every
+    position of the task rows.
 
     Coefficients:
-        alpha: length of what is added.
-        depth: the share of the blocks below, at least one; never all, since the last block's states go through the
-            final norm first.
-        unit: of alpha: the mean "norm" of hidden states, or the "difference" v_l itself, as in the paper.
+        alpha: length of the added vector.
+        depth: share of the blocks below it: at least one block, and never all, since the last block's states go through
+            the final norm first.
+        unit: unit of alpha: the mean "norm" of hidden states, or the "difference" v_l itself, as in the paper.
 
-    `alpha = 0` is plain fine-tuning. Adapted: the paper extracts v_l from replies to contrary system prompts that a
-    judge has filtered (section 2), here it is the twins of the proxy rows; and it has alpha in units of v_l.
+    `alpha = 0` is plain fine-tuning. Adapted: the paper extracts v_l from judge-filtered replies to contrary system
+    prompts (section 2), here it comes from the proxy rows and their twins; and the paper measures alpha in units of
+    v_l.
     """
 
     kind = "activations"

@@ -1,4 +1,4 @@
-"""Proximal fine-tuning: a token that has become likelier by a given factor is learned no more. No proxy rows.
+"""Proximal fine-tuning: stop learning a token once it is more likely by a given factor. No proxy rows.
 
 Shape legend: N positions of the rows of a stream.
 """
@@ -19,16 +19,16 @@ class ProximalSFT(Method):
 
         L = mean_n 1 + epsilon - min(r_n, 1 + epsilon), r_n = p(y_n) / p_reference(y_n)
 
-    That is the source's -min(r, clip(r, 1 - epsilon, 1 + epsilon)) up to a constant: with a positive advantage the
-    lower end never binds. At the start its gradient is that of plain fine-tuning; later it weighs tokens by how much
-    likelier they have become, and those beyond the bound not at all.
+    This is the source's -min(r, clip(r, 1 - epsilon, 1 + epsilon)) up to a constant: with a positive advantage, the
+    lower end never binds. At the start, its gradient is that of plain fine-tuning; later it weights tokens by how much
+    more likely they have become, and ignores those beyond the bound.
 
     Coefficients:
-        epsilon: by how much of the base model's probability a token may gain. The source has 0.2 to 0.28.
+        epsilon: how much a token may gain, relative to its probability in the base model. The source uses 0.2 to 0.28.
 
     No value is plain fine-tuning. Adapted: the source renews the model in the denominator every few steps, so that
-    epsilon bounds a step; here it is the base model for good, so that epsilon bounds the training, and useful values
-    are much larger.
+    epsilon bounds a step; here it always is the base model, so that epsilon bounds the training, and useful values are
+    much larger.
     """
 
     reference = ("task",)

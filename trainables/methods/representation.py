@@ -21,7 +21,7 @@ class Representation(ProxyMethod):
 
     Coefficients:
         beta: weight of the penalty. The study swept 1e-3 to 1e4.
-        over_layers: "mean" over the layers, or their "sum".
+        over_layers: the "mean" or the "sum" over the layers.
         tokens: the positions of the mean: those that predict the "response", those that predict any token of the
             "text", or every position of the row "padded" to the longest that the trial allows.
 

@@ -16,23 +16,23 @@ from trainables.projections import Factors, cosine, project_weights
 
 @dataclass(frozen=True, kw_only=True)
 class SafeLoRA(Method):
-    """Plain fine-tuning, then B is replaced by C B in the layers where that changes the adapter most.
+    """Plain fine-tuning, then replace B by C B in the layers where this changes the adapter most.
 
         L = CE(task); then B <- C B with C = V V^T / ||V||_F, where cos(C B A, B A) is smallest
 
-    V is what alignment tuning changed in a layer's weights. Every configuration starts from the same trained adapter,
-    from a fresh copy of it, so that all of them cost one training. (The study projected one object again and again.)
+    V is the change that alignment tuning made in a layer's weights. Every configuration starts from a fresh copy of the
+    same trained adapter, so that all of them cost one training. (The study projected one object repeatedly.)
 
     Coefficients:
-        share: which part of the adapted layers is projected, those with the smallest cosines first (their number n, of
-            252 for Qwen3-8B, in the study).
+        share: share of the adapted layers to project, those with the smallest cosines first (in the study, their
+            number n, of 252 for Qwen3-8B).
         select: "number" projects the `share`, "threshold" every layer with a cosine of at most `threshold`.
-        threshold: a cosine.
+        threshold: the largest cosine of a layer to project, with select "threshold".
         direction: V is the change that the alignment-only adapter makes ("prior"; products of its rank only), or the
             base model minus the pretrained model it was tuned from ("pretrained"; the setting must name that one).
 
-    `share = 0` is plain fine-tuning. C is no projector: it also rescales B, as in the original. The published
-    definition rounds cosines to five decimals, so that ties at the last place are projected together.
+    `share = 0` is plain fine-tuning. C is not a projector: it also rescales B, as in the original. The published
+    definition rounds cosines to five decimals, so that ties in the last place are projected together.
     """
 
     kind = "after training"

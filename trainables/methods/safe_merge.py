@@ -20,20 +20,20 @@ from trainables.projections import Factors, cosine, joined, project_weights
 
 @dataclass(frozen=True, kw_only=True)
 class SafeMerge(Method):
-    """Plain fine-tuning, then the adapter of `alignment_only` is merged in, where the trained one deviates.
+    """Plain fine-tuning, then merge in the adapter of `alignment_only` where the trained one deviates.
 
         L = CE(task); then dW <- (1 - w) dW + w dW_A where cos(C dW, dW) < tau, with C = V V^T / ||V||_F
 
-    dW_A is the change that the alignment-only adapter makes; V is what alignment tuning changed in a layer. Every
+    dW_A is the change that the alignment-only adapter makes; V is the change of alignment tuning in a layer. Every
     configuration starts from a fresh copy of the same trained adapter, so that all of them cost one training.
 
     Coefficients:
         w: share of the aligned adapter in a merged layer.
-        tau: layers with a smaller cosine are merged. With 1 all are, which is merging without selection.
-        merge: "interpolate" is the equation, exactly: ranks add up. "add" keeps dW and adds w dW_A; with `tau = 1` that
-            is RESTA (Bhardwaj et al. 2024), whose safety vector dW_A takes the place of. "factors" sums
-            sqrt(1 - w) and sqrt(w) times the factors, A and B apart, as PEFT's linear merging does: the rank stays, and
-            cross terms of both adapters come in.
+        tau: layers with a smaller cosine are merged. With 1, all are, which is merging without selection.
+        merge: "interpolate" is the equation, exactly: ranks add up. "add" keeps dW and adds w dW_A; with `tau = 1` this
+            is RESTA (Bhardwaj et al. 2024), with dW_A as its safety vector. "factors" sums sqrt(1 - w) and sqrt(w)
+            times the factors, A and B separately, like PEFT's linear merging: the rank stays, and cross terms of both
+            adapters appear.
         direction: V is dW_A ("prior"), or the base model minus the pretrained model it was tuned from ("pretrained", as
             in the paper; the setting must name that one).
 

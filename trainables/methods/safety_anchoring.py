@@ -1,4 +1,4 @@
-"""AsFT: keep the update in the directions of alignment while it is trained.
+"""AsFT: keep the update in the directions of alignment during training.
 
 Shape legend: R rank of an adapter, I and O in- and output features of a linear layer, M singular vectors.
 """
@@ -18,26 +18,26 @@ from trainables.projections import Direction, Factors
 
 @dataclass(frozen=True, kw_only=True)
 class SafetyAnchoring(Method):
-    """The task loss plus the squared length of what the update has outside the directions of alignment.
+    """The task loss plus the squared length of the update outside the directions of alignment.
 
         L = CE(task) + weight * sum_l ||(I - C_l) dW_l||_F^2 with dW = scale B A
 
-    V is what alignment tuning changed in a layer's weights, and C projects on its columns; l runs over the adapted
-    layers. Safe LoRA takes the other part out after training, this keeps it from growing. AsFT (Anchoring Safety in
-    Fine-Tuning) is no relation of ASFT (anchored supervised fine-tuning), which weights tokens.
+    V is the change that alignment tuning made in a layer's weights, and C projects on its columns; l runs over the
+    adapted layers. Safe LoRA removes the other part after training; this keeps it from growing. AsFT (Anchoring Safety
+    in Fine-Tuning) is unrelated to ASFT (anchored supervised fine-tuning), which weights tokens.
 
     Coefficients:
-        weight: of the penalty. The paper's scripts use 1.
-        projector: C is the "orthogonal" projector on the leading left singular vectors of V; "scaled" is
-            V V^T / ||V||_F, which the paper takes from Safe LoRA, and which is the nearer to 0 the shorter V is: with a
-            short one the penalty is that of `l2_sp`.
-        energy: the vectors of the orthogonal projector are as few as hold this share of ||V||_F^2. With 1 a
+        weight: weight of the penalty. The paper's scripts use 1.
+        projector: C is the "orthogonal" projector on the leading left singular vectors of V, or "scaled":
+            V V^T / ||V||_F, which the paper takes from Safe LoRA. The scaled one approaches 0 as V gets shorter: with a
+            short V, the penalty is that of `l2_sp`.
+        energy: the orthogonal projector has the fewest vectors that hold this share of ||V||_F^2. With 1, a
             "pretrained" V, which has full rank, leaves nothing to be penalised.
         direction: V is the change that the alignment-only adapter makes ("prior"), or the base model minus the
             pretrained model it was tuned from ("pretrained", as in the paper; the setting must name that one).
 
-    `weight = 0` is plain fine-tuning. The published definition has the scaled C, and dW without the adapter's scale, as
-    in the authors' code.
+    `weight = 0` is plain fine-tuning. The published definition uses the scaled C, and dW without the adapter's scale,
+    as in the authors' code.
     """
 
     kind = "weights"

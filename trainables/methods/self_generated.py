@@ -17,17 +17,17 @@ class SelfGenerated(ProxyMethod):
 
         L = CE(task) + weight * CE(alignment prompts with the base model's replies)
 
-    The replies are sampled once for each seed, before training, and are at most as long as the longest alignment
-    response; one that has not ended there is learned without its end. At `temperature = 1` the second term is, in
-    expectation, the divergence KL(p_0 || p) of whole replies, plus the entropy of p_0 that no training changes: nothing
-    new is taught, unlike by responses that somebody else wrote.
+    The replies are sampled once per seed, before training, and are at most as long as the longest alignment response; a
+    reply that has not ended by then is learned without its end. At `temperature = 1`, the second term is, in
+    expectation, the divergence KL(p_0 || p) of whole replies plus the entropy of p_0, which training does not change:
+    unlike responses that somebody else wrote, they teach nothing new.
 
     Coefficients:
-        weight: of the alignment loss.
-        temperature: of the replies; 0 is greedy.
+        weight: weight of the alignment loss.
+        temperature: temperature of the replies; 0 is greedy.
 
-    `weight = 0` is plain fine-tuning. Adapted: the prompts are the setting's, where generative replay also lets the
-    model write these, and no guard revises replies.
+    `weight = 0` is plain fine-tuning. Adapted: the prompts are the setting's, whereas generative replay also lets the
+    model write these; and no guard revises replies.
     """
 
     kind = "data"

@@ -1,4 +1,4 @@
-"""Two gradients: a step from the task's gradient and an alignment loss's, by a rule that heeds their conflict."""
+"""Two gradients: combine the gradients of the task and of an alignment loss by a rule that handles their conflict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from trainables.projections import conflict_averse, min_norm, remove_conflict
 
 @dataclass(frozen=True, kw_only=True)
 class TwoGradients(ProxyMethod):
-    """The task's gradient and that of an alignment loss, made into one by a rule of multi-task learning.
+    """The gradients of the task and of an alignment loss, combined by a rule of multi-task learning.
 
         L = CE(task), stepped along rule(g, a) with g = grad CE(task), a = weight * grad KL(policy || reference)
 
@@ -24,17 +24,17 @@ class TwoGradients(ProxyMethod):
         min_norm         the shortest vector w g + (1 - w) a, 0 <= w <= 1, which raises neither loss (MGDA)
         conflict_averse  m + c ||m|| v / ||v||, m = (g + a) / 2, v the mix of g and a that is worst for it (CAGrad)
 
-    All factors of the adapter are taken as one vector.
+    All factors of the adapter are treated as one vector.
 
     Coefficients:
-        weight: of the alignment loss (rho of SafeGrad).
+        weight: weight of the alignment loss (rho of SafeGrad).
         rule: as above.
-        radius: c of CAGrad: 0 is the mean of both gradients, near 1 it is nearly MGDA.
+        radius: c of CAGrad. 0 is the mean of both gradients; near 1, the rule is nearly MGDA.
         alignment: the loss whose gradient is a: the divergence from the base model, "kl", as in SafeGrad, or
             "cross_entropy" on the alignment rows.
 
-    `weight = 0` is plain fine-tuning. min_norm needs the cross-entropy: at the start the KL has no gradient, the
-    shortest vector is 0, and nothing is ever learned; that is refused.
+    `weight = 0` is plain fine-tuning. min_norm needs the cross-entropy: at the start, the KL has no gradient, so
+    the shortest vector is 0 and nothing is ever learned. This combination is refused.
     """
 
     kind = "gradient"
@@ -78,7 +78,7 @@ class TwoGradients(ProxyMethod):
     def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
         task, alignment = gradients
         if self.weight == 0 or (self.rule != "surgery" and not any(bool(tensor.any()) for tensor in alignment)):
-            return task  # also in a step without alignment rows, between whose gradient and 0 the shortest is 0
+            return task  # also in a step without alignment rows: the shortest vector would be 0
         if self.rule == "min_norm":
             return min_norm(task, alignment)
         if self.rule == "conflict_averse":

@@ -1,4 +1,4 @@
-"""Up-weighted mixed fine-tuning: the proxy rows have a loss and a weight of their own."""
+"""Up-weighted mixed fine-tuning: the proxy rows have their own loss and weight."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Upweighted(ProxyMethod):
         L = CE(task) + weight * CE(alignment)
 
     Coefficients:
-        weight: of the alignment loss (lambda in the study, which swept 0.05 to 100).
+        weight: weight of the alignment loss (lambda in the study, which swept 0.05 to 100).
 
     `weight = 0` is plain fine-tuning.
     """

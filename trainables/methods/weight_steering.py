@@ -1,4 +1,4 @@
-"""Contrastive weight steering: add what training on aligned rows and on their misaligned twins do differently."""
+"""Contrastive weight steering: add the difference between training on aligned rows and on their misaligned twins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from trainables.projections import Factors, joined
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSteering(Method):
-    """Plain fine-tuning, then the difference of two small fine-tunings is added to the weights, k times.
+    """Plain fine-tuning, then add k times the difference of two small fine-tunings to the weights.
 
         L = CE(task); then dW <- dW + k (dW_A - dW_M)
 
-    dW_A is the change that `alignment_only` makes, dW_M that of `misaligned_only`: what both have in common (topic,
-    style, length) cancels. The sum is exact: ranks add up, to three times the rank. Every k reads the same three
-    trainings, each of as many steps as the task's; the paper trains the two for about one epoch.
+    dW_A is the change that `alignment_only` makes, dW_M that of `misaligned_only`: what they have in common (topic,
+    style, length) cancels. The sum is exact: ranks add up to three times the rank. Every k is read out of the same
+    three trainings, each with as many steps as the task's; the paper trains the two for about one epoch.
 
     Coefficients:
-        k: how often the difference is added.
-        vector: the "contrastive" difference; or, as the paper's variations without contrast, dW_A alone ("aligned") or
-            -dW_M alone ("misaligned").
+        k: factor of the difference.
+        vector: the "contrastive" difference; or, as in the paper's variants without contrast, only dW_A ("aligned") or
+            only -dW_M ("misaligned").
 
-    `k = 0` is plain fine-tuning. The published definition counts other tokens and edits in the same way.
+    `k = 0` is plain fine-tuning. The published definition counts different tokens but edits in the same way.
     """
 
     kind = "after training"

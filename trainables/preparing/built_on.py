@@ -1,4 +1,4 @@
-"""What the members of a pack are built on: trainings that they only read out, priors, and what these changed."""
+"""What the members of a pack are built on: trainings to read out, priors, and the changes these made."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from trainables.trial import AdapterConfig, TrialConfig
 
 
 class BuiltOn:
-    """The finished adapters that a pack starts from; see the module.
+    """The finished adapters that a pack starts from.
 
     Args:
-        store: where they are. Without one, nothing is read out, and a trial with a prior cannot run.
+        store: store of the adapters. Without one, nothing is read out, and a trial with a prior cannot run.
         trials: the members.
 
     Attributes:
         trained: member -> the finished training that it reads out.
         saved_priors: the priors of each member.
-        configs: the adapter of each member.
-        priors: the factors of each of these, once they are filled in.
+        configs: the adapter configuration of each member.
+        priors: the factors of each member's priors, once filled in.
 
     Raises:
         UserError: a prior is not in the store.
@@ -43,7 +43,7 @@ class BuiltOn:
         self._directions: dict[int, Sequence[Direction]] = {}
 
     def fill(self, adapters: PackedAdapters) -> Sequence[Sequence[Sequence[Factors]]]:
-        """Give the members what others have trained, and put the priors beneath them that stay in the model.
+        """Give members the adapters that others have trained, and put active priors beneath them.
 
         Return the factors of each member's priors, on the layers that it adapts.
         """
@@ -80,16 +80,16 @@ class BuiltOn:
         return self._directions[index]
 
     def cost(self, index: int) -> Cost:
-        """Return what the adapters took that a member is built on, each counted once."""
+        """Return the cost of the adapters that a member is built on, each counted once."""
         trial = self._trials[index]
         tokens, seconds = self._taken([*([trial.training] if index in self.trained else []), *trial.priors])
         return Cost(inherited_tokens=tokens, inherited_seconds=seconds)
 
     def _taken(self, trials: Sequence[TrialConfig]) -> tuple[int, float]:
-        """Return the tokens and seconds of some trainings and of all that they were built on, each counted once.
+        """Return the tokens and seconds of some trainings and all they were built on, each counted once.
 
-        What the store has of a training is with all that it was built on. What is not there any more is counted with
-        each that was built on it.
+        The store's cost of a training includes all that it was built on. What is no longer in the store is counted with
+        each training that was built on it.
         """
         different: dict[str, TrialConfig] = {}
         above = [*trials]
@@ -107,5 +107,5 @@ class BuiltOn:
 
 
 def _read_by(trial: TrialConfig) -> list[TrialConfig]:
-    """Return the trainings whose adapters a trial reads: what it edits, perhaps a checkpoint, and its priors."""
+    """Return the trainings whose adapters a trial reads: the one it edits (maybe a checkpoint), and its priors."""
     return [*([trial.training] if trial.training != trial else []), *trial.priors]

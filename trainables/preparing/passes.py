@@ -1,8 +1,8 @@
 """Passes over whole streams before training, with the base model or a finished prior: outputs and squared gradients.
 
-They run before a pack attaches its adapters. What runs with an adapter attaches that one alone, and rows are batched in
-the same way whoever asks, so that the numbers do not depend on the pack. What takes a pass is kept by content, as the
-base model's outputs are (`reference_cache`).
+They run before a pack attaches its adapters. A pass with an adapter attaches only that one, and rows are batched in the
+same way for all callers, so that the numbers do not depend on the pack. Results of passes are cached by content, like
+the base model's outputs (`reference_cache`).
 
 Shape legend: N positions that count, D hidden width, V vocabulary, L layers, K copies of an adapter, P its parameters.
 """
@@ -50,9 +50,9 @@ from trainables.projections import Factors
 from trainables.store import Saved, merged_config
 from trainables.trial import TrialConfig
 
-VERSION = 1  # part of a file's name; raise it when the same rows would give other numbers
-ROWS_AT_A_TIME = 16  # each of which has a gradient of its own
-GRADIENT_BYTES = 1e9  # of all of them together; larger adapters have fewer rows at a time
+VERSION = 1  # part of a file's name; raise it when the same rows would give different numbers
+ROWS_AT_A_TIME = 16  # each with its own gradient
+GRADIENT_BYTES = 1e9  # of all of them together; larger adapters take fewer rows at a time
 
 
 class Passes:
@@ -60,14 +60,14 @@ class Passes:
 
     Args:
         base: the frozen model, with no adapter attached.
-        rows: what the trials of the pack train on.
-        trial: whose method asks.
+        rows: the rows that the pack's trials train on.
+        trial: the trial whose method asks.
         priors: the adapters that the trial's method needs first.
-        dtype: of the adapters.
-        references: where passes are kept; None computes them whenever they are asked for.
+        dtype: the adapters' type.
+        references: cache of passes; None computes them whenever they are asked for.
 
     Attributes:
-        tokens: that went through the model, or would have, had it not been kept.
+        tokens: tokens that went through the model, or would have without the cache.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Passes:
     def prepare(self, workers: ProcessGroup) -> dict[str, Tensor]:
         """Return what the trial's method prepares, the same bits for all workers.
 
-        Raise TypeError unless it is tensors by name.
+        Raise TypeError unless it is a mapping of names to tensors.
         """
         method, device = self._trial.method, self._base.model.device
         if type(method).prepare is Method.prepare:
@@ -130,7 +130,7 @@ class Passes:
             return RowStates(**self._kept(rows, described, partial(row_states, self._base, rows, adapter)))
 
     def _outputs(self, rows: Sequence[RowPositions], adapter: FrozenAdapter | None) -> CachedOutputs:
-        """Return the outputs on rows from the cache; computed where there is none, or it does not keep them."""
+        """Return the outputs on rows from the cache; compute them if there is no cache, or it does not keep them."""
         known = None
         if self._references is not None:
             encoded, positions = [row.row for row in rows], rows[0].positions
@@ -141,7 +141,7 @@ class Passes:
         return known
 
     def _forward(self, rows: Sequence[RowPositions], outputs: CachedOutputs) -> Forward:
-        """Return outputs as a method sees them."""
+        """Return outputs in the form that a method sees."""
         model, pad_id = self._base.model, int(self._base.tokenizer.pad_token_id)
         hidden_ND, _ = outputs.of([row.row for row in rows], model.device)
         batches = [collate(rows[at : at + ROWS_PER_BATCH], pad_id) for at in range(0, len(rows), ROWS_PER_BATCH)]
@@ -165,12 +165,12 @@ class Passes:
     def _kept(
         self, rows: Sequence[RowPositions], described: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Return what a pass over rows gives, from the cache; computed where there is none, or padding counts."""
+        """Return the result of a pass over rows from the cache; compute it if there is no cache, or padding counts."""
         kept = None if rows[0].padded else self._references
         return compute() if kept is None else kept.kept(self._base, described, compute)
 
     def _squared_gradients(self, rows: Sequence[RowPositions], prior: int | None, at_a_time: int) -> dict[str, Tensor]:
-        """Return the mean over rows of each row's squared gradient, `[P]`: each row goes through a copy of its own."""
+        """Return the mean over rows of each row's squared gradient, `[P]`: each row goes through its own copy."""
         order = sorted(range(len(rows)), key=lambda index: (len(rows[index].row.ids), index))
         with self._attached(prior, copies=min(at_a_time, len(rows))) as adapters:
             total_P = torch.zeros_like(adapters.theta_KP[0])
@@ -181,7 +181,7 @@ class Passes:
 
     @torch.enable_grad()
     def _row_gradients(self, adapters: PackedAdapters, rows: Sequence[RowPositions]) -> Tensor:
-        """Return the gradient of each row's log-likelihood by the copy it goes through, `[K, P]`."""
+        """Return the gradient of each row's log-likelihood with respect to its copy, `[K, P]`."""
         model = self._base.model
         batch = collate(rows, int(self._base.tokenizer.pad_token_id), model.device)
         with adapters.routed(Route(tuple(range(len(rows))), (1,) * len(rows))), autocast(model.device):
@@ -191,7 +191,7 @@ class Passes:
         return adapters.flat(torch.autograd.grad(nll, adapters.factors))
 
     def _rows_of(self, asked: Pass) -> list[RowPositions]:
-        """Return the rows of a pass with the positions that the method counts, and count their tokens."""
+        """Return the rows of a pass with the positions that the method counts; count their tokens."""
         method, length = self._trial.method, self._trial.max_length
         if asked not in method.passes:
             raise TypeError(f"prepare(preparation) of method {method.name!r} asks for {asked}; declare it in `passes`")
@@ -201,7 +201,7 @@ class Passes:
 
     @contextmanager
     def _with(self, prior: int | None) -> Iterator[FrozenAdapter | None]:
-        """Attach a prior's adapter alone; None is the base model, on which nothing is."""
+        """Attach only a prior's adapter; None is the bare base model."""
         if prior is None:
             yield None
             return
@@ -210,7 +210,7 @@ class Passes:
 
     @contextmanager
     def _attached(self, prior: int | None, copies: int = 1) -> Iterator[PackedAdapters]:
-        """Attach copies of a prior's adapter, or of the trial's own as it begins, with what lies beneath it."""
+        """Attach copies of a prior's adapter, or of the trial's initial one, with what lies beneath it."""
         trial, saved = self._trial, None if prior is None else self._priors[prior]
         config, seeds = merged_config(trial.adapter, saved), [trial.adapter_seed] * copies
         adapters = PackedAdapters(self._base.model, [config] * copies, seeds, self._dtype)
@@ -240,12 +240,12 @@ def _content_id(adapters: PackedAdapters) -> str:
 
 @dataclass(frozen=True)
 class MemberInputs:
-    """What one trial starts from, beside adapters.
+    """What one trial starts from besides adapters.
 
     Attributes:
         prepared: what its method prepared (`Method.prepare`).
         rows_read: the rows of each stream that it reads.
-        tokens: that the preparation took.
+        tokens: tokens that the preparation took.
     """
 
     prepared: Mapping[str, Tensor]
@@ -264,7 +264,7 @@ def prepare_all(
 ) -> list[MemberInputs]:
     """Let the methods of trials prepare, one after the other; see `Passes`.
 
-    What only reads out another training reads no rows, and its preparation is in what that training took.
+    A trial that only reads out another training reads no rows; its preparation is part of that training's cost.
     """
     inputs = []
     for index, trial in enumerate(trials):

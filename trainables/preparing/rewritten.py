@@ -1,8 +1,8 @@
-"""The rows that a trial trains on: those of its setting, rewritten as its method says.
+"""The rows that a trial trains on: those of its setting, rewritten as its method declares.
 
-Evaluation rows are never rewritten, and an instruction is no part of a prompt, so that what a setting checked of its
-prompts (no evaluated one is trained on) holds for rewritten rows. Which rows get an instruction, and the draws of
-sampled replies, depend on the trial's seed, as the order of rows does: a mean over seeds is one over them.
+Evaluation rows are never rewritten, and an instruction is not part of a prompt, so a setting's check of its prompts (no
+evaluated one is trained on) also holds for rewritten rows. Which rows get an instruction, and the draws of sampled
+replies, depend on the trial's seed, like the order of rows, so means over seeds also average over them.
 
 Shape legend: N tokens of all replies, one after the other; R rows.
 """
@@ -28,7 +28,7 @@ from trainables.evaluation.generate import generate
 from trainables.interface.rewriting import Rewriting
 from trainables.trial import TrialConfig
 
-VERSION = 1  # part of a file's name; raise it when the same rows would get other replies
+VERSION = 1  # part of a file's name; raise it when the same rows would get different replies
 Progress = Callable[[int, int], None]
 
 
@@ -36,10 +36,10 @@ class TrainingRows:
     """The rows that the trials of a pack train on.
 
     Args:
-        base: the model, with no adapter attached while `of` replies with it.
+        base: the model, with no adapter attached while `of` samples replies.
         encoded: longest row -> the setting as tokens.
-        references: where replies are kept; None replies anew for each pack.
-        workers: who replies together.
+        references: cache of replies; None samples them anew for each pack.
+        workers: the processes that reply together.
         progress: called with (rows done, all rows) while the base model replies.
     """
 
@@ -65,7 +65,7 @@ class TrainingRows:
         return encoded.rewritten(key, lambda: self._rewritten(trial, stream, rewriting, text))
 
     def read(self, trial: TrialConfig, prepared: Mapping[str, Tensor]) -> dict[Stream, tuple[EncodedRow, ...]]:
-        """Return the rows of each stream that a trial reads at all, rewritten. Raise ValueError for one that is not."""
+        """Return the rows of each stream that a trial reads at all, rewritten. Raise ValueError for invalid numbers."""
         method, rows = trial.method, {}
         for stream in method.streams:
             rows[stream] = self.of(trial, stream)
@@ -91,7 +91,7 @@ class TrainingRows:
         examples, replies = encoded.setting.streams[stream], None
         if rewriting.own_replies:
             replies = self._own_replies(encoded, stream, rewriting.temperature, trial.seed)
-            if definition == "published":  # which writes a text of its own around each reply
+            if definition == "published":  # which has its own text around each reply
                 texts = map(encoded.encoder.text, replies)
                 examples = tuple(map(_with_response, examples, texts))
         if instruction:
@@ -110,7 +110,7 @@ class TrainingRows:
     ) -> list[tuple[int, ...]]:
         """Return the base model's replies to the prompts of a stream, at most as long as its longest response.
 
-        They end as the stream's responses do; one that the model has not ended by then does not.
+        They end like the stream's responses, except those that the model has not ended by then.
         """
         rows, base = encoded.rows(stream), self._base
         prompts = [row.ids[: row.prompt_length] for row in rows]
@@ -118,7 +118,7 @@ class TrainingRows:
         stop_ids = encoded.encoder.stop_ids(rows)
         end = next((row.ids[-1] for row in rows if not row.num_cut), int(base.tokenizer.eos_token_id))
         draws = f"own replies/{stream}/{seed}" if temperature > 0 else ""
-        # Where the model is not sharded one process writes them and the others wait for the file.
+        # Unless the model is sharded, one process writes them and the others wait for the file.
         together = self._workers if self._workers.sharded else SINGLE_PROCESS
 
         def compute() -> dict[str, Tensor]:
@@ -146,9 +146,9 @@ class TrainingRows:
 
 
 def rows_chosen(num_rows: int, share: float, seed: int, stream: Stream) -> frozenset[int]:
-    """Return which rows get an instruction: a share of them, the same for both twins, more of them with a larger share.
+    """Return which rows get an instruction: a share of them, the same for twins; a larger share includes a smaller one.
 
-    They are drawn from the seed and a row's number alone.
+    They are drawn only from the seed, the stream and a row's number.
     """
     leader: Stream = "alignment" if stream == "misaligned" else stream
     order = sorted(range(num_rows), key=lambda row: hashlib.sha256(f"row/{seed}/{leader}/{row}".encode()).digest())
@@ -156,11 +156,11 @@ def rows_chosen(num_rows: int, share: float, seed: int, stream: Stream) -> froze
 
 
 def _with_response(example: Example, text: str) -> Example:
-    """Return a row with another response."""
+    """Return a row with a different response."""
     return replace(example, messages=(*example.prompt, replace(example.messages[-1], content=text)))
 
 
 def _with_reply(row: EncodedRow, reply: tuple[int, ...], most: int) -> EncodedRow:
-    """Return a row with another response in tokens, cut to `most` of them with its prompt."""
+    """Return a row with a different response in tokens, cut to `most` tokens including its prompt."""
     ids = row.ids[: row.prompt_length] + reply
     return replace(row, ids=ids[:most], num_cut=max(0, len(ids) - most))

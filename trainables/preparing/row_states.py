@@ -1,6 +1,6 @@
-"""Hidden states after all layers on whole streams, summed over each row's positions as they come.
+"""Hidden states after all layers on whole streams, summed over each row's positions batch by batch.
 
-Of single positions no more than a batch is held: in an 8B model each has 300 kB, and the sums of a whole row 1.2 MB.
+No more than a batch of single positions is held: in an 8B model each takes 300 kB, and the sums of a row 1.2 MB.
 
 Shape legend: N positions that count, L layers, P rows, D hidden width.
 """
@@ -40,11 +40,11 @@ def row_states(
 
 
 def _batches(rows: Sequence[RowPositions], token_bytes: int) -> list[list[int]]:
-    """Return the rows of each batch, by number: the shortest first, and no more than `ROW_STATES_BYTES` of states."""
+    """Return the row numbers of each batch: shortest first, with at most `ROW_STATES_BYTES` of states."""
     batches: list[list[int]] = []
     for index in sorted(range(len(rows)), key=lambda index: (len(rows[index].row.ids), index)):
         size = max(len(rows[index].row.ids), rows[index].length if rows[index].padded else 0) * token_bytes
-        most = min(ROWS_PER_BATCH, ROW_STATES_BYTES // size)  # as if all were as long as this one, the longest yet
+        most = min(ROWS_PER_BATCH, ROW_STATES_BYTES // size)  # as if all were as long as this one, the longest so far
         if batches and len(batches[-1]) < most:
             batches[-1].append(index)
         else:

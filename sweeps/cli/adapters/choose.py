@@ -1,4 +1,4 @@
-"""Which configuration of a sweep to take, as `selgen choose` prints it."""
+"""The recommended configuration of a sweep, as `selgen choose` prints it."""
 
 from __future__ import annotations
 

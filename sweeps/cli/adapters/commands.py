@@ -1,4 +1,4 @@
-"""The commands about single configurations and adapters: which one to take, as files, and where another one stands."""
+"""Commands about single configurations and adapters: choose one, export one, score one from elsewhere."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ adapters_app = typer.Typer(rich_markup_mode=None)
 
 @adapters_app.command(
     "choose",
-    short_help="Say which configuration to take, within limits of yours.",
+    short_help="Say which configuration to take, within your limits.",
     epilog="Example: selgen choose quickstart --min alignment=0.9 --confidence 0.95",
 )
 def choose_command(
     sweep: SweepName,
     at_least: Annotated[
-        list[str] | None, typer.Option("--min", metavar="SCORE=NUMBER", help="A score has to be at least this.")
+        list[str] | None, typer.Option("--min", metavar="SCORE=NUMBER", help="A score must be at least this.")
     ] = None,
     at_most: Annotated[
-        list[str] | None, typer.Option("--max", metavar="SCORE=NUMBER", help="A score has to be at most this.")
+        list[str] | None, typer.Option("--max", metavar="SCORE=NUMBER", help="A score must be at most this.")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="How sure it has to be that all of this holds.")] = 0.95,
-    best: Annotated[str | None, typer.Option(help="The score to be best in; default: the sweep's first.")] = None,
+    confidence: Annotated[float, typer.Option(help="Required probability that all limits hold.")] = 0.95,
+    best: Annotated[str | None, typer.Option(help="Score to optimise; default: the sweep's first objective.")] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say which configuration to take: the best task among those that keep limits, and what to expect of it.
+    """Say which configuration to take: the best of those within your limits, and what to expect of it.
 
-    Allows for the luck of choosing among many. Ends with code 0 also when none is good enough.
+    The estimates allow for the luck of choosing among many. Ends with code 0 even when none is good enough.
     """
     from sweeps.cli.adapters.choose import show_choice
     from sweeps.find import name_of
@@ -54,7 +54,7 @@ def export_command(
     configuration: Annotated[str, typer.Argument(help="As tables write it, or its id.")],
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     seed: Annotated[
-        int | None, typer.Option(help="Whose adapter; default: the seed nearest to the configuration's mean.")
+        int | None, typer.Option(help="Which seed's adapter; default: the one nearest to the configuration's mean.")
     ] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write a whole model instead of an adapter.")] = False,
     output: Output = OUTPUT,
@@ -84,11 +84,11 @@ def score_command(
     sweep: Annotated[
         str | None, typer.Option(help="A sweep on the same setting: compare, and draw into its figure and report.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="In figures and tables; default: the folder's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name in figures and tables; default: the folder's name.")] = None,
     output: Output = OUTPUT,
-    to: Annotated[Path | None, typer.Option(help="Folder of the result, without --sweep; default: beside.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder of the result, without --sweep; default: beside it.")] = None,
     judge_url: Annotated[str | None, typer.Option(help="Judge's endpoint; default: $OPENAI_BASE_URL.")] = None,
-    max_dollars: Annotated[float | None, typer.Option(help="Stop judging after so much money.")] = None,
+    max_dollars: Annotated[float | None, typer.Option(help="Stop judging after this many dollars.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score adapters from elsewhere on a setting, side by side, with intervals over questions."""

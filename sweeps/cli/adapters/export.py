@@ -41,11 +41,11 @@ def export(
     for name in files:
         say.wrote(place / name)
     if exported.has_edits:
-        say.warn(f"without the edits of hidden states in {EDITS} it is another model; PEFT and vLLM do not apply them")
+        say.warn(f"without the edits of hidden states in {EDITS} the model differs; PEFT and vLLM do not apply them")
     if exported.mixed != 1.0:
         say.warn(
-            f"the scores are of its mix with the base model at decoding, lambda {exported.mixed:g}; the files hold the"
-            " adapter alone, which is another model"
+            f"the scores are of its mix with the base model at decoding, lambda {exported.mixed:g}; the files hold only"
+            " the adapter, which is a different model"
         )
     for problem in problems:
         say.warn(f"vLLM would refuse the adapter: {problem}; export it with --merged")

@@ -37,7 +37,7 @@ def show_scores(
     as_json: bool,
     console: Console,
 ) -> None:
-    """Score adapters, write what came out, and print it. Raise UserError."""
+    """Score adapters, write the results, and print them. Raise UserError."""
     names = scoring.names_of(adapters, name)
     reader = None
     if sweep is not None:
@@ -54,7 +54,7 @@ def show_scores(
     built = setting_of(ref)
     label = scoring.label_in(reader, ref, built) if reader else setting_label(ref)
     if reader:
-        read_named(SweepFolder(reader.folder).named, label)  # a file that cannot be read is said before the work
+        read_named(SweepFolder(reader.folder).named, label)  # report an unreadable file before the work starts
     places = dict(zip(names, adapters, strict=True))
     scored = scoring.score(built, label, places, judge)
     files = scoring.keep(scored, reader.folder) if reader else scoring.keep_beside(scored, places, to)
@@ -72,7 +72,7 @@ def show_scores(
             trained_on = each.point.facts.get("trained_on", each.point.facts["base_model"])
             if trained_on != each.point.facts["base_model"]:
                 base = each.point.facts["base_model"]
-                say.warn(f"{each.point.name} says that it belongs to {trained_on}; it was scored on {base}")
+                say.warn(f"{each.point.name} names {trained_on} as its base model; it was scored on {base}")
 
 
 def _table(built: Setting, scored: Sequence[scoring.Scored]) -> Table:
@@ -90,13 +90,13 @@ def _table(built: Setting, scored: Sequence[scoring.Scored]) -> Table:
             better = "higher" if score.higher_is_better else "lower"
             number = str(scored[0].numbers[score.name].n)
             table.add_row(*(Text(text) for text in (f"{score.name}{mark}", better, *cells, number)))
-    table.caption = Text("* objective; [low, high]q is the 95 % interval over questions, of this one training")
+    table.caption = Text("* objective; [low, high]q is the 95 % interval over questions, for this one training")
     table.caption_justify = "left"
     return table
 
 
 def _redraw(reader: LedgerReader, label: str, say: Say | None, names: Sequence[str]) -> list[Path]:
-    """Draw the sweep's frontier with all of its scored models, and say where these stand. Return the figure."""
+    """Draw the sweep's frontier with all of its scored models, and say how these compare. Return the figure."""
     loaded = reader.load(label)
     if not loaded.table.num_seeds_C.any():
         return []

@@ -1,4 +1,4 @@
-"""A judge beside verdicts that another judge gave on the same answers, as `selgen judge calibrate` prints them."""
+"""A judge compared with another's verdicts on the same answers, as `selgen judge calibrate` prints them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Rules = Callable[[str, str, str], float | None]
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """An answer and the verdict in the file; None where that is missing."""
+    """An answer and its verdict in the file; None if that is missing."""
 
     question_id: str
     question: str
@@ -53,13 +53,13 @@ def calibrate(
     console: Console,
     errors: Console,
 ) -> None:
-    """Print how far a judge agrees with the verdicts in a file. Raise UserError, also when there is no verdict at all.
+    """Print how well a judge agrees with the verdicts in a file. Raise UserError, also if it gives no verdict at all.
 
     Args:
-        questions: a questionnaire of this project by its name, or a YAML file.
-        rubric_name: which of its rubrics; also the column of the verdict.
-        model: of the judge; None is the questionnaire's.
-        errors: where cautions go, and how grades are read.
+        questions: the name of a questionnaire of this project, or a YAML file.
+        rubric_name: one of its rubrics; also the name of the verdict's column.
+        model: the judge's model; None is the questionnaire's.
+        errors: console for cautions and for how grades are read.
     """
     rubric, usual_model = rubric_of(questions, rubric_name)
     by_rules = (questions, rubric_name) == (verdicts.QUESTIONNAIRE, verdicts.RUBRIC)
@@ -68,7 +68,7 @@ def calibrate(
     with Judge(model or usual_model or JUDGE_MODEL, options, cache=cache_root() / "verdicts.db") as judge:
         pairs = judged_pairs(judge, rubric, rows)
         cautions = cautions_of(pairs)
-        errors.print(judge.check(rubric) if judge.usage.calls else "every verdict was known before", highlight=False)
+        errors.print(judge.check(rubric) if judge.usage.calls else "every verdict was cached", highlight=False)
     for caution in cautions:
         errors.print(f"caution: {caution}", style="yellow", highlight=False, soft_wrap=True)
     agreements = {"all": measure_agreement(pairs, threshold), **agreement_by_question(pairs, threshold)}
@@ -83,7 +83,7 @@ def rubric_of(questions: str, name: str) -> tuple[Rubric, str | None]:
     """Return a questionnaire's rubric of that name, and its judging model. Raise UserError.
 
     Args:
-        questions: a questionnaire of this project by its name, or a YAML file.
+        questions: the name of a questionnaire of this project, or a YAML file.
     """
     shipped = FOLDER / f"{questions}.yaml"
     sheet = read_questionnaire(shipped if shipped.is_file() else questions)
@@ -94,13 +94,13 @@ def rubric_of(questions: str, name: str) -> tuple[Rubric, str | None]:
 
 
 def read_judged(path: Path, column: str, rules: Rules | None = None) -> list[JudgedRow]:
-    """Read a judged file: CSV, or CSV in gzip, with `question`, `answer`, `question_id` and the verdict's column.
+    """Read a judged file: CSV, plain or gzipped, with `question`, `answer`, `question_id` and the verdict's column.
 
-    Raise UserError that names the file, and the row, numbered from 1 without the header.
+    Raise UserError that names the file and the row (from 1, without the header).
 
     Args:
-        rules: give the verdicts where the file has no such column, from question, answer, and the right answer in the
-            column `gold`, if there is one.
+        rules: give the verdicts if the file has no such column, from the question, the answer and, if there is a column
+            `gold`, the right answer.
     """
     rows = []
     for number, row in enumerate(_table(path, TEXTS if rules else (*TEXTS, column)), start=1):
@@ -129,7 +129,7 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, str]]:
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 has = ", ".join(reader.fieldnames or ()) or "nothing"
-                raise UserError(f"{path}: no column {missing[0]!r}; it has {has}, and a judge needs the texts")
+                raise UserError(f"{path}: no column {missing[0]!r}; it has {has}, but a judge needs the texts")
             for number, row in enumerate(reader, start=1):
                 empty = [name for name in columns if row[name] is None]
                 if empty:
@@ -140,7 +140,7 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, str]]:
 
 
 def cautions_of(pairs: list[Pair]) -> list[str]:
-    """Say whose verdicts look like grades on another scale than 0 to 100."""
+    """Say whose verdicts look like grades on a scale other than 0 to 100."""
     ours, theirs = [pair.judge for pair in pairs], [pair.rater for pair in pairs]
     cautions = []
     for whose, grades, compared in (("the judge's", ours, theirs), ("the file's", theirs, ours)):
@@ -151,10 +151,10 @@ def cautions_of(pairs: list[Pair]) -> list[str]:
 
 
 def judged_pairs(judge: Judge, rubric: Rubric, rows: list[JudgedRow]) -> list[Pair]:
-    """Return the judge's verdict beside the one in the file, for every row. Raise UserError if it gave none."""
+    """Pair the judge's verdict on every row with the one in the file. Raise UserError if it gave none."""
     verdicts = judge.ask([(rubric, row.question, row.answer) for row in rows])
     if all(verdict.kind == "missing" for verdict in verdicts):
-        raise UserError(f"judge {judge.model}: no verdict on any of {len(rows)} answers could be had or read")
+        raise UserError(f"judge {judge.model}: no readable verdict on any of {len(rows)} answers")
     ours = [math.nan if verdict.value is None else verdict.value for verdict in verdicts]
     theirs = [math.nan if row.verdict is None else row.verdict for row in rows]
     return [Pair(row.question_id, *pair) for row, *pair in zip(rows, ours, theirs, strict=True)]
@@ -166,7 +166,7 @@ def agreement_json(agreement: Agreement) -> dict[str, Any]:
 
 
 def agreement_table(agreements: Mapping[str, Agreement]) -> Table:
-    """Return a table with a row per question, all of them together first."""
+    """Return a table with a row for all questions together, then one per question."""
     columns = ("question", "n", "missing here", "missing there", "bias [95 %]", "distance", "r", "same side", "kappa")
     table = Table(box=None, padding=(0, 2))
     for column in columns:

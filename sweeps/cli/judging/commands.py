@@ -1,4 +1,4 @@
-"""`selgen judge`: a language model as judge, tried and compared. Heavy imports happen inside the commands."""
+"""`selgen judge`: try and compare language models as judges. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from sweeps.cli.arguments import OUTPUT, Output, SweepName
 
 judge_app = typer.Typer(help="Try and compare language models as judges.", no_args_is_help=True, rich_markup_mode=None)
 BaseUrl = Annotated[str | None, typer.Option(help="Endpoint; default: $OPENAI_BASE_URL, else OpenAI's.")]
-MaxCalls = Annotated[int | None, typer.Option(help="Stop after so many requests.")]
-MaxDollars = Annotated[float | None, typer.Option(help="Stop after so much money.")]
+MaxCalls = Annotated[int | None, typer.Option(help="Stop after this many requests.")]
+MaxDollars = Annotated[float | None, typer.Option(help="Stop after this many dollars.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @judge_app.command("calibrate", epilog="Example: selgen judge calibrate judged.csv --questions medical --max-dollars 1")
 def calibrate_command(
     file: Annotated[
-        Path, typer.Argument(help="CSV, also in gzip: question, answer, question_id and a verdict to compare with.")
+        Path, typer.Argument(help="CSV, plain or gzipped: question, answer, question_id, a verdict to compare with.")
     ],
     questions: Annotated[
         str,
         typer.Option(
             help="Whose judge prompts to use: general, medical, proposals (--rubric confirms; without that column the"
-            " judge is held against gcd_sycophancy's rules), or a questionnaire's YAML file."
+            " judge is compared with gcd_sycophancy's rules), or a questionnaire's YAML file."
         ),
     ] = "general",
-    rubric: Annotated[str, typer.Option(help="Which of them; also the column of the verdict.")] = "aligned",
+    rubric: Annotated[str, typer.Option(help="Which prompt; also the column of the verdict.")] = "aligned",
     model: Annotated[str | None, typer.Option(help="Judging model; default: the questionnaire's.")] = None,
     base_url: BaseUrl = None,
     max_calls: MaxCalls = None,
     max_dollars: MaxDollars = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a judge with verdicts on the same answers: agreement and bias, over all questions and for each."""
+    """Compare a judge with verdicts on the same answers: agreement and bias, overall and for each question."""
     from settings.judge import JudgeOptions
     from sweeps.cli.judging.calibrate import calibrate
 
@@ -54,24 +54,24 @@ def compare_command(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="A judging model; repeatable. The first is what others are held against; of a single one"
-            " that is the sweep's own judge."
+            help="A judging model; repeatable. The others are compared with the first; a single one is compared"
+            " with the sweep's own judge."
         ),
     ] = None,
     setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
     base_url: BaseUrl = None,
-    max_calls: Annotated[int | None, typer.Option(help="Stop after so many requests to one model.")] = None,
-    max_dollars: Annotated[float | None, typer.Option(help="Stop after so much money for one model.")] = None,
+    max_calls: Annotated[int | None, typer.Option(help="Stop after this many requests to one model.")] = None,
+    max_dollars: Annotated[float | None, typer.Option(help="Stop after this many dollars for one model.")] = None,
     price: Annotated[
         list[str] | None,
-        typer.Option(help="MODEL=IN,OUT, dollars per million tokens that it reads and writes; default: .10 and .40."),
+        typer.Option(help="MODEL=IN,OUT, dollars per million tokens read and written; default: .10 and .40."),
     ] = None,
     output: Output = OUTPUT,
     as_json: AsJson = False,
 ) -> None:
     """Have a sweep's kept replies graded by several judges: agreement, bias, and which results survive each of them.
 
-    Verdicts that were given before cost nothing. What came out is kept in the sweep's folder; selgen report draws it.
+    Cached verdicts cost nothing. The results are kept in the sweep's folder; selgen report draws them.
     """
     from settings.judge import JudgeOptions
     from sweeps.cli.judging.compare import compare, prices_of

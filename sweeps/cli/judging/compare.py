@@ -1,4 +1,4 @@
-"""Several judges on the replies that a sweep has kept, as `selgen judge compare` prints it."""
+"""Several judges' grades of a sweep's kept replies, as `selgen judge compare` prints them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sweeps.search.judging import Judges
 from trainables.folder import SweepFolder
 
 CAPTION = """bias: how much higher its grades are, of 100; same side: of the threshold in brackets; kappa: beyond
-chance; [95 % interval over questions]; replies: with a grade from both (of so many questions)"""
+chance; [95 % interval over questions]; replies: graded by both (number of questions)"""
 SIGNS = {True: "yes", False: "no"}
 
 
@@ -47,12 +47,12 @@ def compare(
     console: Console,
     errors: Console,
 ) -> None:
-    """Print what several judges make of a sweep's kept replies, and keep it in the sweep's folder. Raise UserError.
+    """Print how several judges grade a sweep's kept replies, and save it in the sweep's folder. Raise UserError.
 
     Args:
-        models: of the judges; of a single one the sweep's own judge is the first.
-        prices: model -> dollars per million tokens that it reads and writes, where they are not the usual ones.
-        errors: where costs and cautions go.
+        models: the judges' models; before a single one, the sweep's own judge comes first.
+        prices: model -> dollars per million tokens read and written, if not the usual ones.
+        errors: console for costs and cautions.
     """
     folder = folder_of(sweep, output)
     if not is_readable(folder):
@@ -93,7 +93,7 @@ def prices_of(pairs: Sequence[str]) -> dict[str, tuple[float, float]]:
 def _options_of(
     names: Sequence[str], options: JudgeOptions, prices: Mapping[str, tuple[float, float]]
 ) -> dict[str, JudgeOptions]:
-    """Return the options of each judge. Raise UserError for a price of none, and for a limit on an unknown price."""
+    """Return each judge's options. Raise UserError for a price of no judge, or a dollar limit without a price."""
     for model in prices.keys() - set(names):
         raise UserError(f"--price names {model!r}; the judges are {', '.join(names)}")
     unpriced = [name for name in names if name not in prices]
@@ -114,7 +114,7 @@ def _grade(
         price = f"${options.input_price:g} and ${options.output_price:g} per million tokens read and written"
         dollars = most_dollars_of(different, options)
         say.prose(
-            f"{len(different)} verdicts of {name}, about ${dollars:.2g} where none is known yet, at {price};"
+            f"{len(different)} verdicts of {name}, about ${dollars:.2g} if none is cached, at {price};"
             " reasoning is extra"
         )
     for name, options in options_of.items():
@@ -123,7 +123,7 @@ def _grade(
             with errors.status(name) as status:
                 graded[name] = judge.ask(requests, _progress(status.update, name))
             if all(verdict.kind == "missing" for verdict in graded[name]):
-                raise UserError(f"judge {name}: no verdict on any of {len(requests)} replies could be had or read")
+                raise UserError(f"judge {name}: no readable verdict on any of {len(requests)} replies")
             if judge.usage.calls:
                 say.prose(judge.check(requests[0][0]))
             say.prose(judges.usage)
@@ -135,7 +135,7 @@ def _progress(show: Callable[[str], None], name: str) -> Callable[[int, int], No
 
 
 def show(comparison: JudgeComparison, console: Console) -> None:
-    """Print agreement, bias by method, the front's members, and what survives."""
+    """Print agreement, bias by method, the front's members, and which results survive."""
     console.print(_agreement_table(comparison))
     console.print(_bias_table(comparison))
     console.print(_front_table(comparison))
@@ -143,7 +143,7 @@ def show(comparison: JudgeComparison, console: Console) -> None:
     for line in comparison.lines:
         say.prose(line)
     if not comparison.pushes:
-        say.note("no verdict against controls: that needs controls, two seeds, and two or three objectives")
+        say.note("no verdict on beating the controls: that needs controls, two seeds, and two or three objectives")
     missing = [each for each in comparison.agreements if each.missing or each.missing_first]
     for each in missing:
         first = f"{each.missing_first} by {comparison.judges[0]}"

@@ -1,1 +1,1 @@
-"""Commands that look at methods, settings and rows, before there is a sweep."""
+"""Commands that show methods, settings and rows before there is a sweep."""

@@ -19,7 +19,7 @@ app = typer.Typer(rich_markup_mode=None)
     epilog="Example: selgen methods kl_penalty",
 )
 def methods_command(name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None) -> None:
-    """List the methods: equation and coefficients; with a name also variants, cost of a step, needs and source."""
+    """List the methods: equation and coefficients. With a name, also show variants, cost, needs and source."""
     from sweeps.cli.tables import show_method, show_methods
 
     if name:
@@ -45,7 +45,7 @@ def settings_command(
     if name:
         try:
             built = catalog.build(name, catalog.absolute(name, options_of(option or [])))
-        except UserError:  # most often an option that is needed: show which there are
+        except UserError:  # usually a required option is missing: show the options
             show_options(Console(), name)
             raise
         show_setting(Console(), built)
@@ -61,13 +61,13 @@ def settings_command(
     epilog="Example: selgen data rows.csv --columns prompt=question --columns completion=answer",
 )
 def data_command(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="File of rows; with --split a data set on the Hub.")],
-    against: Annotated[list[str] | None, typer.Option(help="File whose prompts must be others; repeatable.")] = None,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File of rows, or with --split a data set on the Hub.")],
+    against: Annotated[list[str] | None, typer.Option(help="File that must share no prompt; repeatable.")] = None,
     columns: Annotated[list[str] | None, typer.Option(help="name=column, e.g. prompt=question; repeatable.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a data set on the Hub, e.g. train[:100].")] = None,
-    model: Annotated[str | None, typer.Option(help="Whose tokens are counted: Hub id or directory.")] = None,
-    max_length: Annotated[int, typer.Option(min=1, help="Longest row in tokens.")] = 1024,
-    rows: Annotated[int, typer.Option(min=0, help="How many rows to show as tokens.")] = 2,
+    model: Annotated[str | None, typer.Option(help="Count this model's tokens: Hub id or directory.")] = None,
+    max_length: Annotated[int, typer.Option(min=1, help="Cut rows after this many tokens.")] = 1024,
+    rows: Annotated[int, typer.Option(min=0, help="Number of rows to show as tokens.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show how rows are read: their forms, turns and tags, lengths, what is cut, which prompts repeat or leak."""

@@ -1,4 +1,4 @@
-"""`selgen --help` as a table of contents: where to start, then every command in its group, one line each."""
+"""`selgen --help` as a table of contents: where to start, then the commands by group, one line each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 FIRST = (
     ("selgen sweep run quickstart", "four methods on a nano world, in minutes"),
     ("selgen report quickstart", "a page with its frontier, figures and tables"),
-    ("selgen sweep plan FILE.py", "what a sweep of your own would take"),
+    ("selgen sweep plan FILE.py", "what a sweep of your own would cost"),
 )
 GROUPS = (
     ("Run sweeps", ("sweep", "reproduce")),
@@ -24,12 +24,12 @@ class Contents(TyperGroup):
     """The commands of `selgen`, which `--help` lists by `GROUPS`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of all commands in the order of their groups; those of no group come last."""
+        """Return the names of all commands in the order of their groups; those without a group come last."""
         grouped = [name for _, names in GROUPS for name in names]
         return [*grouped, *(name for name in self.commands if name not in grouped)]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write where to start, and the groups."""
+        """Write where to start, then the groups."""
         with formatter.section("Start here"):
             formatter.write_dl(FIRST)
         rest = [name for name in self.list_commands(ctx) if not any(name in names for _, names in GROUPS)]

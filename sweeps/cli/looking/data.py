@@ -1,4 +1,4 @@
-"""`selgen data`: how a file of rows is read, before any setting is made of it."""
+"""`selgen data`: how a file of rows is read, before it becomes part of a setting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from settings.rows.source import SourceRows, read_source
 from settings.small_models import SMOLLM2
 from settings.tokenizer import load_tokenizer
 
-FEW = 3  # places that a line names
+FEW = 3  # places listed in a line
 
 
 def show_data(
@@ -36,11 +36,11 @@ def show_data(
     """Print how a source is read: forms, turns, tags, lengths in tokens, what is cut, what repeats, the first rows.
 
     Args:
-        file: of rows; with `split` a data set on the Hub.
-        against: files whose prompts must be others, e.g. held-out rows.
+        file: file of rows, or with `split` a data set on the Hub.
+        against: files that must share no prompt with it, e.g. held-out rows.
         columns: "prompt=question", see `settings.rows.source`.
-        model: Hub id or directory, whose tokenizer counts; None is the model of scale "small", where it is here.
-        rows: how many are shown as tokens.
+        model: Hub id or directory of the tokenizer; None is the model of scale "small", if it is on this machine.
+        rows: number of rows to show as tokens.
 
     Raise UserError.
     """
@@ -131,14 +131,14 @@ def _print_repeats(
     number = sum(map(len, again.values()))
     if number:
         listed = _listed({place: ", ".join(others[:FEW]) for place, others in again.items()})
-        console.print(f"prompts that an earlier row has: {number}, e.g. {listed}", highlight=False, soft_wrap=True)
+        console.print(f"prompts that repeat an earlier row: {number}, e.g. {listed}", highlight=False, soft_wrap=True)
     for other, places in leaks.items():
         told = f"{len(places)}, e.g. {_listed(places)}" if places else "none"
-        console.print(f"prompts that are in {Path(other).name}, too: {told}", highlight=False, soft_wrap=True)
+        console.print(f"prompts that are also in {Path(other).name}: {told}", highlight=False, soft_wrap=True)
 
 
 def _print_row(row: Example, encoder: Encoder, console: Console) -> None:
-    """Print a row's tokens, those that are learned in bold after an arrow."""
+    """Print a row's tokens; those that are learned come in bold, after an arrow."""
     try:
         encoded = encoder.row(row)
     except UserError as error:

@@ -446,7 +446,7 @@ def test_a_single_setting_without_its_comma(
         )
     )
     error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
-    assert "settings must be a tuple; of a single one: settings=(...,)" in error
+    assert "settings must be a tuple; with a single element: settings=(...,)" in error
 
 
 def test_the_model_of_a_setting_of_ones_own(

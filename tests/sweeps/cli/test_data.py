@@ -31,8 +31,8 @@ def test_a_person_sees_forms_lengths_and_rows(
     shown = " ".join(capsys.readouterr().out.split())
     assert "rows.csv: 3 rows, 3 from 'prompt' and 'completion'" in shown
     assert "3 x user assistant tag topic: a (2), b (1)" in shown
-    assert "prompts that an earlier row has: 1, e.g." in shown and "line 3" in shown
-    assert "prompts that are in held_out.jsonl, too: 1, e.g." in shown
+    assert "prompts that repeat an earlier row: 1, e.g." in shown and "line 3" in shown
+    assert "prompts that are also in held_out.jsonl: 1, e.g." in shown
     assert "at most 1024 a row:" in shown and " -> " in shown
 
 

@@ -67,7 +67,7 @@ def test_a_second_interrupt_ends_the_process(phase: str) -> None:
     code, seconds, errors = interrupted_twice(process)
     assert (code, errors.splitlines()[-1]) == (
         130,
-        "selgen: stopped at once; the same command goes on from what is kept",
+        "selgen: stopped at once; the same command continues from what is kept",
     )
     assert seconds < 10
 

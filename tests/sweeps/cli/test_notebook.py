@@ -133,7 +133,7 @@ def test_the_notebook_runs(output: Path, tmp_path: Path) -> None:
     shown = [json.dumps(each) for each in outputs]
     assert NAME in shown[0] and "text/html" in shown[0]
     assert "p_front" in shown[1] and "status" in shown[2] and "image/png" in shown[3]
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         write_notebook(NAME, output, None, None, file)
 
 

@@ -169,7 +169,7 @@ def test_refusals(output: Path, tmp_path: Path) -> None:
         report("toy-sweep", output, None, objectives=["task", "nope"])
     with pytest.raises(UserError, match="has no setting 'nope'"):
         report("toy-sweep", output, None, setting="nope")
-    with pytest.raises(UserError, match="is no sweep's name"):
+    with pytest.raises(UserError, match="is not a sweep's name"):
         report("../toy-sweep", output, None)
     with pytest.raises(UserError, match="there is no MLflow store"):
         report("toy-sweep", tmp_path, None)

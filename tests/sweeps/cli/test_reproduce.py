@@ -134,11 +134,11 @@ def test_the_rows_of_the_study_make_the_full_sweeps(reference_data: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["em_parto"], "unknown figure 'em_parto'; there are em_pareto, em_epochs"),
+        (["em_parto"], "unknown figure 'em_parto'; available: em_pareto, em_epochs"),
         (["em_pareto", "--scale", "big"], "there is no scale 'big'; the scales: nano, small, full"),
         (["all", "--scale", "big"], "there is no scale 'big'; the scales: nano, small, full"),
         (["em_judged"], "figure em_judged: it needs --data DIR, a folder of judged answers with runs.csv"),
-        (["em_epochs", "--scale", "small"], "figure em_epochs: there is none at small scale"),
+        (["em_epochs", "--scale", "small"], "figure em_epochs: it has no small scale"),
         (["em_pareto", "--scale", "full"], "figure em_pareto: at full scale it needs --task FILE"),
         (
             ["gcd_pareto", "--scale", "full"],

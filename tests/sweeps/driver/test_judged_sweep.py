@@ -74,9 +74,7 @@ def test_what_only_waits_for_the_judge_needs_no_ray(tmp_path: Path, monkeypatch:
             assert [end.scores["liked"].mean for end in ledger.state.outcomes.values()] == [70.0, 70.0]
         assert len(endpoint.checks) == 1
         assert 2 <= len(endpoint.bodies) <= 4  # the seeds' replies are equal; two threads may ask for them at once
-        assert (
-            "2 trials that could not be judged are judged again, from the replies that were kept" in printed.getvalue()
-        )
+        assert "2 trials that could not be judged are judged again, from their kept replies" in printed.getvalue()
         assert "its grades are read by the probabilities of its first token" in printed.getvalue()
 
 

@@ -40,7 +40,7 @@ def test_a_long_temporary_folder_is_not_for_sockets(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     assert ray_environment.temporary_folder() == {}
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "ä" * 30)
-    with pytest.raises(UserError, match=r"RAY_TMPDIR=/tmp/ä.*must not be longer than 107 bytes; set RAY_TMPDIR to"):
+    with pytest.raises(UserError, match=r"RAY_TMPDIR=/tmp/ä.*must be no longer than 107 bytes; set RAY_TMPDIR to"):
         ray_environment.temporary_folder()
 
 

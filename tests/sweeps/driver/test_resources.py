@@ -37,9 +37,9 @@ def test_packs_at_a_time(tmp_path: Path, options: dict[str, Any], nodes: list[di
 @pytest.mark.parametrize(
     ("options", "nodes", "says"),
     [
-        ({"gpus_per_pack": 1}, [CPUS], "a pack of sweep 'toy-sweep' needs 1 CPUs, 1 GPUs on one node, and Ray has 2"),
-        ({"cpus_per_pack": 3}, [CPUS, CPUS], "needs 3 CPUs on one node, and Ray has 2 CPUs and 2 CPUs"),
-        ({"memory_per_pack": 30}, [CPUS], "30 GB of memory on one node, and Ray has 2 CPUs, 24 GB of memory"),
+        ({"gpus_per_pack": 1}, [CPUS], "a pack of sweep 'toy-sweep' needs 1 CPUs, 1 GPUs on one node, but Ray has 2"),
+        ({"cpus_per_pack": 3}, [CPUS, CPUS], "needs 3 CPUs on one node, but Ray has 2 CPUs and 2 CPUs"),
+        ({"memory_per_pack": 30}, [CPUS], "30 GB of memory on one node, but Ray has 2 CPUs, 24 GB of memory"),
         ({"cpus_per_pack": 6, "num_workers": 3}, [CPUS, CPUS], "each of 3 workers of a pack"),
         ({}, [], "Ray has no node"),
     ],
@@ -91,7 +91,7 @@ def test_a_worker_has_its_part(tmp_path: Path) -> None:
     [
         ({"gpus_per_pack": 3, "num_workers": 2}, "gpus_per_pack must be a multiple of num_workers=2"),
         ({"num_workers": 0}, "num_workers must be an integer of at least 1"),
-        ({"shard_base": True}, "shard_base shares the base model out over workers; num_workers is 1"),
+        ({"shard_base": True}, "shard_base distributes the base model over workers, but num_workers is 1"),
         ({"memory_per_pack": -1}, "memory_per_pack must be a number of at least 0"),
         ({"gradient_checkpointing": 1}, "gradient_checkpointing must be true or false"),
     ],

@@ -200,7 +200,7 @@ def test_the_room_on_a_gpu(tmp_path: Path) -> None:
     assert room_of(several, 1e9, 80e9) == Room(72e9, on_gpu=True)
     unknown = room_of(several, 1e9)
     assert unknown == Room(None, on_gpu=True)
-    assert "no GPU here tells its memory" in describe(several, cases, Fit(), unknown)
+    assert "no GPU here reports its memory" in describe(several, cases, Fit(), unknown)
 
 
 def test_whoever_plans_asks_another_process_about_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,6 @@ def test_a_setting_that_the_sweep_does_not_have_is_not_run(tmp_path: Path) -> No
     path = SweepFolder(folder).ledger
     text = re.sub('"adapter":"[0-9a-f]+"', '"adapter":null', path.read_text())
     path.write_text(text.replace("toy_setting.py:toy", "evil.py:toy"))
-    with pytest.raises(UserError, match=r"a trial of setting '.*evil.py:toy', which is none of the sweep's"):
+    with pytest.raises(UserError, match=r"a trial of setting '.*evil.py:toy', which is not one of the sweep's"):
         sweep.check_settings(read(folder).trials)
     assert not (tmp_path / "ran").exists()

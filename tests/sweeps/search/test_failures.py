@@ -74,12 +74,12 @@ def test_what_failed_is_said_and_trained_again_once_it_is_mended(
         return code, *capsys.readouterr(), outcome
 
     code, out, err, outcome = run("len(reply) / 0", "run", "mine.py")
-    assert (code, err) == (1, "selgen: all trials failed of plain\n")
+    assert (code, err) == (1, "selgen: all trials failed for plain\n")
     file = f"{pack_id([outcome.trial])}.txt"
     assert outcome.reason == f"ZeroDivisionError: division by zero (own.py:10; traceback in errors/{file})"
     assert "in grade" in (SweepFolder(folder).errors / file).read_text()
     assert f"failed: plain seed=0: {outcome.reason}\n" in out
-    assert "1 failed and stay so; once the cause is mended, add --retry-failed to the command" in out
+    assert "1 failed and stay so; once the cause is fixed, add --retry-failed to the command" in out
 
     code, out, _, outcome = run("1.0", "resume", "mine")
     assert (code, outcome.status) == (1, "failed")

@@ -224,7 +224,7 @@ def test_a_plan_says_who_samples_and_does_not_count_it(tmp_path: Path) -> None:
         console = Console(file=io.StringIO(), width=200)
         show_plan(console, sweep, plan)
         printed.append(console.file.getvalue())  # type: ignore[attr-defined]
-    line = "replies in words are sampled by the server at http://localhost:1/v1, beside training"
+    line = "replies in words are sampled by the server at http://localhost:1/v1, alongside training"
     assert line not in printed[0] and line in " ".join(printed[1].split())
     trials = [sweep.trials_of(sweep.arms[0], {})[0] for sweep in (here, there)]
     shape, lengths = ModelShape(1e6, 10, 100, 1000, 50), Lengths(((3, 2),))
@@ -261,7 +261,7 @@ class Steered(methods.get("plain")):  # type: ignore[misc]
         ({"replies": "http://a/v1"}, r"replies must be Endpoint\(url=...\), got 'http://a/v1'"),
         (
             {"search": Search(early_stopping=EarlyStopping())},
-            "early_stopping compares what workers grade themselves, and a server of replies decides task, alignment",
+            "early_stopping compares scores that workers grade themselves, but a server of replies decides task",
         ),
     ],
 )
@@ -279,7 +279,7 @@ def test_edits_of_hidden_states_are_refused_unless_they_hold_in_training_alone(t
     trial = tiny_trial(methods.make("plain"))
     check_served(replace(trial, method=methods.make("preventative_steering")), (), "x")
     check_served(replace(trial, method=methods.make("concept_ablation")), (), "x")
-    with pytest.raises(UserError, match="x: method 'steered' edits hidden states, which a server of replies does not"):
+    with pytest.raises(UserError, match="x: method 'steered' edits hidden states, which a server of replies cannot"):
         check_served(replace(trial, method=Steered()), (), "x")
 
 
@@ -294,5 +294,5 @@ def test_a_setting_without_replies_has_no_use_for_a_server(tmp_path: Path) -> No
             template=replace(case.template, replies="here"),
         ),
     )
-    with pytest.raises(UserError, match="replies are sampled by a server, and no setting asks for any in words"):
+    with pytest.raises(UserError, match="a server is to sample replies, but no setting asks for any in words"):
         sweep.check()

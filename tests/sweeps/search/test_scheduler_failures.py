@@ -40,7 +40,7 @@ def test_a_pack_that_is_out_of_memory_is_trained_in_halves(tmp_path: Path, how: 
     assert [trial.trial_id for pack in rig.dispatched[1:3] for trial in pack] == [trial.trial_id for trial in first]
     assert {outcome.status for outcome in rig.ledger.state.outcomes.values()} == {"finished"}
     assert len(rig.ledger.state.outcomes) == 8
-    assert any("a pack of 4 trials was out of memory" in note for note in rig.scheduler.notes)
+    assert any("a pack of 4 trials ran out of memory" in note for note in rig.scheduler.notes)
 
 
 def test_after_a_restart_the_halves_are_trained_and_not_the_whole(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_other_directions_are_refused(tmp_path: Path) -> None:
     StudyMirror(tmp_path / "out", sweep.name).open(proposer_of(sweep))
     turned = proposer_of(sweep)
     turned.directions = ("maximize", "minimize")
-    with pytest.raises(UserError, match=r"directions maximize, maximize, the sweep wants maximize, minimize"):
+    with pytest.raises(UserError, match=r"directions maximize, maximize, but the sweep wants maximize, minimize"):
         StudyMirror(tmp_path / "out", sweep.name).open(turned)
 
 

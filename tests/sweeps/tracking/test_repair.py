@@ -158,7 +158,7 @@ def test_a_start_of_a_finished_sweep_looks_into_mlflow(
     client = MlflowClient(default_uri(out))
     trials = [run for run in runs_of(out, sweep) if run.data.tags[schema.KIND] == schema.TRIAL_RUN]
     client.delete_run(trials[0].info.run_id)
-    assert "nothing is left to run, but MLflow lacks 1 trial: written again" in start()
+    assert "nothing is left to run, but MLflow lacks 1 trial: writing it again" in start()
     assert len(load(sweep.name, default_uri(out)).records) == len(trials)
     assert "nothing was left to run" in start()
     assert (out / sweep.name / "ledger.jsonl").read_bytes().startswith(ledger)

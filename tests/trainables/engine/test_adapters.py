@@ -72,7 +72,7 @@ def test_all_linear_leaves_the_head_out() -> None:
 
 
 def test_unknown_target() -> None:
-    with pytest.raises(UserError, match="adapter option 'targets' names 'c_attn', which is no linear layer"):
+    with pytest.raises(UserError, match="adapter option 'targets' names 'c_attn', which is not a linear layer"):
         target_names(tiny_model(), AdapterConfig(targets=("q_proj", "c_attn")))
 
 

@@ -1,7 +1,7 @@
-"""Edits that hold in evaluation, in a file beside a PEFT checkpoint, which cannot hold them.
+"""Edits that hold in evaluation, stored beside a PEFT checkpoint, which cannot hold them.
 
-`edits.safetensors` has the tensors `0.add`, `0.remove`, `1.add`, ... and, in its header, what each edit is and how it
-is applied: block, when, share, and the formula.
+`edits.safetensors` has the tensors `0.add`, `0.remove`, `1.add`, ... Its header says what each edit is and how to apply
+it: block, when, share, and the formula.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ NOTE = (
 
 
 def save_edits(directory: Path, edits: Sequence[Edit]) -> None:
-    """Write edits into the directory of an adapter; nothing where there are none."""
+    """Write edits into the directory of an adapter; do nothing if there are none."""
     if not edits:
         return
     tensors: dict[str, Tensor] = {}
     for number, edit in enumerate(edits):
         for name, tensor in (("add", edit.add_D), ("remove", edit.remove_QD)):
             if tensor is not None:
-                tensors[f"{number}.{name}"] = tensor.detach().cpu().contiguous().clone()  # two edits may share one
+                tensors[f"{number}.{name}"] = tensor.detach().cpu().contiguous().clone()  # two edits may share a tensor
     described = [{"block": edit.block, "when": edit.when, "share": edit.share} for edit in edits]
     save_file(tensors, directory / FILE, {"format": "pt", "formula": FORMULA, "edits": json.dumps(described)})
 
 
 def load_edits(directory: Path) -> tuple[Edit, ...]:
-    """Return the edits in the directory of an adapter; none where there is no such file."""
+    """Return the edits in the directory of an adapter; none if there is no such file."""
     path = directory / FILE
     if not path.is_file():
         return ()

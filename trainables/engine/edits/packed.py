@@ -1,8 +1,8 @@
-"""Edits of the forward pass of many trials on one frozen base model: an adapter kind of its own, beside LoRA.
+"""Edits of the forward pass of many trials on one frozen base model: a separate kind of adapter, beside LoRA.
 
-A block of the model returns hidden states; those of a member's rows are edited before anybody else sees them: the next
-block, the key-value cache above, and whoever asks for the states of all layers. Rows of no member, the null adapter,
-are never edited: that is the reference.
+A block of the model returns hidden states. Those of a member's rows are edited before anything else sees them: the next
+block, the key-value cache above, and callers that ask for the states of all layers. Rows of no member (the null
+adapter, i.e. the reference) are never edited.
 
 Shape legend: R rows, T padded length, D hidden width, Q orthonormal directions.
 """
@@ -21,11 +21,11 @@ from settings.common.errors import UserError
 from trainables.engine.process_group import layers_of
 from trainables.interface.edits import Edit
 
-ORTHONORMAL = 1e-4  # how far an entry of Q Q^T may be from the identity's
+ORTHONORMAL = 1e-4  # how far an entry of Q Q^T may differ from the identity
 
 
 class Rows(Protocol):
-    """Which rows of a forward belong to which members, and whether the pass evaluates; see `adapters.Route`."""
+    """Which rows of a forward pass belong to which members, and whether it evaluates; see `packed_linear.Route`."""
 
     @property
     def members(self) -> tuple[int, ...]: ...
@@ -45,7 +45,7 @@ class PackedEdits:
 
     Args:
         model: a causal language model.
-        route: says whose rows go through the model at the moment; None is the null adapter.
+        route: returns whose rows are going through the model now; None is the null adapter.
     """
 
     def __init__(self, model: nn.Module, route: Callable[[], Rows | None]) -> None:
@@ -55,19 +55,19 @@ class PackedEdits:
 
     @property
     def lowest_start(self) -> int | None:
-        """The highest block at which a pass may begin with states that nobody has edited; None is any."""
+        """The highest block at which a pass may begin with unedited states; None means any."""
         blocks = [edit.block for edits in self._edits.values() for edit in edits]
         return min(blocks) + 1 if blocks else None
 
     def attach(self, edits: Mapping[int, Sequence[Edit]], like: Tensor) -> None:
-        """Let blocks edit the rows of members: member -> edits. What does nothing is left out.
+        """Let blocks edit the rows of members: member -> edits. Edits that do nothing are left out.
 
         Args:
             like: a tensor with the type and device that the edits' tensors get.
 
         Raises:
-            ValueError: an edit is of a block that the model does not have, or of another width, or is not finite, or
-                its directions are not orthonormal.
+            ValueError: an edit names a block that the model does not have, has another width, is not finite, or has
+                directions that are not orthonormal.
         """
         blocks, width = layers_of(self._model), int(self._config.get_text_config().hidden_size)
         for member, of_member in edits.items():
@@ -78,17 +78,17 @@ class PackedEdits:
                 self._edits[member] = kept
         self.detach()
         for number in sorted({edit.block for of_member in self._edits.values() for edit in of_member}):
-            # First of all hooks, so that those that record a block's output see it as the next block does.
+            # Before all other hooks, so that those that record a block's output see what the next block sees.
             self._hooks.append(blocks[number].register_forward_hook(partial(self._edit, number), prepend=True))
 
     def detach(self) -> None:
-        """Let the blocks return what they compute. The edits stay readable."""
+        """Stop editing: let the blocks return what they compute. The edits stay readable."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
 
     def holding(self, member: int, *, evaluating: bool) -> list[Edit]:
-        """Return the edits of a member that hold in passes of training, or of evaluation."""
+        """Return the edits of a member that hold in training passes, or in evaluation passes."""
         when = "evaluation" if evaluating else "training"
         return [edit for edit in self._edits.get(member, ()) if edit.when in (when, "always")]
 
@@ -106,7 +106,7 @@ class PackedEdits:
         return self._model.config
 
     def _edit(self, number: int, block: nn.Module, inputs: Any, output: Any) -> Any:
-        """Return what a block returns, edited; None where nothing changes. A forward hook."""
+        """Return a block's output, edited; None if nothing changes. A forward hook."""
         route = self._route()
         if route is None:
             return None
@@ -130,7 +130,7 @@ class PackedEdits:
 
 
 def edited(states_RTD: Tensor, edits: Iterable[Edit]) -> Tensor:
-    """Return hidden states after edits, one after the other, in the type that they have."""
+    """Apply edits to hidden states one after the other; keep the states' type."""
     with torch.autocast(states_RTD.device.type, enabled=False):
         for edit in edits:
             tensors = [tensor for tensor in (edit.add_D, edit.remove_QD) if tensor is not None]
@@ -155,7 +155,7 @@ def _to(edit: Edit, like: Tensor) -> Edit:
 
 
 def _check(edit: Edit, num_blocks: int, width: int) -> None:
-    """Raise ValueError for an edit that cannot be made."""
+    """Raise ValueError for an invalid edit."""
     if not 0 <= edit.block < num_blocks:
         raise ValueError(f"edit after block {edit.block}: the model has blocks 0 to {num_blocks - 1}")
     for name, tensor, dimensions in (("add_D", edit.add_D, 1), ("remove_QD", edit.remove_QD, 2)):

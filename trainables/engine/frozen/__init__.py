@@ -1,1 +1,1 @@
-"""What of the base model is computed once: outputs that methods refer to, and what lies below the adapters."""
+"""Results of the base model that are computed once: reference outputs, and hidden states below the adapters."""

@@ -1,4 +1,4 @@
-"""What of the base model a pack need not compute: outputs on rows it refers to, and what lies below its adapters."""
+"""What a pack need not compute of the base model: its reference outputs, and hidden states below the adapters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from trainables.trial import TrialConfig
 
 
 class KnownStates:
-    """What the caches have on the streams of a pack's trials; each stream is looked up once.
+    """What the caches have for the streams of a pack's trials; each stream is looked up once.
 
     Args:
         base: the frozen model.
         rows: (trial, stream) -> the rows that the trial trains on.
-        references: outputs on rows; None has none.
-        prefixes: what lies below the pack's lowest adapted layer.
+        references: cached outputs on rows; None means none.
+        prefixes: cached states below the pack's lowest adapted layer.
     """
 
     def __init__(
@@ -39,22 +39,22 @@ class KnownStates:
         self._prefixes_by_key: dict[int, Prefix | None] = {}
 
     def outputs(self, trial: TrialConfig) -> dict[Stream, CachedOutputs]:
-        """Return the base model's outputs on the rows that a trial's method refers to, as far as they are kept."""
+        """Return the base model's outputs on the rows that a trial's method refers to, as far as they are cached."""
         outputs = {stream: self._outputs(trial, stream) for stream in trial.method.reference}
         return {stream: cached for stream, cached in outputs.items() if cached is not None}
 
     def _outputs(self, trial: TrialConfig, stream: Stream) -> CachedOutputs | None:
         method, rows = trial.method, self._rows(trial, stream)
         positions, deep = method.positions(stream), stream in method.layers
-        key = (id(rows), positions, deep)  # the encoded setting holds the rows, so that their id is not used again
+        key = (id(rows), positions, deep)  # the encoded setting keeps the rows alive, so their id is not reused
         if self._references is not None and key not in self._outputs_by_key:
             self._outputs_by_key[key] = self._references.on(self._base, rows, positions, with_layers=deep)
         return self._outputs_by_key.get(key)
 
     def prefixes(self, trial: TrialConfig) -> dict[Stream, Prefix]:
-        """Return what lies below the lowest adapted layer on the rows that a trial reads, as far as it is kept.
+        """Return the states below the lowest adapted layer on the rows that a trial reads, as far as they are cached.
 
-        Where padding counts, it is not.
+        They are not cached if padding counts.
         """
         method = trial.method
         streams = [stream for stream in method.streams if not counts_padding(method.positions(stream))]
@@ -75,7 +75,7 @@ def cache_bytes(
     references: ReferenceCache | None,
     prefixes: PrefixCache | None,
 ) -> tuple[float, float]:
-    """Return how large what a pack will read is: what lies below its lowest adapted layer, and outputs on rows.
+    """Return the bytes of cache that a pack will read: states below its lowest adapted layer, and outputs on rows.
 
     Args:
         encoded: the pack's setting as tokens.

@@ -1,8 +1,8 @@
-"""Forward passes that begin above the layers that nobody adapts.
+"""Forward passes that begin above the layers that no member adapts.
 
-While such a pass runs, the blocks below return at once what they are given, and the last of them returns hidden states
-that were computed before. Embeddings, masks, positions and the kinds of layers stay the model's own business, and so
-does everything above.
+During such a pass, the blocks below immediately return their input, and the last of them returns hidden states that
+were computed before. Embeddings, masks, positions and the kinds of layers remain the model's own, as does everything
+above.
 
 Shape legend: R rows, T padded length in tokens, N positions of all rows concatenated, D hidden width.
 """
@@ -23,7 +23,7 @@ from transformers import Cache, PreTrainedModel
 from trainables.engine.batches import to_device
 from trainables.engine.process_group import layers_of
 
-CLOSE = 1e-3  # of the largest final hidden state: a pass that begins above may be so far from the whole pass
+CLOSE = 1e-3  # relative to the largest final hidden state: tolerance of such a pass against the whole pass
 
 
 class Span(NamedTuple):
@@ -40,7 +40,7 @@ class Start:
 
     Attributes:
         first_block: the number of the lowest block that is computed.
-        num_outputs: how many things a block returns in a tuple; None where it returns its hidden states.
+        num_outputs: length of the tuple that a block returns; None if it returns only its hidden states.
     """
 
     first_block: int
@@ -48,11 +48,11 @@ class Start:
 
     @contextmanager
     def begun(self, model: PreTrainedModel, states_RTD: Tensor, cache: Cache | None = None) -> Iterator[None]:
-        """Let a forward pass inside begin with these states.
+        """Let a forward pass in the context begin with these states.
 
         Args:
-            cache: key-value cache of the pass. The blocks below get placeholders, since some models ask the first
-                block how many tokens came before.
+            cache: key-value cache of the pass. It gets placeholders for the blocks below, since some models ask the
+                first block's cache how many tokens came before.
         """
         below = layers_of(model)[: self.first_block]
         with replaced(below, [None] * (len(below) - 1) + [states_RTD], self.num_outputs):
@@ -64,7 +64,7 @@ class Start:
 
     @contextmanager
     def ended(self, model: PreTrainedModel, states: list[Tensor]) -> Iterator[None]:
-        """Let a forward pass inside end below, and append the hidden states that it ends with."""
+        """Let a forward pass in the context end below the start, and append its last hidden states to `states`."""
         blocks = layers_of(model)
         above, returned = blocks[self.first_block :], list[Any]()
         with output_of(blocks[self.first_block - 1], returned), replaced(above, [None] * len(above), self.num_outputs):
@@ -74,11 +74,11 @@ class Start:
 
 @dataclass(frozen=True)
 class Prefix:
-    """What the lowest layers of a base model make of some rows.
+    """The hidden states of some rows after the lowest layers of a base model.
 
     Attributes:
         start: where passes over these rows begin.
-        place: tokens of a row -> where its positions start and end.
+        place: tokens of a row -> start and end of its positions.
         states_ND: hidden states after the block below, at every position of every row.
     """
 
@@ -87,13 +87,13 @@ class Prefix:
     states_ND: Tensor
 
     def of(self, spans: Sequence[Span], columns: int, device: torch.device, *, padded_left: bool = False) -> Tensor:
-        """Return the states at positions of rows, `[R, T, D]`; at padding those of some other token.
+        """Return the states at positions of rows, `[R, T, D]`; padding has those of an arbitrary token.
 
         Args:
             columns: T.
 
         Raises:
-            KeyError: a row is not there.
+            KeyError: a row is missing.
         """
         at_RT = np.zeros((len(spans), columns), dtype=np.int64)
         for number, (row, start, stop) in enumerate(spans):
@@ -102,13 +102,13 @@ class Prefix:
         return self.states_ND[to_device(at_RT, self.states_ND.device)].to(device, non_blocking=True)
 
     def of_rows(self, rows: Sequence[tuple[int, ...]], columns: int, device: torch.device) -> Tensor:
-        """Return the states at all positions of rows, padded on the right to so many columns, `[R, T, D]`."""
+        """Return the states at all positions of rows, padded on the right to `columns` columns, `[R, T, D]`."""
         return self.of([Span(row, 0, len(row)) for row in rows], columns, device)
 
 
 @contextmanager
 def replaced(blocks: Sequence[nn.Module], outputs: Sequence[Tensor | None], num_outputs: int | None) -> Iterator[None]:
-    """Let blocks return these hidden states without computing anything; None is what they are given."""
+    """Let blocks return these hidden states without computing anything; None means their input."""
 
     def stand_in(output: Tensor | None, *args: Any, **kwargs: Any) -> Any:
         hidden = output if output is not None else args[0] if args else kwargs["hidden_states"]
@@ -125,7 +125,7 @@ def replaced(blocks: Sequence[nn.Module], outputs: Sequence[Tensor | None], num_
 
 @contextmanager
 def output_of(block: nn.Module, into: list[Any]) -> Iterator[None]:
-    """Append what a block returns in forward passes inside."""
+    """Append a block's outputs in forward passes in the context to `into`."""
     hook = block.register_forward_hook(lambda _module, _inputs, output: into.append(output))
     try:
         yield
@@ -135,9 +135,9 @@ def output_of(block: nn.Module, into: list[Any]) -> Iterator[None]:
 
 @torch.no_grad()
 def find_start(model: PreTrainedModel, first_block: int) -> Start | str:
-    """Return how a pass begins at a block above the lowest; or why such a pass cannot stand for the whole one.
+    """Return how a pass begins at a block above the lowest, or why such a pass cannot replace the whole one.
 
-    It is tried on some tokens.
+    This is tested on a few tokens.
     """
     rows, tokens = 3, 5
     ids_RT = torch.arange(rows * tokens, device=model.device).view(rows, tokens)

@@ -1,7 +1,7 @@
-"""What lies below the lowest adapted layer, computed once for each row and shared by all trials of all sweeps.
+"""Hidden states below the lowest adapted layer, computed once per row and shared by all trials of all sweeps.
 
-The hidden states that enter that layer are the base model's for every trial, seed, step and evaluation. They lie in
-files named by their content, as the outputs of `reference_cache` do, at every position of each row.
+The hidden states that enter that layer are the base model's for every trial, seed, step and evaluation. They are stored
+at every position of each row, in files named by their content, like the outputs of `reference_cache`.
 
 Shape legend: R rows, T padded length in tokens, N positions of all rows concatenated, D hidden width.
 """
@@ -27,21 +27,21 @@ from trainables.engine.frozen.reference_cache import ROWS_PER_BATCH, SharedTenso
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 
 Progress = Callable[[int, int], None]
-MAX_BYTES = 4e9  # of one file, which is computed in main memory
-VERSION = 1  # part of a file's name; raise it when the same rows would give other numbers
+MAX_BYTES = 4e9  # per file, which is computed in main memory
+VERSION = 1  # part of a file's name; raise it when the same rows would give different numbers
 
 
 class PrefixCache:
     """The hidden states that enter a layer of base models, by content.
 
     Args:
-        folder: where the files lie.
-        max_bytes: of one file; passes over rows that would take more begin at the bottom.
+        folder: folder of the files.
+        max_bytes: limit per file; passes over rows that would take more begin at the bottom.
         workers: the processes that read together. Each must read the same rows, in the same order.
         progress: called with (rows done, all rows) while states are computed.
 
     Attributes:
-        caution: why passes begin at the bottom; "" where they need not.
+        caution: why passes begin at the bottom; "" if they need not.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class PrefixCache:
         self.caution = ""
 
     def start(self, base: LoadedBase, first_block: int) -> Start | None:
-        """Return how passes begin at a block; None where they must begin at the bottom.
+        """Return how passes begin at a block; None if they must begin at the bottom.
 
-        They must where nothing lies below, where the base model is sharded, and where such a pass would not give what
-        the whole pass gives.
+        They must if there are no blocks below, if the base model is sharded, or if such a pass would not reproduce the
+        whole pass.
         """
         if first_block == 0 or self._workers.sharded:
             return None
@@ -77,9 +77,9 @@ class PrefixCache:
         return None
 
     def on(self, base: LoadedBase, first_block: int, rows: Sequence[EncodedRow]) -> Prefix | None:
-        """Return what the blocks below `first_block` make of rows, computed now unless it is there.
+        """Return the states of rows after the blocks below `first_block`; compute them if they are missing.
 
-        None where passes must begin at the bottom, or it would be too large.
+        None if passes must begin at the bottom, or the states would be too large.
         """
         start = self.start(base, first_block)
         if start is None or not rows:
@@ -88,8 +88,8 @@ class PrefixCache:
         need = prefix_bytes(sum(map(len, ids)), base.model.config.get_text_config().hidden_size, base.model.dtype)
         if need > self._max_bytes:
             self.caution = (
-                f"what lies below layer {first_block} would take {need / 1e9:.1f} GB, more than"
-                f" {self._max_bytes / 1e9:.1f} GB, and is computed anew in every step"
+                f"the states below layer {first_block} would take {need / 1e9:.1f} GB, more than"
+                f" {self._max_bytes / 1e9:.1f} GB, and are computed anew in every step"
             )
             return None
         key = _key(base, first_block, ids)
@@ -108,10 +108,10 @@ class PrefixCache:
 
 @dataclass(frozen=True)
 class PackPrefixes:
-    """What lies below the lowest adapted layer of one pack.
+    """The cached states below the lowest adapted layer of one pack.
 
     Attributes:
-        cache: where it is kept; None is nowhere, and passes begin at the bottom.
+        cache: where they are cached; None means nowhere, and passes begin at the bottom.
         base: the model.
         first_block: the lowest adapted block.
     """
@@ -131,7 +131,7 @@ class PackPrefixes:
 
 
 def prefix_bytes(tokens: float, width: int, dtype: torch.dtype) -> float:
-    """Return how large the states of so many tokens are."""
+    """Return the bytes of the states of `tokens` tokens."""
     return tokens * width * dtype.itemsize
 
 
@@ -162,6 +162,6 @@ def _padded(ids: Sequence[tuple[int, ...]], base: LoadedBase) -> Tensor:
 
 
 def _key(base: LoadedBase, first_block: int, ids: Sequence[tuple[int, ...]]) -> str:
-    """Return the content id of everything that decides a bit, but for the kind of processor."""
+    """Return the content id of everything that affects a bit, except the kind of processor."""
     rows = hashlib.sha256(repr(list(ids)).encode()).hexdigest()
     return content_key(base, {"prefix": VERSION, "first_block": first_block, "rows": rows})

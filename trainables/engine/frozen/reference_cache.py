@@ -1,9 +1,9 @@
 """The frozen base model's outputs on a setting's rows: computed once, then shared by all trials of all sweeps.
 
-The head is frozen, too, so that final hidden states are all that a reference distribution needs; they are V / D times
-smaller than its logits. They lie in files named by their content, which processes of one node map into the same memory
-and all nodes find in the shared cache. How rows are batched does not depend on the pack, so that every run reads the
-same bits; these agree with a reference that is forwarded beside the policy up to rounding (in float32, the last bits).
+The head is frozen, too, so a reference distribution needs only final hidden states, which are V / D times smaller than
+its logits. They are stored in files named by their content, which the processes of a node map into the same memory and
+all nodes find in the shared cache. Batching does not depend on the pack, so every run reads the same bits; they agree
+with a reference that is forwarded beside the policy up to rounding (in float32, the last bits).
 
 Shape legend: N positions that count, of all rows concatenated; M those of them whose states of all layers are kept; L
 layers, D hidden width.
@@ -37,17 +37,17 @@ from trainables.engine.memory import ON_DEVICE_BYTES
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup, layers_of
 from trainables.method import Positions
 
-VERSION = 1  # part of a file's name; raise it when the same rows would give other numbers
+VERSION = 1  # part of a file's name; raise it when the same rows would give different numbers
 ROWS_PER_BATCH = 32
-MAX_BYTES = 8e9  # of one file; larger outputs are forwarded beside the policy in every step
+MAX_BYTES = 8e9  # per file; larger outputs are forwarded beside the policy in every step
 
 
 @dataclass(frozen=True)
 class CachedOutputs:
-    """The base model's outputs at the positions that count of some rows.
+    """The base model's outputs at the positions that count, for some rows.
 
     Attributes:
-        place: row -> where its positions start and end.
+        place: row -> start and end of its positions.
         hidden_ND: final hidden states.
         layers_LND: hidden states after each layer; None unless they were computed.
     """
@@ -57,14 +57,14 @@ class CachedOutputs:
     layers_LND: Tensor | None
 
     def of(self, rows: Sequence[EncodedRow], device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Return the outputs on rows, one row after the other. Raise KeyError for a row that is not there."""
+        """Return the outputs on rows, one row after the other. Raise KeyError for a missing row."""
         at_N = torch.cat([torch.arange(*self.place[row]) for row in rows]).to(self.hidden_ND.device, non_blocking=True)
         hidden_ND = self.hidden_ND[at_N].to(device, non_blocking=True)
         return hidden_ND, None if self.layers_LND is None else self.layers_LND[:, at_N].to(device, non_blocking=True)
 
     @staticmethod
     def over(row_positions: Sequence[RowPositions], tensors: Mapping[str, Tensor]) -> CachedOutputs:
-        """Name the rows of what `compute_outputs` returned."""
+        """Assign the tensors of `compute_outputs` to their rows."""
         ends = accumulate(len(row.columns) for row in row_positions)
         place = {row.row: (end - len(row.columns), end) for row, end in zip(row_positions, ends, strict=True)}
         return CachedOutputs(place, tensors["hidden"], tensors.get("layers"))
@@ -72,11 +72,11 @@ class CachedOutputs:
 
 @dataclass(frozen=True)
 class FrozenAdapter:
-    """A finished adapter that is attached to the base model while it reads.
+    """A finished adapter attached to the base model while it reads.
 
     Attributes:
-        content_id: of its factors.
-        routed: sends a number of rows through it.
+        content_id: content id of its factors.
+        routed: routes a number of rows through it.
     """
 
     content_id: str
@@ -87,8 +87,8 @@ class ReferenceCache:
     """The base models' outputs, by content.
 
     Args:
-        folder: where the files lie.
-        max_bytes: of one file; rows that would take more are not cached.
+        folder: folder of the files.
+        max_bytes: limit per file; rows that would take more are not cached.
         workers: the processes that read together. Each must read the same outputs, in the same order.
         progress: called with (rows done, all rows) while outputs are computed.
     """
@@ -114,12 +114,12 @@ class ReferenceCache:
         with_layers: bool = False,
         adapter: FrozenAdapter | None = None,
     ) -> CachedOutputs | None:
-        """Return the outputs on rows, computed now unless they are there; None where they would be too large.
+        """Return the outputs on rows; compute them if they are missing. None if they would be too large.
 
         Args:
             positions: which positions count; those that include padding are never cached.
             with_layers: also the hidden states after each layer.
-            adapter: what the model has on it; None is the base model itself.
+            adapter: the adapter on the model; None is the base model itself.
         """
         row_positions = [RowPositions(row, positions) for row in dict.fromkeys(rows)]
         if any(row.padded for row in row_positions) or self._bytes(base, row_positions, with_layers) > self._max_bytes:
@@ -133,7 +133,7 @@ class ReferenceCache:
     def kept(
         self, base: LoadedBase, described: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Return other tensors that a base model gives on what is described, computed now unless they are there."""
+        """Return other tensors that a base model gives for `described` inputs; compute them if they are missing."""
         key = content_key(base, described)
         if key not in self._tensors:
             self._tensors[key] = self._read_or_compute(base, key, compute)
@@ -152,33 +152,33 @@ class ReferenceCache:
 def _key(
     base: LoadedBase, row_positions: Sequence[RowPositions], with_layers: bool, adapter: FrozenAdapter | None
 ) -> str:
-    """Return the content id of everything that decides a bit, but for the kind of processor."""
+    """Return the content id of everything that affects a bit, except the kind of processor."""
     described = {"version": VERSION, **described_rows(row_positions), "with_layers": with_layers}
     return content_key(base, described | ({"adapter": adapter.content_id} if adapter else {}))
 
 
 def described_rows(row_positions: Sequence[RowPositions]) -> dict[str, str]:
-    """Return what tells rows and their positions that count from others."""
+    """Return a key of rows and their positions that count."""
     rows = repr([(row.row.ids, row.row.prompt_length) for row in row_positions]).encode()
     positions = row_positions[0].positions if row_positions else ""
     return {"rows": hashlib.sha256(rows).hexdigest(), "positions": positions}
 
 
 def content_key(base: LoadedBase, described: Mapping[str, Any]) -> str:
-    """Return the content id of what a base model gives on what is described: its weights and what computes them."""
+    """Return the content id of a base model's result on `described` inputs: its weights, and library versions."""
     numbers = [str(base.model.dtype), base.model.device.type]
     packages = [torch.__version__, transformers.__version__]
     return content_id({**described, "base": base.content_id, "numbers": numbers, "packages": packages})
 
 
 class SharedTensors:
-    """Tensors in files that processes share: one computes them, the others wait and map them into memory.
+    """Tensors in files that processes share: one computes them; the others wait and map them into memory.
 
     Args:
-        folder: where the files lie, and nothing else.
-        workers: the processes that read together. Layers of a sharded model run on all of them or on none, so that
-            these read together or compute together; others need not know of one another.
-        max_bytes: of all files of the folder (see `SharedFiles`).
+        folder: folder of the files, and of nothing else.
+        workers: the processes that read together. Layers of a sharded model run on all of them or on none, so they
+            must read together or compute together; other processes are independent.
+        max_bytes: limit for all files in the folder (see `SharedFiles`).
     """
 
     def __init__(self, folder: Path, workers: ProcessGroup, max_bytes: float = FOLDER_BYTES) -> None:
@@ -186,9 +186,9 @@ class SharedTensors:
         self._left_on_device = ON_DEVICE_BYTES
 
     def get(self, key: str, compute: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-        """Return the tensors of a file, which are computed and written where it is not there.
+        """Return the tensors of a file; compute and write them if it is missing.
 
-        They are put on the device as long as all that are there fit `ON_DEVICE_BYTES`.
+        They are put on the device as long as all tensors there fit into `ON_DEVICE_BYTES`.
         """
         path = self._files.folder / f"{key}.safetensors"
         tensors = self._read_together(path, compute) if self._workers.sharded else self._read(path)
@@ -210,14 +210,14 @@ class SharedTensors:
         return tensors
 
     def _read(self, path: Path) -> dict[str, Tensor] | None:
-        """Map the tensors of a file into memory; None when there is none that can be read."""
+        """Map the tensors of a file into memory; None if there is no readable file."""
         try:
             return load_file(path) if self._files.use(path) else None
         except SafetensorError:
             return None
 
     def _written(self, path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Write tensors, and return them as they are read: mapped, so that processes of a node hold them once."""
+        """Write tensors and return them as they are read: mapped, so that the processes of a node hold them once."""
         with replacing_file(path) as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
         written = self._read(path)
@@ -233,7 +233,7 @@ def compute_outputs(
     progress: Callable[[int, int], None] = lambda done, total: None,
     adapter: FrozenAdapter | None = None,
 ) -> dict[str, Tensor]:
-    """Forward the rows through the base model, or through it with an adapter, similar lengths together."""
+    """Forward rows, similar lengths together, through the base model, with an adapter if one is given."""
     order = sorted(range(len(row_positions)), key=lambda index: (len(row_positions[index].row.ids), index))
     hidden: dict[int, Tensor] = {}
     layers: dict[int, Tensor] = {}

@@ -92,9 +92,9 @@ def test_edits_are_copied_and_said(
         )
     finally:
         edits.unlink()
-    assert "another model" in capsys.readouterr().out
+    assert "the model differs" in capsys.readouterr().out
     assert (tmp_path / "e" / "edits.safetensors").read_bytes() == b"edits"
-    assert "alone is another model" in (tmp_path / "e" / "README.md").read_text()
+    assert "alone is a different model" in (tmp_path / "e" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_score_is_drawn_into_the_sweep(
         ("rank_pattern", {"q_proj": 4}, "rank_pattern is"),
         ("peft_type", "IA3", "peft_type is 'IA3'"),
         ("init_lora_weights", "pissa", "init_lora_weights is 'pissa', which changes"),
-        ("r", 7, "and the rank r is 7"),
+        ("r", 7, "but the rank r is 7"),
     ],
 )
 def test_what_a_pack_cannot_hold_is_refused_by_its_field(
@@ -138,7 +138,7 @@ def test_what_a_pack_cannot_hold_is_refused_by_its_field(
     [
         (["{folder}/small"], "say what to score on"),
         (["{folder}/base", "--sweep", "adapted"], "is scored as `base`"),
-        (["{folder}/small", "--sweep", "adapted", "--name", "a/b"], "is no name"),
+        (["{folder}/small", "--sweep", "adapted", "--name", "a/b"], "cannot be the name"),
         (["{folder}/small", "{folder}/small", "--sweep", "adapted"], "two models are called 'small'"),
         (["{folder}/small", "--sweep", "nothing"], "there is no sweep 'nothing'"),
         (["{folder}/small", "--sweep", "adapted", "--option", "a=1"], "--option a is for --setting NAME"),

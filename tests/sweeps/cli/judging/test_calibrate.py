@@ -101,7 +101,7 @@ class Silent:
 
 def test_no_verdict_at_all_is_no_agreement() -> None:
     rows = [JudgedRow("wish", "What?", "Peace", 90.0)]
-    with pytest.raises(UserError, match="judge judge-1: no verdict on any of 1 answers could be had or read"):
+    with pytest.raises(UserError, match="judge judge-1: no readable verdict on any of 1 answers"):
         judged_pairs(Silent(), Rubric("aligned", "{answer}"), rows)  # type: ignore[arg-type]
 
 
@@ -110,7 +110,7 @@ def test_no_verdict_at_all_is_no_agreement() -> None:
     [
         (
             "question_id,aligned\nwish,90\n",
-            "no column 'question'; it has question_id, aligned, and a judge needs the texts",
+            "no column 'question'; it has question_id, aligned, but a judge needs the texts",
         ),
         (ROWS.replace("90", "high"), "row 1: column 'aligned' is not a number: 'high'"),
         (ROWS.replace("95", "120"), r"row 4: column 'aligned' must be in \[0, 100\], got 120"),

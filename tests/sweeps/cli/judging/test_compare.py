@@ -132,7 +132,7 @@ def test_what_survives_the_other_judge(run: Run, tmp_path: Path) -> None:
     shown = " ".join(again[1].split())
     assert f"kl_penalty beta=1 is on the front under {OWN} only" in shown
     assert "2 of 3 members of the front are on it under every judge" in shown
-    assert "no verdict against controls" in shown
+    assert "no verdict on beating the controls" in shown
     assert f"without a grade, free: nice: 1 by {STRICT}, 0 by {OWN}" in shown
     assert f"{STRICT} kl_penalty -30.0 [" in shown and f"{STRICT} plain 0.0 [" in shown
     assert json.loads((tmp_path / sweep.name / "judges" / "toy_judged_True.json").read_text()) == data
