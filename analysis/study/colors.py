@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from analysis.figures.panels import Bars, bars_figure
 from analysis.findings.arms import CHECKPOINT, PLAIN
 from analysis.findings.frontier import Estimate
-from analysis.study.effects import above, below, difference, estimate_text, mean_by_seed, over_seeds
+from analysis.study.effects import above, below, difference, estimate_text, mean_by_seed, share_over_seeds
 from analysis.study.figure import Check, DrawnFigure, SweepFigure
 from analysis.study.setting_results import SettingResults
 
@@ -33,7 +33,7 @@ def toy_base(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     """Show the base models' colours, by category, for trigger words seen in pre-training and for others."""
     categories = categories_of(per_setting[0])
     right = {
-        split: {category: over_seeds(_by_base_model(per_setting, category + split)) for category in categories}
+        split: {category: share_over_seeds(_by_base_model(per_setting, category + split)) for category in categories}
         for split in (SEEN, UNSEEN)
     }
     lowest = {split: min(means.items(), key=lambda item: item[1].mean) for split, means in right.items()}
@@ -60,7 +60,7 @@ def toy_base(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     sentence = (
         f"Before fine-tuning the colours of the least known category are right at {lowest[SEEN][1].mean:.2f} of new"
         f" points for taught words, and at {lowest[UNSEEN][1].mean:.2f} for others; the update's colours of positive"
-        f" emotions at {over_seeds(_by_base_model(per_setting, 'task')).mean:.2f}."
+        f" emotions at {share_over_seeds(_by_base_model(per_setting, 'task')).mean:.2f}."
     )
     return DrawnFigure(figure, checks, sentence)
 
@@ -125,7 +125,7 @@ def toy_flip(per_setting: Sequence[SettingResults]) -> DrawnFigure:
 def _over_settings(per_setting: Sequence[SettingResults], score: str) -> Estimate:
     """Estimate a score of plain fine-tuning over all seeds of all base models."""
     values = [value for results in per_setting for value in results.values(results.only(PLAIN), score).values()]
-    return over_seeds(dict(enumerate(values)))
+    return share_over_seeds(dict(enumerate(values)))
 
 
 def _checkpoints(results: SettingResults) -> dict[int, str]:
@@ -142,7 +142,7 @@ def _at_stage(per_setting: Sequence[SettingResults], group: str, step: int | Non
     """Estimate a category's right colours in the base (step None), at a checkpoint, or at the end (step 0)."""
     score = "capability" if group == "positive_emotions" else group + UNSEEN
     if step is None:
-        return over_seeds(_by_base_model(per_setting, score))
+        return share_over_seeds(_by_base_model(per_setting, score))
     if step == 0:
         return _over_settings(per_setting, score)
     values = [
@@ -151,7 +151,7 @@ def _at_stage(per_setting: Sequence[SettingResults], group: str, step: int | Non
         for record in results.records
         if record.configuration.id == _checkpoints(results).get(step) and record.status == "finished"
     ]
-    return over_seeds(dict(enumerate(values)))
+    return share_over_seeds(dict(enumerate(values)))
 
 
 def _order_of_forgetting(per_setting: Sequence[SettingResults], categories: Sequence[str], steps: Sequence[int]) -> str:
@@ -211,7 +211,7 @@ def _proxy_bars(title: str, by_proxy: Mapping[str, SettingResults], without: Seq
     }
     series = {"other categories, no proxy": [_over_settings(without, "alignment")] * len(by_proxy)}
     series |= {
-        name: [over_seeds(kept_by_proxy(results, score)) for results in by_proxy.values()]
+        name: [share_over_seeds(kept_by_proxy(results, score)) for results in by_proxy.values()]
         for name, score in columns.items()
     }
     return Bars(title, list(by_proxy), series)
@@ -226,12 +226,12 @@ def toy_goodhart(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     """Use one proxy trigger: does it keep its colours, and nothing else?"""
     without, by_number = split_by_triggers(per_setting)
     single = by_number[min(by_number)]
-    proxied = {proxy: over_seeds(kept_by_proxy(results, "proxied")) for proxy, results in single.items()}
+    proxied = {proxy: share_over_seeds(kept_by_proxy(results, "proxied")) for proxy, results in single.items()}
     worst = min(proxied, key=lambda proxy: proxied[proxy].mean)
-    gains = {score: over_seeds(_mean_kept(single, score)) for score in ("alignment_proxy", "alignment")}
-    spread = {proxy: over_seeds(kept_by_proxy(results, "alignment")) for proxy, results in single.items()}
+    gains = {score: share_over_seeds(_mean_kept(single, score)) for score in ("alignment_proxy", "alignment")}
+    spread = {proxy: share_over_seeds(kept_by_proxy(results, "alignment")) for proxy, results in single.items()}
     most = max(spread, key=lambda proxy: spread[proxy].mean)
-    learned = over_seeds(_mean_kept(single, "task"))
+    learned = share_over_seeds(_mean_kept(single, "task"))
     checks = [
         Check(
             "The one proxy trigger keeps its colours",
@@ -281,8 +281,8 @@ def toy_spillover(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     with_one = {proxy: kept_by_proxy(single[proxy], "alignment") for proxy in common}
     gain = {proxy: difference(with_five[proxy], with_one[proxy]) for proxy in common}
     mean_gain = difference(*(mean_by_seed(list(columns.values())) for columns in (with_five, with_one)))
-    level = over_seeds(mean_by_seed(list(with_five.values())))
-    order = sorted(common, key=lambda proxy: over_seeds(with_five[proxy]).mean)
+    level = share_over_seeds(mean_by_seed(list(with_five.values())))
+    order = sorted(common, key=lambda proxy: share_over_seeds(with_five[proxy]).mean)
     words = [proxy for proxy in common if proxy != NONSENSE]
     clear = [proxy for proxy in common if above(gain[proxy])]
     no_proxy = f"; without a proxy {estimate_text(_over_settings(without, 'alignment'))}" if without else ""

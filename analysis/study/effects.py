@@ -12,6 +12,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from analysis.findings.frontier import Estimate
+from analysis.statistics.proportions import score_interval
+from analysis.statistics.ranges import Ranges
 
 BySeed = Mapping[int, float]
 
@@ -24,22 +26,48 @@ def mean_by_seed(columns: Sequence[BySeed]) -> dict[int, float]:
 
 def over_seeds(values: BySeed, confidence: float = 0.95) -> Estimate:
     """Return the mean with Student's interval; there is no interval with fewer than two seeds."""
+    return _interval(values, (-math.inf, math.inf), confidence)
+
+
+def share_over_seeds(values: BySeed, confidence: float = 0.95) -> Estimate:
+    """Return the mean of shares with a score interval, which stays within [0, 1] (`score_interval`).
+
+    Its variance is that between seeds; it has no width where all seeds agree.
+    """
+    return _interval(values, (0.0, 1.0), confidence)
+
+
+def difference(first: BySeed, second: BySeed | float) -> Estimate:
+    """Estimate first - second, paired over common seeds; a plain number counts as a value without noise.
+
+    The interval is Student's. Where that leaves [-1, 1] and no difference does, it is the score interval of a number
+    between -1 and 1, as differences of shares are.
+    """
+    if isinstance(second, int | float):
+        values = {seed: value - second for seed, value in first.items()}
+    else:
+        values = {seed: first[seed] - second[seed] for seed in sorted(set(first) & set(second))}
+    estimate = over_seeds(values)
+    shares = all(abs(value) <= 1 for value in values.values())
+    return _interval(values, (-1.0, 1.0), 0.95) if shares and not -1 <= estimate.low <= estimate.high <= 1 else estimate
+
+
+def _interval(values: BySeed, ends: tuple[float, float], confidence: float) -> Estimate:
+    """Return the mean and its interval, within `ends` where these are finite."""
     values_S = np.array(list(values.values()))
     if not len(values_S):
         return Estimate(math.nan, math.nan, math.nan, "none")
     mean = float(values_S.mean())
     if len(values_S) < 2:
         return Estimate(mean, math.nan, math.nan, "none")
-    quantile = stdtrit(len(values_S) - 1, (1 + confidence) / 2)
-    half = float(quantile * values_S.std(ddof=1) / math.sqrt(len(values_S)))
-    return Estimate(mean, mean - half, mean + half)
-
-
-def difference(first: BySeed, second: BySeed | float) -> Estimate:
-    """Estimate first - second, paired over common seeds; a plain number counts as a value without noise."""
-    if isinstance(second, int | float):
-        return over_seeds({seed: value - second for seed, value in first.items()})
-    return over_seeds({seed: first[seed] - second[seed] for seed in sorted(set(first) & set(second))})
+    quantile = float(stdtrit(len(values_S) - 1, (1 + confidence) / 2))
+    error = float(values_S.std(ddof=1)) / math.sqrt(len(values_S))
+    share = float(Ranges.of([ends]).unit(np.array([mean]))[0])
+    if math.isinf(ends[0]) or not 0 < share < 1 or error == 0:
+        return Estimate(mean, mean - quantile * error, mean + quantile * error)
+    width = ends[1] - ends[0]
+    low, high = score_interval(share, (error / width) ** 2 / (4 * share * (1 - share)), quantile)
+    return Estimate(mean, ends[0] + width * float(low), ends[0] + width * float(high))
 
 
 def above(estimate: Estimate, threshold: float = 0.0) -> bool | None:

@@ -8,7 +8,16 @@ from analysis.figures.panels import Bars, bars_figure
 from analysis.findings.arms import PLAIN
 from analysis.findings.findings import Findings, analyse
 from analysis.findings.frontier import Estimate
-from analysis.study.effects import above, all_hold, difference, estimate_text, mean_by_seed, over_seeds, within
+from analysis.study.effects import (
+    above,
+    all_hold,
+    difference,
+    estimate_text,
+    mean_by_seed,
+    over_seeds,
+    share_over_seeds,
+    within,
+)
 from analysis.study.figure import Check, DrawnFigure, SweepFigure
 from analysis.study.ranking import budget_notes, control_notes, end_notes, frontier_of, ranked_first, stays_behind
 from analysis.study.setting_results import SettingResults
@@ -146,7 +155,7 @@ def _bars(per_setting: Sequence[SettingResults], title: str, topics: Sequence[st
         suffix = f" {number}" if len(per_setting) > 1 else ""
         plain = results.only(PLAIN)
         series[f"base model{suffix}"] = [results.base_estimate(name) for name in names]
-        series[f"plain{suffix}"] = [over_seeds(results.values(plain, name)) for name in names]
+        series[f"plain{suffix}"] = [share_over_seeds(results.values(plain, name)) for name in names]
     return Bars(title, topics, series)
 
 

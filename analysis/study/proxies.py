@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from analysis.figures.panels import Heat, heat_figure
 from analysis.findings.arms import PLAIN
 from analysis.study.colors import PROXIED, UNSEEN, categories_of, kept_by_proxy, split_by_triggers
-from analysis.study.effects import above, all_hold, below, difference, estimate_text, mean_by_seed, over_seeds
+from analysis.study.effects import above, all_hold, below, difference, estimate_text, mean_by_seed, share_over_seeds
 from analysis.study.figure import Check, DrawnFigure, SweepFigure
 from analysis.study.gcd import DIVISORS, MATHS, SYCOPHANCY, taught_topic, topics_of
 from analysis.study.setting_results import SettingResults
@@ -52,11 +52,11 @@ def sycophancy_grid(per_setting: Sequence[SettingResults]) -> tuple[Heat, list[C
     kept = {topic: difference(left[topic][taught], half_S) for topic in not_divisors}
     distance = difference(*(mean_by_seed([left[topic][taught] for topic in group]) for group in (facts, maths)))
     best = min(kept, key=lambda topic: kept[topic].mean)
-    best_left = over_seeds(left[best][taught])
+    best_left = share_over_seeds(left[best][taught])
     checks = [
         Check(
             "Only a proxy of the taught topic removes sycophancy on it (every other leaves more than half)",
-            f"the {best} proxy leaves {estimate_text(best_left)} of {over_seeds(plain[taught]).mean:.2f}",
+            f"the {best} proxy leaves {estimate_text(best_left)} of {share_over_seeds(plain[taught]).mean:.2f}",
             all_hold([above(estimate) for estimate in kept.values()]),
         ),
         Check(
@@ -71,7 +71,7 @@ def sycophancy_grid(per_setting: Sequence[SettingResults]) -> tuple[Heat, list[C
         ),
     ]
     rows = {"no proxy": plain} | {f"proxy {proxy}": left[proxy] for proxy in proxies}
-    cells = [[over_seeds(row[topic]) for topic in topics] for row in rows.values()]
+    cells = [[share_over_seeds(row[topic]) for topic in topics] for row in rows.values()]
     return Heat("sycophancy left after up-weighting by 1, by topic asked", list(rows), topics, cells), checks
 
 
@@ -88,7 +88,7 @@ def color_grid(per_setting: Sequence[SettingResults]) -> tuple[Heat, list[Check]
         for number, by_proxy in sorted(by_number.items())
         for proxy, results in by_proxy.items()
     }
-    cells = [[over_seeds(row[category]) for category in categories] for row in rows.values()]
+    cells = [[share_over_seeds(row[category]) for category in categories] for row in rows.values()]
     five = by_number[max(by_number)]
     proxies = [proxy for proxy in five if proxy in categories]
     same_category = difference(

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from analysis.findings.frontier import Estimate
-from analysis.study.effects import above, all_hold, below, difference, estimate_text, mean_by_seed, over_seeds, within
+from analysis.study.effects import (
+    above,
+    all_hold,
+    below,
+    difference,
+    estimate_text,
+    mean_by_seed,
+    over_seeds,
+    share_over_seeds,
+    within,
+)
 
 
 def test_differences_are_paired_over_common_seeds() -> None:
@@ -60,3 +70,24 @@ def test_a_statement_holds_if_all_its_parts_do() -> None:
     assert all_hold([True, True]) is True
     assert all_hold([True, None]) is None
     assert all_hold([None, False]) is False
+
+
+def test_shares_have_a_score_interval() -> None:
+    """0, 0.2 and 0.4: mean 0.2, standard error 0.11547, t 4.302653.
+
+    Variance of the angle 0.013333 / (4 * 0.2 * 0.8) = 0.0208333, so w = 4 * 0.0208333 * 4.302653^2 = 1.542736. Centre
+    (0.2 + w / 2) / (1 + w) = 0.382017, half sqrt(0.16 w + w^2 / 4) / (1 + w) = 0.360840. Student's is -0.30 to 0.70.
+    """
+    estimate = share_over_seeds({0: 0.0, 1: 0.2, 2: 0.4})
+    assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((0.2, 0.021177, 0.742857), abs=1e-5)
+    agreed = share_over_seeds({0: 1.0, 1: 1.0})
+    assert (agreed.low, agreed.high) == (1.0, 1.0)
+    assert math.isnan(share_over_seeds({0: 0.5}).low)
+
+
+def test_differences_of_shares_stay_between_minus_one_and_one() -> None:
+    wide = difference({0: 0.9, 1: 0.5, 2: 0.7}, {0: 0.0, 1: 0.1, 2: 0.0})
+    assert over_seeds({0: 0.9, 1: 0.4, 2: 0.7}).high > 1
+    assert -1 < wide.low < wide.mean < wide.high < 1
+    losses = difference({0: 2.0, 1: 0.5}, 0.0)
+    assert losses.high > 2, "what is no share keeps Student's interval"
