@@ -10,8 +10,9 @@ pace. Memory is the most that a worker holds (`sweeps.planning.fit`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
+from typing import Any
 
 from settings.common.content import content_id
 from sweeps.case import Case
@@ -115,6 +116,17 @@ class CostEstimate:
     def tokens(self) -> float:
         """Training tokens of all arms."""
         return sum(arm.tokens for arm in self.arms)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON data: totals, an entry for each arm, and what was made smaller to fit memory."""
+        names = ("setting", "method", "configurations", "trials", "packs", "tokens", "seconds", "ended", "budget_knobs")
+        totals = ("trials", "packs", "tokens", "seconds", "seconds_left", "ended", "workers", "worker_bytes")
+        more = ("shared_bytes", "prefix_bytes", "assumed", "memory")
+        return {name: getattr(self, name) for name in (*totals, *more)} | {
+            "arms": [{name: getattr(arm, name) for name in names} for arm in self.arms],
+            "fit": asdict(self.fit),
+            "budget": self.budget and {"exceeded": self.budget.exceeded, "trials": self.budget.trials},
+        }
 
 
 def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: float | None = None) -> CostEstimate:

@@ -55,7 +55,11 @@ def list_command() -> None:
 
 
 @sweep_app.command("plan", epilog="Example: selgen sweep plan quickstart")
-def plan_command(name: Name, output: Output = OUTPUT) -> None:
+def plan_command(
+    name: Name,
+    output: Output = OUTPUT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
     from sweeps.case_check import check_case
     from sweeps.cli.tables import show_cautions, show_plan
@@ -70,13 +74,16 @@ def plan_command(name: Name, output: Output = OUTPUT) -> None:
 
     sweep = find(name, output)
     sweep.check()
-    console = Console()
+    console = Console(stderr=as_json)
     for case in sweep.cases:
         show_cautions(case.setting, console, check_case(sweep, case))
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None
     estimate = estimated(sweep, packs_at_a_time(sweep, [here]), known, free_memory())
+    if as_json:
+        typer.echo(json.dumps({"sweep": sweep.name} | estimate.to_json()))
+        return
     show_plan(console, sweep, estimate)
     if known:
         ended = f"{estimate.ended} of these trials have ended in {folder}"

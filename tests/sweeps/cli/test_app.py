@@ -160,6 +160,11 @@ def test_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr().out
     assert "training tokens" in shown
     assert "GB of memory per worker" in shown
+    assert selgen("sweep", "plan", "quickstart", "--json", "--output", tmp_path, monkeypatch=monkeypatch) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["sweep"] == "quickstart"
+    assert plan["trials"] == sum(arm["trials"] for arm in plan["arms"])
+    assert plan["seconds"] > 0
     assert not list(tmp_path.iterdir())
 
 
