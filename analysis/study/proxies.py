@@ -116,7 +116,7 @@ PROXY_QUALITY = SweepFigure(
     title="Proxy category by evaluated category",
     claim=(
         "A proxy protects its own category most, and others less the further they are: only divisors as proxy remove"
-        " sycophancy on divisors, and capitals mend capitals."
+        " sycophancy on divisors, and capitals repair capitals."
     ),
     sweeps=("proxy_quality", "trigger_colors"),
     small=("proxy_quality_small",),  # with the trigger colours it would take more than an hour
