@@ -17,6 +17,7 @@ from analysis.findings.ties import Entry, entries
 from analysis.tables.scores import Objective
 
 WIDE = 100  # characters
+BASE = "base model"
 ROOM = 22  # least characters reserved for the names of configurations, if they need them
 COUNTS, COSTS = ("P", "n"), ("tokens", "s")
 NARROWEST, SHORTEST_HEAD = 4, 8  # least characters of a column of numbers, and of a line of its head
@@ -66,6 +67,7 @@ def rich_table(
     front_only: bool = False,
     width: int = WIDE,
     brief: Collection[str] = (),
+    base: Mapping[str, float] | None = None,
 ) -> Table:
     """Build a table of the points for the terminal. A star marks the front; brackets are 95 % intervals.
 
@@ -75,6 +77,7 @@ def rich_table(
         front_only: leave out the points that are not on the front.
         width: of the terminal in characters; a narrow one leaves out what trials cost, then stacks the intervals.
         brief: names of objectives for which the narrowest table shows only the mean.
+        base: objective name -> score of the untouched base model, which gets the last row.
     """
     shown = [objective for objective in objectives if points and objective.name in points[0].scores]
     heads = {objective.name: f"{objective.name} {objective.arrow}" for objective in shown}
@@ -100,6 +103,9 @@ def rich_table(
         cells = [layout.cell(point.scores[each], each) for each in heads]
         texts = ["*" if point.on_front else "", name, *cells, *(row[each] for each in layout.names)]
         table.add_row(*map(Text, texts), style="" if point.on_front else "dim")
+    if base and any(name in base for name in heads):
+        cells = [f"{base[name]:z.3f}" if name in base else "" for name in heads]
+        table.add_row(*map(Text, ["", BASE, *cells, *("" for _ in layout.names)]), style="dim")
     table.caption = Text("\n".join(_notes(rows, shown, layout)))
     return table
 

@@ -42,12 +42,14 @@ def show_frontier(
 
         save_frontier(figure, loaded.table, loaded.base_scores, title=sweep, named=scored)
     if as_json:
-        data = frontier.front_json(sweep, points) | ({"named": [each.to_json() for each in scored]} if scored else {})
+        base = {each.name: loaded.base_scores[each.name] for each in objectives if each.name in loaded.base_scores}
+        data = frontier.front_json(sweep, points) | {"base": base}
+        data |= {"named": [each.to_json() for each in scored]} if scored else {}
         console.file.write(json.dumps(data, allow_nan=False) + "\n")
         return
     title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
     brief = [objective.name for objective in objectives if objective not in loaded.objectives]
-    console.print(rich_table(points, objectives, title, width=console.width, brief=brief))
+    console.print(rich_table(points, objectives, title, width=console.width, brief=brief, base=loaded.base_scores))
     say = Say(console)
     if loaded.triggered is not None:
         tables = (loaded.table, loaded.triggered)

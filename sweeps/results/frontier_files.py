@@ -210,4 +210,5 @@ def show_results(sweep: Sweep, record: LedgerState, console: Console) -> None:
             ended = ", ".join(f"{count} {status}" for status, count in sorted(ends.items())) or "none has ended"
             console.print(f"{title}: no trial has finished ({ended})", style="yellow", highlight=False)
             continue
-        console.print(rich_table(results.points, results.table.objectives, title, width=console.width))
+        table = rich_table(results.points, results.table.objectives, title, width=console.width, base=results.base)
+        console.print(table)

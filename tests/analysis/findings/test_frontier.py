@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_an_objective_may_not_hide_a_column() -> None:
         csv_text(points)
 
 
-def shown(trials: Sequence[TrialRecord] = (), objectives: Sequence[Objective] = OBJECTIVES, **options: bool) -> str:
+def shown(trials: Sequence[TrialRecord] = (), objectives: Sequence[Objective] = OBJECTIVES, **options: Any) -> str:
     usual = [*TRIALS, record(configuration("one [bold]seed"), 0, 0.3, 0.2), record(KL10, 2, status="invalid")]
     trials = trials or usual
     console = Console(width=140, file=io.StringIO(), force_terminal=False)
@@ -249,3 +250,12 @@ def test_probability_of_the_front() -> None:
     assert probability[best.id] == 1
     assert 0.2 < probability[ahead.id] < 0.95
     assert 0.2 < probability[twin.id] < 0.95
+
+
+def test_the_base_model_has_the_last_row() -> None:
+    names = [objective.name for objective in OBJECTIVES]
+    text = shown(base={names[0]: 0.125, names[1]: 0.9375, "other": 0.5})
+    (row,) = [line for line in text.splitlines() if "base model" in line]
+    assert row.split() == ["base", "model", "0.125", "0.938"]
+    assert "base model" not in shown()
+    assert "base model" not in shown(base={"other": 0.5})
