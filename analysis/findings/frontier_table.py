@@ -14,6 +14,7 @@ from rich.text import Text
 from analysis.findings.cautions import P_FRONT
 from analysis.findings.frontier import Estimate, FrontierPoint, excluded_text
 from analysis.findings.ties import Entry, entries
+from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS
 from analysis.tables.scores import Objective
 
 WIDE = 100  # characters
@@ -184,6 +185,8 @@ def _notes(rows: Sequence[Entry], shown: Sequence[Objective], layout: Layout) ->
         notes.append("[-] one seed: no interval")
     if any(0.4 <= point.p_front < 0.995 for point in points):
         notes.append(f"P is {P_FRONT}")
+    if max((point.seeds for point in points), default=0) == VERDICT_SEEDS - 1:
+        notes.append(TWO_SEEDS)
     if any(_leaves_range(point.scores[objective.name], objective) for point in points for objective in shown):
         notes.append("a t-interval may leave the range of its score, such as 0 to 1 for a share, or below 0 for a loss")
     if "questions" in bases:

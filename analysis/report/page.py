@@ -342,4 +342,7 @@ def _breakable(text: str) -> Markup:
 
 
 def _p(value: float) -> str:
+    """Format a p-value; there is none with two seeds (nan)."""
+    if math.isnan(value):
+        return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -259,3 +259,9 @@ def test_the_base_model_has_the_last_row() -> None:
     assert row.split() == ["base", "model", "0.125", "0.938"]
     assert "base model" not in shown()
     assert "base model" not in shown(base={"other": 0.5})
+
+
+def test_what_two_seeds_are_worth_is_said() -> None:
+    two, three = ([record(PLAIN, seed, 0.9, 0.9) for seed in range(number)] for number in (2, 3))
+    assert "two seeds say little about the variance" in shown(two)
+    assert "two seeds" not in shown(three)
