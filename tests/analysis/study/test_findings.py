@@ -29,7 +29,8 @@ def linked(finding: str, folder: Path) -> str:
     for file, section in LINK.findall(finding):
         text = (folder / file).read_text()
         if section:
-            text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
+            parts = text.split("\n## ")
+            (text,) = [part for part in parts if part.split("\n")[0].lower().replace(" ", "-") == section]
         texts.append(" ".join(text.split()))
     return "\n".join(texts)
 
