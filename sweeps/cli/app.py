@@ -60,7 +60,7 @@ def plan_command(
     output: Output = OUTPUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
+    """Print rows, questions, trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
     from sweeps.case_check import check_case
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.resources import packs_at_a_time
@@ -77,6 +77,7 @@ def plan_command(
     console = Console(stderr=as_json)
     for case in sweep.cases:
         show_cautions(case.setting, console, check_case(sweep, case))
+        Say(console).prose(f"{case.label if len(sweep.cases) > 1 else case.setting.name}: {case.counts}")
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None
