@@ -61,7 +61,7 @@ def plan_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print rows, questions, trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
-    from sweeps.case_check import check_case
+    from sweeps.case_check import check_case, few_questions
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.find import find
@@ -76,7 +76,7 @@ def plan_command(
     sweep.check()
     console = Console(stderr=as_json)
     for case in sweep.cases:
-        show_cautions(case.setting, console, check_case(sweep, case))
+        show_cautions(case.setting, console, (*check_case(sweep, case), *few_questions(case)))
         Say(console).prose(f"{case.label if len(sweep.cases) > 1 else case.setting.name}: {case.counts}")
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)

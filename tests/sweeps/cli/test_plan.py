@@ -6,7 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from settings.common.errors import UserError
+from sweeps.case_check import few_questions
+from sweeps.driver import launch
+from sweeps.driver.run_options import RunOptions
+from sweeps.find import load_sweep
+from sweeps.sweep import Sweep, setting
 from tests.sweeps.cli.test_app import ROW, chat_files, selgen, sweep_file
 
 
@@ -40,3 +47,42 @@ def test_one_stream_is_counted_alone(
 ) -> None:
     shown = planned(sweep_file(tmp_path, chat_files(tmp_path, "org/not-here")), monkeypatch, capsys)
     assert "chat_files: trains on 16 task rows; asks 4 (task_loss)" in shown
+
+
+def test_objectives_of_few_questions_are_cautioned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the sweep's objectives alone: the loss of one held-out alignment row is none of the second sweep's."""
+    alignment = "".join(ROW % n for n in range(100, 106)).encode()
+    task_eval = "".join(ROW % n for n in range(200, 210)).encode()
+    given = chat_files(tmp_path, "org/not-here", alignment=alignment, task_eval=task_eval, preferences=pairs(2))
+    shown = planned(sweep_file(tmp_path, given), monkeypatch, capsys)
+    said = "is measured on {}; a score of so few says little: name more rows, or other `objectives=`"
+    assert f"caution, chat_files: objective 'alignment' {said.format('1 question')}" in shown
+    assert "objective 'task'" not in shown, "it has ten questions"
+    (other := tmp_path / "other").mkdir()
+    shown = planned(sweep_file(other, given, more=', objectives=("task", "preferred")'), monkeypatch, capsys)
+    assert f"caution, chat_files: objective 'preferred' {said.format('2 questions')}" in shown
+    assert "objective 'alignment'" not in shown
+
+
+def test_a_run_begins_with_the_caution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even where the cautions are all that it gets to."""
+
+    def refuse(*arguments: object) -> None:
+        raise UserError("stop here")
+
+    monkeypatch.setattr(launch, "Ledger", refuse)
+    sweep = load_sweep(sweep_file(tmp_path, chat_files(tmp_path, "org/not-here")))
+    with pytest.raises(UserError, match="stop here"):
+        launch.run(sweep, RunOptions(tmp_path / "runs"), Console())
+    assert "caution, chat_files: objective 'task' is measured on 4 questions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scale", ["nano", "small"])
+@pytest.mark.parametrize("name", ["bad_medical_advice", "gcd_sycophancy", "trigger_colors"])
+def test_settings_of_the_package_ask_enough(name: str, scale: str) -> None:
+    (case,) = Sweep("it", settings=(setting(name, scale=scale),), methods=("plain",)).cases
+    assert few_questions(case) == ()
