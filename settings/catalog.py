@@ -125,11 +125,21 @@ def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Builder, dict[str, 
         builder = by_scale[scale]
         _check_scale(name, scale, remaining)
         _check_options(name, remaining, ["scale", *(option.name for option in options_of(builder))])
-    required = [option.name for option in options_of(builder) if option.default is Parameter.empty]
-    for option in required:
-        if option not in remaining:
-            raise UserError(f"setting {name!r} needs the option {option!r}")
+    missing = [option for option in _required(builder) if option not in remaining]
+    if missing:
+        raise UserError(f"setting {name!r} needs the option {missing[0]!r}{_scale_without(name, missing[0])}")
     return builder, remaining
+
+
+def _required(builder: Builder) -> list[str]:
+    return [option.name for option in options_of(builder) if option.default is Parameter.empty]
+
+
+def _scale_without(name: str, option: str) -> str:
+    """Return the remedy for a missing option, if another scale of the setting does not need it; else ""."""
+    others = {} if ":" in name else scales(name)
+    scale = next((scale for scale, builder in others.items() if option not in _required(builder)), None)
+    return f', or scale="{scale}", which brings its own' if scale else ""
 
 
 def _check_scale(name: str, scale: str, options: Mapping[str, Any]) -> None:
