@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
@@ -41,6 +41,17 @@ class Option:
     name: str
     default: Any
     doc: str
+
+
+class MissingOptionError(UserError):
+    """Nothing is wrong with the options of a setting, but some that it requires are missing."""
+
+    def __init__(self, message: str, options: Sequence[str]) -> None:
+        super().__init__(message, options)  # the arguments from which a copy is made in another process
+        self.options = tuple(options)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def names() -> list[str]:
@@ -127,7 +138,8 @@ def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Builder, dict[str, 
         _check_options(name, remaining, ["scale", *(option.name for option in options_of(builder))])
     missing = [option for option in _required(builder) if option not in remaining]
     if missing:
-        raise UserError(f"setting {name!r} needs the option {missing[0]!r}{_scale_without(name, missing[0])}")
+        needs = f"setting {name!r} needs the option {missing[0]!r}{_scale_without(name, missing[0])}"
+        raise MissingOptionError(needs, missing)
     return builder, remaining
 
 
