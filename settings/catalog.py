@@ -20,7 +20,7 @@ from typing import Any, get_args, get_type_hints
 
 import settings
 from settings.common.content import content_id
-from settings.common.errors import UserError, did_you_mean
+from settings.common.errors import MissingFileError, UserError, did_you_mean
 from settings.common.files import absolute_path
 from settings.model_files import model_source
 from settings.options import Absolute
@@ -115,7 +115,10 @@ def _documented(docstring: str) -> Iterator[tuple[str, str]]:
 def build(name: str, options: Mapping[str, Any] | None = None) -> Setting:
     """Build a setting from its name and options. Raise UserError for an unknown name or option."""
     builder, remaining = _resolve(name, options or {})
-    return builder(**remaining)
+    try:
+        return builder(**remaining)
+    except MissingFileError as error:
+        raise error.beside(file_of(name), "setting file") from error.__cause__
 
 
 def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Builder, dict[str, Any]]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from settings.common.errors import UserError
+from settings import catalog
+from settings.common.errors import MissingFileError, UserError
 from sweeps.case_check import few_questions
 from sweeps.driver import launch
 from sweeps.driver.run_options import RunOptions
 from sweeps.find import load_sweep
 from sweeps.sweep import Sweep, setting
-from tests.sweeps.cli.test_app import ROW, chat_files, selgen, sweep_file
+from tests.sweeps.cli.test_app import ROW, chat_files, refused, selgen, sweep_file
 
 
 def pairs(number: int) -> bytes:
@@ -86,3 +89,39 @@ def test_a_run_begins_with_the_caution(
 def test_settings_of_the_package_ask_enough(name: str, scale: str) -> None:
     (case,) = Sweep("it", settings=(setting(name, scale=scale),), methods=("plain",)).cases
     assert few_questions(case) == ()
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_file_beside_the_sweep_file_is_named(
+    is_there: bool,
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Paths count from the current folder; where the file is nowhere, nothing is added."""
+    (folder := tmp_path / "mine").mkdir()
+    if is_there:
+        (folder / "task.jsonl").write_text("".join(ROW % n for n in range(20)))
+    monkeypatch.chdir(tmp_path)
+    file = sweep_file(folder, '"chat_files", model="org/not-here", task="task.jsonl"')
+    error = refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys, command=command)
+    more = f"; it is beside the sweep file: {folder}/task.jsonl (paths count from the current folder)"
+    assert error == f"selgen: {tmp_path}/task.jsonl: no such file{more if is_there else ''}\n"
+
+
+def test_a_file_beside_a_setting_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "mine").mkdir()
+    (folder / "rows.jsonl").write_text(ROW % 1)
+    reading = "from settings.sources import read_chat_jsonl\ndef mine(rows): return read_chat_jsonl(rows)\n"
+    (folder / "own.py").write_text(reading)
+    monkeypatch.chdir(tmp_path)
+    said = f"rows.jsonl: no such file; it is beside the setting file: {folder}/rows.jsonl (paths count from"
+    with pytest.raises(UserError, match=f"^{re.escape(said)}"):
+        catalog.build("mine/own.py:mine", {"rows": "rows.jsonl"})
+
+
+def test_the_error_of_a_missing_file_reaches_other_processes() -> None:
+    error = pickle.loads(pickle.dumps(MissingFileError("/nowhere/rows.jsonl")))
+    assert (str(error), error.path) == ("/nowhere/rows.jsonl: no such file", Path("/nowhere/rows.jsonl"))
