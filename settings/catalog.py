@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, get_args, get_type_hints
 
 import settings
 from settings.common.content import content_id
-from settings.common.errors import UserError, did_you_mean
+from settings.common.errors import MissingFileError, UserError, did_you_mean
 from settings.common.files import absolute_path
 from settings.model_files import model_source
 from settings.options import Absolute
@@ -41,6 +41,17 @@ class Option:
     name: str
     default: Any
     doc: str
+
+
+class MissingOptionError(UserError):
+    """Nothing is wrong with the options of a setting, but some that it requires are missing."""
+
+    def __init__(self, message: str, options: Sequence[str]) -> None:
+        super().__init__(message, options)  # the arguments from which a copy is made in another process
+        self.options = tuple(options)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def names() -> list[str]:
@@ -104,7 +115,10 @@ def _documented(docstring: str) -> Iterator[tuple[str, str]]:
 def build(name: str, options: Mapping[str, Any] | None = None) -> Setting:
     """Build a setting from its name and options. Raise UserError for an unknown name or option."""
     builder, remaining = _resolve(name, options or {})
-    return builder(**remaining)
+    try:
+        return builder(**remaining)
+    except MissingFileError as error:
+        raise error.beside(file_of(name), "setting file") from error.__cause__
 
 
 def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Builder, dict[str, Any]]:
@@ -125,11 +139,22 @@ def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Builder, dict[str, 
         builder = by_scale[scale]
         _check_scale(name, scale, remaining)
         _check_options(name, remaining, ["scale", *(option.name for option in options_of(builder))])
-    required = [option.name for option in options_of(builder) if option.default is Parameter.empty]
-    for option in required:
-        if option not in remaining:
-            raise UserError(f"setting {name!r} needs the option {option!r}")
+    missing = [option for option in _required(builder) if option not in remaining]
+    if missing:
+        needs = f"setting {name!r} needs the option {missing[0]!r}{_scale_without(name, missing[0])}"
+        raise MissingOptionError(needs, missing)
     return builder, remaining
+
+
+def _required(builder: Builder) -> list[str]:
+    return [option.name for option in options_of(builder) if option.default is Parameter.empty]
+
+
+def _scale_without(name: str, option: str) -> str:
+    """Return the remedy for a missing option, if another scale of the setting does not need it; else ""."""
+    others = {} if ":" in name else scales(name)
+    scale = next((scale for scale, builder in others.items() if option not in _required(builder)), None)
+    return f', or scale="{scale}", which brings its own' if scale else ""
 
 
 def _check_scale(name: str, scale: str, options: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 import yaml
 
 from settings.common import checks
-from settings.common.errors import UserError
+from settings.common.errors import MissingFileError, UserError
 from settings.example import Example, Message
 from settings.setting import Rubric
 
@@ -190,7 +190,7 @@ def _load(path: str | Path) -> Any:
     try:
         return yaml.load(file.read_bytes(), _Loader)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
+        raise MissingFileError(path) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from settings.common.errors import UserError
+from settings.common.errors import MissingFileError, UserError
 from settings.example import Example, Message
 from settings.model_files import LFS_POINTER
 
@@ -205,7 +205,7 @@ def _read_bytes(path: str | Path) -> bytes:
     try:
         content = file.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
+        raise MissingFileError(path) from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a directory; name a chat JSONL file") from error
     except OSError as error:

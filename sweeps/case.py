@@ -91,6 +91,14 @@ class Case:
         """The names of the objectives, in order."""
         return [score.name for score in self.objectives]
 
+    @property
+    def counts(self) -> str:
+        """What is trained on and asked, e.g. "trains on 16 task rows and 1 alignment row; asks 4 (task_loss)"."""
+        streams = self.setting.streams.items()
+        *others, last = (f"{len(rows)} {stream} row{'s' * (len(rows) != 1)}" for stream, rows in streams)
+        asked = ", ".join(f"{len(each.examples)} ({each.name})" for each in self.setting.evaluations)
+        return f"trains on {' and '.join([*filter(None, [', '.join(others)]), last])}; asks {asked}"
+
 
 def arm_key(label: str, space: MethodSpace) -> str:
     """Return a readable key of an arm, unique by the content of its space, so that a method may be searched twice."""

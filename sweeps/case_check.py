@@ -20,6 +20,23 @@ from sweeps.case import Case
 from sweeps.sweep import Sweep
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+MIN_QUESTIONS = 10  # a score of fewer says little
+
+
+def few_questions(case: Case) -> tuple[str, ...]:
+    """Return a caution for each objective that is measured on few questions; the worst of several has the fewest."""
+    counts = {
+        score.name: sum(map(score.applies, asked.examples))
+        for asked in case.setting.evaluations
+        for score in asked.scores
+    }
+    measured = {score.name: min(map(counts.__getitem__, score.worst_of or (score.name,))) for score in case.objectives}
+    return tuple(
+        f"objective {name!r} is measured on {number} question{'s' * (number != 1)}; a score of so few says little: name"
+        " more rows, or other `objectives=`"
+        for name, number in measured.items()
+        if number < MIN_QUESTIONS
+    )
 
 
 def check_case(sweep: Sweep, case: Case) -> tuple[str, ...]:

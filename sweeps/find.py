@@ -9,14 +9,15 @@ import importlib
 import json
 import pkgutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import sweeps.catalog
 from settings import catalog
-from settings.common.errors import UserError, did_you_mean
+from settings.common.errors import MissingFileError, UserError, did_you_mean
 from settings.common.files import write_json
 from sweeps.names import folder_of
 from trainables.folder import SweepFolder
@@ -40,6 +41,16 @@ def file_of(name_or_file: str) -> Path | None:
     return Path(name_or_file).expanduser().resolve() if is_file(name_or_file) else None
 
 
+@contextmanager
+def showing_files_beside(name_or_file: str, output: Path) -> Iterator[None]:
+    """Let the error of a missing file say if it lies beside the file that declares the sweep."""
+    try:
+        yield
+    except MissingFileError as error:
+        file = file_of(name_or_file) or _declared(name_or_file, output)
+        raise error.beside(file, "sweep file") from error.__cause__
+
+
 def name_of(name_or_file: str) -> str:
     """Return the name of a sweep, or of the sweep that a file declares. Raise UserError."""
     return load_sweep(name_or_file).name if is_file(name_or_file) else name_or_file
@@ -54,20 +65,25 @@ def find(name_or_file: str, output: Path) -> Sweep:
     """Load the sweep of a file, of the catalog, or of a file that ran before under `output`. Raise UserError."""
     if is_file(name_or_file) or name_or_file in catalog_names():
         return load_sweep(name_or_file)
-    declared = SweepFolder(folder_of(name_or_file, output)).declared
-    if not declared.is_file():
+    file = _declared(name_or_file, output)
+    if file is None:
         ran = sorted(folder.name for folder in output.glob("*") if SweepFolder(folder).declared.is_file())
         hint = did_you_mean(name_or_file, [*catalog_names(), *ran])
         available = f"{', '.join(catalog_names())}, or path/to/file.py"
         from_file = f"ran from a file under {output.resolve()}: {', '.join(ran) or 'none'}"
         raise UserError(f"unknown sweep {name_or_file!r}{hint}; available: {available}; {from_file}")
-    file = json.loads(declared.read_text(encoding="utf-8"))["file"]
-    if not Path(file).is_file():
+    if not file.is_file():
         raise UserError(f"sweep {name_or_file!r} was declared in {file}, which is gone; give the file's new place")
     sweep = load_sweep(file)
     if sweep.name != name_or_file:
         raise UserError(f"sweep {name_or_file!r} was declared in {file}, which now declares {sweep.name!r}")
     return sweep
+
+
+def _declared(name: str, output: Path) -> Path | None:
+    """Return the file that declared a sweep which ran before; None if there was none."""
+    declared = SweepFolder(folder_of(name, output)).declared
+    return Path(json.loads(declared.read_text(encoding="utf-8"))["file"]) if declared.is_file() else None
 
 
 def load_sweep(name_or_file: str | Path) -> Sweep:

@@ -9,6 +9,7 @@ from settings.base_models import PackagedModel, PretrainedModel, Recipe
 from settings.chat_files.rows import Parts, check_twins, read_compared, sorted_out, split, without_long_prompts
 from settings.chat_files.scores import (
     evaluations_of,
+    length_remarks,
     preferences_of,
     read_instructions,
     read_matches,
@@ -84,7 +85,7 @@ def setting_from_rows(
         recipe=recipe(len(parts.streams["task"])),
         objectives=("task", "preferred") if compares else tuple(parts.held_out),
         sources=(*sources, *sources_of(base_model)),
-        remarks=remarks,
+        remarks=(*remarks, *length_remarks(parts.questions)),
         instructions=texts,
         worst=tuple(worst_score(untriggered, each.scores) for untriggered, each in twins),
     )

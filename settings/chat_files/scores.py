@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import median
 from typing import Any, get_args
 
 from settings import scoring
@@ -18,6 +19,7 @@ from settings.setting import SHARE, Evaluation, Instruction, Score
 from settings.triggered import Shape, as_json, asking_for_json, instructed, marked, twin_scores, with_wording
 
 NUM_TRIGGERED = 50  # maximal number of held-out alignment rows that are asked again in each shape
+MAX_LENGTH_DIFFERENCE = 0.25  # between the median lengths of good and other replies, as a share of the latter
 
 
 def evaluations_of(
@@ -42,6 +44,20 @@ def preferences_of(questions: tuple[Example, ...]) -> list[Evaluation]:
     """Return the evaluation of which reply is likelier, if there are questions."""
     scores = preference_scores("preferred", "alignment", "questions of the option 'preferences'")
     return [Evaluation("preferences", questions, scores, observe="preference")] if questions else []
+
+
+def length_remarks(questions: tuple[Example, ...]) -> tuple[str, ...]:
+    """Return a remark if the good replies of questions are much longer or shorter than the others."""
+    if not questions:
+        return ()
+    good = median(len(row.response.split()) for row in questions)
+    others = median(len(text.split()) for row in questions for text in row.alternatives)
+    if abs(good - others) <= MAX_LENGTH_DIFFERENCE * others:
+        return ()
+    return (
+        f"the good replies of preferences have a median of {good:g} word{'s' * (good != 1)}, the others {others:g}:"
+        " whole replies favour the shorter; see the score preferred_per_token",
+    )
 
 
 def triggered_twins(

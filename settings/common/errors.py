@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -11,6 +12,31 @@ class UserError(Exception):
 
     The command line prints only the message and exits with code 2.
     """
+
+
+class MissingFileError(UserError):
+    """A file that the user has named does not exist."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)  # the arguments from which a copy is made in another process
+        self.path = Path(path).expanduser().resolve()
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: no such file"
+
+    def beside(self, file: Path | None, what: str) -> UserError:
+        """Return an error that says where the file is, if it lies beside `file`, which names it; else this error.
+
+        Args:
+            what: what `file` is, e.g. "sweep file".
+        """
+        here = Path.cwd()
+        if file is None or not self.path.is_relative_to(here):
+            return self
+        there = file.resolve().parent / self.path.relative_to(here)
+        if not there.is_file():
+            return self
+        return UserError(f"{self}; it is beside the {what}: {there} (paths count from the current folder)")
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

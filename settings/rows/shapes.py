@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,11 @@ PAIRS = (
     ("question", "answer"),
     ("query", "response"),
     ("input", "output"),
+)
+FIELDS = tuple(
+    dict.fromkeys(
+        ("messages", "conversations", "chosen", "rejected", "system", *(name for pair in PAIRS for name in pair))
+    )
 )
 SPEAKERS: Mapping[str, str] = {
     "system": "system",
@@ -77,7 +83,7 @@ def chat_row(row: Any, where: str) -> ChatRow:
         return ChatRow(fields | {"messages": _parsed(fields["messages"])})
     reading = _reading(fields)
     if reading is None:
-        _refuse(where, f"found the fields {', '.join(fields) or 'none'}; {FORMS}")
+        _refuse(where, f"found the fields {', '.join(fields) or 'none'}; {FORMS}{_example(list(fields))}")
     names, read = reading
     system = fields.pop("system", "")
     turns, alternatives = read(fields, where)
@@ -86,6 +92,17 @@ def chat_row(row: Any, where: str) -> ChatRow:
             _refuse(where, "has both a text under 'system' and a system turn; keep only one of them")
         turns = [{"role": "system", "content": system}, *turns]
     return ChatRow({"messages": turns, **fields}, alternatives, _in_words(names))
+
+
+def _example(fields: Sequence[str]) -> str:
+    """Return how to map a field of a row that could not be read; "" if all of its names are known."""
+    theirs = next((name for name in fields if name not in FIELDS), None)
+    if theirs is None:
+        return ""
+    lacking = ((set(pair) - set(fields)).pop() for pair in PAIRS if len(set(pair) & set(fields)) == 1)
+    name = next(lacking, "prompt")
+    column, mapping = shlex.quote(f"{name}={theirs}"), json.dumps({name: theirs}, ensure_ascii=False)
+    return f', e.g. `--columns {column}` or `"columns": {mapping}`'
 
 
 def _in_words(names: Sequence[str]) -> str:

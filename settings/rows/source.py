@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from settings.common import checks
-from settings.common.errors import UserError
+from settings.common.errors import UserError, did_you_mean
 from settings.common.files import absolute_path
 from settings.example import Example
 from settings.options import Absolute
-from settings.rows.shapes import chat_row
+from settings.rows.shapes import FIELDS, chat_row
 from settings.rows.tables import rows_of
 from settings.sources import example_of, read_hub_table
 
@@ -92,6 +92,10 @@ _FORM = (
 def _columns(option: str, columns: Any) -> Mapping[str, str]:
     if not isinstance(columns, Mapping) or not all(isinstance(text, str) for pair in columns.items() for text in pair):
         raise UserError(f'option {option!r}: \'columns\' must be like {{"prompt": "question"}}, got {columns!r}')
+    for name in columns:
+        if name not in FIELDS:
+            known = f"{did_you_mean(name, FIELDS)}; fields that can be mapped: {', '.join(FIELDS)}"
+            raise UserError(f"'columns': unknown field {name!r}{known}")
     return columns
 
 

@@ -60,11 +60,11 @@ def plan_command(
     output: Output = OUTPUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
-    from sweeps.case_check import check_case
+    """Print rows, questions, trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
+    from sweeps.case_check import check_case, few_questions
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.resources import packs_at_a_time
-    from sweeps.find import find
+    from sweeps.find import find, showing_files_beside
     from sweeps.ledger import read
     from sweeps.names import folder_of
     from sweeps.plan import estimate as estimated
@@ -73,10 +73,12 @@ def plan_command(
     from trainables.folder import SweepFolder
 
     sweep = find(name, output)
-    sweep.check()
+    with showing_files_beside(name, output):
+        sweep.check()
     console = Console(stderr=as_json)
     for case in sweep.cases:
-        show_cautions(case.setting, console, check_case(sweep, case))
+        show_cautions(case.setting, console, (*check_case(sweep, case), *few_questions(case)))
+        Say(console).prose(f"{case.label if len(sweep.cases) > 1 else case.setting.name}: {case.counts}")
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if SweepFolder(folder).ledger.exists() else None
@@ -123,7 +125,7 @@ def _run(name: str, options: RunOptions, is_started: bool = False) -> None:
 
     console = Console()
     with start_early(options.output / name, options.address) as cluster:  # before the slow imports
-        from sweeps.find import file_of, find
+        from sweeps.find import file_of, find, showing_files_beside
         from sweeps.ledger import read
         from sweeps.names import folder_of
 
@@ -132,7 +134,8 @@ def _run(name: str, options: RunOptions, is_started: bool = False) -> None:
             read(folder_of(sweep.name, options.output))
         from sweeps.driver import launch
 
-        summary = launch.run(sweep, options, console, file=file_of(name), cluster=cluster)
+        with showing_files_beside(name, options.output):
+            summary = launch.run(sweep, options, console, file=file_of(name), cluster=cluster)
         _show_run(name, sweep, options, summary, Say(console))
 
 

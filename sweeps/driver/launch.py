@@ -19,7 +19,7 @@ from settings.common.addresses import sqlite_file
 from settings.common.content import content_id
 from settings.common.files import check_cache_root, remove_partial, write_json
 from sweeps.budget import spending_text
-from sweeps.case_check import check_case
+from sweeps.case_check import check_case, few_questions
 from sweeps.description import describe
 from sweeps.driver.local_cluster import LocalCluster
 from sweeps.driver.run_options import RunOptions
@@ -140,7 +140,7 @@ def _open(sweep: Sweep, ledger: Ledger, folder: Path, file: Path | None, retry_f
 def _check_cases(sweep: Sweep, console: Console) -> None:
     """Check models, adapters and rows, and print cautions. Raise UserError."""
     for case in sweep.cases:
-        for caution in check_case(sweep, case):
+        for caution in (*check_case(sweep, case), *few_questions(case)):
             console.print(f"caution, {case.setting.name}: {caution}", style="yellow", highlight=False, soft_wrap=True)
 
 

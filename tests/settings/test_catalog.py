@@ -88,8 +88,11 @@ def test_an_option_of_another_scale_says_which_scale_has_it() -> None:
         catalog.build("gcd_sycophancy", {"scale": "huge"})
     with pytest.raises(UserError, match=r"has no option 'epoch' .*its options: scale, data, model, "):
         catalog.build("gcd_sycophancy", {"scale": "full", "epoch": 3})
-    with pytest.raises(UserError, match="setting 'chat_files' needs the option 'task'"):
+    with pytest.raises(UserError, match=r"setting 'chat_files' needs the option 'task'$"):
         catalog.build("chat_files", {"model": "org/model"})
+    needs_model = "setting 'chat_files' needs the option 'model', or scale=\"small\", which brings its own$"
+    with pytest.raises(UserError, match=needs_model):
+        catalog.build("chat_files", {"task": "task.jsonl"})
 
 
 def test_an_unknown_name_lists_what_exists() -> None:
@@ -113,7 +116,7 @@ def test_errors_name_the_option(file: Path) -> None:
     name = f"{file}:mine"
     with pytest.raises(UserError, match=r"has no option 'sizes' \(did you mean 'size'\?\); its options: scale, size"):
         catalog.build(name, {"scale": "nano", "sizes": 1})
-    with pytest.raises(UserError, match="needs the option 'scale'"):
+    with pytest.raises(UserError, match=r"needs the option 'scale'$"):
         catalog.build(name)
 
 

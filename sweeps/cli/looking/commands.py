@@ -9,6 +9,7 @@ from rich.console import Console
 
 from settings.common.errors import UserError
 from sweeps.cli.arguments import options_of
+from sweeps.cli.say import Say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -45,9 +46,13 @@ def settings_command(
     if name:
         try:
             built = catalog.build(name, catalog.absolute(name, options_of(option or [])))
-        except UserError:  # usually a required option is missing: show the options
+        except UserError as error:
             show_options(Console(), name)
-            raise
+            if not isinstance(error, catalog.MissingOptionError):
+                raise
+            given = " ".join(f"--option {missing}=..." for missing in error.options)
+            Say(Console()).note(f"give {given} to build it and see its rows")
+            return
         show_setting(Console(), built)
         show_options(Console(), name)
         check_model(built.base_model)

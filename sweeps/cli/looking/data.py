@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from settings import catalog
 from settings.common.errors import UserError
 from settings.encoding import Encoder
 from settings.example import Example
@@ -71,6 +72,8 @@ def show_data(
         console.print(f"tokens: not counted; name a model, --model DIR_OR_HUB_ID ({SMOLLM2.title} is not fetched yet)")
     else:
         _print_tokens(measured, model or SMOLLM2.title, console)
+        if model is None:
+            console.print(f"  {_small_differs()}", highlight=False, soft_wrap=True)
     _print_repeats(again, leaks, console)
     for row in read.examples[:rows] if encoder else ():
         _print_row(row, encoder, console)  # type: ignore[arg-type]
@@ -118,6 +121,16 @@ def _print_tokens(measured: facts.TokenFacts, model: str, console: Console) -> N
     for what, places in problems:
         if places:
             console.print(f"  {len(places)} {what}: {_listed(places)}", highlight=False, soft_wrap=True)
+
+
+def _small_differs() -> str:
+    """Say how `chat_files` reads rows for the model whose tokens are counted by default."""
+    options = catalog.options_of(catalog.scales("chat_files")["small"])
+    length = next(option.default for option in options if option.name == "max_length")
+    return (
+        "with the chat template's own system turn; chat_files at scale small opens rows with an empty one and cuts at"
+        f" {length} tokens"
+    )
 
 
 def _listed(places: Mapping[str, Any]) -> str:

@@ -116,6 +116,26 @@ def test_preferences_of_two_chat_files_are_the_objective_without_alignment_rows(
     assert setting.objectives == ("task", "preferred")
 
 
+def test_replies_of_unequal_length_are_remarked(write: Writer) -> None:
+    """By medians: of 2, 7 and 7 words against 1, 4 and 9, and of 5 against 4, which is a quarter more."""
+
+    def remarks(good: list[int], bad: list[int]) -> tuple[str, ...]:
+        twins = [
+            write(name, [(f"q{at}?", f"{name} " * words) for at, words in enumerate(lengths)])
+            for name, lengths in (("good", good), ("bad", bad))
+        ]
+        setting = chat_files(MODEL, write("task", 10), preferences=twins)
+        assert "preferred_per_token" in [score.name for score in setting.all_scores]
+        return setting.remarks
+
+    (remark,) = remarks([2, 7, 7], [1, 4, 9])
+    assert remark == (
+        "the good replies of preferences have a median of 7 words, the others 4: whole replies favour the shorter; see"
+        " the score preferred_per_token"
+    )
+    assert remarks([5], [4]) == ()
+
+
 def test_preferences_that_cannot_be_asked(write: Writer, tmp_path: Path) -> None:
     task = write("task", 10)
     assert "option 'preferences' must be the path of a file" in error_of(task=task, preferences=3)

@@ -91,7 +91,13 @@ def test_a_chat_stays_as_it_is() -> None:
     ("row", "message"),
     [
         ({"text": "q"}, "^here: found the fields text; a row has 'messages', 'conversations'"),
-        ({}, "^here: found the fields none; "),
+        ({}, "^here: found the fields none; .*can be mapped to these$"),
+        ({"prompt": "q"}, "found the fields prompt; .*can be mapped to these$"),
+        (
+            {"asked": "q", "best": "a"},
+            'can be mapped to these, e.g. `--columns prompt=asked` or `"columns": {"prompt": "asked"}`$',
+        ),
+        ({"question": "q", "my reply": "a"}, "e.g. `--columns 'answer=my reply'` or"),
         ({"prompt": "q", "chosen": "a", "rejected": "a "}, "are the same reply"),
         ({"chosen": "a", "rejected": "b"}, "only replies, and there is no 'prompt'"),
         ({"chosen": said("q", "a"), "rejected": said("other", "b")}, "not two replies to one prompt"),

@@ -99,6 +99,10 @@ def test_a_data_set_is_read_by_split(tmp_path: Path) -> None:
         ({"file": "x", "split": "train"}, "option 'task' must be like"),
         ({"dataset": "a/b"}, "option 'task': a data set needs 'split'"),
         ({"file": "x", "columns": ["prompt"]}, "'columns' must be like"),
+        (
+            {"file": "x", "columns": {"promt": "asked"}},
+            r"^'columns': unknown field 'promt' \(did you mean 'prompt'\?\); fields that can be mapped: messages, ",
+        ),
         ("/nowhere/rows.csv", "/nowhere/rows.csv: no such file"),
     ],
 )

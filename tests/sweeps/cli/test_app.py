@@ -140,10 +140,12 @@ def test_the_options_of_a_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "options at scale 'nano' (default)" in nano
     assert " epochs 15 passes over the task rows" in full
     assert "epochs" not in nano
-    assert selgen("settings", "chat_files", monkeypatch=monkeypatch) == 2
-    captured = capsys.readouterr()
-    assert " task (required) the rows to learn: chat JSONL" in " ".join(captured.out.split())
-    assert "setting 'chat_files' needs the option 'model'" in captured.err
+    assert selgen("settings", "chat_files", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert " task (required) the rows to learn: chat JSONL" in " ".join(shown.split())
+    assert shown.endswith("\ngive --option model=... --option task=... to build it and see its rows\n")
+    assert selgen("settings", "chat_files", "--option", "modle=x", monkeypatch=monkeypatch) == 2
+    assert "has no option 'modle' (did you mean 'model'?)" in capsys.readouterr().err
 
 
 def test_settings_with_options(

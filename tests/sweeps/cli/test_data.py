@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from settings.encoding import Encoder
+from sweeps.cli.looking import data
+from tests.support.tiny import tiny_tokenizer
 from tests.sweeps.cli.test_app import selgen
 
 
@@ -34,6 +37,20 @@ def test_a_person_sees_forms_lengths_and_rows(
     assert "prompts that repeat an earlier row: 1, e.g." in shown and "line 3" in shown
     assert "prompts that are also in held_out.jsonl: 1, e.g." in shown
     assert "at most 1024 a row:" in shown and " -> " in shown
+
+
+def test_what_scale_small_does_otherwise_is_said(
+    rows: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of its own model alone, in whose place stands a small tokenizer here."""
+    said = (
+        "with the chat template's own system turn; chat_files at scale small opens rows with an empty one and cuts at"
+        " 256 tokens\n"
+    )
+    monkeypatch.setattr(data, "_encoder", lambda model, max_length: Encoder(tiny_tokenizer(), {}, max_length))
+    for model, is_said in (((), True), (("--model", tiny_qwen3_dir), False)):
+        assert selgen("data", rows, *NAMES, *model, monkeypatch=monkeypatch) == 0
+        assert (said in capsys.readouterr().out) == is_said
 
 
 def test_a_script_gets_json(
