@@ -67,8 +67,11 @@ def show_choice(
         console.file.write(json.dumps(data, allow_nan=False) + "\n")
         return
     title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
+    if chosen.note:
+        say.prose(chosen.note, style="bold")
     console.print(choice_table(chosen, title, width=console.width))
-    say.prose(chosen.verdict, style="bold")
+    if not chosen.note:
+        say.prose(chosen.verdict, style="bold")
     for remark in chosen.remarks:
         say.prose(remark)
     if loaded.counts["running"]:

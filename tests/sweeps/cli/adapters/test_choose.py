@@ -49,6 +49,7 @@ def test_nothing_good_enough_is_a_finding(
     assert "comes closest" in capsys.readouterr().out
     assert selgen("choose", "two", "--min", "alignment=0.6", "-o", output, monkeypatch=monkeypatch) == 0
     shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith("no configuration is chosen with two seeds: raise `seeds` to 3 and run again ")
     assert "verdicts need a third seed" in shown and "take" not in shown
 
 
