@@ -77,7 +77,7 @@ def test_a_limit_on_the_better_end_is_doubted(
         (["three"], "a choice needs a limit"),
         (["three", "--min", "alignment=0.5", "--confidence", "95"], "--confidence must be"),
         (["one", "--min", "alignment=0.5"], "one seed"),
-        (["absent", "--min", "alignment=0.5"], "run a sweep first"),
+        (["absent", "--min", "alignment=0.5"], "no sweep 'absent' under"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(
