@@ -383,7 +383,7 @@ def ui_command(
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
 ) -> None:
     """Serve the MLflow UI on the sweeps of an output folder, to this machine only. Ctrl-C ends it."""
     from sweeps.cli.ui import serve
