@@ -36,7 +36,7 @@ from typing import Any
 from settings.common.errors import UserError
 from settings.setting import Measurement
 from sweeps.budget import Spending
-from sweeps.ledger_lines import FORMAT, Account, contents_of, parse, read_as
+from sweeps.ledger_lines import FORMAT, Account, RawLedger, contents_of, parse, read_as
 from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
@@ -186,6 +186,23 @@ def read(folder: Path) -> LedgerState:
     return read_as(LedgerState, folder)
 
 
+def refusal(
+    path: Path,
+    state: LedgerState | RawLedger,
+    sweep: str,
+    identity: str,
+    differences: Callable[[], Sequence[str]] = tuple,
+) -> str:
+    """Say why a sweep cannot continue a ledger: it is another sweep's; "" if it can. See `Ledger`."""
+    if (state.sweep, state.identity) == (sweep, identity):
+        return ""
+    what = f"of the sweep {state.sweep!r}"
+    if state.sweep == sweep:
+        named = "".join(f"; {each}" for each in differences())
+        what = f"of a sweep {sweep!r} that was declared differently (more seeds or configurations are allowed){named}"
+    return f"{path} is {what}; choose another output folder or rename the sweep"
+
+
 class Ledger:
     """The ledger of a sweep, open for writing by only this process. A context manager.
 
@@ -194,6 +211,7 @@ class Ledger:
     Args:
         folder: the sweep's folder; created if it does not exist.
         sweep, identity: name and content id of the sweep; another sweep's ledger is refused.
+        differences: names what differs from the sweep that the folder was begun with, if it is refused for that.
 
     Attributes:
         path: path of the file.
@@ -203,25 +221,22 @@ class Ledger:
         UserError: another driver holds it, it belongs to another sweep or format, it is damaged, or the disk fails.
     """
 
-    def __init__(self, folder: Path, sweep: str, identity: str) -> None:
+    def __init__(
+        self, folder: Path, sweep: str, identity: str, differences: Callable[[], Sequence[str]] = tuple
+    ) -> None:
         self.path = SweepFolder(folder).ledger
         self._lock = _lock_of(folder)
         try:
-            self.state = self._open(sweep, identity)
+            self.state = self._open(sweep, identity, differences)
         except BaseException:
             os.close(self._lock)
             raise
 
-    def _open(self, sweep: str, identity: str) -> LedgerState:
+    def _open(self, sweep: str, identity: str, differences: Callable[[], Sequence[str]]) -> LedgerState:
         contents = contents_of(self.path) if self.path.exists() else b""
         state, good = parse(LedgerState, self.path, contents)
-        if state and (state.sweep, state.identity) != (sweep, identity):
-            what = (
-                f"of the sweep {state.sweep!r}"
-                if state.sweep != sweep
-                else f"of a sweep {sweep!r} that was declared differently (more seeds or configurations are allowed)"
-            )
-            raise UserError(f"{self.path} is {what}; choose another output folder or rename the sweep")
+        if state and (problem := refusal(self.path, state, sweep, identity, differences)):
+            raise UserError(problem)
         try:
             if contents[good:]:
                 with SweepFolder(self.path.parent).torn.open("ab") as torn:

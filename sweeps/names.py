@@ -8,6 +8,7 @@ from pathlib import Path
 from settings.common.addresses import sqlite_address
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")  # a sweep's name is the name of its folder
+STORE = "mlflow.db"  # under the output root
 
 
 def folder_of(sweep: str, output: Path) -> Path:
@@ -17,4 +18,4 @@ def folder_of(sweep: str, output: Path) -> Path:
 
 def default_uri(output: Path) -> str:
     """Return the URI of the SQLite store that all sweeps of an output folder share. Raise UserError."""
-    return sqlite_address((output / "mlflow.db").resolve())
+    return sqlite_address((output / STORE).resolve())

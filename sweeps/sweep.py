@@ -218,6 +218,7 @@ class Sweep(Declaration):
             if not value:
                 raise UserError(f"{what}: {name} must be a tuple of at least one")
             object.__setattr__(self, name, tuple(value))
+        _check_no_text(f"{what}: objectives", self.objectives)
         for ref in self.settings:
             if not isinstance(ref, SettingRef):
                 raise UserError(f'{what}: settings must be made by setting("name", ...), got {ref!r}')
@@ -409,6 +410,11 @@ def _changed_fields(search: Search) -> dict[str, Any]:
     """Return the fields that differ from their defaults, as JSON data."""
     usual = asdict(Search())
     return {name: value for name, value in asdict(search).items() if value != usual[name]}
+
+
+def _check_no_text(what: str, names: Sequence[str] | None) -> None:
+    if isinstance(names, str):  # ("task") is a text of four letters
+        raise UserError(f'{what} must be a tuple of score names, e.g. ("task", "alignment"); got {names!r}')
 
 
 def _first_repeated(values: Sequence[Any]) -> Any | None:

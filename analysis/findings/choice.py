@@ -23,6 +23,7 @@ from settings.common.errors import UserError
 
 SHOWN = 12  # rows of the table
 LEAST_CONFIDENCE = 0.5
+NOT_CHOSEN = "no configuration is chosen with two seeds: raise `seeds` to 3 and run again"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Chosen:
     def remarks(self) -> tuple[str, ...]:
         """What a reader of the verdict should know."""
         if self.bar is None:
-            return ()
+            return (TWO_SEEDS,)
         remarks = [
             f"P: the probability that the true means keep {self.asked}; {_share(self.bar)} is needed, because the best"
             f" of {len(self.candidates)} configurations is taken, and some look better than they are"
@@ -164,7 +165,7 @@ def choose_configuration(
     if table.num_seeds_C.max() < VERDICT_SEEDS:
         order = sorted(points, key=lambda point: -_gain(table.objectives[column], point.scores[best].mean))
         shown = tuple(Candidate(point, None) for point in order)
-        return Chosen(table.objectives[column], chosen_limits, confidence, None, shown, note=TWO_SEEDS)
+        return Chosen(table.objectives[column], chosen_limits, confidence, None, shown, note=NOT_CHOSEN)
     finished = table.rows(table.num_seeds_C > 0)
     bootstrap = Bootstrap(measure(finished, base_values(finished, base_scores or {})))
     choice = choose(bootstrap, [_bound(table, limit) for limit in limits], column, confidence)

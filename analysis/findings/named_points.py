@@ -128,16 +128,18 @@ def estimate_over_questions(
 def standing(point: NamedPoint, points: Sequence[FrontierPoint], objectives: Sequence[Objective]) -> str:
     """Say in one line what a model scores, and which controls have better means in every objective."""
     cells = ", ".join(f"{each.name} {cell_text(point.scores[each.name])}" for each in objectives)
+    controls = [each for each in points if each.seeds and control_of(each) is not None]
     better = [
-        f"{each.method} {each.label}".strip()
-        for each in points
-        if each.seeds and control_of(each) is not None and _dominates(each.scores, point.scores, objectives)
+        f"{each.method} {each.label}".strip() for each in controls if _dominates(each.scores, point.scores, objectives)
     ]
-    controls = f"of the controls, {', '.join(better)} is better in all of them" if better else ""
-    controls = controls or "no control is better in all of them"
-    on_front = [each for each in points if each.on_front and _dominates(each.scores, point.scores, objectives)]
-    front = f"{len(on_front)} of the frontier are" if on_front else "none of the frontier is"
-    return f"{point.name}: {cells}; {controls}, {front}"
+    on_front = sum(each.on_front and _dominates(each.scores, point.scores, objectives) for each in points)
+    front = f"{on_front or 'no'} configuration{'s' if on_front > 1 else ''} of the frontier"
+    front += " are" if on_front > 1 else " is"
+    if not controls:
+        return f"{point.name}: {cells}; {front} better in all of them; the sweep has no controls"
+    *others, last = better or ["no control"]
+    who = f"of the controls, {' and '.join(filter(None, [', '.join(others), last]))}" if better else last
+    return f"{point.name}: {cells}; {who} {'are' if others else 'is'} better in all of them, and {front}"
 
 
 def _dominates(first: Mapping[str, Estimate], second: Mapping[str, Estimate], objectives: Sequence[Objective]) -> bool:

@@ -23,7 +23,7 @@ from analysis.tables.mlflow_checks import check_readable, reading
 from analysis.tables.questions import Grade, read_grades
 from analysis.tables.scores import Configuration, Objective, TrialRecord
 from settings.common.addresses import without_password
-from settings.common.errors import UserError
+from settings.common.errors import UserError, did_you_mean
 from settings.setting import Status
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _unknown(client: MlflowClient, sweep: str, tracking_uri: str) -> str:
     parents = {run.info.experiment_id for run in mlflow_client.search_runs(client, ids, condition)} if ids else set()
     names = sorted(experiment.name for experiment in experiments if experiment.experiment_id in parents)
     listing = ", ".join(names) if names else "no sweep at all"
-    return f"no sweep {sweep!r} in {without_password(tracking_uri)}; it has {listing}"
+    return f"no sweep {sweep!r} in {without_password(tracking_uri)}{did_you_mean(sweep, names)}; it has {listing}"
 
 
 def _num_deleted(tracking_uri: str, parent: Run, asked: Sequence[Run], setting: str | None) -> int:

@@ -65,10 +65,11 @@ def plan_command(
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.find import find, showing_files_beside
-    from sweeps.ledger import read
+    from sweeps.ledger import read, refusal
     from sweeps.names import folder_of
     from sweeps.plan import estimate as estimated
     from sweeps.planning.fit import free_memory
+    from sweeps.results.redeclared import differences
     from sweeps.results.running import clock
     from trainables.folder import SweepFolder
 
@@ -81,7 +82,10 @@ def plan_command(
         Say(console).prose(f"{case.label if len(sweep.cases) > 1 else case.setting.name}: {case.counts}")
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
-    known = read(folder) if SweepFolder(folder).ledger.exists() else None
+    known = read(folder) if (ledger := SweepFolder(folder).ledger).exists() else None
+    if known and (problem := refusal(ledger, known, sweep.name, sweep.identity(), lambda: differences(sweep, folder))):
+        Say(console).warn(f"caution: {problem}")
+        known = None
     estimate = estimated(sweep, packs_at_a_time(sweep, [here]), known, free_memory())
     if as_json:
         typer.echo(json.dumps({"sweep": sweep.name} | estimate.to_json()))
@@ -382,7 +386,7 @@ def ui_command(
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
 ) -> None:
     """Serve the MLflow UI on the sweeps of an output folder, to this machine only. Ctrl-C ends it."""
     from sweeps.cli.ui import serve

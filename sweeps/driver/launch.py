@@ -28,6 +28,7 @@ from sweeps.ledger import Ledger, LedgerState
 from sweeps.names import default_uri, folder_of
 from sweeps.results import provenance
 from sweeps.results.frontier_files import complete, show_results
+from sweeps.results.redeclared import differences
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker, lacks
 from trainables.folder import SweepFolder
@@ -93,7 +94,7 @@ def run(
     fresh = not SweepFolder(folder).ledger.exists()
     if fresh:  # before the ledger fixes the declaration, so that a refused sweep can be changed
         _check_cases(sweep, console)
-    with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+    with Ledger(folder, sweep.name, sweep.identity(), lambda: differences(sweep, folder)) as ledger:
         _open(sweep, ledger, folder, file, options.retry_failed, console)
         for line in (cautions := provenance.changed(sweep, ledger)):
             console.print(f"caution: {line}", style="yellow", highlight=False, soft_wrap=True)

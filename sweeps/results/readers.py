@@ -10,9 +10,10 @@ from typing import Protocol
 from analysis.tables import mlflow_runs
 from analysis.tables.loaded_sweep import LoadedSweep
 from analysis.tables.scores import TrialRecord
-from settings.common.errors import UserError
-from sweeps.names import SAFE_NAME, default_uri, folder_of
+from settings.common.errors import UserError, did_you_mean
+from sweeps.names import SAFE_NAME, STORE, default_uri, folder_of
 from sweeps.results.from_ledger import LedgerReader, is_readable
+from trainables.folder import SweepFolder
 
 
 class SweepReader(Protocol):
@@ -66,4 +67,14 @@ def open_sweep(sweep: str, output: Path, tracking_uri: str | None) -> SweepReade
     folder = folder_of(sweep, output)
     if tracking_uri is None and is_readable(folder):
         return LedgerReader.open(folder)
+    if tracking_uri is None and not (SweepFolder(folder).ledger.is_file() or (output / STORE).is_file()):
+        raise UserError(_nowhere(sweep, output))
     return MlflowReader(sweep, tracking_uri or default_uri(output))
+
+
+def _nowhere(sweep: str, output: Path) -> str:
+    """Say that a sweep is not under the output root, and where it may be."""
+    there = [folder.name for folder in sorted(output.glob("*")) if is_readable(folder)]
+    listed = f"{did_you_mean(sweep, there)}; there: {', '.join(there)}" if there else ""
+    where = "run this where you ran the sweep, or give --output DIR (or --tracking-uri)"
+    return f"no sweep {sweep!r} under {output.resolve()}{listed}; {where}"

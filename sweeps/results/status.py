@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweeps.budget import spending_text
 from sweeps.description import SweepDescription, describe
@@ -15,6 +15,10 @@ from sweeps.names import folder_of
 from sweeps.results import provenance
 from sweeps.results.from_ledger import is_readable
 from sweeps.results.running import RunningSweep
+from trainables.folder import SweepFolder
+
+if TYPE_CHECKING:
+    from sweeps.sweep import Sweep
 
 ENDS = ("finished", "invalid", "failed", "stopped")
 
@@ -22,28 +26,41 @@ ENDS = ("finished", "invalid", "failed", "stopped")
 def status(name_or_file: str, output: Path) -> dict[str, Any]:
     """Return a sweep's progress by arm, what it is doing now, and what the user should know. Raise UserError.
 
-    A sweep given by name is read as its last start declared it, one given by file as the file is now.
+    A sweep given by name is read as its last start declared it, one given by file as the file is now. Trials
+    of a file that was changed so that it cannot continue do not count.
     """
     if not is_file(name_or_file) and is_readable(folder_of(name_or_file, output)):
         description = SweepDescription.read(folder_of(name_or_file, output))
+        problem = ""
     else:
-        description = describe(find(name_or_file, output))
+        sweep = find(name_or_file, output)
+        description, problem = describe(sweep), _refusal(sweep, folder_of(sweep.name, output))
     folder = folder_of(description.name, output)
     ledger = read_raw(folder)
     cautions = provenance.changes(ledger, description.built_on, provenance.current_code(ledger.code))
-    arms = _arms(description, ledger)
+    arms = _arms(description, RawLedger(ledger.sweep, ledger.identity) if problem else ledger)
     running = RunningSweep.read(folder)
     return {
         "sweep": description.name,
         "folder": str(folder),
         "arms": arms,
-        "cautions": cautions,
+        "cautions": [*([problem] if problem else []), *cautions],
         "spent": asdict(ledger.account.spent),
         "budget": asdict(description.budget) if description.budget else None,
         "stopped": ledger.account.stopped,
         "running": running.to_json() if running else None,
         "lines": [*(running.lines(description.name) if running else []), _spending(description, ledger)],
     }
+
+
+def _refusal(sweep: Sweep, folder: Path) -> str:
+    """Say why a sweep, as it is declared now, cannot continue its ledger; "" if it can. Raise UserError."""
+    from sweeps.ledger import refusal
+    from sweeps.results.redeclared import differences
+
+    ledger = read_raw(folder)
+    path = SweepFolder(folder).ledger
+    return refusal(path, ledger, sweep.name, sweep.identity(), lambda: differences(sweep, folder))
 
 
 def _spending(description: SweepDescription, ledger: RawLedger) -> str:

@@ -61,6 +61,10 @@ def test_options_replace_single_parts_of_the_recipe(tmp_path: Path) -> None:
         ({"methods": ()}, ["methods", "at least one"]),
         ({"methods": "plain"}, ["methods", "tuple"]),
         ({"methods": (3,)}, ["methods", "3"]),
+        (
+            {"objectives": ("task")},
+            ['objectives must be a tuple of score names, e.g. ("task", "alignment")', "got 'task'"],
+        ),
         ({"settings": ("toy",)}, ["settings", "toy"]),
         ({"seeds": 0}, ["seeds", "0"]),
         ({"seeds": (0, 0)}, ["seeds", "(0, 0)"]),

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis.findings.choice import Limit, choice_table, choose_configuration
+from analysis.tables.scores import Objective
 from settings.common.errors import UserError
 from sweeps.cli.say import Say
 from sweeps.results.readers import open_sweep
@@ -31,6 +32,14 @@ def limits_of(at_least: Sequence[str], at_most: Sequence[str]) -> list[Limit]:
     return limits
 
 
+def doubt(limit: Limit, score: Objective) -> str:
+    """Return a question about a limit that bounds the better end of its score; "" for any other."""
+    if limit.at_least == score.higher_is_better:
+        return ""
+    better, option = ("higher", "--min") if score.higher_is_better else ("lower", "--max")
+    return f"{better} is better for {score.name}: did you mean {option} {score.name}={limit.value:g}?"
+
+
 def show_choice(
     sweep: str,
     texts: tuple[Sequence[str], Sequence[str]],
@@ -48,15 +57,21 @@ def show_choice(
     if best is None:
         best = reader.load(setting).objectives[0].name
     loaded = reader.load(setting, list(dict.fromkeys([best, *(limit.score for limit in limits)])))
+    say = Say(console)
+    for limit in limits if not as_json else ():
+        if warning := doubt(limit, loaded.table.objectives[loaded.table.index(limit.score)]):
+            say.warn(warning)
     chosen = choose_configuration(loaded.table, best, limits, confidence, loaded.base_scores)
     if as_json:
         data = {"sweep": sweep, "setting": loaded.setting, **chosen.to_json()}
         console.file.write(json.dumps(data, allow_nan=False) + "\n")
         return
-    say = Say(console)
     title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
+    if chosen.note:
+        say.prose(chosen.note, style="bold")
     console.print(choice_table(chosen, title, width=console.width))
-    say.prose(chosen.verdict, style="bold")
+    if not chosen.note:
+        say.prose(chosen.verdict, style="bold")
     for remark in chosen.remarks:
         say.prose(remark)
     if loaded.counts["running"]:

@@ -19,6 +19,7 @@ from analysis.findings.named_points import (
     read_named,
     standing,
 )
+from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
 from sweeps.results.scoring import Scored, keep
 from tests.support.made_up_trials import OBJECTIVES, TRIALS, configuration, record, table
@@ -95,11 +96,23 @@ def test_keeping_scores_on_one_setting_leaves_those_on_another(tmp_path: Path) -
 
 
 def test_what_is_better_is_named() -> None:
-    scaled = configuration("plain", adapter_scale=0.5)
-    points = frontier(table([*TRIALS, record(scaled, 0, 0.7, 0.5), record(scaled, 1, 0.7, 0.5)]))
-    assert "plain adapter_scale=0.5 is better in all of them" in standing(point(0.6, 0.4), points, OBJECTIVES)
-    better = standing(point(0.95, 0.9), points, OBJECTIVES)
-    assert "no control is better" in better and "none of the frontier is" in better
+    """The frontier is plain (.9, .1), KL (.8, .6) and, with controls, one of them (.85, .5)."""
+
+    def scaled(scale: float, task: float, alignment: float) -> list[TrialRecord]:
+        return [record(configuration("plain", adapter_scale=scale), seed, task, alignment) for seed in (0, 1)]
+
+    points = frontier(table([*TRIALS, *scaled(0.5, 0.7, 0.5), *scaled(0.9, 0.85, 0.5)]))
+    for task, alignment, words in (
+        (0.6, 0.4, "of the controls, plain adapter_scale=0.9 and plain adapter_scale=0.5 are better in all of them"),
+        (0.6, 0.4, "in all of them, and 2 configurations of the frontier are"),
+        (0.82, 0.4, "of the controls, plain adapter_scale=0.9 is better in all of them, and 1 configuration of the"),
+        (0.3, 0.55, "; no control is better in all of them, and 1 configuration of the frontier is"),
+        (0.95, 0.9, "; no control is better in all of them, and no configuration of the frontier is"),
+    ):
+        assert words in standing(point(task, alignment), points, OBJECTIVES)
+    assert standing(point(0.6, 0.4), frontier(table(TRIALS)), OBJECTIVES).endswith(
+        "; 1 configuration of the frontier is better in all of them; the sweep has no controls"
+    )
 
 
 def test_the_figure_shows_its_name_inside_the_axes() -> None:

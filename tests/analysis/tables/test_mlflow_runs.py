@@ -131,7 +131,7 @@ def test_the_latest_value_counts(store: Store) -> None:
 
 def test_unknown_sweep_lists_those_that_exist(store: Store, demo: str) -> None:
     store.client.create_experiment("someone else's", str(store.path.parent))
-    with pytest.raises(UserError, match=r"no sweep 'dmo' in .*; it has .*demo") as caught:
+    with pytest.raises(UserError, match=r"no sweep 'dmo' in .* \(did you mean 'demo'\?\); it has .*demo") as caught:
         load("dmo", store.uri)
     assert "someone else's" not in str(caught.value)
     assert "\n" not in str(caught.value)

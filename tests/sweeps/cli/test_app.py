@@ -378,6 +378,16 @@ def test_a_port_that_is_taken_is_one_line(
     assert f"port {port} of 127.0.0.1: Address already in use; choose another --port" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("port", [0, 65536, 99999999])
+def test_a_port_that_does_not_exist_is_refused(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").touch()
+    assert selgen("ui", "-o", tmp_path, "--port", port, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert "--port" in error and ("65535" in error if port else "equal to 1" in error)
+
+
 def test_the_ui_listens_on_this_machine_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda path, command: commands.append(command))

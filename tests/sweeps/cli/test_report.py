@@ -171,8 +171,13 @@ def test_refusals(output: Path, tmp_path: Path) -> None:
         report("toy-sweep", output, None, setting="nope")
     with pytest.raises(UserError, match="is not a sweep's name"):
         report("../toy-sweep", output, None)
-    with pytest.raises(UserError, match="there is no MLflow store"):
+    advice = "run this where you ran the sweep, or give --output DIR"
+    with pytest.raises(UserError, match=f"^no sweep 'toy-sweep' under {tmp_path}; {advice}"):
         report("toy-sweep", tmp_path, None)
+    shutil.copytree(output / "toy-sweep", tmp_path / "toy-sweep")
+    hint = r" \(did you mean 'toy-sweep'\?\); there: toy-sweep; "
+    with pytest.raises(UserError, match=f"^no sweep 'toy-swep' under {tmp_path}{hint}{advice}"):
+        report("toy-swep", tmp_path, None)
 
 
 def test_two_sweeps_are_compared_on_common_seeds(output: Path) -> None:

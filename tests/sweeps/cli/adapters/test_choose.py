@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from sweeps.description import describe
-from tests.support.fakes import Rig, toy_sweep
+from tests.support.fakes import Rig, toy, toy_sweep
 from tests.sweeps.cli.test_app import selgen
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of sweeps of three, two and one seeds."""
+    """The output folder of sweeps of three, two and one seeds, and of one whose alignment is better when lower."""
     folder = tmp_path_factory.mktemp("choose")
-    for seeds, name in ((3, "three"), (2, "two"), (1, "one")):
-        sweep = toy_sweep(folder, seeds=seeds, name=name)
+    for seeds, name in ((3, "three"), (2, "two"), (1, "one"), (3, "loss")):
+        settings = (toy(folder, upside_down=name == "loss"),)
+        sweep = toy_sweep(folder, seeds=seeds, name=name, settings=settings)
         rig = Rig(sweep, folder / name)
         describe(sweep).write(folder / name)
         rig.run(random.Random(0))
@@ -48,7 +49,23 @@ def test_nothing_good_enough_is_a_finding(
     assert "comes closest" in capsys.readouterr().out
     assert selgen("choose", "two", "--min", "alignment=0.6", "-o", output, monkeypatch=monkeypatch) == 0
     shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith("no configuration is chosen with two seeds: raise `seeds` to 3 and run again ")
     assert "verdicts need a third seed" in shown and "take" not in shown
+
+
+def test_a_limit_on_the_better_end_is_doubted(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the toy setting's scores, a higher alignment is better, and so is a lower one upside down."""
+    for sweep, right, wrong, better in (("three", "--min", "--max", "higher"), ("loss", "--max", "--min", "lower")):
+        line = f"{better} is better for alignment: did you mean {right} alignment=0.6?\n"
+        for option, begins in ((wrong, True), (right, False)):
+            assert selgen("choose", sweep, option, "alignment=0.6", "-o", output, monkeypatch=monkeypatch) == 0
+            shown = capsys.readouterr().out
+            assert shown.startswith(line) is begins and shown.count("did you mean") == begins
+    arguments = ("choose", "three", "--max", "alignment=0.6", "-o", output, "--json")
+    assert selgen(*arguments, monkeypatch=monkeypatch) == 0
+    assert json.loads(capsys.readouterr().out)["sweep"] == "three"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +77,7 @@ def test_nothing_good_enough_is_a_finding(
         (["three"], "a choice needs a limit"),
         (["three", "--min", "alignment=0.5", "--confidence", "95"], "--confidence must be"),
         (["one", "--min", "alignment=0.5"], "one seed"),
-        (["absent", "--min", "alignment=0.5"], "run a sweep first"),
+        (["absent", "--min", "alignment=0.5"], "no sweep 'absent' under"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(
