@@ -731,6 +731,28 @@ def test_a_cut_term_is_noticed(
     assert pack.steps_done < STEPS
 
 
+@pytest.mark.parametrize(("name", "definition"), [which for which in BOTH if methods.get(which[0]).must_stay_active])
+def test_a_detached_term_is_noticed(
+    name: str, definition: Definition, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the method records is detached before the loss is added up from it."""
+    method, record = methods.get(name), Step.record
+
+    def detached(step: Step, **values: Tensor) -> None:
+        record(step, **{term: value.detach_() for term, value in values.items()})
+
+    monkeypatch.setattr(Step, "record", detached)
+    pack = Pack(tiny_base(), tiny_setting(), [trial_of(name, definition)], torch.float64, store=store)
+    if name == "two_gradients":  # its term is a loss of its own
+        with pytest.raises(TypeError, match="scalar tensors that depend on the adapter"):
+            pack.advance(STEPS)
+        return
+    pack.advance(STEPS)
+    assert pack.members[0].status == "invalid"
+    assert any(f"term {term!r} is exactly 0" in str(pack.members[0].reason) for term in method.must_stay_active)
+    assert pack.steps_done < STEPS
+
+
 def edges() -> list[tuple[str, str, float]]:
     """(method, coefficient, value) for every finite end of the values that a number may have."""
     ends = []

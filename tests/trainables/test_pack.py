@@ -299,14 +299,18 @@ def test_a_diverging_member_is_invalid_and_alone() -> None:
     assert largest_difference(train([sane])[0], pack.adapters.member(0)) < 1e-9
 
 
-def test_a_term_that_pulls_at_nothing_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A detached term is above zero and minimises nothing; with a weight of 0 that is as it should be."""
+@pytest.mark.parametrize("of_task", [1.0, 2.0])
+def test_a_term_that_pulls_at_nothing_is_invalid(of_task: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detached term is above zero and minimises nothing; with a weight of 0 that is as it should be.
+
+    Also where the method changes the task's loss, which then has a gradient besides plain fine-tuning's.
+    """
     upweighted = methods.get("upweighted")
 
     def losses(self: Any, step: Any) -> tuple[torch.Tensor, ...]:
         term = cross_entropy(step.policy["alignment"])
         step.record(alignment=term)
-        return (cross_entropy(step.policy["task"]) + self.weight * term.detach(),)
+        return (of_task * cross_entropy(step.policy["task"]) + self.weight * term.detach(),)
 
     monkeypatch.setattr(upweighted, "losses", losses)
     pack = Pack(

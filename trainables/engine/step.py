@@ -96,12 +96,11 @@ def _differentiate_losses(
         _check(method, losses, step)
         leaves_of = {at: stream.leaves(index) for at, stream in enumerate(streams.values()) if index in stream.policy}
         leaves = [leaf for stream_leaves in leaves_of.values() for leaf in stream_leaves] + factors
-        # Gates also weight the task's loss, so a term must then have a gradient at other rows.
-        elsewhere = [
-            leaf for at, some in leaves_of.items() if not (step.gates and names[at] == "task") for leaf in some
-        ] + factors
-        if member.checked and not _is_connected(method, losses, step, elsewhere):
-            step.recorded.update({name: torch.zeros_like(losses[0].detach()) for name in method.must_stay_active})
+        if member.checked:
+            at_task = [leaf for at, some in leaves_of.items() if names[at] == "task" for leaf in some]
+            dead = _disconnected(method, losses, step, at_task, leaves[len(at_task) :])
+            step.recorded.update({name: torch.zeros_like(losses[0].detach()) for name in dead})
+        step.attached.clear()
         for number, loss in enumerate(losses):
             retain = number + 1 < len(losses)
             at_leaves: list[Tensor | None] = [
@@ -171,16 +170,42 @@ def _shape_text(value: object) -> str:
     return f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
 
 
-def _is_connected(method: Method, losses: Sequence[Tensor], step: Step, leaves: Sequence[Tensor]) -> bool:
-    """Return whether the losses have a gradient besides the task's, as terms that must stay active require.
+def _disconnected(
+    method: Method, losses: Sequence[Tensor], step: Step, at_task: Sequence[Tensor], elsewhere: Sequence[Tensor]
+) -> list[str]:
+    """Return the terms that must stay active and through which the losses have no gradient.
 
-    If a term was detached, what the losses add to plain fine-tuning has a gradient of exactly 0.
+    If a term was detached, what the losses add to plain fine-tuning has a gradient of exactly 0, or, where they change
+    the task's loss as well, the term has none itself, or the losses have none where it has one besides the task's rows.
+
+    Args:
+        at_task, elsewhere: what a term may have a gradient at: the outputs on the task's rows, and all else.
     """
-    if not method.must_stay_active or method.is_neutral or "task" not in step.policy:
-        return True
-    added = torch.stack([*losses]).sum() - cross_entropy(step.policy["task"])
-    gradients = torch.autograd.grad(added, leaves, retain_graph=True, allow_unused=True)
-    return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+    if not method.must_stay_active or method.is_neutral:
+        return []
+    added = torch.stack([*losses]).sum()
+    if "task" in step.policy:
+        added = added - cross_entropy(step.policy["task"])
+    gradients = _gradients(added, [*at_task, *elsewhere])
+    added_elsewhere = gradients[len(at_task) :]
+    # Gates also weight the task's loss, so a term must then have a gradient at other rows.
+    counted = added_elsewhere if step.gates else gradients
+    if "task" in step.policy and not any(gradient is not None and bool(gradient.any()) for gradient in counted):
+        return [*method.must_stay_active]
+
+    def is_connected(term: Tensor) -> bool:
+        if not term.requires_grad:
+            return False
+        of_term = _gradients(term, elsewhere)
+        found = [added for own, added in zip(of_term, added_elsewhere, strict=True) if own is not None]
+        return not found or any(gradient is not None for gradient in found)
+
+    return [name for name in method.must_stay_active if not is_connected(step.attached[name])]
+
+
+def _gradients(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Return the gradients at leaves, None where there is no path, and keep the graph."""
+    return torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True) if leaves else ()
 
 
 def _backward(
