@@ -32,6 +32,7 @@ from trainables.engine.step import train_step
 from trainables.engine.stream import MemberStep
 from trainables.interface.configured import Definition
 from trainables.interface.outputs import Forward, RowStates
+from trainables.interface.undeclared import Undeclared
 from trainables.method import BatchSizes, Method, Step
 from trainables.pack import Pack
 from trainables.preparing import built_on
@@ -682,6 +683,8 @@ def cut(step: Step) -> Step:
             policy[stream] = replace(
                 forward, hidden_ND=empty, labels_N=forward.labels_N[:0], row_N=forward.row_N[:0], num_rows=0
             )
+    if isinstance(step.adapter, Undeclared):
+        return replace(step, policy=policy)
     adapter, *priors = (
         [replace(own, A_RI=torch.zeros_like(own.A_RI), B_OR=torch.zeros_like(own.B_OR)) for own in some]
         for some in (step.adapter, *step.priors)
@@ -691,7 +694,9 @@ def cut(step: Step) -> Step:
 
 def leaf_of(forward: Forward) -> Forward:
     """The same numbers as leaves of a graph of their own."""
-    layers = None if forward.layers_LND is None else forward.layers_LND.detach().clone().requires_grad_()
+    layers = forward.layers_LND
+    if isinstance(layers, Tensor):
+        layers = layers.detach().clone().requires_grad_()
     return replace(forward, hidden_ND=forward.hidden_ND.detach().clone().requires_grad_(), layers_LND=layers)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +26,11 @@ from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.stream import MemberStep, StreamPass
 from trainables.interface.outputs import Forward
+from trainables.interface.undeclared import Declared, Undeclared
 from trainables.losses import cross_entropy
 from trainables.method import Method, Step
+
+T = TypeVar("T")
 
 
 def train_step(
@@ -137,17 +141,32 @@ def _step_of(
         groups = max(1, method.num_row_groups(stream))
         return Forward(hidden_ND, labels, labels, 0, head, hidden_ND[None], num_groups=groups)
 
+    def of_stream(passed: Mapping[Stream, Mapping[int, Forward]], stream: Stream) -> Forward:
+        if stream not in passed:
+            return no_rows(stream)
+        forward = passed[stream][index]
+        return forward if stream in method.layers else replace(forward, layers_LND=undeclared_layers(stream))
+
+    def undeclared_layers(stream: Stream) -> Any:
+        return Undeclared(
+            f'method {method.name!r} reads layers_LND of {stream} rows: declare layers = ("{stream}", ...)'
+        )
+
+    def of_weights(name: str, value: Sequence[T]) -> Sequence[T]:
+        return value if factors else Undeclared(f"method {method.name!r} reads step.{name}: declare weights = True")
+
     policies = {stream: passed.policy for stream, passed in streams.items() if index in passed.policy}
     references = {stream: passed.reference for stream, passed in streams.items() if index in passed.policy}
+    reference = {stream: of_stream(references, stream) for stream in method.reference}
     return Step(
-        policy={s: policies[s][index] if s in policies else no_rows(s) for s in method.streams},
-        reference={s: references[s][index] if s in references else no_rows(s) for s in method.reference},
-        adapter=adapters.member_factors(index, factors) if factors else (),
-        priors=member.priors if factors else (),
+        policy=Declared({s: of_stream(policies, s) for s in method.streams}, "step.policy", "streams"),
+        reference=Declared(reference, "step.reference", "reference"),
+        adapter=of_weights("adapter", adapters.member_factors(index, factors) if factors else ()),
+        priors=of_weights("priors", member.priors),
         prepared=member.prepared,
         state=member.state,
         kept=member.kept,
-        directions=member.directions if factors else (),
+        directions=of_weights("directions", member.directions),
         gates=member.gates,
     )
 
@@ -156,6 +175,8 @@ def _check(method: Method, losses: object, step: Step) -> None:
     """Raise TypeError if a method's `losses` returns or records something invalid."""
     rule = f"losses(step) of method {method.name!r} must return a tuple of {method.num_losses} scalar tensors"
     if not isinstance(losses, Sequence) or len(losses) != method.num_losses:
+        if isinstance(losses, Sequence):
+            raise TypeError(f"{rule}, got {len(losses)} losses; num_row_groups(stream) sets how many there are")
         raise TypeError(f"{rule} (num_losses), got {type(losses).__name__}{_shape_text(losses)}")
     for loss in losses:
         if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
