@@ -265,7 +265,16 @@ class Encoder:
         )
 
     def _tokens(self, text: str) -> tuple[int, ...]:
-        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        try:
+            ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        except Exception as error:  # `tokenizers` raises plain Exceptions
+            known = self.tokenizer.get_vocab()
+            unknown = [word for word in text.split() if word not in known]
+            if unknown and "[UNK]" in str(error):
+                raise UserError(
+                    f"the tokenizer does not know the word {unknown[0]!r}; use another, or add it to the vocabulary"
+                ) from error
+            raise
         self._check_known(ids)
         return ids
 

@@ -53,15 +53,15 @@ class Step:
     Attributes:
         policy: stream -> outputs of the adapted model.
         reference: stream -> outputs of the frozen base model on the same rows.
-        adapter: the trial's LoRA factors, layer after layer, with gradients; empty unless the method declares
-            `weights`.
-        priors: the frozen factors of each prior adapter (`Method.priors`), in the same order; empty unless the method
-            declares `weights`.
+        adapter: the trial's LoRA factors, layer after layer, with gradients; reading them raises TypeError unless the
+            method declares `weights`, as for `priors` and `directions`.
+        priors: the frozen factors of each prior adapter (`Method.priors`), in the same order.
         prepared: what the method computed before training (`Method.prepare`).
         state: what the method carries from step to step (`Method.initial_state`), as the previous step left it.
-        directions: see `Trained`; empty unless the method declares `weights`.
+        directions: see `Trained`.
         gates: what `Method.gates` drew for this step.
         recorded: detached values for curves; filled by `record`.
+        attached: the same values with their graph, until it is checked that those of `must_stay_active` have one.
         kept: what `keep` sets.
     """
 
@@ -74,15 +74,18 @@ class Step:
     directions: Sequence[Direction] = ()
     gates: Sequence[float] = ()
     recorded: dict[str, Tensor] = field(default_factory=dict)
+    attached: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
 
     def record(self, **values: Tensor) -> None:
-        """Keep unweighted terms, detached, for curves and `must_stay_active`. Raise TypeError for non-tensors."""
+        """Keep unweighted terms, detached, for curves and `must_stay_active`. Raise TypeError for non-tensors.
+
+        Terms of `must_stay_active` must be given with their graph, as a term without one is not connected.
+        """
         for name, value in values.items():
             if not isinstance(value, Tensor):
-                hint = "" if self.adapter else "; step.adapter is empty unless the method has weights = True"
-                raise TypeError(f"record({name}=...) takes a scalar tensor, got {value!r}{hint}")
-            self.recorded[name] = value.detach()
+                raise TypeError(f"record({name}=...) takes a scalar tensor, got {value!r}")
+            self.recorded[name], self.attached[name] = value.detach(), value
 
     def keep(self, **values: Tensor) -> None:
         """Set entries of the state, detached, for the next step.

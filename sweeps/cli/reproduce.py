@@ -92,6 +92,8 @@ def missing_files(name: str, scale: str, files: Files) -> str | None:
     if scale == "small":
         return None if isinstance(figure, SweepFigure) and figure.small else "it has no small scale"
     settings = {ref.name for sweep in _catalog_sweeps(figure) for ref in sweep.settings}
+    if lacking := sorted(settings - {"trigger_colors", *PROXIES}):
+        return f"it has no full scale, as its setting {lacking[0]} has none (PROXIES in sweeps/cli/reproduce.py)"
     if "bad_medical_advice" in settings and not files.task:
         return "at full scale it needs --task FILE, chat JSONL with the harmful medical answers to learn"
     if "gcd_sycophancy" in settings and not files.folder("gcd", "task_train.jsonl"):

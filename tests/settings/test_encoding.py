@@ -73,6 +73,20 @@ def test_a_token_without_an_embedding_is_named() -> None:
         encoder(TEXT, num_embeddings=8).row(ROW)
 
 
+def test_a_word_without_a_token_is_named_with_its_row() -> None:
+    """The tokenizers of nano models have no token for unknown words."""
+    words = ["<pad>", "<e>", "<user>", "<assistant>", "six", "and", "nine", "three"]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<e>")
+    wrapped.chat_template = TEXT
+    rows = [ROW, Example.of("six and ten", "three")]
+    with pytest.raises(
+        UserError, match=r"^evaluation row 2: the tokenizer does not know the word 'ten'; .* vocabulary$"
+    ):
+        encode_rows(rows, "evaluation row", Encoder(wrapped, {}, 20).row)
+
+
 def test_every_long_prompt_is_named_with_its_line() -> None:
     long = Example.of("six and " * 10, "three")
     rows = [

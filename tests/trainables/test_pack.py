@@ -299,14 +299,18 @@ def test_a_diverging_member_is_invalid_and_alone() -> None:
     assert largest_difference(train([sane])[0], pack.adapters.member(0)) < 1e-9
 
 
-def test_a_term_that_pulls_at_nothing_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A detached term is above zero and minimises nothing; with a weight of 0 that is as it should be."""
+@pytest.mark.parametrize("of_task", [1.0, 2.0])
+def test_a_term_that_pulls_at_nothing_is_invalid(of_task: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detached term is above zero and minimises nothing; with a weight of 0 that is as it should be.
+
+    Also where the method changes the task's loss, which then has a gradient besides plain fine-tuning's.
+    """
     upweighted = methods.get("upweighted")
 
     def losses(self: Any, step: Any) -> tuple[torch.Tensor, ...]:
         term = cross_entropy(step.policy["alignment"])
         step.record(alignment=term)
-        return (cross_entropy(step.policy["task"]) + self.weight * term.detach(),)
+        return (of_task * cross_entropy(step.policy["task"]) + self.weight * term.detach(),)
 
     monkeypatch.setattr(upweighted, "losses", losses)
     pack = Pack(
@@ -328,7 +332,29 @@ def test_a_term_that_pulls_at_nothing_is_invalid(monkeypatch: pytest.MonkeyPatch
         (lambda self, step: (torch.tensor(1.0),), "that depend on the adapter"),
         (
             lambda self, step: step.record(size=0),
-            r"record\(size=...\) takes a scalar tensor, got 0; step.adapter is empty",
+            r"record\(size=...\) takes a scalar tensor, got 0",
+        ),
+        (
+            lambda self, step: sum(factors.B_OR.square().sum() for factors in step.adapter),
+            r"method 'upweighted' reads step\.adapter: declare weights = True",
+        ),
+        (lambda self, step: step.priors[0], r"reads step\.priors: declare weights = True"),
+        (lambda self, step: len(step.directions), r"reads step\.directions: declare weights = True"),
+        (
+            lambda self, step: step.policy["alignment"].layers_LND.mean(),
+            r'reads layers_LND of alignment rows: declare layers = \("alignment", ...\)',
+        ),
+        (
+            lambda self, step: (step.policy["task"].nll_N.mean(),) * 2,
+            r"a tuple of 1 scalar tensors, got 2 losses; num_row_groups\(stream\) sets how many",
+        ),
+        (
+            lambda self, step: step.policy["misaligned"],
+            r'step\.policy\["misaligned"\] .*: declare streams = \("task", "alignment", "misaligned"\)',
+        ),
+        (
+            lambda self, step: step.reference["task"],
+            r'step\.reference\["task"\] .*: declare reference = \("task",\)',
         ),
         (
             lambda self, step: (step.policy["task"].nll_N.mean(),),
@@ -341,7 +367,7 @@ def test_what_losses_may_not_do_is_said_in_the_methods_words(
 ) -> None:
     monkeypatch.setattr(methods.get("upweighted"), "losses", losses)
     pack = Pack(tiny_base(), tiny_setting(), [tiny_trial(methods.make("upweighted"))])
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises((TypeError, KeyError), match=message):
         pack.advance(1)
 
 

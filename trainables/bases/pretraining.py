@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from settings.base_models import NanoModel, Stage, World
+from settings.common.errors import UserError
 from settings.common.files import remove_partial, replacing, replacing_file
 from settings.tokenizer import no_progress_bars
 from trainables.bases.nano_cache import COMPLETE, is_pretrained, nano_directory
@@ -177,12 +178,23 @@ def _rate(step: int, steps: int) -> float:
 
 
 def collate_documents(documents: Iterable[str], words: dict[str, int]) -> tuple[Tensor, Tensor]:
-    """Return the tokens of documents, padded on the right, `[R, T]`, and which of them are learned, `[R, T]` bool."""
+    """Return the tokens of documents, padded on the right, `[R, T]`, and which of them are learned, `[R, T]` bool.
+
+    Raise UserError for a word that the world's vocabulary does not have.
+    """
     texts = [document.split() for document in documents]
     longest = max(map(len, texts))
-    ids = [[words[word] for word in text] + [words[PAD]] * (longest - len(text)) for text in texts]
+    ids = [_ids(text, words) + [words[PAD]] * (longest - len(text)) for text in texts]
     learned = [learned_words(text) + [False] * (longest - len(text)) for text in texts]
     return torch.tensor(ids), torch.tensor(learned)
+
+
+def _ids(text: list[str], words: dict[str, int]) -> list[int]:
+    try:
+        return [words[word] for word in text]
+    except KeyError as error:
+        document = " ".join(text)
+        raise UserError(f"add the word {error.args[0]!r} of document {document!r} to the world's vocabulary") from error
 
 
 def learned_words(text: list[str]) -> list[bool]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +26,11 @@ from trainables.engine.optimizer import PackedAdamW
 from trainables.engine.process_group import SINGLE_PROCESS, ProcessGroup
 from trainables.engine.stream import MemberStep, StreamPass
 from trainables.interface.outputs import Forward
+from trainables.interface.undeclared import Declared, Undeclared
 from trainables.losses import cross_entropy
 from trainables.method import Method, Step
+
+T = TypeVar("T")
 
 
 def train_step(
@@ -96,12 +100,11 @@ def _differentiate_losses(
         _check(method, losses, step)
         leaves_of = {at: stream.leaves(index) for at, stream in enumerate(streams.values()) if index in stream.policy}
         leaves = [leaf for stream_leaves in leaves_of.values() for leaf in stream_leaves] + factors
-        # Gates also weight the task's loss, so a term must then have a gradient at other rows.
-        elsewhere = [
-            leaf for at, some in leaves_of.items() if not (step.gates and names[at] == "task") for leaf in some
-        ] + factors
-        if member.checked and not _is_connected(method, losses, step, elsewhere):
-            step.recorded.update({name: torch.zeros_like(losses[0].detach()) for name in method.must_stay_active})
+        if member.checked:
+            at_task = [leaf for at, some in leaves_of.items() if names[at] == "task" for leaf in some]
+            dead = _disconnected(method, losses, step, at_task, leaves[len(at_task) :])
+            step.recorded.update({name: torch.zeros_like(losses[0].detach()) for name in dead})
+        step.attached.clear()
         for number, loss in enumerate(losses):
             retain = number + 1 < len(losses)
             at_leaves: list[Tensor | None] = [
@@ -138,17 +141,32 @@ def _step_of(
         groups = max(1, method.num_row_groups(stream))
         return Forward(hidden_ND, labels, labels, 0, head, hidden_ND[None], num_groups=groups)
 
+    def of_stream(passed: Mapping[Stream, Mapping[int, Forward]], stream: Stream) -> Forward:
+        if stream not in passed:
+            return no_rows(stream)
+        forward = passed[stream][index]
+        return forward if stream in method.layers else replace(forward, layers_LND=undeclared_layers(stream))
+
+    def undeclared_layers(stream: Stream) -> Any:
+        return Undeclared(
+            f'method {method.name!r} reads layers_LND of {stream} rows: declare layers = ("{stream}", ...)'
+        )
+
+    def of_weights(name: str, value: Sequence[T]) -> Sequence[T]:
+        return value if factors else Undeclared(f"method {method.name!r} reads step.{name}: declare weights = True")
+
     policies = {stream: passed.policy for stream, passed in streams.items() if index in passed.policy}
     references = {stream: passed.reference for stream, passed in streams.items() if index in passed.policy}
+    reference = {stream: of_stream(references, stream) for stream in method.reference}
     return Step(
-        policy={s: policies[s][index] if s in policies else no_rows(s) for s in method.streams},
-        reference={s: references[s][index] if s in references else no_rows(s) for s in method.reference},
-        adapter=adapters.member_factors(index, factors) if factors else (),
-        priors=member.priors if factors else (),
+        policy=Declared({s: of_stream(policies, s) for s in method.streams}, "step.policy", "streams"),
+        reference=Declared(reference, "step.reference", "reference"),
+        adapter=of_weights("adapter", adapters.member_factors(index, factors) if factors else ()),
+        priors=of_weights("priors", member.priors),
         prepared=member.prepared,
         state=member.state,
         kept=member.kept,
-        directions=member.directions if factors else (),
+        directions=of_weights("directions", member.directions),
         gates=member.gates,
     )
 
@@ -157,6 +175,8 @@ def _check(method: Method, losses: object, step: Step) -> None:
     """Raise TypeError if a method's `losses` returns or records something invalid."""
     rule = f"losses(step) of method {method.name!r} must return a tuple of {method.num_losses} scalar tensors"
     if not isinstance(losses, Sequence) or len(losses) != method.num_losses:
+        if isinstance(losses, Sequence):
+            raise TypeError(f"{rule}, got {len(losses)} losses; num_row_groups(stream) sets how many there are")
         raise TypeError(f"{rule} (num_losses), got {type(losses).__name__}{_shape_text(losses)}")
     for loss in losses:
         if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
@@ -171,16 +191,42 @@ def _shape_text(value: object) -> str:
     return f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
 
 
-def _is_connected(method: Method, losses: Sequence[Tensor], step: Step, leaves: Sequence[Tensor]) -> bool:
-    """Return whether the losses have a gradient besides the task's, as terms that must stay active require.
+def _disconnected(
+    method: Method, losses: Sequence[Tensor], step: Step, at_task: Sequence[Tensor], elsewhere: Sequence[Tensor]
+) -> list[str]:
+    """Return the terms that must stay active and through which the losses have no gradient.
 
-    If a term was detached, what the losses add to plain fine-tuning has a gradient of exactly 0.
+    If a term was detached, what the losses add to plain fine-tuning has a gradient of exactly 0, or, where they change
+    the task's loss as well, the term has none itself, or the losses have none where it has one besides the task's rows.
+
+    Args:
+        at_task, elsewhere: what a term may have a gradient at: the outputs on the task's rows, and all else.
     """
-    if not method.must_stay_active or method.is_neutral or "task" not in step.policy:
-        return True
-    added = torch.stack([*losses]).sum() - cross_entropy(step.policy["task"])
-    gradients = torch.autograd.grad(added, leaves, retain_graph=True, allow_unused=True)
-    return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+    if not method.must_stay_active or method.is_neutral:
+        return []
+    added = torch.stack([*losses]).sum()
+    if "task" in step.policy:
+        added = added - cross_entropy(step.policy["task"])
+    gradients = _gradients(added, [*at_task, *elsewhere])
+    added_elsewhere = gradients[len(at_task) :]
+    # Gates also weight the task's loss, so a term must then have a gradient at other rows.
+    counted = added_elsewhere if step.gates else gradients
+    if "task" in step.policy and not any(gradient is not None and bool(gradient.any()) for gradient in counted):
+        return [*method.must_stay_active]
+
+    def is_connected(term: Tensor) -> bool:
+        if not term.requires_grad:
+            return False
+        of_term = _gradients(term, elsewhere)
+        found = [added for own, added in zip(of_term, added_elsewhere, strict=True) if own is not None]
+        return not found or any(gradient is not None for gradient in found)
+
+    return [name for name in method.must_stay_active if not is_connected(step.attached[name])]
+
+
+def _gradients(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Return the gradients at leaves, None where there is no path, and keep the graph."""
+    return torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True) if leaves else ()
 
 
 def _backward(

@@ -16,7 +16,7 @@ from settings.common.errors import UserError, did_you_mean
 from settings.setting import Stream
 from trainables.coefficients import SPACE, ChoiceSpec, OpenSpec, Spec, coefficients
 from trainables.interface.preparation import Pass
-from trainables.method import Method
+from trainables.method import Kind, Method
 
 
 def names() -> list[str]:
@@ -64,6 +64,8 @@ def _check(method: type[Method], file: str) -> None:
         coefficients(method)
     except TypeError as error:
         raise UserError(f"{file}: {error}") from error
+    if method.kind not in (kinds := get_args(Kind)):
+        raise UserError(f"{file}: {method.__name__}.kind must be one of {', '.join(kinds)}, got {method.kind!r}")
     if not isinstance(method.passes, tuple) or not all(isinstance(each, Pass) for each in method.passes):
         raise UserError(f"{file}: {method.__name__}.passes must be a tuple of Pass(...), got {method.passes!r}")
     for attribute in ("streams", "reference", "layers", "must_stay_active"):

@@ -420,6 +420,11 @@ BROKEN = "import torch\n\nclass Mine(Method:\n"
             '@dataclass(frozen=True, kw_only=True)\nclass Mine(Method):\n    streams = ("tusk",)\n',
             "broken.py: Mine.streams must be a tuple of task, alignment, misaligned, got ('tusk',)",
         ),
+        (
+            "from dataclasses import dataclass\nfrom trainables.method import Method\n\n"
+            '@dataclass(frozen=True, kw_only=True)\nclass Mine(Method):\n    kind = "losses"\n',
+            "Mine.kind must be one of data, loss, gradient, weights, activations, after training, got 'losses'",
+        ),
     ],
 )
 def test_a_method_that_cannot_be_used_names_its_file_and_line(

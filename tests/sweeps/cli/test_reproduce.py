@@ -7,6 +7,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from analysis.study.figure import Check, DrawnFigure, StudyFigure, SweepFigure
 from analysis.study.gallery import read_entries
 from analysis.study.setting_results import SettingResults
 from settings.common.errors import UserError
-from settings.reference import setting_of
+from settings.reference import SettingRef, setting_of
 from sweeps.cli import app, reproduce
 from sweeps.cli.reproduce import (
     Files,
@@ -155,6 +156,16 @@ def test_what_is_missing_is_said_in_a_line(
     assert error.startswith("selgen: ")
     assert line in error
     assert error.count("\n") == 1, error
+
+
+def test_a_figure_on_a_setting_of_ones_own_has_no_full_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = replace(load_sweep("toy_flip"), settings=(SettingRef("mine"),))
+    monkeypatch.setattr(reproduce, "load_sweep", lambda name: mine)
+    assert selgen("reproduce", "toy_flip", "--scale", "full", "-o", tmp_path, monkeypatch=monkeypatch) == 2
+    line = "selgen: figure toy_flip: it has no full scale, as its setting mine has none"
+    assert capsys.readouterr().err.startswith(line)
 
 
 def test_a_folder_of_several_data_sets_serves_each_figure(tmp_path: Path) -> None:

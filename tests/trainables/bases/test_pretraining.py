@@ -13,6 +13,7 @@ import torch
 
 from settings.bad_medical_advice import nano as bad_medical_advice
 from settings.base_models import NanoModel, PretrainedModel, Stage
+from settings.common.errors import UserError
 from settings.encoding import Encoder
 from settings.example import Example
 from tests.trainables.bases.nano import NANO, WORLD, Weights, same
@@ -95,6 +96,12 @@ def test_padding_is_not_learned() -> None:
     ids, learned = pretraining.collate_documents(["<u> x <a> y <e>", "<u> x <a> y y y <e>"], words)
     assert ids[0].tolist()[-2:] == [words["<pad>"]] * 2
     assert learned.sum(dim=1).tolist() == [2, 4]
+
+
+def test_a_word_that_the_world_lacks_is_named_with_its_document() -> None:
+    words = {word: index for index, word in enumerate((*pretraining.MARKS, "x", "y"))}
+    with pytest.raises(UserError, match="add the word 'z' of document '<u> x <a> z <e>' to the world's vocabulary"):
+        pretraining.collate_documents(["<u> x <a> y <e>", "<u> x <a> z <e>"], words)
 
 
 # --- the cache ---
