@@ -37,13 +37,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, list[Found], 
 
 @pytest.mark.parametrize("name", together.packs("float64") | together.packs("float32"))
 def test_two_workers_train_what_one_trains(name: str, runs: tuple[Found, list[Found], Path]) -> None:
-    """To 1e-6 in float32 and 1e-10 in float64 after two steps of Adam, whose updates are 1e-2."""
+    """To 1e-10 in float64, and 1e-6 in float32, after two steps of Adam, whose updates are 1e-2.
+
+    Adam divides by the gradient's size, so where a gradient is tiny, float32 itself is off by more than 1e-6, on some
+    processors and with any number of workers. There, two workers may differ by as much as one worker in float32 does
+    from one in float64, which is at most 1e-5.
+    """
     alone, both, _ = runs
     for precision, tolerance in TOLERANCE.items():
         if name not in together.packs(precision):
             continue
         expected = alone[f"replicated {precision} {name}"]
         assert float(expected.abs().max()) > 1e-2
+        if precision == "float32":
+            exact = alone[f"replicated float64 {name.removesuffix(', accumulated')}"]
+            rounding = float((expected.double() - exact).abs().max())
+            assert rounding < 1e-5
+            tolerance = max(tolerance, rounding)
         for kind in ("replicated", "sharded"):
             first, second = (found[f"{kind} {precision} {name}"] for found in both)
             assert torch.equal(first, second)
