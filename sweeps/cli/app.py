@@ -365,7 +365,9 @@ def import_judged_command(
 )
 def heatmap_command(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or its file.")],
-    scores: Annotated[str, typer.Option(help="Which scores: a regular expression; its first group names the column.")],
+    scores: Annotated[
+        str, typer.Option(help="Which scores: a regular expression for whole names; its first group names the column.")
+    ] = ".*",
     figure: Annotated[Path | None, typer.Option(help="PNG, PDF or SVG file to draw to.")] = None,
     method: Annotated[str | None, typer.Option(help="Which method's trials to show, if there are several.")] = None,
     output: Output = OUTPUT,

@@ -38,6 +38,16 @@ def test_without_a_group_the_score_names_the_column() -> None:
     assert build_grid(RECORDS, "foods_.*").columns == ("foods_seen", "foods_unseen")
 
 
+def test_without_a_choice_all_scores_are_shown() -> None:
+    from typer.main import get_command
+
+    from sweeps.cli.app import app
+
+    (default,) = [each.default for each in get_command(app).commands["heatmap"].params if each.name == "scores"]
+    columns = build_grid(RECORDS, default).columns
+    assert columns == ("actions_unseen", "foods_seen", "foods_unseen", "task")
+
+
 def test_one_method_of_several() -> None:
     mixed = {"a x": [trial(0, task=0.5)], "a y": [TrialRecord(KL1, 0, "finished", {"task": 0.1}), trial(0, task=0.7)]}
     assert build_grid(mixed, "task", "plain").mean_RC.tolist() == [[0.5], [0.7]]
