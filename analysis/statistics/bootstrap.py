@@ -146,7 +146,7 @@ class Bootstrap:
         ]
         self.curves: tuple[Curve, ...] = tuple(curve for curve in fitted if curve is not None)
         self._lay_out()
-        random, self._own_random = (np.random.default_rng([seed, *number]) for number in ((), (1,)))
+        self._seed, random = seed, np.random.default_rng(seed)
         self._errors_BCM = self.noise.draw(random, replicates)
         alone_BPM = np.zeros((replicates, len(self._alone), measured.mean_CM.shape[1]))
         self._gaps_BPM = np.concatenate([*(each.draw_gaps(random, replicates) for each in self.curves), alone_BPM], 1)
@@ -332,9 +332,9 @@ class Bootstrap:
         itself, on its curve or off it. Replicates add noise to noise, so that neighbours dominate each other more often
         than in truth. The exponent was calibrated in simulations (`tests.studies.front_probability`).
         """
-        own_BCM = self.noise.mean_CM + self._errors_BCM
+        random, own_BCM = np.random.default_rng([self._seed, 1]), self.noise.mean_CM + self._errors_BCM
         for curve, start in zip(self.curves, self._start_of_curve, strict=True):
-            own_BKM = curve.draw_own(self._errors_BCM, self._own_random)
+            own_BKM = curve.draw_own(self._errors_BCM, random)
             on_curve_K = (curve.rows_K >= 0) & (self.point_C[curve.rows_K] == start + curve.places_K)
             own_BCM[:, curve.rows_K[on_curve_K]] = own_BKM[:, on_curve_K]
         return np.asarray(fronts(self.noise.ranges.back(own_BCM)).mean(axis=0) ** TIES)

@@ -94,3 +94,12 @@ def test_without_noise_configurations_are_where_they_were_measured() -> None:
     weights, left = curves._krige(x_KD, x_KD, y, np.zeros((7, 7)), curves.OFFSETS)
     np.testing.assert_allclose(weights @ y, y, atol=1e-6)
     assert np.abs(left).max() < 1e-6
+
+
+def test_the_probability_of_being_on_the_front_is_the_same_each_time() -> None:
+    knob = np.linspace(0, 1, 6)
+    mean = np.column_stack([knob, 1 - knob + 0.05 * np.sin(9 * knob)])
+    bootstrap = bootstrap_of(mean, knob, 0.05)
+    first = bootstrap.on_front()
+    assert 0 < first.min() < 1
+    assert first.tolist() == bootstrap.on_front().tolist()
