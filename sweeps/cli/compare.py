@@ -23,7 +23,10 @@ def compare(
     """Print the paired differences between two sweeps. Raise UserError."""
     first, second = (open_sweep(name, output, tracking_uri).load(setting) for name in names)
     if first.setting != second.setting:
-        raise UserError(f"the sweeps are about different settings: {first.setting!r} and {second.setting!r}")
+        raise UserError(
+            f"the sweeps are about different settings: {first.setting!r} and {second.setting!r}; to see settings side by"
+            " side, name both in one sweep and run `selgen heatmap`"
+        )
     comparison = two_sweeps.compare_sweeps(names, (first.table, second.table), (first.base_scores, second.base_scores))
     if as_json:
         console.file.write(json.dumps(two_sweeps.to_json(names, comparison), allow_nan=False) + "\n")
