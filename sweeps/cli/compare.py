@@ -24,8 +24,8 @@ def compare(
     first, second = (open_sweep(name, output, tracking_uri).load(setting) for name in names)
     if first.setting != second.setting:
         raise UserError(
-            f"the sweeps are about different settings: {first.setting!r} and {second.setting!r}; to see settings side by"
-            " side, name both in one sweep and run `selgen heatmap`"
+            f"the sweeps are about different settings: {first.setting!r} and {second.setting!r}; to see settings side"
+            " by side, name both in one sweep and run `selgen heatmap`"
         )
     comparison = two_sweeps.compare_sweeps(names, (first.table, second.table), (first.base_scores, second.base_scores))
     if as_json:
