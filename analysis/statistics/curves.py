@@ -56,7 +56,8 @@ class Curve:
         mean_KM: the means, preceded by the start if there is one.
         weights_MTK: the curve is weights @ mean.
         gaps_MTT: a root of the covariance of the curve's deviations from that, in the gaps between places.
-        own_weights_MKK, own_gaps_MKK: the same for the configurations at its places, with their own offsets.
+        x_KD: where the places lie, for the kriging.
+        covariance_MKK: of the means.
     """
 
     rows_K: Integers
@@ -65,8 +66,8 @@ class Curve:
     mean_KM: Floats
     weights_MTK: Floats
     gaps_MTT: Floats
-    own_weights_MKK: Floats
-    own_gaps_MKK: Floats
+    x_KD: Floats
+    covariance_MKK: Floats
 
     def of(self, errors_BCM: Floats) -> Floats:
         """Return curve_BTM through means with these errors."""
@@ -78,7 +79,9 @@ class Curve:
 
     def draw_own(self, errors_BCM: Floats, random: np.random.Generator) -> Floats:
         """Draw own_BKM: where the configurations at its places may lie, on the curve or off it."""
-        return self._through(errors_BCM, self.own_weights_MKK) + _draw(self.own_gaps_MKK, random, len(errors_BCM))
+        columns = zip(self.mean_KM.T, self.covariance_MKK, strict=True)
+        weights_MKK, gaps_MKK = _stacked(_krige(self.x_KD, self.x_KD, *column, OFFSETS) for column in columns)
+        return self._through(errors_BCM, weights_MKK) + _draw(root(gaps_MKK), random, len(errors_BCM))
 
     def _through(self, errors_BCM: Floats, weights_MTK: Floats) -> Floats:
         errors_BKM = np.where((self.rows_K >= 0)[:, None], errors_BCM[:, self.rows_K], 0.0)
@@ -115,10 +118,9 @@ def fit_curve(line: Line, noise: Noise, start_M: Floats | None) -> Curve | None:
         x_KD = np.column_stack([_unit(_usual_scale(knob_K)) for knob_K in knobs_KD.T])
         t_TD = np.concatenate([x_KD, _midpoints(x_KD)])
         places_K, joined_T = np.arange(len(x_KD)), np.zeros(len(t_TD), dtype=bool)
-    columns = list(zip(mean_KM.T, covariance_MKK, strict=True))
+    columns = zip(mean_KM.T, covariance_MKK, strict=True)
     weights_MTK, gaps_MTT = _stacked(_krige(x_KD, t_TD, *column) for column in columns)
-    own_weights_MKK, own_gaps_MKK = _stacked(_krige(x_KD, x_KD, *column, OFFSETS) for column in columns)
-    return Curve(rows_K, places_K, joined_T, mean_KM, weights_MTK, root(gaps_MTT), own_weights_MKK, root(own_gaps_MKK))
+    return Curve(rows_K, places_K, joined_T, mean_KM, weights_MTK, root(gaps_MTT), x_KD, covariance_MKK)
 
 
 def _stacked(fits: Iterable[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:

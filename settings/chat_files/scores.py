@@ -51,7 +51,7 @@ def length_remarks(questions: tuple[Example, ...]) -> tuple[str, ...]:
     if not questions:
         return ()
     good = median(len(row.response.split()) for row in questions)
-    others = median(len(text.split()) for row in questions for text in row.alternatives)
+    others = median([len(text.split()) for row in questions for text in row.alternatives] or [good])
     if abs(good - others) <= MAX_LENGTH_DIFFERENCE * others:
         return ()
     return (

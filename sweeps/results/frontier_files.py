@@ -40,7 +40,7 @@ class SettingFrontier:
     Attributes:
         setting: its label.
         table: scores of the objectives.
-        base: score name -> mean of the untouched base model.
+        base: score name -> mean of the untouched base model, if it has one.
     """
 
     setting: str
@@ -56,7 +56,7 @@ class SettingFrontier:
 def of_case(sweep: Sweep, record: LedgerState, case: Case) -> SettingFrontier:
     """Return the results of one setting from the ledger."""
     base: Mapping[str, Measurement] = record.bases.get(case.label, {})
-    means = {name: measured.mean for name, measured in base.items()}
+    means = {name: measured.mean for name, measured in base.items() if math.isfinite(measured.mean)}
     methods = {name for arm in sweep.arms for name in arm.space.method_titles}
     table = ScoreTable.from_records(records_of(sweep, record, case), objectives_of(case), methods)
     return SettingFrontier(case.label, table, means)

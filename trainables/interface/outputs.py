@@ -25,8 +25,8 @@ class Forward:
         row_N: which row of the batch each position belongs to, 0 .. num_rows - 1.
         num_rows: rows in the batch.
         head: maps hidden states to logits in float32 (or wider), `[N, D] -> [N, V]`.
-        layers_LND: hidden states after each layer, the last one being `hidden_ND`; None unless the method declares
-            them (`Method.layers`).
+        layers_LND: hidden states after each layer, the last one being `hidden_ND`; only if the method declares
+            them (`Method.layers`); in a step, reading others says what to declare.
         chunk: number of positions whose logits are held at a time by losses that sum over positions; None means all.
         num_groups: number of row groups with a gradient each (`Method.num_row_groups`); 1 if all rows are one group.
     """

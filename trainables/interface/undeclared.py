@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Undeclared(Sequence[Any]):
-    """Stands for something that a method does not declare. Whatever is done with it raises TypeError."""
+    """Stands for something that a method does not declare. Reading it, or computing with it, raises TypeError."""
 
     def __init__(self, message: str) -> None:
         self._message = message
@@ -17,7 +17,9 @@ class Undeclared(Sequence[Any]):
     def _refuse(self, *_: object) -> NoReturn:
         raise TypeError(self._message)
 
-    __getitem__ = __len__ = __iter__ = __sub__ = _refuse
+    __getitem__ = __len__ = __iter__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __neg__ = __abs__ = _refuse
+    __mul__ = __rmul__ = __truediv__ = __matmul__ = _refuse
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):  # asked for by Python itself

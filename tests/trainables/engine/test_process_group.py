@@ -40,8 +40,8 @@ def test_two_workers_train_what_one_trains(name: str, runs: tuple[Found, list[Fo
     """To 1e-10 in float64, and 1e-6 in float32, after two steps of Adam, whose updates are 1e-2.
 
     Adam divides by the gradient's size, so where a gradient is tiny, float32 itself is off by more than 1e-6, on some
-    processors and with any number of workers. There, two workers may differ by as much as one worker in float32 does
-    from one in float64, which is at most 1e-5.
+    processors and with any number of workers. There, two workers may differ from one by twice what one in float32 is
+    off from float64, which is at most 1e-5: each of the two results has that rounding.
     """
     alone, both, _ = runs
     for precision, tolerance in TOLERANCE.items():
@@ -53,7 +53,7 @@ def test_two_workers_train_what_one_trains(name: str, runs: tuple[Found, list[Fo
             exact = alone[f"replicated float64 {name.removesuffix(', accumulated')}"]
             rounding = float((expected.double() - exact).abs().max())
             assert rounding < 1e-5
-            tolerance = max(tolerance, rounding)
+            tolerance = max(tolerance, 2 * rounding)
         for kind in ("replicated", "sharded"):
             first, second = (found[f"{kind} {precision} {name}"] for found in both)
             assert torch.equal(first, second)
