@@ -37,10 +37,14 @@ sweep = Sweep(
 @pytest.fixture()
 def begun(tmp_path: Path, tiny_qwen3_dir: Path) -> Path:
     """The file of a sweep whose first trial of each method has ended in `runs` beside it."""
+    return begun_as(SWEEP, tmp_path, tiny_qwen3_dir)
+
+
+def begun_as(text: str, tmp_path: Path, tiny_qwen3_dir: Path) -> Path:
     for name in ("task", "alignment"):
         (tmp_path / f"{name}.jsonl").write_text("".join(ROW % n for n in range(20)))
     file = tmp_path / "mine.py"
-    file.write_text(SWEEP.replace("FOLDER", str(tmp_path)).replace("MODEL", str(tiny_qwen3_dir)))
+    file.write_text(text.replace("FOLDER", str(tmp_path)).replace("MODEL", str(tiny_qwen3_dir)))
     sweep = load_sweep(file)
     with Ledger(tmp_path / "runs" / "mine", sweep.name, sweep.identity()) as ledger:
         describe(sweep).write(tmp_path / "runs" / "mine")
@@ -98,6 +102,15 @@ def selgen(
 def test_differences_are_named(begun: Path, old: str, new: str, words: list[str]) -> None:
     folder = begun.parent / "runs" / "mine"
     assert differences(load_sweep(changed(begun, old, new)), folder) == words
+
+
+@pytest.mark.parametrize("varied", ['grid("plain", steps=[3, 12])', 'vary("plain", learning_rate=0.01)'])
+def test_what_a_method_alone_varied_is_no_option_that_changed(
+    varied: str, tmp_path: Path, tiny_qwen3_dir: Path
+) -> None:
+    file = begun_as(SWEEP.replace('"plain"', varied), tmp_path, tiny_qwen3_dir)
+    found = differences(load_sweep(changed(file, varied, '"plain"')), tmp_path / "runs" / "mine")
+    assert found and all(line.startswith("methods: ") for line in found)
 
 
 def test_changed_rows_are_named_by_their_setting(begun: Path) -> None:
