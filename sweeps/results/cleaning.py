@@ -17,6 +17,7 @@ from sweeps.ledger import Ledger, LedgerState, read
 from sweeps.names import folder_of
 from sweeps.results.disk import is_leftover, size_of
 from sweeps.results.frontier_files import of_case
+from sweeps.results.redeclared import differences
 from sweeps.sweep import Sweep
 from trainables.folder import SweepFolder
 from trainables.trial import pack_name
@@ -39,7 +40,7 @@ def clean(name_or_file: str, output: Path, newest: int, dry_run: bool) -> list[R
     sweep = find(name_or_file, output)
     folder = folder_of(sweep.name, output)
     read(folder)  # raises if there is no ledger; opening would create one
-    with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+    with Ledger(folder, sweep.name, sweep.identity(), lambda: differences(sweep, folder)) as ledger:
         sweep.check_settings(ledger.state.trials)
         items = removable(sweep, ledger.state, folder, newest)
         if not dry_run:

@@ -66,7 +66,7 @@ def _of_objectives(begun: SweepDescription, case: Case) -> list[str]:
 
 def _of_trials(ledger: RawLedger, case: Case) -> list[str]:
     """Compare what the trials on a setting share: rows and hyper-parameters."""
-    old, new = _trial_of(ledger, case), case.template.to_json()
+    old, new = _trial_of_kept_method(ledger, case), case.template.to_json()
     if not old:
         return []
     varied = {name for arm in case.arms for name in arm.space.knob_names}
@@ -85,7 +85,7 @@ def _trial_on(ledger: RawLedger, label: str) -> Mapping[str, Any]:
     return next(on_setting, {})
 
 
-def _trial_of(ledger: RawLedger, case: Case) -> Mapping[str, Any]:
+def _trial_of_kept_method(ledger: RawLedger, case: Case) -> Mapping[str, Any]:
     """Return a trial that the search asked for, as JSON, of a method that is declared as before; {} if there is none.
 
     A method that was declared otherwise may have varied what the others share.

@@ -129,7 +129,7 @@ def test_a_folder_without_a_description_names_nothing(begun: Path) -> None:
     assert differences(load_sweep(changed(begun, "[1.0]", "[2.0]")), folder) == []
 
 
-def test_plan_run_and_status_tell_the_same_of_a_changed_sweep(
+def test_plan_run_status_and_clean_tell_the_same_of_a_changed_sweep(
     begun: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Three trials have ended, but none of the sweep that has another weight now."""
@@ -143,6 +143,7 @@ def test_plan_run_and_status_tell_the_same_of_a_changed_sweep(
     problem = selgen(["sweep", "run", other, *where], monkeypatch, capsys, code=2)
     problem = problem.rpartition("selgen: ")[2]
     assert "declared differently" in problem and "weight=[1.0] became [2.0]; choose another output folder" in problem
+    assert selgen(["sweep", "clean", other, *where], monkeypatch, capsys, code=2).rpartition("selgen: ")[2] == problem
     shown = selgen(["sweep", "plan", other, *where], monkeypatch, capsys)
     assert f"caution: {problem}" in shown and "trials have ended in" not in shown
     state = json.loads(selgen(["sweep", "status", other, *where, "--json"], monkeypatch, capsys))
