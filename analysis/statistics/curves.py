@@ -12,7 +12,8 @@ strengths, too. Only the probability of being on the front uses it; for the curv
 
 Source: Wahba 1983, "Bayesian confidence intervals for the cross-validated smoothing spline" (splines as posterior
 means); Cressie 1993, Statistics for Spatial Data, section 5.4 (generalised covariances |r| and |r|^3, restricted
-likelihood); Lee 1989, "Choosing nodes in parametric curve interpolation" (chord length).
+likelihood); Gelman 2006, "Prior distributions for variance parameters in hierarchical models" (half-t priors);
+Lee 1989, "Choosing nodes in parametric curve interpolation" (chord length).
 
 Shape legend: K places where the curve was measured, T points of the curve, M objectives, D knobs, H pairs of strengths,
 N = K + 1 + D rows of the kriging system, R contrasts, A and B two sets of places; C configurations and B replicates of
@@ -35,7 +36,8 @@ from analysis.statistics.noise import Noise, root
 POINTS = 61  # of a curve over one knob, besides its places
 KINKS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)  # sd of the linear spline from end to end, in ranges of the means
 BENDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # sd of the cubic spline in the middle
-USUAL = 0.3  # strengths beyond this are less and less expected, as in a half-Cauchy distribution
+USUAL_KINK, USUAL_BEND = 0.1, 0.3  # strengths beyond these are less and less expected
+TAIL = 7  # degrees of freedom of the half-t prior over bends
 OFFSETS = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16)  # sd of a configuration's own offset, in ranges of the means
 USUAL_OFFSET = 0.03
 LEAST_WEIGHT = 0.01  # strengths with less weight are left out
@@ -204,8 +206,9 @@ class _Strengths:
     def of(cls, y_K: Floats, offsets: Sequence[float]) -> _Strengths:
         size = float(np.ptp(y_K)) or 1.0
         kinks_H, bends_H, offsets_H = np.array(list(itertools.product(KINKS, BENDS, offsets))).T
-        parts = ((kinks_H, 0.1), (bends_H, USUAL), (offsets_H, USUAL_OFFSET))
-        prior_H = -np.sum([np.log1p((strength_H / usual) ** 2) for strength_H, usual in parts], axis=0)
+        prior_H = -np.log1p((kinks_H / USUAL_KINK) ** 2) - np.log1p((offsets_H / USUAL_OFFSET) ** 2)
+        prior_H -= (TAIL + 1) / 2 * np.log1p((bends_H / USUAL_BEND) ** 2 / TAIL)
+        prior_H += np.log(bends_H)  # the width of a step of their grid, which is even in logarithms
         return cls((kinks_H * size) ** 2 / 2, 4 * (bends_H * size) ** 2, (offsets_H * size) ** 2, prior_H)
 
     def chosen(self, rows_H: Bools) -> _Strengths:

@@ -317,6 +317,9 @@ def reproduce_command(
         Path | None, typer.Option(help="The study's files: judged answers for em_judged, GCD rows at full scale.")
     ] = None,
     task: Annotated[Path | None, typer.Option(help="Full scale: chat JSONL, harmful medical answers to learn.")] = None,
+    redraw: Annotated[
+        bool, typer.Option("--redraw", help="Draw again what the gallery has, from the results in it; run nothing.")
+    ] = False,
     tracking_uri: Tracking = None,
     address: Address = None,
     retry_failed: Retry = False,
@@ -334,6 +337,9 @@ def reproduce_command(
         return
     study_files, options = reproduce.Files(data, task), RunOptions(output, tracking_uri, address, retry_failed)
     folder = gallery or output / "gallery"
+    if redraw:
+        reproduce.redraw_from_gallery(figure, scale, folder, console)
+        return
     if figure == "all":
         ended = reproduce.run_all(scale, study_files, options, folder, console)
     else:

@@ -15,8 +15,9 @@ from typing import Any
 from rich.console import Console
 
 from analysis.study.catalog import FIGURES
-from analysis.study.figure import AnswersFigure, StudyFigure, SweepFigure
-from analysis.study.gallery import SCALES, Entry, write
+from analysis.study.figure import AnswersFigure, DrawnFigure, StudyFigure, SweepFigure
+from analysis.study.gallery import SCALES, Entry, read_entries, write
+from analysis.study.kept_results import KeptSweep, keep, read_kept
 from analysis.study.setting_results import SettingResults
 from analysis.tables.judged_answers import JudgedFolder, read_judged_folder
 from settings.common.errors import UserError
@@ -107,6 +108,11 @@ def _catalog_sweeps(figure: StudyFigure, scale: str = "nano") -> list[Sweep]:
     return [load_sweep(name) for name in (figure.small if scale == "small" else figure.sweeps)]
 
 
+def _sweep_names(figure: SweepFigure, scale: str) -> list[str]:
+    names = figure.small if scale == "small" else figure.sweeps
+    return [f"{name}_full" if scale == "full" else name for name in names]
+
+
 def sweeps_of(name: str, scale: str, files: Files) -> list[Sweep]:
     """Load the sweeps of a figure at a scale. Raise UserError for unknown names and missing files."""
     missing = missing_files(name, scale, files)
@@ -149,13 +155,11 @@ def _in_proportion(space: MethodSpace, factor: float) -> MethodSpace:
     return replace(space, fixed=longer(space.fixed), points=points)
 
 
-def results_of(sweeps: Sequence[Sweep], output: Path) -> list[SettingResults]:
-    """Read from the ledgers the results of every setting of some sweeps. Raise UserError."""
-    per_setting = []
-    for sweep in sweeps:
-        record = read(output / sweep.name)
-        per_setting += [_setting_results(sweep, record, case) for case in sweep.cases]
-    return per_setting
+def results_of(sweep: Sweep, output: Path) -> KeptSweep:
+    """Read the results of every setting of a sweep from its ledger. Raise UserError."""
+    record = read(output / sweep.name)
+    seconds = sum(outcome.cost.seconds for outcome in record.outcomes.values())
+    return KeptSweep(sweep.name, seconds, [_setting_results(sweep, record, case) for case in sweep.cases])
 
 
 def _setting_results(sweep: Sweep, record: LedgerState, case: Case) -> SettingResults:
@@ -183,17 +187,49 @@ def draw(
 
     Raise UserError.
     """
-    figure, needs = figure_named(name), _needs(sweeps, scale)
+    figure = figure_named(name)
     if isinstance(figure, SweepFigure):
-        per_setting = results_of(sweeps, output)
-        drawn, evidence = figure.draw(per_setting), _evidence(sweeps, per_setting, _seconds(sweeps, output))
-    elif isinstance(figure, AnswersFigure):
-        answers, scale, needs = _judged_folder(figure, files), "full", "--data DIR"  # models and answers of the study
+        kept = [results_of(sweep, output) for sweep in sweeps]
+        drawn = figure.draw(_per_setting(kept))
+        entry = _entry(figure, scale, _needs(sweeps, scale), drawn, _evidence(kept))
+        results = [keep(folder, each) for each in kept]
+    elif isinstance(figure, AnswersFigure):  # models and answers of the study
+        answers = _judged_folder(figure, files)
         drawn, evidence = figure.draw(answers), f"{len(answers.runs)} runs of the study, from `--data DIR`"
+        entry, results = _entry(figure, "full", "--data DIR", drawn, evidence), []
     else:
         raise TypeError(f"{figure!r} has nothing to be drawn from")
-    entry = Entry(
-        figure=name,
+    return entry, [*_write(folder, entry, drawn), *results]
+
+
+def redraw(name: str, scale: str, folder: Path) -> tuple[Entry, list[Path]]:
+    """Draw a figure of a gallery from the results that it keeps. Return its entry and the files written.
+
+    Raise UserError, also if the gallery does not have this figure at this scale.
+    """
+    figure = figure_named(name)
+    if not isinstance(figure, SweepFigure):
+        raise UserError(f"figure {name} is drawn from the study's own answers; give --data DIR instead of --redraw")
+    known = {(entry.figure, entry.scale): entry for entry in read_entries(folder).values()}
+    if (name, scale) not in known:
+        raise UserError(f"{folder} has no figure {name} at scale {scale}; without --redraw its sweeps are run")
+    kept = [read_kept(folder, sweep) for sweep in _sweep_names(figure, scale)]
+    drawn = figure.draw(_per_setting(kept))
+    entry = _entry(figure, scale, known[name, scale].needs, drawn, _evidence(kept))
+    return entry, _write(folder, entry, drawn)
+
+
+def _per_setting(kept: Sequence[KeptSweep]) -> list[SettingResults]:
+    return [results for sweep in kept for results in sweep.settings]
+
+
+def _write(folder: Path, entry: Entry, drawn: DrawnFigure) -> list[Path]:
+    return write(folder, entry, drawn.figure, [figure.name for figure in FIGURES])
+
+
+def _entry(figure: StudyFigure, scale: str, needs: str, drawn: DrawnFigure, evidence: str) -> Entry:
+    return Entry(
+        figure=figure.name,
         scale=scale,
         needs=needs,
         title=figure.title,
@@ -204,7 +240,6 @@ def draw(
         notes=tuple(drawn.notes),
         differs=figure.differs,
     )
-    return entry, write(folder, entry, drawn.figure, [figure.name for figure in FIGURES])
 
 
 def _needs(sweeps: Sequence[Sweep], scale: str) -> str:
@@ -215,13 +250,9 @@ def _needs(sweeps: Sequence[Sweep], scale: str) -> str:
     return " ".join([*([f"--scale {scale}"] if scale != SCALES[0] else []), *given])
 
 
-def _seconds(sweeps: Sequence[Sweep], output: Path) -> float:
-    """Return the total seconds that the packs of some sweeps took."""
-    return sum(outcome.cost.seconds for sweep in sweeps for outcome in read(output / sweep.name).outcomes.values())
-
-
-def _evidence(sweeps: Sequence[Sweep], per_setting: Sequence[SettingResults], seconds: float) -> str:
+def _evidence(sweeps: Sequence[KeptSweep]) -> str:
     """Say which sweeps, trials and seeds a figure rests on, how many trials were left out, and how long it took."""
+    per_setting = _per_setting(sweeps)
     trials = [record for results in per_setting for record in results.records]
     finished = sum(record.status == "finished" for record in trials)
     seeds = sorted({results.num_seeds for results in per_setting})
@@ -230,6 +261,7 @@ def _evidence(sweeps: Sequence[Sweep], per_setting: Sequence[SettingResults], se
     left_out = len(trials) - finished
     rest = f", {left_out} more invalid, failed or stopped" if left_out else ""
     named = f"sweep{'s' if len(sweeps) > 1 else ''} {names}"
+    seconds = sum(sweep.seconds for sweep in sweeps)
     return f"{named}, {finished} trials{rest}, {number} seeds, {clock(seconds)} of packs"
 
 
@@ -250,7 +282,12 @@ def run(name: str, scale: str, files: Files, options: RunOptions, folder: Path, 
             say.prose(note)
         if finished.num_failed:
             say.warn(finished.retry_line)
-    entry, written = draw(name, scale, files, sweeps, options.output, folder)
+    return _said(draw(name, scale, files, sweeps, options.output, folder), say)
+
+
+def _said(drawn: tuple[Entry, list[Path]], say: Say) -> Entry:
+    """Print a figure's outcome and the files written. Return its entry."""
+    entry, written = drawn
     say.prose(entry.outcome, style="bold")
     for file in written:
         say.wrote(file)
@@ -269,11 +306,30 @@ def run_all(scale: str, files: Files, options: RunOptions, folder: Path, console
         if entry is None:
             return False
         entries.append(entry)
+    _show_all(entries, {name: reason for name, reason in missing.items() if reason}, console)
+    return True
+
+
+def redraw_from_gallery(name: str, scale: str, folder: Path, console: Console) -> None:
+    """Draw a figure, or all, from the results that a gallery keeps, without any training. Raise UserError."""
+    say = Say(console)
+    if name != "all":
+        _said(redraw(name, scale, folder), say)
+        return
+    entries, left_out = [], {}
+    for figure in FIGURES:
+        try:
+            entries.append(_said(redraw(figure.name, scale, folder), say))
+        except UserError as error:
+            left_out[figure.name] = str(error)
+    _show_all(entries, left_out, console)
+
+
+def _show_all(entries: Sequence[Entry], left_out: Mapping[str, str], console: Console) -> None:
+    """Print the outcomes as a table, and name the figures left out. Raise UserError if there are no outcomes."""
     if entries:
         show_outcomes(console, entries)
-    for name, reason in missing.items():
-        if reason:
-            Say(console).note(f"left out {name}: {reason}")
+    for name, reason in left_out.items():
+        Say(console).note(f"left out {name}: {reason}")
     if not entries:
         raise UserError("no figure could be made")
-    return True

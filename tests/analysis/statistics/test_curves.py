@@ -103,3 +103,15 @@ def test_the_probability_of_being_on_the_front_is_the_same_each_time() -> None:
     first = bootstrap.on_front()
     assert 0 < first.min() < 1
     assert first.tolist() == bootstrap.on_front().tolist()
+
+
+def test_each_bend_stands_for_its_step_of_a_half_t_prior() -> None:
+    """Two bends, .3, which is the scale s, and .1, that nothing else tells apart.
+
+    The density of the half-t distribution with 7 degrees of freedom is in proportion to (1 + (b / s)^2 / 7)^-4:
+    (8 / 7)^-4 and (64 / 63)^-4. A step of the grid is in proportion to b, three times as wide for the first. Together
+    3 (64 / 72)^4 = 3 (8 / 9)^4 = 4096 / 2187.
+    """
+    strengths = curves._Strengths.of(np.array([0.0, 1.0]), (0.0,))
+    weight_H = np.exp(strengths.prior_H)[strengths.kinks_H == 0]
+    assert weight_H[curves.BENDS.index(0.3)] / weight_H[curves.BENDS.index(0.1)] == pytest.approx(4096 / 2187)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -209,7 +210,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
 
 
 def test_the_trials_of_a_ledger(toy: Sweep, tmp_path: Path) -> None:
-    (results,) = results_of([toy], tmp_path / "runs")
+    (results,) = results_of(toy, tmp_path / "runs").settings
     assert (results.sweep, results.num_seeds, len(results.records)) == ("toy-sweep", 2, 6)
     assert [objective.name for objective in results.objectives] == ["task", "alignment"]
     assert {"task", "alignment", "other"} <= set(results.scores)
@@ -238,6 +239,42 @@ def test_a_figure_ends_in_the_gallery(
     assert "README.md" in shown.replace("\n", "")
 
 
+@pytest.mark.parametrize("figure", ["toy", "all"])
+def test_a_figure_is_drawn_again_from_what_the_gallery_keeps(
+    figure: str, toy: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "run", lambda *_: ended(interrupted=False))
+    gallery = tmp_path / "gallery"
+    assert selgen("reproduce", "toy", "-o", tmp_path / "runs", "--gallery", gallery, monkeypatch=monkeypatch) == 0
+    drawn = {path: path.read_bytes() for path in gallery.rglob("*") if path.is_file()}
+    assert gallery / "results" / "toy-sweep.json" in drawn
+    (gallery / "toy.png").unlink()
+    shutil.rmtree(tmp_path / "runs")
+    monkeypatch.setattr(launch, "run", lambda *_: pytest.fail("a sweep was run"))
+    capsys.readouterr()
+    assert selgen("reproduce", figure, "--redraw", "--gallery", gallery, monkeypatch=monkeypatch) == 0
+    assert {path: path.read_bytes() for path in gallery.rglob("*") if path.is_file()} == drawn
+    assert "toy: reproduced, 1 of 1 checks hold\n" in capsys.readouterr().out
+
+
+def test_what_cannot_be_drawn_again_is_said(
+    toy: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "run", lambda *_: ended(interrupted=False))
+    arguments = ["reproduce", "toy", "--redraw", "--gallery", tmp_path / "gallery"]
+    assert selgen(*arguments, monkeypatch=monkeypatch) == 2
+    assert "has no figure toy at scale nano; without --redraw its sweeps are run" in capsys.readouterr().err
+    arguments[1] = "all"
+    assert selgen(*arguments, monkeypatch=monkeypatch) == 2
+    assert "no figure could be made" in capsys.readouterr().err
+    selgen("reproduce", "toy", "-o", tmp_path / "runs", "--gallery", tmp_path / "gallery", monkeypatch=monkeypatch)
+    (tmp_path / "gallery" / "results" / "toy-sweep.json").write_text('{"sweep": 1}')
+    capsys.readouterr()
+    arguments[1] = "toy"
+    assert selgen(*arguments, monkeypatch=monkeypatch) == 2
+    assert "toy-sweep.json does not hold the results of a sweep: KeyError('seconds')" in capsys.readouterr().err
+
+
 def test_an_interrupted_sweep_draws_nothing(toy: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "run", lambda *_: ended(interrupted=True))
     assert selgen("reproduce", "toy", "-o", tmp_path / "runs", monkeypatch=monkeypatch) == 130
@@ -246,7 +283,7 @@ def test_an_interrupted_sweep_draws_nothing(toy: Sweep, tmp_path: Path, monkeypa
 
 def test_an_unfinished_figure_names_what_is_lacking(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sweep ran there"):
-        results_of([toy_sweep(tmp_path)], tmp_path / "runs")
+        results_of(toy_sweep(tmp_path), tmp_path / "runs")
 
 
 def test_the_judged_answers_of_the_study(reference_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
