@@ -36,10 +36,9 @@ def results() -> SettingResults:
         TrialRecord(Configuration("b2", "plain"), 0, "finished", {"task": 0.5}),
     )
     task = Objective("task", "task", True, "right answers", 0.0, 1.0)
-    return SettingResults(
-        "mine", "toy seed=1", {"seed": 1, "proxy": ["a"]}, (task,), records, {"task": 0.1, "odd": math.nan}, {"task": 9},
-        {"task": task, "odd": Objective("odd", "alignment", False)},
-    )  # fmt: skip
+    base, described = {"task": 0.1, "odd": math.nan}, {"task": task, "odd": Objective("odd", "alignment", False)}
+    options = {"seed": 1, "proxy": ["a"]}
+    return SettingResults("mine", "toy seed=1", options, (task,), records, base, {"task": 9}, described)
 
 
 def test_what_is_kept_is_read_back(tmp_path: Path) -> None:
