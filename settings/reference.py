@@ -63,6 +63,15 @@ def setting_of(ref: SettingRef) -> Setting:
     return _build(ref.name, json.dumps(dict(ref.options), sort_keys=True))
 
 
+def check_repeatable(ref: SettingRef) -> None:
+    """Raise UserError if a function of a user's file builds other rows, questions or models when it is called again."""
+    if ":" in ref.name and catalog.build(ref.name, dict(ref.options)).fingerprint() != setting_of(ref).fingerprint():
+        raise UserError(
+            f"setting {ref.name!r}: its function returns something else each time that it is called, so workers would"
+            " not have the rows that were planned; give its random numbers a seed"
+        )
+
+
 def forget_settings() -> None:
     """Forget all settings that were built, so that a changed file of settings is read again."""
     _build.cache_clear()

@@ -26,7 +26,7 @@ from settings.common.declarations import Declaration
 from settings.common.errors import UserError
 from settings.judge import JudgeOptions
 from settings.model_files import check_model
-from settings.reference import SettingRef, setting_label, setting_of
+from settings.reference import SettingRef, check_repeatable, setting_label, setting_of
 from settings.reference import setting as setting  # sweep files import it from here
 from settings.replies import Endpoint
 from sweeps.budget import Budget as Budget  # sweep files import it from here
@@ -360,15 +360,13 @@ class Sweep(Declaration):
                 )
 
     def check(self) -> None:
-        """Refuse a sweep that could not run, before anything is written: rows, models, methods, options, objectives.
-
-        Raise UserError.
-        """
+        """Raise UserError for a sweep that could not run: its rows, models, methods, options or objectives."""
         if self.replies:
             check_replies(self.name, self.cases, self.replies)
         if self.budget:
             self.budget.check(self.on_gpu, any(case.setting.judged for case in self.cases))
         for case in self.cases:
+            check_repeatable(case.ref)
             check_model(case.setting.base_model)
             shape = ModelShape.of(case.setting.base_model)
             if self.search.early_stopping:

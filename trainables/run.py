@@ -251,7 +251,11 @@ class PackRun:
         trials, worker = job.trials, self._worker
         setting = setting_of(trials[0].setting)
         if any(trial.data != setting.fingerprint() for trial in trials):
-            raise UserError(f"the data of setting {setting.name!r} changed after the sweep was planned; start it anew")
+            raise UserError(
+                f"setting {setting.name!r} has other rows or questions here than where the sweep was planned: files have"
+                " changed since, which needs a new start, or a function of yours does not return the same everywhere,"
+                " as with the order of a set"
+            )
         base = self._base_of(setting)
         self._check_memory(base, setting, trials)
         self._cautions.append(self._cache.caution(base, trials[0].adapter))

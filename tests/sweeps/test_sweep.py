@@ -290,3 +290,13 @@ def test_a_method_that_only_others_build_on_has_a_title(tmp_path: Path) -> None:
     (arm,) = sweep.arms
     trial = sweep.trials_of(arm, {"lambda1": 0.5})[0]
     assert [sweep.title_of(prior).startswith("alignment_only") for prior in trial.priors] == [True]
+
+
+
+def test_a_function_that_returns_something_else_each_time_is_refused(tmp_path: Path) -> None:
+    toy(tmp_path)
+    file = tmp_path / "toy_setting.py"
+    changing = file.read_text().replace('f"q{index}"', 'f"q{index} {random.random()}"')
+    file.write_text(f"import random\n{changing}")
+    with pytest.raises(UserError, match=r"toy_setting\.py:toy': its function returns something else each time"):
+        toy_sweep(tmp_path).check()
