@@ -54,6 +54,10 @@ SLICE_SECONDS = 1.0
 FEW_ADAPTED = 0.5  # share of the parameters between embedding and output head
 DEVICE = re.compile(r"\b(CUDA|CUBLAS|cuDNN|CUDNN|NCCL)")  # in errors after which a process may be unusable
 ALLOCATION = re.compile(r"can't allocate memory|_ALLOC_FAILED")
+OTHER_ROWS = (
+    "has other rows or questions here than where the sweep was planned: files have changed since, which needs a new"
+    " start, or a function of yours does not return the same everywhere, as with the order of a set"
+)
 
 
 class WorkerCache:
@@ -251,11 +255,7 @@ class PackRun:
         trials, worker = job.trials, self._worker
         setting = setting_of(trials[0].setting)
         if any(trial.data != setting.fingerprint() for trial in trials):
-            raise UserError(
-                f"setting {setting.name!r} has other rows or questions here than where the sweep was planned: files have"
-                " changed since, which needs a new start, or a function of yours does not return the same everywhere,"
-                " as with the order of a set"
-            )
+            raise UserError(f"setting {setting.name!r} {OTHER_ROWS}")
         base = self._base_of(setting)
         self._check_memory(base, setting, trials)
         self._cautions.append(self._cache.caution(base, trials[0].adapter))

@@ -13,7 +13,7 @@ from settings.reference import setting_label
 from sweeps.early_stopping import EarlyStopping
 from sweeps.space import between, grid, vary
 from sweeps.sweep import Budget, Execution, Search, Sweep, setting
-from tests.support.fakes import toy, toy_sweep
+from tests.support.fakes import SOURCES, toy, toy_sweep
 from trainables.trial import TrialConfig
 
 
@@ -292,11 +292,9 @@ def test_a_method_that_only_others_build_on_has_a_title(tmp_path: Path) -> None:
     assert [sweep.title_of(prior).startswith("alignment_only") for prior in trial.priors] == [True]
 
 
-
 def test_a_function_that_returns_something_else_each_time_is_refused(tmp_path: Path) -> None:
-    toy(tmp_path)
-    file = tmp_path / "toy_setting.py"
-    changing = file.read_text().replace('f"q{index}"', 'f"q{index} {random.random()}"')
-    file.write_text(f"import random\n{changing}")
+    source = (SOURCES / "toy_setting.py").read_text()
+    changing = source.replace('f"q{index}"', 'f"q{index} {random.random()}"')
+    (tmp_path / "toy_setting.py").write_text(f"import random\n{changing}")
     with pytest.raises(UserError, match=r"toy_setting\.py:toy': its function returns something else each time"):
         toy_sweep(tmp_path).check()
