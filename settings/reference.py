@@ -43,19 +43,23 @@ def setting(name: str, **options: Any) -> SettingRef:
 def setting_label(ref: SettingRef) -> str:
     """Return a setting as short text, e.g. "bad_medical_advice scale=nano".
 
-    Paths are shortened to their last part, and long and nested values are left out; a content id then tells equal
-    labels apart.
+    Paths and names of data sets are shortened to their last part, also those of rows with mapped columns; long and
+    other nested values are left out. A content id then tells equal labels apart.
     """
     name = ref.name.rpartition(":")[2]
-    brief = {key: Path(value).name if _is_path(value) else value for key, value in sorted(ref.options.items())}
+    brief = {key: _brief(value) for key, value in sorted(ref.options.items())}
     plain = {key: value for key, value in brief.items() if isinstance(value, str | int | float)}
     shown = {key: value for key, value in plain.items() if len(str(value)) <= LONGEST_SHOWN}
     label = " ".join([name, *(f"{key}={value}" for key, value in shown.items())])
     return label if shown == ref.options else f"{label} ({content_id(dict(ref.options), 4)})"
 
 
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("/")
+def _brief(value: Any) -> Any:
+    """Return the last part of a path, or of the file or data set that a source of rows names; else the value."""
+    if isinstance(value, Mapping):
+        source = value.get("file", value.get("dataset"))
+        return Path(source).name if isinstance(source, str) else value
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def setting_of(ref: SettingRef) -> Setting:

@@ -9,7 +9,7 @@ import pytest
 
 from settings.common.errors import UserError
 from settings.judge import JudgeOptions
-from settings.reference import setting_label
+from settings.reference import SettingRef, setting_label
 from sweeps.early_stopping import EarlyStopping
 from sweeps.space import between, grid, vary
 from sweeps.sweep import Budget, Execution, Search, Sweep, setting
@@ -178,6 +178,15 @@ def test_objectives_default_to_the_settings(tmp_path: Path) -> None:
 
 def test_labels_name_the_function_and_options(tmp_path: Path) -> None:
     assert setting_label(toy(tmp_path, scale="nano", rows=3)) == "toy rows=3 scale=nano"
+
+
+def test_a_label_names_the_files_of_rows_with_mapped_columns() -> None:
+    task = {"file": "/data/shop.parquet", "columns": {"prompt": "question"}}
+    proxy = {"dataset": "owner/harmless", "split": "train"}
+    label = setting_label(SettingRef("chat_files", {"task": task, "alignment": proxy, "match": {"task": "exact"}}))
+    assert label.startswith("chat_files alignment=harmless task=shop.parquet (")
+    renamed = {**task, "columns": {"prompt": "q"}}
+    assert setting_label(SettingRef("chat_files", {"task": renamed, "alignment": proxy, "match": {}})) != label
 
 
 def test_identity_changes_with_what_decides_results_and_not_with_the_budget(tmp_path: Path) -> None:
