@@ -13,12 +13,15 @@ Further fields become tags.
 Targets may also be written as {"good": 1, "bad": 0}. If several choices are good, each of them becomes a row that is
 compared with all bad choices. `mc2_targets` are read if there are no `mc1_targets`; then the share preferred is
 TruthfulQA's MC3. A .csv file has TruthfulQA's columns Question, Best Answer and Incorrect Answers, the last separated
-by semicolons.
+by semicolons. Files with other names are given with `columns`, see `settings.rows.source`:
+
+    preferences={"file": "quiz.jsonl", "columns": {"choices": "options", "answer": "key"}}
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,12 +31,23 @@ from settings.common import checks
 from settings.common.errors import UserError
 from settings.example import Example
 from settings.rows.shapes import chat_row
-from settings.rows.tables import rows_of
+from settings.rows.source import SourceRows, raw_rows
 from settings.scoring import margin, prefers_good
 from settings.setting import SHARE, Kind, Score
 from settings.sources import example_of, read_chat_jsonl
 
 COLUMNS = ("Question", "Best Answer", "Incorrect Answers")
+READ_FROM = (  # each form's fields
+    ("chosen", "rejected"),
+    ("input", "targets"),
+    ("question", "mc1_targets"),
+    ("question", "mc2_targets"),
+    ("question", "choices", "answer"),
+    COLUMNS,
+)
+FIELDS = tuple(
+    dict.fromkeys(("messages", "alternatives", "prompt", *(field for fields in READ_FROM for field in fields)))
+)
 FORMS = (
     "a row has 'messages' and 'alternatives', 'chosen' and 'rejected', 'input' and 'targets', 'question' and"
     " 'mc1_targets' or 'mc2_targets', or 'question', 'choices' and 'answer'; a table may have"
@@ -41,13 +55,25 @@ FORMS = (
 )
 
 
-def read_preferences(path: str | Path) -> tuple[Example, ...]:
+def read_preferences(source: Any, option: str = "preferences") -> SourceRows:
     """Read questions with several replies, in order, each with its place. The module docstring lists the forms.
+
+    Args:
+        source: a file, or a mapping that also names columns or a data set on the Hub, as for rows to train on.
+        option: its name, for messages.
 
     Raises:
         UserError: a file that cannot be read, or a row of another form. The message names the file and the row.
     """
-    return tuple(example for row, where in _rows(path) for example in preferences_of(row, where))
+    rows, name = raw_rows(option, source, FIELDS)
+    questions: list[Example] = []
+    read_from = Counter[str]()
+    for row, where in rows:
+        read = preferences_of(_choices(row) if _is_table(row) else row, where)
+        questions += read
+        if form := _form_of(row):
+            read_from[form] += len(read)
+    return SourceRows(tuple(questions), name, dict(read_from))
 
 
 def read_twins(good: str | Path, bad: str | Path) -> tuple[tuple[Example, Example], ...]:
@@ -152,9 +178,14 @@ def _distinct(example: Example) -> Example:
     return replace(example, alternatives=tuple({text.strip(): text for text in example.alternatives}.values()))
 
 
-def _rows(path: str | Path) -> Iterator[tuple[Any, str]]:
-    for row, where in rows_of(path):
-        yield (_choices(row) if isinstance(row, Mapping) and set(COLUMNS) <= row.keys() else row), where
+def _is_table(row: Any) -> bool:
+    return isinstance(row, Mapping) and set(COLUMNS) <= row.keys()
+
+
+def _form_of(row: Mapping[str, Any]) -> str:
+    """Name the fields that a question is read from; "" for a chat."""
+    form = next((fields for fields in READ_FROM if set(fields) <= row.keys()), ())
+    return " and ".join(map(repr, form))
 
 
 def _choices(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -16,7 +16,6 @@ from settings.chat_files.scores import (
     triggered_twins,
 )
 from settings.common import checks
-from settings.common.files import absolute_path
 from settings.example import Example, Message
 from settings.options import FilePath
 from settings.rows.source import RowSource, read_source
@@ -36,7 +35,7 @@ def setting_from_rows(
     misaligned: RowSource | None,
     task_eval: RowSource | None,
     alignment_eval: RowSource | None,
-    preferences: FilePath | Sequence[FilePath] | None,
+    preferences: RowSource | Sequence[FilePath] | None,
     eval_share: float,
     match: str | Mapping[str, str] | None,
     max_new_tokens: int,
@@ -92,16 +91,16 @@ def setting_from_rows(
 
 
 def _read(
-    given: Mapping[str, RowSource], preferences: FilePath | Sequence[FilePath] | None
+    given: Mapping[str, RowSource], preferences: RowSource | Sequence[FilePath] | None
 ) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...], tuple[str, ...]]:
     """Return the rows of all options, remarks on how they were read, and the names of their sources."""
     read = {option: read_source(option, source) for option, source in given.items()}
     files, remarks = sorted_out(read)
     check_twins(files)
-    compared = [preferences] if isinstance(preferences, str | Path) else preferences or []
+    names: tuple[str, ...] = ()
     if preferences is not None:
-        files["preferences"] = read_compared(preferences, compared)
-    return files, remarks, (*(rows.name for rows in read.values()), *(str(absolute_path(path)) for path in compared))
+        files["preferences"], names = read_compared(preferences)
+    return files, remarks, (*(rows.name for rows in read.values()), *names)
 
 
 def _summary(model: PackagedModel | PretrainedModel, parts: Parts) -> str:

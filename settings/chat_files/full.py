@@ -29,7 +29,7 @@ def full(
     misaligned: RowSource | None = None,
     task_eval: RowSource | None = None,
     alignment_eval: RowSource | None = None,
-    preferences: FilePath | Sequence[FilePath] | None = None,
+    preferences: RowSource | Sequence[FilePath] | None = None,
     eval_share: float = 0.2,
     match: str | Mapping[str, str] | None = None,
     max_new_tokens: int = 256,
@@ -71,8 +71,9 @@ def full(
         misaligned: row i is the dispreferred twin of row i of `alignment`, with the same prompt. For DPO.
         task_eval, alignment_eval: the held-out rows; None holds out a share of `task` or `alignment`.
         preferences: questions with a good reply and others: pairs in HHH's form, multiple choice in TruthfulQA's or
-            MMLU's, or chat rows with `alternatives`, see `settings.preferences`. Or a list of two chat files with the
-            same prompts, the good replies and the bad ones. None of the prompts may be trained on.
+            MMLU's, or chat rows with `alternatives`, see `settings.preferences`; a path, or a mapping as for `task`.
+            Or a list of two chat files with the same prompts, the good replies and the bad ones. None of the prompts
+            may be trained on.
         eval_share: the share of a file's different prompts to hold out. The choice depends only on `seed` and the
             prompts, not on their order in the file; rows with the same prompt stay together, even across files.
         match: how to compare a reply with the held-out response. "exact": equal except for case and white space. Any

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from settings.base_models import PretrainedModel
 from settings.common.content import content_id
 from settings.common.errors import UserError
+from settings.common.files import absolute_path
 from settings.encoding import Encoder, LongPromptError, describe_problems
 from settings.example import Example, Message
 from settings.options import check_file
@@ -68,17 +68,22 @@ def sorted_out(read: Mapping[str, SourceRows]) -> tuple[dict[str, tuple[Example,
     return files, tuple(remarks)
 
 
-def read_compared(option: Any, paths: Sequence[Any]) -> tuple[Example, ...]:
-    """Read the questions of the option `preferences`: one file of questions, or two chat files."""
-    if not isinstance(option, str | Path | list | tuple) or len(paths) not in (1, 2):
-        raise UserError(
-            f"option 'preferences' must be the path of a file of questions, or a list of two chat files, got {option!r}"
-        )
-    for path in paths:
-        check_file("preferences", path, "a file of questions with several replies")
-    if len(paths) == 1:
-        return read_preferences(paths[0])
-    return tuple(pair(good, bad) for good, bad in read_twins(*paths))
+def read_compared(option: Any) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+    """Read the questions of the option `preferences`: a source of them, or two chat files. Return the files' names too.
+
+    Raise UserError.
+    """
+    if isinstance(option, list | tuple) and len(option) == 1:
+        option = option[0]
+    if not isinstance(option, list | tuple):
+        read = read_preferences(option)
+        return read.examples, (read.name,)
+    if len(option) != 2:
+        raise UserError(f"option 'preferences': a list must be of two chat files, good and bad replies, got {option!r}")
+    for path in option:
+        check_file("preferences", path, "a chat JSONL file")
+    twins = read_twins(*option)
+    return tuple(pair(good, bad) for good, bad in twins), tuple(str(absolute_path(path)) for path in option)
 
 
 def check_twins(files: Mapping[str, tuple[Example, ...]]) -> None:

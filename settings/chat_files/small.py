@@ -27,7 +27,7 @@ def small(
     misaligned: RowSource | None = None,
     task_eval: RowSource | None = None,
     alignment_eval: RowSource | None = None,
-    preferences: FilePath | Sequence[FilePath] | None = None,
+    preferences: RowSource | Sequence[FilePath] | None = None,
     eval_share: float = 0.2,
     match: str | Mapping[str, str] | None = None,
     max_new_tokens: int = 64,

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,8 +64,28 @@ def read_source(option: str, source: Any) -> SourceRows:
         UserError: an invalid source, a file that cannot be read, or a row without an obvious reading. The message names
             the option, or the file and the line.
     """
+    rows, name = raw_rows(option, source, FIELDS)
+    examples, read_from = [], Counter[str]()
+    for row, where in rows:
+        chat = chat_row(row, where)
+        example = example_of(chat.fields, where)
+        examples.append(replace(example, alternatives=chat.alternatives) if chat.alternatives else example)
+        if chat.read_from:
+            read_from[chat.read_from] += 1
+    return SourceRows(tuple(examples), name, dict(read_from))
+
+
+def raw_rows(option: str, source: Any, fields: Sequence[str]) -> tuple[Iterable[tuple[Any, str]], str]:
+    """Return the rows of a source, each with its place, with columns renamed to known fields, and the source's name.
+
+    Args:
+        fields: what `columns` may map.
+
+    Raises:
+        UserError: an invalid source, or a file that cannot be read. The rows raise it for columns that they lack.
+    """
     if isinstance(source, str | Path) and str(source):
-        return _read(rows_of(source), str(absolute_path(source)), {})
+        return rows_of(source), str(absolute_path(source))
     if not isinstance(source, Mapping) or not source:
         raise UserError(f"option {option!r} must be the path of a file of rows, or {_FORM}, got {source!r}")
     kind = next((key for key in KEYS if key in source), None)
@@ -73,14 +93,14 @@ def read_source(option: str, source: Any) -> SourceRows:
         raise UserError(f"option {option!r} must be {_FORM}, got {dict(source)!r}")
     for key in source.keys() - {"columns"}:
         checks.text(f"option {option!r}: {key!r}", source[key])
-    columns = _columns(option, source.get("columns") or {})
+    columns = _columns(option, source.get("columns") or {}, fields)
     if kind == "file":
-        return _read(rows_of(source["file"]), str(absolute_path(source["file"])), columns)
+        return _renamed(rows_of(source["file"]), columns), str(absolute_path(source["file"]))
     if "split" not in source:
         raise UserError(f'option {option!r}: a data set needs \'split\', e.g. "train" or "train[:1000]"')
     name, split = source["dataset"], source["split"]
     table = read_hub_table(name, split, config=source.get("config"), revision=source.get("revision"))
-    return _read(table, f"{name}, split {split}", columns)
+    return _renamed(table, columns), f"{name}, split {split}"
 
 
 _FORM = (
@@ -89,25 +109,14 @@ _FORM = (
 )
 
 
-def _columns(option: str, columns: Any) -> Mapping[str, str]:
+def _columns(option: str, columns: Any, fields: Sequence[str]) -> Mapping[str, str]:
     if not isinstance(columns, Mapping) or not all(isinstance(text, str) for pair in columns.items() for text in pair):
         raise UserError(f'option {option!r}: \'columns\' must be like {{"prompt": "question"}}, got {columns!r}')
     for name in columns:
-        if name not in FIELDS:
-            known = f"{did_you_mean(name, FIELDS)}; fields that can be mapped: {', '.join(FIELDS)}"
+        if name not in fields:
+            known = f"{did_you_mean(name, fields)}; fields that can be mapped: {', '.join(fields)}"
             raise UserError(f"'columns': unknown field {name!r}{known}")
     return columns
-
-
-def _read(rows: Iterable[tuple[Any, str]], name: str, columns: Mapping[str, str]) -> SourceRows:
-    examples, read_from = [], Counter[str]()
-    for row, where in _renamed(rows, columns):
-        chat = chat_row(row, where)
-        example = example_of(chat.fields, where)
-        examples.append(replace(example, alternatives=chat.alternatives) if chat.alternatives else example)
-        if chat.read_from:
-            read_from[chat.read_from] += 1
-    return SourceRows(tuple(examples), name, dict(read_from))
 
 
 def _renamed(rows: Iterable[tuple[Any, str]], columns: Mapping[str, str]) -> Iterator[tuple[Any, str]]:

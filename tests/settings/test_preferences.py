@@ -35,15 +35,15 @@ def test_every_form_is_the_same_question(form: str, tmp_path: Path) -> None:
     lines = written(tmp_path / "rows.jsonl", FORMS[form] | {"category": "places", "nothing": None})
     (tmp_path / "rows.json").write_text(json.dumps([FORMS[form] | {"category": "places"}]))
     expected = Example.of("Capital?", GOOD, BAD, category="places")
-    assert read_preferences(lines) == read_preferences(tmp_path / "rows.json") == (expected,)
-    assert read_preferences(lines)[0].place == f"{lines}, line 1"
+    assert read_preferences(lines).examples == read_preferences(tmp_path / "rows.json").examples == (expected,)
+    assert read_preferences(lines).examples[0].place == f"{lines}, line 1"
 
 
 def test_several_good_choices_are_a_row_each_and_repeated_ones_count_once(tmp_path: Path) -> None:
     targets = {"choices": ["a", "b", "c", "c", "d "], "labels": [1, 0, 1, 1, 0]}
     targets["choices"][4] = "b "  # the same reply once more
     path = written(tmp_path / "rows.jsonl", {"question": "Which?", "mc2_targets": targets})
-    assert [(row.response, row.alternatives) for row in read_preferences(path)] == [
+    assert [(row.response, row.alternatives) for row in read_preferences(path).examples] == [
         ("a", ("b ",)),
         ("c", ("b ",)),
     ]
@@ -52,7 +52,7 @@ def test_several_good_choices_are_a_row_each_and_repeated_ones_count_once(tmp_pa
 def test_a_pair_of_the_usual_form(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"prompt": "q", "chosen": "good", "rejected": "bad", "topic": "x"}\n')
-    assert read_preferences(path) == (Example.of("q", "good", "bad", topic="x"),)
+    assert read_preferences(path).examples == (Example.of("q", "good", "bad", topic="x"),)
 
 
 def test_a_table(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_table(tmp_path: Path) -> None:
         'x,"What, then?","Nothing, really",Nothing; Nil,Much; "So" ;\n',
         encoding="utf-8",
     )
-    assert read_preferences(path) == (Example.of("What, then?", "Nothing, really", "Much", '"So"'),)
+    assert read_preferences(path).examples == (Example.of("What, then?", "Nothing, really", "Much", '"So"'),)
     path.write_text("Question,Answer\nq,a\n")
     with pytest.raises(
         UserError, match=r"line 2: found the fields Question, Answer; .*Question, Best Answer and Incorrect Answers"

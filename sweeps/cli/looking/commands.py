@@ -70,6 +70,9 @@ def data_command(
     against: Annotated[list[str] | None, typer.Option(help="File that must share no prompt; repeatable.")] = None,
     columns: Annotated[list[str] | None, typer.Option(help="name=column, e.g. prompt=question; repeatable.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a data set on the Hub, e.g. train[:100].")] = None,
+    questions: Annotated[
+        bool, typer.Option("--questions", help="Read questions with several replies, as `preferences=` does.")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="Count this model's tokens: Hub id or directory.")] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Cut rows after this many tokens.")] = 1024,
     rows: Annotated[int, typer.Option(min=0, help="Number of rows to show as tokens.")] = 2,
@@ -78,4 +81,4 @@ def data_command(
     """Show how rows are read: their forms, turns and tags, lengths, what is cut, which prompts repeat or leak."""
     from sweeps.cli.looking.data import show_data
 
-    show_data(file, against or (), columns or (), split, model, max_length, rows, as_json, Console())
+    show_data(file, against or (), columns or (), split, questions, model, max_length, rows, as_json, Console())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from settings.common.errors import UserError
 from settings.encoding import Encoder
 from settings.example import Example
 from settings.options import NO_THINKING
+from settings.preferences import read_preferences
 from settings.rows import facts
 from settings.rows.source import SourceRows, read_source
 from settings.small_models import SMOLLM2
@@ -28,6 +30,7 @@ def show_data(
     against: Sequence[str],
     columns: Sequence[str],
     split: str | None,
+    questions: bool,
     model: str | None,
     max_length: int,
     rows: int,
@@ -40,6 +43,7 @@ def show_data(
         file: file of rows, or with `split` a data set on the Hub.
         against: files that must share no prompt with it, e.g. held-out rows.
         columns: "prompt=question", see `settings.rows.source`.
+        questions: read it as questions with several replies, see `settings.preferences`.
         model: Hub id or directory of the tokenizer; None is the model of scale "small", if it is on this machine.
         rows: number of rows to show as tokens.
 
@@ -48,7 +52,7 @@ def show_data(
     source: dict[str, Any] = {"dataset": file, "split": split} if split else {"file": file}
     if columns:
         source["columns"] = dict(_column(pair) for pair in columns)
-    read = read_source("FILE", source)
+    read = read_preferences(source, "FILE") if questions else read_source("FILE", source)
     encoder = _encoder(model, max_length)
     measured = facts.token_facts(read.examples, encoder) if encoder else None
     leaks = {other: facts.shared(read.examples, read_source("--against", other).examples) for other in against}
@@ -67,7 +71,7 @@ def show_data(
         }
         console.print_json(json.dumps(data))
         return
-    _print_rows(read, console)
+    _print_rows(read, "questions" if questions else "rows", console)
     if measured is None:
         console.print(f"tokens: not counted; name a model, --model DIR_OR_HUB_ID ({SMOLLM2.title} is not fetched yet)")
     else:
@@ -92,16 +96,17 @@ def _encoder(model: str | None, max_length: int) -> Encoder | None:
     return Encoder(load_tokenizer(model or SMOLLM2.source), NO_THINKING, max_length)
 
 
-def _print_rows(read: SourceRows, console: Console) -> None:
+def _print_rows(read: SourceRows, what: str, console: Console) -> None:
     chats = len(read.examples) - sum(read.read_from.values())
     forms = [f"{number} from {fields}" for fields, number in read.read_from.items()]
     forms += [f"{chats} from 'messages'"] if chats else []
-    console.print(f"{read.name}: {len(read.examples)} rows, {', '.join(forms)}", highlight=False, soft_wrap=True)
+    console.print(f"{read.name}: {len(read.examples)} {what}, {', '.join(forms)}", highlight=False, soft_wrap=True)
     for roles, number in facts.turns(read.examples).items():
         console.print(f"  {number} x {roles}", highlight=False, soft_wrap=True)
-    pairs = sum(bool(row.alternatives) for row in read.examples)
-    if pairs:
-        console.print(f"  {pairs} with a rejected reply", highlight=False, soft_wrap=True)
+    for others, number in sorted(Counter(len(row.alternatives) for row in read.examples).items()):
+        if others:
+            told = "a rejected reply" if others == 1 else f"{others} rejected replies"
+            console.print(f"  {number} with {told}", highlight=False, soft_wrap=True)
     for name, values in facts.tags(read.examples).items():
         listed = ", ".join(f"{value} ({number})" for value, number in values.items())
         console.print(f"  tag {name}: {listed}", highlight=False, soft_wrap=True)

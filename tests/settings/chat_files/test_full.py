@@ -136,10 +136,21 @@ def test_replies_of_unequal_length_are_remarked(write: Writer) -> None:
     assert remarks([5], [4]) == ()
 
 
+def test_questions_with_names_of_their_own(write: Writer, tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    path.write_text('{"q": "Capital?", "options": ["Rome.", "Paris."], "key": 1}\n')
+    source = {"file": str(path), "columns": {"question": "q", "choices": "options", "answer": "key"}}
+    asked = chat_files(MODEL, write("task", 10), preferences=source).evaluations[-1].examples
+    assert [(row.response, row.alternatives) for row in asked] == [("Paris.", ("Rome.",))]
+    assert "unknown field 'choice' (did you mean 'choices'?)" in error_of(
+        task=write("task", 10), preferences={**source, "columns": {"choice": "options"}}
+    )
+
+
 def test_preferences_that_cannot_be_asked(write: Writer, tmp_path: Path) -> None:
     task = write("task", 10)
     assert "option 'preferences' must be the path of a file" in error_of(task=task, preferences=3)
-    assert "option 'preferences' must be the path of a file" in error_of(task=task, preferences=[])
+    assert "option 'preferences': a list must be of two chat files" in error_of(task=task, preferences=[])
     leak = error_of(task=task, task_eval=write("other", 2), preferences=questions(tmp_path, "new?", "TASK question 3"))
     assert "task.jsonl, line 4 has the prompt of" in leak
     assert "questions.jsonl, line 2" in leak

@@ -82,3 +82,16 @@ def test_what_cannot_be_read_is_one_line(
     assert selgen("data", rows, *arguments, monkeypatch=monkeypatch) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_questions_with_several_replies(
+    tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "quiz.jsonl"
+    rows = ({"question": f"w{at}", "choices": ["w5", "w6", "w7"][: 2 + at % 2], "key": 0} for at in range(4))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("data", path, "--questions", "--columns", "answer=key", "--model", tiny_qwen3_dir, "--rows", 0)
+    assert selgen(*arguments, monkeypatch=monkeypatch) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "quiz.jsonl: 4 questions, 4 from 'question' and 'choices' and 'answer'" in shown
+    assert "2 with a rejected reply 2 with 2 rejected replies" in shown
