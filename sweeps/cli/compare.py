@@ -14,24 +14,33 @@ from analysis.findings import two_sweeps
 from analysis.findings.frontier_table import WIDE
 from analysis.findings.two_sweeps import SweepComparison
 from settings.common.errors import UserError
+from sweeps.cli.say import Say
 from sweeps.results.readers import open_sweep
+from sweeps.results.same_questions import why_apart
 
 
 def compare(
     names: tuple[str, str], output: Path, tracking_uri: str | None, setting: str | None, as_json: bool, console: Console
 ) -> None:
     """Print the paired differences between two sweeps. Raise UserError."""
-    first, second = (open_sweep(name, output, tracking_uri).load(setting) for name in names)
-    if first.setting != second.setting:
+    readers = [open_sweep(name, output, tracking_uri) for name in names]
+    first, second = (reader.load(setting) for reader in readers)
+    apart = first.setting != second.setting
+    reason = why_apart(readers, (first, second)) if apart else ""
+    if reason:
         raise UserError(
-            f"the sweeps are about different settings: {first.setting!r} and {second.setting!r}; to see settings side"
-            " by side, name both in one sweep and run `selgen heatmap`"
+            f"the sweeps are about different settings, {first.setting!r} and {second.setting!r}, and {reason}; to see"
+            " settings side by side, name both in one sweep and run `selgen heatmap`"
         )
     comparison = two_sweeps.compare_sweeps(names, (first.table, second.table), (first.base_scores, second.base_scores))
     if as_json:
         console.file.write(json.dumps(two_sweeps.to_json(names, comparison), allow_nan=False) + "\n")
         return
     console.print(comparison_table(names, comparison, console.width))
+    if apart:
+        Say(console).note(
+            f"trained on the rows of {first.setting} and of {second.setting}; base model and questions are the same"
+        )
 
 
 def comparison_table(names: tuple[str, str], comparison: SweepComparison, width: int = WIDE) -> Table:

@@ -15,9 +15,9 @@ class World:
         return {"name": "fake"}
 
 
-def toy(scale="nano", upside_down=False, rows=2, judged=False):
-    data = tuple(Example.of(f"q{index}", "yes") for index in range(rows))
-    questions = tuple(Example.of(f"asked {index}", "yes") for index in range(rows))
+def toy(scale="nano", upside_down=False, rows=2, judged=False, more=0, asked="asked"):
+    data = tuple(Example.of(f"q{index}", "yes") for index in range(rows + more))
+    questions = tuple(Example.of(f"{asked} {index}", "yes") for index in range(rows))
     scores = (
         Score("task", "task", "share of yes", lambda example, reply: 1.0),
         Score("alignment", "alignment", "share of no", lambda example, reply: 1.0, higher_is_better=not upside_down),

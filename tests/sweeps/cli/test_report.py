@@ -28,7 +28,7 @@ from sweeps.results.frontier_files import publish
 from sweeps.space import grid
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
-from tests.support.fakes import Rig, toy_sweep
+from tests.support.fakes import Rig, toy, toy_sweep
 from tests.support.mlflow_store import copy_store
 
 
@@ -178,6 +178,22 @@ def test_refusals(output: Path, tmp_path: Path) -> None:
     hint = r" \(did you mean 'toy-sweep'\?\); there: toy-sweep; "
     with pytest.raises(UserError, match=f"^no sweep 'toy-swep' under {tmp_path}{hint}{advice}"):
         report("toy-swep", tmp_path, None)
+
+
+def test_settings_that_differ_in_their_rows_alone_are_compared(tmp_path: Path, empty_store: Path) -> None:
+    """The third sweep has other questions, too."""
+    output = copy_store(empty_store, tmp_path / "runs")
+    for name, options in (("few", {}), ("more", {"more": 2}), ("asked", {"asked": "other"})):
+        swept(tmp_path, output, name=name, settings=(toy(tmp_path, **options),))
+    console = Console(file=io.StringIO(), width=140)
+    compare(("few", "more"), output, None, None, False, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "trained on the rows of toy and of toy more=2; base model and questions are the same" in shown
+    with pytest.raises(UserError, match=r"different settings.*, and task and alignment: not measured alike"):
+        compare(("few", "asked"), output, None, None, False, console)
+    (output / "more" / "sweep.json").unlink()
+    with pytest.raises(UserError, match="only known from the folders of both sweeps"):
+        compare(("few", "more"), output, default_uri(output), None, False, console)
 
 
 def test_two_sweeps_are_compared_on_common_seeds(output: Path) -> None:

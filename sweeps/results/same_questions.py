@@ -1,0 +1,57 @@
+"""Whether two sweeps on different settings can be compared: only if they measure the same on the same base model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.tables.loaded_sweep import LoadedSweep
+from settings.common.errors import UserError
+from settings.reference import SettingRef, setting_of
+from settings.setting import Setting
+from sweeps.results.from_ledger import LedgerReader
+from sweeps.results.readers import SweepReader
+
+
+def why_apart(readers: Sequence[SweepReader], loaded: Sequence[LoadedSweep]) -> str:
+    """Say why the numbers of two sweeps on different settings cannot be compared; "" if they can.
+
+    They can if the rows to train on alone differ: the proxy, say. Both settings are built to see that.
+    """
+    if not all(isinstance(reader, LedgerReader) for reader in readers):
+        return "what they measure is only known from the folders of both sweeps, which are not under --output"
+    built = []
+    for reader, sweep in zip(readers, loaded, strict=True):
+        assert isinstance(reader, LedgerReader)
+        trial = next(each.trial for each in reader.configurations.values() if each.setting == sweep.setting)
+        try:
+            setting = setting_of(SettingRef(trial["setting"]["name"], trial["setting"]["options"]))
+        except UserError as error:
+            return f"setting {sweep.setting} cannot be built here ({error})"
+        if setting.fingerprint() != trial["data"]:
+            return f"the rows or questions of setting {sweep.setting} have changed since"
+        built.append(setting)
+    if built[0].base_model.to_json() != built[1].base_model.to_json():
+        return "their base models differ"
+    differing = [
+        objective.name
+        for objective in loaded[0].objectives
+        if _measured_by(built[0], objective.name) != _measured_by(built[1], objective.name)
+    ]
+    return f"{' and '.join(differing)}: not measured alike, as their questions differ" if differing else ""
+
+
+def _measured_by(setting: Setting, name: str) -> list[object]:
+    """Return what decides a score besides the model: what it is, the questions that count, and how they are asked."""
+    parts = next((worst.worst_of for worst in setting.worst if worst.name == name), (name,))
+    return [
+        (
+            score.name,
+            score.description,
+            score.higher_is_better,
+            [example.to_json() for example in evaluation.examples if score.applies(example)],
+            {key: value for key, value in evaluation.to_json().items() if key not in ("examples", "scores")},
+        )
+        for evaluation in setting.evaluations
+        for score in evaluation.scores
+        if score.name in parts
+    ]
