@@ -14,16 +14,18 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.findings.arms import lines_of
+from analysis.findings.arms import lines_of, measure
 from analysis.statistics.arrays import nan_mean
 from analysis.statistics.compare import Difference
 from analysis.statistics.measurements import Line
+from analysis.statistics.noise import estimate_noise
 from analysis.tables.scores import ScoreTable
 
 Place = Literal["points", "band", "hypervolume", "selection"]
 BUDGET_KNOBS = ("steps", "batch_size", "alignment_batch_size")  # they change how many rows a training reads
 FEW_VALUES = 4  # of a knob
 FEW_QUESTIONS = 50
+SHOWN = 3  # configurations named in a line
 MANY_METHODS = 5  # methods of which none is clearly behind another
 # Least points of a curve; length of the chord on each side, in units of the ranges; turn between the two chords.
 KINK_POINTS, KINK_CHORD, KINK_DEGREES = 5, 0.25, 45.0
@@ -61,6 +63,11 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
             "If many methods are nearly equal, the frontier of all of them together may owe something to luck: that of"
             " nine looked up to .009 too good in simulations."
         )
+    if outlying := _outlying(table):
+        said["hypervolume"].append(
+            f"A trial of {outlying} lies far from the others of its configuration, whose mean therefore counts less for"
+            " the curve through its neighbours."
+        )
     if few := _methods(table, [line for line in lines if len(np.unique(line.knobs_KD)) <= FEW_VALUES]):
         said["hypervolume"].append(
             f"With four values of a knob or fewer ({few}) hypervolumes came out .005 to .013 too small in simulations."
@@ -75,6 +82,16 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
             " (20 questions)."
         )
     return said
+
+
+def _outlying(table: ScoreTable) -> str:
+    """Name the configurations with a trial far from the others, such as one that collapsed."""
+    if not (table.num_seeds_C > 1).any():
+        return ""
+    outlying_C = estimate_noise(measure(table)).outlying_CM.any(axis=1)
+    names = [table.configurations[row].title for row in np.flatnonzero(outlying_C)]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _methods(table: ScoreTable, lines: Sequence[Line]) -> str:

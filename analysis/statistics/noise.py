@@ -25,6 +25,8 @@ from analysis.statistics.measurements import Measurements
 from analysis.statistics.ranges import Ranges
 
 FEW = 3  # configurations needed for a method to have a variance of its own
+FAR = 8.0  # standard deviations from which a trial is an outlier
+NORMAL = 1.4826  # standard deviation of normal numbers in units of their median deviation
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,7 @@ class Noise:
         ranges: ranges of the objectives, with the number of questions that would give the noise of a typical mean.
         present_CS: which trials exist.
         training_C: configurations with the same number share the effect of a training.
+        outlying_CM: configurations with a trial far from its mean, such as one that collapsed.
     """
 
     mean_CM: Floats
@@ -52,6 +55,7 @@ class Noise:
     ranges: Ranges
     present_CS: Bools
     training_C: Integers
+    outlying_CM: Bools
 
     @cached_property
     def num_seeds_C(self) -> Integers:
@@ -91,8 +95,9 @@ class Noise:
         """Return covariance_MKK of the errors of some configurations' means, objective by objective.
 
         Args:
-            alike: treat all of these configurations as equally noisy, as the fit of a curve does. With skewed noise, an
-                outlier moves a mean and also raises its variance, so that unequal weights would bias the curve.
+            alike: treat all of these configurations as equally noisy, as the fit of a curve does, except outlying ones.
+                With skewed noise, what moves a mean also raises its variance, so that unequal weights would bias the
+                curve; but a trial that collapsed says nothing about where its neighbours lie.
         """
         weight_KS = self.weight_CS[rows_K]
         common_KK = weight_KS @ weight_KS.T
@@ -106,7 +111,9 @@ class Noise:
             unit_KK = shared * common_KK + training * common_KK * same_KK + residual * alone_KK
             scale_K = self.scale_CM[rows_K, column]
             if alike:
-                scale_K = np.full_like(scale_K, math.sqrt(float((scale_K**2).mean())))
+                usual_K = ~self.outlying_CM[rows_K, column]
+                pool = math.sqrt(float((scale_K[usual_K] ** 2).mean())) if usual_K.any() else 0.0
+                scale_K = np.where(usual_K, pool, np.maximum(scale_K, pool))
             parts.append(unit_KK * scale_K[:, None] * scale_K)
         return np.stack(parts)
 
@@ -126,17 +133,26 @@ def estimate_noise(measured: Measurements) -> Noise:
     values_CSM = measured.gains_CSM / measured.slope_CM[:, None, :]
     everything = shrunk_spread(values_CSM)
     variance_CM, freedom_CM = everything.variance_CM.copy(), everything.freedom_CM.copy()
+    outlying_CM = _outlying(everything.residual_CSM, measured.least_variance_CM)
     for method in np.unique(measured.method_C):
         rows_C = measured.method_C == method
         if (rows_C & repeated_C).sum() >= FEW:
             spread = shrunk_spread(values_CSM[rows_C])
             variance_CM[rows_C], freedom_CM[rows_C] = spread.variance_CM, spread.freedom_CM
+            outlying_CM[rows_C] = _outlying(spread.residual_CSM, measured.least_variance_CM[rows_C])
     scale_CM = np.sqrt(np.maximum(variance_CM, measured.least_variance_CM))
     parts = _components(everything.residual_CSM, scale_CM, present_CS, measured.training_C)
     ranges = replace(measured.ranges, answers_M=_answers(scale_CM, measured))
-    return Noise(
-        ranges.forward(measured.mean_CM), scale_CM, freedom_CM, *parts, ranges, present_CS, measured.training_C
-    )
+    mean_CM = ranges.forward(measured.mean_CM)
+    return Noise(mean_CM, scale_CM, freedom_CM, *parts, ranges, present_CS, measured.training_C, outlying_CM)
+
+
+def _outlying(residual_CSM: Floats, least_variance_CM: Floats) -> Bools:
+    """Return which configurations have a trial far from its mean, by the median deviation of all of these trials."""
+    num_C11 = np.isfinite(residual_CSM).sum(axis=1, keepdims=True)
+    away_CSM = np.abs(residual_CSM) / np.sqrt(np.where(num_C11 > 1, 1 - 1 / np.maximum(num_C11, 2), np.nan))
+    usual_M = np.maximum(NORMAL * np.nanmedian(away_CSM, axis=(0, 1)), np.sqrt(np.median(least_variance_CM, axis=0)))
+    return np.asarray((np.nan_to_num(away_CSM) > FAR * usual_M).any(axis=1) & (usual_M > 0))
 
 
 def _answers(scale_CM: Floats, measured: Measurements) -> Floats:

@@ -66,6 +66,14 @@ def test_a_kink_is_named_with_the_band(number: int) -> None:
     assert "(here, it seems: kl)" in texts["band"] and ".56 to .72" in texts["band"]
 
 
+def test_a_trial_that_collapsed_is_named() -> None:
+    table = made_up({"kl": arc(8)}, questions=200)
+    values_CSM = table.values_CSM.copy()
+    values_CSM[3, 0] /= 4
+    texts = said(replace(table, values_CSM=values_CSM))
+    assert f"A trial of {table.configurations[3].title} lies far from the others" in texts["hypervolume"]
+
+
 def test_few_values_of_a_knob_are_named_with_the_hypervolume() -> None:
     texts = said(made_up({"kl": arc(4), "dpo": arc(5)}))
     assert list(texts) == ["hypervolume"]

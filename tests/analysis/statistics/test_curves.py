@@ -45,6 +45,18 @@ def test_a_bend_that_is_larger_than_the_noise_is_kept() -> None:
     assert np.abs(bootstrap_of(mean, knob, 0.005).mean_CM - mean).max() < 0.01
 
 
+def test_a_trial_that_collapsed_does_not_bend_the_curve() -> None:
+    """One of three trials at the sixth of twelve places on a line loses half: its mean falls by .09 and by .08."""
+    knob = np.linspace(0, 1, 12)
+    mean = np.column_stack([knob, 1 - knob])
+    values = mean[:, None] + 0.01 * np.random.default_rng(0).normal(size=(12, 3, 2))
+    values[6, 2] /= 2
+    line = Line(np.arange(12), knob[:, None])
+    bootstrap = Bootstrap(measurements(values, ["a"] * 12, lines=[line]), replicates=2)
+    assert (mean - bootstrap.measured.mean_CM)[6].min() > 0.06
+    assert np.abs(bootstrap.mean_CM - mean).max() < 0.02
+
+
 def test_two_places_are_no_curve() -> None:
     bootstrap = bootstrap_of(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0.0, 1.0]), 0.01)
     assert bootstrap.curves == ()

@@ -41,6 +41,24 @@ def test_components_by_hand() -> None:
     np.testing.assert_allclose(against.shared_MM, np.zeros((2, 2)), atol=1e-12)
 
 
+@pytest.mark.parametrize(("lost", "outlying"), [(0.3, True), (0.15, False)])
+def test_a_trial_that_collapsed_is_an_outlier(lost: float, outlying: bool) -> None:
+    """Four configurations of (-.01, 0, .01) around their means, and a fifth of which one trial has lost `lost`.
+
+    Residuals are divided by sqrt(1 - 1/3) = .81650. Those of the four are 0 once and .012247 twice; the fifth's are
+    lost / 3 twice and 2 lost / 3, divided alike: .12247 and .24495 for .3. The median of the 15 is .012247, or 1.4826
+    times as much as a standard deviation: .018158. Eight of these are .14526, between .12247, the largest for .15, and
+    .24495.
+    """
+    values = np.array([[mean - 0.01, mean, mean + 0.01] for mean in (0.2, 0.3, 0.4, 0.5)] + [[0.6, 0.6, 0.6 - lost]])
+    noise = estimate_noise(measurements(np.stack([values, values], axis=2), ["a"] * 5))
+    assert noise.outlying_CM.tolist() == [[False, False]] * 4 + [[outlying, outlying]]
+    variance_K = np.diagonal(noise.covariance(np.arange(5), alike=True)[0])
+    usual = (noise.scale_CM[: 4 + (not outlying), 0] ** 2).mean() / 3
+    np.testing.assert_allclose(variance_K[:4], usual)
+    assert (variance_K[4] > 2 * usual) == outlying
+
+
 def test_draws_have_the_estimated_covariance() -> None:
     """Of one configuration scale^2 / n; of two with all seeds in common, the shared part of it."""
     values = drawn(3, shared=0.5, size=6)
