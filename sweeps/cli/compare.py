@@ -61,7 +61,7 @@ def comparison_table(names: tuple[str, str], comparison: SweepComparison, width:
         table.add_column(column, justify="right", overflow="fold")
     between = " " if width >= WIDE else "\n"
     for label, row in comparison.rows.items():
-        size = f"{row.statistic.estimate:+.3f}{between}[{row.statistic.low:+.3f}, {row.statistic.high:+.3f}]"
+        size = f"{row.statistic.estimate:+z.3f}{between}[{row.statistic.low:+z.3f}, {row.statistic.high:+z.3f}]"
         p = "<0.001" if row.adjusted < 0.001 else f"{row.adjusted:.3f}"
         cells = (label, size, p, f"{row.dominates:.2f}", f"{row.dominated:.2f}", f"{row.detectable:.3f}")
         table.add_row(*map(Text, cells), style="bold" if row.clear else "")
