@@ -375,13 +375,15 @@ def heatmap_command(
         str, typer.Option(help="Which scores: a regular expression for whole names; its first group names the column.")
     ] = ".*",
     figure: Annotated[Path | None, typer.Option(help="PNG, PDF or SVG file to draw to.")] = None,
-    method: Annotated[str | None, typer.Option(help="Which method's trials to show, if there are several.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help='Only this method, or this configuration, e.g. "upweighted weight=1".')
+    ] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
 ) -> None:
     """Print scores side by side, as means over seeds, and draw them as a heat map.
 
-    Each column is a score. Each row is a setting or, in a sweep of one setting, a configuration.
+    Each column is a score. Each row is a setting, or one of its configurations if a setting has several.
     """
     from sweeps.cli.heatmap import draw
 
