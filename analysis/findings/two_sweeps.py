@@ -143,7 +143,10 @@ def _check_alike(names: tuple[str, str], tables: tuple[ScoreTable, ScoreTable]) 
     signs = [[(each.name, each.higher_is_better) for each in table.objectives] for table in tables]
     if signs[0] != signs[1]:
         texts = [", ".join(name for name, _ in sign) for sign in signs]
-        raise UserError(f"sweeps {names[0]!r} and {names[1]!r} differ in their objectives: {texts[0]} and {texts[1]}")
+        raise UserError(
+            f"sweeps {names[0]!r} and {names[1]!r} differ in their objectives: {texts[0]} and {texts[1]}; name scores"
+            " that both have with --objectives"
+        )
     if len(signs[0]) not in (2, 3):
         raise UserError(f"a comparison needs two or three objectives, the sweeps have {len(signs[0])}")
 

@@ -16,7 +16,7 @@ from settings.common.errors import UserError
 from settings.common.files import is_full
 from sweeps.cli import terminal
 from sweeps.cli.adapters.commands import adapters_app
-from sweeps.cli.arguments import OUTPUT, Address, Name, Output, Retry, SweepName, Tracking
+from sweeps.cli.arguments import OUTPUT, Address, Name, Objectives, Output, Retry, SweepName, Tracking, names_in
 from sweeps.cli.interrupts import second_ends
 from sweeps.cli.judging.commands import judge_app
 from sweeps.cli.looking.commands import app as looking_app
@@ -216,6 +216,7 @@ def frontier_command(
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
+    objectives: Objectives = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the points as JSON.")] = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="Also write all configurations to this CSV file.")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Also draw to this PNG, PDF or SVG file.")] = None,
@@ -227,7 +228,8 @@ def frontier_command(
     from sweeps.cli.frontier import show_frontier
     from sweeps.find import name_of
 
-    show_frontier(name_of(sweep), output, tracking_uri, setting, as_json, csv, figure, Console())
+    names = names_in(objectives)
+    show_frontier(name_of(sweep), output, tracking_uri, setting, names, as_json, csv, figure, Console())
 
 
 @app.command(
@@ -240,16 +242,14 @@ def report_command(
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     setting: Annotated[str | None, typer.Option(help="One of several settings: its label, or a part of it.")] = None,
-    objectives: Annotated[
-        str | None, typer.Option(help="Two or three scores, e.g. task,capability,alignment; default: the sweep's own.")
-    ] = None,
+    objectives: Objectives = None,
     to: Annotated[Path | None, typer.Option(help="Folder to write to; default: report in the sweep's folder.")] = None,
 ) -> None:
     """Write an offline page, figures for a paper and tables of a sweep, and log them to MLflow."""
     from sweeps.cli.report import report
     from sweeps.find import name_of
 
-    names = [name.strip() for name in objectives.split(",")] if objectives else None
+    names = names_in(objectives)
     written, say = report(name_of(sweep), output, tracking_uri, setting, names, to), Say(Console())
     for file in written.files:
         say.wrote(file)
@@ -288,13 +288,19 @@ def compare_command(
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
+    objectives: Objectives = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare the frontiers of two sweeps on the seeds they share: differences with intervals."""
+    """Compare the frontiers of two sweeps on the seeds they share: differences with intervals.
+
+    The sweeps may differ in their rows to train on, such as the proxy, if the base model and the questions of the
+    objectives are the same.
+    """
     from sweeps.cli.compare import compare
     from sweeps.find import name_of
 
-    compare((name_of(sweep_a), name_of(sweep_b)), output, tracking_uri, setting, as_json, Console())
+    sweeps = (name_of(sweep_a), name_of(sweep_b))
+    compare(sweeps, output, tracking_uri, setting, names_in(objectives), as_json, Console())
 
 
 @app.command(
