@@ -243,18 +243,17 @@ def report_command(
     tracking_uri: Tracking = None,
     setting: Annotated[str | None, typer.Option(help="One of several settings: its label, or a part of it.")] = None,
     objectives: Objectives = None,
-    to: Annotated[Path | None, typer.Option(help="Folder to write to; default: report in the sweep's folder.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write to; default, in the sweep's: report, or report-a-b for objectives a,b."),
+    ] = None,
 ) -> None:
-    """Write an offline page, figures for a paper and tables of a sweep, and log them to MLflow."""
-    from sweeps.cli.report import report
+    """Write an offline page, figures for a paper and tables of a sweep, log them to MLflow, and print what they say."""
+    from sweeps.cli.report import report, show_report
     from sweeps.find import name_of
 
     names = names_in(objectives)
-    written, say = report(name_of(sweep), output, tracking_uri, setting, names, to), Say(Console())
-    for file in written.files:
-        say.wrote(file)
-    if written.note:
-        say.warn(written.note)
+    show_report(report(name_of(sweep), output, tracking_uri, setting, names, to), Say(Console()))
 
 
 @app.command(

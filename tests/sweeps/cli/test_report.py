@@ -137,6 +137,32 @@ def test_report_is_written_and_logged(output: Path) -> None:
     assert runs.configurations[data["points"][0]["configuration"]] in files[0].read_text()
 
 
+def test_other_objectives_have_a_report_of_their_own(output: Path) -> None:
+    """Here and in MLflow; the sweep's own objectives, named or not, have the usual one."""
+    usual = report("toy-sweep", output, None, objectives=["task", "alignment"]).files
+    before = {path: path.read_bytes() for path in usual}
+    other = report("toy-sweep", output, None, objectives=["task", "other"]).files
+    assert {path.parent.name for path in usual} == {"report"}
+    assert {path.parent.name for path in other} == {"report-task-other"}
+    assert {path: path.read_bytes() for path in usual} == before
+    client, run = MlflowClient(default_uri(output)), runs_of("toy-sweep", default_uri(output)).run_id
+    assert {"report", "report-task-other"} <= {item.path for item in client.list_artifacts(run)}
+
+
+def test_what_a_report_says_is_printed(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The five answers, the files in one line, and the page last."""
+    assert selgen("report", "toy-sweep", "-o", output, "--to", tmp_path / "r", monkeypatch=monkeypatch) == 0
+    *said, files, page = capsys.readouterr().out.splitlines()
+    questions = ("Which method?", "How sure?", "Against what?", "How many seeds?", "What caution?")
+    assert [line.split("? ")[0] + "?" for line in said if line.startswith(questions)] == list(questions)
+    assert page == f"wrote {tmp_path / 'r' / 'report.html'}"
+    names = sorted(path.name for path in (tmp_path / "r").iterdir() if path.name != "report.html")
+    assert files.startswith(f"wrote {len(names)} figures and tables to {tmp_path / 'r'}: ")
+    assert sorted(files.rpartition(": ")[2].split(", ")) == names
+
+
 def test_the_store_alone_is_enough(output: Path, tmp_path: Path) -> None:
     """Only MLflow's database and artifacts are left of the sweep."""
     shutil.copytree(output, tmp_path / "copy")
