@@ -60,8 +60,8 @@ def plan_command(
     output: Output = OUTPUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print rows, questions, trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
-    from sweeps.case_check import check_case, few_questions
+    """Print rows, questions, recipe, trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
+    from sweeps.case_check import check_case, few_questions, wide_shares
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.find import find, showing_files_beside
@@ -69,6 +69,7 @@ def plan_command(
     from sweeps.names import folder_of
     from sweeps.plan import estimate as estimated
     from sweeps.planning.fit import free_memory
+    from sweeps.planning.recipe import recipe_json, recipe_lines
     from sweeps.results.redeclared import differences
     from sweeps.results.running import clock
     from trainables.folder import SweepFolder
@@ -79,7 +80,9 @@ def plan_command(
     console = Console(stderr=as_json)
     for case in sweep.cases:
         show_cautions(case.setting, console, (*check_case(sweep, case), *few_questions(case)))
-        Say(console).prose(f"{case.label if len(sweep.cases) > 1 else case.setting.name}: {case.counts}")
+        label = case.label if len(sweep.cases) > 1 else case.setting.name
+        for line in (case.counts, *wide_shares(case), *recipe_lines(case)):
+            Say(console).prose(f"{label}: {line}")
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if (ledger := SweepFolder(folder).ledger).exists() else None
@@ -88,7 +91,8 @@ def plan_command(
         known = None
     estimate = estimated(sweep, packs_at_a_time(sweep, [here]), known, free_memory())
     if as_json:
-        typer.echo(json.dumps({"sweep": sweep.name} | estimate.to_json()))
+        recipes = {case.label: recipe_json(case) for case in sweep.cases}
+        typer.echo(json.dumps({"sweep": sweep.name} | estimate.to_json() | {"recipes": recipes}))
         return
     show_plan(console, sweep, estimate)
     if known:

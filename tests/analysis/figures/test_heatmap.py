@@ -69,10 +69,10 @@ def test_of_several_settings_with_several_configurations_each_has_a_row() -> Non
 
 def test_a_method_without_a_result_is_named() -> None:
     """It is not the choice of scores that is wrong."""
-    with pytest.raises(UserError, match="^no method 'x'; the sweep has plain$"):
+    with pytest.raises(UserError, match=r"^no method 'x'; the sweep has plain$"):
         build_grid(RECORDS, ".*", "x")
     lost = {"only": [trial(0, task=0.5), TrialRecord(KL1, 0, "invalid")]}
-    with pytest.raises(UserError, match=f"^no trial of {KL1.method!r} has finished$"):
+    with pytest.raises(UserError, match=rf"^no trial of {KL1.method!r} has finished$"):
         build_grid(lost, ".*", KL1.method)
 
 
