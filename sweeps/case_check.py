@@ -13,7 +13,7 @@ from settings.common.errors import UserError
 from settings.encoding import Encoder, encode_rows
 from settings.example import Example
 from settings.model_files import check_files, model_config, model_file
-from settings.setting import Stream
+from settings.setting import SHARE, Stream
 from settings.tokenizer import load_tokenizer
 from sweeps.adapter_check import check_adapters, nano_targets
 from sweeps.case import Case
@@ -21,20 +21,39 @@ from sweeps.sweep import Sweep
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 MIN_QUESTIONS = 10  # a score of fewer says little
+WIDE_BELOW = 50  # questions: the interval of a share is then wider than most differences between methods
 
 
-def few_questions(case: Case) -> tuple[str, ...]:
-    """Return a caution for each objective that is measured on few questions; the worst of several has the fewest."""
+def num_questions(case: Case) -> dict[str, int]:
+    """Return the number of questions behind each objective; the worst of several has the fewest."""
     counts = {
         score.name: sum(map(score.applies, asked.examples))
         for asked in case.setting.evaluations
         for score in asked.scores
     }
-    measured = {score.name: min(map(counts.__getitem__, score.worst_of or (score.name,))) for score in case.objectives}
+    return {score.name: min(map(counts.__getitem__, score.worst_of or (score.name,))) for score in case.objectives}
+
+
+def wide_shares(case: Case) -> tuple[str, ...]:
+    """Say how wide a single trial's interval is at 1/2, for each objective that is a share of few questions."""
+    from analysis.statistics.proportions import wilson
+
+    measured = num_questions(case)
+    shares = [score.name for score in case.objectives if score.ends == SHARE]
+    few = {name: measured[name] for name in shares if 0 < measured[name] < WIDE_BELOW}
+    half = {name: wilson(number / 2, number)[1] - 0.5 for name, number in few.items()}
+    return tuple(
+        f"{name}: {number} question{'s' * (number != 1)}, an interval of about ±{half[name]:.2f}"
+        for name, number in few.items()
+    )
+
+
+def few_questions(case: Case) -> tuple[str, ...]:
+    """Return a caution for each objective that is measured on few questions."""
     return tuple(
         f"objective {name!r} is measured on {number} question{'s' * (number != 1)}; a score of so few says little: name"
         " more rows, or other `objectives=`"
-        for name, number in measured.items()
+        for name, number in num_questions(case).items()
         if number < MIN_QUESTIONS
     )
 

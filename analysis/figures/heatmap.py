@@ -1,4 +1,4 @@
-"""Heat map of a sweep: one score per column, and one row per setting, or per configuration of a single setting.
+"""Heat map of a sweep: one score per column, and one row per setting, or per configuration where there are several.
 
 It shows which scores each choice of proxy, or each method, changes.
 
@@ -55,28 +55,27 @@ def build_grid(
     base_scores: Mapping[str, float] | None = None,
     sweep_methods: Collection[str] = (),
 ) -> Grid:
-    """Build the grid of a sweep: a row for each setting, or for each configuration if there is only one setting.
+    """Build the grid of a sweep: a row for each setting, or for each of its configurations.
+
+    Rows are configurations if there is only one setting, or if one of several settings has several configurations.
 
     Args:
         records: setting label -> its trials.
         scores: regular expression that must match a score's whole name; its first group, if any, names the column.
-        method: use only this method's trials; None means all methods.
+        method: use only the trials of this method, or of the configuration with this title; None means all.
         base_scores: scores of the untouched base model, shown as the first row if there is a single setting.
         sweep_methods: methods of the whole sweep, if it has more than `records`.
 
     Raises:
-        UserError: no score matches; the expression is invalid; one of several settings has several configurations.
+        UserError: no score matches; the expression is invalid; no such method; no trial has finished.
     """
     try:
         pattern = re.compile(scores)
     except re.error as error:
         raise UserError(f"option --scores: {scores!r} is not a regular expression: {error.msg}") from error
-    chosen = {label: _finished(trials, method) for label, trials in records.items()}
-    if len(chosen) == 1:
-        (trials,) = chosen.values()
-        chosen = _by_configuration(trials, base_scores or {})
-    else:
-        _check_one_configuration(chosen)
+    chosen = _rows({label: _finished(trials, method) for label, trials in records.items()}, base_scores or {})
+    if method and not any(chosen.values()):
+        raise UserError(_lacking(records, method))
     names = sorted({name for trials in chosen.values() for trial in trials for name in trial.scores})
     matches = {name: match for name in names if (match := pattern.fullmatch(name))}
     if not matches:
@@ -85,7 +84,7 @@ def build_grid(
         [[trial.scores.get(name, math.nan) for trial in trials] for name in matches] for trials in chosen.values()
     ]
     return Grid(
-        rows=tuple(chosen) if len(records) == 1 else short_labels(list(chosen)),
+        rows=tuple(chosen),
         columns=tuple(match.group(1 if pattern.groups else 0) for match in matches.values()),
         mean_RC=np.array([[mean([value for value in cell if math.isfinite(value)]) for cell in row] for row in values]),
         count_RC=np.array([[sum(map(math.isfinite, cell)) for cell in row] for row in values]),
@@ -97,7 +96,35 @@ def build_grid(
 
 
 def _finished(trials: Sequence[TrialRecord], method: str | None) -> list[TrialRecord]:
-    return [trial for trial in trials if trial.status == "finished" and method in (None, trial.configuration.method)]
+    return [trial for trial in trials if trial.status == "finished" and method in (None, *_names(trial))]
+
+
+def _names(trial: TrialRecord) -> tuple[str, str]:
+    """Return what a user may call a trial: its method, or the title of its configuration."""
+    return trial.configuration.method, trial.configuration.title
+
+
+def _lacking(records: Mapping[str, Sequence[TrialRecord]], method: str) -> str:
+    """Say why there is no finished trial of a method."""
+    trials = [trial for of_one in records.values() for trial in of_one]
+    if any(method in _names(trial) for trial in trials):
+        return f"no trial of {method!r} has finished"
+    return f"no method {method!r}; the sweep has {', '.join(sorted({trial.configuration.method for trial in trials}))}"
+
+
+def _rows(chosen: Mapping[str, list[TrialRecord]], base_scores: Mapping[str, float]) -> dict[str, list[TrialRecord]]:
+    """Return label -> trials of each row."""
+    if len(chosen) == 1:
+        (trials,) = chosen.values()
+        return _by_configuration(trials, base_scores)
+    settings = dict(zip(short_labels(list(chosen)), chosen.values(), strict=True))
+    if all(len({trial.configuration.title for trial in trials}) <= 1 for trials in settings.values()):
+        return settings
+    rows: dict[str, list[TrialRecord]] = {}
+    for setting, trials in settings.items():
+        of_one = {f"{setting}: {title}": of_title for title, of_title in _by_configuration(trials, {}).items()}
+        rows |= of_one or {setting: trials}
+    return rows
 
 
 def _by_configuration(trials: Sequence[TrialRecord], base_scores: Mapping[str, float]) -> dict[str, list[TrialRecord]]:
@@ -114,13 +141,6 @@ def _by_configuration(trials: Sequence[TrialRecord], base_scores: Mapping[str, f
 def _method_of(label: str, trials: Sequence[TrialRecord]) -> str | None:
     methods = {trial.configuration.method for trial in trials}
     return methods.pop() if len(methods) == 1 and label != BASE else None
-
-
-def _check_one_configuration(chosen: Mapping[str, Sequence[TrialRecord]]) -> None:
-    for label, trials in chosen.items():
-        titles = sorted({trial.configuration.title for trial in trials})
-        if len(titles) > 1:
-            raise UserError(f"{label} has several configurations ({', '.join(titles)}); choose a method with one")
 
 
 def short_labels(labels: Sequence[str]) -> tuple[str, ...]:

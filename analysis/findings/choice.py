@@ -14,7 +14,7 @@ from rich.text import Text
 
 from analysis.findings.arms import base_values, measure
 from analysis.findings.frontier import Estimate, FrontierPoint, frontier
-from analysis.findings.frontier_table import WIDE, Layout, cell_text, choose_layout, empty_table, percent_text, room
+from analysis.findings.frontier_table import WIDE, Layout, choose_layout, empty_table, percent_text, room
 from analysis.statistics.arrays import finite_or_none
 from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS, Bootstrap
 from analysis.statistics.choice import Bound, Choice, choose
@@ -23,6 +23,7 @@ from settings.common.errors import UserError
 
 SHOWN = 12  # rows of the table
 LEAST_CONFIDENCE = 0.5
+MARKS = {"*": "the one to take", ".": "others that keep the limits with this confidence"}  # in front of rows
 NOT_CHOSEN = "no configuration is chosen with two seeds: raise `seeds` to 3 and run again"
 
 
@@ -88,6 +89,13 @@ class Chosen:
         """The limits in words."""
         return " and ".join(limit.text for limit in self.limits)
 
+    def mark(self, candidate: Candidate) -> str:
+        """Return the sign in front of a candidate, one of `MARKS`; "" if it does not clear the bar."""
+        if candidate is self.taken:
+            return "*"
+        cleared = self.bar is not None and candidate.probability is not None and candidate.probability >= self.bar
+        return "." if cleared else ""
+
     @property
     def verdict(self) -> str:
         """The answer in a sentence or two."""
@@ -102,7 +110,7 @@ class Chosen:
         assert self.expected is not None
         return (
             f"take {self.taken.title}: {self.asked} with {percent_text(self.confidence)} confidence, and an expected"
-            f" {self.best.name} of {cell_text(self.expected)}"
+            f" {self.best.name} of {self.expected.mean:z.3f} [{self.expected.low:z.3f}, {self.expected.high:z.3f}]"
         )
 
     @property
@@ -232,7 +240,9 @@ def _share(probability: float | None) -> str:
 
 
 def choice_table(chosen: Chosen, title: str = "", shown: int = SHOWN, width: int = WIDE) -> Table:
-    """Build a table of the candidates for the terminal. A star marks the taken one, a dot others that clear the bar.
+    """Build a table of the candidates for the terminal, with a caption that explains its marks.
+
+    A star marks the taken one, a dot others that clear the bar.
 
     Args:
         shown: maximal number of rows.
@@ -249,10 +259,10 @@ def choice_table(chosen: Chosen, title: str = "", shown: int = SHOWN, width: int
     table = empty_table(title, layout, points, heads, room(layout, points, heads, beside, width))
     for name, number in zip(("P", "n"), beside, strict=True):
         table.add_column(name, justify="right", min_width=number)
-    for candidate, share in zip(candidates, shares, strict=True):
-        clears = chosen.bar is not None and candidate.probability is not None and candidate.probability >= chosen.bar
-        mark = "*" if candidate is chosen.taken else "." if clears else ""
+    marks = [chosen.mark(candidate) for candidate in candidates]
+    table.caption = Text("\n".join(f"{mark} {what}" for mark, what in MARKS.items() if mark in marks))
+    for candidate, share, mark in zip(candidates, shares, marks, strict=True):
         cells = [layout.cell(candidate.point.scores[name], name) for name in names]
         row = [mark, candidate.title, *cells, share, str(candidate.point.seeds)]
-        table.add_row(*map(Text, row), style="" if clears or chosen.bar is None else "dim")
+        table.add_row(*map(Text, row), style="" if mark or chosen.bar is None else "dim")
     return table

@@ -13,6 +13,7 @@ import numpy as np
 
 from analysis.findings.arms import lines_of, training_of
 from analysis.findings.findings import worst_corner_of
+from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.compare import Difference, Front, compare_fronts
 from analysis.statistics.measurements import Measurements, measurements
@@ -46,6 +47,9 @@ def compare_sweeps(
 ) -> SweepComparison:
     """Estimate the differences in hypervolume between the frontiers of two sweeps, and of each method that both have.
 
+    Draws of the bootstrap depend on the order of rows, so the pair is always computed in one order: exchanging the
+    arguments exchanges signs, to the last digit.
+
     Args:
         names: the sweeps' names.
         tables: of the same setting and objectives.
@@ -64,19 +68,15 @@ def compare_sweeps(
             raise UserError(
                 f"{name!r} has no configuration with finished trials of two seeds that both sweeps have ({have})"
             )
-    sweep_C = np.repeat([0, 1], [len(part.configurations) for part in parts])
-    method_C = np.concatenate([part.method_C for part in parts])
-    bootstrap = Bootstrap(_measure_together(parts))
-    worst_corner_M = worst_corner_of(_join(parts), bases)
-    nothing = np.empty((0, len(tables[0].objectives)))
+    order = sorted((0, 1), key=lambda side: (_content(parts[side]), names[side]))
     both = sorted(set(parts[0].methods) & set(parts[1].methods))
-    fronts, pairs = {}, []
-    for label in (WHOLE, *both):
-        for side in (0, 1):
-            rows_C = (sweep_C == side) & ((method_C == label) | (label == WHOLE))
-            fronts[f"{names[side]}[{side}]: {label}"] = Front(rows_C, nothing)
-        pairs.append((f"{names[0]}[0]: {label}", f"{names[1]}[1]: {label}"))
-    differences = compare_fronts(bootstrap, fronts, tables[0].oriented(worst_corner_M), pairs)
+    ordered = [parts[side] for side in order]
+    worst_corner_M = worst_corner_of(_join(ordered), [bases[side] for side in order] if bases else ())
+    differences = _differences(
+        ordered, [f"{names[side]}[{side}]" for side in order], (WHOLE, *both), ordered[0].oriented(worst_corner_M)
+    )
+    if order != [0, 1]:
+        differences = [-each for each in differences]
     return SweepComparison(
         seeds,
         tuple(objective.name for objective in tables[0].objectives),
@@ -84,6 +84,28 @@ def compare_sweeps(
         dict(zip((WHOLE, *both), differences, strict=True)),
         tuple(sorted(set(parts[0].methods) ^ set(parts[1].methods))),
     )
+
+
+def _content(part: ScoreTable) -> tuple[Any, ...]:
+    """Return a sort key of a table that depends on its numbers, not on its name."""
+    ids = [configuration.id for configuration in part.configurations]
+    return ids, part.values_CSM.tobytes(), part.count_CSM.tobytes()
+
+
+def _differences(
+    parts: Sequence[ScoreTable], names: Sequence[str], labels: Sequence[str], worst_corner_M: Floats
+) -> list[Difference]:
+    """Return, for each label, first minus second; a label is a method or the whole frontier."""
+    sweep_C = np.repeat([0, 1], [len(part.configurations) for part in parts])
+    method_C = np.concatenate([part.method_C for part in parts])
+    nothing = np.empty((0, len(worst_corner_M)))
+    fronts = {
+        f"{name}: {label}": Front((sweep_C == side) & ((method_C == label) | (label == WHOLE)), nothing)
+        for label in labels
+        for side, name in enumerate(names)
+    }
+    pairs = [(f"{names[0]}: {label}", f"{names[1]}: {label}") for label in labels]
+    return compare_fronts(Bootstrap(_measure_together(parts)), fronts, worst_corner_M, pairs)
 
 
 def _measure_together(parts: Sequence[ScoreTable]) -> Measurements:
@@ -121,7 +143,10 @@ def _check_alike(names: tuple[str, str], tables: tuple[ScoreTable, ScoreTable]) 
     signs = [[(each.name, each.higher_is_better) for each in table.objectives] for table in tables]
     if signs[0] != signs[1]:
         texts = [", ".join(name for name, _ in sign) for sign in signs]
-        raise UserError(f"sweeps {names[0]!r} and {names[1]!r} differ in their objectives: {texts[0]} and {texts[1]}")
+        raise UserError(
+            f"sweeps {names[0]!r} and {names[1]!r} differ in their objectives: {texts[0]} and {texts[1]}; name scores"
+            " that both have with --objectives"
+        )
     if len(signs[0]) not in (2, 3):
         raise UserError(f"a comparison needs two or three objectives, the sweeps have {len(signs[0])}")
 

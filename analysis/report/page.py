@@ -24,6 +24,7 @@ from analysis.findings.named_points import NamedPoint, standing
 from analysis.findings.reading import read_findings
 from analysis.findings.ties import Entry, entries, point_title
 from analysis.findings.triggered import DifferingVerdict, differing_verdicts
+from analysis.report.earlier import PAGE, files_of_earlier_report
 from analysis.report.judges import judges_plot, judges_section
 from analysis.statistics.arrays import mean, number_text
 from analysis.tables.scores import TrialRecord
@@ -79,10 +80,13 @@ class Chapter:
 def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[Path]:
     """Write `report.html`, and for each setting frontier, knob and forest figures (PNG and PDF), a CSV and a JSON.
 
-    Each file is written atomically. Returns the files, the page first. Raises UserError.
+    Each file is written atomically. Files of an earlier report in the folder that this one does not have are deleted.
+    Returns the files, the page first. Raises UserError.
     """
     chapters = alike(chapters)
-    files = [folder / "report.html"]
+    scores = {name for chapter in chapters for record in chapter.records for name in record.scores}
+    earlier = files_of_earlier_report(folder, scores)
+    files = [folder / PAGE]
     write_text(files[0], page(sweep, chapters))
     for number, chapter in enumerate(chapters):
         stem = f"_{number}" if len(chapters) > 1 else ""
@@ -104,6 +108,8 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
                 path = folder / f"{name}{stem}.{ending}"
                 save_figure(path, figure)
                 files.append(path)
+    for path in set(earlier).difference(files):
+        path.unlink(missing_ok=True)
     return files
 
 

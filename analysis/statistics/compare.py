@@ -92,6 +92,16 @@ class Difference:
         """Whether the difference is significant at 5 % after adjustment."""
         return self.adjusted <= 0.05
 
+    def __neg__(self) -> Difference:
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            statistic=-self.statistic,
+            dominates=self.dominated,
+            dominated=self.dominates,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the difference as JSON data."""
         return self.statistic.to_json() | {

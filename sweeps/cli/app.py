@@ -16,7 +16,7 @@ from settings.common.errors import UserError
 from settings.common.files import is_full
 from sweeps.cli import terminal
 from sweeps.cli.adapters.commands import adapters_app
-from sweeps.cli.arguments import OUTPUT, Address, Name, Output, Retry, SweepName, Tracking
+from sweeps.cli.arguments import OUTPUT, Address, Name, Objectives, Output, Retry, SweepName, Tracking, names_in
 from sweeps.cli.interrupts import second_ends
 from sweeps.cli.judging.commands import judge_app
 from sweeps.cli.looking.commands import app as looking_app
@@ -60,8 +60,8 @@ def plan_command(
     output: Output = OUTPUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print rows, questions, trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
-    from sweeps.case_check import check_case, few_questions
+    """Print rows, questions, recipe, trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
+    from sweeps.case_check import check_case, few_questions, wide_shares
     from sweeps.cli.tables import show_cautions, show_plan
     from sweeps.driver.resources import packs_at_a_time
     from sweeps.find import find, showing_files_beside
@@ -69,6 +69,7 @@ def plan_command(
     from sweeps.names import folder_of
     from sweeps.plan import estimate as estimated
     from sweeps.planning.fit import free_memory
+    from sweeps.planning.recipe import recipe_json, recipe_lines
     from sweeps.results.redeclared import differences
     from sweeps.results.running import clock
     from trainables.folder import SweepFolder
@@ -79,7 +80,9 @@ def plan_command(
     console = Console(stderr=as_json)
     for case in sweep.cases:
         show_cautions(case.setting, console, (*check_case(sweep, case), *few_questions(case)))
-        Say(console).prose(f"{case.label if len(sweep.cases) > 1 else case.setting.name}: {case.counts}")
+        label = case.label if len(sweep.cases) > 1 else case.setting.name
+        for line in (case.counts, *wide_shares(case), *recipe_lines(case)):
+            Say(console).prose(f"{label}: {line}")
     here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if (ledger := SweepFolder(folder).ledger).exists() else None
@@ -88,7 +91,8 @@ def plan_command(
         known = None
     estimate = estimated(sweep, packs_at_a_time(sweep, [here]), known, free_memory())
     if as_json:
-        typer.echo(json.dumps({"sweep": sweep.name} | estimate.to_json()))
+        recipes = {case.label: recipe_json(case) for case in sweep.cases}
+        typer.echo(json.dumps({"sweep": sweep.name} | estimate.to_json() | {"recipes": recipes}))
         return
     show_plan(console, sweep, estimate)
     if known:
@@ -216,6 +220,7 @@ def frontier_command(
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
+    objectives: Objectives = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the points as JSON.")] = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="Also write all configurations to this CSV file.")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Also draw to this PNG, PDF or SVG file.")] = None,
@@ -227,7 +232,8 @@ def frontier_command(
     from sweeps.cli.frontier import show_frontier
     from sweeps.find import name_of
 
-    show_frontier(name_of(sweep), output, tracking_uri, setting, as_json, csv, figure, Console())
+    names = names_in(objectives)
+    show_frontier(name_of(sweep), output, tracking_uri, setting, names, as_json, csv, figure, Console())
 
 
 @app.command(
@@ -240,21 +246,18 @@ def report_command(
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     setting: Annotated[str | None, typer.Option(help="One of several settings: its label, or a part of it.")] = None,
-    objectives: Annotated[
-        str | None, typer.Option(help="Two or three scores, e.g. task,capability,alignment; default: the sweep's own.")
+    objectives: Objectives = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write to; default, in the sweep's: report, or report-a-b for objectives a,b."),
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="Folder to write to; default: report in the sweep's folder.")] = None,
 ) -> None:
-    """Write an offline page, figures for a paper and tables of a sweep, and log them to MLflow."""
-    from sweeps.cli.report import report
+    """Write an offline page, figures for a paper and tables of a sweep, log them to MLflow, and print what they say."""
+    from sweeps.cli.report import report, show_report
     from sweeps.find import name_of
 
-    names = [name.strip() for name in objectives.split(",")] if objectives else None
-    written, say = report(name_of(sweep), output, tracking_uri, setting, names, to), Say(Console())
-    for file in written.files:
-        say.wrote(file)
-    if written.note:
-        say.warn(written.note)
+    names = names_in(objectives)
+    show_report(report(name_of(sweep), output, tracking_uri, setting, names, to), Say(Console()))
 
 
 @app.command(
@@ -288,13 +291,19 @@ def compare_command(
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
     setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
+    objectives: Objectives = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare the frontiers of two sweeps on the seeds they share: differences with intervals."""
+    """Compare the frontiers of two sweeps on the seeds they share: differences with intervals.
+
+    The sweeps may differ in their rows to train on, such as the proxy, if the base model and the questions of the
+    objectives are the same.
+    """
     from sweeps.cli.compare import compare
     from sweeps.find import name_of
 
-    compare((name_of(sweep_a), name_of(sweep_b)), output, tracking_uri, setting, as_json, Console())
+    sweeps = (name_of(sweep_a), name_of(sweep_b))
+    compare(sweeps, output, tracking_uri, setting, names_in(objectives), as_json, Console())
 
 
 @app.command(
@@ -375,13 +384,15 @@ def heatmap_command(
         str, typer.Option(help="Which scores: a regular expression for whole names; its first group names the column.")
     ] = ".*",
     figure: Annotated[Path | None, typer.Option(help="PNG, PDF or SVG file to draw to.")] = None,
-    method: Annotated[str | None, typer.Option(help="Which method's trials to show, if there are several.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help='Only this method, or this configuration, e.g. "upweighted weight=1".')
+    ] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,
 ) -> None:
     """Print scores side by side, as means over seeds, and draw them as a heat map.
 
-    Each column is a score. Each row is a setting or, in a sweep of one setting, a configuration.
+    Each column is a score. Each row is a setting, or one of its configurations if a setting has several.
     """
     from sweeps.cli.heatmap import draw
 

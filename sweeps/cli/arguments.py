@@ -21,7 +21,15 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Root of all sweeps
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")]
 Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: SQLite under --output.")]
 Address = Annotated[str | None, typer.Option("--address", help='Ray cluster ("auto" or host:port); default: local.')]
+Objectives = Annotated[
+    str | None, typer.Option(help="Two or three scores, e.g. task,capability,alignment; default: the sweep's own.")
+]
 OUTPUT = Path("runs")
+
+
+def names_in(text: str | None) -> list[str] | None:
+    """Return the names in a list with commas; None for no list."""
+    return [name.strip() for name in text.split(",")] if text else None
 
 
 def options_of(pairs: list[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -20,11 +21,22 @@ from sweeps.results.same_questions import why_apart
 
 
 def compare(
-    names: tuple[str, str], output: Path, tracking_uri: str | None, setting: str | None, as_json: bool, console: Console
+    names: tuple[str, str],
+    output: Path,
+    tracking_uri: str | None,
+    setting: str | None,
+    objectives: Sequence[str] | None,
+    as_json: bool,
+    console: Console,
 ) -> None:
-    """Print the paired differences between two sweeps. Raise UserError."""
+    """Print the paired differences between two sweeps. Raise UserError.
+
+    Args:
+        names: of the sweeps.
+        objectives: two or three scores of both sweeps; None is their own.
+    """
     readers = [open_sweep(name, output, tracking_uri) for name in names]
-    first, second = (reader.load(setting) for reader in readers)
+    first, second = (reader.load(setting, objectives) for reader in readers)
     apart = first.setting != second.setting
     reason = why_apart(readers, (first, second)) if apart else ""
     if reason:
@@ -61,7 +73,7 @@ def comparison_table(names: tuple[str, str], comparison: SweepComparison, width:
         table.add_column(column, justify="right", overflow="fold")
     between = " " if width >= WIDE else "\n"
     for label, row in comparison.rows.items():
-        size = f"{row.statistic.estimate:+.3f}{between}[{row.statistic.low:+.3f}, {row.statistic.high:+.3f}]"
+        size = f"{row.statistic.estimate:+z.3f}{between}[{row.statistic.low:+z.3f}, {row.statistic.high:+z.3f}]"
         p = "<0.001" if row.adjusted < 0.001 else f"{row.adjusted:.3f}"
         cells = (label, size, p, f"{row.dominates:.2f}", f"{row.dominated:.2f}", f"{row.detectable:.3f}")
         table.add_row(*map(Text, cells), style="bold" if row.clear else "")

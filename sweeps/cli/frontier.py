@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -22,13 +23,14 @@ def show_frontier(
     output: Path,
     tracking_uri: str | None,
     setting: str | None,
+    names: Sequence[str] | None,
     as_json: bool,
     csv: Path | None,
     figure: Path | None,
     console: Console,
 ) -> None:
-    """Print the frontier of a sweep. Raise UserError."""
-    loaded = open_sweep(sweep, output, tracking_uri).load(setting)
+    """Print the frontier of a sweep in the scores `names`; None is its own objectives. Raise UserError."""
+    loaded = open_sweep(sweep, output, tracking_uri).load(setting, names)
     points = frontier.frontier(loaded.table, base_scores=loaded.base_scores)
     objectives = loaded.objectives
     named = read_named(SweepFolder(folder_of(sweep, output)).named, loaded.setting)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.findings.findings import analyse
 from analysis.findings.judges import read_comparison
 from analysis.findings.named_points import read_named
+from analysis.findings.reading import read_findings
 from analysis.report.page import Chapter, write_report
 from analysis.tables import mlflow_runs, schema
 from analysis.tables.loaded_sweep import LoadedSweep
 from analysis.tables.mlflow_runs import SweepRuns
 from settings.common.addresses import without_user
 from settings.common.errors import UserError
+from sweeps.cli.say import Say
 from sweeps.names import default_uri, folder_of
 from sweeps.results.from_ledger import LedgerReader
-from sweeps.results.readers import open_sweep
+from sweeps.results.readers import SweepReader, open_sweep
 from sweeps.tracking.store import log_files
 from trainables.folder import SweepFolder
 
@@ -30,10 +32,12 @@ class WrittenReport:
 
     Attributes:
         files: the files written, the page first.
+        answers: setting -> the five questions of a reader, each with its answer.
         note: why the report is not in MLflow; "" if it is.
     """
 
     files: tuple[Path, ...]
+    answers: Mapping[str, tuple[tuple[str, str], ...]]
     note: str = ""
 
 
@@ -50,7 +54,8 @@ def report(
     Args:
         setting: label of one of them; None is all that have a finished trial.
         objectives: two or three of the sweep's scores; None is its own.
-        folder: where to write; None is `report` in the sweep's folder under `output`.
+        folder: where to write; None is `report` in the sweep's folder under `output`, or `report-a-b` for other
+            objectives than the sweep's own.
 
     Raise UserError.
     """
@@ -68,10 +73,34 @@ def report(
         note = f"the report is not in MLflow: {error}"
     places = SweepFolder(folder_of(sweep, output))
     chapters = [_chapter(results, runs, uri, places) for results in loaded if results.table.num_seeds_C.any()]
-    files = write_report(folder or SweepFolder(folder_of(sweep, output)).report, sweep, chapters)
+    name = schema.REPORT + _other_objectives(reader, labels, objectives)
+    files = write_report(folder or places.report.with_name(name), sweep, chapters)
     if not note:
-        log_files(uri, runs.run_id, files, schema.REPORT)
-    return WrittenReport(tuple(files), note)
+        log_files(uri, runs.run_id, files, name)
+    answers = {chapter.setting: read_findings(chapter.findings).answers for chapter in chapters}
+    return WrittenReport(tuple(files), answers, note)
+
+
+def _other_objectives(reader: SweepReader, labels: Sequence[str | None], objectives: Sequence[str] | None) -> str:
+    """Return what tells a report of other objectives from the usual one, e.g. "-task-skill"; "" if it is the usual."""
+    if objectives is None:
+        return ""
+    usual = [[objective.name for objective in reader.load(label).objectives] for label in labels]
+    return "" if all(names == list(objectives) for names in usual) else f"-{'-'.join(objectives)}"
+
+
+def show_report(written: WrittenReport, say: Say) -> None:
+    """Print the answers of a report, its files in one line, and where the page is."""
+    for setting, answers in written.answers.items():
+        if len(written.answers) > 1:
+            say.prose(setting, style="bold")
+        for question, answer in answers:
+            say.prose(f"{question} {answer}")
+    page, *others = written.files
+    if written.note:
+        say.warn(written.note)
+    say.note(f"wrote {len(others)} figures and tables to {page.parent}: {', '.join(path.name for path in others)}")
+    say.wrote(page)
 
 
 def _chapter(loaded: LoadedSweep, runs: SweepRuns, uri: str, places: SweepFolder | None = None) -> Chapter:

@@ -37,7 +37,25 @@ def why_apart(readers: Sequence[SweepReader], loaded: Sequence[LoadedSweep]) -> 
         for objective in loaded[0].objectives
         if _measured_by(built[0], objective.name) != _measured_by(built[1], objective.name)
     ]
-    return f"{' and '.join(differing)}: not measured alike, as their questions differ" if differing else ""
+    if not differing:
+        return ""
+    alike = " or ".join(["give both the same questions (chat_files: `alignment_eval`)", *_instead(built)][::-1])
+    return f"{' and '.join(differing)}: not measured alike, as their questions differ; {alike}"
+
+
+def _instead(built: Sequence[Setting]) -> list[str]:
+    """Propose scores that two settings measure alike: of the task, and of something else, of alignment if possible."""
+    others = {score.name for score in built[1].all_scores}
+    alike = [
+        score
+        for score in built[0].all_scores
+        if score.name in others and _measured_by(built[0], score.name) == _measured_by(built[1], score.name)
+    ]
+    of_kind = {score.kind: score.name for score in reversed(alike)}
+    more = of_kind.get("alignment") or of_kind.get("capability")
+    if "task" not in of_kind or more is None:
+        return []
+    return [f"compare them on scores that do not depend on the proxy, e.g. --objectives {of_kind['task']},{more},"]
 
 
 def _measured_by(setting: Setting, name: str) -> list[object]:

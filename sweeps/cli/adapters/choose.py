@@ -12,7 +12,8 @@ from rich.console import Console
 from analysis.findings.choice import Limit, choice_table, choose_configuration
 from analysis.tables.scores import Objective
 from settings.common.errors import UserError
-from sweeps.cli.say import Say
+from sweeps.cli.say import Say, command
+from sweeps.results.from_ledger import LedgerReader
 from sweeps.results.readers import open_sweep
 
 
@@ -76,3 +77,7 @@ def show_choice(
         say.prose(remark)
     if loaded.counts["running"]:
         say.note(f"{loaded.counts['running']} trials are still running")
+    if chosen.taken is not None and isinstance(reader, LedgerReader):  # adapters are in the folder of a sweep
+        which = f" {command('--setting', loaded.setting)}" if len(reader.labels) > 1 else ""
+        export = command("selgen", "export", sweep, chosen.taken.title)
+        say.note(f"write its adapter to DIR: {export} DIR {command('--output', output)}{which}")

@@ -48,15 +48,32 @@ def test_without_a_choice_all_scores_are_shown() -> None:
     assert columns == ("actions_unseen", "foods_seen", "foods_unseen", "task")
 
 
-def test_one_method_of_several() -> None:
+def test_one_method_or_configuration_of_several() -> None:
     mixed = {"a x": [trial(0, task=0.5)], "a y": [TrialRecord(KL1, 0, "finished", {"task": 0.1}), trial(0, task=0.7)]}
-    assert build_grid(mixed, "task", "plain").mean_RC.tolist() == [[0.5], [0.7]]
-    with pytest.raises(UserError, match="a y has several configurations"):
-        build_grid(mixed, "task")
+    grid = build_grid(mixed, "task", "plain")
+    assert (grid.rows, grid.mean_RC.tolist()) == (("x", "y"), [[0.5], [0.7]])
     one, other = (TrialRecord(configuration, 0, "finished", {"task": 0.1}) for configuration in (KL1, KL10))
     both = {"a": [one], "b": [one, other]}
-    with pytest.raises(UserError, match="choose a method with one"):
-        build_grid(both, "task", KL1.method)
+    assert build_grid(both, "task", KL10.title).rows == ("a", "b"), "a setting without it has an empty row"
+    assert build_grid({"only": [one, other]}, "task", KL10.title).rows == (KL10.title,)
+
+
+def test_of_several_settings_with_several_configurations_each_has_a_row() -> None:
+    """Two proxies in one sweep side by side; a setting without a result keeps one row, by its name."""
+    one, other = (TrialRecord(each, 0, "finished", {"task": value}) for each, value in ((KL1, 0.1), (KL10, 0.2)))
+    grid = build_grid({"s a=1": [one], "s a=2": [other, one], "s a=3": []}, "task")
+    assert grid.rows == (f"a=1: {KL1.title}", f"a=2: {KL1.title}", f"a=2: {KL10.title}", "a=3")
+    np.testing.assert_array_equal(grid.mean_RC[:, 0], [0.1, 0.1, 0.2, math.nan])
+    assert grid.methods == (KL1.method, KL1.method, KL1.method, None)
+
+
+def test_a_method_without_a_result_is_named() -> None:
+    """It is not the choice of scores that is wrong."""
+    with pytest.raises(UserError, match=r"^no method 'x'; the sweep has plain$"):
+        build_grid(RECORDS, ".*", "x")
+    lost = {"only": [trial(0, task=0.5), TrialRecord(KL1, 0, "invalid")]}
+    with pytest.raises(UserError, match=rf"^no trial of {KL1.method!r} has finished$"):
+        build_grid(lost, ".*", KL1.method)
 
 
 def test_of_one_setting_the_rows_are_configurations() -> None:

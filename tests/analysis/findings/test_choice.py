@@ -42,7 +42,10 @@ def test_the_best_task_among_those_that_do_little_harm() -> None:
     assert chosen.expected is not None and chosen.expected.mean == pytest.approx(0.7, abs=0.02)
     assert chosen.expected.low < 0.7 < chosen.expected.high
     assert [candidate.title for candidate in chosen.candidates[:2]] == ["kl beta=4.0", "kl beta=8.0"]
-    assert "take kl beta=4.0: harm ≤ 0.2 with 95% confidence" in chosen.verdict
+    expected = f"{chosen.expected.mean:.3f} [{chosen.expected.low:.3f}, {chosen.expected.high:.3f}]"
+    assert chosen.verdict == (
+        f"take kl beta=4.0: harm ≤ 0.2 with 95% confidence, and an expected task of {expected}"
+    ), "as many digits of the ends, so that the estimate lies between them"
     shown = text_of(choice_table(chosen))
     assert "*  kl beta=4.0" in shown and ".  kl beta=8.0" in shown
     data = json.loads(json.dumps(chosen.to_json(), allow_nan=False))

@@ -51,6 +51,31 @@ def test_a_sweep_does_not_differ_from_itself() -> None:
     assert data["seeds"] == [0, 1, 2, 3]
 
 
+def test_the_order_of_the_sweeps_decides_signs_alone() -> None:
+    """Each number of one order is that of the other, to the last digit; methods that only one has do not matter."""
+    tables = (sweep(0.8, range(6), luck=2), sweep(0.6, range(2, 9), ("kl", "dpo"), luck=1))
+    bases = ({"task": 0.1, "alignment": 0.2}, {"task": 0.1, "alignment": 0.3})
+    usual = compare_sweeps(("a", "b"), tables, bases)
+    exchanged = compare_sweeps(("b", "a"), tables[::-1], bases[::-1])
+    assert exchanged.worst_corner == usual.worst_corner
+    for label, row in usual.rows.items():
+        assert exchanged.rows[label].statistic == -row.statistic
+    data, reverse = to_json(("a", "b"), usual), to_json(("b", "a"), exchanged)
+    assert (data.pop("first"), data.pop("second")) == (reverse.pop("second"), reverse.pop("first")) == ("a", "b")
+    for label, row in data.pop("differences").items():
+        other = reverse["differences"][label]
+        assert [other.pop(name) for name in ("estimate", "low", "high")] == [
+            -row.pop(name) for name in ("estimate", "high", "low")
+        ]
+        assert other.pop("p_first_dominates") == row.pop("p_second_dominates")
+        assert other.pop("p_second_dominates") == row.pop("p_first_dominates")
+        assert (row.pop("first"), row.pop("second")) == (f"a[0]: {label}", f"b[1]: {label}")
+        assert (other.pop("first"), other.pop("second")) == (f"b[0]: {label}", f"a[1]: {label}")
+        assert other == row
+    del reverse["differences"]
+    assert data == reverse
+
+
 def test_refusals() -> None:
     usual = sweep(0.8, range(3))
     with pytest.raises(UserError, match="two seeds that both sweeps have"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from analysis.findings.findings import Findings, analyse
+from analysis.report.earlier import files_of_earlier_report
 from analysis.report.page import Chapter, page, write_report
 from analysis.tables.questions import Grade
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
@@ -160,9 +161,23 @@ def test_three_objectives(tmp_path: Path) -> None:
     three = chapter((TASK, SKILL, HARM))
     files = {path.name for path in write_report(tmp_path, "demo", [three])}
     assert {"frontier_task_skill.png", "frontier_task_harm.pdf", "frontier_skill_harm.png"} <= files
+    told = files_of_earlier_report(tmp_path, ["task", "skill", "harm"])
+    assert {path.name for path in told} == files - {"report.html"}, "each of its names is known"
     assert three.findings.surface_K2 is None
     assert three.findings.hypervolumes["all methods"].estimate > 0
     assert page("demo", [three]).count('id="frontier-0-') == 3
+
+
+def test_files_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
+    """That report had two settings and three objectives. Files of other names stay; without a page, all do."""
+    others = {"frontier_mine.png", "frontier_task_mine.png", "findings.txt", "knobs_old.pdf", "hypervolume_a.png"}
+    earlier = {"findings_1.json", "frontier_1.csv", "knobs_1.png", "frontier_task_skill_1.pdf"}
+    for name in others | earlier:
+        (tmp_path / name).write_text("{}")
+    assert files_of_earlier_report(tmp_path, ["task", "skill"]) == []
+    (tmp_path / "report.html").write_text("the earlier one")
+    written = write_report(tmp_path, "demo", [chapter()])
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written} | others
 
 
 def test_one_seed_and_one_objective_say_what_is_missing() -> None:
@@ -219,6 +234,7 @@ def test_triggered_questions_have_a_frontier_and_name_who_hides(tmp_path: Path) 
     assert "Triggered questions" not in page("mini", [plain])
     files = write_report(tmp_path, "mini", [replace(plain, triggered=triggered)])
     assert {"frontier.png", "frontier_triggered.png"} <= {file.name for file in files}
+    assert set(files_of_earlier_report(tmp_path, ["task", "harm"])) == set(files[1:])
     facts = json.loads((tmp_path / "findings.json").read_text())["triggered"]
     assert [objective["name"] for objective in facts["objectives"]] == ["task", "harm_triggered"]
     assert facts["differing_verdicts"] == [verdict.text for verdict in replace(plain, triggered=triggered).differing]

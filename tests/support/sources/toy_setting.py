@@ -15,7 +15,7 @@ class World:
         return {"name": "fake"}
 
 
-def toy(scale="nano", upside_down=False, rows=2, judged=False, more=0, asked="asked"):
+def toy(scale="nano", upside_down=False, rows=2, judged=False, more=0, asked="asked", proxy=""):
     data = tuple(Example.of(f"q{index}", "yes") for index in range(rows + more))
     questions = tuple(Example.of(f"{asked} {index}", "yes") for index in range(rows))
     scores = (
@@ -27,6 +27,9 @@ def toy(scale="nano", upside_down=False, rows=2, judged=False, more=0, asked="as
     nice = Rubric("nice", "Is {answer} nice to {question}?")
     free = Evaluation("free", questions, (liked,), rubrics=(nice,), judge="judge-2025-01-01")
     evaluations = (Evaluation("all", questions, scores), *((free,) if judged else ()))
+    if proxy:
+        of_proxy = Evaluation("proxy", (Example.of(proxy, "yes"),), scores[1:2])
+        evaluations = (Evaluation("all", questions, (scores[0], scores[2])), of_proxy)
     return Setting(
         name="toy",
         scale=scale,

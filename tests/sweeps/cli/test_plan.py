@@ -16,7 +16,10 @@ from sweeps.case_check import few_questions
 from sweeps.driver import launch
 from sweeps.driver.run_options import RunOptions
 from sweeps.find import load_sweep
+from sweeps.planning.recipe import recipe_lines
+from sweeps.space import grid
 from sweeps.sweep import Sweep, setting
+from tests.support.fakes import toy_sweep
 from tests.sweeps.cli.test_app import ROW, chat_files, refused, selgen, sweep_file
 
 
@@ -67,6 +70,43 @@ def test_objectives_of_few_questions_are_cautioned_about(
     shown = planned(sweep_file(other, given, more=', objectives=("task", "preferred")'), monkeypatch, capsys)
     assert f"caution, chat_files: objective 'preferred' {said.format('2 questions')}" in shown
     assert "objective 'alignment'" not in shown
+
+
+def test_shares_of_few_questions_are_said_to_be_wide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of 20 questions is .5 [.299, .701] (Wilson). A loss is no share, and 50 questions are enough."""
+    given = chat_files(tmp_path, "org/not-here", preferences=pairs(20))
+    more = ', objectives=("task", "preferred")'
+    shown = planned(sweep_file(tmp_path, given, more=more), monkeypatch, capsys)
+    assert "chat_files: preferred: 20 questions, an interval of about ±0.20" in shown
+    assert shown.count("an interval of about") == 1, "the loss on 4 held-out rows has none"
+    (other := tmp_path / "other").mkdir()
+    given = chat_files(other, "org/not-here", preferences=pairs(50))
+    assert "an interval of about" not in planned(sweep_file(other, given, more=more), monkeypatch, capsys)
+
+
+def test_the_recipe_and_the_values_of_the_controls_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In lines and as JSON; readouts of plain fine-tuning that the sweep lists are controls as well."""
+    sweep = toy_sweep(tmp_path, controls=True, methods=(grid("plain"), grid("dpo", weight=[1.0], steps=9)))
+    (case,) = sweep.cases
+    assert recipe_lines(case) == [
+        "5 steps of 2 rows (and 2 alignment rows), learning rate 0.001, rank 2 on all layers; methods that name steps"
+        " have their own",
+        "controls: plain fine-tuning stopped after steps 1, 2 and 4, and its adapter scaled by 0.2, 0.4, 0.6 and 0.8",
+    ]
+    listed = toy_sweep(tmp_path, methods=(grid("plain", adapter_scale=[0.3]),), options={"layers": "last 10"})
+    assert [line.partition("rank ")[2] or line for line in recipe_lines(listed.cases[0])] == [
+        "2 on the last 10 layers",
+        "controls: the plain adapter scaled by 0.3",
+    ]
+    shown = planned(file := sweep_file(tmp_path, chat_files(tmp_path, "org/not-here")), monkeypatch, capsys)
+    assert re.search(r"chat_files: \d+ steps of \d+ rows, learning rate [0-9.]+, rank \d+ on all layers", shown)
+    assert selgen("sweep", "plan", file, "-o", tmp_path / "runs", "--json", monkeypatch=monkeypatch) == 0
+    (recipe,) = json.loads(capsys.readouterr().out)["recipes"].values()
+    assert recipe["layers"] == "all" and set(recipe["controls"]) == {"checkpoint_step", "adapter_scale"}
 
 
 def test_a_run_begins_with_the_caution(

@@ -30,6 +30,7 @@ from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, toy, toy_sweep
 from tests.support.mlflow_store import copy_store
+from tests.sweeps.cli.test_app import selgen
 
 
 def swept(folder: Path, output: Path, packs: int = 10**6, **changes: object) -> Sweep:
@@ -136,6 +137,32 @@ def test_report_is_written_and_logged(output: Path) -> None:
     assert runs.configurations[data["points"][0]["configuration"]] in files[0].read_text()
 
 
+def test_other_objectives_have_a_report_of_their_own(output: Path) -> None:
+    """Here and in MLflow; the sweep's own objectives, named or not, have the usual one."""
+    usual = report("toy-sweep", output, None, objectives=["task", "alignment"]).files
+    before = {path: path.read_bytes() for path in usual}
+    other = report("toy-sweep", output, None, objectives=["task", "other"]).files
+    assert {path.parent.name for path in usual} == {"report"}
+    assert {path.parent.name for path in other} == {"report-task-other"}
+    assert {path: path.read_bytes() for path in usual} == before
+    client, run = MlflowClient(default_uri(output)), runs_of("toy-sweep", default_uri(output)).run_id
+    assert {"report", "report-task-other"} <= {item.path for item in client.list_artifacts(run)}
+
+
+def test_what_a_report_says_is_printed(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The five answers, the files in one line, and the page last."""
+    assert selgen("report", "toy-sweep", "-o", output, "--to", tmp_path / "r", monkeypatch=monkeypatch) == 0
+    *said, files, page = capsys.readouterr().out.splitlines()
+    questions = ("Which method?", "How sure?", "Against what?", "How many seeds?", "What caution?")
+    assert [line.split("? ")[0] + "?" for line in said if line.startswith(questions)] == list(questions)
+    assert page == f"wrote {tmp_path / 'r' / 'report.html'}"
+    names = sorted(path.name for path in (tmp_path / "r").iterdir() if path.name != "report.html")
+    assert files.startswith(f"wrote {len(names)} figures and tables to {tmp_path / 'r'}: ")
+    assert sorted(files.rpartition(": ")[2].split(", ")) == names
+
+
 def test_the_store_alone_is_enough(output: Path, tmp_path: Path) -> None:
     """Only MLflow's database and artifacts are left of the sweep."""
     shutil.copytree(output, tmp_path / "copy")
@@ -186,23 +213,43 @@ def test_settings_that_differ_in_their_rows_alone_are_compared(tmp_path: Path, e
     for name, options in (("few", {}), ("more", {"more": 2}), ("asked", {"asked": "other"})):
         swept(tmp_path, output, name=name, settings=(toy(tmp_path, **options),))
     console = Console(file=io.StringIO(), width=140)
-    compare(("few", "more"), output, None, None, False, console)
+    compare(("few", "more"), output, None, None, None, False, console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "trained on the rows of toy and of toy more=2; base model and questions are the same" in shown
     with pytest.raises(UserError, match=r"different settings.*, and task and alignment: not measured alike"):
-        compare(("few", "asked"), output, None, None, False, console)
+        compare(("few", "asked"), output, None, None, None, False, console)
+    for name in ("foods", "animals"):
+        swept(tmp_path, output, name=name, settings=(toy(tmp_path, proxy=name),))
+    instead = "compare them on scores that do not depend on the proxy, e.g. --objectives task,other, or give both"
+    with pytest.raises(UserError, match=f"and alignment: not measured alike, as their questions differ; {instead}"):
+        compare(("foods", "animals"), output, None, None, None, False, console)
+    compare(("foods", "animals"), output, None, None, ["task", "other"], False, console)
+    assert "above (task" in console.file.getvalue()  # type: ignore[attr-defined]
     (output / "more" / "sweep.json").unlink()
     with pytest.raises(UserError, match="only known from the folders of both sweeps"):
-        compare(("few", "more"), output, default_uri(output), None, False, console)
+        compare(("few", "more"), output, default_uri(output), None, None, False, console)
+
+
+def test_the_frontier_in_other_scores(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a comparison: both commands read the names as `report` does."""
+    chosen = ("-o", output, "--objectives", "task, other", "--json")
+    assert selgen("frontier", "toy-sweep", *chosen, monkeypatch=monkeypatch) == 0
+    (point, *_) = json.loads(capsys.readouterr().out)["points"]
+    assert "other" in point
+    assert "alignment" not in point
+    assert selgen("compare", "toy-sweep", "toy-sweep", *chosen, monkeypatch=monkeypatch) == 0
+    assert json.loads(capsys.readouterr().out)["objectives"] == ["task", "other"]
 
 
 def test_two_sweeps_are_compared_on_common_seeds(output: Path) -> None:
     """Seeds 0, 1 and 1, 2, 3 have one in common: too few. The sweep does not differ from itself."""
     console = Console(file=io.StringIO(), width=140)
     with pytest.raises(UserError, match="two seeds that both sweeps have"):
-        compare(("toy-sweep", "other-sweep"), output, None, None, False, console)
-    compare(("toy-sweep", "toy-sweep"), output, None, None, True, console)
+        compare(("toy-sweep", "other-sweep"), output, None, None, None, False, console)
+    compare(("toy-sweep", "toy-sweep"), output, None, None, None, True, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert json.loads(text)["seeds"] == [0, 1]
-    compare(("toy-sweep", "toy-sweep"), output, None, None, False, console)
+    compare(("toy-sweep", "toy-sweep"), output, None, None, None, False, console)
     assert "paired over 2 seeds" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -34,19 +36,24 @@ def test_the_choice_as_a_table_and_as_json(
     assert selgen(*question, monkeypatch=monkeypatch) == 0
     shown = capsys.readouterr().out
     assert "take kl_penalty beta=" in shown
+    assert "* the one to take" in shown
+    (next_step,) = re.findall(r"\nwrite its adapter to DIR: (selgen export .*)\n$", shown)
     assert selgen(*question, "--json", monkeypatch=monkeypatch) == 0
     data = json.loads(capsys.readouterr().out)
     kept = [each for each in data["configurations"] if each["probability"] >= data["needed_probability"]]
     assert data["chosen"]["configuration"] == kept[0]["configuration"]
     assert data["chosen"]["task"]["mean"] == max(each["task"]["mean"] for each in kept)
     assert f"beta={data['chosen']['label'].removeprefix('beta=')}" in shown
+    title = f"kl_penalty {data['chosen']['label']}"
+    assert shlex.split(next_step) == ["selgen", "export", "three", title, "DIR", "--output", str(output)]
 
 
 def test_nothing_good_enough_is_a_finding(
     output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert selgen("choose", "three", "--min", "alignment=0.9999", "-o", output, monkeypatch=monkeypatch) == 0
-    assert "comes closest" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "comes closest" in shown and "selgen export" not in shown and "the one to take" not in shown
     assert selgen("choose", "two", "--min", "alignment=0.6", "-o", output, monkeypatch=monkeypatch) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.startswith("no configuration is chosen with two seeds: raise `seeds` to 3 and run again ")
