@@ -33,16 +33,16 @@ class Parts:
 
     def opened_by(self, system: tuple[Message, ...]) -> Parts:
         """Return the same rows, with this system turn added to those without one."""
+        streams = {stream: opened_by(rows, system) for stream, rows in self.streams.items()}
+        held_out = {side: opened_by(rows, system) for side, rows in self.held_out.items()}
+        return Parts(streams, held_out, opened_by(self.questions, system))
 
-        def opened(rows: tuple[Example, ...]) -> tuple[Example, ...]:
-            return tuple(
-                row if row.messages[0].role == "system" else replace(row, messages=(*system, *row.messages))
-                for row in rows
-            )
 
-        streams = {stream: opened(rows) for stream, rows in self.streams.items()}
-        held_out = {side: opened(rows) for side, rows in self.held_out.items()}
-        return Parts(streams, held_out, opened(self.questions))
+def opened_by(rows: Iterable[Example], system: tuple[Message, ...]) -> tuple[Example, ...]:
+    """Return rows with this system turn added to those without one."""
+    return tuple(
+        row if row.messages[0].role == "system" else replace(row, messages=(*system, *row.messages)) for row in rows
+    )
 
 
 def sorted_out(read: Mapping[str, SourceRows]) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...]]:

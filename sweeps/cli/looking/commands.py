@@ -67,18 +67,31 @@ def settings_command(
 )
 def data_command(
     file: Annotated[str, typer.Argument(metavar="FILE", help="File of rows, or with --split a data set on the Hub.")],
-    against: Annotated[list[str] | None, typer.Option(help="File that must share no prompt; repeatable.")] = None,
-    columns: Annotated[list[str] | None, typer.Option(help="name=column, e.g. prompt=question; repeatable.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="File of rows or questions that must share no prompt; repeatable.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=YOUR_COLUMN", help="What a column of FILE is, e.g. prompt=question; repeatable."),
+    ] = None,
+    against_columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=YOUR_COLUMN", help="The same for the files of --against; repeatable."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a data set on the Hub, e.g. train[:100].")] = None,
     questions: Annotated[
         bool, typer.Option("--questions", help="Read questions with several replies, as `preferences=` does.")
     ] = False,
     model: Annotated[str | None, typer.Option(help="Count this model's tokens: Hub id or directory.")] = None,
-    max_length: Annotated[int, typer.Option(min=1, help="Cut rows after this many tokens.")] = 1024,
+    scale: Annotated[str, typer.Option(metavar="small|full", help="Encode rows as chat_files does there.")] = "full",
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Cut rows after this many tokens; default: as at the scale.")
+    ] = None,
     rows: Annotated[int, typer.Option(min=0, help="Number of rows to show as tokens.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show how rows are read: their forms, turns and tags, lengths, what is cut, which prompts repeat or leak."""
-    from sweeps.cli.looking.data import show_data
+    from sweeps.cli.looking.data import Look, show_data
 
-    show_data(file, against or (), columns or (), split, questions, model, max_length, rows, as_json, Console())
+    given = (against or (), columns or (), against_columns or ())
+    show_data(Look(file, *given, split, questions, scale, model, max_length, rows), as_json, Console())
