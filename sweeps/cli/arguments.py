@@ -24,8 +24,17 @@ Address = Annotated[str | None, typer.Option("--address", help='Ray cluster ("au
 OUTPUT = Path("runs")
 
 
+OPTION_HELP = (
+    "An option of the setting. VALUE may be JSON:"
+    """ task='{"file": "a.csv", "columns": {"prompt": "asked"}}'; repeatable."""
+)
+
+
 def options_of(pairs: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs; values are parsed as JSON where possible. Raise UserError."""
+    """Read KEY=VALUE pairs; values are parsed as JSON where possible.
+
+    Raise UserError, also for a value that begins like a JSON object or list, and is none.
+    """
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -33,6 +42,10 @@ def options_of(pairs: list[str]) -> dict[str, Any]:
             raise UserError(f"--option {pair!r} must be KEY=VALUE")
         try:
             options[key] = json.loads(value)
-        except ValueError:
+        except json.JSONDecodeError as error:
+            if value.startswith(("{", "[")):
+                wanted = f"a text that begins with {value[0]} must be in double quotes"
+                place = f"character {error.pos + 1}"
+                raise UserError(f"--option {key}: not valid JSON at {place}: {error.msg}; {wanted}") from error
             options[key] = value
     return options

@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from settings.common.errors import UserError
-from sweeps.cli.arguments import options_of
-from sweeps.cli.say import Say
+from sweeps.cli.arguments import OPTION_HELP, options_of
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -36,26 +34,13 @@ def methods_command(name: Annotated[str | None, typer.Argument(help="Show one me
 )
 def settings_command(
     name: Annotated[str | None, typer.Argument(help="Show one setting in full.")] = None,
-    option: Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE, an option of the setting.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help=OPTION_HELP)] = None,
 ) -> None:
     """List the settings: what is learned, from which rows, how it is judged."""
-    from settings import catalog
-    from settings.model_files import check_model
-    from sweeps.cli.tables import show_options, show_setting, show_settings
+    from sweeps.cli.looking.settings import show_named, show_settings
 
     if name:
-        try:
-            built = catalog.build(name, catalog.absolute(name, options_of(option or [])))
-        except UserError as error:
-            show_options(Console(), name)
-            if not isinstance(error, catalog.MissingOptionError):
-                raise
-            given = " ".join(f"--option {missing}=..." for missing in error.options)
-            Say(Console()).note(f"give {given} to build it and see its rows")
-            return
-        show_setting(Console(), built)
-        show_options(Console(), name)
-        check_model(built.base_model)
+        show_named(Console(), name, options_of(option or []))
     else:
         show_settings(Console())
 
