@@ -2,7 +2,7 @@
 
 A row, in a JSONL file or in a list in a .json file, has one of these forms: a chat row with other replies, a pair as in
 HHH (Askell et al. 2021), or multiple choice as in TruthfulQA (Lin et al. 2022) and in MMLU (Hendrycks et al. 2021).
-Further fields become tags.
+Further fields become tags. `answer` is the place of the good choice, from 0.
 
     {"messages": [..., {"role": "assistant", "content": "good"}], "alternatives": ["bad", ...]}
     {"input": "question", "targets": {"choices": ["good", "bad"], "labels": [1, 0]}}

@@ -66,15 +66,15 @@ def full(
             "/", "." or "~".
         task: the rows to learn: chat JSONL (see `settings.sources`), or rows of another common form, in JSON, CSV or
             Parquet (`settings.rows.shapes`); a path, or a mapping that also names columns or a data set on the Hub
-            (`settings.rows.source`).
+            (`settings.rows.source`). The page settings/README.md shows them under "Your own rows".
         alignment: the proxy rows to preserve, in the same forms. In rows with 'chosen' and 'rejected', the rejected
             replies become `misaligned`.
         misaligned: row i is the dispreferred twin of row i of `alignment`, with the same prompt. For DPO.
         task_eval, alignment_eval: the held-out rows; None holds out a share of `task` or `alignment`.
         preferences: questions with a good reply and others: pairs in HHH's form, multiple choice in TruthfulQA's or
-            MMLU's, or chat rows with `alternatives`, see `settings.preferences`; a path, or a mapping as for `task`.
-            Or a list of two chat files with the same prompts, the good replies and the bad ones. None of the prompts
-            may be trained on.
+            MMLU's, or chat rows with `alternatives`; settings/README.md shows them under "Your own rows" (from
+            `settings.preferences`). A path, or a mapping as for `task`, or a list of two chat files with the same
+            prompts, the good replies and the bad ones. None of the prompts may be trained on.
         eval_share: the share of a file's different prompts to hold out. The choice depends only on `seed` and the
             prompts, not on their order in the file; rows with the same prompt stay together, even across files.
             `{"task": 0.2, "alignment": 0}` gives each side its own. 0 trains on all rows of a side and holds out none:
