@@ -76,6 +76,12 @@ def scales(name: str) -> Mapping[str, Builder]:
     return _package(name).SCALES
 
 
+def options_for_score(name: str, score: str) -> tuple[str, ...]:
+    """Return the options that add a score to a setting, one of which is enough; its package lists them: `SCORES_OF`."""
+    options = getattr(_package(name), "SCORES_OF", {}) if name in names() else {}
+    return tuple(option for option, scores in options.items() if score in scores)
+
+
 def _package(name: str) -> Any:
     return importlib.import_module(f"settings.{name}")
 

@@ -2,7 +2,7 @@
 
 A row, in a JSONL file or in a list in a .json file, has one of these forms: a chat row with other replies, a pair as in
 HHH (Askell et al. 2021), or multiple choice as in TruthfulQA (Lin et al. 2022) and in MMLU (Hendrycks et al. 2021).
-Further fields become tags.
+Further fields become tags. `answer` is the place of the good choice, from 0.
 
     {"messages": [..., {"role": "assistant", "content": "good"}], "alternatives": ["bad", ...]}
     {"input": "question", "targets": {"choices": ["good", "bad"], "labels": [1, 0]}}
@@ -21,7 +21,7 @@ by semicolons. Files with other names are given with `columns`, see `settings.ro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 from settings.common import checks
 from settings.common.errors import UserError
 from settings.example import Example
+from settings.rows.columns import FormError, unknown_form
 from settings.rows.shapes import chat_row
 from settings.rows.source import SourceRows, raw_rows
 from settings.scoring import margin, prefers_good
@@ -48,6 +49,12 @@ READ_FROM = (  # each form's fields
 FIELDS = tuple(
     dict.fromkeys(("messages", "alternatives", "prompt", *(field for fields in READ_FROM for field in fields)))
 )
+CLOSEST = (
+    ("question", "choices", "answer"),
+    ("messages", "alternatives"),
+    ("prompt", "chosen", "rejected"),
+    *READ_FROM,
+)  # one of these may be meant
 FORMS = (
     "a row has 'messages' and 'alternatives', 'chosen' and 'rejected', 'input' and 'targets', 'question' and"
     " 'mc1_targets' or 'mc2_targets', or 'question', 'choices' and 'answer'; a table may have"
@@ -118,7 +125,9 @@ def preferences_of(row: Any, where: str) -> tuple[Example, ...]:
         _refuse(where, f"expected an object; {FORMS}")
     rest = {key: value for key, value in row.items() if value is not None}
     if "messages" in rest:
-        others = rest.pop("alternatives", None)
+        if "alternatives" not in rest:
+            raise _unknown(where, rest)
+        others = rest.pop("alternatives")
         if not _are_texts(others):
             _refuse(where, f"'alternatives' must be a list of texts, the other replies, got {others!r}")
         return (_distinct(replace(example_of(rest, where), alternatives=tuple(others))),)
@@ -146,13 +155,17 @@ def _question(rest: dict[str, Any], where: str) -> tuple[Any, tuple[str, ...], t
         key = next(iter(targets))
         return rest.pop("question"), *_labelled(targets[key], f"{where}, {key!r}")
     if not {"question", "choices", "answer"} <= rest.keys():
-        _refuse(where, f"found the fields {', '.join(map(str, (*rest, *targets))) or 'none'}; {FORMS}")
+        raise _unknown(where, (*rest, *targets))
     asked, choices, answer = (rest.pop(key) for key in ("question", "choices", "answer"))
     if not _are_texts(choices):
         _refuse(where, f"'choices' must be a list of texts, got {choices!r}")
     if not checks.is_integer(answer) or not 0 <= answer < len(choices):
         _refuse(where, f"'answer' must be the place of the good choice, 0 to {len(choices) - 1}, got {answer!r}")
     return asked, (choices[answer],), tuple(text for at, text in enumerate(choices) if at != answer)
+
+
+def _unknown(where: str, fields: Iterable[Any]) -> FormError:
+    return unknown_form(where, [str(name) for name in fields], FORMS, CLOSEST, FIELDS)
 
 
 def _labelled(targets: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from settings.base_models import NanoModel, TunedModel
+from settings.catalog import options_for_score
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.reference import SettingRef
@@ -110,7 +111,9 @@ def scores_named(setting: Setting, names: Sequence[str]) -> tuple[Score, ...]:
     scores = {score.name: score for score in setting.all_scores}
     for name in names:
         if name not in scores:
-            raise UserError(f"setting {setting.name!r} has no score {name!r}; it has {', '.join(scores)}")
+            options = " or ".join(map(repr, options_for_score(setting.name, name)))
+            remedy = f"; for {name!r} give option {options}" if options else ""
+            raise UserError(f"setting {setting.name!r} has no score {name!r}; it has {', '.join(scores)}{remedy}")
     return tuple(scores[name] for name in names)
 
 

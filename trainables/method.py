@@ -44,6 +44,11 @@ ProxySchedule = Literal["continuous", "synchronized"]
     continuous    in every step; once used up, they start again in a new order
     synchronized  once per pass over the task rows, in its first steps; later steps have none
 """
+GIVEN_AS: Mapping[Stream, str] = {  # how `chat_files` takes rows
+    "task": "option 'task'",
+    "alignment": "option 'alignment'",
+    "misaligned": "pairs ('chosen', 'rejected') as option 'alignment', or a file as option 'misaligned'",
+}
 
 
 @dataclass(frozen=True)
@@ -407,7 +412,8 @@ def require(setting: Setting, method: Method) -> None:
     """Raise UserError if the method, or what it builds on, needs something that the setting does not have."""
     for stream in (*method.streams, *method.prepared_streams):
         if stream not in setting.streams:
-            raise UserError(f"method {method.name!r} needs {stream} rows, but setting {setting.name!r} has none")
+            lacking = f"method {method.name!r} needs {stream} rows, but setting {setting.name!r} has none"
+            raise UserError(f"{lacking}; with your own rows, give {GIVEN_AS[stream]}")
     for name in instructions_of(method):
         if name not in setting.instructions:
             raise UserError(

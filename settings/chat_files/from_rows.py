@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from settings.base_models import PackagedModel, PretrainedModel, Recipe
-from settings.chat_files.rows import Parts, check_twins, read_compared, sorted_out, split, without_long_prompts
+from settings.chat_files.rows import (
+    Parts,
+    check_twins,
+    read_compared,
+    read_shares,
+    sorted_out,
+    split,
+    without_long_prompts,
+)
 from settings.chat_files.scores import (
     evaluations_of,
     length_remarks,
@@ -36,7 +44,7 @@ def setting_from_rows(
     task_eval: RowSource | None,
     alignment_eval: RowSource | None,
     preferences: RowSource | Sequence[FilePath] | None,
-    eval_share: float,
+    eval_share: float | Mapping[str, float],
     match: str | Mapping[str, str] | None,
     max_new_tokens: int,
     max_length: int,
@@ -53,7 +61,7 @@ def setting_from_rows(
         recipe: number of task rows -> recipe.
         system: system turn for rows without one.
     """
-    checks.share("option 'eval_share'", eval_share)
+    shares = read_shares(eval_share)
     for option, number, least in (
         ("seed", seed, 0),
         ("max_new_tokens", max_new_tokens, 1),
@@ -69,7 +77,7 @@ def setting_from_rows(
     if drop_long_prompts and isinstance(base_model, PretrainedModel):
         files, dropped = without_long_prompts(files, base_model, max_length, tuple(texts.values()))
         remarks += dropped
-    parts = split(files, eval_share, seed).opened_by(system)
+    parts = split(files, shares, seed).opened_by(system)
     asked = evaluations_of(parts.held_out, read_matches(match, parts.held_out), max_new_tokens)
     evaluations = [*asked, *preferences_of(parts.questions)]
     twins = triggered_twins(evaluations, trigger, texts.get("strong"))

@@ -15,6 +15,7 @@ from typing import Any
 
 from settings.base_models import Recipe
 from settings.chat_files.from_rows import setting_from_rows
+from settings.chat_files.rows import EVAL_SHARE
 from settings.options import NO_THINKING, FilePath, ModelSource, pretrained_model
 from settings.rows.source import RowSource
 from settings.setting import Setting
@@ -30,7 +31,7 @@ def full(
     task_eval: RowSource | None = None,
     alignment_eval: RowSource | None = None,
     preferences: RowSource | Sequence[FilePath] | None = None,
-    eval_share: float = 0.2,
+    eval_share: float | Mapping[str, float] = EVAL_SHARE,
     match: str | Mapping[str, str] | None = None,
     max_new_tokens: int = 256,
     max_length: int = 1024,
@@ -65,17 +66,19 @@ def full(
             "/", "." or "~".
         task: the rows to learn: chat JSONL (see `settings.sources`), or rows of another common form, in JSON, CSV or
             Parquet (`settings.rows.shapes`); a path, or a mapping that also names columns or a data set on the Hub
-            (`settings.rows.source`).
+            (`settings.rows.source`). The page settings/README.md shows them under "Your own rows".
         alignment: the proxy rows to preserve, in the same forms. In rows with 'chosen' and 'rejected', the rejected
             replies become `misaligned`.
         misaligned: row i is the dispreferred twin of row i of `alignment`, with the same prompt. For DPO.
         task_eval, alignment_eval: the held-out rows; None holds out a share of `task` or `alignment`.
         preferences: questions with a good reply and others: pairs in HHH's form, multiple choice in TruthfulQA's or
-            MMLU's, or chat rows with `alternatives`, see `settings.preferences`; a path, or a mapping as for `task`.
-            Or a list of two chat files with the same prompts, the good replies and the bad ones. None of the prompts
-            may be trained on.
+            MMLU's, or chat rows with `alternatives`; settings/README.md shows them under "Your own rows" (from
+            `settings.preferences`). A path, or a mapping as for `task`, or a list of two chat files with the same
+            prompts, the good replies and the bad ones. None of the prompts may be trained on.
         eval_share: the share of a file's different prompts to hold out. The choice depends only on `seed` and the
             prompts, not on their order in the file; rows with the same prompt stay together, even across files.
+            `{"task": 0.2, "alignment": 0}` gives each side its own. 0 trains on all rows of a side and holds out none:
+            without `alignment_eval` the alignment rows then have no score, and the task rows need `task_eval`.
         match: how to compare a reply with the held-out response. "exact": equal except for case and white space. Any
             other text is a regular expression, whose first group (or whole match) is taken from both and compared.
             `{"task": ...}` or `{"alignment": ...}` matches the replies of only one side.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from settings.base_models import PretrainedModel
+from settings.common import checks
 from settings.common.content import content_id
 from settings.common.errors import UserError
 from settings.common.files import absolute_path
@@ -21,6 +22,7 @@ from settings.tokenizer import load_tokenizer
 Side = Literal["task", "alignment"]
 PromptKey = tuple[tuple[str, str], ...]
 SIDES: tuple[Side, ...] = ("task", "alignment")
+EVAL_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,16 @@ class Parts:
 
     def opened_by(self, system: tuple[Message, ...]) -> Parts:
         """Return the same rows, with this system turn added to those without one."""
+        streams = {stream: opened_by(rows, system) for stream, rows in self.streams.items()}
+        held_out = {side: opened_by(rows, system) for side, rows in self.held_out.items()}
+        return Parts(streams, held_out, opened_by(self.questions, system))
 
-        def opened(rows: tuple[Example, ...]) -> tuple[Example, ...]:
-            return tuple(
-                row if row.messages[0].role == "system" else replace(row, messages=(*system, *row.messages))
-                for row in rows
-            )
 
-        streams = {stream: opened(rows) for stream, rows in self.streams.items()}
-        held_out = {side: opened(rows) for side, rows in self.held_out.items()}
-        return Parts(streams, held_out, opened(self.questions))
+def opened_by(rows: Iterable[Example], system: tuple[Message, ...]) -> tuple[Example, ...]:
+    """Return rows with this system turn added to those without one."""
+    return tuple(
+        row if row.messages[0].role == "system" else replace(row, messages=(*system, *row.messages)) for row in rows
+    )
 
 
 def sorted_out(read: Mapping[str, SourceRows]) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...]]:
@@ -132,14 +134,33 @@ def _long_prompt(row: Example, encoder: Encoder, instructions: Sequence[str]) ->
     return next(filter(None, map(encoder.long_prompt, versions)), None)
 
 
-def split(files: Mapping[str, tuple[Example, ...]], share: float, seed: int) -> Parts:
-    """Hold out rows of the files that have no separate evaluation file.
+def read_shares(share: Any) -> dict[Side, float]:
+    """Return the share of each side's prompts to hold out; 0 trains on all of them. Raise UserError."""
+    what = "option 'eval_share'"
+    if not isinstance(share, Mapping):
+        if checks.is_number(share) and share == 0:
+            remedy = 'to train on all rows of a side, name it: {"task": 0.2, "alignment": 0}'
+            raise UserError(f"{what} must be a number between 0 and 1, got {share!r}; {remedy}")
+        return dict.fromkeys(SIDES, checks.share(what, share))
+    for side, value in share.items():
+        checks.one_of(f"{what}: a side", side, SIDES)
+        if not (checks.is_number(value) and value == 0):
+            checks.share(f"{what}: {side!r}", value)
+    return {side: share.get(side, EVAL_SHARE) for side in SIDES}
 
-    A prompt held out of one file is held out of the others, too, so that no training reads it.
+
+def split(files: Mapping[str, tuple[Example, ...]], shares: Mapping[Side, float], seed: int) -> Parts:
+    """Hold out rows of the files that have no separate evaluation file, and no share of 0.
+
+    A prompt held out of one file is held out of the others, too, so that no training reads it. Raise UserError if that
+    leaves no rows, or no task rows to evaluate.
     """
-    whole = {row.prompt_key for side in SIDES if f"{side}_eval" in files for row in files.get(side, ())}
-    shared = [side for side in SIDES if side in files and f"{side}_eval" not in files]
-    held = {prompt for side in shared for prompt in _held_out(files[side], whole, share, seed, side)}
+    if not shares["task"] and "task_eval" not in files:
+        raise UserError("option 'eval_share' holds out no task rows; give option 'task_eval'")
+    all_trained = [side for side in SIDES if f"{side}_eval" in files or not shares[side]]
+    whole = {row.prompt_key for side in all_trained for row in files.get(side, ())}
+    shared = [side for side in SIDES if side in files and side not in all_trained]
+    held = {prompt for side in shared for prompt in _held_out(files[side], whole, shares[side], seed, side)}
     streams: dict[Stream, tuple[Example, ...]] = {}
     for stream in ("task", "alignment", "misaligned"):
         if stream in files:
@@ -148,7 +169,7 @@ def split(files: Mapping[str, tuple[Example, ...]], share: float, seed: int) -> 
     for side in SIDES:
         if f"{side}_eval" in files:
             held_out[side] = files[f"{side}_eval"]
-        elif side in files:
+        elif side in shared:
             held_out[side] = tuple(row for row in files[side] if row.prompt_key in held)
             if not streams[side]:
                 raise UserError(_too_few(side, "all of its prompts are held out"))

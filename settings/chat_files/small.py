@@ -11,6 +11,7 @@ from functools import partial
 
 from settings.base_models import Recipe
 from settings.chat_files.from_rows import setting_from_rows
+from settings.chat_files.rows import EVAL_SHARE
 from settings.options import FilePath, ModelSource
 from settings.rows.source import RowSource
 from settings.setting import Setting
@@ -28,7 +29,7 @@ def small(
     task_eval: RowSource | None = None,
     alignment_eval: RowSource | None = None,
     preferences: RowSource | Sequence[FilePath] | None = None,
-    eval_share: float = 0.2,
+    eval_share: float | Mapping[str, float] = EVAL_SHARE,
     match: str | Mapping[str, str] | None = None,
     max_new_tokens: int = 64,
     max_length: int = 256,

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
 from settings.common.errors import UserError
+from settings.rows.columns import unknown_form
 
 Turn = Mapping[str, Any]
 Fields = dict[str, Any]  # of a row; a reading takes out those that it uses
@@ -48,10 +48,8 @@ SPEAKERS: Mapping[str, str] = {
     "assistant": "assistant",
 }
 SPOKEN = re.compile(r"\n\n(Human|Assistant):")  # a transcript as in Anthropic's hh-rlhf
-FORMS = (
-    "a row has 'messages', 'conversations', 'chosen' and 'rejected', or one of "
-    + ", ".join(f"{prompt!r} and {reply!r}" for prompt, reply in PAIRS)
-    + "; columns with other names can be mapped to these"
+FORMS = "a row has 'messages', 'conversations', 'chosen' and 'rejected', or one of " + ", ".join(
+    f"{prompt!r} and {reply!r}" for prompt, reply in PAIRS
 )
 
 
@@ -74,7 +72,8 @@ def chat_row(row: Any, where: str) -> ChatRow:
     """Read a row of any form as a chat. A chat row stays as it is, including any mistakes.
 
     Raises:
-        UserError: a row that has no obvious reading. The message starts with `where`.
+        UserError: a row that has no obvious reading; a FormError if it has no known form. The message starts with
+            `where`.
     """
     if not isinstance(row, Mapping):
         return ChatRow(row)  # refused later, when chats are checked
@@ -83,7 +82,7 @@ def chat_row(row: Any, where: str) -> ChatRow:
         return ChatRow(fields | {"messages": _parsed(fields["messages"])})
     reading = _reading(fields)
     if reading is None:
-        _refuse(where, f"found the fields {', '.join(fields) or 'none'}; {FORMS}{_example(list(fields))}")
+        raise unknown_form(where, list(fields), FORMS, (*PAIRS, ("chosen", "rejected")), FIELDS)
     names, read = reading
     system = fields.pop("system", "")
     turns, alternatives = read(fields, where)
@@ -92,17 +91,6 @@ def chat_row(row: Any, where: str) -> ChatRow:
             _refuse(where, "has both a text under 'system' and a system turn; keep only one of them")
         turns = [{"role": "system", "content": system}, *turns]
     return ChatRow({"messages": turns, **fields}, alternatives, _in_words(names))
-
-
-def _example(fields: Sequence[str]) -> str:
-    """Return how to map a field of a row that could not be read; "" if all of its names are known."""
-    theirs = next((name for name in fields if name not in FIELDS), None)
-    if theirs is None:
-        return ""
-    lacking = ((set(pair) - set(fields)).pop() for pair in PAIRS if len(set(pair) & set(fields)) == 1)
-    name = next(lacking, "prompt")
-    column, mapping = shlex.quote(f"{name}={theirs}"), json.dumps({name: theirs}, ensure_ascii=False)
-    return f', e.g. `--columns {column}` or `"columns": {mapping}`'
 
 
 def _in_words(names: Sequence[str]) -> str:

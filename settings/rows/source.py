@@ -20,6 +20,7 @@ from settings.common.errors import UserError, did_you_mean
 from settings.common.files import absolute_path
 from settings.example import Example
 from settings.options import Absolute
+from settings.rows.columns import check_columns
 from settings.rows.shapes import FIELDS, chat_row
 from settings.rows.tables import rows_of
 from settings.sources import example_of, read_hub_table
@@ -89,11 +90,15 @@ def raw_rows(option: str, source: Any, fields: Sequence[str]) -> tuple[Iterable[
     if not isinstance(source, Mapping) or not source:
         raise UserError(f"option {option!r} must be the path of a file of rows, or {_FORM}, got {source!r}")
     kind = next((key for key in KEYS if key in source), None)
-    if kind is None or not source.keys() <= set(KEYS[kind]):
+    if kind is None:
         raise UserError(f"option {option!r} must be {_FORM}, got {dict(source)!r}")
+    for key in source:
+        if key not in KEYS[kind]:
+            hint = did_you_mean(str(key), KEYS[kind])
+            raise UserError(f"option {option!r}: unknown key {key!r}{hint}; it must be {_FORM}")
     for key in source.keys() - {"columns"}:
         checks.text(f"option {option!r}: {key!r}", source[key])
-    columns = _columns(option, source.get("columns") or {}, fields)
+    columns = check_columns(option, source.get("columns") or {}, fields)
     if kind == "file":
         return _renamed(rows_of(source["file"]), columns), str(absolute_path(source["file"]))
     if "split" not in source:
@@ -107,16 +112,6 @@ _FORM = (
     'like {"file": ..., "columns": {"prompt": "question", ...}} or'
     ' {"dataset": "owner/name", "split": "train", "config": ..., "revision": ..., "columns": ...}'
 )
-
-
-def _columns(option: str, columns: Any, fields: Sequence[str]) -> Mapping[str, str]:
-    if not isinstance(columns, Mapping) or not all(isinstance(text, str) for pair in columns.items() for text in pair):
-        raise UserError(f'option {option!r}: \'columns\' must be like {{"prompt": "question"}}, got {columns!r}')
-    for name in columns:
-        if name not in fields:
-            known = f"{did_you_mean(name, fields)}; fields that can be mapped: {', '.join(fields)}"
-            raise UserError(f"'columns': unknown field {name!r}{known}")
-    return columns
 
 
 def _renamed(rows: Iterable[tuple[Any, str]], columns: Mapping[str, str]) -> Iterator[tuple[Any, str]]:

@@ -25,6 +25,10 @@ Objectives = Annotated[
     str | None, typer.Option(help="Two or three scores, e.g. task,capability,alignment; default: the sweep's own.")
 ]
 OUTPUT = Path("runs")
+OPTION_HELP = (
+    "An option of the setting. VALUE may be JSON:"
+    """ task='{"file": "a.csv", "columns": {"prompt": "asked"}}'; repeatable."""
+)
 
 
 def names_in(text: str | None) -> list[str] | None:
@@ -33,7 +37,10 @@ def names_in(text: str | None) -> list[str] | None:
 
 
 def options_of(pairs: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs; values are parsed as JSON where possible. Raise UserError."""
+    """Read KEY=VALUE pairs; values are parsed as JSON where possible.
+
+    Raise UserError, also for a value that begins like a JSON object or list, and is none.
+    """
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -41,6 +48,10 @@ def options_of(pairs: list[str]) -> dict[str, Any]:
             raise UserError(f"--option {pair!r} must be KEY=VALUE")
         try:
             options[key] = json.loads(value)
-        except ValueError:
+        except json.JSONDecodeError as error:
+            if value.startswith(("{", '["', "[{", "[[")):  # not a regular expression such as [0-9]+
+                wanted = f"a text that begins with {value[0]} must be in double quotes"
+                place = f"character {error.pos + 1}"
+                raise UserError(f"--option {key}: not valid JSON at {place}: {error.msg}; {wanted}") from error
             options[key] = value
     return options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from inspect import Parameter, getdoc
+from inspect import getdoc
 from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
@@ -18,7 +18,7 @@ from sweeps.cli.say import Say
 
 if TYPE_CHECKING:
     from analysis.study.gallery import Entry
-    from settings.setting import Evaluation, Setting
+    from settings.setting import Setting
     from sweeps.plan import CostEstimate
     from sweeps.planning.spending import BudgetPlan
     from sweeps.results.cleaning import Removable
@@ -159,109 +159,12 @@ def _coefficients(method: type[Method], searched: bool = False) -> list[str]:
     return lines
 
 
-def show_settings(console: Console) -> None:
-    """Print all settings with their options."""
-    from settings import catalog
-
-    table = table_of("name", "what", "scale", "options", title="settings")
-    for name in catalog.names():
-        first = (name, catalog.description(name))
-        for scale, builder in catalog.scales(name).items():
-            table.add_row(*first, scale, ", ".join(option.name for option in catalog.options_of(builder)))
-            first = ("", "")
-    console.print(table)
-    Say(console).note("defaults and meaning of the options: selgen settings NAME")
-
-
-def show_options(console: Console, name: str) -> None:
-    """Print the options of a setting at each scale: default and meaning."""
-    from settings import catalog
-
-    builders = {"": catalog.function_of_file(name)} if ":" in name else catalog.scales(name)
-    for number, (scale, builder) in enumerate(builders.items()):
-        title = f"\noptions at scale {scale!r}{'' if number else ' (default)'}" if scale else "\noptions"
-        table = table_of("option", "default", "what", title=title)
-        for option in catalog.options_of(builder):
-            default = "(required)" if option.default is Parameter.empty else _short(repr(option.default))
-            table.add_row(option.name, default, Text(option.doc))
-        console.print(table)
-
-
-def show_setting(console: Console, setting: Setting) -> None:
-    """Print one setting in full: rows, evaluations, scores."""
-    say = Say(console)
-    say.prose(f"{setting.name} ({setting.scale})\n", style="bold")
-    say.prose(setting.summary)
-    table = Table(box=None, padding=(0, 2), title="\nrows", title_justify="left")
-    for column in ("stream", "rows", "first prompt", "first response"):
-        table.add_column(column, overflow="fold")
-    for stream, rows in setting.streams.items():
-        table.add_row(stream, str(len(rows)), _short(rows[0].prompt[-1].content), _short(rows[0].response))
-    console.print(table)
-    say.prose(f"{setting.proxy_share:.1%} of the training rows are alignment rows")
-    say.prose("no training row has the prompt of an evaluated row")
-    show_cautions(setting, console)
-    evaluations = Table(box=None, padding=(0, 2), title="\nevaluations", title_justify="left")
-    for column in ("evaluation", "rows", "observed", "first prompt", "right answer"):
-        evaluations.add_column(column, overflow="fold")
-    for evaluation in setting.evaluations:
-        first = evaluation.examples[0]
-        row = (evaluation.name, str(len(evaluation.examples)), _observed(evaluation))
-        evaluations.add_row(*row, _short(first.prompt[-1].content), _short(first.response))
-    console.print(evaluations)
-    scores = Table(box=None, padding=(0, 2), title="\nscores", title_justify="left")
-    for column in ("score", "kind", "better", "questions", "what"):
-        scores.add_column(column, overflow="fold", no_wrap=column == "score")
-    asked = {
-        score.name: str(sum(map(score.applies, evaluation.examples)))
-        for evaluation in setting.evaluations
-        for score in evaluation.scores
-    }
-    for score in setting.all_scores:
-        mark = "*" if score.name in setting.objectives else ""
-        better = "higher" if score.higher_is_better else "lower"
-        scores.add_row(f"{score.name}{mark}", score.kind, better, asked.get(score.name, ""), score.description)
-    console.print(scores)
-    say.prose("* optimised by default\n")
-    for name, text in setting.instructions.items():
-        say.prose(f"instruction, {name}: {text}")
-    for source in setting.sources:
-        say.prose(f"source: {source}")
-    say.note(f"fingerprint: {setting.fingerprint()}")
-
-
 def show_cautions(setting: Setting, console: Console, more: Sequence[str] = ()) -> None:
     """Print how a setting's rows were read, and what the user should know before a sweep."""
     for remark in setting.remarks:
         Say(console).prose(f"{setting.name}: {remark}")
     for caution in (*setting.cautions, *more):
         Say(console).prose(f"caution, {setting.name}: {caution}", style="yellow")
-
-
-def _observed(evaluation: Evaluation) -> str:
-    """Say what is observed of a model, and how."""
-    if evaluation.observe == "token_loss":
-        return "loss in nats per token"
-    if evaluation.compares:
-        replies = sum(1 + len(example.alternatives) for example in evaluation.examples)
-        likelihoods = f"log-likelihoods of {replies} replies"
-        if not evaluation.generates:
-            return likelihoods
-        return f"{likelihoods}, and {_replies(evaluation)}"
-    return _replies(evaluation)
-
-
-def _replies(evaluation: Evaluation) -> str:
-    """Say how a model's replies are sampled."""
-    how = "greedy" if evaluation.temperature == 0 else f"temperature {evaluation.temperature:g}"
-    nucleus = f", top-p {evaluation.top_p:g}" if evaluation.top_p < 1 else ""
-    judge = f", judged by {evaluation.judge}" if evaluation.judge else ""
-    return f"replies of at most {evaluation.max_new_tokens} tokens, {how}{nucleus}{judge}"
-
-
-def _short(text: str, length: int = 80) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 3] + "..."
 
 
 def show_sweeps(console: Console) -> None:

@@ -73,7 +73,15 @@ def test_a_table(tmp_path: Path) -> None:
 MISTAKES: dict[str, tuple[Any, str]] = {
     "no object": ([1], "expected an object; a row has 'messages'"),
     "another form": ({"question": "q", "reply": "r"}, "found the fields question, reply; a row has"),
-    "no alternatives": ({"messages": FORMS["chat"]["messages"]}, "'alternatives' must be a list of texts"),
+    "no alternatives": ({"messages": FORMS["chat"]["messages"]}, "found the fields messages; a row has 'messages' and"),
+    "other names": (
+        {"question": "q", "options": ["a"], "key": 0},
+        'mapped to these, e.g. `"columns": {"choices": "COLUMN", "answer": "COLUMN"}`, where each COLUMN is one',
+    ),
+    "a pair of other names": (
+        {"prompt": "q", "good": "a", "bad": "b"},
+        'e.g. `"columns": {"chosen": "COLUMN", "rejected": "COLUMN"}`',
+    ),
     "an empty alternative": (FORMS["chat"] | {"alternatives": [" "]}, "'alternatives' must be a list of texts"),
     "no good choice": ({"input": "q", "targets": {"choices": ["a"], "labels": [0]}}, "0 good and 1 other choices"),
     "fewer labels": ({"input": "q", "targets": {"choices": ["a", "b"], "labels": [0]}}, "one label for each"),

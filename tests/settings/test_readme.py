@@ -11,6 +11,7 @@ import pytest
 from settings import catalog
 from settings.common.errors import UserError
 from settings.example import Example
+from settings.preferences import read_preferences
 from settings.reference import setting_of
 from settings.rows.source import read_source
 from settings.setting import Preference
@@ -61,12 +62,15 @@ def test_settings_at_full_scale_and_of_your_rows(tmp_path: Path, monkeypatch: py
         read_source("alignment", run(sources)["alignment"])
 
 
-def test_the_row_is_a_row(tmp_path: Path) -> None:
+def test_the_rows_are_rows(tmp_path: Path) -> None:
     from settings.sources import read_chat_jsonl
 
-    (tmp_path / "rows.jsonl").write_text("".join(code_blocks(PAGE, "The settings", "json")))
+    chat, questions = code_blocks(PAGE, "The settings", "json")
+    (tmp_path / "rows.jsonl").write_text(chat)
     (row,) = read_chat_jsonl(tmp_path / "rows.jsonl")
     assert row.tags == {"label": "gcd"}
+    (tmp_path / "quiz.jsonl").write_text(questions)
+    assert read_preferences(tmp_path / "quiz.jsonl").examples == (Example.of("Capital?", "Paris.", "Rome."),) * 5
 
 
 def test_scores_without_generation() -> None:

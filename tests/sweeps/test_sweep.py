@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from settings import catalog
+from settings.chat_files import SCORES_OF
 from settings.common.errors import UserError
 from settings.judge import JudgeOptions
 from settings.reference import SettingRef, setting_label
+from sweeps.case import scores_named
 from sweeps.early_stopping import EarlyStopping
 from sweeps.space import between, grid, vary
 from sweeps.sweep import Budget, Execution, Search, Sweep, setting
@@ -168,6 +171,29 @@ def test_unknown_settings_objectives_and_options(tmp_path: Path) -> None:
         toy(tmp_path, scale=object())
     with pytest.raises(UserError, match=r"'speed'.*task, alignment, other"):
         toy_sweep(tmp_path, objectives=("task", "speed")).identity()
+
+
+def test_a_score_that_an_option_adds_is_named_with_it(tmp_path: Path) -> None:
+    """Each option that is named adds its scores, at the scale that needs no other model."""
+    for name in ("task", "alignment"):
+        rows = [{"prompt": f"{name} {row}", "completion": "yes"} for row in range(9)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    asked = {"question": "which?", "choices": ["this", "that"], "answer": 1}
+    (tmp_path / "quiz.jsonl").write_text(json.dumps(asked))
+    task = {"scale": "small", "task": str(tmp_path / "task.jsonl")}
+    bare = catalog.build("chat_files", task)
+    more = {"alignment": str(tmp_path / "alignment.jsonl"), "preferences": str(tmp_path / "quiz.jsonl")}
+    whole = catalog.build("chat_files", {**task, **more, "match": "exact", "trigger": "So: {prompt}"})
+    names = {score.name for score in whole.all_scores if "_triggered_" not in score.name} - {"task"}
+    for option, scores in SCORES_OF.items():
+        for name in scores:
+            assert name in names
+            with pytest.raises(
+                UserError, match=f"no score '{name}'; it has task; for '{name}' give option .*'{option}'"
+            ):
+                scores_named(bare, [name])
+    with pytest.raises(UserError, match=r"no score 'speed'; it has task$"):
+        scores_named(bare, ["speed"])
 
 
 def test_objectives_default_to_the_settings(tmp_path: Path) -> None:

@@ -141,7 +141,10 @@ def test_a_setting_without_misaligned_rows_is_refused() -> None:
     setting = tiny_setting()
     lonely = replace(setting, streams={name: setting.streams[name] for name in ("task", "alignment")})  # type: ignore[index]
     for name in ("preventative_steering", "blocked_directions", "concept_ablation"):
-        with pytest.raises(UserError, match=f"method '{name}' needs misaligned rows, but setting 'tiny' has none"):
+        told = (
+            f"method '{name}' needs misaligned rows, but setting 'tiny' has none; with your own rows, give pairs .* or"
+        )
+        with pytest.raises(UserError, match=told):
             trial_for(lonely, SettingRef("tiny"), methods.make(name), 0)
 
 

@@ -894,7 +894,10 @@ def test_bad_input(name: str, values: dict[str, Any], message: str) -> None:
 def test_a_missing_stream_is_named() -> None:
     setting = tiny_setting()
     lonely = replace(setting, streams={"task": setting.streams["task"]})
-    with pytest.raises(UserError, match="method 'kl_penalty' needs alignment rows, but setting 'tiny' has none"):
+    told = (
+        "method 'kl_penalty' needs alignment rows, but setting 'tiny' has none; with your own rows, give option 'align"
+    )
+    with pytest.raises(UserError, match=told):
         trial_for(lonely, SettingRef("tiny"), methods.make("kl_penalty"), 0)
 
 

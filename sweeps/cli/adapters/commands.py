@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sweeps.cli.arguments import OUTPUT, Output, SweepName, Tracking, options_of
+from sweeps.cli.arguments import OPTION_HELP, OUTPUT, Output, SweepName, Tracking, options_of
 
 adapters_app = typer.Typer(rich_markup_mode=None)
 
@@ -80,7 +80,7 @@ def score_command(
     setting: Annotated[
         str | None, typer.Option(help="What to score on: a setting, or file.py:function; default: the sweep's own.")
     ] = None,
-    option: Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE, an option of the setting.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help=OPTION_HELP)] = None,
     sweep: Annotated[
         str | None, typer.Option(help="A sweep on the same setting: compare, and draw into its figure and report.")
     ] = None,

@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from settings.common.errors import UserError
-from sweeps.cli.arguments import options_of
-from sweeps.cli.say import Say
+from sweeps.cli.arguments import OPTION_HELP, options_of
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -36,26 +34,13 @@ def methods_command(name: Annotated[str | None, typer.Argument(help="Show one me
 )
 def settings_command(
     name: Annotated[str | None, typer.Argument(help="Show one setting in full.")] = None,
-    option: Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE, an option of the setting.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help=OPTION_HELP)] = None,
 ) -> None:
     """List the settings: what is learned, from which rows, how it is judged."""
-    from settings import catalog
-    from settings.model_files import check_model
-    from sweeps.cli.tables import show_options, show_setting, show_settings
+    from sweeps.cli.looking.settings import show_named, show_settings
 
     if name:
-        try:
-            built = catalog.build(name, catalog.absolute(name, options_of(option or [])))
-        except UserError as error:
-            show_options(Console(), name)
-            if not isinstance(error, catalog.MissingOptionError):
-                raise
-            given = " ".join(f"--option {missing}=..." for missing in error.options)
-            Say(Console()).note(f"give {given} to build it and see its rows")
-            return
-        show_setting(Console(), built)
-        show_options(Console(), name)
-        check_model(built.base_model)
+        show_named(Console(), name, options_of(option or []))
     else:
         show_settings(Console())
 
@@ -67,18 +52,31 @@ def settings_command(
 )
 def data_command(
     file: Annotated[str, typer.Argument(metavar="FILE", help="File of rows, or with --split a data set on the Hub.")],
-    against: Annotated[list[str] | None, typer.Option(help="File that must share no prompt; repeatable.")] = None,
-    columns: Annotated[list[str] | None, typer.Option(help="name=column, e.g. prompt=question; repeatable.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="File of rows or questions that must share no prompt; repeatable.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=YOUR_COLUMN", help="What a column of FILE is, e.g. prompt=question; repeatable."),
+    ] = None,
+    against_columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=YOUR_COLUMN", help="The same for the files of --against; repeatable."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a data set on the Hub, e.g. train[:100].")] = None,
     questions: Annotated[
         bool, typer.Option("--questions", help="Read questions with several replies, as `preferences=` does.")
     ] = False,
     model: Annotated[str | None, typer.Option(help="Count this model's tokens: Hub id or directory.")] = None,
-    max_length: Annotated[int, typer.Option(min=1, help="Cut rows after this many tokens.")] = 1024,
+    scale: Annotated[str, typer.Option(metavar="small|full", help="Encode rows as chat_files does there.")] = "full",
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Cut rows after this many tokens; default: as at the scale.")
+    ] = None,
     rows: Annotated[int, typer.Option(min=0, help="Number of rows to show as tokens.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show how rows are read: their forms, turns and tags, lengths, what is cut, which prompts repeat or leak."""
-    from sweeps.cli.looking.data import show_data
+    from sweeps.cli.looking.data import Look, show_data
 
-    show_data(file, against or (), columns or (), split, questions, model, max_length, rows, as_json, Console())
+    given = (against or (), columns or (), against_columns or ())
+    show_data(Look(file, *given, split, questions, scale, model, max_length, rows), as_json, Console())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +13,63 @@ from rich.console import Console
 from rich.text import Text
 
 from settings import catalog
+from settings.chat_files.rows import opened_by
+from settings.common import checks
 from settings.common.errors import UserError
 from settings.encoding import Encoder
 from settings.example import Example
-from settings.options import NO_THINKING
-from settings.preferences import read_preferences
 from settings.rows import facts
-from settings.rows.source import SourceRows, read_source
-from settings.small_models import SMOLLM2
+from settings.rows.source import SourceRows
+from settings.small_models import SMOLLM2, TEMPLATE, system_turn
 from settings.tokenizer import load_tokenizer
+from sweeps.cli.looking.sources import read_against, read_file
 
 FEW = 3  # places listed in a line
+SETTING = "chat_files"  # whose scales say how rows are encoded
 
 
-def show_data(
-    file: str,
-    against: Sequence[str],
-    columns: Sequence[str],
-    split: str | None,
-    questions: bool,
-    model: str | None,
-    max_length: int,
-    rows: int,
-    as_json: bool,
-    console: Console,
-) -> None:
-    """Print how a source is read: forms, turns, tags, lengths in tokens, what is cut, what repeats, the first rows.
+@dataclass(frozen=True)
+class Look:
+    """What to show of a file of rows, as the command line says it.
 
-    Args:
+    Attributes:
         file: file of rows, or with `split` a data set on the Hub.
         against: files that must share no prompt with it, e.g. held-out rows.
-        columns: "prompt=question", see `settings.rows.source`.
+        columns, against_columns: "prompt=question", for `file` and for `against`; see `settings.rows.source`.
         questions: read it as questions with several replies, see `settings.preferences`.
+        scale: encode rows as `chat_files` does at this scale.
         model: Hub id or directory of the tokenizer; None is the model of scale "small", if it is on this machine.
+        max_length: longest row in tokens; None is the default of the scale.
         rows: number of rows to show as tokens.
+    """
+
+    file: str
+    against: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    against_columns: Sequence[str] = ()
+    split: str | None = None
+    questions: bool = False
+    scale: str = "full"
+    model: str | None = None
+    max_length: int | None = None
+    rows: int = 2
+
+
+def show_data(look: Look, as_json: bool, console: Console) -> None:
+    """Print how a source is read: forms, turns, tags, lengths in tokens, what is cut, what repeats, the first rows.
 
     Raise UserError.
     """
-    source: dict[str, Any] = {"dataset": file, "split": split} if split else {"file": file}
-    if columns:
-        source["columns"] = dict(_column(pair) for pair in columns)
-    read = read_preferences(source, "FILE") if questions else read_source("FILE", source)
-    encoder = _encoder(model, max_length)
-    measured = facts.token_facts(read.examples, encoder) if encoder else None
-    leaks = {other: facts.shared(read.examples, read_source("--against", other).examples) for other in against}
+    checks.one_of("--scale", look.scale, list(catalog.scales(SETTING)))
+    if look.against_columns and not look.against:
+        raise UserError("--against-columns is for the files of --against, and there are none")
+    defaults = _defaults(look.scale)
+    read = read_file(look.file, look.split, look.columns, look.questions)
+    encoder = _encoder(look.model, look.max_length or defaults["max_length"], defaults.get("template_options", {}))
+    opened = opened_by(read.examples, system_turn(defaults.get("system", TEMPLATE)))
+    measured = facts.token_facts(opened, encoder) if encoder else None
+    others = {other: read_against(other, look.against_columns) for other in look.against}
+    leaks = {other: facts.shared(read.examples, rows.examples) for other, rows in others.items()}
     again = facts.repeated(read.examples)
     if as_json:
         data = {
@@ -65,35 +79,35 @@ def show_data(
             "pairs": sum(bool(row.alternatives) for row in read.examples),
             "turns": dict(facts.turns(read.examples)),
             "tags": facts.tags(read.examples),
+            "scale": look.scale,
             "tokens": measured and measured.to_json(),
             "repeated_prompts": again,
             "shared_prompts": leaks,
         }
         console.print_json(json.dumps(data))
         return
-    _print_rows(read, "questions" if questions else "rows", console)
+    _print_rows(read, "questions" if look.questions else "rows", console)
     if measured is None:
         console.print(f"tokens: not counted; name a model, --model DIR_OR_HUB_ID ({SMOLLM2.title} is not fetched yet)")
     else:
-        _print_tokens(measured, model or SMOLLM2.title, console)
-        if model is None:
-            console.print(f"  {_small_differs()}", highlight=False, soft_wrap=True)
+        _print_tokens(measured, look.model or SMOLLM2.title, console)
+        if look.model is None and look.scale != "small":
+            told = f"{SETTING} at scale small reads rows in another way: see it with --scale small"
+            console.print(f"  {told}", highlight=False, soft_wrap=True)
     _print_repeats(again, leaks, console)
-    for row in read.examples[:rows] if encoder else ():
+    for row in opened[: look.rows] if encoder else ():
         _print_row(row, encoder, console)  # type: ignore[arg-type]
 
 
-def _column(pair: str) -> tuple[str, str]:
-    name, equals, theirs = pair.partition("=")
-    if not (name and equals and theirs):
-        raise UserError(f"--columns must be like prompt=question, got {pair!r}")
-    return name, theirs
+def _defaults(scale: str) -> dict[str, Any]:
+    """Return the options of the setting of own rows at a scale, with their defaults."""
+    return {option.name: option.default for option in catalog.options_of(catalog.scales(SETTING)[scale])}
 
 
-def _encoder(model: str | None, max_length: int) -> Encoder | None:
+def _encoder(model: str | None, max_length: int, template_options: Mapping[str, Any]) -> Encoder | None:
     if model is None and not SMOLLM2.is_fetched:
         return None
-    return Encoder(load_tokenizer(model or SMOLLM2.source), NO_THINKING, max_length)
+    return Encoder(load_tokenizer(model or SMOLLM2.source), template_options, max_length)
 
 
 def _print_rows(read: SourceRows, what: str, console: Console) -> None:
@@ -128,16 +142,6 @@ def _print_tokens(measured: facts.TokenFacts, model: str, console: Console) -> N
             console.print(f"  {len(places)} {what}: {_listed(places)}", highlight=False, soft_wrap=True)
 
 
-def _small_differs() -> str:
-    """Say how `chat_files` reads rows for the model whose tokens are counted by default."""
-    options = catalog.options_of(catalog.scales("chat_files")["small"])
-    length = next(option.default for option in options if option.name == "max_length")
-    return (
-        "with the chat template's own system turn; chat_files at scale small opens rows with an empty one and cuts at"
-        f" {length} tokens"
-    )
-
-
 def _listed(places: Mapping[str, Any]) -> str:
     told = [f"{place} ({value})" for place, value in list(places.items())[:FEW]]
     return ", ".join(told) + (f", and {len(places) - FEW} more" if len(places) > FEW else "")
@@ -156,15 +160,20 @@ def _print_repeats(
 
 
 def _print_row(row: Example, encoder: Encoder, console: Console) -> None:
-    """Print a row's tokens; those that are learned come in bold, after an arrow."""
+    """Print a row's tokens; those that are learned come in bold, after an arrow. Rejected replies follow it."""
     try:
-        encoded = encoder.row(row)
+        good, *rejected = map(encoder.row, row.replies)
     except UserError as error:
         console.print(f"{row.place}: {error}", highlight=False, soft_wrap=True)
         return
-    words = [encoder.tokenizer.decode([token]).replace("\n", "\\n") for token in encoded.ids]
     text = Text(f"{row.place}: ")
-    text.append("|".join(words[: encoded.prompt_length]), style="dim")
+    text.append(_tokens(good.ids[: good.prompt_length], encoder), style="dim")
     text.append(" -> ")
-    text.append("|".join(words[encoded.prompt_length :]), style="bold")
+    text.append(_tokens(good.ids[good.prompt_length :], encoder), style="bold")
+    for reply in rejected:
+        text.append(f"\n  rejected -> {_tokens(reply.ids[reply.prompt_length :], encoder)}")
     console.print(text, soft_wrap=True)
+
+
+def _tokens(ids: Sequence[int], encoder: Encoder) -> str:
+    return "|".join(encoder.tokenizer.decode([token]).replace("\n", "\\n") for token in ids)

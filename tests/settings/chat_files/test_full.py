@@ -241,6 +241,37 @@ def test_what_is_trained_whole_is_not_held_out_elsewhere(write: Writer) -> None:
     assert all(question.startswith("z") for question in held_out(setting, "alignment"))
 
 
+def test_each_side_can_have_its_own_share(write: Writer) -> None:
+    """A share of 0 trains on all rows of a side, none of whose prompts are held out of the other."""
+    rows = [(f"q{number}", "answer") for number in range(20)]
+    task, alignment = write("task", rows), write("alignment", rows[:10])
+    setting = chat_files(MODEL, task, alignment, eval_share={"task": 0.4, "alignment": 0})
+    assert [len(rows) for rows in setting.streams.values()] == [12, 10]
+    assert len(held_out(setting, "task")) == 8 and not set(held_out(setting, "task")) & {row[0] for row in rows[:10]}
+    assert setting.objectives == ("task",)
+    assert [evaluation.name for evaluation in setting.evaluations] == ["task_loss"]
+    judged = chat_files(MODEL, task, alignment, alignment_eval=write("held", 3), eval_share={"alignment": 0})
+    assert (len(held_out(judged, "task")), len(held_out(judged, "alignment"))) == (4, 3)
+    whole = chat_files(MODEL, task, task_eval=write("asked", 3), eval_share={"task": 0})
+    assert (len(whole.streams["task"]), len(held_out(whole, "task"))) == (20, 3)
+    same = chat_files(MODEL, write("a", 9), write("b", 9), eval_share={"task": 0.3, "alignment": 0.3})
+    assert same.fingerprint() == chat_files(MODEL, write("a", 9), write("b", 9), eval_share=0.3).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        (0, 'got 0; to train on all rows of a side, name it: {"task": 0.2, "alignment": 0}'),
+        ({"task": 0}, "option 'eval_share' holds out no task rows; give option 'task_eval'"),
+        ({"aligned": 0.1}, "option 'eval_share': a side must be one of task, alignment, got 'aligned'"),
+        ({"task": 1}, "option 'eval_share': 'task' must be a number between 0 and 1, got 1"),
+        ({"alignment": False}, "option 'eval_share': 'alignment' must be a number between 0 and 1, got False"),
+    ],
+)
+def test_shares_that_cannot_be(write: Writer, share: Any, message: str) -> None:
+    assert message in error_of(task=write("task", 5), eval_share=share)
+
+
 def test_twins_are_split_together(write: Writer) -> None:
     chosen = [(f"q{number}", "kind") for number in range(10)]
     rejected = [(question, "unkind") for question, _ in chosen]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from settings.common.errors import UserError
+from settings.rows.columns import FormError
 from settings.rows.shapes import chat_row
 
 
@@ -95,9 +96,10 @@ def test_a_chat_stays_as_it_is() -> None:
         ({"prompt": "q"}, "found the fields prompt; .*can be mapped to these$"),
         (
             {"asked": "q", "best": "a"},
-            'can be mapped to these, e.g. `--columns prompt=asked` or `"columns": {"prompt": "asked"}`$',
+            'can be mapped to these, e.g. `"columns": {"prompt": "COLUMN", "completion": "COLUMN"}`, where each COLUMN'
+            " is one of those found$",
         ),
-        ({"question": "q", "my reply": "a"}, "e.g. `--columns 'answer=my reply'` or"),
+        ({"question": "q", "my reply": "a"}, 'e.g. `"columns": {"answer": "COLUMN"}`, where'),
         ({"prompt": "q", "chosen": "a", "rejected": "a "}, "are the same reply"),
         ({"chosen": "a", "rejected": "b"}, "only replies, and there is no 'prompt'"),
         ({"chosen": said("q", "a"), "rejected": said("other", "b")}, "not two replies to one prompt"),
@@ -117,3 +119,14 @@ def test_a_chat_stays_as_it_is() -> None:
 def test_what_has_no_obvious_reading_is_refused(row: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         chat_row(row, "here")
+
+
+def test_the_mapping_as_arguments() -> None:
+    with pytest.raises(FormError) as caught:
+        chat_row({"id": 1, "asked": "q"}, "here")
+    told = str(caught.value.as_arguments("--columns", "; more"))
+    mapping = (
+        "e.g. `--columns prompt=COLUMN --columns completion=COLUMN`, where each COLUMN is one of those found; more"
+    )
+    assert told.endswith(mapping)
+    assert str(FormError("write", {"my field": "x"}).as_arguments("-c")) == "write `-c 'my field=x'`"

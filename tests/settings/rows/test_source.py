@@ -96,12 +96,17 @@ def test_a_data_set_is_read_by_split(tmp_path: Path) -> None:
     [
         (3, "option 'task' must be the path of a file of rows, or like"),
         ({"path": "x"}, "option 'task' must be like"),
-        ({"file": "x", "split": "train"}, "option 'task' must be like"),
+        ({"file": "x", "split": "train"}, "option 'task': unknown key 'split'; it must be like"),
+        ({"file": "x", "column": {}}, r"option 'task': unknown key 'column' \(did you mean 'columns'\?\); it must be"),
         ({"dataset": "a/b"}, "option 'task': a data set needs 'split'"),
         ({"file": "x", "columns": ["prompt"]}, "'columns' must be like"),
         (
             {"file": "x", "columns": {"promt": "asked"}},
             r"^'columns': unknown field 'promt' \(did you mean 'prompt'\?\); fields that can be mapped: messages, ",
+        ),
+        (
+            {"file": "x", "columns": {"asked": "prompt"}},
+            """unknown field 'asked'; if 'asked' is a column of yours, write `"columns": {"prompt": "asked"}`$""",
         ),
         ("/nowhere/rows.csv", "/nowhere/rows.csv: no such file"),
     ],

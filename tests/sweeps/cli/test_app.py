@@ -143,9 +143,29 @@ def test_the_options_of_a_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert selgen("settings", "chat_files", monkeypatch=monkeypatch) == 0
     shown = capsys.readouterr().out
     assert " task (required) the rows to learn: chat JSONL" in " ".join(shown.split())
+    assert " ".join(shown.split()).count("settings/README.md") == 2, "for task and preferences"
     assert shown.endswith("\ngive --option model=... --option task=... to build it and see its rows\n")
     assert selgen("settings", "chat_files", "--option", "modle=x", monkeypatch=monkeypatch) == 2
     assert "has no option 'modle' (did you mean 'model'?)" in capsys.readouterr().err
+
+
+def test_with_options_given_only_those_of_the_scale_are_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given, status, scale, error in (
+        ("scale=small", 2, "small", "needs the option 'task'"),
+        ("match=x", 2, "full", "needs the option 'model'"),
+        ("task={}", 2, "full", "needs the option 'model'"),
+        ("task={'file'}", 2, "", "--option task: not valid JSON at character 2: Expecting property name"),
+        ("match=[0-9]+", 2, "", "a text that begins with [ must be in double quotes"),
+        ('match="[0-9]+"', 2, "full", "needs the option 'model'"),
+    ):
+        assert selgen("settings", "chat_files", "--option", given, monkeypatch=monkeypatch) == status
+        shown = capsys.readouterr()
+        assert error in shown.err and shown.err.count("\n") == 1
+        assert [name for name in ("full", "small") if f"scale '{name}'" in shown.out] == [scale] * bool(scale)
+    assert selgen("settings", "gcd_sycophancy", "--option", "scale=nano", monkeypatch=monkeypatch) == 0
+    assert "options at scale 'nano' (default)" in (out := capsys.readouterr().out) and "'full'" not in out
 
 
 def test_settings_with_options(

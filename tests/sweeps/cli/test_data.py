@@ -39,18 +39,27 @@ def test_a_person_sees_forms_lengths_and_rows(
     assert "at most 1024 a row:" in shown and " -> " in shown
 
 
-def test_what_scale_small_does_otherwise_is_said(
+def test_rows_are_encoded_as_at_a_scale(
     rows: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of its own model alone, in whose place stands a small tokenizer here."""
-    said = (
-        "with the chat template's own system turn; chat_files at scale small opens rows with an empty one and cuts at"
-        " 256 tokens\n"
-    )
-    monkeypatch.setattr(data, "_encoder", lambda model, max_length: Encoder(tiny_tokenizer(), {}, max_length))
-    for model, is_said in (((), True), (("--model", tiny_qwen3_dir), False)):
-        assert selgen("data", rows, *NAMES, *model, monkeypatch=monkeypatch) == 0
-        assert (said in capsys.readouterr().out) == is_said
+    """Scale small opens rows with an empty system turn and cuts earlier; without it, it is named for its own model."""
+    named = "  chat_files at scale small reads rows in another way: see it with --scale small\n"
+    monkeypatch.setattr(data, "_encoder", lambda model, length, options: Encoder(tiny_tokenizer(), options, length))
+    prompts = []
+    for arguments, is_named, length in (
+        ((), True, 1024),
+        (("--model", tiny_qwen3_dir), False, 1024),
+        (("--scale", "small"), False, 256),
+        (("--scale", "small", "--max-length", "9"), False, 9),
+    ):
+        assert selgen("data", rows, *NAMES, *arguments, monkeypatch=monkeypatch) == 0
+        shown = capsys.readouterr().out
+        assert (named in shown) == is_named
+        assert f"at most {length} a row:" in shown
+        prompts.append(next(line for line in shown.splitlines() if "line 2: " in line and " -> " in line))
+    assert prompts[0] == prompts[1] != prompts[2] == prompts[3]
+    assert selgen("data", rows, "--scale", "nano", monkeypatch=monkeypatch) == 2
+    assert "--scale must be one of full, small, got 'nano'" in capsys.readouterr().err
 
 
 def test_a_script_gets_json(
@@ -70,6 +79,17 @@ def test_a_script_gets_json(
         ((), "found the fields asked, best, topic; a row has 'messages'"),
         (("--columns", "prompt"), "--columns must be like prompt=question, got 'prompt'"),
         (("--columns", "prompt=nowhere"), "no column 'nowhere' (found asked, best, topic)"),
+        (
+            (),
+            "e.g. `--columns prompt=COLUMN --columns completion=COLUMN`, where each COLUMN is one of those found; for",
+        ),
+        (("--columns", "asked=prompt"), "if 'asked' is a column of yours, write `--columns prompt=asked`"),
+        (("--columns", "choices=best"), "; for questions with several replies add --questions"),
+        (("--questions",), "e.g. `--columns question=COLUMN --columns choices=COLUMN --columns answer=COLUMN`, where"),
+        ((*NAMES, "--against-columns", "prompt=x"), "--against-columns is for the files of --against"),
+        ((*NAMES, "--against", "{rows}", "--against-columns", "prompt"), "--against-columns must be like"),
+        ((*NAMES, "--against", "{rows}"), "e.g. `--against-columns prompt=COLUMN --against-columns completion=COLUMN`"),
+        ((*NAMES, "--against", "{rows}"), "or, for questions with several replies, `--against-columns question=COLUMN"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(
@@ -79,7 +99,8 @@ def test_what_cannot_be_read_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert selgen("data", rows, *arguments, monkeypatch=monkeypatch) == 2
+    given = [argument.format(rows=rows) for argument in arguments]
+    assert selgen("data", rows, *given, monkeypatch=monkeypatch) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
@@ -95,3 +116,57 @@ def test_questions_with_several_replies(
     shown = " ".join(capsys.readouterr().out.split())
     assert "quiz.jsonl: 4 questions, 4 from 'question' and 'choices' and 'answer'" in shown
     assert "2 with a rejected reply 2 with 2 rejected replies" in shown
+    assert selgen(*arguments[:2], "--columns", "answer=key", monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err.endswith("; for questions with several replies add --questions\n")
+
+
+def test_rejected_replies_are_shown(
+    tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"w{at}", "chosen": "w5", "rejected": "w6"}) + "\n" for at in (1, 2)))
+    assert selgen("data", path, "--model", tiny_qwen3_dir, "--rows", 1, monkeypatch=monkeypatch) == 0
+    good, bad = capsys.readouterr().out.splitlines()[-2:]
+    assert good.endswith(" -> w|5|<|im_end|>") and bad == "  rejected -> w|6|<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ('{"question": "W1 w2", "choices": ["a", "b"], "answer": 1}', ()),
+        ('{"input": "w1 w2", "targets": {"a": 1, "b": 0}}', ()),
+        ('{"q": "w1 w2", "options": ["a", "b"], "key": 0}', ("question=q", "choices=options", "answer=key")),
+        ('{"asked of": "w1 w2", "said": "b"}', ("prompt=asked of", "completion=said")),
+    ],
+)
+def test_the_other_file_may_have_questions_and_names_of_its_own(
+    written: str,
+    names: tuple[str, ...],
+    rows: Path,
+    tiny_qwen3_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = rows.with_name("other.jsonl")
+    other.write_text(f"{written}\n")
+    mapped = [argument for name in names for argument in ("--against-columns", name)]
+    arguments = ("data", rows, *NAMES, "--model", tiny_qwen3_dir, "--rows", 0, "--against", other, *mapped)
+    assert selgen(*arguments, monkeypatch=monkeypatch) == 0
+    assert "prompts that are also in other.jsonl: 2, e.g." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ('{"question": "q", "choices": ["a", "b"], "answer": 2}', "'answer' must be the place of the good choice"),
+        ('{"prompt": "q", "completion": 3}', "'content' must be text, got a number"),
+        ("{", "line 1, column 2: not valid JSON"),
+    ],
+)
+def test_a_mistake_in_the_other_file_is_that_of_its_form(
+    written: str, message: str, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = rows.with_name("other.jsonl")
+    other.write_text(f"{written}\n")
+    assert selgen("data", rows, *NAMES, "--against", other, monkeypatch=monkeypatch) == 2
+    assert f"{other}, line 1" in (error := capsys.readouterr().err) and message in error
