@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.findings.arms import lines_of
-from analysis.findings.controls import CONTROLS, compare_with_controls
+from analysis.findings.controls import compare_with_controls
 from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.measurements import measurements
@@ -96,7 +96,7 @@ def pushes(sweep: Sweep, repetitions: int) -> tuple[float, float]:
             lines=lines_of(rows, base_2),
         )
         verdicts = compare_with_controls(Bootstrap(measured, REPLICATES, repetition), rows, base_2, [0, 0])
-        pushing = [len(verdict.beats) == len(CONTROLS) for verdict in verdicts]
+        pushing = [verdict.pushes for verdict in verdicts]
         some.append(any(pushing))
         share.append(np.mean(pushing))
     return float(np.mean(some)), float(np.mean(share))

@@ -10,6 +10,7 @@ from analysis.findings.findings import ALL_METHODS, comparable
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.measurements import measurements
 from analysis.tables.scores import Configuration
+from tests.studies import control_verdicts
 
 SCALES = (0.25, 0.5, 0.75)
 
@@ -72,3 +73,10 @@ def test_the_name_says_the_definition(method: str, definition: str) -> None:
     from analysis.findings.arms import definition_of
 
     assert definition_of(method) == definition
+
+
+@pytest.mark.parametrize(("gain", "least", "most"), [(0.1, 0.9, 1.0), (0.0, 0.0, 0.1)])
+def test_the_study_of_verdicts_finds_a_gain_and_no_other(gain: float, least: float, most: float) -> None:
+    """Ten sweeps of two methods: .1 more hypervolume, five standard deviations of a trial, is hard to overlook."""
+    some, share = control_verdicts.pushes(control_verdicts.Sweep(12, 2, 3, 0.02, gain=gain), 10)
+    assert least <= share <= some <= most
