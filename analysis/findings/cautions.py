@@ -30,7 +30,7 @@ MANY_METHODS = 5  # methods of which none is clearly behind another
 # Least points of a curve; length of the chord on each side, in units of the ranges; turn between the two chords.
 KINK_POINTS, KINK_CHORD, KINK_DEGREES = 5, 0.25, 45.0
 P_FRONT = (
-    "up to 12 points too high where configurations scatter around their curve by as much as the noise, and up to 14 too"
+    "up to 11 points too high where configurations scatter around their curve by as much as the noise, and up to 13 too"
     " low where they lie exactly on it"
 )
 
@@ -53,15 +53,12 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
     if kinked := _methods(table, [line for line in lines if _has_kink(line, table)]):
         said["band"].append(
             f"Where a frontier has a kink (here, it seems: {kinked}), the band smooths it away: it contained the"
-            " whole frontier in .56 to .72 of simulated cases instead of .95."
+            " whole frontier in .52 to .64 of simulated cases instead of .95."
         )
     if _num_leading(table, differences) >= MANY_METHODS:
-        said["band"].append(
-            "Around nine equal methods the band contained the frontier in .80 to .88 of simulated cases."
-        )
         said["hypervolume"].append(
             "If many methods are nearly equal, the frontier of all of them together may owe something to luck: that of"
-            " nine looked up to .009 too good in simulations."
+            " nine looked up to .008 too good in simulations."
         )
     if outlying := _outlying(table):
         said["hypervolume"].append(
@@ -70,7 +67,7 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
         )
     if few := _methods(table, [line for line in lines if len(np.unique(line.knobs_KD)) <= FEW_VALUES]):
         said["hypervolume"].append(
-            f"With four values of a knob or fewer ({few}) hypervolumes came out .005 to .013 too small in simulations."
+            f"With four values of a knob or fewer ({few}) hypervolumes came out .004 to .009 too small in simulations."
         )
     if _is_single_and_coarse(table):
         said["hypervolume"].append(
