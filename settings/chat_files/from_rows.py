@@ -108,7 +108,16 @@ def _read(
     names: tuple[str, ...] = ()
     if preferences is not None:
         files["preferences"], names = read_compared(preferences)
+        remarks = (*remarks, _asked(files["preferences"], names))
     return files, remarks, (*(rows.name for rows in read.values()), *names)
+
+
+def _asked(questions: Sequence[Example], names: Sequence[str]) -> str:
+    """Say how many questions were read, and how many replies each compares."""
+    replies = sorted({1 + len(question.alternatives) for question in questions})
+    number = f"{replies[0]}" if len(replies) == 1 else f"{replies[0]} to {replies[-1]}"
+    files = " and ".join(Path(name).name for name in names)
+    return f"{files}: {len(questions)} question{'s' * (len(questions) != 1)} with {number} replies each"
 
 
 def _summary(model: PackagedModel | PretrainedModel, parts: Parts) -> str:

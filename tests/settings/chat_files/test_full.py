@@ -128,12 +128,13 @@ def test_replies_of_unequal_length_are_remarked(write: Writer) -> None:
         assert "preferred_per_token" in [score.name for score in setting.all_scores]
         return setting.remarks
 
-    (remark,) = remarks([2, 7, 7], [1, 4, 9])
+    asked, remark = remarks([2, 7, 7], [1, 4, 9])
+    assert asked == "good.jsonl and bad.jsonl: 3 questions with 2 replies each"
     assert remark == (
         "the good replies of preferences have a median of 7 words, the others 4: whole replies favour the shorter; see"
         " the score preferred_per_token"
     )
-    assert remarks([5], [4]) == ()
+    assert remarks([5], [4]) == ("good.jsonl and bad.jsonl: 1 question with 2 replies each",)
 
 
 def test_questions_with_names_of_their_own(write: Writer, tmp_path: Path) -> None:
