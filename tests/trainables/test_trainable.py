@@ -238,7 +238,7 @@ def test_changed_data_is_an_error_of_the_user(tmp_path: Path, ref: SettingRef) -
     stale = TrialConfig(**{**vars(trials(ref)[0]), "data": "something else"})
     end = ended(config(tmp_path, [stale]))
     assert isinstance(end, UserProblem)
-    assert "the data of setting 'chat_files' changed" in end.text
+    assert "setting 'chat_files' has other rows or questions here" in end.text
 
 
 def test_a_job_of_other_training_code_is_an_error_of_the_user(tmp_path: Path, ref: SettingRef) -> None:
