@@ -17,6 +17,7 @@ import numpy as np
 from analysis.findings.arms import lines_of, measure
 from analysis.statistics.arrays import nan_mean
 from analysis.statistics.compare import Difference
+from analysis.statistics.curves import FEWEST
 from analysis.statistics.measurements import Line
 from analysis.statistics.noise import estimate_noise
 from analysis.tables.scores import ScoreTable
@@ -60,7 +61,7 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
             "If many methods are nearly equal, the frontier of all of them together may owe something to luck: that of"
             " nine looked up to .008 too good in simulations."
         )
-    if outlying := _outlying(table):
+    if outlying := _outlying(table, lines):
         said["hypervolume"].append(
             f"A trial of {outlying} lies far from the others of its configuration, whose mean therefore counts less for"
             " the curve through its neighbours."
@@ -81,12 +82,13 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
     return said
 
 
-def _outlying(table: ScoreTable) -> str:
-    """Name the configurations with a trial far from the others, such as one that collapsed."""
+def _outlying(table: ScoreTable, lines: Sequence[Line]) -> str:
+    """Name the configurations on curves with a trial far from the others, such as one that collapsed."""
     if not (table.num_seeds_C > 1).any():
         return ""
     outlying_C = estimate_noise(measure(table)).outlying_CM.any(axis=1)
-    names = [table.configurations[row].title for row in np.flatnonzero(outlying_C)]
+    on_curves = {row for line in lines if len(line.rows_K) >= FEWEST for row in line.rows_K.tolist()}
+    names = [table.configurations[row].title for row in np.flatnonzero(outlying_C) if row in on_curves]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 

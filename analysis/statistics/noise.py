@@ -25,7 +25,8 @@ from analysis.statistics.measurements import Measurements
 from analysis.statistics.ranges import Ranges
 
 FEW = 3  # configurations needed for a method to have a variance of its own
-FAR = 8.0  # standard deviations from which a trial is an outlier
+FAR, AGREEING = 8.0, 4.0  # standard deviations: how far an outlier is, and how far apart the other seeds may be
+FEWEST_SEEDS = 3  # of a configuration with an outlier
 NORMAL = 1.4826  # standard deviation of normal numbers in units of their median deviation
 
 
@@ -148,11 +149,22 @@ def estimate_noise(measured: Measurements) -> Noise:
 
 
 def _outlying(residual_CSM: Floats, least_variance_CM: Floats) -> Bools:
-    """Return which configurations have a trial far from its mean, by the median deviation of all of these trials."""
+    """Return which configurations have one trial far from its mean, while the others agree.
+
+    The yardstick is the median deviation of all of these trials that deviate. A configuration whose seeds scatter
+    altogether, as in a steep window of a knob, is no outlier; nor is one of two seeds, where none is known to be odd.
+    """
     num_C11 = np.isfinite(residual_CSM).sum(axis=1, keepdims=True)
-    away_CSM = np.abs(residual_CSM) / np.sqrt(np.where(num_C11 > 1, 1 - 1 / np.maximum(num_C11, 2), np.nan))
-    usual_M = np.maximum(NORMAL * np.nanmedian(away_CSM, axis=(0, 1)), np.sqrt(np.median(least_variance_CM, axis=0)))
-    return np.asarray((np.nan_to_num(away_CSM) > FAR * usual_M).any(axis=1) & (usual_M > 0))
+    away_CSM = np.nan_to_num(np.abs(residual_CSM)) / np.sqrt(1 - 1 / np.maximum(num_C11, 2))
+    deviations = (away_CSM[:, :, column][away_CSM[:, :, column] > 0] for column in range(away_CSM.shape[2]))
+    median_M = np.array([np.median(each) if len(each) else 0.0 for each in deviations])
+    usual_M = np.maximum(NORMAL * median_M, np.sqrt(np.median(least_variance_CM, axis=0)))
+    others_CSM = residual_CSM.copy()
+    np.put_along_axis(others_CSM, away_CSM.argmax(axis=1)[:, None, :], np.nan, axis=1)
+    with np.errstate(invalid="ignore"):
+        apart_CM = np.fmax.reduce(others_CSM, axis=1) - np.fmin.reduce(others_CSM, axis=1)
+    far_CM = away_CSM.max(axis=1) > FAR * usual_M
+    return np.asarray(far_CM & (apart_CM <= AGREEING * usual_M) & (num_C11[:, 0] >= FEWEST_SEEDS))
 
 
 def _answers(scale_CM: Floats, measured: Measurements) -> Floats:

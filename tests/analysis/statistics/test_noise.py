@@ -46,9 +46,9 @@ def test_a_trial_that_collapsed_is_an_outlier(lost: float, outlying: bool) -> No
     """Four configurations of (-.01, 0, .01) around their means, and a fifth of which one trial has lost `lost`.
 
     Residuals are divided by sqrt(1 - 1/3) = .81650. Those of the four are 0 once and .012247 twice; the fifth's are
-    lost / 3 twice and 2 lost / 3, divided alike: .12247 and .24495 for .3. The median of the 15 is .012247, or 1.4826
-    times as much as a standard deviation: .018158. Eight of these are .14526, between .12247, the largest for .15, and
-    .24495.
+    lost / 3 twice and 2 lost / 3, divided alike: .12247 and .24495 for .3. The median of the 11 that are not 0 is
+    .012247, or 1.4826 times as much as a standard deviation: .018158. Eight of these are .14526, between .12247, the
+    largest for .15, and .24495. The two other trials of the fifth are equal.
     """
     values = np.array([[mean - 0.01, mean, mean + 0.01] for mean in (0.2, 0.3, 0.4, 0.5)] + [[0.6, 0.6, 0.6 - lost]])
     noise = estimate_noise(measurements(np.stack([values, values], axis=2), ["a"] * 5))
@@ -57,6 +57,22 @@ def test_a_trial_that_collapsed_is_an_outlier(lost: float, outlying: bool) -> No
     usual = (noise.scale_CM[: 4 + (not outlying), 0] ** 2).mean() / 3
     np.testing.assert_allclose(variance_K[:4], usual)
     assert (variance_K[4] > 2 * usual) == outlying
+
+
+def test_seeds_that_scatter_are_no_outliers() -> None:
+    """As in a steep window of a knob: one configuration at .2, .5 and .9 among quiet ones. Nor is one of two seeds."""
+    quiet = [[mean - 0.01, mean, mean + 0.01] for mean in (0.2, 0.3, 0.4, 0.5)]
+    for scattered in ([0.2, 0.5, 0.9], [0.2, 0.9, np.nan]):
+        values = np.array([*quiet, scattered])
+        noise = estimate_noise(measurements(np.stack([values, values], axis=2), ["a"] * 5))
+        assert not noise.outlying_CM.any()
+
+
+def test_an_outlier_is_found_among_seeds_that_agree() -> None:
+    """The seeds of four configurations differ by .001 at most; one trial of the fifth has lost half."""
+    values = np.array([[mean, mean + 0.001, mean] for mean in (0.2, 0.3, 0.4, 0.5)] + [[0.6, 0.6, 0.3]])
+    noise = estimate_noise(measurements(np.stack([values, values], axis=2), ["a"] * 5))
+    assert noise.outlying_CM.any(axis=1).tolist() == [False] * 4 + [True]
 
 
 def test_draws_have_the_estimated_covariance() -> None:
