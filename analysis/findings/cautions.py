@@ -57,6 +57,9 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
             " whole frontier in .52 to .64 of simulated cases instead of .95."
         )
     if _num_leading(table, differences) >= MANY_METHODS:
+        said["band"].append(
+            "Around nine equal methods the band contained the frontier in .88 to .94 of simulated cases."
+        )
         said["hypervolume"].append(
             "If many methods are nearly equal, the frontier of all of them together may owe something to luck: that of"
             " nine looked up to .008 too good in simulations."

@@ -102,9 +102,9 @@ EM_PARETO = SweepFigure(
     small=("em_pareto_small",),
     differs=(
         "The language model learns less in its 20 steps: the careless reply becomes the likelier one for a quarter more"
-        " of the medical questions, not for all, and alignment elsewhere falls by a fifth, not to nothing. In between,"
-        " every method lies where stopping early or scaling the adapter down lies, too, as far as 25 medical questions"
-        " and 3 seeds can tell."
+        " of the medical questions, not for all, and alignment elsewhere falls by a fifth, not to nothing. At"
+        " neither scale is a method shown to be ahead of both stopping early and scaling the adapter down; in the nano"
+        " world most are ahead of stopping early."
     ),
     draw=em_pareto,
 )

@@ -50,7 +50,7 @@ def options_of(pairs: list[str]) -> dict[str, Any]:
             options[key] = json.loads(value)
         except json.JSONDecodeError as error:
             if value.startswith(("{", '["', "[{", "[[")):  # not a regular expression such as [0-9]+
-                wanted = f"a text that begins with {value[0]} must be in double quotes"
+                wanted = f"a text or regular expression that begins with {value[0]} must be in double quotes"
                 place = f"character {error.pos + 1}"
                 raise UserError(f"--option {key}: not valid JSON at {place}: {error.msg}; {wanted}") from error
             options[key] = value

@@ -17,7 +17,7 @@ from analysis.findings.two_sweeps import SweepComparison
 from settings.common.errors import UserError
 from sweeps.cli.say import Say
 from sweeps.results.readers import open_sweep
-from sweeps.results.same_questions import why_apart
+from sweeps.results.same_questions import are_apart, why_apart
 
 
 def compare(
@@ -37,12 +37,12 @@ def compare(
     """
     readers = [open_sweep(name, output, tracking_uri) for name in names]
     first, second = (reader.load(setting, objectives) for reader in readers)
-    apart = first.setting != second.setting
+    apart = are_apart(readers, (first, second))
     reason = why_apart(readers, (first, second)) if apart else ""
     if reason:
         raise UserError(
-            f"the sweeps are about different settings, {first.setting!r} and {second.setting!r}, and {reason}; to see"
-            " settings side by side, name both in one sweep and run `selgen heatmap`"
+            f"the sweeps are about different settings or rows, {first.setting!r} and {second.setting!r}, and {reason};"
+            " to see settings side by side, name both in one sweep and run `selgen heatmap`"
         )
     comparison = two_sweeps.compare_sweeps(names, (first.table, second.table), (first.base_scores, second.base_scores))
     if as_json:

@@ -17,7 +17,7 @@ from rich.console import Console
 from analysis.study.catalog import FIGURES
 from analysis.study.figure import AnswersFigure, DrawnFigure, StudyFigure, SweepFigure
 from analysis.study.gallery import SCALES, Entry, read_entries, write
-from analysis.study.kept_results import KeptSweep, keep, read_kept
+from analysis.study.kept_results import KeptSweep, keep, path_of, read_kept
 from analysis.study.setting_results import SettingResults
 from analysis.tables.judged_answers import JudgedFolder, read_judged_folder
 from settings.common.errors import UserError
@@ -208,15 +208,27 @@ def redraw(name: str, scale: str, folder: Path) -> tuple[Entry, list[Path]]:
     Raise UserError, also if the gallery does not have this figure at this scale.
     """
     figure = figure_named(name)
-    if not isinstance(figure, SweepFigure):
-        raise UserError(f"figure {name} is drawn from the study's own answers; give --data DIR instead of --redraw")
+    if missing := _not_kept(figure, scale, folder):
+        raise UserError(missing)
+    assert isinstance(figure, SweepFigure)
     known = {(entry.figure, entry.scale): entry for entry in read_entries(folder).values()}
-    if (name, scale) not in known:
-        raise UserError(f"{folder} has no figure {name} at scale {scale}; without --redraw its sweeps are run")
     kept = [read_kept(folder, sweep) for sweep in _sweep_names(figure, scale)]
     drawn = figure.draw(_per_setting(kept))
     entry = _entry(figure, scale, known[name, scale].needs, drawn, _evidence(kept))
     return entry, _write(folder, entry, drawn)
+
+
+def _not_kept(figure: StudyFigure, scale: str, folder: Path) -> str:
+    """Say why a gallery cannot draw a figure again; "" if it can. Raise UserError for an unknown scale."""
+    if scale not in SCALES:
+        raise UserError(f"there is no scale {scale!r}; the scales: {', '.join(SCALES)}")
+    if not isinstance(figure, SweepFigure):
+        return f"figure {figure.name} is drawn from the study's own answers; give --data DIR instead of --redraw"
+    if (figure.name, scale) not in {(entry.figure, entry.scale) for entry in read_entries(folder).values()}:
+        return f"{folder} has no figure {figure.name} at scale {scale}; without --redraw its sweeps are run"
+    paths = [path_of(folder, sweep) for sweep in _sweep_names(figure, scale)]
+    lacking = next((path for path in paths if not path.is_file()), None)
+    return f"{lacking} does not exist; without --redraw its sweep is run" if lacking else ""
 
 
 def _per_setting(kept: Sequence[KeptSweep]) -> list[SettingResults]:
@@ -318,10 +330,10 @@ def redraw_from_gallery(name: str, scale: str, folder: Path, console: Console) -
         return
     entries, left_out = [], {}
     for figure in FIGURES:
-        try:
+        if missing := _not_kept(figure, scale, folder):
+            left_out[figure.name] = missing
+        else:
             entries.append(_said(redraw(figure.name, scale, folder), say))
-        except UserError as error:
-            left_out[figure.name] = str(error)
     _show_all(entries, left_out, console)
 
 

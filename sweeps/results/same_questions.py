@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from analysis.tables.loaded_sweep import LoadedSweep
 from settings.common.errors import UserError
@@ -12,17 +13,32 @@ from sweeps.results.from_ledger import LedgerReader
 from sweeps.results.readers import SweepReader
 
 
+def are_apart(readers: Sequence[SweepReader], loaded: Sequence[LoadedSweep]) -> bool:
+    """Return whether two sweeps with trials are on different settings, or on files that have changed in between."""
+    if any(sweep.setting is None for sweep in loaded):
+        return False
+    trials = [_a_trial(reader, sweep) for reader, sweep in zip(readers, loaded, strict=True)]
+    known = [trial["data"] for trial in trials if trial]
+    return loaded[0].setting != loaded[1].setting or len(set(known)) > 1
+
+
+def _a_trial(reader: SweepReader, sweep: LoadedSweep) -> Mapping[str, Any]:
+    """Return a trial of a sweep as JSON; {} if there is no folder to read it from."""
+    if not isinstance(reader, LedgerReader):
+        return {}
+    return next((each.trial for each in reader.configurations.values() if each.setting == sweep.setting), {})
+
+
 def why_apart(readers: Sequence[SweepReader], loaded: Sequence[LoadedSweep]) -> str:
     """Say why the numbers of two sweeps on different settings cannot be compared; "" if they can.
 
     They can if the rows to train on alone differ: the proxy, say. Both settings are built to see that.
     """
-    if not all(isinstance(reader, LedgerReader) for reader in readers):
+    trials = [_a_trial(reader, sweep) for reader, sweep in zip(readers, loaded, strict=True)]
+    if not all(trials):
         return "what they measure is only known from the folders of both sweeps, which are not under --output"
     built = []
-    for reader, sweep in zip(readers, loaded, strict=True):
-        assert isinstance(reader, LedgerReader)
-        trial = next(each.trial for each in reader.configurations.values() if each.setting == sweep.setting)
+    for trial, sweep in zip(trials, loaded, strict=True):
         try:
             setting = setting_of(SettingRef(trial["setting"]["name"], trial["setting"]["options"]))
         except UserError as error:

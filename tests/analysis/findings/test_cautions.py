@@ -100,6 +100,7 @@ def test_many_equal_methods_and_what_the_page_says() -> None:
     """Five methods on one arc; with one of half the radius, four of them lead."""
     equal = {f"m{number}": arc(6) for number in range(5)}
     findings = analyse(made_up(equal))
+    assert ".88 to .94" in " ".join(findings.cautions["band"])
     assert ".008" in " ".join(findings.cautions["hypervolume"])
     shown = " ".join(page("s", [Chapter("x", findings, [], {}, {})]).split())
     for text in (*findings.cautions["band"], *findings.cautions["hypervolume"]):

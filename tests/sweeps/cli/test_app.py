@@ -159,7 +159,12 @@ def test_with_options_given_only_those_of_the_scale_are_shown(
         ("task={'file'}", 2, "", "--option task: not valid JSON at character 2: Expecting property name"),
         ("match=[0-9]+", 2, "full", "needs the option 'model'"),
         ("preferences=['good', 'bad']", 2, "full", "needs the option 'model'"),
-        ('preferences=["good", bad]', 2, "", "a text that begins with [ must be in double quotes"),
+        (
+            'preferences=["good", bad]',
+            2,
+            "",
+            "a text or regular expression that begins with [ must be in double quotes",
+        ),
         ('match="[0-9]+"', 2, "full", "needs the option 'model'"),
     ):
         assert selgen("settings", "chat_files", "--option", given, monkeypatch=monkeypatch) == status

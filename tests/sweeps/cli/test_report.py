@@ -24,7 +24,9 @@ from sweeps.cli.report import _chapter, report
 from sweeps.controls import control_spaces
 from sweeps.description import describe
 from sweeps.names import default_uri
+from sweeps.results.from_ledger import LedgerReader
 from sweeps.results.frontier_files import publish
+from sweeps.results.same_questions import are_apart
 from sweeps.space import grid
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
@@ -225,6 +227,10 @@ def test_settings_that_differ_in_their_rows_alone_are_compared(tmp_path: Path, e
         compare(("foods", "animals"), output, None, None, None, False, console)
     compare(("foods", "animals"), output, None, None, ["task", "other"], False, console)
     assert "above (task" in console.file.getvalue()  # type: ignore[attr-defined]
+    readers = [LedgerReader.open(output / name) for name in ("few", "more")]
+    few, more = (reader.load() for reader in readers)
+    assert are_apart(readers, (few, more))
+    assert not are_apart(readers, (few, replace(more, setting=None))), "a sweep that has just started"
     (output / "more" / "sweep.json").unlink()
     with pytest.raises(UserError, match="only known from the folders of both sweeps"):
         compare(("few", "more"), output, default_uri(output), None, None, False, console)

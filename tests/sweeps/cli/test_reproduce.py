@@ -262,6 +262,8 @@ def test_what_cannot_be_drawn_again_is_said(
 ) -> None:
     monkeypatch.setattr(launch, "run", lambda *_: ended(interrupted=False))
     arguments = ["reproduce", "toy", "--redraw", "--gallery", tmp_path / "gallery"]
+    assert selgen(*arguments, "--scale", "big", monkeypatch=monkeypatch) == 2
+    assert "there is no scale 'big'" in capsys.readouterr().err
     assert selgen(*arguments, monkeypatch=monkeypatch) == 2
     assert "has no figure toy at scale nano; without --redraw its sweeps are run" in capsys.readouterr().err
     arguments[1] = "all"
