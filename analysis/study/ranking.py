@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from matplotlib.figure import Figure
 
@@ -22,19 +21,8 @@ def difference_between(findings: Findings, first: str, second: str) -> Differenc
     """Return the hypervolume of a method minus that of another; None if they were not compared."""
     for pair in findings.differences:
         if {pair.first, pair.second} == {first, second}:
-            return pair if pair.first == first else _swap(pair)
+            return pair if pair.first == first else -pair
     return None
-
-
-def _swap(pair: Difference) -> Difference:
-    return replace(
-        pair,
-        first=pair.second,
-        second=pair.first,
-        statistic=-pair.statistic,
-        dominates=pair.dominated,
-        dominated=pair.dominates,
-    )
 
 
 def ranked_first(findings: Findings, method: str) -> Check:
