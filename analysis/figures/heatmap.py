@@ -62,7 +62,7 @@ def build_grid(
     Args:
         records: setting label -> its trials.
         scores: regular expression that must match a score's whole name; its first group, if any, names the column.
-        method: use only the trials of this method, or of the configuration with this title; None means all.
+        method: use only the trials of the configuration with this title, or else of this method; None means all.
         base_scores: scores of the untouched base model, shown as the first row if there is a single setting.
         sweep_methods: methods of the whole sweep, if it has more than `records`.
 
@@ -73,7 +73,7 @@ def build_grid(
         pattern = re.compile(scores)
     except re.error as error:
         raise UserError(f"option --scores: {scores!r} is not a regular expression: {error.msg}") from error
-    chosen = _rows({label: _finished(trials, method) for label, trials in records.items()}, base_scores or {})
+    chosen = _rows(_finished(records, method), base_scores or {})
     if method and not any(chosen.values()):
         raise UserError(_lacking(records, method))
     names = sorted({name for trials in chosen.values() for trial in trials for name in trial.scores})
@@ -95,8 +95,14 @@ def build_grid(
     )
 
 
-def _finished(trials: Sequence[TrialRecord], method: str | None) -> list[TrialRecord]:
-    return [trial for trial in trials if trial.status == "finished" and method in (None, *_names(trial))]
+def _finished(records: Mapping[str, Sequence[TrialRecord]], method: str | None) -> dict[str, list[TrialRecord]]:
+    """Return the finished trials of each setting, of the configuration titled `method` or else of that method."""
+    titled = any(trial.configuration.title == method for trials in records.values() for trial in trials)
+    place = 1 if titled else 0  # "plain" is plain fine-tuning, and none of its readouts
+    return {
+        label: [trial for trial in trials if trial.status == "finished" and method in (None, _names(trial)[place])]
+        for label, trials in records.items()
+    }
 
 
 def _names(trial: TrialRecord) -> tuple[str, str]:

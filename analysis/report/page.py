@@ -24,7 +24,7 @@ from analysis.findings.named_points import NamedPoint, standing
 from analysis.findings.reading import read_findings
 from analysis.findings.ties import Entry, entries, point_title
 from analysis.findings.triggered import DifferingVerdict, differing_verdicts
-from analysis.report.earlier import PAGE, files_of_earlier_report
+from analysis.report.earlier import PAGE, files_of_earlier_report, refuse_other_files
 from analysis.report.judges import judges_plot, judges_section
 from analysis.statistics.arrays import mean, number_text
 from analysis.tables.scores import TrialRecord
@@ -81,10 +81,11 @@ def write_report(folder: Path, sweep: str, chapters: Sequence[Chapter]) -> list[
     """Write `report.html`, and for each setting frontier, knob and forest figures (PNG and PDF), a CSV and a JSON.
 
     Each file is written atomically. Files of an earlier report in the folder that this one does not have are deleted.
-    Returns the files, the page first. Raises UserError.
+    Returns the files, the page first. Raises UserError, also if the folder has files of these names and no report.
     """
     chapters = alike(chapters)
     scores = {name for chapter in chapters for record in chapter.records for name in record.scores}
+    refuse_other_files(folder, scores)
     earlier = files_of_earlier_report(folder, scores)
     files = [folder / PAGE]
     write_text(files[0], page(sweep, chapters))

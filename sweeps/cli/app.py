@@ -385,7 +385,7 @@ def heatmap_command(
     ] = ".*",
     figure: Annotated[Path | None, typer.Option(help="PNG, PDF or SVG file to draw to.")] = None,
     method: Annotated[
-        str | None, typer.Option(help='Only this method, or this configuration, e.g. "upweighted weight=1".')
+        str | None, typer.Option(help='Only this configuration, e.g. "upweighted weight=1", or else this method.')
     ] = None,
     output: Output = OUTPUT,
     tracking_uri: Tracking = None,

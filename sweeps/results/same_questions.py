@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.tables.loaded_sweep import LoadedSweep
+from settings.catalog import options_for_score
 from settings.common.errors import UserError
 from settings.reference import SettingRef, setting_of
 from settings.setting import Setting
@@ -55,8 +56,17 @@ def why_apart(readers: Sequence[SweepReader], loaded: Sequence[LoadedSweep]) -> 
     ]
     if not differing:
         return ""
-    alike = " or ".join(["give both the same questions (chat_files: `alignment_eval`)", *_instead(built)][::-1])
+    questions = "give both the same questions" + _by_option(trials, differing)
+    alike = " or ".join([*_instead(built), questions])
     return f"{' and '.join(differing)}: not measured alike, as their questions differ; {alike}"
+
+
+def _by_option(trials: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> str:
+    """Name the options that hold the questions of these scores, e.g. " (`alignment_eval`)"; "" if there are none."""
+    names = {trial["setting"]["name"] for trial in trials}
+    options = sorted({option for name in names for score in scores for option in options_for_score(name, score)})
+    named = [option for option in options if option.endswith("_eval")] or options
+    return f" ({', '.join(f'`{option}`' for option in named)})" if named else ""
 
 
 def _instead(built: Sequence[Setting]) -> list[str]:

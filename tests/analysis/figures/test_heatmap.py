@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,11 @@ def test_one_method_or_configuration_of_several() -> None:
     mixed = {"a x": [trial(0, task=0.5)], "a y": [TrialRecord(KL1, 0, "finished", {"task": 0.1}), trial(0, task=0.7)]}
     grid = build_grid(mixed, "task", "plain")
     assert (grid.rows, grid.mean_RC.tolist()) == (("x", "y"), [[0.5], [0.7]])
+    stopped = trial(0, task=0.2)
+    stopped = replace(stopped, configuration=replace(stopped.configuration, id="s", label="checkpoint_step=5"))
+    read = {"a x": [*mixed["a x"], stopped], "a y": [stopped]}
+    assert build_grid(read, "task", "plain").mean_RC[0] == [0.5], "the configuration of this name, not its readouts"
+    assert build_grid({"a x": [stopped]}, "task", "plain").mean_RC.tolist() == [[0.2]], "else the method"
     one, other = (TrialRecord(configuration, 0, "finished", {"task": 0.1}) for configuration in (KL1, KL10))
     both = {"a": [one], "b": [one, other]}
     assert build_grid(both, "task", KL10.title).rows == ("a", "b"), "a setting without it has an empty row"

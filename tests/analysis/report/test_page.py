@@ -175,9 +175,22 @@ def test_files_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
     for name in others | earlier:
         (tmp_path / name).write_text("{}")
     assert files_of_earlier_report(tmp_path, ["task", "skill"]) == []
-    (tmp_path / "report.html").write_text("the earlier one")
+    (tmp_path / "report.html").write_text("<head><title>demo: report</title></head>")
     written = write_report(tmp_path, "demo", [chapter()])
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written} | others
+
+
+def test_files_of_someone_else_are_not_replaced(tmp_path: Path) -> None:
+    made = chapter()
+    for number, name in enumerate(["report.html", "findings.json", "frontier_task_skill.png"]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        (folder / "notes.txt").write_text("may stay")
+        with pytest.raises(UserError, match=f"^{folder} has {name}, which is not of a report: choose another folder"):
+            write_report(folder, "demo", [made])
+        assert sorted(path.name for path in folder.iterdir()) == sorted([name, "notes.txt"])
+        assert (folder / name).read_text() == "mine"
 
 
 def test_one_seed_and_one_objective_say_what_is_missing() -> None:

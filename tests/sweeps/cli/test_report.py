@@ -25,6 +25,7 @@ from sweeps.cli.report import _chapter, report
 from sweeps.controls import control_spaces
 from sweeps.description import describe
 from sweeps.names import default_uri
+from sweeps.results import same_questions
 from sweeps.results.from_ledger import LedgerReader
 from sweeps.results.frontier_files import publish
 from sweeps.results.same_questions import are_apart
@@ -223,11 +224,14 @@ def test_settings_that_differ_in_their_rows_alone_are_compared(tmp_path: Path, e
         compare(("few", "asked"), output, None, None, None, False, console)
     for name in ("foods", "animals"):
         swept(tmp_path, output, name=name, settings=(toy(tmp_path, proxy=name),))
-    instead = "compare them on scores that do not depend on the proxy, e.g. --objectives task,other, or give both"
+    instead = "compare them on scores that do not depend on the proxy, e.g. --objectives task,other, or give both the same questions;"
     with pytest.raises(UserError, match=f"and alignment: not measured alike, as their questions differ; {instead}"):
         compare(("foods", "animals"), output, None, None, None, False, console)
     compare(("foods", "animals"), output, None, None, ["task", "other"], False, console)
     assert "above (task" in console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [{"setting": {"name": "chat_files"}}] * 2
+    assert same_questions._by_option(rows, ["alignment"]) == " (`alignment_eval`)", "not the rows to train on"
+    assert same_questions._by_option(rows, ["preferred"]) == " (`preferences`)"
     readers = [LedgerReader.open(output / name) for name in ("few", "more")]
     few, more = (reader.load() for reader in readers)
     assert are_apart(readers, (few, more))
