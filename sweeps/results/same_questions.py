@@ -56,7 +56,7 @@ def why_apart(readers: Sequence[SweepReader], loaded: Sequence[LoadedSweep]) -> 
     if not differing:
         return ""
     alike = " or ".join(["give both the same questions (chat_files: `alignment_eval`)", *_instead(built)][::-1])
-    return f"{' and '.join(differing)}: not measured alike, as their questions differ; {alike}"
+    return f"{' and '.join(differing)}: not comparable, as their questions differ; {alike}"
 
 
 def _instead(built: Sequence[Setting]) -> list[str]:
