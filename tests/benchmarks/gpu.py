@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file, rewritten after each check")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--short", action="store_true", help="a tiny model; results are not worth keeping")
-    parser.add_argument("--budget", type=float, default=BUDGET, help="time limit in seconds; what does not fit is skipped")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="time limit in seconds; the rest is skipped")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no GPU; --device cpu --short tries the command without one")
