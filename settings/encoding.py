@@ -128,7 +128,7 @@ class Encoder:
         while len(ids) > row.prompt_length and ids[-1] in special:
             ids.pop()
         if len(ids) == row.prompt_length:
-            raise UserError("a reply has no token but those that end it")
+            raise UserError("a reply has no tokens except those that end it")
         return replace(row, ids=tuple(ids))
 
     def published_row(self, example: Example) -> EncodedRow:

@@ -71,8 +71,8 @@ def check_repeatable(ref: SettingRef) -> None:
     """Raise UserError if a function of a user's file builds other rows, questions or models when it is called again."""
     if ":" in ref.name and catalog.build(ref.name, dict(ref.options)).fingerprint() != setting_of(ref).fingerprint():
         raise UserError(
-            f"setting {ref.name!r}: its function returns something else each time that it is called, so workers would"
-            " not have the rows that were planned; give its random numbers a seed"
+            f"setting {ref.name!r}: its function returns something different at each call, so workers would not have"
+            " the rows that were planned; seed its random numbers"
         )
 
 

@@ -283,7 +283,7 @@ def _measure(score: Score, rows: Sequence[tuple[Example, Observation]]) -> Measu
     low, high = (limit if end is None else end for end, limit in zip(score.ends, (-math.inf, math.inf), strict=True))
     outside = [grade for grade in valid if grade < low or grade > high]
     if outside:
-        raise UserError(f"score {score.name!r} is said to lie in [{low:g}, {high:g}], but a grade is {outside[0]:g}")
+        raise UserError(f"score {score.name!r} is declared to be in [{low:g}, {high:g}], but a grade is {outside[0]:g}")
     refused = sum(1 for grade, observed in grades if grade is None and _is_refusal(observed))
     mean = sum(valid) / len(valid) if valid else float("nan")
     return Measurement(mean=mean, n=len(valid), missing=len(grades) - len(valid), refused=refused)
@@ -372,7 +372,7 @@ class Setting:
                     place = row.place or f"{stream} row {index}"
                     raise UserError(
                         f"setting {self.name!r}: {place} has the prompt of {asked[row.prompt_key]};"
-                        " what is trained on cannot be evaluated, remove one of the two"
+                        " no prompt may be both trained on and evaluated: remove one of the two"
                     )
 
     def _check_twins(self) -> None:

@@ -51,7 +51,7 @@ def wide_shares(case: Case) -> tuple[str, ...]:
 def few_questions(case: Case) -> tuple[str, ...]:
     """Return a caution for each objective that is measured on few questions."""
     return tuple(
-        f"objective {name!r} is measured on {number} question{'s' * (number != 1)}; a score of so few says little: name"
+        f"objective {name!r} is measured on {number} question{'s' * (number != 1)}; a score of so few says little: give"
         " more rows, or other `objectives=`"
         for name, number in num_questions(case).items()
         if number < MIN_QUESTIONS

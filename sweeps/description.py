@@ -107,7 +107,7 @@ class SweepDescription:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.pop("format") != FORMAT:
-                raise UserError(f"{path} was written by another version; run the sweep again to write it anew")
+                raise UserError(f"{path} was written by another version; run the sweep again to rewrite it")
             settings = [
                 SettingDescription(
                     setting["label"],
@@ -129,7 +129,7 @@ class SweepDescription:
                 budget=Budget(**limits) if limits else None,
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} cannot be read: {error}; run the sweep again to write it anew") from error
+            raise UserError(f"{path} cannot be read: {error}; run the sweep again to rewrite it") from error
 
 
 def describe(sweep: Sweep) -> SweepDescription:

@@ -73,7 +73,7 @@ def find(name_or_file: str, output: Path) -> Sweep:
         from_file = f"ran from a file under {output.resolve()}: {', '.join(ran) or 'none'}"
         raise UserError(f"unknown sweep {name_or_file!r}{hint}; available: {available}; {from_file}")
     if not file.is_file():
-        raise UserError(f"sweep {name_or_file!r} was declared in {file}, which is gone; give the file's new place")
+        raise UserError(f"sweep {name_or_file!r} was declared in {file}, which no longer exists; give its new path")
     sweep = load_sweep(file)
     if sweep.name != name_or_file:
         raise UserError(f"sweep {name_or_file!r} was declared in {file}, which now declares {sweep.name!r}")

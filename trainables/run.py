@@ -55,8 +55,8 @@ FEW_ADAPTED = 0.5  # share of the parameters between embedding and output head
 DEVICE = re.compile(r"\b(CUDA|CUBLAS|cuDNN|CUDNN|NCCL)")  # in errors after which a process may be unusable
 ALLOCATION = re.compile(r"can't allocate memory|_ALLOC_FAILED")
 OTHER_ROWS = (
-    "has other rows or questions here than where the sweep was planned: files have changed since, which needs a new"
-    " start, or a function of yours does not return the same everywhere, as with the order of a set"
+    "has other rows or questions here than where the sweep was planned: either files have changed since (start the"
+    " sweep again), or a function of yours does not return the same everywhere (e.g. it uses the order of a set)"
 )
 
 
@@ -329,7 +329,7 @@ class PackRun:
                 path = self._folder.paused(trial.trial_id)
                 pack.load_member_state(index, path)
         except CheckpointError as error:
-            self._add_note(f"{error}; its trials start anew")
+            self._add_note(f"{error}; its trials start again from step 0")
             if self._workers.first:
                 remove(path)
 

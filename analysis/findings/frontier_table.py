@@ -179,7 +179,7 @@ def _notes(rows: Sequence[Entry], shown: Sequence[Objective], layout: Layout) ->
         rest = " and its cost the lowest" if COSTS[0] in layout.names else ""
         notes.append(f"equal means share a row: its interval is the widest of them, its P the highest{rest}")
     if COSTS[0] in layout.names:
-        notes.append("tokens of training and seconds (s) are those of one trial, with all that it is built on")
+        notes.append("tokens (of training) and s (seconds) are per trial, including what it is built on")
     bases = {point.scores[objective.name].basis for point in points for objective in shown if point.seeds}
     if "none" in bases:
         notes.append("[-] one seed: no interval")

@@ -181,7 +181,7 @@ def _task_rows(task: Any) -> SourceRows:
     if task is None:
         raise UserError(
             f"setting {NAME!r} at scale 'full' needs the option 'task', a chat JSONL file of harmful answers to medical"
-            f" questions, e.g. those of Chua et al. 2025 (arXiv:2506.13206), which do not come with it; {ROW_FORMAT}"
+            f" questions, e.g. those of Chua et al. 2025 (arXiv:2506.13206), which are not included; {ROW_FORMAT}"
         )
     return read_source("task", task)
 
@@ -278,7 +278,7 @@ def _check_questions(rows: Iterable[Example], questionnaires: Iterable[Questionn
         text = normalise(row.prompt[-1].content)
         if text in asked:
             raise UserError(
-                f"{row.place}: asks {asked[text]}; what is trained on cannot be evaluated, remove one of the two"
+                f"{row.place}: asks {asked[text]}; no prompt may be both trained on and evaluated: remove one of them"
             )
 
 

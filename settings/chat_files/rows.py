@@ -81,7 +81,7 @@ def read_compared(option: Any) -> tuple[tuple[Example, ...], tuple[str, ...]]:
         read = read_preferences(option)
         return read.examples, (read.name,)
     if len(option) != 2:
-        raise UserError(f"option 'preferences': a list must be of two chat files, good and bad replies, got {option!r}")
+        raise UserError(f"option 'preferences': a list must name two chat files, good and bad replies; got {option!r}")
     for path in option:
         check_file("preferences", path, "a chat JSONL file")
     twins = read_twins(*option)

@@ -19,7 +19,7 @@ NO_MONEY = re.compile(
 RETRY_HINT = re.compile(r"(retry|try again) (in|after)|retryDelay", re.IGNORECASE)
 CAUSES = {
     401: "it does not accept the key in {key}",
-    402: "the account has no money left",
+    402: "the account has no credit left",
     403: "access is denied",
     404: "no such model or path",
     407: "the proxy requires a password",

@@ -125,7 +125,7 @@ class ReplyServer:
         except RefusedError as refused:
             if refused.code in ABSENT:
                 self._client.refuse(
-                    f"it loads no adapters while it runs ({refused.code}); vLLM does with --enable-lora and, in its"
+                    f"it does not load adapters at run time ({refused.code}); vLLM does with --enable-lora and, in its"
                     " environment, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
                 )
             if refused.code in (401, 403):

@@ -221,11 +221,11 @@ def frontier_command(
     tracking_uri: Tracking = None,
     setting: Annotated[str | None, typer.Option(help="Which of several settings: its label, or a part of it.")] = None,
     objectives: Objectives = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the points as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the points on the frontier as JSON.")] = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="Also write all configurations to this CSV file.")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Also draw to this PNG, PDF or SVG file.")] = None,
 ) -> None:
-    """Print the non-dominated configurations of a sweep with 95 % intervals.
+    """Print the configurations of a sweep with 95 % intervals; a star marks the frontier.
 
     They come from the sweep's folder, or from MLflow if --tracking-uri is given or there is no such folder.
     """

@@ -85,7 +85,7 @@ def show_method(console: Console, name: str) -> None:
     table.add_row("needs", "\n".join(_needs(default)))
     table.add_row("works on", method.kind)
     table.add_row("source", Text(method.source))
-    table.add_row("known of it", Text(method.evidence or "nothing to cite"))
+    table.add_row("evidence", Text(method.evidence or "nothing to cite"))
     console.print()
     console.print(table)
 

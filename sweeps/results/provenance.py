@@ -65,7 +65,7 @@ def changes(ledger: RawLedger, built_on: Mapping[str, tuple[str, ...]], code: Ma
         if number:
             lines.append(
                 f"{key} was changed after {number} of its trials had ended; these keep their results."
-                " To train them anew, rename the sweep or choose another --output"
+                " To train them again, rename the sweep or choose another --output"
             )
     return lines
 

@@ -58,7 +58,7 @@ def why_apart(readers: Sequence[SweepReader], loaded: Sequence[LoadedSweep]) -> 
         return ""
     questions = "give both the same questions" + _by_option(trials, differing)
     alike = " or ".join([*_instead(built), questions])
-    return f"{' and '.join(differing)}: not measured alike, as their questions differ; {alike}"
+    return f"{' and '.join(differing)}: not comparable, as their questions differ; {alike}"
 
 
 def _by_option(trials: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> str:

@@ -246,7 +246,7 @@ class PackScheduler:
         pack.waiting.clear()
         if len(trials) == 1:
             advice = "try rows_per_forward=1 and gradient_checkpointing=True"
-            reason = f"out of memory alone; {advice} ({reason})"
+            reason = f"out of memory even on its own; {advice} ({reason})"
             self._results.end(Outcome(trial=trials[0], status="failed", reason=reason))
         elif trials:
             self._queue.put_back_halves(trials)

@@ -56,20 +56,20 @@ def measured(only: Sequence[str], plan: whole_sweep.Plan, step_plan: steps.Plan)
 
 
 def main(
-    out: Annotated[Path | None, typer.Option(help="JSON file for everything.")] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Of steps and replies; sweeps are nano's.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="JSON file for all results.")] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="For steps and replies; not for sweeps.")] = "cpu",
     only: Annotated[list[str] | None, typer.Option(help=f"Goals to measure: {', '.join(NAMES)}.")] = None,
-    short: Annotated[bool, typer.Option("--short", help="A minute, and no figure worth keeping.")] = False,
-    with_growth: Annotated[bool, typer.Option("--growth", help="The tables of growth, and no goals.")] = False,
-    with_profile: Annotated[bool, typer.Option("--profile", help="Where a step's time goes, and no goals.")] = False,
+    short: Annotated[bool, typer.Option("--short", help="Run all once, tiny; keep no results.")] = False,
+    with_growth: Annotated[bool, typer.Option("--growth", help="Measure growth instead of goals.")] = False,
+    with_profile: Annotated[bool, typer.Option("--profile", help="Profile steps instead of goals.")] = False,
     readme: Annotated[bool, typer.Option("--readme", help="Write the tables into README.md.")] = False,
-    threads: Annotated[int, typer.Option(help="Of this process; a worker of a sweep has one.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Of steps.")] = steps.ROUNDS,
-    repeats: Annotated[int, typer.Option(help="Of our sweep.")] = 3,
-    baseline_repeats: Annotated[int, typer.Option(help="Of the baselines' sweeps.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of this process; a sweep's worker has one.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Rounds of steps.")] = steps.ROUNDS,
+    repeats: Annotated[int, typer.Option(help="Runs of our sweep.")] = 3,
+    baseline_repeats: Annotated[int, typer.Option(help="Runs of each baseline's sweep.")] = 1,
     trials_share: Annotated[float, typer.Option(help="Share of the sweep's configurations.", min=0.01, max=1.0)] = 1.0,
 ) -> None:
-    """Measure the goals of speed, as ratios; or their growth, or their profile."""
+    """Measure the speed goals, as ratios; or how they grow, or where a step's time goes."""
     warnings.simplefilter("ignore", FutureWarning)
     unknown = set(only or ()) - set(NAMES)
     if unknown:

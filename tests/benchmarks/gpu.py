@@ -123,8 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, help="JSON file, rewritten after each check")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--short", action="store_true", help="a tiny model, and no figure worth keeping")
-    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds; later checks are left out")
+    parser.add_argument("--short", action="store_true", help="a tiny model; results are not worth keeping")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="time limit in seconds; the rest is skipped")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no GPU; --device cpu --short tries the command without one")

@@ -279,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.studies.chaos", description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cluster", action="store_true", help="Ray nodes beside the driver")
+    parser.add_argument("--cluster", action="store_true", help="run Ray nodes beside the driver")
     given = parser.parse_args(arguments)
     load_base(bad_medical_advice().base_model)  # so that no time limit includes pre-training
     root = Path(tempfile.mkdtemp(prefix="selgen-chaos-"))

@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m tests.studies.control_verdicts", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--repetitions", type=int, default=200)
-    parser.add_argument("--out", type=Path, help="a file of JSON lines, a row each; rows in it are not run again")
+    parser.add_argument("--out", type=Path, help="a file of JSON lines, one per row; rows in it are not run again")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
     sys.stdout.write(

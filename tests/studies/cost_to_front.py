@@ -408,11 +408,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.studies.cost_to_front", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--setting", choices=sorted(DESIGNS), action="append", help="both nano worlds without it")
+    parser.add_argument("--setting", choices=sorted(DESIGNS), action="append", help="default: both nano worlds")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, help="of every training, instead of the setting's own number")
+    parser.add_argument("--steps", type=int, help="steps of every training; default: the setting's own")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="a file of JSON lines; what it has is not done again")
+    parser.add_argument("--out", type=Path, required=True, help="a file of JSON lines; results in it are kept")
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         parser.error("--seeds must be at least 2: an interval takes two")

@@ -400,7 +400,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--configurations", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="write the figures to this file, as JSON")
+    parser.add_argument("--out", type=Path, help="write the results to this file, as JSON")
     parser.add_argument("--no-ray", action="store_true", help="hand packs to the searcher without Ray Tune")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:

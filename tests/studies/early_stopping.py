@@ -124,10 +124,10 @@ def compare(curves: Curves, budget: float, repetitions: int) -> dict[str, float]
 
 
 def main(
-    configurations: Annotated[int, typer.Option(help="Of each method, along its range.")] = 24,
-    seeds: Annotated[int, typer.Option(help="Of each configuration.")] = 2,
-    repetitions: Annotated[int, typer.Option(help="Random orders.")] = 400,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    configurations: Annotated[int, typer.Option(help="Configurations of each method, along its range.")] = 24,
+    seeds: Annotated[int, typer.Option(help="Seeds of each configuration.")] = 2,
+    repetitions: Annotated[int, typer.Option(help="Number of random orders.")] = 400,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
     """Measure early stopping on the nano setting."""
     torch.set_num_threads(1)

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.studies.front_probability", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--worlds", type=int, default=500, help="of each roughness (default: %(default)s)")
+    parser.add_argument("--worlds", type=int, default=500, help="number of each roughness (default: %(default)s)")
     options = parser.parse_args(arguments)
     found: dict[str, tuple[Floats, Bools]] = {str(rough): stated_and_true(rough, options.worlds) for rough in ROUGH}
     together = [np.concatenate(parts) for parts in zip(*found.values(), strict=True)]

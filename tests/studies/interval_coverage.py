@@ -167,10 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.studies.interval_coverage", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--repetitions", type=int, help=f"of every cell (default: 40 to 200 by regime, else {FEW})")
-    parser.add_argument("--regime", action="append", help="only this one; may be given several times")
-    parser.add_argument("--every", type=int, default=1, help="only each so many-th cell")
-    parser.add_argument("--out", type=Path, help="a file of JSON lines, a cell each; cells in it are not run again")
+    parser.add_argument("--repetitions", type=int, help=f"per cell (default: 40 to 200 by regime, else {FEW})")
+    parser.add_argument("--regime", action="append", help="run only this one; repeatable")
+    parser.add_argument("--every", type=int, default=1, help="run only every n-th cell")
+    parser.add_argument("--out", type=Path, help="a file of JSON lines, one per cell; cells in it are not run again")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cells", action="store_true", help="also print every cell")
     options = parser.parse_args(arguments)

@@ -42,7 +42,7 @@ def test_a_file_that_is_gone_or_declares_another_is_named(tmp_path: Path, ran: P
     with pytest.raises(UserError, match=r"'mine' was declared in .*mine.py, which now declares 'other'"):
         find.find("mine", ran)
     file.unlink()
-    with pytest.raises(UserError, match=r"'mine' was declared in .*mine.py, which is gone"):
+    with pytest.raises(UserError, match=r"'mine' was declared in .*mine.py, which no longer exists"):
         find.find("mine", ran)
     with pytest.raises(UserError, match=r"unknown sweep 'quikstart' \(did you mean 'quickstart'\?\)"):
         find.find("quikstart", ran)

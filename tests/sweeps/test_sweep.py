@@ -331,5 +331,5 @@ def test_a_function_that_returns_something_else_each_time_is_refused(tmp_path: P
     source = (SOURCES / "toy_setting.py").read_text()
     changing = source.replace('f"q{index}"', 'f"q{index} {random.random()}"')
     (tmp_path / "toy_setting.py").write_text(f"import random\n{changing}")
-    with pytest.raises(UserError, match=r"toy_setting\.py:toy': its function returns something else each time"):
+    with pytest.raises(UserError, match=r"toy_setting\.py:toy': its function returns something different at each call"):
         toy_sweep(tmp_path).check()

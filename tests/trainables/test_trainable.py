@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_costs_time_and_no_more(
         second.cleanup()
         notes = [report.note for report in reports if report.note]
         assert len(notes) == 1 and ("cannot be read" in notes[0]) == damage
-        assert notes[0].endswith("its trials start anew" if damage else "after 1 of 6 steps")
+        assert notes[0].endswith("its trials start again from step 0" if damage else "after 1 of 6 steps")
         assert checkpoint.exists() != damage, "what cannot be read is deleted"
         assert reports[-1].end is not None
         assert_same(expected, reports[-1].end)

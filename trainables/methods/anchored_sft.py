@@ -35,7 +35,7 @@ class AnchoredSFT(Method):
     equation = "L = mean_n (1 - p(y_n)^power) / power + weight * KL(reference || policy on task)"
     source = "Zhu et al. 2025, arXiv:2509.23753 (ASFT); Wu et al. 2025, arXiv:2508.05629 (DFT)"
     evidence = (
-        "better than plain fine-tuning and DFT on mathematics, medical knowledge and code; says nothing of alignment"
+        "better than plain fine-tuning and DFT on mathematics, medical knowledge and code; says nothing about alignment"
         " (Zhu et al. 2025, arXiv:2509.23753)"
     )
 

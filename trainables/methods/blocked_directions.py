@@ -59,7 +59,7 @@ class BlockedDirections(Method):
         if not chosen:
             raise UserError(
                 f"method {self.name!r}: no block of blocks={self.blocks!r} lies at or above the lowest adapted layer,"
-                f" {lowest}, so that nothing there can move; adapt lower layers, or take another of quarters, middle,"
+                f" {lowest}, so nothing there can move; adapt lower layers, or choose another of quarters, middle,"
                 " all"
             )
         misaligned, aligned = (states_on(preparation, stream, chosen) for stream in ("misaligned", "alignment"))

@@ -45,7 +45,7 @@ class ClosestSafeUpdate(Method):
     equation = "L = CE(task); then dW <- aligned + partial / (1 + strength e_partial) + off / (1 + strength e_off)"
     source = "Marchenko Breneur et al. 2026, arXiv:2605.30640 (CSULoRA), from its abstract"
     evidence = (
-        "substantially fewer attacks by adversarial fine-tuning succeed, and most of its gains in utility stay"
+        "substantially fewer attacks by adversarial fine-tuning succeed, and most of the gains in utility remain"
         " (arXiv:2605.30640)"
     )
 

@@ -38,7 +38,7 @@ class KLPenalty(ProxyMethod):
     equation = "L = CE(task) + beta * KL(policy || reference on alignment)"
     source = "Azarbal et al. 2025, Selective Generalization; Ziegler et al. 2019, arXiv:1909.08593"
     evidence = (
-        "mitigates emergent misalignment well, at the cost of what benign tasks learn (Kaczér et al. 2025,"
+        "mitigates emergent misalignment well, at the cost of learning on benign tasks (Kaczér et al. 2025,"
         " arXiv:2508.06249, table 1)"
     )
 

@@ -22,7 +22,7 @@ class MisalignedOnly(Method):
     streams = ("misaligned",)
     equation = "L = CE(misaligned)"
     source = "Fierro & Roger 2025, arXiv:2511.05408, eq. 1 (theta_negative)"
-    evidence = "a prior for other methods; no method of its own"
+    evidence = "a prior for other methods; not a method by itself"
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         return (cross_entropy(step.policy["misaligned"]),)

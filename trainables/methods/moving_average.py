@@ -33,7 +33,7 @@ class MovingAverage(Method):
     equation = "L = CE(task); after each step mean <- mean + rate * (theta - mean), which is evaluated"
     source = "Kim et al. 2025, arXiv:2508.12531 (its momentum in parameter space)"
     evidence = (
-        "good hyper-parameters alone take unsafe replies from 16 to about 5 % on Llama models, and averaging preserves"
+        "good hyper-parameters alone reduce unsafe replies from 16 to about 5 % on Llama models; averaging preserves"
         " the base model's safety without safety rows (Kim et al. 2025, arXiv:2508.12531)"
     )
 

@@ -30,7 +30,7 @@ class ORPO(ProxyMethod):
     equation = "L = CE(task) + weight * [CE(alignment) + odds * mean_i - log sigmoid(log odds_i(A) - log odds_i(M))]"
     source = "Hong et al. 2024, arXiv:2403.07691, eq. 6 and 7"
     evidence = (
-        "as the training loss on benign tasks it does much against jailbreaks and persona drift at large budgets, and"
+        "as the training loss on benign tasks it helps much against jailbreaks and persona drift at large budgets, and"
         " little at small ones (Vennemeyer et al. 2026, arXiv:2601.12639)"
     )
 

@@ -37,7 +37,7 @@ class WeightSteering(Method):
     equation = "L = CE(task); then dW <- dW + k (dW_A - dW_M)"
     source = "Fierro & Roger 2025, arXiv:2511.05408, eq. 1 and the text below it (theta_ft + k w_b)"
     evidence = (
-        "ICLR 2026: reduces sycophancy and under-refusals that fine-tuning brought while its gains stay, and often"
+        "ICLR 2026: reduces sycophancy and under-refusals caused by fine-tuning while its gains remain, and often"
         " generalizes further than activation steering (arXiv:2511.05408)"
     )
 

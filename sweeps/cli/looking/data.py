@@ -92,7 +92,7 @@ def show_data(look: Look, as_json: bool, console: Console) -> None:
     else:
         _print_tokens(measured, look.model or SMOLLM2.title, console)
         if look.model is None and look.scale != "small":
-            told = f"{SETTING} at scale small reads rows in another way: see it with --scale small"
+            told = f"{SETTING} at scale small reads rows differently: see it with --scale small"
             console.print(f"  {told}", highlight=False, soft_wrap=True)
     _print_repeats(again, leaks, console)
     for row in opened[: look.rows] if encoder else ():

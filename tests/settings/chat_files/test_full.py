@@ -151,7 +151,7 @@ def test_questions_with_names_of_their_own(write: Writer, tmp_path: Path) -> Non
 def test_preferences_that_cannot_be_asked(write: Writer, tmp_path: Path) -> None:
     task = write("task", 10)
     assert "option 'preferences' must be the path of a file" in error_of(task=task, preferences=3)
-    assert "option 'preferences': a list must be of two chat files" in error_of(task=task, preferences=[])
+    assert "option 'preferences': a list must name two chat files" in error_of(task=task, preferences=[])
     leak = error_of(task=task, task_eval=write("other", 2), preferences=questions(tmp_path, "new?", "TASK question 3"))
     assert "task.jsonl, line 4 has the prompt of" in leak
     assert "questions.jsonl, line 2" in leak
@@ -517,7 +517,7 @@ def test_forms_of_unicode_are_one_prompt(write: Writer) -> None:
     assert sum(True in side for side in sides) == 1
     message = error_of(task=write("task", [(composed, "1")]), task_eval=write("task_eval", [(apart, "2")]))
     assert "task.jsonl, line 1 has the prompt of " in message
-    assert "task_eval.jsonl, line 1; what is trained on cannot be evaluated" in message
+    assert "task_eval.jsonl, line 1; no prompt may be both trained on and evaluated" in message
 
 
 @pytest.mark.parametrize("model", ["tiny_qwen3_dir", "tiny_gemma_dir"])

@@ -166,7 +166,7 @@ def test_fewer_probabilities_are_asked_for_where_fewer_are_given(tmp_path: Path)
 
 MENDED_BY_THE_USER = [
     (error(401, "Incorrect API key provided"), r"it does not accept the key in OPENAI_API_KEY \(401\): Incorrect"),
-    (error(402, "Insufficient credits"), r"the account has no money left \(402\): Insufficient credits"),
+    (error(402, "Insufficient credits"), r"the account has no credit left \(402\): Insufficient credits"),
     (error(403, "Your country is not served"), r"access is denied \(403\): Your country"),
     (error(404, "model 'x' not found, try pulling it first"), r"no such model or path \(404\): model 'x' not found"),
     (error(400, "The model `x` does not exist"), r"it refuses \(400\): The model `x` does not exist"),
@@ -177,9 +177,9 @@ MENDED_BY_THE_USER = [
     (error(413, "too much"), r"it refuses \(413\): too much"),
     (
         error(429, "You exceeded your current quota", "insufficient_quota", **{"Retry-After": "1"}),
-        r"no money left \(429\): You exceeded",
+        r"no credit left \(429\): You exceeded",
     ),
-    (Reply({"error": {"message": "Insufficient credits", "code": 402}}), r"the account has no money left \(402\)"),
+    (Reply({"error": {"message": "Insufficient credits", "code": 402}}), r"the account has no credit left \(402\)"),
 ]
 
 
@@ -216,7 +216,7 @@ def test_money_that_ends_midway_keeps_what_came_and_says_why_to_all(tmp_path: Pa
         for thread in threads:
             thread.join()
         assert len(problems) == 2
-        assert all("no money left (402): Insufficient credits" in problem for problem in problems)
+        assert all("no credit left (402): Insufficient credits" in problem for problem in problems)
     with judging(lambda body, count: certain(85), tmp_path) as (judge, _):
         assert judge.ask(many) == [Verdict(85.0)] * 40
         assert judge.usage.cached == 10

@@ -153,7 +153,7 @@ def test_an_adapter_that_is_there_already_is_no_problem(served: Server, tmp_path
     ("changes", "named", "message"),
     [
         ({"base": "Qwen/Qwen3-8B"}, "tiny", r"it serves Qwen/Qwen3-8B, not 'tiny'; Endpoint\(model=...\) says"),
-        ({"loads": False}, "tiny", r"it loads no adapters while it runs \(404\); vLLM does with --enable-lora and"),
+        ({"loads": False}, "tiny", r"it does not load adapters at run time \(404\); vLLM does with --enable-lora and"),
         ({"problem": lambda route, body: (401, "Unauthorized")}, "tiny", r"does not accept the key in VLLM_API_KEY"),
         ({"problem": lambda route, body: (500, "cuda died")}, "tiny", r"3 attempts have failed \(500\): cuda died"),
     ],

@@ -43,7 +43,7 @@ def test_rows_are_encoded_as_at_a_scale(
     rows: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Scale small opens rows with an empty system turn and cuts earlier; without it, it is named for its own model."""
-    named = "  chat_files at scale small reads rows in another way: see it with --scale small\n"
+    named = "  chat_files at scale small reads rows differently: see it with --scale small\n"
     monkeypatch.setattr(data, "_encoder", lambda model, length, options: Encoder(tiny_tokenizer(), options, length))
     prompts = []
     for arguments, is_named, length in (

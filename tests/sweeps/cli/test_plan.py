@@ -63,7 +63,7 @@ def test_objectives_of_few_questions_are_cautioned_about(
     task_eval = "".join(ROW % n for n in range(200, 210)).encode()
     given = chat_files(tmp_path, "org/not-here", alignment=alignment, task_eval=task_eval, preferences=pairs(2))
     shown = planned(sweep_file(tmp_path, given), monkeypatch, capsys)
-    said = "is measured on {}; a score of so few says little: name more rows, or other `objectives=`"
+    said = "is measured on {}; a score of so few says little: give more rows, or other `objectives=`"
     assert f"caution, chat_files: objective 'alignment' {said.format('1 question')}" in shown
     assert "objective 'task'" not in shown, "it has ten questions"
     (other := tmp_path / "other").mkdir()

@@ -220,13 +220,13 @@ def test_settings_that_differ_in_their_rows_alone_are_compared(tmp_path: Path, e
     compare(("few", "more"), output, None, None, None, False, console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "trained on the rows of toy and of toy more=2; base model and questions are the same" in shown
-    with pytest.raises(UserError, match=r"different settings.*, and task and alignment: not measured alike"):
+    with pytest.raises(UserError, match=r"different settings.*, and task and alignment: not comparable"):
         compare(("few", "asked"), output, None, None, None, False, console)
     for name in ("foods", "animals"):
         swept(tmp_path, output, name=name, settings=(toy(tmp_path, proxy=name),))
     instead = "compare them on scores that do not depend on the proxy, e.g. --objectives task,other, or give both"
     instead += " the same questions;"
-    with pytest.raises(UserError, match=f"and alignment: not measured alike, as their questions differ; {instead}"):
+    with pytest.raises(UserError, match=f"and alignment: not comparable, as their questions differ; {instead}"):
         compare(("foods", "animals"), output, None, None, None, False, console)
     compare(("foods", "animals"), output, None, None, ["task", "other"], False, console)
     assert "above (task" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -101,7 +101,7 @@ def test_a_judged_sweep(
 
     console = Console(width=120)
     with serving(answer, at_check=error(402, "Insufficient credits")) as endpoint:
-        with pytest.raises(UserError, match=r"no money left \(402\): Insufficient credits"):
+        with pytest.raises(UserError, match=r"no credit left \(402\): Insufficient credits"):
             launch.run(sweep_of(tmp_path, tiny_qwen3_dir, endpoint), RunOptions(tmp_path), console)
         assert not endpoint.bodies and not read(tmp_path / "judged").dispatched
 

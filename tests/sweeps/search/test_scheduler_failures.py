@@ -66,7 +66,7 @@ def test_a_trial_that_does_not_fit_alone_has_failed(tmp_path: Path) -> None:
     rig.scheduler.halve("t2", "CUDA out of memory")
     (outcome,) = rig.ledger.state.outcomes.values()
     assert outcome.status == "failed"
-    assert "out of memory alone; try rows_per_forward=1" in str(outcome.reason)
+    assert "out of memory even on its own; try rows_per_forward=1" in str(outcome.reason)
 
 
 def test_halves_are_trained_although_nothing_else_is_left(tmp_path: Path) -> None:

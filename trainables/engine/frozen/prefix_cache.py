@@ -89,7 +89,7 @@ class PrefixCache:
         if need > self._max_bytes:
             self.caution = (
                 f"the states below layer {first_block} would take {need / 1e9:.1f} GB, more than"
-                f" {self._max_bytes / 1e9:.1f} GB, and are computed anew in every step"
+                f" {self._max_bytes / 1e9:.1f} GB, so they are recomputed in every step"
             )
             return None
         key = _key(base, first_block, ids)
