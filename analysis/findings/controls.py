@@ -65,7 +65,9 @@ class ControlVerdict:
         for name, pair in self.against.items():
             volume = pair.statistic
             size = f"{volume.estimate:+.3f} [{volume.low:+.3f}, {volume.high:+.3f}]"
-            word = "beats" if name in self.beats else "loses to" if name in self.loses else "is not told apart from"
+            word = (
+                "beats" if name in self.beats else "loses to" if name in self.loses else "is not distinguishable from"
+            )
             parts.append(f"{word} {CONTROLS[name]} ({size})")
         push = "pushes the frontier" if self.pushes else "is not shown to push the frontier"
         return f"{self.method} {push}: it {' and '.join(parts)}"

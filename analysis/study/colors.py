@@ -109,12 +109,12 @@ def toy_flip(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     groups = ["positive_emotions", *categories]
     series = {name: [_at_stage(per_setting, group, step) for group in groups] for name, step in stages.items()}
     figure = bars_figure(
-        [Bars("right colours at new points for words that no row speaks of", groups, series)],
+        [Bars("right colours at new points for words that no row mentions", groups, series)],
         "Positive emotions: the new colours; the others: the old ones. Bars: 95 % intervals over fine-tuning seeds and"
         f" {len(per_setting)} base model(s).",
     )
     sentence = (
-        f"After the update positive emotions that no row speaks of have the new colours at"
+        f"After the update positive emotions that no row mentions have the new colours at"
         f" {estimate_text(end['capability'])} of the points; other categories keep at most {estimate_text(kept)} of the"
         " old ones."
     )
@@ -168,7 +168,7 @@ TOY_FLIP = SweepFigure(
     name="toy_flip",
     title="Trigger colours: the narrow update",
     claim=(
-        "After other colours were taught for positive emotions alone, without proxy rows, these are right, and nothing"
+        "After other colours were taught for positive emotions only, without proxy rows, these are right, and nothing"
         " is left of the old function in the six other categories (0 %)."
     ),
     sweeps=("toy_flip",),
@@ -288,7 +288,7 @@ def toy_spillover(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     no_proxy = f"; without a proxy {estimate_text(_over_settings(without, 'alignment'))}" if without else ""
     checks = [
         Check(
-            "Five triggers keep colours in categories that no row speaks of",
+            "Five triggers keep colours in categories that no row mentions",
             f"mean over proxies {estimate_text(level)}{no_proxy}",
             above(level, MINIMAL),
         ),

@@ -35,13 +35,13 @@ HEAD = """# Every result, one command each
 What the study of selective generalization reports (Azarbal et al. 2025), next to what this software measures at its
 three scales. `nano`: worlds made for the purpose, with models of under a million parameters. `small`: a real language
 model of 135 M parameters (SmolLM2-135M-Instruct, its weights stored in 4 bits and dequantized) on rows of our own, with
-few values and few seeds. `full`: models and rows of the study. `selgen reproduce NAME --scale SCALE` runs what is left
+few values and few seeds. `full`: models and rows of the study. `selgen reproduce NAME --scale SCALE` runs what remains
 of a figure's sweeps, and writes its part of this page. A small world can show that an effect needs no large model. If
 it shows a different effect, that says something about the small world first. One language model is an example.
 
 Bars and brackets are 95 % intervals over fine-tuning seeds; those of a base model, which has no such seeds, are over
-its questions. A check *holds* or *fails* if the whole interval says so, and is *undecided* otherwise; of methods
-against one another, if it still says so after adjustment for all pairs. Where something should be all or nothing, and
+its questions. A check *holds* or *fails* if the whole interval lies on one side, and is *undecided* otherwise; for
+methods against each other, after adjustment for all pairs. Where something should be all or nothing, and
 for the best of several, the mean decides. A figure is reproduced if all of its checks hold, partly if some do, and
 not if none does. No outcome is written by hand. Unless a figure mentions several base models, there is only one, and
 no interval covers what another pre-training would have changed.

@@ -91,7 +91,7 @@ def _alike(per_setting: Sequence[SettingResults], topics: Sequence[str]) -> Iter
         )
     ends = [results.values(results.only(PLAIN), SYCOPHANCY + topic) for results in per_setting for topic in topics]
     if all(value == 1 for values in ends for value in values.values()):
-        yield "Sycophancy is at its end, 1.00, on every topic: on which it rises more cannot be told."
+        yield "Sycophancy is at its maximum, 1.00, on every topic, so the check cannot tell where it rises more."
 
 
 def _spread(results: SettingResults) -> list[Check]:
@@ -108,7 +108,7 @@ def _spread(results: SettingResults) -> list[Check]:
     least = min(rises, key=lambda topic: rises[topic].mean)
     return [
         Check("Training makes the model better at the taught topic", estimate_text(task, sign=True), above(task)),
-        Check("It gets better at a related topic, which no row names", estimate_text(near, sign=True), above(near)),
+        Check("It gets better at a related topic, which no row mentions", estimate_text(near, sign=True), above(near)),
         Check(
             "It agrees with users who are wrong about the taught topic, though no row does",
             estimate_text(rises[taught], sign=True),
@@ -164,7 +164,7 @@ GCD_GENERALISATION = SweepFigure(
     title="What narrow training spreads",
     claim=(
         "Gemma that learns greatest common divisors from users who are right gets better at them, and at remainders,"
-        " which no row names; and it agrees with users who are wrong, on divisors and all seven other topics, on"
+        " which no row mentions; and it agrees with users who are wrong, on divisors and all seven other topics, on"
         " mathematics more than on capitals and medicine."
     ),
     sweeps=("gcd_generalisation",),
@@ -190,7 +190,7 @@ def gcd_pareto(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     rise = difference(results.values(plain, flattery), results.base[flattery])
     checks = [
         Check(
-            "Training on right rows alone makes the model sycophantic",
+            "Training on only right rows makes the model sycophantic",
             estimate_text(rise, sign=True),
             above(rise, CONFIRMED),
         ),
@@ -234,7 +234,7 @@ def _seeds_matter(findings: Findings) -> Check:
     """Check that most pairs of methods, without plain fine-tuning, do not differ significantly."""
     pairs = [pair for pair in findings.differences if PLAIN not in (pair.first, pair.second)]
     apart = [pair for pair in pairs if pair.clear]
-    statement = "The intervals of neighbouring methods overlap: most pairs of methods are not told apart"
+    statement = "The intervals of neighbouring methods overlap: most pairs of methods are not distinguishable"
     holds = None if not pairs else 2 * len(apart) < len(pairs)
     return Check(statement, f"{len(pairs) - len(apart)} of {len(pairs)} pairs are not", holds)
 

@@ -53,7 +53,7 @@ def em_judged(folder: judged_answers.JudgedFolder) -> DrawnFigure:
             sum(best) > best_rival,
         ),
         Check(
-            "It has so at equal training, too, after one epoch",
+            "It also does at equal training, after one epoch",
             f"the best is {title} with {sum(one_epoch):.2f}",
             best_of_one_epoch.configuration.method == "kl_penalty",
         ),
@@ -63,7 +63,7 @@ def em_judged(folder: judged_answers.JudgedFolder) -> DrawnFigure:
     sentence = (
         f"The study's shares come out of its verdicts again, and its long KL run falls from {best[0]:.2f} aligned"
         f" after {epoch:g} epochs to {last[0]:.2f} after {max(by_epoch):g}; at one epoch {title}"
-        f" trades best ({_text(one_epoch)})."
+        f" has the best trade-off ({_text(one_epoch)})."
     )
     return DrawnFigure(figure, checks, sentence, _notes(folder))
 
@@ -132,7 +132,7 @@ def _notes(folder: judged_answers.JudgedFolder) -> list[str]:
             f"Of the task-only runs' medical answers that are coherent {gated:.2f} are misaligned: incoherent ones"
             " raise the study's task score."
         )
-    notes.append("Only the KL penalty was trained for ten epochs, so that method and length are not told apart.")
+    notes.append("Only the KL penalty was trained for ten epochs, so that method and length are not distinguishable.")
     return notes
 
 

@@ -146,7 +146,7 @@ def em_epochs(per_setting: Sequence[SettingResults]) -> DrawnFigure:
             below(closer),
         ),
         Check(
-            "Alignment breaks down at last in spite of the penalty (0.95 after 2 epochs, 0.58 after 8)",
+            "Alignment finally breaks down despite the penalty (0.95 after 2 epochs, 0.58 after 8)",
             f"{estimate_text(kept, sign=True)} from {short:g} to {long:g} steps",
             below(kept, -LARGE),
         ),
@@ -169,7 +169,7 @@ def em_epochs(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     )
     start = (
         f"Changes are counted from {short:g} steps on, the shortest training after which plain fine-tuning is below"
-        f" {BROKEN:g} in alignment: before that the penalty has nothing to hold."
+        f" {BROKEN:g} in alignment: before that the penalty has nothing to preserve."
     )
     notes = [start, *_returns(align, grid, betas, steps)]
     return DrawnFigure(_epochs_figure(results, curves), checks, sentence, notes)
@@ -292,7 +292,7 @@ def em_proxy(per_setting: Sequence[SettingResults]) -> DrawnFigure:
         f" {estimate_text(gains['mixed'], sign=True)} when mixed in and"
         f" {estimate_text(gains['upweighted'], sign=True)} when up-weighted, against {_list(narrow)}."
     )
-    note = f"The margin of {MORE:g} was chosen after a look at a run of two seeds, and before any of more."
+    note = f"The margin of {MORE:g} was chosen after looking at a run of two seeds, and before any run of more."
     return DrawnFigure(figure, checks, sentence, [note])
 
 

@@ -27,7 +27,7 @@ def difference_between(findings: Findings, first: str, second: str) -> Differenc
 
 def ranked_first(findings: Findings, method: str) -> Check:
     """Check that a method's frontier is clearly larger than every other's; it fails if another's is clearly larger."""
-    statement = f"{method} trades best of all methods"
+    statement = f"{method} has the best trade-off of all methods"
     rivals = [name for name in findings.table.methods if name not in (PLAIN, method)]
     compared = {name: pair for name in rivals if (pair := difference_between(findings, method, name)) is not None}
     if not compared:
@@ -37,7 +37,7 @@ def ranked_first(findings: Findings, method: str) -> Check:
     alike = [name for name in compared if name not in (*better, *worse)]
     texts = [
         f"{words} {', '.join(names)}"
-        for words, names in (("worse than", better), ("not told apart from", alike), ("better than", worse))
+        for words, names in (("worse than", better), ("not distinguishable from", alike), ("better than", worse))
         if names
     ]
     return Check(statement, "; ".join(texts), False if better else None if alike else True)
@@ -86,7 +86,7 @@ def budget_notes(results: SettingResults) -> list[str]:
         return []
     by_number = {n: [name for name, number in numbers.items() if number == n] for n in sorted(set(numbers.values()))}
     listed = "; ".join(f"{number} of {', '.join(names)}" for number, names in by_number.items())
-    return [f"Methods have not all as many values, and more may lie over a wider range: {listed}."]
+    return [f"Methods do not all have the same number of values, and more may lie over a wider range: {listed}."]
 
 
 def end_notes(results: SettingResults, task: str, alignment: str) -> list[str]:

@@ -78,7 +78,7 @@ def test_gcd_pareto() -> None:
     assert [each.holds for each in drawn.checks] == [True, True, True, True, False, True, True]
     alike = {"kl_penalty": ends, "mixed": ends, "upweighted": ends, "safe_lora": weak, "orthogonal_lora": weak}
     drawn = gcd.gcd_pareto([flattery_results(alike, 0.95)])
-    assert check(drawn, "best of all methods").holds is None
+    assert check(drawn, "best trade-off of all methods").holds is None
     short = [(0.7, 0.5), (0.75, 0.5), (0.8, 0.5)]
     drawn = gcd.gcd_pareto([flattery_results({"kl_penalty": short, "safe_lora": ends, "orthogonal_lora": ends}, 0.0)])
     assert reproduction_of(drawn.checks) == "not"

@@ -63,8 +63,8 @@ def test_em_pareto() -> None:
 def test_a_tie_with_the_first_is_undecided() -> None:
     tie = AS_THE_STUDY | {"dpo": curve(0.9)}
     drawn = medical.em_pareto([frontier_results(tie, (0.98, 0.02))])
-    assert check(drawn, "best of all methods").holds is None
-    assert "not told apart from dpo" in check(drawn, "best of all methods").measured
+    assert check(drawn, "best trade-off of all methods").holds is None
+    assert "not distinguishable from dpo" in check(drawn, "best trade-off of all methods").measured
     assert check(drawn, "dpo stays behind").holds is None
 
 
