@@ -54,7 +54,11 @@ def list_command() -> None:
     show_sweeps(Console())
 
 
-@sweep_app.command("plan", epilog="Example: selgen sweep plan quickstart")
+@sweep_app.command(
+    "plan",
+    short_help="Say what a sweep would cost: trials, time, memory.",
+    epilog="Example: selgen sweep plan quickstart",
+)
 def plan_command(
     name: Name,
     output: Output = OUTPUT,
@@ -170,7 +174,9 @@ def _show_run(name: str, sweep: Sweep, options: RunOptions, summary: RunSummary,
         raise typer.Exit(1)
 
 
-@sweep_app.command("status", epilog="Example: selgen sweep status quickstart --json")
+@sweep_app.command(
+    "status", short_help="Show how far a sweep is.", epilog="Example: selgen sweep status quickstart --json"
+)
 def status_command(
     name: Name,
     output: Output = OUTPUT,
@@ -191,7 +197,11 @@ def status_command(
         show_status(Console(), state)
 
 
-@sweep_app.command("clean", epilog="Example: selgen sweep clean quickstart --dry-run")
+@sweep_app.command(
+    "clean",
+    short_help="Delete files that nothing needs any more.",
+    epilog="Example: selgen sweep clean quickstart --dry-run",
+)
 def clean_command(
     name: Name,
     output: Output = OUTPUT,
@@ -358,7 +368,11 @@ def reproduce_command(
         raise typer.Exit(130)
 
 
-@import_app.command("judged", epilog="Example: selgen import judged answers/ --report answers_report")
+@import_app.command(
+    "judged",
+    short_help="Analyse judged answers, a CSV for each run.",
+    epilog="Example: selgen import judged answers/ --report answers_report",
+)
 def import_judged_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with runs.csv and the files that it names.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

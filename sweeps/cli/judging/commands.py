@@ -17,7 +17,11 @@ MaxDollars = Annotated[float | None, typer.Option(help="Stop after this many dol
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@judge_app.command("calibrate", epilog="Example: selgen judge calibrate judged.csv --questions medical --max-dollars 1")
+@judge_app.command(
+    "calibrate",
+    short_help="Try a judge on answers that have verdicts.",
+    epilog="Example: selgen judge calibrate judged.csv --questions medical --max-dollars 1",
+)
 def calibrate_command(
     file: Annotated[
         Path, typer.Argument(help="CSV, plain or gzipped: question, answer, question_id, a verdict to compare with.")
@@ -46,6 +50,7 @@ def calibrate_command(
 
 @judge_app.command(
     "compare",
+    short_help="Have a sweep's replies graded by several judges.",
     epilog="Example: selgen judge compare em_pareto --model gpt-4.1-nano-2025-04-14 --model o4-mini-2025-04-16 --price"
     " o4-mini-2025-04-16=1.10,4.40",
 )

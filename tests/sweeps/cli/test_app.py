@@ -90,6 +90,17 @@ def test_help_has_an_example(
     assert "selgen" in capsys.readouterr().out.partition("Usage:")[2].partition("\n")[2]
 
 
+@pytest.mark.parametrize("group", ["sweep", "judge", "import"])
+def test_the_commands_of_a_group_are_listed_in_whole_sentences(
+    group: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert selgen(group, "--help", monkeypatch=monkeypatch) == 0
+    _, _, commands = capsys.readouterr().out.partition("Commands:")
+    lines = [line for line in commands.splitlines() if line.strip()]
+    assert lines
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
+
+
 def test_help_is_a_table_of_contents(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command stands in a group, in a line of its own that a terminal of 80 columns shows whole."""
     assert selgen("--help", monkeypatch=monkeypatch) == 0
