@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -20,12 +20,13 @@ from analysis.statistics.compare import Difference
 from analysis.statistics.curves import FEWEST
 from analysis.statistics.measurements import Line
 from analysis.statistics.noise import estimate_noise
-from analysis.tables.scores import ScoreTable
+from analysis.tables.scores import Objective, ScoreTable
 
-Place = Literal["points", "band", "hypervolume", "selection"]
+Place = Literal["task", "points", "band", "hypervolume", "selection"]
 BUDGET_KNOBS = ("steps", "batch_size", "alignment_batch_size")  # they change how many rows a training reads
 FEW_VALUES = 4  # of a knob
 FEW_QUESTIONS = 50
+LEAST_LEARNED = 0.02  # of the range of the task's score, above the base model
 SHOWN = 3  # configurations named in a line
 MANY_METHODS = 5  # methods of which none is clearly behind another
 # Least points of a curve; length of the chord on each side, in units of the ranges; turn between the two chords.
@@ -36,13 +37,20 @@ P_FRONT = (
 )
 
 
-def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mapping[Place, Sequence[str]]:
+def cautions(
+    table: ScoreTable, differences: Sequence[Difference] = (), base_scores: Mapping[str, float] | None = None
+) -> Mapping[Place, Sequence[str]]:
     """Return what is known not to hold for a table of configurations with a finished trial.
 
     Args:
         differences: the differences between its methods.
+        base_scores: score name -> mean of the untouched base model.
     """
-    said: dict[Place, list[str]] = {"points": [], "band": [], "hypervolume": [], "selection": []}
+    said: dict[Place, list[str]] = {place: [] for place in get_args(Place)}
+    mean_CM = table.oriented(nan_mean(table.gains_CSM, axis=1))  # back from gains to scores
+    means = {each.name: mean_CM[:, column] for column, each in enumerate(table.objectives)}
+    if unlearned := nothing_learned(table.objectives, means, base_scores or {}):
+        said["task"].append(unlearned)
     lines = [line for line in lines_of(table.configurations) if line.knobs_KD.shape[1] == 1]
     one_ended = [each.name for each in table.objectives if (each.low is None) != (each.high is None)]
     if one_ended:
@@ -83,6 +91,29 @@ def cautions(table: ScoreTable, differences: Sequence[Difference] = ()) -> Mappi
             " (20 questions)."
         )
     return said
+
+
+def nothing_learned(
+    objectives: Sequence[Objective], means: Mapping[str, Iterable[float]], base_scores: Mapping[str, float]
+) -> str:
+    """Say that no configuration is better at the task than the base model; "" if one is, or if that is not known.
+
+    Args:
+        means: objective name -> means of all configurations.
+    """
+    for objective in objectives:
+        base = base_scores.get(objective.name, math.nan)
+        low, high = objective.ends
+        if objective.kind != "task" or not all(map(math.isfinite, (base, low, high))):
+            continue
+        sign = 1.0 if objective.higher_is_better else -1.0
+        gains = [sign * (mean - base) for mean in means[objective.name] if math.isfinite(mean)]
+        if gains and max(gains) <= LEAST_LEARNED * (high - low):
+            return (
+                f"In {objective.name} no configuration is more than {LEAST_LEARNED:g} better than the base model, so"
+                " nothing was learned: train longer, or with a higher learning rate."
+            )
+    return ""
 
 
 def _outlying(table: ScoreTable, lines: Sequence[Line]) -> str:

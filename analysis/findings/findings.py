@@ -146,7 +146,7 @@ def analyse(
     chosen = table.select(names)
     base_M = base_values(chosen, base_scores or {})
     bootstrap = Bootstrap(measure(chosen, base_M)) if (chosen.num_seeds_C > 1).any() else None
-    points = frontier(chosen, bootstrap=bootstrap)
+    points = frontier(chosen, base_scores=base_scores, bootstrap=bootstrap)
     chosen = chosen.rows(chosen.num_seeds_C > 0)
     worst_corner_M = worst_corner_of(chosen, [base_scores or {}], worst_corner or {})
     questions = question_table(chosen, grades)
@@ -188,7 +188,7 @@ def analyse(
         selections=_selections(bootstrap, chosen, questions, gain_corner_M) if bootstrap else {},
         advice=advise_seeds(bootstrap, p_front_C) if bootstrap else [],
         questions=_two_way(chosen, questions),
-        cautions=cautions(chosen, differences),
+        cautions=cautions(chosen, differences, base_scores),
         gaps=gaps,
     )
 

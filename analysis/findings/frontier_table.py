@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from analysis.findings.cautions import P_FRONT
+from analysis.findings.cautions import P_FRONT, nothing_learned
 from analysis.findings.frontier import Estimate, FrontierPoint, excluded_text
 from analysis.findings.ties import Entry, entries
 from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS
@@ -107,7 +107,11 @@ def rich_table(
     if base and any(name in base for name in heads):
         cells = [f"{base[name]:z.3f}" if name in base else "" for name in heads]
         table.add_row(*map(Text, ["", BASE, *cells, *("" for _ in layout.names)]), style="dim")
-    table.caption = Text("\n".join(_notes(rows, shown, layout)))
+    notes = _notes(rows, shown, layout)
+    means = {name: [point.scores[name].mean for point in points] for name in heads}
+    if unlearned := nothing_learned(shown, means, base or {}):
+        notes.insert(0, unlearned)
+    table.caption = Text("\n".join(notes))
     return table
 
 

@@ -24,7 +24,13 @@ from analysis.tables.scores import ScoreTable
 MOST_NAMES = 4  # in one answer
 AREA = "hypervolume (the area between frontier and worst corner)"
 ALONE = "each bar is about one mean; whether methods differ is answered above, not by overlapping bars"
-WEIGHT: tuple[Place, ...] = ("band", "points", "hypervolume", "selection")  # the first place with a caution supplies it
+WEIGHT: tuple[Place, ...] = (
+    "task",
+    "band",
+    "points",
+    "hypervolume",
+    "selection",
+)  # the first place with a caution supplies it
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def read_table(
     """
     chosen = table.rows(table.num_seeds_C > 0)
     if bootstrap is None:
-        return _read(table, {}, (), (), cautions(chosen), _front_methods(points))
+        return _read(table, {}, (), (), cautions(chosen, (), base_scores), _front_methods(points))
     base_M = base_values(chosen, base_scores)
     corner_M = chosen.oriented(worst_corner_of(chosen, [base_scores]))
     fronts = {name: front for name, front in method_fronts(chosen).items() if name != ALL_METHODS}
@@ -89,7 +95,9 @@ def read_table(
         bootstrap, chosen.configurations, None if base_M is None else chosen.oriented(base_M), corner_M
     )
     sizes = {name: estimate_hypervolume(bootstrap, front, corner_M) for name, front in fronts.items()}
-    return _read(table, sizes, differences, verdicts, cautions(chosen, differences), _front_methods(points))
+    return _read(
+        table, sizes, differences, verdicts, cautions(chosen, differences, base_scores), _front_methods(points)
+    )
 
 
 def _front_methods(points: Sequence[FrontierPoint]) -> list[str]:
@@ -109,7 +117,7 @@ def _read(
     which, sure = _which(sizes, differences, front)
     most = int(table.num_seeds_C.max())
     text = next((texts[0] for place in WEIGHT if (texts := said.get(place, ()))), ALONE)
-    if most < VERDICT_SEEDS:
+    if most < VERDICT_SEEDS and not said["task"]:
         text = "too few seeds for a verdict: a third tells much more than the first two"
     return Reading(which, sure, _against(verdicts, most), _seeds(table), text)
 

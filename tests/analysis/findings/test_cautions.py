@@ -10,6 +10,8 @@ import pytest
 
 from analysis.findings.cautions import Place, cautions
 from analysis.findings.findings import analyse
+from analysis.findings.frontier_table import rich_table
+from analysis.findings.reading import read_findings
 from analysis.report.page import Chapter, page
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
 from tests.support.made_up_trials import OBJECTIVES, configuration
@@ -94,6 +96,20 @@ def test_a_loss_has_one_end() -> None:
     assert "intervals of task, alignment are Student's" in said(made_up({"kl": arc(8)}, objectives=losses))["points"]
     shares = [replace(each, low=0.0, high=1.0) for each in OBJECTIVES]
     assert said(made_up({"kl": arc(8)}, objectives=shares)) == {}
+
+
+@pytest.mark.parametrize(("best", "is_said"), [(0.51, True), (0.53, False)])
+def test_a_sweep_that_taught_nothing(best: float, is_said: bool) -> None:
+    """.02 of the range above the base model's .5 is not learning. It comes before all other cautions, also in print."""
+    task = replace(OBJECTIVES[0], kind="task", low=0.0, high=1.0)
+    table = made_up({"kl": [(0.3, 0.9), (best, 0.8)]}, objectives=(task, *OBJECTIVES[1:]), seeds=2)
+    base = {task.name: 0.5, OBJECTIVES[1].name: 1.0}
+    findings = analyse(table, base)
+    words = f"In {task.name} no configuration is more than 0.02 better than the base model, so nothing was learned"
+    assert any(words in text for text in findings.cautions["task"]) == is_said
+    assert read_findings(findings).caution.startswith(words) == is_said
+    shown = rich_table(findings.points, findings.table.objectives, base=base)
+    assert (words in str(shown.caption)) == is_said
 
 
 def test_many_equal_methods_and_what_the_page_says() -> None:
