@@ -19,7 +19,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import settings
-from settings.common.content import content_id
+from settings.common.content import content_id, file_sha256
 from settings.common.errors import MissingFileError, UserError, did_you_mean
 from settings.common.files import absolute_path
 from settings.model_files import model_source
@@ -279,11 +279,11 @@ def _shape(node: Any) -> Any:
 
 
 def module_from_file(path: Path) -> ModuleType:
-    """Import a Python file by its path, once per path. Raise UserError if there is no such file."""
+    """Import a Python file by its path, again only if it has changed. Raise UserError if there is no such file."""
     path = path.expanduser().resolve()
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    name = f"selgen_user_{path.stem}_{content_id(str(path))}"
+    name = f"selgen_user_{path.stem}_{content_id([str(path), file_sha256(path)])}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -130,11 +130,13 @@ def run(
     """
     from rich.console import Console
 
+    from settings.reference import forget_settings
     from sweeps.driver import launch
     from sweeps.driver.run_options import RunOptions
     from sweeps.find import file_of, find
     from sweeps.sweep import Sweep
 
+    forget_settings()  # their files may have changed since an earlier cell
     root = Path(output)
     declared = sweep if isinstance(sweep, Sweep) else find(str(sweep), root)
     file = None if isinstance(sweep, Sweep) else file_of(str(sweep))

@@ -30,7 +30,7 @@ WEIGHT: tuple[Place, ...] = (
     "points",
     "hypervolume",
     "selection",
-)  # the first place with a caution supplies it
+)  # the first with a caution
 
 
 @dataclass(frozen=True)

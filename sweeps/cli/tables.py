@@ -210,6 +210,7 @@ def show_outcomes(console: Console, entries: Sequence[Entry]) -> None:
 
 def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
     """Print what a sweep costs: a row per method, then time and memory."""
+    from sweeps.planning.planned import FOR_OTHERS
     from sweeps.results.running import clock
 
     columns = ("configurations", "trials", "packs", "training tokens")
@@ -220,6 +221,8 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
     table = arms_table(sweep.name, columns, rows)
     table.add_row("all", "", str(plan.trials), str(plan.packs), f"{plan.tokens:,.0f}", style="bold")
     console.print(table)
+    if any(arm.method.endswith(FOR_OTHERS) for arm in plan.arms):
+        Say(console).note("for others: trained because the rest is built on them; not counted by selgen sweep status")
     for model in plan.assumed:
         line = f"{model} is not on this machine; time and memory are those of a model of 8 billion parameters"
         Say(console).prose(line, style="yellow")

@@ -11,6 +11,8 @@ from sweeps.sweep import Sweep
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
+FOR_OTHERS = ", for others"  # ends the title of trials that the sweep does not list, but builds on
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -50,7 +52,7 @@ def planned_arms(sweep: Sweep) -> list[Planned]:
             for needed in trial.built_on:
                 if needed.trial_id not in listed:
                     listed.add(needed.trial_id)
-                    title = f"{needed.method.title}, for others"
+                    title = f"{needed.method.title}{FOR_OTHERS}"
                     _, needed_by_id = auxiliary.setdefault((method.case.label, title), (method.case, {}))
                     needed_by_id.setdefault(needed.configuration_id, []).append(needed)
     return planned + [

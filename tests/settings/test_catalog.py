@@ -40,7 +40,7 @@ def test_every_option_is_documented_and_has_a_json_default(name: str) -> None:
     assert catalog.description(name).endswith(".")
     for builder in catalog.scales(name).values():
         for option in catalog.options_of(builder):
-            assert option.doc.endswith((".", ".)")), option
+            assert option.doc.endswith((".", ".)")), f"{name}: a sentence in Args: for option {option.name!r}"
             assert "  " not in option.doc
             if option.default is not inspect.Parameter.empty:
                 json.dumps(option.default)
@@ -130,6 +130,14 @@ def test_errors_name_the_file_or_function(file: Path) -> None:
     text.write_text("x")
     with pytest.raises(UserError, match="is not a Python file"):
         catalog.build(f"{text}:mine")
+
+
+def test_a_changed_file_is_loaded_again(file: Path) -> None:
+    """In a notebook, say, where the process stays."""
+    first = catalog.module_from_file(file)
+    file.write_text("mine = 2")
+    assert catalog.module_from_file(file).mine == 2
+    assert first is not catalog.module_from_file(file) is catalog.module_from_file(file)
 
 
 def test_a_file_that_fails_can_be_loaded_again_once_corrected(file: Path) -> None:

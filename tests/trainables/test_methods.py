@@ -216,9 +216,9 @@ def test_the_shipped_methods_exist() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_the_docstring_has_the_equation_and_the_source_is_named(name: str) -> None:
     method = methods.get(name)
-    assert method.equation.startswith("L = ")
-    assert method.equation in (method.__doc__ or "")
-    assert method.source
+    assert method.equation.startswith("L = "), f"{name} has no `equation` that begins with 'L = '"
+    assert method.equation in (method.__doc__ or ""), f"the docstring of {name} lacks its equation"
+    assert method.source, f"{name} has no `source`: the paper, or what it is made of"
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -369,7 +369,8 @@ def synthetic(method: Method, seed: int = 0) -> tuple[list[Tensor], Callable[...
         policy = {}
         for stream, count in zip(method.streams, counts, strict=True):
             policy[stream], rest = forward(stream, rest[:count]), rest[count:]
-        adapter = [Factors(A, B, 2.0) for A, B in zip(rest[::2], rest[1::2], strict=True)]
+        factors = [Factors(A, B, 2.0) for A, B in zip(rest[::2], rest[1::2], strict=True)]
+        adapter = factors if method.weights else Undeclared(f"{method.name} reads step.adapter: declare weights = True")
         state = method.initial_state(drawn[0])
         gates = method.gates(4, Random(seed))
         return Step(
@@ -414,6 +415,7 @@ def test_as_many_losses_as_announced(name: str, definition: Definition) -> None:
     method = methods.make(name, {"definition": definition})
     leaves, build = synthetic(method)
     losses = method.losses(build(*leaves))
+    assert isinstance(losses, tuple), f"losses(step) of {name} must return a tuple, got {type(losses).__name__}"
     assert len(losses) == method.num_losses
     assert [tuple(loss.shape) for loss in losses] == [()] * method.num_losses
 

@@ -46,6 +46,8 @@ def get(name: str) -> type[Method]:
     for a file that does not define exactly one method; for a coefficient without a range.
     """
     if not _exists(name):
+        if name.endswith(".py") or "/" in name:
+            raise UserError(f"a method is the name of its file in trainables/methods/, without .py; got {name!r}")
         raise UserError(f"unknown method {name!r}{did_you_mean(name, names())}; available: {', '.join(names())}")
     module = _module(name)
     classes = [value for value in vars(module).values() if _is_method(value, module.__name__)]

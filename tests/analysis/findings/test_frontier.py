@@ -97,7 +97,7 @@ def test_json_has_the_front_alone_and_exactly_these_keys(tmp_path: Path) -> None
     assert data["sweep"] == "demo"
     assert [point["configuration"] for point in data["points"]] == [PLAIN.id, KL1.id]
     keys = {"method", "configuration", "label", "coefficients", "seeds", "tokens", "seconds", "task", "alignment"}
-    assert all(set(point) == keys for point in data["points"])
+    assert all(set(point) == keys for point in data["points"]), "keys are fixed: leave others out in front_json"
     assert set(data["points"][0]["task"]) == {"mean", "low", "high"}
     assert [entry.name for entry in path.parent.iterdir()] == ["frontier.json"]
 

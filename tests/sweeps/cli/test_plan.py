@@ -55,6 +55,18 @@ def test_one_stream_is_counted_alone(
     assert "chat_files: trains on 16 task rows; asks 4 (task_loss)" in shown
 
 
+def test_trials_that_others_are_built_on_are_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The controls are readouts of plain fine-tuning, which the second sweep does not list."""
+    explained = "for others: trained because the rest is built on them; not counted by selgen sweep status"
+    assert explained not in planned(sweep_file(tmp_path), monkeypatch, capsys)
+    (other := tmp_path / "other").mkdir()
+    shown = planned(sweep_file(other, methods='grid("upweighted", weight=[1.0])'), monkeypatch, capsys)
+    assert explained in shown
+    assert "plain, for others" in shown
+
+
 def test_objectives_of_few_questions_are_cautioned_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
