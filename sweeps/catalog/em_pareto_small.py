@@ -23,6 +23,6 @@ sweep = Sweep(
         grid("dpo", weight=[0.3, 1.0]),
         grid("safe_lora", share=[0.1, 0.5]),
     ),
-    seeds=3,
+    seeds=5,
     options={"layers": "last 10"},
 )
