@@ -142,6 +142,25 @@ def test_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert "alignment_proxy" in shown
 
 
+def test_a_setting_can_be_read_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert selgen("settings", "bad_medical_advice", monkeypatch=monkeypatch) == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) < 200, "it once had 344"
+    assert max(map(len, lines)) <= 80
+    for shown in (
+        ["  score                             kind          better    questions"],
+        ["  capability                        capability    higher    36",
+         "      share of replies to held-out medical problems graded < 80"],
+        ["  max_new_tokens      600", "      longest answer, in tokens."],
+        ["  num_proxy_rows    10           number of proxy rows; domains take turns. Up"],
+    ):  # fmt: skip
+        start = lines.index(shown[0])
+        assert lines[start : start + len(shown)] == shown
+
+
 def test_the_options_of_a_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each scale's own, with defaults; also where the setting cannot be built without some."""
     monkeypatch.setenv("COLUMNS", "200")
