@@ -13,6 +13,7 @@ from settings import catalog
 from settings.common.errors import UserError
 from settings.model_files import check_model
 from settings.setting import Evaluation, Setting
+from settings.vocabulary import check_words
 from sweeps.cli.looking.described import show_described
 from sweeps.cli.say import Say
 from sweeps.cli.tables import show_cautions, table_of
@@ -23,7 +24,8 @@ def show_named(console: Console, name: str, given: Mapping[str, Any]) -> None:
 
     The options are printed even if the setting cannot be built: at each scale, or at the chosen one if any are given.
 
-    Raise UserError if the setting cannot be built from the options given. Without any, only say which it needs.
+    Raise UserError if the setting cannot be built from the options given, or its model cannot read its words. Without
+    options, only say which it needs.
     """
     try:
         built = catalog.build(name, catalog.absolute(name, given))
@@ -37,6 +39,7 @@ def show_named(console: Console, name: str, given: Mapping[str, Any]) -> None:
     show_setting(console, built)
     show_options(console, name, given)
     check_model(built.base_model)
+    check_words(built)
 
 
 def show_settings(console: Console) -> None:

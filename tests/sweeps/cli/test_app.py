@@ -528,6 +528,24 @@ def test_a_single_setting_without_its_comma(
     assert "settings must be a tuple; with a single element: settings=(...,)" in error
 
 
+def test_words_that_a_nano_world_lacks_are_named_by_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a model is pre-trained and Ray starts: here whoever imports the driver fails, and nothing is written."""
+    monkeypatch.setitem(sys.modules, "sweeps.driver.driver", None)
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
+    source = f"{SOURCES / 'unknown_words.py'}:mine"
+    told = "lacks 'say' (task row 241 and 1 more), 'please' (row 3 of evaluation 'advice'); use other words, or add"
+    assert selgen("settings", source, monkeypatch=monkeypatch) == 2
+    shown = capsys.readouterr()
+    assert told in shown.err and shown.err.count("\n") == 1 and "alignment_proxy" in shown.out
+    file = sweep_file(tmp_path, f'"{source}"')
+    assert told in refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+    assert told in refused(file, "--output", tmp_path / "out", monkeypatch=monkeypatch, capsys=capsys)
+    assert not (tmp_path / "cache" / "base_models").exists()
+    assert not (tmp_path / "out" / "mine").exists()
+
+
 def test_the_model_of_a_setting_of_ones_own(
     tmp_path: Path, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
