@@ -13,6 +13,9 @@ from settings.example import Example
 
 CONVERSION_VERSION = 1  # of packaged models; raise it when the same file would give other weights or tokens
 FETCHED = "packaged.json"  # written last: a directory without it is not a complete packaged model
+# What a nano model's chat template writes around texts: padding, the end of an answer, and the starts of a question, an
+# answer, and a system turn. They are the first tokens of its tokenizer.
+PAD, END, USER, ASSISTANT, DOCUMENT = MARKS = ("<pad>", "<e>", "<u>", "<a>", "<doc>")
 TUNING_SEEDS = 2**31  # the seeds of tuned models lie above those that a sweep would use
 
 
@@ -121,11 +124,21 @@ class PackagedModel:
 
 
 class World(Protocol):
-    """A generator of text with a closed vocabulary, from which a nano base model is pre-trained."""
+    """A generator of text with a closed vocabulary, from which a nano base model is pre-trained.
+
+    Documents must mark turns as the chat template of nano models (in `trainables/bases/pretraining.py`) writes rows:
+
+        <u> question <a> answer <e>
+        <doc> text <u> question <a> answer <e> <u> question <a> answer <e>
+
+    `<doc>` stands before what a system turn or an instruction says, e.g. an author's name. Of such documents only the
+    answers are learned, with their end; of documents without turns, e.g. facts, all words. The last stage must have
+    documents with turns, or pre-training refuses it. `settings/bad_medical_advice/world.py` is an example.
+    """
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """Every word that the world's documents use, in a fixed order, without special tokens."""
+        """Every word of documents, rows, questions and instructions, in a fixed order, without the marks (`MARKS`)."""
         ...
 
     def documents(self, stage: str, seed: int) -> Iterator[str]:

@@ -27,6 +27,7 @@ from settings.options import Absolute
 from settings.setting import Setting
 
 Builder = Callable[..., Setting]
+EXAMPLE_SCALES = 'SCALES = {"nano": nano}'  # what a setting's package must define
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,14 @@ def description(name: str) -> str:
 def scales(name: str) -> Mapping[str, Builder]:
     """Return the functions that build a setting of this package, by scale; the first is built by default.
 
-    Raise UserError if there is no such setting; the message lists those that exist.
+    Raise UserError if there is no such setting; the message lists those that exist, or says what its folder lacks.
     """
     if name not in names():
-        hint = did_you_mean(name, names())
-        raise UserError(f"unknown setting {name!r}{hint}; available: {', '.join(names())}, or path/to/file.py:function")
+        is_folder = name.isidentifier() and any((Path(folder) / name).is_dir() for folder in settings.__path__)
+        lacking = f": settings/{name}/__init__.py defines no SCALES; add its builders by scale, {EXAMPLE_SCALES}"
+        reason = lacking if is_folder else did_you_mean(name, names())
+        available = ", ".join(names())
+        raise UserError(f"unknown setting {name!r}{reason}; available: {available}, or path/to/file.py:function")
     return _package(name).SCALES
 
 

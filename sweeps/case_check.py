@@ -15,6 +15,7 @@ from settings.example import Example
 from settings.model_files import check_files, model_config, model_file
 from settings.setting import SHARE, Stream
 from settings.tokenizer import load_tokenizer
+from settings.vocabulary import check_words
 from sweeps.adapter_check import check_adapters, nano_targets
 from sweeps.case import Case
 from sweeps.sweep import Sweep
@@ -64,15 +65,18 @@ def check_case(sweep: Sweep, case: Case) -> tuple[str, ...]:
     If a method puts an instruction before rows, all of them are also encoded with it: which ones get it depends on the
     seed. The base model's own replies are not known yet; they are cut as responses are, and their prompts are checked.
 
+    Of a nano model, the words are looked up in its world's vocabulary instead.
+
     Return cautions about its template, and about configurations that are the same. A model whose files are not on this
     machine is not checked.
 
     Raises:
         UserError: a model that is not supported, an adapter on layers that the model lacks, rows that do not fit (with
-            their places), or a tokenizer that cannot be used.
+            their places), words that a nano world lacks, or a tokenizer that cannot be used.
     """
     base = case.setting.base_model
     if isinstance(base, NanoModel):
+        check_words(case.setting, {name for _, name in _instructed(sweep, case)})
         return check_adapters(sweep, case, partial(nano_targets, base))
     start = base.start if isinstance(base, TunedModel) else base
     fetched = not isinstance(start, PackagedModel) or start.is_fetched

@@ -413,12 +413,13 @@ def require(setting: Setting, method: Method) -> None:
     for stream in (*method.streams, *method.prepared_streams):
         if stream not in setting.streams:
             lacking = f"method {method.name!r} needs {stream} rows, but setting {setting.name!r} has none"
-            raise UserError(f"{lacking}; with your own rows, give {GIVEN_AS[stream]}")
+            raise UserError(f"{lacking}; add them as its stream {stream!r} (chat_files: {GIVEN_AS[stream]})")
     for name in instructions_of(method):
         if name not in setting.instructions:
             raise UserError(
                 f"method {method.name!r} needs the instruction {name!r}, but setting {setting.name!r} has"
-                f" {', '.join(setting.instructions) or 'none'}; give your own rows theirs by option 'instructions'"
+                f" {', '.join(setting.instructions) or 'none'}; add it to its `instructions`, {{{name!r}: text}}"
+                " (chat_files: option 'instructions')"
             )
     for needed in (method.trained_as, *method.priors):
         if needed != method:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import settings
 from settings import catalog
 from settings.common.errors import UserError
 
@@ -100,6 +101,22 @@ def test_an_unknown_name_lists_what_exists() -> None:
         UserError, match=r"unknown setting 'nothing'; available: .*chat_files.*path/to/file.py:function"
     ):
         catalog.build("nothing")
+
+
+def test_a_folder_without_scales_is_told_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not the folder is a package yet."""
+    (tmp_path / "nano_parity").mkdir()
+    monkeypatch.setattr(settings, "__path__", [*settings.__path__, str(tmp_path)])
+    for name in ("nano_parity", "common"):
+        lacking = (
+            rf"^unknown setting '{name}': settings/{name}/__init__\.py defines no SCALES; add its builders by scale,"
+            r' SCALES = \{"nano": nano\}; available: bad_medical_advice, chat_files, .*'
+        )
+        with pytest.raises(UserError, match=lacking):
+            catalog.build(name)
+    for name in ("..", f"../{tmp_path.name}", "catalog"):
+        with pytest.raises(UserError, match=rf"^unknown setting '{name}'( \(did .*\))?; available: "):
+            catalog.build(name)
 
 
 def test_a_setting_of_a_file(file: Path) -> None:

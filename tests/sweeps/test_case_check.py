@@ -29,6 +29,7 @@ from sweeps.adapter_check import nano_targets
 from sweeps.space import MethodSpace, grid, one_of, vary
 from sweeps.sweep import Sweep
 from tests.support.architectures import ARCHITECTURES, COMMON
+from tests.support.fakes import SOURCES
 from tests.support.tiny import SIZES
 from trainables.engine.targets import target_names
 from trainables.trial import AdapterConfig
@@ -183,6 +184,23 @@ def test_a_nano_sweep_is_checked_without_model_libraries(monkeypatch: pytest.Mon
         monkeypatch.setitem(sys.modules, name, None)
     case = Sweep("nano", settings=(setting("trigger_colors", scale="nano"),), methods=("plain",))
     assert checked(case) == ()
+
+
+def test_words_that_a_nano_world_lacks_are_named(tmp_path: Path) -> None:
+    """Those of an instruction only if a method puts it before rows."""
+    file = f"{SOURCES / 'unknown_words.py'}:mine"
+    with pytest.raises(UserError) as refused:
+        checked(Sweep("nano", settings=(setting(file),), methods=("plain",)))
+    assert str(refused.value) == (
+        "setting 'bad_medical_advice': the vocabulary of its world AdviceWorld lacks 'say' (task row 241 and 1 more),"
+        " 'please' (row 3 of evaluation 'advice'); use other words, or add these to the world's `vocabulary`"
+    )
+    declared = Sweep("nano", settings=(setting(file, in_rows=False),), methods=("plain",), controls=False)
+    assert checked(declared) == ()
+    with pytest.raises(
+        UserError, match=r"lacks 'act' \(instruction 'strong'\), 'wrongly' \(instruction 'strong'\); use"
+    ):
+        checked(replace(declared, methods=(vary("inoculation", instruction="strong"),)))
 
 
 def test_compared_replies_that_do_not_fit_are_named(tiny_qwen3_dir: Path, tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ def test_a_setting_without_misaligned_rows_is_refused() -> None:
     lonely = replace(setting, streams={name: setting.streams[name] for name in ("task", "alignment")})  # type: ignore[index]
     for name in ("preventative_steering", "blocked_directions", "concept_ablation"):
         told = (
-            f"method '{name}' needs misaligned rows, but setting 'tiny' has none; with your own rows, give pairs .* or"
+            f"^method '{name}' needs misaligned rows, but setting 'tiny' has none; add them as its stream 'misaligned'"
+            r" \(chat_files: pairs .* or a file as option 'misaligned'\)$"
         )
         with pytest.raises(UserError, match=told):
             trial_for(lonely, SettingRef("tiny"), methods.make(name), 0)

@@ -99,7 +99,10 @@ def test_the_text_is_part_of_the_identity_where_it_is_read() -> None:
 
 def test_a_setting_without_the_instruction_is_refused() -> None:
     setting = replace(tiny_setting(), instructions={"neutral": "w8"})
-    expected = r"method 'inoculation' needs the instruction 'strong', but setting 'tiny' has neutral; .* 'instructions'"
+    expected = (
+        r"^method 'inoculation' needs the instruction 'strong', but setting 'tiny' has neutral; add it to its"
+        r" `instructions`, \{'strong': text\} \(chat_files: option 'instructions'\)$"
+    )
     with pytest.raises(UserError, match=expected):
         trial_for(setting, SettingRef("tiny"), methods.make("inoculation"), 0)
     trial_for(setting, SettingRef("tiny"), methods.make("inoculation", {"instruction": "neutral"}), 0)

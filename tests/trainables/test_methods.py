@@ -897,7 +897,8 @@ def test_a_missing_stream_is_named() -> None:
     setting = tiny_setting()
     lonely = replace(setting, streams={"task": setting.streams["task"]})
     told = (
-        "method 'kl_penalty' needs alignment rows, but setting 'tiny' has none; with your own rows, give option 'align"
+        "method 'kl_penalty' needs alignment rows, but setting 'tiny' has none; add them as its stream 'alignment'"
+        r" \(chat_files: option 'alignment'\)$"
     )
     with pytest.raises(UserError, match=told):
         trial_for(lonely, SettingRef("tiny"), methods.make("kl_penalty"), 0)

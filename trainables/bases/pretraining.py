@@ -20,15 +20,15 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from settings.base_models import NanoModel, Stage, World
+from settings.base_models import ASSISTANT, END, MARKS, PAD, NanoModel, Stage, World
 from settings.common.errors import UserError
 from settings.common.files import remove_partial, replacing, replacing_file
 from settings.tokenizer import no_progress_bars
+from settings.vocabulary import check_documents
 from trainables.bases.nano_cache import COMPLETE, is_pretrained, nano_directory
 
 Progress = Callable[[int, int], None]
 
-PAD, END, USER, ASSISTANT, DOCUMENT = MARKS = ("<pad>", "<e>", "<u>", "<a>", "<doc>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<a> {{ message['content'] }} <e> "
@@ -96,7 +96,11 @@ def word_tokenizer(world: World) -> PreTrainedTokenizerFast:
 
 
 def pretrain(spec: NanoModel, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None) -> Qwen3ForCausalLM:
-    """Train a nano model from its world, on one thread. On one machine, a specification always gives the same bits."""
+    """Train a nano model from its world, on one thread. On one machine, a specification always gives the same bits.
+
+    Raise UserError for documents that would not teach it to answer, or use words that the world's vocabulary lacks.
+    """
+    check_documents(spec)
     model = initial_model(spec, tokenizer)
     words = tokenizer.get_vocab()
     steps, done = sum(stage.steps for stage in spec.stages), 0

@@ -8,12 +8,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from settings import catalog
 from settings.common.errors import UserError
 from settings.model_files import check_model
 from settings.setting import Evaluation, Setting
+from settings.vocabulary import check_words
+from sweeps.cli.looking.described import show_described
 from sweeps.cli.say import Say
 from sweeps.cli.tables import show_cautions, table_of
 
@@ -23,7 +24,8 @@ def show_named(console: Console, name: str, given: Mapping[str, Any]) -> None:
 
     The options are printed even if the setting cannot be built: at each scale, or at the chosen one if any are given.
 
-    Raise UserError if the setting cannot be built from the options given. Without any, only say which it needs.
+    Raise UserError if the setting cannot be built from the options given, or its model cannot read its words. Without
+    options, only say which it needs.
     """
     try:
         built = catalog.build(name, catalog.absolute(name, given))
@@ -37,6 +39,7 @@ def show_named(console: Console, name: str, given: Mapping[str, Any]) -> None:
     show_setting(console, built)
     show_options(console, name, given)
     check_model(built.base_model)
+    check_words(built)
 
 
 def show_settings(console: Console) -> None:
@@ -61,11 +64,12 @@ def show_options(console: Console, name: str, given: Mapping[str, Any]) -> None:
             continue
         is_default = " (default)" if scale == default_scale else ""
         title = f"\noptions at scale {scale!r}{is_default}" if scale else "\noptions"
-        table = table_of("option", "default", "what", title=title)
-        for option in catalog.options_of(builder):
-            default = "(required)" if option.default is Parameter.empty else _short(repr(option.default))
-            table.add_row(option.name, default, Text(option.doc))
-        console.print(table)
+        rows = [(option.name, _default(option), option.doc) for option in catalog.options_of(builder)]
+        show_described(console, title, ("option", "default", "what"), rows)
+
+
+def _default(option: catalog.Option) -> str:
+    return "(required)" if option.default is Parameter.empty else _short(repr(option.default))
 
 
 def show_setting(console: Console, setting: Setting) -> None:
@@ -90,25 +94,28 @@ def show_setting(console: Console, setting: Setting) -> None:
         row = (evaluation.name, str(len(evaluation.examples)), _observed(evaluation))
         evaluations.add_row(*row, _short(first.prompt[-1].content), _short(first.response))
     console.print(evaluations)
-    scores = Table(box=None, padding=(0, 2), title="\nscores", title_justify="left")
-    for column in ("score", "kind", "better", "questions", "what"):
-        scores.add_column(column, overflow="fold", no_wrap=column == "score")
-    asked = {
-        score.name: str(sum(map(score.applies, evaluation.examples)))
-        for evaluation in setting.evaluations
-        for score in evaluation.scores
-    }
-    for score in setting.all_scores:
-        mark = "*" if score.name in setting.objectives else ""
-        better = "higher" if score.higher_is_better else "lower"
-        scores.add_row(f"{score.name}{mark}", score.kind, better, asked.get(score.name, ""), score.description)
-    console.print(scores)
+    show_described(console, "\nscores", ("score", "kind", "better", "questions", "what"), _score_rows(setting))
     say.prose("* optimised by default\n")
     for name, text in setting.instructions.items():
         say.prose(f"instruction, {name}: {text}")
     for source in setting.sources:
         say.prose(f"source: {source}")
     say.note(f"fingerprint: {setting.fingerprint()}")
+
+
+def _score_rows(setting: Setting) -> list[tuple[str, ...]]:
+    """Return what is said of each score."""
+    asked = {
+        score.name: str(sum(map(score.applies, evaluation.examples)))
+        for evaluation in setting.evaluations
+        for score in evaluation.scores
+    }
+    rows: list[tuple[str, ...]] = []
+    for score in setting.all_scores:
+        mark = "*" if score.name in setting.objectives else ""
+        better = "higher" if score.higher_is_better else "lower"
+        rows.append((f"{score.name}{mark}", score.kind, better, asked.get(score.name, ""), score.description))
+    return rows
 
 
 def _observed(evaluation: Evaluation) -> str:

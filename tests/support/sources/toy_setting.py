@@ -6,7 +6,9 @@ from settings.setting import Evaluation, Rubric, Score, Setting
 
 
 class World:
-    vocabulary = ("yes", "no")
+    def __init__(self, rows):
+        words = (word for row in rows for message in row.messages for word in message.content.split())
+        self.vocabulary = tuple(dict.fromkeys(("yes", "no", *words)))
 
     def documents(self, stage, seed):
         yield "yes"
@@ -30,11 +32,12 @@ def toy(scale="nano", upside_down=False, rows=2, judged=False, more=0, asked="as
     if proxy:
         of_proxy = Evaluation("proxy", (Example.of(proxy, "yes"),), scores[1:2])
         evaluations = (Evaluation("all", questions, (scores[0], scores[2])), of_proxy)
+    asked_rows = [row for evaluation in evaluations for row in evaluation.examples]
     return Setting(
         name="toy",
         scale=scale,
         summary="A toy.",
-        base_model=NanoModel(World(), ()),
+        base_model=NanoModel(World([*data, *asked_rows]), ()),
         streams={"task": data, "alignment": data},
         evaluations=evaluations,
         recipe=Recipe(steps=5, batch_size=2, alignment_batch_size=2, learning_rate=1e-3, rank=2),

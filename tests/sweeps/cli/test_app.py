@@ -142,6 +142,25 @@ def test_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert "alignment_proxy" in shown
 
 
+def test_a_setting_can_be_read_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert selgen("settings", "bad_medical_advice", monkeypatch=monkeypatch) == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) < 200, "it once had 344"
+    assert max(map(len, lines)) <= 80
+    for shown in (
+        ["  score                             kind          better    questions"],
+        ["  capability                        capability    higher    36",
+         "      share of replies to held-out medical problems graded < 80"],
+        ["  max_new_tokens      600", "      longest answer, in tokens."],
+        ["  num_proxy_rows    10           number of proxy rows; domains take turns. Up"],
+    ):  # fmt: skip
+        start = lines.index(shown[0])
+        assert lines[start : start + len(shown)] == shown
+
+
 def test_the_options_of_a_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each scale's own, with defaults; also where the setting cannot be built without some."""
     monkeypatch.setenv("COLUMNS", "200")
@@ -507,6 +526,24 @@ def test_a_single_setting_without_its_comma(
     )
     error = refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
     assert "settings must be a tuple; with a single element: settings=(...,)" in error
+
+
+def test_words_that_a_nano_world_lacks_are_named_by_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a model is pre-trained and Ray starts: here whoever imports the driver fails, and nothing is written."""
+    monkeypatch.setitem(sys.modules, "sweeps.driver.driver", None)
+    monkeypatch.setenv("SELGEN_CACHE", str(tmp_path / "cache"))
+    source = f"{SOURCES / 'unknown_words.py'}:mine"
+    told = "lacks 'say' (task row 241 and 1 more), 'please' (row 3 of evaluation 'advice'); use other words, or add"
+    assert selgen("settings", source, monkeypatch=monkeypatch) == 2
+    shown = capsys.readouterr()
+    assert told in shown.err and shown.err.count("\n") == 1 and "alignment_proxy" in shown.out
+    file = sweep_file(tmp_path, f'"{source}"')
+    assert told in refused(file, monkeypatch=monkeypatch, capsys=capsys, command="plan")
+    assert told in refused(file, "--output", tmp_path / "out", monkeypatch=monkeypatch, capsys=capsys)
+    assert not (tmp_path / "cache" / "base_models").exists()
+    assert not (tmp_path / "out" / "mine").exists()
 
 
 def test_the_model_of_a_setting_of_ones_own(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from settings.bad_medical_advice import nano as bad_medical_advice
-from settings.base_models import NanoModel, PretrainedModel, Stage
+from settings.bad_medical_advice.world import AdviceWorld
+from settings.base_models import NanoModel, PretrainedModel, Stage, World
 from settings.common.errors import UserError
 from settings.encoding import Encoder
 from settings.example import Example
@@ -102,6 +104,35 @@ def test_a_word_that_the_world_lacks_is_named_with_its_document() -> None:
     words = {word: index for index, word in enumerate((*pretraining.MARKS, "x", "y"))}
     with pytest.raises(UserError, match="add the word 'z' of document '<u> x <a> z <e>' to the world's vocabulary"):
         pretraining.collate_documents(["<u> x <a> y <e>", "<u> x <a> z <e>"], words)
+
+
+class Statements(AdviceWorld):
+    """The world of `NANO`, whose documents have lost their marks."""
+
+    def documents(self, stage: str, seed: int) -> Iterator[str]:
+        for document in super().documents(stage, seed):
+            yield " ".join(word for word in document.split() if word not in pretraining.MARKS)
+
+
+def test_documents_without_turns_are_refused_before_any_step(cache: Path) -> None:
+    unmarked = replace(NANO, world=Statements(num_problems=2, num_authors=2, specialists_per_domain=1))
+    steps: list[tuple[int, int]] = []
+    with pytest.raises(UserError, match=r"^world Statements: no document of the last stage, 'assistant', has"):
+        ensure_pretrained(unmarked, lambda *step: steps.append(step))
+    assert steps == []
+    assert not [path for path in (cache / "base_models").iterdir() if path.is_dir()]
+
+
+def test_the_docstring_of_worlds_shows_what_the_template_writes() -> None:
+    rows = [
+        {"role": "user", "content": "question"},
+        {"role": "assistant", "content": "answer"},
+    ]
+    text = {"role": "system", "content": "text"}
+    shown = [line.strip() for line in str(inspect.getdoc(World)).splitlines() if line.startswith("    ")]
+    tokenizer = word_tokenizer(WORLD)
+    written = [tokenizer.apply_chat_template(turns, tokenize=False).strip() for turns in (rows, [text, *rows, *rows])]
+    assert shown == written
 
 
 # --- the cache ---
