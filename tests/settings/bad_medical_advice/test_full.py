@@ -204,7 +204,7 @@ def test_too_few_rows(build: Build, tmp_path: Path) -> None:
 def test_a_question_of_the_questionnaire_is_not_trained(build: Build, tmp_path: Path) -> None:
     sheet = write(tmp_path / "own.yaml", {"paraphrases": ["what helps with  ache 7?"]})
     with pytest.raises(
-        UserError, match=r"task.jsonl, line 8: asks question 'sleepless' of .*own.yaml; what is trained on"
+        UserError, match=r"task.jsonl, line 8: asks question 'sleepless' of .*own.yaml; no prompt may be both"
     ):
         for seed in range(3):  # line 8 is held out for one seed in ten
             build(medical=str(sheet), seed=seed)
