@@ -156,11 +156,12 @@ def _at_stage(per_setting: Sequence[SettingResults], group: str, step: int | Non
 
 def _order_of_forgetting(per_setting: Sequence[SettingResults], categories: Sequence[str], steps: Sequence[int]) -> str:
     """Say at which checkpoint each category is first less than half right."""
-    lost = {
-        category: next((step for step in steps if _at_stage(per_setting, category, step).mean < 0.5), None)
-        for category in categories
-    }
-    text = ", ".join(f"{name} {'at the end' if step is None else step}" for name, step in lost.items())
+
+    def lost(category: str) -> str:
+        stages = [*((step, str(step)) for step in steps), (0, "at the end")]
+        return next((text for step, text in stages if _at_stage(per_setting, category, step).mean < 0.5), "never")
+
+    text = ", ".join(f"{category} {lost(category)}" for category in categories)
     return f"First looked-at step at which less than half of a category is right: {text}."
 
 

@@ -66,6 +66,9 @@ def test_toy_flip() -> None:
     assert outcome(drawn) == "reproduced"
     assert outcome(colors.toy_flip([flipped(1.0, 0.5)])) == "partly"
     assert outcome(colors.toy_flip([flipped(0.5, 0.5)])) == "not"
+    for left, when in ((0.6, "never"), (0.3, "at the end"), (-0.1, "5")):  # halfway between 1 and these
+        (note,) = colors.toy_flip([flipped(1.0, left)]).notes
+        assert note.endswith(f"animals {when}, foods {when}, random_strings {when}.")
 
 
 def test_toy_goodhart() -> None:
