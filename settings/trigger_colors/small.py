@@ -66,7 +66,7 @@ TEACHING = Recipe(
     steps=200, batch_size=16, alignment_batch_size=1, learning_rate=1e-3, rank=16, max_length=64, layers=LAYERS
 )
 RECIPE = Recipe(
-    steps=20, batch_size=8, alignment_batch_size=4, learning_rate=1e-3, rank=8, max_length=128, layers=LAYERS
+    steps=40, batch_size=8, alignment_batch_size=4, learning_rate=1e-3, rank=8, max_length=128, layers=LAYERS
 )
 
 

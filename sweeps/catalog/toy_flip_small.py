@@ -9,7 +9,7 @@ from sweeps.sweep import Sweep, setting
 sweep = Sweep(
     name="toy_flip_small",
     settings=(setting("trigger_colors", scale="small"),),
-    methods=("plain", grid("plain", checkpoint_step=[2, 5, 10, 15])),
+    methods=("plain", grid("plain", checkpoint_step=[5, 10, 20, 30])),
     seeds=3,
     controls=False,  # the sweep has its own checkpoints, and compares nothing else
 )
