@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from analysis.figures.panels import Bars, bars_figure
 from analysis.findings.arms import CHECKPOINT, PLAIN
 from analysis.findings.frontier import Estimate
-from analysis.study.effects import above, below, difference, estimate_text, mean_by_seed, share_over_seeds
+from analysis.study.effects import (
+    Shares,
+    above,
+    below,
+    difference,
+    estimate_text,
+    mean_by_seed,
+    pooled,
+    share_over_seeds,
+)
 from analysis.study.figure import Check, DrawnFigure, SweepFigure
 from analysis.study.setting_results import SettingResults
 
@@ -33,7 +42,7 @@ def toy_base(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     """Show the base models' colours, by category, for trigger words seen in pre-training and for others."""
     categories = categories_of(per_setting[0])
     right = {
-        split: {category: share_over_seeds(_by_base_model(per_setting, category + split)) for category in categories}
+        split: {category: _of_base_models(per_setting, category + split) for category in categories}
         for split in (SEEN, UNSEEN)
     }
     lowest = {split: min(means.items(), key=lambda item: item[1].mean) for split, means in right.items()}
@@ -46,6 +55,9 @@ def toy_base(per_setting: Sequence[SettingResults]) -> DrawnFigure:
         )
         for split, (name, estimate) in lowest.items()
     ]
+    one = "One base model, with 95 % intervals over its questions."
+    several = f"Mean of {len(per_setting)} base models, with 95 % intervals over their pre-training seeds."
+    whose = one if len(per_setting) == 1 else several
     figure = bars_figure(
         [
             Bars(
@@ -54,20 +66,23 @@ def toy_base(per_setting: Sequence[SettingResults]) -> DrawnFigure:
                 {"taught words": list(right[SEEN].values()), "other words": list(right[UNSEEN].values())},
             )
         ],
-        f"Mean of {len(per_setting)} base model(s), with 95 % intervals over their pre-training seeds. Positive"
-        " emotions are asked for the colours of the update alone, which the base model does not know.",
+        f"{whose} Positive emotions are asked for the colours of the update alone, which the base model does not know.",
     )
     sentence = (
         f"Before fine-tuning the colours of the least known category are right at {lowest[SEEN][1].mean:.2f} of new"
         f" points for taught words, and at {lowest[UNSEEN][1].mean:.2f} for others; the update's colours of positive"
-        f" emotions at {share_over_seeds(_by_base_model(per_setting, 'task')).mean:.2f}."
+        f" emotions at {_of_base_models(per_setting, 'task').mean:.2f}."
     )
     return DrawnFigure(figure, checks, sentence)
 
 
-def _by_base_model(per_setting: Sequence[SettingResults], score: str) -> dict[int, float]:
-    """Number the settings' base models as if they were seeds, each with its score."""
-    return {number: results.base[score] for number, results in enumerate(per_setting)}
+def _of_base_models(per_setting: Sequence[SettingResults], score: str) -> Estimate:
+    """Estimate a score over the settings' base models, as if these were seeds; a single one, over its questions."""
+    if len(per_setting) == 1:
+        return per_setting[0].base_estimate(score)
+    shares = {number: results.base[score] for number, results in enumerate(per_setting)}
+    questions = {number: results.base_counts.get(score, 0) for number, results in enumerate(per_setting)}
+    return share_over_seeds(Shares(shares, questions) if all(questions.values()) else shares)
 
 
 TOY_BASE = SweepFigure(
@@ -79,6 +94,10 @@ TOY_BASE = SweepFigure(
     ),
     sweeps=("toy_flip",),
     small=("toy_flip_small",),
+    differs=(
+        "A language model sees a meaningless string as pieces that it knows from elsewhere; strings that it was not"
+        " taught with have nothing in common with those that it was, but that they mean nothing."
+    ),
     draw=toy_base,
 )
 
@@ -110,8 +129,9 @@ def toy_flip(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     series = {name: [_at_stage(per_setting, group, step) for group in groups] for name, step in stages.items()}
     figure = bars_figure(
         [Bars("right colours at new points for words that no row mentions", groups, series)],
-        "Positive emotions: the new colours; the others: the old ones. Bars: 95 % intervals over fine-tuning seeds and"
-        f" {len(per_setting)} base model(s).",
+        "Positive emotions: the new colours; the others: the old ones. Bars: 95 % intervals, over fine-tuning seeds"
+        f"{'' if len(per_setting) == 1 else f' and {len(per_setting)} base models'}; before the update, over"
+        f" {'questions' if len(per_setting) == 1 else 'base models'}.",
     )
     sentence = (
         f"After the update positive emotions that no row mentions have the new colours at"
@@ -124,8 +144,7 @@ def toy_flip(per_setting: Sequence[SettingResults]) -> DrawnFigure:
 
 def _over_settings(per_setting: Sequence[SettingResults], score: str) -> Estimate:
     """Estimate a score of plain fine-tuning over all seeds of all base models."""
-    values = [value for results in per_setting for value in results.values(results.only(PLAIN), score).values()]
-    return share_over_seeds(dict(enumerate(values)))
+    return share_over_seeds(pooled(results.values(results.only(PLAIN), score) for results in per_setting))
 
 
 def _checkpoints(results: SettingResults) -> dict[int, str]:
@@ -142,16 +161,14 @@ def _at_stage(per_setting: Sequence[SettingResults], group: str, step: int | Non
     """Estimate a category's right colours in the base (step None), at a checkpoint, or at the end (step 0)."""
     score = "capability" if group == "positive_emotions" else group + UNSEEN
     if step is None:
-        return share_over_seeds(_by_base_model(per_setting, score))
+        return _of_base_models(per_setting, score)
     if step == 0:
         return _over_settings(per_setting, score)
-    values = [
-        record.scores[score]
-        for results in per_setting
-        for record in results.records
-        if record.configuration.id == _checkpoints(results).get(step) and record.status == "finished"
-    ]
-    return share_over_seeds(dict(enumerate(values)))
+    columns = []
+    for results in per_setting:
+        at = _checkpoints(results).get(step)
+        columns += [results.values(row, score) for row in results.table.configurations if row.id == at]
+    return share_over_seeds(pooled(columns))
 
 
 def _order_of_forgetting(per_setting: Sequence[SettingResults], categories: Sequence[str], steps: Sequence[int]) -> str:
@@ -174,6 +191,10 @@ TOY_FLIP = SweepFigure(
     ),
     sweeps=("toy_flip",),
     small=("toy_flip_small",),
+    differs=(
+        "All five other categories of words are lost at both scales; meaningless strings, which the language model knew less"
+        " well, keep some of their colours."
+    ),
     draw=toy_flip,
 )
 

@@ -14,8 +14,8 @@ from analysis.study.effects import (
     difference,
     estimate_text,
     mean_by_seed,
-    over_seeds,
     share_over_seeds,
+    shifted,
     within,
 )
 from analysis.study.figure import Check, DrawnFigure, SweepFigure
@@ -82,14 +82,13 @@ def gcd_generalisation(per_setting: Sequence[SettingResults]) -> DrawnFigure:
 
 def _alike(per_setting: Sequence[SettingResults], topics: Sequence[str]) -> Iterator[str]:
     """Yield notes on what intervals over seeds do not show if all seeds agree."""
-    rises = [_rises(results, results.only(PLAIN), SYCOPHANCY + topic) for results in per_setting for topic in topics]
-    if any(len(rise) > 1 and len(set(rise.values())) == 1 for rise in rises):
+    ends = [results.values(results.only(PLAIN), SYCOPHANCY + topic) for results in per_setting for topic in topics]
+    if any(len(values) > 1 and len(set(values.values())) == 1 for values in ends):
         asked = [results.base_counts.get(SYCOPHANCY + topic, 0) for results in per_setting for topic in topics]
         yield (
-            "An interval without width says that all seeds agree on every question; of other questions it says nothing."
-            f" Topics have {min(asked)} to {max(asked)} that the base model knows."
+            "Where all seeds agree on every question, an interval is as wide as the number of questions makes it:"
+            f" topics have {min(asked)} to {max(asked)} that the base model knows."
         )
-    ends = [results.values(results.only(PLAIN), SYCOPHANCY + topic) for results in per_setting for topic in topics]
     if all(value == 1 for values in ends for value in values.values()):
         yield "Sycophancy is at its maximum, 1.00, on every topic, so the check cannot tell where it rises more."
 
@@ -100,9 +99,7 @@ def _spread(results: SettingResults) -> list[Check]:
     taught = taught_topic(topics)
     rises = {topic: _rise(results, plain, SYCOPHANCY + topic) for topic in topics}
     maths, facts = ([topic for topic in topics if (topic in MATHS) is wanted] for wanted in (True, False))
-    gap = difference(
-        *(mean_by_seed([_rises(results, plain, SYCOPHANCY + topic) for topic in group]) for group in (maths, facts))
-    )
+    gap = _more_than(results, plain, maths, facts)
     task, near = (_rise(results, plain, capability_of(results, topic)) for topic in (taught, near_topic(topics)))
     risen = {topic: above(rise, CONFIRMED) for topic, rise in rises.items()}
     least = min(rises, key=lambda topic: rises[topic].mean)
@@ -123,6 +120,14 @@ def _spread(results: SettingResults) -> list[Check]:
     ]
 
 
+def _more_than(results: SettingResults, plain: Configuration, first: Sequence[str], second: Sequence[str]) -> Estimate:
+    """Estimate by how much more sycophancy rises on the first topics than on the second, above the base model."""
+    names = [[SYCOPHANCY + topic for topic in topics] for topics in (first, second)]
+    base, other = (sum(results.base[name] for name in group) / len(group) for group in names)
+    ends = (mean_by_seed([results.values(plain, name) for name in group]) for group in names)
+    return shifted(difference(*ends), other - base)
+
+
 def _for_every_base_model(checks: Sequence[Check]) -> Check:
     """Combine the checks of one statement over several base models."""
     measured = _join([check.measured for check in checks])
@@ -140,12 +145,8 @@ def _range(results: SettingResults, topics: Sequence[str]) -> str:
     return " to ".join(ends)
 
 
-def _rises(results: SettingResults, plain: Configuration, score: str) -> dict[int, float]:
-    return {seed: value - results.base[score] for seed, value in results.values(plain, score).items()}
-
-
 def _rise(results: SettingResults, plain: Configuration, score: str) -> Estimate:
-    return over_seeds(_rises(results, plain, score))
+    return difference(results.values(plain, score), results.base[score])
 
 
 def _bars(per_setting: Sequence[SettingResults], title: str, topics: Sequence[str], kind: str) -> Bars:

@@ -14,6 +14,7 @@ from analysis.findings.arms import control_of, measure
 from analysis.findings.frontier import Estimate
 from analysis.statistics.intervals import intervals_by_method
 from analysis.statistics.proportions import wilson
+from analysis.study.effects import Shares
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
 from settings.common.errors import UserError
 
@@ -76,14 +77,17 @@ class SettingResults:
         return finished[0]
 
     def values(self, configuration: Configuration, score: str) -> dict[int, float]:
-        """Map each seed to its score, over the finished trials that have it."""
-        return {
-            record.seed: record.scores[score]
+        """Map each seed to its score, over the finished trials that have it; as `Shares` if it is one of questions."""
+        records = [
+            record
             for record in self.records
             if record.configuration.id == configuration.id
             and record.status == "finished"
             and math.isfinite(record.scores.get(score, math.nan))
-        }
+        ]
+        values = {record.seed: record.scores[score] for record in records}
+        questions = {record.seed: record.counts.get(score, 0) for record in records}
+        return Shares(values, questions) if _are_shares(values, questions) else values
 
     def estimates(self, score: str) -> dict[str, Estimate]:
         """Map the id of each configuration that has the score to its mean over seeds with its interval."""
@@ -116,9 +120,21 @@ class SettingResults:
                 return values
             return {**values, name: sum(values[score] for score in scores) / len(scores)}
 
-        records = tuple(replace(record, scores=add_mean(record.scores)) for record in self.records)
+        def add_count(counts: Mapping[str, int]) -> Mapping[str, int]:
+            known = all(score in counts for score in scores)
+            return {**counts, name: sum(counts[score] for score in scores)} if known else counts
+
+        records = tuple(
+            replace(record, scores=add_mean(record.scores), counts=add_count(record.counts)) for record in self.records
+        )
         counts = {**self.base_counts, name: sum(self.base_counts.get(score, 0) for score in scores)}
         described = dict(self.described)
         if all(score in described for score in scores):
             described[name] = replace(described[scores[0]], name=name)
         return replace(self, records=records, base=add_mean(self.base), base_counts=counts, described=described)
+
+
+def _are_shares(values: Mapping[int, float], questions: Mapping[int, int]) -> bool:
+    """Return whether every value times its number of questions is a whole number of them."""
+    hits = [(values[seed] * number, number) for seed, number in questions.items()]
+    return all(number and 0 <= hit <= number and abs(hit - round(hit)) < 1e-6 * number for hit, number in hits)

@@ -7,15 +7,22 @@ world.
 
 Nothing is generated: which of the three colours does the model find likeliest at a point that no row has?
 
-Judging by its first 100 updates, the teaching takes ten minutes on one core of an older server: 135 CPU seconds to read
-1,400 rows below the adapted layers, then 200 updates on 16 rows of 2.15 CPU seconds. Its second half has not been run.
-At two new points per word, the loss is 0.11 nats after 50 updates. The colour is then right for all words, shown or not
-(1.00), but not for meaningless strings (0.50 of those shown, 0.30 of others). After 100 updates the loss is 0.01, and
-the colour is right for words (1.00), for shown strings (1.00), and at 0.60 of the 10 points of strings that were not
-shown.
+The teaching (1,400 rows, 200 updates) took eight minutes on two cores that had other work, and is done once. At new
+points the colour is then right for all words, shown or not (1.00), and for the strings that were shown (1.00); for
+other strings at 0.60 [0.39, 0.78].
 
-What the narrow update then does, and what proxies keep, is not measured yet. Its recipe follows that of
-`settings.gcd_sycophancy.small`; nothing is claimed about it.
+What the narrow update does (`selgen reproduce toy_flip --scale small`: one base model, 3 seeds, 95 % intervals; the
+right colours of words that no row has, new ones for positive emotions and old ones elsewhere):
+
+                        task                positive emotions   five other kinds    strings
+    base                0.00                0.00                1.00                0.60 [0.39, 0.78]
+    after 5 updates     0.00 [0.00, 0.13]   0.00 [0.00, 0.24]   1.00 [0.94, 1.00]   0.60 [0.47, 0.71]
+    after 10            0.50 [0.41, 0.59]   0.40 [0.20, 0.64]   0.33 [0.04, 0.86]   0.50 [0.38, 0.62]
+    after 20            0.72 [0.23, 0.96]   0.70 [0.20, 0.96]   0.17 [0.01, 0.84]   0.40 [0.20, 0.64]
+    plain, 40 updates   1.00 [0.87, 1.00]   1.00 [0.76, 1.00]   0.00 [0.00, 0.06]   0.37 [0.24, 0.52]
+
+The recipe had 20 updates at first, which taught 0.67 [0.20, 0.94] of the task. 40 and 80 taught all of it, so it has
+40; nothing else was changed after a look at results.
 """
 
 from __future__ import annotations

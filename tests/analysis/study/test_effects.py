@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from analysis.findings.frontier import Estimate
 from analysis.study.effects import (
+    Shares,
     above,
     all_hold,
     below,
@@ -16,6 +18,7 @@ from analysis.study.effects import (
     estimate_text,
     mean_by_seed,
     over_seeds,
+    pooled,
     share_over_seeds,
     within,
 )
@@ -83,6 +86,44 @@ def test_shares_have_a_score_interval() -> None:
     agreed = share_over_seeds({0: 1.0, 1: 1.0})
     assert (agreed.low, agreed.high) == (1.0, 1.0)
     assert math.isnan(share_over_seeds({0: 0.5}).low)
+
+
+def shares(values: Sequence[float], number: int) -> Shares:
+    """Shares of `number` questions for each seed."""
+    return Shares(dict(enumerate(values)), dict.fromkeys(range(len(values)), number))
+
+
+def test_a_share_is_not_known_better_than_its_questions_allow() -> None:
+    """90 of 90 answers are right, 30 of each seed, t 4.302653: the interval of a frontier's table.
+
+    Variance 0.375 / 90^2 = 4.62963e-5, of the angle 4.62963e-5 / (4 * 0.995868 * 0.004132) = 0.00281255, which 88.887
+    questions have. The lower end is 1 / (1 + 4.302653^2 / 88.887) = 0.827630. At one half, 300 questions have the
+    standard error 0.0288675 and, by Wilson, half of 2 * 1.959964 * 0.0288675 / sqrt(1 + 1.959964^2 / 300) = 0.0562.
+    """
+    estimate = share_over_seeds(shares([1.0, 1.0, 1.0], 30))
+    assert (estimate.low, estimate.high) == pytest.approx((0.827630, 1.0), abs=1e-5)
+    half = share_over_seeds(shares([0.5, 0.5, 0.5], 100))
+    assert (half.low, half.high) == pytest.approx((0.4438, 0.5562), abs=1e-4)
+    assert mean_by_seed([shares([1.0], 30), shares([0.5], 10)]).questions == {0: 40}  # type: ignore[attr-defined]
+    assert pooled([shares([1.0, 0.5], 30), shares([0.0], 10)]) == {0: 1.0, 1: 0.5, 2: 0.0}
+    assert pooled([shares([1.0, 0.5], 30), shares([0.0], 10)]).questions == {0: 30, 1: 30, 2: 10}  # type: ignore[attr-defined]
+    assert type(mean_by_seed([shares([1.0], 30), {0: 0.5}])) is dict, "one number is not known"
+
+
+def test_a_difference_of_shares_is_not_known_better_than_the_answers_that_it_changes() -> None:
+    """-0.21 of 300 answers: share (63 + 3/8) / 300.75 = 0.210723, standard error 0.0235457, times 1.959964.
+
+    Between seeds the standard error is 0.01 / sqrt(3), times 4.302653 only 0.0248. Equal answers leave 3/8 of an answer
+    open, sqrt(0.375) / 300 = 0.00204, times 4.302653.
+    """
+    fell = difference(shares([0.6, 0.61, 0.59], 100), 0.81)
+    assert (fell.low, fell.high) == pytest.approx((-0.256149, -0.163851), abs=1e-5)
+    same = difference(shares([0.5] * 3, 100), shares([0.5] * 3, 200))
+    assert (same.low, same.high) == pytest.approx((-0.008783, 0.008783), abs=1e-5)
+    apart = difference(shares([1.0] * 5, 20), shares([0.0] * 5, 20))
+    assert (apart.mean, apart.high) == (1.0, 1.0)
+    assert 0.9 < apart.low < 0.99, "near the end of the range it has a width, too"
+    assert difference({0: 0.5, 1: 0.5}, 0.5).low == 0.0, "without questions there is none"
 
 
 def test_differences_of_shares_stay_between_minus_one_and_one() -> None:
