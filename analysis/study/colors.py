@@ -192,8 +192,8 @@ TOY_FLIP = SweepFigure(
     sweeps=("toy_flip",),
     small=("toy_flip_small",),
     differs=(
-        "All five other categories of words are lost at both scales; meaningless strings, which the language model knew less"
-        " well, keep some of their colours."
+        "All five other categories of words are lost at both scales; meaningless strings, which the language model knew"
+        " less well, keep some of their colours."
     ),
     draw=toy_flip,
 )
