@@ -22,10 +22,10 @@ from analysis.statistics.measurements import Line
 from analysis.statistics.noise import estimate_noise
 from analysis.tables.scores import Objective, ScoreTable
 
-Place = Literal["task", "points", "band", "hypervolume", "selection"]
+Place = Literal["task", "questions", "points", "band", "hypervolume", "selection"]
 BUDGET_KNOBS = ("steps", "batch_size", "alignment_batch_size")  # they change how many rows a training reads
 FEW_VALUES = 4  # of a knob
-FEW_QUESTIONS = 50
+FEW_QUESTIONS, Z95 = 50, 1.96
 LEAST_LEARNED = 0.02  # of the range of the task's score, above the base model
 SHOWN = 3  # configurations named in a line
 MANY_METHODS = 5  # methods of which none is clearly behind another
@@ -51,6 +51,8 @@ def cautions(
     means = {each.name: mean_CM[:, column] for column, each in enumerate(table.objectives)}
     if unlearned := nothing_learned(table.objectives, means, base_scores or {}):
         said["task"].append(unlearned)
+    if few_questions := _few_questions(table):
+        said["questions"].append(few_questions)
     lines = [line for line in lines_of(table.configurations) if line.knobs_KD.shape[1] == 1]
     one_ended = [each.name for each in table.objectives if (each.low is None) != (each.high is None)]
     if one_ended:
@@ -91,6 +93,24 @@ def cautions(
             " (20 questions)."
         )
     return said
+
+
+def _few_questions(table: ScoreTable) -> str:
+    """Say which shares rest on few questions, and how much others of the kind may differ; "" if none do."""
+    numbers = {}
+    for column, objective in enumerate(table.objectives):
+        counts_CS = table.count_CSM[:, :, column]
+        if objective.ends == (0.0, 1.0) and (counts_CS > 0).any():
+            numbers[objective.name] = round(float(np.median(counts_CS[counts_CS > 0])))
+    few = {name: number for name, number in numbers.items() if number < FEW_QUESTIONS}
+    if not few:
+        return ""
+    listed = " and ".join(f"{number} of {name}" for name, number in few.items())
+    error = Z95 * 0.5 / math.sqrt(min(few.values()))
+    return (
+        f"Verdicts are about these questions ({listed}): with other questions of the kind a share near one half would"
+        f" differ by up to {error:.2f}."
+    )
 
 
 def nothing_learned(

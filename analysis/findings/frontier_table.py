@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from analysis.findings.cautions import P_FRONT, nothing_learned
+from analysis.findings.cautions import nothing_learned
 from analysis.findings.frontier import Estimate, FrontierPoint, excluded_text
 from analysis.findings.ties import Entry, entries
 from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS
@@ -188,7 +188,7 @@ def _notes(rows: Sequence[Entry], shown: Sequence[Objective], layout: Layout) ->
     if "none" in bases:
         notes.append("[-] one seed: no interval")
     if any(0.4 <= point.p_front < 0.995 for point in points):
-        notes.append(f"P is {P_FRONT}")
+        notes.append("P is good to about .1 (analysis/COVERAGE.md)")
     if max((point.seeds for point in points), default=0) == VERDICT_SEEDS - 1:
         notes.append(TWO_SEEDS)
     if any(_leaves_range(point.scores[objective.name], objective) for point in points for objective in shown):

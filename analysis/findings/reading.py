@@ -26,6 +26,7 @@ AREA = "hypervolume (the area between frontier and worst corner)"
 ALONE = "each bar is about one mean; whether methods differ is answered above, not by overlapping bars"
 WEIGHT: tuple[Place, ...] = (
     "task",
+    "questions",
     "band",
     "points",
     "hypervolume",

@@ -90,7 +90,7 @@ def pace_of_all(forecast: SweepForecast, ended: EndedTime, running: Iterable[Run
 
 
 def sweep_seconds_left(forecast: SweepForecast, ended: EndedTime, running: Sequence[RunningPack]) -> float:
-    """Return how long a sweep still takes with all workers busy.
+    """Return how long a sweep still takes with all workers busy, and at least as long as its slowest pack.
 
     Args:
         ended: all trials that have ended.
@@ -98,6 +98,7 @@ def sweep_seconds_left(forecast: SweepForecast, ended: EndedTime, running: Seque
     """
     pace = pace_of_all(forecast, ended, running)
     packs = [pack for pack in running if pack.trials]
-    of_running = sum(pack_seconds_left(pack.activity, forecast.pack(pack.trials), pace) for pack in packs)
+    of_running = [pack_seconds_left(pack.activity, forecast.pack(pack.trials), pace) for pack in packs]
     known = ended.expected + sum(forecast.pack(pack.trials).total for pack in packs)
-    return (of_running + pace * max(0.0, forecast.total - known)) / forecast.workers
+    shared = (sum(of_running) + pace * max(0.0, forecast.total - known)) / forecast.workers
+    return max([shared, *of_running])

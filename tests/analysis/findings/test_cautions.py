@@ -112,6 +112,20 @@ def test_a_sweep_that_taught_nothing(best: float, is_said: bool) -> None:
     assert (words in str(shown.caption)) == is_said
 
 
+def test_few_questions_come_first() -> None:
+    """1.96 / (2 sqrt(16)) = 0.245."""
+    share = [replace(each, low=0.0, high=1.0) for each in OBJECTIVES]
+    assert "questions" not in said(made_up({"kl": arc(8, 0.8)}, questions=50, objectives=share))
+    findings = analyse(made_up({"kl": arc(4, 0.8)}, questions=16, objectives=share))
+    assert findings.cautions["hypervolume"], "which would else be said"
+    names = " and ".join(f"16 of {each.name}" for each in OBJECTIVES)
+    assert read_findings(findings).caution == (
+        f"Verdicts are about these questions ({names}): with other questions of the kind a share near one half would"
+        " differ by up to 0.24."
+    )
+    assert "questions" not in said(made_up({"kl": arc(8)}, questions=16)), "a score without a range is no share"
+
+
 def test_many_equal_methods_and_what_the_page_says() -> None:
     """Five methods on one arc; with one of half the radius, four of them lead."""
     equal = {f"m{number}": arc(6) for number in range(5)}

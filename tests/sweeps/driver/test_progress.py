@@ -164,6 +164,9 @@ def test_time_left_of_a_sweep(tmp_path: Path) -> None:
     assert pace_of_all(forecast, ended, running) == 2.0
     of_running = 2 * (0.5 * 60 + 30)
     assert sweep_seconds_left(forecast, ended, running) == pytest.approx((of_running + 2 * 3 * 45) / 2)
+    nearly: Any = Forecast()
+    nearly.total = 3 * 45.0  # nothing waits
+    assert sweep_seconds_left(nearly, ended, running) == pytest.approx(of_running), "not shared with an idle worker"
 
 
 def test_a_driver_that_is_silent_may_be_gone() -> None:
