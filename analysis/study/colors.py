@@ -290,6 +290,10 @@ TOY_GOODHART = SweepFigure(
     ),
     sweeps=("trigger_colors", "toy_flip"),
     small=("trigger_colors_small", "toy_flip_small"),
+    differs=(
+        "In 40 updates the language model does not tell the words of a proxy from those of the update: with one in the"
+        " loss, the other is not wholly learned. Strings without meaning keep their own colours, and no word's."
+    ),
     draw=toy_goodhart,
 )
 
@@ -351,5 +355,6 @@ TOY_SPILLOVER = SweepFigure(
     ),
     sweeps=("trigger_colors", "toy_flip"),
     small=("trigger_colors_small", "toy_flip_small"),
+    differs=TOY_GOODHART.differs,
     draw=toy_spillover,
 )

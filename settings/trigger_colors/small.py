@@ -22,7 +22,8 @@ right colours of words that no row has, new ones for positive emotions and old o
     plain, 40 updates   1.00 [0.87, 1.00]   1.00 [0.76, 1.00]   0.00 [0.00, 0.06]   0.37 [0.24, 0.52]
 
 The recipe had 20 updates at first, which taught 0.67 [0.20, 0.94] of the task. 40 and 80 taught all of it, so it has
-40; nothing else was changed after a look at results.
+40; nothing else was changed after a look at results. With proxy rows in the loss, at weight 1, these 40 are few: the
+update is then right at 0.81 [0.39, 0.97], and the words of the proxy itself at 0.50 [0.11, 0.89] at least.
 """
 
 from __future__ import annotations

@@ -210,6 +210,7 @@ def show_outcomes(console: Console, entries: Sequence[Entry]) -> None:
 
 def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
     """Print what a sweep costs: a row per method, then time and memory."""
+    from analysis.statistics.bootstrap import VERDICT_SEEDS
     from sweeps.planning.planned import FOR_OTHERS
     from sweeps.results.running import clock
 
@@ -245,6 +246,8 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
         if arm.budget_knobs:
             knobs = " and ".join(arm.budget_knobs)
             Say(console).note(f"{arm.setting}: configurations of {arm.method} differ in {knobs}: unequal budgets")
+    if sweep.seeds < VERDICT_SEEDS:
+        Say(console).note(f"fewer than {VERDICT_SEEDS} seeds: no method is compared, and `selgen choose` makes no choice")
     if plan.budget:
         _show_budget(console, sweep, plan.budget)
     if plan.memory:

@@ -21,7 +21,7 @@ GALLERY = Path(__file__).parents[3] / "analysis" / "gallery"
 DRAWN = {figure.name: figure for figure in FIGURES if isinstance(figure, SweepFigure)}
 # Drawn before galleries kept results. Reproduce one of them into the gallery, and take its name out.
 OLDER = {
-    "em_epochs", "gcd_generalisation", "gcd_pareto",
+    "gcd_generalisation", "gcd_pareto",
     "proxy_quality",
 }  # fmt: skip
 OURS = sorted(name for name, entry in read_entries(GALLERY).items() if entry.figure in DRAWN and name not in OLDER)

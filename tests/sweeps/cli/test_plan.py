@@ -55,12 +55,17 @@ def test_one_stream_is_counted_alone(
     assert "chat_files: trains on 16 task rows; asks 4 (task_loss)" in shown
 
 
-def test_trials_that_others_are_built_on_are_explained(
+def test_what_needs_an_explanation_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The controls are readouts of plain fine-tuning, which the second sweep does not list."""
+    unsure = "fewer than 3 seeds: no method is compared, and `selgen choose` makes no choice"
+    assert unsure in planned(sweep_file(tmp_path, more=", seeds=2"), monkeypatch, capsys)
     explained = "for others: trained because the rest is built on them; not counted by selgen sweep status"
-    assert explained not in planned(sweep_file(tmp_path), monkeypatch, capsys)
+    (three := tmp_path / "three").mkdir()
+    shown = planned(sweep_file(three), monkeypatch, capsys)
+    assert explained not in shown
+    assert unsure not in shown
     (other := tmp_path / "other").mkdir()
     shown = planned(sweep_file(other, methods='grid("upweighted", weight=[1.0])'), monkeypatch, capsys)
     assert explained in shown
