@@ -59,7 +59,7 @@ def test_what_needs_an_explanation_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The controls are readouts of plain fine-tuning, which the second sweep does not list."""
-    unsure = "fewer than 3 seeds: no method is compared, and `selgen choose` makes no choice"
+    unsure = "fewer than 3 seeds: no method is compared, and selgen choose makes no choice"
     assert unsure in planned(sweep_file(tmp_path, more=", seeds=2"), monkeypatch, capsys)
     explained = "for others: trained because the rest is built on them; not counted by selgen sweep status"
     (three := tmp_path / "three").mkdir()
