@@ -2,7 +2,7 @@
 
 Each caution is given only in its regime, next to the numbers that it is about.
 
-Shape legend: C configurations, K of a line, M objectives.
+Shape legend: C configurations, S seeds, K of a line, M objectives.
 """
 
 from __future__ import annotations

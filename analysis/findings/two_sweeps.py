@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis.findings.arms import lines_of, training_of
 from analysis.findings.findings import worst_corner_of
-from analysis.statistics.arrays import Floats
+from analysis.statistics.arrays import Floats, Integers
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.compare import Difference, Front, compare_fronts
 from analysis.statistics.measurements import Measurements, measurements
@@ -96,32 +96,66 @@ def _differences(
     parts: Sequence[ScoreTable], names: Sequence[str], labels: Sequence[str], worst_corner_M: Floats
 ) -> list[Difference]:
     """Return, for each label, first minus second; a label is a method or the whole frontier."""
-    sweep_C = np.repeat([0, 1], [len(part.configurations) for part in parts])
-    method_C = np.concatenate([part.method_C for part in parts])
+    same = _same_rows(parts)
+    first, second = parts
+    own = [row for row in range(len(second.configurations)) if row not in same]
+    place_C = np.zeros(len(second.configurations), dtype=int)
+    place_C[own] = len(first.configurations) + np.arange(len(own))
+    place_C[list(same)] = list(same.values())
+    methods = [first.method_C, second.method_C]
+    places = [np.arange(len(first.configurations)), place_C]
     nothing = np.empty((0, len(worst_corner_M)))
-    fronts = {
-        f"{name}: {label}": Front((sweep_C == side) & ((method_C == label) | (label == WHOLE)), nothing)
-        for label in labels
-        for side, name in enumerate(names)
-    }
+    fronts = {}
+    for label in labels:
+        for name, method_C, at_C in zip(names, methods, places, strict=True):
+            rows_C = np.zeros(len(first.configurations) + len(own), dtype=bool)
+            rows_C[at_C[(method_C == label) | (label == WHOLE)]] = True
+            fronts[f"{name}: {label}"] = Front(rows_C, nothing)
     pairs = [(f"{names[0]}: {label}", f"{names[1]}: {label}") for label in labels]
-    return compare_fronts(Bootstrap(_measure_together(parts)), fronts, worst_corner_M, pairs)
+    return compare_fronts(Bootstrap(_measure_together(parts, own, place_C)), fronts, worst_corner_M, pairs)
 
 
-def _measure_together(parts: Sequence[ScoreTable]) -> Measurements:
-    """Measure two tables as one. Each has its own lines and variances; a training that both read counts as one."""
-    lines, methods, trainings, start = [], [], [], 0
-    for side, part in enumerate(parts):
-        lines += [replace(line, rows_K=line.rows_K + start) for line in lines_of(part.configurations)]
-        methods += [f"{side}/{method}" for method in part.method_C]
-        trainings += [each.training or f"{side}/{training_of(each)}" for each in part.configurations]
-        start += len(part.configurations)
+def _same_rows(parts: Sequence[ScoreTable]) -> dict[int, int]:
+    """Map rows of the second table to rows of the first that are the same trials, on the same curves: they cancel."""
+    trials = [
+        [
+            (each.id, part.values_CSM[row].tobytes(), part.count_CSM[row].tobytes())
+            for row, each in enumerate(part.configurations)
+        ]
+        for part in parts
+    ]
+    keys = [
+        [frozenset(ids[row] for row in line.rows_K) for line in lines_of(part.configurations)]
+        for part, ids in zip(parts, trials, strict=True)
+    ]
+    same = set(trials[0]) & set(trials[1])
+    apart = set(keys[0]) ^ set(keys[1])
+    while changed := [line for line in {*keys[0], *keys[1]} if line & same and (line in apart or not line <= same)]:
+        same = same.difference(*changed)
+    place = {trial: row for row, trial in enumerate(trials[0])}
+    return {row: place[trial] for row, trial in enumerate(trials[1]) if trial in same}
+
+
+def _measure_together(parts: Sequence[ScoreTable], own: Sequence[int], place_C: Integers) -> Measurements:
+    """Measure two tables as one. Each has its own lines and variances; a training that both read counts as one.
+
+    Args:
+        own: rows of the second table that the first does not have.
+        place_C: where each row of the second table is.
+    """
+    first, second = parts[0], parts[1].rows(np.isin(np.arange(len(place_C)), own))
+    lines = lines_of(first.configurations)
+    moved = [replace(line, rows_K=place_C[line.rows_K]) for line in lines_of(parts[1].configurations)]
+    lines += [line for line in moved if (line.rows_K >= len(first.configurations)).any()]
+    both = list(enumerate((first, second)))
     return measurements(
-        np.concatenate([part.gains_CSM for part in parts]),
-        methods,
-        training_C=trainings,
-        count_CSM=np.concatenate([part.count_CSM for part in parts]),
-        ranges=parts[0].ranges,
+        np.concatenate([part.gains_CSM for _, part in both]),
+        [f"{side}/{method}" for side, part in both for method in part.method_C],
+        training_C=[
+            each.training or f"{side}/{training_of(each)}" for side, part in both for each in part.configurations
+        ],
+        count_CSM=np.concatenate([part.count_CSM for _, part in both]),
+        ranges=first.ranges,
         lines=lines,
     )
 

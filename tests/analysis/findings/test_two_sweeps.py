@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,23 @@ def test_a_sweep_does_not_differ_from_itself() -> None:
     data = to_json(("a", "a"), comparison)
     assert data["differences"][WHOLE]["low"] <= 0 <= data["differences"][WHOLE]["high"]
     assert data["seeds"] == [0, 1, 2, 3]
+
+
+def test_the_same_trials_cancel() -> None:
+    """Both sweeps trained `mixed` alike; the second has another `kl`. Other seeds of one of them are cut off first."""
+    first = sweep(0.8, range(4))
+    rows = np.array([configuration.method == "mixed" for configuration in first.configurations])
+    values = np.where(rows[:, None, None], first.values_CSM, first.values_CSM - 0.1)
+    comparison = compare_sweeps(("a", "b"), (sweep(0.8, range(4)), replace(first, values_CSM=values)))
+    statistic = comparison.rows["mixed"].statistic
+    assert (statistic.estimate, statistic.low, statistic.high) == (0.0, 0.0, 0.0)
+    assert comparison.rows["mixed"].adjusted == 1.0
+    assert comparison.rows["kl"].clear
+    itself = compare_sweeps(("a", "a"), (first, first))
+    assert {difference.statistic.high for difference in itself.rows.values()} == {0.0}
+    values[rows.argmax(), 0, 0] += 1e-9  # one trial of `mixed` is another one: so is its curve
+    nearly = compare_sweeps(("a", "b"), (first, replace(first, values_CSM=values)))
+    assert nearly.rows["mixed"].statistic.high > 0.001
 
 
 def test_the_order_of_the_sweeps_decides_signs_alone() -> None:
