@@ -1,6 +1,6 @@
 """Choose a configuration: the best in one score among those that keep limits on scores, as numbers and a table.
 
-Shape legend: C configurations, L bounds.
+Shape legend: C configurations, M objectives.
 """
 
 from __future__ import annotations
