@@ -163,8 +163,9 @@ class Chosen:
                 f" rests on the trials of {self.taken.point.method} alone"
             )
         if abs(self.optimism) >= TOLD:
+            does = "flatters" if _gain(self.best, self.optimism) > 0 else "understates"
             remarks.append(
-                f"choosing the best of {number} flatters its {name} by about {abs(self.optimism):.3f}; the expected"
+                f"choosing the best of {number} {does} its {name} by about {abs(self.optimism):.3f}; the expected"
                 f" {name} corrects for that"
             )
         return tuple(remarks)

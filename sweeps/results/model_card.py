@@ -125,9 +125,10 @@ def _metadata(exported: Exported, name: str, merged: bool) -> dict[str, Any]:
 def _what(exported: Exported, merged: bool) -> str:
     what = "A whole model: the base model with a LoRA adapter added to its weights" if merged else "A LoRA adapter"
     summary = exported.setting.summary.rstrip(".")
+    place = "" if on_the_hub(exported) or not merged else ", a directory of the machine that exported this"
     return (
         f"{what}, trained by `{exported.title}` on the setting `{exported.loaded.setting}` ({summary}), seed"
-        f" {exported.seed}, in the sweep `{exported.sweep}`. Base model: `{exported.base_model}`."
+        f" {exported.seed}, in the sweep `{exported.sweep}`. Base model: `{exported.base_model}`{place}."
     )
 
 

@@ -123,6 +123,9 @@ def test_the_luck_of_the_choice_is_told_where_it_matters() -> None:
     for optimism, last in ((0.004, told), (0.0004, "")):
         remarks = replace(chosen, optimism=optimism).remarks
         assert (remarks[-1] == told) is bool(last) and len(remarks) == 2 + bool(last)
+    assert "understates its task by about 0.004;" in replace(chosen, optimism=-0.004).remarks[-1]
+    loss = replace(chosen, best=HARM, optimism=-0.004).remarks[-1]
+    assert loss.startswith("choosing the best of 4 flatters its harm by about 0.004;"), "less of it is better"
     assert remarks[1].endswith("the table's interval rests on the trials of kl alone")
 
 

@@ -196,7 +196,8 @@ def test_what_to_name_on_another_machine(output: Path, title: str, monkeypatch: 
         assert f"directory of the machine that exported this, {exported.base_model};" in model_card(
             other, output, False
         )
-        assert "directory of the machine" not in model_card(other, output, True)
+        merged = model_card(other, output, True)
+        assert f"`{exported.base_model}`, a directory of the machine" in merged and "on another" not in merged
     monkeypatch.setattr(Exported, "base_model", "org/model")
     assert elsewhere(exported) == ""
 
