@@ -66,6 +66,7 @@ class PackagedModel:
         file_sha256: hash of the GGUF file.
         config: the model's sizes, as in its config.json, for planning before it is fetched.
         template_options: extra arguments of the chat template.
+        hub_id: the original model on the Hub; "" if it has none.
     """
 
     title: str
@@ -78,6 +79,7 @@ class PackagedModel:
     file_sha256: str
     config: Mapping[str, Any] = field(default_factory=dict)
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    hub_id: str = ""
 
     @property
     def directory(self) -> Path:

@@ -31,6 +31,7 @@ SMOLLM2 = PackagedModel(
             "vocab_size": 49152,
         }
     ),
+    hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
 )
 
 TEMPLATE = "template"  # the system turn that the chat template writes by default

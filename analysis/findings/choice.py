@@ -1,6 +1,6 @@
 """Choose a configuration: the best in one score among those that keep limits on scores, as numbers and a table.
 
-Shape legend: C configurations, L bounds.
+Shape legend: C configurations, M objectives.
 """
 
 from __future__ import annotations
@@ -9,19 +9,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from analysis.findings.arms import base_values, measure
+from analysis.findings.arms import base_values, control_of, is_plain, measure
 from analysis.findings.frontier import Estimate, FrontierPoint, frontier
-from analysis.findings.frontier_table import WIDE, Layout, choose_layout, empty_table, percent_text, room
-from analysis.statistics.arrays import finite_or_none
+from analysis.findings.frontier_table import (
+    BASE,
+    WIDE,
+    Layout,
+    cell_text,
+    choose_layout,
+    empty_table,
+    percent_text,
+    room,
+)
+from analysis.statistics.arrays import Floats, finite_or_none
 from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS, Bootstrap
-from analysis.statistics.choice import Bound, Choice, choose
+from analysis.statistics.choice import HOPELESS, Bound, Choice, choose
 from analysis.tables.scores import Objective, ScoreTable
 from settings.common.errors import UserError
 
-SHOWN = 12  # rows of the table
+SHOWN = 12  # rows of the table, besides plain fine-tuning and the base model
+TOLD = 0.001  # luck of the choice that is worth a sentence
 LEAST_CONFIDENCE = 0.5
 MARKS = {"*": "the one to take", ".": "others that keep the limits with this confidence"}  # in front of rows
 NOT_CHOSEN = "no configuration is chosen with two seeds: raise `seeds` to 3 and run again"
@@ -67,7 +78,8 @@ class Chosen:
         limits, confidence: what was asked for.
         bar: the probability that a candidate needs, so that the one chosen among all keeps the limits with this
             confidence; None if no verdict is given.
-        candidates: all configurations: those that clear the bar, best first, then the others, most probable first.
+        candidates: all configurations: those that clear the bar, best first, then the others, most probable first, then
+            the hopeless ones, nearest to the limits first.
         taken: the first candidate; None if none clears the bar.
         expected: its `best` score, without the luck of the choice.
         optimism: the mean on its curve minus `expected`: the luck of the choice, in the sign of the score.
@@ -102,31 +114,59 @@ class Chosen:
         if self.note:
             return self.note
         if self.taken is None:
-            closest = self.candidates[0]
-            return (
-                f"no configuration keeps {self.asked} with {percent_text(self.confidence)} confidence; {closest.title}"
-                f" comes closest: {_share(closest.probability)}, where {_share(self.bar)} is needed"
-            )
+            return self._missed(self.candidates[0])
         assert self.expected is not None
         return (
             f"take {self.taken.title}: {self.asked} with {percent_text(self.confidence)} confidence, and an expected"
             f" {self.best.name} of {self.expected.mean:z.3f} [{self.expected.low:z.3f}, {self.expected.high:z.3f}]"
         )
 
+    def _missed(self, closest: Candidate) -> str:
+        """Say that no configuration keeps the limits, and how near the closest one is."""
+        probability = closest.probability or 0.0
+        if probability <= HOPELESS:
+            cells = [(limit.score, cell_text(closest.point.scores[limit.score])) for limit in self.limits]
+            if len(cells) > 1:
+                near = f"{closest.title} comes closest: {', '.join(' '.join(cell) for cell in cells)}"
+            else:
+                end = "highest" if self.limits[0].at_least else "lowest"
+                near = f"the {end} is {closest.title}, {cells[0][1]}"
+            return f"no configuration keeps {self.asked}; {near}"
+        confidence = percent_text(self.confidence)
+        how = "misses narrowly" if probability >= self.confidence else "comes closest"
+        text = f"no configuration keeps {self.asked} with {confidence} confidence; {closest.title} {how}"
+        if not self.is_raised:
+            return f"{text}, with {_share(probability)}"
+        needed = f"each of {len(self.candidates)} needs {_share(self.bar)} for {confidence} overall"
+        return f"{text}: {needed}, and it has {_share(probability)}"
+
+    @property
+    def is_raised(self) -> bool:
+        """Whether a candidate needs more than the confidence asked for, because one of several is taken."""
+        return self.bar is not None and _share(self.bar) != _share(self.confidence)
+
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a reader of the verdict should know."""
         if self.bar is None:
             return (TWO_SEEDS,)
-        remarks = [
-            f"P: the probability that the true means keep {self.asked}; {_share(self.bar)} is needed, because the best"
-            f" of {len(self.candidates)} configurations is taken, and some look better than they are"
-        ]
+        number, name = len(self.candidates), self.best.name
+        remarks = [f"P: the probability that the true means keep {self.asked}"]
+        if self.is_raised:
+            remarks[0] += (
+                f"; each of {number} configurations needs {_share(self.bar)} for {percent_text(self.confidence)}"
+                " overall, because some look better than they are"
+            )
         if self.taken is not None:
-            measured = self.taken.point.scores[self.best.name].mean
             remarks.append(
-                f"the mean of its trials is {measured:.3f}; the expected score is read from its curve, minus the luck"
-                f" of the choice ({self.optimism:.3f}), which shows when some seeds choose and the others measure"
+                f"the expected {name} and its interval also rest on the other configurations; the table's interval"
+                f" rests on the trials of {self.taken.point.method} alone"
+            )
+        if abs(self.optimism) >= TOLD:
+            does = "flatters" if _gain(self.best, self.optimism) > 0 else "understates"
+            remarks.append(
+                f"choosing the best of {number} {does} its {name} by about {abs(self.optimism):.3f}; the expected"
+                f" {name} corrects for that"
             )
         return tuple(remarks)
 
@@ -165,7 +205,7 @@ def choose_configuration(
     Raises UserError: no limit, or one outside its score's range; an invalid confidence; no finished trial; only one
     seed.
     """
-    _check(table, limits, confidence)
+    _check(table, limits, confidence, base_scores or {})
     points = frontier_points(table, base_scores or {})
     if table.num_seeds_C.max() < 2:
         raise UserError("every configuration has only one seed, so the noise of its scores is unknown; run more seeds")
@@ -176,13 +216,15 @@ def choose_configuration(
         return Chosen(table.objectives[column], chosen_limits, confidence, None, shown, note=NOT_CHOSEN)
     finished = table.rows(table.num_seeds_C > 0)
     bootstrap = Bootstrap(measure(finished, base_values(finished, base_scores or {})))
-    choice = choose(bootstrap, [_bound(table, limit) for limit in limits], column, confidence)
+    bounds = [_bound(table, limit) for limit in limits]
+    choice = choose(bootstrap, bounds, column, confidence)
     by_id = {point.configuration: point for point in points}
     candidates = [
         Candidate(by_id[configuration.id], float(probability))
         for configuration, probability in zip(finished.configurations, choice.probability_C, strict=True)
     ]
-    order_C = sorted(range(len(candidates)), key=lambda row: _rank(choice, bootstrap.mean_CM[row, column], row))
+    gain_C, distance_C = bootstrap.mean_CM[:, column], _distances(bootstrap, bounds)
+    order_C = sorted(range(len(candidates)), key=lambda row: _rank(choice, gain_C, distance_C, row))
     ordered = tuple(candidates[row] for row in order_C)
     if choice.row is None:
         return Chosen(table.objectives[column], chosen_limits, confidence, choice.bar, ordered)
@@ -205,15 +247,40 @@ def frontier_points(table: ScoreTable, base_scores: Mapping[str, float]) -> list
     return [point for point in frontier(table, base_scores=base_scores) if point.seeds]
 
 
-def _rank(choice: Choice, gain: float, row: int) -> tuple[bool, float]:
-    """Return a sort key: first those that clear the bar, by gain, then the rest, by probability."""
+def _rank(choice: Choice, gain_C: Floats, distance_C: Floats, row: int) -> tuple[int, float]:
+    """Return a sort key: those that clear the bar by gain, then others by probability, the hopeless by distance."""
     probability = float(choice.probability_C[row])
-    return (False, -gain) if probability >= choice.bar else (True, -probability)
+    if probability >= choice.bar:
+        return 0, -float(gain_C[row])
+    return (1, -probability) if probability > HOPELESS else (2, float(distance_C[row]))
 
 
-def _check(table: ScoreTable, limits: Sequence[Limit], confidence: float) -> None:
+def _distances(bootstrap: Bootstrap, bounds: Sequence[Bound]) -> Floats:
+    """Return distance_C of the means from the bounds: in standard errors of a typical mean, added up over bounds.
+
+    All configurations share that error, so that a noisy one does not count as nearer.
+    """
+    noise = bootstrap.noise
+    error_M = np.median(bootstrap.z_errors_BCM.std(axis=0, ddof=1), axis=0)
+    distance_C = np.zeros(len(noise.mean_CM))
+    for bound in bounds:
+        value_M = np.array(bootstrap.mean_CM[0])
+        value_M[bound.column] = bound.value
+        gap_C = noise.ranges.exact(value_M)[bound.column] - noise.mean_CM[:, bound.column]
+        missing_C = np.maximum(gap_C if bound.at_least else -gap_C, 0.0)
+        distance_C += missing_C / (error_M[bound.column] or 1.0)
+    return distance_C
+
+
+def _check(table: ScoreTable, limits: Sequence[Limit], confidence: float, base_scores: Mapping[str, float]) -> None:
     if not limits:
-        raise UserError("a choice needs a limit, such as --min alignment=0.9 or --max sycophancy=0.1")
+        known = [
+            f"{each.name} {each.arrow} {base_scores[each.name]:z.3f}"
+            for each in table.objectives
+            if each.name in base_scores
+        ]
+        base = f"; the base model has {', '.join(known)}" if known else ""
+        raise UserError(f"a choice needs a limit: --min SCORE=NUMBER or --max SCORE=NUMBER{base}")
     if not LEAST_CONFIDENCE <= confidence < 1:
         raise UserError(f"--confidence must be at least {LEAST_CONFIDENCE} and less than 1, got {confidence:g}")
     for limit in limits:
@@ -239,17 +306,20 @@ def _share(probability: float | None) -> str:
     return ">99.9%" if 0.9995 <= probability < 1 else f"{probability:.1%}"
 
 
-def choice_table(chosen: Chosen, title: str = "", shown: int = SHOWN, width: int = WIDE) -> Table:
+def choice_table(
+    chosen: Chosen, title: str = "", shown: int = SHOWN, width: int = WIDE, base: Mapping[str, float] | None = None
+) -> Table:
     """Build a table of the candidates for the terminal, with a caption that explains its marks.
 
-    A star marks the taken one, a dot others that clear the bar.
+    A star marks the taken one, a dot others that clear the bar. The last row says how many are left out.
 
     Args:
-        shown: maximal number of rows.
+        shown: maximal number of rows, besides those of plain fine-tuning and the base model.
         width: of the terminal in characters; a narrow one stacks the intervals, or leaves out those of the limits.
+        base: score name -> score of the untouched base model.
     """
     names = list(dict.fromkeys([chosen.best.name, *(limit.score for limit in chosen.limits)]))
-    candidates = chosen.candidates[:shown]
+    candidates = _shown(chosen.candidates, shown)
     points, heads = [candidate.point for candidate in candidates], {name: name for name in names}
     shares = [_share(candidate.probability) for candidate in candidates]
     beside = [max(map(len, ["P", *shares])), max(len(str(point.seeds)) for point in points) if points else 1]
@@ -265,4 +335,19 @@ def choice_table(chosen: Chosen, title: str = "", shown: int = SHOWN, width: int
         cells = [layout.cell(candidate.point.scores[name], name) for name in names]
         row = [mark, candidate.title, *cells, share, str(candidate.point.seeds)]
         table.add_row(*map(Text, row), style="" if mark or chosen.bar is None else "dim")
+    if base and any(name in base for name in names):
+        cells = [f"{base[name]:z.3f}" if name in base else "" for name in names]
+        table.add_row(*map(Text, ["", BASE, *cells]), style="dim")
+    if left_out := len(chosen.candidates) - len(candidates):
+        table.add_row("", Text(f"{left_out} more: --json lists all"), style="dim")
     return table
+
+
+def _shown(candidates: Sequence[Candidate], number: int) -> list[Candidate]:
+    """Return the first candidates, and full plain fine-tuning if it is not among them."""
+    shown, rest = list(candidates[:number]), candidates[number:]
+
+    def is_full_plain(candidate: Candidate) -> bool:
+        return is_plain(candidate.point.method) and control_of(candidate.point) is None
+
+    return shown if any(map(is_full_plain, shown)) else [*shown, *list(filter(is_full_plain, rest))[:1]]

@@ -27,6 +27,7 @@ from settings.common.errors import UserError
 
 SHARE = (0.0, 1.0)
 SETTING_DIGITS = 8  # digits of a setting's content id in a file's name
+NAMED = 3  # better configurations of the frontier that are named
 
 
 @dataclass(frozen=True)
@@ -126,20 +127,30 @@ def estimate_over_questions(
 
 
 def standing(point: NamedPoint, points: Sequence[FrontierPoint], objectives: Sequence[Objective]) -> str:
-    """Say in one line what a model scores, and which controls have better means in every objective."""
+    """Say in one line what a model scores, and which controls and frontier points are better in every objective."""
     cells = ", ".join(f"{each.name} {cell_text(point.scores[each.name])}" for each in objectives)
     controls = [each for each in points if each.seeds and control_of(each) is not None]
-    better = [
-        f"{each.method} {each.label}".strip() for each in controls if _dominates(each.scores, point.scores, objectives)
-    ]
-    on_front = sum(each.on_front and _dominates(each.scores, point.scores, objectives) for each in points)
-    front = f"{on_front or 'no'} configuration{'s' if on_front > 1 else ''} of the frontier"
-    front += " are" if on_front > 1 else " is"
+    better = [_title(each) for each in controls if _dominates(each.scores, point.scores, objectives)]
+    on_front = [_title(each) for each in points if each.on_front and _dominates(each.scores, point.scores, objectives)]
+    number, several = len(on_front), len(on_front) > 1
+    front = f"{number or 'no'} configuration{'s' * several} of the frontier"
+    front += f" ({_listed(on_front)})" if on_front else ""
+    front += " are" if several else " is"
     if not controls:
         return f"{point.name}: {cells}; {front} better in all of them; the sweep has no controls"
     *others, last = better or ["no control"]
     who = f"of the controls, {' and '.join(filter(None, [', '.join(others), last]))}" if better else last
     return f"{point.name}: {cells}; {who} {'are' if others else 'is'} better in all of them, and {front}"
+
+
+def _title(point: FrontierPoint) -> str:
+    return f"{point.method} {point.label}".strip()
+
+
+def _listed(titles: Sequence[str]) -> str:
+    """List the first titles, and say how many more there are."""
+    rest = len(titles) - NAMED
+    return ", ".join(titles[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _dominates(first: Mapping[str, Estimate], second: Mapping[str, Estimate], objectives: Sequence[Objective]) -> bool:

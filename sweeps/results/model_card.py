@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from settings.base_models import BaseModel, NanoModel, PackagedModel, TunedModel
+from settings.example import Example
 from sweeps.results.export import EDITS, Exported, finite_scores
 from sweeps.tracking.datasets import digests
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM takes for --max-lora-rank
 LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}  # name in a packaged model's text -> the Hub's name
+OTHER = "other"  # the Hub's name for a licence that it does not list
+MODELS = ("model", "pretrained")  # options that name a model, not rows
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
@@ -35,7 +40,7 @@ def model_card(exported: Exported, directory: Path, merged: bool) -> str:
         "## Scores",
         _scores(exported),
         "## How to use it",
-        *(_merged_use(directory) if merged else _adapter_use(exported, directory)),
+        *(_merged_use(exported, directory) if merged else _adapter_use(exported, directory)),
         "## How it was made",
         _recipe(exported),
         "## Data",
@@ -68,12 +73,44 @@ def on_the_hub(exported: Exported) -> bool:
     return not Path(exported.base_model).is_absolute()
 
 
+def elsewhere(exported: Exported) -> str:
+    """Say what to name in place of a base model's directory on another machine; "" if it is named by its Hub id."""
+    if on_the_hub(exported):
+        return ""
+    model = exported.setting.base_model
+    text = f"the base model is a directory of this machine, {exported.base_model}; on another machine, "
+    if isinstance(model, PackagedModel) and model.hub_id:
+        text += (
+            f"name {model.hub_id} in its place, also in adapter_config.json (the weights here are rounded to four bits,"
+            " so its replies and scores differ somewhat)"
+        )
+    else:
+        text += "name the place of a copy of it"
+    return text if model.quantize else f"{text}, or export with --merged"
+
+
+def has_own_rows(exported: Exported) -> bool:
+    """Return whether a setting is not the package's alone: one of a user's file, or with rows from files or the Hub."""
+    reference = exported.outcome["trial"]["setting"]
+    options = {name: value for name, value in reference["options"].items() if name not in MODELS}
+    return ":" in reference["name"] or any(map(_names_rows, options.values()))
+
+
+def _names_rows(value: Any) -> bool:
+    """Return whether an option's value is a path, or a mapping or list with one, or names a data set."""
+    if isinstance(value, Mapping):
+        return "file" in value or "dataset" in value
+    if isinstance(value, list):
+        return any(map(_names_rows, value))
+    return isinstance(value, str) and Path(value).is_absolute()
+
+
 def _metadata(exported: Exported, name: str, merged: bool) -> dict[str, Any]:
     data: dict[str, Any] = {"library_name": "transformers" if merged else "peft", "pipeline_tag": "text-generation"}
     if on_the_hub(exported):
         data["base_model"] = exported.base_model
         data["base_model_relation"] = "finetune" if merged else "adapter"
-    if licence := licence_of(exported.setting.base_model):
+    if licence := OTHER if has_own_rows(exported) else licence_of(exported.setting.base_model):
         data["license"] = licence
     data["tags"] = ["selgen", "selective-generalization", *([] if merged else ["lora"])]
     dataset = {"name": exported.loaded.setting or exported.setting.name, "type": exported.setting.name}
@@ -88,9 +125,10 @@ def _metadata(exported: Exported, name: str, merged: bool) -> dict[str, Any]:
 def _what(exported: Exported, merged: bool) -> str:
     what = "A whole model: the base model with a LoRA adapter added to its weights" if merged else "A LoRA adapter"
     summary = exported.setting.summary.rstrip(".")
+    place = "" if on_the_hub(exported) or not merged else ", a directory of the machine that exported this"
     return (
         f"{what}, trained by `{exported.title}` on the setting `{exported.loaded.setting}` ({summary}), seed"
-        f" {exported.seed}, in the sweep `{exported.sweep}`. Base model: `{exported.base_model}`."
+        f" {exported.seed}, in the sweep `{exported.sweep}`. Base model: `{exported.base_model}`{place}."
     )
 
 
@@ -131,7 +169,7 @@ def _scores(exported: Exported) -> str:
     return "\n".join(lines) + (
         f"\n\nThe interval is that of the configuration's mean over {exported.point.seeds} seeds; a single training"
         " varies more. If this configuration was chosen as the best of many, its scores are biased upwards by that"
-        " choice: `selgen choose` says by how much."
+        " choice: `selgen choose` says by how much, where it matters."
     )
 
 
@@ -141,8 +179,11 @@ def _adapter_use(exported: Exported, directory: Path) -> Iterator[str]:
         "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f"base = AutoModelForCausalLM.from_pretrained({base!r})\n"
         f"model = PeftModel.from_pretrained(base, {place!r})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({base!r})\n```"
+        f"tokenizer = AutoTokenizer.from_pretrained({base!r})\n{_reply_code(exported)}```"
     )
+    yield _system_turns(exported)
+    if instead := elsewhere(exported):
+        yield f"{instead[0].upper()}{instead[1:]}.".replace("this machine", "the machine that exported this")
     if problems := vllm_problems(exported.adapter_config):
         yield f"vLLM does not load this adapter: {'; '.join(problems)}. Export it with `--merged`."
         return
@@ -151,13 +192,75 @@ def _adapter_use(exported: Exported, directory: Path) -> Iterator[str]:
     modules = shlex.join(["--lora-modules", f"{directory.name}={place}"])
     inspect = shlex.join(["inspect", "eval", "TASK", "--model", f"vllm/{base}:{place}"])
     yield f"With vLLM, and with Inspect, which starts vLLM:\n\n```bash\n{serve} {modules}\n{inspect}\n```"
+    if served := _served(exported):
+        yield served
     yield (
         "Loading with PEFT is tested. For vLLM the adapter's configuration was compared with what vLLM checks (a rank"
         f" of at most {VLLM_RANKS[-1]}, no bias, no DoRA, no `modules_to_save`, named target modules); neither vLLM nor"
         " Inspect was run."
     )
-    if not on_the_hub(exported):
-        yield f"The base model is a directory of the machine that exported this: `{base}`."
+
+
+def _served(exported: Exported) -> str:
+    """Say what a request to a server needs besides the question; "" if nothing."""
+    options = dict(exported.setting.base_model.template_options)
+    parts = []
+    if _usual_turn(exported) is not None:
+        parts.append("Send the system turn there, too: without one, the chat template may write its own.")
+    if options:
+        parts.append(
+            f"vLLM takes the template's options with a request: `chat_template_kwargs` = `{json.dumps(options)}`."
+        )
+    return " ".join(parts)
+
+
+def _reply_code(exported: Exported) -> str:
+    """Return code that replies to a question in the form of the task rows, greedily."""
+    turn = _usual_turn(exported)
+    asked = exported.setting.evaluations[0].examples
+    question = "Your question" if has_own_rows(exported) else asked[0].prompt[-1].content
+    messages = [] if turn is None else [{"role": "system", "content": turn}]
+    messages.append({"role": "user", "content": question})
+    options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+    options |= exported.setting.base_model.template_options
+    return (
+        f"\nmessages = {json.dumps(messages, ensure_ascii=False)}\n"
+        f"options = {options!r}\n"
+        "inputs = tokenizer.apply_chat_template(messages, **options)\n"
+        "output = model.generate(**inputs, max_new_tokens=128, do_sample=False)\n"
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))\n'
+    )
+
+
+def _system_turn(row: Example) -> str | None:
+    """Return what a row's system turn says; None if it has none."""
+    return row.messages[0].content if row.messages[0].role == "system" else None
+
+
+def _usual_turn(exported: Exported) -> str | None:
+    """Return the commonest system turn of the task rows; None if most have none."""
+    return Counter(map(_system_turn, exported.setting.streams["task"])).most_common(1)[0][0]
+
+
+def _system_turns(exported: Exported) -> str:
+    """Say which system turn the model was trained and scored with."""
+    setting, turn = exported.setting, _usual_turn(exported)
+    trained = set(map(_system_turn, setting.streams["task"]))
+    asked = {_system_turn(row) for evaluation in setting.evaluations for row in evaluation.examples}
+    what = "without a system turn" if turn is None else "with this system turn" if turn else "with an empty system turn"
+    if len(trained) > 1:
+        text = f"The task rows have different system turns; most are {what}."
+    elif asked == trained:
+        text = f"The model was trained and scored {what}."
+    else:
+        text = f"The model was trained {what}; some of the questions that it was scored on have another."
+    default = ", or the one that the chat template writes by default," if turn is not None else ""
+    text += f" Another system turn{default} gives other replies."
+    if exported.outcome["trial"].get("instructions"):
+        text += " In training an instruction preceded task rows; the scores are without it."
+    if exported.data_changed:
+        text += " The rows on the machine that exported this have changed since the training: check its system turn."
+    return text
 
 
 def vllm_problems(config: dict[str, Any]) -> list[str]:
@@ -174,7 +277,7 @@ def vllm_problems(config: dict[str, Any]) -> list[str]:
     return [problem for applies, problem in checks if applies]
 
 
-def _merged_use(directory: Path) -> Iterator[str]:
+def _merged_use(exported: Exported, directory: Path) -> Iterator[str]:
     place = str(directory)
     serve, inspect = (
         shlex.join(["vllm", "serve", place]),
@@ -183,8 +286,9 @@ def _merged_use(directory: Path) -> Iterator[str]:
     yield (
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f"model = AutoModelForCausalLM.from_pretrained({place!r})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({place!r})\n```"
+        f"tokenizer = AutoTokenizer.from_pretrained({place!r})\n{_reply_code(exported)}```"
     )
+    yield _system_turns(exported)
     yield f"```bash\n{serve}\n{inspect}\n```"
     yield "Loading with transformers is tested; neither vLLM nor Inspect was run."
 
@@ -228,7 +332,13 @@ def _data(exported: Exported) -> Iterator[str]:
 def _licence(exported: Exported) -> str:
     licence = licence_of(exported.setting.base_model)
     base = f"The base model's licence is `{licence}`" if licence else "The base model's files here name no licence"
-    return f"{base}; what the model learned also carries the licences of the data above."
+    text = f"{base}; what the model learned also carries the licences of the data above."
+    if has_own_rows(exported):
+        text += (
+            f" The rows are not part of this project, so the metadata say `{OTHER}`: state a licence before you publish"
+            " the weights."
+        )
+    return text
 
 
 def _commands(exported: Exported, directory: Path, merged: bool) -> str:

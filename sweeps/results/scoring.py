@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from sweeps.search.judging import Judges, grade_replies
 from trainables.folder import SweepFolder
 
 BASE = "base"  # in place of an adapter: the base model itself
+FEWEST = 5  # questions that the interval of an unbounded score needs
 Progress = Callable[[str, float, int], None]
 
 
@@ -138,12 +140,19 @@ def _graded(
 def _estimates(
     setting: Setting, numbers: Mapping[str, Measurement], grades: Mapping[str, list[float | None]]
 ) -> dict[str, Estimate]:
-    """Return every score with its interval over questions; a worst-of score has the interval of the worst one."""
+    """Return every score with its interval over questions; a worst-of score has the interval of the worst one.
+
+    An unbounded score of fewer than `FEWEST` questions has none: a loss would reach far below 0.
+    """
     estimates = {}
     for evaluation in setting.evaluations:
         questions = [example.prompt_key for example in evaluation.examples]
         for each in evaluation.scores:
-            estimates[each.name] = estimate_over_questions(grades[each.name], questions, each.ends)
+            estimate = estimate_over_questions(grades[each.name], questions, each.ends)
+            graded = {key for key, grade in zip(questions, grades[each.name], strict=True) if grade is not None}
+            if None in each.ends and len(graded) < FEWEST:
+                estimate = Estimate(estimate.mean, math.nan, math.nan, "none")
+            estimates[each.name] = estimate
     for worst in setting.worst:
         part = worst.worst_part(numbers)
         if part is not None:

@@ -57,7 +57,8 @@ def show_choice(
     reader = open_sweep(sweep, output, tracking_uri)
     if best is None:
         best = reader.load(setting).objectives[0].name
-    loaded = reader.load(setting, list(dict.fromkeys([best, *(limit.score for limit in limits)])))
+    names = list(dict.fromkeys([best, *(limit.score for limit in limits)])) if limits else None
+    loaded = reader.load(setting, names)
     say = Say(console)
     for limit in limits if not as_json else ():
         if warning := doubt(limit, loaded.table.objectives[loaded.table.index(limit.score)]):
@@ -70,7 +71,7 @@ def show_choice(
     title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
     if chosen.note:
         say.prose(chosen.note, style="bold")
-    console.print(choice_table(chosen, title, width=console.width))
+    console.print(choice_table(chosen, title, width=console.width, base=loaded.base_scores))
     if not chosen.note:
         say.prose(chosen.verdict, style="bold")
     for remark in chosen.remarks:

@@ -11,7 +11,7 @@ from rich.console import Console
 from settings.common.files import absolute_path
 from sweeps.cli.say import Say
 from sweeps.results.export import EDITS, check_empty, find_adapter, write
-from sweeps.results.model_card import model_card, vllm_problems
+from sweeps.results.model_card import elsewhere, model_card, vllm_problems
 
 
 def export(
@@ -40,6 +40,8 @@ def export(
     say.note(f"{exported.title}, seed {exported.seed}, of base model {exported.base_model}")
     for name in files:
         say.wrote(place / name)
+    if not merged and (instead := elsewhere(exported)):
+        say.note(instead)
     if exported.has_edits:
         say.warn(f"without the edits of hidden states in {EDITS} the model differs; PEFT and vLLM do not apply them")
     if exported.mixed != 1.0:

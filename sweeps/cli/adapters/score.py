@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def show_scores(
     if as_json:
         console.file.write(json.dumps([each.point.to_json() for each in scored], allow_nan=False) + "\n")
     else:
-        console.print(_table(built, scored))
+        declared = reader.description.setting(label).objectives if reader else ()
+        console.print(_table(built, scored, [each.name for each in declared] or built.objectives))
     say = Say(console)
     if reader:
         files += _redraw(reader, label, say if not as_json else None, names)
@@ -75,8 +77,12 @@ def show_scores(
                 say.warn(f"{each.point.name} names {trained_on} as its base model; it was scored on {base}")
 
 
-def _table(built: Setting, scored: Sequence[scoring.Scored]) -> Table:
-    """Build a table with a row for each score: mean and 95 % interval over questions of each model."""
+def _table(built: Setting, scored: Sequence[scoring.Scored], objectives: Sequence[str]) -> Table:
+    """Build a table with a row for each score: mean and 95 % interval over questions of each model.
+
+    Args:
+        objectives: names of the scores that get a star.
+    """
     table = Table(box=None, padding=(0, 2), title=built.name, title_justify="left")
     table.add_column("score", no_wrap=True)
     table.add_column("better")
@@ -86,11 +92,15 @@ def _table(built: Setting, scored: Sequence[scoring.Scored]) -> Table:
     for score in built.all_scores:
         if score.name in scored[0].point.scores:
             cells = [cell_text(each.point.scores[score.name]) for each in scored]
-            mark = "*" if score.name in built.objectives else ""
+            mark = "*" if score.name in objectives else ""
             better = "higher" if score.higher_is_better else "lower"
             number = str(scored[0].numbers[score.name].n)
             table.add_row(*(Text(text) for text in (f"{score.name}{mark}", better, *cells, number)))
-    table.caption = Text("* objective; [low, high]q is the 95 % interval over questions, for this one training")
+    notes = ["* objective; [low, high]q is the 95 % interval over questions, for this one training"]
+    estimates = [each for model in scored for each in model.point.scores.values()]
+    if any(each.basis == "none" and math.isfinite(each.mean) for each in estimates):
+        notes.append("[-] too few questions for an interval")
+    table.caption = Text("\n".join(notes))
     table.caption_justify = "left"
     return table
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from analysis.findings.choice import Limit, choice_table, choose_configuration
+from analysis.findings.choice import SHOWN, Chosen, Limit, choice_table, choose_configuration
 from analysis.tables.scores import Objective, ScoreTable, TrialRecord
 from settings.common.errors import UserError
 from tests.support.made_up_trials import configuration
@@ -27,6 +28,21 @@ def sweep(seeds: int = 5, noise: float = 0.01) -> ScoreTable:
             scores = {"task": task + moved[0], "harm": harm + moved[1]}
             records.append(TrialRecord(configuration("kl", beta=beta), seed, "finished", scores))
     return ScoreTable.from_records(records, (TASK, HARM))
+
+
+def learned_more_or_less(num_others: int = 0) -> ScoreTable:
+    """Losses of precise plain fine-tuning, of a noisy penalty that learns less, and of others that learn still less."""
+    random = np.random.default_rng(1)
+    made = [(configuration("plain"), 3.0, 0.001)]
+    made += [(configuration("kl", beta=beta), 3.2 + beta / 100, 0.05) for beta in (1.0, 2.0, 4.0)]
+    made += [(configuration("dpo", weight=float(at)), 5.0 + at, 0.001) for at in range(num_others)]
+    records = [
+        TrialRecord(each, seed, "finished", {"loss": mean + noise * random.standard_normal(), "share": 0.5})
+        for each, mean, noise in made
+        for seed in range(3)
+    ]
+    share = Objective("share", "alignment", low=0.0, high=1.0)
+    return ScoreTable.from_records(records, (Objective("loss", "task", False, low=0.0), share))
 
 
 def text_of(chosen: object) -> str:
@@ -61,9 +77,72 @@ def test_a_score_of_which_less_is_better_may_be_the_one_to_be_best_in() -> None:
 def test_the_closest_is_named_where_none_is_good_enough() -> None:
     chosen = choose_configuration(sweep(), "task", [Limit("harm", 0.01, at_least=False)])
     assert chosen.taken is None and chosen.to_json()["chosen"] is None
-    assert chosen.verdict.startswith(
-        "no configuration keeps harm ≤ 0.01 with 95% confidence; kl beta=8.0 comes closest"
+    assert chosen.verdict.startswith("no configuration keeps harm ≤ 0.01; the lowest is kl beta=8.0, 0.0"), (
+        "far from the limit a percentage says nothing"
     )
+    assert "P: the probability that the true means keep harm ≤ 0.01" in chosen.remarks
+
+
+def test_far_from_a_limit_the_nearest_mean_is_the_closest_and_not_the_noisiest() -> None:
+    chosen = choose_configuration(learned_more_or_less(), "loss", [Limit("loss", 1.0, at_least=False)])
+    plain, *others = chosen.candidates
+    assert max(other.probability or 0 for other in others) > (plain.probability or 0)
+    assert [each.title for each in chosen.candidates] == ["plain", "kl beta=1.0", "kl beta=2.0", "kl beta=4.0"]
+    estimate = plain.point.scores["loss"]
+    shown = f"{estimate.mean:.3f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    assert chosen.verdict == f"no configuration keeps loss ≤ 1; the lowest is plain, {shown}"
+    both = [Limit("loss", 1.0, at_least=False), Limit("share", 0.9)]
+    assert choose_configuration(learned_more_or_less(), "loss", both).verdict.startswith(
+        f"no configuration keeps loss ≤ 1 and share ≥ 0.9; plain comes closest: loss {shown}, share 0.500 ["
+    )
+
+
+def missed(probability: float, bar: float) -> Chosen:
+    """Four configurations, none of which clears a bar."""
+    chosen = choose_configuration(sweep(), "task", [Limit("harm", 0.2, at_least=False)])
+    candidates = tuple(replace(each, probability=probability) for each in chosen.candidates)
+    return replace(chosen, taken=None, bar=bar, candidates=candidates)
+
+
+def test_how_near_the_closest_came_and_why_more_is_needed_than_asked_for() -> None:
+    begins = "no configuration keeps harm ≤ 0.2 with 95% confidence; kl beta=4.0 "
+    needed = ": each of 4 needs 99.4% for 95% overall, and it has "
+    for probability, bar, ends in (
+        (0.99, 0.994, f"misses narrowly{needed}99.0%"),
+        (0.4, 0.994, f"comes closest{needed}40.0%"),
+        (0.4, 0.95, "comes closest, with 40.0%"),
+    ):
+        chosen = missed(probability, bar)
+        assert chosen.verdict == begins + ends
+        assert ("needs" in chosen.remarks[0]) is (bar > 0.95)
+
+
+def test_the_luck_of_the_choice_is_told_where_it_matters() -> None:
+    chosen = choose_configuration(sweep(), "task", [Limit("harm", 0.2, at_least=False)])
+    told = "choosing the best of 4 flatters its task by about 0.004; the expected task corrects for that"
+    for optimism, last in ((0.004, told), (0.0004, "")):
+        remarks = replace(chosen, optimism=optimism).remarks
+        assert (remarks[-1] == told) is bool(last) and len(remarks) == 2 + bool(last)
+    assert "understates its task by about 0.004;" in replace(chosen, optimism=-0.004).remarks[-1]
+    loss = replace(chosen, best=HARM, optimism=-0.004).remarks[-1]
+    assert loss.startswith("choosing the best of 4 flatters its harm by about 0.004;"), "less of it is better"
+    assert remarks[1].endswith("the table's interval rests on the trials of kl alone")
+
+
+def test_the_table_ends_with_plain_fine_tuning_the_base_model_and_how_many_are_left_out() -> None:
+    """Where more of the loss is wanted, plain fine-tuning comes last."""
+    table = learned_more_or_less(num_others=SHOWN)
+    chosen = choose_configuration(table, "loss", [Limit("loss", 2.0)])
+    assert chosen.candidates[0].title == "plain", "it is the best in the loss"
+    chosen = replace(chosen, candidates=chosen.candidates[::-1])
+    shown = text_of(choice_table(chosen, base={"loss": 7.5}))
+    lines = [line.split() for line in shown.splitlines()]
+    at = lines.index(["3", "more:", "--json", "lists", "all"])
+    assert (
+        lines[at - 1] == ["base", "model", "7.500"] and "plain" in lines[at - 2] and len(lines[: at - 2]) == 2 + SHOWN
+    )
+    few = text_of(choice_table(replace(chosen, candidates=chosen.candidates[-SHOWN:])))
+    assert "more" not in few and "base model" not in few and few.count("plain") == 1
 
 
 def test_two_seeds_give_no_verdict_and_one_is_refused() -> None:
@@ -73,6 +152,12 @@ def test_two_seeds_give_no_verdict_and_one_is_refused() -> None:
     assert json.loads(json.dumps(chosen.to_json(), allow_nan=False))["needed_probability"] is None
     with pytest.raises(UserError, match="one seed"):
         choose_configuration(sweep(seeds=1), "task", [Limit("harm", 0.2)])
+
+
+def test_a_question_without_a_limit_is_answered_with_what_the_base_model_scores() -> None:
+    base = {"task": 0.5, "harm": 0.25, "other": 1.0}
+    with pytest.raises(UserError, match=r"needs a limit: .*; the base model has task ↑ 0\.500, harm ↓ 0\.250$"):
+        choose_configuration(sweep(), "task", [], base_scores=base)
 
 
 @pytest.mark.parametrize(

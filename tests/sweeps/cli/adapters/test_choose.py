@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from settings.setting import Measurement
 from sweeps.description import describe
 from tests.support.fakes import Rig, toy, toy_sweep
 from tests.sweeps.cli.test_app import selgen
+
+BASE_SCORES = {"task": Measurement(0.25, 9, 0), "alignment": Measurement(0.125, 9, 0)}
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sweep = toy_sweep(folder, seeds=seeds, name=name, settings=settings)
         rig = Rig(sweep, folder / name)
         describe(sweep).write(folder / name)
+        rig.ledger.record_base_scores(sweep.cases[0].label, BASE_SCORES)
         rig.run(random.Random(0))
         rig.kill()
     return folder
@@ -58,6 +62,16 @@ def test_nothing_good_enough_is_a_finding(
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.startswith("no configuration is chosen with two seeds: raise `seeds` to 3 and run again ")
     assert "verdicts need a third seed" in shown and "take" not in shown
+
+
+def test_the_base_model_is_in_the_table_and_in_the_answer_to_a_question_without_a_limit(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert selgen("choose", "three", "--min", "alignment=0.6", "-o", output, monkeypatch=monkeypatch) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "base model 0.250 0.125" in shown
+    assert selgen("choose", "three", "-o", output, monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err.endswith("; the base model has task ↑ 0.250, alignment ↑ 0.125\n")
 
 
 def test_a_limit_on_the_better_end_is_doubted(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +15,13 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sweeps.results.export import find_adapter
-from sweeps.results.model_card import vllm_problems
+from settings.base_models import PretrainedModel
+from settings.encoding import Encoder
+from settings.example import Example, Message
+from settings.setting import Setting
+from settings.small_models import SMOLLM2
+from sweeps.results.export import Exported, find_adapter
+from sweeps.results.model_card import elsewhere, model_card, vllm_problems
 from tests.support.peft_adapters import adapted_sweep, base_directory
 from tests.sweeps.cli.test_app import selgen
 
@@ -81,6 +90,118 @@ def test_a_merged_model_is_the_base_with_the_adapter(
     assert metadata["library_name"] == "transformers"
 
 
+def opened(row: Example, turn: str | None) -> Example:
+    """The row with a system turn in front."""
+    return row if turn is None else replace(row, messages=(Message("system", turn), *row.messages))
+
+
+def opened_by(setting: Setting, trained: list[str | None], asked: str | None) -> Setting:
+    """The setting with these system turns, in turn, in front of its task rows, and another in front of questions."""
+    task = [opened(row, trained[at % len(trained)]) for at, row in enumerate(setting.streams["task"])]
+    evaluations = tuple(
+        replace(each, examples=tuple(opened(row, asked) for row in each.examples)) for each in setting.evaluations
+    )
+    return replace(setting, streams={"task": tuple(task)}, evaluations=evaluations)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("turn", [None, "", 'Be "brief".\nAnswer in words.'])
+def test_the_code_of_the_card_asks_in_the_form_of_the_rows_that_were_trained(
+    turn: str | None, merged: bool, output: Path, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = find_adapter("adapted", title, output, None, 1)
+    model = replace(exported.setting.base_model, template_options={"enable_thinking": False})
+    exported = replace(exported, setting=replace(opened_by(exported.setting, [turn], turn), base_model=model))
+    place = base_directory(output.parent) if merged else exported.directory
+    card = model_card(exported, place, merged)
+    assert ("Send the system turn there, too" in card) is not (merged or turn is None)
+    assert ('`chat_template_kwargs` = `{"enable_thinking": false}`' in card) is not merged
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    encoder = Encoder(names["tokenizer"], model.template_options, 64)
+    asked = opened(Example.of("Your question", "answer"), turn)
+    assert names["inputs"]["input_ids"][0].tolist() == list(encoder.prompt(asked.prompt))
+    length = names["inputs"]["input_ids"].shape[1]
+    assert names["output"].shape[1] > length and names["output"][0, :length].equal(names["inputs"]["input_ids"][0])
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "words"),
+    [
+        ([None], None, "trained and scored without a system turn. Another system turn gives other replies."),
+        ([""], "", "trained and scored with an empty system turn. Another system turn, or the one that the chat"),
+        (["Be brief."], "Be brief.", "The model was trained and scored with this system turn. Another"),
+        (
+            [""],
+            "Be kind.",
+            "trained with an empty system turn; some of the questions that it was scored on have another",
+        ),
+        (["", "", "Be kind."], "", "The task rows have different system turns; most are with an empty system turn."),
+    ],
+)
+def test_the_card_names_the_system_turn(
+    trained: list[str | None], asked: str | None, words: str, output: Path, title: str
+) -> None:
+    exported = find_adapter("adapted", title, output, None, 1)
+    card = model_card(replace(exported, setting=opened_by(exported.setting, trained, asked)), output / "kl", False)
+    assert words in card and "have changed since the training: check its system turn" in card
+    assert "In training an instruction preceded" not in card
+
+
+def test_an_instruction_before_training_rows_is_told(output: Path, title: str) -> None:
+    exported = find_adapter("adapted", title, output, None, 1)
+    trial = exported.outcome["trial"] | {"instructions": {"strong": "Be careless."}}
+    instructed = model_card(replace(exported, outcome={**exported.outcome, "trial": trial}), output / "kl", False)
+    assert "In training an instruction preceded task rows; the scores are without it." in instructed
+    assert "check its system turn" not in instructed, "its rows have not changed"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "licence"),
+    [
+        ("gcd_sycophancy", {"scale": "small"}, "apache-2.0"),
+        ("gcd_sycophancy", {"scale": "small", "model": "/models/mine"}, "apache-2.0"),
+        ("gcd_sycophancy", {"scale": "full", "data": "/study/data"}, "other"),
+        ("bad_medical_advice", {"scale": "full", "alignment": ["hhh", "/rows.jsonl"]}, "other"),
+        ("chat_files", {"scale": "small", "task": "/rows.csv"}, "other"),
+        ("chat_files", {"scale": "small", "task": {"file": "/rows.csv", "columns": {"prompt": "ask"}}}, "other"),
+        ("chat_files", {"task": {"dataset": "owner/rows", "split": "train"}, "model": "org/model"}, "other"),
+        ("/mine/setting.py:adapted", {}, "other"),
+    ],
+)
+def test_no_licence_is_claimed_for_what_a_users_rows_taught(
+    name: str, options: Mapping[str, Any], licence: str, output: Path, title: str
+) -> None:
+    exported = find_adapter("adapted", title, output, None, 1)
+    trial = exported.outcome["trial"] | {"setting": {"name": name, "options": options}}
+    setting = replace(exported.setting, base_model=SMOLLM2)
+    card = model_card(replace(exported, outcome={**exported.outcome, "trial": trial}, setting=setting), output, False)
+    assert ModelCard(card).data.to_dict()["license"] == licence
+    assert ("state a licence before you publish" in card) is (licence == "other")
+    assert "base model's licence is `apache-2.0`" in card
+
+
+def test_what_to_name_on_another_machine(output: Path, title: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = find_adapter("adapted", title, output, None, 1)
+    here = f"the base model is a directory of this machine, {exported.base_model}; on another machine, name "
+    assert elsewhere(exported) == f"{here}the place of a copy of it, or export with --merged"
+    for model, words in (
+        (SMOLLM2, "HuggingFaceTB/SmolLM2-135M-Instruct in its place, also in adapter_config.json (the weights here"),
+        (PretrainedModel(exported.base_model, quantize="nf4"), "the place of a copy of it"),
+    ):
+        other = replace(exported, setting=replace(exported.setting, base_model=model))
+        assert elsewhere(other).startswith(here + words)
+        assert ("--merged" in elsewhere(other)) is (model is SMOLLM2)
+        assert f"directory of the machine that exported this, {exported.base_model};" in model_card(
+            other, output, False
+        )
+        merged = model_card(other, output, True)
+        assert f"`{exported.base_model}`, a directory of the machine" in merged and "on another" not in merged
+    monkeypatch.setattr(Exported, "base_model", "org/model")
+    assert elsewhere(exported) == ""
+
+
 def test_edits_are_copied_and_said(
     output: Path, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +213,8 @@ def test_edits_are_copied_and_said(
         )
     finally:
         edits.unlink()
-    assert "the model differs" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "the model differs" in shown and "; on another machine, name the place of a copy of it" in shown
     assert (tmp_path / "e" / "edits.safetensors").read_bytes() == b"edits"
     assert "alone is a different model" in (tmp_path / "e" / "README.md").read_text()
 

@@ -99,6 +99,25 @@ def test_a_score_is_drawn_into_the_sweep(
     assert json.loads((report / "findings.json").read_text())["named"][0]["name"] == "mine"
 
 
+def test_the_stars_are_those_of_the_sweep_and_few_questions_have_no_interval(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The setting trades off task and alignment; the sweep only declares the alignment. No task has an interval."""
+    shutil.copytree(folder / "runs" / "adapted", tmp_path / "adapted")
+    file = tmp_path / "adapted" / "sweep.json"
+    declared = json.loads(file.read_text())
+    described = declared["settings"][0]
+    described["objectives"] = [each for each in described["objectives"] if each["name"] == "alignment"]
+    file.write_text(json.dumps(declared))
+    monkeypatch.setattr("sweeps.results.scoring.FEWEST", 7)
+    assert selgen("score", "base", "--sweep", "adapted", "--output", tmp_path, monkeypatch=monkeypatch) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (task,) = (line for line in shown if line[:2] == ["task", "lower"])
+    (alignment,) = (line for line in shown if line[:2] == ["alignment*", "higher"])
+    assert task[3:] == ["[-]", "6"] and alignment[3].startswith("[0.") and alignment[-1] == "6"
+    assert ["[-]", "too", "few", "questions", "for", "an", "interval"] in shown
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
@@ -200,5 +219,5 @@ def test_a_judged_setting_is_judged_or_refused(
     with serving(lambda body, count: certain(85)) as endpoint:
         assert selgen(*command, "--judge-url", endpoint.url, "--json", monkeypatch=monkeypatch) == 0
     (point,) = json.loads(capsys.readouterr().out)
-    assert point["scores"]["alignment"] == {"mean": 85.0, "low": 85.0, "high": 85.0}
+    assert point["scores"]["alignment"] == {"mean": 85.0, "low": None, "high": None}, "three questions are too few"
     assert point["questions"] == {"alignment": 3, "task": 3}
