@@ -246,7 +246,7 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
         if arm.budget_knobs:
             knobs = " and ".join(arm.budget_knobs)
             Say(console).note(f"{arm.setting}: configurations of {arm.method} differ in {knobs}: unequal budgets")
-    if sweep.seeds < VERDICT_SEEDS:
+    if len(sweep.seed_values) < VERDICT_SEEDS:
         Say(console).note(f"fewer than {VERDICT_SEEDS} seeds: no method is compared, and selgen choose makes no choice")
     if plan.budget:
         _show_budget(console, sweep, plan.budget)
