@@ -18,7 +18,7 @@ from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS
 from analysis.tables.scores import Objective
 
 WIDE = 100  # characters
-BASE = "base model"
+BASE, NAMES = "base model", "configuration"
 ROOM = 22  # least characters reserved for the names of configurations, if they need them
 COUNTS, COSTS = ("P", "n"), ("tokens", "s")
 NARROWEST, SHORTEST_HEAD = 4, 8  # least characters of a column of numbers, and of a line of its head
@@ -140,7 +140,7 @@ def choose_layout(
         titles: of the configurations.
         width: of the terminal.
     """
-    wanted = min(ROOM, max(map(len, titles), default=0))
+    wanted = min(ROOM, max(map(len, [NAMES, *titles])))
     fitting = (each for each in layouts if room(each, points, heads, beside(each), width) >= wanted)
     return next(fitting, layouts[-1])
 
@@ -166,7 +166,7 @@ def empty_table(
         show_edge=False,
     )
     table.add_column("", width=1)
-    table.add_column("configuration", overflow="fold", max_width=max(names, len("configuration")))
+    table.add_column(NAMES, overflow="fold", max_width=max(names, len(NAMES)))
     for head, number in layout.columns(points, heads).values():
         table.add_column(Text(head), justify="right", overflow="fold", min_width=min(number, NARROWEST))
     return table

@@ -74,6 +74,18 @@ def test_the_frontier(width: int, objectives: tuple[Objective, ...]) -> None:
         assert "0.610" in numbers
 
 
+@pytest.mark.parametrize("width", range(60, 100))
+def test_no_interval_is_broken_beside_short_names(width: int) -> None:
+    """The head of the first column may be wider than all names below it."""
+    short = [
+        TrialRecord(configuration("kl"), seed, "finished", {"task": 0.3 + seed / 9, "alignment": 0.5}, tokens=1e5)
+        for seed in range(3)
+    ]
+    points = frontier(ScoreTable.from_records(short, OBJECTIVES))
+    printed = lines([rich_table(points, OBJECTIVES, width=width)], width)
+    assert all(line.count("[") == line.count("]") for line in printed if "95 %" not in line), "\n".join(printed)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_choice(width: int) -> None:
     table = ScoreTable.from_records(trials(), (*OBJECTIVES, TWIN))
