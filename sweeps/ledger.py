@@ -26,6 +26,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -41,6 +42,7 @@ from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
+READERS_SECONDS = 0.1  # a reader has long let go of the lock
 Dispatch = tuple[tuple[str, ...], tuple[int | None, ...]]  # trial ids of a pack, and after how many updates each pauses
 
 
@@ -374,7 +376,11 @@ def _lock_of(folder: Path) -> int:
     except OSError as error:
         raise _disk_error(path, error) from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # a reader holds it for a moment, see `sweeps.results.running.is_driven`
+            time.sleep(READERS_SECONDS)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(file)
         raise UserError(

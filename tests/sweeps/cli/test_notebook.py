@@ -75,7 +75,7 @@ def test_a_figure_and_a_cell(output: Path) -> None:
     plt.close(figure)
     shown = handle._repr_html_()
     trials = len(handle.results().trials)
-    assert f"{NAME}: {trials}/" in shown and "<table" in shown
+    assert f"{NAME} is finished: {trials}/{trials} trials" in shown and "<table" in shown
     assert not handle.is_running
 
 
