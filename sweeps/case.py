@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from settings.base_models import NanoModel, TunedModel
 from settings.catalog import options_for_score
 from settings.common.content import content_id
-from settings.common.errors import UserError
+from settings.common.errors import UserError, did_you_mean
 from settings.reference import SettingRef
 from settings.replies import Endpoint
 from settings.replies.left_here import without_reply
@@ -113,7 +113,8 @@ def scores_named(setting: Setting, names: Sequence[str]) -> tuple[Score, ...]:
         if name not in scores:
             options = " or ".join(map(repr, options_for_score(setting.name, name)))
             remedy = f"; for {name!r} give option {options}" if options else ""
-            raise UserError(f"setting {setting.name!r} has no score {name!r}; it has {', '.join(scores)}{remedy}")
+            hint = "" if remedy else did_you_mean(name, scores)
+            raise UserError(f"setting {setting.name!r} has no score {name!r}{hint}; it has {', '.join(scores)}{remedy}")
     return tuple(scores[name] for name in names)
 
 

@@ -102,7 +102,7 @@ def test_a_limit_on_the_better_end_is_doubted(
     [
         (["three", "--min", "alignment"], "--min 'alignment' must be SCORE=NUMBER"),
         (["three", "--max", "alignment=high"], "--max 'alignment=high' must be SCORE=NUMBER"),
-        (["three", "--min", "algnment=1"], "no score 'algnment'; it has alignment"),
+        (["three", "--min", "algnment=1"], "no score 'algnment' (did you mean 'alignment'?); it has alignment"),
         (["three"], "a choice needs a limit"),
         (["three", "--min", "alignment=0.5", "--confidence", "95"], "--confidence must be"),
         (["one", "--min", "alignment=0.5"], "one seed"),
