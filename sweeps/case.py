@@ -178,3 +178,20 @@ def check_served(trial: TrialConfig, knobs: Collection[str], what: str) -> None:
                     f"{what}: method {method.name!r} edits hidden states, which a server of replies cannot; if"
                     " it does so only in training, its class must set edits_in_training_only = True"
                 )
+
+
+def digests(setting: Setting) -> dict[str, tuple[int, str]]:
+    """Return "<stream> rows" or "questions of <evaluation>" -> number of rows and their content id."""
+    parts = {rows_of(stream): rows for stream, rows in setting.streams.items()}
+    parts |= {questions_of(each.name): each.examples for each in setting.evaluations}
+    return {name: (len(rows), content_id([row.to_json() for row in rows])) for name, rows in parts.items()}
+
+
+def rows_of(stream: str) -> str:
+    """Return what the rows of a stream are called."""
+    return f"{stream} rows"
+
+
+def questions_of(evaluation: str) -> str:
+    """Return what the questions of an evaluation are called."""
+    return f"questions of {evaluation}"

@@ -198,11 +198,11 @@ def refusal(
     """Say why a sweep cannot continue a ledger: it is another sweep's; "" if it can. See `Ledger`."""
     if (state.sweep, state.identity) == (sweep, identity):
         return ""
-    what = f"of the sweep {state.sweep!r}"
+    what = f"the sweep {state.sweep!r}"
     if state.sweep == sweep:
-        named = "".join(f"; {each}" for each in differences())
-        what = f"of a sweep {sweep!r} that was declared differently (more seeds or configurations are allowed){named}"
-    return f"{path} is {what}; choose another output folder or rename the sweep"
+        named = "; ".join(differences()) or "only `seeds` and `configurations` may be raised"
+        what = f"a sweep {sweep!r} that was declared differently: {named}"
+    return f"{path.parent} holds {what}; rename the sweep or choose another output folder (--output)"
 
 
 class Ledger:
