@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from settings.common.errors import UserError
 from sweeps.budget import spending_text
 from sweeps.description import SweepDescription, describe
 from sweeps.find import continuation, find, is_file
@@ -42,10 +44,12 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
     arms = _arms(description, RawLedger(ledger.sweep, ledger.identity) if problem else ledger)
     is_running = is_driven(folder)
     running = RunningSweep.read(folder) if is_running else None
-    state = "running" if is_running else "finished" if ledger.account.stopped or _num_left(arms) == 0 else "stopped"
+    state = "running" if is_running else "finished" if _is_finished(description, folder, ledger, arms) else "stopped"
     lines = running.lines(description.name) if running else [f"{description.name} {_standing(state, arms)}"]
-    if state == "stopped":
-        lines[0] += f"; {'see the caution below' if problem else continuation(name_or_file, output)}"
+    if state == "stopped" and problem:
+        lines = [f"{description.name} cannot continue as it is declared now: see the caution"]
+    elif state == "stopped":
+        lines[0] += f"; {continuation(name_or_file, output)}"
     return {
         "sweep": description.name,
         "state": state,
@@ -58,6 +62,21 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
         "running": running.to_json() if running else None,
         "lines": [*lines, _spending(description, ledger)],
     }
+
+
+def _is_finished(
+    description: SweepDescription, folder: Path, ledger: RawLedger, arms: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Return whether nothing is left to run. The search for a cheap front may need fewer trials than were allowed."""
+    if ledger.account.stopped or _num_left(arms) == 0:
+        return True
+    files = SweepFolder(folder)
+    try:
+        _, length = json.loads(files.published.read_text(encoding="utf-8"))["of"]  # see `sweeps.driver.launch`
+        declared_as_then = SweepDescription.read(folder).arms == description.arms
+    except (OSError, ValueError, UserError):
+        return False
+    return bool(length == files.ledger.stat().st_size) and declared_as_then
 
 
 def _standing(state: str, arms: Sequence[Mapping[str, Any]]) -> str:

@@ -17,6 +17,7 @@ from settings.common.files import write_json
 from sweeps.budget import Spending
 from sweeps.cli import app, tables
 from sweeps.cli.looking import contents
+from sweeps.description import describe
 from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
 from sweeps.ledger_lines import FORMAT
@@ -223,6 +224,7 @@ def test_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     plan = json.loads(capsys.readouterr().out)
     assert plan["sweep"] == "quickstart"
     assert plan["trials"] == sum(arm["trials"] for arm in plan["arms"])
+    assert all(isinstance(each["tokens"], int) for each in (plan, *plan["arms"]))
     assert plan["seconds"] > 0
     assert not list(tmp_path.iterdir())
 
@@ -280,7 +282,7 @@ def test_status_and_identity(
     (other := tmp_path / "other").mkdir()
     changed = sweep_file(other, more=', options={"steps": 3}')
     error = refused(changed, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
-    assert "choose another output folder or rename the sweep" in error
+    assert "rename the sweep or choose another output folder (--output)" in error
 
 
 def test_status_begins_with_the_state(
@@ -301,9 +303,16 @@ def test_status_begins_with_the_state(
     assert first_line() == f"mine stopped at 0/3 trials; {resume}"
     (arm,) = sweep.arms
     with Ledger(folder, sweep.name, sweep.identity()) as ledger:
-        for trial in sweep.trials_of(arm, {}):
-            ledger.record_configuration(arm.key, 0, {}, trial.configuration_id)
+        *most, last = sweep.trials_of(arm, {})
+        ledger.record_configuration(arm.key, 0, {}, last.configuration_id)
+        for trial in most:
             ledger.record_outcome(Outcome(trial=trial, status="invalid", reason="lost"))
+    assert first_line() == f"mine stopped at 2/3 trials; {resume}"
+    describe(sweep).write(folder)
+    write_json(folder / "published.json", {"of": ["", ledger.path.stat().st_size], "files": []})
+    assert first_line() == "mine is finished: 2/3 trials", "its search wants no more"
+    with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+        ledger.record_outcome(Outcome(trial=last, status="invalid", reason="lost"))
     assert first_line() == "mine is finished: 3/3 trials"
 
 
