@@ -46,7 +46,7 @@ def load(
     return SweepResults(mlflow_runs.load(sweep, uri, setting, objectives))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SweepResults:
     """The results of one setting of a sweep.
 
@@ -133,10 +133,17 @@ class SweepResults:
         """The sweep's name and setting."""
         return f"{self.loaded.name}: {self.loaded.setting}" if self.loaded.setting else self.loaded.name
 
+    def _counts(self) -> str:
+        counts = [f"{number} {status}" for status, number in self.loaded.counts.items() if number]
+        return ", ".join(counts) or "no trial has ended yet"
+
+    def __repr__(self) -> str:
+        """Return one line with the counts of trials."""
+        return f"<SweepResults of {self.title}: {self._counts()}>"
+
     def _repr_html_(self) -> str:
         """Show the counts of trials and the frontier in a notebook's cell."""
-        counts = ", ".join(f"{number} {status}" for status, number in self.loaded.counts.items() if number)
         table = ""
         if self.loaded.counts["finished"]:
             table = self.frontier.to_html(float_format=lambda value: f"{value:.3f}")
-        return f"<b>{escape(self.title)}</b>: {escape(counts or 'no trial has ended yet')}{table}"
+        return f"<b>{escape(self.title)}</b>: {escape(self._counts())}{table}"

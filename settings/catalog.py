@@ -12,13 +12,14 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from inspect import Parameter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import settings
+from settings.base_models import Recipe
 from settings.common.content import content_id, file_sha256
 from settings.common.errors import MissingFileError, UserError, did_you_mean
 from settings.common.files import absolute_path
@@ -26,6 +27,8 @@ from settings.model_files import model_source
 from settings.options import Absolute
 from settings.setting import Setting
 
+RECIPE = [item.name for item in fields(Recipe)]  # hyper-parameters, which a sweep may replace
+SYNONYMS = {"proxy": "alignment"}  # what pages call an option -> its name
 Builder = Callable[..., Setting]
 EXAMPLE_SCALES = 'SCALES = {"nano": nano}'  # what a setting's package must define
 
@@ -182,7 +185,9 @@ def _check_scale(name: str, scale: str, options: Mapping[str, Any]) -> None:
 def _check_options(name: str, options: Mapping[str, Any], allowed: list[str]) -> None:
     for option in options:
         if option not in allowed:
-            hint = did_you_mean(option, allowed)
+            hint = did_you_mean(SYNONYMS.get(option, option), allowed)
+            if not hint and option in RECIPE:
+                hint = f'; it belongs to Sweep(options={{"{option}": ...}})'
             raise UserError(f"setting {name!r} has no option {option!r}{hint}; its options: {', '.join(allowed)}")
 
 

@@ -21,18 +21,19 @@ by semicolons. Files with other names are given with `columns`, see `settings.ro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from settings.common import checks
 from settings.common.errors import UserError
 from settings.example import Example
-from settings.rows.columns import FormError, unknown_form
+from settings.rows.columns import PAGE, FormError, as_the_file_names_them, check_used, unknown_form
 from settings.rows.shapes import chat_row
-from settings.rows.source import SourceRows, raw_rows
+from settings.rows.source import SourceRows, columns_of, raw_rows
 from settings.scoring import margin, prefers_good
 from settings.setting import SHARE, Kind, Score
 from settings.sources import example_of, read_chat_jsonl
@@ -49,17 +50,8 @@ READ_FROM = (  # each form's fields
 FIELDS = tuple(
     dict.fromkeys(("messages", "alternatives", "prompt", *(field for fields in READ_FROM for field in fields)))
 )
-CLOSEST = (
-    ("question", "choices", "answer"),
-    ("messages", "alternatives"),
-    ("prompt", "chosen", "rejected"),
-    *READ_FROM,
-)  # one of these may be meant
-FORMS = (
-    "a row has 'messages' and 'alternatives', 'chosen' and 'rejected', 'input' and 'targets', 'question' and"
-    " 'mc1_targets' or 'mc2_targets', or 'question', 'choices' and 'answer'; a table may have"
-    f" {', '.join(COLUMNS[:-1])} and {COLUMNS[-1]}"
-)
+PAIR = ("prompt", "chosen", "rejected")
+CLOSEST = (("question", "choices", "answer"), ("messages", "alternatives"), PAIR, *READ_FROM)  # one may be meant
 
 
 def read_preferences(source: Any, option: str = "preferences") -> SourceRows:
@@ -73,13 +65,16 @@ def read_preferences(source: Any, option: str = "preferences") -> SourceRows:
         UserError: a file that cannot be read, or a row of another form. The message names the file and the row.
     """
     rows, name = raw_rows(option, source, FIELDS)
+    columns = columns_of(source)
     questions: list[Example] = []
     read_from = Counter[str]()
-    for row, where in rows:
-        read = preferences_of(_choices(row) if _is_table(row) else row, where)
-        questions += read
-        if form := _form_of(row):
-            read_from[form] += len(read)
+    with as_the_file_names_them(columns):
+        for row, where in rows:
+            read = preferences_of(_choices(row) if _is_table(row) else row, where, columns)
+            check_used(option, where, columns, read[0].tags, READ_FROM)
+            questions += read
+            if form := _form_of(row):
+                read_from[form] += len(read)
     return SourceRows(tuple(questions), name, dict(read_from))
 
 
@@ -119,14 +114,19 @@ def preference_scores(name: str, kind: Kind, rows: str) -> tuple[Score, ...]:
     )
 
 
-def preferences_of(row: Any, where: str) -> tuple[Example, ...]:
-    """Check one row and return its questions, one for each good reply. Raise a UserError that starts with `where`."""
+def preferences_of(row: Any, where: str, columns: Mapping[str, str] = MappingProxyType({})) -> tuple[Example, ...]:
+    """Check one row and return its questions, one for each good reply. Raise a UserError that names `where`.
+
+    Args:
+        row: known field, or name of a column -> value.
+        columns: the mapping that renamed its columns, known field -> column.
+    """
     if not isinstance(row, Mapping):
-        _refuse(where, f"expected an object; {FORMS}")
+        _refuse(where, f"expected an object; {PAGE}")
     rest = {key: value for key, value in row.items() if value is not None}
     if "messages" in rest:
         if "alternatives" not in rest:
-            raise _unknown(where, rest)
+            raise _unknown(where, row, columns)
         others = rest.pop("alternatives")
         if not _are_texts(others):
             _refuse(where, f"'alternatives' must be a list of texts, the other replies, got {others!r}")
@@ -134,6 +134,8 @@ def preferences_of(row: Any, where: str) -> tuple[Example, ...]:
     if {"chosen", "rejected"} <= rest.keys():
         chat = chat_row(rest, where)
         return (_distinct(replace(example_of(chat.fields, where), alternatives=chat.alternatives)),)
+    if not any(set(fields) <= rest.keys() for fields in READ_FROM):
+        raise _unknown(where, row, columns)
     asked, good, bad = _question(rest, where)
     if not isinstance(asked, str):
         _refuse(where, f"the question must be text, got {asked!r}")
@@ -154,8 +156,6 @@ def _question(rest: dict[str, Any], where: str) -> tuple[Any, tuple[str, ...], t
     if "question" in rest and targets:
         key = next(iter(targets))
         return rest.pop("question"), *_labelled(targets[key], f"{where}, {key!r}")
-    if not {"question", "choices", "answer"} <= rest.keys():
-        raise _unknown(where, (*rest, *targets))
     asked, choices, answer = (rest.pop(key) for key in ("question", "choices", "answer"))
     if not _are_texts(choices):
         _refuse(where, f"'choices' must be a list of texts, got {choices!r}")
@@ -164,8 +164,10 @@ def _question(rest: dict[str, Any], where: str) -> tuple[Any, tuple[str, ...], t
     return asked, (choices[answer],), tuple(text for at, text in enumerate(choices) if at != answer)
 
 
-def _unknown(where: str, fields: Iterable[Any]) -> FormError:
-    return unknown_form(where, [str(name) for name in fields], FORMS, CLOSEST, FIELDS)
+def _unknown(where: str, row: Mapping[Any, Any], columns: Mapping[str, str]) -> FormError:
+    """Return the error of a row without a known form; if all its values are texts, it may be a pair."""
+    are_texts = all(isinstance(value, str) for value in row.values() if value is not None)
+    return unknown_form(where, row, columns, (PAIR, *CLOSEST) if are_texts else CLOSEST, FIELDS)
 
 
 def _labelled(targets: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from settings.base_models import NanoModel, TunedModel
 from settings.catalog import options_for_score
 from settings.common.content import content_id
-from settings.common.errors import UserError
+from settings.common.errors import UserError, did_you_mean
 from settings.reference import SettingRef
 from settings.replies import Endpoint
 from settings.replies.left_here import without_reply
@@ -113,7 +113,8 @@ def scores_named(setting: Setting, names: Sequence[str]) -> tuple[Score, ...]:
         if name not in scores:
             options = " or ".join(map(repr, options_for_score(setting.name, name)))
             remedy = f"; for {name!r} give option {options}" if options else ""
-            raise UserError(f"setting {setting.name!r} has no score {name!r}; it has {', '.join(scores)}{remedy}")
+            hint = "" if remedy else did_you_mean(name, scores)
+            raise UserError(f"setting {setting.name!r} has no score {name!r}{hint}; it has {', '.join(scores)}{remedy}")
     return tuple(scores[name] for name in names)
 
 
@@ -177,3 +178,20 @@ def check_served(trial: TrialConfig, knobs: Collection[str], what: str) -> None:
                     f"{what}: method {method.name!r} edits hidden states, which a server of replies cannot; if"
                     " it does so only in training, its class must set edits_in_training_only = True"
                 )
+
+
+def digests(setting: Setting) -> dict[str, tuple[int, str]]:
+    """Return "<stream> rows" or "questions of <evaluation>" -> number of rows and their content id."""
+    parts = {rows_of(stream): rows for stream, rows in setting.streams.items()}
+    parts |= {questions_of(each.name): each.examples for each in setting.evaluations}
+    return {name: (len(rows), content_id([row.to_json() for row in rows])) for name, rows in parts.items()}
+
+
+def rows_of(stream: str) -> str:
+    """Return what the rows of a stream are called."""
+    return f"{stream} rows"
+
+
+def questions_of(evaluation: str) -> str:
+    """Return what the questions of an evaluation are called."""
+    return f"questions of {evaluation}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,13 @@ class SettingDescription:
         label: its name with options.
         objectives: the scores that the sweep trades off, task first.
         scores: all scores measured.
+        digests: name of its rows or questions (`sweeps.case.digests`) -> content id; {} if an older version wrote it.
     """
 
     label: str
     objectives: tuple[Objective, ...]
     scores: tuple[Objective, ...]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class SweepDescription:
                     setting["label"],
                     tuple(Objective(**score) for score in setting["objectives"]),
                     tuple(Objective(**score) for score in setting["scores"]),
+                    setting.get("digests", {}),
                 )
                 for setting in data.pop("settings")
             ]
@@ -134,11 +137,14 @@ class SweepDescription:
 
 def describe(sweep: Sweep) -> SweepDescription:
     """Describe a sweep. Raise UserError as `Sweep.check` does."""
+    from sweeps.case import digests  # imported with the sweep, if at all
+
     settings = tuple(
         SettingDescription(
             case.label,
             tuple(map(describe_score, case.objectives)),
             tuple(map(describe_score, case.setting.all_scores)),
+            {name: digest for name, (_, digest) in digests(case.setting).items()},
         )
         for case in sweep.cases
     )

@@ -19,7 +19,7 @@ import sweeps.catalog
 from settings import catalog
 from settings.common.errors import MissingFileError, UserError, did_you_mean
 from settings.common.files import write_json
-from sweeps.names import folder_of
+from sweeps.names import folder_of, resume_command
 from trainables.folder import SweepFolder
 
 if TYPE_CHECKING:
@@ -59,6 +59,13 @@ def name_of(name_or_file: str) -> str:
 def remember(folder: Path, file: Path) -> None:
     """Record in a sweep's folder which file declares it."""
     write_json(SweepFolder(folder).declared, {"file": str(file)})
+
+
+def continuation(name_or_file: str, output: Path) -> str:
+    """Say how a sweep that was interrupted goes on: by a command, or from Python if no file declares it."""
+    if is_file(name_or_file) or name_or_file in catalog_names() or _declared(name_or_file, output):
+        return f"continue with: {resume_command(name_or_file, output)}"
+    return "continue it from Python: sweeps.resume(sweep)"
 
 
 def find(name_or_file: str, output: Path) -> Sweep:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -41,6 +42,7 @@ from trainables.folder import SweepFolder
 from trainables.outcome import Outcome
 from trainables.trial import TrialConfig
 
+READERS_SECONDS = 0.1  # a reader has long let go of the lock
 Dispatch = tuple[tuple[str, ...], tuple[int | None, ...]]  # trial ids of a pack, and after how many updates each pauses
 
 
@@ -196,11 +198,11 @@ def refusal(
     """Say why a sweep cannot continue a ledger: it is another sweep's; "" if it can. See `Ledger`."""
     if (state.sweep, state.identity) == (sweep, identity):
         return ""
-    what = f"of the sweep {state.sweep!r}"
+    what = f"the sweep {state.sweep!r}"
     if state.sweep == sweep:
-        named = "".join(f"; {each}" for each in differences())
-        what = f"of a sweep {sweep!r} that was declared differently (more seeds or configurations are allowed){named}"
-    return f"{path} is {what}; choose another output folder or rename the sweep"
+        named = "; ".join(differences()) or "only `seeds` and `configurations` may be raised"
+        what = f"a sweep {sweep!r} that was declared differently: {named}"
+    return f"{path.parent} holds {what}; rename the sweep or choose another output folder (--output)"
 
 
 class Ledger:
@@ -374,7 +376,11 @@ def _lock_of(folder: Path) -> int:
     except OSError as error:
         raise _disk_error(path, error) from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # a reader holds it for a moment, see `sweeps.results.running.is_driven`
+            time.sleep(READERS_SECONDS)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(file)
         raise UserError(

@@ -52,7 +52,7 @@ class SweepHandle:
     @property
     def is_running(self) -> bool:
         """Whether a process is running the sweep now."""
-        return self.state["running"] is not None
+        return self.state["state"] == "running"
 
     def results(self, setting: str | None = None) -> SweepResults:
         """Read the results so far, while the sweep runs or afterwards. Raise UserError.
@@ -81,10 +81,7 @@ class SweepHandle:
 
     def __str__(self) -> str:
         """Return the lines of `selgen sweep status`."""
-        state = self.state
-        ended = sum(arm["trials"] - arm["left"] for arm in state["arms"])
-        all_trials = sum(arm["trials"] for arm in state["arms"])
-        return "\n".join([f"{self.name}: {ended}/{all_trials} trials", *state["lines"]])
+        return "\n".join(self.state["lines"])
 
     def _repr_html_(self) -> str:
         """Show progress, and the frontier of each setting, in a notebook's cell."""

@@ -122,8 +122,10 @@ class CostEstimate:
         names = ("setting", "method", "configurations", "trials", "packs", "tokens", "seconds", "ended", "budget_knobs")
         totals = ("trials", "packs", "tokens", "seconds", "seconds_left", "ended", "workers", "worker_bytes")
         more = ("shared_bytes", "prefix_bytes", "assumed", "memory")
+        arms = [{name: getattr(arm, name) for name in names} | {"tokens": round(arm.tokens)} for arm in self.arms]
         return {name: getattr(self, name) for name in (*totals, *more)} | {
-            "arms": [{name: getattr(arm, name) for name in names} for arm in self.arms],
+            "tokens": sum(arm["tokens"] for arm in arms),
+            "arms": arms,
             "fit": asdict(self.fit),
             "budget": self.budget and {"exceeded": self.budget.exceeded, "trials": self.budget.trials},
         }

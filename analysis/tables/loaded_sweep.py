@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from analysis.tables.questions import Grade
 from analysis.tables.scores import Objective, ScoreTable, TrialRecord
-from settings.common.errors import UserError
+from settings.common.errors import UserError, did_you_mean
 
 STATUSES = ("finished", "invalid", "failed", "stopped", "running")
 logger = logging.getLogger(__name__)
@@ -140,5 +140,6 @@ def choose_objectives(
     available = dict(scores) | {objective.name: objective for objective in usual}
     for name in names:
         if name not in available:
-            raise UserError(f"the sweep has no score {name!r}; it has {', '.join(sorted(available))}")
+            hint = did_you_mean(name, available)
+            raise UserError(f"the sweep has no score {name!r}{hint}; it has {', '.join(sorted(available))}")
     return tuple(available[name] for name in names)

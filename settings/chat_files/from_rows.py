@@ -8,6 +8,7 @@ from pathlib import Path
 from settings.base_models import PackagedModel, PretrainedModel, Recipe
 from settings.chat_files.rows import (
     Parts,
+    check_apart,
     check_twins,
     read_compared,
     read_shares,
@@ -103,6 +104,7 @@ def _read(
 ) -> tuple[dict[str, tuple[Example, ...]], tuple[str, ...], tuple[str, ...]]:
     """Return the rows of all options, remarks on how they were read, and the names of their sources."""
     read = {option: read_source(option, source) for option, source in given.items()}
+    check_apart(read)
     files, remarks = sorted_out(read)
     check_twins(files)
     names: tuple[str, ...] = ()

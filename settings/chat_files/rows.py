@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from settings.base_models import PretrainedModel
@@ -86,6 +87,20 @@ def read_compared(option: Any) -> tuple[tuple[Example, ...], tuple[str, ...]]:
         check_file("preferences", path, "a chat JSONL file")
     twins = read_twins(*option)
     return tuple(pair(good, bad) for good, bad in twins), tuple(str(absolute_path(path)) for path in option)
+
+
+def check_apart(read: Mapping[str, SourceRows]) -> None:
+    """Raise UserError if the rows to train on and those held out are of the same file, and share prompts."""
+    for side in SIDES:
+        rows, held_out = read.get(side), read.get(f"{side}_eval")
+        if rows is None or held_out is None or rows.name != held_out.name:
+            continue
+        if {row.prompt_key for row in rows.examples} & {row.prompt_key for row in held_out.examples}:
+            file = Path(rows.name).name
+            raise UserError(
+                f"options {side!r} and '{side}_eval' are the same file, {file}; leave out '{side}_eval', and a share of"
+                " its prompts is held out (`eval_share`)"
+            )
 
 
 def check_twins(files: Mapping[str, tuple[Example, ...]]) -> None:

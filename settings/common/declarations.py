@@ -33,9 +33,10 @@ def _field_names(declaration: type) -> list[str]:
 
 def _misplaced(declaration: type, name: str) -> str:
     """Say in one line where a field belongs, if `declaration` does not have it."""
+    names = _field_names(declaration)
+    hint = did_you_mean(name, names)
     for within, owner in sorted(Declaration._declared.items()):
         if name in _field_names(owner):
             place = f"{owner.__name__}({name}=...)"
-            return f"{name} belongs to {within}={place}" if within else f"{name} belongs to {place}"
-    names = _field_names(declaration)
-    return f"{declaration.__name__} has no field {name!r}{did_you_mean(name, names)}; it has {', '.join(names)}"
+            return f"{name} belongs to {f'{within}={place}' if within else place}{hint}"
+    return f"{declaration.__name__} has no field {name!r}{hint}; it has {', '.join(names)}"

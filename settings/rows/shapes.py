@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from settings.common.errors import UserError
@@ -39,6 +40,7 @@ FIELDS = tuple(
         ("messages", "conversations", "chosen", "rejected", "system", *(name for pair in PAIRS for name in pair))
     )
 )
+ANY_REPLY = "..."
 SPEAKERS: Mapping[str, str] = {
     "system": "system",
     "human": "user",
@@ -48,9 +50,7 @@ SPEAKERS: Mapping[str, str] = {
     "assistant": "assistant",
 }
 SPOKEN = re.compile(r"\n\n(Human|Assistant):")  # a transcript as in Anthropic's hh-rlhf
-FORMS = "a row has 'messages', 'conversations', 'chosen' and 'rejected', or one of " + ", ".join(
-    f"{prompt!r} and {reply!r}" for prompt, reply in PAIRS
-)
+FORMS = (*PAIRS, ("prompt", "chosen", "rejected"))
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,13 @@ class ChatRow:
     read_from: str = ""
 
 
-def chat_row(row: Any, where: str) -> ChatRow:
+def chat_row(row: Any, where: str, columns: Mapping[str, str] = MappingProxyType({})) -> ChatRow:
     """Read a row of any form as a chat. A chat row stays as it is, including any mistakes.
+
+    Args:
+        row: known field, or name of a column -> value.
+        where: its place.
+        columns: the mapping that renamed its columns, known field -> column.
 
     Raises:
         UserError: a row that has no obvious reading; a FormError if it has no known form. The message starts with
@@ -82,7 +87,7 @@ def chat_row(row: Any, where: str) -> ChatRow:
         return ChatRow(fields | {"messages": _parsed(fields["messages"])})
     reading = _reading(fields)
     if reading is None:
-        raise unknown_form(where, list(fields), FORMS, (*PAIRS, ("chosen", "rejected")), FIELDS)
+        raise unknown_form(where, row, columns, FORMS, FIELDS)
     names, read = reading
     system = fields.pop("system", "")
     turns, alternatives = read(fields, where)
@@ -91,6 +96,16 @@ def chat_row(row: Any, where: str) -> ChatRow:
             _refuse(where, "has both a text under 'system' and a system turn; keep only one of them")
         turns = [{"role": "system", "content": system}, *turns]
     return ChatRow({"messages": turns, **fields}, alternatives, _in_words(names))
+
+
+def prompt_row(row: Any, where: str, columns: Mapping[str, str]) -> ChatRow:
+    """Read only the prompt of a row, with a reply that stands for any. Raise FormError for a row without a prompt."""
+    fields = row if isinstance(row, Mapping) else {}
+    for prompt, reply in PAIRS:
+        if fields.get(prompt) is not None:
+            asked = {name: fields[name] for name in dict.fromkeys((prompt, "input", "system")) if name in fields}
+            return chat_row({**asked, reply: ANY_REPLY}, where)
+    raise unknown_form(where, fields, columns, [(prompt,) for prompt, _ in PAIRS], FIELDS)
 
 
 def _in_words(names: Sequence[str]) -> str:

@@ -20,8 +20,8 @@ from settings.common.errors import UserError, did_you_mean
 from settings.common.files import absolute_path
 from settings.example import Example
 from settings.options import Absolute
-from settings.rows.columns import check_columns
-from settings.rows.shapes import FIELDS, chat_row
+from settings.rows.columns import FormError, as_the_file_names_them, check_columns, check_used, place_of
+from settings.rows.shapes import FIELDS, FORMS, chat_row, prompt_row
 from settings.rows.tables import rows_of
 from settings.sources import example_of, read_hub_table
 
@@ -58,22 +58,35 @@ class SourceRows:
         return f"{Path(self.name).name}: read {', '.join(counts)}" if counts else ""
 
 
-def read_source(option: str, source: Any) -> SourceRows:
+def read_source(option: str, source: Any, only_prompts: bool = False) -> SourceRows:
     """Read the rows of an option.
+
+    Args:
+        option: its name, for messages.
+        source: a file, or a mapping as in this module's examples.
+        only_prompts: read no replies; those of the rows returned have no meaning.
 
     Raises:
         UserError: an invalid source, a file that cannot be read, or a row without an obvious reading. The message names
             the option, or the file and the line.
     """
     rows, name = raw_rows(option, source, FIELDS)
+    columns = columns_of(source)
     examples, read_from = [], Counter[str]()
-    for row, where in rows:
-        chat = chat_row(row, where)
-        example = example_of(chat.fields, where)
-        examples.append(replace(example, alternatives=chat.alternatives) if chat.alternatives else example)
-        if chat.read_from:
-            read_from[chat.read_from] += 1
+    with as_the_file_names_them(columns):
+        for row, where in rows:
+            chat = prompt_row(row, where, columns) if only_prompts else chat_row(row, where, columns)
+            example = example_of(chat.fields, where)
+            check_used(option, where, columns, example.tags, FORMS)
+            examples.append(replace(example, alternatives=chat.alternatives) if chat.alternatives else example)
+            if chat.read_from:
+                read_from[chat.read_from] += 1
     return SourceRows(tuple(examples), name, dict(read_from))
+
+
+def columns_of(source: Any) -> Mapping[str, str]:
+    """Return the columns that a source maps, known field -> column."""
+    return (source.get("columns") or {}) if isinstance(source, Mapping) else {}
 
 
 def raw_rows(option: str, source: Any, fields: Sequence[str]) -> tuple[Iterable[tuple[Any, str]], str]:
@@ -98,14 +111,15 @@ def raw_rows(option: str, source: Any, fields: Sequence[str]) -> tuple[Iterable[
             raise UserError(f"option {option!r}: unknown key {key!r}{hint}; it must be {_FORM}")
     for key in source.keys() - {"columns"}:
         checks.text(f"option {option!r}: {key!r}", source[key])
-    columns = check_columns(option, source.get("columns") or {}, fields)
+    file = Path(source[kind]).name if kind == "file" else source[kind]
+    columns = check_columns(place_of(option), source.get("columns") or {}, fields, file)
     if kind == "file":
-        return _renamed(rows_of(source["file"]), columns), str(absolute_path(source["file"]))
+        return _renamed(rows_of(source["file"]), columns, place_of(option)), str(absolute_path(source["file"]))
     if "split" not in source:
         raise UserError(f'option {option!r}: a data set needs \'split\', e.g. "train" or "train[:1000]"')
     name, split = source["dataset"], source["split"]
     table = read_hub_table(name, split, config=source.get("config"), revision=source.get("revision"))
-    return _renamed(table, columns), f"{name}, split {split}"
+    return _renamed(table, columns, place_of(option)), f"{name}, split {split}"
 
 
 _FORM = (
@@ -114,28 +128,29 @@ _FORM = (
 )
 
 
-def _renamed(rows: Iterable[tuple[Any, str]], columns: Mapping[str, str]) -> Iterator[tuple[Any, str]]:
+def _renamed(rows: Iterable[tuple[Any, str]], columns: Mapping[str, str], place: str) -> Iterator[tuple[Any, str]]:
     """Rename columns to the known names.
 
-    Raise UserError if a row lacks one of the columns, or if all rows lack a column that single rows may lack.
+    Raise FormError if a row lacks one of the columns, or if all rows lack a column that single rows may lack.
     """
     known = {theirs: name for name, theirs in columns.items()}
     if len(known) < len(columns):
         twice = next(theirs for theirs in known if list(columns.values()).count(theirs) > 1)
-        raise UserError(f"'columns' gives {twice!r} two names")
-    unseen, place = {theirs for theirs, name in known.items() if name in MAY_BE_LEFT_OUT}, ""
+        raise FormError(f"{twice!r} gets two names", {}, place)
+    unseen, last = {theirs for theirs, name in known.items() if name in MAY_BE_LEFT_OUT}, ""
     for row, where in rows:
-        place = where
+        last = where
         if known and isinstance(row, Mapping):
             unseen -= row.keys()
             lacking = (theirs for theirs, name in known.items() if theirs not in row and name not in MAY_BE_LEFT_OUT)
             missing = next(lacking, None)
             if missing is not None:
-                raise UserError(f"{where}: no column {missing!r} (found {', '.join(map(str, row)) or 'none'})")
+                listed = f"{did_you_mean(missing, map(str, row))}; it has {', '.join(map(str, row)) or 'none'}"
+                raise FormError(f"{where} has no column {missing!r}{listed}", {}, place)
             taken = next((name for name in columns if name in row and name not in known), None)
             if taken is not None:
-                raise UserError(f"{where}: 'columns' gives {columns[taken]!r} the name {taken!r} of another column")
+                raise FormError(f"{where}: {columns[taken]!r} gets the name {taken!r} of another column", {}, place)
             row = {known.get(name, name): value for name, value in row.items()}
         yield row, where
-    if unseen and place:
-        raise UserError(f"{place}: no row up to here has the column {min(unseen)!r}, which 'columns' names")
+    if unseen and last:
+        raise FormError(f"{last}: no row up to here has the column {min(unseen)!r}", {}, place)

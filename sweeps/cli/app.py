@@ -16,13 +16,14 @@ from settings.common.errors import UserError
 from settings.common.files import is_full
 from sweeps.cli import terminal
 from sweeps.cli.adapters.commands import adapters_app
-from sweeps.cli.arguments import OUTPUT, Address, Name, Objectives, Output, Retry, SweepName, Tracking, names_in
+from sweeps.cli.arguments import Address, Name, Objectives, Output, Retry, SweepName, Tracking, names_in
 from sweeps.cli.interrupts import second_ends
 from sweeps.cli.judging.commands import judge_app
 from sweeps.cli.looking.commands import app as looking_app
 from sweeps.cli.looking.contents import Contents
-from sweeps.cli.say import Say, command, hidden_address, places
+from sweeps.cli.say import Say, command, hidden_address, places, resume_with
 from sweeps.driver.run_options import RunOptions
+from sweeps.names import OUTPUT
 
 if TYPE_CHECKING:
     from sweeps.driver.launch import RunSummary
@@ -154,8 +155,7 @@ def _run(name: str, options: RunOptions, is_started: bool = False) -> None:
 def _show_run(name: str, sweep: Sweep, options: RunOptions, summary: RunSummary, say: Say) -> None:
     """Print the results of a run, and suggest the next commands."""
     if summary.interrupted:
-        address = f" {command('--address', options.address)}" if options.address else ""
-        say.note(f"stopped; continue with: {command('selgen', 'sweep', 'resume', name)} {places(options)}{address}")
+        say.stopped(f"continue with: {resume_with(name, options)}")
     else:
         for note in summary.notes:
             say.prose(note)
@@ -364,7 +364,7 @@ def reproduce_command(
     else:
         ended = reproduce.run(figure, scale, study_files, options, folder, console) is not None
     if not ended:
-        Say(console).note("stopped; run the same command to continue")
+        Say(console).stopped("run the same command to continue")
         raise typer.Exit(130)
 
 

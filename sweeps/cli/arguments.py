@@ -24,7 +24,6 @@ Address = Annotated[str | None, typer.Option("--address", help='Ray cluster ("au
 Objectives = Annotated[
     str | None, typer.Option(help="Two or three scores, e.g. task,capability,alignment; default: the sweep's own.")
 ]
-OUTPUT = Path("runs")
 OPTION_HELP = (
     "An option of the setting. VALUE may be JSON:"
     """ task='{"file": "a.csv", "columns": {"prompt": "asked"}}'; repeatable."""

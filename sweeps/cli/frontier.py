@@ -14,7 +14,7 @@ from analysis.findings.named_points import read_named, standing
 from analysis.findings.triggered import differing_verdicts, verdicts_of, with_triggered
 from sweeps.cli.say import Say
 from sweeps.names import folder_of
-from sweeps.results.readers import open_sweep
+from sweeps.results.readers import open_sweep, unended_trials
 from trainables.folder import SweepFolder
 
 
@@ -30,7 +30,8 @@ def show_frontier(
     console: Console,
 ) -> None:
     """Print the frontier of a sweep in the scores `names`; None is its own objectives. Raise UserError."""
-    loaded = open_sweep(sweep, output, tracking_uri).load(setting, names)
+    reader = open_sweep(sweep, output, tracking_uri)
+    loaded = reader.load(setting, names)
     points = frontier.frontier(loaded.table, base_scores=loaded.base_scores)
     objectives = loaded.objectives
     named = read_named(SweepFolder(folder_of(sweep, output)).named, loaded.setting)
@@ -62,4 +63,4 @@ def show_frontier(
     for file in filter(None, (csv, figure)):
         say.wrote(file)
     if loaded.counts["running"]:
-        say.note(f"{loaded.counts['running']} trials are still running")
+        say.note(unended_trials(reader, loaded.counts["running"]))

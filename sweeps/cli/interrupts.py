@@ -18,6 +18,7 @@ from contextlib import contextmanager
 AT_ONCE_SECONDS = 3.0  # from the second Ctrl-C to the end of the process
 INTERRUPTED = 130  # the exit code that shells use
 STOPPED = "stopped at once; the same command continues from what is kept"
+ADVISED = threading.Event()  # set when the command itself has said how to continue
 SHOW_CURSOR = "\x1b[?25h"  # a live display has hidden it
 
 
@@ -67,5 +68,6 @@ def _end(seconds: float) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream.isatty():
             os.write(stream.fileno(), SHOW_CURSOR.encode())
-    os.write(2, f"selgen: {STOPPED}\n".encode())
+    if not ADVISED.is_set():
+        os.write(2, f"selgen: {STOPPED}\n".encode())
     os._exit(INTERRUPTED)

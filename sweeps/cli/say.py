@@ -10,7 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from settings.common.addresses import has_password, redacted
+from sweeps.cli.interrupts import ADVISED
 from sweeps.driver.run_options import RunOptions
+from sweeps.names import resume_command
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"  # stands for an address with a password
 
@@ -33,6 +35,11 @@ class Say:
         """Print a line that a user should not miss."""
         self.note(line, style="yellow")
 
+    def stopped(self, advice: str) -> None:
+        """Print that the command was interrupted and how to continue; a second Ctrl-C then says no more."""
+        self.note(f"stopped; {advice}")
+        ADVISED.set()
+
     def wrote(self, file: Path) -> None:
         """Print that a file was written."""
         self.note(f"wrote {file}")
@@ -45,12 +52,21 @@ def command(*words: object) -> str:
 
 def places(options: RunOptions) -> str:
     """Return the options, ready to paste, of a command that reads what a start of a sweep has written."""
-    output = command("--output", options.output)
+    return f"{command('--output', options.output)}{_store(options)}"
+
+
+def resume_with(name_or_file: str, options: RunOptions) -> str:
+    """Return the command, ready to paste, that continues an interrupted start of a sweep; defaults are left out."""
+    address = f" {command('--address', options.address)}" if options.address else ""
+    return f"{resume_command(name_or_file, options.output)}{_store(options)}{address}"
+
+
+def _store(options: RunOptions) -> str:
     uri = options.tracking_uri
     if uri is None:
-        return output
+        return ""
     shown = f'"${URI_VARIABLE}"' if has_password(uri) else shlex.quote(uri)
-    return f"{output} --tracking-uri {shown}"
+    return f" --tracking-uri {shown}"
 
 
 def hidden_address(options: RunOptions) -> str:

@@ -282,9 +282,12 @@ def show_status(console: Console, state: Mapping[str, Any]) -> None:
     """Print the progress of a sweep: a row per arm, what the user should know, and what its folder holds."""
     columns = ("trials", "finished", "invalid", "failed", "stopped", "left")
     rows = [(arm["setting"], arm["title"], [arm[column] for column in columns]) for arm in state["arms"]]
-    console.print(arms_table(state["sweep"], columns, rows))
     say = Say(console)
-    for line in state["lines"]:
+    say.note(state["lines"][0])
+    console.print(
+        arms_table(state["sweep"], ("trials", "finished", "invalid", "failed", "stopped early", "left"), rows)
+    )
+    for line in state["lines"][1:]:
         say.note(line)
     for line in state["cautions"]:
         say.warn(f"caution: {line}")

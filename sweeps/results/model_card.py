@@ -14,8 +14,8 @@ import yaml
 
 from settings.base_models import BaseModel, NanoModel, PackagedModel, TunedModel
 from settings.example import Example
+from sweeps.case import digests
 from sweeps.results.export import EDITS, Exported, finite_scores
-from sweeps.tracking.datasets import digests
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM takes for --max-lora-rank
 LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}  # name in a packaged model's text -> the Hub's name

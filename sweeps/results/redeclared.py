@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from settings.common.errors import UserError
-from sweeps.case import Arm, Case, arm_key
+from sweeps.case import Arm, Case, arm_key, digests
 from sweeps.description import ArmDescription, SweepDescription, describe_score
 from sweeps.ledger_lines import RawLedger, read_raw
 from sweeps.space import MethodSpace
@@ -37,7 +37,9 @@ def differences(sweep: Sweep, folder: Path) -> list[str]:
     different = _of_settings(begun, ledger, sweep)
     for case in sweep.cases:
         if case.label in labels:
-            different += _of_objectives(begun, case) + _of_trials(ledger, case) + _of_methods(begun, ledger, case)
+            different += (
+                _of_objectives(begun, case) + _of_trials(begun, ledger, case) + _of_methods(begun, ledger, case)
+            )
     return different[:SHOWN] or [NOT_KEPT]
 
 
@@ -64,7 +66,7 @@ def _of_objectives(begun: SweepDescription, case: Case) -> list[str]:
     return _became("objectives", *texts)
 
 
-def _of_trials(ledger: RawLedger, case: Case) -> list[str]:
+def _of_trials(begun: SweepDescription, ledger: RawLedger, case: Case) -> list[str]:
     """Compare what the trials on a setting share: rows and hyper-parameters."""
     old, new = _trial_of_kept_method(ledger, case), case.template.to_json()
     if not old:
@@ -74,8 +76,12 @@ def _of_trials(ledger: RawLedger, case: Case) -> list[str]:
     shared = _became_each(_flat(old, apart), _flat(new, apart))
     different = [shared] if shared else []
     if old["data"] != new["data"]:
-        rows = f"the rows or questions of setting {case.label} have changed"
-        different.append(f"{rows} (fingerprint {old['data']} -> {new['data']})")
+        before = begun.setting(case.label).digests
+        now = {name: digest for name, (_, digest) in digests(case.setting).items()}
+        parts = [name for name in {**before, **now} if before.get(name) != now.get(name)] if before else []
+        of_setting = f" of setting {case.label}" if len(begun.settings) > 1 else ""
+        rows = f"{' and '.join(parts) or 'the rows or questions'}{of_setting} have changed"
+        different.append(rows if parts else f"{rows} (fingerprint {old['data']} -> {new['data']})")
     return different
 
 

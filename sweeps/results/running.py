@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -113,7 +115,7 @@ class RunningSweep:
     def lines(self, name: str) -> list[str]:
         """Return a line for the sweep, one for each pack, and a warning if the driver may be gone."""
         silent = time.time() - self.at
-        lines = [self.head(name), *filter(None, [self.message]), *(pack.line for pack in self.packs)]
+        lines = [self.head(f"{name} is running"), *filter(None, [self.message]), *(pack.line for pack in self.packs)]
         if silent > SILENT_SECONDS:
             lines.append(f"that was {clock(silent)} ago: the driver has been killed, or its machine is busy")
         return lines
@@ -130,6 +132,28 @@ class RunningSweep:
             return RunningSweep(**{**data, "packs": tuple(PackStatus(**pack) for pack in data["packs"])})
         except (OSError, ValueError, TypeError, KeyError):
             return None
+
+
+def is_driven(folder: Path) -> bool:
+    """Return whether a driver runs the sweep in a folder: it holds the lock for as long as it lives."""
+    try:
+        file = os.open(SweepFolder(folder).lock, os.O_RDONLY)
+    except OSError:  # no driver was ever here
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def unended(count: int, folder: Path, how_to_continue: str) -> str:
+    """Say that trials were begun and have not ended, and whether their sweep still runs."""
+    if is_driven(folder):
+        return f"{count} trial{'s are' if count > 1 else ' is'} still running"
+    return f"{count} trial{'s were' if count > 1 else ' was'} interrupted; {how_to_continue}"
 
 
 def clock(seconds: float) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from settings.common.errors import UserError
 from sweeps.budget import spending_text
 from sweeps.description import SweepDescription, describe
-from sweeps.find import find, is_file
+from sweeps.find import continuation, find, is_file
 from sweeps.ledger_lines import RawLedger, read_raw
 from sweeps.names import folder_of
 from sweeps.results import provenance
 from sweeps.results.from_ledger import is_readable
-from sweeps.results.running import RunningSweep
+from sweeps.results.running import RunningSweep, is_driven
 from trainables.folder import SweepFolder
 
 if TYPE_CHECKING:
@@ -39,9 +42,17 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
     ledger = read_raw(folder)
     cautions = provenance.changes(ledger, description.built_on, provenance.current_code(ledger.code))
     arms = _arms(description, RawLedger(ledger.sweep, ledger.identity) if problem else ledger)
-    running = RunningSweep.read(folder)
+    is_running = is_driven(folder)
+    running = RunningSweep.read(folder) if is_running else None
+    state = "running" if is_running else "finished" if _is_finished(description, folder, ledger, arms) else "stopped"
+    lines = running.lines(description.name) if running else [f"{description.name} {_standing(state, arms)}"]
+    if state == "stopped" and problem:
+        lines = [f"{description.name} cannot continue as it is declared now: see the caution"]
+    elif state == "stopped":
+        lines[0] += f"; {continuation(name_or_file, output)}"
     return {
         "sweep": description.name,
+        "state": state,
         "folder": str(folder),
         "arms": arms,
         "cautions": [*([problem] if problem else []), *cautions],
@@ -49,8 +60,34 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
         "budget": asdict(description.budget) if description.budget else None,
         "stopped": ledger.account.stopped,
         "running": running.to_json() if running else None,
-        "lines": [*(running.lines(description.name) if running else []), _spending(description, ledger)],
+        "lines": [*lines, _spending(description, ledger)],
     }
+
+
+def _is_finished(
+    description: SweepDescription, folder: Path, ledger: RawLedger, arms: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Return whether nothing is left to run. The search for a cheap front may need fewer trials than were allowed."""
+    if ledger.account.stopped or _num_left(arms) == 0:
+        return True
+    files = SweepFolder(folder)
+    try:
+        _, length = json.loads(files.published.read_text(encoding="utf-8"))["of"]  # see `sweeps.driver.launch`
+        declared_as_then = SweepDescription.read(folder).arms == description.arms
+    except (OSError, ValueError, UserError):
+        return False
+    return bool(length == files.ledger.stat().st_size) and declared_as_then
+
+
+def _standing(state: str, arms: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many trials of a sweep in this state have ended, e.g. "is finished: 4/4 trials"."""
+    total = sum(arm["trials"] for arm in arms)
+    ended = f"{total - _num_left(arms)}/{total} trials"
+    return f"stopped at {ended}" if state == "stopped" else f"is {state}: {ended}"
+
+
+def _num_left(arms: Sequence[Mapping[str, Any]]) -> int:
+    return sum(arm["left"] for arm in arms)
 
 
 def _refusal(sweep: Sweep, folder: Path) -> str:

@@ -62,7 +62,7 @@ class StudyMirror:
         if directions != proposer.directions:
             raise UserError(
                 f"{self._path}: study {name!r} has directions {', '.join(directions)}, but the sweep wants"
-                f" {', '.join(proposer.directions)}; choose another output folder or rename the sweep"
+                f" {', '.join(proposer.directions)}; rename the sweep or choose another output folder (--output)"
             )
         if list(map(_content, study.get_trials(deepcopy=False))) != list(map(_content, expected)):
             optuna.delete_study(study_name=name, storage=self._storage)

@@ -7,10 +7,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from settings.common.content import content_id
-from settings.example import Example
-from settings.setting import Setting
-from sweeps.case import Case
+from sweeps.case import Case, digests, questions_of, rows_of
 from trainables.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -18,24 +15,6 @@ if TYPE_CHECKING:
 
 TRAINING, EVALUATION = "training", "evaluation"  # MLflow's names for how a run uses a dataset
 SOURCE_TYPE = "selgen"
-
-
-def digests(setting: Setting) -> dict[str, tuple[int, str]]:
-    """Return "<stream> rows" or "questions of <evaluation>" -> number of rows and their content id."""
-    return {name: (len(rows), content_id([row.to_json() for row in rows])) for name, rows in _parts(setting).items()}
-
-
-def _parts(setting: Setting) -> dict[str, tuple[Example, ...]]:
-    streams = {_stream(name): rows for name, rows in setting.streams.items()}
-    return streams | {_questions(each.name): each.examples for each in setting.evaluations}
-
-
-def _stream(name: str) -> str:
-    return f"{name} rows"
-
-
-def _questions(evaluation: str) -> str:
-    return f"questions of {evaluation}"
 
 
 class CaseDatasets:
@@ -50,7 +29,7 @@ class CaseDatasets:
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
         setting = self._case.setting
-        questions = {_questions(each.name) for each in setting.evaluations}
+        questions = {questions_of(each.name) for each in setting.evaluations}
         source = json.dumps({"setting": self._case.label, "rows": list(setting.sources)}, ensure_ascii=False)
         inputs = {}
         for name, (number, digest) in digests(setting).items():
@@ -65,14 +44,14 @@ class CaseDatasets:
         """Return score -> the questions that it grades; None for a score that is the worst of others."""
         scores: dict[str, Dataset | None] = {score.name: None for score in self._case.setting.all_scores}
         for evaluation in self._case.setting.evaluations:
-            questions = self._inputs[_questions(evaluation.name)].dataset
+            questions = self._inputs[questions_of(evaluation.name)].dataset
             scores |= {score.name: questions for score in evaluation.scores}
         return scores
 
     def read_by(self, trials: Iterable[TrialConfig]) -> list[DatasetInput]:
         """Return the datasets that trials, and what they build on, read: the streams they use, and all questions."""
-        read = {_stream(name) for trial in trials for each in (trial, *trial.built_on) for name in _streams(each)}
-        return [each for name, each in self._inputs.items() if name in read or name.startswith(_questions(""))]
+        read = {rows_of(name) for trial in trials for each in (trial, *trial.built_on) for name in _streams(each)}
+        return [each for name, each in self._inputs.items() if name in read or name.startswith(questions_of(""))]
 
     def all(self) -> list[DatasetInput]:
         """Return the datasets of all streams and evaluations."""

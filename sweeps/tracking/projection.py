@@ -30,7 +30,7 @@ LONGEST_REASON, LONGEST_PARAM = 1000, 500  # characters
 
 
 def sweep_tags(sweep: Sweep) -> dict[str, str]:
-    """Return the tags of a sweep's run: objectives, scores, data, and the code and packages that run it."""
+    """Return the tags of a sweep's run: objectives, scores, data, seeds, and the code and packages that run it."""
     objectives = [asdict(describe_score(score)) for score in sweep.cases[0].objectives]
     data = {case.label: case.template.data for case in sweep.cases}
     scores = {
@@ -42,6 +42,7 @@ def sweep_tags(sweep: Sweep) -> dict[str, str]:
         schema.OBJECTIVES: json.dumps(objectives),
         schema.SCORES: json.dumps(scores),
         schema.DATA: ", ".join(f"{label} {digest}" if len(data) > 1 else digest for label, digest in data.items()),
+        schema.SEEDS: _listing(map(str, sweep.seed_values)),
         schema.VERSION: version_of("selgen"),
         schema.COMMIT: _commit(),
         schema.PACKAGES: ", ".join(f"{name} {version_of(name)}" for name in PACKAGES),
@@ -79,7 +80,6 @@ def sweep_params(sweep: Sweep) -> dict[str, str]:
         "setting": _listing(case.label for case in sweep.cases),
         "methods": _listing(space.method for space in sweep.spaces),
         "configurations": str(sum(arm.budget for arm in sweep.arms)),
-        "seeds": _listing(map(str, sweep.seed_values)),
         "search_seed": str(sweep.search.seed),
         "round_size": str(sweep.search.round_size),
     }

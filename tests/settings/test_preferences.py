@@ -64,23 +64,25 @@ def test_a_table(tmp_path: Path) -> None:
     )
     assert read_preferences(path).examples == (Example.of("What, then?", "Nothing, really", "Much", '"So"'),)
     path.write_text("Question,Answer\nq,a\n")
-    with pytest.raises(
-        UserError, match=r"line 2: found the fields Question, Answer; .*Question, Best Answer and Incorrect Answers"
-    ):
+    with pytest.raises(UserError, match=r'line 2 has the columns Question, Answer; .* {"Best Answer": "Answer"}`$'):
         read_preferences(path)
 
 
 MISTAKES: dict[str, tuple[Any, str]] = {
-    "no object": ([1], "expected an object; a row has 'messages'"),
-    "another form": ({"question": "q", "reply": "r"}, "found the fields question, reply; a row has"),
-    "no alternatives": ({"messages": FORMS["chat"]["messages"]}, "found the fields messages; a row has 'messages' and"),
+    "no object": ([1], "expected an object; settings/README.md"),
+    "another form": ({"question": "q", "reply": "r"}, "has the columns question, reply; say which is which, "),
+    "no alternatives": ({"messages": FORMS["chat"]["messages"]}, "has the columns messages, and not 'alternatives'"),
     "other names": (
         {"question": "q", "options": ["a"], "key": 0},
-        'mapped to these, e.g. `"columns": {"choices": "COLUMN", "answer": "COLUMN"}`, where each COLUMN is one',
+        '`"columns": {"choices": "options", "answer": "key"}`$',
     ),
     "a pair of other names": (
         {"prompt": "q", "good": "a", "bad": "b"},
-        'e.g. `"columns": {"chosen": "COLUMN", "rejected": "COLUMN"}`',
+        'e.g. `"columns": {"chosen": "good", "rejected": "bad"}`',
+    ),
+    "texts of other names": (
+        {"ask": "q", "good": "a", "bad": "b"},
+        'e.g. `"columns": {"prompt": "ask", "chosen": "good", "rejected": "bad"}`',
     ),
     "an empty alternative": (FORMS["chat"] | {"alternatives": [" "]}, "'alternatives' must be a list of texts"),
     "no good choice": ({"input": "q", "targets": {"choices": ["a"], "labels": [0]}}, "0 good and 1 other choices"),

@@ -1,10 +1,12 @@
 """The ledger: what was written is read back, whatever was killed, torn, full or held by another driver."""
 
+import fcntl
 import json
 import math
 import os
 import resource
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +173,16 @@ def test_a_trial_of_other_numerics_is_refused(tmp_path: Path, trials: tuple[Tria
     path.write_text(path.read_text().replace('"numerics":2', '"numerics":0'))
     with pytest.raises(UserError, match=r"line 2: trial of numerics version 0.*choose another output folder"):
         opened(tmp_path)
+
+
+def test_a_reader_that_asks_for_the_lock_does_not_refuse_a_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(tmp_path).close()
+    reader = os.open(SweepFolder(tmp_path / "out").lock, os.O_RDONLY)
+    fcntl.flock(reader, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.close(reader))
+    opened(tmp_path).close()
 
 
 def test_a_second_driver_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_options_replace_single_parts_of_the_recipe(tmp_path: Path) -> None:
         ({"execution": Search()}, ["execution must be Execution(...)"]),
         ({"pack_size": 4}, ["pack_size belongs to execution=Execution(pack_size=...)"]),
         ({"judge": None}, ["judge belongs to execution=Execution(judge=...)"]),
-        ({"seed": 1}, ["seed belongs to search=Search(seed=...)"]),
+        ({"seed": 1}, ["seed belongs to search=Search(seed=...) (did you mean 'seeds'?)"]),
         ({"hours": 1}, ["hours belongs to budget=Budget(hours=...)"]),
         ({"budget": 5}, ["budget must be Budget(...), got 5"]),
         ({"seedz": 1}, ["Sweep has no field 'seedz' (did you mean 'seeds'?)"]),
@@ -194,6 +194,8 @@ def test_a_score_that_an_option_adds_is_named_with_it(tmp_path: Path) -> None:
                 scores_named(bare, [name])
     with pytest.raises(UserError, match=r"no score 'speed'; it has task$"):
         scores_named(bare, ["speed"])
+    with pytest.raises(UserError, match=r"no score 'prefered' \(did you mean 'preferred'\?\); it has task"):
+        scores_named(whole, ["task", "prefered"])
 
 
 def test_objectives_default_to_the_settings(tmp_path: Path) -> None:

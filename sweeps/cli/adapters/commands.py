@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sweeps.cli.arguments import OPTION_HELP, OUTPUT, Output, SweepName, Tracking, options_of
+from sweeps.cli.arguments import OPTION_HELP, Output, SweepName, Tracking, options_of
+from sweeps.names import OUTPUT
 
 adapters_app = typer.Typer(rich_markup_mode=None)
 

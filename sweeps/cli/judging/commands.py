@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sweeps.cli.arguments import OUTPUT, Output, SweepName
+from sweeps.cli.arguments import Output, SweepName
+from sweeps.names import OUTPUT
 
 judge_app = typer.Typer(help="Try and compare language models as judges.", no_args_is_help=True, rich_markup_mode=None)
 BaseUrl = Annotated[str | None, typer.Option(help="Endpoint; default: $OPENAI_BASE_URL, else OpenAI's.")]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from settings import preferences
 from settings.common.errors import UserError
 from settings.preferences import read_preferences
+from settings.rows import shapes
 from settings.rows.columns import FormError
 from settings.rows.source import SourceRows, read_source
 
 AGAINST = "--against-columns"
+ONLY_QUESTIONS = {*preferences.FIELDS} - {*shapes.FIELDS}  # fields that rows to train on do not have
 QUESTIONS = "for questions with several replies add --questions"
 
 
@@ -24,30 +27,29 @@ def read_file(file: str, split: str | None, columns: Sequence[str], questions: b
             raise error.as_arguments("--columns") from error
     try:
         return read_source("FILE", source)
-    except FormError as error:
-        raise error.as_arguments("--columns", f"; {QUESTIONS}") from error
     except UserError as error:
-        if _reads_as_questions(source):
-            raise UserError(f"{error}; {QUESTIONS}") from error
-        raise
+        meant = bool(source.get("columns", {}).keys() & ONLY_QUESTIONS) or _reads_as_questions(source)
+        more = f"; {QUESTIONS}" if meant else ""
+        if isinstance(error, FormError):
+            raise error.as_arguments("--columns", more) from error
+        raise UserError(f"{error}{more}") from error
 
 
 def read_against(file: str, columns: Sequence[str]) -> SourceRows:
-    """Read a file to compare with: rows or, if it cannot be read as rows, questions with several replies.
-
-    Raise UserError: of the form that the file is closer to.
-    """
+    """Read a file to compare with: rows, questions with several replies, or only prompts. Raise UserError."""
     source = _source({"file": file}, AGAINST, columns)
     try:
         return read_source("--against", source)
     except UserError as error:
         try:
             return read_preferences(source, "--against")
-        except FormError as other:
+        except FormError:
             if not isinstance(error, FormError):
                 raise error from None
-            more = f"; or, for questions with several replies, {other.arguments(AGAINST)}" if other.columns else ""
-            raise error.as_arguments(AGAINST, more) from error
+    try:
+        return read_source("--against", source, only_prompts=True)
+    except FormError as error:
+        raise error.as_arguments(AGAINST) from error
 
 
 def _source(source: Mapping[str, str], option: str, columns: Sequence[str]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_page_says_it_in_words(folder: Path) -> None:
     text = re.sub(r"<script.*?</script>", "", (folder / "report.html").read_text(), flags=re.DOTALL)
     for words in (
         "pushes the frontier: it beats the checkpoints of plain fine-tuning",
-        "2 trials are still running",
+        "2 trials have not ended",
         "Honest selection",
         "harm_<wbr>cooking",
         "&lt;/script&gt;&lt;b&gt;out of memory",

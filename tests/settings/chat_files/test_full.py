@@ -51,6 +51,20 @@ def error_of(**options: Any) -> str:
     return str(caught.value)
 
 
+def test_the_same_file_cannot_be_held_out(write: Writer) -> None:
+    for side in ("task", "alignment"):
+        rows = {"task": write("task", 10), "alignment": write("alignment", 10)}
+        said = error_of(**rows, **{f"{side}_eval": rows[side]})
+        assert said.startswith(f"options '{side}' and '{side}_eval' are the same file, {side}.jsonl; leave out")
+
+
+def test_an_option_that_is_called_otherwise_is_named() -> None:
+    with pytest.raises(UserError, match=r"no option 'proxy' \(did you mean 'alignment'\?\); its options"):
+        catalog.build("chat_files", {"scale": "small", "task": "x", "proxy": "y"})
+    with pytest.raises(UserError, match=r"no option 'steps'; it belongs to Sweep\(options={\"steps\": ...}\); its"):
+        catalog.build("chat_files", {"scale": "small", "task": "x", "steps": 10})
+
+
 # --- what is built ----------------------------------------------------------------------------------------------------
 
 

@@ -91,15 +91,18 @@ def test_a_chat_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "q"}, "^here: found the fields text; a row has 'messages', 'conversations'"),
-        ({}, "^here: found the fields none; .*can be mapped to these$"),
-        ({"prompt": "q"}, "found the fields prompt; .*can be mapped to these$"),
+        ({}, "^here has the columns none, and not 'prompt' and 'completion'; settings/README.md, "),
         (
-            {"asked": "q", "best": "a"},
-            'can be mapped to these, e.g. `"columns": {"prompt": "COLUMN", "completion": "COLUMN"}`, where each COLUMN'
-            " is one of those found$",
+            {"prompt": "q"},
+            "^here has the columns prompt, and not 'completion'; settings/README.md, .* lists the forms$",
         ),
-        ({"question": "q", "my reply": "a"}, 'e.g. `"columns": {"answer": "COLUMN"}`, where'),
+        (
+            {"asked": "q", "best": "a", "topic": "x"},
+            "^here has the columns asked, best, topic; say which is which, e.g."
+            ' `"columns": {"prompt": "asked", "completion": "best"}`$',
+        ),
+        ({"question": "q", "my reply": "a"}, 'e.g. `"columns": {"answer": "my reply"}`$'),
+        ({"prompt": "q", "completion": None}, "^here: the column 'completion' is empty$"),
         ({"prompt": "q", "chosen": "a", "rejected": "a "}, "are the same reply"),
         ({"chosen": "a", "rejected": "b"}, "only replies, and there is no 'prompt'"),
         ({"chosen": said("q", "a"), "rejected": said("other", "b")}, "not two replies to one prompt"),
@@ -123,10 +126,7 @@ def test_what_has_no_obvious_reading_is_refused(row: dict[str, Any], message: st
 
 def test_the_mapping_as_arguments() -> None:
     with pytest.raises(FormError) as caught:
-        chat_row({"id": 1, "asked": "q"}, "here")
+        chat_row({"my id": 1, "asked": "q"}, "here")
     told = str(caught.value.as_arguments("--columns", "; more"))
-    mapping = (
-        "e.g. `--columns prompt=COLUMN --columns completion=COLUMN`, where each COLUMN is one of those found; more"
-    )
-    assert told.endswith(mapping)
-    assert str(FormError("write", {"my field": "x"}).as_arguments("-c")) == "write `-c 'my field=x'`"
+    assert told.endswith("e.g. `--columns 'prompt=my id' --columns completion=asked`; more")
+    assert str(FormError("write", {"a": "x"}, "option 'task'").as_arguments("-c")) == "-c: write `-c a=x`"

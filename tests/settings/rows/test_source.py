@@ -79,8 +79,41 @@ def test_columns_have_other_names(tmp_path: Path) -> None:
     path.write_text("asked,best\nq,a\n")
     columns = {"prompt": "asked", "completion": "best"}
     assert read_source("task", {"file": str(path), "columns": columns}).examples == (Example.of("q", "a"),)
-    with pytest.raises(UserError, match=r"rows.csv, line 2: no column 'answer' \(found asked, best\)"):
+    with pytest.raises(
+        UserError, match=r"^option 'task', 'columns': .*rows.csv, line 2 has no column 'answer'; it has asked, best$"
+    ):
         read_source("task", {"file": str(path), "columns": {"prompt": "asked", "completion": "answer"}})
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "message"),
+    [
+        ("ask,honest,wild", "prompt=ask completion=honest rejected=wild", r"line 2: 'rejected' is not used beside"),
+        ("ask,honest,wild", "prompt=ask completion=honest rejected=wild", "and 'completion'; it goes with 'chosen'$"),
+        (
+            "ask,honest,wild",
+            "prompt=asked completion=honest",
+            r"no column 'asked' \(did you mean 'ask'\?\); it has ask,",
+        ),
+        ("ask,honest,wild", "prompt=ask", r"has the columns ask, honest, wild; .* \"completion\": \"honest\"}`$"),
+        (
+            "ask,best",
+            "completion=best",
+            r"has the columns ask, best; .* {\"completion\": \"best\", \"prompt\": \"ask\"}`$",
+        ),
+        (
+            "ask,honest,same",
+            "prompt=ask chosen=honest rejected=same",
+            "reply .in the file 'chosen' is 'honest' and 'rej",
+        ),
+    ],
+)
+def test_errors_of_rows_name_the_columns_of_the_file(header: str, columns: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(f"{header}\nq,a,a\n" if header.count(",") == 2 else f"{header}\nq,a\n")
+    mapped = dict(pair.split("=") for pair in columns.split())
+    with pytest.raises(UserError, match=message) as caught:
+        read_source("task", {"file": str(tmp_path / "rows.csv"), "columns": mapped})
+    assert "\n" not in str(caught.value)
 
 
 def test_a_data_set_is_read_by_split(tmp_path: Path) -> None:
@@ -102,11 +135,11 @@ def test_a_data_set_is_read_by_split(tmp_path: Path) -> None:
         ({"file": "x", "columns": ["prompt"]}, "'columns' must be like"),
         (
             {"file": "x", "columns": {"promt": "asked"}},
-            r"^'columns': unknown field 'promt' \(did you mean 'prompt'\?\); fields that can be mapped: messages, ",
+            r"^option 'task', 'columns': unknown field 'promt' \(did you mean 'prompt'\?\); a column of x can be mess",
         ),
         (
             {"file": "x", "columns": {"asked": "prompt"}},
-            """unknown field 'asked'; if 'asked' is a column of yours, write `"columns": {"prompt": "asked"}`$""",
+            """unknown field 'asked'; if 'asked' is a column of x, write `"columns": {"prompt": "asked"}`$""",
         ),
         ("/nowhere/rows.csv", "/nowhere/rows.csv: no such file"),
     ],
@@ -122,7 +155,7 @@ def test_what_is_no_source_is_refused(source: Any, message: str) -> None:
         ("prompt,completion\n", "rows.csv: the table has no rows"),
         ("prompt,prompt\nq,a\n", "rows.csv: two columns are called 'prompt'"),
         ("prompt,completion\nq\n", "rows.csv, line 2: 1 cells, but the header has 2"),
-        ("prompt,completion\nq,\n", "rows.csv, line 2: found the fields prompt; a row has"),
+        ("prompt,completion\nq,\n", "rows.csv, line 2: the column 'completion' is empty"),
         ('prompt,completion\n"q"x,a\n', "rows.csv, line 2: "),
     ],
 )

@@ -17,6 +17,7 @@ from settings.common.files import write_json
 from sweeps.budget import Spending
 from sweeps.cli import app, tables
 from sweeps.cli.looking import contents
+from sweeps.description import describe
 from sweeps.find import load_sweep
 from sweeps.ledger import Ledger
 from sweeps.ledger_lines import FORMAT
@@ -223,6 +224,7 @@ def test_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     plan = json.loads(capsys.readouterr().out)
     assert plan["sweep"] == "quickstart"
     assert plan["trials"] == sum(arm["trials"] for arm in plan["arms"])
+    assert all(isinstance(each["tokens"], int) for each in (plan, *plan["arms"]))
     assert plan["seconds"] > 0
     assert not list(tmp_path.iterdir())
 
@@ -271,15 +273,47 @@ def test_status_and_identity(
     pack = PackStatus("plain, 1 trial", "training", "", 3, 20, 12.5, 200.0)
     running = RunningSweep(time.time(), 0, 3, 61.0, 3700.0, packs=(pack,))
     write_json(tmp_path / "runs" / "mine" / "running.json", running.to_json())
-    assert selgen("sweep", "status", file, "-o", tmp_path / "runs", monkeypatch=monkeypatch) == 0
+    with Ledger(tmp_path / "runs" / "mine", sweep.name, sweep.identity()):
+        assert selgen("sweep", "status", file, "-o", tmp_path / "runs", monkeypatch=monkeypatch) == 0
     shown = capsys.readouterr().out
-    assert "mine: 0/3 trials · 1:01 elapsed · about 1:01:40 left" in shown
+    assert shown.startswith("mine is running: 0/3 trials · 1:01 elapsed · about 1:01:40 left\n")
     assert "training plain, 1 trial: step 3/20, 12.5 s per step, about 3:20 left" in shown
 
     (other := tmp_path / "other").mkdir()
     changed = sweep_file(other, more=', options={"steps": 3}')
     error = refused(changed, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys)
-    assert "choose another output folder or rename the sweep" in error
+    assert "rename the sweep or choose another output folder (--output)" in error
+
+
+def test_status_begins_with_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A driver that was killed leaves no lock, though it leaves its last progress; its sweep can be continued."""
+
+    def first_line() -> str:
+        assert selgen("sweep", "status", file, "-o", tmp_path / "runs", monkeypatch=monkeypatch) == 0
+        return capsys.readouterr().out.splitlines()[0]
+
+    folder, file = tmp_path / "runs" / "mine", sweep_file(tmp_path, more=", controls=False")
+    sweep = load_sweep(file)
+    with Ledger(folder, sweep.name, sweep.identity()):
+        assert first_line() == "mine is running: 0/3 trials"
+    write_json(folder / "running.json", RunningSweep(time.time(), 0, 3, 61.0).to_json())
+    resume = f"continue with: selgen sweep resume {file} --output {tmp_path / 'runs'}"
+    assert first_line() == f"mine stopped at 0/3 trials; {resume}"
+    (arm,) = sweep.arms
+    with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+        *most, last = sweep.trials_of(arm, {})
+        ledger.record_configuration(arm.key, 0, {}, last.configuration_id)
+        for trial in most:
+            ledger.record_outcome(Outcome(trial=trial, status="invalid", reason="lost"))
+    assert first_line() == f"mine stopped at 2/3 trials; {resume}"
+    describe(sweep).write(folder)
+    write_json(folder / "published.json", {"of": ["", ledger.path.stat().st_size], "files": []})
+    assert first_line() == "mine is finished: 2/3 trials", "its search wants no more"
+    with Ledger(folder, sweep.name, sweep.identity()) as ledger:
+        ledger.record_outcome(Outcome(trial=last, status="invalid", reason="lost"))
+    assert first_line() == "mine is finished: 3/3 trials"
 
 
 @pytest.mark.parametrize("command", ["run", "resume"])

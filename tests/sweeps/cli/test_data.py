@@ -76,20 +76,20 @@ def test_a_script_gets_json(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "found the fields asked, best, topic; a row has 'messages'"),
+        ((), "rows.csv, line 2 has the columns asked, best, topic; say which is which, e.g."),
         (("--columns", "prompt"), "--columns must be like prompt=question, got 'prompt'"),
-        (("--columns", "prompt=nowhere"), "no column 'nowhere' (found asked, best, topic)"),
         (
-            (),
-            "e.g. `--columns prompt=COLUMN --columns completion=COLUMN`, where each COLUMN is one of those found; for",
+            ("--columns", "prompt=nowhere"),
+            "--columns: {rows}, line 2 has no column 'nowhere'; it has asked, best, topic",
         ),
-        (("--columns", "asked=prompt"), "if 'asked' is a column of yours, write `--columns prompt=asked`"),
+        ((), "e.g. `--columns prompt=asked --columns completion=best`\n"),
+        (("--columns", "asked=prompt"), "if 'asked' is a column of rows.csv, write `--columns prompt=asked`"),
         (("--columns", "choices=best"), "; for questions with several replies add --questions"),
-        (("--questions",), "e.g. `--columns question=COLUMN --columns choices=COLUMN --columns answer=COLUMN`, where"),
+        (("--questions",), "e.g. `--columns prompt=asked --columns chosen=best --columns rejected=topic`\n"),
         ((*NAMES, "--against-columns", "prompt=x"), "--against-columns is for the files of --against"),
         ((*NAMES, "--against", "{rows}", "--against-columns", "prompt"), "--against-columns must be like"),
-        ((*NAMES, "--against", "{rows}"), "e.g. `--against-columns prompt=COLUMN --against-columns completion=COLUMN`"),
-        ((*NAMES, "--against", "{rows}"), "or, for questions with several replies, `--against-columns question=COLUMN"),
+        ((*NAMES, "--against", "{rows}"), "e.g. `--against-columns prompt=asked`\n"),
+        ((*NAMES, "--columns", "rejected=topic"), "--columns: {rows}, line 2: 'rejected' is not used beside 'prompt'"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(
@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_one_line(
     given = [argument.format(rows=rows) for argument in arguments]
     assert selgen("data", rows, *given, monkeypatch=monkeypatch) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert message.format(rows=rows) in error and error.count("\n") == 1
 
 
 def test_questions_with_several_replies(
@@ -137,6 +137,8 @@ def test_rejected_replies_are_shown(
         ('{"input": "w1 w2", "targets": {"a": 1, "b": 0}}', ()),
         ('{"q": "w1 w2", "options": ["a", "b"], "key": 0}', ("question=q", "choices=options", "answer=key")),
         ('{"asked of": "w1 w2", "said": "b"}', ("prompt=asked of", "completion=said")),
+        ('{"asked of": "w1 w2", "said": "b"}', ("prompt=asked of",)),
+        ('{"instruction": "W1", "input": "w2"}', ()),
     ],
 )
 def test_the_other_file_may_have_questions_and_names_of_its_own(

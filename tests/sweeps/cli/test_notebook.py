@@ -75,8 +75,9 @@ def test_a_figure_and_a_cell(output: Path) -> None:
     plt.close(figure)
     shown = handle._repr_html_()
     trials = len(handle.results().trials)
-    assert f"{NAME}: {trials}/" in shown and "<table" in shown
+    assert f"{NAME} is finished: {trials}/{trials} trials" in shown and "<table" in shown
     assert not handle.is_running
+    assert repr(handle.results()) == f"<SweepResults of {handle.results().title}: {trials} finished>"
 
 
 def test_watching_ends_with_the_sweep(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:

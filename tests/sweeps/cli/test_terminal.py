@@ -130,6 +130,8 @@ def test_advice_can_be_pasted(interrupted: bool, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
     assert hidden_address(RunOptions(Path("runs"), SECRET)) == ""
     assert places(RunOptions(Path("runs"))) == "--output runs" and command("a b", 1) == "'a b' 1"
+    usual = said_of(RunOptions(Path("runs")), tmp_path, interrupted=True)
+    assert usual == "stopped; continue with: selgen sweep resume 'my sweep.py'\n", "no defaults"
 
 
 def test_links_of_a_report_name_no_password() -> None:

@@ -173,7 +173,7 @@ def test_a_driver_that_is_silent_may_be_gone() -> None:
     pack = PackStatus("plain, 2 trials", "training", "", 3, 20, 12.5, 200.0)
     lines = RunningSweep(at=0.0, done=1, total=4, elapsed=61, seconds_left=3700, packs=(pack,)).lines("s")
     assert lines[:2] == [
-        "s: 1/4 trials · 1:01 elapsed · about 1:01:40 left",
+        "s is running: 1/4 trials · 1:01 elapsed · about 1:01:40 left",
         "training plain, 2 trials: step 3/20, 12.5 s per step, about 3:20 left",
     ]
     assert "ago: the driver has been killed" in lines[2]

@@ -113,14 +113,18 @@ def test_what_a_method_alone_varied_is_no_option_that_changed(
     assert found and all(line.startswith("methods: ") for line in found)
 
 
-def test_changed_rows_are_named_by_their_setting(begun: Path) -> None:
+def test_changed_rows_are_named(begun: Path) -> None:
     (begun.parent / "task.jsonl").write_text("".join(ROW % n for n in range(1, 21)))
     forget_settings()
-    (line,) = differences(load_sweep(changed(begun, '"mine"', "'mine'")), begun.parent / "runs" / "mine")
-    assert re.fullmatch(
-        r"the rows or questions of setting chat_files .* have changed \(fingerprint [0-9a-f]{12} -> [0-9a-f]{12}\)",
-        line,
-    )
+    folder, again = begun.parent / "runs" / "mine", load_sweep(changed(begun, '"mine"', "'mine'"))
+    assert differences(again, folder) == ["task rows have changed"]
+    description = json.loads((folder / "sweep.json").read_text())
+    for setting in description["settings"]:
+        del setting["digests"]  # as an older version wrote it
+    (folder / "sweep.json").write_text(json.dumps(description))
+    (line,) = differences(again, folder)
+    told = r"the rows or questions have changed \(fingerprint [0-9a-f]{12} -> [0-9a-f]{12}\)"
+    assert re.fullmatch(told, line)
 
 
 def test_a_folder_without_a_description_names_nothing(begun: Path) -> None:
@@ -142,10 +146,11 @@ def test_plan_run_status_and_clean_tell_the_same_of_a_changed_sweep(
     other = changed(begun, "weight=[1.0]", "weight=[2.0]")
     problem = selgen(["sweep", "run", other, *where], monkeypatch, capsys, code=2)
     problem = problem.rpartition("selgen: ")[2]
-    assert "declared differently" in problem and "weight=[1.0] became [2.0]; choose another output folder" in problem
+    assert "declared differently" in problem and "weight=[1.0] became [2.0]; rename the sweep or" in problem
     assert selgen(["sweep", "clean", other, *where], monkeypatch, capsys, code=2).rpartition("selgen: ")[2] == problem
     shown = selgen(["sweep", "plan", other, *where], monkeypatch, capsys)
     assert f"caution: {problem}" in shown and "trials have ended in" not in shown
     state = json.loads(selgen(["sweep", "status", other, *where, "--json"], monkeypatch, capsys))
     assert state["cautions"] == [problem.strip()]
     assert [arm["finished"] for arm in state["arms"]] == [0, 0, 0]
+    assert state["lines"][0] == "mine cannot continue as it is declared now: see the caution"

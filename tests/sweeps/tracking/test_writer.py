@@ -83,6 +83,14 @@ def dump(out: Path, sweep: Sweep) -> list[Any]:
     return sorted(rows)
 
 
+def test_raised_seeds_are_those_of_the_sweeps_run(tmp_path: Path, out: Path) -> None:
+    for seeds, shown in ((2, "0, 1"), (3, "0, 1, 2")):
+        sweep = toy_sweep(tmp_path, seeds=seeds)
+        assert project(record_of(sweep), sweep, default_uri(out), out / "artifacts") == []
+        (run,) = (run for run in runs_of(out, sweep) if run.info.run_name == sweep.name)
+        assert run.data.tags["seeds"] == shown and "seeds" not in run.data.params
+
+
 def test_hierarchy_tags_params_and_metrics(tmp_path: Path, out: Path) -> None:
     sweep = toy_sweep(tmp_path)
     assert project(record_of(sweep), sweep, default_uri(out), out / "artifacts") == []
@@ -103,7 +111,7 @@ def test_hierarchy_tags_params_and_metrics(tmp_path: Path, out: Path) -> None:
         ("alignment", "alignment", True),
     ]
     assert json.loads(tags["mlflow.selgen.base_scores"]) == {"task": 0.25, "other": None}
-    assert parent.data.params["seeds"] == "0, 1" and parent.data.params["steps"] == "5"
+    assert tags["seeds"] == "0, 1" and parent.data.params["steps"] == "5"
     assert str(tmp_path) not in json.dumps([run.data.tags | run.data.params for run in runs.values()])
 
     expected = finished(sweep.trials_of(sweep.arms[1], {"beta": 0.5})[1])

@@ -12,6 +12,7 @@ import pytest
 
 from settings.setting import Measurement
 from sweeps.description import describe
+from sweeps.find import remember
 from tests.support.fakes import Rig, toy, toy_sweep
 from tests.sweeps.cli.test_app import selgen
 
@@ -50,6 +51,27 @@ def test_the_choice_as_a_table_and_as_json(
     assert f"beta={data['chosen']['label'].removeprefix('beta=')}" in shown
     title = f"kl_penalty {data['chosen']['label']}"
     assert shlex.split(next_step) == ["selgen", "export", "three", title, "DIR", "--output", str(output)]
+
+
+@pytest.mark.parametrize("question", [["choose", "half", "--min", "alignment=0.1"], ["frontier", "half"]])
+def test_an_interrupted_sweep_says_how_to_continue(
+    question: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trials are running only while a driver holds the sweep's lock."""
+
+    def last_line() -> str:
+        assert selgen(*question, "-o", tmp_path, monkeypatch=monkeypatch) == 0
+        return next(line for line in capsys.readouterr().out.splitlines() if re.match(r"\d+ trials? ", line))
+
+    sweep = toy_sweep(tmp_path, seeds=3, name="half")
+    rig = Rig(sweep, tmp_path / "half")
+    describe(sweep).write(tmp_path / "half")
+    rig.run(random.Random(0), packs=4)
+    assert re.fullmatch(r"\d+ trials are still running", last_line())
+    rig.kill()
+    assert re.fullmatch(r"\d+ trials were interrupted; continue it from Python: sweeps.resume\(sweep\)", last_line())
+    remember(tmp_path / "half", tmp_path / "half.py")
+    assert last_line().endswith(f" interrupted; continue with: selgen sweep resume half --output {tmp_path}")
 
 
 def test_nothing_good_enough_is_a_finding(
@@ -94,7 +116,7 @@ def test_a_limit_on_the_better_end_is_doubted(
     [
         (["three", "--min", "alignment"], "--min 'alignment' must be SCORE=NUMBER"),
         (["three", "--max", "alignment=high"], "--max 'alignment=high' must be SCORE=NUMBER"),
-        (["three", "--min", "algnment=1"], "no score 'algnment'; it has alignment"),
+        (["three", "--min", "algnment=1"], "no score 'algnment' (did you mean 'alignment'?); it has alignment"),
         (["three"], "a choice needs a limit"),
         (["three", "--min", "alignment=0.5", "--confidence", "95"], "--confidence must be"),
         (["one", "--min", "alignment=0.5"], "one seed"),
