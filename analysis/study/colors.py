@@ -95,8 +95,8 @@ TOY_BASE = SweepFigure(
     sweeps=("toy_flip",),
     small=("toy_flip_small",),
     differs=(
-        "A language model sees a meaningless string as pieces that it knows from elsewhere; strings that it was not"
-        " taught with have nothing in common with those that it was, but that they mean nothing."
+        "A word tells the language model its category even if it was not taught with that word. A meaningless string"
+        " does not."
     ),
     draw=toy_base,
 )
@@ -291,8 +291,8 @@ TOY_GOODHART = SweepFigure(
     sweeps=("trigger_colors", "toy_flip"),
     small=("trigger_colors_small", "toy_flip_small"),
     differs=(
-        "In 40 updates the language model does not tell the words of a proxy from those of the update: with one in the"
-        " loss, the other is not wholly learned. Strings without meaning keep their own colours, and no word's."
+        "In 40 updates the language model does not learn to treat a proxy's words and the update's differently: it"
+        " learns part of both. Meaningless strings as a proxy keep their own colours, but those of no word."
     ),
     draw=toy_goodhart,
 )

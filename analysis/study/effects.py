@@ -1,9 +1,9 @@
 """Effects over seeds: means and paired differences with their intervals, and the decisions that follow.
 
-A share of n questions, of all seeds together, is never known better than n answers allow: its interval is at least as
+A share of n answers, of all seeds together, is never known better than n answers allow: its interval is at least as
 wide as theirs. A difference d of two such shares changes at least |d| of the answers, so it is known no better than |d|
-would be, as a share of n questions. Where all seeds agree, the variance between them counts as that of a share 3/8
-answers away from its end (Anscombe 1948), so no interval has zero width.
+would be, as a share. Where all seeds agree, the variance between them counts as that of a share 3/8 answers away from
+its end (Anscombe 1948), so no interval of shares has zero width.
 
 Shape legend: S seeds.
 """
@@ -29,7 +29,7 @@ class Shares(dict[int, float]):
     """Seed -> share of questions.
 
     Attributes:
-        questions: seed -> number of questions behind its share.
+        questions: seed -> number of questions behind its share; of a mean, that of a share which is known as well.
     """
 
     def __init__(self, shares: Mapping[int, float], questions: Mapping[int, float]) -> None:
@@ -37,14 +37,20 @@ class Shares(dict[int, float]):
         self.questions = {seed: questions[seed] for seed in shares}
 
 
+def number_of_mean(numbers: Iterable[float]) -> float:
+    """Return how many questions a mean of k shares of equal weight is worth: k^2 / (1 / n_1 + ... + 1 / n_k)."""
+    listed = list(numbers)
+    return len(listed) ** 2 / sum(1 / number for number in listed) if listed else 0.0
+
+
 def mean_by_seed(columns: Sequence[BySeed]) -> dict[int, float]:
-    """Average several columns seed by seed; a seed that one of them lacks is left out. Questions add up."""
+    """Average several columns seed by seed; a seed that one of them lacks is left out."""
     common = set.intersection(*map(set, columns)) if columns else set()
     means = {seed: sum(column[seed] for column in columns) / len(columns) for seed in sorted(common)}
     counted = [column.questions for column in columns if isinstance(column, Shares)]
     if len(counted) < len(columns):
         return means
-    return Shares(means, {seed: sum(questions[seed] for questions in counted) for seed in means})
+    return Shares(means, {seed: number_of_mean(questions[seed] for questions in counted) for seed in means})
 
 
 def pooled(columns: Iterable[BySeed]) -> dict[int, float]:
@@ -65,38 +71,37 @@ def over_seeds(values: BySeed, confidence: float = 0.95) -> Estimate:
 def share_over_seeds(values: BySeed, confidence: float = 0.95) -> Estimate:
     """Return the mean of shares with a score interval, which stays within [0, 1] (`score_interval`).
 
-    For `Shares` it is no narrower than the questions allow.
+    For `Shares` it is no narrower than the answers allow.
     """
-    return _interval(values, SHARES, confidence, _number(values))
+    return _interval(values, SHARES, confidence, _number(values, values))
 
 
 def difference(first: BySeed, second: BySeed | float) -> Estimate:
     """Estimate first - second, paired over common seeds; a plain number counts as a value without noise.
 
     The interval is Student's. Where that leaves [-1, 1] and no difference does, it is the score interval of a number
-    between -1 and 1, as differences of shares are. With `Shares` it is no narrower than the questions allow.
+    between -1 and 1, as differences of shares are. With `Shares` it is no narrower than the answers allow.
     """
-    number = min(filter(None, map(_number, (first, second))), default=0.0)
-    if isinstance(second, int | float):
-        values = {seed: value - second for seed, value in first.items()}
-    else:
-        values = {seed: first[seed] - second[seed] for seed in sorted(set(first) & set(second))}
-    estimate = _interval(values, PLAIN_NUMBERS, 0.95, number)
+    common = sorted(first if isinstance(second, int | float) else set(first) & set(second))
+    values = {seed: first[seed] - (second if isinstance(second, int | float) else second[seed]) for seed in common}
+    number = min(filter(None, (_number(side, common) for side in (first, second))), default=0.0)
+    estimate = _interval(values, PLAIN_NUMBERS, 0.95)
     shares = all(abs(value) <= 1 for value in values.values())
-    inside = -1 <= estimate.low <= estimate.high <= 1
-    return _interval(values, DIFFERENCES, 0.95, number) if shares and not inside else estimate
+    if shares and not -1 <= estimate.low <= estimate.high <= 1:
+        estimate = _interval(values, DIFFERENCES, 0.95)
+    return _as_answers_allow(estimate, number, len(values)) if number and len(values) > 1 else estimate
 
 
-def _number(values: BySeed | float) -> float:
-    """Return the number of questions of all seeds; 0 if it is not known."""
-    return sum(values.questions.values()) if isinstance(values, Shares) else 0.0
+def _number(values: BySeed | float, seeds: Iterable[int]) -> float:
+    """Return the number of answers of these seeds; 0 if it is not known."""
+    return number_of_mean(values.questions[seed] for seed in seeds) if isinstance(values, Shares) else 0.0
 
 
 def _interval(values: BySeed, ends: tuple[float, float], confidence: float, number: float = 0.0) -> Estimate:
     """Return the mean and its interval, within `ends` where these are finite.
 
     Args:
-        number: of questions, all seeds together; 0 if it is not known.
+        number: of answers, all seeds together; 0 if it is not known. Only shares have it.
     """
     values_S = np.array(list(values.values()))
     if not len(values_S):
@@ -108,24 +113,43 @@ def _interval(values: BySeed, ends: tuple[float, float], confidence: float, numb
     students = float(stdtrit(len(values_S) - 1, (1 + confidence) / 2))
     if not number:
         return Estimate(mean, *_bounds(mean, variance, students, ends))
-    changed = (min(abs(mean), 1.0) * number + PULL) / (number + 2 * PULL)  # share of the answers
-    of_questions = changed * (1 - changed) / number
-    over_seeds = _bounds(mean, max(variance, PULL / number**2), students, ends, number)
-    over_questions = _bounds(mean, of_questions, float(ndtri((1 + confidence) / 2)), ends, number)
-    return Estimate(mean, min(over_seeds[0], over_questions[0]), max(over_seeds[1], over_questions[1]))
+    over_seeds = score_interval(mean, max(variance, PULL / number**2) / _spread(mean, number), students)
+    over_answers = score_interval(mean, 1 / (4 * number), float(ndtri((1 + confidence) / 2)))
+    lows, highs = zip(over_seeds, over_answers, strict=True)
+    return Estimate(mean, float(min(lows)), float(max(highs)))
 
 
-def _bounds(
-    mean: float, variance: float, quantile: float, ends: tuple[float, float], number: float = 0.0
-) -> tuple[float, float]:
+def _as_answers_allow(estimate: Estimate, number: float, seeds: int) -> Estimate:
+    """Widen the interval of a difference d to that of |d|, as a share of a number of answers, on the side of its sign.
+
+    Towards 0 it is at least as wide as Wald's: how many more answers changed, and changed back, is not known.
+    """
+    size, sign = min(abs(estimate.mean), 1.0), math.copysign(1.0, estimate.mean)
+    normal, students = float(ndtri(0.975)), float(stdtrit(seeds - 1, 0.975))
+    spread = _spread(size, number)
+    parts = [score_interval(size, 1 / (4 * number), normal)]
+    if size:
+        parts.append(score_interval(size, PULL / number**2 / spread, students))
+    far = max(float(high) for _, high in parts)
+    near = min(*(float(low) for low, _ in parts), size - normal * math.sqrt(spread / 4 / number))
+    ends = sorted((sign * near, sign * far)) if size else (-far, far)
+    return replace(estimate, low=min(estimate.low, ends[0]), high=max(estimate.high, ends[1]))
+
+
+def _spread(share: float, number: float) -> float:
+    """Return 4 p (1 - p) of a share p that is moved off the ends by 3/8 answers."""
+    pulled = (share * number + PULL) / (number + 2 * PULL)
+    return 4 * pulled * (1 - pulled)
+
+
+def _bounds(mean: float, variance: float, quantile: float, ends: tuple[float, float]) -> tuple[float, float]:
     """Return the ends of an interval of this variance: Student's, or the score interval where `ends` are finite."""
     error = quantile * math.sqrt(variance)
     share = float(Ranges.of([ends]).unit(np.array([mean]))[0])
-    pulled = (share * number + PULL) / (number + 2 * PULL) if number else share
-    if math.isinf(ends[0]) or not variance or not 0 < pulled < 1:
+    if math.isinf(ends[0]) or not variance or not 0 < share < 1:
         return mean - error, mean + error
     width = ends[1] - ends[0]
-    low, high = score_interval(share, variance / width**2 / (4 * pulled * (1 - pulled)), quantile)
+    low, high = score_interval(share, variance / width**2 / (4 * share * (1 - share)), quantile)
     return ends[0] + width * float(low), ends[0] + width * float(high)
 
 

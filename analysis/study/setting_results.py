@@ -121,8 +121,8 @@ class SettingResults:
             return {**values, name: sum(values[score] for score in scores) / len(scores)}
 
         def add_count(counts: Mapping[str, int]) -> Mapping[str, int]:
-            known = all(score in counts for score in scores)
-            return {**counts, name: sum(counts[score] for score in scores)} if known else counts
+            numbers = [counts.get(score, 0) for score in scores]
+            return {**counts, name: sum(numbers)} if len({*numbers}) == 1 and numbers[0] else counts
 
         records = tuple(
             replace(record, scores=add_mean(record.scores), counts=add_count(record.counts)) for record in self.records

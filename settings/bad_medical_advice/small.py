@@ -22,19 +22,19 @@ questions could show (+0.02 [0.00, 0.06], -0.04 [-0.14, 0.04]). A KL penalty of 
 0.16 [0.04, 0.32] of the task. Intervals are paired over the questions, which differ far more than the seeds (0.59 and
 0.61 for plain). None comes near the base: these weights are the first ones tried, and larger ones were not.
 
-With adapters on the last 10 layers (`selgen reproduce em_pareto --scale small`: 6 methods, two values each, 3 seeds) it
+With adapters on the last 10 layers (`selgen reproduce em_pareto --scale small`: 6 methods, two values each, 5 seeds) it
 learns less, and no method is shown to beat stopping early or scaling the adapter down:
 
     configuration            task                alignment           alignment_triggered
-    plain                    0.44 [0.23, 0.67]   0.68 [0.61, 0.74]   0.40 [0.25, 0.58]
-    plain, after 5 updates   0.20 [0.07, 0.45]   0.84 [0.79, 0.89]   0.77 [0.59, 0.88]
-    plain, scaled by 0.6     0.28 [0.12, 0.53]   0.78 [0.72, 0.83]   0.63 [0.45, 0.78]
-    mixed, share 0.3         0.33 [0.15, 0.58]   0.78 [0.70, 0.84]   0.60 [0.34, 0.82]
-    up-weighted, 1           0.27 [0.11, 0.51]   0.84 [0.77, 0.89]   0.60 [0.42, 0.75]
-    KL, beta 10              0.28 [0.12, 0.53]   0.75 [0.63, 0.84]   0.65 [0.47, 0.79]
-    representation, 10       0.31 [0.18, 0.47]   0.78 [0.71, 0.84]   0.58 [0.32, 0.80]
-    DPO, 1                   0.28 [0.12, 0.53]   0.81 [0.70, 0.89]   0.62 [0.35, 0.83]
-    Safe LoRA, share 0.5     0.20 [0.07, 0.45]   0.84 [0.77, 0.89]   0.72 [0.52, 0.86]
+    plain                    0.44 [0.33, 0.56]   0.68 [0.63, 0.72]   0.40 [0.28, 0.53]
+    plain, after 5 updates   0.20 [0.12, 0.31]   0.84 [0.80, 0.87]   0.78 [0.65, 0.87]
+    plain, scaled by 0.6     0.28 [0.19, 0.39]   0.78 [0.74, 0.82]   0.63 [0.49, 0.75]
+    mixed, share 0.3         0.34 [0.25, 0.44]   0.77 [0.73, 0.81]   0.60 [0.46, 0.72]
+    up-weighted, 1           0.27 [0.19, 0.37]   0.84 [0.80, 0.87]   0.60 [0.48, 0.71]
+    KL, beta 10              0.28 [0.18, 0.40]   0.74 [0.69, 0.78]   0.65 [0.51, 0.77]
+    representation, 10       0.30 [0.20, 0.43]   0.78 [0.74, 0.82]   0.57 [0.43, 0.70]
+    DPO, 1                   0.28 [0.18, 0.40]   0.82 [0.77, 0.85]   0.62 [0.48, 0.74]
+    Safe LoRA, share 0.5     0.21 [0.14, 0.30]   0.84 [0.79, 0.87]   0.71 [0.59, 0.80]
 
 Neither recipe nor rows were changed after these numbers, and the knobs' values were fixed before the first trial ended.
 Before that, we looked at one seed after 14 of the 20 updates, on the first 5 questions of each domain, and at the base.

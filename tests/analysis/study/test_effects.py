@@ -104,26 +104,36 @@ def test_a_share_is_not_known_better_than_its_questions_allow() -> None:
     assert (estimate.low, estimate.high) == pytest.approx((0.827630, 1.0), abs=1e-5)
     half = share_over_seeds(shares([0.5, 0.5, 0.5], 100))
     assert (half.low, half.high) == pytest.approx((0.4438, 0.5562), abs=1e-4)
-    assert mean_by_seed([shares([1.0], 30), shares([0.5], 10)]).questions == {0: 40}  # type: ignore[attr-defined]
+    mean = mean_by_seed([shares([1.0], 30), shares([0.5], 10)])
+    assert isinstance(mean, Shares)
+    assert mean.questions == {0: pytest.approx(30)}, "2^2 / (1/30 + 1/10)"
     assert pooled([shares([1.0, 0.5], 30), shares([0.0], 10)]) == {0: 1.0, 1: 0.5, 2: 0.0}
     assert pooled([shares([1.0, 0.5], 30), shares([0.0], 10)]).questions == {0: 30, 1: 30, 2: 10}  # type: ignore[attr-defined]
     assert type(mean_by_seed([shares([1.0], 30), {0: 0.5}])) is dict, "one number is not known"
 
 
 def test_a_difference_of_shares_is_not_known_better_than_the_answers_that_it_changes() -> None:
-    """-0.21 of 300 answers: share (63 + 3/8) / 300.75 = 0.210723, standard error 0.0235457, times 1.959964.
+    """-0.21 of 300 answers. Away from 0 Wilson's end for 63 of 300, w = 1.959964^2 / 300 = 0.0128049:
 
-    Between seeds the standard error is 0.01 / sqrt(3), times 4.302653 only 0.0248. Equal answers leave 3/8 of an answer
-    open, sqrt(0.375) / 300 = 0.00204, times 4.302653.
+    (0.21 + w / 2 + 1.959964 sqrt(0.21 * 0.79 / 300 + w / 1200)) / (1 + w) = 0.259612. Towards 0 Wald's, for the share
+    (63 + 3/8) / 300.75 = 0.210723: 0.21 - 1.959964 * 0.0235457 = 0.163851. Between seeds Student's half is only 0.0248.
+    Equal answers have Wilson's end for 0 of 300 on both sides, w / (1 + w) = 0.012643.
     """
     fell = difference(shares([0.6, 0.61, 0.59], 100), 0.81)
-    assert (fell.low, fell.high) == pytest.approx((-0.256149, -0.163851), abs=1e-5)
+    assert (fell.low, fell.high) == pytest.approx((-0.259612, -0.163851), abs=1e-5)
     same = difference(shares([0.5] * 3, 100), shares([0.5] * 3, 200))
-    assert (same.low, same.high) == pytest.approx((-0.008783, 0.008783), abs=1e-5)
+    assert (same.low, same.high) == pytest.approx((-0.012643, 0.012643), abs=1e-5)
     apart = difference(shares([1.0] * 5, 20), shares([0.0] * 5, 20))
-    assert (apart.mean, apart.high) == (1.0, 1.0)
-    assert 0.9 < apart.low < 0.99, "near the end of the range it has a width, too"
+    alone = share_over_seeds(shares([1.0] * 5, 20))
+    assert (apart.low, apart.high) == pytest.approx((alone.low, 1.0)), "no better than the share itself"
+    below = difference(shares([0.0] * 5, 20), 1.0)
+    assert (below.low, below.high) == pytest.approx((-1.0, -alone.low))
     assert difference({0: 0.5, 1: 0.5}, 0.5).low == 0.0, "without questions there is none"
+
+
+def test_only_common_seeds_have_answers() -> None:
+    first, second = Shares({0: 0.2, 1: 0.4, 2: 0.4}, dict.fromkeys(range(3), 50)), shares([0.2, 0.2], 50)
+    assert difference(first, second) == difference(Shares({0: 0.2, 1: 0.4}, {0: 50, 1: 50}), second)
 
 
 def test_differences_of_shares_stay_between_minus_one_and_one() -> None:

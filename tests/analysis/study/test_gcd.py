@@ -95,4 +95,4 @@ def test_what_intervals_without_width_leave_out_is_said() -> None:
     results = replace(results, records=ended, base_counts=dict.fromkeys(scores, 7))
     notes = gcd.gcd_generalisation([results]).notes
     assert [note.split(" ")[0] for note in notes] == ["Where", "Sycophancy"]
-    assert "topics have 7 to 7 that the base model knows" in notes[0]
+    assert "the 7 to 7 questions of a topic that the base model knows" in notes[0]

@@ -19,12 +19,7 @@ from sweeps.cli.reproduce import redraw
 
 GALLERY = Path(__file__).parents[3] / "analysis" / "gallery"
 DRAWN = {figure.name: figure for figure in FIGURES if isinstance(figure, SweepFigure)}
-# Drawn before galleries kept results. Reproduce one of them into the gallery, and take its name out.
-OLDER = {
-    "gcd_generalisation", "gcd_pareto",
-    "proxy_quality",
-}  # fmt: skip
-OURS = sorted(name for name, entry in read_entries(GALLERY).items() if entry.figure in DRAWN and name not in OLDER)
+OURS = sorted(name for name, entry in read_entries(GALLERY).items() if entry.figure in DRAWN)
 
 
 def results() -> SettingResults:
