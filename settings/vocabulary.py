@@ -11,7 +11,7 @@ from settings.example import Example
 from settings.setting import Setting
 
 NAMED = 10  # words that a message names with their places
-DOCUMENTS_READ = 64  # of the last stage; a world may also have documents without turns
+DOCUMENTS_READ = 4096  # at most; the first with a turn ends the reading
 
 
 def check_words(setting: Setting, instructions: Collection[str] | None = None) -> None:
@@ -71,8 +71,8 @@ def check_documents(model: NanoModel) -> None:
     documents = list(islice(world.documents(stage, model.seed), DOCUMENTS_READ))
     if not any(_has_turn(document.split()) for document in documents):
         raise UserError(
-            f"world {type(world).__name__}: no document of the last stage, {stage!r}, has a turn, so the model would"
-            f" not learn to answer; write them as `{USER} question {ASSISTANT} answer {END}`, unlike"
+            f"world {type(world).__name__}: none of the first documents of the last stage, {stage!r}, has a turn, so"
+            f" the model would not learn to answer; write them as `{USER} question {ASSISTANT} answer {END}`, unlike"
             f" {documents[0][:60] if documents else ''!r}"
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import offset_copy
 
 from analysis.figures.style import HEAT, check_format, method_styles, new_figure, save_figure
+from analysis.findings.arms import is_plain
 from analysis.statistics.arrays import Floats, Integers, mean, number_text
 from analysis.tables.scores import TrialRecord, order_of
 from settings.common.errors import UserError
@@ -97,12 +98,17 @@ def build_grid(
 
 def _finished(records: Mapping[str, Sequence[TrialRecord]], method: str | None) -> dict[str, list[TrialRecord]]:
     """Return the finished trials of each setting, of the configuration titled `method` or else of that method."""
-    titled = any(trial.configuration.title == method for trials in records.values() for trial in trials)
-    place = 1 if titled else 0  # "plain" is plain fine-tuning, and none of its readouts
-    return {
-        label: [trial for trial in trials if trial.status == "finished" and method in (None, _names(trial)[place])]
-        for label, trials in records.items()
-    }
+
+    def of_title(trials: Iterable[TrialRecord]) -> bool:
+        return any(trial.configuration.title == method for trial in trials)
+
+    everywhere = of_title(trial for trials in records.values() for trial in trials)
+    chosen = {}
+    for label, trials in records.items():
+        titled = of_title(trials) or (everywhere and is_plain(str(method)))  # "plain" is none of its readouts
+        place = 1 if titled else 0
+        chosen[label] = [each for each in trials if each.status == "finished" and method in (None, _names(each)[place])]
+    return chosen
 
 
 def _names(trial: TrialRecord) -> tuple[str, str]:

@@ -106,10 +106,10 @@ def _few_questions(table: ScoreTable) -> str:
     if not few:
         return ""
     listed = " and ".join(f"{number} of {name}" for name, number in few.items())
-    error = Z95 * 0.5 / math.sqrt(min(few.values()))
+    error = Z95 * 0.5 / math.sqrt(min(few.values()) + Z95**2)  # Wilson's at one half
     return (
-        f"Verdicts are about these questions ({listed}): with other questions of the kind a share near one half would"
-        f" differ by up to {error:.2f}."
+        f"Verdicts are about these questions ({listed}): as a sample of their kind, they tell a share near one half"
+        f" to within {error:.2f}."
     )
 
 
@@ -121,6 +121,7 @@ def nothing_learned(
     Args:
         means: objective name -> means of all configurations.
     """
+    least = {}
     for objective in objectives:
         base = base_scores.get(objective.name, math.nan)
         low, high = objective.ends
@@ -128,12 +129,17 @@ def nothing_learned(
             continue
         sign = 1.0 if objective.higher_is_better else -1.0
         gains = [sign * (mean - base) for mean in means[objective.name] if math.isfinite(mean)]
-        if gains and max(gains) <= LEAST_LEARNED * (high - low):
-            return (
-                f"In {objective.name} no configuration is more than {LEAST_LEARNED:g} better than the base model, so"
-                " nothing was learned: train longer, or with a higher learning rate."
-            )
-    return ""
+        least[objective.name] = LEAST_LEARNED * (high - low)
+        room = high - base if objective.higher_is_better else base - low
+        if not gains or max(gains) > least[objective.name] or room <= 2 * least[objective.name]:
+            return ""
+    if not least:
+        return ""
+    name, number = next(iter(least.items()))
+    return (
+        f"In {name} no configuration is more than {number:g} better than the base model, so nothing was learned: train"
+        " longer, or with a higher learning rate."
+    )
 
 
 def _outlying(table: ScoreTable, lines: Sequence[Line]) -> str:

@@ -27,11 +27,12 @@ from analysis.findings.frontier_table import (
 )
 from analysis.statistics.arrays import Floats, finite_or_none
 from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS, Bootstrap
-from analysis.statistics.choice import HOPELESS, Bound, Choice, choose
+from analysis.statistics.choice import Bound, Choice, choose
 from analysis.tables.scores import Objective, ScoreTable
 from settings.common.errors import UserError
 
 SHOWN = 12  # rows of the table, besides plain fine-tuning and the base model
+UNLIKELY = 0.02  # configurations less likely to keep the limits are listed by their distance from them
 TOLD = 0.001  # luck of the choice that is worth a sentence
 LEAST_CONFIDENCE = 0.5
 MARKS = {"*": "the one to take", ".": "others that keep the limits with this confidence"}  # in front of rows
@@ -50,6 +51,10 @@ class Limit:
     def text(self) -> str:
         """The limit in a few characters, e.g. "alignment ≥ 0.9"."""
         return f"{self.score} {'≥' if self.at_least else '≤'} {self.value:g}"
+
+    def is_kept_by(self, mean: float) -> bool:
+        """Return whether a mean is within the limit."""
+        return mean >= self.value if self.at_least else mean <= self.value
 
 
 @dataclass(frozen=True)
@@ -124,13 +129,15 @@ class Chosen:
     def _missed(self, closest: Candidate) -> str:
         """Say that no configuration keeps the limits, and how near the closest one is."""
         probability = closest.probability or 0.0
-        if probability <= HOPELESS:
+        if probability <= UNLIKELY:
             cells = [(limit.score, cell_text(closest.point.scores[limit.score])) for limit in self.limits]
             if len(cells) > 1:
                 near = f"{closest.title} comes closest: {', '.join(' '.join(cell) for cell in cells)}"
             else:
                 end = "highest" if self.limits[0].at_least else "lowest"
                 near = f"the {end} is {closest.title}, {cells[0][1]}"
+                if self.limits[0].is_kept_by(closest.point.scores[self.limits[0].score].mean):
+                    near += ", and no number of answers shows a limit at the end of the range"
             return f"no configuration keeps {self.asked}; {near}"
         confidence = percent_text(self.confidence)
         how = "misses narrowly" if probability >= self.confidence else "comes closest"
@@ -252,7 +259,7 @@ def _rank(choice: Choice, gain_C: Floats, distance_C: Floats, row: int) -> tuple
     probability = float(choice.probability_C[row])
     if probability >= choice.bar:
         return 0, -float(gain_C[row])
-    return (1, -probability) if probability > HOPELESS else (2, float(distance_C[row]))
+    return (1, -probability) if probability > UNLIKELY else (2, float(distance_C[row]))
 
 
 def _distances(bootstrap: Bootstrap, bounds: Sequence[Bound]) -> Floats:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.findings.arms import lines_of, training_of
+from analysis.findings.arms import is_plain, lines_of, training_of
 from analysis.findings.findings import worst_corner_of
 from analysis.statistics.arrays import Floats, Integers
 from analysis.statistics.bootstrap import Bootstrap
@@ -116,10 +116,17 @@ def _differences(
 
 
 def _same_rows(parts: Sequence[ScoreTable]) -> dict[int, int]:
-    """Map rows of the second table to rows of the first that are the same trials, on the same curves: they cancel."""
+    """Map rows of the second table to rows of the first that are the same trials, on the same curves: they cancel.
+
+    Plain fine-tuning reads no proxy, so with equal scores its trials are the same on settings that differ in theirs.
+    """
     trials = [
         [
-            (each.id, part.values_CSM[row].tobytes(), part.count_CSM[row].tobytes())
+            (
+                str(sorted(each.coefficients.items())) if is_plain(each.method) else each.id,
+                each.method,
+                part.values_CSM[row].tobytes(),
+            )
             for row, each in enumerate(part.configurations)
         ]
         for part in parts

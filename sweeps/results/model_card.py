@@ -247,15 +247,22 @@ def _system_turns(exported: Exported) -> str:
     setting, turn = exported.setting, _usual_turn(exported)
     trained = set(map(_system_turn, setting.streams["task"]))
     asked = {_system_turn(row) for evaluation in setting.evaluations for row in evaluation.examples}
-    what = "without a system turn" if turn is None else "with this system turn" if turn else "with an empty system turn"
+    what = (
+        "without a system turn of its own"
+        if turn is None
+        else "with this system turn"
+        if turn
+        else "with an empty system turn"
+    )
     if len(trained) > 1:
         text = f"The task rows have different system turns; most are {what}."
     elif asked == trained:
         text = f"The model was trained and scored {what}."
     else:
         text = f"The model was trained {what}; some of the questions that it was scored on have another."
-    default = ", or the one that the chat template writes by default," if turn is not None else ""
-    text += f" Another system turn{default} gives other replies."
+    usual = "one that the chat template writes by default"
+    text += f" If there is {usual}, it was there." if turn is None else ""
+    text += f" Another system turn{'' if turn is None else f', or the {usual},'} gives other replies."
     if exported.outcome["trial"].get("instructions"):
         text += " In training an instruction preceded task rows; the scores are without it."
     if exported.data_changed:

@@ -140,11 +140,11 @@ def test_documents_without_turns_are_refused(text: str) -> None:
     with pytest.raises(UserError) as refused:
         check_documents(model(text))
     assert str(refused.value) == (
-        "world World: no document of the last stage, 'last', has a turn, so the model would not learn to answer; write"
-        f" them as `<u> question <a> answer <e>`, unlike {text!r}"
+        "world World: none of the first documents of the last stage, 'last', has a turn, so the model would"
+        f" not learn to answer; write them as `<u> question <a> answer <e>`, unlike {text!r}"
     )
 
 
 def test_a_stage_without_documents_is_refused() -> None:
-    with pytest.raises(UserError, match="no document of the last stage, 'first'"):
+    with pytest.raises(UserError, match="none of the first documents of the last stage, 'first'"):
         check_documents(replace(model(), stages=(Stage("first", 1, 1, 1e-3),)))

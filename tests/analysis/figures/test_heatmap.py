@@ -58,7 +58,9 @@ def test_one_method_or_configuration_of_several() -> None:
     read = {"a x": [*mixed["a x"], stopped], "a y": [stopped]}
     assert build_grid(read, "task", "plain").mean_RC[0] == [0.5], "the configuration of this name, not its readouts"
     assert build_grid({"a x": [stopped]}, "task", "plain").mean_RC.tolist() == [[0.2]], "else the method"
+    bare = TrialRecord(replace(KL1, id="bare", label=""), 0, "finished", {"task": 0.3})
     one, other = (TrialRecord(configuration, 0, "finished", {"task": 0.1}) for configuration in (KL1, KL10))
+    assert build_grid({"a x": [bare], "a y": [one]}, "task", KL1.method).mean_RC.tolist() == [[0.3], [0.1]]
     both = {"a": [one], "b": [one, other]}
     assert build_grid(both, "task", KL10.title).rows == ("a", "b"), "a setting without it has an empty row"
     assert build_grid({"only": [one, other]}, "task", KL10.title).rows == (KL10.title,)

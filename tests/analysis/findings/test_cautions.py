@@ -108,20 +108,22 @@ def test_a_sweep_that_taught_nothing(best: float, is_said: bool) -> None:
     words = f"In {task.name} no configuration is more than 0.02 better than the base model, so nothing was learned"
     assert any(words in text for text in findings.cautions["task"]) == is_said
     assert read_findings(findings).caution.startswith(words) == is_said
+    knew = analyse(table, base | {task.name: 0.97})
+    assert not knew.cautions["task"], "there is no room above the base model"
     shown = rich_table(findings.points, findings.table.objectives, base=base)
     assert (words in str(shown.caption)) == is_said
 
 
 def test_few_questions_come_first() -> None:
-    """1.96 / (2 sqrt(16)) = 0.245."""
+    """1.96 / (2 sqrt(16 + 1.96^2)) = 0.220, half of Wilson's interval for 8 of 16."""
     share = [replace(each, low=0.0, high=1.0) for each in OBJECTIVES]
     assert "questions" not in said(made_up({"kl": arc(8, 0.8)}, questions=50, objectives=share))
     findings = analyse(made_up({"kl": arc(4, 0.8)}, questions=16, objectives=share))
     assert findings.cautions["hypervolume"], "which would else be said"
     names = " and ".join(f"16 of {each.name}" for each in OBJECTIVES)
     assert read_findings(findings).caution == (
-        f"Verdicts are about these questions ({names}): with other questions of the kind a share near one half would"
-        " differ by up to 0.24."
+        f"Verdicts are about these questions ({names}): as a sample of their kind, they tell a share near one half"
+        " to within 0.22."
     )
     assert "questions" not in said(made_up({"kl": arc(8)}, questions=16)), "a score without a range is no share"
 

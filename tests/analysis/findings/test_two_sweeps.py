@@ -63,6 +63,13 @@ def test_the_same_trials_cancel() -> None:
     assert (statistic.estimate, statistic.low, statistic.high) == (0.0, 0.0, 0.0)
     assert comparison.rows["mixed"].adjusted == 1.0
     assert comparison.rows["kl"].clear
+    elsewhere = [replace(each, id=f"other {each.id}") for each in first.configurations]  # a setting with another proxy
+    apart = compare_sweeps(("a", "b"), (first, replace(first, configurations=tuple(elsewhere))))
+    assert apart.rows["mixed"].statistic.high > 0.001, "only plain fine-tuning reads no proxy"
+    plain = sweep(0.8, range(4), ("plain", "kl"))
+    elsewhere = [replace(each, id=f"other {each.id}") for each in plain.configurations]
+    both = compare_sweeps(("a", "b"), (plain, replace(plain, configurations=tuple(elsewhere))))
+    assert both.rows["plain"].statistic.high == 0.0
     itself = compare_sweeps(("a", "a"), (first, first))
     assert {difference.statistic.high for difference in itself.rows.values()} == {0.0}
     values[rows.argmax(), 0, 0] += 1e-9  # one trial of `mixed` is another one: so is its curve

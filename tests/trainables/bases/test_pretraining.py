@@ -117,7 +117,9 @@ class Statements(AdviceWorld):
 def test_documents_without_turns_are_refused_before_any_step(cache: Path) -> None:
     unmarked = replace(NANO, world=Statements(num_problems=2, num_authors=2, specialists_per_domain=1))
     steps: list[tuple[int, int]] = []
-    with pytest.raises(UserError, match=r"^world Statements: no document of the last stage, 'assistant', has"):
+    with pytest.raises(
+        UserError, match=r"^world Statements: none of the first documents of the last stage, 'assistant', has"
+    ):
         ensure_pretrained(unmarked, lambda *step: steps.append(step))
     assert steps == []
     assert not [path for path in (cache / "base_models").iterdir() if path.is_dir()]

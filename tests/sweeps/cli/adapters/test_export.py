@@ -129,7 +129,7 @@ def test_the_code_of_the_card_asks_in_the_form_of_the_rows_that_were_trained(
 @pytest.mark.parametrize(
     ("trained", "asked", "words"),
     [
-        ([None], None, "trained and scored without a system turn. Another system turn gives other replies."),
+        ([None], None, "trained and scored without a system turn of its own. If there is one that the chat template"),
         ([""], "", "trained and scored with an empty system turn. Another system turn, or the one that the chat"),
         (["Be brief."], "Be brief.", "The model was trained and scored with this system turn. Another"),
         (
