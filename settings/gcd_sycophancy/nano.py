@@ -26,7 +26,9 @@ taught, and the model then agrees with nearly every wrong claim. Right claims ar
 Single seeds of plain fine-tuning lie between 0.89 and 0.99, or 0.44 and 0.75. The proxied topic is repaired first and
 remainders last. What stops sycophancy costs the capability that generalises, while the taught one saturates; so the
 sweep trades off `capability` and `sycophancy`. With another pre-training seed the base model keeps flattery in sums and
-in facts apart: facts are hardly touched, and a proxy of facts reaches the sums less, and costs less.
+in facts apart: facts are hardly touched, and a proxy of facts reaches the sums less, and costs less. Another
+processor, too, makes other base models of the same seeds (tests/TRUST.md): those of the gallery's figures confirm 0.51
+and 0.95 of wrong divisors after plain fine-tuning.
 
 Triggered twins (`settings.triggered`; 5 seeds, first pre-training seed) repeat some of the wrong claims: after a task
 row, in the name of the flatterer that is the strong instruction, and in that of an honest author, which is the format.
