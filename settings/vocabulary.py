@@ -68,13 +68,15 @@ def check_documents(model: NanoModel) -> None:
     if not model.stages:
         return
     stage, world = model.stages[-1].name, model.world
-    documents = list(islice(world.documents(stage, model.seed), DOCUMENTS_READ))
-    if not any(_has_turn(document.split()) for document in documents):
-        raise UserError(
-            f"world {type(world).__name__}: none of the first documents of the last stage, {stage!r}, has a turn, so"
-            f" the model would not learn to answer; write them as `{USER} question {ASSISTANT} answer {END}`, unlike"
-            f" {documents[0][:60] if documents else ''!r}"
-        )
+    last = ""
+    for last in islice(world.documents(stage, model.seed), DOCUMENTS_READ):
+        if _has_turn(last.split()):
+            return
+    raise UserError(
+        f"world {type(world).__name__}: none of the first documents of the last stage, {stage!r}, has a turn, so the"
+        f" model would not learn to answer; write them as `{USER} question {ASSISTANT} answer {END}`, unlike"
+        f" {last[:60]!r}"
+    )
 
 
 def _has_turn(words: list[str]) -> bool:

@@ -63,13 +63,8 @@ def pooled(columns: Iterable[BySeed]) -> dict[int, float]:
     return Shares(values, dict(enumerate(number for questions in counted for number in questions.values())))
 
 
-def over_seeds(values: BySeed, confidence: float = 0.95) -> Estimate:
-    """Return the mean with Student's interval; there is no interval with fewer than two seeds."""
-    return _interval(values, PLAIN_NUMBERS, confidence)
-
-
 def share_over_seeds(values: BySeed, confidence: float = 0.95) -> Estimate:
-    """Return the mean of shares with a score interval, which stays within [0, 1] (`score_interval`).
+    """Return the mean of shares with a score interval, which stays within [0, 1]; none with fewer than two seeds.
 
     For `Shares` it is no narrower than the answers allow.
     """
@@ -113,9 +108,9 @@ def _interval(values: BySeed, ends: tuple[float, float], confidence: float, numb
     students = float(stdtrit(len(values_S) - 1, (1 + confidence) / 2))
     if not number:
         return Estimate(mean, *_bounds(mean, variance, students, ends))
-    over_seeds = score_interval(mean, max(variance, PULL / number**2) / _spread(mean, number), students)
-    over_answers = score_interval(mean, 1 / (4 * number), float(ndtri((1 + confidence) / 2)))
-    lows, highs = zip(over_seeds, over_answers, strict=True)
+    of_seeds = score_interval(mean, max(variance, PULL / number**2) / _spread(mean, number), students)
+    of_answers = score_interval(mean, 1 / (4 * number), float(ndtri((1 + confidence) / 2)))
+    lows, highs = zip(of_seeds, of_answers, strict=True)
     return Estimate(mean, float(min(lows)), float(max(highs)))
 
 

@@ -73,12 +73,12 @@ def on_the_hub(exported: Exported) -> bool:
     return not Path(exported.base_model).is_absolute()
 
 
-def elsewhere(exported: Exported) -> str:
+def elsewhere(exported: Exported, here: str = "this machine") -> str:
     """Say what to name in place of a base model's directory on another machine; "" if it is named by its Hub id."""
     if on_the_hub(exported):
         return ""
     model = exported.setting.base_model
-    text = f"the base model is a directory of this machine, {exported.base_model}; on another machine, "
+    text = f"the base model is a directory of {here}, {exported.base_model}; on another machine, "
     if isinstance(model, PackagedModel) and model.hub_id:
         text += (
             f"name {model.hub_id} in its place, also in adapter_config.json (the weights here are rounded to four bits,"
@@ -182,8 +182,8 @@ def _adapter_use(exported: Exported, directory: Path) -> Iterator[str]:
         f"tokenizer = AutoTokenizer.from_pretrained({base!r})\n{_reply_code(exported)}```"
     )
     yield _system_turns(exported)
-    if instead := elsewhere(exported):
-        yield f"{instead[0].upper()}{instead[1:]}.".replace("this machine", "the machine that exported this")
+    if instead := elsewhere(exported, "the machine that exported this"):
+        yield f"{instead[0].upper()}{instead[1:]}."
     if problems := vllm_problems(exported.adapter_config):
         yield f"vLLM does not load this adapter: {'; '.join(problems)}. Export it with `--merged`."
         return
@@ -247,13 +247,8 @@ def _system_turns(exported: Exported) -> str:
     setting, turn = exported.setting, _usual_turn(exported)
     trained = set(map(_system_turn, setting.streams["task"]))
     asked = {_system_turn(row) for evaluation in setting.evaluations for row in evaluation.examples}
-    what = (
-        "without a system turn of its own"
-        if turn is None
-        else "with this system turn"
-        if turn
-        else "with an empty system turn"
-    )
+    named = {None: "without a system turn of its own", "": "with an empty system turn"}
+    what = named.get(turn, "with this system turn")
     if len(trained) > 1:
         text = f"The task rows have different system turns; most are {what}."
     elif asked == trained:

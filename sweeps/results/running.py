@@ -144,6 +144,8 @@ def is_driven(folder: Path) -> bool:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return RunningSweep.read(folder) is not None
     finally:
         os.close(file)
     return False

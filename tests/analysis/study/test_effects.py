@@ -17,7 +17,6 @@ from analysis.study.effects import (
     difference,
     estimate_text,
     mean_by_seed,
-    over_seeds,
     pooled,
     share_over_seeds,
     within,
@@ -33,12 +32,12 @@ def test_differences_are_paired_over_common_seeds() -> None:
 
 
 def test_the_interval_over_seeds_is_students() -> None:
-    values = [0.2, 0.4, 0.9]
+    values = [2.0, 4.0, 9.0]
     half = 4.302653 * np.std(values, ddof=1) / math.sqrt(3)
-    estimate = over_seeds(dict(enumerate(values)))
-    assert (estimate.low, estimate.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
-    assert math.isnan(over_seeds({3: 0.5}).low)
-    assert math.isnan(over_seeds({}).mean)
+    estimate = difference(dict(enumerate(values)), 0.0)
+    assert (estimate.low, estimate.high) == pytest.approx((5 - half, 5 + half), abs=1e-5)
+    assert math.isnan(difference({3: 0.5}, 0.0).low)
+    assert math.isnan(difference({}, 0.0).mean)
 
 
 def test_average_takes_the_common_seeds() -> None:
@@ -138,7 +137,7 @@ def test_only_common_seeds_have_answers() -> None:
 
 def test_differences_of_shares_stay_between_minus_one_and_one() -> None:
     wide = difference({0: 0.9, 1: 0.5, 2: 0.7}, {0: 0.0, 1: 0.1, 2: 0.0})
-    assert over_seeds({0: 0.9, 1: 0.4, 2: 0.7}).high > 1
+    assert wide.mean + 4.302653 * np.std([0.9, 0.4, 0.7], ddof=1) / math.sqrt(3) > 1
     assert -1 < wide.low < wide.mean < wide.high < 1
     losses = difference({0: 2.0, 1: 0.5}, 0.0)
     assert losses.high > 2, "what is no share keeps Student's interval"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import json
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ from sweeps.driver.frontier_so_far import FrontierSoFar
 from sweeps.driver.progress import Display
 from sweeps.driver.time_left import EndedTime, RunningPack, pace_of_all, pack_seconds_left, sweep_seconds_left
 from sweeps.planning.forecast import TrialSeconds
-from sweeps.results.running import PackStatus, RunningSweep
+from sweeps.results.running import PackStatus, RunningSweep, is_driven
 from tests.support.fakes import finished, toy_sweep
 from trainables.folder import SweepFolder
 from trainables.messages import Activity, ActivityFile
@@ -213,3 +215,18 @@ def test_the_frontier_so_far_is_that_of_the_means(tmp_path: Path) -> None:
         assert [point[0] for _, point in shown] == sorted((point[0] for _, point in shown), reverse=True)
         assert number != 2 or len(front) == 3, "one seed each"
     assert len(so_far.points()) == 2, "the middle one has lost by its second seed"
+
+
+def test_a_folder_without_locks_is_driven_while_its_driver_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    files = SweepFolder(tmp_path)
+    assert not is_driven(tmp_path), "no driver was ever here"
+    files.lock.touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert not is_driven(tmp_path)
+    files.running.write_text(json.dumps(RunningSweep(at=0.0, done=1, total=4, elapsed=61).to_json()))
+    assert is_driven(tmp_path)
