@@ -25,6 +25,7 @@ from settings.common.errors import UserError
 
 CELL, MARGINS, DPI = (0.82, 0.34), (3.2, 1.5), 140  # inches
 BASE = "base model"
+LIGHT = 0.55  # share of the span of colours above which a cell is light
 CHIP_PAD = 15.0  # points between the cells of a row and its name
 FONT = {"small": 8.0, "title": 10.0}
 
@@ -34,7 +35,7 @@ class Grid:
     """Means over trials.
 
     Attributes:
-        rows, columns: their labels.
+        rows, columns: their labels. Columns are in the order in which the trials list their scores: the setting's.
         mean_RC: nan where nothing was measured.
         count_RC: number of finished trials with the score.
         methods: method of each row; None if a row has several, or is the base model.
@@ -77,7 +78,7 @@ def build_grid(
     chosen = _rows(_finished(records, method), base_scores or {})
     if method and not any(chosen.values()):
         raise UserError(_lacking(records, method))
-    names = sorted({name for trials in chosen.values() for trial in trials for name in trial.scores})
+    names = list(dict.fromkeys(name for trials in chosen.values() for trial in trials for name in trial.scores))
     matches = {name: match for name in names if (match := pattern.fullmatch(name))}
     if not matches:
         raise UserError(f"option --scores: no score matches {scores!r}; there are {', '.join(names) or 'none'}")
@@ -164,11 +165,16 @@ def short_labels(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def save_heatmap(path: Path, grid: Grid, title: str) -> None:
-    """Draw the grid to a PNG, PDF or SVG file, with the number in each cell. Raises UserError."""
+    """Draw the grid to a PNG, PDF or SVG file, with the number in each cell. Raise UserError.
+
+    Colours span [0, 1], or beyond it as far as the numbers go.
+    """
     check_format(path)
     figure = new_figure(CELL[0] * len(grid.columns) + MARGINS[0], CELL[1] * len(grid.rows) + MARGINS[1])
     axes = figure.add_subplot()
-    image = axes.imshow(grid.mean_RC, cmap=HEAT, vmin=0.0, vmax=1.0, aspect="auto")
+    measured = grid.mean_RC[np.isfinite(grid.mean_RC)]
+    low, high = min(0.0, *measured), max(1.0, *measured)
+    image = axes.imshow(grid.mean_RC, cmap=HEAT, vmin=low, vmax=high, aspect="auto")
     axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=30, ha="right", fontsize=FONT["small"])
     axes.set_yticks(range(len(grid.rows)), grid.rows, fontsize=FONT["small"])
     axes.tick_params(length=0)
@@ -176,7 +182,7 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
     axes.spines[:].set_visible(False)
     _mark_methods(axes, grid)
     for (row, column), value in np.ndenumerate(grid.mean_RC):
-        colour = "black" if value > 0.55 else "white"
+        colour = "black" if value > low + LIGHT * (high - low) else "white"
         text = number_text(value, 2)
         axes.text(column, row, text, ha="center", va="center", fontsize=FONT["small"], color=colour)
     counts = np.unique(grid.count_RC[[row != BASE for row in grid.rows]])

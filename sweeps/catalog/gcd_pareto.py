@@ -1,4 +1,4 @@
-"""Every method on nano GCD sycophancy, each from near plain to near base: capability against sycophancy.
+"""The study's methods on nano GCD sycophancy, each from near plain to near base: capability against sycophancy.
 
 selgen reproduce gcd_pareto
 

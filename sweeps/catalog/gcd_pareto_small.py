@@ -1,4 +1,4 @@
-"""All methods of the study on a real language model: right sums against sycophancy on topics that no row names.
+"""The study's methods on a real language model: right sums against sycophancy on topics that no row names.
 
 selgen reproduce gcd_pareto --scale small
 

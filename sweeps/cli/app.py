@@ -50,7 +50,7 @@ app.add_typer(adapters_app)
 @sweep_app.command("list", epilog="Example: selgen sweep list")
 def list_command() -> None:
     """List the sweeps of the catalog."""
-    from sweeps.cli.tables import show_sweeps
+    from sweeps.cli.looking.sweeps import show_sweeps
 
     show_sweeps(Console())
 

@@ -28,8 +28,9 @@ class Say:
         self.console.print(redacted(line), style=style, highlight=False, markup=False, soft_wrap=True)
 
     def prose(self, text: str, style: str | None = None) -> None:
-        """Print text, wrapped between words."""
-        self.console.print(redacted(text), style=style, highlight=False, markup=False)
+        """Print text: wrapped between words on a terminal, on one line in a file or pipe, where it is searched."""
+        one_line = not self.console.is_terminal
+        self.console.print(redacted(text), style=style, highlight=False, markup=False, soft_wrap=one_line)
 
     def warn(self, line: str) -> None:
         """Print a line that a user should not miss."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -165,23 +164,6 @@ def show_cautions(setting: Setting, console: Console, more: Sequence[str] = ()) 
         Say(console).prose(f"{setting.name}: {remark}")
     for caution in (*setting.cautions, *more):
         Say(console).prose(f"caution, {setting.name}: {caution}", style="yellow")
-
-
-def show_sweeps(console: Console) -> None:
-    """Print the sweeps of the catalog."""
-    from sweeps.find import catalog_names, load_sweep
-
-    table = table_of("name", "settings", "methods")
-    for name in catalog_names():
-        sweep = load_sweep(name)
-        table.add_row(name, _counted(ref.name for ref in sweep.settings), _counted(s.method for s in sweep.spaces))
-    console.print(table)
-
-
-def _counted(names: Iterable[str]) -> str:
-    """List names with how often each is repeated in succession, e.g. "plain, mixed x 3"."""
-    groups = [(name, len(list(same))) for name, same in itertools.groupby(names)]
-    return ", ".join(name if count == 1 else f"{name} x {count}" for name, count in groups)
 
 
 def show_figures(console: Console) -> None:

@@ -16,7 +16,7 @@ from settings.setting import Evaluation, Setting
 from settings.vocabulary import check_words
 from sweeps.cli.looking.described import show_described
 from sweeps.cli.say import Say
-from sweeps.cli.tables import show_cautions, table_of
+from sweeps.cli.tables import show_cautions
 
 
 def show_named(console: Console, name: str, given: Mapping[str, Any]) -> None:
@@ -43,15 +43,10 @@ def show_named(console: Console, name: str, given: Mapping[str, Any]) -> None:
 
 
 def show_settings(console: Console) -> None:
-    """Print all settings with their options."""
-    table = table_of("name", "what", "scale", "options", title="settings")
-    for name in catalog.names():
-        first = (name, catalog.description(name))
-        for scale, builder in catalog.scales(name).items():
-            table.add_row(*first, scale, ", ".join(option.name for option in catalog.options_of(builder)))
-            first = ("", "")
-    console.print(table)
-    Say(console).note("defaults and meaning of the options: selgen settings NAME")
+    """Print all settings."""
+    rows = [(name, ", ".join(catalog.scales(name)), catalog.description(name)) for name in catalog.names()]
+    show_described(console, "settings", ("name", "scales, default first", "what"), rows)
+    Say(console).note("its options, rows and scores: selgen settings NAME")
 
 
 def show_options(console: Console, name: str, given: Mapping[str, Any]) -> None:

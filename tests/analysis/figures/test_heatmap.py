@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from matplotlib.image import imread
 
 from analysis.figures.heatmap import build_grid, save_heatmap, short_labels
+from analysis.figures.style import HEAT
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
 from tests.support.made_up_trials import KL1, KL10, PLAIN
@@ -29,14 +32,14 @@ RECORDS = {
 
 def test_a_cell_is_the_mean_over_the_finished_trials_that_have_the_score() -> None:
     grid = build_grid(RECORDS, "(.*)_unseen")
-    assert grid.columns == ("actions", "foods")
+    assert grid.columns == ("foods", "actions"), "in the order of the trials' scores, which is the setting's"
     assert grid.rows == ("number=1", "number=5")
-    np.testing.assert_allclose(grid.mean_RC, [[math.nan, 0.3], [0.5, 0.9]], atol=1e-12)
-    assert grid.count_RC.tolist() == [[0, 2], [1, 1]]
+    np.testing.assert_allclose(grid.mean_RC, [[0.3, math.nan], [0.9, 0.5]], atol=1e-12)
+    assert grid.count_RC.tolist() == [[2, 0], [1, 1]]
 
 
 def test_without_a_group_the_score_names_the_column() -> None:
-    assert build_grid(RECORDS, "foods_.*").columns == ("foods_seen", "foods_unseen")
+    assert build_grid(RECORDS, "foods_.*").columns == ("foods_unseen", "foods_seen")
 
 
 def test_without_a_choice_all_scores_are_shown() -> None:
@@ -46,7 +49,7 @@ def test_without_a_choice_all_scores_are_shown() -> None:
 
     (default,) = [each.default for each in get_command(app).commands["heatmap"].params if each.name == "scores"]
     columns = build_grid(RECORDS, default).columns
-    assert columns == ("actions_unseen", "foods_seen", "foods_unseen", "task")
+    assert columns == ("foods_unseen", "foods_seen", "task", "actions_unseen")
 
 
 def test_one_method_or_configuration_of_several() -> None:
@@ -100,7 +103,7 @@ def test_of_one_setting_the_rows_are_configurations() -> None:
 
 def test_what_matches_nothing_is_refused() -> None:
     with pytest.raises(
-        UserError, match="no score matches 'x'; there are actions_unseen, foods_seen, foods_unseen, task"
+        UserError, match="no score matches 'x'; there are foods_unseen, foods_seen, task, actions_unseen"
     ):
         build_grid(RECORDS, "x")
     with pytest.raises(UserError, match=r"'\(' is not a regular expression"):
@@ -123,3 +126,13 @@ def test_the_picture(tmp_path: Path) -> None:
     assert "</svg>" in (tmp_path / "map.svg").read_text()
     with pytest.raises(UserError, match="the name must end in"):
         save_heatmap(tmp_path / "map.txt", grid, "toy")
+
+
+def test_scores_beyond_one_have_colours_of_their_own(tmp_path: Path) -> None:
+    """Losses of 1.5 and 3 nats: half of the colours up, and at their end."""
+    save_heatmap(tmp_path / "map.png", build_grid({"s": [trial(0, task_loss=1.5, other_loss=3.0)]}, ".*"), "losses")
+    pixels = (imread(tmp_path / "map.png")[..., :3] * 255).round().astype(int).reshape(-1, 3)
+    cells = [colour for colour, _ in Counter(map(tuple, pixels.tolist())).most_common(3)]  # white, and two cells
+    for share in (0.5, 1.0):
+        expected = np.array(colormaps[HEAT](share)[:3]) * 255
+        assert min(np.abs(np.array(colour) - expected).max() for colour in cells) <= 2, share
