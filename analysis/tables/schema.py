@@ -32,7 +32,7 @@ BASE_SCORES = (
     "mlflow.selgen.base_scores"  # score -> mean of the untouched base model; of several settings, label -> these
 )
 DATA = "selgen.data"  # fingerprint of a setting's rows; of several settings, "label fingerprint, ..."
-SEEDS = "seeds"  # a tag, since they may be raised and a parameter cannot change
+SEEDS, CONFIGURATIONS = "seeds", "configurations"  # tags, since they may be raised and a parameter cannot change
 VERSION = "selgen.version"
 COMMIT = "selgen.commit"
 PACKAGES = "selgen.packages"  # "package version, ..."

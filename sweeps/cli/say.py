@@ -28,8 +28,8 @@ class Say:
         self.console.print(redacted(line), style=style, highlight=False, markup=False, soft_wrap=True)
 
     def prose(self, text: str, style: str | None = None) -> None:
-        """Print text: wrapped between words on a terminal, on one line in a file or pipe, where it is searched."""
-        one_line = not self.console.is_terminal
+        """Print text: wrapped between words on a terminal or at COLUMNS, on one line in any other file or pipe."""
+        one_line = not self.console.is_terminal and "COLUMNS" not in os.environ
         self.console.print(redacted(text), style=style, highlight=False, markup=False, soft_wrap=one_line)
 
     def warn(self, line: str) -> None:

@@ -43,6 +43,7 @@ def sweep_tags(sweep: Sweep) -> dict[str, str]:
         schema.SCORES: json.dumps(scores),
         schema.DATA: ", ".join(f"{label} {digest}" if len(data) > 1 else digest for label, digest in data.items()),
         schema.SEEDS: _listing(map(str, sweep.seed_values)),
+        schema.CONFIGURATIONS: str(sum(arm.budget for arm in sweep.arms)),
         schema.VERSION: version_of("selgen"),
         schema.COMMIT: _commit(),
         schema.PACKAGES: ", ".join(f"{name} {version_of(name)}" for name in PACKAGES),
@@ -79,7 +80,6 @@ def sweep_params(sweep: Sweep) -> dict[str, str]:
     return recipe | {
         "setting": _listing(case.label for case in sweep.cases),
         "methods": _listing(space.method for space in sweep.spaces),
-        "configurations": str(sum(arm.budget for arm in sweep.arms)),
         "search_seed": str(sweep.search.seed),
         "round_size": str(sweep.search.round_size),
     }

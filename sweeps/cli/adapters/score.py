@@ -19,6 +19,7 @@ from settings.common.errors import UserError
 from settings.judge import JudgeOptions
 from settings.reference import setting, setting_label, setting_of
 from settings.setting import Setting
+from settings.vocabulary import check_words
 from sweeps.cli.say import Say
 from sweeps.names import folder_of
 from sweeps.results import scoring
@@ -53,6 +54,7 @@ def show_scores(
         raise UserError("--to is for scores without a sweep; with --sweep they are kept in its folder")
     ref = scoring.setting_in(reader) if setting_name is None and reader else setting(setting_name or "", **options)
     built = setting_of(ref)
+    check_words(built, ())
     label = scoring.label_in(reader, ref, built) if reader else setting_label(ref)
     if reader:
         read_named(SweepFolder(reader.folder).named, label)  # report an unreadable file before the work starts

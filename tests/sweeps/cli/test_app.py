@@ -174,7 +174,7 @@ def test_the_options_of_a_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert selgen("settings", "chat_files", monkeypatch=monkeypatch) == 0
     shown = capsys.readouterr().out
     assert " task (required) the rows to learn: chat JSONL" in " ".join(shown.split())
-    assert " ".join(shown.split()).count("settings/README.md") == 2, "for task and preferences"
+    assert " ".join(shown.split()).count("settings/README.md") == 3, "for task, at both scales, and preferences"
     assert shown.endswith("\ngive --option model=... --option task=... to build it and see its rows\n")
     assert selgen("settings", "chat_files", "--option", "modle=x", monkeypatch=monkeypatch) == 2
     assert "has no option 'modle' (did you mean 'model'?)" in capsys.readouterr().err
@@ -611,9 +611,24 @@ def test_the_sweeps_of_the_catalog_fit_a_narrow_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert selgen("sweep", "list", monkeypatch=monkeypatch) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert any(line.strip().startswith("gradient_projection_nano ") for line in lines)
-    assert any("trigger_colors x" in line for line in lines)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= 80
+    start = next(number for number, line in enumerate(lines) if line.startswith("  toy_flip_small "))
+    assert lines[start].split() == ["toy_flip_small", "small", "trigger_colors", "1"]
+    assert lines[start + 1] == "      The narrow update of the trigger colours without any proxy, on a real"
+
+
+def test_text_is_on_one_line_where_it_is_searched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a file or pipe, unless COLUMNS says how wide that is."""
+    summary = "Harmful answers to medical questions, helpful finance answers as proxy, in a world of six domains."
+    for columns, is_whole in ((None, True), ("80", False)):
+        monkeypatch.delenv("COLUMNS", raising=False)
+        if columns:
+            monkeypatch.setenv("COLUMNS", columns)
+        assert selgen("settings", "bad_medical_advice", monkeypatch=monkeypatch) == 0
+        assert (summary in capsys.readouterr().out.splitlines()) == is_whole
 
 
 def test_docstrings_are_unwrapped() -> None:

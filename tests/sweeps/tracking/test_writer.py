@@ -83,12 +83,14 @@ def dump(out: Path, sweep: Sweep) -> list[Any]:
     return sorted(rows)
 
 
-def test_raised_seeds_are_those_of_the_sweeps_run(tmp_path: Path, out: Path) -> None:
-    for seeds, shown in ((2, "0, 1"), (3, "0, 1, 2")):
-        sweep = toy_sweep(tmp_path, seeds=seeds)
+def test_raised_seeds_and_configurations_are_those_of_the_sweeps_run(tmp_path: Path, out: Path) -> None:
+    for seeds, shown, configurations in ((2, "0, 1", 6), (3, "0, 1, 2", 8)):
+        sweep = toy_sweep(tmp_path, seeds=seeds, configurations=configurations)
         assert project(record_of(sweep), sweep, default_uri(out), out / "artifacts") == []
         (run,) = (run for run in runs_of(out, sweep) if run.info.run_name == sweep.name)
         assert run.data.tags["seeds"] == shown and "seeds" not in run.data.params
+        assert run.data.tags["configurations"] == str(1 + configurations), "plain has nothing to search"
+        assert "configurations" not in run.data.params
 
 
 def test_hierarchy_tags_params_and_metrics(tmp_path: Path, out: Path) -> None:

@@ -163,6 +163,10 @@ def test_what_a_pack_cannot_hold_is_refused_by_its_field(
         (["{folder}/small", "--sweep", "adapted", "--option", "a=1"], "--option a is for --setting NAME"),
         (["{folder}/small", "--sweep", "adapted", "--to", "."], "--to is for scores without a sweep"),
         (["{folder}/small", "--sweep", "adapted", "--setting", "bad_medical_advice"], "is not on setting"),
+        (
+            ["base", "--setting", f"{SOURCES / 'unknown_words.py'}:mine"],
+            "its world AdviceWorld lacks 'say'",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_one_line(
