@@ -216,9 +216,11 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
         f" {plan.worker_bytes / 1e9:.1f} GB of memory per worker{_shared(plan)}"
     )
     if plan.prefix_bytes:
-        size = f"{plan.prefix_bytes / 1e6:,.0f} MB"
-        there = f"which has {plan.prefix_cache_bytes / 1e6:,.0f} MB, and at most {FOLDER_BYTES / 1e9:.0f} GB"
-        Say(console).note(f"the layers below the lowest adapted one are computed once: {size} in the cache, {there}")
+        used, limit = f"{plan.prefix_cache_bytes / 1e6:,.0f} MB", f"{FOLDER_BYTES / 1e9:.0f} GB"
+        Say(console).prose(
+            "the layers below the lowest adapted one are computed once and cached:"
+            f" {plan.prefix_bytes / 1e6:,.0f} MB on disk (the cache holds {used} now, and at most {limit})"
+        )
     if sweep.replies:
         Say(console).note(
             f"replies in words are sampled by the server at {without_user(sweep.replies.url)}, alongside training; the"
@@ -262,13 +264,16 @@ def _shared(plan: CostEstimate) -> str:
 
 def show_status(console: Console, state: Mapping[str, Any]) -> None:
     """Print the progress of a sweep: a row per arm, what the user should know, and what its folder holds."""
-    columns = ("trials", "finished", "invalid", "failed", "stopped", "left")
-    rows = [(arm["setting"], arm["title"], [arm[column] for column in columns]) for arm in state["arms"]]
+    arms = state["arms"]
+    columns = {name: name for name in ("trials", "finished", "invalid", "failed", "stopped", "left")}
+    if any(arm["stopped"] for arm in arms):
+        columns["stopped"] = "stopped early"
+    else:
+        del columns["stopped"]
+    rows = [(arm["setting"], arm["title"], [arm[column] for column in columns]) for arm in arms]
     say = Say(console)
     say.note(state["lines"][0])
-    console.print(
-        arms_table(state["sweep"], ("trials", "finished", "invalid", "failed", "stopped early", "left"), rows)
-    )
+    console.print(arms_table(state["sweep"], tuple(columns.values()), rows))
     for line in state["lines"][1:]:
         say.note(line)
     for line in state["cautions"]:
@@ -276,15 +281,15 @@ def show_status(console: Console, state: Mapping[str, Any]) -> None:
     kinds = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in sorted(state["disk"].items()))
     say.note(f"{state['bytes'] / 1e6:.1f} MB in {state['folder']}: {kinds}")
     if any(state["caches"].values()):
-        say.note(f"in the cache of all sweeps: {_caches(state['caches'])}")
+        say.note(f"in caches that all sweeps share: {_caches(state['caches'])}")
 
 
 def _caches(sizes: Mapping[str, int]) -> str:
-    """Say how large the bounded caches are, e.g. "3.1 MB of the base models' outputs, of at most 20 GB"."""
+    """Say how large the bounded caches are, e.g. "3.1 MB of the base models' outputs (at most 20 GB each; ...)"."""
     from sweeps.results.disk import CACHES
 
     listed = " and ".join(f"{sizes[name] / 1e6:,.1f} MB of {what}" for name, what in CACHES.items() if sizes[name])
-    return f"{listed}, each of at most {FOLDER_BYTES / 1e9:.0f} GB (the least recently used is deleted)"
+    return f"{listed} (at most {FOLDER_BYTES / 1e9:.0f} GB each; the least recently used entries go first)"
 
 
 def show_removed(console: Console, removed: Sequence[Removable], dry_run: bool) -> None:

@@ -9,7 +9,7 @@ from settings.common.shared_files import folder_bytes
 from trainables.folder import SweepFolder
 
 LEFTOVERS, RESULTS = "leftovers", "results"
-CACHES = {"prefixes": "what lies below adapters", "references": "the base models' outputs"}  # folders of the cache
+CACHES = {"prefixes": "states below the adapters", "references": "the base models' outputs"}  # folders of the cache
 
 
 def usage(folder: Path) -> dict[str, int]:
