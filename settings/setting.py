@@ -123,7 +123,7 @@ class Score:
         grade: (example, observation) -> value, or None if the observation cannot be graded; None is counted as missing
             and never as zero. The observation is the reply text, the mean token loss in nats, `Judged` or `Preference`
             (see `Evaluation`).
-        higher_is_better: False if lower is better; only `analysis.tables.scores` flips the sign.
+        higher_is_better: False if lower is better. Records and tables keep the score as it is; see `sign`.
         applies: which rows count.
         given: count only rows whose sibling meets this condition.
         ends: the lowest and the highest possible grade, `SHARE` for a share; None where there is no end. Intervals
@@ -142,13 +142,17 @@ class Score:
     ends: tuple[float | None, float | None] = (None, None)
     worst_of: tuple[str, ...] = ()
 
+    @property
+    def sign(self) -> float:
+        """1, or -1 if lower is better: sign * score is a gain, of which more is always better."""
+        return 1.0 if self.higher_is_better else -1.0
+
     def worst_part(self, scores: Mapping[str, Measurement]) -> str | None:
         """Return the worst of `worst_of`; None unless all are there. A nan is the worst, unless no row counts in it."""
         if not self.worst_of or not set(self.worst_of) <= set(scores):
             return None
         counted = [name for name in self.worst_of if scores[name].n or scores[name].missing] or list(self.worst_of)
-        sign = 1.0 if self.higher_is_better else -1.0
-        return min(counted, key=lambda name: -math.inf if math.isnan(mean := scores[name].mean) else sign * mean)
+        return min(counted, key=lambda name: -math.inf if math.isnan(mean := scores[name].mean) else self.sign * mean)
 
 
 @dataclass(frozen=True)

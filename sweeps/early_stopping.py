@@ -81,8 +81,9 @@ def gains_at_rung(seeds: Sequence[Outcome], objectives: Sequence[Score]) -> Gain
     """Average a configuration's objectives over its seeds at a rung; () if none was measured there."""
     names = [score.name for score in objectives]
     measured = [values for values in (outcome.values(names) for outcome in seeds) if values is not None]
-    signs = [1 if score.higher_is_better else -1 for score in objectives]
-    return tuple(sign * fmean(column) for sign, column in zip(signs, zip(*measured, strict=True), strict=False))
+    return tuple(
+        score.sign * fmean(column) for score, column in zip(objectives, zip(*measured, strict=True), strict=False)
+    )
 
 
 def decide_configuration(number: int, gains: Mapping[int, Gains | None], keep: float) -> RungRuling:

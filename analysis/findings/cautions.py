@@ -127,8 +127,7 @@ def nothing_learned(
         low, high = objective.ends
         if objective.kind != "task" or not all(map(math.isfinite, (base, low, high))):
             continue
-        sign = 1.0 if objective.higher_is_better else -1.0
-        gains = [sign * (mean - base) for mean in means[objective.name] if math.isfinite(mean)]
+        gains = [objective.sign * (mean - base) for mean in means[objective.name] if math.isfinite(mean)]
         least[objective.name] = LEAST_LEARNED * (high - low)
         room = high - base if objective.higher_is_better else base - low
         if not gains or max(gains) > least[objective.name] or room <= 2 * least[objective.name]:

@@ -170,7 +170,7 @@ class Chosen:
                 f" rests on the trials of {self.taken.point.method} alone"
             )
         if abs(self.optimism) >= TOLD:
-            does = "flatters" if _gain(self.best, self.optimism) > 0 else "understates"
+            does = "flatters" if self.best.sign * self.optimism > 0 else "understates"
             remarks.append(
                 f"choosing the best of {number} {does} its {name} by about {abs(self.optimism):.3f}; the expected"
                 f" {name} corrects for that"
@@ -218,7 +218,7 @@ def choose_configuration(
         raise UserError("every configuration has only one seed, so the noise of its scores is unknown; run more seeds")
     column, chosen_limits = table.index(best), tuple(limits)
     if table.num_seeds_C.max() < VERDICT_SEEDS:
-        order = sorted(points, key=lambda point: -_gain(table.objectives[column], point.scores[best].mean))
+        order = sorted(points, key=lambda point: -table.objectives[column].sign * point.scores[best].mean)
         shown = tuple(Candidate(point, None) for point in order)
         return Chosen(table.objectives[column], chosen_limits, confidence, None, shown, note=NOT_CHOSEN)
     finished = table.rows(table.num_seeds_C > 0)
@@ -235,7 +235,7 @@ def choose_configuration(
     ordered = tuple(candidates[row] for row in order_C)
     if choice.row is None:
         return Chosen(table.objectives[column], chosen_limits, confidence, choice.bar, ordered)
-    sign = 1.0 if table.objectives[column].higher_is_better else -1.0
+    sign = table.objectives[column].sign
     low, high = sorted((sign * choice.low, sign * choice.high))
     return Chosen(
         table.objectives[column],
@@ -298,12 +298,8 @@ def _check(table: ScoreTable, limits: Sequence[Limit], confidence: float, base_s
 
 def _bound(table: ScoreTable, limit: Limit) -> Bound:
     column = table.index(limit.score)
-    higher = table.objectives[column].higher_is_better
-    return Bound(column, limit.value if higher else -limit.value, limit.at_least == higher)
-
-
-def _gain(objective: Objective, value: float) -> float:
-    return value if objective.higher_is_better else -value
+    objective = table.objectives[column]
+    return Bound(column, objective.sign * limit.value, limit.at_least == objective.higher_is_better)
 
 
 def _share(probability: float | None) -> str:

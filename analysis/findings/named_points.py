@@ -154,7 +154,5 @@ def _listed(titles: Sequence[str]) -> str:
 
 
 def _dominates(first: Mapping[str, Estimate], second: Mapping[str, Estimate], objectives: Sequence[Objective]) -> bool:
-    gains = [
-        (first[each.name].mean - second[each.name].mean) * (1 if each.higher_is_better else -1) for each in objectives
-    ]
+    gains = [each.sign * (first[each.name].mean - second[each.name].mean) for each in objectives]
     return all(gain >= 0 for gain in gains) and any(gain > 0 for gain in gains)

@@ -83,7 +83,7 @@ def judges_plot(comparison: JudgeComparison) -> go.Figure:
 
 def _front(figure: go.Figure, comparison: JudgeComparison, judge: str, axes: tuple[str, str], colour: str) -> None:
     """Add the staircase of the means by a judge's verdicts."""
-    sign_M = np.array([1.0 if comparison.higher_is_better[name] else -1.0 for name in axes])
+    sign_M = np.array([comparison.sign(name) for name in axes])
     means_CM = np.array([[point.scores[judge][name].mean for name in axes] for point in comparison.points])
     gains_CM = means_CM * sign_M
     corners = staircase(gains_CM, *gains_CM.min(axis=0).tolist()) * sign_M

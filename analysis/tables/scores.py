@@ -45,6 +45,11 @@ class Objective:
         return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
 
     @property
+    def sign(self) -> float:
+        """1, or -1 if lower is better: sign * score is a gain, of which more is always better."""
+        return 1.0 if self.higher_is_better else -1.0
+
+    @property
     def arrow(self) -> str:
         """Which way is better: up or down."""
         return "↑" if self.higher_is_better else "↓"
@@ -216,7 +221,7 @@ class ScoreTable:
 
         Takes any shape that ends in M.
         """
-        return values_M * np.array([1.0 if objective.higher_is_better else -1.0 for objective in self.objectives])
+        return values_M * np.array([objective.sign for objective in self.objectives])
 
     def index(self, name: str) -> int:
         """Return the column of an objective. Raises UserError."""

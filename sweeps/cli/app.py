@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,7 +67,7 @@ def plan_command(
     """Print rows, questions, recipe, trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
     from sweeps.case_check import check_case, few_questions, wide_shares
     from sweeps.cli.tables import show_cautions, show_plan
-    from sweeps.driver.resources import packs_at_a_time
+    from sweeps.driver.resources import packs_at_a_time, this_machine
     from sweeps.find import find, showing_files_beside
     from sweeps.ledger import read, refusal
     from sweeps.names import folder_of
@@ -88,13 +87,12 @@ def plan_command(
         label = case.label if len(sweep.cases) > 1 else case.setting.name
         for line in (case.counts, *wide_shares(case), *recipe_lines(case)):
             Say(console).prose(f"{label}: {line}")
-    here = {"CPU": os.cpu_count() or 1, "GPU": sweep.execution.gpus_per_pack, "memory": float("inf")}
     folder = folder_of(sweep.name, output)
     known = read(folder) if (ledger := SweepFolder(folder).ledger).exists() else None
     if known and (problem := refusal(ledger, known, sweep.name, sweep.identity(), lambda: differences(sweep, folder))):
         Say(console).warn(f"caution: {problem}")
         known = None
-    estimate = estimated(sweep, packs_at_a_time(sweep, [here]), known, free_memory())
+    estimate = estimated(sweep, packs_at_a_time(sweep, [this_machine(sweep)]), known, free_memory())
     if as_json:
         recipes = {case.label: recipe_json(case) for case in sweep.cases}
         typer.echo(json.dumps({"sweep": sweep.name} | estimate.to_json() | {"recipes": recipes}))

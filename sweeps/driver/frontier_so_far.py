@@ -49,7 +49,7 @@ class FrontierSoFar:
         """Return the non-dominated configurations, the best in the task first."""
         if self._front is None:
             known = [point for point in self._points.values() if all(map(math.isfinite, point[1]))]
-            signs = np.array([1.0 if score.higher_is_better else -1.0 for score in self._objectives])
+            signs = np.array([score.sign for score in self._objectives])
             keep = non_dominated(np.array([means for _, means in known]).reshape(len(known), len(signs)) * signs)
             front = [point for point, on in zip(known, keep, strict=True) if on]
             self._front = sorted(front, key=lambda point: -point[1][0])

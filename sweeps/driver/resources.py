@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 from settings.common.errors import UserError
 from sweeps.ledger import Fit
@@ -24,6 +28,13 @@ def resources_of_worker(sweep: Sweep) -> dict[str, float]:
         "memory": (execution.memory_per_pack or 0) * GIGABYTE,
     }
     return {kind: need / execution.num_workers for kind, need in pack.items() if need}
+
+
+def this_machine(sweep: Sweep) -> dict[str, float]:
+    """Return what this machine has, by Ray's names. A pack on GPUs is planned for a machine that has room for one."""
+    execution = sweep.execution
+    memory = math.inf if execution.gpus_per_pack else float(psutil.virtual_memory().total)
+    return {"CPU": os.cpu_count() or 1, "GPU": execution.gpus_per_pack, "memory": memory}
 
 
 def memory_of_worker(sweep: Sweep, nodes: Sequence[Mapping[str, float]], shared: float = 0.0) -> float | None:
@@ -52,8 +63,9 @@ def packs_at_a_time(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> int:
         return places // num_workers
     who = "a pack" if num_workers == 1 else f"each of {num_workers} workers of a pack"
     wants = _listed(need)
-    have = " and ".join(_listed({kind: node.get(kind, 0.0) for kind in need}) for node in nodes) or "no node"
-    raise UserError(f"{who} of sweep {sweep.name!r} needs {wants} on one node, but Ray has {have}")
+    have = " and ".join(_listed({kind: node.get(kind, 0.0) for kind in need}) for node in nodes)
+    nodes_have = f"the node{'s have' if len(nodes) > 1 else ' has'} {have}" if nodes else "there is no node"
+    raise UserError(f"{who} of sweep {sweep.name!r} needs {wants} on one node, but {nodes_have}")
 
 
 def worker_config(
@@ -84,8 +96,9 @@ def worker_config(
 
 def _places(need: Mapping[str, float], node: Mapping[str, float]) -> int:
     """Return how many workers a node has room for."""
-    return min(int(node.get(kind, 0.0) / amount + ROUNDING) for kind, amount in need.items())
+    return int(min(node.get(kind, 0.0) / amount for kind, amount in need.items()) + ROUNDING)
 
 
 def _listed(resources: Mapping[str, float]) -> str:
-    return ", ".join(f"{amount / UNITS[kind][0]:g} {UNITS[kind][1]}" for kind, amount in resources.items())
+    amounts = {kind: f"{amount / UNITS[kind][0]:,.2f}".rstrip("0").rstrip(".") for kind, amount in resources.items()}
+    return ", ".join(f"{amount} {UNITS[kind][1]}" for kind, amount in amounts.items())

@@ -83,10 +83,7 @@ class GapProposer(Proposer):
 
     def _gains(self, summary: TrialSummary) -> tuple[float, float]:
         assert summary.values is not None
-        x, y = (
-            value if score.higher_is_better else -value
-            for value, score in zip(summary.values, self.scores, strict=True)
-        )
+        x, y = (score.sign * value for value, score in zip(summary.values, self.scores, strict=True))
         return x, y
 
 

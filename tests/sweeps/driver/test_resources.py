@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from settings.common.errors import UserError
-from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker
+from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker, this_machine
 from sweeps.sweep import Execution
 from tests.support.fakes import toy_sweep
 
@@ -37,11 +37,15 @@ def test_packs_at_a_time(tmp_path: Path, options: dict[str, Any], nodes: list[di
 @pytest.mark.parametrize(
     ("options", "nodes", "says"),
     [
-        ({"gpus_per_pack": 1}, [CPUS], "a pack of sweep 'toy-sweep' needs 1 CPUs, 1 GPUs on one node, but Ray has 2"),
-        ({"cpus_per_pack": 3}, [CPUS, CPUS], "needs 3 CPUs on one node, but Ray has 2 CPUs and 2 CPUs"),
-        ({"memory_per_pack": 30}, [CPUS], "30 GB of memory on one node, but Ray has 2 CPUs, 24 GB of memory"),
+        (
+            {"gpus_per_pack": 1},
+            [CPUS],
+            "a pack of sweep 'toy-sweep' needs 1 CPUs, 1 GPUs on one node, but the node",
+        ),
+        ({"cpus_per_pack": 3}, [CPUS, CPUS], "needs 3 CPUs on one node, but the nodes have 2 CPUs and 2 CPUs"),
+        ({"memory_per_pack": 30}, [CPUS], "30 GB of memory on one node, but the node has 2 CPUs, 24 GB of memory"),
         ({"cpus_per_pack": 6, "num_workers": 3}, [CPUS, CPUS], "each of 3 workers of a pack"),
-        ({}, [], "Ray has no node"),
+        ({}, [], "but there is no node"),
     ],
 )
 def test_what_does_not_fit(tmp_path: Path, options: dict[str, Any], nodes: list[dict[str, float]], says: str) -> None:
@@ -99,3 +103,12 @@ def test_a_worker_has_its_part(tmp_path: Path) -> None:
 def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         toy_sweep(tmp_path, execution=Execution(**options))
+
+
+def test_a_plan_is_for_this_machine_but_for_its_gpus(tmp_path: Path) -> None:
+    """Reserved memory counts; a pack on GPUs is planned for a machine that has one, and the memory beside it."""
+    reserving = toy_sweep(tmp_path, execution=Execution(memory_per_pack=1e6))
+    with pytest.raises(UserError, match=r"needs 1 CPUs, 1,000,000 GB of memory on one node, but the node has"):
+        packs_at_a_time(reserving, [this_machine(reserving)])
+    on_gpu = toy_sweep(tmp_path, execution=Execution(memory_per_pack=1e6, gpus_per_pack=1))
+    assert packs_at_a_time(on_gpu, [this_machine(on_gpu)]) == 1
