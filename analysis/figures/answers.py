@@ -2,48 +2,63 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import text_to_path
 
 from analysis.figures.style import FONT, TEXT
 from analysis.findings.reading import Reading
 
-TITLE_WIDTH, ANSWER_WIDTH = 76, 106  # characters
 TITLE_LINE, LINE, MARGIN, GAP = 0.22, 0.155, 0.07, 0.14  # inches
-QUESTIONS = 1.2  # inches, width of the questions
+SIDE, QUESTIONS = 0.1, 1.2  # inches, width of the margins and of the questions
+POINTS = 72  # in an inch
 
 
-def head_lines(title: str, reading: Reading | None) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return the lines of the title, and each question with the lines of its answer."""
-    answers = [] if reading is None else [(what, textwrap.wrap(text, ANSWER_WIDTH)) for what, text in reading.answers]
-    return textwrap.wrap(title, TITLE_WIDTH), answers
+def head_lines(title: str, reading: Reading | None, width: float) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return the lines of the title, and each question with those of its answer, for a figure `width` inches wide."""
+    room = width - 2 * SIDE
+    answers = [] if reading is None else reading.answers
+    return wrapped(title, room, FONT["title"]), [
+        (what, wrapped(text, room - QUESTIONS, FONT["small"])) for what, text in answers
+    ]
 
 
-def head_height(title: str, reading: Reading | None) -> float:
-    """Return how high the head is, in inches."""
-    lines, answers = head_lines(title, reading)
+def wrapped(text: str, width: float, size: float) -> list[str]:
+    """Break text between words into lines of at most `width` inches in the figures' font; a longer word stays whole."""
+    font, lines = FontProperties(size=size), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and text_to_path.get_text_width_height_descent(longer, font, ismath=False)[0] > width * POINTS:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines if text.strip() else []
+
+
+def head_height(title: str, reading: Reading | None, width: float) -> float:
+    """Return how high the head of a figure `width` inches wide is, in inches."""
+    lines, answers = head_lines(title, reading, width)
     number = sum(len(text) for _, text in answers)
     return MARGIN + TITLE_LINE * len(lines) + LINE * number + GAP * bool(lines or number)
 
 
 def draw_head(figure: Figure, title: str, reading: Reading | None) -> None:
     """Write title and answers at the top of a figure, and keep its axes below."""
-    lines, answers = head_lines(title, reading)
     width, height = figure.get_size_inches().tolist()
+    lines, answers = head_lines(title, reading, width)
     top = height - MARGIN
     for line in lines:
-        figure.text(0.1 / width, top / height, line, fontsize=FONT["title"], va="top")
+        figure.text(SIDE / width, top / height, line, fontsize=FONT["title"], va="top")
         top -= TITLE_LINE
     for question, text in answers:
-        _write(figure, 0.1, top, question, "question", "bold")
+        _write(figure, SIDE, top, question, "question", "bold")
         for line in text:
-            _write(figure, 0.1 + QUESTIONS, top, line, "answer", "normal")
+            _write(figure, SIDE + QUESTIONS, top, line, "answer", "normal")
             top -= LINE
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
-        engine.set(rect=(0, 0, 1, 1 - head_height(title, reading) / height))
+        engine.set(rect=(0, 0, 1, 1 - head_height(title, reading, width) / height))
 
 
 def _write(figure: Figure, x: float, y: float, text: str, gid: str, weight: str) -> None:

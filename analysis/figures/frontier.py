@@ -119,7 +119,7 @@ def frontier_figure(
     reading = reading or _read(table.select(_names_in_order(table, shown)), points, base_scores or {})
     scored = [point for point in named if point.has(shown.objectives)]
     handles = _legend(drawn, styles, base is not None, bootstrap is not None) + named_points.legend(scored)
-    head = head_height(title, reading)
+    head = head_height(title, reading, SIZE[0])
     figure = new_figure(SIZE[0], head + max(SIZE[1], _height_of(handles)))
     axes = figure.add_subplot()
     cut = _limit(axes, shown, drawn, base)

@@ -5,6 +5,7 @@ Shape legend: C configurations, M objectives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,10 +60,16 @@ class Limit:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration, and the probability that its true means keep all limits; None if no verdict is given."""
+    """A configuration, and how it stands.
+
+    Attributes:
+        probability: that its true means keep all limits; None if no verdict is given.
+        fitted: its score to optimise on its method's curve, by which those that clear the bar are ranked; nan without.
+    """
 
     point: FrontierPoint
     probability: float | None
+    fitted: float = math.nan
 
     @property
     def title(self) -> str:
@@ -71,7 +78,8 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         """Return the candidate as JSON data."""
-        return self.point.to_json() | {"probability": self.probability}
+        fitted = self.fitted if math.isfinite(self.fitted) else None
+        return self.point.to_json() | {"probability": self.probability, "fitted": fitted}
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,8 @@ class Chosen:
                 f"the expected {name} and its interval also rest on the other configurations; the table's interval"
                 f" rests on the trials of {self.taken.point.method} alone"
             )
+        if better := self._measured_better():
+            remarks.append(better)
         if abs(self.optimism) >= TOLD:
             does = "flatters" if self.best.sign * self.optimism > 0 else "understates"
             remarks.append(
@@ -176,6 +186,21 @@ class Chosen:
                 f" {name} corrects for that"
             )
         return tuple(remarks)
+
+    def _measured_better(self) -> str:
+        """Say why a configuration with a better mean in the table is not taken; "" if there is none."""
+        if self.taken is None:
+            return ""
+        name = self.best.name
+        cleared = [candidate for candidate in self.candidates if self.mark(candidate)]
+        leader = max(cleared, key=lambda candidate: self.best.sign * candidate.point.scores[name].mean)
+        means = [candidate.point.scores[name].mean for candidate in (leader, self.taken)]
+        if self.best.sign * (means[0] - means[1]) < TOLD:
+            return ""
+        return (
+            f"{leader.title} measured a better {name}, {means[0]:z.3f}; the choice is by the curve through all values"
+            f" of a knob, on which it has {leader.fitted:z.3f}, and {self.taken.title} {self.taken.fitted:z.3f}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the choice as JSON data."""
@@ -225,17 +250,17 @@ def choose_configuration(
     bootstrap = Bootstrap(measure(finished, base_values(finished, base_scores or {})))
     bounds = [_bound(table, limit) for limit in limits]
     choice = choose(bootstrap, bounds, column, confidence)
+    sign, gain_C = table.objectives[column].sign, bootstrap.mean_CM[:, column]
     by_id = {point.configuration: point for point in points}
     candidates = [
-        Candidate(by_id[configuration.id], float(probability))
-        for configuration, probability in zip(finished.configurations, choice.probability_C, strict=True)
+        Candidate(by_id[configuration.id], float(probability), sign * float(gain))
+        for configuration, probability, gain in zip(finished.configurations, choice.probability_C, gain_C, strict=True)
     ]
-    gain_C, distance_C = bootstrap.mean_CM[:, column], _distances(bootstrap, bounds)
+    distance_C = _distances(bootstrap, bounds)
     order_C = sorted(range(len(candidates)), key=lambda row: _rank(choice, gain_C, distance_C, row))
     ordered = tuple(candidates[row] for row in order_C)
     if choice.row is None:
         return Chosen(table.objectives[column], chosen_limits, confidence, choice.bar, ordered)
-    sign = table.objectives[column].sign
     low, high = sorted((sign * choice.low, sign * choice.high))
     return Chosen(
         table.objectives[column],

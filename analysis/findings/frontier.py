@@ -117,7 +117,7 @@ def frontier(
     num_C = chosen.num_seeds_C
     if not num_C.any():
         ended = ", ".join(f"{count} {status}" for status, count in chosen.num_excluded().items() if count)
-        raise UserError(f"no trial has finished yet, so there is no frontier ({ended or 'no trial has ended'})")
+        raise UserError(f"no trial has finished yet, so there is no frontier{f' ({ended})' if ended else ''}")
     finished_C = num_C > 0
     measured = measure(chosen, base_values(chosen, base_scores or {})) if bootstrap is None else bootstrap.measured
     intervals = _spread(intervals_by_method(measured, confidence), finished_C, chosen)

@@ -182,6 +182,7 @@ def _notes(rows: Sequence[Entry], shown: Sequence[Objective], layout: Layout) ->
     if any(len(entry.members) > 1 for entry in rows):
         rest = " and its cost the lowest" if COSTS[0] in layout.names else ""
         notes.append(f"equal means share a row: its interval is the widest of them, its P the highest{rest}")
+        notes.append("method (n) in such a row: n configurations of the method")
     if COSTS[0] in layout.names:
         notes.append("tokens (of training) and s (seconds) are per trial, including what it is built on")
     bases = {point.scores[objective.name].basis for point in points for objective in shown if point.seeds}

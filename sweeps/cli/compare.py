@@ -82,6 +82,8 @@ def comparison_table(names: tuple[str, str], comparison: SweepComparison, width:
     )
     notes = [
         f"bias-corrected hypervolumes above ({corner}); bold: significant at 5 % after Holm",
+        "P(first dominates): the share of bootstrap replicates in which every point of the second frontier is dominated"
+        " or equalled by one of the first, and not the other way round",
         "detectable: the smallest true difference found with 80 % power with these seeds",
     ]
     if comparison.only_in_one:

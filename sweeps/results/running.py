@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from trainables.folder import SweepFolder
 
 SILENT_SECONDS = 30.0  # without an update, after which the driver may be gone
-STARTING = "waiting for its worker"
+STARTING = "waiting for its worker to start"
 BASE = "scoring the base model"
 PHASES = {
     "loading": "loading the base model for",
@@ -63,9 +63,9 @@ class PackStatus:
 
     @staticmethod
     def of(trials: str, activity: Activity | None, seconds_left: float | None) -> PackStatus:
-        """Describe what a worker is doing; `activity` is None if that is not known yet."""
+        """Describe what a worker is doing; `activity` is None if it has not started, which is not in the forecast."""
         if activity is None:
-            return PackStatus(trials, seconds_left=seconds_left)
+            return PackStatus(trials)
         pace = activity.pace if activity.phase == "training" else None
         return PackStatus(trials, activity.phase, activity.what, activity.done, activity.total, pace, seconds_left)
 

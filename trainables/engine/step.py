@@ -63,7 +63,7 @@ def train_step(
             measured, at_outputs = _differentiate_losses(adapters, members, streams, head_of(model))
         gradients = _backward(adapters, streams, at_outputs, workers)
     active = [index in members for index in range(adapters.num_members)]
-    if len(gradients) == 1:  # no method operates on gradients
+    if not any(member.method.edits_gradients for member in members.values()):
         norm_K = optimizer.step(adapters.flat(gradients[0]), active)
     else:
         combined = adapters.flat(_combine(adapters, members, gradients))

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from analysis.findings.choice import SHOWN, Chosen, Limit, choice_table, choose_configuration
+from analysis.findings.frontier import Estimate
 from analysis.tables.scores import Objective, ScoreTable, TrialRecord
 from settings.common.errors import UserError
 from tests.support.made_up_trials import configuration
@@ -127,6 +128,24 @@ def test_the_luck_of_the_choice_is_told_where_it_matters() -> None:
     loss = replace(chosen, best=HARM, optimism=-0.004).remarks[-1]
     assert loss.startswith("choosing the best of 4 flatters its harm by about 0.004;"), "less of it is better"
     assert remarks[1].endswith("the table's interval rests on the trials of kl alone")
+
+
+def test_a_better_mean_that_is_not_taken_is_explained() -> None:
+    """The choice goes by the fitted curve; a reader of the table sees means. Both numbers are told."""
+    chosen = choose_configuration(sweep(), "task", [Limit("harm", 0.2, at_least=False)])
+    taken, other, *rest = chosen.candidates
+    assert (chosen.taken, taken.title, other.title) == (taken, "kl beta=4.0", "kl beta=8.0")
+    assert taken.fitted == pytest.approx(taken.point.scores["task"].mean, abs=0.02)
+    assert not any("measured a better" in remark for remark in chosen.remarks)
+    scores = other.point.scores | {"task": Estimate(0.75, 0.7, 0.8)}
+    lucky = replace(other, fitted=0.65, point=replace(other.point, scores=scores))
+    remarks = replace(chosen, candidates=(taken, lucky, *rest)).remarks
+    assert (
+        "kl beta=8.0 measured a better task, 0.750; the choice is by the curve through all values of a knob, on which"
+        f" it has 0.650, and kl beta=4.0 {taken.fitted:.3f}"
+    ) in remarks
+    hopeless = replace(lucky, probability=0.1)
+    assert replace(chosen, candidates=(taken, hopeless, *rest)).remarks == chosen.remarks, "it breaks the limit"
 
 
 def test_the_table_ends_with_plain_fine_tuning_the_base_model_and_how_many_are_left_out() -> None:

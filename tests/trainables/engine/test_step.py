@@ -150,6 +150,26 @@ def test_parts_of_a_batch_pack_and_micro_batch_like_all_else(values: dict[str, A
     assert gap(alone, train([tiny_trial(methods.make("gradient_projection", values | {"directions": 1}))])[0]) > 1e-4
 
 
+@pytest.mark.parametrize("hook", ["combine", "transform_update"])
+def test_a_method_with_one_loss_may_edit_its_gradient(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone as beside a method of several losses. B starts at 0: after a step it is Adam's direction, rate times 1.
+
+    Half of the direction is half of the step; the negative gradient is the opposite step.
+    """
+    (whole,) = train([tiny_trial(methods.make("plain"))], steps=1)
+
+    def edited(self: Any, given: Any, *others: Any) -> Any:
+        return [tensor / 2 for tensor in given] if hook == "transform_update" else [-tensor for tensor in given[0]]
+
+    monkeypatch.setattr(methods.get("plain"), hook, edited)
+    (alone,) = train([tiny_trial(methods.make("plain"))], steps=1)
+    beside, _ = train([tiny_trial(methods.make("plain")), tiny_trial(methods.make("two_gradients"))], steps=1)
+    assert gap(alone, beside) < 1e-9
+    share = 0.5 if hook == "transform_update" else -1.0
+    for name in (name for name in whole if "lora_B" in name):
+        torch.testing.assert_close(alone[name], share * whole[name], rtol=1e-4, atol=0)  # Adam's epsilon
+
+
 def test_a_task_loss_far_worse_than_guessing_is_invalid() -> None:
     """Finite, and no training any more: here because the head is 50 times too large."""
     base = tiny_base()
