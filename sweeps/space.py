@@ -2,7 +2,7 @@
 
 In a sweep file:
 
-    vary("kl_penalty")                                          # search every coefficient in its own range
+    vary("kl_penalty")                                          # search the method's knob in its own range
     vary("kl_penalty", beta=between(0.1, 10), configurations=8)  # narrow the range, set the budget
     vary("kl_penalty", beta=0.3)                                # one configuration
     grid("upweighted", weight=[0.3, 1, 3])                      # exactly these, without a search
@@ -181,7 +181,7 @@ def one_of(*options: Any) -> OneOf:
 
 
 def vary(method: str, /, *, configurations: int | None = None, **overrides: Any) -> MethodSpace:
-    """Search a method's coefficients in the ranges that the method declares.
+    """Search those coefficients that the method declares as searched, in its ranges; the others keep their defaults.
 
     Args:
         method: name of a method; `selgen methods` lists them.

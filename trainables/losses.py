@@ -1,8 +1,8 @@
 """Losses as pure functions of a trial's outputs. No model, no device, no batch layout.
 
 Shape legend: N positions of the rows of a stream (see `trainables.method.Positions`), V vocabulary, D hidden width, L
-layers, R rank, I input features. All losses are computed in float32 or wider. An empty or fully masked batch (N = 0)
-gives exactly 0 with a zero gradient.
+layers, R rank, I input features. All losses are computed in float32 or wider. A batch without positions that
+count (N = 0) gives exactly 0 with a zero gradient; `dpo` and `odds_ratio` of rows without such positions give log 2.
 """
 
 from __future__ import annotations

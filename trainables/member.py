@@ -142,5 +142,8 @@ def find_problem(
             return f"the task loss is {value:.3g} at step {step}; guessing tokens would give {guessing:.3g}"
     for name in must_stay_active:
         if any(value == 0.0 for step, value in values.get(name, ()) if step > moves_after):
-            return f"the term {name!r} is exactly 0 after the first update, or has no gradient: it is not connected"
+            return (
+                f"the term {name!r} is exactly 0 after the first update, or it or all that the losses add to the task's"
+                " has no gradient: it is not connected (a term that may rightly be 0 is not for must_stay_active)"
+            )
     return None

@@ -128,7 +128,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """Rows per optimizer step of a trial: `task` always, `alignment` for methods that read the alignment stream."""
+    """Rows per optimizer step of a trial: `task` always; `alignment` of either proxy stream that a method reads."""
 
     task: int
     alignment: int
@@ -147,8 +147,10 @@ class Method(Configured):
         layers: the streams whose hidden states after every layer are kept.
         passes: the passes over whole streams that `prepare` asks for, whether or not a step reads these streams.
         weights: whether the loss reads the adapter's own factors (`Step.adapter`).
-        must_stay_active: names of recorded terms that must be above zero and have a gradient at the adapter once it has
-            moved. A term that stays at zero or is detached is not connected; the trial is then marked invalid.
+        must_stay_active: names of recorded terms that must not be exactly zero, and must have a gradient at the
+            adapter, once it has moved; nor may what the losses add to the task's loss have a zero gradient then.
+            Otherwise the term is not connected, and the trial is marked invalid. Leave out a term that may rightly be
+            0, such as a hinge.
         equation: the loss in one line.
         source: the citation.
         evidence: what others have measured about it, in a sentence with its citation; empty if nothing is known.

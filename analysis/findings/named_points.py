@@ -127,7 +127,7 @@ def estimate_over_questions(
 
 
 def standing(point: NamedPoint, points: Sequence[FrontierPoint], objectives: Sequence[Objective]) -> str:
-    """Say in one line what a model scores, and which controls and frontier points are better in every objective."""
+    """Say in one line what a model scores, and which controls and frontier points dominate it."""
     cells = ", ".join(f"{each.name} {cell_text(point.scores[each.name])}" for each in objectives)
     controls = [each for each in points if each.seeds and control_of(each) is not None]
     better = [_title(each) for each in controls if _dominates(each.scores, point.scores, objectives)]
@@ -137,10 +137,11 @@ def standing(point: NamedPoint, points: Sequence[FrontierPoint], objectives: Seq
     front += f" ({_listed(on_front)})" if on_front else ""
     front += " are" if several else " is"
     if not controls:
-        return f"{point.name}: {cells}; {front} better in all of them; the sweep has no controls"
+        return f"{point.name}: {cells}; {front} as good in all of them and better in one; the sweep has no controls"
     *others, last = better or ["no control"]
     who = f"of the controls, {' and '.join(filter(None, [', '.join(others), last]))}" if better else last
-    return f"{point.name}: {cells}; {who} {'are' if others else 'is'} better in all of them, and {front}"
+    how = "as good in all of them and better in one"
+    return f"{point.name}: {cells}; {who} {'are' if others else 'is'} {how}, and {front}"
 
 
 def _title(point: FrontierPoint) -> str:

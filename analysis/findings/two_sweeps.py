@@ -52,7 +52,7 @@ def compare_sweeps(
 
     Args:
         names: the sweeps' names.
-        tables: of the same setting and objectives.
+        tables: of the same objectives, on one setting or on two that differ only in their training rows.
         bases: scores of the base models, for the worst corner of an unbounded objective.
 
     Raises UserError: different objectives, not two or three; a sweep in which no configuration has finished two of the

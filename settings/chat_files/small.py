@@ -1,4 +1,4 @@
-"""Your own data on a language model that two CPU cores fine-tune: the options of `settings.chat_files.full`.
+"""Your own data on a language model that two CPU cores fine-tune; most options are those of `settings.chat_files.full`.
 
 setting("chat_files", scale="small", task="task.jsonl", alignment="harmless.jsonl")
 """
@@ -42,7 +42,7 @@ def small(
 ) -> Setting:
     """Build a setting from your own rows for a language model of 135 M parameters.
 
-    Scores and options are those of scale `full`, which says more about each: selgen settings chat_files.
+    Scores are those of scale `full`, and so are the options that both have: selgen settings chat_files says more.
 
     Args:
         task: the rows to learn: chat JSONL, or another common form in JSON, CSV or Parquet; a path, or a mapping that

@@ -5,7 +5,8 @@ One call before all others shows that the endpoint answers, and how its grades c
 are left out. Any other refusal ends the judging and is quoted: a refusal is never a verdict.
 
 Verdicts are cached by content (`settings.judge.cache`), so that nothing is paid for twice. A budget in calls and
-dollars is never exceeded. The key comes from the environment. Neither key nor text gets into errors, logs or the cache.
+dollars, for this model and start, is never exceeded. The key comes from the environment. Neither key nor text gets
+into errors, logs or the cache.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ class JudgeOptions:
     Attributes:
         base_url: address of the endpoint; None means $OPENAI_BASE_URL, or OpenAI's own.
         concurrency: number of simultaneous requests.
-        max_calls: maximal number of requests, repeated ones included; None means no limit.
-        max_dollars: maximal cost, by the two prices below; None means no limit.
+        max_calls: maximal number of requests to one judging model in one start, repeated ones included; None means no
+            limit.
+        max_dollars: maximal cost of one judging model in one start, by the two prices below; None means no limit.
         input_price, output_price: dollars per million tokens.
         timeout: seconds until a request is abandoned; five times as long if the judge reasons first.
         reasoning_tokens: token limit for a judge that reasons before it grades.

@@ -2,9 +2,10 @@
 
 selgen sweep run methods_small_gcd
 
-Chosen by rank in the two tables of `trainables/README.md`, summed over both worlds, by the product that these tables
-use: gradient_projection and kl_penalty of the study's methods; two_gradients (SafeGrad), orpo, dark_experience and
-kl_constraint of the others. Two values each, fixed before the first trial ended.
+Chosen within each group by rank in the two tables of `trainables/README.md`, summed over both worlds, by the product
+that these tables use: gradient_projection and kl_penalty (which ties with upweighted) of the study's methods;
+two_gradients (SafeGrad), orpo, dark_experience and kl_constraint of the others. Two values each, fixed before the first
+trial ended.
 """
 
 from sweeps.space import grid

@@ -103,7 +103,10 @@ def _needs(method: Method) -> list[str]:
         for stream, how in rewritings.items()
         if how.own_replies
     ]
-    needs += [what for hook, what in _HOOKS.items() if _defines(method, hook)]
+    hooks = _HOOKS | (
+        {"edits": "an edit of the forward pass, in training only"} if method.edits_in_training_only else {}
+    )
+    needs += [what for hook, what in hooks.items() if _defines(method, hook)]
     if method.trained_as != method:
         needs.append(f"a finished training of {method.trained_as.name}; the method itself trains nothing")
     for number, prior in enumerate(method.priors):

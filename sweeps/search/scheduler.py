@@ -167,7 +167,7 @@ class PackScheduler:
         self._ledger.record_dispatch([trial.trial_id for trial in pack.members], pause_after)
         for observer in self._observers:
             observer.pack_started(list(pack.waiting.values()))
-        return TrainPack(tuple(pack.members), tuple(self._sweep.snapshots), tuple(pause_after))
+        return TrainPack(tuple(pack.members), self._sweep.snapshots(pack.members), tuple(pause_after))
 
     # --- what comes back ---
 

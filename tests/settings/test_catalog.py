@@ -110,7 +110,7 @@ def test_a_folder_without_scales_is_told_what_it_lacks(tmp_path: Path, monkeypat
     for name in ("nano_parity", "common"):
         lacking = (
             rf"^unknown setting '{name}': settings/{name}/__init__\.py defines no SCALES; add its builders by scale,"
-            r' SCALES = \{"nano": nano\}; available: bad_medical_advice, chat_files, .*'
+            r' SCALES = \{"nano": nano\}; available: .*bad_medical_advice, .*'
         )
         with pytest.raises(UserError, match=lacking):
             catalog.build(name)

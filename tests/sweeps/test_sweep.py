@@ -316,7 +316,11 @@ def test_layers_beyond_the_model_are_refused_before_anything_runs(tmp_path: Path
 
 def test_checkpoints_are_what_any_configuration_stops_at(tmp_path: Path) -> None:
     sweep = toy_sweep(tmp_path, methods=(grid("plain", checkpoint_step=[2, 5]), vary("kl_penalty", checkpoint_step=3)))
-    assert sweep.snapshots == (2, 3, 5)
+    plain, stopped = (sweep.trials_of(arm, arm.space.every_option()[0])[0].training for arm in sweep.arms)
+    assert (plain.method.name, stopped.method.name) == ("plain", "kl_penalty")
+    assert [sweep.snapshots(trials) for trials in ([plain], [stopped], [plain, stopped])] == [(2, 5), (3,), (2, 3, 5)]
+    edited = toy_sweep(tmp_path, methods=(grid("safe_lora", share=[0.5], checkpoint_step=[4]),))
+    assert edited.snapshots([plain]) == (4,), "Safe LoRA edits what plain fine-tuning was then"
     with pytest.raises(UserError, match=r"'checkpoint_step' must be an integer in \[1, 5\], got 6"):
         toy_sweep(tmp_path, methods=(grid("plain", checkpoint_step=[6]),)).check()
 

@@ -17,9 +17,11 @@ class AlignmentOnly(Method):
     It has no coefficients of its own. It reads alignment rows with the batch size of that stream.
     """
 
+    kind = "data"
     streams = ("alignment",)
     equation = "L = CE(alignment)"
     source = "Azarbal et al. 2025, Selective Generalization (the first adapter of Safe LoRA and O-LoRA)"
+    evidence = "a prior for other methods; not a method by itself"
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         return (cross_entropy(step.policy["alignment"]),)

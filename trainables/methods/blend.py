@@ -20,8 +20,9 @@ class Blend(Method):
 
         L = that of the first; then dW <- w dW_1 + (1 - w) dW_2
 
-    Both ends start from the same initial adapter and read the same task rows in the same order. The sum is exact,
-    because ranks add up. If a sweep trains both ends anyway, each w costs only an evaluation.
+    Both ends have one seed: they start from the same initial adapter (unless one lies above a prior), and what they
+    read comes in the same order. The sum is exact, because ranks add up. If a sweep trains both ends anyway, each w
+    costs only an evaluation.
 
     Coefficients:
         w: share of the first end; 1 is the first end, 0 the second.
@@ -38,7 +39,7 @@ class Blend(Method):
     evidence = (
         "weights that are fine-tuned from one model on different rewards stay linearly connected, and their means give"
         " fronts of these rewards (arXiv:2306.04488, abstract); of a task loss and a KL penalty: in two nano worlds the"
-        " blends of two trainings reach .98 to 1.05 of the hypervolume of ten (analysis/COST_TO_FRONT.md)"
+        " blends of two trainings reach .99 to 1.05 of the hypervolume of ten (analysis/COST_TO_FRONT.md)"
     )
 
     reads_priors_out = True

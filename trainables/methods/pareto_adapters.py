@@ -29,10 +29,11 @@ class ParetoAdapters(ProxyMethod):
 
     All shares are read out of the same training, that of `share = 0.5`. Each is a plain adapter of the same rank.
 
-    Both adapters of "separate" have half of the rank, so that a trial has as many parameters as with any other method,
-    and each has the scale of its own rank: alpha / (rank / 2) is twice that of the whole (with rslora, too). The rank
-    must be even. At a share of 0 or 1, one of them is left. In "conditioned", all ranks but two are shared. Panacea
-    learns a factor gamma and singular values; here they are the lengths of B's columns.
+    Both adapters of "separate" have half of the rank, so that a trial has as many parameters as with any other
+    method, and each has twice the scale of the whole: that of its own rank, alpha / (rank / 2). With rslora it is
+    doubled as well, though that of its own rank would be sqrt(2) times. The rank must be even. At a share of 0 or
+    1, one of them is left. In "conditioned", all ranks but two are shared. Panacea learns a factor gamma and
+    singular values; here they are the lengths of B's columns.
 
     Coefficients:
         share: the s to evaluate.
@@ -56,7 +57,7 @@ class ParetoAdapters(ProxyMethod):
     evidence = (
         "one training traces a front that beats other such methods in multi-task learning (PaLoRA, arXiv:2407.08056);"
         " linear mixes of adapters are said to reach convex fronts only (HyperPALoRA, openreview VXlm0zf2a5); here .93"
-        " and .97 of the hypervolume of ten trainings, .62 and .88 conditioned (analysis/COST_TO_FRONT.md)"
+        " and .95 of the hypervolume of ten trainings, .63 and .97 conditioned (analysis/COST_TO_FRONT.md)"
     )
 
     share: float = Range(EVEN, low=0.0, high=1.0, at_most=1.0)

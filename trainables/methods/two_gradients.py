@@ -20,7 +20,7 @@ class TwoGradients(ProxyMethod):
 
         L = CE(task), stepped along rule(g, a) with g = grad CE(task), a = weight * grad KL(policy || reference)
 
-        surgery          g - min(0, <g, a>) / ||a||^2 a + a: without what raises the alignment loss in g (SafeGrad)
+        surgery          g - min(0, <g, a>) / ||a||^2 a + a: g without what raises the alignment loss, plus a (SafeGrad)
         min_norm         the shortest vector w g + (1 - w) a, 0 <= w <= 1, which raises neither loss (MGDA)
         conflict_averse  m + c ||m|| v / ||v||, m = (g + a) / 2, v the mix of g and a that is worst for it (CAGrad)
 

@@ -52,8 +52,8 @@ def calibrate_command(
 @judge_app.command(
     "compare",
     short_help="Have a sweep's replies graded by several judges.",
-    epilog="Example: selgen judge compare em_pareto --model gpt-4.1-nano-2025-04-14 --model o4-mini-2025-04-16 --price"
-    " o4-mini-2025-04-16=1.10,4.40",
+    epilog="Example: selgen judge compare em_pareto_full --model gpt-4.1-nano-2025-04-14 --model o4-mini-2025-04-16"
+    " --price o4-mini-2025-04-16=1.10,4.40",
 )
 def compare_command(
     sweep: SweepName,

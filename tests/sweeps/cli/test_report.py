@@ -71,7 +71,9 @@ def test_every_sweep_has_both_controls_by_default(tmp_path: Path) -> None:
     assert added == [{"adapter_scale": scale} for scale in (0.2, 0.4, 0.6, 0.8)] + [
         {"checkpoint_step": step} for step in (1, 2, 4)
     ]
-    assert sweep.snapshots == (1, 2, 4)
+    plain, kl_penalty = (sweep.trials_of(arm, arm.space.every_option()[0]) for arm in sweep.arms[:2])
+    assert sweep.snapshots(plain) == (1, 2, 4)
+    assert sweep.snapshots(kl_penalty) == (), "no configuration reads them, so nothing would ever delete them"
     assert [arm.space.title for arm in sweep.arms[2:]] == ["plain (adapter_scale)", "plain (checkpoint_step)"]
     assert sweep.identity() == toy_sweep(tmp_path, controls=False).identity()
 
