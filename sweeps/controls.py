@@ -16,6 +16,7 @@ from trainables.coefficients import RangeSpec
 
 SCALES = (0.2, 0.4, 0.6, 0.8)  # of the adapter; 0 is the base model, 1 is plain fine-tuning
 PRINCIPLED = "principled"
+ENDS = (0.0, 1.0)  # of a knob's range: what a cheap front trains first
 BLENDS = (0.2, 0.4, 0.6, 0.8)  # shares of the first of two adapters
 CHECKPOINTS = (0.125, 0.25, 0.375, 0.5, 0.75)  # shares of the updates
 
@@ -49,6 +50,6 @@ def blends_of(space: MethodSpace) -> MethodSpace:
             f'method {space.method!r}: front="cheap" needs one searched number of the method\'s own, as in'
             f" vary({space.method!r}, NAME=between(low, high)); searched here: {', '.join(space.ranges) or 'nothing'}"
         )
-    first, second = (space.to_method(space.at([end])).text for end in (0.0, 1.0))
+    first, second = (space.to_method(space.at([end])).text for end in ENDS)
     fixed = {"definition": space.fixed["definition"]} if "definition" in space.fixed else {}
     return grid("blend", first=first, second=second, w=list(BLENDS), **fixed)

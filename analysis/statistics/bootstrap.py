@@ -394,7 +394,10 @@ def _freedom(noise: Noise, effects: Sequence[_Effect], slope_D: Floats, variance
 
 
 VERDICT_SEEDS = 3  # seeds that a verdict needs
-TWO_SEEDS = "two seeds say little about the variance: intervals and bands are wide, and verdicts need a third seed"
+TWO_SEEDS = (
+    "two seeds say little about the variance: intervals are wide, P and the band are too sure where the two agree, and"
+    " verdicts need a third seed"
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweeps.case import Case
+from sweeps.controls import ENDS
 from sweeps.ledger import LedgerState
 from sweeps.sweep import Sweep
 from trainables.outcome import Outcome
@@ -38,12 +39,16 @@ class Planned:
 def planned_arms(sweep: Sweep) -> list[Planned]:
     """List every arm, then the trials that arms build on but none asks for.
 
-    Configurations to be searched are taken from the middle of their ranges.
+    Configurations to be searched are taken from the middle of their ranges; those of a cheap front, first from both
+    ends, on which its blends are built.
     """
     planned = []
     for case in sweep.cases:
         for arm in case.arms:
-            configurations = [sweep.trials_of(arm, values) for values in arm.space.examples(arm.budget)]
+            examples = arm.space.examples(arm.budget)
+            if sweep.search.front == "cheap" and arm.space.ranges:
+                examples = [*(arm.space.at([end]) for end in ENDS), *examples][: arm.budget]
+            configurations = [sweep.trials_of(arm, values) for values in examples]
             planned.append(Planned(case, arm.title, configurations, arm.key))
     listed = {trial.trial_id for method in planned for trial in method.trials}
     auxiliary: dict[tuple[str, str], tuple[Case, dict[str, list[TrialConfig]]]] = {}

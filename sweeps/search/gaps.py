@@ -23,9 +23,9 @@ from scipy.special import stdtrit
 from analysis.statistics.pareto import non_dominated
 from settings.setting import Score
 from sweeps.case import Arm
+from sweeps.controls import ENDS
 from sweeps.search.proposer import Proposal, Proposer, TrialSummary
 
-ENDS = (0.0, 1.0)  # of the knob's range; the first two configurations
 NEAR = 0.02  # of the range; a value this close to a trained one adds nothing new
 CONFIDENCE = 0.975  # one-sided; a gap within this interval counts as noise
 

@@ -15,6 +15,7 @@ from settings.common.errors import UserError
 from settings.setting import Measurement
 from sweeps.controls import BLENDS
 from sweeps.early_stopping import EarlyStopping
+from sweeps.planning.planned import FOR_OTHERS, planned_arms
 from sweeps.search.gaps import FrontPoint, noise_of, position_in, widest_gap
 from sweeps.search.proposer import summarize_seeds
 from sweeps.space import between, grid, one_of, vary
@@ -158,3 +159,12 @@ def test_other_declarations_are_refused_and_ids_stay(tmp_path: Path) -> None:
     blends = grid("blend", first="kl_penalty beta=0.01", second="kl_penalty beta=100", w=list(BLENDS))
     listed = cheap(tmp_path, methods=(KL, blends))
     assert [arm.space.method for arm in listed.arms] == ["kl_penalty", "blend"], "what is listed is not added again"
+
+
+def test_a_plan_counts_each_end_once(tmp_path: Path) -> None:
+    """Plain, six values of the penalty among which are both ends, and the blends of these ends; three seeds each."""
+    planned = planned_arms(cheap(tmp_path))
+    assert not any(each.title.endswith(FOR_OTHERS) for each in planned), "the blends' ends are the method's own"
+    assert [len(each.configurations) for each in planned] == [1, 6, len(BLENDS)]
+    trained = {trial.trial_id for each in planned for trial in each.trials if trial.training == trial}
+    assert {needed.trial_id for trial in planned[-1].trials for needed in trial.built_on} <= trained
