@@ -437,11 +437,8 @@ class Setting:
             )
         task = {row.prompt_key for row in self.streams["task"]}
         shared = sum(1 for row in self.streams.get("alignment", ()) if row.prompt_key in task)
-        if shared:
-            cautions.append(
-                f"{shared} alignment rows have the prompt of a task row, so the two streams contradict each other"
-            )
-        return tuple(cautions)
+        clash = f"{shared} alignment rows have the prompt of a task row, so the two streams contradict each other"
+        return (*cautions, clash) if shared else tuple(cautions)
 
     def fingerprint(self) -> str:
         """Return the content id of rows, questions and base model: what decides a result besides the configuration."""

@@ -14,6 +14,7 @@ from settings.replies import Endpoint
 from settings.replies.left_here import without_reply
 from settings.setting import Evaluation, Score, Setting
 from sweeps.space import MethodSpace
+from trainables import methods
 from trainables.method import Method
 from trainables.trial import TrialConfig
 
@@ -95,10 +96,20 @@ class Case:
     @property
     def counts(self) -> str:
         """What is trained on and asked, e.g. "trains on 16 task rows and 1 alignment row; asks 4 (task_loss)"."""
-        streams = self.setting.streams.items()
-        *others, last = (f"{len(rows)} {stream} row{'s' * (len(rows) != 1)}" for stream, rows in streams)
+        examples = [arm.space.to_method(arm.space.examples()[0]) for arm in self.arms]
+        read = {stream for method in examples for stream in methods.streams_read(method)}
+        counts = {
+            stream: f"{len(rows)} {stream} row{'s' * (len(rows) != 1)}" for stream, rows in self.setting.streams.items()
+        }
         asked = ", ".join(f"{len(each.examples)} ({each.name})" for each in self.setting.evaluations)
-        return f"trains on {' and '.join([*filter(None, [', '.join(others)]), last])}; asks {asked}"
+        text = f"trains on {_listed([counts[stream] for stream in counts if stream in read])}; asks {asked}"
+        unread = [f"the {counts[stream]}" for stream in counts if stream not in read]
+        return f"{text}; none of its methods reads {_listed(unread)}" if unread else text
+
+
+def _listed(parts: Sequence[str]) -> str:
+    *others, last = parts
+    return " and ".join([*filter(None, [", ".join(others)]), last])
 
 
 def arm_key(label: str, space: MethodSpace) -> str:

@@ -312,23 +312,6 @@ class Sweep(Declaration):
         trials = (self.trials_of(arm, values)[0] for arm in case.arms for values in arm.space.every_option())
         return tuple({(each.adapter.targets, each.adapter.layers): each.adapter for each in trials}.values())
 
-    @cached_property
-    def _snapshots(self) -> Mapping[str, set[int]]:
-        """Method -> the updates after which some configuration evaluates a training of it."""
-        wanted: dict[str, set[int]] = {}
-        for arm in self.arms:
-            points = [point.get("checkpoint_step") for point in arm.space.points or ()]
-            steps = {step for step in (*points, arm.space.fixed.get("checkpoint_step")) if step is not None}
-            if steps:
-                training = self.trials_of(arm, arm.space.every_option()[0])[0].training
-                wanted.setdefault(training.method.name, set()).update(steps)
-        return wanted
-
-    def snapshots(self, trials: Iterable[TrialConfig]) -> tuple[int, ...]:
-        """Return the updates after which adapters of these trainings are kept, since configurations evaluate them."""
-        wanted = [self._snapshots.get(trial.method.name, ()) for trial in trials]
-        return tuple(sorted({step for steps in wanted for step in steps}))
-
     def coefficients_of(self, trial: TrialConfig) -> dict[str, Any]:
         """Return a trial's coefficients, and the other knobs that the sweep varies for its method, by name."""
         varied = self._varied.get(trial.method.name, set())  # none for a method that only others build on

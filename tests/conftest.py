@@ -12,8 +12,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the Hub fails at once
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
+import hypothesis
 import pytest
 from filelock import FileLock
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("any machine")
 
 if TYPE_CHECKING:
     from trainables.engine.base import LoadedBase

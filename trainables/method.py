@@ -228,12 +228,6 @@ class Method(Configured):
         """Number of scalars that `losses` returns and of gradients that `combine` sees: 1, plus one per row group."""
         return 1 + sum(self.num_row_groups(stream) for stream in self.streams)
 
-    @property
-    def edits_gradients(self) -> bool:
-        """Whether a step needs `combine` or `transform_update`. A pack without such a method calls neither."""
-        defined = type(self).combine, type(self).transform_update
-        return self.num_losses > 1 or defined != (Method.combine, Method.transform_update)
-
     def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
         """Return the gradient that the optimizer gets, one tensor per adapter factor; by default the sum of all.
 

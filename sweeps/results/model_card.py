@@ -14,8 +14,9 @@ import yaml
 
 from settings.base_models import BaseModel, NanoModel, PackagedModel, TunedModel
 from settings.example import Example
-from sweeps.case import digests
+from sweeps.case import digests, rows_of
 from sweeps.results.export import EDITS, Exported, finite_scores
+from trainables import methods
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM takes for --max-lora-rank
 LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}  # name in a packaged model's text -> the Hub's name
@@ -324,8 +325,12 @@ def _data(exported: Exported) -> Iterator[str]:
         return
     yield "| what | rows | SHA-256, first 12 digits |"
     yield "|---|---|---|"
+    described = dict(exported.outcome["trial"]["method"])
+    read = methods.streams_read(methods.make(described.pop("name"), described))
+    unread = {rows_of(stream) for stream in exported.setting.streams if stream not in read}
     for name, (number, digest) in digests(exported.setting).items():
-        yield f"| {name} | {number} | `{digest}` |"
+        if name not in unread:
+            yield f"| {name} | {number} | `{digest}` |"
     yield ""
     for source in exported.setting.sources:
         yield f"- {source}"

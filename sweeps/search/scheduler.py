@@ -18,6 +18,7 @@ from sweeps.search.failures import reason_of
 from sweeps.search.judging import GradingQueue
 from sweeps.search.pack_queue import InFlightPack, PackQueue
 from sweeps.search.results import Observer, Results
+from sweeps.search.snapshots import checkpoints_read, snapshots_of
 from sweeps.search.sweep_search import SweepSearch
 from sweeps.sweep import Sweep
 from trainables.folder import SweepFolder
@@ -76,6 +77,7 @@ class PackScheduler:
         self._account = account or Accountant(sweep, ledger)
         self.search = SweepSearch(sweep, ledger, folder, self._account)
         self._sweep, self._ledger, self._folder = sweep, ledger, folder
+        self._checkpoints = checkpoints_read(sweep)
         self._observers, self._is_judged, self._interrupted = tuple(observers), judging is not None, interrupted
         self._results = Results(sweep, ledger, self.search, folder, self._observers, judging)
         self._queue = PackQueue(sweep, ledger, self.search)
@@ -167,7 +169,7 @@ class PackScheduler:
         self._ledger.record_dispatch([trial.trial_id for trial in pack.members], pause_after)
         for observer in self._observers:
             observer.pack_started(list(pack.waiting.values()))
-        return TrainPack(tuple(pack.members), self._sweep.snapshots(pack.members), tuple(pause_after))
+        return TrainPack(tuple(pack.members), snapshots_of(pack.members, self._checkpoints), tuple(pause_after))
 
     # --- what comes back ---
 

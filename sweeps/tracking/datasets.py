@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sweeps.case import Case, digests, questions_of, rows_of
+from trainables import methods
 from trainables.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -50,15 +51,9 @@ class CaseDatasets:
 
     def read_by(self, trials: Iterable[TrialConfig]) -> list[DatasetInput]:
         """Return the datasets that trials, and what they build on, read: the streams they use, and all questions."""
-        read = {rows_of(name) for trial in trials for each in (trial, *trial.built_on) for name in _streams(each)}
+        read = {rows_of(stream) for trial in trials for stream in methods.streams_read(trial.method)}
         return [each for name, each in self._inputs.items() if name in read or name.startswith(questions_of(""))]
 
     def all(self) -> list[DatasetInput]:
         """Return the datasets of all streams and evaluations."""
         return list(self._inputs.values())
-
-
-def _streams(trial: TrialConfig) -> set[str]:
-    """Return the streams that a trial's method trains on, refers to or prepares with."""
-    method = trial.method
-    return {*method.streams, *method.reference, *(each.stream for each in method.passes)}

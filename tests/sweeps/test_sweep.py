@@ -14,6 +14,7 @@ from settings.judge import JudgeOptions
 from settings.reference import SettingRef, setting_label
 from sweeps.case import scores_named
 from sweeps.early_stopping import EarlyStopping
+from sweeps.search.snapshots import checkpoints_read, snapshots_of
 from sweeps.space import between, grid, vary
 from sweeps.sweep import Budget, Execution, Search, Sweep, setting
 from tests.support.fakes import SOURCES, toy, toy_sweep
@@ -318,9 +319,10 @@ def test_checkpoints_are_what_any_configuration_stops_at(tmp_path: Path) -> None
     sweep = toy_sweep(tmp_path, methods=(grid("plain", checkpoint_step=[2, 5]), vary("kl_penalty", checkpoint_step=3)))
     plain, stopped = (sweep.trials_of(arm, arm.space.every_option()[0])[0].training for arm in sweep.arms)
     assert (plain.method.name, stopped.method.name) == ("plain", "kl_penalty")
-    assert [sweep.snapshots(trials) for trials in ([plain], [stopped], [plain, stopped])] == [(2, 5), (3,), (2, 3, 5)]
+    read = checkpoints_read(sweep)
+    assert [snapshots_of(each, read) for each in ([plain], [stopped], [plain, stopped])] == [(2, 5), (3,), (2, 3, 5)]
     edited = toy_sweep(tmp_path, methods=(grid("safe_lora", share=[0.5], checkpoint_step=[4]),))
-    assert edited.snapshots([plain]) == (4,), "Safe LoRA edits what plain fine-tuning was then"
+    assert snapshots_of([plain], checkpoints_read(edited)) == (4,), "Safe LoRA edits what plain fine-tuning was then"
     with pytest.raises(UserError, match=r"'checkpoint_step' must be an integer in \[1, 5\], got 6"):
         toy_sweep(tmp_path, methods=(grid("plain", checkpoint_step=[6]),)).check()
 

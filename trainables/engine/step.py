@@ -63,7 +63,7 @@ def train_step(
             measured, at_outputs = _differentiate_losses(adapters, members, streams, head_of(model))
         gradients = _backward(adapters, streams, at_outputs, workers)
     active = [index in members for index in range(adapters.num_members)]
-    if not any(member.method.edits_gradients for member in members.values()):
+    if not any(_edits_gradients(member.method) for member in members.values()):
         norm_K = optimizer.step(adapters.flat(gradients[0]), active)
     else:
         combined = adapters.flat(_combine(adapters, members, gradients))
@@ -268,6 +268,12 @@ def _combine(
         for total_K, gradient in zip(adapters.of_member(index, combined), of_member, strict=True):
             total_K[index] = gradient
     return combined
+
+
+def _edits_gradients(method: Method) -> bool:
+    """Say whether a step needs the method's `combine` or `transform_update`; by default they change nothing."""
+    defined = type(method).combine, type(method).transform_update
+    return method.num_losses > 1 or defined != (Method.combine, Method.transform_update)
 
 
 def _update_transform(

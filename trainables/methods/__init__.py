@@ -110,6 +110,13 @@ def make(name: str, values: Mapping[str, Any] | None = None) -> Method:
     return method(**values)
 
 
+def streams_read(method: Method) -> set[Stream]:
+    """Return the streams that a method and those that it builds on train on, refer to or prepare with."""
+    built_on = {*method.priors, method.trained_as} - {method}
+    own = {*method.streams, *method.reference, *(each.stream for each in method.passes)}
+    return own.union(*map(streams_read, built_on))
+
+
 def from_text(text: str, definition: str = "principled") -> Method:
     """Build a method from one text with its name and coefficients, e.g. "kl_penalty beta=10"; see `Configured.text`.
 

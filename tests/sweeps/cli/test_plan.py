@@ -43,8 +43,8 @@ def test_rows_and_questions_are_counted(
     given = chat_files(tmp_path, "org/not-here", alignment=alignment, preferences=pairs(16))
     shown = planned(sweep_file(tmp_path, given), monkeypatch, capsys)
     assert (
-        "chat_files: trains on 16 task rows and 5 alignment rows;"
-        " asks 4 (task_loss), 1 (alignment_loss), 16 (preferences)" in shown
+        "chat_files: trains on 16 task rows; asks 4 (task_loss), 1 (alignment_loss), 16 (preferences);"
+        " none of its methods reads the 5 alignment rows" in shown
     )
 
 

@@ -29,6 +29,7 @@ from sweeps.results import same_questions
 from sweeps.results.from_ledger import LedgerReader
 from sweeps.results.frontier_files import publish
 from sweeps.results.same_questions import are_apart
+from sweeps.search.snapshots import checkpoints_read, snapshots_of
 from sweeps.space import grid
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
@@ -72,8 +73,9 @@ def test_every_sweep_has_both_controls_by_default(tmp_path: Path) -> None:
         {"checkpoint_step": step} for step in (1, 2, 4)
     ]
     plain, kl_penalty = (sweep.trials_of(arm, arm.space.every_option()[0]) for arm in sweep.arms[:2])
-    assert sweep.snapshots(plain) == (1, 2, 4)
-    assert sweep.snapshots(kl_penalty) == (), "no configuration reads them, so nothing would ever delete them"
+    read = checkpoints_read(sweep)
+    assert snapshots_of(plain, read) == (1, 2, 4)
+    assert snapshots_of(kl_penalty, read) == (), "no configuration reads them, so nothing would ever delete them"
     assert [arm.space.title for arm in sweep.arms[2:]] == ["plain (adapter_scale)", "plain (checkpoint_step)"]
     assert sweep.identity() == toy_sweep(tmp_path, controls=False).identity()
 
