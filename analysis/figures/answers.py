@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.textpath import text_to_path
 
-from analysis.figures.style import FONT, TEXT
+from analysis.figures.style import DPI, FONT, TEXT
 from analysis.findings.reading import Reading
 
 TITLE_LINE, LINE, MARGIN, GAP = 0.22, 0.155, 0.07, 0.14  # inches
 SIDE, QUESTIONS = 0.1, 1.2  # inches, width of the margins and of the questions
-POINTS = 72  # in an inch
 
 
 def head_lines(title: str, reading: Reading | None, width: float) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -26,10 +25,10 @@ def head_lines(title: str, reading: Reading | None, width: float) -> tuple[list[
 
 def wrapped(text: str, width: float, size: float) -> list[str]:
     """Break text between words into lines of at most `width` inches in the figures' font; a longer word stays whole."""
-    font, lines = FontProperties(size=size), [""]
+    renderer, font, lines = RendererAgg(1, 1, DPI), FontProperties(size=size), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".lstrip()
-        if lines[-1] and text_to_path.get_text_width_height_descent(longer, font, ismath=False)[0] > width * POINTS:
+        if lines[-1] and renderer.get_text_width_height_descent(longer, font, ismath=False)[0] > width * DPI:
             lines.append(word)
         else:
             lines[-1] = longer

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.figures.answers import SIDE, wrapped
 from analysis.figures.frontier import frontier_figure
 from analysis.figures.style import (
     BARS,
@@ -35,6 +36,7 @@ from analysis.statistics.compare import relative_to
 from analysis.tables.scores import Objective
 
 PANEL, COLUMNS = (2.5, 2.1), 3  # inches
+LEGEND = 1.6  # inches, beside the panels
 PANEL_TITLE = 26  # characters
 LINES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")  # one for each objective
 FILLED = (True, False, True)  # whether an objective's markers are filled
@@ -95,7 +97,7 @@ def knob_figure(findings: Findings, title: str = "") -> Figure:
     methods = _knobs(findings)
     columns = min(COLUMNS, len(methods))
     rows = math.ceil(len(methods) / columns)
-    figure = new_figure(PANEL[0] * columns + 0.4, PANEL[1] * rows + 0.9)
+    figure = new_figure(PANEL[0] * max(columns, 2) + LEGEND, PANEL[1] * rows + 0.9)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
     for axes, (method, points) in zip(panels, methods.items(), strict=False):
         _panel(axes, findings, method, points)
@@ -103,13 +105,12 @@ def knob_figure(findings: Findings, title: str = "") -> Figure:
         axes.set_visible(False)
     figure.legend(
         handles=_objective_handles(findings.table.objectives),
-        loc="outside upper right",
-        ncols=3,
+        loc="outside right upper",
         fontsize=FONT["small"],
         frameon=False,
     )
     text = "Means over seeds with 95 % intervals, with the variance shrunk within each method."
-    _title_and_caption(figure, title, text)
+    _title_and_caption(figure, title, text, beside=LEGEND)
     return figure
 
 
@@ -184,7 +185,9 @@ def _frame(axes: Axes) -> None:
     thin_frame(axes)
 
 
-def _title_and_caption(figure: Figure, title: str, text: str) -> None:
+def _title_and_caption(figure: Figure, title: str, text: str, beside: float = 0.0) -> None:
+    """Write the title, which leaves `beside` inches at the right, and the caption."""
     if title:
-        figure.suptitle(title, fontsize=FONT["title"], x=0.01, ha="left")
+        lines = wrapped(title, figure.get_figwidth() - 2 * SIDE - beside, FONT["title"])
+        figure.suptitle("\n".join(lines), fontsize=FONT["title"], x=0.01, ha="left")
     add_caption(figure, text, int(16 * figure.get_figwidth()))

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures import interactive
+from analysis.figures.answers import wrapped
 from analysis.figures.frontier import frontier_figure
 from analysis.figures.heatmap import build_grid, save_heatmap
 from analysis.figures.static import hypervolume_figure, knob_figure
-from analysis.figures.style import COLOURS, marker_outline, method_styles, tied_sizes
+from analysis.figures.style import COLOURS, marker_outline, method_styles, new_figure, tied_sizes
 from analysis.findings.findings import Findings, analyse
 from analysis.findings.reading import Reading
 from analysis.report.page import Chapter, alike, page
@@ -203,6 +204,17 @@ def test_the_five_answers_stand_above_the_axes(found: Findings) -> None:
     assert min(box.y0 for box in head) > axes.y1
     assert max(box.x1 for box in head) < figure.bbox.x1
     assert not any(first.overlaps(second) for first, second in itertools.combinations(head, 2))
+
+
+def test_lines_of_the_head_end_before_the_edge() -> None:
+    """However wide their letters are: a figure shows the text in these lines, as wide as the renderer says."""
+    for text in ("WWWW MMMM " * 40, "iiii llll " * 40, "0.957 [0.884, 0.995], by hypervolume (the area) " * 6):
+        lines = wrapped(text, 5.0, 8.0)
+        figure = new_figure(6.0, 6.0)
+        drawn = [figure.text(0, 0, line, fontsize=8.0).get_window_extent().width / figure.dpi for line in lines]
+        assert " ".join(lines) == text.strip()
+        assert max(drawn) <= 5.0 and min(drawn[:-1]) > 4.0, "full lines, none too long"
+    assert wrapped("", 5.0, 8.0) == [] and wrapped("W" * 200, 1.0, 8.0) == ["W" * 200]
 
 
 def test_the_first_methods_differ_for_the_colour_blind() -> None:
