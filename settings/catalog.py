@@ -131,7 +131,17 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Setting:
     try:
         return builder(**remaining)
     except MissingFileError as error:
+        error.option = next((option for option, value in remaining.items() if _names_file(value, error.path)), "")
         raise error.beside(file_of(name), "setting file") from error.__cause__
+
+
+def _names_file(value: Any, path: Path) -> bool:
+    """Say whether an option's value, or a part of it, is the name of a file."""
+    if isinstance(value, Mapping):
+        return any(_names_file(part, path) for part in value.values())
+    if isinstance(value, list | tuple):
+        return any(_names_file(part, path) for part in value)
+    return isinstance(value, str) and Path(value).expanduser().resolve() == path
 
 
 def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Builder, dict[str, Any]]:

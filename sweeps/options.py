@@ -8,6 +8,7 @@ from typing import Any
 
 from settings.base_models import Recipe
 from settings.common import checks
+from settings.common.declarations import place_of
 from settings.common.errors import UserError, did_you_mean
 from trainables.trial import SCHEDULES, AdapterConfig, OptimizerConfig
 
@@ -21,6 +22,8 @@ def check_option(what: str, option: str, value: Any) -> None:
     """Refuse an unknown option or a value that it cannot have. Raise UserError that begins with `what`."""
     what = f"{what}: option {option!r}"
     if option not in OPTIONS:
+        if place := place_of(option):
+            raise UserError(f"{what} belongs elsewhere: {place}")
         raise UserError(f"{what} does not exist{did_you_mean(option, OPTIONS)}; options: {', '.join(OPTIONS)}")
     if option == "schedule":
         checks.one_of(what, value, SCHEDULES)

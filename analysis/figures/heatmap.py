@@ -185,11 +185,16 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
         colour = "black" if value > low + LIGHT * (high - low) else "white"
         text = number_text(value, 2)
         axes.text(column, row, text, ha="center", va="center", fontsize=FONT["small"], color=colour)
-    counts = np.unique(grid.count_RC[[row != BASE for row in grid.rows]])
-    trials = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    axes.set_title(f"{title} (mean of {trials} seeds)", fontsize=FONT["title"])
+    axes.set_title(f"{title} (means over {seeds_text(grid)})", fontsize=FONT["title"])
     figure.colorbar(image, ax=axes, shrink=0.9).ax.tick_params(labelsize=FONT["small"])
     save_figure(path, figure, DPI)
+
+
+def seeds_text(grid: Grid) -> str:
+    """Say how many seeds the means are of, e.g. "3 seeds" or "2 to 5 seeds"."""
+    counts = np.unique(grid.count_RC[[row != BASE for row in grid.rows]])
+    trials = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{trials} seed{'s' if trials != '1' else ''}"
 
 
 def _mark_methods(axes: Axes, grid: Grid) -> None:

@@ -174,8 +174,8 @@ class Chosen:
             )
         if self.taken is not None:
             remarks.append(
-                f"the expected {name} and its interval also rest on the other configurations; the table's interval"
-                f" rests on the trials of {self.taken.point.method} alone"
+                f"the expected {name}, its interval and P also rest on the other configurations; the table's intervals"
+                f" rest on the trials of {self.taken.point.method} alone, so they may cross a limit although P is high"
             )
         if better := self._measured_better():
             remarks.append(better)
@@ -348,7 +348,9 @@ def choice_table(
     """
     names = list(dict.fromkeys([chosen.best.name, *(limit.score for limit in chosen.limits)]))
     candidates = _shown(chosen.candidates, shown)
-    points, heads = [candidate.point for candidate in candidates], {name: name for name in names}
+    points = [candidate.point for candidate in candidates]
+    limits = {name: " and ".join(each.text for each in chosen.limits if each.score == name) for name in names}
+    heads = {name: limits[name] or f"{name} {chosen.best.arrow}" for name in names}
     shares = [_share(candidate.probability) for candidate in candidates]
     beside = [max(map(len, ["P", *shares])), max(len(str(point.seeds)) for point in points) if points else 1]
     layouts = [Layout(()), Layout((), stacked=True), Layout((), stacked=True, brief=frozenset(names[1:]))]

@@ -31,12 +31,19 @@ def _field_names(declaration: type) -> list[str]:
     return [item.name for item in fields(declaration)]
 
 
+def place_of(name: str) -> str:
+    """Return how a declaration gives a field, e.g. "execution=Execution(pack_size=...)"; "" if none has it."""
+    for within, owner in sorted(Declaration._declared.items()):
+        if name in _field_names(owner):
+            place = f"{owner.__name__}({name}=...)"
+            return f"{within}={place}" if within else place
+    return ""
+
+
 def _misplaced(declaration: type, name: str) -> str:
     """Say in one line where a field belongs, if `declaration` does not have it."""
     names = _field_names(declaration)
     hint = did_you_mean(name, names)
-    for within, owner in sorted(Declaration._declared.items()):
-        if name in _field_names(owner):
-            place = f"{owner.__name__}({name}=...)"
-            return f"{name} belongs to {f'{within}={place}' if within else place}{hint}"
+    if place := place_of(name):
+        return f"{name} belongs to {place}{hint}"
     return f"{declaration.__name__} has no field {name!r}{hint}; it has {', '.join(names)}"

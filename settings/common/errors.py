@@ -20,9 +20,10 @@ class MissingFileError(UserError):
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)  # the arguments from which a copy is made in another process
         self.path = Path(path).expanduser().resolve()
+        self.option = ""  # that names the file, once that is known
 
     def __str__(self) -> str:
-        return f"{self.args[0]}: no such file"
+        return f"{self.args[0]}: no such file{f' (option {self.option!r})' if self.option else ''}"
 
     def beside(self, file: Path | None, what: str) -> UserError:
         """Return an error that says where the file is, if it lies beside `file`, which names it; else this error.

@@ -146,6 +146,8 @@ def _renamed(rows: Iterable[tuple[Any, str]], columns: Mapping[str, str], place:
             missing = next(lacking, None)
             if missing is not None:
                 listed = f"{did_you_mean(missing, map(str, row))}; it has {', '.join(map(str, row)) or 'none'}"
+                if len(row) == 1 and ";" in str(next(iter(row))):
+                    listed += " (is the file separated by semicolons? separate it by commas)"
                 raise FormError(f"{where} has no column {missing!r}{listed}", {}, place)
             taken = next((name for name in columns if name in row and name not in known), None)
             if taken is not None:

@@ -80,7 +80,9 @@ def comparison_table(names: tuple[str, str], comparison: SweepComparison, width:
     corner = ", ".join(
         f"{name} {worst:.3g}" for name, worst in zip(comparison.objectives, comparison.worst_corner, strict=True)
     )
+    same = ["both are the same sweep: all differences are 0"] if names[0] == names[1] else []
     notes = [
+        *same,
         f"bias-corrected hypervolumes above ({corner}); bold: significant at 5 % after Holm",
         "P(first dominates): the share of bootstrap replicates in which every point of the second frontier is dominated"
         " or equalled by one of the first, and not the other way round",

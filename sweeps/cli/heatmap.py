@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.figures.heatmap import Grid, build_grid, save_heatmap
+from analysis.figures.heatmap import Grid, build_grid, save_heatmap, seeds_text
 from analysis.findings.frontier_table import folded
 from analysis.statistics.arrays import number_text
 from sweeps.cli.say import Say
@@ -46,6 +46,7 @@ def draw(
         if number:
             console.print()
         console.print(table)
+    Say(console).note(f"means over {seeds_text(grid)}")
     if figure:
         save_heatmap(figure, grid, name)
         Say(console).wrote(figure)

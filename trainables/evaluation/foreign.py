@@ -120,6 +120,8 @@ def read_adapter(directory: Path) -> ForeignAdapter:
 
 def _config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such folder")
     if not path.is_file():
         hint = "; a whole model is scored as `base`, with --option model=DIR" if _is_model(directory) else ""
         raise UserError(f"{directory} is not a PEFT adapter: it has no {CONFIG}{hint}")

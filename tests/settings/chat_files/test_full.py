@@ -619,3 +619,14 @@ def test_a_pair_among_rows_that_are_none_is_named(tmp_path: Path) -> None:
     options = {"task": str(tmp_path / "rows.jsonl"), "alignment": str(tmp_path / "rows.jsonl")}
     with pytest.raises(UserError, match=r"rows.jsonl, line 2: no rejected reply, but other rows of option"):
         chat_files(model=str(tmp_path), **options)
+
+
+def test_a_missing_file_is_named_with_its_option(write: Writer) -> None:
+    """Whether it is given as a path, in a mapping with columns, or in a list."""
+    for option, value in (
+        ("alignment", "/nowhere.jsonl"),
+        ("alignment", {"file": "/nowhere.jsonl", "columns": {"prompt": "asked"}}),
+        ("preferences", ["/nowhere.jsonl", "/nowhere.jsonl"]),
+    ):
+        with pytest.raises(UserError, match=rf"^/nowhere\.jsonl: no such file \(option '{option}'\)$"):
+            catalog.build("chat_files", {"model": MODEL, "task": write("task", 5), option: value})

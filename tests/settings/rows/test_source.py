@@ -83,6 +83,9 @@ def test_columns_have_other_names(tmp_path: Path) -> None:
         UserError, match=r"^option 'task', 'columns': .*rows.csv, line 2 has no column 'answer'; it has asked, best$"
     ):
         read_source("task", {"file": str(path), "columns": {"prompt": "asked", "completion": "answer"}})
+    path.write_text("asked;best\nq;a\n")
+    with pytest.raises(UserError, match=r"it has asked;best \(is the file separated by semicolons"):
+        read_source("task", {"file": str(path), "columns": columns})
 
 
 @pytest.mark.parametrize(

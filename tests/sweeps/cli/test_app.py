@@ -366,6 +366,12 @@ def test_a_ledger_that_cannot_be_continued_is_one_line(
         ('"bad_medical_advice"', '"plian"', "", "unknown method 'plian' (did you mean 'plain'?)"),
         ('"bad_medical_advice"', 'grid("kl_penalty", bta=[1])', "", "'bta' (did you mean 'beta'?); its coefficients: "),
         ('"bad_medical_advice"', '"plain"', ', options={"step": 3}', "'step' does not exist (did you mean 'steps'?)"),
+        (
+            '"bad_medical_advice"',
+            '"plain"',
+            ', options={"keep_adapters": 3}',
+            "option 'keep_adapters' belongs elsewhere: execution=Execution(keep_adapters=...)",
+        ),
         ('"bad_medical_advice"', '"plain"', ", seeds=0", "seeds must be at least one"),
         ('"bad_medical_advice"', "1 / 0", "", "mine.py:4: ZeroDivisionError: division by zero"),
         ('"bad_medical_advice"', '"plain"', ', objectives=("task", "x")', "has no score 'x'; it has task, "),

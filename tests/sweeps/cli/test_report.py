@@ -222,6 +222,9 @@ def test_settings_that_differ_in_their_rows_alone_are_compared(tmp_path: Path, e
         swept(tmp_path, output, name=name, settings=(toy(tmp_path, **options),))
     console = Console(file=io.StringIO(), width=140)
     compare(("few", "more"), output, None, None, None, False, console)
+    alone = Console(file=(said := io.StringIO()), width=140)
+    compare(("few", "few"), output, None, None, None, False, alone)
+    assert "both are the same sweep: all differences are 0" in said.getvalue()
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "trained on the rows of toy and of toy more=2; base model and questions are the same" in shown
     with pytest.raises(UserError, match=r"different settings.*, and task and alignment: not comparable"):
