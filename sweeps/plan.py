@@ -73,6 +73,7 @@ class CostEstimate:
         prefix_bytes: size of the cached states below the lowest adapted layers.
         prefix_cache_bytes: size of that cache now, including what other sweeps keep there.
         budget: what fits into the sweep's budget; None without one.
+        gpu_assumed: whether the sweep needs a GPU and this machine has none; the time is then that of a large one.
     """
 
     arms: tuple[ArmEstimate, ...]
@@ -86,6 +87,7 @@ class CostEstimate:
     prefix_bytes: float = 0.0
     prefix_cache_bytes: float = 0.0
     budget: BudgetPlan | None = None
+    gpu_assumed: bool = False
 
     @property
     def seconds(self) -> float:
@@ -144,7 +146,8 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
     """
     sizes = sizes_of(sweep)
     share = None if free is None else (free - shared_bytes(sizes)) / (packs * sweep.execution.num_workers)
-    room = room_of(sweep, share, memory_of_gpus() if sweep.execution.gpus_per_pack else None)
+    gpu = memory_of_gpus() if sweep.on_gpu else None
+    room = room_of(sweep, share, gpu)
     fit = settle(sweep, sizes, room, record)
     forecasts = {case.case.label: forecast_of(case, sweep, fit) for case in sizes}
     asked = {case.label: _asked(sweep, case) for case in sweep.cases}
@@ -153,7 +156,7 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
         trials, forecast = planned.trials, forecasts[planned.case.label]
         seconds = sum(forecast.seconds(trial).total for trial in trials)
         of_arm = -(-len(trials) // fit.members(sweep.trials_per_pack))
-        outcomes = planned.outcomes(record) if record else []
+        outcomes = [each for each in planned.outcomes(record) if each.trial.seed in sweep.seed_values] if record else []
         took = [end.cost.seconds / packs for end in outcomes if end.cost.seconds > 0 or end.status == "finished"]
         size = (
             len(planned.configurations),
@@ -176,6 +179,7 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
         sum(forecast.prefix_bytes(asked[label]) for label, forecast in forecasts.items()),
         cache_usage()["prefixes"],
         _what_fits(sweep, SweepForecast(sweep, forecasts, 0.0, packs), record) if sweep.budget else None,
+        gpu is None and sweep.on_gpu,
     )
 
 

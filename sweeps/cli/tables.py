@@ -213,8 +213,10 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
         line = f"{model} is not on this machine; time and memory are those of a model of 8 billion parameters"
         Say(console).prose(line, style="yellow")
     how = "by the pace of the trials that have ended" if plan.ended else "a rough guess, until trials have ended"
+    where = "on a machine with large GPUs (this one has none)" if plan.gpu_assumed else "on this machine"
+    at_a_time = f"{plan.workers} pack{'s' * (plan.workers != 1)} at a time"
     Say(console).prose(
-        f"about {clock(plan.seconds)} of training and evaluation with {plan.workers} packs at a time on this machine,"
+        f"about {clock(plan.seconds)} of training and evaluation with {at_a_time} {where},"
         f" if nothing else runs on it ({how}; not counting installation, Ray's start and pre-training);"
         f" {plan.worker_bytes / 1e9:.1f} GB of memory per worker{_shared(plan)}"
     )

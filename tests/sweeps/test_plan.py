@@ -1,20 +1,24 @@
 """What a sweep will cost, estimated before its first trial and from the trials that have ended."""
 
+import io
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from settings.base_models import TunedModel
 from sweeps import plan
+from sweeps.cli.tables import show_plan
 from sweeps.ledger import Asked, Fit, LedgerState
 from sweeps.planning import apart, forecast, spending
 from sweeps.planning.fit import sizes_of
 from sweeps.planning.speed import ASSUMED_GPU, OVERHEAD, Speed, measure
 from sweeps.planning.tokens import tokens_of
-from sweeps.sweep import Budget, Sweep, setting
-from tests.support.fakes import finished, toy_sweep
+from sweeps.sweep import Budget, Execution, Sweep, setting
+from tests.support.fakes import Rig, finished, toy_sweep
 from trainables.bases.tuned_models import COMPLETE, tuned_directory
 from trainables.engine.memory import ModelShape
 from trainables.outcome import Cost
@@ -110,6 +114,28 @@ def test_a_driver_without_a_gpu_plans_for_one(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(apart, "ask", lambda *_: None)
     shape = ModelShape(parameters=1e9, layers=10, width=1000, adapted=1000, vocabulary=50)
     assert measure(shape, 100, 10, 1, on_gpu=True) == ASSUMED_GPU
+
+
+def test_a_plan_for_gpus_says_that_this_machine_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "ask", lambda *_: None)
+    on_gpu = toy_sweep(tmp_path, execution=Execution(gpus_per_pack=1))
+    console = Console(file=(shown := io.StringIO()), width=400)
+    for sweep, assumed in ((on_gpu, True), (toy_sweep(tmp_path), False)):
+        made = plan.estimate(sweep, 1)
+        assert made.gpu_assumed is assumed
+        show_plan(console, sweep, made)
+    first, second = (line for line in shown.getvalue().splitlines() if line.startswith("about "))
+    assert "with 1 pack at a time on a machine with large GPUs (this one has none)," in first
+    assert "with 1 pack at a time on this machine," in second
+
+
+def test_trials_of_seeds_that_the_sweep_no_longer_has_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(toy_sweep(tmp_path, seeds=3), tmp_path / "out")
+    rig.run(random.Random(0))
+    made = plan.estimate(toy_sweep(tmp_path, seeds=2), 1, rig.ledger.state)
+    assert made.ended == made.trials == 2 * (1 + 6)
 
 
 def test_the_time_of_what_fits_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

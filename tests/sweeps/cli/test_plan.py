@@ -165,7 +165,7 @@ def test_a_file_beside_the_sweep_file_is_named(
     file = sweep_file(folder, '"chat_files", model="org/not-here", task="task.jsonl"')
     error = refused(file, "-o", tmp_path / "runs", monkeypatch=monkeypatch, capsys=capsys, command=command)
     more = f"; it is beside the sweep file: {folder}/task.jsonl (paths count from the current folder)"
-    assert error == f"selgen: {tmp_path}/task.jsonl: no such file{more if is_there else ''}\n"
+    assert error == f"selgen: {tmp_path}/task.jsonl: no such file (option 'task'){more if is_there else ''}\n"
 
 
 def test_a_file_beside_a_setting_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_a_file_beside_a_setting_file_is_named(tmp_path: Path, monkeypatch: pyte
     reading = "from settings.sources import read_chat_jsonl\ndef mine(rows): return read_chat_jsonl(rows)\n"
     (folder / "own.py").write_text(reading)
     monkeypatch.chdir(tmp_path)
-    said = f"rows.jsonl: no such file; it is beside the setting file: {folder}/rows.jsonl (paths count from"
+    said = f"rows.jsonl: no such file (option 'rows'); it is beside the setting file: {folder}/rows.jsonl (paths count from"
     with pytest.raises(UserError, match=f"^{re.escape(said)}"):
         catalog.build("mine/own.py:mine", {"rows": "rows.jsonl"})
 
