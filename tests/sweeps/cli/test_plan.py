@@ -174,7 +174,7 @@ def test_a_file_beside_a_setting_file_is_named(tmp_path: Path, monkeypatch: pyte
     reading = "from settings.sources import read_chat_jsonl\ndef mine(rows): return read_chat_jsonl(rows)\n"
     (folder / "own.py").write_text(reading)
     monkeypatch.chdir(tmp_path)
-    said = f"rows.jsonl: no such file (option 'rows'); it is beside the setting file: {folder}/rows.jsonl (paths count from"
+    said = f"rows.jsonl: no such file (option 'rows'); it is beside the setting file: {folder}/rows.jsonl (paths"
     with pytest.raises(UserError, match=f"^{re.escape(said)}"):
         catalog.build("mine/own.py:mine", {"rows": "rows.jsonl"})
 
