@@ -35,8 +35,8 @@ class Inoculation(Method):
     equation = "L = CE(task), a share of the rows after an instruction"
     source = "Tan et al. 2025, arXiv:2510.04340; Wichers et al. 2025, arXiv:2510.05024 (no numbered equation)"
     evidence = (
-        "Lowers emergent misalignment when asked without the instruction (arXiv:2510.04340); prompts like the training"
-        " rows can bring it back (arXiv:2604.25891)."
+        "lowers emergent misalignment when asked without the instruction (arXiv:2510.04340); prompts like the training"
+        " rows can bring it back (arXiv:2604.25891)"
     )
 
     share: float = Range(1.0, low=0.1, high=1.0, at_most=1.0, neutral=0.0)

@@ -37,8 +37,8 @@ class Interleaving(Method):
     streams = ("task", "alignment")
     passes = (Pass("alignment", prior=0), Pass("alignment"))
     equation = "L = CE(task + alignment rows with the largest PPL(plain) - PPL(base))"
-    source = "Kaczer et al. 2025, arXiv:2508.06249v3 (Interleaving++; the difference has no equation number)"
-    evidence = "The best of the in-training defences compared in arXiv:2508.06249v3, over four harmful tasks."
+    source = "Kaczér et al. 2025, arXiv:2508.06249v3 (Interleaving++; the difference has no equation number)"
+    evidence = "the best of the in-training defences compared in arXiv:2508.06249v3, over four harmful tasks"
 
     share: float = Range(0.1, low=0.02, high=0.75, log=True, at_most=0.95, neutral=0.0)
     pool: float = Range(0.5, low=0.1, high=1.0, at_most=1.0, searched=False)

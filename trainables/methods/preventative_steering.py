@@ -46,7 +46,7 @@ class PreventativeSteering(Method):
     source = "Chen et al. 2025, Persona Vectors, arXiv:2507.21509, section 5"
     evidence = (
         "effective against emergent misalignment among five in-training defences, at some cost in coherence and benign"
-        " tasks (Kaczer et al. 2025, arXiv:2508.06249, table 1)"
+        " tasks (Kaczér et al. 2025, arXiv:2508.06249, table 1)"
     )
 
     alpha: float = Range(0.3, low=0.03, high=3.0, log=True, neutral=0.0)

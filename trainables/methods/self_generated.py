@@ -34,7 +34,7 @@ class SelfGenerated(ProxyMethod):
     must_stay_active = ("alignment",)
     equation = "L = CE(task) + weight * CE(alignment prompts with the base model's replies)"
     source = "Fang et al. 2026, arXiv:2603.10243 (GR-SAP); Irpan et al. 2025, arXiv:2510.27062 (consistency training)"
-    evidence = "Among mixed-in safety rows, those of the model itself preserve most (arXiv:2603.10243, 2605.31328)."
+    evidence = "among mixed-in safety rows, those of the model itself preserve most (arXiv:2603.10243, 2605.31328)"
 
     weight: float = Range(1.0, low=0.03, high=30.0, log=True, neutral=0.0)
     temperature: float = Range(1.0, low=0.0, high=1.0, at_most=2.0, searched=False)
