@@ -1,6 +1,6 @@
 # make quickstart   set up and run the main job: a small sweep, from pre-training to the frontier
 # make real         set up and run the same on a real language model of 135 M parameters: a quarter of an hour
-# make test         set up and run lint, types and the whole suite
+# make test         set up and run lint, types and all tests but the studies
 # make check        the fast part of it, for everyday work
 # make bench        how fast it is against what a user would write: ratios, half an hour (tests/benchmarks/README.md)
 # make study        what takes minutes: phenomena with costly base models, a cluster that loses a node

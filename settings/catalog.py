@@ -141,7 +141,10 @@ def _names_file(value: Any, path: Path) -> bool:
         return any(_names_file(part, path) for part in value.values())
     if isinstance(value, list | tuple):
         return any(_names_file(part, path) for part in value)
-    return isinstance(value, str) and Path(value).expanduser().resolve() == path
+    try:
+        return isinstance(value, str) and Path(value).expanduser().resolve() == path
+    except (RuntimeError, ValueError, OSError):  # "~nobody", a null character, too long: no name of a file
+        return False
 
 
 def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Builder, dict[str, Any]]:

@@ -95,14 +95,14 @@ class Case:
 
     @property
     def counts(self) -> str:
-        """What is trained on and asked, e.g. "trains on 16 task rows and 1 alignment row; asks 4 (task_loss)"."""
-        examples = [arm.space.to_method(arm.space.examples()[0]) for arm in self.arms]
+        """What is read and asked, e.g. "reads 16 task rows and 1 alignment row; asks 4 (task_loss)"."""
+        examples = [arm.space.to_method(values) for arm in self.arms for values in arm.space.every_option()]
         read = {stream for method in examples for stream in methods.streams_read(method)}
         counts = {
             stream: f"{len(rows)} {stream} row{'s' * (len(rows) != 1)}" for stream, rows in self.setting.streams.items()
         }
         asked = ", ".join(f"{len(each.examples)} ({each.name})" for each in self.setting.evaluations)
-        text = f"trains on {_listed([counts[stream] for stream in counts if stream in read])}; asks {asked}"
+        text = f"reads {_listed([counts[stream] for stream in counts if stream in read])}; asks {asked}"
         unread = [f"the {counts[stream]}" for stream in counts if stream not in read]
         return f"{text}; none of its methods reads {_listed(unread)}" if unread else text
 

@@ -22,8 +22,8 @@ def check_option(what: str, option: str, value: Any) -> None:
     """Refuse an unknown option or a value that it cannot have. Raise UserError that begins with `what`."""
     what = f"{what}: option {option!r}"
     if option not in OPTIONS:
-        if place := place_of(option):
-            raise UserError(f"{what} belongs elsewhere: {place}")
+        if (place := place_of(option)) and option != "seed":  # of the search; whoever writes it here means `seeds`
+            raise UserError(f"{what} belongs elsewhere: {place}{did_you_mean(option, OPTIONS)}")
         raise UserError(f"{what} does not exist{did_you_mean(option, OPTIONS)}; options: {', '.join(OPTIONS)}")
     if option == "schedule":
         checks.one_of(what, value, SCHEDULES)

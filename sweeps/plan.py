@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
+from settings.base_models import NanoModel
 from settings.common.content import content_id
 from sweeps.case import Case
 from sweeps.ledger import Fit, LedgerState
@@ -73,7 +74,8 @@ class CostEstimate:
         prefix_bytes: size of the cached states below the lowest adapted layers.
         prefix_cache_bytes: size of that cache now, including what other sweeps keep there.
         budget: what fits into the sweep's budget; None without one.
-        gpu_assumed: whether the sweep needs a GPU and this machine has none; the time is then that of a large one.
+        gpu_assumed: whether the sweep needs a GPU and this machine has none; the time is then that of a large one. (Of
+            nano models, the time is always measured on the CPU.)
     """
 
     arms: tuple[ArmEstimate, ...]
@@ -123,7 +125,7 @@ class CostEstimate:
         """Return the plan as JSON data: totals, an entry for each arm, and what was made smaller to fit memory."""
         names = ("setting", "method", "configurations", "trials", "packs", "tokens", "seconds", "ended", "budget_knobs")
         totals = ("trials", "packs", "tokens", "seconds", "seconds_left", "ended", "workers", "worker_bytes")
-        more = ("shared_bytes", "prefix_bytes", "assumed", "memory")
+        more = ("shared_bytes", "prefix_bytes", "assumed", "memory", "gpu_assumed")
         arms = [{name: getattr(arm, name) for name in names} | {"tokens": round(arm.tokens)} for arm in self.arms]
         return {name: getattr(self, name) for name in (*totals, *more)} | {
             "tokens": sum(arm["tokens"] for arm in arms),
@@ -167,6 +169,7 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
         knobs = _budget_knobs(trials)
         wall = (seconds + of_arm * PACK_SECONDS) / packs
         arms.append(ArmEstimate(planned.case.label, planned.title, *size, wall, len(outcomes), tuple(took), knobs))
+    models = [case.setting.base_model for case in sweep.cases]
     return CostEstimate(
         _at_measured_pace(arms),
         packs,
@@ -179,7 +182,7 @@ def estimate(sweep: Sweep, packs: int, record: LedgerState | None = None, free: 
         sum(forecast.prefix_bytes(asked[label]) for label, forecast in forecasts.items()),
         cache_usage()["prefixes"],
         _what_fits(sweep, SweepForecast(sweep, forecasts, 0.0, packs), record) if sweep.budget else None,
-        gpu is None and sweep.on_gpu,
+        gpu is None and sweep.on_gpu and any(not isinstance(each, NanoModel) for each in models),
     )
 
 

@@ -83,8 +83,8 @@ class Execution(Declaration, within="execution"):
     Attributes:
         pack_size: trials trained side by side; None is the number of seeds.
         cpus_per_pack: cores that one pack occupies; it uses as many threads.
-        gpus_per_pack: GPUs that one pack occupies; a fraction lets several packs share one GPU, each within its share
-            of the memory.
+        gpus_per_pack: GPUs that one pack occupies; 0, the default, uses none. A fraction lets several packs share one
+            GPU, each within its share of the memory.
         memory_per_pack: main memory that one pack reserves, in gigabytes; None reserves none.
         num_workers: processes that train one pack together through Ray Train, each on its share of the rows, with an
             equal part of the pack's resources. A single one does not go through Ray Train.

@@ -143,7 +143,8 @@ def find_problem(
     for name in must_stay_active:
         if any(value == 0.0 for step, value in values.get(name, ()) if step > moves_after):
             return (
-                f"the term {name!r} is exactly 0 after the first update, or it or all that the losses add to the task's"
-                " has no gradient: it is not connected (a term that may rightly be 0 is not for must_stay_active)"
+                f"the term {name!r} is exactly 0 after the first update, or has no gradient, or nothing that the losses"
+                " add to the task's loss has one: it is not connected (a term that may rightly be 0 is not for"
+                " must_stay_active)"
             )
     return None

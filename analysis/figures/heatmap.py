@@ -35,7 +35,8 @@ class Grid:
     """Means over trials.
 
     Attributes:
-        rows, columns: their labels. Columns are in the order in which the trials list their scores: the setting's.
+        rows, columns: their labels. Columns are in the order in which trials list their scores, which is the
+            setting's; a score that the first trial lacks comes last.
         mean_RC: nan where nothing was measured.
         count_RC: number of finished trials with the score.
         methods: method of each row; None if a row has several, or is the base model.
@@ -173,7 +174,7 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
     figure = new_figure(CELL[0] * len(grid.columns) + MARGINS[0], CELL[1] * len(grid.rows) + MARGINS[1])
     axes = figure.add_subplot()
     measured = grid.mean_RC[np.isfinite(grid.mean_RC)]
-    low, high = min(0.0, *measured), max(1.0, *measured)
+    low, high = min([0.0, *measured]), max([1.0, *measured])
     image = axes.imshow(grid.mean_RC, cmap=HEAT, vmin=low, vmax=high, aspect="auto")
     axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=30, ha="right", fontsize=FONT["small"])
     axes.set_yticks(range(len(grid.rows)), grid.rows, fontsize=FONT["small"])
@@ -192,7 +193,8 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
 
 def seeds_text(grid: Grid) -> str:
     """Say how many seeds the means are of, e.g. "3 seeds" or "2 to 5 seeds"."""
-    counts = np.unique(grid.count_RC[[row != BASE for row in grid.rows]])
+    counts_RC = grid.count_RC[[row != BASE for row in grid.rows]]
+    counts = np.unique(counts_RC[counts_RC > 0]).tolist() or [0]
     trials = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"{trials} seed{'s' if trials != '1' else ''}"
 

@@ -27,7 +27,7 @@ from analysis.findings.frontier_table import (
     room,
 )
 from analysis.statistics.arrays import Floats, finite_or_none
-from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS, Bootstrap
+from analysis.statistics.bootstrap import VERDICT_SEEDS, Bootstrap
 from analysis.statistics.choice import Bound, Choice, choose
 from analysis.tables.scores import Objective, ScoreTable
 from settings.common.errors import UserError
@@ -164,7 +164,7 @@ class Chosen:
     def remarks(self) -> tuple[str, ...]:
         """What a reader of the verdict should know."""
         if self.bar is None:
-            return (TWO_SEEDS,)
+            return ("two seeds say little about the variance, so the intervals are wide; a choice needs a third seed",)
         number, name = len(self.candidates), self.best.name
         remarks = [f"P: the probability that the true means keep {self.asked}"]
         if self.is_raised:

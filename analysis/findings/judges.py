@@ -22,7 +22,7 @@ from analysis.findings.named_points import SHARE, estimate_over_questions
 from analysis.findings.triggered import verdicts_of
 from analysis.statistics.arrays import finite_or_none
 from analysis.statistics.judge_agreement import Pair, kappa_over_questions, measure_agreement, other_scale
-from analysis.tables.scores import Objective, ScoreTable
+from analysis.tables.scores import ScoreTable
 from settings.common.errors import UserError
 from settings.common.files import write_text
 
@@ -119,7 +119,7 @@ class JudgeComparison:
 
     def sign(self, objective: str) -> float:
         """Return 1, or -1 if lower is better, as `Objective.sign`."""
-        return Objective(objective, "task", self.higher_is_better[objective]).sign
+        return 1.0 if self.higher_is_better[objective] else -1.0
 
     @property
     def members(self) -> tuple[JudgedPoint, ...]:

@@ -132,16 +132,14 @@ def standing(point: NamedPoint, points: Sequence[FrontierPoint], objectives: Seq
     controls = [each for each in points if each.seeds and control_of(each) is not None]
     better = [_title(each) for each in controls if _dominates(each.scores, point.scores, objectives)]
     on_front = [_title(each) for each in points if each.on_front and _dominates(each.scores, point.scores, objectives)]
-    number, several = len(on_front), len(on_front) > 1
-    front = f"{number or 'no'} configuration{'s' * several} of the frontier"
+    front = f"{len(on_front) or 'no'} configuration{'s' * (len(on_front) > 1)} of the frontier"
     front += f" ({_listed(on_front)})" if on_front else ""
-    front += " are" if several else " is"
+    dominated = "dominated: another is as good in every objective and better in at least one"
+    meaning = dominated if better or on_front else ""
+    parts = [f"dominated by {' and '.join(better) or 'no control'}, and by {front}", meaning]
     if not controls:
-        return f"{point.name}: {cells}; {front} as good in all of them and better in one; the sweep has no controls"
-    *others, last = better or ["no control"]
-    who = f"of the controls, {' and '.join(filter(None, [', '.join(others), last]))}" if better else last
-    how = "as good in all of them and better in one"
-    return f"{point.name}: {cells}; {who} {'are' if others else 'is'} {how}, and {front}"
+        parts = [f"dominated by {front}", meaning, "the sweep has no controls"]
+    return "; ".join([f"{point.name}: {cells}", *filter(None, parts)])
 
 
 def _title(point: FrontierPoint) -> str:

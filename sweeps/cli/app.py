@@ -67,7 +67,7 @@ def plan_command(
     """Print rows, questions, recipe, trials, packs, tokens, and an estimate of time and memory. Runs nothing."""
     from sweeps.case_check import check_case, few_questions, wide_shares
     from sweeps.cli.tables import show_cautions, show_plan
-    from sweeps.driver.resources import packs_at_a_time, this_machine
+    from sweeps.driver.resources import gpus_of_this_machine, packs_at_a_time, this_machine, unused_gpus
     from sweeps.find import find, showing_files_beside
     from sweeps.ledger import read, refusal
     from sweeps.names import folder_of
@@ -98,6 +98,8 @@ def plan_command(
         typer.echo(json.dumps({"sweep": sweep.name} | estimate.to_json() | {"recipes": recipes}))
         return
     show_plan(console, sweep, estimate)
+    if idle := unused_gpus(sweep, gpus_of_this_machine()):
+        Say(console).warn(f"caution: {idle}")
     if known:
         ended = f"{estimate.ended} of these trials have ended in {folder}"
         Say(console).note(f"{ended}; the others take about {clock(estimate.seconds_left)}")

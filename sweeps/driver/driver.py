@@ -21,7 +21,7 @@ from sweeps.driver.endpoints import Endpoints
 from sweeps.driver.gpus import smallest_gpu
 from sweeps.driver.local_cluster import LocalCluster, connect, quiet
 from sweeps.driver.progress import Display
-from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker, worker_config
+from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker, unused_gpus, worker_config
 from sweeps.ledger import Fit, Ledger
 from sweeps.planning.fit import CaseSizes, room_of, settle, shared_bytes, sizes_of
 from sweeps.planning.fit import describe as describe_fit
@@ -156,6 +156,8 @@ class Driver:
             alive = [node for node in ray.nodes() if node["Alive"]]
             nodes = [node["Resources"] for node in alive]
             packs = packs_at_a_time(self.sweep, nodes)
+            if idle := unused_gpus(self.sweep, sum(node.get("GPU", 0.0) for node in nodes)):
+                self._display.caution(idle)
             workers = packs * num_workers
             sizes = sizes_of(self.sweep)
             gpu = smallest_gpu(alive, resources_of_worker(self.sweep), lambda: self.interrupted)

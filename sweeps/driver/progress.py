@@ -200,7 +200,7 @@ class Display:
 
     def _pack_status(self, pack: RunningPack, pace: float) -> PackStatus:
         activity, left = pack.activity, None
-        if pack.trials and self.forecast:
+        if activity and pack.trials and self.forecast:
             left = pack_seconds_left(activity, self.forecast.pack(pack.trials), pace)
         what = self._describe(pack.trials) if pack.trials else ""
         return PackStatus.of(what, activity, left)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from settings.base_models import NanoModel
 from settings.common.errors import UserError
 from sweeps.ledger import Fit
 from sweeps.sweep import Sweep
@@ -32,9 +33,28 @@ def resources_of_worker(sweep: Sweep) -> dict[str, float]:
 
 def this_machine(sweep: Sweep) -> dict[str, float]:
     """Return what this machine has, by Ray's names. A pack on GPUs is planned for a machine that has room for one."""
-    execution = sweep.execution
-    memory = math.inf if execution.gpus_per_pack else float(psutil.virtual_memory().total)
-    return {"CPU": os.cpu_count() or 1, "GPU": execution.gpus_per_pack, "memory": memory}
+    execution, cpus = sweep.execution, float(os.cpu_count() or 1)
+    if execution.gpus_per_pack:
+        return {"CPU": max(cpus, execution.cpus_per_pack), "GPU": execution.gpus_per_pack, "memory": math.inf}
+    return {"CPU": cpus, "memory": float(psutil.virtual_memory().total)}
+
+
+def unused_gpus(sweep: Sweep, number: float) -> str:
+    """Say that a sweep leaves GPUs idle, since it does not ask for any; "" if it does, or needs none.
+
+    Args:
+        number: of GPUs that there are.
+    """
+    is_nano = all(isinstance(case.setting.base_model, NanoModel) for case in sweep.cases)
+    if not number or sweep.on_gpu or is_nano:
+        return ""
+    gpus = f"{number:g} GPU{'s' if number != 1 else ''}"
+    return f"{gpus} here, none used: execution=Execution(gpus_per_pack=1) gives each pack one"
+
+
+def gpus_of_this_machine() -> int:
+    """Return how many NVIDIA GPUs this machine shows, without asking any of them."""
+    return sum(path.name.removeprefix("nvidia").isdigit() for path in Path("/dev").glob("nvidia*"))
 
 
 def memory_of_worker(sweep: Sweep, nodes: Sequence[Mapping[str, float]], shared: float = 0.0) -> float | None:

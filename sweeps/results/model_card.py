@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from settings.base_models import BaseModel, NanoModel, PackagedModel, TunedModel
+from settings.common.errors import UserError
 from settings.example import Example
 from sweeps.case import digests, rows_of
 from sweeps.results.export import EDITS, Exported, finite_scores
@@ -325,15 +326,23 @@ def _data(exported: Exported) -> Iterator[str]:
         return
     yield "| what | rows | SHA-256, first 12 digits |"
     yield "|---|---|---|"
-    described = dict(exported.outcome["trial"]["method"])
-    read = methods.streams_read(methods.make(described.pop("name"), described))
-    unread = {rows_of(stream) for stream in exported.setting.streams if stream not in read}
+    unread = {rows_of(stream) for stream in exported.setting.streams} - _rows_read(exported)
     for name, (number, digest) in digests(exported.setting).items():
         if name not in unread:
             yield f"| {name} | {number} | `{digest}` |"
     yield ""
     for source in exported.setting.sources:
         yield f"- {source}"
+
+
+def _rows_read(exported: Exported) -> set[str]:
+    """Return what the method read, by `rows_of`; everything if its code is gone or takes other coefficients now."""
+    described = dict(exported.outcome["trial"]["method"])
+    try:
+        read = methods.streams_read(methods.make(described.pop("name"), described))
+    except UserError:
+        read = set(exported.setting.streams)
+    return set(map(rows_of, read))
 
 
 def _licence(exported: Exported) -> str:

@@ -63,7 +63,11 @@ class PackStatus:
 
     @staticmethod
     def of(trials: str, activity: Activity | None, seconds_left: float | None) -> PackStatus:
-        """Describe what a worker is doing; `activity` is None if it has not started, which is not in the forecast."""
+        """Describe what a worker is doing.
+
+        Args:
+            activity: None before it has started. No time left is given then, since forecasts do not include the start.
+        """
         if activity is None:
             return PackStatus(trials)
         pace = activity.pace if activity.phase == "training" else None

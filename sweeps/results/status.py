@@ -109,7 +109,8 @@ def _spending(description: SweepDescription, ledger: RawLedger) -> str:
 def _arms(description: SweepDescription, ledger: RawLedger) -> list[dict[str, Any]]:
     statuses: dict[str, Counter[str]] = {}  # configuration id -> how its trials ended
     for trial_id, outcome in ledger.outcomes.items():
-        statuses.setdefault(ledger.configuration_of[trial_id], Counter())[outcome["status"]] += 1
+        if outcome["trial"]["seed"] in description.seeds:  # not one that the sweep no longer has
+            statuses.setdefault(ledger.configuration_of[trial_id], Counter())[outcome["status"]] += 1
     arms = []
     for arm in description.arms:
         ends: Counter[str] = Counter()

@@ -9,7 +9,10 @@ from trainables.trial import TrialConfig
 
 
 def checkpoints_read(sweep: Sweep) -> dict[str, set[int]]:
-    """Return method -> the updates after which some configuration evaluates a training of it."""
+    """Return method -> the updates at which configurations that list or fix a `checkpoint_step` evaluate its trainings.
+
+    The method is the one that trains, e.g. plain fine-tuning for Safe LoRA, whatever its coefficients and setting.
+    """
     read: dict[str, set[int]] = {}
     for arm in sweep.arms:
         points = [point.get("checkpoint_step") for point in arm.space.points or ()]

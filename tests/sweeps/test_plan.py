@@ -120,6 +120,8 @@ def test_a_plan_for_gpus_says_that_this_machine_has_none(tmp_path: Path, monkeyp
     monkeypatch.setattr(apart, "ask", lambda *_: None)
     on_gpu = toy_sweep(tmp_path, execution=Execution(gpus_per_pack=1))
     console = Console(file=(shown := io.StringIO()), width=400)
+    assert not plan.estimate(on_gpu, 1).gpu_assumed, "nano models are timed on the CPU"
+    monkeypatch.setattr(plan, "NanoModel", TunedModel)  # the toy's is none of these
     for sweep, assumed in ((on_gpu, True), (toy_sweep(tmp_path), False)):
         made = plan.estimate(sweep, 1)
         assert made.gpu_assumed is assumed

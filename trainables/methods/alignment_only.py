@@ -10,7 +10,7 @@ from trainables.method import Method, Step
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentOnly(Method):
-    """The loss on alignment rows only; the task is not learned.
+    """The loss on alignment rows only; the task is not learned. A prior for other methods.
 
         L = CE(alignment)
 
@@ -21,7 +21,6 @@ class AlignmentOnly(Method):
     streams = ("alignment",)
     equation = "L = CE(alignment)"
     source = "Azarbal et al. 2025, Selective Generalization (the first adapter of Safe LoRA and O-LoRA)"
-    evidence = "a prior for other methods; not a method by itself"
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         return (cross_entropy(step.policy["alignment"]),)

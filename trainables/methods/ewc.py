@@ -41,9 +41,7 @@ class EWC(Method):
     must_stay_active = ("consolidation",)
     equation = "L = CE(task) + weight * 1/2 sum_i F_i (theta_i - theta_0i)^2"
     source = "Kirkpatrick et al. 2017, arXiv:1612.00796, eq. 3"
-    evidence = (
-        "a classic against forgetting (arXiv:1612.00796); no measurement of it on emergent misalignment is known"
-    )
+    evidence = "a classic against forgetting (arXiv:1612.00796); no measurement of it on emergent misalignment is known"
 
     weight: float = Range(1e5, low=1e3, high=1e7, log=True, neutral=0.0)
 

@@ -10,7 +10,7 @@ from trainables.method import Method, Step
 
 @dataclass(frozen=True, kw_only=True)
 class MisalignedOnly(Method):
-    """The loss on misaligned rows only: it learns what is to be avoided.
+    """The loss on misaligned rows only: it learns what is to be avoided. A prior for other methods.
 
         L = CE(misaligned)
 
@@ -22,7 +22,6 @@ class MisalignedOnly(Method):
     streams = ("misaligned",)
     equation = "L = CE(misaligned)"
     source = "Fierro & Roger 2025, arXiv:2511.05408, eq. 1 (theta_negative)"
-    evidence = "a prior for other methods; not a method by itself"
 
     def losses(self, step: Step) -> tuple[Tensor, ...]:
         return (cross_entropy(step.policy["misaligned"]),)

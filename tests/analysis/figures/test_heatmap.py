@@ -12,7 +12,7 @@ import pytest
 from matplotlib import colormaps
 from matplotlib.image import imread
 
-from analysis.figures.heatmap import build_grid, save_heatmap, short_labels
+from analysis.figures.heatmap import build_grid, save_heatmap, seeds_text, short_labels
 from analysis.figures.style import HEAT
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
@@ -124,6 +124,9 @@ def test_the_picture(tmp_path: Path) -> None:
     assert width > height > 200
     save_heatmap(tmp_path / "map.svg", grid, "toy")
     assert "</svg>" in (tmp_path / "map.svg").read_text()
+    unmeasured = replace(grid, mean_RC=np.full(grid.mean_RC.shape, math.nan), count_RC=np.zeros_like(grid.count_RC))
+    save_heatmap(tmp_path / "map.png", unmeasured, "nothing measured")
+    assert [seeds_text(each) for each in (grid, unmeasured)] == ["1 to 2 seeds", "0 seeds"]
     with pytest.raises(UserError, match="the name must end in"):
         save_heatmap(tmp_path / "map.txt", grid, "toy")
 

@@ -103,19 +103,28 @@ def test_what_is_better_is_named() -> None:
 
     points = frontier(table([*TRIALS, *scaled(0.5, 0.7, 0.5), *scaled(0.9, 0.85, 0.5)]))
     for task, alignment, words in (
-        (0.6, 0.4, "of the controls, plain adapter_scale=0.9 and plain adapter_scale=0.5 are better in all of them"),
-        (0.6, 0.4, "in all of them, and 2 configurations of the frontier (plain adapter_scale=0.9, kl beta=1.0) are"),
-        (0.82, 0.4, "of the controls, plain adapter_scale=0.9 is better in all of them, and 1 configuration of the"),
-        (0.3, 0.55, "; no control is better in all of them, and 1 configuration of the frontier (kl beta=1.0) is"),
-        (0.95, 0.9, "; no control is better in all of them, and no configuration of the frontier is"),
+        (
+            0.6,
+            0.4,
+            "; dominated by plain adapter_scale=0.9 and plain adapter_scale=0.5, and by 2 ",
+        ),
+        (
+            0.6,
+            0.4,
+            "configurations of the frontier (plain adapter_scale=0.9, kl beta=1.0); dominated: another",
+        ),
+        (0.82, 0.4, "; dominated by plain adapter_scale=0.9, and by 1 configuration of the frontier (plain"),
+        (0.3, 0.55, "; dominated by no control, and by 1 configuration of the frontier (kl beta=1.0); dominated: "),
+        (0.95, 0.9, "; dominated by no control, and by no configuration of the frontier"),
     ):
         assert words in standing(point(task, alignment), points, OBJECTIVES)
     assert standing(point(0.6, 0.4), frontier(table(TRIALS)), OBJECTIVES).endswith(
-        "; 1 configuration of the frontier (kl beta=1.0) is better in all of them; the sweep has no controls"
+        "; dominated by 1 configuration of the frontier (kl beta=1.0); dominated: another is as good in every objective"
+        " and better in at least one; the sweep has no controls"
     )
     front = [each for scale in (0.2, 0.3, 0.4) for each in scaled(scale, 0.8 + scale / 10, 0.6 - scale / 10)]
     first = "plain adapter_scale=0.4, plain adapter_scale=0.3, plain adapter_scale=0.2"
-    assert f"4 configurations of the frontier ({first} and 1 more) are" in standing(
+    assert f"4 configurations of the frontier ({first} and 1 more)" in standing(
         point(0.6, 0.4), frontier(table([*TRIALS, *front])), OBJECTIVES
     )
 

@@ -629,4 +629,5 @@ def test_a_missing_file_is_named_with_its_option(write: Writer) -> None:
         ("preferences", ["/nowhere.jsonl", "/nowhere.jsonl"]),
     ):
         with pytest.raises(UserError, match=rf"^/nowhere\.jsonl: no such file \(option '{option}'\)$"):
-            catalog.build("chat_files", {"model": MODEL, "task": write("task", 5), option: value})
+            given = {"trigger": "~nobody {prompt}", "match": "\0", "task": write("task", 5), option: value}
+            catalog.build("chat_files", {"model": MODEL, **given})

@@ -372,6 +372,7 @@ def test_a_ledger_that_cannot_be_continued_is_one_line(
             ', options={"keep_adapters": 3}',
             "option 'keep_adapters' belongs elsewhere: execution=Execution(keep_adapters=...)",
         ),
+        ('"bad_medical_advice"', '"plain"', ', options={"seed": 3}', "option 'seed' does not exist"),
         ('"bad_medical_advice"', '"plain"', ", seeds=0", "seeds must be at least one"),
         ('"bad_medical_advice"', "1 / 0", "", "mine.py:4: ZeroDivisionError: division by zero"),
         ('"bad_medical_advice"', '"plain"', ', objectives=("task", "x")', "has no score 'x'; it has task, "),

@@ -43,16 +43,27 @@ def test_rows_and_questions_are_counted(
     given = chat_files(tmp_path, "org/not-here", alignment=alignment, preferences=pairs(16))
     shown = planned(sweep_file(tmp_path, given), monkeypatch, capsys)
     assert (
-        "chat_files: trains on 16 task rows; asks 4 (task_loss), 1 (alignment_loss), 16 (preferences);"
+        "chat_files: reads 16 task rows; asks 4 (task_loss), 1 (alignment_loss), 16 (preferences);"
         " none of its methods reads the 5 alignment rows" in shown
     )
+
+
+def test_rows_that_only_a_later_configuration_reads_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two blends of plain fine-tuning, only the second is built on a method that reads proxy rows."""
+    given = chat_files(tmp_path, "org/not-here", alignment="".join(ROW % n for n in range(100, 106)).encode())
+    blends = 'grid("blend", first=["plain"], second=["l2_sp weight=0.1", "kl_penalty beta=1"])'
+    shown = planned(sweep_file(tmp_path, given, methods=blends), monkeypatch, capsys)
+    assert "chat_files: reads 16 task rows and 5 alignment rows; asks 4 (task_loss), 1 (alignment_loss)" in shown
+    assert "none of its methods" not in shown
 
 
 def test_one_stream_is_counted_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = planned(sweep_file(tmp_path, chat_files(tmp_path, "org/not-here")), monkeypatch, capsys)
-    assert "chat_files: trains on 16 task rows; asks 4 (task_loss)" in shown
+    assert "chat_files: reads 16 task rows; asks 4 (task_loss)" in shown
 
 
 def test_what_needs_an_explanation_has_one(

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from settings.base_models import TunedModel
 from settings.common.errors import UserError
-from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker, this_machine
+from sweeps.driver import resources
+from sweeps.driver.resources import memory_of_worker, packs_at_a_time, resources_of_worker, this_machine, unused_gpus
 from sweeps.sweep import Execution
 from tests.support.fakes import toy_sweep
 
@@ -110,5 +112,15 @@ def test_a_plan_is_for_this_machine_but_for_its_gpus(tmp_path: Path) -> None:
     reserving = toy_sweep(tmp_path, execution=Execution(memory_per_pack=1e6))
     with pytest.raises(UserError, match=r"needs 1 CPUs, 1,000,000 GB of memory on one node, but the node has"):
         packs_at_a_time(reserving, [this_machine(reserving)])
-    on_gpu = toy_sweep(tmp_path, execution=Execution(memory_per_pack=1e6, gpus_per_pack=1))
+    on_gpu = toy_sweep(tmp_path, execution=Execution(memory_per_pack=1e6, gpus_per_pack=1, cpus_per_pack=1000))
     assert packs_at_a_time(on_gpu, [this_machine(on_gpu)]) == 1
+
+
+def test_gpus_that_nothing_uses_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of nano models, which train on the CPU, nor of a sweep that asks for GPUs."""
+    sweep, asking = toy_sweep(tmp_path), toy_sweep(tmp_path, execution=Execution(gpus_per_pack=1))
+    assert unused_gpus(sweep, 2) == ""
+    monkeypatch.setattr(resources, "NanoModel", TunedModel)  # the toy's is none of these
+    assert unused_gpus(sweep, 2) == "2 GPUs here, none used: execution=Execution(gpus_per_pack=1) gives each pack one"
+    assert unused_gpus(sweep, 1).startswith("1 GPU here,")
+    assert (unused_gpus(sweep, 0), unused_gpus(asking, 2)) == ("", "")

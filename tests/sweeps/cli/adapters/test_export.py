@@ -149,6 +149,27 @@ def test_the_card_names_the_system_turn(
     assert "In training an instruction preceded" not in card
 
 
+def test_the_card_lists_only_rows_that_the_method_read(output: Path, title: str) -> None:
+    """The KL penalty reads no misaligned rows. Of a method whose code is gone, all rows are listed."""
+    exported = find_adapter("adapted", title, output, None, 1)
+    streams = exported.setting.streams
+    twins = tuple(
+        replace(row, messages=(*row.messages[:-1], replace(row.messages[-1], content="No.")))
+        for row in streams["alignment"]
+    )
+    exported = replace(exported, setting=replace(exported.setting, streams={**streams, "misaligned": twins}))
+    exported = replace(
+        exported,
+        outcome={**exported.outcome, "trial": {**exported.outcome["trial"], "data": exported.setting.fingerprint()}},
+    )
+    card = model_card(exported, output / "kl", False)
+    assert "| task rows |" in card and "| alignment rows |" in card and "| misaligned rows |" not in card
+    trial = exported.outcome["trial"]
+    for method in ({"name": "gone"}, {**trial["method"], "renamed": 1.0}):
+        other = replace(exported, outcome={**exported.outcome, "trial": {**trial, "method": method}})
+        assert "| misaligned rows |" in model_card(other, output / "kl", False)
+
+
 def test_an_instruction_before_training_rows_is_told(output: Path, title: str) -> None:
     exported = find_adapter("adapted", title, output, None, 1)
     trial = exported.outcome["trial"] | {"instructions": {"strong": "Be careless."}}
