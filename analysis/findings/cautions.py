@@ -26,6 +26,7 @@ Place = Literal["task", "questions", "points", "band", "hypervolume", "selection
 BUDGET_KNOBS = ("steps", "batch_size", "alignment_batch_size")  # they change how many rows a training reads
 FEW_VALUES = 4  # of a knob
 FEW_QUESTIONS, Z95 = 50, 1.96
+ALIKE = 1e-9  # between means that are the same
 LEAST_LEARNED = 0.02  # of the range of the task's score, above the base model
 SHOWN = 3  # configurations named in a line
 MANY_METHODS = 5  # methods of which none is clearly behind another
@@ -51,6 +52,8 @@ def cautions(
     means = {each.name: mean_CM[:, column] for column, each in enumerate(table.objectives)}
     if unlearned := nothing_learned(table.objectives, means, base_scores or {}):
         said["task"].append(unlearned)
+    if alike := all_alike(table.objectives, means, base_scores or {}):
+        said["task"].append(alike)
     if few_questions := _few_questions(table):
         said["questions"].append(few_questions)
     lines = [line for line in lines_of(table.configurations) if line.knobs_KD.shape[1] == 1]
@@ -138,6 +141,28 @@ def nothing_learned(
     return (
         f"In {name} no configuration is more than {number:g} better than the base model, so nothing was learned: train"
         " longer, or with a higher learning rate."
+    )
+
+
+def all_alike(
+    objectives: Sequence[Objective], means: Mapping[str, Iterable[float]], base_scores: Mapping[str, float]
+) -> str:
+    """Say which objectives have the same mean for all configurations; "" if none has.
+
+    Args:
+        means: objective name -> means of all configurations.
+    """
+    alike = []
+    for objective in objectives:
+        known = [mean for mean in means[objective.name] if math.isfinite(mean)]
+        if len(known) > 1 and max(known) - min(known) < ALIKE:
+            too = abs(base_scores.get(objective.name, math.nan) - known[0]) < ALIKE
+            alike.append(f"{objective.name} is {known[0]:.3f} for all configurations{' and the base model' * too}")
+    if not alike:
+        return ""
+    return (
+        f"{'; '.join(alike)}: such questions tell none from another, so P and verdicts rest on other scores alone. Ask"
+        " other questions, or take another score (`objectives`)."
     )
 
 

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from analysis.findings.cautions import nothing_learned
+from analysis.findings.cautions import all_alike, nothing_learned
 from analysis.findings.frontier import Estimate, FrontierPoint, excluded_text
 from analysis.findings.ties import Entry, entries
 from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS
@@ -109,8 +109,7 @@ def rich_table(
         table.add_row(*map(Text, ["", BASE, *cells, *("" for _ in layout.names)]), style="dim")
     notes = _notes(rows, shown, layout)
     means = {name: [point.scores[name].mean for point in points] for name in heads}
-    if unlearned := nothing_learned(shown, means, base or {}):
-        notes.insert(0, unlearned)
+    notes[:0] = filter(None, (say(shown, means, base or {}) for say in (nothing_learned, all_alike)))
     table.caption = Text("\n".join(notes))
     return table
 

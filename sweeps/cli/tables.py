@@ -210,7 +210,10 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
     if any(arm.method.endswith(FOR_OTHERS) for arm in plan.arms):
         Say(console).note("for others: trained because the rest is built on them; not counted by selgen sweep status")
     for model in plan.assumed:
-        line = f"{model} is not on this machine; time and memory are those of a model of 8 billion parameters"
+        line = (
+            f"{model} is not on this machine (the start downloads it; `hf download {model}` does so before): time and"
+            " memory are those of a model of 8 billion parameters, and may be far too high"
+        )
         Say(console).prose(line, style="yellow")
     how = "by the pace of the trials that have ended" if plan.ended else "a rough guess, until trials have ended"
     where = "on a machine with large GPUs (this one has none)" if plan.gpu_assumed else "on this machine"

@@ -114,6 +114,26 @@ def test_a_sweep_that_taught_nothing(best: float, is_said: bool) -> None:
     assert (words in str(shown.caption)) == is_said
 
 
+def test_an_objective_in_which_all_are_alike() -> None:
+    """Every seed of every configuration scores 1: the base model may, too, or not, or be unknown."""
+    task, kept = OBJECTIVES
+    records = [
+        TrialRecord(configuration("kl", beta=float(beta)), seed, "finished", {task.name: 0.2 * beta, kept.name: 1.0})
+        for beta in (1, 2, 3)
+        for seed in range(3)
+    ]
+    table = ScoreTable.from_records(records, OBJECTIVES)
+    for base, also in (({kept.name: 1.0}, " and the base model"), ({kept.name: 0.5}, ""), ({}, "")):
+        findings = analyse(table, base)
+        words = f"{kept.name} is 1.000 for all configurations{also}: such questions tell none from another"
+        assert findings.cautions["task"][0].startswith(words)
+        assert read_findings(findings).caution.startswith(words)
+        assert words in str(rich_table(findings.points, findings.table.objectives, base=base).caption)
+    single = ScoreTable.from_records(records[:3], OBJECTIVES)
+    assert not analyse(single, {}).cautions["task"], "one configuration is like no other"
+    assert not analyse(made_up({"kl": arc(4)}), {}).cautions["task"]
+
+
 def test_few_questions_come_first() -> None:
     """1.96 / (2 sqrt(16 + 1.96^2)) = 0.220, half of Wilson's interval for 8 of 16."""
     share = [replace(each, low=0.0, high=1.0) for each in OBJECTIVES]
