@@ -156,8 +156,9 @@ def all_alike(
     for objective in objectives:
         known = [mean for mean in means[objective.name] if math.isfinite(mean)]
         if len(known) > 1 and max(known) - min(known) < ALIKE:
-            too = abs(base_scores.get(objective.name, math.nan) - known[0]) < ALIKE
-            alike.append(f"{objective.name} is {known[0]:.3f} for all configurations{' and the base model' * too}")
+            is_base = abs(base_scores.get(objective.name, math.nan) - known[0]) < ALIKE
+            too = " and the base model" if is_base else ""
+            alike.append(f"{objective.name} is {known[0]:.3f} for all configurations{too}")
     if not alike:
         return ""
     return (
