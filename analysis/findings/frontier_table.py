@@ -177,7 +177,7 @@ def _notes(rows: Sequence[Entry], shown: Sequence[Objective], layout: Layout) ->
     notes = [
         "* on the frontier of the means; [low, high] is the 95 % interval of the mean over n seeds",
         "P: how probable it is that no other configuration dominates it (as good in all objectives, better in at least"
-        " one)",
+        " one); it allows for noise, so a row without a star may have a higher P than one with a star",
     ]
     if any(len(entry.members) > 1 for entry in rows):
         rest = " and its cost the lowest" if COSTS[0] in layout.names else ""
