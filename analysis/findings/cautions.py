@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from analysis.findings.arms import lines_of, measure
+from analysis.findings.arms import is_plain, lines_of, measure
 from analysis.statistics.arrays import nan_mean
 from analysis.statistics.compare import Difference
 from analysis.statistics.curves import FEWEST
@@ -76,6 +76,12 @@ def cautions(
         said["hypervolume"].append(
             "If many methods are nearly equal, the frontier of all of them together may owe something to luck: that of"
             " nine looked up to .008 too good in simulations."
+        )
+    if as_points := ", ".join(_point_methods(table)):
+        said["hypervolume"].append(
+            f"Fewer than three values count as points and not as a curve ({as_points}): the hypervolume leaves out what"
+            " lies beyond them. Before you say that such a method loses to the controls, which are curves, try three or more values"
+            " that span its range."
         )
     if outlying := _outlying(table, lines):
         said["hypervolume"].append(
@@ -176,6 +182,18 @@ def _outlying(table: ScoreTable, lines: Sequence[Line]) -> str:
     names = [table.configurations[row].title for row in np.flatnonzero(outlying_C) if row in on_curves]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+def _point_methods(table: ScoreTable) -> list[str]:
+    """Return the methods with several values, but too few for a curve. Readouts of plain fine-tuning are not methods."""
+    on_curves = {table.configurations[row].method for line in lines_of(table.configurations) for row in line.rows_K}
+    numeric = [each for each in table.configurations if any(_is_number(value) for value in each.coefficients.values())]
+    number = Counter(each.method for each in numeric)
+    return [each for each in number if number[each] > 1 and each not in on_curves and not is_plain(each)]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _methods(table: ScoreTable, lines: Sequence[Line]) -> str:

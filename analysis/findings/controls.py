@@ -60,7 +60,7 @@ class ControlVerdict:
     def text(self) -> str:
         """The verdict in a sentence."""
         if not self.against:
-            return f"{self.method}: the sweep has no controls, so it is unknown whether the method is worth its cost"
+            return f"{self.method}: no control has been evaluated, so its worth is unknown"
         parts = []
         for name, pair in self.against.items():
             volume = pair.statistic

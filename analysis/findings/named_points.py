@@ -138,7 +138,7 @@ def standing(point: NamedPoint, points: Sequence[FrontierPoint], objectives: Seq
     meaning = dominated if better or on_front else ""
     parts = [f"dominated by {' and '.join(better) or 'no control'}, and by {front}", meaning]
     if not controls:
-        parts = [f"dominated by {front}", meaning, "the sweep has no controls"]
+        parts = [f"dominated by {front}", meaning, "no control has been evaluated"]
     return "; ".join([f"{point.name}: {cells}", *filter(None, parts)])
 
 

@@ -28,8 +28,8 @@ WEIGHT: tuple[Place, ...] = (
     "task",
     "questions",
     "band",
-    "points",
     "hypervolume",
+    "points",
     "selection",
 )  # the first with a caution
 
@@ -179,7 +179,7 @@ def _against(verdicts: Sequence[ControlVerdict], most: int) -> str:
     """Say which methods beat the controls."""
     controls = {name: what for name, what in CONTROLS.items() if any(name in verdict.against for verdict in verdicts)}
     if not controls:
-        return "against each other only: " + ("one seed" if most < 2 else "there are no controls")
+        return "against each other only: " + ("one seed" if most < 2 else "no control has been evaluated")
     what = f"{listed(list(controls.values()))}, which cost no training"
     if most < VERDICT_SEEDS:
         return f"{what}; no verdict with two seeds"

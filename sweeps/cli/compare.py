@@ -16,7 +16,7 @@ from analysis.findings.frontier_table import WIDE
 from analysis.findings.two_sweeps import SweepComparison
 from settings.common.errors import UserError
 from sweeps.cli.say import Say
-from sweeps.results.readers import open_sweep
+from sweeps.results.readers import open_sweep, unfinished_note
 from sweeps.results.same_questions import are_apart, why_apart
 
 
@@ -49,6 +49,10 @@ def compare(
         console.file.write(json.dumps(two_sweeps.to_json(names, comparison), allow_nan=False) + "\n")
         return
     console.print(comparison_table(names, comparison, console.width))
+    begun = (first.counts["running"], second.counts["running"])
+    for note in dict.fromkeys(map(unfinished_note, readers, begun)):
+        if note:
+            Say(console).warn(note)
     if apart:
         Say(console).note(
             f"trained on the rows of {first.setting} and of {second.setting}; base model and questions are the same"

@@ -14,7 +14,7 @@ from analysis.findings.named_points import read_named, standing
 from analysis.findings.triggered import differing_verdicts, verdicts_of, with_triggered
 from sweeps.cli.say import Say
 from sweeps.names import folder_of
-from sweeps.results.readers import open_sweep, unended_trials
+from sweeps.results.readers import open_sweep, unfinished_note
 from trainables.folder import SweepFolder
 
 
@@ -62,5 +62,5 @@ def show_frontier(
         say.prose(standing(each, points, loaded.objectives))
     for file in filter(None, (csv, figure)):
         say.wrote(file)
-    if loaded.counts["running"]:
-        say.note(unended_trials(reader, loaded.counts["running"]))
+    if note := unfinished_note(reader, loaded.counts["running"]):
+        say.warn(note)

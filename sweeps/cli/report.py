@@ -19,7 +19,7 @@ from settings.common.errors import UserError
 from sweeps.cli.say import Say
 from sweeps.names import default_uri, folder_of
 from sweeps.results.from_ledger import LedgerReader
-from sweeps.results.readers import SweepReader, open_sweep
+from sweeps.results.readers import SweepReader, open_sweep, unfinished_note
 from sweeps.tracking.store import log_files
 from trainables.folder import SweepFolder
 
@@ -34,11 +34,13 @@ class WrittenReport:
         files: the files written, the page first.
         answers: setting -> the five questions of a reader, each with its answer.
         note: why the report is not in MLflow; "" if it is.
+        unfinished: how much of the sweep has ended; "" if all has.
     """
 
     files: tuple[Path, ...]
     answers: Mapping[str, tuple[tuple[str, str], ...]]
     note: str = ""
+    unfinished: str = ""
 
 
 def report(
@@ -78,7 +80,8 @@ def report(
     if not note:
         log_files(uri, runs.run_id, files, name)
     answers = {chapter.setting: read_findings(chapter.findings).answers for chapter in chapters}
-    return WrittenReport(tuple(files), answers, note)
+    unfinished = unfinished_note(reader, sum(chapter.running for chapter in chapters))
+    return WrittenReport(tuple(files), answers, note, unfinished)
 
 
 def _other_objectives(reader: SweepReader, labels: Sequence[str | None], objectives: Sequence[str] | None) -> str:
@@ -97,8 +100,8 @@ def show_report(written: WrittenReport, say: Say) -> None:
         for question, answer in answers:
             say.prose(f"{question} {answer}")
     page, *others = written.files
-    if written.note:
-        say.warn(written.note)
+    for note in filter(None, (written.note, written.unfinished)):
+        say.warn(note)
     say.note(f"wrote {len(others)} figures and tables to {page.parent}: {', '.join(path.name for path in others)}")
     say.wrote(page)
 

@@ -11,10 +11,9 @@ from analysis.tables import mlflow_runs
 from analysis.tables.loaded_sweep import LoadedSweep
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError, did_you_mean
-from sweeps.find import continuation
 from sweeps.names import SAFE_NAME, STORE, default_uri, folder_of
 from sweeps.results.from_ledger import LedgerReader, is_readable
-from sweeps.results.running import unended
+from sweeps.results.status import unfinished
 from trainables.folder import SweepFolder
 
 
@@ -56,12 +55,15 @@ class MlflowReader:
         return mlflow_runs.load_records(self.sweep, self.uri)
 
 
-def unended_trials(reader: SweepReader, count: int) -> str:
-    """Say that trials were begun and have not ended. Only a sweep's folder tells whether the sweep still runs."""
-    if not isinstance(reader, LedgerReader):
-        return f"{count} trial{'s have' if count > 1 else ' has'} not ended"
-    name = reader.description.name
-    return unended(count, reader.folder, continuation(name, reader.folder.parent))
+def unfinished_note(reader: SweepReader, count: int) -> str:
+    """Say that a sweep is not finished; "" if it is.
+
+    Args:
+        count: of trials that were begun and have not ended, which is all that MLflow knows.
+    """
+    if isinstance(reader, LedgerReader):
+        return unfinished(reader.folder)
+    return f"{count} trial{'s have' if count > 1 else ' has'} not ended" if count else ""
 
 
 def open_sweep(sweep: str, output: Path, tracking_uri: str | None) -> SweepReader:

@@ -155,13 +155,6 @@ def is_driven(folder: Path) -> bool:
     return False
 
 
-def unended(count: int, folder: Path, how_to_continue: str) -> str:
-    """Say that trials were begun and have not ended, and whether their sweep still runs."""
-    if is_driven(folder):
-        return f"{count} trial{'s are' if count > 1 else ' is'} still running"
-    return f"{count} trial{'s were' if count > 1 else ' was'} interrupted; {how_to_continue}"
-
-
 def clock(seconds: float) -> str:
     """Format seconds as 3:07 or 1:02:09."""
     minutes, rest = divmod(round(seconds), 60)

@@ -64,6 +64,19 @@ def status(name_or_file: str, output: Path) -> dict[str, Any]:
     }
 
 
+def unfinished(folder: Path) -> str:
+    """Say how much of a sweep has ended, and how it goes on; "" if it is finished. Raise UserError."""
+    description, ledger = SweepDescription.read(folder), read_raw(folder)
+    arms = _arms(description, ledger)
+    if _is_finished(description, folder, ledger, arms):
+        return ""
+    total = sum(arm["trials"] for arm in arms)
+    ended = f"{total - _num_left(arms)} of {total} trials have ended"
+    if is_driven(folder):
+        return f"{description.name} is still running: {ended}"
+    return f"{description.name} is not finished: {ended}; {continuation(description.name, folder.parent)}"
+
+
 def _is_finished(
     description: SweepDescription, folder: Path, ledger: RawLedger, arms: Sequence[Mapping[str, Any]]
 ) -> bool:

@@ -14,7 +14,7 @@ from analysis.tables.scores import Objective
 from settings.common.errors import UserError
 from sweeps.cli.say import Say, command
 from sweeps.results.from_ledger import LedgerReader
-from sweeps.results.readers import open_sweep, unended_trials
+from sweeps.results.readers import open_sweep, unfinished_note
 
 
 def limits_of(at_least: Sequence[str], at_most: Sequence[str]) -> list[Limit]:
@@ -76,8 +76,8 @@ def show_choice(
         say.prose(chosen.verdict, style="bold")
     for remark in chosen.remarks:
         say.prose(remark)
-    if loaded.counts["running"]:
-        say.note(unended_trials(reader, loaded.counts["running"]))
+    if note := unfinished_note(reader, loaded.counts["running"]):
+        say.warn(note)
     if chosen.taken is not None and isinstance(reader, LedgerReader):  # adapters are in the folder of a sweep
         which = f" {command('--setting', loaded.setting)}" if len(reader.labels) > 1 else ""
         export = command("selgen", "export", sweep, chosen.taken.title)

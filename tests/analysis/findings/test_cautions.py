@@ -82,6 +82,15 @@ def test_few_values_of_a_knob_are_named_with_the_hypervolume() -> None:
     assert "four values of a knob or fewer (kl)" in texts["hypervolume"] and ".004 to .009" in texts["hypervolume"]
 
 
+def test_fewer_than_three_values_are_points() -> None:
+    """Not of three, and not of the controls, which are readouts of plain fine-tuning."""
+    texts = said(made_up({"kl": arc(2), "dpo": arc(3)}))
+    assert list(texts) == ["hypervolume"]
+    assert "Fewer than three values count as points and not as a curve (kl):" in texts["hypervolume"]
+    assert "four values of a knob or fewer (dpo)" in texts["hypervolume"]
+    assert "Fewer than three values" not in said(made_up({"plain": arc(2)})).get("hypervolume", "")
+
+
 def test_single_configurations_on_few_questions() -> None:
     single: dict[str, Sequence[tuple[float, float]]] = {"kl": [(0.8, 0.8)], "dpo": [(0.7, 0.9)]}
     texts = said(made_up(single, questions=20))

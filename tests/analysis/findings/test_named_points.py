@@ -120,7 +120,7 @@ def test_what_is_better_is_named() -> None:
         assert words in standing(point(task, alignment), points, OBJECTIVES)
     assert standing(point(0.6, 0.4), frontier(table(TRIALS)), OBJECTIVES).endswith(
         "; dominated by 1 configuration of the frontier (kl beta=1.0); dominated: another is as good in every objective"
-        " and better in at least one; the sweep has no controls"
+        " and better in at least one; no control has been evaluated"
     )
     front = [each for scale in (0.2, 0.3, 0.4) for each in scaled(scale, 0.8 + scale / 10, 0.6 - scale / 10)]
     first = "plain adapter_scale=0.4, plain adapter_scale=0.3, plain adapter_scale=0.2"

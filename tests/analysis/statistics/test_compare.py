@@ -146,5 +146,5 @@ def test_without_controls_nothing_is_claimed() -> None:
     verdicts = compare_with_controls(
         Bootstrap(measurements(noisy([[0.9, 0.9], [0.6, 0.6]]), ["good", "bad"])), rows, None, [0, 0]
     )
-    assert "no controls" in verdicts[0].text
+    assert "no control has been evaluated" in verdicts[0].text
     assert verdicts[0].beats == ()
