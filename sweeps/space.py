@@ -239,7 +239,9 @@ def _value(method: str, name: str, spec: Spec | OpenSpec, value: Any) -> Any:
     """Check and normalise a value: numbers to floats, names to text. Each configuration is then written in one way."""
     problem = spec.check(value)
     if problem:
-        raise UserError(f"method {method!r}: coefficient {name!r} {problem}, got {value!r}")
+        listed = isinstance(value, list | tuple) and isinstance(spec, RangeSpec)
+        hint = f"; a range is between(low, high), a list grid({method!r}, {name}=[...])" if listed else ""
+        raise UserError(f"method {method!r}: coefficient {name!r} {problem}, got {value!r}{hint}")
     if isinstance(spec, OpenSpec):
         return spec.read(value)
     return float(value) if isinstance(spec, RangeSpec) and not spec.integer else value

@@ -80,8 +80,8 @@ def cautions(
     if as_points := ", ".join(_point_methods(table)):
         said["hypervolume"].append(
             f"Fewer than three values count as points and not as a curve ({as_points}): the hypervolume leaves out what"
-            " lies beyond them. Before you say that such a method loses to the controls, which are curves, try three or more values"
-            " that span its range."
+            " lies beyond them. Before you say that such a method loses to the controls, which are curves, try three or"
+            " more values that span its range."
         )
     if outlying := _outlying(table, lines):
         said["hypervolume"].append(
@@ -185,7 +185,7 @@ def _outlying(table: ScoreTable, lines: Sequence[Line]) -> str:
 
 
 def _point_methods(table: ScoreTable) -> list[str]:
-    """Return the methods with several values, but too few for a curve. Readouts of plain fine-tuning are not methods."""
+    """Return the methods with several values, but too few for a curve; readouts of plain fine-tuning are no method."""
     on_curves = {table.configurations[row].method for line in lines_of(table.configurations) for row in line.rows_K}
     numeric = [each for each in table.configurations if any(_is_number(value) for value in each.coefficients.values())]
     number = Counter(each.method for each in numeric)

@@ -101,6 +101,10 @@ def test_grid_is_the_product() -> None:
         (lambda: grid("upweighted", weight=[1, 1.0]), ["'weight'", "more than once"]),
         (lambda: grid("upweighted", weight=[1, -1]), ["'weight'", "-1"]),
         (lambda: grid("upweighted", height=[1]), ["'height'", "weight"]),
+        (
+            lambda: vary("kl_penalty", beta=(0.1, 10)),
+            "a range is between(low, high), a list grid('kl_penalty', beta=[...])",
+        ),
     ],
 )
 def test_refusals_are_one_line_and_name_the_coefficient(make, words) -> None:  # type: ignore[no-untyped-def]
