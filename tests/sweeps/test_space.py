@@ -103,7 +103,7 @@ def test_grid_is_the_product() -> None:
         (lambda: grid("upweighted", height=[1]), ["'height'", "weight"]),
         (
             lambda: vary("kl_penalty", beta=(0.1, 10)),
-            "a range is between(low, high), a list grid('kl_penalty', beta=[...])",
+            ["a range is between(low, high), a list grid('kl_penalty', beta=[...])"],
         ),
     ],
 )
