@@ -177,8 +177,7 @@ class Chosen:
                 f"the expected {name}, its interval and P also rest on the other configurations; the table's intervals"
                 f" rest on the trials of {self.taken.point.method} alone, so they may cross a limit although P is high"
             )
-        if better := self._measured_better():
-            remarks.append(better)
+        remarks += filter(None, (self._measured_better(), self._nearly_kept()))
         if abs(self.optimism) >= TOLD:
             does = "flatters" if self.best.sign * self.optimism > 0 else "understates"
             remarks.append(
@@ -200,6 +199,26 @@ class Chosen:
         return (
             f"{leader.title} measured a better {name}, {means[0]:z.3f}; the choice is by the curve through all values"
             f" of a knob, on which it has {leader.fitted:z.3f}, and {self.taken.title} {self.taken.fitted:z.3f}"
+        )
+
+    def _nearly_kept(self) -> str:
+        """Name the best of those whose means keep the limits, but not surely enough; "" if none is better."""
+        if self.taken is None or self.bar is None:
+            return ""
+        name, scores = self.best.name, self.taken.point.scores
+        doubted = [
+            candidate
+            for candidate in self.candidates
+            if not self.mark(candidate)
+            and all(limit.is_kept_by(candidate.point.scores[limit.score].mean) for limit in self.limits)
+            and self.best.sign * (candidate.point.scores[name].mean - scores[name].mean) >= TOLD
+        ]
+        if not doubted:
+            return ""
+        best = max(doubted, key=lambda candidate: self.best.sign * candidate.point.scores[name].mean)
+        return (
+            f"{best.title} measured a better {name}, {best.point.scores[name].mean:z.3f}, but keeps {self.asked} with"
+            f" {_share(best.probability)} only"
         )
 
     def to_json(self) -> dict[str, Any]:

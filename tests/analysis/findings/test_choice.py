@@ -144,8 +144,14 @@ def test_a_better_mean_that_is_not_taken_is_explained() -> None:
         "kl beta=8.0 measured a better task, 0.750; the choice is by the curve through all values of a knob, on which"
         f" it has 0.650, and kl beta=4.0 {taken.fitted:.3f}"
     ) in remarks
-    hopeless = replace(lucky, probability=0.1)
-    assert replace(chosen, candidates=(taken, hopeless, *rest)).remarks == chosen.remarks, "it breaks the limit"
+    doubted = replace(lucky, probability=0.1)
+    assert replace(chosen, candidates=(taken, doubted, *rest)).remarks == (
+        *chosen.remarks,
+        "kl beta=8.0 measured a better task, 0.750, but keeps harm ≤ 0.2 with 10.0% only",
+    )
+    harm = doubted.point.scores | {"harm": Estimate(0.3, 0.2, 0.4)}
+    beyond = replace(doubted, point=replace(doubted.point, scores=harm))
+    assert replace(chosen, candidates=(taken, beyond, *rest)).remarks == chosen.remarks, "its mean breaks the limit"
 
 
 def test_the_table_ends_with_plain_fine_tuning_the_base_model_and_how_many_are_left_out() -> None:
