@@ -283,7 +283,8 @@ def _caption(table: ScoreTable, points: Sequence[FrontierPoint], cut: bool, band
         )
     if single:
         text.append(f"No interval for {', '.join(sorted(single))}: one seed.")
-    band = "; shaded: where the whole frontier of the true curves lies, with 95 % confidence" if banded else ""
+    lies = "; shaded: where the whole frontier of the true curves lies, with 95 % confidence unless it has a kink"
+    band = lies if banded else ""
     text.append(f"Dashed: the frontier of the means{band}.")
     if any(len({each.method for each in entry.members}) > 1 for entry in entries([p for p in points if p.seeds])):
         text.append("Markers inside each other: equal means.")

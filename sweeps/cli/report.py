@@ -99,6 +99,7 @@ def show_report(written: WrittenReport, say: Say) -> None:
             say.prose(setting, style="bold")
         for question, answer in answers:
             say.prose(f"{question} {answer}")
+    say.prose("(plain fine-tuning counts with its readouts: checkpoints, scaled adapters and mixes)")
     page, *others = written.files
     for note in filter(None, (written.note, written.unfinished)):
         say.warn(note)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def find_adapter(sweep: str, configuration: str, output: Path, setting: str | No
     reader = LedgerReader.open(folder)
     loaded = reader.load(setting)
     points = [each for each in frontier(loaded.table, base_scores=loaded.base_scores) if each.seeds]
-    point = _configuration(points, configuration, sweep)
+    point = _configuration(points, configuration, sweep, output)
     outcomes = {
         candidate: outcome
         for candidate in loaded.table.seeds
@@ -123,14 +124,14 @@ def find_adapter(sweep: str, configuration: str, output: Path, setting: str | No
     return Exported(sweep, output, loaded, point, chosen, outcomes[chosen], directory, built)
 
 
-def _configuration(points: Sequence[FrontierPoint], text: str, sweep: str) -> FrontierPoint:
+def _configuration(points: Sequence[FrontierPoint], text: str, sweep: str, output: Path) -> FrontierPoint:
     wanted = " ".join(text.replace("*", " ").split())
     matching = [point for point in points if wanted in (point.configuration, title_of(point))]
     if not matching:
         titles = [title_of(point) for point in points]
         raise UserError(
             f"sweep {sweep!r} has no finished configuration {wanted!r}{did_you_mean(wanted, titles)};"
-            f" selgen frontier {sweep} lists all {len(titles)}"
+            f" selgen heatmap {shlex.quote(sweep)} --output {shlex.quote(str(output))} lists all {len(titles)}"
         )
     if len(matching) > 1:
         ids = ", ".join(point.configuration for point in matching)
