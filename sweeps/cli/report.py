@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.findings.arms import PLAIN, plain_title
 from analysis.findings.findings import analyse
 from analysis.findings.judges import read_comparison
 from analysis.findings.named_points import read_named
@@ -99,7 +100,8 @@ def show_report(written: WrittenReport, say: Say) -> None:
             say.prose(setting, style="bold")
         for question, answer in answers:
             say.prose(f"{question} {answer}")
-    say.prose("(plain fine-tuning counts with its readouts: checkpoints, scaled adapters and mixes)")
+    if any(plain_title(PLAIN) in which for (_, which), *_ in written.answers.values()):
+        say.prose(f"({plain_title(PLAIN)} counts with its readouts: checkpoints, scaled adapters and mixes)")
     page, *others = written.files
     for note in filter(None, (written.note, written.unfinished)):
         say.warn(note)

@@ -21,7 +21,8 @@ from analysis.tables.scores import Configuration, Objective, TrialRecord
 from settings.common.errors import UserError
 from settings.common.files import write_json
 from sweeps.cli.compare import compare
-from sweeps.cli.report import _chapter, report
+from sweeps.cli.report import WrittenReport, _chapter, report, show_report
+from sweeps.cli.say import Say
 from sweeps.controls import control_spaces
 from sweeps.description import describe
 from sweeps.names import default_uri
@@ -272,3 +273,10 @@ def test_two_sweeps_are_compared_on_common_seeds(output: Path) -> None:
     assert json.loads(text)["seeds"] == [0, 1]
     compare(("toy-sweep", "toy-sweep"), output, None, None, None, False, console)
     assert "paired over 2 seeds" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_plain_fine_tuning_counts_is_said_where_it_is_named(tmp_path: Path) -> None:
+    for which, is_said in (("open between plain fine-tuning 0.7 and kl_penalty 0.8", True), ("kl_penalty 0.8", False)):
+        written = WrittenReport((tmp_path / "report.html",), {"s": (("Which method?", which), ("How sure?", "sure"))})
+        show_report(written, Say(Console(file=(shown := io.StringIO()), width=200)))
+        assert ("(plain fine-tuning counts with its readouts" in shown.getvalue()) == is_said
