@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest files first, then those with slow tests, so that the workers of a parallel run end together."""
     longest, slow = ({item.path for item in items if item.get_closest_marker(marker)} for marker in ("longest", "slow"))
     items.sort(key=lambda item: (item.path not in longest, item.path not in slow))
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Undo what a test sets in the environment, or what it calls, such as `LocalCluster`: other tests depend on it."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
