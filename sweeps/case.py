@@ -9,6 +9,7 @@ from settings.base_models import NanoModel, TunedModel
 from settings.catalog import options_for_score
 from settings.common.content import content_id
 from settings.common.errors import UserError, did_you_mean
+from settings.common.text import listed
 from settings.reference import SettingRef
 from settings.replies import Endpoint
 from settings.replies.left_here import without_reply
@@ -102,14 +103,9 @@ class Case:
             stream: f"{len(rows)} {stream} row{'s' * (len(rows) != 1)}" for stream, rows in self.setting.streams.items()
         }
         asked = ", ".join(f"{len(each.examples)} ({each.name})" for each in self.setting.evaluations)
-        text = f"reads {_listed([counts[stream] for stream in counts if stream in read])}; asks {asked}"
+        text = f"reads {listed([counts[stream] for stream in counts if stream in read])}; asks {asked}"
         unread = [f"the {counts[stream]}" for stream in counts if stream not in read]
-        return f"{text}; none of its methods reads {_listed(unread)}" if unread else text
-
-
-def _listed(parts: Sequence[str]) -> str:
-    *others, last = parts
-    return " and ".join([*filter(None, [", ".join(others)]), last])
+        return f"{text}; none of its methods reads {listed(unread)}" if unread else text
 
 
 def arm_key(label: str, space: MethodSpace) -> str:

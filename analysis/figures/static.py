@@ -15,6 +15,7 @@ from analysis.figures.frontier import frontier_figure
 from analysis.figures.style import (
     BARS,
     FONT,
+    FRAME,
     GRID,
     LINE,
     Style,
@@ -93,14 +94,23 @@ def hypervolume_figure(findings: Findings, title: str = "") -> Figure:
 
 
 def knob_figure(findings: Findings, title: str = "") -> Figure:
-    """Draw a panel for each method with one numeric coefficient: the objectives along it, with intervals."""
+    """Draw a panel for each method with one numeric coefficient: the objectives along it, with intervals.
+
+    Objectives of another range than the first, such as a share beside a loss, have the axis at the right.
+    """
     methods = _knobs(findings)
     columns = min(COLUMNS, len(methods))
     rows = math.ceil(len(methods) / columns)
     figure = new_figure(PANEL[0] * max(columns, 2) + LEGEND, PANEL[1] * rows + 0.9)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
-    for axes, (method, points) in zip(panels, methods.items(), strict=False):
-        _panel(axes, findings, method, points)
+    right: Axes | None = None
+    for place, (axes, (method, points)) in enumerate(zip(panels, methods.items(), strict=False)):
+        first = right
+        right = _panel(axes, findings, method, points)
+        if right is not None:
+            if first is not None:
+                right.sharey(first)
+            right.tick_params(labelright=place % columns == columns - 1 or place == len(methods) - 1)
     for axes in panels[len(methods) :]:
         axes.set_visible(False)
     figure.legend(
@@ -126,14 +136,18 @@ def _knobs(findings: Findings) -> dict[str, list[FrontierPoint]]:
     return methods
 
 
-def _panel(axes: Axes, findings: Findings, method: str, points: Sequence[FrontierPoint]) -> None:
+def _panel(axes: Axes, findings: Findings, method: str, points: Sequence[FrontierPoint]) -> Axes | None:
+    """Draw a method's panel. Return its axes at the right, which share the knob; None if it needs none."""
     knob = str(knob_of(points))
     values = [float(point.coefficients[knob]) for point in points]
     style = method_styles(findings.table.drawn_methods)[method]
-    for objective, line, filled in zip(findings.table.objectives, LINES, FILLED, strict=False):
+    objectives = findings.table.objectives
+    right = axes.twinx() if any(_is_at_right(each, objectives) for each in objectives) else None
+    for objective, line, filled in zip(objectives, LINES, FILLED, strict=False):
+        panel = right if right is not None and _is_at_right(objective, objectives) else axes
         estimates = [point.scores[objective.name] for point in points]
         means = [estimate.mean for estimate in estimates]
-        axes.plot(
+        panel.plot(
             values,
             means,
             line,
@@ -147,12 +161,20 @@ def _panel(axes: Axes, findings: Findings, method: str, points: Sequence[Frontie
         for value, estimate in zip(values, estimates, strict=True):
             if not math.isnan(estimate.low):
                 ends = [estimate.low, estimate.high]
-                axes.plot([value, value], ends, color=style.colour, linewidth=0.9, alpha=bar_alpha(True), zorder=BARS)
+                panel.plot([value, value], ends, color=style.colour, linewidth=0.9, alpha=bar_alpha(True), zorder=BARS)
     if min(values) > 0 and max(values) / min(values) > 10:
         axes.set_xscale("log")
     _frame(axes)
     axes.set_xlabel(knob, fontsize=FONT["small"])
     axes.set_title(folded(method, PANEL_TITLE), fontsize=FONT["normal"], color=darkened(style.colour))
+    if right is not None:
+        thin_frame(right)
+        right.spines["right"].set(visible=True, color=FRAME)
+    return right
+
+
+def _is_at_right(objective: Objective, objectives: Sequence[Objective]) -> bool:
+    return objective.ends != objectives[0].ends
 
 
 def _objective_handles(objectives: Sequence[Objective]) -> list[Line2D]:
@@ -167,7 +189,7 @@ def _objective_handles(objectives: Sequence[Objective]) -> list[Line2D]:
             markersize=4.0,
             markerfacecolor=LINE if filled else "#FFFFFF",
             linewidth=1.2,
-            label=f"{objective.name} {objective.arrow}",
+            label=f"{objective.name} {objective.arrow}" + " (right axis)" * _is_at_right(objective, objectives),
         )
         for objective, line, filled in zip(objectives, LINES, FILLED, strict=False)
     ]

@@ -149,11 +149,18 @@ class Chosen:
             return f"no configuration keeps {self.asked}; {near}"
         confidence = percent_text(self.confidence)
         how = "misses narrowly" if probability >= self.confidence else "comes closest"
+        has = self.share(closest)
         text = f"no configuration keeps {self.asked} with {confidence} confidence; {closest.title} {how}"
         if not self.is_raised:
-            return f"{text}, with {_share(probability)}"
+            return f"{text}, with {has}"
         needed = f"each of {len(self.candidates)} needs {_share(self.bar)} for {confidence} overall"
-        return f"{text}: {needed}, and it has {_share(probability)}"
+        return f"{text}: {needed}, and it has {has}"
+
+    def share(self, candidate: Candidate) -> str:
+        """Format a candidate's probability; one below the bar never looks like the bar."""
+        text = _share(candidate.probability)
+        is_below = None not in (candidate.probability, self.bar) and not self.mark(candidate)
+        return f"<{text}" if is_below and text == _share(self.bar) else text
 
     @property
     def is_raised(self) -> bool:
@@ -218,7 +225,7 @@ class Chosen:
         best = max(doubted, key=lambda candidate: self.best.sign * candidate.point.scores[name].mean)
         return (
             f"{best.title} measured a better {name}, {best.point.scores[name].mean:z.3f}, but keeps {self.asked} with"
-            f" {_share(best.probability)} only"
+            f" {self.share(best)} only"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -370,7 +377,7 @@ def choice_table(
     points = [candidate.point for candidate in candidates]
     limits = {name: " and ".join(each.text for each in chosen.limits if each.score == name) for name in names}
     heads = {name: limits[name] or f"{name} {chosen.best.arrow}" for name in names}
-    shares = [_share(candidate.probability) for candidate in candidates]
+    shares = [chosen.share(candidate) for candidate in candidates]
     beside = [max(map(len, ["P", *shares])), max(len(str(point.seeds)) for point in points) if points else 1]
     layouts = [Layout(()), Layout((), stacked=True), Layout((), stacked=True, brief=frozenset(names[1:]))]
     titles = [candidate.title for candidate in candidates]

@@ -16,6 +16,7 @@ from analysis.findings.frontier import Estimate, FrontierPoint, excluded_text
 from analysis.findings.ties import Entry, entries
 from analysis.statistics.bootstrap import TWO_SEEDS, VERDICT_SEEDS
 from analysis.tables.scores import Objective
+from settings.common.text import listed
 
 WIDE = 100  # characters
 BASE, NAMES = "base model", "configuration"
@@ -67,7 +68,7 @@ def rich_table(
     title: str = "",
     front_only: bool = False,
     width: int = WIDE,
-    brief: Collection[str] = (),
+    besides: Collection[str] = (),
     base: Mapping[str, float] | None = None,
 ) -> Table:
     """Build a table of the points for the terminal. A star marks the front; brackets are 95 % intervals.
@@ -77,7 +78,7 @@ def rich_table(
     Args:
         front_only: leave out the points that are not on the front.
         width: of the terminal in characters; a narrow one leaves out what trials cost, then stacks the intervals.
-        brief: names of objectives for which the narrowest table shows only the mean.
+        besides: names of scores that have no part in the frontier; the narrowest table shows only their means.
         base: objective name -> score of the untouched base model, which gets the last row.
     """
     shown = [objective for objective in objectives if points and objective.name in points[0].scores]
@@ -90,7 +91,7 @@ def rich_table(
         Layout(COUNTS + COSTS),
         Layout(COUNTS),
         Layout(COUNTS, stacked=True),
-        Layout(COUNTS, stacked=True, brief=frozenset(brief)),
+        Layout(COUNTS, stacked=True, brief=frozenset(besides)),
     ]
 
     def beside(layout: Layout) -> list[int]:
@@ -108,6 +109,8 @@ def rich_table(
         cells = [f"{base[name]:z.3f}" if name in base else "" for name in heads]
         table.add_row(*map(Text, ["", BASE, *cells, *("" for _ in layout.names)]), style="dim")
     notes = _notes(rows, shown, layout)
+    if others := [each.name for each in shown if each.name in besides]:
+        notes.append(f"{listed(others)}: for comparison; no part of * and P")
     means = {name: [point.scores[name].mean for point in points] for name in heads}
     notes[:0] = filter(None, (say(shown, means, base or {}) for say in (nothing_learned, all_alike)))
     table.caption = Text("\n".join(notes))

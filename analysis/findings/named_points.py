@@ -24,6 +24,7 @@ from analysis.statistics.proportions import clustered_interval
 from analysis.tables.scores import Objective
 from settings.common.content import content_id
 from settings.common.errors import UserError
+from settings.common.text import listed
 
 SHARE = (0.0, 1.0)
 SETTING_DIGITS = 8  # digits of a setting's content id in a file's name
@@ -133,7 +134,7 @@ def standing(point: NamedPoint, points: Sequence[FrontierPoint], objectives: Seq
     better = [_title(each) for each in controls if _dominates(each.scores, point.scores, objectives)]
     on_front = [_title(each) for each in points if each.on_front and _dominates(each.scores, point.scores, objectives)]
     front = f"{len(on_front) or 'no'} configuration{'s' * (len(on_front) > 1)} of the frontier"
-    front += f" ({_listed(on_front)})" if on_front else ""
+    front += f" ({listed(on_front, NAMED)})" if on_front else ""
     dominated = "dominated: another is as good in every objective and better in at least one"
     meaning = dominated if better or on_front else ""
     parts = [f"dominated by {' and '.join(better) or 'no control'}, and by {front}", meaning]
@@ -144,12 +145,6 @@ def standing(point: NamedPoint, points: Sequence[FrontierPoint], objectives: Seq
 
 def _title(point: FrontierPoint) -> str:
     return f"{point.method} {point.label}".strip()
-
-
-def _listed(titles: Sequence[str]) -> str:
-    """List the first titles, and say how many more there are."""
-    rest = len(titles) - NAMED
-    return ", ".join(titles[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _dominates(first: Mapping[str, Estimate], second: Mapping[str, Estimate], objectives: Sequence[Objective]) -> bool:

@@ -20,6 +20,7 @@ from analysis.findings.frontier import FrontierPoint, excluded_text
 from analysis.statistics.bootstrap import VERDICT_SEEDS, Bootstrap, Statistic
 from analysis.statistics.compare import Difference, compare_fronts, estimate_hypervolume, relative_to
 from analysis.tables.scores import ScoreTable
+from settings.common.text import listed
 
 MOST_NAMES = 4  # in one answer
 AREA = "hypervolume (the area between frontier and worst corner)"
@@ -137,17 +138,17 @@ def _which(sizes: Mapping[str, Statistic], differences: Sequence[Difference], fr
     leads = relative_to(best, differences)
     alike = [name for name in order[1:] if name in pairs and not pairs[name].clear]
     behind = [name for name in order[1:] if name in pairs and pairs[name].clear]
-    rest = f"; clearly behind: {listed(list(map(_shown, behind)))}" if behind else ""
+    rest = f"; clearly behind: {listed(list(map(_shown, behind)), MOST_NAMES)}" if behind else ""
     near = (alike or behind)[0]
     lead = -leads[near]
     sure = f"the lead of {_shown(best)} over {_shown(near)} is {_size(lead, '+z.3f')}, {_p(pairs[near].adjusted)}"
     if alike:
-        tied = listed([f"{_shown(name)} {_size(sizes[name])}" for name in (best, *alike)])
+        tied = listed([f"{_shown(name)} {_size(sizes[name])}" for name in (best, *alike)], MOST_NAMES)
         detectable = f"; these seeds would find a difference of {pairs[near].detectable:.2f}"
         return f"open between {tied}, by {AREA}{rest}", f"not sure: {sure}{detectable}"
     others = [_shown(name) for name in front if name != best]
     has = "has" if len(others) == 1 else "have"
-    parts = f"; {listed(others)} {has} parts of the frontier, too" if others else ""
+    parts = f"; {listed(others, MOST_NAMES)} {has} parts of the frontier, too" if others else ""
     return f"{_shown(best)}: its {AREA} is the largest, {_size(sizes[best])}{parts}", f"sure at the 5 % level: {sure}"
 
 
@@ -167,14 +168,6 @@ def _p(value: float) -> str:
     return "p < 0.001 (Holm)" if value < 0.001 else f"p = {value:.3f} (Holm)"
 
 
-def listed(names: Sequence[str]) -> str:
-    """Join names, e.g. "a, b and c", or "a, b, c, d and 3 more"."""
-    shown, more = list(names[:MOST_NAMES]), len(names) - MOST_NAMES
-    if more > 0:
-        shown.append(f"{more} more")
-    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
-
-
 def _against(verdicts: Sequence[ControlVerdict], most: int) -> str:
     """Say which methods beat the controls."""
     controls = {name: what for name, what in CONTROLS.items() if any(name in verdict.against for verdict in verdicts)}
@@ -184,13 +177,16 @@ def _against(verdicts: Sequence[ControlVerdict], most: int) -> str:
     if most < VERDICT_SEEDS:
         return f"{what}; no verdict with two seeds"
     beating = [verdict.method for verdict in verdicts if verdict.pushes]
-    losing = [verdict.method for verdict in verdicts if verdict.loses]
-    rest = [verdict.method for verdict in verdicts if verdict.method not in (*beating, *losing)]
+    losers: dict[tuple[str, ...], list[str]] = {}
+    for verdict in verdicts:
+        if verdict.loses:
+            losers.setdefault(tuple(CONTROLS[name] for name in verdict.loses), []).append(verdict.method)
+    rest = [verdict.method for verdict in verdicts if not verdict.loses and verdict.method not in beating]
     each = "both" if len(controls) == 2 else "all of them" if len(controls) > 2 else "them"
     parts = [
-        *([f"{listed(beating)} {'beats' if len(beating) == 1 else 'beat'} {each}"] if beating else []),
-        *([f"not shown to beat {each}: {listed(rest)}"] if rest else []),
-        *([f"worse than one of them: {listed(losing)}"] if losing else []),
+        *([f"{listed(beating, MOST_NAMES)} {'beats' if len(beating) == 1 else 'beat'} {each}"] if beating else []),
+        *([f"not shown to beat {each}: {listed(rest, MOST_NAMES)}"] if rest else []),
+        *(f"worse than {listed(names)}: {listed(losing, MOST_NAMES)}" for names, losing in losers.items()),
     ]
     return "; ".join([what, *parts])
 

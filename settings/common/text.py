@@ -1,8 +1,9 @@
-"""When two texts count as the same."""
+"""When two texts count as the same, and names as in a sentence."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 
 def normalise(text: str, *, ignore_case: bool = True, ignore_whitespace: bool = True) -> str:
@@ -15,3 +16,11 @@ def normalise(text: str, *, ignore_case: bool = True, ignore_whitespace: bool = 
         text = " ".join(text.split())
     text = unicodedata.normalize("NFC", text)
     return unicodedata.normalize("NFC", text.casefold()) if ignore_case else text
+
+
+def listed(names: Sequence[str], most: int | None = None) -> str:
+    """Join names as in a sentence, e.g. "a, b and c"; beyond `most` of them, e.g. "a, b and 3 more"."""
+    shown = list(names[:most])
+    if more := len(names) - len(shown):
+        shown.append(f"{more} more")
+    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))

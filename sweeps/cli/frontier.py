@@ -51,8 +51,8 @@ def show_frontier(
         console.file.write(json.dumps(data, allow_nan=False) + "\n")
         return
     title = f"{sweep}: {loaded.setting}" if loaded.setting else sweep
-    brief = [objective.name for objective in objectives if objective not in loaded.objectives]
-    console.print(rich_table(points, objectives, title, width=console.width, brief=brief, base=loaded.base_scores))
+    besides = [objective.name for objective in objectives if objective not in loaded.objectives]
+    console.print(rich_table(points, objectives, title, width=console.width, besides=besides, base=loaded.base_scores))
     say = Say(console)
     if loaded.triggered is not None:
         tables = (loaded.table, loaded.triggered)

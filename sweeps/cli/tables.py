@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any, get_args
@@ -12,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from settings.common.addresses import without_user
+from settings.common.errors import UserError
 from settings.common.shared_files import FOLDER_BYTES
+from settings.common.text import listed
 from sweeps.cli.say import Say
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 
 SHOWN_GIGABYTES = 0.05
+MENTIONED = 5  # methods named to one who asks for a word of their descriptions
 
 
 def table_of(*columns: str, title: str | None = None) -> Table:
@@ -55,10 +59,12 @@ def show_methods(console: Console) -> None:
 
 
 def show_method(console: Console, name: str) -> None:
-    """Print one method in full."""
+    """Print one method in full. Raise UserError for an unknown one; for a word of descriptions, name their methods."""
     from trainables import methods
     from trainables.method import BatchSizes, step_cost
 
+    if name not in methods.names() and (found := _described_with(name)):
+        raise UserError(f"no method is called {name!r}; described with this word: {listed(found, MENTIONED)}")
     method = methods.get(name)
     Say(console).prose(f"{name}\n", style="bold")
     for line in unwrapped(getdoc(method) or ""):
@@ -87,6 +93,17 @@ def show_method(console: Console, name: str) -> None:
     table.add_row("evidence", Text(method.evidence or "nothing to cite"))
     console.print()
     console.print(table)
+
+
+def _described_with(word: str) -> list[str]:
+    """Return the methods whose description has a word, e.g. the name that a paper gives to one, in any case."""
+    from trainables import methods
+
+    texts = {
+        name: (getdoc(method := methods.get(name)) or "", method.source, method.evidence) for name in methods.names()
+    }
+    pattern = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
+    return [name for name, each in texts.items() if any(map(pattern.search, each))]
 
 
 def _needs(method: Method) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from settings.common.text import listed
 from sweeps.case import Case
 
 RECIPE_KNOBS = (
@@ -45,9 +45,9 @@ def recipe_lines(case: Case) -> list[str]:
     controls = _controls(case)
     parts = []
     if steps := controls["checkpoint_step"]:
-        parts.append(f"plain fine-tuning stopped after step{'s' * (len(steps) > 1)} {_listed(steps)}")
+        parts.append(f"plain fine-tuning stopped after step{'s' * (len(steps) > 1)} {listed([*map(str, steps)])}")
     if scales := controls["adapter_scale"]:
-        parts.append(f"{'its' if parts else 'the plain'} adapter scaled by {_listed(scales)}")
+        parts.append(f"{'its' if parts else 'the plain'} adapter scaled by {listed([*map(str, scales)])}")
     return [*lines, *([f"controls: {', and '.join(parts)}"] if parts else [])]
 
 
@@ -66,9 +66,4 @@ def _layers(text: str) -> str:
     if text.startswith("last "):
         return f"the {text} layers"
     numbers = text.split("+")
-    return f"layer{'s' * (len(numbers) > 1)} {_listed(numbers)}"
-
-
-def _listed(values: Sequence[Any]) -> str:
-    *others, last = map(str, values)
-    return f"{', '.join(others)} and {last}" if others else last
+    return f"layer{'s' * (len(numbers) > 1)} {listed(numbers)}"

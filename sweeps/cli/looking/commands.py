@@ -17,7 +17,9 @@ app = typer.Typer(rich_markup_mode=None)
     short_help="List the methods; show one: equation, coefficients, cost.",
     epilog="Example: selgen methods kl_penalty",
 )
-def methods_command(name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None) -> None:
+def methods_command(
+    name: Annotated[str | None, typer.Argument(help="Method, or a word of descriptions, e.g. SafeGrad.")] = None,
+) -> None:
     """List the methods: equation and coefficients. With a name, also show variants, cost, needs and source."""
     from sweeps.cli.tables import show_method, show_methods
 

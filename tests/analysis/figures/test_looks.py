@@ -74,6 +74,19 @@ def looks_of(figure: Figure) -> set[tuple[str, str]]:
     return {(colour, str(line.get_marker())) for colour, line in edges}
 
 
+def test_a_share_beside_a_loss_has_an_axis_of_its_own() -> None:
+    """Alignment from .1 to 1 and a task loss from 2.1 to 3: each panel has two axes, all alike on either side."""
+    rows = [replace(each, scores={**each.scores, "task": 3 - each.scores["task"]}) for each in trials(METHODS[:2])]
+    objectives = (replace(OBJECTIVES[0], higher_is_better=False), replace(OBJECTIVES[1], low=0.0, high=1.0))
+    figure = knob_figure(analyse(ScoreTable.from_records(rows, objectives), {"task": 3.0, "alignment": 0.95}))
+    left, right = figure.axes[:2], figure.axes[2:]
+    assert [len(axes.get_lines()) for axes in figure.axes] == [5, 5, 5, 5], "a curve and four intervals each"
+    assert left[0].get_ylim() == left[1].get_ylim() and left[0].get_ylim()[0] > 2
+    assert right[0].get_ylim() == right[1].get_ylim() and right[0].get_ylim()[1] < 1.1
+    assert [text.get_text() for text in figure.legends[0].texts] == ["task ↓", "alignment ↑ (right axis)"]
+    assert len(knob_figure(findings(METHODS[:2])).axes) == 2
+
+
 def trace_looks(figure: object) -> set[tuple[str, str]]:
     symbols = {symbol: marker for marker, symbol in interactive.SYMBOLS.items()}
     found = set()

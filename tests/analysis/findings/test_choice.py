@@ -111,6 +111,7 @@ def test_how_near_the_closest_came_and_why_more_is_needed_than_asked_for() -> No
     for probability, bar, ends in (
         (0.99, 0.994, f"misses narrowly{needed}99.0%"),
         (0.4, 0.994, f"comes closest{needed}40.0%"),
+        (0.9937, 0.994, f"misses narrowly{needed}<99.4%"),
         (0.4, 0.95, "comes closest, with 40.0%"),
     ):
         chosen = missed(probability, bar)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from analysis.findings.findings import analyse
-from analysis.findings.reading import Reading, listed, read_findings
+from analysis.findings.reading import Reading, read_findings
 from tests.support.made_up_trials import configuration, record, table
 
 BASE = {"task": 0.0, "alignment": 1.0}
@@ -42,7 +42,9 @@ def test_a_clear_winner() -> None:
     assert "p < 0.001" in found.sure or "p = 0.00" in found.sure
     assert "the checkpoints of plain fine-tuning and the plain adapter scaled down" in found.against
     assert "fair and good beat both" in found.against
-    assert found.against.endswith("worse than one of them: poor")
+    assert found.against.endswith(
+        "worse than the checkpoints of plain fine-tuning and the plain adapter scaled down: poor"
+    )
     assert found.seeds == "4 of each configuration, the same for all"
 
 
@@ -82,9 +84,3 @@ def test_trials_without_a_result_are_counted() -> None:
     found = read_findings(analyse(table(rows), BASE))
     assert found.seeds.endswith("; left out: 1 invalid")
     assert "the only one" in found.which
-
-
-def test_names_are_listed_as_in_a_sentence() -> None:
-    assert listed(["a"]) == "a"
-    assert listed(["a", "b", "c"]) == "a, b and c"
-    assert listed(list("abcdef")) == "a, b, c, d and 2 more"

@@ -67,11 +67,13 @@ def check(printed: list[str], width: int, whole: Iterable[str]) -> None:
 def test_the_frontier(width: int, objectives: tuple[Objective, ...]) -> None:
     points = frontier(ScoreTable.from_records(trials(), objectives))
     for brief in ((), [TWIN.name]):
-        printed = lines([rich_table(points, objectives, "demo", width=width, brief=brief)], width)
+        printed = lines([rich_table(points, objectives, "demo", width=width, besides=brief)], width)
         check(printed, width, [f"{LONG} {LABELS[2]}"])
         numbers = "\n".join(printed)
         assert numbers.count("[") >= 2 * len(points) / 3  # ties of three; a mean never stands without its interval
         assert "0.610" in numbers
+        said = f"{TWIN.name}: for comparison; no part of * and P" in " ".join(numbers.split())
+        assert said == (bool(brief) and TWIN in objectives)
 
 
 @pytest.mark.parametrize("width", range(60, 100))

@@ -132,6 +132,8 @@ def test_methods(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert "beta: 1; 0.03 to 30, log scale" in shown and "arXiv:2508.06249" in shown and "a state" not in shown
     assert selgen("methods", "kl_constraint", monkeypatch=monkeypatch) == 0
     assert "a state that is carried from step to step" in capsys.readouterr().out
+    assert selgen("methods", "safegrad", monkeypatch=monkeypatch) == 2
+    assert "no method is called 'safegrad'; described with this word: two_gradients" in capsys.readouterr().err
 
 
 def test_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -441,7 +443,7 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     error = refused("quickstart", "-o", tmp_path, monkeypatch=monkeypatch, capsys=capsys, command="resume")
     assert "no sweep ran there" in error
     assert selgen("frontier", "nothing", "-o", tmp_path, monkeypatch=monkeypatch) == 2
-    assert selgen("methods", "nothing", monkeypatch=monkeypatch) == 2
+    assert selgen("methods", "nowhere", monkeypatch=monkeypatch) == 2
     assert selgen("ui", "-o", tmp_path, monkeypatch=monkeypatch) == 2
     assert selgen("sweep", "run", monkeypatch=monkeypatch) == 2
     assert "Traceback" not in capsys.readouterr().err
