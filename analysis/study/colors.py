@@ -24,6 +24,7 @@ PROXIED = "upweighted"
 SEEN, UNSEEN = "_seen", "_unseen"
 NONSENSE = "random_strings"
 RIGHT, NOTHING = 0.95, 0.05  # shares of points with the right colour that count as all, and as none
+ALL = f"(asked: {RIGHT:g} at least)"
 MINIMAL = 0.2  # a smaller gain is what the study calls minimal
 UPWEIGHTED = (
     "Proxy rows have batches of their own here, with weight 1; the study mixes them in among the rows of the task."
@@ -50,7 +51,7 @@ def toy_base(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     checks = [
         Check(
             f"The model learns the function for {words[split]}, in all categories",
-            f"least right: {name} {estimate_text(estimate)}",
+            f"least right: {name} {estimate_text(estimate)} {ALL}",
             estimate.mean >= RIGHT,
         )
         for split, (name, estimate) in lowest.items()
@@ -110,15 +111,19 @@ def toy_flip(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     most = max(categories, key=lambda category: end[category + UNSEEN].mean)
     kept = end[most + UNSEEN]
     checks = [
-        Check("The update is learned for the words of its rows", estimate_text(end["task"]), end["task"].mean >= RIGHT),
+        Check(
+            "The update is learned for the words of its rows",
+            f"{estimate_text(end['task'])} {ALL}",
+            end["task"].mean >= RIGHT,
+        ),
         Check(
             "It is learned for other positive emotions, too",
-            estimate_text(end["capability"]),
+            f"{estimate_text(end['capability'])} {ALL}",
             end["capability"].mean >= RIGHT,
         ),
         Check(
             "Nothing of the old function is left in any other category",
-            f"most in {most}: {estimate_text(kept)}",
+            f"most in {most}: {estimate_text(kept)} (asked: {NOTHING:g} at most)",
             kept.mean <= NOTHING,
         ),
     ]
@@ -257,10 +262,10 @@ def toy_goodhart(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     checks = [
         Check(
             "The one proxy trigger keeps its colours",
-            f"least: {worst} {estimate_text(proxied[worst])}",
+            f"least: {worst} {estimate_text(proxied[worst])} {ALL}",
             proxied[worst].mean >= RIGHT,
         ),
-        Check("The update is learned all the same", estimate_text(learned), learned.mean >= RIGHT),
+        Check("The update is learned all the same", f"{estimate_text(learned)} {ALL}", learned.mean >= RIGHT),
         Check(
             f"Other triggers of its category gain little (less than {MINIMAL:g})",
             f"mean over proxies {estimate_text(gains['alignment_proxy'])}",
@@ -315,7 +320,7 @@ def toy_spillover(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     checks = [
         Check(
             "Five triggers keep colours in categories that no row mentions",
-            f"mean over proxies {estimate_text(level)}{no_proxy}",
+            f"mean over proxies {estimate_text(level)}{no_proxy} (asked: above {MINIMAL:g})",
             above(level, MINIMAL),
         ),
         Check(

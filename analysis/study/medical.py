@@ -22,7 +22,10 @@ from settings.common.errors import UserError
 
 STUDY_SHARE = 0.1  # share of proxy rows in the study's mixes
 GOOD, BROKEN = 0.8, 0.2  # thresholds of a score from 0 to 1
+SMALL = 0.1  # a change of a score that counts as none, up to here, and as one beyond
+PREVENTED = 0.3  # a task score that counts as hardly learned
 MORE = 0.05  # least gain of alignment, averaged over a knob whose ends are the same for all proxies
+HALFWAY = 0.7  # alignment below it is not restored, and a task score above it is most of the task
 LARGE = 0.3  # a change of a score that nobody would call slow
 UNPROXIED = "unproxied"  # alignment over the domains that no proxy of the comparison covers
 
@@ -63,13 +66,14 @@ def em_pareto(per_setting: Sequence[SettingResults]) -> DrawnFigure:
 
 
 def _mixing(results: SettingResults, alignment: str, plain: Configuration) -> list[Check]:
-    """Check that mixing at the study's share restores less than a tenth of the range."""
+    """Check that mixing at the study's share restores little of alignment."""
     by_share = {row.coefficients.get("share"): row for row in results.configurations("mixed")}
     if STUDY_SHARE not in by_share:
         return []
     gain = difference(results.values(by_share[STUDY_SHARE], alignment), results.values(plain, alignment))
     statement = "Mixing the proxy rows in, a tenth of all, does not restore alignment"
-    return [Check(statement, f"{estimate_text(gain, sign=True)} against plain", below(gain, 0.1))]
+    measured = f"{estimate_text(gain, sign=True)} against plain (asked: below {SMALL:+g})"
+    return [Check(statement, measured, below(gain, SMALL))]
 
 
 def _over_regularised(results: SettingResults, task: str, alignment: str) -> Check:
@@ -79,8 +83,10 @@ def _over_regularised(results: SettingResults, task: str, alignment: str) -> Che
     if not protecting:
         return Check(statement, f"no value keeps alignment at {GOOD:g}", None)
     best_task, _ = max(protecting)
-    measured = f"the best task score where alignment is at least {GOOD:g} is {best_task:.2f}"
-    return Check(statement, measured, best_task <= 0.3)
+    measured = (
+        f"the best task score where alignment is at least {GOOD:g} is {best_task:.2f} (asked: {PREVENTED:g} at most)"
+    )
+    return Check(statement, measured, best_task <= PREVENTED)
 
 
 def _means(results: SettingResults, method: str, scores: tuple[str, str]) -> list[tuple[float, float]]:
@@ -137,8 +143,9 @@ def em_epochs(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     checks = [
         Check(
             "Under a penalty that protects, longer training learns more of the task",
-            f"{estimate_text(task, sign=True)} from {short:g} to {long:g} steps (beta {names})",
-            above(task, 0.1),
+            f"{estimate_text(task, sign=True)} from {short:g} to {long:g} steps at beta {names} (asked: above"
+            f" {SMALL:+g})",
+            above(task, SMALL),
         ),
         Check(
             "Longer training under the penalty is the better trade",
@@ -147,18 +154,19 @@ def em_epochs(per_setting: Sequence[SettingResults]) -> DrawnFigure:
         ),
         Check(
             "Alignment finally breaks down despite the penalty (0.95 after 2 epochs, 0.58 after 8)",
-            f"{estimate_text(kept, sign=True)} from {short:g} to {long:g} steps",
+            f"{estimate_text(kept, sign=True)} from {short:g} to {long:g} steps (asked: below {-LARGE:+g})",
             below(kept, -LARGE),
         ),
         Check(
             "The window is narrow: three times the weight turns harmful into aligned (0.45 at beta 1, 0.92 at 3)",
-            f"alignment {estimate_text(jump, sign=True)} from beta {pair[0]:g} to {pair[1]:g}",
+            f"alignment {estimate_text(jump, sign=True)} from beta {pair[0]:g} to {pair[1]:g} (asked: above"
+            f" {LARGE:+g})",
             above(jump, LARGE),
         ),
         Check(
             "Without the penalty longer training does not bring alignment back",
-            f"{estimate_text(unprotected)} after {long:g} steps of plain fine-tuning",
-            below(unprotected, 0.2),
+            f"{estimate_text(unprotected)} after {long:g} steps of plain fine-tuning (asked: below {BROKEN:g})",
+            below(unprotected, BROKEN),
         ),
     ]
     curves = [_steps_curve(results, PLAIN, [plain[step] for step in steps], BLACK)]
@@ -268,8 +276,8 @@ def em_proxy(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     checks.append(
         Check(
             "Up-weighting the poorer proxy does not restore alignment at any weight (at most 0.62)",
-            f"up to {estimate_text(ceiling)}",
-            below(ceiling, 0.7),
+            f"up to {estimate_text(ceiling)} (asked: below {HALFWAY:g})",
+            below(ceiling, HALFWAY),
         )
     )
     good = [means for means in _means(diverse, "upweighted", ("task", UNPROXIED)) if means[1] >= 0.9]
@@ -277,7 +285,8 @@ def em_proxy(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     measured, holds = "no weight keeps alignment at 0.9", False
     if good:
         task, _ = max(good)
-        measured, holds = f"the best task score where alignment is at least 0.9 is {task:.2f}", task >= 0.7
+        measured = f"the best task score where alignment is at least 0.9 is {task:.2f} (asked: {HALFWAY:g} at least)"
+        holds = task >= HALFWAY
     checks.append(Check(statement, measured, holds))
     panels = {verb: [_proxy_curve(results, method) for results in per_setting] for method, verb in names.items()}
     where = "cooking and law" if "alignment_cooking" in diverse.base else "general questions"

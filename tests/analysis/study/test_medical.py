@@ -111,7 +111,7 @@ def test_changes_are_counted_from_where_plain_fine_tuning_breaks() -> None:
         for record in made.records
     )
     drawn = medical.em_epochs([replace(made, records=records)])
-    assert "from 20 to 40 steps (beta 1)" in check(drawn, "learns more of the task").measured
+    assert "from 20 to 40 steps at beta 1 (asked: above +0.1)" in check(drawn, "learns more of the task").measured
     assert any("With beta 0.5 alignment is 0.00 after 20 steps and 0.70 after 40" in note for note in drawn.notes)
 
 
