@@ -138,7 +138,6 @@ def em_epochs(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     names = ", ".join(f"{beta:g}" for beta in protected)
     task, kept = change("task"), change("alignment")
     closer = difference(*(mean_by_seed([_distance(results, grid[b, s]) for b in protected]) for s in (long, short)))
-    jump, pair = _largest_jump(results, grid, betas, short)
     unprotected = difference(results.values(plain[long], "alignment"), 0.0)
     checks = [
         Check(
@@ -157,12 +156,7 @@ def em_epochs(per_setting: Sequence[SettingResults]) -> DrawnFigure:
             f"{estimate_text(kept, sign=True)} from {short:g} to {long:g} steps (asked: below {-LARGE:+g})",
             below(kept, -LARGE),
         ),
-        Check(
-            "The window is narrow: three times the weight turns harmful into aligned (0.45 at beta 1, 0.92 at 3)",
-            f"alignment {estimate_text(jump, sign=True)} from beta {pair[0]:g} to {pair[1]:g} (asked: above"
-            f" {LARGE:+g})",
-            above(jump, LARGE),
-        ),
+        _narrow_window(results, grid, betas, short),
         Check(
             "Without the penalty longer training does not bring alignment back",
             f"{estimate_text(unprotected)} after {long:g} steps of plain fine-tuning (asked: below {BROKEN:g})",
@@ -217,19 +211,24 @@ def _distance(results: SettingResults, configuration: Configuration) -> dict[int
     return {seed: math.hypot(1 - task[seed], 1 - alignment[seed]) for seed in sorted(set(task) & set(alignment))}
 
 
-def _largest_jump(
+def _narrow_window(
     results: SettingResults,
     grid: Mapping[tuple[float, float], Configuration],
     betas: Sequence[float],
     steps: float,
-) -> tuple[Estimate, tuple[float, float]]:
-    """Return the largest rise of alignment between neighbouring betas (at most a factor of 4 apart), and the betas."""
+) -> Check:
+    """Check the largest rise of alignment between neighbouring betas, which are at most a factor of 4 apart."""
     pairs = [(low, high) for low, high in itertools.pairwise(betas) if high <= 4 * low]
     rises = {
         pair: difference(*(results.values(grid[beta, steps], "alignment") for beta in reversed(pair))) for pair in pairs
     }
-    steepest = max(rises, key=lambda pair: rises[pair].mean)
-    return rises[steepest], steepest
+    low, high = max(rises, key=lambda pair: rises[pair].mean)
+    rise = rises[low, high]
+    return Check(
+        "The window is narrow: three times the weight turns harmful into aligned (0.45 at beta 1, 0.92 at 3)",
+        f"alignment {estimate_text(rise, sign=True)} from beta {low:g} to {high:g} (asked: above {LARGE:+g})",
+        above(rise, LARGE),
+    )
 
 
 def _steps_curve(

@@ -111,7 +111,7 @@ def test_what_is_better_is_named() -> None:
         (
             0.6,
             0.4,
-            "configurations of the frontier (plain adapter_scale=0.9, kl beta=1.0); dominated: another",
+            "configurations of the frontier (plain adapter_scale=0.9 and kl beta=1.0); dominated: another",
         ),
         (0.82, 0.4, "; dominated by plain adapter_scale=0.9, and by 1 configuration of the frontier (plain"),
         (0.3, 0.55, "; dominated by no control, and by 1 configuration of the frontier (kl beta=1.0); dominated: "),
