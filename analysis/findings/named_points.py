@@ -20,6 +20,8 @@ from scipy.special import stdtrit
 from analysis.findings.arms import control_of
 from analysis.findings.frontier import Estimate, FrontierPoint
 from analysis.findings.frontier_table import cell_text
+from analysis.statistics.arrays import settled
+from analysis.statistics.pareto import dominated
 from analysis.statistics.proportions import clustered_interval
 from analysis.tables.scores import Objective
 from settings.common.content import content_id
@@ -148,5 +150,5 @@ def _title(point: FrontierPoint) -> str:
 
 
 def _dominates(first: Mapping[str, Estimate], second: Mapping[str, Estimate], objectives: Sequence[Objective]) -> bool:
-    gains = [each.sign * (first[each.name].mean - second[each.name].mean) for each in objectives]
-    return all(gain >= 0 for gain in gains) and any(gain > 0 for gain in gains)
+    one, other = settled([[each.sign * of[each.name].mean for each in objectives] for of in (first, second)])
+    return bool(dominated(other[None, None], one[None, None]).item())

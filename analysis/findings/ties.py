@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from analysis.findings.frontier import Estimate, FrontierPoint
+from analysis.statistics.arrays import settled
 
-DIGITS = 9  # decimals to which tied means agree; sums over seeds differ in the last bits
 BASES = ("seeds", "questions", "none")  # of an interval, the most reliable first
 
 
@@ -65,9 +65,10 @@ def entries(points: Sequence[FrontierPoint], names: Collection[str] | None = Non
     Args:
         names: names of the objectives to compare; None means all.
     """
+    compared = [name for name in (points[0].scores if points else ()) if names is None or name in names]
+    mean_NM = settled([[point.scores[name].mean for name in compared] for point in points])
     groups: dict[object, list[FrontierPoint]] = {}
-    for point in points:
-        means = [round(score.mean, DIGITS) for name, score in point.scores.items() if names is None or name in names]
+    for point, means in zip(points, mean_NM.tolist(), strict=True):
         alone = not means or any(map(math.isnan, means))
         groups.setdefault(point.configuration if alone else tuple(means), []).append(point)
     return [Entry(tuple(members)) for members in groups.values()]

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int_]
+DIGITS = 9  # to which equal means agree; sums in another order differ in their last bits
 
 
 def nan_mean(values: ArrayLike, axis: int = 0) -> Floats:
@@ -18,6 +19,19 @@ def nan_mean(values: ArrayLike, axis: int = 0) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     count = (~np.isnan(array)).sum(axis=axis)
     return np.asarray(np.where(count > 0, np.nansum(array, axis=axis) / np.maximum(count, 1), np.nan))
+
+
+def settled(means_NM: ArrayLike) -> Floats:
+    """Round means, so that those of the same scores in another order are equal, for dominance and ties; nan stays nan.
+
+    Each column keeps `DIGITS` digits of its largest number.
+    """
+    settled_NM = np.array(means_NM, dtype=np.float64)
+    for column_N in settled_NM.T:
+        largest = np.abs(column_N[np.isfinite(column_N)]).max(initial=0.0)
+        if largest > 0:
+            column_N[:] = np.round(column_N, DIGITS - math.ceil(math.log10(largest)))
+    return settled_NM
 
 
 def mean(values: Sequence[float]) -> float:
