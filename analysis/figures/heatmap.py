@@ -20,7 +20,7 @@ from matplotlib.transforms import offset_copy
 from analysis.figures.style import HEAT, check_format, method_styles, new_figure, save_figure
 from analysis.findings.arms import is_plain
 from analysis.statistics.arrays import Floats, Integers, mean, number_text
-from analysis.tables.scores import TrialRecord, order_of
+from analysis.tables.scores import Objective, TrialRecord, order_of
 from settings.common.errors import UserError
 
 CELL, MARGINS, DPI = (0.82, 0.34), (3.2, 1.5), 140  # inches
@@ -57,6 +57,7 @@ def build_grid(
     method: str | None = None,
     base_scores: Mapping[str, float] | None = None,
     sweep_methods: Collection[str] = (),
+    described: Mapping[str, Objective] | None = None,
 ) -> Grid:
     """Build the grid of a sweep: a row for each setting, or for each of its configurations.
 
@@ -68,6 +69,7 @@ def build_grid(
         method: use only the trials of the configuration with this title, or else of this method; None means all.
         base_scores: scores of the untouched base model, shown as the first row if there is a single setting.
         sweep_methods: methods of the whole sweep, if it has more than `records`.
+        described: score name -> score, whose better direction the column shows.
 
     Raises:
         UserError: no score matches; the expression is invalid; no such method; no trial has finished.
@@ -76,7 +78,7 @@ def build_grid(
         pattern = re.compile(scores)
     except re.error as error:
         raise UserError(f"option --scores: {scores!r} is not a regular expression: {error.msg}") from error
-    chosen = _rows(_finished(records, method), base_scores or {})
+    chosen, described = _rows(_finished(records, method), base_scores or {}), described or {}
     if method and not any(chosen.values()):
         raise UserError(_lacking(records, method))
     names = list(dict.fromkeys(name for trials in chosen.values() for trial in trials for name in trial.scores))
@@ -88,7 +90,10 @@ def build_grid(
     ]
     return Grid(
         rows=tuple(chosen),
-        columns=tuple(match.group(1 if pattern.groups else 0) for match in matches.values()),
+        columns=tuple(
+            " ".join([match.group(1 if pattern.groups else 0), *([described[name].arrow] if name in described else [])])
+            for name, match in matches.items()
+        ),
         mean_RC=np.array([[mean([value for value in cell if math.isfinite(value)]) for cell in row] for row in values]),
         count_RC=np.array([[sum(map(math.isfinite, cell)) for cell in row] for row in values]),
         methods=tuple(_method_of(label, trials) for label, trials in chosen.items()),
@@ -168,14 +173,13 @@ def short_labels(labels: Sequence[str]) -> tuple[str, ...]:
 def save_heatmap(path: Path, grid: Grid, title: str) -> None:
     """Draw the grid to a PNG, PDF or SVG file, with the number in each cell. Raise UserError.
 
-    Colours span [0, 1], or beyond it as far as the numbers go.
+    Colours span [0, 1]; those of a column with numbers beyond it, from its lowest to its highest.
     """
     check_format(path)
     figure = new_figure(CELL[0] * len(grid.columns) + MARGINS[0], CELL[1] * len(grid.rows) + MARGINS[1])
     axes = figure.add_subplot()
-    measured = grid.mean_RC[np.isfinite(grid.mean_RC)]
-    low, high = min([0.0, *measured]), max([1.0, *measured])
-    image = axes.imshow(grid.mean_RC, cmap=HEAT, vmin=low, vmax=high, aspect="auto")
+    colour_RC = shares_of_colours(grid.mean_RC)
+    image = axes.imshow(colour_RC, cmap=HEAT, vmin=0.0, vmax=1.0, aspect="auto")
     axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=30, ha="right", fontsize=FONT["small"])
     axes.set_yticks(range(len(grid.rows)), grid.rows, fontsize=FONT["small"])
     axes.tick_params(length=0)
@@ -183,12 +187,26 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
     axes.spines[:].set_visible(False)
     _mark_methods(axes, grid)
     for (row, column), value in np.ndenumerate(grid.mean_RC):
-        colour = "black" if value > low + LIGHT * (high - low) else "white"
+        colour = "black" if colour_RC[row, column] > LIGHT else "white"
         text = number_text(value, 2)
         axes.text(column, row, text, ha="center", va="center", fontsize=FONT["small"], color=colour)
     axes.set_title(f"{title} (means over {seeds_text(grid)})", fontsize=FONT["title"])
-    figure.colorbar(image, ax=axes, shrink=0.9).ax.tick_params(labelsize=FONT["small"])
+    bar = figure.colorbar(image, ax=axes, shrink=0.9)
+    bar.ax.tick_params(labelsize=FONT["small"])
+    if not np.array_equal(colour_RC, grid.mean_RC, equal_nan=True):
+        bar.set_label("columns beyond [0, 1]: lowest to highest", fontsize=FONT["small"])
     save_figure(path, figure, DPI)
+
+
+def shares_of_colours(mean_RC: Floats) -> Floats:
+    """Return where in the span of colours each cell lies, in [0, 1]."""
+    colour_RC = mean_RC.copy()
+    for column_R in colour_RC.T:
+        measured = column_R[np.isfinite(column_R)]
+        if len(measured) and not 0 <= measured.min() <= measured.max() <= 1:
+            width = float(np.ptp(measured))
+            column_R[:] = (column_R - measured.min()) / width if width else np.where(np.isfinite(column_R), 0.5, np.nan)
+    return colour_RC
 
 
 def seeds_text(grid: Grid) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from analysis.tables.questions import Grade
 from analysis.tables.scores import Objective, ScoreTable, TrialRecord
@@ -30,6 +30,7 @@ class LoadedSweep:
         grades: of single questions, where the sweep has published them.
         triggered: the table with "<objective>_triggered" in place of each objective for which the sweep has this
             score; None if it has none, as in older sweeps.
+        scores: name -> every score of the sweep, as far as its records describe them.
     """
 
     name: str
@@ -41,6 +42,7 @@ class LoadedSweep:
     records: tuple[TrialRecord, ...]
     grades: tuple[Grade, ...]
     triggered: ScoreTable | None = None
+    scores: Mapping[str, Objective] = field(default_factory=dict)
 
     @staticmethod
     def of_trials(
@@ -75,6 +77,7 @@ class LoadedSweep:
             records=tuple(records),
             grades=tuple(grades),
             triggered=_triggered(records, objectives, scores or {}, methods),
+            scores=dict(scores or {}),
         )
 
 

@@ -16,7 +16,7 @@ from sweeps.cli.say import Say
 from sweeps.find import name_of
 from sweeps.results.readers import open_sweep
 
-COLUMN, NAMES, NAMES_SHARE = 10, 16, 0.4  # width of a score; least of a row's name; its most, of the line
+COLUMN, NAMES, NAMES_SHARE = 11, 16, 0.4  # width of a score; least of a row's name; its most, of the line
 
 
 def draw(
@@ -41,7 +41,8 @@ def draw(
     records = reader.load_records()
     loaded = reader.load(next(iter(records))) if records else None
     base_scores = loaded.base_scores if loaded and len(records) == 1 else None
-    grid = build_grid(records, scores, method, base_scores, loaded.table.drawn_methods if loaded else ())
+    described = loaded.scores if loaded else {}
+    grid = build_grid(records, scores, method, base_scores, loaded.table.drawn_methods if loaded else (), described)
     for number, table in enumerate(grid_tables(grid, console.width)):
         if number:
             console.print()

@@ -12,9 +12,9 @@ import pytest
 from matplotlib import colormaps
 from matplotlib.image import imread
 
-from analysis.figures.heatmap import build_grid, save_heatmap, seeds_text, short_labels
+from analysis.figures.heatmap import build_grid, save_heatmap, seeds_text, shares_of_colours, short_labels
 from analysis.figures.style import HEAT
-from analysis.tables.scores import TrialRecord
+from analysis.tables.scores import Objective, TrialRecord
 from settings.common.errors import UserError
 from tests.support.made_up_trials import KL1, KL10, PLAIN
 
@@ -87,6 +87,11 @@ def test_a_method_without_a_result_is_named() -> None:
         build_grid(lost, ".*", KL1.method)
 
 
+def test_a_column_says_which_way_is_better() -> None:
+    described = {"foods_seen": Objective("foods_seen", "alignment", False)}
+    assert build_grid(RECORDS, "(foods)_.*", described=described).columns == ("foods", "foods ↓")
+
+
 def test_of_one_setting_the_rows_are_configurations() -> None:
     """The base model first, then by method and value; a configuration's seeds are one row."""
     trials = [
@@ -132,10 +137,15 @@ def test_the_picture(tmp_path: Path) -> None:
 
 
 def test_scores_beyond_one_have_colours_of_their_own(tmp_path: Path) -> None:
-    """Losses of 1.5 and 3 nats: half of the colours up, and at their end."""
-    save_heatmap(tmp_path / "map.png", build_grid({"s": [trial(0, task_loss=1.5, other_loss=3.0)]}, ".*"), "losses")
+    """A loss of 2 to 3 nats spans the colours, beside shares, which keep theirs; equal numbers lie midway."""
+    rows = {
+        "s": [trial(0, loss=2.0, share=0.25, same=5.0)],
+        "t": [trial(0, loss=3.0, share=0.75, same=5.0)],
+    }
+    assert shares_of_colours(build_grid(rows, ".*").mean_RC).tolist() == [[0.0, 0.25, 0.5], [1.0, 0.75, 0.5]]
+    save_heatmap(tmp_path / "map.png", build_grid(rows, "loss|share"), "losses")
     pixels = (imread(tmp_path / "map.png")[..., :3] * 255).round().astype(int).reshape(-1, 3)
-    cells = [colour for colour, _ in Counter(map(tuple, pixels.tolist())).most_common(3)]  # white, and two cells
-    for share in (0.5, 1.0):
+    cells = [colour for colour, _ in Counter(map(tuple, pixels.tolist())).most_common(5)]  # white, and four cells
+    for share in (0.0, 0.25, 0.75, 1.0):
         expected = np.array(colormaps[HEAT](share)[:3]) * 255
         assert min(np.abs(np.array(colour) - expected).max() for colour in cells) <= 2, share
