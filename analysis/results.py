@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STORE = "mlflow.db"  # the default store of an output folder
+COLUMNS = {"configuration", "method", "label", "seed", "seeds", "status", "on_front", "p_front", "tokens", "seconds"}
 
 
 def load(
@@ -65,14 +66,15 @@ class SweepResults:
     def configurations(self) -> pd.DataFrame:
         """A row for each configuration.
 
-        Columns: method, label, each coefficient, `<objective>`, `<objective>_low`, `<objective>_high` (95 % intervals
-        over seeds), seeds, on_front, p_front, tokens, seconds. The index is the configuration's id.
+        Columns: method, label, each coefficient (`coefficient_<name>` if another column has its name), `<objective>`,
+        `<objective>_low`, `<objective>_high` (95 % intervals over seeds), seeds, on_front, p_front, tokens, seconds.
+        The index is the configuration's id.
         """
         import pandas as pd
 
         rows = []
         for point in self.points:
-            row: dict[str, Any] = {"method": point.method, "label": point.label, **point.coefficients}
+            row: dict[str, Any] = {"method": point.method, "label": point.label, **self._named(point.coefficients)}
             for name, estimate in point.scores.items():
                 row |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
             row |= {"seeds": point.seeds, "on_front": point.on_front, "p_front": point.p_front}
@@ -95,7 +97,7 @@ class SweepResults:
                     "configuration": record.configuration.id,
                     "method": record.configuration.method,
                     "label": record.configuration.label,
-                    **record.configuration.coefficients,
+                    **self._named(record.configuration.coefficients),
                     "seed": record.seed,
                     "status": record.status,
                     **record.scores,
@@ -105,6 +107,12 @@ class SweepResults:
                 for record in self.loaded.records
             ]
         )
+
+    def _named(self, coefficients: Mapping[str, Any]) -> dict[str, Any]:
+        """Name the columns of coefficients apart from all others: `kl_penalty` has one called "tokens"."""
+        scores = {name for record in self.loaded.records for name in record.scores}
+        taken = COLUMNS | scores | {f"{name}_{end}" for name in scores for end in ("low", "high")}
+        return {f"coefficient_{name}" if name in taken else name: value for name, value in coefficients.items()}
 
     @property
     def base(self) -> Mapping[str, float]:

@@ -76,9 +76,12 @@ class MethodSpace:
 
     @property
     def title(self) -> str:
-        """The method, its definition and the knobs that its configurations differ in, e.g. "plain (adapter_scale)"."""
+        """The method, and in brackets what it blends, its definition and the knobs that differ: "blend (orpo)"."""
+        given = [{**self.fixed, **point} for point in self.points or ({},)] if self.method == "blend" else []
+        ends = [values[end] for values in given for end in ("first", "second") if end in values]
+        blended = dict.fromkeys(methods.from_text(end).name for end in ends)
         named = self.definitions if self.definitions != {"principled"} else set()
-        parts = [*sorted(named), *sorted(self.knob_names)]
+        parts = [*blended, *sorted(named), *sorted(self.knob_names)]
         return f"{self.method} ({', '.join(parts)})" if parts else self.method
 
     def to_method(self, values: Values) -> Method:

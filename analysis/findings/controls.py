@@ -10,6 +10,7 @@ Shape legend: C configurations, M objectives, K points without noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,6 +69,8 @@ class ControlVerdict:
             word = (
                 "beats" if name in self.beats else "loses to" if name in self.loses else "is not distinguishable from"
             )
+            if not pair.clear and not volume.low <= 0 <= volume.high and math.isfinite(pair.adjusted):
+                size += f", p = {pair.adjusted:.3f} (Holm)"
             parts.append(f"{word} {CONTROLS[name]} ({size})")
         push = "pushes the frontier" if self.pushes else "is not shown to push the frontier"
         return f"{self.method} {push}: it {' and '.join(parts)}"

@@ -234,13 +234,23 @@ def headline(findings: Findings) -> str:
 
 
 def cite(findings: Findings) -> str:
-    """State a number as a paper would cite it, with how it was computed: that in the middle of the frontier's rows."""
-    front = [entry.point for entry in entries(findings.points) if entry.point.on_front]
-    point = front[len(front) // 2]
-    scores = "; ".join(f"{name} {interactive.interval_text(score)}" for name, score in point.scores.items())
+    """State a number as a paper would cite it, with how it was computed: that in the middle of the frontier's rows.
+
+    Of the two intervals of a score, over seeds and over questions, it has the wider.
+    """
+    front = [entry for entry in entries(findings.points) if entry.point.on_front]
+    entry = front[len(front) // 2]
+    scores, wider = [], []
+    for name, score in entry.point.scores.items():
+        over = _over_questions(findings, entry, name)
+        if over is not None and over[1] - over[0] > score.high - score.low:
+            score = replace(score, low=over[0], high=over[1])
+            wider.append(name)
+        scores.append(f"{name} {interactive.interval_text(score)}")
+    also = f"; that of {' and '.join(wider)} also covers other questions" if wider else ""
     return (
-        f"{point_title(point)}: {scores} (mean over {point.seeds} seeds, 95 % interval, variance between seeds shrunk"
-        " within the method)."
+        f"{point_title(entry.point)}: {'; '.join(scores)} (mean over {entry.point.seeds} seeds, 95 % interval, variance"
+        f" between seeds shrunk within the method{also})."
     )
 
 
@@ -261,16 +271,19 @@ def _entry(chapter: Chapter, entry: Entry) -> dict[str, Any]:
             for member in entry.members
         ],
         "scores": [interactive.interval_text(entry.point.scores[objective.name]) for objective in objectives],
-        "over": [_over_questions(chapter, entry, objective.name) for objective in objectives],
+        "over": [_ends_text(_over_questions(chapter.findings, entry, objective.name)) for objective in objectives],
     }
 
 
-def _over_questions(chapter: Chapter, entry: Entry, name: str) -> str:
-    found = [chapter.findings.questions.get(member.configuration, {}).get(name) for member in entry.members]
+def _over_questions(findings: Findings, entry: Entry, name: str) -> tuple[float, float] | None:
+    """Return the ends of the widest interval over seeds and questions of an entry's members."""
+    found = [findings.questions.get(member.configuration, {}).get(name) for member in entry.members]
     known = [interval for interval in found if interval is not None]
-    if not known:
-        return ""
-    return f"[{min(each.low for each in known):.3f}, {max(each.high for each in known):.3f}]"
+    return (min(each.low for each in known), max(each.high for each in known)) if known else None
+
+
+def _ends_text(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
 
 
 def _categories(chapter: Chapter) -> dict[str, Any] | None:

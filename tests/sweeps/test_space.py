@@ -170,3 +170,11 @@ def test_examples_are_the_points_or_the_middle() -> None:
     assert grid("upweighted", weight=[1, 3]).examples() == [{"weight": 1.0}, {"weight": 3.0}]
     assert vary("kl_penalty", beta=between(1, 100)).examples(count=2) == [{"beta": 10.0}, {"beta": 10.0}]
     assert vary("plain").examples() == [{}]
+
+
+def test_blends_of_one_method_are_told_from_those_of_another() -> None:
+    ends = {"first": "orpo weight=0.1", "second": "orpo weight=10"}
+    assert grid("blend", **ends, w=[0.2, 0.4]).title == "blend (orpo)"
+    assert grid("blend", first="plain", second="orpo", w=[0.2]).title == "blend (plain, orpo)"
+    assert grid("blend", first=["plain", "orpo"], w=[0.2]).title == "blend (plain, orpo)"
+    assert grid("blend", w=[0.2]).title == "blend"

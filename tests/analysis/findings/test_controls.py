@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.findings.controls import compare_with_controls
+from analysis.findings.controls import ControlVerdict, compare_with_controls
 from analysis.findings.findings import ALL_METHODS, comparable
-from analysis.statistics.bootstrap import Bootstrap
+from analysis.statistics.bootstrap import Bootstrap, Statistic
+from analysis.statistics.compare import Difference
 from analysis.statistics.measurements import measurements
 from analysis.tables.scores import Configuration
 from tests.studies import control_verdicts
@@ -61,6 +62,15 @@ def test_mixes_have_to_beat_the_same_mixes_of_plain_fine_tuning() -> None:
     assert (verdicts["dpo"].beats, verdicts["dpo"].loses) == (("checkpoint", "scale"), ("mix",))
     assert not verdicts["dpo"].pushes
     assert "loses to plain fine-tuning mixed with the base model" in verdicts["dpo"].text
+
+
+@pytest.mark.parametrize(("high", "said"), [(-0.005, "-0.005], p = 0.080 (Holm)"), (0.005, "0.005]")])
+def test_an_interval_without_0_that_is_no_difference_has_its_p_value(high: float, said: str) -> None:
+    statistic = Statistic(-0.04, -0.074, high, 0.015, 8.0, 0.0)
+    pair = Difference("kl", "checkpoint", statistic, 0.04, 0.0, 0.0, 0.05, 5, adjusted=0.08)
+    text = ControlVerdict("kl", {"checkpoint": pair}).text
+    sign = "+" * (high > 0)
+    assert f"not distinguishable from the checkpoints of plain fine-tuning (-0.040 [-0.074, {sign}{said})" in text
 
 
 def test_methods_are_compared_within_a_definition() -> None:

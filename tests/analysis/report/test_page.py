@@ -14,7 +14,8 @@ import pytest
 
 from analysis.findings.findings import Findings, analyse
 from analysis.report.earlier import files_of_earlier_report
-from analysis.report.page import Chapter, page, write_report
+from analysis.report.page import Chapter, cite, page, write_report
+from analysis.statistics.intervals import TwoWay
 from analysis.tables.questions import Grade
 from analysis.tables.scores import Configuration, Objective, ScoreTable, TrialRecord
 from settings.common.errors import UserError
@@ -110,6 +111,20 @@ def test_page_says_it_in_words(folder: Path) -> None:
     ):
         assert words in text, words
     assert "<b>out of memory" not in text
+
+
+def test_the_number_to_cite_has_the_wider_of_its_two_intervals() -> None:
+    found = chapter().findings
+    front = [point for point in found.points if point.on_front]
+    point = front[len(front) // 2]
+    task, harm = (point.scores[name] for name in ("task", "harm"))
+    wide = TwoWay(task.mean, task.low - 0.1, task.high + 0.1, 0.5)
+    narrow = TwoWay(harm.mean, harm.mean, harm.mean, 0.5)
+    text = cite(replace(found, questions={point.configuration: {"task": wide, "harm": narrow}}))
+    assert f"task {task.mean:.3f} [{wide.low:.3f}, {wide.high:.3f}]" in text
+    assert f"harm {harm.mean:.3f} [{harm.low:.3f}, {harm.high:.3f}]" in text
+    assert text.endswith("within the method; that of task also covers other questions).")
+    assert "questions" not in cite(replace(found, questions={}))
 
 
 def test_nothing_is_fetched(folder: Path) -> None:
