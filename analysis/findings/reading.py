@@ -23,7 +23,7 @@ from analysis.tables.scores import ScoreTable
 from settings.common.text import listed
 
 MOST_NAMES = 4  # in one answer
-AREA = "hypervolume (the area between frontier and worst corner)"
+AREA = "hypervolume (the area between a method's own frontier and the worst corner)"
 ALONE = "each bar is about one mean; whether methods differ is answered above, not by overlapping bars"
 WEIGHT: tuple[Place, ...] = (
     "task",

@@ -163,7 +163,8 @@ def _show_run(name: str, sweep: Sweep, options: RunOptions, summary: RunSummary,
             say.wrote(file)
         if summary.num_failed:
             say.warn(summary.retry_line)
-        say.note(f"the results as a page: {command('selgen', 'report', sweep.name)} {places(options)}")
+        if summary.files:
+            say.note(f"the results as a page: {command('selgen', 'report', sweep.name)} {places(options)}")
         say.note(f"see every trial in MLflow: {command('selgen', 'ui', sweep.name)} {places(options)}")
     if hidden := hidden_address(options):
         say.note(hidden)
