@@ -232,13 +232,15 @@ class ScoreTable:
 
     def select(self, names: Sequence[str]) -> ScoreTable:
         """Return the table with these objectives, in this order. Raises UserError."""
-        columns = [self.index(name) for name in names]
+        columns = [
+            self.index(name) for name in names
+        ]  # np.take keeps the layout, so sums over it have the same last bits
         objectives = tuple(self.objectives[column] for column in columns)
         return replace(
             self,
             objectives=objectives,
-            values_CSM=self.values_CSM[:, :, columns],
-            count_CSM=self.count_CSM[:, :, columns],
+            values_CSM=np.take(self.values_CSM, columns, axis=2),
+            count_CSM=np.take(self.count_CSM, columns, axis=2),
         )
 
     def rows(self, keep_C: NDArray[np.bool_]) -> ScoreTable:
