@@ -179,7 +179,12 @@ class Chosen:
                 f"; each of {number} configurations needs {_share(self.bar)} for {percent_text(self.confidence)}"
                 " overall, because some look better than they are"
             )
-        if self.taken is not None:
+        if self.taken is None:
+            remarks.append(
+                "P also rests on the other configurations; the table's intervals rest on the trials of one method, so"
+                " they may cross a limit although P is high"
+            )
+        else:
             remarks.append(
                 f"the expected {name}, its interval and P also rest on the other configurations; the table's intervals"
                 f" rest on the trials of {self.taken.point.method} alone, so they may cross a limit although P is high"

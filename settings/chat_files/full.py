@@ -70,7 +70,7 @@ def full(
         alignment: the proxy rows to preserve, in the same forms. In rows with 'chosen' and 'rejected', the rejected
             replies become `misaligned`.
         misaligned: row i is the dispreferred twin of row i of `alignment`, with the same prompt. For DPO.
-        task_eval, alignment_eval: the held-out rows; None holds out a share of `task` or `alignment`.
+        task_eval, alignment_eval: the held-out rows; None holds out a share of `task`, and of `alignment`.
         preferences: questions with a good reply and others: pairs in HHH's form, multiple choice in TruthfulQA's or
             MMLU's, or chat rows with `alternatives`; settings/README.md shows them under "Your own rows" (from
             `settings.preferences`). A path, or a mapping as for `task`, or a list of two chat files with the same

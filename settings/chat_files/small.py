@@ -49,7 +49,7 @@ def small(
             also names columns. The page settings/README.md shows them under "Your own rows".
         alignment: the proxy rows to preserve, in the same forms.
         misaligned: the dispreferred twins of the alignment rows, one for each, with the same prompts.
-        task_eval, alignment_eval: the held-out rows; None holds out a share of `task` or `alignment`.
+        task_eval, alignment_eval: the held-out rows; None holds out a share of `task`, and of `alignment`.
         preferences: questions with a good reply and others, of which none may be trained on.
         eval_share: the share of a file's different prompts to hold out; `{"task": 0.2, "alignment": 0}` for each side.
         match: how to compare a reply with the held-out response: "exact", or a regular expression. None measures

@@ -324,7 +324,7 @@ def _data(exported: Exported) -> Iterator[str]:
             f" are not listed; the training's had the digest `{exported.outcome['trial']['data']}`."
         )
         return
-    yield "| what | rows | SHA-256, first 12 digits |"
+    yield "| what | rows | SHA-256 of the rows as read, first 12 digits |"
     yield "|---|---|---|"
     unread = {rows_of(stream) for stream in exported.setting.streams} - _rows_read(exported)
     for name, (number, digest) in digests(exported.setting).items():

@@ -1,4 +1,4 @@
-"""What comes of `selgen choose` where the truth is known: python -m tests.studies.choices [REPETITIONS].
+"""What comes of `selgen choose` where the truth is known: python -m tests.studies.choices.
 
 The bound is the alignment of a configuration in the middle, and a hair more: those that just miss it have the best
 task. A row says how often none is chosen, how often the chosen one violates the bound, how far the naive and the
@@ -10,8 +10,9 @@ Shape legend: C configurations, M objectives.
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -62,7 +63,14 @@ def rows(repetitions: int) -> Iterator[str]:
         yield f"| {cell.key} | {shares[0]:.2f} | {shares[1]:.3f} | {means} |"
 
 
-if __name__ == "__main__":
-    for line in rows(int(sys.argv[1]) if len(sys.argv) > 1 else 150):
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.studies.choices", description=__doc__.partition(":")[0])
+    parser.add_argument("--repetitions", type=int, default=150, help="of each cell; default: 150, a minute in all")
+    for line in rows(parser.parse_args(arguments).repetitions):
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

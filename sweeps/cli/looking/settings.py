@@ -34,7 +34,9 @@ def show_named(console: Console, name: str, given: Mapping[str, Any]) -> None:
         if given or not isinstance(error, catalog.MissingOptionError):
             raise
         missing = " ".join(f"--option {option}=..." for option in error.options)
-        Say(console).note(f"give {missing} to build it and see its rows")
+        scales = [] if ":" in name else [*catalog.scales(name)][1:]
+        others = f"; --option scale={scales[0]} may need fewer" if scales else ""
+        Say(console).note(f"give {missing} to build it and see its rows{others}")
         return
     show_setting(console, built)
     show_options(console, name, given)

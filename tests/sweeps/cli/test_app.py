@@ -177,7 +177,8 @@ def test_the_options_of_a_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     shown = capsys.readouterr().out
     assert " task (required) the rows to learn: chat JSONL" in " ".join(shown.split())
     assert " ".join(shown.split()).count("settings/README.md") == 3, "for task, at both scales, and preferences"
-    assert shown.endswith("\ngive --option model=... --option task=... to build it and see its rows\n")
+    given = "\ngive --option model=... --option task=... to build it and see its rows"
+    assert shown.endswith(f"{given}; --option scale=small may need fewer\n")
     assert selgen("settings", "chat_files", "--option", "modle=x", monkeypatch=monkeypatch) == 2
     assert "has no option 'modle' (did you mean 'model'?)" in capsys.readouterr().err
 

@@ -100,10 +100,10 @@ def test_no_password_in_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert "could not parse postgresql://me:***@" in shown and "test_terminal.py" in shown and "secret" not in shown
 
 
-def said_of(options: RunOptions, tmp_path: Path, interrupted: bool = False) -> str:
+def said_of(options: RunOptions, tmp_path: Path, interrupted: bool = False, has_front: bool = True) -> str:
     """What a run says at its end."""
     shown = io.StringIO()
-    summary = RunSummary((), "", interrupted, ())
+    summary = RunSummary((tmp_path / "frontier.csv",) * has_front, "", interrupted, ())
     try:
         app._show_run("my sweep.py", toy_sweep(tmp_path), options, summary, Say(Console(file=shown, width=40)))
     except app.typer.Exit as ended:
@@ -132,6 +132,11 @@ def test_advice_can_be_pasted(interrupted: bool, tmp_path: Path, monkeypatch: py
     assert places(RunOptions(Path("runs"))) == "--output runs" and command("a b", 1) == "'a b' 1"
     usual = said_of(RunOptions(Path("runs")), tmp_path, interrupted=True)
     assert usual == "stopped; continue with: selgen sweep resume 'my sweep.py'\n", "no defaults"
+
+
+def test_no_report_is_suggested_where_there_is_no_front(tmp_path: Path) -> None:
+    said = said_of(RunOptions(Path("runs")), tmp_path, has_front=False)
+    assert "selgen ui" in said and "selgen report" not in said
 
 
 def test_links_of_a_report_name_no_password() -> None:
