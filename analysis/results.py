@@ -74,7 +74,7 @@ class SweepResults:
 
         rows = []
         for point in self.points:
-            row: dict[str, Any] = {"method": point.method, "label": point.label, **self._named(point.coefficients)}
+            row: dict[str, Any] = {"method": point.method, "label": point.label, **self._apart(point.coefficients)}
             for name, estimate in point.scores.items():
                 row |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
             row |= {"seeds": point.seeds, "on_front": point.on_front, "p_front": point.p_front}
@@ -88,7 +88,10 @@ class SweepResults:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """A row for each trial that ended: configuration, method, label, coefficients, seed, status, scores, cost."""
+        """A row for each trial that ended: configuration, method, label, coefficients, seed, status, scores, cost.
+
+        Coefficients are named as in `configurations`.
+        """
         import pandas as pd
 
         return pd.DataFrame(
@@ -97,7 +100,7 @@ class SweepResults:
                     "configuration": record.configuration.id,
                     "method": record.configuration.method,
                     "label": record.configuration.label,
-                    **self._named(record.configuration.coefficients),
+                    **self._apart(record.configuration.coefficients),
                     "seed": record.seed,
                     "status": record.status,
                     **record.scores,
@@ -108,11 +111,15 @@ class SweepResults:
             ]
         )
 
-    def _named(self, coefficients: Mapping[str, Any]) -> dict[str, Any]:
+    def _apart(self, coefficients: Mapping[str, Any]) -> dict[str, Any]:
         """Name the columns of coefficients apart from all others: `kl_penalty` has one called "tokens"."""
+        return {f"coefficient_{name}" if name in self._taken else name: value for name, value in coefficients.items()}
+
+    @cached_property
+    def _taken(self) -> set[str]:
         scores = {name for record in self.loaded.records for name in record.scores}
-        taken = COLUMNS | scores | {f"{name}_{end}" for name in scores for end in ("low", "high")}
-        return {f"coefficient_{name}" if name in taken else name: value for name, value in coefficients.items()}
+        scores |= {objective.name for objective in self.loaded.objectives}
+        return COLUMNS | scores | {f"{name}_{end}" for name in scores for end in ("low", "high")}
 
     @property
     def base(self) -> Mapping[str, float]:

@@ -77,17 +77,17 @@ class MethodSpace:
     @property
     def title(self) -> str:
         """The method, and in brackets what it blends, its definition and the knobs that differ: "blend (orpo)"."""
-        given = [{**self.fixed, **point} for point in self.points or ({},)] if self.method == "blend" else []
-        ends = [values[end] for values in given for end in ("first", "second") if end in values]
-        blended = dict.fromkeys(methods.from_text(end).name for end in ends)
+        examples = [self.to_method(values) for values in self.points or ({},)]
+        blends = [each for each in examples if each.reads_priors_out and not {"first", "second"} & set(self.ranges)]
+        blended = dict.fromkeys(end.name for each in blends for end in (each.trained_as, *each.priors))
         named = self.definitions if self.definitions != {"principled"} else set()
         parts = [*blended, *sorted(named), *sorted(self.knob_names)]
         return f"{self.method} ({', '.join(parts)})" if parts else self.method
 
     def to_method(self, values: Values) -> Method:
         """Make the method with these values of the searched coefficients. Raise UserError for values it refuses."""
-        settled = {**self.fixed, **values}
-        return methods.make(self.method, {name: value for name, value in settled.items() if not self._is_knob(name)})
+        everything = {**self.fixed, **values}
+        return methods.make(self.method, {name: value for name, value in everything.items() if not self._is_knob(name)})
 
     def knobs(self, values: Values) -> dict[str, Any]:
         """Return the trial knobs that these values set."""

@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def own_environment() -> Iterator[None]:
-    """Undo what a test sets in the environment, or what it calls, such as `LocalCluster`: other tests depend on it."""
+    """Undo what a test, or something that it calls such as `LocalCluster`, sets in the environment, for other tests."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():

@@ -19,7 +19,7 @@ from matplotlib.transforms import offset_copy
 
 from analysis.figures.style import HEAT, check_format, method_styles, new_figure, save_figure
 from analysis.findings.arms import is_plain
-from analysis.statistics.arrays import Floats, Integers, mean, number_text
+from analysis.statistics.arrays import Floats, Integers, mean, number_text, round_means
 from analysis.tables.scores import Objective, TrialRecord, order_of
 from settings.common.errors import UserError
 
@@ -193,14 +193,14 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
     axes.set_title(f"{title} (means over {seeds_text(grid)})", fontsize=FONT["title"])
     bar = figure.colorbar(image, ax=axes, shrink=0.9)
     bar.ax.tick_params(labelsize=FONT["small"])
-    if not np.array_equal(colour_RC, grid.mean_RC, equal_nan=True):
+    if not np.allclose(colour_RC, grid.mean_RC, equal_nan=True):
         bar.set_label("columns beyond [0, 1]: lowest to highest", fontsize=FONT["small"])
     save_figure(path, figure, DPI)
 
 
 def shares_of_colours(mean_RC: Floats) -> Floats:
     """Return where in the span of colours each cell lies, in [0, 1]."""
-    colour_RC = mean_RC.copy()
+    colour_RC = round_means(mean_RC)
     for column_R in colour_RC.T:
         measured = column_R[np.isfinite(column_R)]
         if len(measured) and not 0 <= measured.min() <= measured.max() <= 1:

@@ -36,6 +36,7 @@ SHOWN = 12  # rows of the table, besides plain fine-tuning and the base model
 UNLIKELY = 0.02  # configurations less likely to keep the limits are listed by their distance from them
 TOLD = 0.001  # luck of the choice that is worth a sentence
 LEAST_CONFIDENCE = 0.5
+MOST_DIGITS = 6  # of per cents
 MARKS = {"*": "the one to take", ".": "others that keep the limits with this confidence"}  # in front of rows
 NOT_CHOSEN = "no configuration is chosen with two seeds: raise `seeds` to 3 and run again"
 
@@ -149,18 +150,23 @@ class Chosen:
             return f"no configuration keeps {self.asked}; {near}"
         confidence = percent_text(self.confidence)
         how = "misses narrowly" if probability >= self.confidence else "comes closest"
-        has = self.share(closest)
+        has = _share(probability, self.digits)
         text = f"no configuration keeps {self.asked} with {confidence} confidence; {closest.title} {how}"
         if not self.is_raised:
             return f"{text}, with {has}"
-        needed = f"each of {len(self.candidates)} needs {_share(self.bar)} for {confidence} overall"
+        needed = f"each of {len(self.candidates)} needs {_share(self.bar, self.digits)} for {confidence} overall"
         return f"{text}: {needed}, and it has {has}"
 
-    def share(self, candidate: Candidate) -> str:
-        """Format a candidate's probability; one below the bar never looks like the bar."""
-        text = _share(candidate.probability)
-        is_below = None not in (candidate.probability, self.bar) and not self.mark(candidate)
-        return f"<{text}" if is_below and text == _share(self.bar) else text
+    @property
+    def digits(self) -> int:
+        """How many digits of per cents tell every probability below the bar from the bar."""
+        below = [each.probability for each in self.candidates if not self.mark(each)]
+        for digits in range(1, MOST_DIGITS):
+            if self.bar is None or _share(self.bar, digits) not in (
+                _share(probability, digits) for probability in below
+            ):
+                return digits
+        return MOST_DIGITS
 
     @property
     def is_raised(self) -> bool:
@@ -176,8 +182,8 @@ class Chosen:
         remarks = [f"P: the probability that the true means keep {self.asked}"]
         if self.is_raised:
             remarks[0] += (
-                f"; each of {number} configurations needs {_share(self.bar)} for {percent_text(self.confidence)}"
-                " overall, because some look better than they are"
+                f"; each of {number} configurations needs {_share(self.bar, self.digits)} for"
+                f" {percent_text(self.confidence)} overall, because some look better than they are"
             )
         if self.taken is None:
             remarks.append(
@@ -230,7 +236,7 @@ class Chosen:
         best = max(doubted, key=lambda candidate: self.best.sign * candidate.point.scores[name].mean)
         return (
             f"{best.title} measured a better {name}, {best.point.scores[name].mean:z.3f}, but keeps {self.asked} with"
-            f" {self.share(best)} only"
+            f" {_share(best.probability, self.digits)} only"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -358,11 +364,12 @@ def _bound(table: ScoreTable, limit: Limit) -> Bound:
     return Bound(column, objective.sign * limit.value, limit.at_least == objective.higher_is_better)
 
 
-def _share(probability: float | None) -> str:
-    """Format a probability to a tenth of a percent, since the bar may be 99.6 %."""
+def _share(probability: float | None, digits: int = 1) -> str:
+    """Format a probability as per cents, by default to a tenth, since the bar may be 99.6 %."""
     if probability is None or finite_or_none(probability) is None:
         return "-"
-    return ">99.9%" if 0.9995 <= probability < 1 else f"{probability:.1%}"
+    text = f"{probability:.{digits}%}"
+    return f">{1 - 10.0 ** (-digits - 2):.{digits}%}" if probability < 1 and text == f"{1:.{digits}%}" else text
 
 
 def choice_table(
@@ -382,7 +389,7 @@ def choice_table(
     points = [candidate.point for candidate in candidates]
     limits = {name: " and ".join(each.text for each in chosen.limits if each.score == name) for name in names}
     heads = {name: limits[name] or f"{name} {chosen.best.arrow}" for name in names}
-    shares = [chosen.share(candidate) for candidate in candidates]
+    shares = [_share(candidate.probability, chosen.digits) for candidate in candidates]
     beside = [max(map(len, ["P", *shares])), max(len(str(point.seeds)) for point in points) if points else 1]
     layouts = [Layout(()), Layout((), stacked=True), Layout((), stacked=True, brief=frozenset(names[1:]))]
     titles = [candidate.title for candidate in candidates]

@@ -70,7 +70,7 @@ class ControlVerdict:
                 "beats" if name in self.beats else "loses to" if name in self.loses else "is not distinguishable from"
             )
             if not pair.clear and not volume.low <= 0 <= volume.high and math.isfinite(pair.adjusted):
-                size += f", p = {pair.adjusted:.3f} (Holm)"
+                size += f", {pair.p_text}"
             parts.append(f"{word} {CONTROLS[name]} ({size})")
         push = "pushes the frontier" if self.pushes else "is not shown to push the frontier"
         return f"{self.method} {push}: it {' and '.join(parts)}"

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from analysis.findings.arms import base_values, measure
-from analysis.statistics.arrays import Bools, finite_or_none, settled
+from analysis.statistics.arrays import Bools, finite_or_none, round_means
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.intervals import Intervals, intervals_by_method
 from analysis.statistics.pareto import non_dominated
@@ -123,7 +123,7 @@ def frontier(
     intervals = _spread(intervals_by_method(measured, confidence), finished_C, chosen)
     gain_CM = chosen.oriented(intervals.mean_CM)
     on_front_C = finished_C.copy()
-    on_front_C[finished_C] = non_dominated(settled(gain_CM[finished_C]))
+    on_front_C[finished_C] = non_dominated(round_means(gain_CM[finished_C]))
     p_front_C = np.full(len(num_C), np.nan)
     if (num_C > 1).any():
         p_front_C[finished_C] = (bootstrap or Bootstrap(measured)).on_front()

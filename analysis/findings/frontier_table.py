@@ -109,8 +109,8 @@ def rich_table(
         cells = [f"{base[name]:z.3f}" if name in base else "" for name in heads]
         table.add_row(*map(Text, ["", BASE, *cells, *("" for _ in layout.names)]), style="dim")
     notes = _notes(rows, shown, layout)
-    if others := [each.name for each in shown if each.name in besides]:
-        notes.append(f"{listed(others)}: for comparison; no part of * and P")
+    if compared := [each.name for each in shown if each.name in besides]:
+        notes.append(f"{listed(compared)}: for comparison; no part in * and P")
     means = {name: [point.scores[name].mean for point in points] for name in heads}
     notes[:0] = filter(None, (say(shown, means, base or {}) for say in (nothing_learned, all_alike)))
     table.caption = Text("\n".join(notes))

@@ -2,7 +2,7 @@
 
 Their intervals are over questions, since each has been trained once.
 
-Shape legend: Q questions.
+Shape legend: Q questions, M objectives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.special import stdtrit
 from analysis.findings.arms import control_of
 from analysis.findings.frontier import Estimate, FrontierPoint
 from analysis.findings.frontier_table import cell_text
-from analysis.statistics.arrays import settled
+from analysis.statistics.arrays import round_means
 from analysis.statistics.pareto import dominated
 from analysis.statistics.proportions import clustered_interval
 from analysis.tables.scores import Objective
@@ -150,5 +150,5 @@ def _title(point: FrontierPoint) -> str:
 
 
 def _dominates(first: Mapping[str, Estimate], second: Mapping[str, Estimate], objectives: Sequence[Objective]) -> bool:
-    one, other = settled([[each.sign * of[each.name].mean for each in objectives] for of in (first, second)])
-    return bool(dominated(other[None, None], one[None, None]).item())
+    gain_2M = round_means([[each.sign * of[each.name].mean for each in objectives] for of in (first, second)])
+    return bool(dominated(gain_2M[None, 1:], gain_2M[None, :1]).item())

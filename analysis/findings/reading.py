@@ -141,7 +141,7 @@ def _which(sizes: Mapping[str, Statistic], differences: Sequence[Difference], fr
     rest = f"; clearly behind: {listed(list(map(_shown, behind)), MOST_NAMES)}" if behind else ""
     near = (alike or behind)[0]
     lead = -leads[near]
-    sure = f"the lead of {_shown(best)} over {_shown(near)} is {_size(lead, '+z.3f')}, {_p(pairs[near].adjusted)}"
+    sure = f"the lead of {_shown(best)} over {_shown(near)} is {_size(lead, '+z.3f')}, {pairs[near].p_text}"
     if alike:
         tied = listed([f"{_shown(name)} {_size(sizes[name])}" for name in (best, *alike)], MOST_NAMES)
         detectable = f"; these seeds would find a difference of {pairs[near].detectable:.2f}"
@@ -162,10 +162,6 @@ def _names(pair: Difference) -> tuple[str, str]:
 
 def _size(statistic: Statistic, form: str = "z.3f") -> str:
     return f"{statistic.estimate:{form}} [{statistic.low:{form}}, {statistic.high:{form}}]"
-
-
-def _p(value: float) -> str:
-    return "p < 0.001 (Holm)" if value < 0.001 else f"p = {value:.3f} (Holm)"
 
 
 def _against(verdicts: Sequence[ControlVerdict], most: int) -> str:

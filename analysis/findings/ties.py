@@ -1,4 +1,7 @@
-"""Configurations with equal means: they share one row of a table and one label of a figure, however many there are."""
+"""Configurations with equal means: they share one row of a table and one label of a figure, however many there are.
+
+Shape legend: N points, M objectives.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from analysis.findings.frontier import Estimate, FrontierPoint
-from analysis.statistics.arrays import settled
+from analysis.statistics.arrays import round_means
 
 BASES = ("seeds", "questions", "none")  # of an interval, the most reliable first
 
@@ -66,7 +69,7 @@ def entries(points: Sequence[FrontierPoint], names: Collection[str] | None = Non
         names: names of the objectives to compare; None means all.
     """
     compared = [name for name in (points[0].scores if points else ()) if names is None or name in names]
-    mean_NM = settled([[point.scores[name].mean for name in compared] for point in points])
+    mean_NM = round_means([[point.scores[name].mean for name in compared] for point in points])
     groups: dict[object, list[FrontierPoint]] = {}
     for point, means in zip(points, mean_NM.tolist(), strict=True):
         alone = not means or any(map(math.isnan, means))

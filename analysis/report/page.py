@@ -30,6 +30,7 @@ from analysis.statistics.arrays import mean, number_text
 from analysis.tables.scores import TrialRecord
 from settings.common.errors import UserError
 from settings.common.files import write_text
+from settings.common.text import listed
 
 TEMPLATE = "report.html.j2"
 MOST_ADVICE, MOST_TRIALS, MOST_SCORES = 8, 50, 8  # rows that a reader will look at, and columns that fit a laptop
@@ -243,15 +244,18 @@ def cite(findings: Findings) -> str:
     scores, wider = [], []
     for name, score in entry.point.scores.items():
         over = _over_questions(findings, entry, name)
-        if over is not None and over[1] - over[0] > score.high - score.low:
+        if over is not None and not over[1] - over[0] <= score.high - score.low:  # nan without an interval over seeds
             score = replace(score, low=over[0], high=over[1])
             wider.append(name)
         scores.append(f"{name} {interactive.interval_text(score)}")
-    also = f"; that of {' and '.join(wider)} also covers other questions" if wider else ""
-    return (
-        f"{point_title(entry.point)}: {'; '.join(scores)} (mean over {entry.point.seeds} seeds, 95 % interval, variance"
-        f" between seeds shrunk within the method{also})."
-    )
+    number = entry.point.seeds
+    how = [f"mean over {number} seeds, 95 % interval, variance between seeds shrunk within the method"]
+    if number == 1:
+        how = ["one seed", *(["95 % interval"] if any("[" in score for score in scores) else [])]
+    if wider:
+        covers = "intervals of {} also cover" if len(wider) > 1 else "interval of {} also covers"
+        how.append(f"the {covers.format(listed(wider))} other questions")
+    return f"{point_title(entry.point)}: {'; '.join(scores)} ({'; '.join(how)})."
 
 
 def _entry(chapter: Chapter, entry: Entry) -> dict[str, Any]:

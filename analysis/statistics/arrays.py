@@ -1,4 +1,7 @@
-"""What all modules of statistics share: array types, means that skip missing values, numbers as data and as text."""
+"""What all modules of statistics share: array types, means that skip missing values, numbers as data and as text.
+
+Shape legend: N means, M objectives.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +24,22 @@ def nan_mean(values: ArrayLike, axis: int = 0) -> Floats:
     return np.asarray(np.where(count > 0, np.nansum(array, axis=axis) / np.maximum(count, 1), np.nan))
 
 
-def settled(means_NM: ArrayLike) -> Floats:
+def round_means(means_NM: ArrayLike) -> Floats:
     """Round means, so that those of the same scores in another order are equal, for dominance and ties; nan stays nan.
 
-    Each column keeps `DIGITS` digits of its largest number.
+    Each number keeps `DIGITS` digits, and one below the median size of its column the decimals of that.
     """
-    settled_NM = np.array(means_NM, dtype=np.float64)
-    for column_N in settled_NM.T:
-        largest = np.abs(column_N[np.isfinite(column_N)]).max(initial=0.0)
-        if largest > 0:
-            column_N[:] = np.round(column_N, DIGITS - math.ceil(math.log10(largest)))
-    return settled_NM
+    rounded_NM = np.array(means_NM, dtype=np.float64)
+    for column_N in rounded_NM.T:
+        size_N = np.abs(column_N[np.isfinite(column_N)])
+        if not size_N.any():
+            continue
+        scale_N = np.maximum(np.abs(column_N), np.median(size_N[size_N > 0]))
+        with np.errstate(invalid="ignore", over="ignore"):
+            step_N = 10.0 ** (np.ceil(np.log10(scale_N)) - DIGITS)
+            kept_N = np.round(column_N / step_N) * step_N
+        column_N[:] = np.where(np.isfinite(kept_N) & (step_N > 0), kept_N, column_N)
+    return rounded_NM
 
 
 def mean(values: Sequence[float]) -> float:

@@ -92,6 +92,14 @@ class Difference:
         """Whether the difference is significant at 5 % after adjustment."""
         return self.adjusted <= 0.05
 
+    @property
+    def p_text(self) -> str:
+        """The adjusted p-value, e.g. "p = 0.255 (Holm)"; with a digit more where it would look like the 5 % level."""
+        if self.adjusted < 0.001:
+            return "p < 0.001 (Holm)"
+        digits = 3 if f"{self.adjusted:.3f}" != "0.050" else 4
+        return f"p = {self.adjusted:.{digits}f} (Holm)"
+
     def __neg__(self) -> Difference:
         return replace(
             self,

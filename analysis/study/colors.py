@@ -320,7 +320,7 @@ def toy_spillover(per_setting: Sequence[SettingResults]) -> DrawnFigure:
     checks = [
         Check(
             "Five triggers keep colours in categories that no row mentions",
-            f"mean over proxies {estimate_text(level)}{no_proxy} (asked: above {MINIMAL:g})",
+            f"mean over proxies {estimate_text(level)} (asked: above {MINIMAL:g}){no_proxy}",
             above(level, MINIMAL),
         ),
         Check(

@@ -40,12 +40,12 @@ of a figure's sweeps, and writes its part of this page. A small world can show t
 it shows a different effect, that says something about the small world first. One language model is an example.
 
 Bars and brackets are 95 % intervals over fine-tuning seeds; those of a base model, which has no such seeds, are over
-its questions. A check *holds* or *fails* if the whole interval lies on one side of the number asked (of 0 where none
-stands), and is *undecided* otherwise; for methods against each other, after adjustment for all pairs. Where something
-should be all or nothing, and for the best of several, the mean decides. The numbers asked are ours: the study has
-none. A figure is reproduced if all of its checks hold, partly if some do, and not if none does. No outcome is written
-by hand. Unless a figure mentions several base models, there is only one, and no interval covers what another
-pre-training would have changed.
+its questions. A check *holds* or *fails* if the whole interval lies on one side of the number asked, which stands
+beside the result or in the statement (0 if neither has one), and is *undecided* otherwise; for methods against each
+other, after adjustment for all pairs. Where something should be all or nothing, and for the best of several, the mean
+decides. These thresholds are ours; the study states none. A figure is reproduced if all of its checks hold, partly if
+some do, and not if none does. No outcome is written by hand. Unless a figure mentions several base models, there is
+only one, and no interval covers what another pre-training would have changed.
 """
 
 

@@ -232,11 +232,9 @@ class ScoreTable:
 
     def select(self, names: Sequence[str]) -> ScoreTable:
         """Return the table with these objectives, in this order. Raises UserError."""
-        columns = [
-            self.index(name) for name in names
-        ]  # np.take keeps the layout, so sums over it have the same last bits
+        columns = [self.index(name) for name in names]
         objectives = tuple(self.objectives[column] for column in columns)
-        return replace(
+        return replace(  # np.take keeps the layout, so that sums over it have the same last bits
             self,
             objectives=objectives,
             values_CSM=np.take(self.values_CSM, columns, axis=2),

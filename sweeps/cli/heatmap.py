@@ -41,7 +41,7 @@ def draw(
     records = reader.load_records()
     loaded = reader.load(next(iter(records))) if records else None
     base_scores = loaded.base_scores if loaded and len(records) == 1 else None
-    described = loaded.scores if loaded else {}
+    described = {each.name: each for each in loaded.objectives} | dict(loaded.scores) if loaded else {}
     grid = build_grid(records, scores, method, base_scores, loaded.table.drawn_methods if loaded else (), described)
     for number, table in enumerate(grid_tables(grid, console.width)):
         if number:

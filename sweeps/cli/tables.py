@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SHOWN_GIGABYTES = 0.05
 MENTIONED = 5  # methods named to one who asks for a word of their descriptions
+SHORTEST_WORD = 4  # letters of such a word
 
 
 def table_of(*columns: str, title: str | None = None) -> Table:
@@ -59,12 +60,14 @@ def show_methods(console: Console) -> None:
 
 
 def show_method(console: Console, name: str) -> None:
-    """Print one method in full. Raise UserError for an unknown one; for a word of descriptions, name their methods."""
+    """Print one method in full, in any case of its name. Raise UserError, which names methods described with a word."""
     from trainables import methods
     from trainables.method import BatchSizes, step_cost
 
-    if name not in methods.names() and (found := _described_with(name)):
-        raise UserError(f"no method is called {name!r}; described with this word: {listed(found, MENTIONED)}")
+    names = methods.names()
+    name = next((each for each in names if each == name.casefold().replace("-", "_")), name)
+    if name not in names and (described := _described_with(name)):
+        raise UserError(f"no method is called {name!r}; described with this word: {listed(described, MENTIONED)}")
     method = methods.get(name)
     Say(console).prose(f"{name}\n", style="bold")
     for line in unwrapped(getdoc(method) or ""):
@@ -99,6 +102,8 @@ def _described_with(word: str) -> list[str]:
     """Return the methods whose description has a word, e.g. the name that a paper gives to one, in any case."""
     from trainables import methods
 
+    if len(word.strip()) < SHORTEST_WORD:
+        return []
     texts = {
         name: (getdoc(method := methods.get(name)) or "", method.source, method.evidence) for name in methods.names()
     }

@@ -8,7 +8,7 @@ from statistics import fmean
 
 import numpy as np
 
-from analysis.statistics.arrays import settled
+from analysis.statistics.arrays import round_means
 from analysis.statistics.pareto import non_dominated
 from settings.setting import Score
 from trainables.outcome import Outcome
@@ -52,7 +52,7 @@ class FrontierSoFar:
             known = [point for point in self._points.values() if all(map(math.isfinite, point[1]))]
             signs = np.array([score.sign for score in self._objectives])
             gains = np.array([means for _, means in known]).reshape(len(known), len(signs)) * signs
-            keep = non_dominated(settled(gains))
+            keep = non_dominated(round_means(gains))
             front = [point for point, on in zip(known, keep, strict=True) if on]
             self._front = sorted(front, key=lambda point: -point[1][0])
         return self._front

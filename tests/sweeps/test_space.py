@@ -176,5 +176,7 @@ def test_blends_of_one_method_are_told_from_those_of_another() -> None:
     ends = {"first": "orpo weight=0.1", "second": "orpo weight=10"}
     assert grid("blend", **ends, w=[0.2, 0.4]).title == "blend (orpo)"
     assert grid("blend", first="plain", second="orpo", w=[0.2]).title == "blend (plain, orpo)"
-    assert grid("blend", first=["plain", "orpo"], w=[0.2]).title == "blend (plain, orpo)"
-    assert grid("blend", w=[0.2]).title == "blend"
+    assert grid("blend", first=["plain", "orpo"], second="dpo", w=[0.2]).title == "blend (plain, dpo, orpo)"
+    assert grid("blend", second="orpo", w=[0.2]).title == "blend (plain, orpo)"
+    assert grid("blend", w=[0.2]).title == "blend (plain, alignment_only)"
+    assert vary("blend", first=one_of("plain", "orpo")).title == "blend"

@@ -18,7 +18,10 @@ app = typer.Typer(rich_markup_mode=None)
     epilog="Example: selgen methods kl_penalty",
 )
 def methods_command(
-    name: Annotated[str | None, typer.Argument(help="Method, or a word of descriptions, e.g. SafeGrad.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show this one; a word, e.g. SafeGrad, names those described with it."),
+    ] = None,
 ) -> None:
     """List the methods: equation and coefficients. With a name, also show variants, cost, needs and source."""
     from sweeps.cli.tables import show_method, show_methods

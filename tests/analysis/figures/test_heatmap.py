@@ -143,6 +143,7 @@ def test_scores_beyond_one_have_colours_of_their_own(tmp_path: Path) -> None:
         "t": [trial(0, loss=3.0, share=0.75, same=5.0)],
     }
     assert shares_of_colours(build_grid(rows, ".*").mean_RC).tolist() == [[0.0, 0.25, 0.5], [1.0, 0.75, 0.5]]
+    assert shares_of_colours(np.array([[5.0], [np.nextafter(5.0, 6.0)]])).tolist() == [[0.5], [0.5]]
     save_heatmap(tmp_path / "map.png", build_grid(rows, "loss|share"), "losses")
     pixels = (imread(tmp_path / "map.png")[..., :3] * 255).round().astype(int).reshape(-1, 3)
     cells = [colour for colour, _ in Counter(map(tuple, pixels.tolist())).most_common(5)]  # white, and four cells

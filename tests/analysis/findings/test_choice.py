@@ -111,12 +111,25 @@ def test_how_near_the_closest_came_and_why_more_is_needed_than_asked_for() -> No
     for probability, bar, ends in (
         (0.99, 0.994, f"misses narrowly{needed}99.0%"),
         (0.4, 0.994, f"comes closest{needed}40.0%"),
-        (0.9937, 0.994, f"misses narrowly{needed}<99.4%"),
         (0.4, 0.95, "comes closest, with 40.0%"),
     ):
         chosen = missed(probability, bar)
         assert chosen.verdict == begins + ends
         assert ("needs" in chosen.remarks[0]) is (bar > 0.95)
+
+
+@pytest.mark.parametrize(
+    ("probability", "bar", "shown"),
+    [
+        (0.9937, 0.994, ("99.37%", "99.40%")),
+        (0.9941, 0.9944, ("99.41%", "99.44%")),
+        (0.9996, 0.9998, ("99.96%", "99.98%")),
+    ],
+)
+def test_what_misses_the_bar_does_not_look_like_it(probability: float, bar: float, shown: tuple[str, str]) -> None:
+    chosen = missed(probability, bar)
+    assert f"needs {shown[1]} for 95% overall, and it has {shown[0]}" in chosen.verdict
+    assert shown[1] in chosen.remarks[0] and shown[0] in text_of(choice_table(chosen))
 
 
 def test_the_luck_of_the_choice_is_told_where_it_matters() -> None:

@@ -72,7 +72,7 @@ def test_the_frontier(width: int, objectives: tuple[Objective, ...]) -> None:
         numbers = "\n".join(printed)
         assert numbers.count("[") >= 2 * len(points) / 3  # ties of three; a mean never stands without its interval
         assert "0.610" in numbers
-        said = f"{TWIN.name}: for comparison; no part of * and P" in " ".join(numbers.split())
+        said = f"{TWIN.name}: for comparison; no part in * and P" in " ".join(numbers.split())
         assert said == (bool(brief) and TWIN in objectives)
 
 

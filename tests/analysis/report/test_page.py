@@ -114,17 +114,28 @@ def test_page_says_it_in_words(folder: Path) -> None:
 
 
 def test_the_number_to_cite_has_the_wider_of_its_two_intervals() -> None:
-    found = chapter().findings
-    front = [point for point in found.points if point.on_front]
+    findings = chapter().findings
+    front = [point for point in findings.points if point.on_front]
     point = front[len(front) // 2]
     task, harm = (point.scores[name] for name in ("task", "harm"))
     wide = TwoWay(task.mean, task.low - 0.1, task.high + 0.1, 0.5)
     narrow = TwoWay(harm.mean, harm.mean, harm.mean, 0.5)
-    text = cite(replace(found, questions={point.configuration: {"task": wide, "harm": narrow}}))
+    text = cite(replace(findings, questions={point.configuration: {"task": wide, "harm": narrow}}))
     assert f"task {task.mean:.3f} [{wide.low:.3f}, {wide.high:.3f}]" in text
     assert f"harm {harm.mean:.3f} [{harm.low:.3f}, {harm.high:.3f}]" in text
-    assert text.endswith("within the method; that of task also covers other questions).")
-    assert "questions" not in cite(replace(found, questions={}))
+    assert text.endswith("within the method; the interval of task also covers other questions).")
+    both = cite(replace(findings, questions={point.configuration: {"task": wide, "harm": replace(wide, low=0.0)}}))
+    assert both.endswith("; the intervals of task and harm also cover other questions).")
+    assert "questions" not in cite(replace(findings, questions={}))
+
+
+def test_the_number_to_cite_of_one_seed_has_the_interval_over_questions() -> None:
+    findings = chapter(seeds=1).findings
+    assert cite(replace(findings, questions={})).endswith(" (one seed).")
+    over = {point.configuration: {"task": TwoWay(0.5, 0.4, 0.6, 0.0)} for point in findings.points}
+    text = cite(replace(findings, questions=over))
+    assert text.endswith("(one seed; 95 % interval; the interval of task also covers other questions).")
+    assert "[0.400, 0.600]" in text
 
 
 def test_nothing_is_fetched(folder: Path) -> None:

@@ -132,8 +132,15 @@ def test_methods(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert "beta: 1; 0.03 to 30, log scale" in shown and "arXiv:2508.06249" in shown and "a state" not in shown
     assert selgen("methods", "kl_constraint", monkeypatch=monkeypatch) == 0
     assert "a state that is carried from step to step" in capsys.readouterr().out
-    assert selgen("methods", "safegrad", monkeypatch=monkeypatch) == 2
-    assert "no method is called 'safegrad'; described with this word: two_gradients" in capsys.readouterr().err
+    assert selgen("methods", "KL-Penalty", monkeypatch=monkeypatch) == 0
+    assert "beta: 1; 0.03 to 30, log scale" in capsys.readouterr().out
+    for word, error in (
+        ("safegrad", "no method is called 'safegrad'; described with this word: two_gradients"),
+        ("orppo", "unknown method 'orppo' (did you mean 'orpo'?)"),
+        ("the", "unknown method 'the'"),
+    ):
+        assert selgen("methods", word, monkeypatch=monkeypatch) == 2
+        assert error in capsys.readouterr().err
 
 
 def test_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
