@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.statistics.arrays import Floats
 from analysis.statistics.measurements import Line, Measurements, measurements
 from analysis.tables.scores import Configuration, ScoreTable
 
-PLAIN = "plain"
+PLAIN, BLEND = "plain", "blend"
 DEFINITION = re.compile(r" \(\w+\)$")  # suffix of a method's name if it is computed as published
 SCALE, CHECKPOINT, MIX = "adapter_scale", "checkpoint_step", "decoding_mix"
 READOUTS = (SCALE, CHECKPOINT, MIX)  # coefficients of evaluation, not training: they select a readout of one training
@@ -53,6 +54,22 @@ def is_plain(method: str) -> bool:
 def plain_title(method: str) -> str:
     """Return the name of plain fine-tuning in figures, with its definition."""
     return f"plain fine-tuning{definition_of(method)}"
+
+
+def families(configurations: Sequence[Named]) -> NDArray[np.str_]:
+    """Return family_C, the method whose front each configuration is part of.
+
+    That is its own, but a blend of two trainings of one method is part of that method's, if it is among them.
+    """
+    methods = {configuration.method for configuration in configurations}
+    family_of_row = []
+    for configuration in configurations:
+        definition = definition_of(configuration.method)
+        ends = {str(configuration.coefficients.get(end, end)).partition(" ")[0] for end in ("first", "second")}
+        blended = f"{min(ends)}{definition}"
+        is_part = configuration.method == f"{BLEND}{definition}" and len(ends) == 1 and blended in methods
+        family_of_row.append(blended if is_part else configuration.method)
+    return np.array(family_of_row, dtype=np.str_)
 
 
 def control_of(configuration: Named) -> Control | None:

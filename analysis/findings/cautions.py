@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from analysis.findings.arms import is_plain, lines_of, measure
+from analysis.findings.arms import families, is_plain, lines_of, measure
 from analysis.statistics.arrays import nan_mean
 from analysis.statistics.compare import Difference
 from analysis.statistics.curves import FEWEST
@@ -186,9 +186,13 @@ def _outlying(table: ScoreTable, lines: Sequence[Line]) -> str:
 
 def _point_methods(table: ScoreTable) -> list[str]:
     """Return the methods with several values, but too few for a curve; readouts of plain fine-tuning are no method."""
-    on_curves = {table.configurations[row].method for line in lines_of(table.configurations) for row in line.rows_K}
-    numeric = [each for each in table.configurations if any(_is_number(value) for value in each.coefficients.values())]
-    number = Counter(each.method for each in numeric)
+    family_C = families(table.configurations).tolist()
+    on_curves = {family_C[row] for line in lines_of(table.configurations) for row in line.rows_K.tolist()}
+    number = Counter(
+        family
+        for family, each in zip(family_C, table.configurations, strict=True)
+        if any(_is_number(value) for value in each.coefficients.values())
+    )
     return [each for each in number if number[each] > 1 and each not in on_curves and not is_plain(each)]
 
 
@@ -233,7 +237,7 @@ def _has_kink(line: Line, table: ScoreTable) -> bool:
 def _num_leading(table: ScoreTable, differences: Sequence[Difference]) -> int:
     """Return how many methods are not clearly behind another one."""
     behind = {pair.second if pair.statistic.estimate > 0 else pair.first for pair in differences if pair.clear}
-    return len(set(table.methods) - behind) if differences else 0
+    return len(set(families(table.configurations).tolist()) - behind) if differences else 0
 
 
 def _is_single_and_coarse(table: ScoreTable) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.findings.arms import Control, Named, control_of, definition_of, is_mixed, is_plain
+from analysis.findings.arms import Control, Named, control_of, definition_of, families, is_mixed, is_plain
 from analysis.statistics.arrays import Floats
 from analysis.statistics.bootstrap import Bootstrap
 from analysis.statistics.compare import Difference, Front, adjust, compare_fronts
@@ -96,11 +96,12 @@ def compare_with_controls(
     anchors_KM = np.empty((0, bootstrap.mean_CM.shape[1])) if base_M is None else np.atleast_2d(base_M)
     fronts: dict[str, Front] = {}
     pairs: list[tuple[str, str]] = []
-    names = sorted({row.method for row in configurations if not is_plain(row.method)})
+    family_C = families(configurations)
+    names = sorted(name for name in set(family_C.tolist()) if not is_plain(name))
     for definition in sorted({definition_of(name) for name in names}):
         controls, methods = _fronts(configurations, definition, np.asarray(anchors_KM))
         fronts |= controls | methods
-        mixed = {row.method for row in configurations if is_mixed(row)}
+        mixed = set(family_C[[is_mixed(row) for row in configurations]].tolist())
         pairs += [
             (name, control)
             for name in methods
@@ -132,10 +133,10 @@ def _fronts(
         rows_C = ours_C & np.array([kind == name for kind in kinds], dtype=bool)
         if rows_C.any():
             controls[f"{name}{definition}"] = Front(rows_C | plain_C, anchors_KM, plain_C)
-    names = sorted({row.method for row, ours in zip(configurations, ours_C, strict=True) if ours})
+    family_C = families(configurations)
     methods = {
-        name: Front(np.array([row.method == name for row in configurations]) | plain_C, anchors_KM, plain_C)
-        for name in names
+        name: Front((family_C == name) | plain_C, anchors_KM, plain_C)
+        for name in sorted(set(family_C[ours_C].tolist()))
         if not is_plain(name)
     }
     return controls, methods

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.findings.arms import base_values, definition_of, measure
+from analysis.findings.arms import base_values, definition_of, families, measure
 from analysis.findings.cautions import Place, cautions
 from analysis.findings.controls import ControlVerdict, compare_with_controls
 from analysis.findings.frontier import FrontierPoint, frontier
@@ -227,10 +227,14 @@ def _worst(objective: Objective, seen_N: Floats) -> float:
 
 
 def method_fronts(table: ScoreTable) -> dict[str, Front]:
-    """Return the front of all configurations and of each method; plain fine-tuning with its controls counts as one."""
+    """Return the front of all configurations and of each method, which includes readouts of its trainings.
+
+    Those are the controls of plain fine-tuning, and the blends of two trainings of one method.
+    """
     nothing = np.empty((0, len(table.objectives)))
     fronts = {ALL_METHODS: Front(np.ones(len(table.configurations), dtype=bool), nothing)}
-    return fronts | {method: Front(table.method_C == method, nothing) for method in table.methods}
+    family_C = families(table.configurations)
+    return fronts | {method: Front(family_C == method, nothing) for method in sorted(set(family_C.tolist()))}
 
 
 def comparable(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """What a frontier says, as answers to a reader's five questions: computed, never written by hand.
 
-Shape legend: M objectives.
+Shape legend: C configurations, M objectives.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.findings.arms import base_values, is_plain, plain_title
+from analysis.findings.arms import base_values, families, is_plain, plain_title
 from analysis.findings.cautions import Place, cautions
 from analysis.findings.controls import CONTROLS, ControlVerdict, compare_with_controls
 from analysis.findings.findings import ALL_METHODS, Findings, comparable, method_fronts, worst_corner_of
@@ -104,7 +104,8 @@ def read_table(
 
 def _front_methods(points: Sequence[FrontierPoint]) -> list[str]:
     """Return the methods that are on the frontier, those with most points on it first."""
-    number = Counter(point.method for point in points if point.on_front)
+    family_C = families(points).tolist()
+    number = Counter(family for family, point in zip(family_C, points, strict=True) if point.on_front)
     return [method for method, _ in number.most_common()]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.findings.arms import is_plain, lines_of, training_of
+from analysis.findings.arms import families, is_plain, lines_of, training_of
 from analysis.findings.findings import worst_corner_of
 from analysis.statistics.arrays import Floats, Integers
 from analysis.statistics.bootstrap import Bootstrap
@@ -69,7 +69,8 @@ def compare_sweeps(
                 f"{name!r} has no configuration with finished trials of two seeds that both sweeps have ({have})"
             )
     order = sorted((0, 1), key=lambda side: (_content(parts[side]), names[side]))
-    both = sorted(set(parts[0].methods) & set(parts[1].methods))
+    methods = [set(families(part.configurations).tolist()) for part in parts]
+    both = sorted(methods[0] & methods[1])
     ordered = [parts[side] for side in order]
     worst_corner_M = worst_corner_of(_join(ordered), [bases[side] for side in order] if bases else ())
     differences = _differences(
@@ -82,7 +83,7 @@ def compare_sweeps(
         tuple(objective.name for objective in tables[0].objectives),
         tuple(worst_corner_M.tolist()),
         dict(zip((WHOLE, *both), differences, strict=True)),
-        tuple(sorted(set(parts[0].methods) ^ set(parts[1].methods))),
+        tuple(sorted(methods[0] ^ methods[1])),
     )
 
 
@@ -102,14 +103,14 @@ def _differences(
     place_C = np.zeros(len(second.configurations), dtype=int)
     place_C[own] = len(first.configurations) + np.arange(len(own))
     place_C[list(same)] = list(same.values())
-    methods = [first.method_C, second.method_C]
+    methods = [families(part.configurations) for part in parts]
     places = [np.arange(len(first.configurations)), place_C]
     nothing = np.empty((0, len(worst_corner_M)))
     fronts = {}
     for label in labels:
-        for name, method_C, at_C in zip(names, methods, places, strict=True):
+        for name, family_C, at_C in zip(names, methods, places, strict=True):
             rows_C = np.zeros(len(first.configurations) + len(own), dtype=bool)
-            rows_C[at_C[(method_C == label) | (label == WHOLE)]] = True
+            rows_C[at_C[(family_C == label) | (label == WHOLE)]] = True
             fronts[f"{name}: {label}"] = Front(rows_C, nothing)
     pairs = [(f"{names[0]}: {label}", f"{names[1]}: {label}") for label in labels]
     return compare_fronts(Bootstrap(_measure_together(parts, own, place_C)), fronts, worst_corner_M, pairs)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from analysis.findings.arms import families
 from analysis.findings.controls import ControlVerdict, compare_with_controls
-from analysis.findings.findings import ALL_METHODS, comparable
+from analysis.findings.findings import ALL_METHODS, analyse, comparable
 from analysis.statistics.bootstrap import Bootstrap, Statistic
 from analysis.statistics.compare import Difference
 from analysis.statistics.measurements import measurements
-from analysis.tables.scores import Configuration
+from analysis.tables.scores import Configuration, ScoreTable, TrialRecord
 from tests.studies import control_verdicts
+from tests.support.made_up_trials import OBJECTIVES
 
 SCALES = (0.25, 0.5, 0.75)
 
@@ -62,6 +66,34 @@ def test_mixes_have_to_beat_the_same_mixes_of_plain_fine_tuning() -> None:
     assert (verdicts["dpo"].beats, verdicts["dpo"].loses) == (("checkpoint", "scale"), ("mix",))
     assert not verdicts["dpo"].pushes
     assert "loses to plain fine-tuning mixed with the base model" in verdicts["dpo"].text
+
+
+def test_blends_of_one_method_are_part_of_its_front() -> None:
+    """Ends at (.9, .1) and (.1, .9) and a blend at (.8, .8): .8 x .8 = .64, and .1 x .1 = .01 beyond it on either side.
+
+    A blend of two methods, and one of a method that is not there, stay what they are.
+    """
+    ends = {"first": "kl beta=1", "second": "kl beta=9"}
+    rows = [
+        Configuration("k1", "kl", "beta=1", {"beta": 1.0}),
+        Configuration("k9", "kl", "beta=9", {"beta": 9.0}),
+        Configuration("b", "blend", "w=0.5", {"w": 0.5, **ends}),
+        Configuration("o", "blend", "w=0.5, second=dpo", {"w": 0.5, **ends, "second": "dpo weight=1"}),
+        Configuration("d", "blend", "w=0.5, dpo", {"w": 0.5, "first": "dpo weight=1", "second": "dpo weight=2"}),
+    ]
+    assert families(rows).tolist() == ["kl", "kl", "kl", "blend", "blend"]
+    published = [replace(row, method=f"{row.method} (published)") for row in rows[:3]]
+    assert families(published).tolist() == ["kl (published)"] * 3
+    means = [(0.9, 0.1), (0.1, 0.9), (0.8, 0.8)]
+    trials = [
+        TrialRecord(row, seed, "finished", {"task": task, "alignment": alignment})
+        for row, (task, alignment) in zip(rows, means, strict=False)
+        for seed in range(3)
+    ]
+    findings = analyse(ScoreTable.from_records(trials, OBJECTIVES), {"task": 0.0, "alignment": 1.0})
+    assert list(findings.method_hypervolumes) == ["kl"]
+    assert findings.method_hypervolumes["kl"].estimate == pytest.approx(0.66, abs=1e-6)
+    assert [verdict.method for verdict in findings.control_verdicts] == ["kl"]
 
 
 @pytest.mark.parametrize(("high", "said"), [(-0.005, "-0.005], p = 0.080 (Holm)"), (0.005, "0.005]")])
