@@ -187,7 +187,9 @@ def _notes(rows: Sequence[Entry], shown: Sequence[Objective], layout: Layout) ->
         notes.append(f"equal means share a row: its interval is the widest of them, its P the highest{rest}")
         notes.append("method (n) in such a row: n configurations of the method")
     if COSTS[0] in layout.names:
-        notes.append("tokens (of training) and s (seconds) are per trial, including what it is built on")
+        notes.append(
+            "tokens (of training, with passes of the base model) and s (seconds) are per trial, including what it is built on"
+        )
     bases = {point.scores[objective.name].basis for point in points for objective in shown if point.seeds}
     if "none" in bases:
         notes.append("[-] one seed: no interval")
