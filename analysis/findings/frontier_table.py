@@ -188,7 +188,7 @@ def _notes(rows: Sequence[Entry], shown: Sequence[Objective], layout: Layout) ->
         notes.append("method (n) in such a row: n configurations of the method")
     if COSTS[0] in layout.names:
         notes.append(
-            "tokens (of training, with passes of the base model) and s (seconds) are per trial, including what it is built on"
+            "tokens (trained on, or of reference passes) and s (seconds) are per trial, with what it is built on"
         )
     bases = {point.scores[objective.name].basis for point in points for objective in shown if point.seeds}
     if "none" in bases:

@@ -79,7 +79,8 @@ def show_method(console: Console, name: str) -> None:
     published = ", ".join(f"{key}={value}" for key, value in method.as_published)
     table.add_row("published", f"loss on the whole text{', ' if published else ''}{published}")
     cost = step_cost(default, BatchSizes(2, 1))
-    rows = ", with half as many alignment rows as task rows" if "alignment" in method.streams else ""
+    is_of_batches = step_cost(default, BatchSizes(2, 2)) != cost
+    rows = ", with half as many alignment rows as task rows" if is_of_batches else ""
     table.add_row(
         "cost of a step",
         f"{cost.forwards:.3g} x the forwards, {cost.backwards:.3g} x the backwards and {cost.memory:.3g} x the"

@@ -133,7 +133,10 @@ def test_methods(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert selgen("methods", "kl_constraint", monkeypatch=monkeypatch) == 0
     assert "a state that is carried from step to step" in capsys.readouterr().out
     assert selgen("methods", "KL-Penalty", monkeypatch=monkeypatch) == 0
-    assert "beta: 1; 0.03 to 30, log scale" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "beta: 1; 0.03 to 30, log scale" in shown and "half as many alignment rows" in " ".join(shown.split())
+    assert selgen("methods", "mixed", monkeypatch=monkeypatch) == 0
+    assert "half as many" not in capsys.readouterr().out, "it reads a share of alignment rows"
     for word, error in (
         ("safegrad", "no method is called 'safegrad'; described with this word: two_gradients"),
         ("orppo", "unknown method 'orppo' (did you mean 'orpo'?)"),
