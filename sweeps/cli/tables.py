@@ -351,8 +351,11 @@ def arms_table(sweep: str, columns: Sequence[str], rows: Sequence[tuple[str, str
     several = len(settings) > 1
     title = f"sweep {sweep}" if several else f"sweep {sweep} on {settings[0]}"
     table = Table(box=None, padding=(0, 1), title=title, title_justify="left", caption_justify="left")
-    if any(method.endswith("*") for _, method, _ in rows):
-        table.caption = "* a control: a readout of plain fine-tuning, without a training of its own"
+    added = {method for _, method, _ in rows if method.endswith("*")}
+    if added:
+        whole = "plain fine-tuning, or " if added & {"plain*", "plain (published)*"} else ""
+        of = "it" if whole else "plain fine-tuning"
+        table.caption = f"* a control: {whole}a readout of {of}, without a training of its own"
     table.add_column("method", overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")

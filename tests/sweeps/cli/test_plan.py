@@ -69,7 +69,7 @@ def test_one_stream_is_counted_alone(
 def test_what_needs_an_explanation_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The controls are readouts of plain fine-tuning, which the second sweep does not list."""
+    """The second sweep lists neither plain fine-tuning, which the controls bring, nor an end of its blend."""
     unsure = "fewer than 3 seeds: no method is compared, and selgen choose makes no choice"
     assert unsure in planned(sweep_file(tmp_path, more=", seeds=2"), monkeypatch, capsys)
     explained = "for others: trained because the rest is built on them; not counted by selgen sweep status"
@@ -77,10 +77,15 @@ def test_what_needs_an_explanation_has_one(
     shown = planned(sweep_file(three), monkeypatch, capsys)
     assert explained not in shown
     assert unsure not in shown
+    assert "* a control: a readout of plain fine-tuning, without a training of its own" in shown
     (other := tmp_path / "other").mkdir()
-    shown = planned(sweep_file(other, methods='grid("upweighted", weight=[1.0])'), monkeypatch, capsys)
+    blends = 'grid("blend", first="plain", second="upweighted weight=1", w=[0.5])'
+    shown = planned(sweep_file(other, methods=blends), monkeypatch, capsys)
     assert explained in shown
-    assert "plain, for others" in shown
+    assert "upweighted, for others" in shown and "plain*" in shown
+    assert "* a control: plain fine-tuning, or a readout of it, without a training of its own" in " ".join(
+        shown.split()
+    )
 
 
 def test_objectives_of_few_questions_are_cautioned_about(

@@ -31,7 +31,7 @@ from sweeps.results.from_ledger import LedgerReader
 from sweeps.results.frontier_files import publish
 from sweeps.results.same_questions import are_apart
 from sweeps.search.snapshots import checkpoints_read, snapshots_of
-from sweeps.space import grid
+from sweeps.space import MethodSpace, between, grid, vary
 from sweeps.sweep import Sweep
 from sweeps.tracking.writer import Tracker
 from tests.support.fakes import Rig, toy, toy_sweep
@@ -83,11 +83,30 @@ def test_every_sweep_has_both_controls_by_default(tmp_path: Path) -> None:
 
 def test_controls_that_a_sweep_lists_are_not_added() -> None:
     own = grid("plain", adapter_scale=[0.5])
-    assert [space.title for space in control_spaces(48, [own])] == ["plain (checkpoint_step)"]
-    points = control_spaces(48, [own])[0].points
+    assert [space.title for space in control_spaces(48, [own])] == ["plain", "plain (checkpoint_step)"]
+    points = control_spaces(48, [own])[1].points
     assert points is not None
     assert [point["checkpoint_step"] for point in points] == [6, 12, 18, 24, 36]
-    assert [space.title for space in control_spaces(1, [])] == ["plain (adapter_scale)"]
+    assert [space.title for space in control_spaces(1, [])] == ["plain", "plain (adapter_scale)"]
+
+
+@pytest.mark.parametrize(
+    ("own", "is_added"),
+    [
+        (grid("plain", adapter_scale=[0.5, 1.0]), False),
+        (grid("plain", learning_rate=[1e-3]), False),
+        (vary("plain", learning_rate=between(1e-4, 1e-3)), False),
+        (grid("plain", checkpoint_step=[2]), True),
+        (grid("plain", decoding_mix=[0.5]), True),
+        (vary("plain", adapter_scale=between(0.1, 0.9)), True),
+        (grid("kl_penalty", beta=[1.0]), True),
+    ],
+)
+def test_plain_fine_tuning_itself_is_a_control_where_a_sweep_has_only_readouts_of_it(
+    own: MethodSpace, is_added: bool
+) -> None:
+    """Otherwise the fronts lack it: it is trained, and its readouts are asked, but it is no configuration."""
+    assert ("plain" in [space.title for space in control_spaces(48, [own])]) is is_added
 
 
 def test_the_frontier_of_triggered_questions_is_given_the_grades() -> None:
