@@ -90,7 +90,8 @@ def cautions(
         )
     if few := _methods(table, [line for line in lines if len(np.unique(line.knobs_KD)) <= FEW_VALUES]):
         said["hypervolume"].append(
-            f"With four values of a knob or fewer ({few}) hypervolumes came out .004 to .009 too small in simulations."
+            f"With four values of a knob or fewer ({few}) hypervolumes came out .004 to .009 too small in simulations"
+            " of scores from 0 to 1."
         )
     if _is_single_and_coarse(table):
         said["hypervolume"].append(
@@ -168,8 +169,8 @@ def all_alike(
     if not alike:
         return ""
     return (
-        f"{'; '.join(alike)}: such questions tell none from another, so P and verdicts rest on other scores alone. Ask"
-        " other questions, or take another score (`objectives`)."
+        f"{'; '.join(alike)}: such questions tell none from another. P and verdicts rest on the other scores, and allow"
+        " for differences that these answers cannot exclude. Ask other questions, or take another score (`objectives`)."
     )
 
 
@@ -185,7 +186,7 @@ def _outlying(table: ScoreTable, lines: Sequence[Line]) -> str:
 
 
 def _point_methods(table: ScoreTable) -> list[str]:
-    """Return the methods with several values, but too few for a curve; readouts of plain fine-tuning are no method."""
+    """Return the methods with too few numbers for a curve, if one has several; plain fine-tuning is none of them."""
     family_C = families(table.configurations).tolist()
     on_curves = {family_C[row] for line in lines_of(table.configurations) for row in line.rows_K.tolist()}
     number = Counter(
@@ -193,7 +194,8 @@ def _point_methods(table: ScoreTable) -> list[str]:
         for family, each in zip(family_C, table.configurations, strict=True)
         if any(_is_number(value) for value in each.coefficients.values())
     )
-    return [each for each in number if number[each] > 1 and each not in on_curves and not is_plain(each)]
+    as_points = [each for each in number if each not in on_curves and not is_plain(each)]
+    return as_points if any(number[each] > 1 for each in as_points) else []
 
 
 def _is_number(value: object) -> bool:

@@ -88,6 +88,8 @@ def test_fewer_than_three_values_are_points() -> None:
     assert list(texts) == ["hypervolume"]
     assert "Fewer than three values count as points and not as a curve (kl):" in texts["hypervolume"]
     assert "four values of a knob or fewer (dpo)" in texts["hypervolume"]
+    one_of_them = said(made_up({"kl": arc(2), "mixed": arc(2)[:1]}))["hypervolume"]
+    assert "as points and not as a curve (kl, mixed):" in one_of_them
     assert "Fewer than three values" not in said(made_up({"plain": arc(2)})).get("hypervolume", "")
 
 
