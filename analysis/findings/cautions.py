@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 
-from analysis.findings.arms import families, is_plain, lines_of, measure
+from analysis.findings.arms import base_values, families, is_plain, lines_of, measure
+from analysis.findings.ends import NEAR, End, far_from
 from analysis.statistics.arrays import nan_mean
 from analysis.statistics.compare import Difference
 from analysis.statistics.curves import FEWEST
 from analysis.statistics.measurements import Line
 from analysis.statistics.noise import estimate_noise
 from analysis.tables.scores import Objective, ScoreTable
+from settings.common.text import listed
 
 Place = Literal["task", "questions", "points", "band", "hypervolume", "selection"]
 BUDGET_KNOBS = ("steps", "batch_size", "alignment_batch_size")  # they change how many rows a training reads
@@ -28,7 +30,7 @@ FEW_VALUES = 4  # of a knob
 FEW_QUESTIONS, Z95 = 50, 1.96
 ALIKE = 1e-9  # between means that are the same
 LEAST_LEARNED = 0.02  # of the range of the task's score, above the base model
-SHOWN = 3  # configurations named in a line
+SHOWN, METHODS_SHOWN = 3, 4  # configurations, and methods, named in a line
 MANY_METHODS = 5  # methods of which none is clearly behind another
 # Least points of a curve; length of the chord on each side, in units of the ranges; turn between the two chords.
 KINK_POINTS, KINK_CHORD, KINK_DEGREES = 5, 0.25, 45.0
@@ -73,36 +75,47 @@ def cautions(
         said["band"].append(
             "Around nine equal methods the band contained the frontier in .88 to .94 of simulated cases."
         )
-        said["hypervolume"].append(
-            "If many methods are nearly equal, the frontier of all of them together may owe something to luck: that of"
-            " nine looked up to .008 too good in simulations."
-        )
-    if as_points := ", ".join(_point_methods(table)):
-        said["hypervolume"].append(
-            f"Fewer than three values count as points and not as a curve ({as_points}): the hypervolume leaves out what"
-            " lies beyond them. Before you say that such a method loses to the controls, which are curves, try three or"
-            " more values that span its range."
-        )
-    if outlying := _outlying(table, lines):
-        said["hypervolume"].append(
-            f"A trial of {outlying} lies far from the others of its configuration, whose mean therefore counts less for"
-            " the curve through its neighbours."
-        )
-    if few := _methods(table, [line for line in lines if len(np.unique(line.knobs_KD)) <= FEW_VALUES]):
-        said["hypervolume"].append(
-            f"With four values of a knob or fewer ({few}) hypervolumes came out .004 to .009 too small in simulations"
-            " of scores from 0 to 1."
-        )
+    said["hypervolume"] += _of_hypervolume(table, differences, base_scores or {}, lines)
     if _is_single_and_coarse(table):
-        said["hypervolume"].append(
-            "With one configuration per method and few questions, the better of two equal methods looked .03 too good"
-            " in simulations (20 questions)."
-        )
         said["selection"].append(
             "With one configuration per method and few questions it reported .02 too little in simulations"
             " (20 questions)."
         )
     return said
+
+
+def _of_hypervolume(
+    table: ScoreTable, differences: Sequence[Difference], base_scores: Mapping[str, float], lines: Sequence[Line]
+) -> Iterator[str]:
+    """Yield what is known not to hold for hypervolumes."""
+    if _num_leading(table, differences) >= MANY_METHODS:
+        yield (
+            "If many methods are nearly equal, the frontier of all of them together may owe something to luck: that of"
+            " nine looked up to .008 too good in simulations."
+        )
+    if uncovered := _uncovered(table, _behind(differences), base_scores):
+        yield uncovered
+    if as_points := ", ".join(_point_methods(table)):
+        yield (
+            f"Fewer than three values count as points and not as a curve ({as_points}): the hypervolume leaves out what"
+            " lies beyond them. Before you say that such a method loses to the controls, which are curves, try three or"
+            " more values that span its range."
+        )
+    if outlying := _outlying(table, lines):
+        yield (
+            f"A trial of {outlying} lies far from the others of its configuration, whose mean therefore counts less for"
+            " the curve through its neighbours."
+        )
+    if few := _methods(table, [line for line in lines if len(np.unique(line.knobs_KD)) <= FEW_VALUES]):
+        yield (
+            f"With four values of a knob or fewer ({few}) hypervolumes came out .004 to .009 too small in simulations"
+            " of scores from 0 to 1."
+        )
+    if _is_single_and_coarse(table):
+        yield (
+            "With one configuration per method and few questions, the better of two equal methods looked .03 too good"
+            " in simulations (20 questions)."
+        )
 
 
 def _few_questions(table: ScoreTable) -> str:
@@ -174,6 +187,24 @@ def all_alike(
     )
 
 
+def _uncovered(table: ScoreTable, behind: Collection[str], base_scores: Mapping[str, float]) -> str:
+    """Name the methods behind others that have no value near an end of the controls' curves; "" if there are none."""
+    base_M = base_values(table, base_scores)
+    if base_M is None:
+        return ""
+    ends_of: dict[str, list[str]] = {}
+    for end in get_args(End):
+        if far := [method for method in far_from(end, table, base_M) if method in behind]:
+            ends_of.setdefault(listed(far, METHODS_SHOWN), []).append(end)
+    if not ends_of:
+        return ""
+    parts = [f"no configuration of {names} comes near {' or '.join(ends)}" for names, ends in ends_of.items()]
+    return (
+        f"N{' and '.join(parts)[1:]} (within {NEAR:.0%} of the way in every score): between there and the nearest value"
+        ' only the controls have points, so that "worse" or "behind" may mean "not tried".'
+    )
+
+
 def _outlying(table: ScoreTable, lines: Sequence[Line]) -> str:
     """Name the configurations on curves with a trial far from the others, such as one that collapsed."""
     if not (table.num_seeds_C > 1).any():
@@ -236,10 +267,14 @@ def _has_kink(line: Line, table: ScoreTable) -> bool:
     return False
 
 
+def _behind(differences: Sequence[Difference]) -> set[str]:
+    """Return the methods that are clearly behind another one."""
+    return {pair.second if pair.statistic.estimate > 0 else pair.first for pair in differences if pair.clear}
+
+
 def _num_leading(table: ScoreTable, differences: Sequence[Difference]) -> int:
     """Return how many methods are not clearly behind another one."""
-    behind = {pair.second if pair.statistic.estimate > 0 else pair.first for pair in differences if pair.clear}
-    return len(set(families(table.configurations).tolist()) - behind) if differences else 0
+    return len(set(families(table.configurations).tolist()) - _behind(differences)) if differences else 0
 
 
 def _is_single_and_coarse(table: ScoreTable) -> bool:

@@ -179,7 +179,7 @@ class Chosen:
         if self.bar is None:
             return ("two seeds say little about the variance, so the intervals are wide; a choice needs a third seed",)
         number, name = len(self.candidates), self.best.name
-        remarks = [f"P: the probability that the true means keep {self.asked}"]
+        remarks = [f"P: the probability, over seeds and for these questions, that the true means keep {self.asked}"]
         if self.is_raised:
             remarks[0] += (
                 f"; each of {number} configurations needs {_share(self.bar, self.digits)} for"

@@ -1,20 +1,22 @@
-"""Checks and notes that both frontiers of the study share: the first method, the ends reached, the controls beaten."""
+"""Checks and notes that both frontiers of the study share: the first method, the ends reached, the controls beaten.
+
+Shape legend: M objectives.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.figures.frontier import frontier_figure
 from analysis.findings.arms import PLAIN
+from analysis.findings.ends import NEAR, End, far_from
 from analysis.findings.findings import Findings
 from analysis.statistics.compare import Difference
 from analysis.study.figure import Check
 from analysis.study.setting_results import SettingResults
-from analysis.tables.scores import Configuration
 
-NEAR = 0.15  # part of the way between base model and plain fine-tuning that counts as near an end
+ENDS: tuple[End, ...] = ("plain fine-tuning", "the base model")
 
 
 def difference_between(findings: Findings, first: str, second: str) -> Difference | None:
@@ -91,37 +93,15 @@ def budget_notes(results: SettingResults) -> list[str]:
 
 def end_notes(results: SettingResults, task: str, alignment: str) -> list[str]:
     """Note which methods never come near plain fine-tuning, or never near the base model, in both objectives."""
-    plain = results.only(PLAIN)
-    ends = {"plain fine-tuning": (0.0, 1.0), "the base model": (1.0, 0.0)}
+    table, base_M = results.table.select([task, alignment]), np.array([results.base[task], results.base[alignment]])
     notes = []
-    for name, corner in ends.items():
-        missing = list(_methods_far_from(corner, results, plain, (task, alignment)))
+    for end in ENDS:
+        missing = [
+            f"{method} (nearest: {label or 'its only configuration'}, off by {distance:.2f})"
+            for method, (label, distance) in far_from(end, table, base_M).items()
+        ]
         if missing:
-            notes.append(f"Never near {name} (within {NEAR:g} of the way in both scores): {'; '.join(missing)}.")
+            notes.append(f"Never near {end} (within {NEAR:g} of the way in both scores): {'; '.join(missing)}.")
     return notes or [
         f"Every method comes within {NEAR:g} of the way of both ends, plain fine-tuning and the base model."
     ]
-
-
-def _methods_far_from(
-    corner: tuple[float, float], results: SettingResults, plain: Configuration, names: tuple[str, str]
-) -> Iterator[str]:
-    """Yield methods without a configuration near a corner: (alignment kept, task learned), each from 0 to 1."""
-    task, alignment = (results.estimates(name) for name in names)
-    base = [results.base[name] for name in names]
-    span = [task[plain.id].mean - base[0], alignment[plain.id].mean - base[1]]
-    if 0.0 in span:
-        return
-    for method in results.table.methods:
-        if method == PLAIN:
-            continue
-        distances = {
-            row.label: max(
-                abs(1 - (alignment[row.id].mean - base[1]) / span[1] - corner[0]),
-                abs((task[row.id].mean - base[0]) / span[0] - corner[1]),
-            )
-            for row in results.configurations(method)
-        }
-        if distances and min(distances.values()) > NEAR:
-            label = min(distances, key=lambda name: distances[name])
-            yield f"{method} (nearest: {label or 'its only configuration'}, off by {distances[label]:.2f})"

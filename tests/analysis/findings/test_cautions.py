@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from analysis.findings.cautions import Place, cautions
+from analysis.findings.ends import far_from
 from analysis.findings.findings import analyse
 from analysis.findings.frontier_table import rich_table
 from analysis.findings.reading import read_findings
@@ -54,6 +55,20 @@ def kink(number: int) -> list[tuple[float, float]]:
 def said(table: ScoreTable) -> dict[Place, str]:
     """Return what is said, by place, without places of silence."""
     return {place: " ".join(texts) for place, texts in cautions(table).items() if texts}
+
+
+def test_the_way_to_the_ends_by_hand() -> None:
+    """Base (0, 1), plain (1, 0). Weak is near plain; strong has gone .1 and .2 of the way; half is near neither."""
+    table = made_up(
+        {"plain": [(1.0, 0.0)], "weak": [(0.9, 0.1), (0.5, 0.5)], "strong": [(0.1, 0.8)], "half": [(0.5, 0.9)]}
+    )
+    base_M = np.array([0.0, 1.0])
+    (label, off), *_ = far_from("the base model", table, base_M).values()
+    assert list(far_from("the base model", table, base_M)) == ["half", "strong", "weak"]
+    assert label == "beta=1.0" and off == pytest.approx(0.5, abs=0.05)
+    assert far_from("the base model", table, base_M)["strong"][1] == pytest.approx(0.2, abs=0.05)
+    assert list(far_from("plain fine-tuning", table, base_M)) == ["half", "strong"]
+    assert far_from("plain fine-tuning", made_up({"weak": [(0.5, 0.5)]}), base_M) == {}, "without plain fine-tuning"
 
 
 @pytest.mark.parametrize("number", [6, 8, 12, 24])
