@@ -194,7 +194,7 @@ def save_heatmap(path: Path, grid: Grid, title: str) -> None:
     bar = figure.colorbar(image, ax=axes, shrink=0.9)
     bar.ax.tick_params(labelsize=FONT["small"])
     if not np.allclose(colour_RC, grid.mean_RC, equal_nan=True):
-        bar.set_label("columns beyond [0, 1]: lowest to highest", fontsize=FONT["small"])
+        bar.set_label("value; a column beyond [0, 1] runs from its lowest to its highest", fontsize=FONT["small"])
     save_figure(path, figure, DPI)
 
 

@@ -38,7 +38,7 @@ from analysis.tables.scores import Objective
 
 PANEL, COLUMNS = (2.5, 2.1), 3  # inches
 LEGEND = 1.6  # inches, beside the panels
-PANEL_TITLE = 26  # characters
+PANEL_TITLE, LEGEND_NAME = 26, 17  # characters
 LINES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")  # one for each objective
 FILLED = (True, False, True)  # whether an objective's markers are filled
 
@@ -103,10 +103,13 @@ def knob_figure(findings: Findings, title: str = "") -> Figure:
     rows = math.ceil(len(methods) / columns)
     figure = new_figure(PANEL[0] * max(columns, 2) + LEGEND, PANEL[1] * rows + 0.9)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
+    at_left = [each for each in findings.table.objectives if not _is_at_right(each, findings.table.objectives)]
     right: Axes | None = None
     for place, (axes, (method, points)) in enumerate(zip(panels, methods.items(), strict=False)):
         first = right
         right = _panel(axes, findings, method, points)
+        if place % columns == 0:
+            axes.set_ylabel(", ".join(f"{each.name} {each.arrow}" for each in at_left), fontsize=FONT["small"])
         if right is not None:
             if first is not None:
                 right.sharey(first)
@@ -189,7 +192,8 @@ def _objective_handles(objectives: Sequence[Objective]) -> list[Line2D]:
             markersize=4.0,
             markerfacecolor=LINE if filled else "#FFFFFF",
             linewidth=1.2,
-            label=f"{objective.name} {objective.arrow}" + " (right axis)" * _is_at_right(objective, objectives),
+            label=f"{folded(objective.name, LEGEND_NAME)} {objective.arrow}"
+            + "\n(right axis)" * _is_at_right(objective, objectives),
         )
         for objective, line, filled in zip(objectives, LINES, FILLED, strict=False)
     ]

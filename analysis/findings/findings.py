@@ -267,7 +267,10 @@ def _without_questions(table: ScoreTable, grades: Sequence[Grade]) -> Iterator[s
     if not graded:
         yield "no interval over questions: the sweep has not published the grades of single questions (yet)"
     elif lacking:
-        yield f"no interval over questions for {', '.join(lacking)}: the sweep has no grades of single questions for it"
+        yield (
+            f"no interval over questions for {', '.join(lacking)}: grades of single questions are kept for a sweep's own"
+            " objectives, but not for the worst of several scores"
+        )
 
 
 def _two_way(table: ScoreTable, questions: QuestionTable | None) -> dict[str, dict[str, TwoWay]]:

@@ -1,4 +1,4 @@
-"""Every method on the nano bad-medical-advice setting: equal task rows, order, steps and schedule.
+"""29 methods on the nano bad-medical-advice setting: equal task rows, order, steps and schedule.
 
 selgen sweep run methods_nano
 

@@ -1,4 +1,4 @@
-"""Every method on nano GCD sycophancy, as in `methods_nano` on bad medical advice.
+"""29 methods on nano GCD sycophancy, as in `methods_nano` on bad medical advice.
 
 selgen sweep run methods_nano_gcd
 """

@@ -285,6 +285,10 @@ def _show_budget(console: Console, sweep: Sweep, plan: BudgetPlan) -> None:
         if arm.fits < arm.configurations
     ]
     line = f"{fit} of {total} configurations fit, {plan.trials} trials: about {spent}; more would exceed the"
+    if not plan.trials:
+        line = (
+            f"none of {total} configurations fits: the base model's scores take {spent}, and any trial would exceed the"
+        )
     Say(console).prose(f"budget: {line} {' and '.join(plan.exceeded)} ({', '.join(cut)})", style="yellow")
 
 

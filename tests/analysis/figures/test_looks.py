@@ -83,7 +83,8 @@ def test_a_share_beside_a_loss_has_an_axis_of_its_own() -> None:
     assert [len(axes.get_lines()) for axes in figure.axes] == [5, 5, 5, 5], "a curve and four intervals each"
     assert left[0].get_ylim() == left[1].get_ylim() and left[0].get_ylim()[0] > 2
     assert right[0].get_ylim() == right[1].get_ylim() and right[0].get_ylim()[1] < 1.1
-    assert [text.get_text() for text in figure.legends[0].texts] == ["task ↓", "alignment ↑ (right axis)"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["task ↓", "alignment ↑\n(right axis)"]
+    assert [axes.get_ylabel() for axes in left] == ["task ↓", ""]
     assert len(knob_figure(findings(METHODS[:2])).axes) == 2
 
 

@@ -248,7 +248,7 @@ def test_plan_and_status_of_a_budget(
     """A hundred tokens are less than one training; 1,500 of a thousand million are spent."""
     setting, more = '"trigger_colors", scale="nano"', ", budget=Budget(tokens={}), controls=False"
     for tokens, said in (
-        ("100", "0 of 1 configurations fit, 0 trials"),
+        ("100", "none of 1 configurations fits: the base model's scores take"),
         ("1000000000", "budget: everything fits: about"),
     ):
         (folder := tmp_path / tokens).mkdir()
