@@ -268,8 +268,8 @@ def _without_questions(table: ScoreTable, grades: Sequence[Grade]) -> Iterator[s
         yield "no interval over questions: the sweep has not published the grades of single questions (yet)"
     elif lacking:
         yield (
-            f"no interval over questions for {', '.join(lacking)}: grades of single questions are kept for a sweep's own"
-            " objectives, but not for the worst of several scores"
+            f"no interval over questions for {', '.join(lacking)}: grades of single questions are kept for the sweep's"
+            " own objectives, but not for the worst of several scores"
         )
 
 
