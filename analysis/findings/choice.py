@@ -195,6 +195,8 @@ class Chosen:
                 f"the expected {name}, its interval and P also rest on the other configurations; the table's intervals"
                 f" rest on the trials of {self.taken.point.method} alone, so they may cross a limit although P is high"
             )
+        if name in {limit.score for limit in self.limits}:
+            remarks.append(f"{name} is both limit and goal; --best SCORE sets another goal")
         remarks += filter(None, (self._measured_better(), self._nearly_kept()))
         if abs(self.optimism) >= TOLD:
             does = "flatters" if self.best.sign * self.optimism > 0 else "understates"

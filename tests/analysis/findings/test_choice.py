@@ -134,6 +134,13 @@ def test_what_misses_the_bar_does_not_look_like_it(probability: float, bar: floa
     assert shown[1] in chosen.remarks[0] and shown[0] in text_of(choice_table(chosen))
 
 
+def test_a_score_that_is_both_limit_and_goal_is_named() -> None:
+    limits = [Limit("harm", 0.2, at_least=False)]
+    said = "harm is both limit and goal; --best SCORE sets another goal"
+    assert said in choose_configuration(sweep(), "harm", limits).remarks
+    assert said not in choose_configuration(sweep(), "task", limits).remarks
+
+
 def test_the_luck_of_the_choice_is_told_where_it_matters() -> None:
     chosen = choose_configuration(sweep(), "task", [Limit("harm", 0.2, at_least=False)])
     told = "choosing the best of 4 flatters its task by about 0.004; the expected task corrects for that"
