@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from settings.common import checks
@@ -29,9 +29,10 @@ from settings.model_files import check_model
 from settings.reference import SettingRef, check_repeatable, setting_label, setting_of
 from settings.reference import setting as setting  # sweep files import it from here
 from settings.replies import Endpoint
+from settings.setting import Setting
 from sweeps.budget import Budget as Budget  # sweep files import it from here
 from sweeps.case import Arm, Case, arm_key, check_known_early, check_replies, check_served, scores_named
-from sweeps.controls import blends_of, control_spaces
+from sweeps.controls import blends_of, control_spaces, whole_trainings
 from sweeps.early_stopping import EarlyStopping
 from sweeps.names import SAFE_NAME
 from sweeps.options import OPTIONS, check_option, trial_overrides
@@ -166,8 +167,8 @@ class Sweep(Declaration):
         objectives: names of the scores to trade off, task first; None is the setting's own.
         options: replace single hyper-parameters of the setting's recipe, e.g. `{"steps": 100, "rank": 4}`.
         search: how configurations are chosen.
-        controls: also evaluate the checkpoints of plain fine-tuning and its scaled-down adapter, unless `methods`
-            include them; a method pushes the frontier only if it beats both.
+        controls: also evaluate plain fine-tuning, its checkpoints and its scaled-down adapter, unless `methods`
+            include them; a method pushes the frontier only if it beats these two kinds of readouts.
         execution: how trials are run; no part of the identity.
         replies: a server that loads LoRA adapters and samples replies in words; None samples them in the pack. Using a
             server is part of the identity of every trial on a setting with such evaluations, since its rounding and
@@ -276,7 +277,11 @@ class Sweep(Declaration):
         if self.replies and any(each.generates for each in setting.evaluations):
             overrides["replies"] = "endpoint"
         template = trial_for(setting, ref, Plain(), seed=0, **overrides)
-        controls = control_spaces(template.steps, self.spaces) if self.controls else ()
+        controls: tuple[MethodSpace, ...] = ()
+        if self.controls:
+            readouts = control_spaces(template.steps, self.spaces)
+            trial_of = partial(self._trial, setting, template)
+            controls = (*whole_trainings((*self.spaces, *readouts), trial_of), *readouts)
         arms = tuple(
             Arm(ref, space, space.budget(self.configurations), arm_key(label, space), control=space in controls)
             for space in (*self.spaces, *self._blends, *controls)
@@ -300,12 +305,17 @@ class Sweep(Declaration):
 
     def trials_of(self, arm: Arm, values: Values) -> tuple[TrialConfig, ...]:
         """Return the trials of a configuration, one per seed. Raise UserError for values that make no valid trial."""
-        case, knobs = self.case_of(arm.setting), arm.space.knobs(values)
-        options = {name: value for name, value in knobs.items() if name in OPTIONS}
-        overrides = trial_overrides(case.setting.recipe, {**self.options, **options})
-        readout = {name: value for name, value in knobs.items() if name not in OPTIONS}
-        trial = replace(case.template, method=arm.space.to_method(values), **overrides, **readout)
+        case = self.case_of(arm.setting)
+        trial = self._trial(case.setting, case.template, arm.space, values)
         return tuple(replace(trial, seed=seed) for seed in self.seed_values)
+
+    def _trial(self, setting: Setting, template: TrialConfig, space: MethodSpace, values: Values) -> TrialConfig:
+        """Return the trial of a configuration, with the template's seed."""
+        knobs = space.knobs(values)
+        options = {name: value for name, value in knobs.items() if name in OPTIONS}
+        overrides = trial_overrides(setting.recipe, {**self.options, **options})
+        readout = {name: value for name, value in knobs.items() if name not in OPTIONS}
+        return replace(template, method=space.to_method(values), **overrides, **readout)
 
     def adapters_of(self, case: Case) -> tuple[AdapterConfig, ...]:
         """Return an adapter for each choice of layers and targets that configurations of a case may have."""

@@ -109,7 +109,8 @@ def knob_figure(findings: Findings, title: str = "") -> Figure:
         first = right
         right = _panel(axes, findings, method, points)
         if place % columns == 0:
-            axes.set_ylabel(", ".join(f"{each.name} {each.arrow}" for each in at_left), fontsize=FONT["small"])
+            names = [f"{folded(each.name, LEGEND_NAME)} {each.arrow}" for each in at_left]
+            axes.set_ylabel("\n".join(names), fontsize=FONT["small"])
         if right is not None:
             if first is not None:
                 right.sharey(first)

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from analysis.findings.arms import base_values, families, is_plain, lines_of, measure
-from analysis.findings.ends import NEAR, End, far_from
+from analysis.findings.ends import NEAR, End, unreached
 from analysis.statistics.arrays import nan_mean
 from analysis.statistics.compare import Difference
 from analysis.statistics.curves import FEWEST
@@ -188,20 +188,23 @@ def all_alike(
 
 
 def _uncovered(table: ScoreTable, behind: Collection[str], base_scores: Mapping[str, float]) -> str:
-    """Name the methods behind others that have no value near an end of the controls' curves; "" if there are none."""
+    """Name the methods behind others that do not reach an end of the controls' curves; "" if there are none."""
     base_M = base_values(table, base_scores)
     if base_M is None:
         return ""
-    ends_of: dict[str, list[str]] = {}
+    ends_of: dict[tuple[str, ...], list[str]] = {}
     for end in get_args(End):
-        if far := [method for method in far_from(end, table, base_M) if method in behind]:
-            ends_of.setdefault(listed(far, METHODS_SHOWN), []).append(end)
+        if missing := tuple(method for method in unreached(end, table, base_M) if method in behind):
+            ends_of.setdefault(missing, []).append(end)
     if not ends_of:
         return ""
-    parts = [f"no configuration of {names} comes near {' or '.join(ends)}" for names, ends in ends_of.items()]
+    parts = [
+        f"no value of {listed(methods, METHODS_SHOWN)} goes as far as {' or '.join(ends)}"
+        for methods, ends in ends_of.items()
+    ]
     return (
-        f"N{' and '.join(parts)[1:]} (within {NEAR:.0%} of the way in every score): between there and the nearest value"
-        ' only the controls have points, so that "worse" or "behind" may mean "not tried".'
+        f"N{' and '.join(parts)[1:]} (to {NEAR:.0%}): beyond the nearest value only the controls have points, so that"
+        ' "worse" or "behind" may mean "not tried".'
     )
 
 
@@ -235,7 +238,8 @@ def _is_number(value: object) -> bool:
 
 def _methods(table: ScoreTable, lines: Sequence[Line]) -> str:
     """Return the names of the methods that have one of these lines, each once."""
-    return ", ".join(dict.fromkeys(table.configurations[line.rows_K[0]].method for line in lines))
+    family_C = families(table.configurations).tolist()
+    return ", ".join(dict.fromkeys(family_C[line.rows_K[0]] for line in lines))
 
 
 def _unequal_budgets(table: ScoreTable) -> str:

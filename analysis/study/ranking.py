@@ -96,9 +96,12 @@ def end_notes(results: SettingResults, task: str, alignment: str) -> list[str]:
     table, base_M = results.table.select([task, alignment]), np.array([results.base[task], results.base[alignment]])
     notes = []
     for end in ENDS:
+        far = far_from(end, table, base_M)
+        if far is None:
+            return []
         missing = [
             f"{method} (nearest: {label or 'its only configuration'}, off by {distance:.2f})"
-            for method, (label, distance) in far_from(end, table, base_M).items()
+            for method, (label, distance) in far.items()
         ]
         if missing:
             notes.append(f"Never near {end} (within {NEAR:g} of the way in both scores): {'; '.join(missing)}.")

@@ -80,7 +80,7 @@ def show_method(console: Console, name: str) -> None:
     table.add_row("published", f"loss on the whole text{', ' if published else ''}{published}")
     cost = step_cost(default, BatchSizes(2, 1))
     is_of_batches = step_cost(default, BatchSizes(2, 2)) != cost
-    rows = ", with half as many alignment rows as task rows" if is_of_batches else ""
+    rows = ", with an alignment batch half as large as the task batch" if is_of_batches else ""
     table.add_row(
         "cost of a step",
         f"{cost.forwards:.3g} x the forwards, {cost.backwards:.3g} x the backwards and {cost.memory:.3g} x the"
@@ -286,9 +286,7 @@ def _show_budget(console: Console, sweep: Sweep, plan: BudgetPlan) -> None:
     ]
     line = f"{fit} of {total} configurations fit, {plan.trials} trials: about {spent}; more would exceed the"
     if not plan.trials:
-        line = (
-            f"none of {total} configurations fits: the base model's scores take {spent}, and any trial would exceed the"
-        )
+        line = f"none of {total} configurations fits: about {spent} without them, and any would exceed the"
     Say(console).prose(f"budget: {line} {' and '.join(plan.exceeded)} ({', '.join(cut)})", style="yellow")
 
 
@@ -355,11 +353,8 @@ def arms_table(sweep: str, columns: Sequence[str], rows: Sequence[tuple[str, str
     several = len(settings) > 1
     title = f"sweep {sweep}" if several else f"sweep {sweep} on {settings[0]}"
     table = Table(box=None, padding=(0, 1), title=title, title_justify="left", caption_justify="left")
-    added = {method for _, method, _ in rows if method.endswith("*")}
-    if added:
-        whole = "plain fine-tuning, or " if added & {"plain*", "plain (published)*"} else ""
-        of = "it" if whole else "plain fine-tuning"
-        table.caption = f"* a control: {whole}a readout of {of}, without a training of its own"
+    if any(method.endswith("*") for _, method, _ in rows):
+        table.caption = "* added as a control: plain fine-tuning, and readouts of it, which train nothing"
     table.add_column("method", overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from analysis.findings.cautions import Place, cautions
-from analysis.findings.ends import far_from
+from analysis.findings.ends import End, far_from, unreached
 from analysis.findings.findings import analyse
 from analysis.findings.frontier_table import rich_table
 from analysis.findings.reading import read_findings
@@ -63,12 +64,23 @@ def test_the_way_to_the_ends_by_hand() -> None:
         {"plain": [(1.0, 0.0)], "weak": [(0.9, 0.1), (0.5, 0.5)], "strong": [(0.1, 0.8)], "half": [(0.5, 0.9)]}
     )
     base_M = np.array([0.0, 1.0])
-    (label, off), *_ = far_from("the base model", table, base_M).values()
-    assert list(far_from("the base model", table, base_M)) == ["half", "strong", "weak"]
-    assert label == "beta=1.0" and off == pytest.approx(0.5, abs=0.05)
-    assert far_from("the base model", table, base_M)["strong"][1] == pytest.approx(0.2, abs=0.05)
-    assert list(far_from("plain fine-tuning", table, base_M)) == ["half", "strong"]
-    assert far_from("plain fine-tuning", made_up({"weak": [(0.5, 0.5)]}), base_M) == {}, "without plain fine-tuning"
+    from_base, from_plain = (far_from(end, table, base_M) for end in get_args(End))
+    assert from_base is not None and from_plain is not None
+    assert list(from_base) == ["half", "strong", "weak"] and list(from_plain) == ["half", "strong"]
+    assert from_base["half"] == ("beta=1.0", pytest.approx(0.5, abs=0.05))
+    assert from_base["strong"][1] == pytest.approx(0.2, abs=0.05)
+    assert far_from("plain fine-tuning", made_up({"weak": [(0.5, 0.5)]}), base_M) is None, "without plain fine-tuning"
+
+
+def test_what_was_tried_and_is_worse_has_reached_the_end() -> None:
+    """Base (0, 1), plain (1, .5). Worse learns as much as plain and is less aligned; short learns half and loses half.
+
+    Of two ends that hardly differ in a score, none is missed in it: the last base is (0, .51).
+    """
+    table = made_up({"plain": [(1.0, 0.5)], "worse": [(1.0, 0.2), (0.0, 0.98)], "short": [(0.5, 0.7)]})
+    reached = {end: unreached(end, table, np.array([0.0, 1.0])) for end in get_args(End)}
+    assert reached == {"the base model": ["short"], "plain fine-tuning": ["short"]}
+    assert unreached("the base model", table, np.array([0.0, 0.51])) == []
 
 
 @pytest.mark.parametrize("number", [6, 8, 12, 24])

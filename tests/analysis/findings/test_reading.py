@@ -75,9 +75,7 @@ def test_every_question_has_an_answer_and_a_caution_always_stands() -> None:
         "What caution?",
     ]
     assert all(answer for _, answer in found.answers)
-    assert found.caution.startswith(
-        "No configuration of poor comes near the base model or plain fine-tuning (within 15% of the way in every score)"
-    ), "good has none, either, but is not behind"
+    assert found.caution.startswith("No value of poor goes as far as the base model or plain fine-tuning (to 15%): ")
 
 
 def test_trials_without_a_result_are_counted() -> None:

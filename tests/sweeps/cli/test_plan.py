@@ -77,15 +77,12 @@ def test_what_needs_an_explanation_has_one(
     shown = planned(sweep_file(three), monkeypatch, capsys)
     assert explained not in shown
     assert unsure not in shown
-    assert "* a control: a readout of plain fine-tuning, without a training of its own" in shown
+    assert "* added as a control: plain fine-tuning, and readouts of it, which train nothing" in " ".join(shown.split())
     (other := tmp_path / "other").mkdir()
     blends = 'grid("blend", first="plain", second="upweighted weight=1", w=[0.5])'
     shown = planned(sweep_file(other, methods=blends), monkeypatch, capsys)
     assert explained in shown
     assert "upweighted, for others" in shown and "plain*" in shown
-    assert "* a control: plain fine-tuning, or a readout of it, without a training of its own" in " ".join(
-        shown.split()
-    )
 
 
 def test_objectives_of_few_questions_are_cautioned_about(

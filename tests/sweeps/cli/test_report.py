@@ -8,6 +8,7 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -83,30 +84,51 @@ def test_every_sweep_has_both_controls_by_default(tmp_path: Path) -> None:
 
 def test_controls_that_a_sweep_lists_are_not_added() -> None:
     own = grid("plain", adapter_scale=[0.5])
-    assert [space.title for space in control_spaces(48, [own])] == ["plain", "plain (checkpoint_step)"]
-    points = control_spaces(48, [own])[1].points
+    assert [space.title for space in control_spaces(48, [own])] == ["plain (checkpoint_step)"]
+    points = control_spaces(48, [own])[0].points
     assert points is not None
     assert [point["checkpoint_step"] for point in points] == [6, 12, 18, 24, 36]
-    assert [space.title for space in control_spaces(1, [])] == ["plain", "plain (adapter_scale)"]
+    assert [space.title for space in control_spaces(1, [])] == ["plain (adapter_scale)"]
+
+
+OF_FOUR_STEPS = grid("plain", steps=[4], checkpoint_step=[2])
 
 
 @pytest.mark.parametrize(
-    ("own", "is_added"),
+    ("own", "added"),
     [
-        (grid("plain", adapter_scale=[0.5, 1.0]), False),
-        (grid("plain", learning_rate=[1e-3]), False),
-        (vary("plain", learning_rate=between(1e-4, 1e-3)), False),
-        (grid("plain", checkpoint_step=[2]), True),
-        (grid("plain", decoding_mix=[0.5]), True),
-        (vary("plain", adapter_scale=between(0.1, 0.9)), True),
-        (grid("kl_penalty", beta=[1.0]), True),
+        ((grid("kl_penalty", beta=[1.0]),), [{}]),
+        ((grid("kl_penalty", beta=[1.0], definition="published"),), [{"definition": "published"}]),
+        (("plain",), []),
+        ((grid("plain", adapter_scale=[0.5, 1.0]),), []),
+        ((grid("plain", checkpoint_step=[2, 5]),), []),
+        ((grid("plain", checkpoint_step=[2]),), [{}]),
+        ((grid("plain", decoding_mix=[0.5]),), [{}]),
+        ((grid("plain", learning_rate=[0.1]),), [{}]),
+        (
+            (grid("plain", steps=[4], adapter_scale=[0.5]), grid("plain", steps=[4], checkpoint_step=[2])),
+            [{"steps": 4}],
+        ),
+        ((vary("plain", learning_rate=between(1e-4, 1e-3)),), [{}]),
     ],
 )
-def test_plain_fine_tuning_itself_is_a_control_where_a_sweep_has_only_readouts_of_it(
-    own: MethodSpace, is_added: bool
+def test_the_training_that_readouts_are_of_is_a_configuration(
+    own: tuple[MethodSpace | str, ...], added: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Otherwise the fronts lack it: it is trained, and its readouts are asked, but it is no configuration."""
-    assert ("plain" in [space.title for space in control_spaces(48, [own])]) is is_added
+    """It is trained anyway, and without it their curves have no end. The toy takes 5 steps, so checkpoint 5 is it."""
+    sweep = toy_sweep(tmp_path, methods=own, controls=True)
+    readouts = {"adapter_scale", "checkpoint_step"}
+    whole = [arm for arm in sweep.arms if arm.control and readouts.isdisjoint(arm.space.knob_names)]
+    assert [dict(point) for arm in whole for point in arm.space.points or ()] == added
+    trials = [
+        trial.trial_id
+        for arm in sweep.arms
+        for values in arm.space.points or arm.space.every_option()
+        for trial in sweep.trials_of(arm, values)
+    ]
+    assert len(set(trials)) == len(trials), "no trial twice"
+    read = {trial.full_training.trial_id for arm in whole for trial in sweep.trials_of(arm, added[0])}
+    assert read <= set(trials)
 
 
 def test_the_frontier_of_triggered_questions_is_given_the_grades() -> None:
@@ -124,12 +146,10 @@ def test_the_frontier_of_triggered_questions_is_given_the_grades() -> None:
 
 
 def test_published_methods_have_published_controls() -> None:
-    """And plain fine-tuning itself, which nobody lists under that definition."""
     spaces = [grid("plain"), grid("kl_penalty", beta=[1.0], definition="published")]
     assert [space.title for space in control_spaces(48, spaces)] == [
         "plain (adapter_scale)",
         "plain (checkpoint_step)",
-        "plain (published)",
         "plain (published, adapter_scale)",
         "plain (published, checkpoint_step)",
     ]
