@@ -119,7 +119,9 @@ def _read(
 ) -> Reading:
     which, sure = _which(sizes, differences, front)
     most = int(table.num_seeds_C.max())
-    text = next((texts[0] for place in WEIGHT if (texts := said.get(place, ()))), ALONE)
+    has_losers = any(pair.clear for pair in differences) or any(verdict.loses for verdict in verdicts)
+    weight = sorted(WEIGHT, key=lambda place: place == "band") if has_losers else WEIGHT  # no answer is about the band
+    text = next((texts[0] for place in weight if (texts := said.get(place, ()))), ALONE)
     if most < VERDICT_SEEDS and not said["task"]:
         text = "too few seeds for a verdict: a third tells much more than the first two"
     return Reading(which, sure, _against(verdicts, most), _seeds(table), text)
@@ -145,7 +147,7 @@ def _which(sizes: Mapping[str, Statistic], differences: Sequence[Difference], fr
     sure = f"the lead of {_shown(best)} over {_shown(near)} is {_size(lead, '+z.3f')}, {pairs[near].p_text}"
     if alike:
         tied = listed([f"{_shown(name)} {_size(sizes[name])}" for name in (best, *alike)], MOST_NAMES)
-        detectable = f"; these seeds would find a difference of {pairs[near].detectable:.2f}"
+        detectable = f"; these seeds would find a difference of {pairs[near].detectable:.2f} between these two"
         return f"open between {tied}, by {AREA}{rest}", f"not sure: {sure}{detectable}"
     others = [_shown(name) for name in front if name != best]
     has = "has" if len(others) == 1 else "have"

@@ -62,6 +62,8 @@ def report(
 
     Raise UserError.
     """
+    if objectives is not None and len(objectives) not in (2, 3):
+        raise UserError(f"option --objectives: a report needs two or three scores, got {', '.join(objectives)}")
     reader, uri = open_sweep(sweep, output, tracking_uri), tracking_uri or default_uri(output)
     labels: Sequence[str | None] = [setting] if setting else reader.labels or [None]
     loaded = [reader.load(label, objectives) for label in labels]

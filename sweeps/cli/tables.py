@@ -257,6 +257,11 @@ def show_plan(console: Console, sweep: Sweep, plan: CostEstimate) -> None:
             f"replies in words are sampled by the server at {without_user(sweep.replies.url)}, alongside training; the"
             " time this takes is not counted"
         )
+    if sweep.search.front == "cheap":
+        Say(console).note(
+            'front="cheap": the two ends of each searched range are trained for certain, values between them only where'
+            " the front has a gap, so these are upper bounds; blend (METHOD) trains nothing"
+        )
     for arm in plan.arms:
         if arm.budget_knobs:
             knobs = " and ".join(arm.budget_knobs)

@@ -53,7 +53,7 @@ def test_what_noise_hides_is_open() -> None:
     assert found.which.startswith("open between ")
     assert {"left", "right"} <= set(found.which.replace(",", " ").split())
     assert found.sure.startswith("not sure: ")
-    assert "would find a difference of" in found.sure
+    assert "would find a difference of" in found.sure and found.sure.endswith(" between these two")
 
 
 @pytest.mark.parametrize(("seeds", "sure"), [(2, "no verdict with two seeds"), (1, "not at all")])

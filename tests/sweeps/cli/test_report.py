@@ -242,6 +242,8 @@ def test_a_running_sweep_has_a_report(tmp_path: Path, empty_store: Path) -> None
 def test_refusals(output: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no score 'nope'; it has alignment, other, task"):
         report("toy-sweep", output, None, objectives=["task", "nope"])
+    with pytest.raises(UserError, match="option --objectives: a report needs two or three scores, got task"):
+        report("toy-sweep", output, None, objectives=["task"])
     with pytest.raises(UserError, match="has no setting 'nope'"):
         report("toy-sweep", output, None, setting="nope")
     with pytest.raises(UserError, match="is not a sweep's name"):
