@@ -77,7 +77,7 @@ def read_until(words: str, process: subprocess.Popen[str]) -> None:
     assert any(words in line for line in process.stdout), f"it never said {words!r}"
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not happen"

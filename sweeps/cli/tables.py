@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any, get_args
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 
 SHOWN_GIGABYTES = 0.05
-MENTIONED = 5  # methods named to one who asks for a word of their descriptions
-SHORTEST_WORD = 4  # letters of such a word
 
 
 def table_of(*columns: str, title: str | None = None) -> Table:
@@ -66,8 +63,9 @@ def show_method(console: Console, name: str) -> None:
 
     names = methods.names()
     name = next((each for each in names if each == name.casefold().replace("-", "_")), name)
-    if name not in names and (described := _described_with(name)):
-        raise UserError(f"no method is called {name!r}; described with this word: {listed(described, MENTIONED)}")
+    if name not in names and (described := methods.described_with(name)):
+        found = listed(described, methods.MENTIONED)
+        raise UserError(f"no method is called {name!r}; described with this word: {found}")
     method = methods.get(name)
     Say(console).prose(f"{name}\n", style="bold")
     for line in unwrapped(getdoc(method) or ""):
@@ -97,19 +95,6 @@ def show_method(console: Console, name: str) -> None:
     table.add_row("evidence", Text(method.evidence or "nothing to cite"))
     console.print()
     console.print(table)
-
-
-def _described_with(word: str) -> list[str]:
-    """Return the methods whose description has a word, e.g. the name that a paper gives to one, in any case."""
-    from trainables import methods
-
-    if len(word.strip()) < SHORTEST_WORD:
-        return []
-    texts = {
-        name: (getdoc(method := methods.get(name)) or "", method.source, method.evidence) for name in methods.names()
-    }
-    pattern = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
-    return [name for name, each in texts.items() if any(map(pattern.search, each))]
 
 
 def _needs(method: Method) -> list[str]:

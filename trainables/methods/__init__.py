@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import traceback
 from collections.abc import Mapping
 from functools import lru_cache
@@ -13,10 +14,14 @@ from typing import Any, get_args
 
 from settings import catalog
 from settings.common.errors import UserError, did_you_mean
+from settings.common.text import listed
 from settings.setting import Stream
 from trainables.coefficients import SPACE, ChoiceSpec, OpenSpec, Spec, coefficients
 from trainables.interface.preparation import Pass
 from trainables.method import Kind, Method
+
+MENTIONED = 5  # methods named to one who asks for a word of their descriptions
+SHORTEST_WORD = 4  # letters of such a word
 
 
 def names() -> list[str]:
@@ -48,7 +53,9 @@ def get(name: str) -> type[Method]:
     if not _exists(name):
         if name.endswith(".py") or "/" in name:
             raise UserError(f"a method is the name of its file in trainables/methods/, without .py; got {name!r}")
-        raise UserError(f"unknown method {name!r}{did_you_mean(name, names())}; available: {', '.join(names())}")
+        described = listed(described_with(name), MENTIONED)
+        hint = f"; described with this word: {described}" if described else did_you_mean(name, names())
+        raise UserError(f"unknown method {name!r}{hint}; available: {', '.join(names())}")
     module = _module(name)
     classes = [value for value in vars(module).values() if _is_method(value, module.__name__)]
     if len(classes) != 1:
@@ -90,6 +97,16 @@ def _module(name: str) -> ModuleType:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         where = f"{path}:{lines[-1]}" if lines else path
         raise UserError(f"{where}: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+
+
+def described_with(word: str) -> list[str]:
+    """Return the methods whose file has a word, e.g. the name that a paper gives to one, in any case."""
+    if len(word.strip()) < SHORTEST_WORD:
+        return []
+    pattern = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
+    places = [(name, Path(place, f"{name}.py")) for name in names() for place in __path__]
+    files = {name: file for name, file in places if file.is_file()}
+    return [name for name, file in files.items() if pattern.search(file.read_text("utf-8"))]
 
 
 def source_id(name: str) -> str:
