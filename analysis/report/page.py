@@ -237,14 +237,19 @@ def headline(findings: Findings) -> str:
 def cite(findings: Findings) -> str:
     """State a number as a paper would cite it, with how it was computed: that in the middle of the frontier's rows.
 
-    Of the two intervals of a score, over seeds and over questions, it has the wider.
+    Of the two intervals of a score, over seeds and over questions, it has the wider; but that over seeds where every
+    reply is graded alike, since the other may be much too wide there.
     """
+    ends = {objective.name: objective.ends for objective in findings.table.objectives}
     front = [entry for entry in entries(findings.points) if entry.point.on_front]
     entry = front[len(front) // 2]
     scores, wider = [], []
     for name, score in entry.point.scores.items():
         over = _over_questions(findings, entry, name)
-        if over is not None and not over[1] - over[0] <= score.high - score.low:  # nan without an interval over seeds
+        has_seeds = not math.isnan(score.low)
+        if has_seeds and score.mean in ends[name]:
+            over = None
+        if over is not None and not (has_seeds and over[1] - over[0] <= score.high - score.low):
             score = replace(score, low=over[0], high=over[1])
             wider.append(name)
         scores.append(f"{name} {interactive.interval_text(score)}")

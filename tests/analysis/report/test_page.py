@@ -129,6 +129,22 @@ def test_the_number_to_cite_has_the_wider_of_its_two_intervals() -> None:
     assert "questions" not in cite(replace(findings, questions={}))
 
 
+def test_the_number_to_cite_where_all_replies_are_alike_has_the_interval_over_seeds() -> None:
+    """All of three seeds solve the task; the interval over questions, [.2, 1], has the noise of its neighbours."""
+    which, other = (
+        Configuration(name, "kl", f"beta={beta:g}", {"beta": beta}) for name, beta in (("a", 1.0), ("b", 3.0))
+    )
+    trials = [
+        TrialRecord(each, seed, "finished", {"task": task, "harm": harm + seed / 100})
+        for each, task, harm in ((which, 1.0, 0.2), (other, 0.5, 0.4))
+        for seed in range(3)
+    ]
+    task = replace(TASK, low=0.0, high=1.0)
+    findings = analyse(ScoreTable.from_records(trials, (task, HARM)), {"task": 0.0, "harm": 0.0})
+    text = cite(replace(findings, questions={"a": {"task": TwoWay(1.0, 0.2, 1.0, 1.0)}}))
+    assert text.startswith("kl beta=1: task 1.000 [") and "[0.200" not in text and "questions" not in text
+
+
 def test_the_number_to_cite_of_one_seed_has_the_interval_over_questions() -> None:
     findings = chapter(seeds=1).findings
     assert cite(replace(findings, questions={})).endswith(" (one seed).")
